@@ -1,0 +1,174 @@
+"""The contracts between the harness and the methods it studies, and the data they share.
+
+Shape letters, one legend for the project: B batch, F latent frames, T tokens (of one frame where F
+stands beside it), H heads, D head width, N groups of values that share a scale, C latent channels,
+h and w latent height and width. Memory is counted in bytes of the tensors that are held; GiB is 2**30.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a method must know of a model: the geometry of its keys and values.
+
+    `window` and `sink` are the model's own, in frames; `window=None` means the full history.
+    """
+
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    grid: tuple[int, int]
+    chunk_frames: int
+    window: int | None = None
+    sink: int = 0
+    positions: Literal["absolute", "relative"] = "absolute"
+    keys: Literal["roped", "unroped"] = "roped"
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of one latent frame after patching."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def bf16_frame_bytes(self) -> int:
+        """Bytes of one frame's keys and values over all layers in BF16, batch 1."""
+        return self.num_layers * 2 * self.num_heads * self.head_dim * 2 * self.tokens_per_frame
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Stored frames [B, H, F, T, D] of one layer: the parts really held, by what they are.
+
+    Every part begins with the dimensions B, H, F, so that a group of heads can be decoded alone
+    and a frame can be dropped alone. `nominal_bytes` counts the codes only, the way a bit width
+    is usually quoted; what is really stored is `nbytes`.
+    """
+
+    parts: Mapping[str, Tensor]
+    bits: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors held."""
+        return sum(part.nbytes for part in self.parts.values())
+
+    def heads(self, start: int, stop: int) -> Packed:
+        """The same tokens of heads `start` to `stop` (a view)."""
+        return Packed({name: x[:, start:stop] for name, x in self.parts.items()}, self.bits)
+
+    def frames(self, index: Tensor) -> Packed:
+        """The chosen frames [num_chosen] int64 (a copy)."""
+        return Packed({name: x[:, :, index] for name, x in self.parts.items()}, self.bits)
+
+    def append(self, newer: Packed) -> Packed:
+        """These frames and then the newer ones (a copy)."""
+        parts = {name: torch.cat([x, newer.parts[name]], 2) for name, x in self.parts.items()}
+        return Packed(parts, self.bits)
+
+
+class Quantizer(ABC):
+    """How stored tokens are encoded: a pure function and its inverse, blind to time.
+
+    Frames are encoded independently of one another, keys and values apart.
+    """
+
+    def check(self, spec: CacheSpec) -> None:  # noqa: B027  most quantizers serve every geometry
+        """Raise ValueError, before anything is generated, if the geometry cannot be served."""
+
+    @abstractmethod
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        """Store x [B, H, F, T, D] of any float dtype."""
+
+    @abstractmethod
+    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """Give back x [B, H, F, T, D] in `dtype`; any heads and frames of what was stored."""
+
+
+@dataclass(frozen=True)
+class Exact(Quantizer):
+    """The identity: stores what it is given, in the model's own dtype (BF16 for shipped models).
+
+    Shapes  x [B, H, F, T, D] -> exact, same shape and dtype.
+    """
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        """Keep a copy; bit-exact."""
+        exact = x_BHFTD.clone(memory_format=torch.contiguous_format)
+        return Packed({"exact": exact}, 8 * exact.itemsize)
+
+    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """The stored tensor itself."""
+        return packed.parts["exact"].to(dtype)
+
+
+class Fate(Enum):
+    """What a retention policy makes of one stored frame."""
+
+    KEEP = "keep"
+    POOL = "pool"  # one token, the mean of the frame, with logit bias log(tokens it stands for)
+    DROP = "drop"  # leaves the attention and frees its memory
+
+
+@dataclass(frozen=True)
+class History:
+    """What a retention policy sees of one layer after a chunk was stored.
+
+    frames: absolute indices of the frames stored in full, oldest first; pooled frames are gone
+    from it. num_frames: the frames an uncompressed cache would hold now. notes: what `observe`
+    returned for every frame so far, by frame, dropped ones included.
+    """
+
+    frames: Sequence[int]
+    num_frames: int
+    notes: Mapping[int, Tensor]
+
+
+class Retention(ABC):
+    """What an old frame becomes: kept, pooled or dropped. Blind to bits, without state.
+
+    Called once a layer and chunk, after the commit pass stored the chunk.
+    """
+
+    def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
+        """Raise ValueError, before anything is generated, if the geometry cannot be served."""
+
+    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
+        """A small note on a new frame, kept for the video (un-roped keys, exact values)."""
+        return None
+
+    @abstractmethod
+    def decide(self, history: History) -> dict[int, Fate]:
+        """The fate of the frames in `history.frames`; a frame left out is kept."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One retention policy with its quantizers: one file of `conf/method/`.
+
+    keys: store keys with or without their rotary position, `model` = as the model does.
+    """
+
+    key: Quantizer
+    value: Quantizer
+    retention: Retention
+    keys: Literal["model", "roped", "unroped"] = "model"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown key space."""
+        if self.keys not in ("model", "roped", "unroped"):
+            raise ValueError(f"method.keys={self.keys}: choose model, roped or unroped")
+
+    def check(self, spec: CacheSpec) -> None:
+        """Raise ValueError if a part cannot serve the model's geometry."""
+        for part in (self.key, self.value, self.retention):
+            part.check(spec)

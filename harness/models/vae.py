@@ -1,0 +1,200 @@
+"""Decoders: latent frames to pixels, frame by frame, so that no whole video lies on the device.
+
+The first latent frame gives one pixel frame, each later one four. Both decoders are cheap to
+build; nothing is loaded before `to` or `decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.models.text import missing_folder, missing_packages
+
+_DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class BlobDecoder:
+    """Soft blobs of colour: a decoder without weights, for models without a trained one.
+
+    Three fixed orthogonal directions of the latent channels become red, green and blue; frames are
+    interpolated linearly in time and bicubically in space.
+
+    Source  ours.
+    Shapes  latents [F, C, h, w] -> per frame uint8 [1 or 4, spatial * h, spatial * w, 3].
+    Raises  UserError: fewer than 3 channels; latents of another number of channels.
+    """
+
+    channels: int
+    seed: int = 0
+    spatial: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot give a coloured picture."""
+        if self.channels < 3 or self.spatial < 1:
+            raise UserError(
+                f"decoder of {self.channels} channels, stride {self.spatial}: "
+                "choose at least 3 channels and a stride of at least 1"
+            )
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Pixel frames a latent frame, pixels a latent row or column."""
+        return 4, self.spatial
+
+    def to(self, device: torch.device | str) -> BlobDecoder:
+        """Nothing to move; decoders share this call."""
+        return self
+
+    def close(self) -> None:
+        """Nothing is held; decoders share this call."""
+
+    def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
+        """Pixels of each latent frame [1 or 4, H, W, 3]; only the latent before is kept."""
+        _demand_channels(latents_FChw, self.channels)
+        return self._stream(latents_FChw)
+
+    def _stream(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
+        colours = self._colours().to(latents_FChw.device)
+        steps = torch.arange(1, 5, device=latents_FChw.device).view(4, 1, 1, 1) / 4
+        before: Tensor | None = None
+        for latent_Chw in latents_FChw:
+            now = torch.einsum("chw,cr->rhw", latent_Chw.float(), colours)[None]
+            frames = now if before is None else torch.lerp(before, now, steps)
+            size = (self.spatial * now.shape[2], self.spatial * now.shape[3])
+            yield _pixels(F.interpolate(frames, size, mode="bicubic").tanh())
+            before = now
+
+    def _colours(self) -> Tensor:
+        """Orthonormal directions [C, 3] of the latent space."""
+        generator = torch.Generator().manual_seed(self.seed)
+        q, r = torch.linalg.qr(torch.randn(self.channels, 3, generator=generator))
+        signs: Tensor = r.diagonal().sign()  # which is the library's choice, so taken out
+        return q * signs
+
+
+class WanVae:
+    """The decoder of the Wan2.1 VAE, streaming: equal bit for bit to decoding the whole video.
+
+    Convolutions look back in time; what they need of earlier frames (1.8 GiB in 16 bit at
+    480 x 832) lives as long as the iterator that `decode` returns.
+
+    Source  Wan2.1 (arXiv 2503.20314), diffusers' `AutoencoderKLWan`.
+    Shapes  normalised latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
+    Raises  UserError, from `to` or `decode`: packages, folder or weights missing; a VAE of another
+            kind; latents of another number of channels.
+    """
+
+    stride = (4, 8)
+
+    def __init__(
+        self,
+        folder: str,
+        weights: Literal["checkpoint", "random"] = "checkpoint",
+        dtype: str = "bfloat16",
+    ) -> None:
+        """Remember the settings; `random` builds the published sizes with seeded noise."""
+        if weights not in ("checkpoint", "random"):
+            raise UserError(f"vae.weights={weights}: choose checkpoint or random")
+        if dtype not in _DTYPES:
+            raise UserError(f"vae.dtype={dtype}: choose {', '.join(_DTYPES)}")
+        self.folder, self.weights, self.dtype = folder, weights, dtype
+        self._vae: Any = None
+
+    def to(self, device: torch.device | str) -> WanVae:
+        """Load the decoder if it is not there, and move it to `device`."""
+        self._vae = (self._vae or self._load()).to(device)
+        return self
+
+    def close(self) -> None:
+        """Free the decoder; the next call loads it again."""
+        on_gpu = self._vae is not None and self._vae.device.type == "cuda"
+        self._vae = None
+        if on_gpu:
+            torch.cuda.empty_cache()
+
+    def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
+        """Pixels of each latent frame [1 or 4, H, W, 3]; loads where the latents are, if needed."""
+        if self._vae is None:
+            self.to(latents_FChw.device)
+        _demand_channels(latents_FChw, self._vae.config.z_dim)
+        return self._stream(latents_FChw)
+
+    def _stream(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
+        vae = self._vae
+        mean, std = (
+            torch.tensor(values, device=vae.device).view(1, -1, 1, 1, 1)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        vae.clear_cache()
+        # A cache of our own, as long as the model's: two videos may be decoded in turns.
+        cache = [None] * len(vae._feat_map)
+        for index, latent_Chw in enumerate(latents_FChw):
+            z = latent_Chw.to(vae.device).float()[None, :, None] * std + mean
+            with torch.no_grad():
+                frames = vae.decoder(
+                    vae.post_quant_conv(z.to(vae.dtype)),
+                    feat_cache=cache,
+                    feat_idx=[0],
+                    first_chunk=index == 0,
+                )
+            yield _pixels(frames[0].transpose(0, 1).float().clamp(-1, 1))
+
+    def _load(self) -> Any:
+        try:
+            from diffusers import AutoencoderKLWan
+        except ImportError as error:
+            raise missing_packages("the Wan VAE") from error
+        build = self._random if self.weights == "random" else self._checkpoint
+        vae = build(AutoencoderKLWan)
+        if vae.config.patch_size is not None:
+            raise UserError(f"the VAE in {self.folder} is Wan2.2's: choose the folder of a Wan2.1")
+        # Nothing here encodes: 54 M parameters less on the device.
+        vae.encoder = torch.nn.Identity()
+        return vae.eval().requires_grad_(False)
+
+    def _random(self, kind: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return kind().to(getattr(torch, self.dtype))
+
+    def _checkpoint(self, kind: Any) -> Any:
+        root = Path(self.folder)
+        if not (root / "vae").is_dir():
+            raise missing_folder(root, "vae", "vae")
+        try:
+            vae, report = kind.from_pretrained(
+                root / "vae",
+                torch_dtype=getattr(torch, self.dtype),
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"cannot load the VAE in {root / 'vae'}: download it again") from error
+        if report["missing_keys"]:
+            raise UserError(f"the VAE in {root / 'vae'} lacks tensors: download it again")
+        return vae
+
+
+def _demand_channels(latents_FChw: Tensor, channels: int) -> None:
+    if latents_FChw.shape[1] != channels:
+        raise UserError(
+            f"latents have {latents_FChw.shape[1]} channels and the decoder takes {channels}: "
+            "choose the decoder of this model"
+        )
+
+
+def _pixels(frames_THcolour: Tensor) -> NDArray[np.uint8]:
+    """[T, 3, H, W] in -1..1 -> uint8 [T, H, W, 3] on the host, rounded to nearest."""
+    levels = ((frames_THcolour + 1) * 127.5).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,0 +1,243 @@
+"""The causal Wan diffusion transformer: one network for every model of the Self-Forcing family.
+
+Written from the published architecture of Wan2.1-T2V (arXiv 2503.20314) in its causal,
+self-forcing form (arXiv 2506.08009). Module names follow the native checkpoints, so their keys
+load as they are. The network never sees how history is stored: it hands its un-rotated queries,
+keys and values to a cache session and takes the attention's output back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from harness.cache import Plan
+
+TextKV = list[tuple[Tensor, Tensor]]
+
+
+class Attends(Protocol):
+    """What the network asks of a cache session: attention over history and the current chunk."""
+
+    def attend(
+        self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
+    ) -> Tensor:
+        """Self-attention of one layer; q and k normed and un-rotated; output [B, H, T, D]."""
+
+
+@dataclass(frozen=True)
+class WanDims:
+    """Sizes of the network; the defaults are Wan2.1-T2V-1.3B."""
+
+    dim: int = 1536
+    num_layers: int = 30
+    num_heads: int = 12
+    ffn_dim: int = 8960
+    latent_channels: int = 16
+    text_dim: int = 4096
+    freq_dim: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not split into heads."""
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(
+                f"dims.dim={self.dim} does not split into {self.num_heads} heads of even width"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.num_heads
+
+
+class Wan(nn.Module):
+    """Predicts the flow v = noise - x0 of a chunk of latent frames.
+
+    Shapes  x [B, F, C, h, w], t [B, F] in 0..1000 -> flow [B, F, C, h, w].
+    """
+
+    def __init__(self, dims: WanDims) -> None:
+        """Build the modules; weights come from a checkpoint or `init_weights`."""
+        super().__init__()
+        self.dims = dims
+        d = dims.dim
+        self.patch_embedding = nn.Conv3d(dims.latent_channels, d, (1, 2, 2), (1, 2, 2))
+        self.text_embedding = nn.Sequential(
+            nn.Linear(dims.text_dim, d), nn.GELU(approximate="tanh"), nn.Linear(d, d)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(dims.freq_dim, d), nn.SiLU(), nn.Linear(d, d))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
+        self.head = Head(dims)
+
+    def text_kv(self, text_BTE: Tensor) -> TextKV:
+        """Cross-attention keys and values of every layer; depends on the prompt alone.
+
+        text [B, T, text_dim] is padded with zero rows to its full length; they are attended too.
+        Returns a (k, v) pair a layer, each [B, H, T, D].
+        """
+        context = self.text_embedding(text_BTE)
+        return [block.cross_attn.text_kv(context) for block in self._blocks()]
+
+    def forward(
+        self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
+    ) -> Tensor:
+        """One pass over one chunk, which `plan` places in the video."""
+        num_frames, grid = x_BFChw.shape[1], (x_BFChw.shape[3] // 2, x_BFChw.shape[4] // 2)
+        x = self.patch_embedding(x_BFChw.transpose(1, 2)).flatten(2).transpose(1, 2)
+        e_BFD = self.time_embedding(sinusoid(t_BF, self.dims.freq_dim).to(x.dtype))
+        e6_BF6D = self.time_projection(e_BFD).unflatten(2, (6, -1))
+        for block, kv in zip(self._blocks(), text_kv, strict=True):
+            x = block(x, e6_BF6D, kv, session, plan)
+        patches = self.head(x, e_BFD).unflatten(1, (num_frames, *grid))
+        patches = patches.unflatten(-1, (2, 2, -1))  # frame, row, column, patch row, column, channel
+        return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and feed-forward, modulated frame by frame."""
+
+    def __init__(self, dims: WanDims, layer: int) -> None:
+        """Build the modules of layer `layer`."""
+        super().__init__()
+        d = dims.dim
+        self.layer = layer
+        self.modulation = nn.Parameter(torch.zeros(1, 6, d))
+        self.self_attn = SelfAttention(dims)
+        self.norm3 = nn.LayerNorm(d, eps=1e-6)
+        self.cross_attn = CrossAttention(dims)
+        self.ffn = nn.Sequential(
+            nn.Linear(d, dims.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(dims.ffn_dim, d)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        e6_BF6D: Tensor,
+        text_kv: tuple[Tensor, Tensor],
+        session: Attends,
+        plan: Plan,
+    ) -> Tensor:
+        """x [B, F * T, dim] -> the same shape."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e6_BF6D).unbind(2)
+        y = self.self_attn(modulate(x, shift1, scale1), self.layer, session, plan)
+        x = x + per_frame(y, gate1)
+        x = x + self.cross_attn(self.norm3(x), text_kv)
+        return x + per_frame(self.ffn(modulate(x, shift2, scale2)), gate2)
+
+
+class Attention(nn.Module):
+    """The projections that self- and cross-attention share."""
+
+    def __init__(self, dims: WanDims) -> None:
+        """Build q, k, v, o and the norms of q and k, which span all heads together."""
+        super().__init__()
+        d = dims.dim
+        self.num_heads = dims.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, T, dim] -> [B, H, T, D]."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    def join(self, x_BHTD: Tensor) -> Tensor:
+        """[B, H, T, D] -> [B, T, dim], through the output projection."""
+        return self.o(x_BHTD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class SelfAttention(Attention):
+    """Attention over history and the current chunk, both behind the session."""
+
+    def forward(self, x: Tensor, layer: int, session: Attends, plan: Plan) -> Tensor:
+        """x [B, T, dim] -> [B, T, dim]."""
+        q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
+        return self.join(session.attend(layer, *map(self.split, (q, k, v)), plan))
+
+
+class CrossAttention(Attention):
+    """Attention over the prompt; no positions, no mask, no gate."""
+
+    def text_kv(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (normed) and values of the prompt, each [B, H, T, D]."""
+        return self.split(self.norm_k(self.k(context))), self.split(self.v(context))
+
+    def forward(self, x: Tensor, text_kv: tuple[Tensor, Tensor]) -> Tensor:
+        """x [B, T, dim] -> [B, T, dim]."""
+        q = self.split(self.norm_q(self.q(x)))
+        return self.join(F.scaled_dot_product_attention(q, *text_kv))
+
+
+class Head(nn.Module):
+    """Final norm and projection to patches; modulated by the un-projected time embedding."""
+
+    def __init__(self, dims: WanDims) -> None:
+        """Build the modules."""
+        super().__init__()
+        self.modulation = nn.Parameter(torch.zeros(1, 2, dims.dim))
+        self.head = nn.Linear(dims.dim, 4 * dims.latent_channels)
+
+    def forward(self, x: Tensor, e_BFD: Tensor) -> Tensor:
+        """x [B, F * T, dim] -> patches [B, F * T, 4 C], ordered (row, column, channel)."""
+        shift, scale = (self.modulation + e_BFD[:, :, None]).unbind(2)
+        return self.head(modulate(x, shift, scale))  # type: ignore[no-any-return]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in fp32, cast back before the weight."""
+
+    def __init__(self, dim: int) -> None:
+        """One weight a channel."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., dim] -> the same shape and dtype."""
+        wide = x.float()
+        return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype) * self.weight
+
+
+def modulate(x: Tensor, shift_BFD: Tensor, scale_BFD: Tensor) -> Tensor:
+    """Layer norm without weights, then the scale and shift of each token's frame."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=1e-6).unflatten(1, (shift_BFD.shape[1], -1))
+    return (normed * (1 + scale_BFD[:, :, None]) + shift_BFD[:, :, None]).flatten(1, 2)
+
+
+def per_frame(x: Tensor, gate_BFD: Tensor) -> Tensor:
+    """x [B, F * T, dim] times the gate of each token's frame."""
+    return (x.unflatten(1, (gate_BFD.shape[1], -1)) * gate_BFD[:, :, None]).flatten(1, 2)
+
+
+def sinusoid(t: Tensor, width: int) -> Tensor:
+    """Embedding of times [...] -> [..., width] float64: cosines first, then sines."""
+    half = width // 2
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
+    angles = t.double()[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def init_weights(network: Wan, seed: int) -> None:
+    """Seeded weights: every tensor N(0, 1 / fan-in), norms 1 + N(0, 0.1), modulation N(0, 0.1).
+
+    Drawn in fp32 on the CPU in the order of the state dict, so that they do not depend on the
+    device. Nothing is trained: videos are textures, not scenes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            draw = torch.randn(tensor.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                draw = 1 + 0.1 * draw
+            elif tensor.dim() < 2 or "modulation" in name:
+                draw = 0.1 * draw
+            else:
+                draw = draw / tensor[0].numel() ** 0.5
+            tensor.copy_(draw)

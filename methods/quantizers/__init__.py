@@ -1,0 +1,1 @@
+"""How stored tokens are encoded: one class a module."""

@@ -1,0 +1,50 @@
+"""QuaRot: rotate each head by a Hadamard matrix, so that no channel is an outlier, then round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Packed, Quantizer
+
+
+@dataclass(frozen=True)
+class QuaRot(Quantizer):
+    """Quantizes x R with an orthonormal Walsh-Hadamard matrix R over the channels of a head.
+
+    Source  QuaRot (arXiv 2404.00456), section 4: rotated keys and values, one scale and zero a
+    token and head. The rotation here is undone on reading, so attention sees plain keys.
+    Raises  ValueError: a head width that is no power of two.
+    """
+
+    inner: Quantizer
+
+    def check(self, spec: CacheSpec) -> None:
+        """A Hadamard matrix of Sylvester's form needs a power of two."""
+        if spec.head_dim & (spec.head_dim - 1):
+            raise ValueError(
+                f"QuaRot: head width {spec.head_dim} is no power of two, so it has no Hadamard "
+                "rotation: choose another quantizer for this model"
+            )
+        self.inner.check(spec)
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        """Rotate in fp32, then encode."""
+        return self.inner.encode(x_BHFTD.float() @ hadamard(x_BHFTD.shape[-1], x_BHFTD.device))
+
+    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """Decode, then rotate back: R is symmetric, so it is its own inverse."""
+        rotated = self.inner.decode(packed, torch.float32)
+        return (rotated @ hadamard(rotated.shape[-1], rotated.device)).to(dtype)
+
+
+@cache
+def hadamard(width: int, device: torch.device) -> Tensor:
+    """The orthonormal Sylvester-Hadamard matrix [width, width], fp32."""
+    matrix = torch.ones(1, 1)
+    while matrix.shape[0] < width:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return (matrix / width**0.5).to(device)

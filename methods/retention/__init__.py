@@ -1,0 +1,1 @@
+"""What an old frame becomes: one policy a module."""

@@ -1,0 +1,16 @@
+"""Keep every frame: quantizers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.api import Fate, History, Retention
+
+
+@dataclass(frozen=True)
+class KeepAll(Retention):
+    """Nothing ever leaves the cache, except what the model's own window drops."""
+
+    def decide(self, history: History) -> dict[int, Fate]:
+        """No frame changes."""
+        return {}

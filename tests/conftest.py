@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))
+
+torch.set_num_threads(1)  # the test runner starts one worker a core
+
+
+@pytest.fixture(scope="session")
+def golden() -> Any:
+    """Load a golden recording, or skip with the reason that it is not there."""
+
+    def load(name: str) -> dict[str, Any]:
+        path = SHARED / "golden" / name
+        if not path.is_file():
+            pytest.skip(f"golden data not found: {path}")
+        recording: dict[str, Any] = torch.load(path, weights_only=True)
+        return recording
+
+    return load

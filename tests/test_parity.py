@@ -1,0 +1,162 @@
+"""The network, sampler and cache against recordings of the original systems (fp32, 1e-4)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from harness.api import CacheSpec, Exact, Method
+from harness.cache import Session
+from harness.models.wan import Wan, WanDims
+from harness.sampler import Sampler, Schedule
+from methods.retention.keep import KeepAll
+
+TOLERANCE = 1e-4
+BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
+SCENARIOS = ["global_b1", "rolling_b1", "rolling_sink1_b2", "longlive_like", "framewise_b1"]
+FAMILY = ["longlive", "longlive_infinity", "causal_forcing", "causvid"]
+
+
+class Recorded:
+    """The noise stream of a recording."""
+
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self.video = inputs["noise"]
+        self.draws = list(inputs["renoise"])
+
+    def initial(self, frames: range) -> torch.Tensor:
+        return self.video[:, frames.start : frames.stop]
+
+    def fresh(self, num_frames: int) -> torch.Tensor:
+        return self.draws.pop(0).unflatten(0, (-1, num_frames))
+
+
+class Watching(Sampler):
+    """A sampler that keeps every pass: (flow, x0, stored keys and values after a commit)."""
+
+    def flow(self, x, t, text_kv, session, frames, commit):
+        flow = super().flow(x, t, text_kv, session, frames, commit)
+        stored = [session.stored(layer) for layer in range(session.spec.num_layers)] if commit else []
+        self.passes.append((t, flow, self.clean(x, flow, t), stored))
+        return flow
+
+    @property
+    def passes(self) -> list[Any]:
+        return self.__dict__.setdefault("_passes", [])
+
+
+class Silent:
+    @contextmanager
+    def phase(self, name: str):
+        yield
+
+
+def build(golden_file: dict[str, Any], config: dict[str, Any], **spec: Any) -> tuple[Any, CacheSpec]:
+    tiny = golden_file["tiny"]
+    dims = WanDims(
+        dim=tiny["dim"],
+        num_layers=tiny["num_layers"],
+        num_heads=tiny["num_heads"],
+        ffn_dim=tiny["ffn_dim"],
+        latent_channels=tiny["in_dim"],
+        text_dim=tiny["text_dim"],
+        freq_dim=tiny["freq_dim"],
+    )
+    network = Wan(dims)
+    return network, CacheSpec(
+        num_layers=dims.num_layers,
+        num_heads=dims.num_heads,
+        head_dim=dims.head_dim,
+        grid=(config["lat_h"] // 2, config["lat_w"] // 2),
+        chunk_frames=config["fpb"],
+        window=config["local"] if config["local"] > 0 else None,
+        sink=config["sink"],
+        **spec,
+    )
+
+
+def schedule(config: dict[str, Any]) -> Schedule:
+    return Schedule(
+        steps=tuple(step for step in config["steps"] if step),
+        first_steps=tuple(config["first"]) if "first" in config else None,
+        shift=config.get("shift", 5.0),
+        warp=config.get("warp", True),
+    )
+
+
+def as_buffer(stored: tuple[Any, ...], recorded: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+    """Our keys and values in the layout of the original's buffer [B, tokens, H, D]."""
+    _, k, v = stored
+    return tuple(x.flatten(2, 3).transpose(1, 2) for x in (k, v))
+
+
+def replay(network: Wan, spec: CacheSpec, scenario: dict[str, Any], state: dict[str, Any]) -> None:
+    network.load_state_dict(state)
+    sampler = Watching(network.eval(), schedule(scenario["config"]), spec.chunk_frames)
+    session = Session(spec, BF16, torch.device("cpu"))
+    inputs = scenario["inputs"]
+    with torch.inference_mode():
+        text_kv = network.text_kv(inputs["text"])
+    num_frames = inputs["noise"].shape[1]
+    chunks = sampler.sample(session, text_kv, Recorded(inputs), num_frames, Silent())
+    latents = torch.cat(list(chunks), dim=1)
+
+    for layer, cross in enumerate(scenario.get("cross", [])):
+        for ours, theirs in zip(text_kv[layer], (cross["k"], cross["v"]), strict=True):
+            torch.testing.assert_close(ours.transpose(1, 2), theirs, atol=TOLERANCE, rtol=0)
+    assert len(sampler.passes) == len(scenario["calls"])
+    checked_kv = 0
+    for (t, flow, x0, stored), call in zip(sampler.passes, scenario["calls"], strict=True):
+        torch.testing.assert_close(t, call["timestep"].float(), atol=1e-3, rtol=0)
+        if "flow" in call:
+            torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)
+        for layer, recorded in enumerate(call.get("kv", [])):
+            k, v = as_buffer(stored[layer], recorded)
+            filled = slice(0, k.shape[1])
+            torch.testing.assert_close(k, recorded["k"][:, filled], atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(v, recorded["v"][:, filled], atol=TOLERANCE, rtol=0)
+            assert filled.stop == call.get("local_end", filled.stop)
+            checked_kv += 1
+    assert checked_kv >= spec.num_layers
+    torch.testing.assert_close(latents, scenario["latents"], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_self_forcing(golden: Any, name: str) -> None:
+    recording = golden("self_forcing_tiny.pt")
+    scenario = recording["scenarios"][name]
+    network, spec = build(recording, scenario["config"])
+    replay(network, spec, scenario, recording["state_dict"])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_relatives(golden: Any, name: str) -> None:
+    recording = golden(f"{name}_tiny.pt")
+    unroped = {"keys": "unroped", "positions": "relative"} if name == "longlive_infinity" else {}
+    network, spec = build(recording, recording["config"], **unroped)
+    replay(network, spec, recording, golden("self_forcing_tiny.pt")["state_dict"])
+
+
+def test_every_frame_has_its_own_modulation(golden: Any) -> None:
+    """Timesteps that differ between frames and samples; fails if all frames share frame 0's."""
+    recording = golden("self_forcing_tiny.pt")
+    scenario = recording["scenarios"]["mixed_timesteps_b2"]
+    config = {"lat_h": 4, "lat_w": 6, "fpb": 3, "local": -1, "sink": 0}
+    network, spec = build(recording, config)
+    network.load_state_dict(recording["state_dict"])
+    sampler = Watching(network.eval(), Schedule(), spec.chunk_frames)
+    session = Session(spec, BF16, torch.device("cpu"))
+    inputs = scenario["inputs"]
+    with torch.inference_mode():
+        text_kv = network.text_kv(inputs["text"])
+        for i, start in enumerate(inputs["start_frame"]):
+            again = start + 3 == (inputs["start_frame"] + [None])[i + 1] if i + 1 < 3 else True
+            frames = range(start, start + 3)
+            sampler.flow(inputs["x_t"][i], inputs["timestep"][i], text_kv, session, frames, again)
+    for (_, flow, x0, _), call in zip(sampler.passes, scenario["calls"], strict=True):
+        torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)
