@@ -2,7 +2,8 @@
 
 Shape letters, one legend for the project: B batch, F latent frames, T tokens (of one frame where F
 stands beside it), H heads, D head width, N groups of values that share a scale, C latent channels,
-h and w latent height and width. Memory is counted in bytes of the tensors that are held; GiB is 2**30.
+h and w latent height and width, E text width. Memory is counted in bytes of the tensors that are
+held; GiB is 2**30.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ class Segment:
         """Decode a group of heads into k_out and v_out [B, heads, num_tokens, D]."""
         k = self.key_quantizer.decode(self.key.heads(*heads), k_out.dtype)
         k_out.copy_((k if self.turns is None else rotate(k, self.turns)).flatten(2, 3))
-        v_out.copy_(self.value_quantizer.decode(self.value.heads(*heads), v_out.dtype).flatten(2, 3))
+        v_out.copy_(
+            self.value_quantizer.decode(self.value.heads(*heads), v_out.dtype).flatten(2, 3)
+        )
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -40,7 +41,7 @@ class Schedule:
             if steps is None:
                 continue
             object.__setattr__(self, name, tuple(steps))  # lists come from YAML
-            falling = all(a > b for a, b in zip(steps, steps[1:], strict=False))
+            falling = all(a > b for a, b in pairwise(steps))
             if not steps or not falling or not all(0 < s <= GRID for s in steps):
                 raise ValueError(f"schedule.{name}={list(steps)}: give falling times in 1..{GRID}")
 

@@ -1,24 +1,23 @@
-"""Video files: lossless for scoring, MP4 and contact sheets for people."""
+"""Video files: raw as generated, lossless to keep, MP4 for people.
+
+Generating writes raw frames, because that costs next to nothing beside a denoising pass; scoring
+reads them and packs them losslessly to a fifth of the size or less.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
-    from PIL.ImageFont import ImageFont as BitmapFont
+from harness.files import whole_file
 
 Frames = NDArray[np.uint8]
 
@@ -42,7 +41,46 @@ _H264 = {
 }
 _BT709 = 1  # ITU-R BT.709 in FFmpeg's numbering of colour matrices
 
-CELL_WIDTH_PX = (160, 256)  # a narrower frame is enlarged by a whole factor, a wider one shrunk
+
+def write_raw(path: Path, frames_THWC: Frames) -> None:
+    """Write frames as they are, a NumPy file.
+
+    Shapes  frames_THWC [T, H, W, 3] u8 RGB.
+    Raises  ValueError: frames of another shape or dtype, or none at all.
+    """
+    check_frames(frames_THWC)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, frames_THWC)
+
+
+def frames_file(stem: Path) -> Path | None:
+    """The file that holds a video's exact frames, packed or raw; None if there is none."""
+    return next((p for p in (stem.with_suffix(e) for e in (".mkv", ".npy")) if p.exists()), None)
+
+
+def read_frames(stem: Path) -> Frames:
+    """The exact frames of a video, from whichever file holds them.
+
+    Shapes  -> [T, H, W, 3] u8 RGB.
+    Raises  UserError: no file, or a damaged one.
+    """
+    path = frames_file(stem)
+    if path is None or path.suffix == ".mkv":
+        return read_lossless(path or stem.with_suffix(".mkv"))
+    try:
+        frames: Frames = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} is damaged: type `rm '{path}'` and repeat the run that makes it"
+        ) from error
+    return frames
+
+
+def pack_frames(stem: Path, frames_THWC: Frames, fps: float) -> None:
+    """Leave the lossless file alone, without the raw one."""
+    if not stem.with_suffix(".mkv").exists():
+        write_lossless(stem.with_suffix(".mkv"), frames_THWC, fps)
+    stem.with_suffix(".npy").unlink(missing_ok=True)
 
 
 def write_lossless(path: Path, frames_THWC: Frames, fps: float) -> None:
@@ -53,9 +91,9 @@ def write_lossless(path: Path, frames_THWC: Frames, fps: float) -> None:
     Shapes  frames_THWC [T, H, W, 3] u8 RGB; any size from 2x2, odd ones too.
     Raises  ValueError: frames of another shape or dtype, or none at all.
     """
-    _check(frames_THWC)
+    check_frames(frames_THWC)
     tags = {"sha256": _digest(frames_THWC)}
-    with _whole_file(path) as unfinished, _writer(unfinished, "matroska", tags) as container:
+    with whole_file(path) as unfinished, _writer(unfinished, "matroska", tags) as container:
         stream = container.add_stream("ffv1", rate=_rate(fps), options=_FFV1)
         stream.pix_fmt = "bgr0"
         stream.codec_context.thread_count = _FFV1_THREADS
@@ -102,116 +140,18 @@ def write_mp4(path: Path, frames_THWC: Frames, fps: float) -> None:
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
     Raises  ValueError: frames of another shape or dtype, or none at all.
     """
-    _check(frames_THWC)
+    check_frames(frames_THWC)
     height, width = frames_THWC.shape[1:3]
     even_THWC = np.pad(frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with _whole_file(path) as unfinished, _writer(unfinished, "mp4") as container:
+    with whole_file(path) as unfinished, _writer(unfinished, "mp4") as container:
         stream = container.add_stream("libx264", rate=_rate(fps), options=_H264)
         stream.pix_fmt = "yuv420p"
         _encode(container, stream, even_THWC, dst_colorspace=_BT709)
 
 
-def contact_sheet(
-    path: Path, rows: Sequence[tuple[str, Frames]], columns: int = 8, fps: float = 16.0
-) -> None:
-    """Draw one labelled row of frames per video, the same instants under one another, as a PNG.
-
-    The instants divide the shortest video evenly, first and last frame included. Small frames are
-    enlarged by a whole factor without smoothing, so that what is seen is what was made. The first
-    line of a label is its title; further lines are drawn smaller, in grey.
-
-    Shapes  rows: (label, [T, H, W, 3] u8 RGB) each.
-    Raises  ValueError: no rows, no columns, or frames of another shape or dtype.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    if not rows or columns < 1:
-        raise ValueError(f"{len(rows)} rows of {columns} columns: a sheet needs at least one each")
-    for _, frames_THWC in rows:
-        _check(frames_THWC)
-    title, small = ImageFont.load_default(17), ImageFont.load_default(13)
-    margin, gap, header = 16, 4, 22
-    last = min(len(frames_THWC) for _, frames_THWC in rows) - 1
-    instants = np.unique(np.linspace(0, last, columns).round().astype(int))
-    cells = [[_cell(frames_THWC[i]) for i in instants] for _, frames_THWC in rows]
-    cell_width = max(row[0].width for row in cells)
-    gutter = margin + max(_label_width(label, title, small) for label, _ in rows) + margin
-    width = gutter + len(instants) * (cell_width + gap) - gap + margin
-    height = margin + header + sum(row[0].height + gap for row in cells) - gap + margin
-
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    lefts = [gutter + column * (cell_width + gap) for column in range(len(instants))]
-    for left, instant in zip(lefts, instants, strict=True):
-        centre = (left + cell_width / 2, margin + header / 2 - 4)
-        draw.text(centre, f"{instant / fps:.2f} s", "#666666", small, anchor="mm")
-    top = margin + header
-    for (label, _), row in zip(rows, cells, strict=True):
-        _draw_label(draw, (margin, top + row[0].height / 2), label, (title, small))
-        for left, cell in zip(lefts, row, strict=True):
-            sheet.paste(cell, (left, top))
-        top += row[0].height + gap
-    with _whole_file(path) as unfinished:
-        sheet.save(unfinished, format="PNG", optimize=True)
-
-
-def _cell(frame_HWC: Frames) -> Image:
-    """One frame at a width fit for a sheet."""
-    from PIL import Image
-
-    height, width = frame_HWC.shape[:2]
-    narrow, wide = CELL_WIDTH_PX
-    picture = Image.fromarray(np.ascontiguousarray(frame_HWC))
-    if width < narrow:
-        factor = -(-narrow // width)
-        return picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    if width > wide:
-        size = (wide, max(1, round(height * wide / width)))
-        return picture.resize(size, Image.Resampling.LANCZOS)
-    return picture
-
-
-def _label_width(
-    label: str, title: FreeTypeFont | BitmapFont, small: FreeTypeFont | BitmapFont
-) -> int:
-    """Pixels that the longest line of a label takes."""
-    first, *others = label.split("\n")
-    return round(max(title.getlength(first), *(small.getlength(line) for line in ("", *others))))
-
-
-def _draw_label(
-    draw: Any,
-    left_middle: tuple[float, float],
-    label: str,
-    fonts: tuple[FreeTypeFont | BitmapFont, FreeTypeFont | BitmapFont],
-) -> None:
-    """Draw a label's lines, centred on the middle of their row."""
-    x, middle = left_middle
-    lines = label.split("\n")
-    step = 20
-    for number, line in enumerate(lines):
-        y = middle + (number - (len(lines) - 1) / 2) * step
-        colour, font = ("#111111", fonts[0]) if number == 0 else ("#666666", fonts[1])
-        draw.text((x, y), line, colour, font, anchor="lm")
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` if all goes well, else it is removed.
-
-    A killed process leaves at most the other name, which nothing reads.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 @contextmanager
 def _writer(path: Path, kind: str, tags: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """An open container of the given kind; `mp4` tags are few, so ours go into Matroska only."""
+    """An open container of the given kind, with tags of ours."""
     import av
 
     with av.open(str(path), "w", format=kind) as container:
@@ -238,11 +178,11 @@ def _rate(fps: float) -> Fraction:
 def _digest(frames_THWC: Frames) -> str:
     """SHA-256 of the shape and the pixels."""
     digest = hashlib.sha256(str(frames_THWC.shape).encode())
-    digest.update(np.ascontiguousarray(frames_THWC))
+    digest.update(np.ascontiguousarray(frames_THWC).data)
     return digest.hexdigest()
 
 
-def _check(frames_THWC: Frames) -> None:
+def check_frames(frames_THWC: Frames) -> None:
     """Refuse what is not a video of at least one frame."""
     shape, dtype = frames_THWC.shape, frames_THWC.dtype
     if len(shape) != 4 or shape[3] != 3 or 0 in shape or dtype != np.uint8:

@@ -39,7 +39,9 @@ class Watching(Sampler):
 
     def flow(self, x, t, text_kv, session, frames, commit):
         flow = super().flow(x, t, text_kv, session, frames, commit)
-        stored = [session.stored(layer) for layer in range(session.spec.num_layers)] if commit else []
+        stored = (
+            [session.stored(layer) for layer in range(session.spec.num_layers)] if commit else []
+        )
         self.passes.append((t, flow, self.clean(x, flow, t), stored))
         return flow
 
@@ -54,7 +56,9 @@ class Silent:
         yield
 
 
-def build(golden_file: dict[str, Any], config: dict[str, Any], **spec: Any) -> tuple[Any, CacheSpec]:
+def build(
+    golden_file: dict[str, Any], config: dict[str, Any], **spec: Any
+) -> tuple[Any, CacheSpec]:
     tiny = golden_file["tiny"]
     dims = WanDims(
         dim=tiny["dim"],

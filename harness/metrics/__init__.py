@@ -66,7 +66,7 @@ def summarise(
     `read` turns a mean of the per-frame quantity into what is reported: squared error to decibels.
 
     Shapes  per_frame_T [T] f64.
-    Units   `first_chunk_frames` pixel frames (see `pixel_frames`), `window_s` seconds.
+    Units   `first_chunk_frames` pixel frames, `window_s` seconds.
     Raises  ValueError: no frames, a value that is not finite, fps or window_s not positive.
     """
     if per_frame_T.size == 0 or not np.isfinite(per_frame_T).all():
@@ -111,14 +111,6 @@ def slope(times_s: list[float], values: list[float]) -> float | None:
     return float(from_middle_s @ np.array(values) / (from_middle_s @ from_middle_s))
 
 
-def pixel_frames(latent_frames: int, stride: int = 4) -> int:
-    """Pixel frames that a causal video VAE makes of the first latent frames: 1 + 4 (n - 1).
-
-    Source  Wan 2.1's VAE: the first latent frame is one pixel frame, each later one is four.
-    """
-    return 1 + stride * (latent_frames - 1) if latent_frames > 0 else 0
-
-
 def check_pair(video_THWC: Frames, reference_THWC: Frames) -> None:
     """Refuse two videos that cannot be compared frame by frame.
 
@@ -144,7 +136,7 @@ def fidelity(
     sentence in `lpips_reason` where it cannot be computed.
 
     Shapes  both [T, H, W, 3] u8 RGB, before any lossy encoding.
-    Units   PSNR in dB, capped at 100; `first_chunk_frames` pixel frames (see `pixel_frames`).
+    Units   PSNR in dB, capped at 100; `first_chunk_frames` pixel frames.
     Raises  ValueError: the two videos differ in shape, have no frames, or are too small for SSIM.
     """
     from harness.metrics import lpips, psnr, ssim

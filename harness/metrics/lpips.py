@@ -23,14 +23,14 @@ def per_frame(video_THWC: Frames, reference_THWC: Frames, device: str = "cpu") -
 
     Source  Zhang et al. 2018, weights v0.1, by the authors' package.
     Shapes  both [T, H, W, 3] u8 -> [T] f64.
-    Raises  ValueError: the two videos differ in shape, or `unavailable_reason` has something to say.
+    Raises  ValueError: the two videos differ in shape, or LPIPS is unavailable (with the reason).
     """
     import torch
 
     check_pair(video_THWC, reference_THWC)
     if reason := unavailable_reason(video_THWC.shape[1:3]):
         raise ValueError(reason)
-    model = _model(device, _backbone_path())
+    model = _model(device)
 
     def to_input(frames_THWC: Frames) -> torch.Tensor:
         pixels_TCHW = torch.from_numpy(frames_THWC.copy()).to(device).permute(0, 3, 1, 2)
@@ -38,7 +38,7 @@ def per_frame(video_THWC: Frames, reference_THWC: Frames, device: str = "cpu") -
 
     distances = []
     # Without TF32, so that a score does not depend on the device that took it.
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for start in range(0, len(video_THWC), BATCH_FRAMES):
             batch = slice(start, start + BATCH_FRAMES)
             distance = model(to_input(video_THWC[batch]), to_input(reference_THWC[batch]))
@@ -89,12 +89,12 @@ def _sha256(path: Path, _mtime_ns: int, _size_bytes: int) -> str:
 
 
 @functools.cache
-def _model(device: str, _path: Path) -> Any:
+def _model(device: str) -> Any:
     """The network, built once a device; only after the file was found, so nothing downloads."""
     import lpips
     import torch
 
     # Layers are filled at random before the weights are read: not from the sampler's stream.
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision dislikes the argument names lpips uses
         return lpips.LPIPS(net="alex", version="0.1", verbose=False).to(device)

@@ -12,8 +12,8 @@ def per_frame(video_THWC: Frames, reference_THWC: Frames) -> Series:
 
     Source  Wang et al. 2004 as scikit-image defines it by default, which the published study used:
             a uniform 7x7 window and sample covariance. The Gaussian window of the paper gives
-            other values (about 0.01 lower). 165 frames of 128x192 take half a second; threads
-            gain nothing, since the filters hold the interpreter lock.
+            other values (0.01 lower where we looked). 165 frames of 128x192 take half a second
+            on one core; a thread pool gained nothing worth its lines.
     Shapes  both [T, H, W, 3] u8 -> [T] f64.
     Raises  ValueError: the two videos differ in shape, or are smaller than 7x7 pixels.
     """

@@ -21,15 +21,7 @@ from torch import Tensor, nn
 from harness.errors import UserError
 
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
-)
+_TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
 _MIB = 1 << 20
 
 # Applied in this order. The norms swap numbers: diffusers' norm2 is the native norm3, and its own
@@ -60,7 +52,7 @@ def load_weights(
     ema: bool,
     dtype: torch.dtype,
     device: torch.device,
-    source: str = "",
+    source: str | None = None,
 ) -> None:
     """Fill `module`, built anywhere (the meta device too), from `path`; or raise, untouched.
 
@@ -99,7 +91,7 @@ def checkpoint_digest(path: Path) -> str:
     Raises  UserError: file missing or of another kind.
     """
     digest = hashlib.sha256()
-    for file in _files(path, ""):
+    for file in _files(path):
         size = file.stat().st_size
         digest.update(size.to_bytes(8, "little"))
         with file.open("rb") as stream:
@@ -116,15 +108,23 @@ def diffusers_name(native: str) -> str:
     return native
 
 
-def _files(path: Path, source: str) -> list[Path]:
+def _files(path: Path, source: str | None = None) -> list[Path]:
     if path.is_dir():
         return _shards(path)
     if not path.exists():
-        get = f"type `hf download {source}` and " if source else ""
-        raise UserError(f"found no checkpoint at {path}: {get}set the model's path to the file")
+        get = f"type `{_download(path, source)}` or " if source else ""
+        raise UserError(f"found no checkpoint at {path}: {get}set the model's path to where it is")
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise UserError(f"{path} is no .pt, .pth, .safetensors file and no folder: choose another")
     return [path]
+
+
+def _download(path: Path, source: str) -> str:
+    """The command that fetches `source`, to `path` where their ends agree."""
+    inside = source.partition(" ")[2]
+    root = str(path).removesuffix(inside)
+    # `hf download` repeats the repository's own folders below --local-dir.
+    return f"hf download {source}" + (f" --local-dir {root}" if root.endswith("/") else "")
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -157,7 +157,7 @@ def _read(files: Sequence[Path]) -> dict[str, object]:
                 part: dict[str, object] = {**load_file(file)}
             else:
                 part = {**torch.load(file, map_location="cpu", weights_only=True, mmap=True)}
-        except _UNREADABLE as error:
+        except _TORN as error:
             raise UserError(
                 f"cannot read {file}, which is truncated, corrupt or holds more than named "
                 "tensors: compare its size with the hub's and download it again"
@@ -206,7 +206,10 @@ def _demand_match(found: dict[str, Tensor], wanted: dict[str, torch.Size], path:
     differences = (
         ("missing", sorted(wanted.keys() - found.keys())),
         ("unexpected", sorted(found.keys() - wanted.keys())),
-        ("of another shape", [name for name in shared if found[name].shape != wanted[name]]),
+        (
+            "of another shape",
+            [f"{x} {[*found[x].shape]}" for x in shared if found[x].shape != wanted[x]],
+        ),
     )
     parts = [f"{len(names)} {what} ({_some(names)})" for what, names in differences if names]
     if parts:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.errors import UserError
@@ -54,6 +55,9 @@ class HashText:
                 own[position] = self._vector(word) + self._place(position)
         return rows
 
+    def locate(self, root: Path) -> None:
+        """No files; encoders share this call."""
+
     def close(self) -> None:
         """Nothing is held; encoders share this call."""
 
@@ -75,6 +79,8 @@ class UmT5Text:
 
     Prompts are repaired, padded to `length`, encoded under their mask one at a time (so that a
     prompt's rows do not depend on its company), and rows past the prompt are set to zero.
+    `weights="random"` reads no files: rows of the true shape come from `HashText`, for systems
+    measurements whose values mean nothing anyway.
 
     Source  Wan2.1 (arXiv 2503.20314); the steps of diffusers' Wan pipeline, with 512 rows as in
             training instead of its default of 226.
@@ -87,18 +93,28 @@ class UmT5Text:
         folder: str,
         length: int = 512,
         width: int = 4096,
+        weights: str = "checkpoint",
         device: str = "cpu",
         dtype: str = "bfloat16",
     ) -> None:
         """Remember the settings; `dtype` is bfloat16 (10.6 GiB) or float32 (twice as much)."""
         if dtype not in ("bfloat16", "float32"):
             raise UserError(f"text.dtype={dtype}: choose bfloat16 or float32")
+        if weights not in ("checkpoint", "random"):
+            raise UserError(f"text.weights={weights}: choose checkpoint or random")
         self.folder, self.length, self.width = folder, length, width
+        self._random = HashText(length, width) if weights == "random" else None
         self.device, self.dtype = device, dtype
         self._loaded: tuple[Any, Any] | None = None
 
+    def locate(self, root: Path) -> None:
+        """Read the folder below `root` from now on, unless it is absolute."""
+        self.folder = str(root / self.folder)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Rows of the prompts [num_prompts, length, width]; loads the encoder the first time."""
+        if self._random is not None:
+            return self._random.encode(prompts)
         rows = torch.zeros(len(prompts), self.length, self.width)
         for own, prompt in zip(rows, prompts, strict=True):
             hidden = self._encode_one(clean(prompt))
@@ -145,7 +161,7 @@ class UmT5Text:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the text encoder in {root}: download it again") from error
         # Files hold the embedding once, under `shared`. Some releases of transformers 5 do not tie
         # the two by themselves and would encode with zeros.

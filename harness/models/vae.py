@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.errors import UserError
@@ -27,8 +28,8 @@ _DTYPES = ("bfloat16", "float16", "float32")
 class BlobDecoder:
     """Soft blobs of colour: a decoder without weights, for models without a trained one.
 
-    Three fixed orthogonal directions of the latent channels become red, green and blue; frames are
-    interpolated linearly in time and bicubically in space.
+    Three fixed orthogonal directions of the latent channels become red, green and blue, smoothed
+    over their neighbours, then interpolated linearly in time and bicubically in space.
 
     Source  ours.
     Shapes  latents [F, C, h, w] -> per frame uint8 [1 or 4, spatial * h, spatial * w, 3].
@@ -52,6 +53,9 @@ class BlobDecoder:
         """Pixel frames a latent frame, pixels a latent row or column."""
         return 4, self.spatial
 
+    def locate(self, root: Path) -> None:
+        """No files; decoders share this call."""
+
     def to(self, device: torch.device | str) -> BlobDecoder:
         """Nothing to move; decoders share this call."""
         return self
@@ -69,7 +73,7 @@ class BlobDecoder:
         steps = torch.arange(1, 5, device=latents_FChw.device).view(4, 1, 1, 1) / 4
         before: Tensor | None = None
         for latent_Chw in latents_FChw:
-            now = torch.einsum("chw,cr->rhw", latent_Chw.float(), colours)[None]
+            now = _smooth(torch.einsum("chw,cr->rhw", latent_Chw.float(), colours)[None])
             frames = now if before is None else torch.lerp(before, now, steps)
             size = (self.spatial * now.shape[2], self.spatial * now.shape[3])
             yield _pixels(F.interpolate(frames, size, mode="bicubic").tanh())
@@ -79,8 +83,8 @@ class BlobDecoder:
         """Orthonormal directions [C, 3] of the latent space."""
         generator = torch.Generator().manual_seed(self.seed)
         q, r = torch.linalg.qr(torch.randn(self.channels, 3, generator=generator))
-        signs: Tensor = r.diagonal().sign()  # which is the library's choice, so taken out
-        return q * signs
+        # The signs are the linear algebra library's choice, so they are taken out.
+        return torch.mul(q, r.diagonal().sign())
 
 
 class WanVae:
@@ -111,6 +115,10 @@ class WanVae:
         self.folder, self.weights, self.dtype = folder, weights, dtype
         self._vae: Any = None
 
+    def locate(self, root: Path) -> None:
+        """Read the folder below `root` from now on, unless it is absolute."""
+        self.folder = str(root / self.folder)
+
     def to(self, device: torch.device | str) -> WanVae:
         """Load the decoder if it is not there, and move it to `device`."""
         self._vae = (self._vae or self._load()).to(device)
@@ -137,7 +145,7 @@ class WanVae:
             for values in (vae.config.latents_mean, vae.config.latents_std)
         )
         vae.clear_cache()
-        # A cache of our own, as long as the model's: two videos may be decoded in turns.
+        # A list of our own, as long as the model's, which would be held after the last frame.
         cache = [None] * len(vae._feat_map)
         for index, latent_Chw in enumerate(latents_FChw):
             z = latent_Chw.to(vae.device).float()[None, :, None] * std + mean
@@ -165,8 +173,9 @@ class WanVae:
 
     def _random(self, kind: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return kind().to(getattr(torch, self.dtype))
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
+            # Not the model's own `to`, which warns at every change of dtype.
+            return torch.nn.Module.to(kind(), getattr(torch, self.dtype))
 
     def _checkpoint(self, kind: Any) -> Any:
         root = Path(self.folder)
@@ -179,7 +188,7 @@ class WanVae:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the VAE in {root / 'vae'}: download it again") from error
         if report["missing_keys"]:
             raise UserError(f"the VAE in {root / 'vae'} lacks tensors: download it again")
@@ -194,7 +203,14 @@ def _demand_channels(latents_FChw: Tensor, channels: int) -> None:
         )
 
 
-def _pixels(frames_THcolour: Tensor) -> NDArray[np.uint8]:
+def _smooth(x_1Rhw: Tensor) -> Tensor:
+    """Blur twice over 3 x 3; the gain brings N(0, 1) to a spread that tanh hardly clips."""
+    for _ in range(2):
+        x_1Rhw = F.avg_pool2d(F.pad(x_1Rhw, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return 3 * x_1Rhw
+
+
+def _pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
     """[T, 3, H, W] in -1..1 -> uint8 [T, H, W, 3] on the host, rounded to nearest."""
-    levels = ((frames_THcolour + 1) * 127.5).round().to(torch.uint8)
+    levels = ((frames_T3HW + 1) * 127.5).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

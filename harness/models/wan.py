@@ -94,9 +94,10 @@ class Wan(nn.Module):
         e6_BF6D = self.time_projection(e_BFD).unflatten(2, (6, -1))
         for block, kv in zip(self._blocks(), text_kv, strict=True):
             x = block(x, e6_BF6D, kv, session, plan)
-        patches = self.head(x, e_BFD).unflatten(1, (num_frames, *grid))
-        patches = patches.unflatten(-1, (2, 2, -1))  # frame, row, column, patch row, column, channel
-        return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        patches = self.head(x, e_BFD).unflatten(1, (num_frames, *grid)).unflatten(-1, (2, 2, -1))
+        # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
+        flow: Tensor = patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        return flow
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -147,11 +148,13 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, dim] -> [B, H, T, D]."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
     def join(self, x_BHTD: Tensor) -> Tensor:
         """[B, H, T, D] -> [B, T, dim], through the output projection."""
-        return self.o(x_BHTD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        out: Tensor = self.o(x_BHTD.transpose(1, 2).flatten(2))
+        return out
 
 
 class SelfAttention(Attention):
@@ -160,7 +163,8 @@ class SelfAttention(Attention):
     def forward(self, x: Tensor, layer: int, session: Attends, plan: Plan) -> Tensor:
         """x [B, T, dim] -> [B, T, dim]."""
         q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
-        return self.join(session.attend(layer, *map(self.split, (q, k, v)), plan))
+        q, k, v = self.split(q), self.split(k), self.split(v)
+        return self.join(session.attend(layer, q, k, v, plan))
 
 
 class CrossAttention(Attention):
@@ -188,7 +192,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, e_BFD: Tensor) -> Tensor:
         """x [B, F * T, dim] -> patches [B, F * T, 4 C], ordered (row, column, channel)."""
         shift, scale = (self.modulation + e_BFD[:, :, None]).unbind(2)
-        return self.head(modulate(x, shift, scale))  # type: ignore[no-any-return]
+        patches: Tensor = self.head(modulate(x, shift, scale))
+        return patches
 
 
 class RMSNorm(nn.Module):
@@ -202,18 +207,21 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., dim] -> the same shape and dtype."""
         wide = x.float()
-        return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype) * self.weight
+        inverse = (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return (wide * inverse).to(x.dtype) * self.weight
 
 
 def modulate(x: Tensor, shift_BFD: Tensor, scale_BFD: Tensor) -> Tensor:
     """Layer norm without weights, then the scale and shift of each token's frame."""
-    normed = F.layer_norm(x, x.shape[-1:], eps=1e-6).unflatten(1, (shift_BFD.shape[1], -1))
+    normed: Tensor = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    normed = normed.unflatten(1, (shift_BFD.shape[1], -1))
     return (normed * (1 + scale_BFD[:, :, None]) + shift_BFD[:, :, None]).flatten(1, 2)
 
 
 def per_frame(x: Tensor, gate_BFD: Tensor) -> Tensor:
     """x [B, F * T, dim] times the gate of each token's frame."""
-    return (x.unflatten(1, (gate_BFD.shape[1], -1)) * gate_BFD[:, :, None]).flatten(1, 2)
+    frames: Tensor = x.unflatten(1, (gate_BFD.shape[1], -1))
+    return (frames * gate_BFD[:, :, None]).flatten(1, 2)
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
@@ -225,19 +233,24 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
 
 
 def init_weights(network: Wan, seed: int) -> None:
-    """Seeded weights: every tensor N(0, 1 / fan-in), norms 1 + N(0, 0.1), modulation N(0, 0.1).
+    """Seeded weights for a small network: nothing is trained, but history matters.
 
-    Drawn in fp32 on the CPU in the order of the state dict, so that they do not depend on the
-    device. Nothing is trained: videos are textures, not scenes.
+    Matrices are N(0, 1 / fan-in), biases and modulation N(0, 0.1). Three exceptions make the video
+    depend on the cache as a trained one does: gates lie around 1, the time projection is damped so
+    that it does not drown them, and queries and keys are scaled so that attention is selective
+    (logits of standard deviation near 3). Drawn in fp32 on the CPU in the order of the state
+    dict, so that they do not depend on the device.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             draw = torch.randn(tensor.shape, generator=generator)
-            if "norm" in name and name.endswith("weight"):
-                draw = 1 + 0.1 * draw
-            elif tensor.dim() < 2 or "modulation" in name:
-                draw = 0.1 * draw
+            if tensor.dim() > 1 and "modulation" not in name:
+                draw *= (0.3 if "time_projection" in name else 1) / tensor[0].numel() ** 0.5
+            elif "norm" in name and name.endswith("weight"):
+                draw = (1 + 0.1 * draw) * (1.7 if "self_attn" in name else 1)
             else:
-                draw = draw / tensor[0].numel() ** 0.5
+                draw *= 0.1
+            if name.startswith("blocks") and "modulation" in name:
+                draw[:, [2, 5]] += 1  # the gates of attention and feed-forward
             tensor.copy_(draw)

@@ -18,7 +18,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     per_byte = 8 // bits
     planes = codes.unflatten(-1, (per_byte, -1))
-    packed = planes[..., 0, :].clone()
+    packed: Tensor = planes[..., 0, :].clone()
     for i in range(1, per_byte):
         packed |= planes[..., i, :] << (bits * i)
     return packed

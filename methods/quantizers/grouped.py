@@ -1,4 +1,4 @@
-"""The mechanics that uniform quantizers share: groups, packed codes, scales. A leaf adds the fit."""
+"""The mechanics that uniform quantizers share: groups, packed codes, scales. Leaves add the fit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Grouped(Quantizer):
     """Uniform codes with metadata shared by groups of values: x = code * scale + zero.
 
     bits: width of a code, 2, 4 or 8. group: values that share metadata. axis: `tokens` groups
-    neighbouring tokens of one channel (scale [.., N, D]), `channels` groups neighbouring channels of one token and head (scale [.., T, N]). short_tail: allow the last group of
-    tokens of a frame to be shorter (1560 tokens are 97.5 groups of 16).
+    neighbouring tokens of one channel (scale [.., N, D]), `channels` groups neighbouring channels
+    of one token and head (scale [.., T, N]). short_tail: allow the last group of tokens of a frame
+    to be shorter (1560 tokens are 97.5 groups of 16).
 
     Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8, metadata fp16.
     Raises  ValueError: bits not 2, 4 or 8; a group that does not divide what it splits.

@@ -44,7 +44,7 @@ class QuaRot(Quantizer):
 @cache
 def hadamard(width: int, device: torch.device) -> Tensor:
     """The orthonormal Sylvester-Hadamard matrix [width, width], fp32."""
-    matrix = torch.ones(1, 1)
+    matrix: Tensor = torch.ones(1, 1)
     while matrix.shape[0] < width:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return (matrix / width**0.5).to(device)
+    return torch.div(matrix, width**0.5).to(device)

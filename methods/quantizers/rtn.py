@@ -21,7 +21,7 @@ class RTN(Grouped):
 
     @property
     def _top(self) -> float:
-        return (2**self.bits - 1) / 2
+        return float(2**self.bits - 1) / 2
 
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """One scale a group: the largest magnitude sits on the outermost level."""

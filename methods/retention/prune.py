@@ -31,10 +31,10 @@ class Prune(Retention):
     def __post_init__(self) -> None:
         """Refuse shares outside 0..1."""
         for name in ("recent", "keep", "novelty_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{type(self).__name__}.{name}={getattr(self, name)}: choose a share from 0 to 1"
-                )
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                kind = type(self).__name__
+                raise ValueError(f"{kind}.{name}={share}: choose a share from 0 to 1")
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
         """The activation profile of a frame [H] fp32, averaged over the batch."""
@@ -81,6 +81,8 @@ class SoftPrune(Prune):
 def _novelty(frames: list[int], history: History) -> Tensor:
     """Mean relative change over heads against the previous frame [len(frames)]; 1 for the first."""
     profile = torch.stack([history.notes[f] for f in frames])
-    before = torch.stack([history.notes[f - 1] if f else torch.zeros_like(profile[0]) for f in frames])
+    before = torch.stack(
+        [history.notes[f - 1] if f else torch.zeros_like(profile[0]) for f in frames]
+    )
     change = (profile - before).abs().mean(1) / before.abs().mean(1).clamp_min(1e-6)
     return change.clamp_max(1.0)

@@ -1,0 +1,131 @@
+"""Rows to a table: one line a run, means over its videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run in the table; means over videos, None where nothing was measured."""
+
+    method: str
+    n: int
+    failed: int
+    ratio_same_frames: float | None
+    ratio_full_length: float | None
+    kv_mib: float | None
+    peak_gib: float | None
+    seconds: float | None
+    psnr_db: float | None
+    ssim: float | None
+    lpips: float | None
+    reasons: tuple[str, ...]
+
+
+COLUMNS = {
+    "method": "method",
+    "n": "n",
+    "ratio_same_frames": "ratio (same frames)",
+    "ratio_full_length": "ratio (full length)",
+    "kv_mib": "KV MiB",
+    "peak_gib": "peak GiB",
+    "seconds": "s/video",
+    "psnr_db": "PSNR dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+}
+DECIMALS = {"kv_mib": 2, "peak_gib": 3, "seconds": 2, "psnr_db": 2, "ssim": 4, "lpips": 4}
+
+
+def summarize(runs: Sequence[pd.DataFrame]) -> list[Line]:
+    """A line per run, in the order given; the peak is the largest over its videos."""
+    return [_line(rows) for rows in runs]
+
+
+def cells(line: Line) -> list[str]:
+    """The text of a line's cells, in the order of COLUMNS."""
+    texts = []
+    for name in COLUMNS:
+        value = getattr(line, name)
+        if isinstance(value, float):
+            texts.append(f"{value:.{DECIMALS.get(name, 2)}f}")
+        else:
+            texts.append("-" if value is None else str(value))
+    return texts
+
+
+def notes(lines: Sequence[Line]) -> list[str]:
+    """What the reader must know beneath the table: phases, reference, failures, missing values."""
+    found = [
+        "s/video: text, denoise, commit and decode, device finished; peak: the largest of all "
+        "videos and phases",
+        "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed",
+    ]
+    for line in lines:
+        if line.failed:
+            found.append(f"{line.method}: {line.failed} videos failed, see failure_reason")
+        found += [f"{line.method}: {reason}" for reason in line.reasons]
+    return list(dict.fromkeys(found))
+
+
+def print_table(lines: Sequence[Line]) -> None:
+    """Show the table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=False)
+    for line in lines:
+        table.add_row(*cells(line))
+    console = Console(width=None if Console().is_terminal else 130)
+    console.print(table)
+    for note in notes(lines):
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table in Markdown, with its notes."""
+    rows = [list(COLUMNS.values()), ["---"] + ["---:"] * (len(COLUMNS) - 1)]
+    rows += [cells(line) for line in lines]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table + "\n\n" + "\n".join(f"- {note}" for note in notes(lines)) + "\n"
+
+
+def _line(rows: pd.DataFrame) -> Line:
+    made = rows[rows["failure"].isna()]
+    return Line(
+        method=str(rows["method"].iloc[0]),
+        n=len(made),
+        failed=len(rows) - len(made),
+        ratio_same_frames=_mean(made["kv_ratio_same_frames"]),
+        ratio_full_length=_mean(made["kv_ratio_full_length"]),
+        kv_mib=_mean(made["kv_stored_bytes"], MIB),
+        peak_gib=None if made.empty else float(made["peak_bytes"].max()) / GIB,
+        seconds=_mean(made["generate_s"]),
+        psnr_db=_mean(made["psnr_db"]),
+        ssim=_mean(made["ssim"]),
+        lpips=_mean(made["lpips"]),
+        reasons=_reasons(made),
+    )
+
+
+def _mean(values: pd.Series, unit: float = 1.0) -> float | None:
+    known = values.dropna()
+    return None if known.empty else float(known.mean()) / unit
+
+
+def _reasons(made: pd.DataFrame) -> tuple[str, ...]:
+    """Why values are null, each reason once."""
+    found = [
+        reason
+        for column in ("fidelity_reason", "lpips_reason")
+        for reason in made[column].dropna().unique()
+    ]
+    return tuple(found)

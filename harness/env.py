@@ -1,0 +1,83 @@
+"""Machine, versions and git state, as recorded with every run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("torch", "numpy", "hydra-core", "diffusers", "transformers", "scikit-image", "lpips")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes CUDA where it works.
+
+    Raises  ValueError: a device that this machine does not have.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"run.device={wanted}: no CUDA device here, choose cpu or auto")
+    try:
+        return torch.device(wanted)
+    except RuntimeError as error:
+        raise ValueError(f"run.device={wanted}: choose auto, cpu, cuda or cuda:<n>") from error
+
+
+def device_name(device: torch.device) -> str:
+    """The card, or the processor and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Everything about this machine that a reader of a result may ask for."""
+    return {
+        "device": device_name(device),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_cpus": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the harness and whether the checkout was clean; nulls outside a checkout."""
+    root = Path(__file__).parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,32 @@
+"""Files that appear under their name only when they are whole and on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; synced and moved to `path` if all goes well, else removed.
+
+    A killed process leaves at most the other name, which begins with a dot and which nothing reads.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

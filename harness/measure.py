@@ -1,0 +1,130 @@
+"""Time and peak memory by phase, read after the device has finished."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+import torch
+
+PHASES = ("text", "denoise", "commit", "decode")
+
+
+class Memory(Protocol):
+    """Peak memory since the last reset."""
+
+    source: str
+
+    def reset(self) -> None:
+        """Forget the peak."""
+
+    def peak(self) -> tuple[int, int]:
+        """Bytes in use and bytes reserved at the peak."""
+
+
+class CudaMemory:
+    """PyTorch's allocator: allocated and reserved bytes."""
+
+    source = "cuda allocator"
+
+    def reset(self) -> None:
+        """Forget the peak."""
+        torch.cuda.reset_peak_memory_stats()
+
+    def peak(self) -> tuple[int, int]:
+        """Allocated and reserved."""
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+
+
+class ResidentMemory:
+    """The kernel's high-water mark of this process's resident memory (Linux)."""
+
+    source = "process rss, high-water mark"
+    _clear, _status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+    def reset(self) -> None:
+        """Writing 5 sets the mark back to what is resident now."""
+        self._clear.write_text("5")
+
+    def peak(self) -> tuple[int, int]:
+        """Resident bytes; nothing is reserved apart from them."""
+        line = next(x for x in self._status.read_text().splitlines() if x.startswith("VmHWM"))
+        resident = int(line.split()[1]) * 1024
+        return resident, resident
+
+
+class SampledMemory:
+    """Resident memory at the end of a phase, where the kernel keeps no mark that can be reset."""
+
+    source = "process rss, end of phase"
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def peak(self) -> tuple[int, int]:
+        """Resident bytes now."""
+        resident = int(psutil.Process().memory_info().rss)
+        return resident, resident
+
+
+def memory_of(device: torch.device) -> Memory:
+    """The best source there is for a device."""
+    if device.type == "cuda":
+        return CudaMemory()
+    try:
+        resident = ResidentMemory()
+        resident.reset()
+        resident.peak()
+    except (OSError, StopIteration):
+        return SampledMemory()
+    return resident
+
+
+class Meter:
+    """Seconds, peaks and passes of one video, by phase."""
+
+    def __init__(
+        self, device: torch.device, memory: Memory, tick: Callable[[], None] | None = None
+    ) -> None:
+        """`tick` is called after every network pass."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.peaks: dict[str, int] = defaultdict(int)
+        self.peak_reserved = 0
+        self.num_passes = 0
+        self.start = time.perf_counter()
+        self._device = device
+        self._memory = memory
+        self._tick = tick
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a block and take its peak; phases of the same name add up."""
+        self._synchronize()
+        self._memory.reset()
+        start = time.perf_counter()
+        yield
+        self._synchronize()
+        self.seconds[name] += time.perf_counter() - start
+        used, reserved = self._memory.peak()
+        self.peaks[name] = max(self.peaks[name], used)
+        self.peak_reserved = max(self.peak_reserved, reserved)
+        if name in ("denoise", "commit"):
+            self.num_passes += 1
+            if self._tick is not None:
+                self._tick()
+
+    def include(self, other: Meter) -> None:
+        """Add what was measured before this video began."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds
+            self.peaks[name] = max(self.peaks[name], other.peaks[name])
+        self.peak_reserved = max(self.peak_reserved, other.peak_reserved)
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

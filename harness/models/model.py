@@ -1,0 +1,179 @@
+"""A base model as configured: weights, preset and the objects around the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.errors import UserError
+from harness.models.load import checkpoint_digest, load_weights
+from harness.models.wan import TextKV, Wan, WanDims, init_weights
+from harness.sampler import Sampler, Schedule
+from harness.video import Frames
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+class TextEncoder(Protocol):
+    """Turns prompts into the network's text input."""
+
+    def locate(self, root: Path) -> None:
+        """Look for files below `root`."""
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """[B, length, width] fp32 on the CPU; padding rows are zero."""
+
+    def close(self) -> None:
+        """Free what was loaded."""
+
+
+class Decoder(Protocol):
+    """Turns latents into pixels, frame by frame."""
+
+    def locate(self, root: Path) -> None:
+        """Look for files below `root`."""
+
+    def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
+        """Per latent frame: uint8 pixels [1 or 4, H, W, 3]."""
+
+    def close(self) -> None:
+        """Free what was loaded."""
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """One file of `conf/model/`: the whole preset.
+
+    weights: `seeded` (small networks, seeded initialisation), `checkpoint` (the file at
+    `checkpoint`, relative to the data folder) or `random` (true sizes, values that mean nothing:
+    for systems measurements; quality stays null). window and sink are frames, window=null is the
+    full history. short_tail lets token groups end short where they do not divide a frame.
+
+    Raises  ValueError: an unknown word, or a window that cannot hold the sink and one chunk.
+    """
+
+    dims: WanDims
+    schedule: Schedule
+    text: TextEncoder
+    decoder: Decoder
+    latent_size: tuple[int, int]
+    chunk_frames: int
+    fps: int
+    dtype: str
+    weights: Literal["seeded", "checkpoint", "random"]
+    checkpoint: str | None = None
+    source: str | None = None
+    ema: bool = False
+    window: int | None = None
+    sink: int = 0
+    positions: Literal["absolute", "relative"] = "absolute"
+    keys: Literal["roped", "unroped"] = "roped"
+    short_tail: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse presets that cannot run."""
+        choices = {
+            "weights": ("seeded", "checkpoint", "random"),
+            "dtype": tuple(DTYPES),
+            "positions": ("absolute", "relative"),
+            "keys": ("roped", "unroped"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"model.{name}={getattr(self, name)}: choose {', '.join(allowed)}")
+        if self.window is not None and self.window < self.sink + self.chunk_frames:
+            raise ValueError(
+                f"model.window={self.window} cannot hold a sink of {self.sink} and a chunk of "
+                f"{self.chunk_frames}: choose at least {self.sink + self.chunk_frames}"
+            )
+
+    @property
+    def spec(self) -> CacheSpec:
+        """The geometry that methods see."""
+        return CacheSpec(
+            num_layers=self.dims.num_layers,
+            num_heads=self.dims.num_heads,
+            head_dim=self.dims.head_dim,
+            grid=(self.latent_size[0] // 2, self.latent_size[1] // 2),
+            chunk_frames=self.chunk_frames,
+            window=self.window,
+            sink=self.sink,
+            positions=self.positions,
+            keys=self.keys,
+        )
+
+    @property
+    def preset(self) -> str:
+        """The whole preset in one line, printed with every result."""
+        steps = "/".join(str(step) for step in self.schedule.steps)
+        first = self.schedule.first_steps
+        return (
+            f"window={self.window or 'full'} sink={self.sink} chunk={self.chunk_frames} "
+            f"steps={steps}{f' first={first}' if first else ''} shift={self.schedule.shift:g} "
+            f"warp={self.schedule.warp} ema={self.ema} positions={self.positions} "
+            f"keys={self.keys} dtype={self.dtype}"
+        )
+
+    def build(self, device: torch.device, data_dir: Path) -> Sampler:
+        """The network with its weights on a device, and the sampler around it.
+
+        Raises  UserError: the checkpoint is missing or does not fit.
+        """
+        dtype = DTYPES[self.dtype]
+        self.text.locate(data_dir)
+        self.decoder.locate(data_dir)
+        if self.weights == "seeded":
+            network = Wan(self.dims)
+            init_weights(network, self.seed)
+            network.to(device, dtype)
+        else:
+            with torch.device("meta"):
+                network = Wan(self.dims)
+            if self.weights == "random":
+                _fill_random(network.to(dtype).to_empty(device=device), self.seed)
+            else:
+                load_weights(
+                    network,
+                    self._path(data_dir),
+                    ema=self.ema,
+                    dtype=dtype,
+                    device=device,
+                    source=self.source,
+                )
+        return Sampler(network.eval().requires_grad_(False), self.schedule, self.chunk_frames)
+
+    def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
+        """Cross-attention keys and values of a prompt's rows, computed once a video."""
+        weight = sampler.network.head.head.weight
+        with torch.inference_mode():
+            return sampler.network.text_kv(rows_TE[None].to(weight.device, weight.dtype))
+
+    def latent_shape(self, num_frames: int) -> tuple[int, int, int, int]:
+        """[F, C, h, w] of a video."""
+        return (num_frames, self.dims.latent_channels, *self.latent_size)
+
+    def origin(self, data_dir: Path) -> str:
+        """Where the weights come from, as recorded with every row."""
+        if self.weights != "checkpoint":
+            return self.weights
+        return f"{self.checkpoint} {checkpoint_digest(self._path(data_dir))[:16]}"
+
+    def _path(self, data_dir: Path) -> Path:
+        if self.checkpoint is None:
+            raise UserError("model.weights=checkpoint needs model.checkpoint=<file>")
+        return data_dir / self.checkpoint
+
+
+def _fill_random(network: Wan, seed: int) -> None:
+    """Small random values in place, on the device: fast, and no overflow on the way through."""
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.normal_(0, 0.02, generator=generator)

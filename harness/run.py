@@ -1,0 +1,137 @@
+"""A run: one method on one suite with one model, its identity and its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.errors import UserError
+from harness.files import write_json
+from harness.suites import Prompt, Suite
+from harness.video import frames_file
+
+SAMPLE_SEED_STEP = 1_000_003  # apart from the step of 1 between prompts
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video to make: a prompt and a sample of it."""
+
+    prompt: Prompt
+    sample: int
+    seed: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What a row of this video is found by."""
+        return self.prompt.index, self.sample
+
+    @property
+    def stem(self) -> str:
+        """File name of the video without its ending."""
+        return f"{self.prompt.index:04d}-{self.sample}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a child process needs to know; written to the run's folder as `request.json`.
+
+    model and method are the resolved configurations. Which prompts are asked for is not part of
+    the identity: asking for more of them later continues the same run.
+    """
+
+    results_dir: str
+    model_name: str
+    method_name: str
+    model: dict[str, Any]
+    method: dict[str, Any]
+    suite: Suite
+    seed: int
+    samples: int
+    data_dir: str
+    device: str
+    track: dict[str, Any]
+
+    @cached_property
+    def run_id(self) -> str:
+        """Eight hex digits of what decides the videos: model, method, prompts, length, seeds.
+
+        Paths, tracking, device and the selection of prompts are outside it.
+        """
+        identity = {
+            "schema": store.SCHEMA_VERSION,
+            "model": self.model,
+            "method": self.method,
+            "suite": [self.suite.name, self.suite.sha256, self.suite.num_frames, self.seed],
+        }
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> Path:
+        """`<results>/<suite>/<model>/<method>-<run_id>`."""
+        name = f"{self.method_name}-{self.run_id}"
+        return Path(self.results_dir) / self.suite.name / self.model_name / name
+
+    @property
+    def track_id(self) -> str:
+        """The tracker's id of this run: the same whenever the run continues."""
+        return f"{self.suite.name}-{self.run_id}"
+
+    @property
+    def items(self) -> list[Item]:
+        """All videos asked for, in order."""
+        return [
+            Item(prompt, sample, self.seed + prompt.index + SAMPLE_SEED_STEP * sample)
+            for prompt in self.suite.prompts
+            for sample in range(self.samples)
+        ]
+
+    def missing(self) -> list[Item]:
+        """Videos asked for that have no row, a failed one, or no frames any more.
+
+        Raises  UserError: the rows cannot be read.
+        """
+        rows = store.read(self.folder / store.OBSERVATIONS, store.Observation)
+        done = {(row.prompt_index, row.sample) for row in rows if row.failure is None}
+        return [
+            item
+            for item in self.items
+            if item.key not in done or frames_file(self.video(item)) is None
+        ]
+
+    def unscored(self) -> list[Item]:
+        """Videos asked for that have no score yet."""
+        rows = store.read(self.folder / store.SCORES, store.Score)
+        done = {(row.prompt_index, row.sample) for row in rows}
+        return [item for item in self.items if item.key not in done]
+
+    def video(self, item: Item) -> Path:
+        """Where the files of a video lie, without their endings."""
+        return self.folder / "videos" / item.stem
+
+    def prepare(self) -> None:
+        """Make the folder and leave the request for the child.
+
+        Raises  UserError: the folder cannot be written.
+        """
+        try:
+            (self.folder / "videos").mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "request.json", asdict(self))
+        except OSError as error:
+            raise UserError(
+                f"cannot write results to {self.folder} ({error.strerror}): type "
+                "results_dir=<a folder you may write>"
+            ) from error
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Run:
+        """Read the request that the parent left."""
+        request = json.loads((folder / "request.json").read_text())
+        prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
+        return cls(**{**request, "suite": Suite(prompts=prompts, **request["suite"])})

@@ -1,0 +1,67 @@
+"""Second stage: fidelity to the BF16 videos, and files for people to look at."""
+
+from __future__ import annotations
+
+from harness import store
+from harness.metrics import fidelity
+from harness.progress import Progress
+from harness.run import Item, Run
+from harness.sheet import contact_sheet
+from harness.store import Score
+from harness.suites import pixel_frames
+from harness.video import Frames, pack_frames, read_frames, write_mp4
+
+IS_REFERENCE = "this is the BF16 reference itself"
+RANDOM_WEIGHTS = "model.weights=random: values that mean nothing, for systems measurements only"
+NO_REFERENCE = "the BF16 reference could not be generated"
+
+
+def score(run: Run, reference: Run) -> None:
+    """Score every video of a run that has no score; the frames of both runs are on disk."""
+    made, referenced = (_made(each) for each in (run, reference))
+    items = [item for item in run.unscored() if item.key in made]
+    with Progress(f"{run.method_name} score", len(items), 1) as progress:
+        for item in items:
+            pair = (run, reference) if item.key in referenced else (run,)
+            frames = [_finish(each, item) for each in pair]
+            store.append(run.folder / store.SCORES, [_score(run, reference, item, frames)])
+            progress.tick()
+            progress.finished(item)
+
+
+def _finish(run: Run, item: Item) -> Frames:
+    """Read a video's frames; leave them packed, and an MP4 beside them."""
+    stem, fps = run.video(item), run.model["fps"]
+    frames = read_frames(stem)
+    pack_frames(stem, frames, fps)
+    if not stem.with_suffix(".mp4").exists():
+        write_mp4(stem.with_suffix(".mp4"), frames, fps)
+    return frames
+
+
+def _score(run: Run, reference: Run, item: Item, frames: list[Frames]) -> Score:
+    """The row of one video, and its sheet: the reference above it where there is one."""
+    fps = run.model["fps"]
+    rows = [(run.method_name, frames[0])]
+    values: dict[str, object] = {"fidelity_reason": _reason(run, reference, len(frames) == 2)}
+    if len(frames) == 2 and run.run_id != reference.run_id:
+        rows.insert(0, (f"{reference.method_name}\nreference", frames[1]))
+    if values["fidelity_reason"] is None:
+        values |= fidelity(frames[0], frames[1], fps, pixel_frames(run.model["chunk_frames"]))
+    contact_sheet(run.video(item).with_suffix(".png"), rows, fps=fps)
+    keys = {"run_id": run.run_id, "prompt_index": item.key[0], "sample": item.key[1]}
+    return Score(**keys, reference_run_id=reference.run_id, **values)  # type: ignore[arg-type]
+
+
+def _reason(run: Run, reference: Run, has_reference: bool) -> str | None:
+    """Why fidelity stays null; None if it can be computed."""
+    if run.model["weights"] == "random":
+        return RANDOM_WEIGHTS
+    if run.run_id == reference.run_id:
+        return IS_REFERENCE
+    return None if has_reference else NO_REFERENCE
+
+
+def _made(run: Run) -> set[tuple[int, int]]:
+    rows = store.read(run.folder / store.OBSERVATIONS, store.Observation)
+    return {(row.prompt_index, row.sample) for row in rows if row.failure is None}

@@ -1,0 +1,102 @@
+"""Contact sheets: a picture of several videos at the same instants, one above the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.files import whole_file
+from harness.video import Frames, check_frames
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+    Font = FreeTypeFont | ImageFont
+
+CELL_WIDTH_PX = (160, 256)  # a narrower frame is enlarged by a whole factor, a wider one shrunk
+
+
+def contact_sheet(
+    path: Path, rows: Sequence[tuple[str, Frames]], columns: int = 8, fps: float = 16.0
+) -> None:
+    """Draw one labelled row of frames per video, the same instants under one another, as a PNG.
+
+    The instants divide the shortest video evenly, first and last frame included. Small frames are
+    enlarged by a whole factor without smoothing, so that what is seen is what was made. The first
+    line of a label is its title; further lines are drawn smaller, in grey.
+
+    Shapes  rows: (label, [T, H, W, 3] u8 RGB) each.
+    Raises  ValueError: no rows, no columns, or frames of another shape or dtype.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not rows or columns < 1:
+        raise ValueError(f"{len(rows)} rows of {columns} columns: a sheet needs at least one each")
+    for _, frames_THWC in rows:
+        check_frames(frames_THWC)
+    title, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    margin, gap, header = 16, 4, 22
+    last = min(len(frames_THWC) for _, frames_THWC in rows) - 1
+    instants = np.unique(np.linspace(0, last, columns).round().astype(int))
+    cells = [[_cell(frames_THWC[i]) for i in instants] for _, frames_THWC in rows]
+    cell_width = max(row[0].width for row in cells)
+    gutter = margin + max(_label_width(label, title, small) for label, _ in rows) + margin
+    width = gutter + len(instants) * (cell_width + gap) - gap + margin
+    height = margin + header + sum(row[0].height + gap for row in cells) - gap + margin
+
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    lefts = [gutter + column * (cell_width + gap) for column in range(len(instants))]
+    for left, instant in zip(lefts, instants, strict=True):
+        centre = (left + cell_width / 2, margin + header / 2 - 4)
+        draw.text(centre, f"{instant / fps:.2f} s", "#666666", small, anchor="mm")
+    top = margin + header
+    for (label, _), row in zip(rows, cells, strict=True):
+        _draw_label(draw, (margin, top + row[0].height / 2), label, (title, small))
+        for left, cell in zip(lefts, row, strict=True):
+            sheet.paste(cell, (left, top))
+        top += row[0].height + gap
+    with whole_file(path) as unfinished:
+        sheet.save(unfinished, format="PNG", optimize=True)
+
+
+def _cell(frame_HWC: Frames) -> Image:
+    """One frame at a width fit for a sheet."""
+    from PIL import Image
+
+    height, width = frame_HWC.shape[:2]
+    narrow, wide = CELL_WIDTH_PX
+    picture = Image.fromarray(np.ascontiguousarray(frame_HWC))
+    if width < narrow:
+        factor = -(-narrow // width)
+        return picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    if width > wide:
+        size = (wide, max(1, round(height * wide / width)))
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    return picture
+
+
+def _label_width(label: str, title: Font, small: Font) -> int:
+    """Pixels that the longest line of a label takes."""
+    first, *others = label.split("\n")
+    return round(max(title.getlength(first), *(small.getlength(line) for line in ("", *others))))
+
+
+def _draw_label(
+    draw: Any,
+    left_middle: tuple[float, float],
+    label: str,
+    fonts: tuple[Font, Font],
+) -> None:
+    """Draw a label's lines, centred on the middle of their row."""
+    x, middle = left_middle
+    lines = label.split("\n")
+    step = 20
+    for number, line in enumerate(lines):
+        y = middle + (number - (len(lines) - 1) / 2) * step
+        colour, font = ("#111111", fonts[0]) if number == 0 else ("#666666", fonts[1])
+        draw.text((x, y), line, colour, font, anchor="lm")

@@ -1,0 +1,240 @@
+"""Results on disk: the schema, durable rows, atomic files, and reading them back as one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from harness.errors import UserError
+from harness.files import whole_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+OBSERVATIONS, SCORES, TRACE = "observations.parquet", "scores.parquet", "trace.parquet"
+WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
+KEY = ["run_id", "prompt_index", "sample"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One generated video and the systems measurements of making it; a row of observations.parquet.
+
+    Times are seconds after the device has finished, by phase; `generate_s` is their sum. Peaks are
+    bytes a phase: allocated memory on CUDA, resident memory of the process on a CPU
+    (`memory_source`). KV bytes: `nominal` codes alone, `stored` tensors held after the last
+    commit, `peak` the most that history and scratch ever held together. Ratios put BF16 bytes over
+    stored bytes: of the frames that still have a place in the attention, and of all frames.
+    """
+
+    run_id: str
+    suite: str
+    model: str
+    method: str
+    prompt_index: int
+    sample: int
+    seed: int
+    prompt: str
+    prompt_source: str
+    num_latent_frames: int
+    num_pixel_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: int | None = None
+    failure: str | None = None
+    failure_reason: str | None = None
+    text_s: float | None = None
+    denoise_s: float | None = None
+    commit_s: float | None = None
+    decode_s: float | None = None
+    generate_s: float | None = None
+    num_passes: int | None = None
+    memory_source: str | None = None
+    peak_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    peak_text_bytes: int | None = None
+    peak_denoise_bytes: int | None = None
+    peak_commit_bytes: int | None = None
+    peak_decode_bytes: int | None = None
+    kv_nominal_bytes: int | None = None
+    kv_stored_bytes: int | None = None
+    kv_peak_bytes: int | None = None
+    kv_bf16_same_frames_bytes: int | None = None
+    kv_bf16_full_length_bytes: int | None = None
+    kv_ratio_same_frames: float | None = None
+    kv_ratio_full_length: float | None = None
+    kv_frames_held: float | None = None
+    attention_backend: str | None = None
+    preset: str | None = None
+    weights: str | None = None
+    device: str | None = None
+    torch_version: str | None = None
+    video: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Score:
+    """Fidelity of one video against the BF16 video of the same prompt and seed.
+
+    `fidelity_reason` says why all values are null, `lpips_reason` why LPIPS is. Definitions:
+    `harness.metrics`.
+    """
+
+    run_id: str
+    prompt_index: int
+    sample: int
+    reference_run_id: str | None = None
+    fidelity_reason: str | None = None
+    psnr_db: float | None = None
+    psnr_frame_mean_db: float | None = None
+    psnr_first_chunk_db: float | None = None
+    psnr_rest_db: float | None = None
+    psnr_windows_db: list[float] | None = None
+    psnr_slope_db_per_s: float | None = None
+    ssim: float | None = None
+    ssim_first_chunk: float | None = None
+    ssim_rest: float | None = None
+    ssim_windows: list[float] | None = None
+    ssim_slope_per_s: float | None = None
+    lpips: float | None = None
+    lpips_first_chunk: float | None = None
+    lpips_rest: float | None = None
+    lpips_windows: list[float] | None = None
+    lpips_slope_per_s: float | None = None
+    lpips_reason: str | None = None
+    lpips_backbone_sha256: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class TracePoint:
+    """Bytes of one KV component after the commit of one chunk, and when that was."""
+
+    run_id: str
+    prompt_index: int
+    sample: int
+    chunk: int
+    time_s: float
+    component: str
+    bytes: int
+
+
+Row = TypeVar("Row", Observation, Score, TracePoint)
+
+
+def schema(row_type: type[Row]) -> pa.Schema:
+    """The parquet schema of a row type, from its annotations; every column may be null."""
+    import pyarrow as pa
+
+    arrow = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        list[float]: pa.list_(pa.float64()),
+    }
+    columns = []
+    for name, hint in typing.get_type_hints(row_type).items():
+        if isinstance(hint, types.UnionType):
+            hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+        columns.append((name, arrow[hint]))
+    return pa.schema(columns)
+
+
+def read(path: Path, row_type: type[Row]) -> list[Row]:
+    """All rows of a file, none if it does not exist.
+
+    Raises  UserError: the file is damaged, or of another schema version.
+    """
+    if not path.exists():
+        return []
+    return [row_type(**row) for row in _table(path, row_type).to_pylist()]
+
+
+def append(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows durably: the whole file is rewritten beside itself, synced and moved into place.
+
+    A file holds at most a few thousand small rows, so rewriting costs milliseconds and leaves no
+    half-written state behind.
+    """
+    if rows:
+        write(path, [*read(path, type(rows[0])), *rows])
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Replace a file by these rows, atomically and durably."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(
+        [dataclasses.asdict(row) for row in rows], schema=schema(type(rows[0]))
+    )
+    with whole_file(path) as unfinished:
+        pq.write_table(table, unfinished)
+
+
+def load(results: Path | str) -> pd.DataFrame:
+    """Every observation below a results folder with its scores beside it, one wide table.
+
+    Raises  UserError: no results here, or a damaged file (named, with what to do).
+    """
+    import pandas as pd
+
+    root = Path(results)
+    folders = sorted(path.parent for path in root.glob(f"**/{OBSERVATIONS}"))
+    if not folders:
+        raise UserError(f"no results below {root}: run python -m harness first")
+    return pd.concat([load_run(folder) for folder in folders], ignore_index=True)
+
+
+def write_wide(results: Path) -> None:
+    """Rewrite `results.parquet`, the table of `load`, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wide = schema(Observation)
+    for column in schema(Score):
+        if column.name not in wide.names:
+            wide = wide.append(column)
+    table = pa.Table.from_pandas(load(results), schema=wide, preserve_index=False)
+    with whole_file(results / WIDE) as unfinished:
+        pq.write_table(table, unfinished)
+
+
+def load_run(folder: Path) -> pd.DataFrame:
+    """The observations of one run with their scores, a row a video."""
+    observations = _table(folder / OBSERVATIONS, Observation).to_pandas()
+    scores_path = folder / SCORES
+    empty = schema(Score).empty_table()
+    scores = _table(scores_path, Score) if scores_path.exists() else empty
+    right = scores.to_pandas().drop(columns="schema_version")
+    wide: pd.DataFrame = observations.merge(right, on=KEY, how="left", validate="one_to_one")
+    return wide
+
+
+def _table(path: Path, row_type: type[Row]) -> pa.Table:
+    """Read a file and hold it against the schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0][:80]}): move it away and run the same "
+            "command again to make its rows anew"
+        ) from error
+    expected = schema(row_type)
+    if table.schema.names != expected.names:
+        raise UserError(
+            f"{path} was written by another version of the harness: move its folder away and run "
+            "the same command again"
+        )
+    return table.cast(expected)

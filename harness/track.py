@@ -1,0 +1,76 @@
+"""Mirror of a run in wandb. The parquet files are the record; failing here never fails a run."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from typing import Any, Literal
+
+from harness import store
+from harness.run import Run
+
+Mode = Literal["online", "offline", "disabled"]
+
+
+def mode(wanted: str) -> Mode:
+    """`auto` is online with an account (WANDB_API_KEY or netrc), else offline.
+
+    Raises  ValueError: an unknown word.
+    """
+    if wanted in ("online", "offline", "disabled"):
+        return wanted  # type: ignore[return-value]
+    if wanted != "auto":
+        raise ValueError(f"track.mode={wanted}: choose auto, online, offline or disabled")
+    return "online" if _has_account() else "offline"
+
+
+def mirror(run: Run) -> None:
+    """Send the rows, the means and the contact sheets of a run to wandb."""
+    if mode(run.track["mode"]) == "disabled":
+        return
+    try:
+        _mirror(run)
+    except Exception as error:  # noqa: BLE001  whatever a tracker does, the results are on disk
+        first_line = (str(error).splitlines() or [""])[0]
+        print(
+            f"warning: wandb mirror failed ({type(error).__name__}: {first_line}); results are "
+            f"complete in {run.folder}",
+            file=sys.stderr,
+        )
+
+
+def _mirror(run: Run) -> None:
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    table = store.load_run(run.folder)
+    with wandb.init(
+        project=run.track["project"],
+        name=f"{run.suite.name}/{run.model_name}/{run.folder.name}",
+        id=run.track_id,
+        resume="allow",
+        mode=mode(run.track["mode"]),
+        dir=run.folder,
+        config={"model": run.model, "method": run.method, "suite": run.suite.name},
+    ) as session:
+        session.log({"observations": wandb.Table(dataframe=table.astype(object))})
+        for row in table.itertuples():
+            sheet = run.folder / "videos" / f"{row.prompt_index:04d}-{row.sample}.png"
+            if sheet.exists():
+                session.log({"sheet": wandb.Image(str(sheet), caption=str(row.prompt))})
+        session.summary.update(_means(table))
+
+
+def _means(table: Any) -> dict[str, float]:
+    means = table.mean(numeric_only=True).dropna()
+    return {name: float(value) for name, value in means.items()}
+
+
+def _has_account() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
