@@ -117,6 +117,8 @@ class Session:
         if frames.stop > self._end:
             self._end = frames.stop
             self._evict()
+        if commit:  # the scratch of this chunk has its full size now, history has not grown yet
+            self.ledger()
         shift = self._shift()
         turns = self._rope.frames([f - shift for f in frames]).flatten(0, 1)
         return Plan(frames, commit, shift, turns)
@@ -134,7 +136,11 @@ class Session:
         return out
 
     def ledger(self) -> dict[str, int]:
-        """Bytes of the tensors held now, by what they are; `scratch` is shared by all layers."""
+        """Bytes of the tensors held now, by what they are; `scratch` is shared by all layers.
+
+        `peak_bytes` is the largest sum it has seen: `plan` looks before each commit, and whoever
+        runs the session after it.
+        """
         held: Counter[str] = Counter()
         for layer in self._layers:
             for block in layer.blocks:
@@ -143,6 +149,7 @@ class Session:
                         held["pooled" if block is layer.pooled else name] += part.nbytes
             held["notes"] += sum(note.nbytes for note in layer.notes.values())
         held["scratch"] = self._scratch.nbytes
+        self.peak_bytes = max(self.peak_bytes, held.total())
         return {name: size for name, size in held.items() if size}
 
     @property
@@ -221,7 +228,6 @@ class Session:
         reach = self._end if self.spec.window is None else min(self._end, self.spec.window)
         history = History(tuple(layer.full.frames), reach, layer.notes)
         self._apply(layer, self.method.retention.decide(history), k_BHTD.dtype)
-        self.peak_bytes = max(self.peak_bytes, self.stored_bytes + self._scratch.nbytes)
 
     def _apply(self, layer: Layer, fates: dict[int, Fate], dtype: torch.dtype) -> None:
         """Carry out the policy's decision."""

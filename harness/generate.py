@@ -24,7 +24,7 @@ from harness.models.model import DTYPES, VideoModel
 from harness.progress import Progress
 from harness.run import Item, Run
 from harness.sampler import Sampler, SeededNoise
-from harness.store import Observation, TracePoint
+from harness.store import Observation, Rows, TracePoint, write_trace
 from harness.video import Frames, write_raw
 
 
@@ -50,7 +50,7 @@ class Generator:
         self.sampler: Sampler = self.model.build(self.device, Path(run.data_dir))
         self.weights = self.model.origin(Path(run.data_dir))
         self.memory = memory_of(self.device)
-        self._texts: dict[str, tuple[Tensor, Meter]] = {}
+        self.texts: dict[str, tuple[Tensor, Meter]] = {}
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all prompts, then free the encoder: it is larger than most networks."""
@@ -58,25 +58,25 @@ class Generator:
             meter = Meter(self.device, self.memory)
             with meter.phase("text"):
                 rows = self.model.text.encode([text])[0].to(DTYPES[self.model.dtype])
-            self._texts[text] = rows, meter
+            self.texts[text] = rows, meter
         self.model.text.close()
 
     def text_rows(self, item: Item) -> Tensor:
         """The encoded prompt of a video [length, width]."""
-        return self._texts[item.prompt.text][0]
+        return self.texts[item.prompt.text][0]
 
     def warm_up(self) -> None:
         """Two chunks that nobody measures: kernels, allocators and thread pools start here."""
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
-        text_kv = self.model.text_kv(self.sampler, next(iter(self._texts.values()))[0])
+        text_kv = self.model.text_kv(self.sampler, next(iter(self.texts.values()))[0])
         session = Session(self.model.spec, self.method, self.device)
         chunks = self.sampler.sample(session, text_kv, noise, num_frames, Silent())
         self.decode(torch.cat(list(chunks), dim=1))
 
     def make(self, item: Item, meter: Meter) -> tuple[Frames, Session, list[TracePoint]]:
         """One video: its pixels, the cache as the last commit left it, and its trace."""
-        rows, encoding = self._texts[item.prompt.text]
+        rows, encoding = self.texts[item.prompt.text]
         meter.include(encoding)
         with meter.phase("text"):
             text_kv = self.model.text_kv(self.sampler, rows)
@@ -175,15 +175,16 @@ def generate(run: Run) -> int:
     )
     generator.encode([item.prompt.text for item in items])
     generator.warm_up()
+    rows = Rows(run.folder / store.OBSERVATIONS, Observation)
     num_failed = 0
     with Progress(run.method_name, len(items), passes) as progress:
         for item in items:
             meter = Meter(generator.device, generator.memory, progress.tick)
             try:
-                make_one(generator, item, meter)
+                make_one(generator, item, meter, rows)
             except (RuntimeError, MemoryError) as error:  # of this video; the others go on
                 num_failed += 1
-                replace_row(run, generator.failed(item, error))
+                rows.put(generator.failed(item, error))
                 progress.failed(item, error)
             else:
                 progress.finished(item)
@@ -192,22 +193,13 @@ def generate(run: Run) -> int:
     return num_failed
 
 
-def make_one(generator: Generator, item: Item, meter: Meter) -> None:
+def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows[Observation]) -> None:
     """Make a video and leave its frames, its trace and, last, its row on disk."""
     run = generator.run
     frames, session, trace = generator.make(item, meter)
     write_raw(run.video(item).with_suffix(".npy"), frames)
-    store.append(run.folder / store.TRACE, trace)
-    replace_row(run, generator.observe(item, meter, session, frames))
-
-
-def replace_row(run: Run, row: Observation) -> None:
-    """Write a row, in place of an earlier one of the same video (a failure tried again)."""
-    path = run.folder / store.OBSERVATIONS
-    key = (row.prompt_index, row.sample)
-    earlier = store.read(path, Observation)
-    others = [old for old in earlier if (old.prompt_index, old.sample) != key]
-    store.write(path, [*others, row])
+    write_trace(run.trace(item), trace)
+    rows.put(generator.observe(item, meter, session, frames))
 
 
 def write_manifest(run: Run, device: torch.device) -> None:
@@ -220,7 +212,7 @@ def write_manifest(run: Run, device: torch.device) -> None:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "suite": {"name": run.suite.name, "source": run.suite.source, "seed": run.seed}
             | {"sha256": run.suite.sha256, "num_latent_frames": run.suite.num_frames},
-            "num_videos": len(store.read(run.folder / store.OBSERVATIONS, Observation)),
+            "num_videos": len(store.made(run.folder)),
             "model": {"name": run.model_name, **run.model},
             "method": {"name": run.method_name, **run.method},
             "schema_version": store.SCHEMA_VERSION,

@@ -97,8 +97,7 @@ class Run:
 
         Raises  UserError: the rows cannot be read.
         """
-        rows = store.read(self.folder / store.OBSERVATIONS, store.Observation)
-        done = {(row.prompt_index, row.sample) for row in rows if row.failure is None}
+        done = store.made(self.folder)
         return [
             item
             for item in self.items
@@ -107,13 +106,16 @@ class Run:
 
     def unscored(self) -> list[Item]:
         """Videos asked for that have no score yet."""
-        rows = store.read(self.folder / store.SCORES, store.Score)
-        done = {(row.prompt_index, row.sample) for row in rows}
+        done = store.scored(self.folder)
         return [item for item in self.items if item.key not in done]
 
     def video(self, item: Item) -> Path:
         """Where the files of a video lie, without their endings."""
         return self.folder / "videos" / item.stem
+
+    def trace(self, item: Item) -> Path:
+        """Where the memory trace of a video lies."""
+        return self.folder / "trace" / f"{item.stem}.parquet"
 
     def prepare(self) -> None:
         """Make the folder and leave the request for the child.
@@ -121,7 +123,8 @@ class Run:
         Raises  UserError: the folder cannot be written.
         """
         try:
-            (self.folder / "videos").mkdir(parents=True, exist_ok=True)
+            for name in ("videos", "trace"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "request.json", asdict(self))
         except OSError as error:
             raise UserError(

@@ -162,8 +162,8 @@ class Sampler:
             with observer.phase("denoise"):
                 flow = self.flow(x, t_BF, text_kv, session, frames, False)
                 x = self.clean(x, flow, t_BF)
-            if i + 1 < len(times):
-                sigma = self.schedule.sigma(torch.tensor(times[i + 1])).item()
-                draw = noise.fresh(len(frames)).to(x.device, x.dtype)
-                x = (1 - sigma) * x + sigma * draw
+                if i + 1 < len(times):
+                    sigma = self.schedule.sigma(torch.tensor(times[i + 1])).item()
+                    draw = noise.fresh(len(frames)).to(x.device, x.dtype)
+                    x = (1 - sigma) * x + sigma * draw
         return x

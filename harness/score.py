@@ -18,13 +18,14 @@ NO_REFERENCE = "the BF16 reference could not be generated"
 
 def score(run: Run, reference: Run) -> None:
     """Score every video of a run that has no score; the frames of both runs are on disk."""
-    made, referenced = (_made(each) for each in (run, reference))
+    made, referenced = store.made(run.folder), store.made(reference.folder)
+    rows = store.Rows(run.folder / store.SCORES, Score)
     items = [item for item in run.unscored() if item.key in made]
     with Progress(f"{run.method_name} score", len(items), 1) as progress:
         for item in items:
             pair = (run, reference) if item.key in referenced else (run,)
             frames = [_finish(each, item) for each in pair]
-            store.append(run.folder / store.SCORES, [_score(run, reference, item, frames)])
+            rows.put(_score(run, reference, item, frames))
             progress.tick()
             progress.finished(item)
 
@@ -60,8 +61,3 @@ def _reason(run: Run, reference: Run, has_reference: bool) -> str | None:
     if run.run_id == reference.run_id:
         return IS_REFERENCE
     return None if has_reference else NO_REFERENCE
-
-
-def _made(run: Run) -> set[tuple[int, int]]:
-    rows = store.read(run.folder / store.OBSERVATIONS, store.Observation)
-    return {(row.prompt_index, row.sample) for row in rows if row.failure is None}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from harness.errors import UserError
 from harness.files import whole_file
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
-OBSERVATIONS, SCORES, TRACE = "observations.parquet", "scores.parquet", "trace.parquet"
+OBSERVATIONS, SCORES = "observations.parquet", "scores.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
 KEY = ["run_id", "prompt_index", "sample"]
+Key = tuple[int, int]  # prompt index and sample: one video of a run
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,10 @@ class TracePoint:
     bytes: int
 
 
-Row = TypeVar("Row", Observation, Score, TracePoint)
+Row = TypeVar("Row", Observation, Score)
 
 
-def schema(row_type: type[Row]) -> pa.Schema:
+def schema(row_type: type) -> pa.Schema:
     """The parquet schema of a row type, from its annotations; every column may be null."""
     import pyarrow as pa
 
@@ -148,34 +149,67 @@ def schema(row_type: type[Row]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def read(path: Path, row_type: type[Row]) -> list[Row]:
-    """All rows of a file, none if it does not exist.
+class Rows(Generic[Row]):
+    """A parquet file of one row a video, durable row by row.
 
-    Raises  UserError: the file is damaged, or of another schema version.
+    Each `put` writes the whole file beside itself, syncs it and moves it into place. A run has at
+    most a few thousand rows, so that costs milliseconds and leaves no half-written state behind.
+    Raises  UserError: the file is damaged, or of another schema.
     """
-    if not path.exists():
-        return []
-    return [row_type(**row) for row in _table(path, row_type).to_pylist()]
+
+    def __init__(self, path: Path, row_type: type[Row]) -> None:
+        """Open an existing file, or begin one."""
+        self._path = path
+        self._row_type: type[Row] = row_type
+        self._table = _table(path, row_type) if path.exists() else schema(row_type).empty_table()
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self._table.num_rows)
+
+    def keys(self, wanted: Callable[[dict[str, Any]], bool] = lambda row: True) -> set[Key]:
+        """(prompt index, sample) of the rows that are wanted."""
+        return {
+            (row["prompt_index"], row["sample"]) for row in self._table.to_pylist() if wanted(row)
+        }
+
+    def put(self, row: Row) -> None:
+        """Add a row, in place of an earlier one of the same video."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        same = pc.and_(
+            pc.equal(self._table["prompt_index"], row.prompt_index),
+            pc.equal(self._table["sample"], row.sample),
+        )
+        added = pa.Table.from_pylist([dataclasses.asdict(row)], schema=schema(self._row_type))
+        self._table = pa.concat_tables([self._table.filter(pc.invert(same)), added])
+        write(self._path, self._table)
 
 
-def append(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows durably: the whole file is rewritten beside itself, synced and moved into place.
-
-    A file holds at most a few thousand small rows, so rewriting costs milliseconds and leaves no
-    half-written state behind.
-    """
-    if rows:
-        write(path, [*read(path, type(rows[0])), *rows])
+def made(folder: Path) -> set[Key]:
+    """Videos of a run that were generated without failure."""
+    rows = Rows(folder / OBSERVATIONS, Observation)
+    return rows.keys(lambda row: row["failure"] is None)
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Replace a file by these rows, atomically and durably."""
+def scored(folder: Path) -> set[Key]:
+    """Videos of a run that have a score."""
+    return Rows(folder / SCORES, Score).keys()
+
+
+def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
+    """Write the trace of one video."""
     import pyarrow as pa
+
+    rows = [dataclasses.asdict(point) for point in points]
+    write(path, pa.Table.from_pylist(rows, schema=schema(TracePoint)))
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Replace a file by this table, atomically and durably."""
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(
-        [dataclasses.asdict(row) for row in rows], schema=schema(type(rows[0]))
-    )
     with whole_file(path) as unfinished:
         pq.write_table(table, unfinished)
 
@@ -197,15 +231,12 @@ def load(results: Path | str) -> pd.DataFrame:
 def write_wide(results: Path) -> None:
     """Rewrite `results.parquet`, the table of `load`, atomically."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     wide = schema(Observation)
     for column in schema(Score):
         if column.name not in wide.names:
             wide = wide.append(column)
-    table = pa.Table.from_pandas(load(results), schema=wide, preserve_index=False)
-    with whole_file(results / WIDE) as unfinished:
-        pq.write_table(table, unfinished)
+    write(results / WIDE, pa.Table.from_pandas(load(results), schema=wide, preserve_index=False))
 
 
 def load_run(folder: Path) -> pd.DataFrame:
@@ -219,7 +250,7 @@ def load_run(folder: Path) -> pd.DataFrame:
     return wide
 
 
-def _table(path: Path, row_type: type[Row]) -> pa.Table:
+def _table(path: Path, row_type: type) -> pa.Table:
     """Read a file and hold it against the schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
