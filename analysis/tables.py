@@ -70,8 +70,10 @@ def notes(lines: Sequence[Line]) -> list[str]:
     for line in lines:
         if line.failed:
             found.append(f"{line.method}: {line.failed} videos failed, see failure_reason")
-        found += [f"{line.method}: {reason}" for reason in line.reasons]
-    return list(dict.fromkeys(found))
+    for reason in dict.fromkeys(reason for line in lines for reason in line.reasons):
+        methods = [line.method for line in lines if reason in line.reasons]
+        found.append(f"{', '.join(methods)}: {reason}")
+    return found
 
 
 def print_table(lines: Sequence[Line]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +13,94 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from harness import suites
-from harness.errors import RunFailed, UserError
-from harness.isolate import USER_ERROR, run_stage
+from harness import suites, track
+from harness.errors import AlreadySaid, RunFailed, UserError
+from harness.isolate import INTERRUPTED, USER_ERROR, run_stage
 from harness.run import Run
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 REFERENCE = "bf16"
 
 
-class Session:
-    """What the jobs of one command came to: runs in order, and how they ended."""
+class Command:
+    """What the jobs of one command line came to: runs in order, and how they ended."""
 
     def __init__(self) -> None:
         """Nothing has run yet."""
         self.runs: list[Run] = []
         self.codes: list[int] = []
+        self._warned: set[str] = set()
 
     def job(self, config: DictConfig) -> None:
-        """One job of the command; what goes wrong is said and remembered, and the others go on."""
+        """One job; what goes wrong is said and remembered, and the other jobs go on."""
         try:
-            runs = carry_out(config)
-        except UserError as error:
-            complain(str(error))
+            run, reference = plan(config)
+            self._warn_if_bundled(run)
+            carry_out(run, reference)
+        except (UserError, OmegaConfBaseException) as error:
+            complain(error)
             self.codes.append(USER_ERROR)
         except RunFailed as error:
-            complain(str(error))
+            complain(error)
             self.codes.append(1)
         else:
-            self.runs += [run for run in runs if run not in self.runs]
+            self.runs += [each for each in (reference, run) if each not in self.runs]
+
+    def _warn_if_bundled(self, run: Run) -> None:
+        """Say loudly, once, that these are not the official prompts."""
+        suite = run.suite
+        if suite.source == "bundled" and suite.name not in self._warned:
+            self._warned.add(suite.name)
+            print(
+                f"warning: the official {suite.name} prompts were not found and cannot be "
+                "downloaded; using prompts of our own in the same style, every row is marked "
+                "prompt_source=bundled",
+                file=sys.stderr,
+            )
 
 
 def main() -> int:
     """Compose, run, print the table; exit code 0 done, 1 a run failed, 2 the user can mend it."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
-    session = Session()
-    entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(session.job)
+    command = Command()
+    entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
         entry()
-    except MissingConfigException as error:
-        complain(unknown_choice(error))
-        return USER_ERROR
-    except (HydraException, OmegaConfBaseException) as error:
-        complain(" ".join(str(error).split()))
+        if command.runs:
+            show(command.runs)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        complain(error)
         return USER_ERROR
     except KeyboardInterrupt:
-        complain("interrupted; finished videos are kept, the same command continues")
-        return 130
-    if session.runs:
-        show(session.runs)
-    return max(session.codes, default=0)
+        print("interrupted; finished videos are kept, the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    return max(command.codes, default=0)
 
 
-def carry_out(config: DictConfig) -> list[Run]:
-    """Generate what is missing, make the BF16 reference for it, score; returns both runs."""
-    run, reference = plan(config)
-    warn_if_bundled(run)
-    if run.unscored():
-        for each in (run, reference):
-            each.prepare()
-            if each.missing():
-                run_stage("generate", each.folder)
-        run_stage("score", run.folder, reference.folder)
-    return [run] if reference.run_id == run.run_id else [reference, run]
+def carry_out(run: Run, reference: Run) -> None:
+    """Generate what is missing, make the BF16 reference for it, score."""
+    if not run.unscored():
+        return
+    for each in (run, reference):
+        each.prepare()
+        if each.missing():
+            run_stage("generate", each.folder)
+    run_stage("score", run.folder, reference.folder)
 
 
 def plan(config: DictConfig) -> tuple[Run, Run]:
     """The run that a configuration asks for, and the BF16 run it is held against."""
     choices = HydraConfig.get().runtime.choices
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    suite_config = suites.SuiteConfig(**resolved["suite"])
+    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), resolved["suite"])
+    suite_config: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
     model = resolved["model"]
+    for name in ("chunk_frames", "fps"):
+        if type(model[name]) is not int or model[name] < 1:
+            raise UserError(f"model.{name}={model[name]}: give a positive whole number")
+    track.mode(resolved["track"]["mode"])  # before anything is generated
     data_dir, _ = suites.data_folder(resolved["data_dir"])
     suite = suites.resolve(
         choices["suite"], suite_config, resolved["data_dir"], model["chunk_frames"], model["fps"]
@@ -126,29 +142,26 @@ def show(runs: list[Run]) -> None:
         print(f"{run.method_name:<9} {run.folder}")
 
 
-def warn_if_bundled(run: Run) -> None:
-    """Say loudly that these are not the official prompts."""
-    if run.suite.source == "bundled":
-        print(
-            f"warning: the official {run.suite.name} prompts were not found and cannot be "
-            "downloaded; using prompts of our own in the same style, every row is marked "
-            "prompt_source=bundled",
-            file=sys.stderr,
-        )
+def complain(error: Exception) -> None:
+    """Print one sentence for what went wrong, unless a child has said it already."""
+    if not isinstance(error, AlreadySaid):
+        print(f"error: {sentence(error)}", file=sys.stderr)
 
 
-def unknown_choice(error: MissingConfigException) -> str:
-    """One sentence for an option that does not exist: near matches first, then all."""
-    missing, options = error.missing_cfg_file, sorted(error.options or [])
-    if missing is None or not options:
-        return " ".join(str(error).split())
-    group, _, name = missing.rpartition("/")
+def sentence(error: Exception) -> str:
+    """What was found, what is allowed: Hydra's errors in one line, with near matches."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        choices = f"Choose {group}={'|'.join(sorted(error.options))}"
+        return f"unknown {group} {name}{_near(name, error.options)}? {choices}"
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+        keys = sorted(str(key) for key in cause.parent_node)
+        near = _near(str(cause.key), keys)
+        return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
+    return " ".join(str(error).split())
+
+
+def _near(name: str, options: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, options, cutoff=0.5)
-    hint = f", did you mean {' or '.join(near)}" if near else ""
-    return f"unknown {group} {name}{hint}? Choose {group}={'|'.join(options)}"
-
-
-def complain(sentence: str) -> None:
-    """Print what went wrong, unless a child has said it already."""
-    if sentence:
-        print(f"error: {sentence}", file=sys.stderr)
+    return f", did you mean {' or '.join(near)}" if near else ""

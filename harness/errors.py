@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class UserError(Exception):
     """Something the user can change.
 
     The message is one sentence: what was found, what is allowed, what to type next. The program
     prints it without a traceback and exits with code 2.
     """
+
+
+class AlreadySaid(UserError):
+    """A child process has printed the sentence; the parent only passes the exit code on."""
 
 
 class RunFailed(Exception):

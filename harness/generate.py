@@ -18,6 +18,7 @@ from harness import env, store
 from harness.api import Method
 from harness.attention import BACKEND
 from harness.cache import Session
+from harness.errors import first_line
 from harness.files import write_json
 from harness.measure import PHASES, Meter, memory_of
 from harness.models.model import DTYPES, VideoModel
@@ -134,8 +135,7 @@ class Generator:
         """The row of a video that could not be made."""
         oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         cause = "oom" if oom else "error"
-        reason = f"{type(error).__name__}: {error}"
-        return Observation(**self._identity(item), failure=cause, failure_reason=reason)
+        return Observation(**self._identity(item), failure=cause, failure_reason=first_line(error))
 
     def _identity(self, item: Item) -> dict[str, Any]:
         return {

@@ -7,15 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.errors import RunFailed, UserError
+from harness.errors import AlreadySaid, RunFailed
 
 USER_ERROR = 2  # exit code of a child that has already said what the user can mend
+INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 def run_stage(stage: str, folder: Path, reference: Path | None = None) -> None:
     """Run `generate` or `score` for the request in a run's folder and wait for it.
 
-    Raises  UserError: the child has printed what to mend. RunFailed: it failed or was killed; the
+    Raises  AlreadySaid: the child has printed what to mend. RunFailed: it failed or was killed; the
     rows it finished stay.
     """
     command = [sys.executable, "-m", "harness.worker", stage, str(folder)]
@@ -26,7 +27,7 @@ def run_stage(stage: str, folder: Path, reference: Path | None = None) -> None:
         process.wait()
         raise
     if code == USER_ERROR:
-        raise UserError("")
+        raise AlreadySaid
     if code < 0:
         name = signal.Signals(-code).name
         hint = ", most likely out of memory" if -code == signal.SIGKILL else ""

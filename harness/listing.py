@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.cli import CONF, complain
+from harness.errors import UserError
 from harness.isolate import USER_ERROR
 
 METRICS = Path(__file__).parent / "metrics"
@@ -22,7 +23,7 @@ def main(words: Sequence[str]) -> int:
     }
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
-        complain(f"ls {' '.join(words)}: choose one of ls {'|'.join(lists)}, or ls alone")
+        complain(UserError(f"ls {' '.join(words)}: choose ls {'|'.join(lists)}, or ls alone"))
         return USER_ERROR
     for name in words or lists:
         if not words:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from harness.errors import first_line
 from harness.run import Item
 
 
@@ -67,8 +68,7 @@ class Progress:
     def failed(self, item: Item, error: Exception) -> None:
         """A video could not be made."""
         self._done += 1
-        first_line = str(error).splitlines()[0] if str(error) else ""
-        self._say(f"prompt {item.prompt.index} failed: {type(error).__name__} {first_line}")
+        self._say(f"prompt {item.prompt.index} failed: {first_line(error)}")
 
     def _say(self, text: str) -> None:
         self._console.print(f"{self._name}: {text}", highlight=False, soft_wrap=True)

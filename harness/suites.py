@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 from harness.files import whole_file
@@ -18,6 +19,7 @@ TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same i
 BUNDLED = Path(__file__).parent / "prompts"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
 TIMEOUT_S = 10
+_unreachable: dict[str, OSError] = {}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class SuiteConfig:
     url: str | None = None
     bundled: str | None = None
     source: str = "auto"
-    prompts: str | Sequence[int] | None = None
+    prompts: Any = None  # line indices, or a range start:stop
     num_prompts: int | None = None
     seconds: float | None = None
     frames: int | None = None
@@ -168,14 +170,26 @@ def _download(config: SuiteConfig) -> bytes:
     """Fetch the official list; OSError when that is not possible."""
     if config.url is None or config.sha256 is None:
         raise OSError("the suite names no address")
-    with urllib.request.urlopen(config.url, timeout=TIMEOUT_S) as response:
-        content: bytes = response.read()
+    content = _fetch(config.url)
     found = hashlib.sha256(content).hexdigest()
     if found != config.sha256:
         raise UserError(
             f"{config.url} now has checksum {found[:12]}, expected {config.sha256[:12]}: fetch the "
             f"list by hand into the data folder as {config.file}, or type suite.source=bundled"
         )
+    return content
+
+
+def _fetch(url: str) -> bytes:
+    """Read an address; one that failed is not tried again in this process."""
+    if url in _unreachable:
+        raise _unreachable[url]
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            content: bytes = response.read()
+    except OSError as error:
+        _unreachable[url] = error
+        raise
     return content
 
 
@@ -207,7 +221,7 @@ def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list
     return list(dict.fromkeys(chosen))
 
 
-def _indices(prompts: str | Sequence[int] | None, num_lines: int) -> list[int]:
+def _indices(prompts: Any, num_lines: int) -> list[int]:
     if prompts is None:
         return list(range(num_lines))
     if isinstance(prompts, str):
@@ -217,6 +231,6 @@ def _indices(prompts: str | Sequence[int] | None, num_lines: int) -> list[int]:
                 f"suite.prompts={prompts}: give indices like [0,4,9] or a range like 0:10"
             )
         return list(range(int(span[1]), int(span[2])))
-    if isinstance(prompts, int) or not all(isinstance(i, int) for i in prompts) or not prompts:
+    if not isinstance(prompts, Sequence) or not prompts or not all(type(i) is int for i in prompts):
         raise UserError(f"suite.prompts={prompts}: give indices like [0,4,9] or a range like 0:10")
     return list(prompts)

@@ -8,6 +8,7 @@ import sys
 from typing import Any, Literal
 
 from harness import store
+from harness.errors import UserError, first_line
 from harness.run import Run
 
 Mode = Literal["online", "offline", "disabled"]
@@ -16,12 +17,12 @@ Mode = Literal["online", "offline", "disabled"]
 def mode(wanted: str) -> Mode:
     """`auto` is online with an account (WANDB_API_KEY or netrc), else offline.
 
-    Raises  ValueError: an unknown word.
+    Raises  UserError: an unknown word.
     """
     if wanted in ("online", "offline", "disabled"):
         return wanted  # type: ignore[return-value]
     if wanted != "auto":
-        raise ValueError(f"track.mode={wanted}: choose auto, online, offline or disabled")
+        raise UserError(f"track.mode={wanted}: choose auto, online, offline or disabled")
     return "online" if _has_account() else "offline"
 
 
@@ -32,10 +33,9 @@ def mirror(run: Run) -> None:
     try:
         _mirror(run)
     except Exception as error:  # noqa: BLE001  whatever a tracker does, the results are on disk
-        first_line = (str(error).splitlines() or [""])[0]
         print(
-            f"warning: wandb mirror failed ({type(error).__name__}: {first_line}); results are "
-            f"complete in {run.folder}",
+            f"warning: wandb mirror failed ({first_line(error)}); results are complete in "
+            f"{run.folder}",
             file=sys.stderr,
         )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 
-from harness.errors import UserError
-from harness.isolate import USER_ERROR
+from harness.errors import UserError, first_line
+from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.run import Run
 
 
@@ -31,7 +31,8 @@ def main(stage: str, folder: str, reference: str | None = None) -> int:
     except (UserError, ValueError) as error:
         return _say(str(error))
     except InstantiationException as error:  # Hydra wraps what a constructor raised
-        return _say(str(error.__cause__ or error))
+        known = isinstance(error.__cause__, (UserError, ValueError))
+        return _say(" ".join(str(error.__cause__ if known else error).split()))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -39,6 +40,15 @@ def main(stage: str, folder: str, reference: str | None = None) -> int:
             f"no space left under {folder}: free some and type the same command again, finished "
             "videos are kept"
         )
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+            raise
+        return _say(
+            f"out of memory before the first video ({first_line(error)}): choose a smaller model, "
+            "fewer frames or another device"
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _say(sentence: str) -> int:

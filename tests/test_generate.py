@@ -1,0 +1,70 @@
+"""The first stage inside one process: failures are rows, and random weights say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness import store
+from harness.generate import Generator, generate
+from harness.score import RANDOM_WEIGHTS, score
+from tests.test_run import run
+
+SMALL = ("model.latent_size=[8,8]", "method=rtn_int4", "model.decoder.spatial=4")
+
+
+def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this = run(tmp_path, *SMALL)
+    this.prepare()
+    make = Generator.make
+
+    def starve(self, item, meter):
+        if item.prompt.index == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand more")
+        return make(self, item, meter)
+
+    monkeypatch.setattr(Generator, "make", starve)
+    assert generate(this) == 1
+    rows = store.load_run(this.folder).set_index("prompt_index")
+    assert rows.loc[1, "failure"] == "oom"
+    assert "Tried to allocate 9 GiB" in rows.loc[1, "failure_reason"]
+    assert rows.loc[[0, 2], "failure"].isna().all()
+    assert not (this.folder / "run.json").exists()
+
+    monkeypatch.undo()
+    assert generate(this) == 0
+    assert store.load_run(this.folder)["failure"].isna().all()
+    assert (this.folder / "run.json").exists()
+
+
+def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
+    this = run(tmp_path, *SMALL)
+    this.prepare()
+    generate(this)
+    row = store.load_run(this.folder).iloc[0]
+    import pandas as pd
+
+    trace = pd.read_parquet(this.trace(this.items[0]))
+    last = trace[(trace["chunk"] == 1) & (trace["component"] != "scratch")]
+    assert last["bytes"].sum() == row["kv_stored_bytes"]
+    assert row["kv_peak_bytes"] >= row["kv_stored_bytes"]
+
+
+def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> None:
+    """True-size networks run without a checkpoint, for systems measurements only."""
+    this = run(tmp_path, *SMALL, "model.weights=random")
+    reference = run(tmp_path, *SMALL, "model.weights=random", "method=bf16", method_name="bf16")
+    for each in (this, reference):
+        each.prepare()
+        generate(each)
+    score(this, reference)
+    rows = store.load_run(this.folder)
+    assert (rows["fidelity_reason"] == RANDOM_WEIGHTS).all()
+    assert rows[["psnr_db", "ssim", "lpips"]].isna().all().all()
+    assert rows["generate_s"].gt(0).all()
+    assert np.array_equal(rows["weights"].unique(), ["random"])

@@ -1,0 +1,106 @@
+"""Identity and what is missing: what changes a run, and what must not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import store
+from harness.errors import UserError
+from harness.run import Run
+from harness.store import Observation, Rows
+from harness.suites import Prompt, Suite
+from harness.video import write_raw
+from tests.geometry import configured
+from tests.test_store import observation
+
+
+def run(tmp_path: Path, *overrides: str, **changes: Any) -> Run:
+    config = configured(*overrides)
+    prompts = tuple(Prompt(i, f"prompt {i}") for i in range(3))
+    base: dict[str, Any] = {
+        "results_dir": str(tmp_path),
+        "model_name": "tiny",
+        "method_name": "x",
+        "model": config["model"],
+        "method": config["method"],
+        "suite": Suite("mine", prompts, "custom", "0" * 64, 6),
+        "seed": 0,
+        "samples": 1,
+        "data_dir": "/data",
+        "device": "cpu",
+        "track": {"mode": "disabled"},
+    }
+    return Run(**{**base, **changes})
+
+
+def test_what_decides_the_videos_decides_the_identity(tmp_path: Path) -> None:
+    base = run(tmp_path).run_id
+    suite = run(tmp_path).suite
+    assert run(tmp_path, "method.key.bits=8").run_id != base
+    assert run(tmp_path, "model.window=21").run_id != base
+    assert run(tmp_path, seed=1).run_id != base
+    assert run(tmp_path, suite=replace(suite, num_frames=9)).run_id != base
+    assert run(tmp_path, suite=replace(suite, sha256="1" * 64)).run_id != base
+
+
+def test_paths_trackers_devices_and_selection_do_not(tmp_path: Path) -> None:
+    base = run(tmp_path).run_id
+    suite = run(tmp_path).suite
+    same = [
+        run(tmp_path / "elsewhere"),
+        run(tmp_path, data_dir="/other", device="cuda", track={"mode": "online"}),
+        run(tmp_path, suite=replace(suite, prompts=suite.prompts[:1])),
+        run(tmp_path, samples=2),
+    ]
+    assert {each.run_id for each in same} == {base}
+
+
+def test_a_variant_file_equals_the_override(tmp_path: Path) -> None:
+    variant = run(tmp_path, "method=rtn_int8")
+    assert variant.run_id == run(tmp_path, "method=rtn_int4", "method.key.bits=8").run_id
+
+
+def test_seeds_differ_between_prompts_and_samples(tmp_path: Path) -> None:
+    items = run(tmp_path, samples=2, seed=7).items
+    assert len({item.seed for item in items}) == 6
+    assert items[0].seed == 7
+
+
+def test_request_round_trip(tmp_path: Path) -> None:
+    original = run(tmp_path)
+    original.prepare()
+    assert Run.from_folder(original.folder) == original
+
+
+def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path) -> None:
+    this = run(tmp_path)
+    this.prepare()
+    rows = Rows(this.folder / store.OBSERVATIONS, Observation)
+    for index, failure in ((0, None), (1, "oom"), (2, None)):
+        rows.put(observation(index, run_id=this.run_id, failure=failure))
+    write_raw(this.video(this.items[0]).with_suffix(".npy"), np.zeros((1, 2, 2, 3), np.uint8))
+    assert [item.prompt.index for item in this.missing()] == [1, 2]
+    assert len(this.unscored()) == 3
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="cannot write results to"):
+        run(tmp_path / "file").prepare()
+
+
+def test_the_parent_never_imports_torch() -> None:
+    check = (
+        "import sys, harness.cli, harness.listing; "
+        "heavy = {'torch', 'pandas', 'pyarrow', 'wandb', 'skimage', 'av'} & set(sys.modules); "
+        "heavy and sys.exit(' '.join(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

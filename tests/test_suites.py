@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import suites
+from harness.errors import UserError
+from harness.suites import SuiteConfig, pixel_frames, resolve
+from tests.conftest import SHARED
+from tests.geometry import CONF, configured
+
+LIST = b"first prompt\nsecond prompt\nthird prompt\n"
+SHA = hashlib.sha256(LIST).hexdigest()
+
+
+def config(**changes: Any) -> SuiteConfig:
+    base: dict[str, Any] = {
+        "file": "prompts/mine.txt",
+        "sha256": SHA,
+        "url": "https://example.invalid/mine.txt",
+        "bundled": "moviegen.txt",
+        "seconds": 10,
+    }
+    return SuiteConfig(**{**base, **changes})
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(suites.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(suites, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(suites, "_unreachable", {})
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "prompts").mkdir(parents=True)
+    (tmp_path / "data" / "prompts" / "mine.txt").write_bytes(LIST)
+    return tmp_path / "data"
+
+
+def test_official_list_is_found_by_either_name(data: Path, monkeypatch) -> None:
+    suite = resolve("mine", config(), str(data), 3, 16)
+    assert [p.text for p in suite.prompts] == ["first prompt", "second prompt", "third prompt"]
+    assert (suite.source, suite.sha256) == ("official", SHA)
+    monkeypatch.setenv("HARNESS_DATA", str(data))
+    assert resolve("mine", config(), None, 3, 16) == suite
+
+
+def test_offline_without_a_folder_the_bundled_prompts_serve() -> None:
+    suite = resolve("mine", config(), None, 3, 16)
+    assert suite.source == "bundled"
+    assert len(suite.prompts) >= 16
+
+
+def test_a_download_is_verified_and_kept(monkeypatch) -> None:
+    monkeypatch.setattr(suites.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(LIST))
+    assert resolve("mine", config(), None, 3, 16).source == "official"
+    assert (suites.CACHE / "prompts" / "mine.txt").read_bytes() == LIST
+    monkeypatch.setattr(suites, "CACHE", suites.CACHE / "other")
+    monkeypatch.setattr(suites.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"else\n"))
+    with pytest.raises(UserError, match="now has checksum"):
+        resolve("mine", config(), None, 3, 16)
+
+
+def test_selection(data: Path) -> None:
+    def chosen(**changes: Any) -> list[int]:
+        return [p.index for p in resolve("m", config(**changes), str(data), 3, 16).prompts]
+
+    assert chosen(prompts=[2, 0]) == [2, 0]
+    assert chosen(prompts="1:3") == [1, 2]
+    assert chosen(num_prompts=2) == [0, 1]
+    assert chosen(prompts=[2, 1, 0], num_prompts=1) == [2]
+
+
+def test_ten_seconds_are_42_latent_frames() -> None:
+    """As the study: ceil((160 + 3) / 4) = 41, rounded up to whole chunks of 3."""
+    assert resolve("m", config(), None, 3, 16).num_frames == 42
+    assert pixel_frames(42) == 165
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": [0, 3]}, "has 3, but m .official. has prompts 0 to 2"),
+        ({"prompts": "3:1"}, "range like 0:10"),
+        ({"prompts": [True]}, "give indices"),
+        ({"num_prompts": 4}, "offers 1 to 3 prompts"),
+        ({"frames": 20, "seconds": None}, "choose 18 or 21"),
+        ({"frames": 21}, "give the length once"),
+        ({"seconds": -2}, "positive length"),
+        ({"sha256": "0" * 64}, "has checksum"),
+        ({"file": "prompts/none.txt"}, "no prompt file"),
+        ({"file": "prompts/none.txt", "source": "official"}, "no download"),
+        ({"source": "elsewhere"}, "choose auto, official or bundled"),
+        ({"samples": 0}, "at least 1 sample"),
+        ({"bundled": None, "source": "bundled"}, "no bundled prompts"),
+    ],
+)
+def test_what_cannot_be_used_says_what_to_type(data: Path, changes: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve("m", config(**changes), str(data), 3, 16)
+
+
+@pytest.mark.parametrize("content", [b"", b"one\n\nthree\n", b"\xff\xfe\x00bad"])
+def test_corrupt_prompt_files_are_refused(data: Path, content: bytes) -> None:
+    (data / "prompts" / "mine.txt").write_bytes(content)
+    with pytest.raises(UserError):
+        resolve("m", config(sha256=None), str(data), 3, 16)
+
+
+def test_a_missing_data_folder_is_named() -> None:
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        resolve("m", config(), "/nowhere", 3, 16)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "suite").glob("*.yaml")))
+def test_shipped_suites(name: str) -> None:
+    shipped = SuiteConfig(**configured(f"suite={name}")["suite"])
+    bundled = resolve(name, SuiteConfig(**{**vars(shipped), "source": "bundled"}), None, 3, 16)
+    assert len(bundled.prompts) == shipped.num_prompts
+    if not (SHARED / shipped.file).is_file():
+        pytest.skip(f"official list not found: {SHARED / shipped.file}")
+    everything = SuiteConfig(**{**vars(shipped), "num_prompts": None})
+    official = resolve(name, everything, str(SHARED), 3, 16)
+    assert len(official.prompts) == {"moviegen": 1003, "storyeval": 423}[name]
+    assert official.source == "official"
