@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 MIB, GIB = 2**20, 2**30
+MIN_WIDTH = 100  # columns of text; a narrower terminal wraps lines, no cell is ever cut
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Line:
 COLUMNS = {
     "method": "method",
     "n": "n",
-    "ratio_same_frames": "ratio (same frames)",
-    "ratio_full_length": "ratio (full length)",
+    "ratio_same_frames": "ratio same",
+    "ratio_full_length": "ratio full",
     "kv_mib": "KV MiB",
     "peak_gib": "peak GiB",
     "seconds": "s/video",
@@ -63,6 +64,8 @@ def cells(line: Line) -> list[str]:
 def notes(lines: Sequence[Line]) -> list[str]:
     """What the reader must know beneath the table: phases, reference, failures, missing values."""
     found = [
+        "ratio: BF16 bytes of the frames still attended (same), or of all frames (full), over the "
+        "bytes stored",
         "s/video: text, denoise, commit and decode, device finished; peak: the largest of all "
         "videos and phases",
         "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed",
@@ -83,10 +86,10 @@ def print_table(lines: Sequence[Line]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in COLUMNS.values():
-        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=False)
+        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
     for line in lines:
         table.add_row(*cells(line))
-    console = Console(width=None if Console().is_terminal else 130)
+    console = Console(width=max(Console().width, MIN_WIDTH))
     console.print(table)
     for note in notes(lines):
         console.print(note, style="dim", highlight=False, soft_wrap=True)

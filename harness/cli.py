@@ -137,9 +137,10 @@ def show(runs: list[Run]) -> None:
     print_table(summarize(selected))
     root = Path(runs[0].results_dir)
     store.write_wide(root)
-    print(f"rows      {root / store.WIDE}")
-    for run in runs:
-        print(f"{run.method_name:<9} {run.folder}")
+    places = {"rows": root / store.WIDE} | {run.method_name: run.folder for run in runs}
+    width = max(map(len, places))
+    for name, path in places.items():
+        print(f"{name:<{width}}  {path}")
 
 
 def complain(error: Exception) -> None:

@@ -98,7 +98,7 @@ def test_the_table_is_printed_with_its_notes(sweep: tuple[Path, Done]) -> None:
     _, done = sweep
     for method in SWEEP.split(","):
         assert method in done.stdout
-    assert "ratio (same frames)" in done.stdout
+    assert "ratio same" in done.stdout
     assert "text, denoise, commit and decode" in done.stdout
     assert done.stderr.count("prompts of our own") == 1  # said once, not once a job
     again = command("table", str(sweep[0]), "--format", "md", module="analysis")

@@ -1,0 +1,59 @@
+"""What the README says, done: its commands and its example of a method."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_cli import SHORT, command
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.removeprefix("python -m ")
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith("python -m ")
+]
+# Settings that come last win: the same commands on short clips, where no checkpoint is needed.
+QUICK = [*SHORT, "suite.num_prompts=1", "suite.prompts=null", "track=disabled"]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 6
+    assert len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "self_forcing" not in c])
+def test_readme_command(line: str, tmp_path: Path) -> None:
+    module, *words = line.split()
+    results = tmp_path / "results"
+    for language, block in BLOCKS:  # the example's files, where the README puts them
+        name = re.match(r"# (\S+\.(?:py|yaml))\n", block)
+        if language in ("python", "yaml") and name:
+            (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name[1]).write_text(block)
+    if module == "analysis":
+        made = command("method=bf16", *QUICK, f"results_dir={results}", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    elif words[0] != "ls":
+        words += [*QUICK, f"results_dir={results}"]
+    done = command(*words, module=module, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    if module == "harness" and words[0] != "ls":
+        assert pd.read_parquet(results / "results.parquet")["failure"].isna().all()
+
+
+def test_the_checkpoint_commands_say_what_is_missing(tmp_path: Path) -> None:
+    (line,) = [c for c in COMMANDS if "self_forcing" in c]
+    (tmp_path / "data").mkdir()
+    words = [*line.split()[1:], "suite.source=bundled", f"results_dir={tmp_path}"]
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "found no checkpoint at" in done.stderr
