@@ -66,8 +66,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
     found = [
         "ratio: BF16 bytes of the frames still attended (same), or of all frames (full), over the "
         "bytes stored",
-        "s/video: text, denoise, commit and decode, device finished; peak: the largest of all "
-        "videos and phases",
+        "s/video: text, denoise, commit and decode, device finished; peak: the largest of denoise, "
+        "commit and decode over all videos",
         "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed",
     ]
     for line in lines:

@@ -37,12 +37,14 @@ class Block:
     tokens: int
     roped: bool
     count: int = 1
+    width: int = 0  # values of one token, over batch, heads and channels
     frames: list[int] = field(default_factory=list)
     key: Packed | None = None
     value: Packed | None = None
 
     def append(self, frames: list[int], k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
         """Encode new frames behind those that are here."""
+        self.width = k_BHFTD.shape[0] * k_BHFTD.shape[1] * k_BHFTD.shape[4]
         key, value = self.key_quantizer.encode(k_BHFTD), self.value_quantizer.encode(v_BHFTD)
         self.key = key if self.key is None else self.key.append(key)
         self.value = value if self.value is None else self.value.append(value)
@@ -54,6 +56,17 @@ class Block:
         index = self._index(frames, self.key)
         k = self.key_quantizer.decode(self.key.frames(index), dtype)
         return k, self.value_quantizer.decode(self.value.frames(index), dtype)
+
+    @property
+    def packed(self) -> list[Packed]:
+        """Keys and values as they are held; nothing while the block is empty."""
+        return [packed for packed in (self.key, self.value) if packed is not None]
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Bytes of the codes alone."""
+        values = len(self.frames) * self.tokens * self.width
+        return sum(values * packed.bits // 8 for packed in self.packed)
 
     def keep(self, frames: list[int]) -> None:
         """Free every frame but these."""
@@ -101,6 +114,7 @@ class Session:
         self.peak_bytes = 0
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
+        self._turns: dict[tuple[int, ...], Tensor] = {}  # of this pass, shared by its layers
         roped = (spec.keys if method.keys == "model" else method.keys) == "roped"
         tokens = spec.tokens_per_frame
         self._layers = [
@@ -119,6 +133,7 @@ class Session:
             self._evict()
         if commit:  # the scratch of this chunk has its full size now, history has not grown yet
             self.ledger()
+        self._turns.clear()
         shift = self._shift()
         turns = self._rope.frames([f - shift for f in frames]).flatten(0, 1)
         return Plan(frames, commit, shift, turns)
@@ -144,8 +159,8 @@ class Session:
         held: Counter[str] = Counter()
         for layer in self._layers:
             for block in layer.blocks:
-                for packed in (block.key, block.value):
-                    for name, part in packed.parts.items() if packed else ():
+                for packed in block.packed:
+                    for name, part in packed.parts.items():
                         held["pooled" if block is layer.pooled else name] += part.nbytes
             held["notes"] += sum(note.nbytes for note in layer.notes.values())
         held["scratch"] = self._scratch.nbytes
@@ -160,13 +175,7 @@ class Session:
     @property
     def nominal_bytes(self) -> int:
         """Bytes of the codes alone, as a bit width is usually quoted."""
-        packed = [p for layer in self._layers for b in layer.blocks for p in (b.key, b.value) if p]
-        per_frame = self.spec.num_heads * self.spec.head_dim
-        tokens = [next(iter(p.parts.values())).shape for p in packed]
-        return sum(
-            shape[0] * shape[2] * shape[3] * per_frame * p.bits // 8
-            for shape, p in zip(tokens, packed, strict=True)
-        )
+        return sum(block.nominal_bytes for layer in self._layers for block in layer.blocks)
 
     @property
     def num_frames_held(self) -> float:
@@ -200,8 +209,7 @@ class Session:
         moved = [0 if f < self.spec.sink else -plan.shift for f in block.frames]
         turns = None
         if not block.roped:
-            places = [f + offset for f, offset in zip(block.frames, moved, strict=True)]
-            turns = self._rope.frames(places)
+            turns = self._places(tuple(f + m for f, m in zip(block.frames, moved, strict=True)))
         elif any(moved):
             turns = self._rope.shifts(moved)
         return Segment(
@@ -213,6 +221,12 @@ class Session:
             turns=turns,
             log_count=math.log(block.count),
         )
+
+    def _places(self, positions: tuple[int, ...]) -> Tensor:
+        """Rotations of whole frames; layers that hold the same frames share them."""
+        if positions not in self._turns:
+            self._turns[positions] = self._rope.frames(positions)
+        return self._turns[positions]
 
     def _commit(self, layer: Layer, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan) -> None:
         """Store the chunk of a commit pass, then let the policy decide over the layer."""

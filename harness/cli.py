@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from harness import suites, track
+from harness import store, suites, track
 from harness.errors import AlreadySaid, RunFailed, UserError
 from harness.isolate import INTERRUPTED, USER_ERROR, run_stage
 from harness.run import Run
@@ -38,6 +38,7 @@ class Command:
         try:
             run, reference = plan(config)
             self._warn_if_bundled(run)
+            self.runs += [each for each in (reference, run) if each not in self.runs]
             carry_out(run, reference)
         except (UserError, OmegaConfBaseException) as error:
             complain(error)
@@ -45,8 +46,6 @@ class Command:
         except RunFailed as error:
             complain(error)
             self.codes.append(1)
-        else:
-            self.runs += [each for each in (reference, run) if each not in self.runs]
 
     def _warn_if_bundled(self, run: Run) -> None:
         """Say loudly, once, that these are not the official prompts."""
@@ -68,8 +67,7 @@ def main() -> int:
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
         entry()
-        if command.runs:
-            show(command.runs)
+        show(command.runs)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         complain(error)
         return USER_ERROR
@@ -83,11 +81,17 @@ def carry_out(run: Run, reference: Run) -> None:
     """Generate what is missing, make the BF16 reference for it, score."""
     if not run.unscored():
         return
+    failure: RunFailed | None = None
     for each in (run, reference):
         each.prepare()
         if each.missing():
-            run_stage("generate", each.folder)
+            try:
+                run_stage("generate", each.folder)
+            except RunFailed as error:  # score what there is before saying so
+                failure = failure or error
     run_stage("score", run.folder, reference.folder)
+    if failure:
+        raise failure
 
 
 def plan(config: DictConfig) -> tuple[Run, Run]:
@@ -124,9 +128,11 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
 
 
 def show(runs: list[Run]) -> None:
-    """Print the table of these runs and where everything lies."""
+    """Print the table of the runs that have rows, and where everything lies."""
+    runs = [run for run in runs if (run.folder / store.OBSERVATIONS).exists()]
+    if not runs:
+        return
     from analysis.tables import print_table, summarize
-    from harness import store
 
     selected = []
     for run in runs:

@@ -55,6 +55,7 @@ class Generator:
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all prompts, then free the encoder: it is larger than most networks."""
+        self.model.text.to(self.device)
         for text in texts:
             meter = Meter(self.device, self.memory)
             with meter.phase("text"):
@@ -117,7 +118,7 @@ class Generator:
             generate_s=sum(meter.seconds[phase] for phase in PHASES),
             num_passes=meter.num_passes,
             memory_source=self.memory.source,
-            peak_bytes=max(meter.peaks.values()),
+            peak_bytes=max(peak for phase, peak in meter.peaks.items() if phase != "text"),
             peak_reserved_bytes=meter.peak_reserved,
             kv_nominal_bytes=session.nominal_bytes,
             kv_stored_bytes=stored,

@@ -33,13 +33,18 @@ class CudaMemory:
 
     source = "cuda allocator"
 
+    def __init__(self, device: torch.device) -> None:
+        """Watch one device."""
+        self._device = device
+
     def reset(self) -> None:
         """Forget the peak."""
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak(self) -> tuple[int, int]:
         """Allocated and reserved."""
-        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        allocated = torch.cuda.max_memory_allocated(self._device)
+        return allocated, torch.cuda.max_memory_reserved(self._device)
 
 
 class ResidentMemory:
@@ -78,7 +83,7 @@ class SampledMemory:
 def memory_of(device: torch.device) -> Memory:
     """The best source there is for a device."""
     if device.type == "cuda":
-        return CudaMemory()
+        return CudaMemory(device)
     resident = ResidentMemory()
     try:
         resident.reset()

@@ -30,7 +30,8 @@ class Observation:
 
     Times are seconds after the device has finished, by phase; `generate_s` is their sum. Peaks are
     bytes a phase: allocated memory on CUDA, resident memory of the process on a CPU
-    (`memory_source`). KV bytes: `nominal` codes alone, `stored` tensors held after the last
+    (`memory_source`); `peak_bytes` is the largest but that of `text`, whose encoder is gone before
+    the first video starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last
     commit, `peak` the most that history and scratch ever held together. Ratios put BF16 bytes over
     stored bytes: of the frames that still have a place in the attention, and of all frames.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import math
 import os
 import re
@@ -67,11 +68,8 @@ class SuiteConfig:
             raise UserError(
                 f"suite.source={self.source} is unknown: choose auto, official or bundled"
             )
-        if (self.seconds is None) == (self.frames is None):
-            raise UserError(
-                "give the length once: suite.seconds=10 suite.frames=null, or suite.frames=42 "
-                "suite.seconds=null"
-            )
+        if self.seconds is None and self.frames is None:
+            raise UserError("the videos have no length: type suite.seconds=10 or suite.frames=42")
         if self.samples < 1:
             raise UserError(f"suite.samples={self.samples}: give at least 1 sample per prompt")
 
@@ -187,9 +185,9 @@ def _fetch(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             content: bytes = response.read()
-    except OSError as error:
-        _unreachable[url] = error
-        raise
+    except (OSError, http.client.HTTPException) as error:
+        _unreachable[url] = OSError(str(error))
+        raise _unreachable[url] from error
     return content
 
 

@@ -16,7 +16,7 @@ import pytest
 from harness.video import frames_file, read_frames
 from tests.conftest import ROOT
 
-SHORT = ["suite.frames=12", "suite.seconds=null", "suite.source=bundled"]
+SHORT = ["suite.frames=12", "suite.source=bundled"]
 SWEEP = "bf16,rtn_int8,rtn_int4,rtn_int2,softprune_int4"
 Done = subprocess.CompletedProcess[str]
 
@@ -162,7 +162,7 @@ def one_sentence(done: Done) -> str:
         (["suite=moviegn"], "did you mean moviegen"),
         (["model=tinny"], "did you mean tiny? Choose model=self_forcing|tiny"),
         (["method=rtn_int4", "method.key.bitz=3"], "did you mean bits? Choose"),
-        (["suite.frames=20", "suite.seconds=null"], "choose 18 or 21"),
+        (["suite.frames=20"], "choose 18 or 21"),
         (["suite.seconds=long"], "could not be converted to Float"),
         (["suite.prompts=[0,24]"], "has prompts 0 to 23"),
         (["suite.file=prompts/none.txt", "suite.source=official"], "put the file there"),

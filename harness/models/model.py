@@ -26,6 +26,9 @@ class TextEncoder(Protocol):
     def locate(self, root: Path) -> None:
         """Look for files below `root`."""
 
+    def to(self, device: torch.device) -> None:
+        """Encode on this device."""
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """[B, length, width] fp32 on the CPU; padding rows are zero."""
 

@@ -58,6 +58,9 @@ class HashText:
     def locate(self, root: Path) -> None:
         """No files; encoders share this call."""
 
+    def to(self, device: torch.device) -> None:
+        """Nothing to move; encoders share this call."""
+
     def close(self) -> None:
         """Nothing is held; encoders share this call."""
 
@@ -94,7 +97,6 @@ class UmT5Text:
         length: int = 512,
         width: int = 4096,
         weights: str = "checkpoint",
-        device: str = "cpu",
         dtype: str = "bfloat16",
     ) -> None:
         """Remember the settings; `dtype` is bfloat16 (10.6 GiB) or float32 (twice as much)."""
@@ -104,12 +106,17 @@ class UmT5Text:
             raise UserError(f"text.weights={weights}: choose checkpoint or random")
         self.folder, self.length, self.width = folder, length, width
         self._random = HashText(length, width) if weights == "random" else None
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = torch.device("cpu"), dtype
         self._loaded: tuple[Any, Any] | None = None
 
     def locate(self, root: Path) -> None:
         """Read the folder below `root` from now on, unless it is absolute."""
         self.folder = str(root / self.folder)
+
+    def to(self, device: torch.device) -> None:
+        """Encode on this device; what is loaded already is dropped."""
+        self.close()
+        self.device = device
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Rows of the prompts [num_prompts, length, width]; loads the encoder the first time."""
@@ -124,7 +131,7 @@ class UmT5Text:
     def close(self) -> None:
         """Free the encoder; the next `encode` loads it again."""
         self._loaded = None
-        if torch.device(self.device).type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.no_grad()
