@@ -53,8 +53,8 @@ class Command:
         if suite.source == "bundled" and suite.name not in self._warned:
             self._warned.add(suite.name)
             print(
-                f"warning: the official {suite.name} prompts were not found and cannot be "
-                "downloaded; using prompts of our own in the same style, every row is marked "
+                f"warning: {suite.name} runs on prompts of our own in the same style, not on the "
+                "official list (README, Prompts, says where it goes); every row is marked "
                 "prompt_source=bundled",
                 file=sys.stderr,
             )
@@ -78,17 +78,22 @@ def main() -> int:
 
 
 def carry_out(run: Run, reference: Run) -> None:
-    """Generate what is missing, make the BF16 reference for it, score."""
+    """Generate what is missing, make the BF16 reference for it, score.
+
+    Raises  RunFailed: some videos could not be made; those that could are scored before.
+    """
     if not run.unscored():
         return
     failure: RunFailed | None = None
     for each in (run, reference):
         each.prepare()
-        if each.missing():
-            try:
+        try:
+            if each.missing():
                 run_stage("generate", each.folder)
-            except RunFailed as error:  # score what there is before saying so
-                failure = failure or error
+        except RunFailed as error:
+            if not store.made(run.folder):
+                raise
+            failure = failure or error
     run_stage("score", run.folder, reference.folder)
     if failure:
         raise failure

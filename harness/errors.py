@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 def first_line(error: Exception) -> str:
     """The kind of an error and the first line of what it says."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def last_frame(error: Exception) -> str:
+    """Where an error was raised: file, line and function."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "?"
 
 
 class UserError(Exception):

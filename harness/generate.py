@@ -18,7 +18,7 @@ from harness import env, store
 from harness.api import Method
 from harness.attention import BACKEND
 from harness.cache import Session
-from harness.errors import first_line
+from harness.errors import UserError, first_line, last_frame
 from harness.files import write_json
 from harness.measure import PHASES, Meter, memory_of
 from harness.models.model import DTYPES, VideoModel
@@ -136,7 +136,8 @@ class Generator:
         """The row of a video that could not be made."""
         oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         cause = "oom" if oom else "error"
-        return Observation(**self._identity(item), failure=cause, failure_reason=first_line(error))
+        reason = f"{first_line(error)} ({last_frame(error)})"
+        return Observation(**self._identity(item), failure=cause, failure_reason=reason)
 
     def _identity(self, item: Item) -> dict[str, Any]:
         return {
@@ -183,7 +184,9 @@ def generate(run: Run) -> int:
             meter = Meter(generator.device, generator.memory, progress.tick)
             try:
                 make_one(generator, item, meter, rows)
-            except (RuntimeError, MemoryError) as error:  # of this video; the others go on
+            except (UserError, OSError):  # of the folder, not of this video
+                raise
+            except Exception as error:  # noqa: BLE001  this video's row; the others go on
                 num_failed += 1
                 rows.put(generator.failed(item, error))
                 progress.failed(item, error)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from harness.errors import first_line
+from harness.errors import first_line, last_frame
 from harness.run import Item
 
 
@@ -68,7 +68,8 @@ class Progress:
     def failed(self, item: Item, error: Exception) -> None:
         """A video could not be made."""
         self._done += 1
-        self._say(f"prompt {item.prompt.index} failed: {first_line(error)}")
+        place = last_frame(error)
+        self._say(f"prompt {item.prompt.index} failed: {first_line(error)} ({place})")
 
     def _say(self, text: str) -> None:
         self._console.print(f"{self._name}: {text}", highlight=False, soft_wrap=True)

@@ -91,7 +91,7 @@ def schedule(config: dict[str, Any]) -> Schedule:
     )
 
 
-def as_buffer(stored: tuple[Any, ...], recorded: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+def as_buffer(stored: tuple[Any, ...]) -> tuple[Any, Any]:
     """Our keys and values in the layout of the original's buffer [B, tokens, H, D]."""
     _, k, v = stored
     return tuple(x.flatten(2, 3).transpose(1, 2) for x in (k, v))
@@ -119,7 +119,7 @@ def replay(network: Wan, spec: CacheSpec, scenario: dict[str, Any], state: dict[
             torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)
         for layer, recorded in enumerate(call.get("kv", [])):
-            k, v = as_buffer(stored[layer], recorded)
+            k, v = as_buffer(stored[layer])
             filled = slice(0, k.shape[1])
             torch.testing.assert_close(k, recorded["k"][:, filled], atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(v, recorded["v"][:, filled], atol=TOLERANCE, rtol=0)
@@ -157,10 +157,20 @@ def test_every_frame_has_its_own_modulation(golden: Any) -> None:
     inputs = scenario["inputs"]
     with torch.inference_mode():
         text_kv = network.text_kv(inputs["text"])
-        for i, start in enumerate(inputs["start_frame"]):
-            again = start + 3 == (inputs["start_frame"] + [None])[i + 1] if i + 1 < 3 else True
+        calls = zip(
+            inputs["x_t"],
+            inputs["timestep"],
+            inputs["start_frame"],
+            [True, False, True],  # the original stores at every call; the second is overwritten
+            strict=True,
+        )
+        for x, t, start, commit in calls:
             frames = range(start, start + 3)
-            sampler.flow(inputs["x_t"][i], inputs["timestep"][i], text_kv, session, frames, again)
-    for (_, flow, x0, _), call in zip(sampler.passes, scenario["calls"], strict=True):
+            sampler.flow(x, t, text_kv, session, frames, commit)
+    for (_, flow, x0, stored), call in zip(sampler.passes, scenario["calls"], strict=True):
         torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)
+        for layer, recorded in enumerate(call["kv"] if stored else []):
+            k, v = as_buffer(stored[layer])
+            torch.testing.assert_close(k, recorded["k"][:, : k.shape[1]], atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(v, recorded["v"][:, : v.shape[1]], atol=TOLERANCE, rtol=0)

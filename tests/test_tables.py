@@ -1,0 +1,61 @@
+"""Rows to the table, against hand-worked cells."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.tables import cells, markdown, notes, summarize
+from harness.store import Score, schema
+from tests.test_store import observation
+
+GIB = 2**30
+
+
+def rows(*observations: object, **scores: list[object]) -> pd.DataFrame:
+    frame = pd.DataFrame([vars(o) for o in observations])
+    for name in schema(Score).names:
+        if name not in frame:
+            frame[name] = scores.get(name, [None] * len(frame))
+    return frame
+
+
+def made(index: int, peak_bytes: int, seconds: float) -> object:
+    return observation(
+        index,
+        peak_bytes=peak_bytes,
+        generate_s=seconds,
+        kv_stored_bytes=3 * 2**20,
+        kv_ratio_same_frames=3.2,
+        kv_ratio_full_length=5.0,
+    )
+
+
+def test_means_over_videos_and_the_largest_peak() -> None:
+    table = rows(made(0, GIB, 1.0), made(1, 2 * GIB, 2.0), psnr_db=[30.0, 34.0], ssim=[0.9, None])
+    (line,) = summarize([table])
+    expected = ["x", "2", "3.20", "5.00", "3.00", "2.000", "1.50", "32.00", "0.9000", "-"]
+    assert cells(line) == expected
+
+
+def test_failed_videos_are_counted_apart_and_said() -> None:
+    failure = observation(1, failure="oom", peak_bytes=9 * GIB)
+    (line,) = summarize([rows(made(0, GIB, 1.0), failure)])
+    assert (line.n, line.failed, line.peak_gib) == (1, 1, 1.0)
+    assert any("1 videos failed" in note for note in notes([line]))
+
+
+def test_a_run_without_any_video_has_no_numbers() -> None:
+    (line,) = summarize([rows(observation(0, failure="oom"))])
+    assert cells(line)[2:] == ["-"] * 8
+
+
+def test_a_missing_value_says_why_once_for_all_methods() -> None:
+    tables = [rows(made(0, GIB, 1.0), lpips_reason=["no weights"]) for _ in range(2)]
+    assert [n for n in notes(summarize(tables)) if "no weights" in n] == ["x, x: no weights"]
+
+
+def test_markdown_has_a_row_a_run() -> None:
+    text = markdown(summarize([rows(made(0, GIB, 1.0))]))
+    lines = text.splitlines()
+    assert lines[0].startswith("| method | n |")
+    assert lines[2].startswith("| x | 1 | 3.20 |")
