@@ -38,14 +38,19 @@ class Command:
         try:
             run, reference = plan(config)
             self._warn_if_bundled(run)
-            self.runs += [each for each in (reference, run) if each not in self.runs]
-            carry_out(run, reference)
+            self._carry_out(run, reference)
         except (UserError, OmegaConfBaseException) as error:
             complain(error)
             self.codes.append(USER_ERROR)
+
+    def _carry_out(self, run: Run, reference: Run) -> None:
+        """A failed run has a place in the table: it shows what there is."""
+        try:
+            carry_out(run, reference)
         except RunFailed as error:
             complain(error)
             self.codes.append(1)
+        self.runs += [each for each in (reference, run) if each not in self.runs]
 
     def _warn_if_bundled(self, run: Run) -> None:
         """Say loudly, once, that these are not the official prompts."""

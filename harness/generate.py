@@ -201,6 +201,8 @@ def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows[Observat
     """Make a video and leave its frames, its trace and, last, its row on disk."""
     run = generator.run
     frames, session, trace = generator.make(item, meter)
+    for stale in run.video(item).parent.glob(f"{item.stem}.*"):
+        stale.unlink()
     write_raw(run.video(item).with_suffix(".npy"), frames)
     write_trace(run.trace(item), trace)
     rows.put(generator.observe(item, meter, session, frames))

@@ -105,9 +105,16 @@ class Run:
         ]
 
     def unscored(self) -> list[Item]:
-        """Videos asked for that have no score yet."""
-        done = store.scored(self.folder)
-        return [item for item in self.items if item.key not in done]
+        """Videos asked for that are not made, not scored, or made anew since they were scored.
+
+        Scoring packs the frames, so raw ones have not been scored.
+        """
+        done = store.made(self.folder) & store.scored(self.folder)
+        return [
+            item
+            for item in self.items
+            if item.key not in done or self.video(item).with_suffix(".npy").exists()
+        ]
 
     def video(self, item: Item) -> Path:
         """Where the files of a video lie, without their endings."""

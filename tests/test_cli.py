@@ -145,6 +145,9 @@ def test_a_parquet_cut_in_half_is_named_and_other_rows_stay(tmp_path: Path) -> N
         assert one_sentence(done).startswith(f"error: {path} is damaged")
         assert "move it away" in done.stderr
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 1
+    path.unlink()
+    assert command(*words).returncode == 0
+    assert len(pd.read_parquet(path)) == 1
 
 
 def one_sentence(done: Done) -> str:
