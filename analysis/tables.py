@@ -106,7 +106,7 @@ def markdown(lines: Sequence[Line]) -> str:
 def _line(rows: pd.DataFrame) -> Line:
     made = rows[rows["failure"].isna()]
     return Line(
-        method=str(rows["method"].iloc[0]),
+        method=" ".join(str(rows[name].iloc[0]) for name in ("method", "settings")).strip(),
         n=len(made),
         failed=len(rows) - len(made),
         ratio_same_frames=_mean(made["kv_ratio_same_frames"]),

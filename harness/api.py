@@ -165,7 +165,11 @@ class Method:
     keys: Literal["model", "roped", "unroped"] = "model"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown key space."""
+        """Refuse parts of another kind and an unknown key space."""
+        kinds = {"key": Quantizer, "value": Quantizer, "retention": Retention}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"method.{name}={getattr(self, name)}: give a {kind.__name__}")
         if self.keys not in ("model", "roped", "unroped"):
             raise ValueError(f"method.keys={self.keys}: choose model, roped or unroped")
 

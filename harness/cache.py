@@ -244,7 +244,13 @@ class Session:
         self._apply(layer, self.method.retention.decide(history), k_BHTD.dtype)
 
     def _apply(self, layer: Layer, fates: dict[int, Fate], dtype: torch.dtype) -> None:
-        """Carry out the policy's decision."""
+        """Carry out the policy's decision.
+
+        Raises  ValueError: it is about a frame that is not stored in full.
+        """
+        unknown = sorted(set(fates) - set(layer.full.frames))
+        if unknown:
+            raise ValueError(f"the retention policy decided over frame {unknown[0]}, not stored")
         pooled = sorted(f for f, fate in fates.items() if fate is Fate.POOL)
         if pooled:
             k, v = layer.full.read(pooled, torch.float32)

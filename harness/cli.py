@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -31,16 +32,21 @@ class Command:
         """Nothing has run yet."""
         self.runs: list[Run] = []
         self.codes: list[int] = []
+        self.num_jobs = 0
         self._warned: set[str] = set()
 
     def job(self, config: DictConfig) -> None:
         """One job; what goes wrong is said and remembered, and the other jobs go on."""
+        self.num_jobs += 1
         try:
             run, reference = plan(config)
             self._warn_if_bundled(run)
             self._carry_out(run, reference)
         except (UserError, OmegaConfBaseException) as error:
             complain(error)
+            self.codes.append(USER_ERROR)
+        except OSError as error:  # a full disk, a file system that went away
+            complain(UserError(f"cannot go on: {error}; finished videos are kept"))
             self.codes.append(USER_ERROR)
 
     def _carry_out(self, run: Run, reference: Run) -> None:
@@ -50,7 +56,9 @@ class Command:
         except RunFailed as error:
             complain(error)
             self.codes.append(1)
-        self.runs += [each for each in (reference, run) if each not in self.runs]
+        for each in (reference, run):
+            if all(each.run_id != known.run_id for known in self.runs):
+                self.runs.append(each)
 
     def _warn_if_bundled(self, run: Run) -> None:
         """Say loudly, once, that these are not the official prompts."""
@@ -73,12 +81,17 @@ def main() -> int:
     try:
         entry()
         show(command.runs)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         complain(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; finished videos are kept, the same command continues", file=sys.stderr)
         return INTERRUPTED
+    if command.num_jobs > 1 and command.codes:
+        print(
+            f"{len(command.codes)} of {command.num_jobs} jobs ended with an error, said above",
+            file=sys.stderr,
+        )
     return max(command.codes, default=0)
 
 
@@ -87,21 +100,36 @@ def carry_out(run: Run, reference: Run) -> None:
 
     Raises  RunFailed: some videos could not be made; those that could are scored before.
     """
-    if not run.unscored():
-        return
-    failure: RunFailed | None = None
-    for each in (run, reference):
-        each.prepare()
-        try:
-            if each.missing():
-                run_stage("generate", each.folder)
-        except RunFailed as error:
-            if not store.made(run.folder):
-                raise
-            failure = failure or error
-    run_stage("score", run.folder, reference.folder)
-    if failure:
-        raise failure
+    with run.prepared():
+        if not run.unscored():
+            return
+        failures = generate(run)
+        if not store.made(run.folder):
+            raise failures[0]
+        if reference.run_id != run.run_id:
+            try:
+                carry_out(reference, reference)
+            except RunFailed as error:
+                failures.append(error)
+        run_stage("score", run.folder, reference.folder)
+    if failures:
+        raise failures[0]
+
+
+def generate(run: Run) -> list[RunFailed]:
+    """First stage, if anything is missing; what failed of it.
+
+    Raises  AlreadySaid: the settings cannot run; nothing of the run is left behind.
+    """
+    try:
+        if run.missing():
+            run_stage("generate", run.folder)
+    except AlreadySaid:
+        run.discard_if_empty()
+        raise
+    except RunFailed as error:
+        return [error]
+    return []
 
 
 def plan(config: DictConfig) -> tuple[Run, Run]:
@@ -110,15 +138,15 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), resolved["suite"])
     suite_config: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
+    check(resolved)
     model = resolved["model"]
-    for name in ("chunk_frames", "fps"):
-        if type(model[name]) is not int or model[name] < 1:
-            raise UserError(f"model.{name}={model[name]}: give a positive whole number")
-    track.mode(resolved["track"]["mode"])  # before anything is generated
     data_dir, _ = suites.data_folder(resolved["data_dir"])
     suite = suites.resolve(
         choices["suite"], suite_config, resolved["data_dir"], model["chunk_frames"], model["fps"]
     )
+    words = HydraConfig.get().overrides.task
+    of_model = [word for word in words if word.startswith("model.")]
+    of_method = [word.removeprefix("method.") for word in words if word.startswith("method.")]
     shared: dict[str, Any] = {
         "results_dir": str(Path(resolved["results_dir"]).absolute()),
         "model_name": choices["model"],
@@ -133,8 +161,30 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     bf16: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         OmegaConf.load(CONF / "method" / f"{REFERENCE}.yaml"), resolve=True
     )
-    run = Run(method_name=choices["method"], method=resolved["method"], **shared)
-    return run, Run(method_name=REFERENCE, method=bf16, **shared)
+    settings = " ".join(of_method + of_model)
+    run = Run(method_name=choices["method"], method=resolved["method"], settings=settings, **shared)
+    return run, Run(method_name=REFERENCE, method=bf16, settings=" ".join(of_model), **shared)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what the parent needs and cannot use; the child checks the rest.
+
+    Raises  UserError: a setting of the wrong kind.
+    """
+    model = config["model"]
+    for name in ("chunk_frames", "fps"):
+        if type(model[name]) is not int or model[name] < 1:
+            raise UserError(f"model.{name}={model[name]}: give a positive whole number")
+    for name in ("results_dir", "data_dir"):
+        value = config[name]
+        if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
+            raise UserError(f"{name}={value}: give the name of a folder")
+    if not isinstance(config["method"], dict) or "_target_" not in config["method"]:
+        raise UserError(
+            "the method's file names no _target_: begin it with defaults: [bf16, _self_] and "
+            "change what differs"
+        )
+    track.mode(config["track"]["mode"])
 
 
 def show(runs: list[Run]) -> None:
@@ -150,13 +200,11 @@ def show(runs: list[Run]) -> None:
         wanted = {item.key for item in run.items}
         keys = zip(rows["prompt_index"], rows["sample"], strict=True)
         selected.append(rows[[key in wanted for key in keys]])
-    print_table(summarize(selected))
+    print_table(summarize([rows for rows in selected if len(rows)]))
     root = Path(runs[0].results_dir)
     store.write_wide(root)
-    places = {"rows": root / store.WIDE} | {run.method_name: run.folder for run in runs}
-    width = max(map(len, places))
-    for name, path in places.items():
-        print(f"{name:<{width}}  {path}")
+    for path in (root / store.WIDE, *(run.folder for run in runs)):
+        print(path)
 
 
 def complain(error: Exception) -> None:

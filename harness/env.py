@@ -25,9 +25,13 @@ def choose_device(wanted: str) -> torch.device:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"run.device={wanted}: no CUDA device here, choose cpu or auto")
     try:
-        return torch.device(wanted)
-    except RuntimeError as error:
-        raise ValueError(f"run.device={wanted}: choose auto, cpu, cuda or cuda:<n>") from error
+        device = torch.device(wanted)
+        known = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    except RuntimeError:
+        known = False
+    if not known or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"run.device={wanted}: choose auto, cpu, cuda or cuda:<n> of this machine")
+    return device
 
 
 def device_name(device: torch.device) -> str:

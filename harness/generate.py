@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,8 @@ class Generator:
             kv_peak_bytes=session.peak_bytes,
             kv_bf16_same_frames_bytes=same,
             kv_bf16_full_length_bytes=full,
-            kv_ratio_same_frames=same / stored,
-            kv_ratio_full_length=full / stored,
+            kv_ratio_same_frames=same / stored if stored else None,
+            kv_ratio_full_length=full / stored if stored else None,
             kv_frames_held=session.num_frames_held,
             attention_backend=BACKEND,
             video=str(self.run.video(item).relative_to(self.run.folder)),
@@ -145,6 +145,7 @@ class Generator:
             "suite": self.run.suite.name,
             "model": self.run.model_name,
             "method": self.run.method_name,
+            "settings": self.run.settings,
             "prompt_index": item.prompt.index,
             "sample": item.sample,
             "seed": item.seed,
@@ -176,7 +177,8 @@ def generate(run: Run) -> int:
         run.suite.num_frames // generator.model.chunk_frames
     )
     generator.encode([item.prompt.text for item in items])
-    generator.warm_up()
+    with suppress(Exception):  # the first video meets the same error, and its row says so
+        generator.warm_up()
     rows = Rows(run.folder / store.OBSERVATIONS, Observation)
     num_failed = 0
     with Progress(run.method_name, len(items), passes) as progress:

@@ -30,7 +30,7 @@ def run_stage(stage: str, folder: Path, reference: Path | None = None) -> None:
         raise AlreadySaid
     if code < 0:
         name = signal.Signals(-code).name
-        hint = ", most likely out of memory" if -code == signal.SIGKILL else ""
+        hint = " (out of memory, if nobody did it by hand)" if -code == signal.SIGKILL else ""
         raise RunFailed(
             f"{folder.name}: {stage} was killed by {name}{hint}; finished videos are kept, the "
             "same command continues"

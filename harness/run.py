@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 from harness import store
 from harness.errors import UserError
-from harness.files import write_json
+from harness.files import locked, write_json
 from harness.suites import Prompt, Suite
 from harness.video import frames_file
 
@@ -41,8 +44,9 @@ class Item:
 class Run:
     """What a child process needs to know; written to the run's folder as `request.json`.
 
-    model and method are the resolved configurations. Which prompts are asked for is not part of
-    the identity: asking for more of them later continues the same run.
+    model and method are the resolved configurations; settings are the words that changed them on
+    the command line, for people to tell runs of one name apart. Which prompts are asked for is not
+    part of the identity: asking for more of them later continues the same run.
     """
 
     results_dir: str
@@ -56,6 +60,7 @@ class Run:
     data_dir: str
     device: str
     track: dict[str, Any]
+    settings: str = ""
 
     @cached_property
     def run_id(self) -> str:
@@ -72,11 +77,12 @@ class Run:
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """`<results>/<suite>/<model>/<method>-<run_id>`."""
-        name = f"{self.method_name}-{self.run_id}"
-        return Path(self.results_dir) / self.suite.name / self.model_name / name
+        """`<results>/<suite>/<model>/<method>-<run_id>`; the id decides, whatever its name."""
+        parent = Path(self.results_dir) / self.suite.name / self.model_name
+        known = next(parent.glob(f"*-{self.run_id}"), None)
+        return known or parent / f"{self.method_name}-{self.run_id}"
 
     @property
     def track_id(self) -> str:
@@ -105,39 +111,60 @@ class Run:
         ]
 
     def unscored(self) -> list[Item]:
-        """Videos asked for that are not made, not scored, or made anew since they were scored.
+        """Videos asked for that are not made, not scored, or without packed frames.
 
-        Scoring packs the frames, so raw ones have not been scored.
+        Scoring packs the frames, so raw ones were made after it.
         """
         done = store.made(self.folder) & store.scored(self.folder)
         return [
             item
             for item in self.items
-            if item.key not in done or self.video(item).with_suffix(".npy").exists()
+            if item.key not in done or frames_file(self.video(item)) != self.packed(item)
         ]
 
     def video(self, item: Item) -> Path:
         """Where the files of a video lie, without their endings."""
         return self.folder / "videos" / item.stem
 
+    def packed(self, item: Item) -> Path:
+        """The lossless file of a video that has been scored."""
+        return self.video(item).with_suffix(".mkv")
+
     def trace(self, item: Item) -> Path:
         """Where the memory trace of a video lies."""
         return self.folder / "trace" / f"{item.stem}.parquet"
 
-    def prepare(self) -> None:
-        """Make the folder and leave the request for the child.
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Hold the folder alone among commands, with the request in it for the child.
 
         Raises  UserError: the folder cannot be written.
+        """
+        self.make_folders()
+        with locked(self.folder, f"waiting for another command that works on {self.folder}"):
+            self.make_folders()  # whoever held it may have discarded it
+            write_json(self.folder / "request.json", asdict(self))
+            yield
+
+    def make_folders(self) -> None:
+        """Make the run's folders.
+
+        Raises  UserError: they cannot be written.
         """
         try:
             for name in ("videos", "trace"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "request.json", asdict(self))
+            (self.folder / ".lock").touch()
         except OSError as error:
             raise UserError(
                 f"cannot write results to {self.folder} ({error.strerror}): type "
                 "results_dir=<a folder you may write>"
             ) from error
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder if no video was ever tried in it."""
+        if not (self.folder / store.OBSERVATIONS).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @classmethod
     def from_folder(cls, folder: Path) -> Run:

@@ -44,10 +44,11 @@ def _score(run: Run, reference: Run, item: Item, frames: list[Frames]) -> Score:
     """The row of one video, and its sheet: the reference above it where there is one."""
     fps = run.model["fps"]
     rows = [(run.method_name, frames[0])]
-    values: dict[str, object] = {"fidelity_reason": _reason(run, reference, len(frames) == 2)}
+    reason = _reason(run, reference, len(frames) == 2)
+    values: dict[str, object] = {"fidelity_reason": reason, "lpips_reason": reason}
     if len(frames) == 2 and run.run_id != reference.run_id:
         rows.insert(0, (f"{reference.method_name}\nreference", frames[1]))
-    if values["fidelity_reason"] is None:
+    if reason is None:
         values |= fidelity(frames[0], frames[1], fps, pixel_frames(run.model["chunk_frames"]))
     contact_sheet(run.video(item).with_suffix(".png"), rows, fps=fps)
     keys = {"run_id": run.run_id, "prompt_index": item.key[0], "sample": item.key[1]}

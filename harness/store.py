@@ -28,18 +28,21 @@ Key = tuple[int, int]  # prompt index and sample: one video of a run
 class Observation:
     """One generated video and the systems measurements of making it; a row of observations.parquet.
 
-    Times are seconds after the device has finished, by phase; `generate_s` is their sum. Peaks are
-    bytes a phase: allocated memory on CUDA, resident memory of the process on a CPU
-    (`memory_source`); `peak_bytes` is the largest but that of `text`, whose encoder is gone before
-    the first video starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last
-    commit, `peak` the most that history and scratch ever held together. Ratios put BF16 bytes over
-    stored bytes: of the frames that still have a place in the attention, and of all frames.
+    settings are the words that changed method or model on the command line. Times are seconds
+    after the device has finished, by phase; `generate_s` is their sum. Peaks are bytes a phase:
+    allocated memory on CUDA, resident memory of the process on a CPU (`memory_source`);
+    `peak_bytes` is the largest but that of `text`, whose encoder is gone before the first video
+    starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last commit, `peak` the
+    most that history and scratch ever held together. Ratios put BF16 bytes over stored bytes: of
+    the frames that still have a place in the attention, and of all frames; null where nothing is
+    stored.
     """
 
     run_id: str
     suite: str
     model: str
     method: str
+    settings: str
     prompt_index: int
     sample: int
     seed: int

@@ -20,6 +20,7 @@ TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same i
 BUNDLED = Path(__file__).parent / "prompts"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
 TIMEOUT_S = 10
+MAX_SECONDS = 24 * 3600
 _unreachable: dict[str, OSError] = {}
 
 
@@ -70,6 +71,8 @@ class SuiteConfig:
             )
         if self.seconds is None and self.frames is None:
             raise UserError("the videos have no length: type suite.seconds=10 or suite.frames=42")
+        if not 0 <= self.seed < 2**62:
+            raise UserError(f"suite.seed={self.seed}: give a whole number from 0 to 2**62")
         if self.samples < 1:
             raise UserError(f"suite.samples={self.samples}: give at least 1 sample per prompt")
 
@@ -82,8 +85,8 @@ def data_folder(configured: str | None) -> tuple[Path, bool]:
     folder = Path(named).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"the data folder {folder} does not exist: create it with prompts/moviegen.txt inside, "
-            "or drop data_dir and HARNESS_DATA"
+            f"the data folder {folder} does not exist or is no folder: create it with "
+            "prompts/moviegen.txt inside, or drop data_dir and HARNESS_DATA"
         )
     return folder, True
 
@@ -112,8 +115,10 @@ def pixel_frames(num_frames: int) -> int:
 def _num_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
     if config.frames is None:
         assert config.seconds is not None
-        if config.seconds <= 0:
-            raise UserError(f"suite.seconds={config.seconds}: give a positive length")
+        if not 0 < config.seconds <= MAX_SECONDS:
+            raise UserError(
+                f"suite.seconds={config.seconds}: give a positive length of at most {MAX_SECONDS}"
+            )
         latent = math.ceil((config.seconds * fps + TEMPORAL_STRIDE - 1) / TEMPORAL_STRIDE)
         return math.ceil(latent / chunk_frames) * chunk_frames
     if config.frames < 1 or config.frames % chunk_frames:
@@ -202,14 +207,14 @@ def _lines(content: bytes, name: str) -> list[str]:
 
 
 def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list[int]:
-    """Line indices by `suite.prompts` (list or start:stop), cut to `suite.num_prompts`."""
+    """Line indices by `suite.prompts` (list or start:stop), else the first `num_prompts`."""
     chosen = _indices(config.prompts, num_lines)
     wrong = [index for index in chosen if not 0 <= index < num_lines]
     if wrong:
         raise UserError(
             f"suite.prompts has {wrong[0]}, but {name} ({source}) has prompts 0 to {num_lines - 1}"
         )
-    if config.num_prompts is not None:
+    if config.prompts is None and config.num_prompts is not None:
         if not 1 <= config.num_prompts <= len(chosen):
             raise UserError(
                 f"suite.num_prompts={config.num_prompts}: {name} ({source}) offers 1 to "

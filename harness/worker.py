@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from pathlib import Path
 
@@ -30,9 +31,8 @@ def main(stage: str, folder: str, reference: str | None = None) -> int:
         return 0
     except (UserError, ValueError) as error:
         return _say(str(error))
-    except InstantiationException as error:  # Hydra wraps what a constructor raised
-        known = isinstance(error.__cause__, (UserError, ValueError))
-        return _say(" ".join(str(error.__cause__ if known else error).split()))
+    except InstantiationException as error:
+        return _say(_of_construction(error))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -49,6 +49,18 @@ def main(stage: str, folder: str, reference: str | None = None) -> int:
         )
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _of_construction(error: InstantiationException) -> str:
+    """Hydra wraps what a constructor raised, or says that there is no such class."""
+    missing = re.search(r"Error locating target '([^']*)'", str(error))
+    if missing:
+        return (
+            f"there is no class {missing[1]}: its module must lie in this folder or on PYTHONPATH "
+            "and import without error"
+        )
+    known = isinstance(error.__cause__, (UserError, ValueError))
+    return " ".join(str(error.__cause__ if known else error).split())
 
 
 def _say(sentence: str) -> int:

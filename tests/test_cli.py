@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -177,6 +178,13 @@ def one_sentence(done: Done) -> str:
         (["method=rtn_int4", "method.key.group=7"], "does not divide the 96 tokens of a frame"),
         (["model=self_forcing"], "hf download gdhe17/Self-Forcing"),
         (["run.device=cuda:99"], "run.device=cuda:99: "),
+        (["run.device=meta"], "choose auto, cpu"),
+        (["suite.seconds=nan"], "positive length"),
+        (["results_dir="], "give the name of a folder"),
+        (["data_dir=3"], "give the name of a folder"),
+        (["model.latent_size=[0,4]"], "two positive even numbers"),
+        (["method.retention=null"], "method.retention=None: give a Retention"),
+        (["method.key._target_=nope.Nope"], "there is no class nope.Nope: its module must lie"),
     ],
 )
 def test_bad_input_ends_with_one_sentence(words: list[str], message: str, tmp_path: Path) -> None:
@@ -185,7 +193,7 @@ def test_bad_input_ends_with_one_sentence(words: list[str], message: str, tmp_pa
     done = command(*base, *source, "suite.num_prompts=null", *words)
     assert done.returncode == 2
     assert message in one_sentence(done)
-    assert not list(tmp_path.glob("**/*.npy"))
+    assert not list(tmp_path.glob("**/request.json"))  # nothing of it stays
 
 
 def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
@@ -203,7 +211,41 @@ def test_a_bad_job_does_not_end_a_sweep(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "RTN.bits=3" in done.stderr
+    assert done.stderr.splitlines()[-1] == "1 of 2 jobs ended with an error, said above"
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 2
+
+
+def test_a_broken_file_of_the_users_own_is_named(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    for content, message in (("key: [", "while parsing"), ("- a\n", "_target_"), ("", "_target_")):
+        (tmp_path / "method" / "mine.yaml").write_text(content)
+        done = command("--config-dir", str(tmp_path), "method=mine", f"results_dir={tmp_path}")
+        assert done.returncode == 2
+        assert message in one_sentence(done)
+
+
+def test_a_deleted_video_is_made_again(tmp_path: Path) -> None:
+    words = ["method=bf16", *SHORT, "suite.num_prompts=1", f"results_dir={tmp_path}"]
+    assert command(*words, "track=disabled").returncode == 0
+    (video,) = tmp_path.glob("**/*.mkv")
+    before = read_frames(video.with_suffix(""))
+    video.unlink()
+    assert command(*words, "track=disabled").returncode == 0
+    assert np.array_equal(read_frames(video.with_suffix("")), before)
+    assert not list(tmp_path.glob("**/*.npy"))
+
+
+def test_two_commands_at_once_on_one_run_both_get_their_videos(tmp_path: Path) -> None:
+    base = ["method=rtn_int8", *SHORT, "track=disabled", f"results_dir={tmp_path}"]
+    with ThreadPoolExecutor(2) as pool:
+        asked = ["suite.prompts=[0]", "suite.prompts=[1]"]
+        done = list(pool.map(lambda words: command(*base, words), asked))
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    rows = pd.read_parquet(tmp_path / "results.parquet")
+    assert rows.groupby("method")["prompt_index"].apply(sorted).to_dict() == {
+        "bf16": [0, 1],
+        "rtn_int8": [0, 1],
+    }
 
 
 def test_a_killed_child_is_named(tmp_path: Path) -> None:
@@ -217,7 +259,7 @@ def test_a_killed_child_is_named(tmp_path: Path) -> None:
         *SHORT, f"results_dir={results}", PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])
     )
     assert done.returncode == 1
-    assert "was killed by SIGKILL, most likely out of memory" in one_sentence(done)
+    assert "was killed by SIGKILL (out of memory" in one_sentence(done)
 
 
 @pytest.mark.parametrize("what", ["methods", "suites", "models", "metrics"])

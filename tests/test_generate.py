@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from harness import store
+from harness.api import Fate, History, Retention
 from harness.generate import Generator, generate
 from harness.score import RANDOM_WEIGHTS, score
 from tests.test_run import run
@@ -20,7 +22,7 @@ def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     this = run(tmp_path, *SMALL)
-    this.prepare()
+    this.make_folders()
     make = Generator.make
 
     def starve(self, item, meter):
@@ -42,9 +44,38 @@ def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
     assert (this.folder / "run.json").exists()
 
 
+@dataclass(frozen=True)
+class DropAll(Retention):
+    """A policy of a user's: nothing is kept, or it breaks."""
+
+    fails: bool = False
+
+    def decide(self, history: History) -> dict[int, Fate]:
+        if self.fails:
+            raise KeyError("boom")
+        return dict.fromkeys(history.frames, Fate.DROP)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_users_policy_cannot_end_a_run(tmp_path: Path, fails: bool) -> None:
+    """One that drops everything has no ratio; one that raises has rows that say where."""
+    this = run(tmp_path, *SMALL)
+    retention = {"_target_": "tests.test_generate.DropAll", "fails": fails}
+    this = replace(this, method={**this.method, "retention": retention})
+    this.make_folders()
+    assert generate(this) == (3 if fails else 0)
+    rows = store.load_run(this.folder)
+    if fails:
+        assert rows["failure_reason"].str.contains("KeyError: 'boom'").all()
+        assert rows["failure_reason"].str.contains("in decide").all()
+    else:
+        assert (rows["kv_stored_bytes"] == 0).all()
+        assert rows["kv_ratio_full_length"].isna().all()
+
+
 def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
     this = run(tmp_path, *SMALL)
-    this.prepare()
+    this.make_folders()
     generate(this)
     row = store.load_run(this.folder).iloc[0]
     import pandas as pd
@@ -60,7 +91,7 @@ def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> N
     this = run(tmp_path, *SMALL, "model.weights=random")
     reference = run(tmp_path, *SMALL, "model.weights=random", "method=bf16", method_name="bf16")
     for each in (this, reference):
-        each.prepare()
+        each.make_folders()
         generate(each)
     score(this, reference)
     rows = store.load_run(this.folder)

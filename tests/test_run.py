@@ -67,6 +67,13 @@ def test_a_variant_file_equals_the_override(tmp_path: Path) -> None:
     assert variant.run_id == run(tmp_path, "method=rtn_int4", "method.key.bits=8").run_id
 
 
+def test_one_identity_has_one_folder_whatever_its_name(tmp_path: Path) -> None:
+    variant = run(tmp_path, "method=rtn_int8", method_name="rtn_int8")
+    variant.make_folders()
+    override = run(tmp_path, "method=rtn_int4", "method.key.bits=8", method_name="rtn_int4")
+    assert override.folder == variant.folder
+
+
 def test_seeds_differ_between_prompts_and_samples(tmp_path: Path) -> None:
     items = run(tmp_path, samples=2, seed=7).items
     assert len({item.seed for item in items}) == 6
@@ -75,13 +82,13 @@ def test_seeds_differ_between_prompts_and_samples(tmp_path: Path) -> None:
 
 def test_request_round_trip(tmp_path: Path) -> None:
     original = run(tmp_path)
-    original.prepare()
-    assert Run.from_folder(original.folder) == original
+    with original.prepared():
+        assert Run.from_folder(original.folder) == original
 
 
 def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path) -> None:
     this = run(tmp_path)
-    this.prepare()
+    this.make_folders()
     rows = Rows(this.folder / store.OBSERVATIONS, Observation)
     for index, failure in ((0, None), (1, "oom"), (2, None)):
         rows.put(observation(index, run_id=this.run_id, failure=failure))
@@ -93,7 +100,7 @@ def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="cannot write results to"):
-        run(tmp_path / "file").prepare()
+        run(tmp_path / "file").make_folders()
 
 
 def test_the_parent_never_imports_torch() -> None:

@@ -18,6 +18,7 @@ def observation(index: int, **changes: object) -> Observation:
         "suite": "s",
         "model": "m",
         "method": "x",
+        "settings": "",
         "prompt_index": index,
         "sample": 0,
         "seed": index,

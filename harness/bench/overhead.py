@@ -113,5 +113,5 @@ def _run(method: str, folder: str) -> Run:
         device="auto",
         track={"mode": "disabled"},
     )
-    run.prepare()
+    run.make_folders()
     return run

@@ -91,6 +91,11 @@ class VideoModel:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"model.{name}={getattr(self, name)}: choose {', '.join(allowed)}")
+        sides = list(self.latent_size)
+        if len(sides) != 2 or not all(type(n) is int and n > 0 and n % 2 == 0 for n in sides):
+            raise ValueError(f"model.latent_size={sides}: give two positive even numbers")
+        if self.sink < 0:
+            raise ValueError(f"model.sink={self.sink}: give 0 or more frames")
         if self.window is not None and self.window < self.sink + self.chunk_frames:
             raise ValueError(
                 f"model.window={self.window} cannot hold a sink of {self.sink} and a chunk of "
