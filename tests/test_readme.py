@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_cli import SHORT, command
+from tests.test_cli import SHORT, SWEEP, command
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
@@ -20,6 +20,13 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("python -m ")
 ]
+
+
+def words_of(line: str) -> set[str]:
+    """Keys' values of a command line."""
+    return {word.rpartition("=")[2] for word in line.split()}
+
+
 # Settings that come last win: the same commands on short clips, where no checkpoint is needed.
 QUICK = [*SHORT, "suite.num_prompts=1", "suite.prompts=null", "track=disabled"]
 
@@ -29,7 +36,11 @@ def test_there_are_commands() -> None:
     assert len(README.splitlines()) < 200
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "self_forcing" not in c])
+def test_the_sweep_is_the_one_that_the_command_tests_run() -> None:
+    assert f"harness -m method={SWEEP} suite=storyeval suite.num_prompts=3" in COMMANDS
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if not {"self_forcing", SWEEP} & words_of(c)])
 def test_readme_command(line: str, tmp_path: Path) -> None:
     module, *words = line.split()
     results = tmp_path / "results"
