@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.quantizers.bits import WIDTHS, pack, unpack
 
 
+@settings(deadline=None)  # the first call of a loaded machine is slow
 @given(st.sampled_from(WIDTHS), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**31))
 def test_unpack_undoes_pack_and_bytes_are_really_saved(
     bits: int, rows: int, bytes_per_row: int, seed: int
