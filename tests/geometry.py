@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from omegaconf import OmegaConf
 
 from harness.api import CacheSpec, Exact, Method
 from harness.cache import Session
+from harness.generate import Silent
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampler import Sampler, Schedule, SeededNoise
 from methods.retention.keep import KeepAll
@@ -41,12 +40,6 @@ def network(dtype: torch.dtype = torch.float32) -> Wan:
 def text(net: Wan, seed: int = 0) -> Any:
     rows = torch.randn(1, 6, DIMS.text_dim, generator=torch.Generator().manual_seed(seed))
     return net.text_kv(rows.to(net.head.head.weight.dtype))
-
-
-class Silent:
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        yield
 
 
 def generate(

@@ -13,13 +13,14 @@ from torch import Tensor
 from harness.api import Exact, Fate, History, Method, Retention
 from harness.attention import Scratch
 from harness.cache import Plan, Session
+from harness.generate import Silent
 from harness.models.rope import Rope, rotate
 from harness.sampler import Sampler, Schedule, SeededNoise
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
 from methods.retention.window import Window
-from tests.geometry import BF16, CPU, GRID, Silent, generate, live_bytes, network, spec, text
+from tests.geometry import BF16, CPU, GRID, generate, live_bytes, network, spec, text
 
 
 class Dense:

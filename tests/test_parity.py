@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from harness.api import CacheSpec, Exact, Method
 from harness.cache import Session
+from harness.generate import Silent
 from harness.models.wan import Wan, WanDims
 from harness.sampler import Sampler, Schedule
 from methods.retention.keep import KeepAll
@@ -48,12 +48,6 @@ class Watching(Sampler):
     @property
     def passes(self) -> list[Any]:
         return self.__dict__.setdefault("_passes", [])
-
-
-class Silent:
-    @contextmanager
-    def phase(self, name: str):
-        yield
 
 
 def build(
