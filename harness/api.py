@@ -77,6 +77,38 @@ class Packed:
         return Packed(parts, self.bits)
 
 
+@dataclass(frozen=True)
+class Plane:
+    """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero where there is one.
+
+    codes, scale and zero name parts. bits is the width of a code, packed planar: byte j holds
+    channels j, j + D * bits / 8, ... (`methods.quantizers.bits`). Metadata is shared by `group`
+    neighbouring tokens of a channel (axis `tokens`, [B, H, F, N, D], the last group may be short)
+    or by `group` neighbouring channels of a token (axis `channels`, [B, H, F, T, N]).
+    """
+
+    bits: int
+    group: int
+    axis: Literal["tokens", "channels"]
+    offset: float = 0.0
+    codes: str = "codes"
+    scale: str = "scale"
+    zero: str | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a kernel reads stored frames: (sum of the planes) * channel_scale + channel_mean.
+
+    No planes: the part `exact` holds the values. channel_scale and channel_mean name parts
+    [B, H, F, D], one value a channel of a frame.
+    """
+
+    planes: tuple[Plane, ...] = ()
+    channel_scale: str | None = None
+    channel_mean: str | None = None
+
+
 class Quantizer(ABC):
     """How stored tokens are encoded: a pure function and its inverse, blind to time.
 
