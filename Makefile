@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq --constraint
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test check format bench clean
+.PHONY: help run test check format bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 run: $(VENV)/run ## set up what is missing, then benchmark softprune_int4 against BF16 on MovieGen
 	$(BIN)/python -m harness method=softprune_int4 suite=moviegen
@@ -27,8 +27,11 @@ format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/run ## print what the harness adds around generation
+bench: $(VENV)/run ## measure overhead, attention and whole videos side by side (half an hour)
 	$(BIN)/python -m harness bench
+
+bench-gpu: $(VENV)/run ## attention and whole videos on a GPU, random weights (ten minutes)
+	$(BIN)/python -m harness bench gpu
 
 clean: ## remove the environment and the caches; results stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

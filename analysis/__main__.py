@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from analysis.tables import markdown, print_table, summarize
+from analysis.tables import markdown, print_section, sections
 from harness.errors import UserError
 from harness.store import load
 
@@ -22,15 +22,12 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for (suite, model), rows in table.groupby(["suite", "model"]):
-        runs = [group for _, group in rows.groupby("run_id", sort=False)]
-        lines = summarize(runs)
-        print(f"{suite}, {model}, prompts {', '.join(rows['prompt_source'].unique())}")
-        print(rows["preset"].dropna().iloc[0] if rows["preset"].notna().any() else "")
+    runs = [rows for _, rows in table.groupby("run_id", sort=False)]
+    for section in sections(runs):
         if words.format == "md":
-            print(markdown(lines))
+            print(markdown(section))
         else:
-            print_table(lines)
+            print_section(section)
     return 0
 
 

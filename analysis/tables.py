@@ -1,4 +1,4 @@
-"""Rows to a table: one line a run, means over its videos."""
+"""Rows to tables: one line a run, means over its videos; a table a contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 MIB, GIB = 2**20, 2**30
-MIN_WIDTH = 100  # columns of text; a narrower terminal wraps lines, no cell is ever cut
+MIN_WIDTH = 110  # columns of text; a narrower terminal wraps lines, no cell is ever cut
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Line:
     ratio_full_length: float | None
     kv_mib: float | None
     peak_gib: float | None
+    published_gib: float | None
     seconds: float | None
     psnr_db: float | None
     ssim: float | None
@@ -36,12 +37,37 @@ COLUMNS = {
     "ratio_full_length": "ratio full",
     "kv_mib": "KV MiB",
     "peak_gib": "peak GiB",
+    "published_gib": "as published",
     "seconds": "s/video",
     "psnr_db": "PSNR dB",
     "ssim": "SSIM",
     "lpips": "LPIPS",
 }
-DECIMALS = {"kv_mib": 2, "peak_gib": 3, "seconds": 2, "psnr_db": 2, "ssim": 4, "lpips": 4}
+DECIMALS = {
+    "kv_mib": 2,
+    "peak_gib": 3,
+    "published_gib": 3,
+    "seconds": 2,
+    "psnr_db": 2,
+    "ssim": 4,
+    "lpips": 4,
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Runs that may be compared: one suite, one model, one contract and nothing else mixed in."""
+
+    title: str
+    lines: list[Line]
+
+
+def sections(runs: Sequence[pd.DataFrame]) -> list[Section]:
+    """The runs by suite, model, contract and prompt source, in the order in which they come."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for rows in runs:
+        found.setdefault(_title(rows), []).append(rows)
+    return [Section(title, summarize(tables)) for title, tables in found.items()]
 
 
 def summarize(runs: Sequence[pd.DataFrame]) -> list[Line]:
@@ -67,7 +93,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
         "ratio: BF16 bytes of the frames still attended (same), or of all frames (full), over the "
         "bytes stored",
         "s/video: text, denoise, commit and decode, device finished; peak: the largest of denoise, "
-        "commit and decode over all videos",
+        "commit and decode over all videos; as published: the same, measured in the study's way of "
+        "building a method in (integration=published)",
         "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed",
     ]
     for line in lines:
@@ -79,32 +106,38 @@ def notes(lines: Sequence[Line]) -> list[str]:
     return found
 
 
-def print_table(lines: Sequence[Line]) -> None:
-    """Show the table on the terminal."""
+def print_section(section: Section) -> None:
+    """Show a table on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in COLUMNS.values():
         table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
-    for line in lines:
+    for line in section.lines:
         table.add_row(*cells(line))
     console = Console(width=max(Console().width, MIN_WIDTH))
+    console.print(section.title, highlight=False, soft_wrap=True)
     console.print(table)
-    for note in notes(lines):
+    for note in notes(section.lines):
         console.print(note, style="dim", highlight=False, soft_wrap=True)
 
 
-def markdown(lines: Sequence[Line]) -> str:
+def markdown(section: Section) -> str:
     """The table in Markdown, with its notes."""
+    lines = section.lines
     rows = [list(COLUMNS.values()), ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     rows += [cells(line) for line in lines]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return table + "\n\n" + "\n".join(f"- {note}" for note in notes(lines)) + "\n"
+    return (
+        f"{section.title}\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes(lines)) + "\n"
+    )
 
 
 def _line(rows: pd.DataFrame) -> Line:
     made = rows[rows["failure"].isna()]
+    peak = None if made.empty else float(made["peak_bytes"].max()) / GIB
+    published = rows["integration"].iloc[0] == "published"
     return Line(
         method=" ".join(str(rows[name].iloc[0]) for name in ("method", "settings")).strip(),
         n=len(made),
@@ -112,13 +145,20 @@ def _line(rows: pd.DataFrame) -> Line:
         ratio_same_frames=_mean(made["kv_ratio_same_frames"]),
         ratio_full_length=_mean(made["kv_ratio_full_length"]),
         kv_mib=_mean(made["kv_stored_bytes"], MIB),
-        peak_gib=None if made.empty else float(made["peak_bytes"].max()) / GIB,
+        peak_gib=None if published else peak,
+        published_gib=peak if published else None,
         seconds=_mean(made["generate_s"]),
         psnr_db=_mean(made["psnr_db"]),
         ssim=_mean(made["ssim"]),
         lpips=_mean(made["lpips"]),
         reasons=_reasons(made),
     )
+
+
+def _title(rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    history = "full history" if first["contract"] == "full" else f"contract {first['contract']}"
+    return f"{first['suite']}, {first['model']}, {history}, {first['prompt_source']} prompts"
 
 
 def _mean(values: pd.Series, unit: float = 1.0) -> float | None:

@@ -16,6 +16,10 @@ def main() -> int:
         from harness.bench import main as bench
 
         return bench(sys.argv[2:])
+    if verb == "plan":
+        from harness.plan import main as plan
+
+        return plan(sys.argv[2:])
     from harness.cli import main as run
 
     return run()

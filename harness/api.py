@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -50,41 +50,47 @@ class CacheSpec:
 class Packed:
     """Stored frames [B, H, F, T, D] of one layer: the parts really held, by what they are.
 
-    Every part begins with the dimensions B, H, F, so that a group of heads can be decoded alone
-    and a frame can be dropped alone. `nominal_bytes` counts the codes only, the way a bit width
-    is usually quoted; what is really stored is `nbytes`.
+    Every part begins with the dimensions B, H, F, so that a group of heads can be read alone and a
+    frame has a page of its own. `page` is (T, D). `bits` is the nominal width of a value, the way a
+    bit width is usually quoted; what is really stored is `nbytes`.
     """
 
     parts: Mapping[str, Tensor]
     bits: int
+    page: tuple[int, int]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors held."""
         return sum(part.nbytes for part in self.parts.values())
 
-    def heads(self, start: int, stop: int) -> Packed:
-        """The same tokens of heads `start` to `stop` (a view)."""
-        return Packed({name: x[:, start:stop] for name, x in self.parts.items()}, self.bits)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[B, H, F, T, D] of what is stored."""
+        return (*next(iter(self.parts.values())).shape[:3], *self.page)
 
-    def frames(self, index: Tensor) -> Packed:
-        """The chosen frames [num_chosen] int64 (a copy)."""
-        return Packed({name: x[:, :, index] for name, x in self.parts.items()}, self.bits)
+    @property
+    def device(self) -> torch.device:
+        """Where the parts lie."""
+        return next(iter(self.parts.values())).device
 
-    def append(self, newer: Packed) -> Packed:
-        """These frames and then the newer ones (a copy)."""
-        parts = {name: torch.cat([x, newer.parts[name]], 2) for name, x in self.parts.items()}
-        return Packed(parts, self.bits)
+    def view(self, heads: slice, frames: slice) -> Packed:
+        """Some heads of some frames, sharing memory."""
+        return replace(self, parts={name: x[:, heads, frames] for name, x in self.parts.items()})
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero where there is one.
+    """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
 
     codes, scale and zero name parts. bits is the width of a code, packed planar: byte j holds
     channels j, j + D * bits / 8, ... (`methods.quantizers.bits`). Metadata is shared by `group`
     neighbouring tokens of a channel (axis `tokens`, [B, H, F, N, D], the last group may be short)
     or by `group` neighbouring channels of a token (axis `channels`, [B, H, F, T, N]).
+
+    fit says how `encode` finds the metadata, where a kernel may do it: `absmax` (scale = max|x| /
+    -offset) or `minmax` (zero = min, scale = (max - zero) / (2**bits - 1)), each rounded to fp16
+    before the codes are chosen; None: only the quantizer knows.
     """
 
     bits: int
@@ -94,6 +100,7 @@ class Plane:
     codes: str = "codes"
     scale: str = "scale"
     zero: str | None = None
+    fit: Literal["absmax", "minmax"] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,10 @@ class Form:
 
 
 class Quantizer(ABC):
-    """How stored tokens are encoded: a pure function and its inverse, blind to time.
+    """How stored tokens are encoded: pure, blind to time.
 
-    Frames are encoded independently of one another, keys and values apart.
+    Frames are encoded independently of one another, keys and values apart. A leaf gives `encode`
+    and `stage`; `rotation` and `form` are for quantizers that can do better than the default.
     """
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most quantizers serve every geometry
@@ -120,11 +128,34 @@ class Quantizer(ABC):
 
     @abstractmethod
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Store x [B, H, F, T, D] of any float dtype."""
+        """Store x [B, H, F, T, D] of any float dtype. The parts may share memory with x."""
 
     @abstractmethod
+    def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
+        """Write the stored values into `out` of any float dtype and layout: the hot path.
+
+        `packed` holds any heads and frames of what was stored. Values come as they were stored: a
+        `rotation` is not undone.
+        """
+
+    def rotation(self, width: int, device: torch.device) -> Tensor | None:
+        """The orthogonal matrix R [D, D] fp32 if x R is what is stored; always the same object.
+
+        Attention folds it: q R meets keys stored as k R, and what it sums of v R is turned back
+        once by R^T.
+        """
+        return None
+
+    def form(self) -> Form | None:
+        """How GPU kernels read what `encode` stores; None if only `stage` can."""
+        return None
+
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """Give back x [B, H, F, T, D] in `dtype`; any heads and frames of what was stored."""
+        """Give x [B, H, F, T, D] back, rotation undone: the oracle, not the hot path."""
+        out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
+        self.stage(packed, out)
+        rotation = self.rotation(packed.page[1], packed.device)
+        return (out if rotation is None else out @ rotation.T).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -135,13 +166,17 @@ class Exact(Quantizer):
     """
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Keep a copy; bit-exact."""
-        exact = x_BHFTD.clone(memory_format=torch.contiguous_format)
-        return Packed({"exact": exact}, 8 * exact.itemsize)
+        """The tensor itself; bit-exact."""
+        page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
+        return Packed({"exact": x_BHFTD}, 8 * x_BHFTD.itemsize, page)
 
-    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """The stored tensor itself."""
-        return packed.parts["exact"].to(dtype)
+    def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
+        """Copy."""
+        out_BHFTD.copy_(packed.parts["exact"])
+
+    def form(self) -> Form:
+        """No planes."""
+        return Form()
 
 
 class Fate(Enum):
@@ -154,11 +189,11 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class History:
-    """What a retention policy sees of one layer after a chunk was stored.
+    """What a retention policy sees of one layer when a chunk is finished.
 
-    frames: absolute indices of the frames stored in full, oldest first; pooled frames are gone
-    from it. num_frames: the frames an uncompressed cache would hold now. notes: what `observe`
-    returned for every frame so far, by frame, dropped ones included.
+    frames: absolute indices of the frames stored in full, oldest first, the new chunk included;
+    pooled frames are gone from it. num_frames: the frames an uncompressed cache would hold now.
+    notes: what `observe` returned for every frame so far, by frame, dropped ones included.
     """
 
     frames: Sequence[int]
@@ -169,7 +204,8 @@ class History:
 class Retention(ABC):
     """What an old frame becomes: kept, pooled or dropped. Blind to bits, without state.
 
-    Called once a layer and chunk, after the commit pass stored the chunk.
+    Called once a layer and chunk, in the commit pass. What it lets go leaves before the new chunk
+    is encoded, so storage never holds more than the policy keeps.
     """
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
@@ -177,6 +213,13 @@ class Retention(ABC):
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
         """A small note on a new frame, kept for the video (un-roped keys, exact values)."""
+        return None
+
+    def most_kept(self, num_frames: int) -> int | None:
+        """The most frames it ever keeps in full of a history of `num_frames`.
+
+        Storage of this size is taken at once, without it (None) it grows chunk by chunk.
+        """
         return None
 
     @abstractmethod

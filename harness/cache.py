@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Exact, Fate, History, Method, Packed, Quantizer
-from harness.attention import Scratch, Segment, attend
-from harness.models.rope import Rope, rotate
+from harness.api import CacheSpec, Exact, Fate, History, Method
+from harness.arena import Arena
+from harness.attention.base import Backend, Scratch, Segment
+from harness.models.rope import Rope, Turns, rotate
 
 
 @dataclass(frozen=True)
@@ -29,71 +31,15 @@ class Plan:
 
 
 @dataclass
-class Block:
-    """Frames of one layer that are stored in the same form, oldest first."""
-
-    key_quantizer: Quantizer
-    value_quantizer: Quantizer
-    tokens: int
-    roped: bool
-    count: int = 1
-    width: int = 0  # values of one token, over batch, heads and channels
-    frames: list[int] = field(default_factory=list)
-    key: Packed | None = None
-    value: Packed | None = None
-
-    def append(self, frames: list[int], k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
-        """Encode new frames behind those that are here."""
-        self.width = k_BHFTD.shape[0] * k_BHFTD.shape[1] * k_BHFTD.shape[4]
-        key, value = self.key_quantizer.encode(k_BHFTD), self.value_quantizer.encode(v_BHFTD)
-        self.key = key if self.key is None else self.key.append(key)
-        self.value = value if self.value is None else self.value.append(value)
-        self.frames += frames
-
-    def read(self, frames: list[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of some of the frames, decoded [B, H, F, T, D]."""
-        assert self.key is not None and self.value is not None
-        index = self._index(frames, self.key)
-        k = self.key_quantizer.decode(self.key.frames(index), dtype)
-        return k, self.value_quantizer.decode(self.value.frames(index), dtype)
-
-    @property
-    def packed(self) -> list[Packed]:
-        """Keys and values as they are held; nothing while the block is empty."""
-        return [packed for packed in (self.key, self.value) if packed is not None]
-
-    @property
-    def nominal_bytes(self) -> int:
-        """Bytes of the codes alone."""
-        values = len(self.frames) * self.tokens * self.width
-        return sum(values * packed.bits // 8 for packed in self.packed)
-
-    def keep(self, frames: list[int]) -> None:
-        """Free every frame but these."""
-        if frames == self.frames:
-            return
-        if not frames:
-            self.key = self.value = None
-        elif self.key is not None and self.value is not None:
-            index = self._index(frames, self.key)
-            self.key, self.value = self.key.frames(index), self.value.frames(index)
-        self.frames = frames
-
-    def _index(self, frames: list[int], packed: Packed) -> Tensor:
-        device = next(iter(packed.parts.values())).device
-        return torch.tensor([self.frames.index(f) for f in frames], device=device)
-
-
-@dataclass
 class Layer:
     """The history of one layer: frames in full, pooled frames, the policy's notes."""
 
-    full: Block
-    pooled: Block
+    full: Arena
+    pooled: Arena
     notes: dict[int, Tensor] = field(default_factory=dict)
 
     @property
-    def blocks(self) -> tuple[Block, Block]:
+    def arenas(self) -> tuple[Arena, Arena]:
         """Both forms of storage, in the order in which they are attended."""
         return self.full, self.pooled
 
@@ -103,24 +49,36 @@ class Session:
 
     `plan` is called once a pass, `attend` by the network once a pass and layer. Noisy keys and
     values are never stored: only a commit pass, which attends to its own exact chunk first, stores
-    it. Frames that the model's window no longer reaches leave at the first pass of a chunk, what
-    the method's policy lets go leaves right after the commit.
+    it, each token once. Frames that the model's window no longer reaches leave at the first pass of
+    a chunk; what the method's policy lets go leaves in the commit pass, before it encodes.
     """
 
-    def __init__(self, spec: CacheSpec, method: Method, device: torch.device) -> None:
-        """An empty cache; the method must have passed `method.check(spec)`."""
+    def __init__(
+        self,
+        spec: CacheSpec,
+        method: Method,
+        backend: Backend,
+        num_frames: int,
+        device: torch.device,
+    ) -> None:
+        """An empty cache for a video of `num_frames`.
+
+        The method must have passed `method.check(spec)` and the backend its `resolve`.
+        """
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
+        self._backend = backend
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
-        self._turns: dict[tuple[int, ...], Tensor] = {}  # of this pass, shared by its layers
-        roped = (spec.keys if method.keys == "model" else method.keys) == "roped"
-        tokens = spec.tokens_per_frame
+        self._turns: dict[tuple[int, ...], Turns] = {}  # of this pass, shared by its layers
+        self._roped = (spec.keys if method.keys == "model" else method.keys) == "roped"
+        reach = num_frames if spec.window is None else min(num_frames, spec.window)
+        kept = method.retention.most_kept(reach)
+        rest = None if kept is None else max(1, reach - kept)
         self._layers = [
             Layer(
-                full=Block(method.key, method.value, tokens, roped),
-                pooled=Block(Exact(), Exact(), 1, roped=True, count=tokens),
+                Arena(method.key, method.value, kept, backend.write), Arena(Exact(), Exact(), rest)
             )
             for _ in range(spec.num_layers)
         ]
@@ -135,7 +93,7 @@ class Session:
             self.ledger()
         self._turns.clear()
         shift = self._shift()
-        turns = self._rope.frames([f - shift for f in frames]).flatten(0, 1)
+        turns = self._rope.frames([f - shift for f in frames]).view().flatten(0, 1)
         return Plan(frames, commit, shift, turns)
 
     def attend(
@@ -143,9 +101,9 @@ class Session:
     ) -> Tensor:
         """Attention of the current chunk over the layer's history and itself [B, H, T, D]."""
         store = self._layers[layer]
-        history = [self._segment(block, plan) for block in store.blocks if block.frames]
+        history = [s for arena in store.arenas for s in self._segments(store, arena, plan)]
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
-        out = attend(q, k, v_BHTD, history, self._scratch)
+        out = self._backend.attend(q, k, v_BHTD, history, self._scratch)
         if plan.commit:
             self._commit(store, k_BHTD, v_BHTD, plan)
         return out
@@ -158,10 +116,10 @@ class Session:
         """
         held: Counter[str] = Counter()
         for layer in self._layers:
-            for block in layer.blocks:
-                for packed in block.packed:
+            for arena in layer.arenas:
+                for packed in arena.packed:
                     for name, part in packed.parts.items():
-                        held["pooled" if block is layer.pooled else name] += part.nbytes
+                        held["pooled" if arena is layer.pooled else name] += part.nbytes
             held["notes"] += sum(note.nbytes for note in layer.notes.values())
         held["scratch"] = self._scratch.nbytes
         self.peak_bytes = max(self.peak_bytes, held.total())
@@ -175,18 +133,18 @@ class Session:
     @property
     def nominal_bytes(self) -> int:
         """Bytes of the codes alone, as a bit width is usually quoted."""
-        return sum(block.nominal_bytes for layer in self._layers for block in layer.blocks)
+        return sum(arena.nominal_bytes for layer in self._layers for arena in layer.arenas)
 
     @property
     def num_frames_held(self) -> float:
         """Frames that still have a place in the attention, full or pooled; mean over layers."""
-        held = [len(block.frames) for layer in self._layers for block in layer.blocks]
+        held = [len(arena.places) for layer in self._layers for arena in layer.arenas]
         return sum(held) / self.spec.num_layers
 
     def stored(self, layer: int) -> tuple[list[int], Tensor, Tensor]:
         """Full frames of a layer, decoded: their indices, keys and values [B, H, F, T, D] fp32."""
-        block = self._layers[layer].full
-        return block.frames, *block.read(block.frames, torch.float32)
+        full = self._layers[layer].full
+        return full.frames, *full.read(full.frames)
 
     def _shift(self) -> int:
         """Frames by which relative positions lie behind absolute ones."""
@@ -200,62 +158,69 @@ class Session:
             return
         first = self._end - self.spec.window + self.spec.sink
         for layer in self._layers:
-            for block in layer.blocks:
-                block.keep([f for f in block.frames if f < self.spec.sink or f >= first])
+            for arena in layer.arenas:
+                arena.drop([f for f in arena.places if self.spec.sink <= f < first])
 
-    def _segment(self, block: Block, plan: Plan) -> Segment:
-        """A block as the pass sees it: rotated to the positions of the plan."""
-        assert block.key is not None and block.value is not None
-        moved = [0 if f < self.spec.sink else -plan.shift for f in block.frames]
-        turns = None
-        if not block.roped:
-            turns = self._places(tuple(f + m for f, m in zip(block.frames, moved, strict=True)))
-        elif any(moved):
-            turns = self._rope.shifts(moved)
-        return Segment(
-            block.key,
-            block.value,
-            block.key_quantizer,
-            block.value_quantizer,
-            num_tokens=len(block.frames) * block.tokens,
-            turns=turns,
-            log_count=math.log(block.count),
-        )
+    def _segments(self, layer: Layer, arena: Arena, plan: Plan) -> list[Segment]:
+        """The frames of an arena as the pass sees them, turned to the positions of the plan."""
+        pooled = arena is layer.pooled
+        return [
+            Segment(
+                pages,
+                arena.key_quantizer,
+                arena.value_quantizer,
+                self._turns_of(frames, plan.shift, self._roped or pooled),
+                math.log(self.spec.tokens_per_frame) if pooled else 0.0,
+            )
+            for frames, pages in arena.pages
+        ]
 
-    def _places(self, positions: tuple[int, ...]) -> Tensor:
-        """Rotations of whole frames; layers that hold the same frames share them."""
-        if positions not in self._turns:
-            self._turns[positions] = self._rope.frames(positions)
-        return self._turns[positions]
+    def _turns_of(self, frames: tuple[int, ...], shift: int, roped: bool) -> Turns | None:
+        """How stored keys turn on reading; layers that hold the same frames share the tables."""
+        moved = tuple(0 if f < self.spec.sink else -shift for f in frames)
+        if roped and not any(moved):
+            return None
+        places = moved if roped else tuple(f + m for f, m in zip(frames, moved, strict=True))
+        if (roped, *places) not in self._turns:
+            make = self._rope.shifts if roped else self._rope.frames
+            self._turns[roped, *places] = make(places)
+        return self._turns[roped, *places]
 
     def _commit(self, layer: Layer, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan) -> None:
-        """Store the chunk of a commit pass, then let the policy decide over the layer."""
-        frames = list(plan.frames)
-        k, v = (x.unflatten(2, (len(frames), -1)) for x in (k_BHTD, v_BHTD))
-        for i, frame in enumerate(frames):
+        """Let the policy decide over the layer and the new chunk, then store what stays of it."""
+        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k_BHTD, v_BHTD))
+        for i, frame in enumerate(plan.frames):
             note = self.method.retention.observe(k[:, :, i], v[:, :, i])
             if note is not None:
                 layer.notes[frame] = note
-        if layer.full.roped:
-            k = rotate(k, self._rope.frames(frames))
-        layer.full.append(frames, k, v)
         reach = self._end if self.spec.window is None else min(self._end, self.spec.window)
-        history = History(tuple(layer.full.frames), reach, layer.notes)
-        self._apply(layer, self.method.retention.decide(history), k_BHTD.dtype)
-
-    def _apply(self, layer: Layer, fates: dict[int, Fate], dtype: torch.dtype) -> None:
-        """Carry out the policy's decision.
-
-        Raises  ValueError: it is about a frame that is not stored in full.
-        """
-        unknown = sorted(set(fates) - set(layer.full.frames))
+        history = History((*layer.full.places, *plan.frames), reach, layer.notes)
+        fates = self.method.retention.decide(history)
+        unknown = sorted(set(fates) - set(history.frames))
         if unknown:
             raise ValueError(f"the retention policy decided over frame {unknown[0]}, not stored")
-        pooled = sorted(f for f, fate in fates.items() if fate is Fate.POOL)
+        if self._roped:
+            k = rotate(k, self._rope.frames(plan.frames).view())
+        going = [f for f in layer.full.places if fates.get(f, Fate.KEEP) is not Fate.KEEP]
+        pooled = [f for f in going if fates[f] is Fate.POOL]
         if pooled:
-            k, v = layer.full.read(pooled, torch.float32)
-            if not layer.full.roped:  # a mean has no place of its own: rotate first
-                k = rotate(k, self._rope.frames(pooled))
-            k, v = (x.mean(3, keepdim=True).to(dtype) for x in (k, v))
-            layer.pooled.append(pooled, k, v)
-        layer.full.keep([f for f in layer.full.frames if fates.get(f, Fate.KEEP) is Fate.KEEP])
+            self._pool(layer, pooled, *layer.full.read(pooled), k.dtype)
+        layer.full.drop(going)
+        new: dict[Fate, list[int]] = {fate: [] for fate in Fate}
+        for i, frame in enumerate(plan.frames):
+            new[fates.get(frame, Fate.KEEP)].append(i)
+        if new[Fate.POOL]:
+            pool = new[Fate.POOL]
+            self._pool(layer, [plan.frames[i] for i in pool], k[:, :, pool], v[:, :, pool], k.dtype)
+        if len(new[Fate.KEEP]) < len(plan.frames):
+            k, v = k[:, :, new[Fate.KEEP]], v[:, :, new[Fate.KEEP]]
+        layer.full.store([plan.frames[i] for i in new[Fate.KEEP]], k, v)
+
+    def _pool(
+        self, layer: Layer, frames: Sequence[int], k: Tensor, v: Tensor, dtype: torch.dtype
+    ) -> None:
+        """Store one token a frame, the mean of the frame's tokens [B, H, F, T, D]."""
+        if not self._roped:  # a mean has no place of its own: rotate first
+            k = rotate(k, self._rope.frames(frames).view())
+        k, v = (x.float().mean(3, keepdim=True).to(dtype) for x in (k, v))
+        layer.pooled.store(frames, k, v)

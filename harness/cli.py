@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,11 +147,13 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     )
     words = HydraConfig.get().overrides.task
     of_model = [word for word in words if word.startswith("model.")]
+    of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
     of_method = [word.removeprefix("method.") for word in words if word.startswith("method.")]
     shared: dict[str, Any] = {
         "results_dir": str(Path(resolved["results_dir"]).absolute()),
         "model_name": choices["model"],
         "model": model,
+        "attention": resolved["attention"],
         "suite": suite,
         "seed": suite_config.seed,
         "samples": suite_config.samples,
@@ -158,12 +161,28 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
         "device": resolved["run"]["device"],
         "track": resolved["track"],
     }
-    bf16: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-        OmegaConf.load(CONF / "method" / f"{REFERENCE}.yaml"), resolve=True
+    run = Run(
+        method_name=choices["method"],
+        method=resolved["method"],
+        integration=resolved["integration"],
+        settings=" ".join(of_method + of_model + of_build),
+        **shared,
     )
-    settings = " ".join(of_method + of_model)
-    run = Run(method_name=choices["method"], method=resolved["method"], settings=settings, **shared)
-    return run, Run(method_name=REFERENCE, method=bf16, settings=" ".join(of_model), **shared)
+    reference = Run(
+        method_name=REFERENCE,
+        method=_shipped("method", REFERENCE),
+        integration=_shipped("integration", "packed"),
+        settings=" ".join(of_model + [w for w in of_build if w.startswith("attention")]),
+        **shared,
+    )
+    return run, reference
+
+
+def _shipped(group: str, name: str) -> dict[str, Any]:
+    """A file of ours as it is, whatever the command line changed."""
+    file = OmegaConf.load(CONF / group / f"{name}.yaml")
+    resolved: dict[str, Any] = OmegaConf.to_container(file, resolve=True)  # type: ignore[assignment]
+    return resolved
 
 
 def check(config: dict[str, Any]) -> None:
@@ -179,11 +198,12 @@ def check(config: dict[str, Any]) -> None:
         value = config[name]
         if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
             raise UserError(f"{name}={value}: give the name of a folder")
-    if not isinstance(config["method"], dict) or "_target_" not in config["method"]:
-        raise UserError(
-            "the method's file names no _target_: begin it with defaults: [bf16, _self_] and "
-            "change what differs"
-        )
+    for name, base in (("method", "bf16"), ("attention", "auto"), ("integration", "packed")):
+        if not isinstance(config[name], dict) or "_target_" not in config[name]:
+            raise UserError(
+                f"the {name}'s file names no _target_: begin it with defaults: [{base}, _self_] "
+                "and change what differs"
+            )
     track.mode(config["track"]["mode"])
 
 
@@ -192,7 +212,7 @@ def show(runs: list[Run]) -> None:
     runs = [run for run in runs if (run.folder / store.OBSERVATIONS).exists()]
     if not runs:
         return
-    from analysis.tables import print_table, summarize
+    from analysis.tables import print_section, sections
 
     selected = []
     for run in runs:
@@ -200,7 +220,8 @@ def show(runs: list[Run]) -> None:
         wanted = {item.key for item in run.items}
         keys = zip(rows["prompt_index"], rows["sample"], strict=True)
         selected.append(rows[[key in wanted for key in keys]])
-    print_table(summarize([rows for rows in selected if len(rows)]))
+    for section in sections([rows for rows in selected if len(rows)]):
+        print_section(section)
     root = Path(runs[0].results_dir)
     store.write_wide(root)
     for path in (root / store.WIDE, *(run.folder for run in runs)):
@@ -218,15 +239,16 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         choices = f"Choose {group}={'|'.join(sorted(error.options))}"
-        return f"unknown {group} {name}{_near(name, error.options)}? {choices}"
+        return f"unknown {group} {name}{did_you_mean(name, error.options)}? {choices}"
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         keys = sorted(str(key) for key in cause.parent_node)
-        near = _near(str(cause.key), keys)
+        near = did_you_mean(str(cause.key), keys)
         return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
     return " ".join(str(error).split())
 
 
-def _near(name: str, options: Sequence[str]) -> str:
+def did_you_mean(name: str, options: Sequence[str]) -> str:
+    """Words about the nearest options, or nothing."""
     near = difflib.get_close_matches(name, options, cutoff=0.5)
     return f", did you mean {' or '.join(near)}" if near else ""

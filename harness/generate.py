@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from torch import Tensor
 
 from harness import env, store
 from harness.api import Method
-from harness.attention import BACKEND
-from harness.cache import Session
-from harness.errors import UserError, first_line, last_frame
+from harness.attention.base import Backend
+from harness.errors import UserError
 from harness.files import write_json
-from harness.measure import PHASES, Meter, memory_of
+from harness.integration import CacheSession, Integration
+from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES, VideoModel
+from harness.models.vae import pixels
+from harness.models.wan import TextKV
 from harness.progress import Progress
+from harness.record import Held, Recorder
 from harness.run import Item, Run
 from harness.sampler import Sampler, SeededNoise
 from harness.store import Observation, Rows, TracePoint, write_trace
@@ -39,7 +42,11 @@ class Silent:
 
 
 class Generator:
-    """Builds a run's model and method once and makes its videos one after the other."""
+    """Builds a run's model and method once and makes its videos one after the other.
+
+    What a video holds (history, cross-attention, latents) is local to `make` and gone before the
+    next one starts, unless the integration keeps it on purpose.
+    """
 
     def __init__(self, run: Run) -> None:
         """Build everything; ValueError or UserError before any video is made."""
@@ -48,16 +55,32 @@ class Generator:
         self.method: Method = instantiate(run.method)
         self.model: VideoModel = instantiate(run.model)
         self.method.check(self.model.spec)
+        self.integration: Integration = instantiate(run.integration)
+        self.integration.check(self.model.spec, self.method)
+        self.backend: Backend = self.integration.resolve(
+            instantiate(run.attention), self.model.spec, self.method, self.device
+        )
         self.sampler: Sampler = self.model.build(self.device, Path(run.data_dir))
-        self.weights = self.model.origin(Path(run.data_dir))
         self.memory = memory_of(self.device)
+        self.record = Recorder(
+            run,
+            self.model,
+            weights=self.model.origin(Path(run.data_dir)),
+            backend=self.backend.describe(self.device),
+            integration=self.integration.name,
+            device=self.device,
+            memory_source=self.memory.source,
+        )
         self.texts: dict[str, tuple[Tensor, Meter]] = {}
+        self._previous: tuple[Tensor, ...] = ()
+        self._weight_bytes = sum(w.nbytes for w in self.sampler.network.state_dict().values())
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all prompts, then free the encoder: it is larger than most networks."""
         self.model.text.to(self.device)
         for text in texts:
             meter = Meter(self.device, self.memory)
+            meter.components = self._resident
             with meter.phase("text"):
                 rows = self.model.text.encode([text])[0].to(DTYPES[self.model.dtype])
             self.texts[text] = rows, meter
@@ -67,101 +90,97 @@ class Generator:
         """The encoded prompt of a video [length, width]."""
         return self.texts[item.prompt.text][0]
 
+    def session(self, num_frames: int) -> CacheSession:
+        """An empty cache for a video."""
+        return self.integration.session(
+            self.model.spec, self.method, self.backend, num_frames, self.device
+        )
+
     def warm_up(self) -> None:
         """Two chunks that nobody measures: kernels, allocators and thread pools start here."""
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         text_kv = self.model.text_kv(self.sampler, next(iter(self.texts.values()))[0])
-        session = Session(self.model.spec, self.method, self.device)
+        session = self.session(num_frames)
         chunks = self.sampler.sample(session, text_kv, noise, num_frames, Silent())
         self.decode(torch.cat(list(chunks), dim=1))
+        self._previous = ()  # the first video has none before it
 
-    def make(self, item: Item, meter: Meter) -> tuple[Frames, Session, list[TracePoint]]:
-        """One video: its pixels, the cache as the last commit left it, and its trace."""
+    def make(self, item: Item, meter: Meter) -> tuple[Frames, Held, list[TracePoint]]:
+        """One video: its pixels, what the cache came to hold, and its trace."""
         rows, encoding = self.texts[item.prompt.text]
         meter.include(encoding)
+        alive = Alive()
+        meter.components = lambda: self._resident() | alive.ledger()
         with meter.phase("text"):
-            text_kv = self.model.text_kv(self.sampler, rows)
+            alive.text_kv = self.model.text_kv(self.sampler, rows)
         num_frames = self.run.suite.num_frames
+        alive.session = session = self.session(num_frames)
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
-        session = Session(self.model.spec, self.method, self.device)
-        latents, trace = [], []
-        for chunk in self.sampler.sample(session, text_kv, noise, num_frames, meter):
-            latents.append(chunk)
-            moment = time.perf_counter() - meter.start
-            trace += [
-                TracePoint(self.run.run_id, *item.key, len(latents) - 1, moment, name, size)
-                for name, size in session.ledger().items()
-            ]
+        if self._on(noise.video):
+            alive.noise = noise.video
+        trace: list[TracePoint] = []
+        for latents in self.sampler.sample(session, alive.text_kv, noise, num_frames, meter):
+            alive.latents.append(latents)
+            time_s = time.perf_counter() - meter.start
+            chunk = len(alive.latents) - 1
+            in_use = {"in_use": self.memory.now()}
+            trace += self.record.sampled(item, chunk, time_s, session.ledger() | in_use)
+        held = Held.of(session)
+        del session, noise
+        if self.integration.free_before_decode:
+            alive.free()
         with meter.phase("decode"):
-            frames = self.decode(torch.cat(latents, dim=1))
-        return frames, session, trace
+            frames = self.decode(torch.cat(alive.latents, dim=1))
+        return frames, held, trace + self.record.peaks(item, meter)
 
     def decode(self, latents_BFChw: Tensor) -> Frames:
-        """Pixels of the first sample; frames leave the device as they come."""
+        """Pixels of the first sample, on the host."""
+        latents = latents_BFChw[0]
         with torch.inference_mode():
-            return np.concatenate(list(self.model.decoder.decode(latents_BFChw[0])))
+            if self.integration.stream_decode:
+                return np.concatenate(list(self.model.decoder.decode(latents)))
+            video = self.model.decoder.decode_whole(latents)
+        if self.integration.keep_previous:
+            self._previous = (video, latents)
+        return pixels(video)
 
-    def observe(self, item: Item, meter: Meter, session: Session, frames: Frames) -> Observation:
-        """The row of a finished video."""
-        same, full = self._bf16_bytes(session)
-        stored = session.stored_bytes
-        by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
-        by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}
-        return Observation(
-            **self._identity(item),
-            num_pixel_frames=frames.shape[0],
-            height=frames.shape[1],
-            width=frames.shape[2],
-            fps=self.model.fps,
-            **by_phase,
-            generate_s=sum(meter.seconds[phase] for phase in PHASES),
-            num_passes=meter.num_passes,
-            memory_source=self.memory.source,
-            peak_bytes=max(peak for phase, peak in meter.peaks.items() if phase != "text"),
-            peak_reserved_bytes=meter.peak_reserved,
-            kv_nominal_bytes=session.nominal_bytes,
-            kv_stored_bytes=stored,
-            kv_peak_bytes=session.peak_bytes,
-            kv_bf16_same_frames_bytes=same,
-            kv_bf16_full_length_bytes=full,
-            kv_ratio_same_frames=same / stored if stored else None,
-            kv_ratio_full_length=full / stored if stored else None,
-            kv_frames_held=session.num_frames_held,
-            attention_backend=BACKEND,
-            video=str(self.run.video(item).relative_to(self.run.folder)),
-        )
+    def _on(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies on the device: on a CPU everything does."""
+        return tensor.device.type == self.device.type
 
-    def failed(self, item: Item, error: Exception) -> Observation:
-        """The row of a video that could not be made."""
-        oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        cause = "oom" if oom else "error"
-        reason = f"{first_line(error)} ({last_frame(error)})"
-        return Observation(**self._identity(item), failure=cause, failure_reason=reason)
-
-    def _identity(self, item: Item) -> dict[str, Any]:
-        return {
-            "run_id": self.run.run_id,
-            "suite": self.run.suite.name,
-            "model": self.run.model_name,
-            "method": self.run.method_name,
-            "settings": self.run.settings,
-            "prompt_index": item.prompt.index,
-            "sample": item.sample,
-            "seed": item.seed,
-            "prompt": item.prompt.text,
-            "prompt_source": self.run.suite.source,
-            "num_latent_frames": self.run.suite.num_frames,
-            "preset": self.model.preset,
-            "weights": self.weights,
-            "device": env.device_name(self.device),
-            "torch_version": torch.__version__,
+    def _resident(self) -> dict[str, int]:
+        """Bytes on the device that outlive a video, by what they are."""
+        parts = {
+            "weights": self._weight_bytes,
+            "decoder": self.model.decoder.nbytes,
+            "prompts": sum(rows.nbytes for rows, _ in self.texts.values() if self._on(rows)),
+            "previous_video": sum(tensor.nbytes for tensor in self._previous),
         }
+        return {name: size for name, size in parts.items() if size}
 
-    def _bf16_bytes(self, session: Session) -> tuple[int, int]:
-        """BF16 bytes of the frames still held, and of the whole video."""
-        frame = self.model.spec.bf16_frame_bytes
-        return round(frame * session.num_frames_held), frame * self.run.suite.num_frames
+
+@dataclass
+class Alive:
+    """What one video holds on the device."""
+
+    text_kv: TextKV = field(default_factory=list)
+    session: CacheSession | None = None
+    noise: Tensor | None = None
+    latents: list[Tensor] = field(default_factory=list)
+
+    def ledger(self) -> dict[str, int]:
+        """Bytes by what they are."""
+        cross = sum(x.nbytes for pair in self.text_kv for x in pair)
+        latents = sum(x.nbytes for x in self.latents)
+        held = self.session.ledger() if self.session is not None else {}
+        noise = self.noise.nbytes if self.noise is not None else 0
+        parts = {"cross_attention": cross, "noise": noise, "latents": latents, **held}
+        return {name: size for name, size in parts.items() if size}
+
+    def free(self) -> None:
+        """Let go of all but the latents."""
+        self.text_kv, self.session, self.noise = [], None, None
 
 
 def generate(run: Run) -> int:
@@ -190,7 +209,7 @@ def generate(run: Run) -> int:
                 raise
             except Exception as error:  # noqa: BLE001  this video's row; the others go on
                 num_failed += 1
-                rows.put(generator.failed(item, error))
+                rows.put(generator.record.failed(item, error))
                 progress.failed(item, error)
             else:
                 progress.finished(item)
@@ -202,12 +221,12 @@ def generate(run: Run) -> int:
 def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows[Observation]) -> None:
     """Make a video and leave its frames, its trace and, last, its row on disk."""
     run = generator.run
-    frames, session, trace = generator.make(item, meter)
+    frames, held, trace = generator.make(item, meter)
     for stale in run.video(item).parent.glob(f"{item.stem}.*"):
         stale.unlink()
     write_raw(run.video(item).with_suffix(".npy"), frames)
     write_trace(run.trace(item), trace)
-    rows.put(generator.observe(item, meter, session, frames))
+    rows.put(generator.record.made(item, meter, held, frames))
 
 
 def write_manifest(run: Run, device: torch.device) -> None:
@@ -223,6 +242,8 @@ def write_manifest(run: Run, device: torch.device) -> None:
             "num_videos": len(store.made(run.folder)),
             "model": {"name": run.model_name, **run.model},
             "method": {"name": run.method_name, **run.method},
+            "attention": run.attention,
+            "integration": run.integration,
             "schema_version": store.SCHEMA_VERSION,
             "environment": env.describe(device),
         },

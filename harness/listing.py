@@ -19,6 +19,8 @@ def main(words: Sequence[str]) -> int:
         "methods": lambda: _configs("method"),
         "suites": lambda: _configs("suite"),
         "models": lambda: _configs("model"),
+        "attentions": lambda: _configs("attention"),
+        "integrations": lambda: _configs("integration"),
         "metrics": _metrics,
     }
     unknown = [word for word in words if word not in lists]

@@ -24,6 +24,9 @@ class Memory(Protocol):
     def reset(self) -> None:
         """Forget the peak."""
 
+    def now(self) -> int:
+        """Bytes in use."""
+
     def peak(self) -> tuple[int, int]:
         """Bytes in use and bytes reserved at the peak."""
 
@@ -41,6 +44,10 @@ class CudaMemory:
         """Forget the peak."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
+    def now(self) -> int:
+        """Allocated."""
+        return torch.cuda.memory_allocated(self._device)
+
     def peak(self) -> tuple[int, int]:
         """Allocated and reserved."""
         allocated = torch.cuda.max_memory_allocated(self._device)
@@ -51,11 +58,15 @@ class ResidentMemory:
     """The kernel's high-water mark of this process's resident memory (Linux)."""
 
     source = "process rss, high-water mark"
-    _clear = Path("/proc/self/clear_refs")
+    _clear, _size = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
 
     def reset(self) -> None:
         """Writing 5 sets the mark back to what is resident now."""
         self._clear.write_text("5")
+
+    def now(self) -> int:
+        """Resident bytes."""
+        return int(self._size.read_text().split()[1]) * resource.getpagesize()
 
     def peak(self) -> tuple[int, int]:
         """Resident bytes; nothing is reserved apart from them.
@@ -74,10 +85,13 @@ class SampledMemory:
     def reset(self) -> None:
         """Nothing to forget."""
 
+    def now(self) -> int:
+        """Resident bytes."""
+        return int(psutil.Process().memory_info().rss)
+
     def peak(self) -> tuple[int, int]:
         """Resident bytes now."""
-        resident = int(psutil.Process().memory_info().rss)
-        return resident, resident
+        return self.now(), self.now()
 
 
 def memory_of(device: torch.device) -> Memory:
@@ -98,11 +112,18 @@ class Meter:
     def __init__(
         self, device: torch.device, memory: Memory, tick: Callable[[], None] | None = None
     ) -> None:
-        """`tick` is called after every network pass."""
+        """`tick` is called after every network pass.
+
+        `components` gives the bytes of what is known to be held, by what it is; `ledgers` are its
+        values at the peak of each phase, with `activations` (what the phase itself took on top of
+        what was there) and `other` (what was there and is not known), so that they add up.
+        """
         self.seconds: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, int] = defaultdict(int)
         self.peak_reserved = 0
         self.num_passes = 0
+        self.ledgers: dict[str, dict[str, int]] = {}
+        self.components: Callable[[], dict[str, int]] = dict
         self.start = time.perf_counter()
         self._device = device
         self._memory = memory
@@ -113,12 +134,15 @@ class Meter:
         """Time a block and take its peak; phases of the same name add up."""
         self._synchronize()
         self._memory.reset()
+        unknown = self._memory.now() - sum(self.components().values())
         start = time.perf_counter()
         yield
         self._synchronize()
         self.seconds[name] += time.perf_counter() - start
         used, reserved = self._memory.peak()
-        self.peaks[name] = max(self.peaks[name], used)
+        if used > self.peaks[name]:
+            self.peaks[name] = used
+            self.ledgers[name] = self._explain(unknown, used)
         self.peak_reserved = max(self.peak_reserved, reserved)
         if name in ("denoise", "commit"):
             self.num_passes += 1
@@ -129,8 +153,20 @@ class Meter:
         """Add what was measured before this video began."""
         for name, seconds in other.seconds.items():
             self.seconds[name] += seconds
-            self.peaks[name] = max(self.peaks[name], other.peaks[name])
+            if other.peaks[name] > self.peaks[name]:
+                self.peaks[name], self.ledgers[name] = other.peaks[name], other.ledgers[name]
         self.peak_reserved = max(self.peak_reserved, other.peak_reserved)
+
+    def _explain(self, unknown: int, peak: int) -> dict[str, int]:
+        """The parts of a peak; what was there before and is not known is named as such.
+
+        Room that was taken and never written to is known but not resident on a CPU: then `other`
+        is smaller by it.
+        """
+        parts = self.components()
+        known = sum(parts.values())
+        activations = max(0, peak - known - unknown)
+        return {**parts, "activations": activations, "other": peak - known - activations}
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":

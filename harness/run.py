@@ -44,9 +44,9 @@ class Item:
 class Run:
     """What a child process needs to know; written to the run's folder as `request.json`.
 
-    model and method are the resolved configurations; settings are the words that changed them on
-    the command line, for people to tell runs of one name apart. Which prompts are asked for is not
-    part of the identity: asking for more of them later continues the same run.
+    model, method, attention and integration are resolved configurations; settings are the words
+    that changed them on the command line, for people to tell runs of one name apart. Which prompts
+    are asked for is not part of the identity: asking for more of them later continues the run.
     """
 
     results_dir: str
@@ -54,6 +54,8 @@ class Run:
     method_name: str
     model: dict[str, Any]
     method: dict[str, Any]
+    attention: dict[str, Any]
+    integration: dict[str, Any]
     suite: Suite
     seed: int
     samples: int
@@ -64,7 +66,8 @@ class Run:
 
     @cached_property
     def run_id(self) -> str:
-        """Eight hex digits of what decides the videos: model, method, prompts, length, seeds.
+        """Eight hex digits of what decides the rows: model, method and its integration, attention
+        as configured, prompts, length, seeds.
 
         Paths, tracking, device and the selection of prompts are outside it.
         """
@@ -72,6 +75,8 @@ class Run:
             "schema": store.SCHEMA_VERSION,
             "model": self.model,
             "method": self.method,
+            "attention": self.attention,
+            "integration": self.integration,
             "suite": [self.suite.name, self.suite.sha256, self.suite.num_frames, self.seed],
         }
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.cache import Session
+from harness.integration import CacheSession
 from harness.models.wan import TextKV, Wan
 
 GRID = 1000  # training timesteps
@@ -88,11 +88,11 @@ class SeededNoise:
         """Seeded by prompt and sample alone."""
         self._generator = torch.Generator().manual_seed(seed)
         self._shape = tuple(shape_FChw)
-        self._initial = torch.randn(1, *self._shape, generator=self._generator)
+        self.video = torch.randn(1, *self._shape, generator=self._generator)
 
     def initial(self, frames: range) -> Tensor:
         """The chunk's part of the video's noise."""
-        return self._initial[:, frames.start : frames.stop]
+        return self.video[:, frames.start : frames.stop]
 
     def fresh(self, num_frames: int) -> Tensor:
         """The next draw."""
@@ -116,7 +116,12 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(
-        self, session: Session, text_kv: TextKV, noise: Noise, num_frames: int, observer: Observer
+        self,
+        session: CacheSession,
+        text_kv: TextKV,
+        noise: Noise,
+        num_frames: int,
+        observer: Observer,
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
@@ -136,7 +141,7 @@ class Sampler:
         x_BFChw: Tensor,
         t_BF: Tensor,
         text_kv: TextKV,
-        session: Session,
+        session: CacheSession,
         frames: range,
         commit: bool,
     ) -> Tensor:
@@ -151,7 +156,12 @@ class Sampler:
         return (x_BFChw.double() - sigma * flow.double()).to(x_BFChw.dtype)
 
     def _denoise(
-        self, session: Session, text_kv: TextKV, noise: Noise, frames: range, observer: Observer
+        self,
+        session: CacheSession,
+        text_kv: TextKV,
+        noise: Noise,
+        frames: range,
+        observer: Observer,
     ) -> Tensor:
         """All denoising passes of one chunk."""
         weight = self.network.head.head.weight

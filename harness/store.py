@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OBSERVATIONS, SCORES = "observations.parquet", "scores.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
 KEY = ["run_id", "prompt_index", "sample"]
@@ -33,7 +33,9 @@ class Observation:
     allocated memory on CUDA, resident memory of the process on a CPU (`memory_source`);
     `peak_bytes` is the largest but that of `text`, whose encoder is gone before the first video
     starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last commit, `peak` the
-    most that history and scratch ever held together. Ratios put BF16 bytes over stored bytes: of
+    most that history and scratch ever held together. `contract` is how much history attention may
+    reach, `integration` how the method is built in (`conf/integration`), `attention_backend` what
+    attended. Ratios put BF16 bytes over stored bytes: of
     the frames that still have a place in the attention, and of all frames; null where nothing is
     stored.
     """
@@ -76,7 +78,10 @@ class Observation:
     kv_ratio_same_frames: float | None = None
     kv_ratio_full_length: float | None = None
     kv_frames_held: float | None = None
+    scratch_bytes: int | None = None
     attention_backend: str | None = None
+    integration: str | None = None
+    contract: str | None = None
     preset: str | None = None
     weights: str | None = None
     device: str | None = None
@@ -121,13 +126,19 @@ class Score:
 
 @dataclass(frozen=True)
 class TracePoint:
-    """Bytes of one KV component after the commit of one chunk, and when that was."""
+    """Bytes of one component at a moment of a video.
+
+    moment is `chunk` (after the commit of that chunk: what the cache holds) or `peak` (the largest
+    moment of that phase: everything, adding up to the measured peak; time and chunk are null).
+    """
 
     run_id: str
     prompt_index: int
     sample: int
-    chunk: int
-    time_s: float
+    moment: str
+    phase: str
+    chunk: int | None
+    time_s: float | None
     component: str
     bytes: int
 

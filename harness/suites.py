@@ -99,7 +99,7 @@ def resolve(
     Raises  UserError: missing or corrupt file, wrong checksum, index out of range, a length that
     is no multiple of the chunk.
     """
-    num_frames = _num_frames(config, chunk_frames, fps)
+    num_frames = latent_frames(config, chunk_frames, fps)
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
@@ -112,7 +112,11 @@ def pixel_frames(num_frames: int) -> int:
     return TEMPORAL_STRIDE * (num_frames - 1) + 1
 
 
-def _num_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
+def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
+    """Latent frames of a suite's videos.
+
+    Raises  UserError: no positive length, or frames that are no multiple of the chunk.
+    """
     if config.frames is None:
         assert config.seconds is not None
         if not 0 < config.seconds <= MAX_SECONDS:

@@ -32,7 +32,7 @@ def main(stage: str, folder: str, reference: str | None = None) -> int:
     except (UserError, ValueError) as error:
         return _say(str(error))
     except InstantiationException as error:
-        return _say(_of_construction(error))
+        return _say(of_construction(error))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -51,7 +51,7 @@ def main(stage: str, folder: str, reference: str | None = None) -> int:
         return INTERRUPTED
 
 
-def _of_construction(error: InstantiationException) -> str:
+def of_construction(error: InstantiationException) -> str:
     """Hydra wraps what a constructor raised, or says that there is no such class."""
     missing = re.search(r"Error locating target '([^']*)'", str(error))
     if missing:

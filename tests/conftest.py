@@ -10,6 +10,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))
 
+# Without a GPU the Triton kernels are tested in Triton's interpreter. Triton looks at this when it
+# decorates a kernel, so it must stand before anything imports one.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 torch.set_num_threads(1)  # the test runner starts one worker a core
 
 

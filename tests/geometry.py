@@ -11,6 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from harness.api import CacheSpec, Exact, Method
+from harness.attention.base import Backend
+from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.generate import Silent
 from harness.models.wan import Wan, WanDims, init_weights
@@ -43,14 +45,20 @@ def text(net: Wan, seed: int = 0) -> Any:
 
 
 def generate(
-    method: Method, num_frames: int = 12, net: Wan | None = None, seed: int = 0, **changes: Any
+    method: Method,
+    num_frames: int = 12,
+    net: Wan | None = None,
+    seed: int = 0,
+    backend: Backend | None = None,
+    **changes: Any,
 ) -> tuple[torch.Tensor, Session]:
     """A short video through the cache: latents and the session it leaves."""
     net = net or network()
     shape = spec(**changes)
     method.check(shape)
     sampler = Sampler(net, Schedule(), shape.chunk_frames)
-    session = Session(shape, method, CPU)
+    backend = (backend or Portable()).resolve(shape, method, CPU)
+    session = Session(shape, method, backend, num_frames, CPU)
     noise = SeededNoise(seed, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     chunks = sampler.sample(session, text(net, seed), noise, num_frames, Silent())
     return torch.cat(list(chunks), dim=1), session
@@ -78,9 +86,13 @@ def method_names() -> list[str]:
 def live_bytes(session: Session) -> int:
     """Bytes of the tensors that a session's layers hold, found by walking its objects."""
     seen: dict[int, int] = {}
+    walked: set[int] = set()
     stack: list[Any] = [session._layers]
     while stack:
         thing = stack.pop()
+        if id(thing) in walked:
+            continue
+        walked.add(id(thing))
         if isinstance(thing, torch.Tensor):
             storage = thing.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.api import Exact, Fate, History, Method, Retention
-from harness.attention import Scratch
+from harness.attention.portable import Portable
 from harness.cache import Plan, Session
 from harness.generate import Silent
 from harness.models.rope import Rope, rotate
@@ -30,7 +30,7 @@ class Dense:
         tokens = GRID[0] * GRID[1]
         of_chunk = torch.arange(num_frames).repeat_interleave(tokens) // chunk
         self.mask = of_chunk[:, None] >= of_chunk[None, :]
-        self.turns = Rope(32, GRID, CPU).frames(list(range(num_frames))).flatten(0, 1)
+        self.turns = Rope(32, GRID, CPU).frames(range(num_frames)).view().flatten(0, 1)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, plan: Plan | None) -> Tensor:
         q, k = rotate(q, self.turns), rotate(k, self.turns)
@@ -52,7 +52,7 @@ def test_bf16_through_the_cache_equals_the_dense_network() -> None:
     """Every pass, against one dense forward over [finished frames at t = 0 | this chunk at t]."""
     net, shape = network(), spec()
     sampler = Recording(net, Schedule(), 3)
-    session = Session(shape, BF16, CPU)
+    session = Session(shape, BF16, Portable(), 12, CPU)
     kv = text(net)
     noise = SeededNoise(0, (12, 4, 8, 16))
     latents = torch.cat(list(sampler.sample(session, kv, noise, 12, Silent())), dim=1)
@@ -67,7 +67,7 @@ def test_bf16_through_the_cache_equals_the_dense_network() -> None:
 
 def test_noisy_keys_are_never_stored() -> None:
     net, shape = network(), spec()
-    session = Session(shape, BF16, CPU)
+    session = Session(shape, BF16, Portable(), 12, CPU)
     sampler = Sampler(net, Schedule(), 3)
     x = torch.randn(1, 3, 4, 8, 16)
     with torch.inference_mode():
@@ -122,7 +122,7 @@ class PoolOld(Retention):
 def pooled_session(keys: str, shift: int = 0) -> tuple[Session, list[tuple[Tensor, Tensor]]]:
     """A session of two chunks whose first three frames are pooled, and the exact inputs."""
     shape = spec(num_layers=1, keys=keys, window=9 if shift else None, positions="relative")
-    session = Session(shape, Method(Exact(), Exact(), PoolOld()), CPU)
+    session = Session(shape, Method(Exact(), Exact(), PoolOld()), Portable(), 12, CPU)
     generator = torch.Generator().manual_seed(1)
     stored = []
     for start in (0, 3):
@@ -142,7 +142,7 @@ def test_a_pooled_frame_draws_the_attention_of_its_tokens(keys: str) -> None:
 
     rope = Rope(32, GRID, CPU)
     turned = [
-        rotate(x, rope.frames(list(range(start, start + 3))).flatten(0, 1))
+        rotate(x, rope.frames(range(start, start + 3)).view().flatten(0, 1))
         for start, x in ((0, k0), (3, k1), (6, k), (6, q))
     ]
     copies = [
@@ -168,17 +168,15 @@ def test_pooled_frames_move_with_relative_positions(keys: str) -> None:
     torch.testing.assert_close(outs[0], outs[1], atol=1e-4, rtol=0)
 
 
-def test_head_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "backend", [Portable(scratch_mib=1e-6), Portable(axis="tokens", tile_tokens=40)]
+)
+def test_tiles_change_nothing(backend: Portable) -> None:
     method = Method(RTN(), RTN(), SoftPrune())
     together, _ = generate(method)
-    monkeypatch.setattr(Scratch, "__init__", lambda self: self.__dict__.update(_one_head()))
-    apart, session = generate(method)
-    assert session.ledger()["scratch"] < 2 * 2 * 12 * 32 * 32 * 4
-    torch.testing.assert_close(apart, together, atol=1e-6, rtol=0)
-
-
-def _one_head() -> dict[str, object]:
-    return {"limit_bytes": 1, "buffer": torch.empty(0)}
+    apart, session = generate(method, backend=backend)
+    assert session.ledger()["scratch"] <= 2 * 12 * 32 * 32 * 4
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
 
 
 def test_ledger_adds_up_and_names_what_is_held() -> None:

@@ -89,10 +89,17 @@ def test_a_run_leaves_its_files(sweep: tuple[Path, Done]) -> None:
     videos = sorted(path.name for path in (folder / "videos").iterdir())
     assert videos == sorted(f"{i:04d}-0{end}" for i in range(3) for end in (".mkv", ".mp4", ".png"))
     trace = pd.read_parquet(folder / "trace")
-    assert set(trace["component"]) == {"codes", "scale", "scratch"}
-    codes = trace[trace["component"] == "codes"].pivot(index="chunk", columns="prompt_index")
+    sampled = trace[trace["moment"] == "chunk"]
+    assert set(sampled["component"]) == {"codes", "scale", "scratch", "in_use"}
+    codes = sampled[sampled["component"] == "codes"].pivot(index="chunk", columns="prompt_index")
     assert codes["bytes"].shape == (4, 3)
-    assert (codes["bytes"].diff().dropna() > 0).all().all()  # every chunk adds to the history
+    assert (codes["bytes"] == codes["bytes"].iloc[0]).all().all()  # one arena, taken once
+    row = pd.read_parquet(folder / "observations.parquet").iloc[0]
+    peak = trace[(trace["moment"] == "peak") & (trace["prompt_index"] == row["prompt_index"])]
+    for phase, parts in peak.groupby("phase"):
+        assert parts["bytes"].sum() == row[f"peak_{phase}_bytes"]  # the parts are the peak
+    assert set(peak["phase"]) == {"text", "denoise", "commit", "decode"}
+    assert not {"codes", "cross_attention"} & set(peak[peak["phase"] == "decode"]["component"])
 
 
 def test_the_table_is_printed_with_its_notes(sweep: tuple[Path, Done]) -> None:
@@ -184,6 +191,14 @@ def one_sentence(done: Done) -> str:
         (["data_dir=3"], "give the name of a folder"),
         (["model.latent_size=[0,4]"], "two positive even numbers"),
         (["method.retention=null"], "method.retention=None: give a Retention"),
+        (["attention=stagged"], "did you mean staged"),
+        (["attention=staged", "run.device=cpu"], "no CUDA device; type attention=portable"),
+        (["attention=fused", "run.device=cpu"], "no CUDA device; type attention=portable"),
+        (["attention=portable", "attention.axis=frames"], "choose heads or tokens"),
+        (["attention=portable", "attention.scratch_mib=0"], "give a positive number"),
+        (["integration=old"], "Choose integration=packed|published"),
+        (["model.window=2"], "cannot hold a sink of 0 and a chunk of 3: choose at least 3"),
+        (["method=window_bf16", "method.retention.frames=2"], "choose at least 3"),
         (["method.key._target_=nope.Nope"], "there is no class nope.Nope: its module must lie"),
     ],
 )
@@ -262,10 +277,13 @@ def test_a_killed_child_is_named(tmp_path: Path) -> None:
     assert "was killed by SIGKILL (out of memory" in one_sentence(done)
 
 
-@pytest.mark.parametrize("what", ["methods", "suites", "models", "metrics"])
+@pytest.mark.parametrize(
+    "what", ["methods", "suites", "models", "attentions", "integrations", "metrics"]
+)
 def test_ls_gives_each_a_line(what: str) -> None:
     done = command("ls", what)
     known = {"methods": "rtn_int4", "suites": "moviegen", "models": "tiny", "metrics": "ssim"}
+    known |= {"attentions": "portable", "integrations": "packed"}
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert any(line.startswith(known[what] + " ") for line in lines)

@@ -81,7 +81,8 @@ def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
     import pandas as pd
 
     trace = pd.read_parquet(this.trace(this.items[0]))
-    last = trace[(trace["chunk"] == 1) & (trace["component"] != "scratch")]
+    last = trace[(trace["moment"] == "chunk") & (trace["chunk"] == 1)]
+    last = last[~last["component"].isin(["scratch", "in_use"])]
     assert last["bytes"].sum() == row["kv_stored_bytes"]
     assert row["kv_peak_bytes"] >= row["kv_stored_bytes"]
 

@@ -37,6 +37,19 @@ def test_a_video_is_repeatable_finite_and_counted_to_the_byte(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("window", [None, 9])
+def test_storage_is_taken_once_and_never_outgrown(name: str, window: int | None) -> None:
+    """`most_kept` holds: one slab a layer, of exactly that many pages, all of them used."""
+    _, session = generate(method_of(name), num_frames=18, window=window)
+    kept = session.method.retention.most_kept(window or 18)
+    for layer in session._layers:
+        (slab,) = layer.full.slabs
+        assert slab.key.shape[2] == kept
+        assert len(layer.full.places) + len(slab.free) == kept
+        assert len(slab.free) <= 3  # rounding: the last chunk may need a page less
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_first_chunk_is_exact(name: str) -> None:
     """No history, no error: whatever a method does, it acts through history alone."""
     net = network()

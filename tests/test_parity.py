@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.api import CacheSpec, Exact, Method
+from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.generate import Silent
 from harness.models.wan import Wan, WanDims
@@ -94,11 +95,11 @@ def as_buffer(stored: tuple[Any, ...]) -> tuple[Any, Any]:
 def replay(network: Wan, spec: CacheSpec, scenario: dict[str, Any], state: dict[str, Any]) -> None:
     network.load_state_dict(state)
     sampler = Watching(network.eval(), schedule(scenario["config"]), spec.chunk_frames)
-    session = Session(spec, BF16, torch.device("cpu"))
     inputs = scenario["inputs"]
     with torch.inference_mode():
         text_kv = network.text_kv(inputs["text"])
     num_frames = inputs["noise"].shape[1]
+    session = Session(spec, BF16, Portable(), num_frames, torch.device("cpu"))
     chunks = sampler.sample(session, text_kv, Recorded(inputs), num_frames, Silent())
     latents = torch.cat(list(chunks), dim=1)
 
@@ -147,7 +148,7 @@ def test_every_frame_has_its_own_modulation(golden: Any) -> None:
     network, spec = build(recording, config)
     network.load_state_dict(recording["state_dict"])
     sampler = Watching(network.eval(), Schedule(), spec.chunk_frames)
-    session = Session(spec, BF16, torch.device("cpu"))
+    session = Session(spec, BF16, Portable(), 6, torch.device("cpu"))
     inputs = scenario["inputs"]
     with torch.inference_mode():
         text_kv = network.text_kv(inputs["text"])

@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.api import Exact
+from harness.api import Exact, Quantizer
 from methods.quantizers.affine import Affine
 from methods.quantizers.bits import unpack
+from methods.quantizers.channelwise import Centered, ChannelScaled
+from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot, hadamard
 from methods.quantizers.rtn import RTN
 from tests.geometry import spec
@@ -75,11 +77,9 @@ def test_frames_are_independent() -> None:
     x = frames()
     for quantizer in (RTN(), Affine(axis="channels"), QuaRot(Affine(axis="channels")), Exact()):
         together = quantizer.encode(x)
-        apart = quantizer.encode(x[:, :, :1])
-        for part in (x[:, :, 1:2], x[:, :, 2:]):
-            apart = apart.append(quantizer.encode(part))
+        apart = [quantizer.encode(part).parts for part in (x[:, :, :1], x[:, :, 1:2], x[:, :, 2:])]
         for name, tensor in together.parts.items():
-            assert torch.equal(tensor, apart.parts[name])
+            assert torch.equal(tensor, torch.cat([parts[name] for parts in apart], dim=2))
 
 
 def test_a_group_of_heads_decodes_alone() -> None:
@@ -87,7 +87,33 @@ def test_a_group_of_heads_decodes_alone() -> None:
     for quantizer in (RTN(), Affine(axis="channels"), QuaRot(Affine(axis="channels"))):
         packed = quantizer.encode(x)
         whole = quantizer.decode(packed, torch.float32)
-        assert torch.equal(quantizer.decode(packed.heads(1, 2), torch.float32), whole[:, 1:2])
+        assert torch.equal(
+            quantizer.decode(packed.view(slice(1, 2), slice(None)), torch.float32), whole[:, 1:2]
+        )
+
+
+def test_a_residual_is_closer_than_one_stage_of_the_same_bits() -> None:
+    x = frames()
+    residual = error(PRQ(RTN(bits=4), RTN(bits=4)), x)
+    assert residual < error(RTN(bits=4), x) / 8
+    assert error(PRQ(RTN(bits=2), RTN(bits=4)), x) < error(RTN(bits=4), x)
+
+
+def test_what_a_frame_shares_costs_no_levels() -> None:
+    """Channels far from zero, and channels of another size, are the cases each is for."""
+    x = frames()
+    shifted = x + 20 * torch.arange(32)
+    plain = RTN(bits=4, group=32, axis="channels")
+    assert error(Centered(plain), shifted) < error(plain, shifted) / 8
+    uneven = x * 2.0 ** torch.arange(-4, 12, 0.5)
+    assert error_by_channel(ChannelScaled(plain), uneven) < error_by_channel(plain, uneven) / 3
+
+
+def error_by_channel(quantizer: Quantizer, x: torch.Tensor) -> float:
+    """Mean over channels of the relative error: small channels count as much as large ones."""
+    back = quantizer.decode(quantizer.encode(x), x.dtype)
+    lost, whole = ((y.square().sum((0, 1, 2, 3))).sqrt() for y in (back - x, x))
+    return (lost / whole).mean().item()
 
 
 def test_a_short_tail_is_its_own_group() -> None:
@@ -126,6 +152,14 @@ def test_hadamard_is_orthonormal_and_spreads_outliers() -> None:
         ),
         (lambda: Affine(group=5, axis="channels").check(spec()), "32 channels of a head"),
         (lambda: Affine(group=64, short_tail=True).check(spec()), "does not divide"),
+        (
+            lambda: PRQ(QuaRot(RTN()), RTN()).check(spec()),
+            "QuaRot rotates: choose RTN or Affine",
+        ),
+        (
+            lambda: Centered(ChannelScaled(RTN())).check(spec()),
+            "ChannelScaled cannot be inside: choose RTN",
+        ),
         (lambda: QuaRot(RTN()).check(spec(head_dim=48)), "48 is no power of two"),
     ],
 )

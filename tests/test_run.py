@@ -30,6 +30,8 @@ def run(tmp_path: Path, *overrides: str, **changes: Any) -> Run:
         "method_name": "x",
         "model": config["model"],
         "method": config["method"],
+        "attention": config["attention"],
+        "integration": config["integration"],
         "suite": Suite("mine", prompts, "custom", "0" * 64, 6),
         "seed": 0,
         "samples": 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.tables import cells, markdown, notes, summarize
+from analysis.tables import cells, markdown, notes, sections, summarize
 from harness.store import Score, schema
 from tests.test_store import observation
 
@@ -33,7 +33,7 @@ def made(index: int, peak_bytes: int, seconds: float) -> object:
 def test_means_over_videos_and_the_largest_peak() -> None:
     table = rows(made(0, GIB, 1.0), made(1, 2 * GIB, 2.0), psnr_db=[30.0, 34.0], ssim=[0.9, None])
     (line,) = summarize([table])
-    expected = ["x", "2", "3.20", "5.00", "3.00", "2.000", "1.50", "32.00", "0.9000", "-"]
+    expected = ["x", "2", "3.20", "5.00", "3.00", "2.000", "-", "1.50", "32.00", "0.9000", "-"]
     assert cells(line) == expected
 
 
@@ -46,7 +46,7 @@ def test_failed_videos_are_counted_apart_and_said() -> None:
 
 def test_a_run_without_any_video_has_no_numbers() -> None:
     (line,) = summarize([rows(observation(0, failure="oom"))])
-    assert cells(line)[2:] == ["-"] * 8
+    assert cells(line)[2:] == ["-"] * 9
 
 
 def test_a_missing_value_says_why_once_for_all_methods() -> None:
@@ -55,7 +55,27 @@ def test_a_missing_value_says_why_once_for_all_methods() -> None:
 
 
 def test_markdown_has_a_row_a_run() -> None:
-    text = markdown(summarize([rows(made(0, GIB, 1.0))]))
-    lines = text.splitlines()
-    assert lines[0].startswith("| method | n |")
-    assert lines[2].startswith("| x | 1 | 3.20 |")
+    (section,) = sections([rows(made(0, GIB, 1.0))])
+    lines = markdown(section).splitlines()
+    assert lines[2].startswith("| method | n |")
+    assert lines[4].startswith("| x | 1 | 3.20 |")
+
+
+def test_contracts_are_never_mixed_in_a_table() -> None:
+    runs = [
+        rows(observation(0, contract=contract), observation(1, contract=contract))
+        for contract in ("full", "window21", "full")
+    ]
+    found = sections(runs)
+    assert [len(section.lines) for section in found] == [2, 1]
+    assert "full history" in found[0].title
+    assert "window21" in found[1].title
+
+
+def test_the_two_memory_columns_are_apart() -> None:
+    packed, published = (
+        rows(observation(0, peak_bytes=GIB, integration=name)) for name in ("packed", "published")
+    )
+    best, old = summarize([packed, published])
+    assert (best.peak_gib, best.published_gib) == (1.0, None)
+    assert (old.peak_gib, old.published_gib) == (None, 1.0)

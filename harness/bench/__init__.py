@@ -1,22 +1,89 @@
-"""`python -m harness bench`: ratios measured side by side in one run, never in a test."""
+"""`python -m harness bench`: measured side by side in one run, never in a test.
+
+Each bench leaves its rows as they come in a JSON file and, at its end, a Markdown table beside it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from harness.isolate import USER_ERROR
+from harness.cli import complain
+from harness.errors import UserError
+from harness.isolate import INTERRUPTED, USER_ERROR
 
-BENCHES = ("overhead",)
+BENCHES = ("overhead", "attention", "generation", "gpu")
+FLAGS = ("--out <folder>", "--quick", "--dry-run")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bench runs.
+
+    out: the folder of its files, None for the usual one. quick: small sizes, to see that it runs.
+    dry_run: the GPU bench on a CPU at tiny sizes; its times mean nothing.
+    """
+
+    out: Path | None = None
+    quick: bool = False
+    dry_run: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """As typed."""
+        out = [] if self.out is None else ["--out", str(self.out)]
+        return [*out, *["--quick"] * self.quick, *["--dry-run"] * self.dry_run]
+
+    @property
+    def folder(self) -> Path:
+        """Where the files go; those of small sizes are not for the repository."""
+        root = Path(__file__).resolve().parent.parent.parent
+        usual = "results/bench" if self.quick or self.dry_run else "docs/benchmarks"
+        return root / usual if self.out is None else self.out
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the benches named, or all; exit code 2 for an unknown one."""
-    unknown = [word for word in words if word not in BENCHES]
-    if unknown:
-        print(f"error: bench {unknown[0]}: choose {', '.join(BENCHES)}", file=sys.stderr)
+    """Run the benches named, or all but `gpu`; exit code 2 for what the user can mend."""
+    try:
+        names, options = read(words)
+        codes = []
+        for name in names or BENCHES[:-1]:
+            bench = importlib.import_module(f"harness.bench.{name}")  # torch waits until here
+            codes.append(int(bench.run(options)))
+    except UserError as error:
+        complain(error)
         return USER_ERROR
-    from harness.bench.overhead import overhead
+    except KeyboardInterrupt:
+        print("interrupted; the rows so far are kept", file=sys.stderr)
+        return INTERRUPTED
+    return max(codes)
 
-    overhead()
-    return 0
+
+def read(words: Sequence[str]) -> tuple[list[str], Options]:
+    """The benches named, and how they run.
+
+    Raises  UserError: an unknown word, a flag without its folder or where it means nothing.
+    """
+    names, given = [], {"--quick": False, "--dry-run": False}
+    out: Path | None = None
+    rest = iter(words)
+    for word in rest:
+        if word == "--out":
+            folder = next(rest, "--")
+            if folder.startswith("--"):
+                raise UserError("bench --out: name the folder for the files, --out <folder>")
+            out = Path(folder)
+        elif word in given:
+            given[word] = True
+        elif word.startswith("-"):
+            raise UserError(f"bench {word}: choose {', '.join(FLAGS)}")
+        elif word not in BENCHES:
+            raise UserError(f"bench {word}: choose {', '.join(BENCHES)}")
+        else:
+            names.append(word)
+    if given["--dry-run"] and names != ["gpu"]:
+        raise UserError("bench --dry-run is of the GPU bench alone: type bench gpu --dry-run")
+    return names, Options(out, given["--quick"], given["--dry-run"])

@@ -2,23 +2,23 @@
 
 Two ways to see it. Inside: of a video as the first stage makes it, the share that is neither text
 encoding, denoising, commit nor decoding. Side by side: the same videos by the bare sampler and
-decoder (A) and by the first stage (B), one process, A B B A after a warm-up of each; on a shared
-machine this one carries the machine's noise, so its quartiles are printed too.
+decoder and by the first stage, interleaved in one process; on a shared machine this one carries the
+machine's noise, so its quartiles are printed too.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from harness.cache import Session
-from harness.cli import CONF
+from harness import env
+from harness.bench import Options
+from harness.bench.cases import configured
+from harness.bench.report import Report, Row
+from harness.bench.timing import Spread, Wall, interleave
 from harness.generate import Generator, Silent, make_one
 from harness.measure import Meter
 from harness.run import Run
@@ -26,26 +26,27 @@ from harness.sampler import SeededNoise
 from harness.store import OBSERVATIONS, Observation, Rows
 from harness.suites import Prompt, Suite
 
-ROUNDS = 10
+TITLE = "What the harness adds around generation"
 METHODS = ("bf16", "softprune_int4")
-Action = Callable[[int], None]
+SHARE = 0.03  # wanted: at most
 
 
-def overhead() -> None:
-    """Print, for each method, what the harness adds, seen in both ways."""
-    for method in METHODS:
-        with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(_run(method, folder))
-            bare_s, whole_s = _alternate(bench.bare, bench.whole)
-        inside = statistics.median(bench.shares[1:])
-        added = [100 * (whole / bare - 1) for bare, whole in zip(bare_s, whole_s, strict=True)]
-        low, middle, high = statistics.quantiles(added, n=4)
-        print(
-            f"{method}: the harness is {inside:.1%} of {statistics.median(whole_s):.2f} s a video "
-            f"(at most 3% wanted); side by side with the bare sampler's "
-            f"{statistics.median(bare_s):.2f} s: {middle:+.1f}%, quartiles {low:+.1f}% to "
-            f"{high:+.1f}%; medians of {ROUNDS} videos"
-        )
+def run(options: Options) -> int:
+    """For each method, what the harness adds, seen in both ways."""
+    rounds, num_frames = (2, 6) if options.quick else (10, 42)
+    device = env.choose_device("auto")
+    with Report("overhead", TITLE, device, options) as report:
+        for method in METHODS:
+            with tempfile.TemporaryDirectory() as folder:
+                bench = Bench(request(method, folder, rounds, num_frames))
+                cases = {"bare": bench.bare, "whole": bench.whole}
+                times = interleave(cases, Wall(device), rounds)
+            share = Spread.of(bench.shares[1:])
+            note = f"of {times.of('whole').middle:.2f} s a video"
+            report.add(Row.of("share of the harness", method, share, "", target=SHARE, note=note))
+            ratio = times.ratio("whole", "bare")
+            report.add(Row.of("video with and without the harness", method, ratio, "x"))
+    return 0
 
 
 class Bench:
@@ -65,7 +66,7 @@ class Bench:
         item, generator = self.items[index], self.generator
         model, num_frames = generator.model, generator.run.suite.num_frames
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))
-        session = Session(model.spec, generator.method, generator.device)
+        session = generator.session(num_frames)
         text_kv = model.text_kv(generator.sampler, generator.text_rows(item))
         chunks = generator.sampler.sample(session, text_kv, noise, num_frames, Silent())
         generator.decode(torch.cat(list(chunks), dim=1))
@@ -80,36 +81,22 @@ class Bench:
         self.shares.append(1 - work_s / wall_s)
 
 
-def _alternate(a: Action, b: Action) -> tuple[list[float], list[float]]:
-    """Seconds of a and b after one of each unmeasured, so that drift of the machine cancels."""
-    for action in (a, b):
-        action(0)
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for index in range(ROUNDS):
-        order = ((0, a), (1, b)) if index % 2 == 0 else ((1, b), (0, a))
-        for side, action in order:
-            start = time.perf_counter()
-            action(index)
-            seconds[side].append(time.perf_counter() - start)
-    return seconds
-
-
-def _run(method: str, folder: str) -> Run:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"method={method}"])
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(ROUNDS))
+def request(method: str, folder: str | Path, num_videos: int, num_frames: int) -> Run:
+    """A run of the small model in a folder of its own."""
+    resolved = configured(f"method={method}")
+    prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_videos))
     run = Run(
-        results_dir=folder,
+        results_dir=str(folder),
         model_name="tiny",
         method_name=method,
         model=resolved["model"],
         method=resolved["method"],
-        suite=Suite("bench", prompts, source="custom", sha256="", num_frames=42),
+        attention=resolved["attention"],
+        integration=resolved["integration"],
+        suite=Suite("bench", prompts, source="custom", sha256="", num_frames=num_frames),
         seed=0,
         samples=1,
-        data_dir=folder,
+        data_dir=str(folder),
         device="auto",
         track={"mode": "disabled"},
     )

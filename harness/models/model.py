@@ -45,6 +45,13 @@ class Decoder(Protocol):
     def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
         """Per latent frame: uint8 pixels [1 or 4, H, W, 3]."""
 
+    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
+        """The whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights on the device."""
+
     def close(self) -> None:
         """Free what was loaded."""
 
@@ -116,6 +123,11 @@ class VideoModel:
             positions=self.positions,
             keys=self.keys,
         )
+
+    @property
+    def contract(self) -> str:
+        """How much history attention may reach: `window<frames>` or `full`; never mixed."""
+        return "full" if self.window is None else f"window{self.window}"
 
     @property
     def preset(self) -> str:

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Rotations of the channel pairs of stored frames, time and space apart.
+
+    time: [F, pairs of time] complex64, one row a frame. space: [T, the other pairs] complex64, the
+    same in every frame; None leaves those pairs as they are, and serves tokens without a place.
+    """
+
+    time: Tensor
+    space: Tensor | None
+
+    def view(self, frames: slice = slice(None)) -> Tensor:
+        """The rotations of some frames [F, T or 1, pairs], for `rotate`.
+
+        Where space is None, only the time pairs are given.
+        """
+        time = self.time[frames, None]
+        if self.space is None:
+            return time
+        time = time.expand(-1, self.space.shape[0], -1)
+        return torch.cat([time, self.space.expand(time.shape[0], -1, -1)], dim=2)
 
 
 class Rope:
@@ -28,29 +52,31 @@ class Rope:
         self._time_dim = head_dim - 2 * side
         self._device = device
 
-    def frames(self, positions: Sequence[int]) -> Tensor:
-        """Rotations of whole frames at these time positions [F, T, D/2] complex64."""
-        time = self._time(positions)[:, None].expand(-1, self._space.shape[0], -1)
-        return torch.cat([time, self._space.expand(len(positions), -1, -1)], dim=2)
+    def frames(self, positions: Sequence[int]) -> Turns:
+        """Rotations of whole frames at these time positions."""
+        return Turns(self._time(positions), self._space)
 
-    def shifts(self, offsets: Sequence[int]) -> Tensor:
-        """Rotations that move roped keys by so many frames [F, 1, D/2] complex64.
+    def shifts(self, offsets: Sequence[int]) -> Turns:
+        """Rotations that move roped keys by so many frames.
 
         Only the time channels depend on the frame, so this serves every token of a frame, and a
         pooled token too.
         """
-        time = self._time(offsets)
-        still = torch.ones(len(offsets), self._space.shape[1], device=self._device)
-        return torch.cat([time, still], dim=1)[:, None]
+        return Turns(self._time(offsets), None)
 
     def _time(self, positions: Sequence[int]) -> Tensor:
         return _turns(torch.tensor(positions), self._time_dim).to(self._device)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the channel pairs of x [..., T, D] by `turns` [..., T, D/2] complex64, in fp32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    """Turn the first channel pairs of x [..., T, D] by `turns` [..., T, pairs] complex64, in fp32.
+
+    Pairs beyond those of `turns` stay.
+    """
+    width = 2 * turns.shape[-1]
+    pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
 
 
 def _turns(positions: Tensor, width: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.errors import UserError
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+_PARAMETERS = 5_680_910_336  # of umT5-XXL's encoder, one embedding counted
 _POSITION_SCALE = 0.1  # of a word's own spread: order counts, words count more
 
 
@@ -45,6 +46,11 @@ class HashText:
         """Refuse an empty shape."""
         if min(self.length, self.width) < 1:
             raise UserError(f"text of {self.length} rows of {self.width}: choose both at least 1")
+
+    @property
+    def weight_bytes(self) -> int:
+        """No weights."""
+        return 0
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Rows of the prompts [num_prompts, length, width]; an empty prompt is all zeros."""
@@ -117,6 +123,12 @@ class UmT5Text:
         """Encode on this device; what is loaded already is dropped."""
         self.close()
         self.device = device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the encoder while it is loaded."""
+        itemsize: int = getattr(torch, self.dtype).itemsize
+        return 0 if self._random is not None else _PARAMETERS * itemsize
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Rows of the prompts [num_prompts, length, width]; loads the encoder the first time."""

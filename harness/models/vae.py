@@ -49,6 +49,11 @@ class BlobDecoder:
             )
 
     @property
+    def nbytes(self) -> int:
+        """It has no weights; decoders share this."""
+        return 0
+
+    @property
     def stride(self) -> tuple[int, int]:
         """Pixel frames a latent frame, pixels a latent row or column."""
         return 4, self.spatial
@@ -66,9 +71,22 @@ class BlobDecoder:
     def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
         """Pixels of each latent frame [1 or 4, H, W, 3]; only the latent before is kept."""
         _demand_channels(latents_FChw, self.channels)
+        return map(pixels, self._stream(latents_FChw))
+
+    def hollow(self) -> BlobDecoder:
+        """There is nothing to leave out; decoders share this."""
+        return self
+
+    def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
+        """Each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1; meta is one, too."""
         return self._stream(latents_FChw)
 
-    def _stream(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
+    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
+        """The whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
+        _demand_channels(latents_FChw, self.channels)
+        return torch.cat(list(self._stream(latents_FChw)))
+
+    def _stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         colours = self._colours().to(latents_FChw.device)
         steps = torch.arange(1, 5, device=latents_FChw.device).view(4, 1, 1, 1) / 4
         before: Tensor | None = None
@@ -76,7 +94,7 @@ class BlobDecoder:
             now = _smooth(torch.einsum("chw,cr->rhw", latent_Chw.float(), colours)[None])
             frames = now if before is None else torch.lerp(before, now, steps)
             size = (self.spatial * now.shape[2], self.spatial * now.shape[3])
-            yield _pixels(F.interpolate(frames, size, mode="bicubic").tanh())
+            yield F.interpolate(frames, size, mode="bicubic").tanh()
             before = now
 
     def _colours(self) -> Tensor:
@@ -88,10 +106,11 @@ class BlobDecoder:
 
 
 class WanVae:
-    """The decoder of the Wan2.1 VAE, streaming: equal bit for bit to decoding the whole video.
+    """The decoder of the Wan2.1 VAE, streaming: equal to decoding the whole video.
 
     Convolutions look back in time; what they need of earlier frames (1.8 GiB in 16 bit at
-    480 x 832) lives as long as the iterator that `decode` returns.
+    480 x 832) lives as long as the iterator that `decode` returns. Equal to 1e-5 in fp32: kernels
+    sum in another order for one frame than for four.
 
     Source  Wan2.1 (arXiv 2503.20314), diffusers' `AutoencoderKLWan`.
     Shapes  normalised latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
@@ -136,40 +155,66 @@ class WanVae:
         if self._vae is None:
             self.to(latents_FChw.device)
         _demand_channels(latents_FChw, self._vae.config.z_dim)
+        return map(pixels, self._stream(latents_FChw))
+
+    def hollow(self) -> WanVae:
+        """The same decoder on the meta device: true sizes, no values, no files."""
+        kind = _autoencoder()
+        with torch.device("meta"):
+            vae = torch.nn.Module.to(kind(), getattr(torch, self.dtype))
+        hollow = WanVae(self.folder, self.weights, self.dtype)
+        hollow._vae = _decoder_of(vae)
+        return hollow
+
+    def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
+        """Each latent frame where the decoder lies [1 or 4, 3, H, W] fp32 in -1..1."""
         return self._stream(latents_FChw)
 
-    def _stream(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
-        vae = self._vae
+    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
+        """The whole video by one call of the VAE, as published [T, 3, H, W] fp32 in -1..1.
+
+        Frames are joined on the device as they come, which is most of its memory.
+        """
+        if self._vae is None:
+            self.to(latents_FChw.device)
+        _demand_channels(latents_FChw, self._vae.config.z_dim)
+        z = self._scaled(latents_FChw.transpose(0, 1)[None])
+        with torch.no_grad():
+            frames = self._vae.decode(z.to(self._vae.dtype)).sample
+        whole: Tensor = frames[0].transpose(0, 1).float().clamp(-1, 1)
+        return whole
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights on the device; nothing before they are loaded."""
+        parameters = self._vae.parameters() if self._vae is not None else ()
+        return sum(parameter.nbytes for parameter in parameters)
+
+    def _scaled(self, latents_BCFhw: Tensor) -> Tensor:
+        """Latents as the VAE made them, fp32."""
         mean, std = (
-            torch.tensor(values, device=vae.device).view(1, -1, 1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
+            torch.tensor(values, device=self._vae.device).view(1, -1, 1, 1, 1)
+            for values in (self._vae.config.latents_mean, self._vae.config.latents_std)
         )
+        return latents_BCFhw.to(self._vae.device).float() * std + mean
+
+    def _stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
+        vae = self._vae
         vae.clear_cache()
         # A list of our own, as long as the model's, which would be held after the last frame.
         cache = [None] * len(vae._feat_map)
-        for index, latent_Chw in enumerate(latents_FChw):
-            z = latent_Chw.to(vae.device).float()[None, :, None] * std + mean
+        for latent_Chw in latents_FChw:
+            z = self._scaled(latent_Chw[None, :, None])
             with torch.no_grad():
-                frames = vae.decoder(
-                    vae.post_quant_conv(z.to(vae.dtype)),
-                    feat_cache=cache,
-                    feat_idx=[0],
-                    first_chunk=index == 0,
-                )
-            yield _pixels(frames[0].transpose(0, 1).float().clamp(-1, 1))
+                frames = _decode_frame(vae.decoder, vae.post_quant_conv(z.to(vae.dtype)), cache)
+            yield frames[0].transpose(0, 1)
 
     def _load(self) -> Any:
-        try:
-            from diffusers import AutoencoderKLWan
-        except ImportError as error:
-            raise missing_packages("the Wan VAE") from error
         build = self._random if self.weights == "random" else self._checkpoint
-        vae = build(AutoencoderKLWan)
+        vae = build(_autoencoder())
         if vae.config.patch_size is not None:
             raise UserError(f"the VAE in {self.folder} is Wan2.2's: choose the folder of a Wan2.1")
-        # Nothing here encodes: 54 M parameters less on the device.
-        vae.encoder = torch.nn.Identity()
-        return vae.eval().requires_grad_(False)
+        return _decoder_of(vae)
 
     def _random(self, kind: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -195,6 +240,97 @@ class WanVae:
         return vae
 
 
+def _autoencoder() -> Any:
+    """The class of the Wan2.1 VAE."""
+    try:
+        from diffusers import AutoencoderKLWan
+    except ImportError as error:
+        raise missing_packages("the Wan VAE") from error
+    return AutoencoderKLWan
+
+
+def _decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
+    """Pixel frames [B, 3, 1 or 4, H, W] fp32 in -1..1 of one latent frame, by diffusers' modules.
+
+    What lies behind the last upsampling in time only looks back, so it takes the pixel frames one
+    by one: most of a decoder's memory is there. cache holds what each convolution needs of the
+    frames before.
+    """
+    index = [0]
+    x = decoder.mid_block(
+        _convolve(decoder.conv_in, z, cache, index), feat_cache=cache, feat_idx=index
+    )
+    cut = 1 + max(i for i, upsamples in enumerate(decoder.temperal_upsample) if upsamples)
+    for block in decoder.up_blocks[:cut]:
+        x = _upsample(block, x, cache, index)
+    frames, start = [], index[0]
+    for frame in x.split(1, dim=2):
+        index[0] = start
+        for block in decoder.up_blocks[cut:]:
+            frame = _upsample(block, frame, cache, index)
+        frame = decoder.nonlinearity(decoder.norm_out(frame))
+        frames.append(_convolve(decoder.conv_out, frame, cache, index).float().clamp(-1, 1))
+    return torch.cat(frames, dim=2)
+
+
+def _upsample(block: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
+    """One stage of the decoder [B, C, T, H, W]: residual blocks, then a finer grid."""
+    for resnet in block.resnets:
+        x = _residual(resnet, x, cache, index)
+    for upsampler in block.upsamplers or ():
+        x = upsampler(x, feat_cache=cache, feat_idx=index)
+    return x
+
+
+def _residual(resnet: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
+    """Two convolutions around which x passes by."""
+    y = _convolve(resnet.conv1, resnet.nonlinearity(resnet.norm1(x)), cache, index)
+    y = _convolve(resnet.conv2, resnet.nonlinearity(resnet.norm2(y)), cache, index)
+    passed: Tensor = resnet.conv_shortcut(x)
+    return y + passed
+
+
+def _convolve(conv: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
+    """A causal convolution [B, C, T, H, W], which remembers the last two frames that it saw.
+
+    Zeros come before the first frame. The rim is padded by the convolution itself, without a copy,
+    and the old frames are let go before the new ones are taken.
+    """
+    i, missing = index[0], 2
+    if cache[i] is not None:
+        missing -= cache[i].shape[2]
+        x = torch.cat([cache[i], x], dim=2)
+        cache[i] = None
+    padded = F.pad(x, (0, 0, 0, 0, missing, 0)) if missing else x
+    width, _, height, *_ = conv._padding  # as set up by diffusers; its own padding is zero
+    out = F.conv3d(padded, conv.weight, conv.bias, padding=(0, height, width))
+    cache[i] = x[:, :, -2:].clone()
+    index[0] += 1
+    return out
+
+
+def _decoder_of(vae: Any) -> Any:
+    """Nothing here encodes: 54 M parameters less on the device. What is here decodes leanly."""
+    vae.encoder = torch.nn.Identity()
+    for block in vae.decoder.up_blocks:
+        for upsampler in block.upsamplers or ():
+            upsampler.resample = _FrameByFrame(upsampler.resample)
+    return vae.eval().requires_grad_(False)
+
+
+class _FrameByFrame(torch.nn.Module):
+    """Applies a module on frames [T, C, H, W] to one at a time; its fp32 copies stay small."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        """Around a module that treats frames alike."""
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x_TCHW: Tensor) -> Tensor:
+        """[T, C, H, W] -> the frames of the inner module."""
+        return torch.cat([self.inner(frame) for frame in x_TCHW.split(1)])
+
+
 def _demand_channels(latents_FChw: Tensor, channels: int) -> None:
     if latents_FChw.shape[1] != channels:
         raise UserError(
@@ -210,7 +346,7 @@ def _smooth(x_1Rhw: Tensor) -> Tensor:
     return 3 * x_1Rhw
 
 
-def _pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
+def pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
     """[T, 3, H, W] in -1..1 -> uint8 [T, H, W, 3] on the host, rounded to nearest."""
     levels = ((frames_T3HW + 1) * 127.5).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from harness.api import Plane
 from methods.quantizers.grouped import FP16_MAX, Grouped
 
 
@@ -26,6 +28,10 @@ class Affine(Grouped):
         scale = (high - zero.float()) / (2**self.bits - 1)
         return {"scale": scale.clamp(0, FP16_MAX).half(), "zero": zero}
 
-    def grid(self, parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def plane(self) -> Plane:
+        """The zero is stored."""
+        return Plane(self.bits, self.group, self.axis, zero="zero", fit="minmax")
+
+    def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Both are stored."""
         return parts["scale"].float(), parts["zero"].float()

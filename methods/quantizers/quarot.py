@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, Form, Packed, Quantizer
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class QuaRot(Quantizer):
     """Quantizes x R with an orthonormal Walsh-Hadamard matrix R over the channels of a head.
 
     Source  QuaRot (arXiv 2404.00456), section 4: rotated keys and values, one scale and zero a
-    token and head. The rotation here is undone on reading, so attention sees plain keys.
+    token and head. It rotates queries and keys alike and never turns keys back; so does attention
+    here, through `rotation`.
     Raises  ValueError: a head width that is no power of two.
     """
 
@@ -35,10 +36,17 @@ class QuaRot(Quantizer):
         """Rotate in fp32, then encode."""
         return self.inner.encode(x_BHFTD.float() @ hadamard(x_BHFTD.shape[-1], x_BHFTD.device))
 
-    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """Decode, then rotate back: R is symmetric, so it is its own inverse."""
-        rotated = self.inner.decode(packed, torch.float32)
-        return (rotated @ hadamard(rotated.shape[-1], rotated.device)).to(dtype)
+    def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
+        """As the inner quantizer stored them."""
+        self.inner.stage(packed, out_BHFTD)
+
+    def rotation(self, width: int, device: torch.device) -> Tensor:
+        """R."""
+        return hadamard(width, device)
+
+    def form(self) -> Form | None:
+        """That of the inner quantizer."""
+        return self.inner.form()
 
 
 @cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from harness.api import Plane
 from methods.quantizers.grouped import FP16_MAX, Grouped
 
 
@@ -28,7 +30,11 @@ class RTN(Grouped):
         scale = low.abs().maximum(high.abs()) / self._top
         return {"scale": scale.clamp_max(FP16_MAX).half()}
 
-    def grid(self, parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def plane(self) -> Plane:
+        """The levels lie symmetrically around zero."""
+        return Plane(self.bits, self.group, self.axis, offset=-self._top, fit="absmax")
+
+    def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The zero follows from the scale and is not stored."""
         scale = parts["scale"].float()
         return scale, scale * -self._top

@@ -11,6 +11,10 @@ from harness.api import Fate, History, Retention
 class KeepAll(Retention):
     """Nothing ever leaves the cache, except what the model's own window drops."""
 
+    def most_kept(self, num_frames: int) -> int:
+        """All of them."""
+        return num_frames
+
     def decide(self, history: History) -> dict[int, Fate]:
         """No frame changes."""
         return {}

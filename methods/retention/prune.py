@@ -40,15 +40,23 @@ class Prune(Retention):
         """The activation profile of a frame [H] fp32, averaged over the batch."""
         return k_BHTD.float().abs().mean((0, 2, 3)) + v_BHTD.float().abs().mean((0, 2, 3))
 
+    def most_kept(self, num_frames: int) -> int:
+        """The share, at its largest: rounding makes it waver as history grows."""
+        return max(sum(self._shares(n)) for n in range(1, num_frames + 1))
+
     def decide(self, history: History) -> dict[int, Fate]:
         """Let the least important old frames go until the share is met."""
-        num_recent = max(1, round(self.recent * history.num_frames))
-        num_kept = round(self.keep * max(0, history.num_frames - num_recent))
+        num_recent, num_kept = self._shares(history.num_frames)
         old = list(history.frames[:-num_recent])
         surplus = len(old) - num_kept
         if surplus <= 0:
             return {}
         return {frame: self._fate() for frame in self._rank(old, history)[:surplus]}
+
+    def _shares(self, num_frames: int) -> tuple[int, int]:
+        """How many recent and how many older frames stay of a history."""
+        num_recent = max(1, round(self.recent * num_frames))
+        return num_recent, round(self.keep * max(0, num_frames - num_recent))
 
     def _fate(self) -> Fate:
         return Fate.DROP

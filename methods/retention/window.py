@@ -35,6 +35,10 @@ class Window(Retention):
                 f"{spec.chunk_frames}: choose at least {self.sink + spec.chunk_frames}"
             )
 
+    def most_kept(self, num_frames: int) -> int:
+        """The window."""
+        return min(self.frames, num_frames)
+
     def decide(self, history: History) -> dict[int, Fate]:
         """Drop what is neither sink nor among the newest."""
         newest = set(history.frames[-(self.frames - self.sink) :])

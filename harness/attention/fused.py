@@ -1,0 +1,74 @@
+"""One Triton kernel that unpacks inside the attention loop: few queries, no scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Method, Packed, Quantizer
+from harness.arena import Pages
+from harness.attention.base import Backend, Scratch, Segment, into, out_of
+from harness.attention.dense import Merge, attend_dense, attend_plain
+from harness.attention.staged import demand_kernels, form_of, read_rows, write_by_kernel
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Fused(Backend):
+    """Every tile of queries unpacks the history for itself; what is merged is its log-sum-exp."""
+
+    name: ClassVar[str] = "fused"
+
+    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Fused:
+        """Kernels as for `staged`; a rotation from before the position cannot be folded."""
+        demand_kernels(self.name, spec, method, device)
+        roped = (spec.keys if method.keys == "model" else method.keys) == "roped"
+        moves = spec.positions == "relative" and spec.window is not None
+        rotation = method.key.rotation(spec.head_dim, device)
+        if rotation is not None and (not roped or moves):
+            raise UserError(
+                f"attention=fused: {type(method.key).__name__} rotates keys that turn on reading "
+                "(unroped keys or relative positions); type attention=staged"
+            )
+        return self
+
+    def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
+        """As `staged`."""
+        write_by_kernel(quantizer, x_BHFTD, room, pages)
+
+    def attend(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        history: Sequence[Segment],
+        scratch: Scratch,
+    ) -> Tensor:
+        """The current chunk densely, then segment by segment, each in its own basis."""
+        from harness.kernels.fused import attend_packed  # needs Triton
+
+        if not history:
+            return attend_plain(q_BHTD, k_BHTD, v_BHTD)
+        merged = Merge(*attend_dense(q_BHTD, k_BHTD, v_BHTD))
+        for segment in history:
+            q = into(q_BHTD, segment.key_basis)
+            if segment.log_count:
+                rows = read_rows(segment, slice(0, q.shape[1]), q, (None, None))
+                merged.add(*attend_dense(q, *rows, segment.log_count))
+                continue
+            pages = segment.pages
+            out, lse = attend_packed(
+                q,
+                form_of(segment.key_quantizer),
+                pages.key,
+                form_of(segment.value_quantizer),
+                pages.value,
+                pages.table,
+                segment.turns,
+            )
+            merged.add(out_of(out, segment.value_basis), lse)
+        return merged.out.to(q_BHTD.dtype)

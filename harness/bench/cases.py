@@ -1,0 +1,132 @@
+"""What is put side by side: methods from their files, and one layer's history stored by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from harness.api import Exact, Method
+from harness.arena import Arena
+from harness.attention.base import Segment
+from harness.cli import CONF
+
+PRQ = "prq_int4"
+FORMATS = ("rtn_int8", "rtn_int4", "rtn_int2", "kivi_int4", "quarot_int4", PRQ)
+SOFT_PRUNE = "softprune_int4"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """History of one layer: frames of so many tokens, heads of so many channels."""
+
+    num_heads: int
+    head_dim: int
+    frame_tokens: int
+    num_frames: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of history."""
+        return self.num_frames * self.frame_tokens
+
+    @property
+    def bf16_bytes(self) -> int:
+        """Keys and values in BF16."""
+        return 4 * self.num_heads * self.num_tokens * self.head_dim
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Queries, keys and values of the current chunk [B, H, T, D]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    def to(self, dtype: torch.dtype) -> Chunk:
+        """In another dtype."""
+        return Chunk(self.q.to(dtype), self.k.to(dtype), self.v.to(dtype))
+
+
+def configured(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration of a command line."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        resolved = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(name): value for name, value in resolved.items()}
+
+
+def method_of(name: str, model: str = "self_forcing") -> Method:
+    """A method as its file says it, for a model."""
+    config = configured(f"method={name}", f"model={model}")["method"]
+    method: Method = instantiate(config)
+    return method
+
+
+def draw_history(shape: Shape, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Keys and values [1, H, F, T, D] BF16, random, with what makes real ones hard to store.
+
+    Keys have an offset a channel, and one channel of 32 is eight times as large.
+    """
+    random = torch.Generator(device).manual_seed(seed)
+    size = (1, shape.num_heads, shape.num_frames, shape.frame_tokens, shape.head_dim)
+    dtype = torch.bfloat16
+    k, v = (torch.randn(size, generator=random, device=device, dtype=dtype) for _ in "kv")
+    offset = torch.randn(1, size[1], 1, 1, size[4], generator=random, device=device, dtype=dtype)
+    k += offset
+    k[..., ::32] *= 8
+    return k, v
+
+
+def draw_chunk(shape: Shape, num_tokens: int, device: torch.device, seed: int = 1) -> Chunk:
+    """The current chunk [1, H, T, D] BF16, head-major."""
+    random = torch.Generator(device).manual_seed(seed)
+    size = (3, 1, shape.num_heads, num_tokens, shape.head_dim)
+    return Chunk(*torch.randn(size, generator=random, device=device, dtype=torch.bfloat16))
+
+
+def stored(
+    method: Method, k_BHFTD: Tensor, v_BHFTD: Tensor, kept: Sequence[int] | None = None
+) -> list[Segment]:
+    """History in arenas as a session holds it: frames of `kept` in full, the others as means.
+
+    kept=None keeps all of them.
+    """
+    every = range(k_BHFTD.shape[2])
+    kept = list(every) if kept is None else kept
+    pooled = sorted(set(every) - set(kept))
+    full = Arena(method.key, method.value, max(1, len(kept)))
+    means = Arena(Exact(), Exact(), max(1, len(pooled)))
+    for frame in kept:  # one by one: a bench's peak is not to be that of encoding
+        full.store([frame], k_BHFTD[:, :, [frame]], v_BHFTD[:, :, [frame]])
+    if pooled:
+        mean = (x[:, :, pooled].float().mean(3, True).to(x.dtype) for x in (k_BHFTD, v_BHFTD))
+        means.store(pooled, *mean)
+    log_count = math.log(k_BHFTD.shape[3])
+    return segments(full) + segments(means, log_count)
+
+
+def segments(arena: Arena, log_count: float = 0.0) -> list[Segment]:
+    """The frames of an arena as a pass sees them."""
+    return [
+        Segment(pages, arena.key_quantizer, arena.value_quantizer, log_count=log_count)
+        for _, pages in arena.pages
+    ]
+
+
+def num_rows(history: Sequence[Segment]) -> int:
+    """Tokens that the attention sees."""
+    return sum(segment.num_tokens for segment in history)
+
+
+def spread_out(num_frames: int, num_kept: int) -> list[int]:
+    """So many frames, evenly among all."""
+    return [i * num_frames // num_kept for i in range(num_kept)]

@@ -1,0 +1,109 @@
+"""Correctness beside the times: errors against an oracle, and what a call allocates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.api import Exact
+from harness.arena import ALL, Arena
+from harness.attention.base import Backend, Scratch, Segment
+from harness.attention.dense import attend_plain
+from harness.attention.reference import Reference
+from harness.bench.cases import Chunk, segments
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """The L2 norm of the difference over that of what is wanted."""
+    difference = found.double() - wanted.double()
+    return float(difference.norm() / wanted.double().norm())
+
+
+def errors(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> tuple[float, float]:
+    """How far a backend is from fp32 attention over the decoded tensors, and how far BF16 SDPA is.
+
+    BF16 SDPA is given the same decoded tensors, rounded to BF16. No pooled frames.
+    """
+    exact = chunk.to(torch.float32)
+    oracle = Reference().attend(exact.q, exact.k, exact.v, history, Scratch())
+    own = backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch())
+    dense = attend_plain(chunk.q, *decoded(chunk, history))
+    return relative(own, oracle), relative(dense, oracle)
+
+
+def decoded(chunk: Chunk, history: Sequence[Segment]) -> tuple[Tensor, Tensor]:
+    """Keys and values of history and current chunk [B, H, tokens, D], in the dtype of the chunk."""
+    keys, values = [], []
+    for segment in history:
+        size = (*chunk.k.shape[:2], segment.num_tokens, chunk.k.shape[3])
+        k, v = chunk.k.new_empty(size), chunk.v.new_empty(size)
+        frames = slice(0, len(segment.pages.slots))
+        segment.load_keys(ALL, frames, k, None)
+        segment.load_values(ALL, frames, v, None)
+        keys.append(k)
+        values.append(v)
+    return torch.cat([*keys, chunk.k], 2), torch.cat([*values, chunk.v], 2)
+
+
+def pooled_identity(backend: Backend, chunk: Chunk, k_BHFTD: Tensor, v_BHFTD: Tensor) -> float:
+    """How far one token with logit bias log(n) is from n copies of it; every second frame pooled.
+
+    k and v [B, H, F, T, D] are of the dtype of the chunk.
+    """
+    num_frames, num_tokens = k_BHFTD.shape[2:4]
+    kept, pooled = list(range(0, num_frames, 2)), list(range(1, num_frames, 2))
+    full, means, copies = (Arena(Exact(), Exact()) for _ in range(3))
+    full.store(kept, k_BHFTD[:, :, kept], v_BHFTD[:, :, kept])
+    k, v = (x[:, :, pooled].mean(3, True) for x in (k_BHFTD, v_BHFTD))
+    means.store(pooled, k, v)
+    copies.store(pooled, *(x.expand(-1, -1, -1, num_tokens, -1).contiguous() for x in (k, v)))
+    bias = torch.tensor(float(num_tokens)).log().item()
+    rows = segments(full) + segments(means, bias)
+    wanted = segments(full) + segments(copies)
+    found, exact = (
+        backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch()) for history in (rows, wanted)
+    )
+    return relative(found, exact)
+
+
+def largest_new_tensor(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> int:
+    """Bytes of the largest tensor that an attention call makes, its scratch apart.
+
+    The scratch is there already, as it is for all calls of a pass but the first.
+    """
+    scratch = Scratch()
+    backend.attend(chunk.q, chunk.k, chunk.v, history, scratch)
+    seen = _Allocations()  # type: ignore[no-untyped-call]
+    with seen:
+        backend.attend(chunk.q, chunk.k, chunk.v, history, scratch)
+    return seen.largest
+
+
+class _Allocations(TorchDispatchMode):
+    """Watches the results of all operations for storage that none of their inputs has."""
+
+    largest: int = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Carry out an operation and look at what it made."""
+        made = func(*args, **(kwargs or {}))
+        known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for x in tree_leaves(made):
+            if isinstance(x, Tensor) and _storage(x) not in known:
+                self.largest = max(self.largest, x.untyped_storage().nbytes())
+        return made
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()

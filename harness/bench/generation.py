@@ -1,0 +1,110 @@
+"""Whole videos of the small model under every method, interleaved, and where their time goes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from harness import env
+from harness.bench import Options
+from harness.bench.overhead import request
+from harness.bench.report import Report, Row
+from harness.bench.timing import ROUNDS, Spread, interleave, told
+from harness.cache import Session
+from harness.cli import CONF
+from harness.errors import UserError, first_line
+from harness.generate import Generator
+from harness.measure import Meter
+
+TITLE = "Videos of the small model under every method"
+BASE = "bf16"
+QUANTIZED, SOFT_PRUNE, SHARE = 1.05, 0.80, 0.03  # wanted: at most
+
+
+def run(options: Options) -> int:
+    """Ratios of denoising and commit to BF16's, and the share of encoding, policy and ledger."""
+    rounds, num_frames = (2, 6) if options.quick else (ROUNDS, 42)
+    names = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    device = env.choose_device("auto")
+    with Report("generation", TITLE, device, options) as report, _folder() as folder:
+        videos = {}
+        for name in names:
+            try:
+                videos[name] = Videos(name, folder, rounds, num_frames)
+            except (UserError, ValueError) as error:
+                report.add(Row("denoising and commit / bf16's", name, note=first_line(error)))
+        cases = {name: each.make for name, each in videos.items()}
+        times = interleave(cases, told, rounds)
+        for name in videos:
+            note = f"{times.of(name).middle:.3f} s; {videos[name].generator.record.backend}"
+            target = _target(name)
+            ratio = times.ratio(name, BASE)
+            item = "denoising and commit / bf16's"
+            more = {"seconds": times.seconds[name]}
+            report.add(Row.of(item, name, ratio, "x", target=target, note=note, more=more))
+        for name in videos:
+            share = Spread.of(videos[name].shares[1:])
+            item = "share of encoding, policy and ledger"
+            report.add(Row.of(item, name, share, "", target=SHARE, note="of the same seconds"))
+    return 0
+
+
+def _target(name: str) -> float | None:
+    """Quantizers alone may cost a little; pooling is to save time."""
+    if name == BASE:
+        return None
+    return SOFT_PRUNE if name.startswith("softprune") else QUANTIZED
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+class Videos:
+    """The videos of one method."""
+
+    def __init__(self, method: str, folder: str, num_videos: int, num_frames: int) -> None:
+        """Build the model and warm up."""
+        self._run = request(method, Path(folder) / method, num_videos, num_frames)
+        self.generator = Generator(self._run)
+        self.generator.encode([item.prompt.text for item in self._run.items])
+        self.generator.warm_up()
+        self.shares: list[float] = []
+
+    def make(self, index: int) -> float:
+        """Make a video; the seconds of denoising and commit. Notes what storing took of them."""
+        meter = Meter(self.generator.device, self.generator.memory)
+        with stopwatch() as spent:
+            self.generator.make(self._run.items[index], meter)
+        seconds = meter.seconds["denoise"] + meter.seconds["commit"]
+        self.shares.append(sum(spent) / seconds)
+        return seconds
+
+
+@contextmanager
+def stopwatch() -> Iterator[list[float]]:
+    """The seconds of every commit into a session and of every look at its ledger, as they come.
+
+    Put around the session from outside. On a GPU these are the seconds of launching.
+    """
+    spent: list[float] = []
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(session: Session, *arguments: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return method(session, *arguments)
+            finally:
+                spent.append(time.perf_counter() - start)
+
+        return call
+
+    watch = partial(mock.patch.object, Session)
+    with watch("_commit", timed(Session._commit)), watch("ledger", timed(Session.ledger)):
+        yield spent

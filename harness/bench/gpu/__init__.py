@@ -1,0 +1,109 @@
+"""The GPU bench: twelve measurements in ten minutes, on random weights of true size.
+
+`--dry-run` carries every item out on a CPU at tiny sizes, the kernels in Triton's interpreter, so
+that the rented minutes are not spent on finding typing errors.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from harness.bench import Options
+from harness.bench.gpu import calls, exact, mma, rates, staging, study, video
+from harness.bench.gpu.lab import FULL, SMALL, Lab
+from harness.bench.report import Report, Row, nvidia_smi
+from harness.errors import UserError, first_line
+
+TITLE = "Attention over packed history beside BF16 on a GPU"
+LIMIT_S = 540  # of all items together; the rest of ten minutes is for starting and writing
+
+
+@dataclass(frozen=True)
+class Item:
+    """One of the measurements: its number and name, at most so many seconds, and what does it."""
+
+    title: str
+    budget_s: float
+    measure: Callable[[Lab], None]
+
+
+# Numbers are those of the measurements; the order is that of what must not be missed.
+ITEMS = (
+    Item("0 rates of the machine", 10, rates.machine),
+    Item("1 BF16 SDPA", 30, rates.sdpa),
+    Item("2 staging kernel", 40, staging.staging),
+    Item("3 staged attention", 80, calls.staged),
+    Item("6 dropped rows", 25, calls.dropped),
+    Item("7 quantize and append", 10, staging.append),
+    Item("9 videos", 170, video.videos),
+    Item("10 peaks", 10, video.peaks),
+    Item("11 correctness", 30, exact.correctness),
+    Item("12 graphs and repetition", 20, exact.repetition),
+    Item("4 fused attention", 50, calls.fused),
+    Item("8 the study's path", 45, study.beside),
+    Item("5 8-bit products", 20, mma.products),
+)
+
+
+def run(options: Options) -> int:
+    """All items; exit code 1 if one of them failed, which its row says.
+
+    Raises  UserError: no GPU, and no dry run asked for.
+    """
+    if options.dry_run:
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            return _interpreted(options)
+        device = torch.device("cpu")
+    elif torch.cuda.is_available():
+        device = torch.device("cuda")
+    else:
+        raise UserError(
+            "bench gpu: there is no CUDA device here; type python -m harness bench gpu --dry-run "
+            "to run it at tiny sizes on the CPU"
+        )
+    sizes = SMALL if options.dry_run or options.quick else FULL
+    failed = False
+    title = f"{TITLE} (dry run: nothing here is a measurement)" if options.dry_run else TITLE
+    with Report("gpu", title, device, options) as report, torch.inference_mode():
+        lab = Lab(device, sizes, report)
+        end = math.inf if options.dry_run else time.perf_counter() + LIMIT_S
+        with lab:
+            for item in ITEMS:
+                failed |= not _carry_out(item, lab, end)
+    return int(failed)
+
+
+def _carry_out(item: Item, lab: Lab, end: float) -> bool:
+    """One item within its budget (none in a dry run); an error becomes its row, others go on."""
+    start = time.perf_counter()
+    lab.begin(item.title, end if math.isinf(end) else min(start + item.budget_s, end))
+    try:
+        item.measure(lab)
+    except Exception as error:  # noqa: BLE001  a machine is rented for minutes: take what works
+        lab.report.add(Row(item.title, "all", note=f"failed: {first_line(error)}"))
+        return False
+    finally:
+        lab.report.head.setdefault("items", {})[item.title] = {
+            "seconds": round(time.perf_counter() - start, 2),
+            "budget_s": item.budget_s,
+            "clocks_power_temperature": nvidia_smi(
+                "clocks.sm,clocks.mem,power.draw,temperature.gpu"
+            ),
+        }
+        if lab.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True
+
+
+def _interpreted(options: Options) -> int:
+    """The dry run in a process that sets Triton's interpreter before anything imports Triton."""
+    command = [sys.executable, "-m", "harness", "bench", "gpu", *options.words]
+    return subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}).returncode

@@ -1,0 +1,130 @@
+"""Items 0 and 1: what the machine can do, and which BF16 attention is the fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness import env
+from harness.bench.gpu.lab import Lab
+from harness.bench.timing import Action
+from harness.errors import first_line
+from harness.files import write_json
+
+Attend = Callable[[Tensor, Tensor, Tensor], object]
+LSE, LSE_COSTS = " lse", 1.02  # at most
+
+
+def machine(lab: Lab) -> None:
+    """Copy rate and the rate of the network's largest product, both in BF16."""
+    source = torch.randn(lab.sizes.copy_bytes // 2, device=lab.device, dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    seconds = lab.times({"copy": lambda _: target.copy_(source)}).of("copy").middle
+    lab.copy_rate = 2 * source.nbytes / seconds
+    lab.add("copy, read and write", lab.copy_rate / 1e12, "TB/s")
+    rows, inner, columns = lab.sizes.gemm
+    a = torch.randn(rows, inner, device=lab.device, dtype=torch.bfloat16)
+    b = torch.randn(inner, columns, device=lab.device, dtype=torch.bfloat16)
+    seconds = lab.times({"product": lambda _: a @ b}).of("product").middle
+    lab.notes["gemm_rate"] = 2 * rows * inner * columns / seconds
+    case = f"BF16 product {rows} x {inner} x {columns}"
+    lab.add(case, lab.notes["gemm_rate"] / 1e12, "TFLOP/s")
+
+
+def sdpa(lab: Lab) -> None:
+    """Every kernel of torch, with and without its log-sum-exp; the fastest serves everyone."""
+    calls = _kernels(lab.device)
+    rates: dict[int, dict[str, float]] = {}
+    for multiple in lab.within(lab.sizes.multiples):
+        chunk = lab.chunk()
+        k, v = (x.repeat(1, 1, multiple, 1) for x in (chunk.k, chunk.v))
+        k, v = torch.randn_like(k), torch.randn_like(v)
+        qkv = (chunk.q, k, v)
+        actions = {name: _action(attend, *qkv) for name, attend in calls.items()}
+        cases = {name: each for name, each in actions.items() if _works(lab, name, each)}
+        times = lab.times(cases)
+        flops = 4 * chunk.q.numel() * k.shape[2]
+        rates[multiple] = {name: flops / times.of(name).middle for name in cases}
+        for name in cases:
+            rate, more = rates[multiple][name] / 1e12, {"seconds": times.seconds[name]}
+            lab.add(f"{name}, N = {k.shape[2]}", rate, "TFLOP/s", note=times.note, more=more)
+            plain = name.removesuffix(LSE)
+            if plain != name and plain in cases:
+                ratio = times.ratio(name, plain)
+                case = f"{plain}, N = {k.shape[2]}, log-sum-exp on / off"
+                lab.add(case, ratio, "x", target=LSE_COSTS, note=times.note)
+    _choose(lab, rates)
+
+
+def _choose(lab: Lab, rates: dict[int, dict[str, float]]) -> None:
+    """The fastest at the length of the window, or at the longest there was time for."""
+    window = lab.sizes.window // lab.sizes.chunk_frames
+    found = rates.get(window) or rates[max(rates)]
+    fastest = max((n for n in found if not n.endswith(LSE)), key=lambda name: found[name])
+    lab.prefer(getattr(SDPBackend, f"{fastest.upper()}_ATTENTION"))
+    case = "kernel that stands for BF16, for everyone"
+    lab.add(case, found[fastest] / 1e12, "TFLOP/s", note=fastest)
+    path = lab.report.path.with_name(f"{lab.report.path.stem}-calibration.json")
+    write_json(
+        path,
+        {
+            "gemm_flops_per_s": lab.notes["gemm_rate"],
+            "attention_flops_per_s": found[fastest],
+            "copy_bytes_per_s": lab.copy_rate,
+            "device": env.device_name(lab.device),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    print(f"  {path}", flush=True)
+
+
+def _kernels(device: torch.device) -> dict[str, Attend]:
+    """By name: each kernel as everyone calls it, and with its log-sum-exp."""
+    aten = torch.ops.aten
+    if device.type == "cpu":
+        with_lse = aten._scaled_dot_product_flash_attention_for_cpu
+        return {"flash": _by(None), f"flash{LSE}": with_lse}
+
+    def cudnn(q: Tensor, k: Tensor, v: Tensor) -> object:
+        return aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)
+
+    def efficient(q: Tensor, k: Tensor, v: Tensor) -> object:
+        return aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
+
+    return {
+        "flash": _by(SDPBackend.FLASH_ATTENTION),
+        f"flash{LSE}": aten._scaled_dot_product_flash_attention,  # always gives it
+        "cudnn": _by(SDPBackend.CUDNN_ATTENTION),
+        f"cudnn{LSE}": cudnn,
+        "efficient": _by(SDPBackend.EFFICIENT_ATTENTION),
+        f"efficient{LSE}": efficient,
+    }
+
+
+def _by(kernel: SDPBackend | None) -> Attend:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> object:
+        if kernel is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        with sdpa_kernel(kernel):
+            return F.scaled_dot_product_attention(q, k, v)
+
+    return attend
+
+
+def _works(lab: Lab, name: str, action: Action) -> bool:
+    """Whether a kernel serves these tensors; a row says why not."""
+    try:
+        action(0)
+    except RuntimeError as error:
+        lab.add(name, None, "TFLOP/s", note=first_line(error))
+        return False
+    return True
+
+
+def _action(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Action:
+    return lambda _: attend(q, k, v)

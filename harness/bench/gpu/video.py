@@ -1,0 +1,204 @@
+"""Items 9 and 10: whole videos of the true network, and what their peaks consist of.
+
+The network alone, with random weights: no text encoder, no decoder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from harness.api import CacheSpec, Method
+from harness.attention.base import Backend, Scratch, Segment
+from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, configured, method_of
+from harness.bench.checks import largest_new_tensor
+from harness.bench.gpu.lab import Lab
+from harness.bench.timing import Spread, Wall, interleave, told
+from harness.generate import Silent
+from harness.integration import Packed
+from harness.measure import Memory, memory_of
+from harness.models.model import DTYPES, VideoModel
+from harness.sampler import SeededNoise
+
+METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
+QUANTIZED, PRUNED = 1.05, 0.80  # of BF16's time, at most
+KV_ERROR, MARGIN_GIB, BUFFER = 0.01, 0.25, 1.0
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of one video at its peak and at its end; kv is what the ledger says."""
+
+    peak: int
+    weights: int
+    kv: int
+    scratch: int
+    grown: int  # by which the device's use grew from before the cache to after the last chunk
+
+    @property
+    def rest(self) -> int:
+        """Activations, latents and the prompt's keys and values."""
+        return self.peak - self.weights - self.kv - self.scratch
+
+
+class Network:
+    """The model of the bench, built once, and videos by it."""
+
+    def __init__(self, lab: Lab) -> None:
+        """Random weights on the device; a prompt of random rows."""
+        config = configured(*lab.sizes.model)["model"]
+        small = configured("model=tiny")["model"]
+        length, width = config["text"]["length"], config["text"]["width"]
+        config["text"] = {**small["text"], "length": length, "width": width}
+        config["decoder"] = small["decoder"]  # neither is used: only the network is timed
+        self.model: VideoModel = instantiate(config)
+        self.device = lab.device
+        self.memory: Memory = memory_of(lab.device)
+        self.sampler = self.model.build(lab.device, Path())
+        self.weights = sum(w.nbytes for w in self.sampler.network.state_dict().values())
+        rows = torch.randn(length, width).to(DTYPES[self.model.dtype])
+        self.text_kv = self.model.text_kv(self.sampler, rows)
+
+    def spec(self, window: int | None) -> CacheSpec:
+        """The geometry under one contract of history."""
+        return replace(self.model.spec, window=window)
+
+    def video(self, method: Method, backend: Backend, spec: CacheSpec, num_frames: int) -> Peak:
+        """All passes of a video."""
+        noise = SeededNoise(0, self.model.latent_shape(num_frames))
+        self.memory.reset()
+        before = self.memory.now()
+        session = Packed().session(spec, method, backend, num_frames, self.device)
+        for _ in self.sampler.sample(session, self.text_kv, noise, num_frames, Silent()):
+            pass
+        peak = self.memory.peak()[0]
+        scratch = session.ledger().get("scratch", 0)
+        grown = self.memory.now() - before - scratch
+        return Peak(peak, self.weights, session.stored_bytes, scratch, grown)
+
+
+class Watched(Backend):
+    """A backend whose calls are timed; on a GPU by events, without waiting for it."""
+
+    name = "watched"
+
+    def __init__(self, inner: Backend, device: torch.device) -> None:
+        """Around a backend that has been resolved."""
+        self._inner, self._cuda = inner, device.type == "cuda"
+        self._marks: list[tuple[Any, Any]] = []
+
+    def attend(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        history: Sequence[Segment],
+        scratch: Scratch,
+    ) -> Tensor:
+        """That of the inner one."""
+        start = self._mark()
+        out = self._inner.attend(q_BHTD, k_BHTD, v_BHTD, history, scratch)
+        self._marks.append((start, self._mark()))
+        return out
+
+    def seconds(self) -> float:
+        """Of all calls since the last time; the device has finished them."""
+        marks, self._marks = self._marks, []
+        if self._cuda:
+            return float(sum(start.elapsed_time(end) for start, end in marks)) / 1e3
+        return float(sum(end - start for start, end in marks))
+
+    def _mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def videos(lab: Lab) -> None:
+    """Every method, the window first; the peaks are kept for the next item."""
+    network = Network(lab)
+    end, lab.notes["peaks"] = lab.deadline, {}
+    contracts = {f"window {lab.sizes.window}": lab.sizes.window, "full history": None}
+    for i, contract in enumerate(lab.within(list(contracts))):
+        left = len(contracts) - i
+        lab.deadline = time.perf_counter() + (end - time.perf_counter()) / left
+        _contract(lab, network, contract, network.spec(contracts[contract]))
+        lab.deadline = end
+
+
+def _contract(lab: Lab, network: Network, contract: str, spec: CacheSpec) -> None:
+    """All methods under one contract of history, interleaved."""
+    cases = {name: Videos(lab, network, name, spec) for name in METHODS}
+    actions = {name: each.make for name, each in cases.items()}
+    times = interleave(actions, told, lab.sizes.videos, 0, lab.deadline)
+    for name, each in cases.items():
+        target = None if name == "bf16" else PRUNED if name == SOFT_PRUNE else QUANTIZED
+        attention = Spread.of(each.attention_s)
+        note = f"{times.of(name).middle:.3f} s, attention {attention.middle:.3f} s"
+        note = "; ".join(filter(None, (note, times.note, lab.missing)))
+        more = {"seconds": times.seconds[name], "attention_s": each.attention_s}
+        ratio = times.ratio(name, "bf16")
+        lab.add(f"{name}, {contract}", ratio, "x", target=target, note=note, more=more)
+    lab.notes["peaks"][contract] = {name: each.peak for name, each in cases.items()}
+
+
+class Videos:
+    """The videos of one method under one contract."""
+
+    def __init__(self, lab: Lab, network: Network, name: str, spec: CacheSpec) -> None:
+        """Warm up on two chunks."""
+        self._network, self._spec, self._num_frames = network, spec, lab.sizes.video
+        self._method = method_of(name, lab.sizes.model[0].removeprefix("model="))
+        self._method.check(spec)
+        backend = lab.staged().resolve(spec, self._method, lab.device)
+        self._backend, self._wall = Watched(backend, lab.device), Wall(lab.device)
+        self.peak = self._video(min(self._num_frames, 2 * spec.chunk_frames))
+        self._wall(lambda _: None, 0)  # waits for the device
+        self._backend.seconds()
+        self.attention_s: list[float] = []
+
+    def make(self, number: int) -> float:
+        """The seconds of a video; notes those of its attention, and its peak."""
+
+        def video(_: int) -> None:
+            self.peak = self._video(self._num_frames)
+
+        seconds = self._wall(video, number)
+        self.attention_s.append(self._backend.seconds())
+        return seconds
+
+    def _video(self, num_frames: int) -> Peak:
+        return self._network.video(self._method, self._backend, self._spec, num_frames)
+
+
+def peaks(lab: Lab) -> None:
+    """What the peaks of the videos consist of, and what one call allocates."""
+    for contract, found in lab.notes.get("peaks", {}).items():
+        base: Peak = found["bf16"]
+        for name, each in found.items():
+            case = f"{name}, {contract}"
+            parts = ("weights", "kv", "scratch", "rest")
+            more = {f"{part}_gib": getattr(each, part) / GIB for part in parts}
+            note = ", ".join(f"{part} {getattr(each, part) / GIB:.3f}" for part in parts)
+            lab.add(case, each.peak / GIB, "GiB", note=note, more=more)
+            error = abs(each.grown / each.kv - 1)
+            lab.add(f"{case}, allocator / ledger - 1", error, "", target=KV_ERROR)
+            over = (each.peak - (base.peak - (base.kv - each.kv))) / GIB
+            lab.add(f"{case}, above BF16 less what is packed", over, "GiB", target=MARGIN_GIB)
+    chunk = lab.chunk()
+    for name in lab.within(FORMATS):
+        history = lab.history(name, lab.window)
+        buffer = 2 * lab.sizes.window * lab.sizes.frame_tokens * lab.sizes.num_heads
+        share = largest_new_tensor(lab.staged(), chunk, history) / (buffer * lab.sizes.head_dim)
+        note = "of the layer's keys in BF16; operations of torch are watched"
+        lab.add(f"{name}, largest tensor of a call", share, "", target=BUFFER, note=note)

@@ -1,0 +1,56 @@
+"""`python -m harness.bench.peak <method> <axis> <full|quick>`: what one attention call takes.
+
+A process of its own for each, since a process does not give back all that it had. Prints the bytes
+by which resident memory rose above what was there before the call: scratch, output and temporaries.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+# Every large piece of memory apart, given back at once: else what encoding freed hides what the
+# call takes. glibc reads this when a process starts.
+THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def main(name: str, axis: str, size: str) -> None:
+    """Store, warm up on a little, then watch one call."""
+    import torch
+
+    from harness.attention.base import Scratch
+    from harness.attention.portable import Portable
+    from harness.bench.attention import FULL, QUICK, Sizes, history_of
+    from harness.measure import memory_of
+
+    sizes = {"full": FULL, "quick": QUICK}[size]
+    backend = Portable(axis="tokens" if axis == "tokens" else "heads")
+    memory = memory_of(torch.device("cpu"))
+    small = Sizes(QUICK.history, QUICK.queries, QUICK.chunk, 1)
+    with torch.inference_mode():
+        for each in (small, sizes):  # the first loads what the libraries load late
+            chunk, history = history_of(name, each)
+            memory.reset()
+            before = memory.now()
+            backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch())
+            used = high_water_mark() - before
+    print(used)
+
+
+def high_water_mark() -> int:
+    """Most bytes resident since the reset.
+
+    Not `ru_maxrss`, which a process inherits from the larger one that started it.
+    """
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    if any(name not in os.environ for name in THRESHOLD):
+        words = [sys.executable, "-m", "harness.bench.peak", *sys.argv[1:]]
+        os.execve(sys.executable, words, {**os.environ, **THRESHOLD})
+    main(*sys.argv[1:])

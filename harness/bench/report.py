@@ -1,0 +1,183 @@
+"""Rows of a bench, on disk as they come: a JSON file, and a Markdown table beside it at the end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from harness import env
+from harness.bench import Options
+from harness.bench.timing import Spread
+from harness.errors import UserError, first_line
+from harness.files import whole_file, write_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: what was measured (item), of what (case), and its value in `unit`.
+
+    low, high: quartiles over rounds. target: what the value is to be at most, or with `at_least`
+    at least. note: what a reader must know, above all why there is no value. more: numbers beside.
+    """
+
+    item: str
+    case: str
+    value: float | None = None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    target: float | None = None
+    at_least: bool = False
+    note: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, item: str, case: str, spread: Spread, unit: str, **rest: Any) -> Row:
+        """A row of a median and its quartiles."""
+        return cls(item, case, spread.middle, unit, spread.low, spread.high, **rest)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is; None where there is no value or no target."""
+        if self.value is None or self.target is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    @property
+    def cells(self) -> list[str]:
+        """The row as people read it."""
+        number = "-" if self.value is None else f"{self.value:.4g} {self.unit}".strip()
+        spread = "" if self.low is None else f"{self.low:.4g} to {self.high:.4g}"
+        bound = "at least" if self.at_least else "at most"
+        target = "" if self.target is None else f"{bound} {self.target:.4g}"
+        met = {None: "", True: "yes", False: "no"}[self.met]
+        return [self.item, self.case, number, spread, target, met, self.note]
+
+
+COLUMNS = ("measured", "of", "value", "quartiles", "target", "met", "note")
+
+
+class Report:
+    """The files of one bench; a second one of the same day and device takes their place.
+
+    The JSON file is rewritten whole after every row, so a killed bench leaves what it has.
+    """
+
+    def __init__(self, name: str, title: str, device: torch.device, options: Options) -> None:
+        """Begin with no rows.
+
+        Raises  UserError: the folder cannot be written to.
+        """
+        now = datetime.now(UTC)
+        kind = "-dry-run" if options.dry_run else "-quick" if options.quick else ""
+        stem = f"{now:%Y-%m-%d}-{_slug(env.device_name(device))}-{name}{kind}"
+        self.path = options.folder / f"{stem}.json"
+        self.rows: list[Row] = []
+        self.head: dict[str, Any] = {
+            "title": title,
+            "date": now.isoformat(timespec="seconds"),
+            "command": shlex.join(["python", "-m", "harness", "bench", name, *options.words]),
+            "device": env.device_name(device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(device),
+            "git": env.git_state(),
+            "state": "running",
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write()
+        except OSError as error:
+            raise UserError(
+                f"bench --out {options.folder}: cannot write there ({error}); name another folder"
+            ) from error
+        print(f"{title}: {self.head['device']}, {_listed(self.head['versions'])}", flush=True)
+
+    def add(self, row: Row) -> None:
+        """Keep a row: print it and write the file."""
+        self.rows.append(row)
+        item, case, number, spread, target, met, note = row.cells
+        said = [f"{item}, {case}: {number}", f"({spread})" * bool(spread), target, met, note]
+        print("  " + " ".join(filter(None, said)), flush=True)
+        self._write()
+
+    def __enter__(self) -> Self:
+        """The report itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say how it ended and write the table."""
+        ended = first_line(error) if isinstance(error, Exception) else kind and kind.__name__
+        self.head["state"] = f"stopped by {ended}" if ended else "done"
+        self._write()
+        table = self.path.with_suffix(".md")
+        with whole_file(table) as unfinished:
+            unfinished.write_text(self.markdown())
+        print(table, flush=True)
+
+    def markdown(self) -> str:
+        """Title, provenance and the rows as a table."""
+        head, git = self.head, self.head["git"]
+        commit = f"{git['commit']}{' with changes' if git['dirty'] else ''}"
+        lines = [
+            f"# {head['title']}",
+            "",
+            f"{head['date']}, {head['device']}, {head['threads']} threads, "
+            f"{_listed(head['versions'])}, commit {commit}.",
+            f"Made by `{head['command']}`; {head['state']}, {len(self.rows)} rows. Values are "
+            "medians over rounds where quartiles stand beside them.",
+            "",
+            f"| {' | '.join(COLUMNS)} |",
+            f"|{' --- |' * len(COLUMNS)}",
+        ]
+        rows = [" | ".join(cell.replace("|", "/") for cell in row.cells) for row in self.rows]
+        return "\n".join([*lines, *(f"| {row} |" for row in rows)]) + "\n"
+
+    def _write(self) -> None:
+        rows = [{**asdict(row), "met": row.met} for row in self.rows]
+        write_json(self.path, {**self.head, "rows": rows})
+
+
+def versions(device: torch.device) -> dict[str, str | None]:
+    """Versions that times depend on; None where there is none."""
+    found: dict[str, str | None] = {"torch": torch.__version__}
+    try:
+        found["triton"] = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        found["triton"] = None
+    if device.type == "cuda":
+        found["cuda"] = torch.version.cuda
+        found["cudnn"] = str(torch.backends.cudnn.version())
+        found["driver"] = nvidia_smi("driver_version")
+    return found
+
+
+def nvidia_smi(fields: str) -> str | None:
+    """What the driver says of the first card, as text; None where it cannot be asked."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _listed(found: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {version or 'absent'}" for name, version in found.items())
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

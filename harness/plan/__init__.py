@@ -1,0 +1,69 @@
+"""`python -m harness plan`: bytes, peaks and time of a run, predicted before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NoReturn
+
+from harness.isolate import USER_ERROR
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as every other error here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the exit code of what the user can mend."""
+        self.exit(USER_ERROR, f"error: plan: {message}; python -m harness plan --help says more\n")
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the plan of one method or several; exit code 2 for what the user can mend."""
+    parser = Parser(
+        prog="python -m harness plan",
+        description="Settings as for a run (model=, suite=, method=, method.key.bits= ...); "
+        "method=all or a list with commas gives a table. Besides: card=a5000|h100|h200, "
+        "calibration=<file>, memory_gib=24, attention=staged|portable|fused, "
+        "integration=published (the study's own peaks; against=<summaries.csv> compares).",
+    )
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser.add_argument("--format", choices=["text", "json"], default="text")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="of your own method/*.yaml files")
+    given = parser.parse_intermixed_args(words)
+
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from harness.cli import complain
+    from harness.errors import UserError
+    from harness.worker import of_construction
+
+    try:
+        _plan(given.words, given.format == "json", given.config_dir)
+    except InstantiationException as error:
+        complain(UserError(of_construction(error)))
+    except (UserError, ValueError, HydraException, OmegaConfBaseException, YAMLError) as error:
+        complain(error)
+    else:
+        return 0
+    return USER_ERROR
+
+
+def _plan(words: Sequence[str], as_json: bool, config_dir: str | None) -> None:
+    from harness.plan import compare, request
+    from harness.plan.forecast import forecast
+    from harness.plan.table import print_table
+
+    options, others = request.split(words)
+    if options.published:
+        compare.show(others, options.against, as_json)
+        return
+    setting, methods = request.resolve(options, others, config_dir)
+    rows = [forecast(name, method, setting) for name, method in methods.items()]
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        print_table(rows, setting)

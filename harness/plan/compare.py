@@ -1,0 +1,125 @@
+"""`plan integration=published`: the study's rows as counted, beside the published ones if given."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from harness import cli, suites
+from harness.errors import UserError
+from harness.models.model import VideoModel
+from harness.plan.published import Row, catalogue, geometry, row
+from harness.plan.table import gib, print_lines
+
+LIMITS_GIB = (0.1, 0.01, 0.001)
+Published = dict[tuple[str, str], float]
+
+
+def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
+    """Print the rows asked for.
+
+    Raises  UserError: an unknown word, method or suite; a file that is not the summaries.
+    """
+    found = rows(words)
+    published = read(Path(against)) if against is not None else {}
+    lines = [_line(each, published.get((each.suite, each.method))) for each in found]
+    if as_json:
+        print(json.dumps(lines, indent=2))
+        return
+    titles = ("suite", "method", "phase", "KV GiB", "ratio", "peak GiB", "published", "error")
+    title = "peaks of arXiv 2603.27469, counted from what its methods stored"
+    print_lines(title, titles, [_cells(line) for line in lines])
+    print(
+        "phase: where the peak lies; ratio: by their own count of packed bytes, which they did not "
+        "store\nthe text encoder is not in it: they streamed it from the host"
+    )
+    if not published:
+        print("to compare: type against=<summaries.csv> with benchmark, method and peak_vram_gb")
+    for suite in dict.fromkeys(each.suite for each in found):
+        print_within(suite, [line for line in lines if line["suite"] == suite])
+
+
+def rows(words: Sequence[str] = ()) -> list[Row]:
+    """The methods and suites asked for; all without words."""
+    book = catalogue()
+    chosen: dict[str, Sequence[str]] = {"method": list(book.methods), "suite": list(book.budgets)}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in chosen:
+            raise UserError(f"{word}: integration=published takes method=, suite= and against=")
+        if value == "all":
+            continue
+        known = {"method": list(book.methods), "suite": list(book.budgets)}[key]
+        for name in value.split(","):
+            if name not in known:
+                near = cli.did_you_mean(name, known)
+                raise UserError(f"unknown {key} {name}{near}: choose {', '.join(known)}")
+        chosen[key] = value.split(",")
+    found = []
+    for suite in chosen["suite"]:
+        shape = geometry(*_model(suite), book.vae_parameters)
+        methods = [name for name in chosen["method"] if suite in book.methods[name].suites]
+        found += [row(name, suite, book, shape) for name in methods]
+    return found
+
+
+def read(path: Path) -> Published:
+    """Published peaks in GiB by suite and method."""
+    try:
+        with path.open(newline="") as lines:
+            return {
+                (line["benchmark"], line["method"]): float(line["peak_vram_gb"])
+                for line in csv.DictReader(lines)
+            }
+    except OSError as error:
+        raise UserError(f"cannot read against={path}: {error.strerror}") from error
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"against={path} is no table of benchmark, method and peak_vram_gb ({error}): give "
+            "the study's summaries"
+        ) from error
+
+
+def print_within(suite: str, lines: Sequence[dict[str, Any]]) -> None:
+    """How many rows of a suite are how close."""
+    errors = [abs(line["error_gib"]) for line in lines if line["error_gib"] is not None]
+    if errors:
+        close = (f"{sum(e <= limit for e in errors)} within {limit}" for limit in LIMITS_GIB)
+        print(f"{suite}: of {len(errors)} peaks {', '.join(close)} GiB")
+
+
+def _line(each: Row, published_gib: float | None) -> dict[str, Any]:
+    error = None if published_gib is None else each.peak_bytes / 2**30 - published_gib
+    return {**asdict(each), "published_gib": published_gib, "error_gib": error}
+
+
+def _cells(line: dict[str, Any]) -> list[str]:
+    known = line["published_gib"] is not None
+    return [
+        line["suite"],
+        line["method"],
+        line["phase"],
+        gib(line["kv_bytes"]),
+        f"{line['ratio']:.4f}",
+        gib(line["peak_bytes"]),
+        f"{line['published_gib']:.3f}" if known else "",
+        f"{line['error_gib']:+.4f}" if known else "",
+    ]
+
+
+def _model(suite_name: str) -> tuple[VideoModel, int]:
+    """The study's model, and the latent frames of a suite."""
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
+    model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))
+    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), config.suite)
+    suite: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
+    return model, suites.latent_frames(suite, model.chunk_frames, model.fps)

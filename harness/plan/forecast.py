@@ -1,0 +1,109 @@
+"""One method's prediction, gathered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.api import Method
+from harness.models.model import VideoModel
+from harness.plan.history import most
+from harness.plan.memory import Budget, Contract, Sizes, peak
+from harness.plan.roofline import Ceilings, work
+from harness.plan.storage import Backend
+from harness.plan.workload import Needs
+from harness.suites import pixel_frames
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods of one table share.
+
+    ceilings: None without a card or a calibration. memory_gib: of the card that the longest video
+    must fit; None if nobody said.
+    """
+
+    model_name: str
+    suite_name: str
+    model: VideoModel
+    needs: Needs
+    num_frames: int
+    backend: Backend
+    ceilings: Ceilings | None
+    memory_gib: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take, before anything of it runs; None where unknown, see `reasons`.
+
+    stored: history at the end of the video. allocated: room for the most that is ever held.
+    Ratios: BF16 bytes of the whole video, or of the frames that still have a place in attention,
+    over the bytes stored. best and published: bytes by phase and component under the two
+    contracts; their peaks leave text out. dit_s: all passes of the network, no text, no decode.
+    """
+
+    method: str
+    model: str
+    suite: str
+    contract: str
+    num_frames: int
+    video_s: float
+    stored: dict[str, int]
+    stored_bytes: int
+    allocated_bytes: int
+    frames_full: int
+    frames_pooled: int
+    ratio_full_length: float
+    ratio_same_frames: float
+    best: dict[str, Sizes]
+    best_peak_bytes: int | None
+    published: dict[str, Sizes]
+    published_peak_bytes: int | None
+    dit_s: float | None
+    memory_gib: float | None
+    longest_frames: int | None
+    longest_s: float | None
+    reasons: tuple[str, ...]
+
+
+def forecast(name: str, method: Method, setting: Setting) -> Forecast:
+    """Predict one method, which has passed `method.check(spec)`."""
+    model, num_frames = setting.model, setting.num_frames
+    budget = Budget(model, setting.needs, method, setting.backend)
+    best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
+    moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
+    end, held = moments[-1], most(moments)
+    stored = budget.history(end.full, end.pooled, num_frames)
+    bf16 = model.spec.bf16_frame_bytes
+    phases = budget.phases(best, num_frames, held)
+    as_published = budget.phases(published, num_frames, most(whole))
+    longest = None
+    if setting.memory_gib is not None:
+        longest = budget.longest(best, int(setting.memory_gib * GIB))
+    done = work(model, setting.needs.network, budget.frame, moments, setting.backend)
+    return Forecast(
+        method=name,
+        model=setting.model_name,
+        suite=setting.suite_name,
+        contract=best.name,
+        num_frames=num_frames,
+        video_s=pixel_frames(num_frames) / model.fps,
+        stored=stored,
+        stored_bytes=sum(stored.values()),
+        allocated_bytes=sum(budget.history(held.full, held.pooled, num_frames).values()),
+        frames_full=end.full,
+        frames_pooled=end.pooled,
+        ratio_full_length=bf16 * num_frames / sum(stored.values()),
+        ratio_same_frames=bf16 * (end.full + end.pooled) / sum(stored.values()),
+        best=phases,
+        best_peak_bytes=peak(phases),
+        published=as_published,
+        published_peak_bytes=peak(as_published),
+        dit_s=done.seconds(setting.ceilings) if setting.ceilings else None,
+        memory_gib=setting.memory_gib,
+        longest_frames=longest,
+        longest_s=pixel_frames(longest) / model.fps if longest else None,
+        reasons=setting.needs.reasons,
+    )

@@ -1,0 +1,260 @@
+"""The peaks of the published 33-method study, from what each of its methods stored.
+
+Source  arXiv 2603.27469 and its program; `published.yaml` describes, this module counts. No peak is
+        looked up, but the size of a decode and the passing tensors of one of the three code trees
+        are measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from harness.models.model import VideoModel
+from harness.plan.live import allocated
+from harness.plan.workload import network
+from harness.suites import pixel_frames
+
+FILE = Path(__file__).parent / "published.yaml"
+INDEX_BYTES = 8  # int64, a token of a tier
+OUTLIER_BYTES = (4, 2)  # int32 index and fp16 value
+SPAN_BYTES = 16  # where a pooled chunk lay, in their own count of bytes
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Tokens stored alike; bits a plane of codes."""
+
+    bits: Sequence[int] = ()
+    value_bits: Sequence[int] | None = None
+    zero: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which tokens make which tier; `chunks` needs the three shares, the others one."""
+
+    by: Literal["whole", "tail", "positions", "chunks"] = "whole"
+    share: float = 1.0
+    recent: float = 1.0
+    important: float = 0.0
+    retained: float | None = None
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Values kept apart: a share of all keys and values, or of the last tier's keys."""
+
+    share: float = 0.0
+    of: Literal["all", "old_keys"] = "all"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One entry of `methods`."""
+
+    tree: str
+    tiers: Sequence[Tier] = ()
+    split: Split = field(default_factory=Split)
+    mask: bool = False
+    outliers: Outliers = field(default_factory=Outliers)
+    pooled: bool = False
+    rotated: bool = False
+    exact_frames: int = 0
+    reuse: bool = False
+    suites: Sequence[str] = ("moviegen", "storyeval")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One entry of `trees`: how one of their diverged programs kept codes."""
+
+    code_bytes: int
+    beside_exact: bool = False
+    transient: int = 0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The whole file."""
+
+    group: int
+    decode_bytes: int
+    vae_parameters: int
+    trees: dict[str, Tree]
+    budgets: dict[str, Sequence[float]]
+    methods: dict[str, Stored]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one suite: what lay in memory at the peak, and their ratio."""
+
+    suite: str
+    method: str
+    tree: str
+    phase: str
+    kv_bytes: int
+    peak_bytes: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes that every row shares, from the model."""
+
+    layers: int
+    width: int
+    frame_tokens: int
+    frames: int
+    base_bytes: int
+    previous_bytes: int
+    reuse_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Capacity of the cache: the whole video."""
+        return self.frames * self.frame_tokens
+
+    @property
+    def bf16_bytes(self) -> int:
+        """Keys and values of the whole video."""
+        return 4 * self.width * self.tokens * self.layers
+
+
+def catalogue() -> Catalogue:
+    """The descriptions that come with the program."""
+    raw: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    trees = {name: Tree(**entry) for name, entry in raw.pop("trees").items()}
+    methods = {name: _stored(entry) for name, entry in raw.pop("methods").items()}
+    return Catalogue(**raw, trees=trees, methods=methods)
+
+
+def _stored(entry: dict[str, Any]) -> Stored:
+    parts: dict[str, Any] = {"tiers": [Tier(**tier) for tier in entry.get("tiers", ())]}
+    for name, kind in (("split", Split), ("outliers", Outliers)):
+        if name in entry:
+            parts[name] = kind(**entry[name])
+    return Stored(**{**entry, **parts})
+
+
+def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometry:
+    """Count the model; weights, prompt and latents are what lay under every phase.
+
+    The text encoder is not in it: on their card it was streamed from the host.
+    """
+    net, spec = network(model), model.spec
+    _, channels, height, width = model.latent_shape(1)
+    latent_bytes = 2 * channels * height * width
+    text: Any = model.text
+    rows_bytes = 2 * text.length * model.dims.text_dim
+    base = net.weight_bytes + 2 * vae_parameters + net.text_kv_bytes + rows_bytes
+    video_bytes = 4 * 3 * (8 * height) * (8 * width) * pixel_frames(num_frames)
+    chunk = spec.chunk_frames
+    return Geometry(
+        layers=spec.num_layers,
+        width=spec.num_heads * spec.head_dim,
+        frame_tokens=spec.tokens_per_frame,
+        frames=num_frames,
+        base_bytes=base + 2 * num_frames * latent_bytes,  # noise and output
+        previous_bytes=video_bytes + num_frames * latent_bytes,
+        reuse_bytes=2 * chunk * spec.tokens_per_frame * 2 * model.dims.dim + chunk * latent_bytes,
+    )
+
+
+def row(name: str, suite: str, book: Catalogue, shape: Geometry) -> Row:
+    """Count one method."""
+    method = book.methods[name]
+    tree = book.trees[method.tree]
+    held, packed = 0, 0
+    for layer in range(shape.layers):
+        budget = book.budgets[suite][layer]
+        for size, nominal in _layer(method, tree, book.group, shape, budget):
+            held += size
+            packed += nominal
+    if not method.tiers:
+        held = packed = shape.bf16_bytes
+    extra = shape.previous_bytes + (shape.reuse_bytes if method.reuse else 0)
+    decode = book.decode_bytes + (0 if tree.beside_exact and method.tiers else held)
+    denoise = held
+    if tree.beside_exact and method.tiers:
+        quantized = shape.tokens - method.exact_frames * shape.frame_tokens
+        passing = (tree.transient + method.rotated) * 2 * quantized * shape.width
+        denoise += shape.bf16_bytes + passing
+    return Row(
+        suite=suite,
+        method=name,
+        tree=method.tree,
+        phase="denoise" if denoise > decode else "decode",
+        kv_bytes=held,
+        peak_bytes=shape.base_bytes + extra + max(denoise, decode),
+        ratio=shape.bf16_bytes / packed,
+    )
+
+
+def _layer(
+    method: Stored, tree: Tree, group: int, shape: Geometry, budget: float
+) -> Iterator[tuple[int, int]]:
+    """Bytes held and bytes as they counted them, for each thing that a layer stores."""
+    tokens, dropped = _tokens(method, shape, budget)
+    for tier, number in zip(method.tiers, tokens, strict=True):
+        if number:
+            yield from _tier(tier, number, tree.code_bytes, group, shape.width)
+            if method.split.by != "whole":
+                yield allocated(INDEX_BYTES * number), INDEX_BYTES * number
+    if method.mask:
+        yield allocated(shape.tokens), shape.tokens
+    if method.pooled:
+        yield 2 * allocated(2 * shape.width * dropped), (4 * shape.width + SPAN_BYTES) * dropped
+    if method.outliers.share:
+        old = method.outliers.of == "old_keys"
+        values = shape.width * (tokens[-1] if old else 2 * tokens[0])
+        count = round(method.outliers.share * values)
+        yield sum(allocated(size * count) for size in OUTLIER_BYTES), sum(OUTLIER_BYTES) * count
+    if method.exact_frames:  # they lie in the BF16 buffer
+        yield 0, 4 * shape.width * method.exact_frames * shape.frame_tokens
+
+
+def _tier(
+    tier: Tier, tokens: int, code_bytes: int, group: int, width: int
+) -> Iterator[tuple[int, int]]:
+    """Codes, then metadata in fp16, of keys and of values."""
+    padded = -(-tokens // group) * group
+    grouped, each = 2 * width * padded // group, 2 * padded  # a scale a group and channel; a token
+    value_bits = tier.bits if tier.value_bits is None else tier.value_bits
+    for bits in (*tier.bits, *value_bits):
+        yield allocated(padded * width * code_bytes), padded * width * bits // 8
+    metadata = [grouped, grouped, each, each] if tier.zero else 2 * len(tier.bits) * [grouped]
+    for size in metadata:
+        yield allocated(size), size
+
+
+def _tokens(method: Stored, shape: Geometry, budget: float) -> tuple[list[int], int]:
+    """Tokens of each tier, and how many chunks (frames) are in none."""
+    split, capacity = method.split, shape.tokens
+    if split.by == "tail":
+        first = round(split.share * capacity)
+        return [first, capacity - first], 0
+    if split.by == "positions":
+        first = round(split.share * shape.frame_tokens) * shape.frames
+        return [first, capacity - first], 0
+    if split.by == "chunks":
+        counts = _chunks(split, shape.frames, budget)
+        return [shape.frame_tokens * n for n in counts], shape.frames - sum(counts)
+    whole = capacity - method.exact_frames * shape.frame_tokens
+    return [whole] * len(method.tiers), 0
+
+
+def _chunks(split: Split, num_chunks: int, budget: float) -> tuple[int, int, int]:
+    """Recent, important and retained chunks of a layer; halves round to even."""
+    recent = max(1, round(min(split.recent * budget, 1) * num_chunks))
+    old = num_chunks - recent
+    important = min(old, max(1, round(split.important * budget * old))) if split.important else 0
+    rest = old - important
+    if split.retained is None:
+        return recent, important, rest
+    return recent, important, min(rest, max(1, round(split.retained * budget * rest)))

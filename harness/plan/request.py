@@ -1,0 +1,180 @@
+"""Words of the command line to what is to be planned: composed as the main entry does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from harness import cli, suites
+from harness.api import Method
+from harness.errors import UserError
+from harness.models.model import VideoModel
+from harness.models.wan import WanDims
+from harness.plan import roofline
+from harness.plan.forecast import Setting
+from harness.plan.storage import BACKENDS, SCRATCH_MIB, Backend
+from harness.plan.workload import needs
+
+
+@dataclass(frozen=True)
+class Options:
+    """Words that are the planner's own."""
+
+    card: str | None = None
+    calibration: str | None = None
+    memory_gib: str | None = None
+    against: str | None = None
+    integration: str | None = None
+
+    @property
+    def published(self) -> bool:
+        """Whether the study's own rows are asked for."""
+        return self.integration == "published"
+
+
+def split(words: Sequence[str]) -> tuple[Options, list[str]]:
+    """The planner's own words and those of the configuration.
+
+    Raises  UserError: no key=value.
+    """
+    names = {field.name for field in fields(Options)}
+    own, others = Options(), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals and not word.startswith("~"):
+            raise UserError(f"plan {word}: give settings as key=value, e.g. method=rtn_int4")
+        if key in names and (key != "integration" or value == "published"):
+            own = replace(own, **{key: value})
+        else:
+            others.append(word)
+    return own, others
+
+
+def ceilings(options: Options) -> roofline.Ceilings | None:
+    """What was measured, else the card's, else nothing."""
+    known = roofline.card(options.card) if options.card is not None else None
+    if options.calibration is None:
+        return known
+    measured = roofline.calibration(Path(options.calibration))
+    return replace(measured, memory_gib=known.memory_gib if known else None)
+
+
+def memory_gib(options: Options, limits: roofline.Ceilings | None) -> float | None:
+    """Memory that the longest video must fit: as said, else the card's."""
+    if options.memory_gib is None:
+        return limits.memory_gib if limits else None
+    try:
+        size = float(options.memory_gib)
+    except ValueError:
+        size = math.nan
+    if not (math.isfinite(size) and size > 0):
+        raise UserError(f"memory_gib={options.memory_gib}: give a positive number of GiB")
+    return size
+
+
+def resolve(
+    options: Options, words: list[str], config_dir: str | None
+) -> tuple[Setting, dict[str, Method]]:
+    """What is asked for: one model and suite, and methods by name.
+
+    Raises  UserError, HydraException, OmegaConfBaseException, ValueError: what the user can mend.
+    """
+    limits = ceilings(options)
+    limit_gib = memory_gib(options, limits)
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise UserError(f"--config-dir {config_dir} is no folder: give one with method/*.yaml")
+        words = [*words, f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    asked, others = _methods(words)
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
+        names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
+        configs = {name: _compose([*others, f"method={name}"]) for name in names}
+    config = next(iter(configs.values()))
+    model, num_frames = _model(config)
+    methods = {name: _method(config) for name, config in configs.items()}
+    for method in methods.values():
+        method.check(model.spec)
+    setting = Setting(
+        model_name=_choice(config, "model"),
+        suite_name=_choice(config, "suite"),
+        model=model,
+        needs=needs(model),
+        num_frames=num_frames,
+        backend=_backend(config),
+        ceilings=limits,
+        memory_gib=limit_gib,
+    )
+    return setting, methods
+
+
+def _methods(words: list[str]) -> tuple[list[str], list[str]]:
+    """The methods asked for, and the other words; the last word counts."""
+    asked = [word.removeprefix("method=") for word in words if word.startswith("method=")]
+    names = [name.strip() for name in asked[-1].split(",")] if asked else []
+    if asked and not all(names):
+        raise UserError(f"method={asked[-1]}: give names with commas between them, or all")
+    return list(dict.fromkeys(names)), [word for word in words if not word.startswith("method=")]
+
+
+def _compose(words: list[str]) -> DictConfig:
+    words = [word for word in words if word != "method=all"]
+    return compose("config", words, return_hydra_config=True)
+
+
+def _every_method() -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    return sorted(loader.get_group_options("method", ObjectType.CONFIG))
+
+
+def _choice(config: DictConfig, group: str) -> str:
+    return str(config.hydra.runtime.choices[group])
+
+
+def _model(config: DictConfig) -> tuple[VideoModel, int]:
+    """The model, and the latent frames of the suite's videos."""
+    resolved = _resolved(config)
+    _demand_dims(resolved, _choice(config, "model"))
+    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), resolved["suite"])
+    suite: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
+    model: VideoModel = instantiate(resolved["model"])
+    return model, suites.latent_frames(suite, model.chunk_frames, model.fps)
+
+
+def _method(config: DictConfig) -> Method:
+    method: Method = instantiate(_resolved(config)["method"])
+    return method
+
+
+def _backend(config: DictConfig) -> Backend:
+    """How attention reads history; plans are for a GPU, where `auto` is staged for whole chunks."""
+    name = _choice(config, "attention").replace("auto", "staged")
+    if name not in BACKENDS:
+        raise UserError(f"attention={name} is not planned: choose auto, {', '.join(BACKENDS)}")
+    limit_mib = config.attention.get("scratch_mib", SCRATCH_MIB)
+    if isinstance(limit_mib, bool) or not isinstance(limit_mib, (int, float)) or limit_mib <= 0:
+        raise UserError(f"attention.scratch_mib={limit_mib}: give a positive number")
+    return Backend(name, int(limit_mib * 2**20))
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration without Hydra's own part, checked as a run checks it."""
+    own = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
+    resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(own), resolve=True)  # type: ignore[assignment]
+    cli.check(resolved)
+    return resolved
+
+
+def _demand_dims(config: dict[str, Any], name: str) -> None:
+    if not isinstance(config["model"].get("dims"), dict):
+        wanted = ", ".join(field.name for field in fields(WanDims))
+        raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")

@@ -1,0 +1,124 @@
+"""Forecasts for people: a line a method, and where the memory goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.tables import GIB, MIB
+from harness.plan.forecast import Forecast, Setting
+from harness.plan.memory import PHASES, Sizes, largest, total
+from harness.suites import MAX_SECONDS
+
+COLUMNS = (
+    "method", "contract", "KV MiB", "ratio full", "ratio same", "frames", "generate", "decode",
+    "peak GiB", "as published", "DiT s", "longest",
+)  # fmt: skip
+WORDS = ("method", "contract", "component", "suite", "phase")  # columns of words
+WIDTH = 132  # columns of text; a narrower terminal wraps lines, no cell is ever cut
+
+
+def cells(row: Forecast) -> list[str]:
+    """The text of a method's cells, in the order of COLUMNS."""
+    pooled = f"+{row.frames_pooled}p" if row.frames_pooled else ""
+    return [
+        row.method,
+        row.contract,
+        f"{row.stored_bytes / MIB:.2f}",
+        f"{row.ratio_full_length:.2f}",
+        f"{row.ratio_same_frames:.2f}",
+        f"{row.frames_full}{pooled}",
+        gib(largest(row.best["denoise"], row.best["commit"])),
+        gib(total(row.best["decode"])),
+        gib(row.best_peak_bytes),
+        gib(row.published_peak_bytes),
+        "" if row.dit_s is None else f"{row.dit_s:.2f}",
+        _longest(row),
+    ]
+
+
+def gib(size: int | None) -> str:
+    """Bytes as GiB; a dash where they are unknown."""
+    return "-" if size is None else f"{size / GIB:.3f}"
+
+
+def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
+    """What the reader must know beneath the table."""
+    first = rows[0]
+    text = gib(total(first.best["text"]))
+    found = [
+        "ratio: BF16 bytes of the whole video (full), or of the frames still attended (same), over "
+        "the KV bytes at its end; frames: in full + pooled to one token (p)",
+        f"generate (denoise and commit), decode, peak: GiB at best practice ({first.contract} "
+        f"contract, history freed before a streamed decode); text comes before and takes {text}",
+        "as published: peak GiB with the full history resident while the whole video is decoded, "
+        "and the previous video still referenced; codes packed",
+        "not seen: workspaces of kernels, the CUDA context (0.3 to 0.6 GiB), allocator slack",
+    ]
+    if setting.ceilings is None:
+        found.append("DiT s: type card=a5000, h100 or h200, or calibration=<file>")
+    else:
+        found.append(
+            f"DiT s: all passes of the network on {setting.ceilings.name} "
+            f"({setting.ceilings.source}), a lower bound: matrix products, attention, staging; no "
+            "VAE, no text encoder"
+        )
+    if setting.memory_gib is None:
+        found.append("longest: type card=... or memory_gib=24")
+    else:
+        found.append(
+            f"longest: latent frames (and seconds) of the longest video within "
+            f"{setting.memory_gib:g} GiB at best practice"
+        )
+    return found + list(dict.fromkeys(reason for row in rows for reason in row.reasons))
+
+
+def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
+    """Show the table on the terminal; for a single method also its memory by component."""
+    first = rows[0]
+    title = (
+        f"{first.suite}, {first.model}: {first.num_frames} latent frames, {first.video_s:.1f} s; "
+        f"attention {setting.backend.name}"
+    )
+    print_lines(title, COLUMNS, [cells(row) for row in rows])
+    if len(rows) == 1:
+        for name, phases in (("best practice", first.best), ("as published", first.published)):
+            print_lines(f"\n{name}, GiB", ("component", *PHASES), components(phases))
+    for note in notes(rows, setting):
+        print(note)
+
+
+def components(phases: dict[str, Sizes]) -> list[list[str]]:
+    """A line a component, a column a phase; the last line is the sum."""
+    names = dict.fromkeys(name for phase in PHASES for name in phases[phase])
+    lines = []
+    for name in names:
+        held = [phases[phase] for phase in PHASES]
+        lines.append([name, *(gib(sizes[name]) if name in sizes else "" for sizes in held)])
+    return [*lines, ["sum", *(gib(total(phases[phase])) for phase in PHASES)]]
+
+
+def print_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A title and a table beneath it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console = Console(width=max(Console().width, WIDTH))
+    print(title)
+    console.print(table)
+
+
+def _longest(row: Forecast) -> str:
+    if row.memory_gib is None:
+        return ""
+    if row.longest_frames is None:
+        return "-"
+    if row.longest_s is None:
+        return "none"
+    if row.longest_s > MAX_SECONDS - 60:
+        return "over a day"
+    return f"{row.longest_frames} ({row.longest_s:.0f} s)"

@@ -1,0 +1,194 @@
+"""What a model needs beside history: weights, activations and arithmetic, run on the meta device.
+
+Nothing is estimated by a formula: the network's own code (one layer deep, since activations do not
+depend on depth) and the decoder's own code run without values, and what lives is counted. Kernels'
+own workspaces are not seen. Attention is taken as a flash kernel: no matrix of logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.api import Method
+from harness.errors import UserError
+from harness.models.model import DTYPES, VideoModel
+from harness.models.rope import rotate
+from harness.models.wan import TextKV, Wan
+from harness.plan.live import LiveBytes, on_meta
+from harness.suites import pixel_frames
+
+SETTLED = 4  # latent frames after which every further one decodes alike
+
+
+@dataclass(frozen=True)
+class Network:
+    """The transformer: bytes of its weights and of a prompt's keys and values, FLOPs of a pass.
+
+    flops: linears, convolutions and cross-attention of one chunk; self-attention is apart.
+    """
+
+    weight_bytes: int
+    text_kv_bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A decoder at work: bytes above weights and latents.
+
+    steps: peak of each of the first latent frames, the rest like the last of them. kept: what
+    lives between frames. pixel_bytes: one pixel frame in the decoder's dtype, and in fp32.
+    """
+
+    weight_bytes: int
+    steps: tuple[int, ...]
+    kept: int
+    pixel_bytes: tuple[int, int]
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Peak where each frame leaves the device as it comes."""
+        return max(self.steps)
+
+    def whole_bytes(self, num_frames: int) -> int:
+        """Peak of one call for the whole video, in three moments.
+
+        The last frame is decoded beside the video so far; it is appended by a copy; the video in
+        fp32 goes through (x / 2 + 1 / 2).clamp(0, 1), which holds it three times.
+        """
+        own, wide = self.pixel_bytes
+        num_pixels, before = pixel_frames(num_frames), pixel_frames(max(1, num_frames - 1))
+        last = self.steps[min(num_frames, len(self.steps)) - 1]
+        copied = self.kept + own * (num_pixels - before) + own * (before + num_pixels)
+        return max(self.streamed_bytes, last + own * before, copied, 3 * wide * num_pixels)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What every method on a model needs beside history; None where it is unknown, and why."""
+
+    network: Network
+    text_bytes: int | None
+    decoding: Decoding | None
+    reasons: tuple[str, ...]
+
+    @property
+    def decoder_bytes(self) -> int | None:
+        """The decoder's weights."""
+        return self.decoding.weight_bytes if self.decoding else None
+
+
+class _Stand:
+    """A session without history: rotates, returns a tensor of the right size, encodes."""
+
+    def __init__(self, method: Method, commit: bool) -> None:
+        self.method, self.commit = method, commit
+
+    def attend(self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Any) -> Any:
+        turns = on_meta((q_BHTD.shape[2], q_BHTD.shape[3] // 2), torch.complex64)
+        q, k = rotate(q_BHTD, turns), rotate(k_BHTD, turns)
+        out = torch.empty_like(q)
+        if self.commit:
+            stored = [
+                quantizer.encode(x.unflatten(2, (plan, -1)))
+                for quantizer, x in ((self.method.key, k), (self.method.value, v_BHTD))
+            ]
+            del stored  # history is counted by itself
+        return out
+
+
+def needs(model: VideoModel) -> Needs:
+    """Count all of a model."""
+    reasons = []
+    try:
+        decoder: Decoding | None = decoding(model)
+    except UserError as error:
+        decoder = None
+        reasons.append(f"decode is unknown: {error}")
+    text_bytes: int | None = getattr(model.text, "weight_bytes", None)
+    if text_bytes is None:
+        name = type(model.text).__name__
+        reasons.append(f"text is unknown: {name} cannot say what it needs: give it weight_bytes")
+    return Needs(network(model), text_bytes, decoder, tuple(reasons))
+
+
+def network(model: VideoModel) -> Network:
+    """Count the network of a model."""
+    net, dtype = _hollow(model), DTYPES[model.dtype]
+    with torch.inference_mode():
+        kv = _text_kv(net, model, dtype)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(*_inputs(model), kv, _Stand(cast(Method, None), False), None)
+    counts = counter.get_flop_counts()
+    block: int = sum(counts["Wan.blocks.0"].values())
+    rest: int = counter.get_total_flops() - block
+    layers = model.dims.num_layers
+    with torch.device("meta"):
+        weights: int = sum(x.numel() for x in Wan(model.dims).state_dict().values())
+    return Network(
+        weight_bytes=weights * dtype.itemsize,
+        text_kv_bytes=layers * sum(x.nbytes for x in kv[0]),
+        flops=rest + layers * block,
+    )
+
+
+def activations(model: VideoModel, method: Method, commit: bool) -> int:
+    """Peak bytes of one pass above weights, inputs, history and scratch."""
+    net = _hollow(model)
+    with torch.inference_mode():
+        kv, inputs = _text_kv(net, model, DTYPES[model.dtype]), _inputs(model)
+        with LiveBytes() as live:
+            net(*inputs, kv, _Stand(method, commit), model.chunk_frames)
+    peak: int = live.peak
+    return peak
+
+
+def decoding(model: VideoModel) -> Decoding:
+    """Count the decoder of a model.
+
+    Raises  UserError: its packages are missing, or it cannot be run without values.
+    """
+    decoder: Any = model.decoder
+    if not hasattr(decoder, "hollow"):
+        raise UserError(f"{type(decoder).__name__} cannot say what it needs: give it hollow()")
+    decoder = decoder.hollow()
+    latents = on_meta(model.latent_shape(SETTLED), DTYPES[model.dtype])
+    with torch.inference_mode(), LiveBytes() as live:
+        steps, kept, values = _steps(decoder.stream(latents), live)
+    itemsize = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize
+    return Decoding(decoder.nbytes, tuple(steps), kept, (itemsize * values, 4 * values))
+
+
+def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
+    """Peak of each frame, what lives after the last, values of a pixel frame."""
+    steps, values = [], 0
+    for frames_T3HW in frames:
+        steps.append(live.peak)
+        values = frames_T3HW[0].numel()
+        del frames_T3HW
+        live.restart()
+    # The generator ends with its cache; the last restart saw it alive still.
+    return steps, live.peak, values
+
+
+def _hollow(model: VideoModel) -> Wan:
+    """The network, one layer deep, without values."""
+    with torch.device("meta"):
+        net = Wan(replace(model.dims, num_layers=1))
+    return net.to(DTYPES[model.dtype]).eval().requires_grad_(False)
+
+
+def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
+    shape = (1, *model.latent_shape(model.chunk_frames))
+    return on_meta(shape, DTYPES[model.dtype]), on_meta(shape[:2], torch.float32)
+
+
+def _text_kv(net: Wan, model: VideoModel, dtype: torch.dtype) -> TextKV:
+    length: Sequence[int] = (1, cast(Any, model.text).length, model.dims.text_dim)
+    return net.text_kv(on_meta(length, dtype))

@@ -1,0 +1,131 @@
+"""The row of a video: who it is, and what was measured on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness import env
+from harness.errors import first_line, last_frame
+from harness.integration import CacheSession
+from harness.measure import PHASES, Meter
+from harness.models.model import VideoModel
+from harness.run import Item, Run
+from harness.store import Observation, TracePoint
+from harness.video import Frames
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a cache held when the last chunk was committed; it may be gone by now."""
+
+    nominal_bytes: int
+    stored_bytes: int
+    peak_bytes: int
+    scratch_bytes: int
+    num_frames: float
+
+    @classmethod
+    def of(cls, session: CacheSession) -> Held:
+        """Read a cache that is still there."""
+        scratch = session.ledger().get("scratch", 0)
+        return cls(
+            session.nominal_bytes,
+            session.stored_bytes,
+            session.peak_bytes,
+            scratch,
+            session.num_frames_held,
+        )
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes the rows of one run."""
+
+    run: Run
+    model: VideoModel
+    weights: str
+    backend: str
+    integration: str
+    device: torch.device
+    memory_source: str
+
+    def made(self, item: Item, meter: Meter, held: Held, frames: Frames) -> Observation:
+        """The row of a finished video."""
+        frame = self.model.spec.bf16_frame_bytes
+        same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
+        by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
+        by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}
+        return Observation(
+            **self._identity(item),
+            num_pixel_frames=frames.shape[0],
+            height=frames.shape[1],
+            width=frames.shape[2],
+            fps=self.model.fps,
+            **by_phase,
+            generate_s=sum(meter.seconds[phase] for phase in PHASES),
+            num_passes=meter.num_passes,
+            memory_source=self.memory_source,
+            peak_bytes=max(peak for phase, peak in meter.peaks.items() if phase != "text"),
+            peak_reserved_bytes=meter.peak_reserved,
+            kv_nominal_bytes=held.nominal_bytes,
+            kv_stored_bytes=held.stored_bytes,
+            kv_peak_bytes=held.peak_bytes,
+            kv_bf16_same_frames_bytes=same,
+            kv_bf16_full_length_bytes=full,
+            kv_ratio_same_frames=same / held.stored_bytes if held.stored_bytes else None,
+            kv_ratio_full_length=full / held.stored_bytes if held.stored_bytes else None,
+            kv_frames_held=held.num_frames,
+            scratch_bytes=held.scratch_bytes,
+            video=str(self.run.video(item).relative_to(self.run.folder)),
+        )
+
+    def failed(self, item: Item, error: Exception) -> Observation:
+        """The row of a video that could not be made."""
+        oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        cause = "oom" if oom else "error"
+        reason = f"{first_line(error)} ({last_frame(error)})"
+        return Observation(**self._identity(item), failure=cause, failure_reason=reason)
+
+    def sampled(
+        self, item: Item, chunk: int, time_s: float, held: dict[str, int]
+    ) -> list[TracePoint]:
+        """What the cache holds after the commit of a chunk."""
+        key = (self.run.run_id, *item.key)
+        return [
+            TracePoint(*key, "chunk", "commit", chunk, time_s, name, size)
+            for name, size in held.items()
+        ]
+
+    def peaks(self, item: Item, meter: Meter) -> list[TracePoint]:
+        """What each phase's peak consists of."""
+        key = (self.run.run_id, *item.key)
+        return [
+            TracePoint(*key, "peak", phase, None, None, name, size)
+            for phase, ledger in meter.ledgers.items()
+            for name, size in ledger.items()
+        ]
+
+    def _identity(self, item: Item) -> dict[str, Any]:
+        return {
+            "run_id": self.run.run_id,
+            "suite": self.run.suite.name,
+            "model": self.run.model_name,
+            "method": self.run.method_name,
+            "settings": self.run.settings,
+            "prompt_index": item.prompt.index,
+            "sample": item.sample,
+            "seed": item.seed,
+            "prompt": item.prompt.text,
+            "prompt_source": self.run.suite.source,
+            "num_latent_frames": self.run.suite.num_frames,
+            "attention_backend": self.backend,
+            "integration": self.integration,
+            "contract": self.model.contract,
+            "preset": self.model.preset,
+            "weights": self.weights,
+            "device": env.device_name(self.device),
+            "torch_version": torch.__version__,
+        }

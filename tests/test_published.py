@@ -1,0 +1,346 @@
+"""The published integration: the same videos where it must give them, and what it really costs."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness import store
+from harness.api import CacheSpec, Exact, Fate, History, Method, Packed, Quantizer, Retention
+from harness.attention.auto import Auto
+from harness.attention.portable import Portable
+from harness.cache import Session
+from harness.generate import Generator, Silent
+from harness.generate import generate as generate_run
+from harness.models.rope import Rope, rotate
+from harness.published import Published, PublishedSession
+from harness.sampler import Sampler, Schedule, SeededNoise
+from methods.quantizers.affine import Affine
+from methods.quantizers.prq import PRQ
+from methods.quantizers.quarot import QuaRot
+from methods.quantizers.rtn import RTN
+from methods.retention.keep import KeepAll
+from tests.geometry import (
+    BF16,
+    CPU,
+    GRID,
+    generate,
+    live_bytes,
+    method_names,
+    method_of,
+    network,
+    spec,
+    text,
+)
+from tests.test_cli import command
+from tests.test_generate import SMALL
+from tests.test_run import run
+
+FRAME = 2 * 32 * 32  # values of a frame of keys in one layer: heads, tokens, channels
+LAYERS, SIDES = 2, 2
+
+
+def cache(
+    method: Method, num_frames: int, shape: CacheSpec | None = None, codes: Any = "int16"
+) -> PublishedSession:
+    shape, integration = shape or spec(), Published(codes=codes)
+    integration.check(shape, method)
+    backend = integration.resolve(Auto(), shape, method, CPU)
+    return integration.session(shape, method, backend, num_frames, CPU)
+
+
+def published(
+    method: Method, num_frames: int = 12, net: Any = None, codes: Any = "int16", **changes: Any
+) -> tuple[Tensor, PublishedSession]:
+    """As `tests.geometry.generate`, through the other integration."""
+    net = net or network()
+    session = cache(method, num_frames, spec(**changes), codes)
+    noise = SeededNoise(0, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
+    chunks = Sampler(net, Schedule(), 3).sample(session, text(net), noise, num_frames, Silent())
+    return torch.cat(list(chunks), dim=1), session
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window"), [(torch.bfloat16, None), (torch.bfloat16, 6), (torch.float32, 6)]
+)
+def test_bf16_is_bit_identical_and_a_ring_holds_only_the_window(
+    dtype: torch.dtype, window: int | None
+) -> None:
+    """Noisy keys that are stored and frames that are never read change nothing but bytes."""
+    net = network(dtype)
+    packed, ring = generate(BF16, net=net, window=window)
+    latents, whole = published(BF16, net=net, window=window)
+    assert torch.equal(latents, packed)
+    frame_bytes = LAYERS * SIDES * FRAME * dtype.itemsize
+    assert whole.stored_bytes == live_bytes(whole) == 12 * frame_bytes
+    assert ring.stored_bytes == live_bytes(ring) == (window or 12) * frame_bytes
+
+
+@pytest.mark.parametrize(("codes", "size"), [("int16", 2), ("int8", 1)])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_code_takes_whole_bytes_over_the_full_capacity_from_the_first_pass(
+    bits: int, codes: str, size: int
+) -> None:
+    quantizer = RTN(bits=bits, group=16)
+    session = cache(Method(quantizer, quantizer, KeepAll()), 12, codes=codes)
+    net = network()
+    with torch.inference_mode():
+        x = torch.randn(1, 3, 4, 8, 16)
+        Sampler(net, Schedule(), 3).flow(
+            x, torch.full((1, 3), 1000.0), text(net), session, range(3), False
+        )
+    values = LAYERS * SIDES * 12 * FRAME
+    assert session.ledger() == {"codes": size * values, "scale": 2 * values // 16}
+    assert session.stored_bytes == session.peak_bytes == live_bytes(session)
+    assert session.nominal_bytes == values * bits // 8
+
+
+@pytest.mark.parametrize("codes", ["int16", "int8"])
+@pytest.mark.parametrize(
+    "quantizer", [RTN(2), RTN(4), RTN(8), Affine(8), PRQ(RTN(4), RTN(2)), Exact()]
+)
+def test_what_is_stored_is_what_the_quantizer_says(quantizer: Quantizer, codes: Any) -> None:
+    """One encoding through wide codes, read back bit for bit."""
+    session = cache(Method(quantizer, quantizer, KeepAll()), 6, codes=codes)
+    side, x = session._layers[0].key, torch.randn(1, 2, 6, 32, 32)
+    side.write(x, list(range(6)), [])
+    expected = quantizer.decode(quantizer.encode(x), torch.float32)
+    assert torch.equal(side.read(x[:, :, 0], 1), expected)
+
+
+@dataclass(frozen=True)
+class Counting(Quantizer):
+    """RTN that counts."""
+
+    inner: Quantizer = field(default_factory=RTN)
+    calls: list[tuple[int, ...]] = field(default_factory=list)
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        self.calls.append(tuple(x_BHFTD.shape))
+        return self.inner.encode(x_BHFTD)
+
+    def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
+        self.inner.stage(packed, out_BHFTD)
+
+
+def test_everything_is_encoded_at_every_pass() -> None:
+    counting = Counting()
+    method = Method(counting, counting, KeepAll())
+    chunks, passes = 3, 3 * 5
+    generate(method, num_frames=9)
+    whole = [shape for shape in counting.calls if shape[2] == 3]
+    assert len(whole) == LAYERS * chunks * SIDES
+    assert len(counting.calls) - len(whole) == LAYERS * SIDES  # a frame, to learn a page's shape
+    counting.calls.clear()
+    published(method, num_frames=9)
+    assert len(counting.calls) == LAYERS * passes * SIDES
+    assert {shape[2] for shape in counting.calls} == {9}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("rtn_int4", torch.bfloat16),
+        ("rtn_int4", torch.float32),
+        ("rtn_int2", torch.bfloat16),
+        ("kivi_int4", torch.bfloat16),
+    ],
+)
+def test_levels_that_hold_a_groups_extremes_survive_being_encoded_again(
+    name: str, dtype: torch.dtype
+) -> None:
+    """The extremes of a group give its scale and are levels of it, so nothing moves: the video of
+    15 encodings is that of one, bit for bit."""
+    net = network(dtype)
+    once, _ = generate(method_of(name), net=net, num_frames=9)
+    again, _ = published(method_of(name), net=net, num_frames=9)
+    assert torch.equal(again, once)
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [(QuaRot(Affine(4, 32, "channels")), torch.bfloat16), (PRQ(RTN(4), RTN(4)), torch.float32)],
+)
+def test_other_quantizers_lose_more_each_time(method: Quantizer, dtype: torch.dtype) -> None:
+    """A rotation back is rounded to 16 bit; two stages split a sum anew: 70 passes are felt."""
+    original = torch.randn(1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    errors, x = [], original
+    for _ in range(70):
+        x = method.decode(method.encode(x), dtype)
+        errors.append((x - original).float().norm().item())
+    assert errors[-1] > 1.05 * errors[0]
+
+
+@dataclass(frozen=True)
+class LetGo(Retention):
+    """Every frame but the newest three meets one fate."""
+
+    fate: Fate
+
+    def decide(self, history: History) -> dict[int, Fate]:
+        return dict.fromkeys(history.frames[:-3], self.fate)
+
+
+def third_chunk(session: Any) -> Tensor:
+    """What chunk 2 sees after two chunks whose first let chunk 0 go [B, H, T, D]."""
+    generator = torch.Generator().manual_seed(1)
+    for start in (0, 3, 6):
+        q, k, v = (torch.randn(1, 2, 96, 32, generator=generator) for _ in "qkv")
+        plan = session.plan(range(start, start + 3), commit=True)
+        out = session.attend(0, q, k, v, plan)
+    return out
+
+
+def both_ways(fate: Fate) -> tuple[Tensor, Tensor, PublishedSession]:
+    """Packed and published output, and the published session that gave it."""
+    shape, method = spec(num_layers=1), Method(Exact(), Exact(), LetGo(fate))
+    session = cache(method, 12, shape)
+    return (
+        third_chunk(Session(shape, method, Portable(), 12, CPU)),
+        third_chunk(session),
+        session,
+    )
+
+
+def test_a_pooled_frame_is_as_many_copies_of_its_mean() -> None:
+    """Copies of the mean and one row with bias log n are one attention."""
+    packed, out, session = both_ways(Fate.POOL)
+    torch.testing.assert_close(out, packed, atol=1e-5, rtol=0)
+    # After chunk 2, six frames are means of one key and one value; the other six are not there yet.
+    assert session.ledger() == {"exact": 2 * 3 * FRAME * 4, "pooled": 2 * 6 * 2 * 32 * 4}
+    assert session.num_frames_held == 9
+
+
+def test_a_dropped_frame_goes_on_diverting_attention() -> None:
+    """Its zero keys have logit 0: the others lose weight, where packed frames would be gone."""
+    packed, out, session = both_ways(Fate.DROP)
+    assert (out - packed).abs().max() > 1e-2
+    generator = torch.Generator().manual_seed(1)
+    (_, k0, v0), (_, k1, v1), (q, k2, v2) = (
+        [torch.randn(1, 2, 96, 32, generator=generator) for _ in "qkv"] for _ in range(3)
+    )
+    turns = Rope(32, GRID, CPU).frames(range(9)).view().flatten(0, 1)
+    keys = rotate(torch.cat([k0, k1, k2], 2), turns)
+    keys[:, :, :96] = 0
+    values = torch.cat([torch.zeros_like(v0), v1, v2], 2)
+    dense = F.scaled_dot_product_attention(rotate(q, turns[-96:]), keys, values)
+    torch.testing.assert_close(out, dense, atol=1e-5, rtol=0)
+    assert session.ledger() == {"exact": 2 * 3 * FRAME * 4}
+    assert session.num_frames_held == 3
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_runs_and_is_counted_to_the_byte(name: str) -> None:
+    """Nine frames: pruning has set in long before."""
+    latents, session = published(method_of(name), net=network(torch.bfloat16), num_frames=9)
+    assert latents.isfinite().all()
+    assert session.stored_bytes == live_bytes(session)
+    assert session.nominal_bytes <= session.stored_bytes <= session.peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "message"),
+    [
+        ({"window": 9, "sink": 3}, "model", "cannot serve sink=3, only 0: choose"),
+        ({"positions": "relative"}, "model", "positions=relative, only absolute"),
+        ({"keys": "unroped"}, "model", "keys=unroped, only roped"),
+        ({}, "unroped", "keys=unroped, only roped: choose integration=packed"),
+    ],
+)
+def test_what_it_cannot_serve_is_refused(changes: Any, keys: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cache(replace(BF16, keys=keys), 12, spec(**changes))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attention=portable"], "cannot use attention=portable, it attends densely: leave"),
+        (["model.window=9", "model.sink=3"], "cannot serve sink=3"),
+        (["integration.codes=int4"], "integration.codes=int4: choose int16 or int8"),
+    ],
+)
+def test_a_run_is_refused_before_any_video(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=message):
+        Generator(run(tmp_path, *SMALL, "integration=published", *words))
+
+
+@dataclass
+class Witness:
+    """What of one video is still alive when the next begins."""
+
+    refs: list[weakref.ref[Any]] = field(default_factory=list)
+    alive: list[int] = field(default_factory=list)
+    previous: list[int] = field(default_factory=list)
+
+
+@pytest.fixture
+def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
+    """Watches the sessions and latents of every video that a generator makes."""
+    seen = Witness()
+    make, session, sample = Generator.make, Generator.session, Sampler.sample
+
+    def watch_make(self: Generator, *args: Any) -> Any:
+        gc.collect()
+        seen.alive.append(sum(ref() is not None for ref in seen.refs))
+        seen.previous.append(len(self._previous))
+        return make(self, *args)
+
+    def watch_session(self: Generator, num_frames: int) -> Any:
+        made = session(self, num_frames)
+        seen.refs.append(weakref.ref(made))
+        return made
+
+    def watch_sample(self: Sampler, *args: Any) -> Iterator[Tensor]:
+        for latents in sample(self, *args):
+            seen.refs.append(weakref.ref(latents))
+            yield latents
+
+    monkeypatch.setattr(Generator, "make", watch_make)
+    monkeypatch.setattr(Generator, "session", watch_session)
+    monkeypatch.setattr(Sampler, "sample", watch_sample)
+    return seen
+
+
+@pytest.mark.parametrize("integration", ["published", "packed"])
+def test_what_outlives_a_video(integration: str, tmp_path: Path, witness: Witness) -> None:
+    """Published keeps the decoded video and its latents on purpose; packed keeps nothing."""
+    this = run(tmp_path, *SMALL, f"integration={integration}")
+    this = replace(this, suite=replace(this.suite, prompts=this.suite.prompts[:2]))
+    this.make_folders()
+    assert generate_run(this) == 0
+    assert witness.alive == [0, 0]  # of the caches and of the chunks themselves
+    kept = 2 if integration == "published" else 0
+    assert witness.previous == [0, kept]
+    rows = store.load_run(this.folder)
+    trace = pd.concat(pd.read_parquet(this.trace(item)) for item in this.items)
+    held = trace[trace["component"] == "previous_video"].groupby("prompt_index")["bytes"].max()
+    video_bytes = 3 * 21 * 32 * 32 * 4 + 6 * 16 * 8 * 8 * 2  # decoded in fp32, and its latents
+    assert held.get(1, 0) == (video_bytes if kept else 0)
+    assert (rows["attention_backend"] == "published dense").all() == bool(kept)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """One video, held against BF16 as we integrate it."""
+    done = command(
+        "method=rtn_int4", "integration=published", "suite.num_prompts=1", "suite.frames=6",
+        "suite.source=bundled", "track=disabled", f"results_dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_parquet(tmp_path / "results.parquet").set_index("method")
+    row = rows.loc["rtn_int4"]
+    assert (row["integration"], row["attention_backend"]) == ("published", "published dense")
+    assert rows.loc["bf16", "integration"] == "packed"
+    assert pd.isna(row["failure"]) and row["num_passes"] == 10
+    assert row["kv_stored_bytes"] > rows.loc["bf16", "kv_stored_bytes"]  # as large, plus scales
+    assert 20 < row["psnr_db"] <= 100
