@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,8 +12,6 @@ import torch
 from torch import Tensor
 
 from harness.api import Packed, Quantizer
-
-ALL = slice(None)
 
 
 @dataclass
@@ -63,6 +62,7 @@ class Arena:
     places: dict[int, tuple[Slab, int]] = field(default_factory=dict)
     slabs: list[Slab] = field(default_factory=list)
     _pages: list[tuple[tuple[int, ...], Pages]] | None = None  # until frames come or go
+    _ledger: Counter[str] | None = None  # until slabs come or go
 
     @property
     def frames(self) -> list[int]:
@@ -97,6 +97,7 @@ class Arena:
         if self.capacity is None:
             held = [slab for slab, _ in self.places.values()]
             self.slabs = [slab for slab in self.slabs if any(slab is each for each in held)]
+            self._ledger = None
 
     @property
     def pages(self) -> list[tuple[tuple[int, ...], Pages]]:
@@ -121,18 +122,31 @@ class Arena:
 
     def read(self, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys and values of some frames, decoded [B, H, F, T, D] fp32."""
-        both = []
-        for frame in frames:
-            slab, slot = self.places[frame]
-            page = slice(slot, slot + 1)
-            k = self.key_quantizer.decode(slab.key.view(ALL, page), torch.float32)
-            both.append((k, self.value_quantizer.decode(slab.value.view(ALL, page), torch.float32)))
-        return torch.cat([k for k, _ in both], 2), torch.cat([v for _, v in both], 2)
+        order, keys, values = [], [], []
+        for slab in self.slabs:
+            own = [frame for frame in frames if self.places[frame][0] is slab]
+            if own:
+                slots = [self.places[frame][1] for frame in own]
+                key, value = (_chosen(packed, slots) for packed in (slab.key, slab.value))
+                keys.append(self.key_quantizer.decode(key, torch.float32))
+                values.append(self.value_quantizer.decode(value, torch.float32))
+                order += own
+        back = [order.index(frame) for frame in frames]
+        return torch.cat(keys, 2)[:, :, back], torch.cat(values, 2)[:, :, back]
 
     @property
     def packed(self) -> list[Packed]:
         """All that is held."""
         return [packed for slab in self.slabs for packed in (slab.key, slab.value)]
+
+    @property
+    def ledger(self) -> Counter[str]:
+        """Bytes of the tensors held, by part."""
+        if self._ledger is None:
+            self._ledger = Counter()
+            for packed in self.packed:
+                self._ledger.update({name: part.nbytes for name, part in packed.parts.items()})
+        return self._ledger
 
     @property
     def nominal_bytes(self) -> int:
@@ -151,6 +165,7 @@ class Arena:
         key = _room(self.key_quantizer.encode(k_BHFTD[:, :, :1]), size)
         value = _room(self.value_quantizer.encode(v_BHFTD[:, :, :1]), size)
         self.slabs.append(Slab(key, value, list(range(size))))
+        self._ledger = None
 
 
 def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
@@ -159,6 +174,11 @@ def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Page
     for at, of in pages.runs:
         for name, part in room.parts.items():
             part[:, :, at] = packed.parts[name][:, :, of]
+
+
+def _chosen(packed: Packed, slots: list[int]) -> Packed:
+    """Some pages, copied together."""
+    return replace(packed, parts={name: x[:, :, slots] for name, x in packed.parts.items()})
 
 
 def _room(like: Packed, num_frames: int) -> Packed:

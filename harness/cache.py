@@ -37,6 +37,7 @@ class Layer:
     full: Arena
     pooled: Arena
     notes: dict[int, Tensor] = field(default_factory=dict)
+    notes_bytes: int = 0
 
     @property
     def arenas(self) -> tuple[Arena, Arena]:
@@ -105,7 +106,8 @@ class Session:
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
         out = self._backend.attend(q, k, v_BHTD, history, self._scratch)
         if plan.commit:
-            self._commit(store, k_BHTD, v_BHTD, plan)
+            turned = k if plan.shift == 0 else None
+            self._commit(store, k_BHTD, v_BHTD, plan, turned)
         return out
 
     def ledger(self) -> dict[str, int]:
@@ -116,11 +118,9 @@ class Session:
         """
         held: Counter[str] = Counter()
         for layer in self._layers:
-            for arena in layer.arenas:
-                for packed in arena.packed:
-                    for name, part in packed.parts.items():
-                        held["pooled" if arena is layer.pooled else name] += part.nbytes
-            held["notes"] += sum(note.nbytes for note in layer.notes.values())
+            held += layer.full.ledger
+            held["pooled"] += layer.pooled.ledger.total()
+            held["notes"] += layer.notes_bytes
         held["scratch"] = self._scratch.nbytes
         self.peak_bytes = max(self.peak_bytes, held.total())
         return {name: size for name, size in held.items() if size}
@@ -186,20 +186,28 @@ class Session:
             self._turns[roped, *places] = make(places)
         return self._turns[roped, *places]
 
-    def _commit(self, layer: Layer, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan) -> None:
-        """Let the policy decide over the layer and the new chunk, then store what stays of it."""
+    def _commit(
+        self, layer: Layer, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan, turned_BHTD: Tensor | None
+    ) -> None:
+        """Let the policy decide over the layer and the new chunk, then store what stays of it.
+
+        turned: the keys at their absolute positions, if the pass has them.
+        """
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k_BHTD, v_BHTD))
         for i, frame in enumerate(plan.frames):
             note = self.method.retention.observe(k[:, :, i], v[:, :, i])
             if note is not None:
                 layer.notes[frame] = note
+                layer.notes_bytes += note.nbytes
         reach = self._end if self.spec.window is None else min(self._end, self.spec.window)
         history = History((*layer.full.places, *plan.frames), reach, layer.notes)
         fates = self.method.retention.decide(history)
         unknown = sorted(set(fates) - set(history.frames))
         if unknown:
             raise ValueError(f"the retention policy decided over frame {unknown[0]}, not stored")
-        if self._roped:
+        if self._roped and turned_BHTD is not None:
+            k = turned_BHTD.unflatten(2, (len(plan.frames), -1))
+        elif self._roped:
             k = rotate(k, self._rope.frames(plan.frames).view())
         going = [f for f in layer.full.places if fates.get(f, Fate.KEEP) is not Fate.KEEP]
         pooled = [f for f in going if fates[f] is Fate.POOL]

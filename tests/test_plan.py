@@ -14,6 +14,9 @@ from hydra.utils import instantiate
 
 from harness import plan
 from harness.api import Exact, Method, Packed
+from harness.attention.fused import Fused
+from harness.attention.portable import Portable
+from harness.attention.staged import Staged
 from harness.errors import UserError
 from harness.models import vae
 from harness.models.model import VideoModel
@@ -24,7 +27,7 @@ from harness.plan.history import FAR, Growth, most, video
 from harness.plan.live import LiveBytes, on_meta
 from harness.plan.memory import Budget, Contract, largest
 from harness.plan.roofline import Ceilings, card, work
-from harness.plan.storage import Backend, frame_bytes, scratch_bytes
+from harness.plan.storage import frame_bytes
 from harness.plan.workload import Needs, activations, decoding, needs, network
 from methods.retention.keep import KeepAll
 from tests.conftest import SHARED
@@ -56,7 +59,7 @@ def true_size(method: str, window: int | None) -> Forecast:
         model=model,
         needs=Needs(network(model), 0, None, ("no decoder",)),
         num_frames=42,
-        backend=Backend(),
+        backend=Staged(),
         ceilings=None,
         memory_gib=None,
     )
@@ -114,10 +117,11 @@ def test_beyond_the_simulation_history_grows_as_before(name: str) -> None:
 def test_scratch_is_as_many_heads_as_fit_and_at_least_one() -> None:
     shape = model_of("self_forcing").spec
     a_head = 2 * 32760 * 128 * 2
-    assert scratch_bytes(shape, 32760, torch.bfloat16, Backend()) == 3 * a_head
-    assert scratch_bytes(shape, 327600, torch.bfloat16, Backend()) == 10 * a_head
-    assert scratch_bytes(shape, 32760, torch.bfloat16, Backend("fused")) == 0
-    assert scratch_bytes(shape, 100, torch.bfloat16, Backend("portable")) == 12 * 2 * 100 * 128 * 2
+    assert Staged().scratch_bytes(shape, 32760, 2) == 3 * a_head
+    assert Staged().scratch_bytes(shape, 327600, 2) == 3 * 10 * a_head
+    assert Portable().scratch_bytes(shape, 327600, 2) == 10 * a_head
+    assert Fused().scratch_bytes(shape, 32760, 2) == 0
+    assert Portable().scratch_bytes(shape, 100, 2) == 12 * 2 * 100 * 128 * 2
 
 
 # What lives while code runs
@@ -162,7 +166,7 @@ def test_the_decoder_streams_in_a_share_of_what_a_whole_video_takes() -> None:
     assert found.weight_bytes == pytest.approx(2 * 73.3e6, rel=0.001)
     assert found.kept == pytest.approx(1.8 * GIB, rel=0.03)
     with torch.inference_mode(), LiveBytes() as live:
-        hollow._vae._decode(on_meta((1, 16, 6, 60, 104), torch.bfloat16), return_dict=False)
+        hollow.decode_whole(on_meta((6, 16, 60, 104), torch.bfloat16))
     assert found.whole_bytes(6) == pytest.approx(live.peak, rel=0.01)
     assert found.whole_bytes(42) == pytest.approx(4.30 * GIB, rel=0.05)  # measured by the study
     assert found.streamed_bytes < found.whole_bytes(42)
@@ -211,7 +215,7 @@ def test_history_is_no_part_of_decoding_at_best_practice() -> None:
 @pytest.mark.parametrize("name", ["bf16", "softprune_int4", "window_bf16"])
 def test_the_longest_video_is_the_last_that_fits(name: str) -> None:
     model, method = model_of("tiny"), method_of(name)
-    budget = Budget(model, needs(model), method, Backend())
+    budget = Budget(model, needs(model), method, Staged())
     growth = Growth(budget.spec(BEST), method.retention)
 
     def takes(num_frames: int) -> int:
@@ -232,11 +236,11 @@ def test_time_is_work_over_ceilings() -> None:
     method = method_of("rtn_int4", "model=self_forcing")
     frame = frame_bytes(model.spec, method, torch.bfloat16)
     moments = video(model.spec, method.retention, 42)
-    done = work(model, network(model), frame, moments, Backend())
+    done = work(model, network(model), frame, moments, Staged())
     assert done.gemm_flops == pytest.approx(0.850e15, rel=0.01)
     assert done.attention_flops == pytest.approx(1.554e15, rel=0.001)
     assert done.seconds(card("h200")) == pytest.approx(3.58 + 0.12, rel=0.02)
-    fused = work(model, network(model), frame, moments, Backend("fused"))
+    fused = work(model, network(model), frame, moments, Fused())
     assert fused.staging_bytes < 0.25 * done.staging_bytes
     assert done.seconds(Ceilings("a", "b", 1e12, 2e12, 1e12)) < done.seconds(
         Ceilings("a", "b", 1e12, 1e12, 1e12)

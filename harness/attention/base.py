@@ -111,6 +111,10 @@ class Backend(ABC):
         """
         return self
 
+    def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
+        """Scratch of a pass over so many tokens, batch 1; itemsize is that of the model."""
+        return 0
+
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """Encode new frames [B, H, F, T, D] into their pages of `room`."""
         encode_into(quantizer, x_BHFTD, room, pages)
@@ -128,6 +132,12 @@ class Backend(ABC):
 
         q and k are turned to their positions already. The scale is 1 / sqrt(D).
         """
+
+
+def heads_in(spec: CacheSpec, num_tokens: int, itemsize: int, mib: float, least: int = 1) -> int:
+    """Heads whose keys and values take at most `mib` decoded; not fewer than `least`."""
+    a_head = 2 * num_tokens * spec.head_dim * itemsize
+    return min(spec.num_heads, max(least, int(mib * 2**20) // a_head))
 
 
 def bases(history: Sequence[Segment]) -> tuple[Tensor | None, Tensor | None]:

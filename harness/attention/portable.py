@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.attention.base import Backend, Scratch, Segment, bases, into, out_of
+from harness.api import CacheSpec
+from harness.attention.base import Backend, Scratch, Segment, bases, heads_in, into, out_of
 from harness.attention.dense import Merge, attend_dense
 
 Chunk = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of a group of heads [B, h, T, D]
@@ -44,6 +45,12 @@ class Portable(Backend):
     def describe(self, device: torch.device) -> str:
         """With what a tile is."""
         return f"{self.name}/{self.axis}"
+
+    def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
+        """Of a tile."""
+        seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
+        heads = heads_in(spec, seen, itemsize, self.scratch_mib)
+        return 2 * heads * seen * spec.head_dim * itemsize
 
     def attend(
         self,
@@ -105,10 +112,12 @@ class Portable(Backend):
                 yield segment, slice(start, min(start + step, num_frames))
 
 
-def head_groups(like: Tensor, num_tokens: int, scratch_mib: float) -> Iterator[slice]:
+def head_groups(
+    like: Tensor, num_tokens: int, scratch_mib: float, least: int = 1
+) -> Iterator[slice]:
     """Heads of `like` [B, H, T, D] whose keys and values fit into scratch together."""
     a_head = 2 * like.shape[0] * num_tokens * like.shape[3] * like.itemsize
-    group = max(1, int(scratch_mib * 2**20) // a_head)
+    group = max(least, int(scratch_mib * 2**20) // a_head)
     for start in range(0, like.shape[1], group):
         yield slice(start, min(start + group, like.shape[1]))
 

@@ -12,7 +12,16 @@ from torch import Tensor
 from harness import kernels
 from harness.api import CacheSpec, Form, Method, Packed, Quantizer
 from harness.arena import Pages, encode_into
-from harness.attention.base import Backend, Scratch, Segment, bases, change_basis, into, out_of
+from harness.attention.base import (
+    Backend,
+    Scratch,
+    Segment,
+    bases,
+    change_basis,
+    heads_in,
+    into,
+    out_of,
+)
 from harness.attention.dense import Merge, attend_dense, attend_plain, vendor
 from harness.attention.portable import head_groups
 from harness.errors import UserError
@@ -24,18 +33,21 @@ class Staged(Backend):
     """Every stored value is decoded once a pass and layer, into scratch that fits a cache.
 
     Many queries read every key, so decoding inside the attention loop would repeat it; here it is
-    one pass over the packed bytes. scratch_mib bounds the group of heads.
+    one pass over the packed bytes. scratch_mib bounds the group of heads, but not below
+    least_heads: with fewer, a GPU's multiprocessors stand idle.
 
     Raises  ValueError: a size that is not positive.
     """
 
     scratch_mib: float = 50
+    least_heads: int = 3
     name: ClassVar[str] = "staged"
 
     def __post_init__(self) -> None:
         """Refuse scratch that holds nothing."""
-        if not self.scratch_mib > 0:
-            raise ValueError(f"attention.scratch_mib={self.scratch_mib}: give a positive number")
+        for name in ("scratch_mib", "least_heads"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Staged:
         """Kernels for the machine, the head width and both quantizers."""
@@ -46,8 +58,13 @@ class Staged(Backend):
         """With the kernel that attends."""
         return f"{self.name}/{vendor(device)}"
 
+    def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
+        """Of a group of heads."""
+        heads = heads_in(spec, num_tokens, itemsize, self.scratch_mib, self.least_heads)
+        return heads * 2 * num_tokens * spec.head_dim * itemsize
+
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
-        """By one kernel where the quantizer's fit is one that it knows, else as the quantizer does."""
+        """By one kernel where it knows the quantizer's fit, else as the quantizer does."""
         write_by_kernel(quantizer, x_BHFTD, room, pages)
 
     def attend(
@@ -67,7 +84,7 @@ class Staged(Backend):
         pooled = [segment for segment in history if segment.log_count]
         num_stored = sum(segment.num_tokens for segment in full)
         out = torch.empty_like(q)
-        for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib):
+        for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib, self.least_heads):
             room = scratch.take(k, heads.stop - heads.start, num_stored + k.shape[2])
             _stage_all(full, heads, room, (key_basis, value_basis))
             for part, current in zip(room, (k, v), strict=True):

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.api import Exact
-from harness.arena import ALL, Arena
+from harness.arena import Arena
 from harness.attention.base import Backend, Scratch, Segment
 from harness.attention.dense import attend_plain
 from harness.attention.reference import Reference
@@ -43,8 +43,8 @@ def decoded(chunk: Chunk, history: Sequence[Segment]) -> tuple[Tensor, Tensor]:
         size = (*chunk.k.shape[:2], segment.num_tokens, chunk.k.shape[3])
         k, v = chunk.k.new_empty(size), chunk.v.new_empty(size)
         frames = slice(0, len(segment.pages.slots))
-        segment.load_keys(ALL, frames, k, None)
-        segment.load_values(ALL, frames, v, None)
+        segment.load_keys(slice(None), frames, k, None)
+        segment.load_values(slice(None), frames, v, None)
         keys.append(k)
         values.append(v)
     return torch.cat([*keys, chunk.k], 2), torch.cat([*values, chunk.v], 2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.api import Method
+from harness.attention.base import Backend
 from harness.models.model import VideoModel
 from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work
-from harness.plan.storage import Backend
 from harness.plan.workload import Needs
 from harness.suites import pixel_frames
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.api import CacheSpec, Method
+from harness.attention.base import Backend
 from harness.models.model import DTYPES, VideoModel
 from harness.plan.history import Growth, Held, Moment, video
-from harness.plan.storage import Backend, FrameBytes, frame_bytes, scratch_bytes
+from harness.plan.storage import FrameBytes, frame_bytes
 from harness.plan.workload import Needs, activations
 from harness.suites import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 
@@ -129,7 +130,7 @@ class Budget:
         spec = self.spec(contract)
         frames = held.seen_full + spec.chunk_frames
         tokens = frames * spec.tokens_per_frame + held.seen_pooled
-        return scratch_bytes(spec, tokens, self.dtype, self.backend)
+        return self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
 
     def _decode(self, contract: Contract, num_frames: int) -> int | None:
         if self.needs.decoding is None:

@@ -16,12 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import cli, suites
 from harness.api import Method
+from harness.attention.auto import Auto
+from harness.attention.base import Backend
+from harness.attention.fused import Fused
+from harness.attention.portable import Portable
+from harness.attention.staged import Staged
 from harness.errors import UserError
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
 from harness.plan import roofline
 from harness.plan.forecast import Setting
-from harness.plan.storage import BACKENDS, SCRATCH_MIB, Backend
 from harness.plan.workload import needs
 
 
@@ -157,13 +161,12 @@ def _method(config: DictConfig) -> Method:
 
 def _backend(config: DictConfig) -> Backend:
     """How attention reads history; plans are for a GPU, where `auto` is staged for whole chunks."""
-    name = _choice(config, "attention").replace("auto", "staged")
-    if name not in BACKENDS:
-        raise UserError(f"attention={name} is not planned: choose auto, {', '.join(BACKENDS)}")
-    limit_mib = config.attention.get("scratch_mib", SCRATCH_MIB)
-    if isinstance(limit_mib, bool) or not isinstance(limit_mib, (int, float)) or limit_mib <= 0:
-        raise UserError(f"attention.scratch_mib={limit_mib}: give a positive number")
-    return Backend(name, int(limit_mib * 2**20))
+    built = instantiate(_resolved(config)["attention"])
+    if isinstance(built, Auto):
+        return Staged()
+    if not isinstance(built, (Portable, Staged, Fused)):
+        raise UserError("attention=reference is not planned: choose auto, staged, portable, fused")
+    return built
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

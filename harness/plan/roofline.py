@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from harness.api import CacheSpec
+from harness.attention.base import Backend
+from harness.attention.fused import Fused
 from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
 from harness.plan.history import Moment
-from harness.plan.storage import Backend, FrameBytes
+from harness.plan.storage import FrameBytes
 from harness.plan.workload import Network
 
 CARDS = Path(__file__).parent / "cards.yaml"
@@ -73,7 +75,8 @@ def work(
         passes = 1 + len(model.schedule.times(moment.num_frames == spec.chunk_frames))
         history = moment.seen_full * spec.tokens_per_frame + moment.seen_pooled
         packed = moment.seen_full * frame.full + moment.seen_pooled * frame.pooled
-        decoded = 2 * history * width * itemsize * spec.num_layers if backend.staging else 0
+        staged = not isinstance(backend, Fused)
+        decoded = 2 * history * width * itemsize * spec.num_layers * staged
         gemm += passes * network.flops
         attention += passes * 4 * queries * (history + queries) * width * spec.num_layers
         staging += passes * (packed + decoded)

@@ -11,9 +11,6 @@ import torch
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.plan.live import on_meta
 
-SCRATCH_MIB = 50  # keys and values of a head group, decoded; at least one head
-BACKENDS = ("staged", "portable", "fused")
-
 
 @dataclass(frozen=True)
 class FrameBytes:
@@ -39,27 +36,6 @@ def frame_bytes(spec: CacheSpec, method: Method, dtype: torch.dtype) -> FrameByt
     x = torch.zeros(1, spec.num_heads, 1, spec.head_dim)
     note = method.retention.observe(x, x)
     return FrameBytes(dict(parts), pooled, 0 if note is None else spec.num_layers * note.nbytes)
-
-
-@dataclass(frozen=True)
-class Backend:
-    """How attention reads packed history, as far as memory and traffic go."""
-
-    name: str = "staged"
-    scratch_limit_bytes: int = SCRATCH_MIB * 2**20
-
-    @property
-    def staging(self) -> bool:
-        """Whether history is decoded into scratch; a fused kernel decodes in registers."""
-        return self.name != "fused"
-
-
-def scratch_bytes(spec: CacheSpec, num_tokens: int, dtype: torch.dtype, backend: Backend) -> int:
-    """Keys and values of one head group over all tokens that a pass attends to."""
-    if not backend.staging:
-        return 0
-    a_head = 2 * num_tokens * spec.head_dim * dtype.itemsize
-    return a_head * min(spec.num_heads, max(1, backend.scratch_limit_bytes // a_head))
 
 
 def _parts(quantizer: Quantizer, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int]:

@@ -42,19 +42,16 @@ class Network:
 class Decoding:
     """A decoder at work: bytes above weights and latents.
 
-    steps: peak of each of the first latent frames, the rest like the last of them. kept: what
-    lives between frames. pixel_bytes: one pixel frame in the decoder's dtype, and in fp32.
+    streamed_bytes: peak where each frame leaves the device as it comes. at_once_bytes: peak of a
+    latent frame where the whole video is decoded by one call. kept: what lives between frames.
+    pixel_bytes: one pixel frame in the decoder's dtype, and in fp32.
     """
 
     weight_bytes: int
-    steps: tuple[int, ...]
+    streamed_bytes: int
+    at_once_bytes: int
     kept: int
     pixel_bytes: tuple[int, int]
-
-    @property
-    def streamed_bytes(self) -> int:
-        """Peak where each frame leaves the device as it comes."""
-        return max(self.steps)
 
     def whole_bytes(self, num_frames: int) -> int:
         """Peak of one call for the whole video, in three moments.
@@ -64,9 +61,8 @@ class Decoding:
         """
         own, wide = self.pixel_bytes
         num_pixels, before = pixel_frames(num_frames), pixel_frames(max(1, num_frames - 1))
-        last = self.steps[min(num_frames, len(self.steps)) - 1]
         copied = self.kept + own * (num_pixels - before) + own * (before + num_pixels)
-        return max(self.streamed_bytes, last + own * before, copied, 3 * wide * num_pixels)
+        return max(self.at_once_bytes + own * before, copied, 3 * wide * num_pixels)
 
 
 @dataclass(frozen=True)
@@ -161,8 +157,11 @@ def decoding(model: VideoModel) -> Decoding:
     latents = on_meta(model.latent_shape(SETTLED), DTYPES[model.dtype])
     with torch.inference_mode(), LiveBytes() as live:
         steps, kept, values = _steps(decoder.stream(latents), live)
-    itemsize = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize
-    return Decoding(decoder.nbytes, tuple(steps), kept, (itemsize * values, 4 * values))
+    own = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize * values
+    with torch.inference_mode(), LiveBytes() as live:
+        decoder.decode_whole(latents)
+    at_once = live.peak - own * pixel_frames(SETTLED - 1)  # the last frame, beside those before it
+    return Decoding(decoder.nbytes, max(steps), at_once, kept, (own, 4 * values))
 
 
 def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
