@@ -36,8 +36,7 @@ TORCH = {
     "tokens": Portable(axis="tokens", tile_tokens=40),
 }
 TRITON: dict[str, Backend] = {
-    "staged": Staged(),
-    "staged, one head": Staged(1e-6),
+    "staged": Staged(scratch_mib=1e-6, least_heads=1),
     "fused": Fused(),
 }
 QUANTIZERS: dict[str, Quantizer] = {

@@ -24,6 +24,7 @@ from harness.bench.gpu.study import FORMATS as STUDY
 from harness.bench.gpu.study import fwht
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, interleave, told
+from methods.quantizers import grouped
 from methods.quantizers.quarot import hadamard
 from tests.conftest import ROOT
 from tests.geometry import CPU
@@ -180,7 +181,8 @@ def test_pooled_tokens_stand_for_their_copies() -> None:
     assert pooled_identity(Portable(), chunk, k, v) < 1e-5
 
 
-def test_no_call_rebuilds_the_history() -> None:
+def test_no_call_rebuilds_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped, "TILE_VALUES", 2**12)  # as small beside the history as in earnest
     shape = Shape(8, 32, 32, 4)
     history = stored(method_of("rtn_int4"), *draw_history(shape, CPU))
     chunk = draw_chunk(shape, 16, CPU)

@@ -42,7 +42,6 @@ from tests.geometry import (
     spec,
     text,
 )
-from tests.test_cli import command
 from tests.test_generate import SMALL
 from tests.test_run import run
 
@@ -328,19 +327,3 @@ def test_what_outlives_a_video(integration: str, tmp_path: Path, witness: Witnes
     video_bytes = 3 * 21 * 32 * 32 * 4 + 6 * 16 * 8 * 8 * 2  # decoded in fp32, and its latents
     assert held.get(1, 0) == (video_bytes if kept else 0)
     assert (rows["attention_backend"] == "published dense").all() == bool(kept)
-
-
-def test_the_command(tmp_path: Path) -> None:
-    """One video, held against BF16 as we integrate it."""
-    done = command(
-        "method=rtn_int4", "integration=published", "suite.num_prompts=1", "suite.frames=6",
-        "suite.source=bundled", "track=disabled", f"results_dir={tmp_path}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = pd.read_parquet(tmp_path / "results.parquet").set_index("method")
-    row = rows.loc["rtn_int4"]
-    assert (row["integration"], row["attention_backend"]) == ("published", "published dense")
-    assert rows.loc["bf16", "integration"] == "packed"
-    assert pd.isna(row["failure"]) and row["num_passes"] == 10
-    assert row["kv_stored_bytes"] > rows.loc["bf16", "kv_stored_bytes"]  # as large, plus scales
-    assert 20 < row["psnr_db"] <= 100

@@ -40,7 +40,10 @@ def test_the_sweep_is_the_one_that_the_command_tests_run() -> None:
     assert f"harness -m method={SWEEP} suite=storyeval suite.num_prompts=3" in COMMANDS
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if not {"self_forcing", SWEEP} & words_of(c)])
+RUNS = [c for c in COMMANDS if "plan" not in c.split() and SWEEP not in words_of(c)]
+
+
+@pytest.mark.parametrize("line", [c for c in RUNS if "self_forcing" not in words_of(c)])
 def test_readme_command(line: str, tmp_path: Path) -> None:
     module, *words = line.split()
     results = tmp_path / "results"
@@ -58,11 +61,23 @@ def test_readme_command(line: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     if module == "harness" and words[0] != "ls":
-        assert pd.read_parquet(results / "results.parquet")["failure"].isna().all()
+        rows = pd.read_parquet(results / "results.parquet")
+        assert rows["failure"].isna().all()
+        if "integration=packed,published" in line:
+            built = rows.set_index(["method", "integration"])["attention_backend"].to_dict()
+            assert built["rtn_int4", "published"] == "published dense"
+            assert built["rtn_int4", "packed"] == built["bf16", "packed"] == "portable/heads"
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "plan" in c.split()])
+def test_readme_plans(line: str, tmp_path: Path) -> None:
+    done = command(*line.split()[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "GiB" in done.stdout
 
 
 def test_the_checkpoint_commands_say_what_is_missing(tmp_path: Path) -> None:
-    (line,) = [c for c in COMMANDS if "self_forcing" in c]
+    (line,) = [c for c in RUNS if "self_forcing" in words_of(c)]
     (tmp_path / "data").mkdir()
     words = [*line.split()[1:], "suite.source=bundled", f"results_dir={tmp_path}"]
     done = command(*words, cwd=tmp_path)
