@@ -52,7 +52,8 @@ def _mirror(run: Run) -> None:
         resume="allow",
         mode=mode(run.track["mode"]),
         dir=run.folder,
-        config={"model": run.model, "method": run.method, "suite": run.suite.name},
+        config={"model": run.model, "method": run.method, "suite": run.suite.name}
+        | {"attention": run.attention, "integration": run.integration},
     ) as session:
         session.log({"observations": wandb.Table(dataframe=table.astype(object))})
         for row in table.itertuples():

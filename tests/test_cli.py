@@ -25,7 +25,8 @@ Done = subprocess.CompletedProcess[str]
 def command(*words: str, module: str = "harness", cwd: Path = ROOT, **env: str) -> Done:
     """Run `python -m <module> ...` from a folder, one thread, without an account or a cache."""
     full = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
-    full.pop("HARNESS_DATA", None) if "HARNESS_DATA" not in env else None
+    for name in {"HARNESS_DATA", "TRITON_INTERPRET"} - env.keys():
+        full.pop(name, None)
     return subprocess.run(
         [sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=cwd, env=full
     )
