@@ -84,7 +84,7 @@ class Plane:
     """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
 
     codes, scale and zero name parts. bits is the width of a code, packed planar: byte j holds
-    channels j, j + D * bits / 8, ... (`methods.quantizers.bits`). Metadata is shared by `group`
+    channels j, j + D * bits / 8, ... (`harness.bits`). Metadata is shared by `group`
     neighbouring tokens of a channel (axis `tokens`, [B, H, F, N, D], the last group may be short)
     or by `group` neighbouring channels of a token (axis `channels`, [B, H, F, T, N]).
 
@@ -247,6 +247,10 @@ class Method:
                 raise ValueError(f"method.{name}={getattr(self, name)}: give a {kind.__name__}")
         if self.keys not in ("model", "roped", "unroped"):
             raise ValueError(f"method.keys={self.keys}: choose model, roped or unroped")
+
+    def keys_in(self, spec: CacheSpec) -> Literal["roped", "unroped"]:
+        """How keys are stored on a model."""
+        return spec.keys if self.keys == "model" else self.keys
 
     def check(self, spec: CacheSpec) -> None:
         """Raise ValueError if a part cannot serve the model's geometry."""

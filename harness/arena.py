@@ -90,6 +90,8 @@ class Arena:
 
     def drop(self, frames: Sequence[int]) -> None:
         """Free the pages of these frames; a slab without frames goes, unless its size is known."""
+        if not frames:
+            return
         self._pages = None
         for frame in frames:
             slab, slot = self.places.pop(frame)

@@ -73,7 +73,7 @@ class Session:
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
         self._turns: dict[tuple[int, ...], Turns] = {}  # of this pass, shared by its layers
-        self._roped = (spec.keys if method.keys == "model" else method.keys) == "roped"
+        self._roped = method.keys_in(spec) == "roped"
         reach = num_frames if spec.window is None else min(num_frames, spec.window)
         kept = method.retention.most_kept(reach)
         rest = None if kept is None else max(1, reach - kept)

@@ -76,8 +76,7 @@ class Published(Integration):
 
     def check(self, spec: CacheSpec, method: Method) -> None:
         """Keys lie roped at absolute positions, and the window has no sink."""
-        keys = spec.keys if method.keys == "model" else method.keys
-        found = {"sink": spec.sink, "positions": spec.positions, "keys": keys}
+        found = {"sink": spec.sink, "positions": spec.positions, "keys": method.keys_in(spec)}
         served = {"sink": 0, "positions": "absolute", "keys": "roped"}
         for name, value in found.items():
             if value != served[name]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Fate, Form, Packed, Quantizer
+from harness.bits import pack, unpack
 
 WIDE = {"int16": torch.int16, "int8": torch.int8}
 
@@ -75,7 +76,7 @@ def unpacked(packed: Packed, form: Form | None, wide: torch.dtype) -> Packed:
     """With one element of type `wide` a code; as it is where no form says which parts are codes."""
     parts = dict(packed.parts)
     for plane in form.planes if form else ():
-        codes = _split(parts[plane.codes], plane.bits)
+        codes = unpack(parts[plane.codes], plane.bits)
         parts[plane.codes] = codes.view(wide) if wide.itemsize == 1 else codes.to(wide)
     return replace(packed, parts=parts)
 
@@ -86,20 +87,5 @@ def repacked(packed: Packed, form: Form | None) -> Packed:
     for plane in form.planes if form else ():
         codes = parts[plane.codes]
         codes = codes.view(torch.uint8) if codes.itemsize == 1 else codes.to(torch.uint8)
-        parts[plane.codes] = _join(codes, plane.bits)
+        parts[plane.codes] = pack(codes, plane.bits)
     return replace(packed, parts=parts)
-
-
-def _split(bytes_: Tensor, bits: int) -> Tensor:
-    """Planar bytes [..., D * bits / 8] -> codes [..., D], both uint8."""
-    mask = 2**bits - 1
-    return torch.cat([(bytes_ >> shift) & mask for shift in range(0, 8, bits)], dim=-1)
-
-
-def _join(codes: Tensor, bits: int) -> Tensor:
-    """The inverse of `_split`."""
-    planes = codes.chunk(8 // bits, dim=-1)
-    joined = planes[0].clone()
-    for i, plane in enumerate(planes[1:], 1):
-        joined |= plane << (bits * i)
-    return joined

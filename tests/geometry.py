@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from harness.api import CacheSpec, Exact, Method
 from harness.attention.base import Backend
 from harness.attention.portable import Portable
+from harness.bench.cases import configured
 from harness.cache import Session
 from harness.generate import Silent
 from harness.models.wan import Wan, WanDims, init_weights
@@ -62,14 +61,6 @@ def generate(
     noise = SeededNoise(seed, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     chunks = sampler.sample(session, text(net, seed), noise, num_frames, Silent())
     return torch.cat(list(chunks), dim=1), session
-
-
-def configured(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration that the command line would give."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        resolved = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(resolved, dict)
-    return resolved
 
 
 def method_of(name: str, *overrides: str) -> Method:

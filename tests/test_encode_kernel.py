@@ -109,35 +109,15 @@ def test_forms_that_cannot_be_encoded() -> None:
     assert not can_encode(PRQ(RTN(), RTN()).form())
 
 
-AHEAD = """
-import json, torch
-from harness.api import Form, Packed, Plane
-from harness.kernels.ahead import compiled
-from harness.kernels.encode import prepare
-
-def empty(*shape, dtype):
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-for bits, group, axis, zero in [
-    (4, 16, "tokens", None), (2, 128, "channels", "zero"),
-]:
-    plane = Plane(bits, group, axis, 0.0 if zero else -(2**bits - 1) / 2, zero=zero,
-                  fit="minmax" if zero else "absmax")
-    shape = (1, 12, 21, 98, 128) if axis == "tokens" else (1, 12, 21, 1560, 1)
-    parts = {name: empty(*shape, dtype=torch.float16) for name in ("scale", zero) if name}
-    parts["codes"] = empty(1, 12, 21, 1560, 16 * bits, dtype=torch.uint8)
-    x = empty(1, 3, 1560, 12, 128, dtype=torch.bfloat16).permute(0, 3, 1, 2, 4)
-    slots = empty(3, dtype=torch.int32)
-    launch = prepare(Form((plane,)), x, Packed(parts, bits, (1560, 128)), slots)
-    for capability in (86, 90):
-        print(json.dumps(compiled(launch, capability)), flush=True)
-"""
-
-
 def test_compiles_ahead_for_two_gpus() -> None:
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    kernels = ("encode/int4_tokens", "encode/int2_token")
     run = subprocess.run(
-        [sys.executable, "-c", AHEAD], cwd=ROOT, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "harness.kernels.ahead", "--only", *kernels],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     rows = [json.loads(line) for line in run.stdout.splitlines()]

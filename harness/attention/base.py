@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -134,10 +134,27 @@ class Backend(ABC):
         """
 
 
-def heads_in(spec: CacheSpec, num_tokens: int, itemsize: int, mib: float, least: int = 1) -> int:
-    """Heads whose keys and values take at most `mib` decoded; not fewer than `least`."""
-    a_head = 2 * num_tokens * spec.head_dim * itemsize
-    return min(spec.num_heads, max(least, int(mib * 2**20) // a_head))
+def heads_in(num_heads: int, head_bytes: int, mib: float, least: int = 1) -> int:
+    """Heads whose decoded keys and values, `head_bytes` each, take at most `mib`; or `least`."""
+    return min(num_heads, max(least, int(mib * 2**20) // head_bytes))
+
+
+def head_groups(
+    like: Tensor, num_tokens: int, scratch_mib: float, least: int = 1
+) -> Iterator[slice]:
+    """Heads of `like` [B, H, T, D] whose keys and values fit into scratch together."""
+    head_bytes = 2 * like.shape[0] * num_tokens * like.shape[3] * like.itemsize
+    group = heads_in(like.shape[1], head_bytes, scratch_mib, least)
+    for start in range(0, like.shape[1], group):
+        yield slice(start, min(start + group, like.shape[1]))
+
+
+def spans(history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
+    """Segments, and where each lies among the tokens of all of them."""
+    filled = 0
+    for segment in history:
+        yield segment, slice(filled, filled + segment.num_tokens)
+        filled += segment.num_tokens
 
 
 def bases(history: Sequence[Segment]) -> tuple[Tensor | None, Tensor | None]:

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Method, Packed, Quantizer
-from harness.arena import Pages
-from harness.attention.base import Backend, Scratch, Segment, into, out_of
+from harness.api import CacheSpec, Method
+from harness.attention.base import Scratch, Segment, into, out_of
+from harness.attention.by_kernel import ByKernel, form_of, read_rows
 from harness.attention.dense import Merge, attend_dense, attend_plain
-from harness.attention.staged import demand_kernels, form_of, read_rows, write_by_kernel
 from harness.errors import UserError
 
 
 @dataclass(frozen=True)
-class Fused(Backend):
+class Fused(ByKernel):
     """Every tile of queries unpacks the history for itself; what is merged is its log-sum-exp."""
 
     name: ClassVar[str] = "fused"
 
-    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Fused:
+    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Self:
         """Kernels as for `staged`; a rotation from before the position cannot be folded."""
-        demand_kernels(self.name, spec, method, device)
-        roped = (spec.keys if method.keys == "model" else method.keys) == "roped"
+        super().resolve(spec, method, device)
+        roped = method.keys_in(spec) == "roped"
         moves = spec.positions == "relative" and spec.window is not None
         rotation = method.key.rotation(spec.head_dim, device)
         if rotation is not None and (not roped or moves):
@@ -35,10 +34,6 @@ class Fused(Backend):
                 "(unroped keys or relative positions); type attention=staged"
             )
         return self
-
-    def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
-        """As `staged`."""
-        write_by_kernel(quantizer, x_BHFTD, room, pages)
 
     def attend(
         self,

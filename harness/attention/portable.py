@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.attention.base import Backend, Scratch, Segment, bases, heads_in, into, out_of
+from harness.attention.base import (
+    Backend,
+    Scratch,
+    Segment,
+    bases,
+    head_groups,
+    heads_in,
+    into,
+    out_of,
+    spans,
+)
 from harness.attention.dense import Merge, attend_dense
 
 Chunk = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of a group of heads [B, h, T, D]
@@ -49,8 +59,8 @@ class Portable(Backend):
     def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
         """Of a tile."""
         seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
-        heads = heads_in(spec, seen, itemsize, self.scratch_mib)
-        return 2 * heads * seen * spec.head_dim * itemsize
+        head_bytes = 2 * seen * spec.head_dim * itemsize
+        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib)
 
     def attend(
         self,
@@ -112,16 +122,6 @@ class Portable(Backend):
                 yield segment, slice(start, min(start + step, num_frames))
 
 
-def head_groups(
-    like: Tensor, num_tokens: int, scratch_mib: float, least: int = 1
-) -> Iterator[slice]:
-    """Heads of `like` [B, H, T, D] whose keys and values fit into scratch together."""
-    a_head = 2 * like.shape[0] * num_tokens * like.shape[3] * like.itemsize
-    group = max(least, int(scratch_mib * 2**20) // a_head)
-    for start in range(0, like.shape[1], group):
-        yield slice(start, min(start + group, like.shape[1]))
-
-
 def load(
     history: Sequence[Segment],
     heads: slice,
@@ -129,12 +129,10 @@ def load(
     basis: tuple[Tensor | None, Tensor | None],
 ) -> None:
     """Write all of history into the beginning of keys and values [B, h, tokens, D]."""
-    filled = 0
-    for segment in history:
-        end, frames = filled + segment.num_tokens, slice(0, len(segment.pages.slots))
-        segment.load_keys(heads, frames, room[0][:, :, filled:end], basis[0])
-        segment.load_values(heads, frames, room[1][:, :, filled:end], basis[1])
-        filled = end
+    for segment, span in spans(history):
+        frames = slice(0, len(segment.pages.slots))
+        segment.load_keys(heads, frames, room[0][:, :, span], basis[0])
+        segment.load_values(heads, frames, room[1][:, :, span], basis[1])
 
 
 def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor) -> Tensor | None:
@@ -142,8 +140,6 @@ def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor) -> Tensor |
     if not any(segment.log_count for segment in history):
         return None
     mask = like.new_zeros(num_tokens)
-    filled = 0
-    for segment in history:
-        mask[filled : filled + segment.num_tokens] = segment.log_count
-        filled += segment.num_tokens
+    for segment, span in spans(history):
+        mask[span] = segment.log_count
     return mask[None]

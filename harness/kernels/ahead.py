@@ -22,19 +22,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from harness.api import Form, Packed, Plane
-from harness.kernels import fused, stage
+from harness.kernels import encode, fused, stage
 from harness.kernels.launch import Launch
 from harness.models.rope import Turns
 
 ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
+CHUNK = 3  # frames that are encoded together
 FORMS = {
     "exact": Form(),
-    "int8_tokens": Form((Plane(8, 16, "tokens", -127.5),)),
-    "int4_tokens": Form((Plane(4, 16, "tokens", -7.5),)),
-    "int2_tokens": Form((Plane(2, 16, "tokens", -1.5),)),
-    "int4_token": Form((Plane(4, HEAD_DIM, "channels", zero="zero"),)),
-    "int4_channels": Form((Plane(4, 32, "channels", zero="zero"),)),
+    "int8_tokens": Form((Plane(8, 16, "tokens", -127.5, fit="absmax"),)),
+    "int4_tokens": Form((Plane(4, 16, "tokens", -7.5, fit="absmax"),)),
+    "int2_tokens": Form((Plane(2, 16, "tokens", -1.5, fit="absmax"),)),
+    "int4_token": Form((Plane(4, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
+    "int2_token": Form((Plane(2, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
+    "int4_channels": Form((Plane(4, 32, "channels", zero="zero", fit="minmax"),)),
     "int4_int4": Form(
         (Plane(4, 16, "tokens", -7.5), Plane(4, 16, "tokens", -7.5, "codes1", "scale1"))
     ),
@@ -60,6 +62,10 @@ def launches(name: str, capability: int) -> Iterator[tuple[str, Launch]]:
     yield "stage_turns", stage.prepare(form, packed, slots, (0, 3), out, turns)
     q = _empty(BATCH, HEADS, 256, HEAD_DIM, dtype=torch.bfloat16)
     both = (form, packed), (form, packed)
+    if encode.can_encode(form):
+        chunk = _empty(BATCH, CHUNK, TOKENS, HEADS, HEAD_DIM, dtype=torch.bfloat16)
+        x = chunk.permute(0, 3, 1, 2, 4)  # as the network makes it
+        yield "encode", encode.prepare(form, x, packed, slots[:CHUNK])
     for suffix, kind in (("", None), ("_shifts", shifts), ("_turns", turns)):
         yield "fused" + suffix, fused.prepare(q, *both, slots, kind, ROOMS[capability])
 

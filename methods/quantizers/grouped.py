@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Form, Packed, Plane, Quantizer
-from methods.quantizers.bits import WIDTHS, pack, unpack
+from harness.bits import WIDTHS, pack, unpack
 
 FP16_MAX = 65504.0
 TILE_VALUES = 2**20  # 4 MiB in fp32: stays in a processor's last-level cache

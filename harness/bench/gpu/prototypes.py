@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness import kernels
 from harness.attention.base import Scratch, Segment
+from harness.attention.by_kernel import form_of
 from harness.attention.dense import Merge, attend_dense, attend_plain
-from harness.attention.staged import form_of
 from harness.bench.cases import Chunk, num_rows
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.api import Method, Packed, Quantizer
 from harness.arena import Arena
-from harness.attention.staged import form_of
+from harness.attention.by_kernel import form_of
 from harness.bench.cases import FORMATS, PRQ, method_of
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Action, clock_of
