@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq --constraint
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test check format bench bench-gpu clean
+.PHONY: help run test check format docs bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -26,6 +26,9 @@ check: $(VENV)/dev ## ruff and mypy --strict
 format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/run ## write docs/methods.md from the methods themselves
+	$(BIN)/python -m harness.docs
 
 bench: $(VENV)/run ## measure overhead, attention and whole videos side by side (half an hour)
 	$(BIN)/python -m harness bench

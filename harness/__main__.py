@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import sys
 
+from harness.own import OPTIONS, expose, own_folder
+
 
 def main() -> int:
     """Dispatch on the first word; heavy imports wait until a verb needs them."""
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    folder, words = own_folder(sys.argv[1:])
+    verb, *words = words or [""]
+    if folder is not None:  # for a verb it may stand before or after it
+        expose(folder)
+        words += [OPTIONS[0], str(folder)]
     if verb == "ls":
         from harness.listing import main as ls
 
-        return ls(sys.argv[2:])
+        return ls(words)
+    if verb == "check":
+        from harness.check import main as check
+
+        return check(words)
     if verb == "bench":
         from harness.bench import main as bench
 
-        return bench(sys.argv[2:])
+        return bench(words)
     if verb == "plan":
         from harness.plan import main as plan
 
-        return plan(sys.argv[2:])
+        return plan(words)
     from harness.cli import main as run
 
     return run()

@@ -49,8 +49,9 @@ class Arena:
     """Frames of one layer that are stored in the same form.
 
     capacity: the most frames there will ever be, taken at once with the first; None takes room for
-    as many as come, chunk by chunk. write: how frames are encoded into pages. A frame's page stays
-    where it is until the frame leaves; the next frames take its place.
+    as many as come, chunk by chunk. write: how frames are encoded into pages. span: frames that are
+    encoded together as one page [span * T, D], which leaves as soon as one of them does. A page
+    stays where it is until it leaves; the next takes its place.
     """
 
     key_quantizer: Quantizer
@@ -59,6 +60,7 @@ class Arena:
     write: Callable[[Quantizer, Tensor, Packed, Pages], None] = field(
         default_factory=lambda: encode_into
     )
+    span: int = 1
     places: dict[int, tuple[Slab, int]] = field(default_factory=dict)
     slabs: list[Slab] = field(default_factory=list)
     _pages: list[tuple[tuple[int, ...], Pages]] | None = None  # until frames come or go
@@ -73,18 +75,23 @@ class Arena:
         """Encode new frames into free pages."""
         if not frames:
             return
+        if len(frames) % self.span:
+            raise ValueError(f"{len(frames)} frames are no multiple of a page of {self.span}")
         self._pages = None
-        if sum(len(slab.free) for slab in self.slabs) < len(frames):
-            self._grow(k_BHFTD, v_BHFTD)
+        k, v = (x.unflatten(2, (-1, self.span)).flatten(3, 4) for x in (k_BHFTD, v_BHFTD))
+        groups = [frames[at : at + self.span] for at in range(0, len(frames), self.span)]
+        if sum(len(slab.free) for slab in self.slabs) < len(groups):
+            self._grow(k, v)
         stored = 0
         for slab in self.slabs:
-            pages = Pages(slab.key, slab.value, tuple(slab.free[: len(frames) - stored]))
+            pages = Pages(slab.key, slab.value, tuple(slab.free[: len(groups) - stored]))
             if not pages.slots:
                 continue
             new = slice(stored, stored + len(pages.slots))
-            self.write(self.key_quantizer, k_BHFTD[:, :, new], slab.key, pages)
-            self.write(self.value_quantizer, v_BHFTD[:, :, new], slab.value, pages)
-            self.places |= {f: (slab, at) for f, at in zip(frames[new], pages.slots, strict=True)}
+            self.write(self.key_quantizer, k[:, :, new], slab.key, pages)
+            self.write(self.value_quantizer, v[:, :, new], slab.value, pages)
+            for group, slot in zip(groups[new], pages.slots, strict=True):
+                self.places |= dict.fromkeys(group, (slab, slot))
             slab.free = slab.free[len(pages.slots) :]
             stored = new.stop
 
@@ -93,9 +100,13 @@ class Arena:
         if not frames:
             return
         self._pages = None
-        for frame in frames:
-            slab, slot = self.places.pop(frame)
-            slab.free = sorted([*slab.free, slot])
+        leaving = [self.places[frame] for frame in frames]
+        for slab in self.slabs:
+            freed = {slot for of, slot in leaving if of is slab}
+            slab.free = sorted([*slab.free, *freed])
+            gone = [f for f, (of, slot) in self.places.items() if of is slab and slot in freed]
+            for frame in gone:
+                del self.places[frame]
         if self.capacity is None:
             held = [slab for slab, _ in self.places.values()]
             self.slabs = [slab for slab in self.slabs if any(slab is each for each in held)]
@@ -116,25 +127,33 @@ class Arena:
         own = {frame: slot for frame, (at, slot) in self.places.items() if at is slab}
         if not own:
             return None
-        pages = Pages(slab.key, slab.value, tuple(own.values()))
+        pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(own.values())))
         if len(pages.runs) > 2:
             own = dict(sorted(own.items(), key=lambda place: place[1]))
-            pages = Pages(slab.key, slab.value, tuple(own.values()))
+            pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(own.values())))
         return tuple(own), pages
 
     def read(self, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys and values of some frames, decoded [B, H, F, T, D] fp32."""
-        order, keys, values = [], [], []
+        order: list[int] = []
+        keys, values = [], []
         for slab in self.slabs:
-            own = [frame for frame in frames if self.places[frame][0] is slab]
-            if own:
-                slots = [self.places[frame][1] for frame in own]
+            slots = list(
+                dict.fromkeys(at for f in frames for s, at in [self.places[f]] if s is slab)
+            )
+            if slots:
                 key, value = (_chosen(packed, slots) for packed in (slab.key, slab.value))
-                keys.append(self.key_quantizer.decode(key, torch.float32))
-                values.append(self.value_quantizer.decode(value, torch.float32))
-                order += own
+                keys.append(self._decode(self.key_quantizer, key))
+                values.append(self._decode(self.value_quantizer, value))
+                by_slot = {at: f for f, (s, at) in reversed(self.places.items()) if s is slab}
+                order += [by_slot[at] + i for at in slots for i in range(self.span)]
         back = [order.index(frame) for frame in frames]
         return torch.cat(keys, 2)[:, :, back], torch.cat(values, 2)[:, :, back]
+
+    def _decode(self, quantizer: Quantizer, packed: Packed) -> Tensor:
+        """Frames of some pages [B, H, F, T, D] fp32."""
+        frames: Tensor = quantizer.decode(packed, torch.float32).unflatten(3, (self.span, -1))
+        return frames.flatten(2, 3)
 
     @property
     def packed(self) -> list[Packed]:
@@ -154,16 +173,17 @@ class Arena:
     def nominal_bytes(self) -> int:
         """Bytes of the codes alone of the frames that are here."""
         total = 0
-        for slab, _ in self.places.values():
+        for slab in self.slabs:
+            num_pages = slab.key.shape[2] - len(slab.free)
             for packed in (slab.key, slab.value):
                 batch, heads, _, tokens, width = packed.shape
-                total += batch * heads * tokens * width * packed.bits // 8
+                total += num_pages * batch * heads * tokens * width * packed.bits // 8
         return total
 
     def _grow(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
         """Take a slab for what is still to come, or for these frames."""
         here = sum(slab.key.shape[2] for slab in self.slabs)
-        size = max(k_BHFTD.shape[2], (self.capacity or 0) - here)
+        size = max(k_BHFTD.shape[2], (self.capacity or 0) // self.span - here)
         key = _room(self.key_quantizer.encode(k_BHFTD[:, :, :1]), size)
         value = _room(self.value_quantizer.encode(v_BHFTD[:, :, :1]), size)
         self.slabs.append(Slab(key, value, list(range(size))))

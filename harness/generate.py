@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from harness import env, store
 from harness.api import Method
 from harness.attention.base import Backend
+from harness.cache import sized
 from harness.errors import UserError
 from harness.files import write_json
 from harness.integration import CacheSession, Integration
@@ -40,6 +41,9 @@ class Silent:
         """Surrounds a pass."""
         yield
 
+    def reused(self) -> None:
+        """Nobody counts."""
+
 
 class Generator:
     """Builds a run's model and method once and makes its videos one after the other.
@@ -55,12 +59,14 @@ class Generator:
         self.method: Method = instantiate(run.method)
         self.model: VideoModel = instantiate(run.model)
         self.method.check(self.model.spec)
+        sized(self.method, self.model.spec, run.suite.num_frames).check(self.model.spec)
         self.integration: Integration = instantiate(run.integration)
         self.integration.check(self.model.spec, self.method)
         self.backend: Backend = self.integration.resolve(
             instantiate(run.attention), self.model.spec, self.method, self.device
         )
-        self.sampler: Sampler = self.model.build(self.device, Path(run.data_dir))
+        sampler = self.model.build(self.device, Path(run.data_dir))
+        self.sampler: Sampler = replace(sampler, reuse=self.method.reuse)
         self.memory = memory_of(self.device)
         self.record = Recorder(
             run,
@@ -192,9 +198,8 @@ def generate(run: Run) -> int:
     if not items:
         return 0
     generator = Generator(run)
-    passes = generator.model.schedule.num_passes(
-        run.suite.num_frames // generator.model.chunk_frames
-    )
+    num_chunks = -(-run.suite.num_frames // generator.model.chunk_frames)
+    passes = generator.model.schedule.num_passes(num_chunks)
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video meets the same error, and its row says so
         generator.warm_up()

@@ -12,7 +12,9 @@ from torch import Tensor
 from harness.api import CacheSpec, Method
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
-from harness.cache import Plan, Session
+from harness.cache import Session
+from harness.layers.base import Plan
+from harness.layers.sizes import tiers_of
 
 
 class CacheSession(Protocol):
@@ -91,6 +93,17 @@ class Packed(Integration):
     stream_decode: bool = True
     keep_previous: bool = False
     name: ClassVar[str] = "packed"
+
+    def check(self, spec: CacheSpec, method: Method) -> None:
+        """History is read by heads and frames."""
+        for tier in tiers_of(method).values():
+            for quantizer in (tier.key, tier.value):
+                if not quantizer.paged:
+                    raise ValueError(
+                        f"integration=packed reads heads and frames alone, but what "
+                        f"{type(quantizer).__name__} stores is one piece: choose "
+                        "integration=published_int8"
+                    )
 
     def session(
         self,

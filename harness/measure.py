@@ -122,6 +122,7 @@ class Meter:
         self.peaks: dict[str, int] = defaultdict(int)
         self.peak_reserved = 0
         self.num_passes = 0
+        self.num_reused = 0
         self.ledgers: dict[str, dict[str, int]] = {}
         self.components: Callable[[], dict[str, int]] = dict
         self.start = time.perf_counter()
@@ -148,6 +149,10 @@ class Meter:
             self.num_passes += 1
             if self._tick is not None:
                 self._tick()
+
+    def reused(self) -> None:
+        """One of the passes was not run."""
+        self.num_reused += 1
 
     def include(self, other: Meter) -> None:
         """Add what was measured before this video began."""

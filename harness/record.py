@@ -67,6 +67,7 @@ class Recorder:
             **by_phase,
             generate_s=sum(meter.seconds[phase] for phase in PHASES),
             num_passes=meter.num_passes,
+            num_reused=meter.num_reused,
             memory_source=self.memory_source,
             peak_bytes=max(peak for phase, peak in meter.peaks.items() if phase != "text"),
             peak_reserved_bytes=meter.peak_reserved,

@@ -19,6 +19,7 @@ from harness.suites import Prompt, Suite
 from harness.video import frames_file
 
 SAMPLE_SEED_STEP = 1_000_003  # apart from the step of 1 between prompts
+WORDS = ("family", "source")  # what a method's file says about it, not what it does
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,13 @@ class Run:
         """Eight hex digits of what decides the rows: model, method and its integration, attention
         as configured, prompts, length, seeds.
 
-        Paths, tracking, device and the selection of prompts are outside it.
+        Paths, tracking, device, the selection of prompts and words about the method are outside it.
         """
+        method = {name: value for name, value in self.method.items() if name not in WORDS}
         identity = {
             "schema": store.SCHEMA_VERSION,
             "model": self.model,
-            "method": self.method,
+            "method": method,
             "attention": self.attention,
             "integration": self.integration,
             "suite": [self.suite.name, self.suite.sha256, self.suite.num_frames, self.seed],
@@ -87,7 +89,7 @@ class Run:
         """`<results>/<suite>/<model>/<method>-<run_id>`; the id decides, whatever its name."""
         parent = Path(self.results_dir) / self.suite.name / self.model_name
         known = next(parent.glob(f"*-{self.run_id}"), None)
-        return known or parent / f"{self.method_name}-{self.run_id}"
+        return known or parent / f"{self.method_name.replace('/', '-')}-{self.run_id}"
 
     @property
     def track_id(self) -> str:

@@ -12,8 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from harness.api import Reuse
 from harness.integration import CacheSession
 from harness.models.wan import TextKV, Wan
+from harness.residual import Residual
 
 GRID = 1000  # training timesteps
 
@@ -105,14 +107,21 @@ class Observer(Protocol):
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Surrounds one pass; name is `denoise` or `commit`."""
 
+    def reused(self) -> None:
+        """A pass was not run: an earlier one stood in for it."""
+
 
 @dataclass(frozen=True)
 class Sampler:
-    """Generates latents chunk by chunk with one network and schedule."""
+    """Generates latents chunk by chunk with one network and schedule.
+
+    reuse: which denoising passes need not be run; None runs all.
+    """
 
     network: Wan
     schedule: Schedule
     chunk_frames: int
+    reuse: Reuse | None = None
 
     @torch.inference_mode()
     def sample(
@@ -125,12 +134,11 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
-        num_frames must be a multiple of the chunk. The commit pass of a chunk has run when its
+        The last chunk holds what is left of num_frames. The commit pass of a chunk has run when its
         latents arrive.
         """
-        assert num_frames % self.chunk_frames == 0
         for start in range(0, num_frames, self.chunk_frames):
-            frames = range(start, start + self.chunk_frames)
+            frames = range(start, min(start + self.chunk_frames, num_frames))
             latents = self._denoise(session, text_kv, noise, frames, observer)
             with observer.phase("commit"):
                 self.flow(latents, torch.zeros(latents.shape[:2]), text_kv, session, frames, True)
@@ -155,6 +163,24 @@ class Sampler:
         sigma = self.schedule.sigma(t_BF).to(x_BFChw.device, torch.float64)[:, :, None, None, None]
         return (x_BFChw.double() - sigma * flow.double()).to(x_BFChw.dtype)
 
+    def _reused(
+        self,
+        residual: Residual,
+        x_BFChw: Tensor,
+        t_BF: Tensor,
+        text_kv: TextKV,
+        session: CacheSession,
+        frames: range,
+    ) -> Tensor:
+        """As `flow` in a denoising pass; where the policy skips it, the blocks are not run."""
+        net = self.network
+        e_BFD = net.embed_time(t_BF.to(x_BFChw.device))
+
+        def run(tokens: Tensor) -> Tensor:
+            return net.run(tokens, e_BFD, text_kv, session, session.plan(frames, False))
+
+        return net.finish(residual.through(net.embed(x_BFChw), run), e_BFD, x_BFChw)
+
     def _denoise(
         self,
         session: CacheSession,
@@ -167,10 +193,14 @@ class Sampler:
         weight = self.network.head.head.weight
         x = noise.initial(frames).to(weight.device, weight.dtype)
         times = self.schedule.times(first_chunk=frames.start == 0)
+        residual = None if self.reuse is None else Residual(self.reuse, len(times), observer.reused)
         for i, time in enumerate(times):
             t_BF = torch.full(x.shape[:2], time)
             with observer.phase("denoise"):
-                flow = self.flow(x, t_BF, text_kv, session, frames, False)
+                if residual is None:
+                    flow = self.flow(x, t_BF, text_kv, session, frames, False)
+                else:
+                    flow = self._reused(residual, x, t_BF, text_kv, session, frames)
                 x = self.clean(x, flow, t_BF)
                 if i + 1 < len(times):
                     sigma = self.schedule.sigma(torch.tensor(times[i + 1])).item()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OBSERVATIONS, SCORES = "observations.parquet", "scores.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
 KEY = ["run_id", "prompt_index", "sample"]
@@ -29,7 +29,8 @@ class Observation:
     """One generated video and the systems measurements of making it; a row of observations.parquet.
 
     settings are the words that changed method or model on the command line. Times are seconds
-    after the device has finished, by phase; `generate_s` is their sum. Peaks are bytes a phase:
+    after the device has finished, by phase; `generate_s` is their sum. Of the `num_passes` of a
+    video, earlier ones stood in for `num_reused`. Peaks are bytes a phase:
     allocated memory on CUDA, resident memory of the process on a CPU (`memory_source`);
     `peak_bytes` is the largest but that of `text`, whose encoder is gone before the first video
     starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last commit, `peak` the
@@ -63,6 +64,7 @@ class Observation:
     decode_s: float | None = None
     generate_s: float | None = None
     num_passes: int | None = None
+    num_reused: int | None = None
     memory_source: str | None = None
     peak_bytes: int | None = None
     peak_reserved_bytes: int | None = None

@@ -60,6 +60,7 @@ class SuiteConfig:
     num_prompts: int | None = None
     seconds: float | None = None
     frames: int | None = None
+    partial_chunk: bool = False
     seed: int = 0
     samples: int = 1
 
@@ -113,7 +114,7 @@ def pixel_frames(num_frames: int) -> int:
 
 
 def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
-    """Latent frames of a suite's videos.
+    """Latent frames of a suite's videos: whole chunks, unless the last one may be partial.
 
     Raises  UserError: no positive length, or frames that are no multiple of the chunk.
     """
@@ -124,12 +125,14 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
                 f"suite.seconds={config.seconds}: give a positive length of at most {MAX_SECONDS}"
             )
         latent = math.ceil((config.seconds * fps + TEMPORAL_STRIDE - 1) / TEMPORAL_STRIDE)
-        return math.ceil(latent / chunk_frames) * chunk_frames
+        return latent if config.partial_chunk else math.ceil(latent / chunk_frames) * chunk_frames
+    if config.frames > 0 and config.partial_chunk:
+        return config.frames
     if config.frames < 1 or config.frames % chunk_frames:
         below = max(chunk_frames, config.frames // chunk_frames * chunk_frames)
         raise UserError(
             f"suite.frames={config.frames} is no multiple of the model's chunk of {chunk_frames} "
-            f"latent frames: choose {below} or {below + chunk_frames}"
+            f"latent frames: choose {below} or {below + chunk_frames}, or suite.partial_chunk=true"
         )
     return config.frames
 

@@ -56,11 +56,21 @@ def of_construction(error: InstantiationException) -> str:
     missing = re.search(r"Error locating target '([^']*)'", str(error))
     if missing:
         return (
-            f"there is no class {missing[1]}: its module must lie in this folder or on PYTHONPATH "
-            "and import without error"
+            f"there is no class {missing[1]}: its module must lie in this folder, in that of "
+            f"--config-dir or on PYTHONPATH, and import without error{_cause(error)}"
         )
     known = isinstance(error.__cause__, (UserError, ValueError))
     return " ".join(str(error.__cause__ if known else error).split())
+
+
+def _cause(error: InstantiationException) -> str:
+    """What the import of a class ended with, where that says more than the missing class."""
+    cause: BaseException | None = error
+    while cause is not None and (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__
+    if cause is error or not isinstance(cause, Exception):
+        return ""
+    return f" ({first_line(cause)})"
 
 
 def _say(sentence: str) -> int:

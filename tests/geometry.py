@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
-from harness.api import CacheSpec, Exact, Method
+from harness.api import Exact, Method
 from harness.attention.base import Backend
 from harness.attention.portable import Portable
 from harness.bench.cases import configured
 from harness.cache import Session
+from harness.check import walk
+from harness.check.small import CPU, GRID, network, spec
+from harness.check.small import text_kv as text
+from harness.cli import CONF
+from harness.compose import method_files
 from harness.generate import Silent
-from harness.models.wan import Wan, WanDims, init_weights
+from harness.layers.base import Context
+from harness.models.wan import Wan
 from harness.sampler import Sampler, Schedule, SeededNoise
 from methods.retention.keep import KeepAll
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-CPU = torch.device("cpu")
-DIMS = WanDims(
-    dim=64, num_layers=2, num_heads=2, ffn_dim=96, latent_channels=4, text_dim=8, freq_dim=16
-)
-GRID = (4, 8)
+__all__ = ["BF16", "CONF", "CPU", "GRID", "configured", "generate", "live_bytes", "method_names"]
+__all__ += ["method_of", "network", "spec", "text"]
+
 BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
-
-
-def spec(**changes: Any) -> CacheSpec:
-    base = {"num_layers": 2, "num_heads": 2, "head_dim": 32, "grid": GRID, "chunk_frames": 3}
-    return CacheSpec(**{**base, **changes})
-
-
-def network(dtype: torch.dtype = torch.float32) -> Wan:
-    net = Wan(DIMS)
-    init_weights(net, 0)
-    return net.eval().requires_grad_(False).to(dtype)
-
-
-def text(net: Wan, seed: int = 0) -> Any:
-    rows = torch.randn(1, 6, DIMS.text_dim, generator=torch.Generator().manual_seed(seed))
-    return net.text_kv(rows.to(net.head.head.weight.dtype))
 
 
 def generate(
@@ -69,28 +55,18 @@ def method_of(name: str, *overrides: str) -> Method:
 
 
 def method_names() -> list[str]:
-    """Every file of conf/method: a new one is a test case without being listed anywhere."""
-    folder = CONF / "method"
-    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.glob("**/*.yaml"))
+    """Every file of conf/method: a new one is a test case without being listed anywhere.
+
+    But for those of the published study, which choose another integration: `published_names`.
+    """
+    return [name for name in method_files() if "/" not in name]
+
+
+def published_names() -> list[str]:
+    """Every file of conf/method/published."""
+    return [name for name in method_files() if name.startswith("published/")]
 
 
 def live_bytes(session: Session) -> int:
     """Bytes of the tensors that a session's layers hold, found by walking its objects."""
-    seen: dict[int, int] = {}
-    walked: set[int] = set()
-    stack: list[Any] = [session._layers]
-    while stack:
-        thing = stack.pop()
-        if id(thing) in walked:
-            continue
-        walked.add(id(thing))
-        if isinstance(thing, torch.Tensor):
-            storage = thing.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(thing, dict):
-            stack += list(thing.values())
-        elif isinstance(thing, (list, tuple)):
-            stack += list(thing)
-        elif hasattr(thing, "__dict__"):
-            stack += list(vars(thing).values())
-    return sum(seen.values())
+    return walk.live_bytes(session._layers, leave_out=(Context,))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.api import Exact, Fate, History, Method, Retention
+from harness.api import DROP, Exact, Fate, FramePolicy, History, Method
 from harness.arena import Arena, Pages
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
@@ -86,11 +86,11 @@ def test_runs_cover_the_slots_in_order() -> None:
     assert pages.table.tolist() == [4, 5, 6, 0, 1, 9]
 
 
-class Unforeseen(Retention):
+class Unforeseen(FramePolicy):
     """Keeps every third frame, and does not say how many that will be."""
 
     def decide(self, history: History) -> dict[int, Fate]:
-        return {f: Fate.DROP for f in history.frames[:-3] if f % 3}
+        return {f: DROP for f in history.frames[:-3] if f % 3}
 
 
 def test_a_policy_that_does_not_say_how_much_it_keeps_still_saves() -> None:

@@ -46,6 +46,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "rtn2": RTN(bits=2),
     "affine4": Affine(bits=4),
     "token4": Affine(bits=4, group=32, axis="channels"),
+    "head8": RTN(bits=8, group=128, axis="channels", short_tail=True),
     "half2": Affine(bits=2, group=16, axis="channels"),
     "quarot4": QuaRot(Affine(bits=4, group=32, axis="channels")),
     "centered4": Centered(RTN(bits=4)),
@@ -119,10 +120,11 @@ def test_kernels_store_what_torch_stores(name: str) -> None:
     demand_triton()
     method = Method(QUANTIZERS[name], QUANTIZERS[name], SoftPrune())
     ours, theirs = filled(method), filled(method, backend=Staged())
-    for one, other in zip(ours._layers[0].full.packed, theirs._layers[0].full.packed, strict=True):
-        assert ours._layers[0].full.frames == theirs._layers[0].full.frames
+    mine, expected = (session._layers[0].arenas["keep"] for session in (ours, theirs))
+    assert mine.frames == expected.frames
+    used = [slot for _, slot in mine.places.values()]
+    for one, other in zip(mine.packed, expected.packed, strict=True):
         for part, tensor in one.parts.items():
-            used = [slot for _, slot in ours._layers[0].full.places.values()]
             assert torch.equal(tensor[:, :, used], other.parts[part][:, :, used])
 
 

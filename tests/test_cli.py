@@ -199,7 +199,7 @@ def one_sentence(done: Done) -> str:
         (["attention=portable", "attention.scratch_mib=0"], "give a positive number"),
         (["integration=old"], "Choose integration=packed|published"),
         (["model.window=2"], "cannot hold a sink of 0 and a chunk of 3: choose at least 3"),
-        (["method=window_bf16", "method.retention.frames=2"], "choose at least 3"),
+        (["method=window_bf16", "method.retention.budget=2 frames"], "choose at least 3"),
         (["method.key._target_=nope.Nope"], "there is no class nope.Nope: its module must lie"),
     ],
 )
@@ -278,12 +278,10 @@ def test_a_killed_child_is_named(tmp_path: Path) -> None:
     assert "was killed by SIGKILL (out of memory" in one_sentence(done)
 
 
-@pytest.mark.parametrize(
-    "what", ["methods", "suites", "models", "attentions", "integrations", "metrics"]
-)
+@pytest.mark.parametrize("what", ["suites", "models", "attentions", "integrations", "metrics"])
 def test_ls_gives_each_a_line(what: str) -> None:
     done = command("ls", what)
-    known = {"methods": "rtn_int4", "suites": "moviegen", "models": "tiny", "metrics": "ssim"}
+    known = {"suites": "moviegen", "models": "tiny", "metrics": "ssim"}
     known |= {"attentions": "portable", "integrations": "packed"}
     assert done.returncode == 0
     lines = done.stdout.splitlines()
@@ -291,11 +289,18 @@ def test_ls_gives_each_a_line(what: str) -> None:
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
 
 
+def test_ls_alone_lists_everything_at_once(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('ls needs no torch')\n")
+    done = command("ls", PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert done.returncode == 0, done.stderr
+    assert "\nrtn_int4 " in done.stdout and "\nmetrics:\n" in done.stdout
+
+
 def test_help_teaches_and_ls_refuses_nonsense() -> None:
     done = command("--help")
     assert done.returncode == 0
     assert "method=softprune_int4 suite=moviegen" in done.stdout
-    assert "softprune_int4, window_bf16" in done.stdout
+    assert "softprune_int4, softprune_mass_int4" in done.stdout
     assert command("ls", "nonsense").returncode == 2
     assert command("bench", "nonsense").returncode == 2
 

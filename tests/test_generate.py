@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness import store
-from harness.api import Fate, History, Retention
+from harness.api import DROP, Fate, FramePolicy, History
 from harness.generate import Generator, generate
 from harness.score import RANDOM_WEIGHTS, score
 from tests.test_run import run
@@ -45,7 +45,7 @@ def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
 
 
 @dataclass(frozen=True)
-class DropAll(Retention):
+class DropAll(FramePolicy):
     """A policy of a user's: nothing is kept, or it breaks."""
 
     fails: bool = False
@@ -53,7 +53,7 @@ class DropAll(Retention):
     def decide(self, history: History) -> dict[int, Fate]:
         if self.fails:
             raise KeyError("boom")
-        return dict.fromkeys(history.frames, Fate.DROP)
+        return dict.fromkeys(history.frames, DROP)
 
 
 @pytest.mark.parametrize("fails", [False, True])

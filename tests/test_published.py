@@ -16,7 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness import store
-from harness.api import CacheSpec, Exact, Fate, History, Method, Packed, Quantizer, Retention
+from harness.api import (
+    DROP,
+    KEEP,
+    POOL,
+    CacheSpec,
+    Exact,
+    Fate,
+    FramePolicy,
+    History,
+    Method,
+    Packed,
+    Quantizer,
+    Tier,
+    TokenPolicy,
+)
 from harness.attention.auto import Auto
 from harness.attention.portable import Portable
 from harness.cache import Session
@@ -24,11 +38,13 @@ from harness.generate import Generator, Silent
 from harness.generate import generate as generate_run
 from harness.models.rope import Rope, rotate
 from harness.published import Published, PublishedSession
+from harness.published.layout import layout, places
 from harness.sampler import Sampler, Schedule, SeededNoise
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
 from methods.quantizers.rtn import RTN
+from methods.retention.age import Age
 from methods.retention.keep import KeepAll
 from tests.geometry import (
     BF16,
@@ -50,9 +66,9 @@ LAYERS, SIDES = 2, 2
 
 
 def cache(
-    method: Method, num_frames: int, shape: CacheSpec | None = None, codes: Any = "int16"
+    method: Method, num_frames: int, shape: CacheSpec | None = None, **program: Any
 ) -> PublishedSession:
-    shape, integration = shape or spec(), Published(codes=codes)
+    shape, integration = shape or spec(), Published(**program)
     integration.check(shape, method)
     backend = integration.resolve(Auto(), shape, method, CPU)
     return integration.session(shape, method, backend, num_frames, CPU)
@@ -63,7 +79,7 @@ def published(
 ) -> tuple[Tensor, PublishedSession]:
     """As `tests.geometry.generate`, through the other integration."""
     net = net or network()
-    session = cache(method, num_frames, spec(**changes), codes)
+    session = cache(method, num_frames, spec(**changes), codes=codes)
     noise = SeededNoise(0, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     chunks = Sampler(net, Schedule(), 3).sample(session, text(net), noise, num_frames, Silent())
     return torch.cat(list(chunks), dim=1), session
@@ -111,21 +127,90 @@ def test_a_code_takes_whole_bytes_over_the_full_capacity_from_the_first_pass(
 def test_what_is_stored_is_what_the_quantizer_says(quantizer: Quantizer, codes: Any) -> None:
     """One encoding through wide codes, read back bit for bit."""
     session = cache(Method(quantizer, quantizer, KeepAll()), 6, codes=codes)
-    side, x = session._layers[0].key, torch.randn(1, 2, 6, 32, 32)
-    side.write(x, list(range(6)), [])
-    expected = quantizer.decode(quantizer.encode(x), torch.float32)
-    assert torch.equal(side.read(x[:, :, 0], 1), expected)
+    side, x = session._layers[0].key, torch.randn(1, 2, 6 * 32, 32)
+    where = layout(fates := dict.fromkeys(range(6), KEEP), places(fates, 32, CPU), 32)
+    side.write(x, where)
+    expected = quantizer.decode(quantizer.encode(x[:, :, None]), torch.float32)[:, :, 0]
+    assert torch.equal(side.read(x, 6 * 32, where), expected)
+
+
+def test_groups_run_on_over_frames() -> None:
+    """Frames of 24 tokens in groups of 16: the second group holds 8 of each frame."""
+    quantizer = RTN(4, 16, short_tail=True)
+    session = cache(Method(quantizer, quantizer, KeepAll()), 6, spec(grid=(4, 6)))
+    layer, x = session._layers[0], torch.randn(1, 2, 3 * 24, 32)
+    layer.step(x, x, range(3), commit=True)
+    (page,) = layer.key.pages.values()
+    assert page.packed.parts["scale"].shape == (1, 2, 1, 6 * 24 // 16, 32)
+    scale = page.packed.parts["scale"][0, :, 0, 1]
+    torch.testing.assert_close(scale, (x[0, :, 16:32].abs().amax(1) / 7.5).half())
+    assert not layer.key.pages[KEEP].packed.parts["scale"][0, :, 0, 5:].any()  # no frame is there
+
+
+@pytest.mark.parametrize("extent", ["capacity", "filled"])
+def test_what_is_encoded_is_the_capacity_or_what_fills_it(extent: Any) -> None:
+    counting = Counting()
+    method = Method(counting, counting, KeepAll())
+    session = cache(method, 9, extent=extent)
+    x = torch.randn(1, 2, 3 * 32, 32)
+    for chunk in range(3):
+        session._layers[0].step(x, x, range(3 * chunk, 3 * chunk + 3), commit=False)
+    frames = [shape[3] // 32 for shape in counting.calls[::SIDES]]
+    assert frames == ([9, 9, 9] if extent == "capacity" else [3, 6, 9])
+
+
+def test_a_program_that_waits_for_the_commit_only_decodes_meanwhile() -> None:
+    counting = Counting()
+    session = cache(Method(counting, counting, KeepAll()), 9, cadence="commit", extent="filled")
+    layer, x = session._layers[0], torch.randn(1, 2, 3 * 32, 32)
+    for commit in (False, False, True):
+        keys, _ = layer.step(x, x, range(3), commit)
+        assert torch.equal(keys[:, :, : 3 * 32], x)
+    assert len(counting.calls) == SIDES
+    once = counting.inner.decode(counting.inner.encode(x[:, :, None]), torch.float32)[:, :, 0]
+    for commit in (False, True):
+        keys, _ = layer.step(-x, x, range(3, 6), commit)
+        assert torch.equal(keys[:, :, : 3 * 32], once)
+    assert len(counting.calls) == 2 * SIDES
+
+
+def test_an_exact_buffer_beside_is_held_from_the_first_pass() -> None:
+    quantizer = RTN(4)
+    session = cache(Method(quantizer, quantizer, KeepAll()), 12, codes="int8", beside=True)
+    x = torch.randn(1, 2, 3 * 32, 32).bfloat16()
+    for layer in session._layers:
+        layer.step(x, x, range(3), commit=False)
+    values = LAYERS * SIDES * 12 * FRAME
+    assert session.ledger() == {"beside": 2 * values, "codes": values, "scale": 2 * values // 16}
+    assert session.stored_bytes == live_bytes(session)
+
+
+@pytest.mark.parametrize(("lists", "sizes"), [("none", ""), ("index", "i"), ("mask", "im")])
+def test_lists_of_places_are_held_where_there_are_tiers(lists: Any, sizes: str) -> None:
+    tier = Tier(RTN(4), RTN(4))
+    method = Method(RTN(2), RTN(2), Age(), tiers={"recent": tier})
+    session = cache(method, 12, places=lists)
+    x = torch.randn(1, 2, 3 * 32, 32)
+    for layer in session._layers:
+        layer.step(x, x, range(3), commit=False)
+    held = session.ledger()
+    assert held.get("index", 0) == ("i" in sizes) * LAYERS * 8 * 12 * 32
+    assert held.get("mask", 0) == ("m" in sizes) * LAYERS * 12 * 32
+    count = session._layers[0].count
+    assert (count.index, count.mask) == (held.get("index", 0) // 2, held.get("mask", 0) // 2)
+    assert session.stored_bytes == live_bytes(session)
 
 
 @dataclass(frozen=True)
 class Counting(Quantizer):
-    """RTN that counts."""
+    """RTN that counts, but for a head that is encoded to learn its size."""
 
     inner: Quantizer = field(default_factory=RTN)
     calls: list[tuple[int, ...]] = field(default_factory=list)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        self.calls.append(tuple(x_BHFTD.shape))
+        if x_BHFTD.shape[1] > 1:
+            self.calls.append(tuple(x_BHFTD.shape))
         return self.inner.encode(x_BHFTD)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
@@ -139,11 +224,10 @@ def test_everything_is_encoded_at_every_pass() -> None:
     generate(method, num_frames=9)
     whole = [shape for shape in counting.calls if shape[2] == 3]
     assert len(whole) == LAYERS * chunks * SIDES
-    assert len(counting.calls) - len(whole) == LAYERS * SIDES  # a frame, to learn a page's shape
     counting.calls.clear()
     published(method, num_frames=9)
     assert len(counting.calls) == LAYERS * passes * SIDES
-    assert {shape[2] for shape in counting.calls} == {9}
+    assert {shape[2:4] for shape in counting.calls} == {(1, 9 * 32)}
 
 
 @pytest.mark.parametrize(
@@ -181,10 +265,10 @@ def test_other_quantizers_lose_more_each_time(method: Quantizer, dtype: torch.dt
 
 
 @dataclass(frozen=True)
-class LetGo(Retention):
+class LetGo(FramePolicy):
     """Every frame but the newest three meets one fate."""
 
-    fate: Fate
+    fate: str
 
     def decide(self, history: History) -> dict[int, Fate]:
         return dict.fromkeys(history.frames[:-3], self.fate)
@@ -200,10 +284,10 @@ def third_chunk(session: Any) -> Tensor:
     return out
 
 
-def both_ways(fate: Fate) -> tuple[Tensor, Tensor, PublishedSession]:
+def both_ways(fate: str) -> tuple[Tensor, Tensor, PublishedSession]:
     """Packed and published output, and the published session that gave it."""
     shape, method = spec(num_layers=1), Method(Exact(), Exact(), LetGo(fate))
-    session = cache(method, 12, shape)
+    session = cache(method, 12, shape, extent="filled")
     return (
         third_chunk(Session(shape, method, Portable(), 12, CPU)),
         third_chunk(session),
@@ -213,7 +297,7 @@ def both_ways(fate: Fate) -> tuple[Tensor, Tensor, PublishedSession]:
 
 def test_a_pooled_frame_is_as_many_copies_of_its_mean() -> None:
     """Copies of the mean and one row with bias log n are one attention."""
-    packed, out, session = both_ways(Fate.POOL)
+    packed, out, session = both_ways(POOL)
     torch.testing.assert_close(out, packed, atol=1e-5, rtol=0)
     # After chunk 2, six frames are means of one key and one value; the other six are not there yet.
     assert session.ledger() == {"exact": 2 * 3 * FRAME * 4, "pooled": 2 * 6 * 2 * 32 * 4}
@@ -222,7 +306,7 @@ def test_a_pooled_frame_is_as_many_copies_of_its_mean() -> None:
 
 def test_a_dropped_frame_goes_on_diverting_attention() -> None:
     """Its zero keys have logit 0: the others lose weight, where packed frames would be gone."""
-    packed, out, session = both_ways(Fate.DROP)
+    packed, out, session = both_ways(DROP)
     assert (out - packed).abs().max() > 1e-2
     generator = torch.Generator().manual_seed(1)
     (_, k0, v0), (_, k1, v1), (q, k2, v2) = (
@@ -240,8 +324,14 @@ def test_a_dropped_frame_goes_on_diverting_attention() -> None:
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_runs_and_is_counted_to_the_byte(name: str) -> None:
-    """Nine frames: pruning has set in long before."""
-    latents, session = published(method_of(name), net=network(torch.bfloat16), num_frames=9)
+    """Nine frames: pruning has set in long before. Un-roped keys, which it refuses, lie roped."""
+    method = replace(method_of(name), keys="roped")
+    policy = method.retention
+    if isinstance(policy, TokenPolicy) or policy.queries:
+        with pytest.raises(ValueError, match=r"cannot serve .*: choose integration=packed"):
+            cache(method, 9)
+        return
+    latents, session = published(method, net=network(torch.bfloat16), num_frames=9)
     assert latents.isfinite().all()
     assert session.stored_bytes == live_bytes(session)
     assert session.nominal_bytes <= session.stored_bytes <= session.peak_bytes
@@ -267,6 +357,7 @@ def test_what_it_cannot_serve_is_refused(changes: Any, keys: Any, message: str) 
         (["attention=portable"], "cannot use attention=portable, it attends densely: leave"),
         (["model.window=9", "model.sink=3"], "cannot serve sink=3"),
         (["integration.codes=int4"], "integration.codes=int4: choose int16 or int8"),
+        (["integration.extent=filled", "integration.history=capacity"], "choose history=filled"),
     ],
 )
 def test_a_run_is_refused_before_any_video(words: list[str], message: str, tmp_path: Path) -> None:

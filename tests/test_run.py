@@ -52,6 +52,13 @@ def test_what_decides_the_videos_decides_the_identity(tmp_path: Path) -> None:
     assert run(tmp_path, suite=replace(suite, sha256="1" * 64)).run_id != base
 
 
+def test_words_about_a_method_do_not(tmp_path: Path) -> None:
+    base = run(tmp_path)
+    method = {**base.method, "family": "another", "source": "elsewhere"}
+    assert replace(base, method=method).run_id == base.run_id
+    assert replace(base, method={**base.method, "keys": "unroped"}).run_id != base.run_id
+
+
 def test_paths_trackers_devices_and_selection_do_not(tmp_path: Path) -> None:
     base = run(tmp_path).run_id
     suite = run(tmp_path).suite
@@ -74,6 +81,11 @@ def test_one_identity_has_one_folder_whatever_its_name(tmp_path: Path) -> None:
     variant.make_folders()
     override = run(tmp_path, "method=rtn_int4", "method.key.bits=8", method_name="rtn_int4")
     assert override.folder == variant.folder
+
+
+def test_a_name_with_a_folder_is_one_folder(tmp_path: Path) -> None:
+    study = run(tmp_path, "method=published/rtn_int4", method_name="published/rtn_int4")
+    assert study.folder.name == f"published-rtn_int4-{study.run_id}"
 
 
 def test_seeds_differ_between_prompts_and_samples(tmp_path: Path) -> None:

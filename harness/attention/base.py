@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.arena import Pages, encode_into
-from harness.models.rope import Turns, rotate
+from harness.models.rope import TokenTurns, Turns, rotate
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,28 @@ class Segment:
     """Stored frames of one form that a pass may attend to.
 
     turns: how keys turn on reading; None where they are stored as needed. log_count: log of the
-    number of tokens that each stored token stands for.
+    number of tokens that each stored token stands for; bias: the same where it differs from token
+    to token [B, H, tokens] fp32. span: frames in a page.
     """
 
     pages: Pages
     key_quantizer: Quantizer
     value_quantizer: Quantizer
-    turns: Turns | None = None
+    turns: Turns | TokenTurns | None = None
     log_count: float = 0.0
+    bias: Tensor | None = None
+    span: int = 1
 
     @property
     def num_tokens(self) -> int:
         """Stored tokens, which is how many the attention sees."""
         return len(self.pages.slots) * self.pages.key.page[0]
+
+    @property
+    def frame_turns(self) -> Turns | None:
+        """The turns, for kernels: they read whole frames only."""
+        assert not isinstance(self.turns, TokenTurns)
+        return self.turns
 
     @cached_property
     def key_rotation(self) -> Tensor | None:
@@ -62,8 +71,9 @@ class Segment:
             change_basis(out, own, basis)
             return
         change_basis(out, own, None)
-        turned = rotate(out.unflatten(2, (-1, self.pages.key.page[0])), self.turns.view(frames))
-        out.copy_(turned.flatten(2, 3))
+        apart = out.unflatten(2, (-1, self.pages.key.page[0] // self.span))
+        of_pages = slice(frames.start * self.span, frames.stop * self.span)
+        out.copy_(rotate(apart, self.turns.view(of_pages, heads)).flatten(2, 3))
         change_basis(out, None, basis)
 
     def load_values(self, heads: slice, frames: slice, out: Tensor, basis: Tensor | None) -> None:

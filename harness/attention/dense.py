@@ -19,24 +19,37 @@ def attend_plain(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
 
 
 def attend_dense(
-    q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, log_count: float = 0.0
+    q_BHTD: Tensor,
+    k_BHTD: Tensor,
+    v_BHTD: Tensor,
+    log_count: float = 0.0,
+    bias_BHN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention and the natural log of its denominator: out [B, H, T, D], lse [B, H, T].
 
     log_count is added to every logit. That changes the log-sum-exp alone: attention over one kind
-    of tokens does not depend on it, so no kernel need know. out is of the dtype of q, lse fp32.
+    of tokens does not depend on it, so no kernel need know. bias: a logit for each
+    token, which only some kernels can add. out is of the dtype of q, lse fp32.
     """
     q, k, v, aten = q_BHTD, k_BHTD, v_BHTD, torch.ops.aten
+    mask = None if bias_BHN is None else _mask(bias_BHN, q)
     if not q.is_cuda:
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    elif q.dtype == torch.float32:
-        out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask)
+    elif q.dtype == torch.float32 or mask is not None:
+        out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, mask, True)[:2]
     elif _order(q.device)[0] is SDPBackend.CUDNN_ATTENTION:
         out, lse = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
         lse = lse.reshape(*lse.shape[:2], -1)
     else:
         out, lse = aten._scaled_dot_product_flash_attention(q, k, v)[:2]
     return out, lse[..., : q.shape[2]] + log_count  # some kernels pad the number of queries
+
+
+def _mask(bias_BHN: Tensor, like_BHTD: Tensor) -> Tensor:
+    """Logits to add [B, H, T, N], in rows that begin where kernels want them."""
+    num_tokens = bias_BHN.shape[-1]
+    rows = F.pad(bias_BHN.to(like_BHTD.dtype), (0, -num_tokens % 16))[..., None, :num_tokens]
+    return rows.expand(*like_BHTD.shape[:3], num_tokens)
 
 
 def vendor(device: torch.device) -> str:

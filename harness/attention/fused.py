@@ -63,7 +63,7 @@ class Fused(ByKernel):
                 form_of(segment.value_quantizer),
                 pages.value,
                 pages.table,
-                segment.turns,
+                segment.frame_turns,
             )
             merged.add(out_of(out, segment.value_basis), lse)
         return merged.out.to(q_BHTD.dtype)

@@ -95,7 +95,7 @@ class Portable(Backend):
         load(history, heads, room, bases(history))
         for part, current in zip(room, (k, v), strict=True):
             part[:, :, num_stored:] = current
-        mask = _mask(history, num_stored + k.shape[2], q)
+        mask = _mask(history, num_stored + k.shape[2], q, heads)
         return F.scaled_dot_product_attention(q, *room, attn_mask=mask)
 
     def _in_tiles(
@@ -110,7 +110,8 @@ class Portable(Backend):
             room = scratch.take(k, k.shape[1], num_tokens)
             segment.load_keys(heads, frames, room[0], key_basis)
             segment.load_values(heads, frames, room[1], value_basis)
-            merged.add(*attend_dense(q, *room, segment.log_count))
+            bias = None if segment.bias is None else segment.bias[:, heads, :]
+            merged.add(*attend_dense(q, *room, segment.log_count, bias))
         return merged.out
 
     def _tiles(self, history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
@@ -135,11 +136,13 @@ def load(
         segment.load_values(heads, frames, room[1][:, :, span], basis[1])
 
 
-def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor) -> Tensor | None:
-    """Additive logits [1, num_tokens], None where no token stands for several."""
-    if not any(segment.log_count for segment in history):
+def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice) -> Tensor | None:
+    """Additive logits [B or 1, h or 1, 1, num_tokens], None where no token stands for several."""
+    if not any(segment.log_count or segment.bias is not None for segment in history):
         return None
-    mask = like.new_zeros(num_tokens)
+    alike = all(segment.bias is None for segment in history)
+    mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
     for segment, span in spans(history):
-        mask[span] = segment.log_count
-    return mask[None]
+        own = segment.log_count if segment.bias is None else segment.bias[:, heads, None]
+        mask[..., span] = own
+    return mask

@@ -111,7 +111,7 @@ def _stage_all(
             )
             own = None
         else:
-            stage(form, pages.key, pages.table, group, k, segment.turns)
+            stage(form, pages.key, pages.table, group, k, segment.frame_turns)
         change_basis(k, own, basis[0])
         stage(form_of(segment.value_quantizer), pages.value, pages.table, group, v, None)
         change_basis(v, segment.value_basis, basis[1])

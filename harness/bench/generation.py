@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,10 +20,18 @@ from harness.cache import Session
 from harness.cli import CONF
 from harness.errors import UserError, first_line
 from harness.generate import Generator
+from harness.layers.frames import FrameLayer
+from harness.layers.tokens import TokenLayer
 from harness.measure import Meter
 
 TITLE = "Videos of the small model under every method"
 BASE = "bf16"
+WATCHED: tuple[tuple[type, str], ...] = (
+    (FrameLayer, "commit"),
+    (FrameLayer, "watch"),
+    (TokenLayer, "commit"),
+    (Session, "ledger"),
+)
 QUANTIZED, POOLED, SHARE = 1.05, 0.80, 0.03  # wanted: at most
 
 
@@ -90,22 +97,24 @@ class Videos:
 
 @contextmanager
 def stopwatch() -> Iterator[list[float]]:
-    """The seconds of every commit into a session and of every look at its ledger, as they come.
+    """The seconds of every commit into a layer, of what policies watch, and of every ledger.
 
-    Put around the session from outside. On a GPU these are the seconds of launching.
+    Put around layers and session from outside. On a GPU these are the seconds of launching.
     """
     spent: list[float] = []
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(session: Session, *arguments: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             start = time.perf_counter()
             try:
-                return method(session, *arguments)
+                return method(*arguments)
             finally:
                 spent.append(time.perf_counter() - start)
 
         return call
 
-    watch = partial(mock.patch.object, Session)
-    with watch("_commit", timed(Session._commit)), watch("ledger", timed(Session.ledger)):
+    with ExitStack() as patches:
+        for owner, name in WATCHED:
+            method = timed(getattr(owner, name))
+            patches.enter_context(mock.patch.object(owner, name, method))
         yield spent

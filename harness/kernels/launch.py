@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.api import Form, Packed
+from harness.api import Form, Packed, Plane
 from harness.models.rope import Turns
 
 
@@ -95,10 +95,18 @@ def describe(form: Form, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
         return None if name is None else part(name)
 
     planes = tuple(PlaneParts(part(p.codes), part(p.scale), maybe(p.zero)) for p in form.planes)
-    specs = tuple(Spec(p.bits, p.group, p.axis == "tokens", p.offset) for p in form.planes)
+    specs = tuple(_spec(p, packed.page[1]) for p in form.planes)
     exact = None if planes else part("exact")
     channels = maybe(form.channel_scale), maybe(form.channel_mean)
     return Stored(planes or None, exact, *channels), specs
+
+
+def _spec(plane: Plane, width: int) -> Spec:
+    """Of a plane of heads of this width; a group of channels ends where the head does."""
+    by_tokens = plane.axis == "tokens"
+    return Spec(
+        plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens, plane.offset
+    )
 
 
 def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:

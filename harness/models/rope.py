@@ -20,8 +20,8 @@ class Turns:
     time: Tensor
     space: Tensor | None
 
-    def view(self, frames: slice = slice(None)) -> Tensor:
-        """The rotations of some frames [F, T or 1, pairs], for `rotate`.
+    def view(self, frames: slice = slice(None), heads: slice = slice(None)) -> Tensor:
+        """The rotations of some frames [F, T or 1, pairs], for `rotate`; all heads turn alike.
 
         Where space is None, only the time pairs are given.
         """
@@ -30,6 +30,28 @@ class Turns:
             return time
         time = time.expand(-1, self.space.shape[0], -1)
         return torch.cat([time, self.space.expand(time.shape[0], -1, -1)], dim=2)
+
+
+@dataclass(frozen=True)
+class TokenTurns:
+    """Rotations of single tokens that came from anywhere, head by head.
+
+    time: one row a time [times, pairs of time] complex64. at: which row a token takes [B, H, N]
+    int64. space, place: the other pairs of every position in a frame, and which a token takes;
+    None leaves those pairs as they are.
+    """
+
+    time: Tensor
+    at: Tensor
+    space: Tensor | None = None
+    place: Tensor | None = None
+
+    def view(self, frames: slice = slice(None), heads: slice = slice(None)) -> Tensor:
+        """The rotations of some heads [B, h, 1, N, pairs]; the tokens lie in one page."""
+        time = self.time[self.at[:, heads, None]]
+        if self.space is None or self.place is None:
+            return time
+        return torch.cat([time, self.space[self.place[:, heads, None]]], dim=-1)
 
 
 class Rope:
@@ -64,8 +86,14 @@ class Rope:
         """
         return Turns(self._time(offsets), None)
 
+    def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> TokenTurns:
+        """Rotations of tokens at times (or by offsets) within +-farthest; places where un-roped."""
+        time = self._time(range(-farthest, farthest + 1))
+        space = None if place_BHN is None else self._space
+        return TokenTurns(time, times_BHN + farthest, space, place_BHN)
+
     def _time(self, positions: Sequence[int]) -> Tensor:
-        return _turns(torch.tensor(positions), self._time_dim).to(self._device)
+        return _turns(torch.tensor([*positions]), self._time_dim).to(self._device)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from harness.cache import Plan
+    from harness.layers.base import Plan
 
 TextKV = list[tuple[Tensor, Tensor]]
 
@@ -88,15 +88,37 @@ class Wan(nn.Module):
         self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """One pass over one chunk, which `plan` places in the video."""
-        num_frames, grid = x_BFChw.shape[1], (x_BFChw.shape[3] // 2, x_BFChw.shape[4] // 2)
-        x = self.patch_embedding(x_BFChw.transpose(1, 2)).flatten(2).transpose(1, 2)
-        e_BFD = self.time_embedding(sinusoid(t_BF, self.dims.freq_dim).to(x.dtype))
+        e_BFD = self.embed_time(t_BF)
+        tokens = self.run(self.embed(x_BFChw), e_BFD, text_kv, session, plan)
+        return self.finish(tokens, e_BFD, x_BFChw)
+
+    def embed(self, x_BFChw: Tensor) -> Tensor:
+        """The tokens of a chunk [B, F * T, dim], before the first block."""
+        tokens: Tensor = self.patch_embedding(x_BFChw.transpose(1, 2)).flatten(2).transpose(1, 2)
+        return tokens
+
+    def embed_time(self, t_BF: Tensor) -> Tensor:
+        """The embedding of every frame's time [B, F, dim]."""
+        dtype = self.head.head.weight.dtype
+        embedded: Tensor = self.time_embedding(sinusoid(t_BF, self.dims.freq_dim).to(dtype))
+        return embedded
+
+    def run(
+        self, tokens: Tensor, e_BFD: Tensor, text_kv: TextKV, session: Attends, plan: Plan
+    ) -> Tensor:
+        """All blocks; tokens [B, F * T, dim] -> the same shape."""
         e6_BF6D = self.time_projection(e_BFD).unflatten(2, (6, -1))
         for block, kv in zip(self._blocks(), text_kv, strict=True):
-            x = block(x, e6_BF6D, kv, session, plan)
-        patches = self.head(x, e_BFD).unflatten(1, (num_frames, *grid)).unflatten(-1, (2, 2, -1))
+            tokens = block(tokens, e6_BF6D, kv, session, plan)
+        return tokens
+
+    def finish(self, tokens: Tensor, e_BFD: Tensor, like_BFChw: Tensor) -> Tensor:
+        """The flow from the tokens behind the last block, of the shape of `like`."""
+        num_frames, grid = like_BFChw.shape[1], (like_BFChw.shape[3] // 2, like_BFChw.shape[4] // 2)
+        patches = self.head(tokens, e_BFD).unflatten(1, (num_frames, *grid))
         # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
-        flow: Tensor = patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        patches = patches.unflatten(-1, (2, 2, -1)).permute(0, 1, 6, 2, 4, 3, 5)
+        flow: Tensor = patches.flatten(5, 6).flatten(3, 4)
         return flow
 
     def _blocks(self) -> list[Block]:

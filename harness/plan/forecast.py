@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.api import Method
+from harness.api import Method, TokenPolicy
 from harness.attention.base import Backend
+from harness.attention.by_kernel import ByKernel
+from harness.attention.portable import Portable
+from harness.layers.sizes import tiers_of
 from harness.models.model import VideoModel
 from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
@@ -21,7 +24,8 @@ class Setting:
     """What all methods of one table share.
 
     ceilings: None without a card or a calibration. memory_gib: of the card that the longest video
-    must fit; None if nobody said.
+    must fit; None if nobody said. refused: methods that cannot serve the model, and why, where all
+    were asked for.
     """
 
     model_name: str
@@ -32,6 +36,7 @@ class Setting:
     backend: Backend
     ceilings: Ceilings | None
     memory_gib: float | None
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,24 @@ class Forecast:
 
     stored: history at the end of the video. allocated: room for the most that is ever held.
     Ratios: BF16 bytes of the whole video, or of the frames that still have a place in attention,
-    over the bytes stored. best and published: bytes by phase and component under the two
-    contracts; their peaks leave text out. dit_s: all passes of the network, no text, no decode.
+    over the bytes stored. frames_full: in any tier but the pooled one, mean over layers; of single
+    tokens as many as make so many frames. best and published: bytes by phase and component under
+    the two contracts; their peaks leave text out. dit_s: all passes of the network, no text, no
+    decode.
     """
 
     method: str
     model: str
     suite: str
+    attention: str
     contract: str
     num_frames: int
     video_s: float
     stored: dict[str, int]
     stored_bytes: int
     allocated_bytes: int
-    frames_full: int
-    frames_pooled: int
+    frames_full: float
+    frames_pooled: float
     ratio_full_length: float
     ratio_same_frames: float
     best: dict[str, Sizes]
@@ -71,28 +79,30 @@ class Forecast:
 def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     """Predict one method, which has passed `method.check(spec)`."""
     model, num_frames = setting.model, setting.num_frames
-    budget = Budget(model, setting.needs, method, setting.backend)
+    backend, reasons = _backend(method, setting)
+    budget = Budget(model, setting.needs, method, backend)
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     end, held = moments[-1], most(moments)
-    stored = budget.history(end.full, end.pooled, num_frames)
+    stored = budget.stored(end)
     bf16 = model.spec.bf16_frame_bytes
     phases = budget.phases(best, num_frames, held)
     as_published = budget.phases(published, num_frames, most(whole))
     longest = None
     if setting.memory_gib is not None:
         longest = budget.longest(best, int(setting.memory_gib * GIB))
-    done = work(model, setting.needs.network, budget.frame, moments, setting.backend)
+    done = work(model, setting.needs.network, budget.storage, moments, backend)
     return Forecast(
         method=name,
         model=setting.model_name,
         suite=setting.suite_name,
+        attention=backend.name,
         contract=best.name,
         num_frames=num_frames,
         video_s=pixel_frames(num_frames) / model.fps,
         stored=stored,
         stored_bytes=sum(stored.values()),
-        allocated_bytes=sum(budget.history(held.full, held.pooled, num_frames).values()),
+        allocated_bytes=sum(budget.allocated(held, num_frames).values()),
         frames_full=end.full,
         frames_pooled=end.pooled,
         ratio_full_length=bf16 * num_frames / sum(stored.values()),
@@ -105,5 +115,21 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         memory_gib=setting.memory_gib,
         longest_frames=longest,
         longest_s=pixel_frames(longest) / model.fps if longest else None,
-        reasons=setting.needs.reasons,
+        reasons=(*setting.needs.reasons, *reasons),
     )
+
+
+def _backend(method: Method, setting: Setting) -> tuple[Backend, list[str]]:
+    """Kernels do not read everything; what a plan must say of that and of passes not run."""
+    backend, reasons = setting.backend, []
+    tiers = tiers_of(method).values()
+    read = all(x.form() is not None for tier in tiers for x in (tier.key, tier.value))
+    single = isinstance(method.retention, TokenPolicy)
+    if isinstance(backend, ByKernel) and (single or not read or any(x.span > 1 for x in tiers)):
+        backend = Portable()
+        reasons.append("attention portable, since no kernel reads what it stores")
+    if single:
+        reasons.append("history is the most that its policy keeps of single tokens")
+    if method.reuse is not None:
+        reasons.append("passes that only a video's drift lets it skip are counted as run")
+    return backend, reasons

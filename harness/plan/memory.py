@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.api import CacheSpec, Method
 from harness.attention.base import Backend
 from harness.models.model import DTYPES, VideoModel
-from harness.plan.history import Growth, Held, Moment, video
-from harness.plan.storage import FrameBytes, frame_bytes
-from harness.plan.workload import Needs, activations
+from harness.plan.history import Growth, Moment, video
+from harness.plan.storage import Storage
+from harness.plan.workload import Needs
 from harness.suites import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 
 Sizes = dict[str, int | None]  # None: unknown, with a reason beside it
@@ -58,12 +59,11 @@ class Budget:
     """The memory of one method on one model, at any length of video."""
 
     def __init__(self, model: VideoModel, needs: Needs, method: Method, backend: Backend) -> None:
-        """Trace what does not depend on the length."""
+        """No video is simulated yet."""
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.dtype = DTYPES[model.dtype]
-        self.frame: FrameBytes = frame_bytes(model.spec, method, self.dtype)
-        self.pass_bytes = activations(model, method, commit=False)
-        self.commit_bytes = self._commit_bytes()
+        self.storage = Storage(model.spec, method, self.dtype)
+        self._moments: dict[tuple[CacheSpec, int], list[Moment]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:
         """The geometry under a contract's window."""
@@ -71,20 +71,28 @@ class Budget:
 
     def moments(self, contract: Contract, num_frames: int) -> list[Moment]:
         """The chunks of a video."""
-        return video(self.spec(contract), self.method.retention, num_frames)
+        asked = self.spec(contract), num_frames
+        if asked not in self._moments:
+            self._moments[asked] = video(asked[0], self.method, num_frames)
+        return self._moments[asked]
 
-    def history(self, full: int, pooled: int, num_frames: int) -> dict[str, int]:
-        """Bytes of history by what they are, for so many frames in full and pooled."""
-        parts = {name: full * size for name, size in self.frame.parts.items()}
-        parts |= {"pooled": pooled * self.frame.pooled, "notes": num_frames * self.frame.note}
-        return {name: size for name, size in parts.items() if size}
+    def stored(self, moment: Moment) -> dict[str, int]:
+        """Bytes of the history that a chunk leaves, by what they are."""
+        held = {name: count.held for name, count in moment.tiers.items()}
+        return self.storage.history(held, moment.parts, moment.frames.stop)
 
-    def phases(self, contract: Contract, num_frames: int, held: Held) -> dict[str, Sizes]:
+    def allocated(self, held: Moment, num_frames: int) -> dict[str, int]:
+        """Bytes of history with the room that is taken for it, by what they are."""
+        room = {name: count.room for name, count in held.tiers.items()}
+        return self.storage.history(room, held.parts, num_frames)
+
+    def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Components of every phase at its largest moment, for what is held at most."""
-        base: Sizes = {"network": self.needs.network.weight_bytes}
+        network = self.needs.network
+        base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
-        resident: Sizes = {"text K/V": self.needs.network.text_kv_bytes}
-        resident |= self.history(held.full, held.pooled, num_frames)
+        resident: Sizes = {"text K/V": network.text_kv_bytes}
+        resident |= self.allocated(held, num_frames)
         latents = num_frames * _latent_bytes(self.model)
         running = {**base, **decoder, **resident, "latents": latents}
         running["scratch"] = self._scratch(contract, held)
@@ -94,10 +102,11 @@ class Budget:
         if not contract.best:
             for phase in (running, decode):
                 phase["previous video"] = _previous_bytes(self.model, num_frames)
+        commit = network.commit_bytes(self.storage.storing_bytes(held))
         return {
             "text": {**base, "text encoder": self.needs.text_bytes},
-            "denoise": {**running, "activations": self.pass_bytes},
-            "commit": {**running, "activations": self.commit_bytes},
+            "denoise": {**running, **self._residual(), "activations": network.pass_bytes},
+            "commit": {**running, "activations": commit},
             "decode": decode,
         }
 
@@ -107,7 +116,7 @@ class Budget:
         Found by halving, since memory never falls with length; the end is a day of video.
         """
         chunk = self.model.chunk_frames
-        growth = Growth(self.spec(contract), self.method.retention)
+        growth = Growth(self.spec(contract), self.method)
         low, high = 0, MAX_SECONDS * self.model.fps // TEMPORAL_STRIDE // chunk
         while low < high:
             middle = (low + high + 1) // 2
@@ -119,17 +128,18 @@ class Budget:
             low, high = (middle, high) if taken <= limit_bytes else (low, middle - 1)
         return low * chunk
 
-    def _commit_bytes(self) -> int:
-        """A quantizer that looks at values cannot be traced: its pass is taken without it."""
-        try:
-            return activations(self.model, self.method, commit=True)
-        except (NotImplementedError, RuntimeError):
-            return self.pass_bytes
+    def _residual(self) -> Sizes:
+        """What a reuse policy keeps between denoising passes: tokens [T, dim] of the last pass, of
+        this one, and what the blocks added to them.
+        """
+        if self.method.reuse is None:
+            return {}
+        num_tokens = self.model.chunk_frames * self.model.spec.tokens_per_frame
+        return {"residual": 3 * num_tokens * self.model.dims.dim * self.dtype.itemsize}
 
-    def _scratch(self, contract: Contract, held: Held) -> int:
+    def _scratch(self, contract: Contract, held: Moment) -> int:
         spec = self.spec(contract)
-        frames = held.seen_full + spec.chunk_frames
-        tokens = frames * spec.tokens_per_frame + held.seen_pooled
+        tokens = math.ceil(held.tokens) + spec.chunk_frames * spec.tokens_per_frame
         return self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
 
     def _decode(self, contract: Contract, num_frames: int) -> int | None:

@@ -22,6 +22,7 @@ from harness.attention.fused import Fused
 from harness.attention.portable import Portable
 from harness.attention.staged import Staged
 from harness.errors import UserError
+from harness.integration import Packed
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
 from harness.plan import roofline
@@ -105,9 +106,18 @@ def resolve(
         configs = {name: _compose([*others, f"method={name}"]) for name in names}
     config = next(iter(configs.values()))
     model, num_frames = _model(config)
+    for name, each in configs.items():
+        _demand_packed(name, each)
     methods = {name: _method(config) for name, config in configs.items()}
-    for method in methods.values():
-        method.check(model.spec)
+    refused: list[str] = []
+    for name, method in list(methods.items()):
+        try:
+            method.check(model.spec)
+        except ValueError as error:
+            if asked != ["all"]:
+                raise
+            refused.append(f"{name} is left out: {error}")
+            del methods[name]
     setting = Setting(
         model_name=_choice(config, "model"),
         suite_name=_choice(config, "suite"),
@@ -117,6 +127,7 @@ def resolve(
         backend=_backend(config),
         ceilings=limits,
         memory_gib=limit_gib,
+        refused=tuple(refused),
     )
     return setting, methods
 
@@ -157,6 +168,15 @@ def _model(config: DictConfig) -> tuple[VideoModel, int]:
 def _method(config: DictConfig) -> Method:
     method: Method = instantiate(_resolved(config)["method"])
     return method
+
+
+def _demand_packed(name: str, config: DictConfig) -> None:
+    """Other integrations store something else than what is planned here."""
+    if not isinstance(instantiate(_resolved(config)["integration"]), Packed):
+        raise UserError(
+            f"{name} runs under integration={_choice(config, 'integration')}, which is counted "
+            "apart: type python -m harness plan integration=published"
+        )
 
 
 def _backend(config: DictConfig) -> Backend:

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from harness.api import CacheSpec
+from harness.api import POOL, CacheSpec, Reuse
 from harness.attention.base import Backend
 from harness.attention.fused import Fused
 from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
 from harness.plan.history import Moment
-from harness.plan.storage import FrameBytes
+from harness.plan.storage import Storage
 from harness.plan.workload import Network
 
 CARDS = Path(__file__).parent / "cards.yaml"
@@ -41,7 +41,8 @@ class Work:
     """What all passes of a video do: arithmetic in FLOPs, traffic in bytes.
 
     staging_bytes: history read packed and written decoded by every pass (a fused kernel writes
-    nothing). encoding_bytes: new keys and values read and written packed, once a chunk.
+    nothing). encoding_bytes: new keys and values, and those that move between tiers, read
+    and written packed, once a chunk.
     """
 
     gemm_flops: float
@@ -60,7 +61,7 @@ class Work:
 
 
 def work(
-    model: VideoModel, network: Network, frame: FrameBytes, moments: list[Moment], backend: Backend
+    model: VideoModel, network: Network, storage: Storage, moments: list[Moment], backend: Backend
 ) -> Work:
     """Add up the passes of a video.
 
@@ -69,20 +70,39 @@ def work(
     """
     spec, itemsize = model.spec, DTYPES[model.dtype].itemsize
     width = spec.num_heads * spec.head_dim
-    queries = spec.chunk_frames * spec.tokens_per_frame
     gemm = attention = staging = encoding = 0.0
     for moment in moments:
-        passes = 1 + len(model.schedule.times(moment.num_frames == spec.chunk_frames))
-        history = moment.seen_full * spec.tokens_per_frame + moment.seen_pooled
-        packed = moment.seen_full * frame.full + moment.seen_pooled * frame.pooled
+        passes = 1 + _denoising(model, moment.frames.start == 0, storage.method.reuse)
+        queries = len(moment.frames) * spec.tokens_per_frame
+        history = packed = stored = 0.0
+        for name, count in moment.tiers.items():
+            history += count.seen * (1 if name == POOL else spec.tokens_per_frame)
+            packed += count.seen * storage.total(name, moment.parts[name])
+            stored += count.stored * storage.total(name, moment.parts[name])
         staged = not isinstance(backend, Fused)
         decoded = 2 * history * width * itemsize * spec.num_layers * staged
-        gemm += passes * network.flops
+        gemm += passes * network.flops * len(moment.frames) / spec.chunk_frames
         attention += passes * 4 * queries * (history + queries) * width * spec.num_layers
         staging += passes * (packed + decoded)
-        encoding += spec.chunk_frames * (spec.num_layers * _frame_values(spec) * itemsize)
-        encoding += spec.chunk_frames * frame.full
+        read = len(moment.frames) + moment.moved
+        encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
     return Work(gemm, attention, staging, encoding)
+
+
+def _denoising(model: VideoModel, first_chunk: bool, reuse: Reuse | None) -> int:
+    """Denoising passes of a chunk that are run.
+
+    Nothing is known of drifts before a run: a policy that goes by them is taken to skip nothing.
+    """
+    num_steps = len(model.schedule.times(first_chunk))
+    if reuse is None:
+        return num_steps
+    run, drifts = 1, 0
+    for step in range(1, num_steps):
+        drifts += 1
+        if not reuse.skips(step, num_steps, [math.inf] * drifts):
+            run, drifts = run + 1, 0
+    return run
 
 
 def _frame_values(spec: CacheSpec) -> int:

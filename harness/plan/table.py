@@ -14,19 +14,18 @@ COLUMNS = (
     "peak GiB", "as published", "DiT s", "longest",
 )  # fmt: skip
 WORDS = ("method", "contract", "component", "suite", "phase")  # columns of words
-WIDTH = 132  # columns of text; a narrower terminal wraps lines, no cell is ever cut
 
 
 def cells(row: Forecast) -> list[str]:
     """The text of a method's cells, in the order of COLUMNS."""
-    pooled = f"+{row.frames_pooled}p" if row.frames_pooled else ""
+    pooled = f"+{_frames(row.frames_pooled)}p" if row.frames_pooled else ""
     return [
         row.method,
         row.contract,
         f"{row.stored_bytes / MIB:.2f}",
         f"{row.ratio_full_length:.2f}",
         f"{row.ratio_same_frames:.2f}",
-        f"{row.frames_full}{pooled}",
+        f"{_frames(row.frames_full)}{pooled}",
         gib(largest(row.best["denoise"], row.best["commit"])),
         gib(total(row.best["decode"])),
         gib(row.best_peak_bytes),
@@ -47,7 +46,7 @@ def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
     text = gib(total(first.best["text"]))
     found = [
         "ratio: BF16 bytes of the whole video (full), or of the frames still attended (same), over "
-        "the KV bytes at its end; frames: in full + pooled to one token (p)",
+        "the KV bytes at its end; frames: in full, of all tiers, + pooled to one token (p)",
         f"generate (denoise and commit), decode, peak: GiB at best practice ({first.contract} "
         f"contract, history freed before a streamed decode); text comes before and takes {text}",
         "as published: peak GiB with the full history resident while the whole video is decoded, "
@@ -69,7 +68,10 @@ def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
             f"longest: latent frames (and seconds) of the longest video within "
             f"{setting.memory_gib:g} GiB at best practice"
         )
-    return found + list(dict.fromkeys(reason for row in rows for reason in row.reasons))
+    for reason in dict.fromkeys(reason for row in rows for reason in row.reasons):
+        names = [row.method for row in rows if reason in row.reasons]
+        found.append(reason if len(names) == len(rows) else f"{', '.join(names)}: {reason}")
+    return [*found, *setting.refused]
 
 
 def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
@@ -107,9 +109,14 @@ def print_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[str
         table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    console = Console(width=max(Console().width, WIDTH))
+    wanted = Console(width=10**4).measure(table).maximum  # a cell is never cut
     print(title)
-    console.print(table)
+    Console(width=max(Console().width, wanted)).print(table)
+
+
+def _frames(number: float) -> str:
+    """A mean over layers, or single tokens, need not be whole."""
+    return f"{number:.1f}".removesuffix(".0")
 
 
 def _longest(row: Forecast) -> str:

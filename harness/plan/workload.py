@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.api import Method
 from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
 from harness.models.rope import rotate
@@ -31,11 +30,19 @@ class Network:
     """The transformer: bytes of its weights and of a prompt's keys and values, FLOPs of a pass.
 
     flops: linears, convolutions and cross-attention of one chunk; self-attention is apart.
+    pass_bytes: peak of one pass above weights, inputs, history and scratch. storing_from: what of
+    it lives while a layer stores the chunk.
     """
 
     weight_bytes: int
     text_kv_bytes: int
     flops: int
+    pass_bytes: int
+    storing_from: int
+
+    def commit_bytes(self, storing_bytes: int) -> int:
+        """Peak of the pass that stores the chunk, which takes so many bytes in each layer."""
+        return max(self.pass_bytes, self.storing_from + storing_bytes)
 
 
 @dataclass(frozen=True)
@@ -81,21 +88,21 @@ class Needs:
 
 
 class _Stand:
-    """A session without history: rotates, returns a tensor of the right size, encodes."""
+    """A session without history: rotates and returns a tensor of the right size.
 
-    def __init__(self, method: Method, commit: bool) -> None:
-        self.method, self.commit = method, commit
+    live: where what lives at the end of a layer's attention is noted.
+    """
+
+    def __init__(self, live: LiveBytes | None = None) -> None:
+        self.live, self.stored_at = live, 0
 
     def attend(self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Any) -> Any:
         turns = on_meta((q_BHTD.shape[2], q_BHTD.shape[3] // 2), torch.complex64)
         q, k = rotate(q_BHTD, turns), rotate(k_BHTD, turns)
         out = torch.empty_like(q)
-        if self.commit:
-            stored = [
-                quantizer.encode(x.unflatten(2, (plan, -1)))
-                for quantizer, x in ((self.method.key, k), (self.method.value, v_BHTD))
-            ]
-            del stored  # history is counted by itself
+        if self.live is not None:
+            self.stored_at = max(self.stored_at, self.live.now)
+        del k
         return out
 
 
@@ -120,7 +127,11 @@ def network(model: VideoModel) -> Network:
     with torch.inference_mode():
         kv = _text_kv(net, model, dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(*_inputs(model), kv, _Stand(cast(Method, None), False), None)
+        net(*_inputs(model), kv, _Stand(), None)
+    inputs = _inputs(model)
+    with torch.inference_mode(), LiveBytes() as live:
+        stand = _Stand(live)
+        net(*inputs, kv, stand, None)
     counts = counter.get_flop_counts()
     block: int = sum(counts["Wan.blocks.0"].values())
     rest: int = counter.get_total_flops() - block
@@ -131,18 +142,9 @@ def network(model: VideoModel) -> Network:
         weight_bytes=weights * dtype.itemsize,
         text_kv_bytes=layers * sum(x.nbytes for x in kv[0]),
         flops=rest + layers * block,
+        pass_bytes=live.peak,
+        storing_from=stand.stored_at,
     )
-
-
-def activations(model: VideoModel, method: Method, commit: bool) -> int:
-    """Peak bytes of one pass above weights, inputs, history and scratch."""
-    net = _hollow(model)
-    with torch.inference_mode():
-        kv, inputs = _text_kv(net, model, DTYPES[model.dtype]), _inputs(model)
-        with LiveBytes() as live:
-            net(*inputs, kv, _Stand(method, commit), model.chunk_frames)
-    peak: int = live.peak
-    return peak
 
 
 def decoding(model: VideoModel) -> Decoding:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Form, Packed, Quantizer
-from methods.quantizers.grouped import FP16_MAX, tiles
+from methods.quantizers.grouped import FP16_MAX, staged
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,9 @@ class Channelwise(Quantizer):
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """As the inner quantizer, and finish, in fp32."""
-        for heads, frames in tiles(packed):
-            tile = packed.view(heads, frames)
-            x = torch.empty(tile.shape, dtype=torch.float32, device=packed.device)
+        for tile, x in staged(packed, out_BHFTD):
             self.inner.stage(tile, x)
             self.finish(x, tile)
-            out_BHFTD[:, heads, frames] = x
 
     @abstractmethod
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Form, Packed, Plane, Quantizer
-from methods.quantizers.grouped import tiles
+from methods.quantizers.grouped import staged
+from methods.quantizers.nested import inner_of, named
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class PRQ(Quantizer):
     base: Quantizer
     residual: Quantizer
 
+    @property
+    def per_token(self) -> bool:
+        """Where both stages are."""
+        return self.base.per_token and self.residual.per_token
+
     def check(self, spec: CacheSpec) -> None:
         """Both stages must serve the model, in the same space."""
         for stage in (self.base, self.residual):
@@ -35,20 +41,18 @@ class PRQ(Quantizer):
         """Encode, then encode the error in fp32."""
         base = self.base.encode(x_BHFTD)
         rest = self.residual.encode(x_BHFTD.float() - self.base.decode(base, torch.float32))
-        parts = {**_named(base, "base"), **_named(rest, "residual")}
+        parts = {**named(base, "base"), **named(rest, "residual")}
         return Packed(parts, base.bits + rest.bits, base.page)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Sum both stages in fp32."""
-        total = rest = torch.empty(0)
-        for heads, frames in tiles(packed):
-            tile = packed.view(heads, frames)
-            if total.shape != tile.shape:
-                total = torch.empty(tile.shape, dtype=torch.float32, device=packed.device)
+        rest = torch.empty(0)
+        for tile, total in staged(packed, out_BHFTD):
+            if rest.shape != tile.shape:
                 rest = torch.empty_like(total)
-            self.base.stage(_stage_of(tile, "base"), total)
-            self.residual.stage(_stage_of(tile, "residual"), rest)
-            out_BHFTD[:, heads, frames] = total.add_(rest)
+            self.base.stage(inner_of(tile, "base"), total)
+            self.residual.stage(inner_of(tile, "residual"), rest)
+            total.add_(rest)
 
     def form(self) -> Form | None:
         """The planes of both, where both have them."""
@@ -56,17 +60,6 @@ class PRQ(Quantizer):
         if base is None or rest is None or not (base.planes and rest.planes):
             return None
         return Form((*_renamed(base, "base"), *_renamed(rest, "residual")))
-
-
-def _named(packed: Packed, stage: str) -> dict[str, Tensor]:
-    return {f"{stage}_{name}": part for name, part in packed.parts.items()}
-
-
-def _stage_of(packed: Packed, stage: str) -> Packed:
-    """The parts of one stage under their own names."""
-    start = f"{stage}_"
-    parts = {n.removeprefix(start): x for n, x in packed.parts.items() if n.startswith(start)}
-    return replace(packed, parts=parts)
 
 
 def _renamed(form: Form, stage: str) -> list[Plane]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +19,24 @@ class QuaRot(Quantizer):
     Source  QuaRot (arXiv 2404.00456), section 4: rotated keys and values, one scale and zero a
     token and head. It rotates queries and keys alike and never turns keys back; so does attention
     here, through `rotation`.
-    Raises  ValueError: a head width that is no power of two.
+    rotate: how it is computed. `product`: one product of matrices in fp32. `butterfly`: log2(D)
+    rounds of sums and differences in the dtype of what is rotated, as arXiv 2603.27469 did: BF16
+    rounds after each of them when it encodes, and what it reads is turned back in fp32.
+    Raises  ValueError: a head width that is no power of two; another way to rotate.
     """
 
     inner: Quantizer
+    rotate: Literal["product", "butterfly"] = "product"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown ways."""
+        if self.rotate not in ("product", "butterfly"):
+            raise ValueError(f"QuaRot.rotate={self.rotate}: choose product or butterfly")
+
+    @property
+    def per_token(self) -> bool:
+        """As the inner quantizer."""
+        return self.inner.per_token
 
     def check(self, spec: CacheSpec) -> None:
         """A Hadamard matrix of Sylvester's form needs a power of two."""
@@ -33,7 +48,9 @@ class QuaRot(Quantizer):
         self.inner.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Rotate in fp32, then encode."""
+        """Rotate, then encode."""
+        if self.rotate == "butterfly":
+            return self.inner.encode(butterfly(x_BHFTD))
         return self.inner.encode(x_BHFTD.float() @ hadamard(x_BHFTD.shape[-1], x_BHFTD.device))
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
@@ -44,9 +61,27 @@ class QuaRot(Quantizer):
         """R."""
         return hadamard(width, device)
 
+    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """As every quantizer does; the matrix is its own inverse, and so is the butterfly."""
+        if self.rotate == "butterfly":
+            return butterfly(self.inner.decode(packed, torch.float32)).to(dtype)
+        return super().decode(packed, dtype)
+
     def form(self) -> Form | None:
         """That of the inner quantizer."""
         return self.inner.form()
+
+
+def butterfly(x: Tensor) -> Tensor:
+    """x [..., D] times the matrix of `hadamard`, in x's own dtype."""
+    width, half = x.shape[-1], 1
+    turned: Tensor = x
+    while half < width:
+        pairs = turned.unflatten(-1, (-1, 2, half))
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        turned = torch.stack([first + second, first - second], -2).flatten(-3)
+        half *= 2
+    return torch.div(turned, width**0.5)
 
 
 @cache

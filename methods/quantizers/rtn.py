@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from harness.api import Plane
-from methods.quantizers.grouped import FP16_MAX, Grouped
+from methods.quantizers.grouped import FP16_MAX, SCALE_MIN, Grouped
 
 
 @dataclass(frozen=True)
@@ -16,25 +17,47 @@ class RTN(Grouped):
     """Symmetric rounding; all 2**bits levels are used.
 
     The levels lie at (code - top) * scale with top = (2**bits - 1) / 2, half a step off zero, so
-    that 2 bits mean four levels. (Scaling by max|x| with a level at zero leaves only three.)
+    that 2 bits mean four levels.
+
+    zero_level: put a level at zero and the largest magnitude 2**(bits-1) - 1 steps away, which
+    leaves the lowest code unused and only three levels in 2 bits, as arXiv 2603.27469 did.
 
     Source  folklore baseline; no paper.
     """
 
+    zero_level: bool = False
+
     @property
     def _top(self) -> float:
-        return float(2**self.bits - 1) / 2
+        """Steps from zero to the largest magnitude."""
+        return float(2**self.bits - (2 if self.zero_level else 1)) / 2
+
+    @property
+    def _zero(self) -> float:
+        """The code of zero; between two codes where zero is no level."""
+        return float(2**self.bits - (0 if self.zero_level else 1)) / 2
 
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """One scale a group: the largest magnitude sits on the outermost level."""
         scale = low.abs().maximum(high.abs()) / self._top
         return {"scale": scale.clamp_max(FP16_MAX).half()}
 
+    def measure(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        """As `fit`."""
+        return {"scale": (low.abs().maximum(high.abs()) / self._top).clamp_min(SCALE_MIN)}
+
+    def place(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """A level at zero is rounded to before its code is added, which is the finer arithmetic."""
+        if self.zero_level:
+            return (x / scale).round() + self._zero
+        return (x / scale + self._zero).round()
+
     def plane(self) -> Plane:
-        """The levels lie symmetrically around zero."""
-        return Plane(self.bits, self.group, self.axis, offset=-self._top, fit="absmax")
+        """Levels evenly around zero; kernels encode where the outermost are the extremes."""
+        fit: Literal["absmax"] | None = "absmax" if self.plain and not self.zero_level else None
+        return Plane(self.bits, self.group, self.axis, offset=-self._zero, fit=fit)
 
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The zero follows from the scale and is not stored."""
         scale = parts["scale"].float()
-        return scale, scale * -self._top
+        return scale, scale * -self._zero

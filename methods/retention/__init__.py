@@ -1,1 +1,1 @@
-"""What an old frame becomes: one policy a module."""
+"""What history becomes: one policy a module, frame policies here, token policies in `tokens`."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.api import Fate, History, Retention
+from harness.api import KEEP, Fate, FramePolicy, History
 
 
 @dataclass(frozen=True)
-class KeepAll(Retention):
+class KeepAll(FramePolicy):
     """Nothing ever leaves the cache, except what the model's own window drops."""
 
-    def most_kept(self, num_frames: int) -> int:
+    def most(self, tier: str, num_frames: int) -> int:
         """All of them."""
-        return num_frames
+        return num_frames if tier == KEEP else 0
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Fate]:
         """No frame changes."""
         return {}

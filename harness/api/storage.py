@@ -1,49 +1,16 @@
-"""The contracts between the harness and the methods it studies, and the data they share.
-
-Shape letters, one legend for the project: B batch, F latent frames, T tokens (of one frame where F
-stands beside it), H heads, D head width, N groups of values that share a scale, C latent channels,
-h and w latent height and width, E text width. Memory is counted in bytes of the tensors that are
-held; GiB is 2**30.
-"""
+"""Stored tokens: what is held of them, how kernels read it, and who encodes and decodes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class CacheSpec:
-    """What a method must know of a model: the geometry of its keys and values.
-
-    `window` and `sink` are the model's own, in frames; `window=None` means the full history.
-    """
-
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    grid: tuple[int, int]
-    chunk_frames: int
-    window: int | None = None
-    sink: int = 0
-    positions: Literal["absolute", "relative"] = "absolute"
-    keys: Literal["roped", "unroped"] = "roped"
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Tokens of one latent frame after patching."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def bf16_frame_bytes(self) -> int:
-        """Bytes of one frame's keys and values over all layers in BF16, batch 1."""
-        return self.num_layers * 2 * self.num_heads * self.head_dim * 2 * self.tokens_per_frame
+from harness.api.spec import CacheSpec
 
 
 @dataclass(frozen=True)
@@ -123,6 +90,16 @@ class Quantizer(ABC):
     and `stage`; `rotation` and `form` are for quantizers that can do better than the default.
     """
 
+    @property
+    def paged(self) -> bool:
+        """Whether parts begin with B, H, F; else only what encodes all tokens at once serves it."""
+        return True
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every part is [B, H, F, T, ...], so that tokens can be picked out undecoded."""
+        return False
+
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most quantizers serve every geometry
         """Raise ValueError, before anything is generated, if the geometry cannot be served."""
 
@@ -165,6 +142,11 @@ class Exact(Quantizer):
     Shapes  x [B, H, F, T, D] -> exact, same shape and dtype.
     """
 
+    @property
+    def per_token(self) -> bool:
+        """Yes."""
+        return True
+
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """The tensor itself; bit-exact."""
         page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
@@ -177,82 +159,3 @@ class Exact(Quantizer):
     def form(self) -> Form:
         """No planes."""
         return Form()
-
-
-class Fate(Enum):
-    """What a retention policy makes of one stored frame."""
-
-    KEEP = "keep"
-    POOL = "pool"  # one token, the mean of the frame, with logit bias log(tokens it stands for)
-    DROP = "drop"  # leaves the attention and frees its memory
-
-
-@dataclass(frozen=True)
-class History:
-    """What a retention policy sees of one layer when a chunk is finished.
-
-    frames: absolute indices of the frames stored in full, oldest first, the new chunk included;
-    pooled frames are gone from it. num_frames: the frames an uncompressed cache would hold now.
-    notes: what `observe` returned for every frame so far, by frame, dropped ones included.
-    """
-
-    frames: Sequence[int]
-    num_frames: int
-    notes: Mapping[int, Tensor]
-
-
-class Retention(ABC):
-    """What an old frame becomes: kept, pooled or dropped. Blind to bits, without state.
-
-    Called once a layer and chunk, in the commit pass. What it lets go leaves before the new chunk
-    is encoded, so storage never holds more than the policy keeps.
-    """
-
-    def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
-        """Raise ValueError, before anything is generated, if the geometry cannot be served."""
-
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """A small note on a new frame, kept for the video (un-roped keys, exact values)."""
-        return None
-
-    def most_kept(self, num_frames: int) -> int | None:
-        """The most frames it ever keeps in full of a history of `num_frames`.
-
-        Storage of this size is taken at once, without it (None) it grows chunk by chunk.
-        """
-        return None
-
-    @abstractmethod
-    def decide(self, history: History) -> dict[int, Fate]:
-        """The fate of the frames in `history.frames`; a frame left out is kept."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One retention policy with its quantizers: one file of `conf/method/`.
-
-    keys: store keys with or without their rotary position, `model` = as the model does.
-    """
-
-    key: Quantizer
-    value: Quantizer
-    retention: Retention
-    keys: Literal["model", "roped", "unroped"] = "model"
-
-    def __post_init__(self) -> None:
-        """Refuse parts of another kind and an unknown key space."""
-        kinds = {"key": Quantizer, "value": Quantizer, "retention": Retention}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"method.{name}={getattr(self, name)}: give a {kind.__name__}")
-        if self.keys not in ("model", "roped", "unroped"):
-            raise ValueError(f"method.keys={self.keys}: choose model, roped or unroped")
-
-    def keys_in(self, spec: CacheSpec) -> Literal["roped", "unroped"]:
-        """How keys are stored on a model."""
-        return spec.keys if self.keys == "model" else self.keys
-
-    def check(self, spec: CacheSpec) -> None:
-        """Raise ValueError if a part cannot serve the model's geometry."""
-        for part in (self.key, self.value, self.retention):
-            part.check(spec)

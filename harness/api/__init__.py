@@ -1,0 +1,50 @@
+"""The contracts between the harness and the methods it studies, and the data they share.
+
+Shape letters, one legend for the project: B batch, F latent frames, T tokens (of one frame where F
+stands beside it), H heads, D head width, N groups of values that share a scale, C latent channels,
+h and w latent height and width, E text width. Memory is counted in bytes of the tensors that are
+held; GiB is 2**30.
+"""
+
+from harness.api.method import Method, Tier
+from harness.api.retention import (
+    DROP,
+    KEEP,
+    POOL,
+    Fate,
+    FramePolicy,
+    History,
+    Retention,
+    Revision,
+    Split,
+    TokenPolicy,
+    Tokens,
+)
+from harness.api.reuse import Reuse
+from harness.api.spec import Budget, CacheSpec, Room
+from harness.api.storage import Exact, Form, Packed, Plane, Quantizer
+
+__all__ = [
+    "DROP",
+    "KEEP",
+    "POOL",
+    "Budget",
+    "CacheSpec",
+    "Exact",
+    "Fate",
+    "Form",
+    "FramePolicy",
+    "History",
+    "Method",
+    "Packed",
+    "Plane",
+    "Quantizer",
+    "Retention",
+    "Reuse",
+    "Revision",
+    "Room",
+    "Split",
+    "Tier",
+    "TokenPolicy",
+    "Tokens",
+]

@@ -1,0 +1,114 @@
+"""A method: what one file of `conf/method/` builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harness.api.retention import Retention, TokenPolicy
+from harness.api.reuse import Reuse
+from harness.api.spec import CacheSpec
+from harness.api.storage import Exact, Quantizer
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Quantizers for a part of the history.
+
+    span: frames that are encoded together as one page, for quantizers whose metadata pay only over
+    many tokens; a policy hands frames to such a tier in whole spans.
+    """
+
+    key: Quantizer
+    value: Quantizer
+    span: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse parts of another kind."""
+        for name in ("key", "value"):
+            if not isinstance(getattr(self, name), Quantizer):
+                raise ValueError(f"tier.{name}={getattr(self, name)}: give a Quantizer")
+        if self.span < 1:
+            raise ValueError(f"tier.span={self.span}: give a positive number of frames")
+
+    def check(self, spec: CacheSpec) -> None:
+        """Raise ValueError if a quantizer cannot serve the model's geometry."""
+        self.key.check(spec)
+        self.value.check(spec)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A retention policy with quantizers and, maybe, a reuse policy: a file of `conf/method/`.
+
+    key, value: the tier KEEP. tiers: the others that the policy names. keys: store keys with or
+    without their rotary position, `model` = as the model does. family, source: what tables call
+    it, and the paper it is from.
+    """
+
+    key: Quantizer
+    value: Quantizer
+    retention: Retention
+    keys: Literal["model", "roped", "unroped"] = "model"
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    reuse: Reuse | None = None
+    family: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse parts of another kind, an unknown key space, tiers that do not fit the policy."""
+        kinds: dict[str, type] = {"key": Quantizer, "value": Quantizer, "retention": Retention}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"method.{name}={getattr(self, name)}: give a {kind.__name__}")
+        if self.keys not in ("model", "roped", "unroped"):
+            raise ValueError(f"method.keys={self.keys}: choose model, roped or unroped")
+        if self.reuse is not None and not isinstance(self.reuse, Reuse):
+            raise ValueError(f"method.reuse={self.reuse}: give a Reuse or null")
+        wanted = set(self.retention.tiers)
+        if set(self.tiers) != wanted:
+            names = ", ".join(sorted(wanted)) or "none"
+            found = ", ".join(sorted(self.tiers)) or "none"
+            raise ValueError(
+                f"method.tiers: found {found}, {type(self.retention).__name__} uses {names}"
+            )
+
+    def keys_in(self, spec: CacheSpec) -> Literal["roped", "unroped"]:
+        """How keys are stored on a model."""
+        return spec.keys if self.keys == "model" else self.keys
+
+    def check(self, spec: CacheSpec) -> None:
+        """Raise ValueError if a part cannot serve the model's geometry, or another part."""
+        Tier(self.key, self.value).check(spec)
+        self.retention.check(spec)
+        for tier in self.tiers.values():
+            tier.check(spec)
+        if isinstance(self.retention, TokenPolicy):
+            self._check_tokens(self.retention, self.keys_in(spec))
+        elif getattr(self.retention, "splits", False) and self.keys_in(spec) == "unroped":
+            raise ValueError(
+                f"method.keys={self.keys}: {type(self.retention).__name__} splits frames, and "
+                "tokens of a part cannot be given their positions again: choose roped"
+            )
+
+    def _check_tokens(self, policy: TokenPolicy, keys: str) -> None:
+        """Single tokens can be picked only out of what is stored token by token."""
+        kind = type(policy).__name__
+        if policy.rewrites and keys == "roped":
+            raise ValueError(
+                f"method.keys={self.keys}: {kind} merges tokens of different frames, whose roped "
+                "keys have different positions: choose unroped"
+            )
+        for name in ("key", "value"):
+            quantizer = getattr(self, name)
+            if policy.rewrites and not isinstance(quantizer, Exact):
+                raise ValueError(
+                    f"method.{name}: {kind} merges tokens, which {type(quantizer).__name__} would "
+                    "round again and again: choose harness.api.Exact"
+                )
+            if not quantizer.per_token:
+                raise ValueError(
+                    f"method.{name}: {kind} picks single tokens, but {type(quantizer).__name__} "
+                    "shares metadata between tokens: choose axis=channels or harness.api.Exact"
+                )

@@ -1,0 +1,91 @@
+"""What a method must know of a model, and how much it may hold of a video."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a method must know of a model: the geometry of its keys and values.
+
+    `window` and `sink` are the model's own, in frames; `window=None` means the full history.
+    """
+
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    grid: tuple[int, int]
+    chunk_frames: int
+    window: int | None = None
+    sink: int = 0
+    positions: Literal["absolute", "relative"] = "absolute"
+    keys: Literal["roped", "unroped"] = "roped"
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of one latent frame after patching."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def bf16_frame_bytes(self) -> int:
+        """Bytes of one frame's keys and values over all layers in BF16, batch 1."""
+        return self.num_layers * 2 * self.num_heads * self.head_dim * 2 * self.tokens_per_frame
+
+
+@dataclass(frozen=True)
+class Room:
+    """The sizes against which a budget is counted, batch 1.
+
+    num_frames: latent frames of the whole video. frame_bytes: what a frame takes over all layers
+    as the method stores it; bf16_frame_bytes: in BF16.
+    """
+
+    tokens_per_frame: int
+    num_frames: int
+    frame_bytes: int
+    bf16_frame_bytes: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much history a policy may hold in every layer: an amount and its unit, as text.
+
+    `4096 tokens`, `12 frames`, `1.5 GiB` (stored bytes over all layers) or `4x` (stored bytes a
+    quarter of what the whole video takes in BF16). Notes and counts of a policy come on top.
+
+    Raises  ValueError: another form, an amount that is not positive.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be read."""
+        if self._parsed is None or self._parsed[0] <= 0:
+            raise ValueError(
+                f"budget={self.text}: give an amount and a unit: 4096 tokens, 12 frames, "
+                "1.5 GiB, or 4x for a quarter of BF16"
+            )
+
+    @property
+    def _parsed(self) -> tuple[float, str] | None:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(tokens|frames|GiB|x)\s*", str(self.text))
+        return (float(found[1]), found[2]) if found else None
+
+    def tokens(self, room: Room) -> int:
+        """The budget in tokens of a layer."""
+        assert self._parsed is not None
+        amount, unit = self._parsed
+        if unit == "tokens":
+            return int(amount)
+        if unit == "GiB":
+            amount = amount * 2**30 / room.frame_bytes
+        elif unit == "x":
+            amount = room.bf16_frame_bytes * room.num_frames / amount / room.frame_bytes
+        return int(amount * room.tokens_per_frame)
+
+    def frames(self, room: Room) -> int:
+        """The budget in whole frames."""
+        return self.tokens(room) // room.tokens_per_frame

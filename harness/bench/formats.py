@@ -1,0 +1,91 @@
+"""What every method's quantizers make of realistic keys and values: bits stored, error made.
+
+Each tier of each method is encoded and decoded once, which is what a packed cache does to a token,
+and again and again, which is what re-encoding the whole cache at every pass does to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Exact, Method, Quantizer, Tier
+from harness.bench import Options
+from harness.bench.cases import method_of
+from harness.bench.realistic import realistic_keys, realistic_values
+from harness.bench.report import Report, Row
+from harness.cli import CONF
+from harness.layers.sizes import tiers_of
+
+TITLE = "Relative error of keys and values at their stored bits, on synthetic realistic tokens"
+ROUNDS = 70  # passes of a video of 14 chunks
+TRUE = CacheSpec(num_layers=1, num_heads=2, head_dim=128, grid=(30, 52), chunk_frames=3)
+SMALL = CacheSpec(num_layers=1, num_heads=2, head_dim=128, grid=(12, 16), chunk_frames=3)
+
+
+def run(options: Options) -> int:
+    """A row a tier, for keys and for values; families together, done right before as published.
+
+    Of tiers that a family stores alike, the first.
+    """
+    seen: list[tuple[str, Quantizer, Quantizer, str]] = []
+    shape, rounds = (SMALL, 3) if options.quick else (TRUE, ROUNDS)
+    keys = {k: realistic_keys(shape, 3, k == "roped").bfloat16() for k in ("roped", "unroped")}
+    values = realistic_values(shape, 3).bfloat16()
+    with Report("formats", TITLE, torch.device("cpu"), options) as report:
+        for name, method in sorted(methods(), key=lambda pair: (pair[1].family, pair[0])):
+            for case, tier in stored(name, method):
+                if (method.family, tier.key, tier.value, method.keys) in seen:
+                    continue
+                seen.append((method.family, tier.key, tier.value, method.keys))
+                sides = {
+                    "keys": (tier.key, keys[method.keys_in(shape)]),
+                    "values": (tier.value, values),
+                }
+                for side, (quantizer, x) in sides.items():
+                    report.add(row(side, case, method.family, quantizer, x, rounds))
+    return 0
+
+
+def methods() -> Iterator[tuple[str, Method]]:
+    """Every file of conf/method."""
+    folder = CONF / "method"
+    for path in sorted(folder.glob("**/*.yaml")):
+        name = str(Path(path).relative_to(folder).with_suffix(""))
+        yield name, method_of(name)
+
+
+def stored(name: str, method: Method) -> Iterator[tuple[str, Tier]]:
+    """The tiers that store anything but exact values."""
+    for tier_name, tier in tiers_of(method).items():
+        if not (isinstance(tier.key, Exact) and isinstance(tier.value, Exact)):
+            yield (name if len(tiers_of(method)) == 1 else f"{name}, {tier_name}"), tier
+
+
+def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, rounds: int) -> Row:
+    """Error after one round and after many."""
+    once = again = trip(quantizer, x)
+    for _ in range(rounds - 1):
+        again = trip(quantizer, again)
+    bits = 8 * quantizer.encode(x).nbytes / x.numel()
+    late = error(again, x)
+    return Row(
+        f"{family}, {side}",
+        case,
+        error(once, x),
+        note=f"{bits:.3f} bits; {late:.4f} after {rounds} rounds",
+        more={"bits": bits, "error_after_rounds": late, "rounds": rounds},
+    )
+
+
+def trip(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
+    """Encoded, decoded."""
+    return quantizer.decode(quantizer.encode(x_BHFTD), x_BHFTD.dtype)
+
+
+def error(back: Tensor, x: Tensor) -> float:
+    """Relative L2 error."""
+    return float((back.float() - x.float()).norm() / x.float().norm())

@@ -1,0 +1,50 @@
+"""Keys and values made like a video model's. Synthetic: they rank grids, not videos."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.models.rope import Rope, rotate
+
+
+def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: int = 0) -> Tensor:
+    """Keys [1, H, F, T, D] fp32, whose tokens resemble their neighbours in the picture and in time.
+
+    Each channel has an offset of its own about as large as its spread; three in 128 of a head vary
+    six times as much as the others. Roped, the offsets turn with the position.
+    """
+    random = torch.Generator().manual_seed(seed)
+    heads, width = shape.num_heads, shape.head_dim
+    x = _smooth(shape, num_frames, 0.8, random)
+    x += torch.randn(1, heads, 1, 1, width, generator=random)
+    channels = torch.rand(1, heads, 1, 1, width, generator=random)
+    far = channels.argsort(-1).argsort(-1) < max(1, 3 * width // 128)
+    x *= torch.where(far, 6.0, 0.75 + channels)
+    if not roped:
+        return x
+    return rotate(x, Rope(width, shape.grid, torch.device("cpu")).frames(range(num_frames)).view())
+
+
+def realistic_values(shape: CacheSpec, num_frames: int, seed: int = 0) -> Tensor:
+    """Values [1, H, F, T, D] fp32: less alike than keys, heavier tails, no outlier channels."""
+    random = torch.Generator().manual_seed(seed + 1)
+    x = _smooth(shape, num_frames, 0.5, random)
+    x += 0.3 * torch.randn(1, shape.num_heads, 1, 1, shape.head_dim, generator=random)
+    return x * (1 + 0.2 * torch.randn(*x.shape[:4], 1, generator=random).abs())
+
+
+def _smooth(shape: CacheSpec, num_frames: int, share: float, random: torch.Generator) -> Tensor:
+    """Unit variance [1, H, F, T, D], `share` of which changes slowly over frames, rows, columns."""
+    size = (num_frames, *shape.grid)
+    coarse = [-(-n // 6) + 1 for n in size]
+    heads, width = shape.num_heads, shape.head_dim
+    slow = torch.randn(heads, width, *coarse, generator=random)
+    slow = F.interpolate(slow, size, mode="trilinear", align_corners=True)
+    slow = (slow / slow.std()).flatten(3).permute(0, 2, 3, 1)
+    slow = slow.contiguous()[None]
+    noise = torch.randn(slow.shape, generator=random)
+    mixed: Tensor = share**0.5 * slow + (1 - share) ** 0.5 * noise
+    return mixed

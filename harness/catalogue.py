@@ -1,0 +1,262 @@
+"""Facts about every method, counted from its own objects: for `ls methods` and docs/methods.md.
+
+What a method stores of a 10 s video of `self_forcing` with the full history: its policy is shown
+made-up keys and values, chunk by chunk and layer by layer, on frames of few tokens; its quantizers
+are asked what they take for a frame of the true size. Nothing is attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from harness.api import POOL, CacheSpec, Exact, Method, Room
+from harness.attention.auto import Auto
+from harness.attention.portable import Portable
+from harness.cache import layer_of
+from harness.compose import composing, described, method_files
+from harness.errors import UserError
+from harness.integration import CacheSession, Integration, Packed
+from harness.layers.base import Chunk, Context, Layer, Plan
+from harness.layers.frames import FrameLayer
+from harness.layers.sizes import frame_bytes, tier_bytes, tiers_of
+from harness.layers.tokens import TokenLayer
+from harness.models.rope import Rope, rotate
+from harness.worker import of_construction
+
+CPU = torch.device("cpu")
+DTYPE = torch.bfloat16
+NUM_FRAMES = 42  # 10 s
+TRUE = CacheSpec(num_layers=30, num_heads=12, head_dim=128, grid=(30, 52), chunk_frames=3)
+FEW = replace(TRUE, num_heads=1, head_dim=32, grid=(6, 10))  # where policies are watched
+LIKE = 0.9  # likeness of a made-up frame to the one before it
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a table says of a method.
+
+    bits: stored bits per value that is stored, metadata included, keys and values together. ratio:
+    BF16 bytes of the whole video over stored bytes. varies: frames of another kind would leave
+    other bytes, so both numbers are examples. integration: empty for the packed one.
+    """
+
+    name: str
+    family: str
+    source: str
+    description: str
+    bits: float
+    ratio: float
+    varies: bool = False
+    integration: str = ""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of a layer, or of several, and how many values they stand for."""
+
+    nbytes: float
+    values: float
+
+    def __add__(self, other: Stored) -> Stored:
+        """Together."""
+        return Stored(self.nbytes + other.nbytes, self.values + other.values)
+
+
+def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Iterator[Facts]:
+    """Of the methods named, or all, one after the other.
+
+    Raises  UserError, HydraException, ...: a file that cannot be read or built.
+    """
+    files = method_files(folder)
+    with composing(folder) as composer:
+        for name in files if names is None else names:
+            words = [f"method={name}", "model=self_forcing", "model.window=null"]
+            config = composer.resolved(words)
+            try:
+                yield _facts(name, described(files[name]), config)
+            except (InstantiationException, ValueError) as error:
+                told = (
+                    of_construction(error) if isinstance(error, InstantiationException) else error
+                )
+                raise UserError(f"method {name}: {told}") from error
+
+
+def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
+    method: Method = instantiate(config["method"])
+    integration: Integration = instantiate(config["integration"])
+    method.check(TRUE)
+    if isinstance(integration, Packed):
+        stored = of_layers(method)
+        like, unlike = (of_layer(method, 0, likeness).nbytes for likeness in (LIKE, 0.0))
+        varies = abs(unlike - like) > 0.01 * like
+    else:
+        stored, varies = of_session(method, integration), False
+    return Facts(
+        name=name,
+        family=method.family,
+        source=method.source,
+        description=description,
+        bits=8 * stored.nbytes / stored.values,
+        ratio=NUM_FRAMES * TRUE.bf16_frame_bytes / stored.nbytes,
+        varies=varies,
+        integration="" if isinstance(integration, Packed) else integration.name,
+    )
+
+
+def of_layers(method: Method) -> Stored:
+    """What all layers hold of the video at its end; of three that agree, all do."""
+    last = TRUE.num_layers - 1
+    some = [of_layer(method, layer) for layer in (0, last // 2, last)]
+    alike = all(layer == some[0] for layer in some)
+    layers = some[:1] if alike else [of_layer(method, layer) for layer in range(TRUE.num_layers)]
+    total = layers[0]
+    for layer in layers[1:]:
+        total += layer
+    times = TRUE.num_layers / len(layers)
+    return Stored(total.nbytes * times, total.values * times)
+
+
+def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
+    """What a layer holds of the video at its end."""
+    exact = Exact()
+    plain = replace(
+        method,
+        key=exact,
+        value=exact,
+        tiers={name: replace(tier, key=exact, value=exact) for name, tier in method.tiers.items()},
+    )
+    room = Room(FEW.tokens_per_frame, NUM_FRAMES, frame_bytes(method, TRUE), TRUE.bf16_frame_bytes)
+    context = Context(
+        spec=FEW,
+        method=plain,
+        retention=method.retention.sized(room),
+        backend=Portable(),
+        num_frames=NUM_FRAMES,
+        rope=_rope(),
+        roped=method.keys_in(FEW) == "roped",
+    )
+    layer = layer_of(context, index)
+    for plan, chunk in video(likeness):
+        context.turns.clear()
+        layer.watch(chunk, plan)
+        layer.commit(chunk, plan)
+    return _at_true_size(layer, method)
+
+
+def of_session(method: Method, integration: Integration) -> Stored:
+    """What another integration holds at the end, at true size.
+
+    Weighed on sizes that it can run, and carried on: what it holds is so much for each value, for
+    each token (places), and for each head (means of pooled frames).
+    """
+    integration.check(TRUE, method)
+    frame, double = 24, 48  # tokens; groups of 16 fill the video's
+
+    def weigh(layers: int, heads: int, tokens: int) -> int:
+        spec = replace(TRUE, num_layers=layers, num_heads=heads, grid=(8, tokens // 8))
+        return _filled(method, integration, spec).stored_bytes
+
+    last = _filled(method, integration, replace(TRUE, num_layers=3, num_heads=1, grid=(8, 3)))
+    alike = last.stored_bytes == 3 * weigh(1, 1, frame)
+    layers = 1 if alike else 3
+    smallest = last.stored_bytes * layers // 3
+    more_heads, more_tokens = weigh(layers, 2, frame), weigh(layers, 1, double)
+    of_token = (2 * smallest - more_heads) / frame
+    of_head = 2 * smallest - more_tokens
+    of_value = (more_heads + more_tokens - 3 * smallest) / frame
+    heads, tokens = TRUE.num_heads, TRUE.tokens_per_frame
+    nbytes = of_value * heads * tokens + of_token * tokens + of_head * heads
+    values = last.num_frames_held * TRUE.bf16_frame_bytes / 2
+    return Stored(nbytes * TRUE.num_layers / layers, values)
+
+
+def _filled(method: Method, integration: Integration, spec: CacheSpec) -> CacheSession:
+    """A session that has seen the commit passes of a whole video: others leave no other sizes."""
+    backend = integration.resolve(Auto(), spec, method, CPU)
+    session = integration.session(spec, method, backend, NUM_FRAMES, CPU)
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, NUM_FRAMES, spec.chunk_frames):
+        frames = range(start, start + spec.chunk_frames)
+        num_tokens = len(frames) * spec.tokens_per_frame
+        size = (3, 1, spec.num_heads, num_tokens, spec.head_dim)
+        q, k, v = torch.randn(size, generator=generator).to(DTYPE)
+        plan = session.plan(frames, commit=True)
+        for layer in range(spec.num_layers):
+            session.attend(layer, q, k, v, plan)
+    return session
+
+
+@cache
+def video(likeness: float) -> list[tuple[Plan, Chunk]]:
+    """The commit passes of a video whose frames resemble the ones before them."""
+    generator = torch.Generator().manual_seed(0)
+    size = (3, 1, 1, NUM_FRAMES, FEW.tokens_per_frame, FEW.head_dim)
+    x = torch.randn(size, generator=generator)
+    for frame in range(1, NUM_FRAMES):
+        x[:, :, :, frame] *= (1 - likeness**2) ** 0.5
+        x[:, :, :, frame] += likeness * x[:, :, :, frame - 1]
+    passes = []
+    for start in range(0, NUM_FRAMES, FEW.chunk_frames):
+        frames = range(start, start + FEW.chunk_frames)
+        turns = _rope().frames(frames).view().flatten(0, 1)
+        q, k, v = x[:, :, :, start : frames.stop].flatten(3, 4).to(DTYPE)
+        chunk = Chunk(k, v, turned_query=rotate(q, turns), turned_key=rotate(k, turns))
+        passes.append((Plan(frames, True, 0, turns), chunk))
+    return passes
+
+
+@cache
+def _rope() -> Rope:
+    return Rope(FEW.head_dim, FEW.grid, CPU)
+
+
+def _at_true_size(layer: Layer, method: Method) -> Stored:
+    """What a watched layer would hold on frames of the true size."""
+    one = replace(TRUE, num_layers=1)
+    values = one.bf16_frame_bytes / 2  # of a frame
+    if isinstance(layer, TokenLayer):
+        assert layer.held is not None
+        beside = (layer.held.count is not None) + (layer.held.note is not None)
+        frames = layer.num_frames_held
+        nbytes = frame_bytes(method, one) + 4 * beside * one.num_heads * one.tokens_per_frame
+        return Stored(frames * nbytes, frames * values)
+    assert isinstance(layer, FrameLayer)
+    total = Stored(_note_bytes(layer), 0)
+    for name, arena in layer.arenas.items():
+        pages = [slab.key.shape[2] for slab in arena.slabs]
+        tokens = sum(pages) * arena.slabs[0].key.page[0] if pages else 0
+        if name == POOL:
+            frames = tokens / one.tokens_per_frame
+            total += Stored(frames * one.bf16_frame_bytes, frames * values)
+        else:
+            frames = tokens / FEW.tokens_per_frame
+            total += Stored(frames * _tier_bytes(method, name), frames * values)
+    return total
+
+
+def _note_bytes(layer: FrameLayer) -> int:
+    """What the policy writes down of a frame of the true size, for each frame it noted."""
+    num_notes = len(layer.notes) + len(layer.before)
+    if not num_notes:
+        return 0
+    frame = torch.zeros(1, TRUE.num_heads, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
+    note = layer.policy.observe(frame, frame)
+    return 0 if note is None else num_notes * note.nbytes
+
+
+_KNOWN: dict[str, int] = {}  # a tier's bytes a frame and layer, by what it is made of
+
+
+def _tier_bytes(method: Method, name: str) -> int:
+    tier = tiers_of(method)[name]
+    if repr(tier) not in _KNOWN:
+        _KNOWN[repr(tier)] = sum(tier_bytes(tier, replace(TRUE, num_layers=1), DTYPE).values())
+    return _KNOWN[repr(tier)]

@@ -1,0 +1,113 @@
+"""`python -m harness check`: whether a method holds what every method must, in a few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.isolate import USER_ERROR
+
+if TYPE_CHECKING:
+    from harness.check.subject import Subject
+
+USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
+
+  Holds a method against the contract of every method, one line each. method=all or names with
+  commas examine several. Exit code 0: all hold; 1: one does not; 2: there is no such method."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one contract; `note` is why it was broken, or why it says nothing."""
+
+    name: str
+    held: bool
+    note: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """A line, with the contract's name where it does not hold."""
+        line = f"{'✓' if self.held else '✗'} {self.name:<42} {self.seconds:5.2f} s"
+        return f"{line}  {self.note}".rstrip()
+
+
+def verdicts(subject: Subject) -> Iterator[Verdict]:
+    """All contracts, one after the other; only the first if nothing can be built."""
+    from harness.check.contracts import CONTRACTS
+
+    for contract in CONTRACTS:
+        start = time.perf_counter()
+        try:
+            note, held = contract(subject) or "", True
+        except Exception as error:  # noqa: BLE001  the method may be anybody's
+            note, held = _sentence(error), False
+        name = contract.__name__.replace("_", " ")
+        yield Verdict(name, held, note, time.perf_counter() - start)
+        if contract is CONTRACTS[0] and not held:
+            return
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the contracts of a method; exit code 1 if one does not hold, 2 for bad input."""
+    if {"-h", "--help"} & set(words):
+        print(USAGE)
+        return 0
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from harness.cli import complain
+    from harness.errors import UserError
+
+    try:
+        return _check(words)
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+        complain(error)
+        return USER_ERROR
+
+
+def _check(words: Sequence[str]) -> int:
+    from harness.cli import check
+    from harness.compose import composing, method_files
+    from harness.errors import UserError
+    from harness.own import own_folder
+
+    folder, rest = own_folder(words)
+    asked = [word.removeprefix("method=") for word in rest if word.startswith("method=")]
+    others = [word for word in rest if not word.startswith("method=")]
+    if len(asked) != 1 or not all("=" in word or word[0] == "~" for word in others):
+        raise UserError(f"check {' '.join(words)}: give method=<name>, as in check method=rtn_int4")
+    names = list(method_files(folder)) if asked[0] == "all" else asked[0].split(",")
+    with composing(folder) as composer:
+        configs = {name: composer.resolved([*others, f"method={name}"]) for name in names}
+    from harness.check.subject import Subject
+
+    broken = 0
+    for name, config in configs.items():
+        check(config)
+        if len(configs) > 1:
+            print(f"{name}:")
+        for verdict in verdicts(Subject(name, config)):
+            print(verdict, flush=True)
+            broken += not verdict.held
+    if broken:
+        print(f"{broken} broken: harness/check/contracts.py says what is asked", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _sentence(error: Exception) -> str:
+    """What did not hold; where it was raised, if nobody meant it to be."""
+    from hydra.errors import InstantiationException
+
+    from harness.check.contracts import Broken
+    from harness.errors import UserError, first_line, last_frame
+    from harness.worker import of_construction
+
+    if isinstance(error, InstantiationException):
+        return of_construction(error)
+    if isinstance(error, (Broken, UserError, ValueError)):
+        return " ".join(str(error).split())
+    return f"{first_line(error)} ({last_frame(error)})"

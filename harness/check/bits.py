@@ -1,0 +1,75 @@
+"""A method in several widths, and what each loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from harness.api import KEEP, Method
+from harness.check.small import spec
+from harness.layers.sizes import tiers_of
+
+WIDTHS = (2, 4, 8)
+
+
+def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int, dict[str, float]]:
+    """Relative error of the round trip of each quantizer that has bits, by width, fewest first.
+
+    page: pages, and frames in each. Widths that a quantizer refuses are left out.
+    """
+    errors: dict[int, dict[str, float]] = {}
+    where = {side for side in _sides(config) if _has_bits(_at(config, side))}
+    for bits in WIDTHS if where else ():
+        try:
+            method: Method = instantiate(with_bits(config, bits))
+            method.check(spec())
+        except (InstantiationException, ValueError):
+            continue
+        errors[bits] = _errors(method, where, page)
+    return errors
+
+
+def with_bits(config: Any, bits: int) -> Any:
+    """A configuration with every field `bits` of a quantizer at one width."""
+    if isinstance(config, Mapping):
+        return {
+            name: bits if name == "bits" and isinstance(x, int) else with_bits(x, bits)
+            for name, x in config.items()
+        }
+    return [with_bits(x, bits) for x in config] if isinstance(config, list) else config
+
+
+def _errors(method: Method, where: set[str], page: tuple[int, int]) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    errors = {}
+    for name, tier in tiers_of(method).items():
+        num_tokens = tier.span * page[1] * spec().tokens_per_frame
+        shape = (1, spec().num_heads, page[0], num_tokens, spec().head_dim)
+        x = torch.randn(shape, generator=generator)
+        for side, quantizer in (("key", tier.key), ("value", tier.value)):
+            if f"{name}.{side}" in where:
+                back = quantizer.decode(quantizer.encode(x), torch.float32)
+                errors[f"{name}.{side}"] = ((back - x).norm() / x.norm()).item()
+    return errors
+
+
+def _sides(config: Mapping[str, Any]) -> list[str]:
+    names = (KEEP, *(config.get("tiers") or {}))
+    return [f"{name}.{side}" for name in names for side in ("key", "value")]
+
+
+def _at(config: Mapping[str, Any], where: str) -> Any:
+    """The configuration of a quantizer."""
+    name, _, side = where.rpartition(".")
+    tier = config if name == KEEP else config["tiers"][name]
+    return tier[side]
+
+
+def _has_bits(config: Any) -> bool:
+    if isinstance(config, Mapping):
+        return isinstance(config.get("bits"), int) or any(map(_has_bits, config.values()))
+    return isinstance(config, list) and any(map(_has_bits, config))

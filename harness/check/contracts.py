@@ -1,0 +1,271 @@
+"""What every method must hold, whoever wrote it: one function a contract.
+
+A contract returns nothing, or the reason why it says nothing about this method. What does not hold
+is raised as `Broken`, in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, FramePolicy
+from harness.cache import Session
+from harness.check.bits import errors_by_bits
+from harness.check.declared import declared_bytes, outgrown
+from harness.check.small import spec, video
+from harness.check.subject import NUM_FRAMES, Subject
+from harness.check.walk import SHARED, live_bytes
+from harness.integration import CacheSession
+
+Contract = Callable[[Subject], str | None]
+WORST = 1.0  # relative error of a round trip; to store zeros has this
+TOLERANCE = 0.02  # of declared bytes
+NAMES_A_WAY_OUT = ("choose ", "give ", "type ")
+EXOTIC = {"window": 9, "sink": 3, "positions": "relative"}
+ODD = {"head_dim": 24, "num_heads": 3, "grid": (3, 5)}
+
+
+class Broken(Exception):
+    """A contract that does not hold, and why, in one sentence."""
+
+
+def builds(s: Subject) -> None:
+    """The file builds a method that serves the small geometry, and its integration."""
+    s.method.check(spec())
+    s.integration.check(spec(), s.method)
+
+
+def round_trip_keeps_shape_and_dtype(s: Subject) -> None:
+    """BF16 and FP32, two videos at once; and what comes back is nearer than nothing."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for where, tier in s.tiers.items():
+            x = drawn(s, spec(), tier.span, dtype)
+            for side, quantizer in (("key", tier.key), ("value", tier.value)):
+                back = quantizer.decode(quantizer.encode(x), dtype)
+                found = f"{where}.{side} gives {list(back.shape)} {back.dtype} back"
+                if back.shape != x.shape or back.dtype != dtype:
+                    raise Broken(f"{found} for {list(x.shape)} {dtype}")
+                error = ((back - x).float().norm() / x.float().norm()).item()
+                if not error < WORST:  # NaN too
+                    raise Broken(f"{where}.{side} loses what it stores: relative error {error:.2g}")
+
+
+def any_heads_and_frames_can_be_read(s: Subject) -> str | None:
+    """Parts begin with batch, heads, frames: a view of them decodes to the same values."""
+    if not s.packed:
+        return "its integration encodes all tokens as one piece"
+    for where, tier in s.tiers.items():
+        x = drawn(s, spec(), tier.span, torch.float32)
+        for side, quantizer in (("key", tier.key), ("value", tier.value)):
+            packed = quantizer.encode(x)
+            if wrong := [n for n, p in packed.parts.items() if p.shape[:3] != x.shape[:3]]:
+                raise Broken(
+                    f"{where}.{side}: part {wrong[0]} has shape "
+                    f"{list(packed.parts[wrong[0]].shape)}, which does not begin with batch, "
+                    f"heads and frames {list(x.shape[:3])}"
+                )
+            whole = torch.empty(x.shape)
+            quantizer.stage(packed, whole)
+            heads, frames = slice(1, 2), slice(1, 3)
+            some = torch.empty_like(whole[:, heads, frames])
+            quantizer.stage(packed.view(heads, frames), some)
+            if not torch.allclose(some, whole[:, heads, frames], rtol=1e-4, atol=1e-5):
+                raise Broken(f"{where}.{side} decodes one head of two frames to other values")
+    return None
+
+
+def error_falls_as_bits_rise(s: Subject) -> str | None:
+    """The same method with 2, 4 and 8 bits, wherever a quantizer has a field `bits`."""
+    errors = errors_by_bits(s.config["method"], s.page(1))
+    if len(errors) < 2:
+        return "no quantizer of it comes in several widths"
+    for (few, worse), (many, better) in zip(
+        list(errors.items())[:-1], list(errors.items())[1:], strict=True
+    ):
+        for where in worse:
+            if not better[where] < worse[where]:
+                raise Broken(
+                    f"{where}: {many} bits have a relative error of {better[where]:.3g}, "
+                    f"{few} bits one of {worse[where]:.3g}"
+                )
+    return None
+
+
+def stored_bytes_are_those_of_live_tensors(s: Subject) -> None:
+    """Every storage that the cache reaches is counted, once, and nothing else is."""
+    _, session = s.first
+    method_alone = live_bytes(s.method, leave_out=SHARED)
+    live = live_bytes(session, s.method) - method_alone
+    if live != session.stored_bytes:
+        raise Broken(f"the tensors alive take {live} bytes, {session.stored_bytes} are counted")
+
+
+def methods_hold_no_history(s: Subject) -> None:
+    """What its own objects hold does not grow with the videos they have seen."""
+    fresh = s.build()
+    video(s.session(fresh, 3), 3, reuse=fresh.reuse)
+    assert s.first  # the shared method has seen more
+    few, many = (live_bytes(method, leave_out=()) for method in (fresh, s.method))
+    if many > few:
+        raise Broken(
+            f"its objects hold {few} bytes of tensors after 3 frames and {many} after {NUM_FRAMES} "
+            "or more: history belongs into parts and notes, where it is counted"
+        )
+
+
+def declared_bytes_are_stored(s: Subject) -> str | None:
+    """Bytes a frame, as quantizers say them, times the frames of the policy or its budget."""
+    _, session = s.first
+    if not isinstance(session, Session):
+        return "its integration stores the whole capacity, as it says itself"
+    if told := outgrown(session):
+        raise Broken(told)
+    declared, stored = declared_bytes(session), session.stored_bytes
+    if abs(declared - stored) > TOLERANCE * stored:
+        kind = type(s.method.retention).__name__
+        raise Broken(
+            f"its quantizers and {kind}.most declare {declared:.0f} bytes, {stored} are stored"
+        )
+    return None
+
+
+def same_input_same_output(s: Subject) -> None:
+    """Bit for bit: codes, and a video of a method built anew."""
+    for where, tier in s.tiers.items():
+        x = drawn(s, spec(), tier.span, torch.bfloat16)
+        for side, quantizer in (("key", tier.key), ("value", tier.value)):
+            one, two = (quantizer.encode(x).parts for _ in range(2))
+            if any(not torch.equal(_bytes(one[name]), _bytes(two[name])) for name in one):
+                raise Broken(f"{where}.{side} gives the same values other codes the second time")
+    again, _ = s.run(s.build())
+    if not torch.equal(again, s.first[0]):
+        raise Broken("the same video comes out differently the second time")
+
+
+def prompts_do_not_affect_each_other(s: Subject) -> None:
+    """Two videos in a row are each what they are alone, bit for bit."""
+    assert s.first  # the shared method has made a video before
+    after, _ = s.run(s.method, prompt=1)
+    alone, _ = s.run(s.build(), prompt=1)
+    if not torch.equal(after, alone):
+        raise Broken("a video comes out differently after another one than alone")
+
+
+def runs_on_any_model(s: Subject) -> str | None:
+    """Window, sink, relative positions, two videos at once and a last chunk of two frames."""
+    shape = spec(**EXOTIC)
+    session, told = _session(s, shape)
+    if session is None:
+        shape = spec(window=9)
+        session, again = _session(s, shape)
+        if session is None:
+            raise Broken(f"it refuses a window of 9 frames: {again}")
+    latents = video(session, NUM_FRAMES, batch=2, reuse=s.method.reuse)
+    if not latents.isfinite().all():
+        raise Broken(f"latents are not finite with {_words(shape)}")
+    if tuple(latents.shape[:2]) != (2, NUM_FRAMES):
+        raise Broken(f"latents have shape {list(latents.shape)}")
+    frames = s.packed and isinstance(s.method.retention, FramePolicy)
+    if frames and session.num_frames_held > 9:
+        raise Broken(f"{session.num_frames_held:g} frames are held beyond a window of 9")
+    return f"refused: {told}" if told else None
+
+
+def odd_sizes_are_served_or_refused(s: Subject) -> str | None:
+    """Three heads of 24 channels, frames of 15 tokens: round trips, or a reason."""
+    shape = spec(**ODD)
+    try:
+        s.method.check(shape)
+    except ValueError as error:
+        return f"refused: {_reason(error)}"
+    for where, tier in s.tiers.items():
+        x = drawn(s, shape, tier.span, torch.bfloat16)
+        for side, quantizer in (("key", tier.key), ("value", tier.value)):
+            back = quantizer.decode(quantizer.encode(x), x.dtype)
+            if back.shape != x.shape or not back.isfinite().all():
+                raise Broken(
+                    f"{where}.{side} does not serve {_words(shape)}, and check says so not"
+                )
+    return None
+
+
+def first_chunk_is_that_of_bf16(s: Subject) -> str | None:
+    """No history, no error: whatever a method does, it acts through history alone."""
+    if s.method.reuse is not None:
+        return "it skips passes"
+    frames = slice(0, spec().chunk_frames)
+    if not torch.equal(s.first[0][:, frames], s.reference[:, frames]):
+        raise Broken("the first chunk differs from that of BF16, before there is any history")
+    return None
+
+
+def identity_is_bf16(s: Subject) -> str | None:
+    """A method that rounds nothing and lets nothing go makes the video of BF16, bit for bit."""
+    latents, session = s.first
+    whole = isinstance(s.method.retention, FramePolicy) and session.num_frames_held == NUM_FRAMES
+    if not (s.exact and whole) or s.method.tiers or s.method.reuse is not None:
+        return "it is no identity"
+    if isinstance(session, Session) and session.ledger().get("pooled"):
+        return "it is no identity"
+    if not torch.equal(latents, s.reference):
+        raise Broken("nothing is rounded and nothing leaves, but the video is not that of BF16")
+    return None
+
+
+CONTRACTS: tuple[Contract, ...] = (
+    builds,
+    round_trip_keeps_shape_and_dtype,
+    any_heads_and_frames_can_be_read,
+    error_falls_as_bits_rise,
+    first_chunk_is_that_of_bf16,
+    identity_is_bf16,
+    same_input_same_output,
+    prompts_do_not_affect_each_other,
+    stored_bytes_are_those_of_live_tensors,
+    methods_hold_no_history,
+    declared_bytes_are_stored,
+    runs_on_any_model,
+    odd_sizes_are_served_or_refused,
+)
+
+
+def drawn(s: Subject, shape: CacheSpec, span: int, dtype: torch.dtype) -> Tensor:
+    """Made-up values [2, H, F, T, D] of three frames; some channels larger, as those of keys."""
+    num_frames, frame_tokens = s.page(span)
+    num_tokens = frame_tokens * shape.tokens_per_frame
+    size = (2, shape.num_heads, num_frames, num_tokens, shape.head_dim)
+    x = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    x[..., ::8] *= 3
+    return x.to(dtype)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """So that NaNs and types of a few bits compare."""
+    return x.contiguous().view(torch.uint8)
+
+
+def _session(s: Subject, shape: CacheSpec) -> tuple[CacheSession | None, str]:
+    """A cache for two videos at once, or the reason why there is none."""
+    try:
+        return s.session(s.method, NUM_FRAMES, shape), ""
+    except ValueError as error:
+        return None, _reason(error)
+
+
+def _reason(error: ValueError) -> str:
+    """What a refusal says, if it names what to do instead."""
+    sentence = " ".join(str(error).split())
+    if not any(words in sentence for words in NAMES_A_WAY_OUT):
+        raise Broken(f"it refuses without naming what to choose instead: {sentence}")
+    return sentence
+
+
+def _words(shape: CacheSpec) -> str:
+    """What is unusual about a geometry."""
+    changed = vars(replace(shape))
+    usual = vars(spec())
+    return ", ".join(f"{name}={x}" for name, x in changed.items() if x != usual[name])

@@ -1,0 +1,89 @@
+"""What a cache should come to hold, from what quantizers and policy say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from harness.api import POOL, CacheSpec, Tier
+from harness.arena import Arena
+from harness.cache import Session
+from harness.layers.frames import FrameLayer
+from harness.layers.sizes import frame_bytes, tier_bytes, tiers_of
+from harness.layers.tokens import TokenLayer
+
+DTYPE = torch.bfloat16
+
+
+def declared_bytes(session: Session) -> float:
+    """Bytes of all layers, batch 1: of a frame in each tier times the frames it is to hold."""
+    return sum(
+        _of_tokens(session, layer) if isinstance(layer, TokenLayer) else _of_frames(session, layer)
+        for layer in session._layers
+        if isinstance(layer, FrameLayer | TokenLayer)
+    )
+
+
+def outgrown(session: Session) -> str:
+    """What took more room than the policy had said, in one sentence, or nothing."""
+    for layer in session._layers:
+        if isinstance(layer, FrameLayer):
+            for name, arena in layer.arenas.items():
+                if arena.capacity is not None and len(arena.slabs) > 1:
+                    held = sum(slab.key.shape[2] for slab in arena.slabs) * arena.span
+                    return (
+                        f"{type(layer.policy).__name__}.most says {arena.capacity} frames for "
+                        f"{name}, which came to hold {held}"
+                    )
+        elif isinstance(layer, TokenLayer) and layer.held is not None:
+            held, most = layer.held.origin.shape[2], _most(session, layer)
+            if held > most:
+                return f"{type(layer.policy).__name__}.most says {most} tokens, {held} are held"
+    return ""
+
+
+def one_layer(spec: CacheSpec) -> CacheSpec:
+    """The same model, one layer deep."""
+    return replace(spec, num_layers=1)
+
+
+def _of_frames(session: Session, layer: FrameLayer) -> float:
+    spec, total = one_layer(session.spec), layer.ledger["notes"]
+    for name, arena in layer.arenas.items():
+        if name == POOL:
+            total += _frames(arena) * spec.bf16_frame_bytes // spec.tokens_per_frame
+        elif arena.slabs:
+            tier = tiers_of(session.method)[name]
+            total += _frames(arena) * sum(
+                tier_bytes(tier, _paged(spec, arena, tier), DTYPE).values()
+            )
+    return total
+
+
+def _frames(arena: Arena) -> int:
+    """Those of the policy's word, if it has given one, else those that are there."""
+    if not arena.slabs:
+        return 0
+    if arena.capacity is None:
+        return sum(slab.key.shape[2] for slab in arena.slabs) * arena.span
+    return arena.capacity
+
+
+def _paged(spec: CacheSpec, arena: Arena, tier: Tier) -> CacheSpec:
+    """With frames of as many tokens as pages of an arena hold: split ones hold fewer."""
+    return replace(spec, grid=(1, arena.slabs[0].key.page[0] // tier.span))
+
+
+def _of_tokens(session: Session, layer: TokenLayer) -> float:
+    """Of as many tokens as the policy may hold, with what is kept beside them."""
+    assert layer.held is not None
+    spec = one_layer(session.spec)
+    beside = (layer.held.count is not None) + (layer.held.note is not None)
+    token_bytes = frame_bytes(session.method, spec, DTYPE) / spec.tokens_per_frame
+    token_bytes += 4 * beside * spec.num_heads
+    return _most(session, layer) * token_bytes
+
+
+def _most(session: Session, layer: TokenLayer) -> int:
+    return layer.policy.most(layer.context.reach * session.spec.tokens_per_frame)

@@ -1,0 +1,94 @@
+"""A network and a geometry so small that a whole video takes a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Reuse
+from harness.integration import CacheSession
+from harness.models.wan import TextKV, Wan, WanDims, init_weights
+from harness.sampler import Sampler, Schedule
+
+CPU = torch.device("cpu")
+DIMS = WanDims(
+    dim=64, num_layers=2, num_heads=2, ffn_dim=96, latent_channels=4, text_dim=8, freq_dim=16
+)
+GRID = (4, 8)
+FEW = Schedule(steps=(1000, 500))  # denoising passes say nothing new about a cache
+
+
+def spec(**changes: Any) -> CacheSpec:
+    """The geometry of the small network: 32 tokens of 2 x 32 channels, chunks of 3 frames."""
+    base = {"num_layers": 2, "num_heads": 2, "head_dim": 32, "grid": GRID, "chunk_frames": 3}
+    return CacheSpec(**{**base, **changes})
+
+
+def network(dtype: torch.dtype = torch.float32) -> Wan:
+    """Seeded weights."""
+    net = Wan(DIMS)
+    init_weights(net, 0)
+    return net.eval().requires_grad_(False).to(dtype)
+
+
+def text_kv(net: Wan, seed: int = 0, batch: int = 1) -> TextKV:
+    """A prompt's cross-attention keys and values, drawn."""
+    rows = torch.randn(batch, 6, DIMS.text_dim, generator=torch.Generator().manual_seed(seed))
+    return net.text_kv(rows.to(net.head.head.weight.dtype))
+
+
+class Draws:
+    """Noise of `batch` videos; a `Noise` of the sampler."""
+
+    def __init__(self, seed: int, num_frames: int, batch: int = 1) -> None:
+        """Seeded."""
+        self._generator = torch.Generator().manual_seed(seed)
+        self._shape = (DIMS.latent_channels, 2 * GRID[0], 2 * GRID[1])
+        self._batch = batch
+        self._video = self.fresh(num_frames)
+
+    def initial(self, frames: range) -> Tensor:
+        """The chunk's part of the noise."""
+        return self._video[:, frames.start : frames.stop]
+
+    def fresh(self, num_frames: int) -> Tensor:
+        """The next draw."""
+        return torch.randn(self._batch, num_frames, *self._shape, generator=self._generator)
+
+
+class Unwatched:
+    """An observer that watches nothing."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Surrounds a pass."""
+        yield
+
+    def reused(self) -> None:
+        """Nobody counts."""
+
+
+def video(
+    session: CacheSession,
+    num_frames: int,
+    seed: int = 0,
+    batch: int = 1,
+    reuse: Reuse | None = None,
+) -> Tensor:
+    """Latents [B, F, C, h, w] of a short video in BF16, through a session; seed is the prompt."""
+    net = _shared()
+    schedule = FEW if reuse is None else Schedule()
+    sampler = Sampler(net, schedule, session.spec.chunk_frames, reuse)
+    noise = Draws(seed, num_frames, batch)
+    chunks = sampler.sample(session, text_kv(net, seed, batch), noise, num_frames, Unwatched())
+    return torch.cat(list(chunks), dim=1)
+
+
+@cache
+def _shared() -> Wan:
+    return network(torch.bfloat16)

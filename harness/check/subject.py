@@ -1,0 +1,103 @@
+"""A method under examination: built from its file, run on the small network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from harness.api import CacheSpec, Exact, Method, Tier
+from harness.attention.auto import Auto
+from harness.check.small import CPU, spec, video
+from harness.cli import CONF, REFERENCE
+from harness.integration import CacheSession, Integration, Packed
+from harness.layers.sizes import tiers_of
+
+NUM_FRAMES = 17  # five chunks and two frames: the shipped windows of 12 let frames go
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A name and the resolved configuration of its method and integration."""
+
+    name: str
+    config: Mapping[str, Any]
+
+    @cached_property
+    def method(self) -> Method:
+        """The method that contracts share."""
+        return self.build()
+
+    def build(self) -> Method:
+        """Another one, which has seen nothing yet."""
+        method = instantiate(self.config["method"])
+        if not isinstance(method, Method):
+            raise ValueError(f"the file builds {type(method).__name__}: give a harness.api.Method")
+        return method
+
+    @cached_property
+    def integration(self) -> Integration:
+        """How its file wants it built in."""
+        integration: Integration = instantiate(self.config["integration"])
+        return integration
+
+    @property
+    def packed(self) -> bool:
+        """Whether its cache is that of `harness.cache`."""
+        return isinstance(self.integration, Packed)
+
+    def page(self, span: int) -> tuple[int, int]:
+        """Pages that quantizers see of three frames or spans, and the frames in each."""
+        return (3, span) if self.packed else (1, 3)
+
+    def session(
+        self, method: Method, num_frames: int = NUM_FRAMES, shape: CacheSpec | None = None
+    ) -> CacheSession:
+        """An empty cache for a video, as a run makes it.
+
+        Raises  ValueError: method or integration cannot serve the geometry.
+        """
+        shape = shape or spec()
+        method.check(shape)
+        self.integration.check(shape, method)
+        backend = self.integration.resolve(Auto(), shape, method, CPU)
+        return self.integration.session(shape, method, backend, num_frames, CPU)
+
+    def run(self, method: Method, prompt: int = 0) -> tuple[Tensor, CacheSession]:
+        """Latents of one video and the cache it leaves."""
+        session = self.session(method)
+        return video(session, NUM_FRAMES, prompt, reuse=method.reuse), session
+
+    @cached_property
+    def first(self) -> tuple[Tensor, CacheSession]:
+        """The first video of the shared method."""
+        return self.run(self.method)
+
+    @property
+    def reference(self) -> Tensor:
+        """The same video in BF16, built in likewise."""
+        return _reference(json.dumps(self.config["integration"], sort_keys=True))
+
+    @property
+    def tiers(self) -> Mapping[str, Tier]:
+        """All of the method's, KEEP first."""
+        return tiers_of(self.method)
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is rounded."""
+        parts = (part for tier in self.tiers.values() for part in (tier.key, tier.value))
+        return all(isinstance(part, Exact) for part in parts)
+
+
+@cache
+def _reference(integration: str) -> Tensor:
+    method = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{REFERENCE}.yaml"))
+    subject = Subject(REFERENCE, {"method": method, "integration": json.loads(integration)})
+    return subject.first[0]

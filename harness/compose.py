@@ -1,0 +1,66 @@
+"""Configuration as the main entry composes it, for verbs that run nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from harness.cli import CONF
+from harness.errors import UserError
+
+
+class Composer:
+    """Composes many command lines against one folder of choices."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """With a user's own folder on top of what ships.
+
+        Raises  UserError: the folder is not there.
+        """
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"--config-dir {folder} is no folder: give one with method/*.yaml")
+        self._search = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+
+    def resolved(self, words: Sequence[str]) -> dict[str, Any]:
+        """The whole configuration, interpolations resolved.
+
+        Raises  HydraException, OmegaConfBaseException, YAMLError: what the user can mend.
+        """
+        config = OmegaConf.to_container(compose("config", [*words, *self._search]), resolve=True)
+        assert isinstance(config, dict)
+        return {str(name): value for name, value in config.items()}
+
+
+@contextmanager
+def composing(folder: Path | None = None) -> Iterator[Composer]:
+    """Hydra, ready to compose."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield Composer(folder)
+
+
+def configured(*words: str, folder: Path | None = None) -> dict[str, Any]:
+    """One resolved configuration."""
+    with composing(folder) as composer:
+        return composer.resolved(words)
+
+
+def method_files(folder: Path | None = None) -> dict[str, Path]:
+    """Every method by name, folders included, a user's own first; none is listed anywhere."""
+    roots = [root / "method" for root in (CONF, folder) if root is not None]
+    found = {
+        str(path.relative_to(root).with_suffix("")): path
+        for root in roots
+        for path in sorted(root.glob("**/*.yaml"))
+    }
+    return dict(sorted(found.items()))
+
+
+def described(path: Path) -> str:
+    """The comment in the first line of a file of choices."""
+    first = next(iter(path.read_text().splitlines()), "")
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,107 @@
+"""`python -m harness.docs`: writes docs/methods.md from the methods themselves."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from harness.catalogue import Facts, facts
+from harness.cli import REFERENCE
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+INTRO = """# Methods
+
+Written by `make docs` from the files in `conf/method/` and the objects they build; a test fails
+when this page is stale. `python -m harness ls methods [word]` prints the same facts.
+
+**How to read it.** All numbers are for a 10 s video of `self_forcing` (30 layers, 12 heads of 128
+channels, 42 latent frames of 1560 tokens, `model.window=null`).
+
+- *bits*: bits stored for each value that is held, with scales, zero points, notes and pooled
+  frames, keys and values together. A method with tiers has the mean over what it holds at the end.
+- *ratio*: BF16 bytes of the whole video over the bytes stored. A policy that lets frames go raises
+  it, and attends to less; compare qualities at equal ratios, not bits.
+- ≈: what stays depends on the video. The number is that of made-up keys and values whose frames
+  resemble the ones before them (correlation 0.9).
+
+Bytes are those of the tensors a method makes, not of a formula: a frame of the true size is
+encoded, and the frames of each tier are counted in a cache that holds a made-up video. Methods that
+run under another integration (the published one rewrites its cache at every pass) are weighed
+there, on a model of fewer layers, heads and tokens, and carried on to the true size; their pooled
+frames count as values held. What a method costs in quality is measured by running it, and is not on
+this page.
+
+**A method of your own** needs no registration. Put a class and a file into a folder,
+
+```
+mine/my_file.py              class MyQuantizer(harness.api.Quantizer): ...
+mine/method/mine.yaml        defaults: [bf16, _self_]
+                             key: {_target_: my_file.MyQuantizer}
+```
+
+and type
+
+```
+python -m harness --config-dir mine check method=mine
+python -m harness --config-dir mine method=mine
+```
+
+The first holds it against the contract of every method (`harness/check/contracts.py`), in a few
+seconds; the second runs it. `family:` and `source:` in the file are what tables call it; they do
+not change a run's identity. To ship one, put the class into `methods/` and the file into
+`conf/method/`, with its description as the comment in the first line, and type `make docs`.
+"""
+HEAD = "| method | bits | ratio | source | |\n| --- | ---: | ---: | --- | --- |\n"
+
+
+def page(all_facts: Iterable[Facts]) -> str:
+    """The whole page."""
+    known = sorted(all_facts, key=lambda f: (f.integration, f.name != REFERENCE, f.name))
+    first = {f.family: at for at, f in reversed(list(enumerate(known)))}  # by its first method
+    text = INTRO
+    for integration, those in groupby(known, key=lambda f: f.integration):
+        by_family = sorted(those, key=lambda f: first[f.family])
+        if integration:
+            text += f"\n## {_title(integration)} integration\n"
+        for family, methods in groupby(by_family, key=lambda f: f.family):
+            level = "###" if integration else "##"
+            text += f"\n{level} {_title(family or 'other')}\n\n{HEAD}"
+            text += "".join(_row(method) for method in methods)
+    return text
+
+
+def bits(facts: Facts) -> str:
+    """As tables print them: fewer digits where they depend on the video."""
+    return f"≈{facts.bits:.1f}" if facts.varies else f"{facts.bits:.2f}"
+
+
+def ratio(facts: Facts) -> str:
+    """Likewise."""
+    return f"≈{facts.ratio:.1f}" if facts.varies else f"{facts.ratio:.2f}"
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the page."""
+    if words:
+        print("error: python -m harness.docs takes no words", file=sys.stderr)
+        return 2
+    PAGE.write_text(page(facts()))
+    print(PAGE)
+    return 0
+
+
+def _row(facts: Facts) -> str:
+    source = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", facts.source)
+    cells = (f"`{facts.name}`", bits(facts), ratio(facts), source, facts.description)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _title(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,226 @@
+"""The history of one layer under a frame policy: an arena a tier, moved frame by frame."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from harness.api import DROP, KEEP, POOL, Exact, Fate, FramePolicy, History, Split
+from harness.arena import Arena
+from harness.attention.base import Segment
+from harness.layers.base import Chunk, Context, Plan
+from harness.layers.mass import frame_mass
+from harness.layers.sizes import tiers_of
+from harness.models.rope import rotate
+
+Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, T, D]
+
+
+@dataclass
+class FrameLayer:
+    """Whole frames in the tiers where a `FramePolicy` puts them.
+
+    fates: where each stored frame lies. notes, before: what the policy observed, by frame. Keys of
+    pooled frames are always roped: a mean of tokens has no place of its own.
+    """
+
+    context: Context
+    policy: FramePolicy
+    layer: int
+    arenas: dict[str, Arena] = field(init=False)
+    fates: dict[int, Fate] = field(default_factory=dict)
+    notes: dict[int, Tensor] = field(default_factory=dict)
+    before: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Empty arenas; each takes its room when the first frames come."""
+        context = self.context
+        self.arenas = {
+            name: Arena(
+                tier.key,
+                tier.value,
+                self.policy.most(name, context.reach),
+                context.backend.write,
+                tier.span,
+            )
+            for name, tier in tiers_of(context.method).items()
+        }
+        self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.most(POOL, context.reach))
+
+    def segments(self, plan: Plan) -> list[Segment]:
+        """The frames of each arena, turned to the positions of the plan."""
+        return [s for name in self.arenas for _, s in self._placed(name, plan)]
+
+    def _placed(self, name: str, plan: Plan) -> list[tuple[tuple[int, ...], Segment]]:
+        """Frames of one arena and the segments in which they lie."""
+        arena, pooled, found = self.arenas[name], name == POOL, []
+        bias = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
+        for frames, pages in arena.pages:
+            turns = self.context.turns_of(frames, plan.shift, self.context.roped or pooled)
+            of = arena.key_quantizer, arena.value_quantizer
+            found.append((frames, Segment(pages, *of, turns, bias, span=arena.span)))
+        return found
+
+    def watch(self, chunk: Chunk, plan: Plan) -> None:
+        """Note the chunk as it is now, for policies that compare passes."""
+        if self.policy.watches:
+            self.before |= self._observe(chunk, plan)
+
+    def commit(self, chunk: Chunk, plan: Plan) -> None:
+        """Ask the policy, let frames go, move frames, store new ones: in this order."""
+        self.notes |= self._observe(chunk, plan)
+        new = self._new(chunk, plan)
+        fates = self.policy.decide(self._history(chunk, plan))
+        unknown = sorted(set(fates) - set(self.fates) - set(plan.frames))
+        if unknown:
+            raise ValueError(f"the retention policy decided over frame {unknown[0]}, not stored")
+        changed = {f: fates[f] for f in self.fates if fates.get(f, self.fates[f]) != self.fates[f]}
+        split = [f for f in changed if isinstance(self.fates[f], Split) and changed[f] != DROP]
+        if split:
+            raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
+        moved = self._read([f for f, fate in changed.items() if fate != DROP], new[1].dtype)
+        self._release(changed)
+        coming = {**changed, **{f: fates.get(f, KEEP) for f in plan.frames}}
+        self._store(coming, [*moved, new])
+
+    def evict(self, first: int) -> None:
+        """Let go of what lies neither in the model's sink nor in its window."""
+        self._release([f for f in self.fates if self.context.spec.sink <= f < first])
+        behind = [f for f in self.arenas[POOL].places if self.context.spec.sink <= f < first]
+        self.arenas[POOL].drop(behind)
+
+    @property
+    def ledger(self) -> Counter[str]:
+        """Parts of all tiers together; pooled frames and notes apart."""
+        held: Counter[str] = Counter()
+        for name, arena in self.arenas.items():
+            held += Counter({"pooled": arena.ledger.total()}) if name == POOL else arena.ledger
+        held["notes"] += sum(x.nbytes for x in (*self.notes.values(), *self.before.values()))
+        return held
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Of all arenas."""
+        return sum(arena.nominal_bytes for arena in self.arenas.values())
+
+    @property
+    def num_frames_held(self) -> float:
+        """In full or pooled."""
+        return len(self.fates) + len(self.arenas[POOL].places)
+
+    def stored(self) -> Frames:
+        """Frames in full, decoded, oldest first."""
+        whole = sorted(f for f, fate in self.fates.items() if not isinstance(fate, Split))
+        parts = self._read(whole, torch.float32)
+        return _in_order(parts)
+
+    def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
+        """Notes on the frames of the chunk."""
+        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
+        notes = {f: self.policy.observe(k[:, :, i], v[:, :, i]) for i, f in enumerate(plan.frames)}
+        return {frame: note for frame, note in notes.items() if note is not None}
+
+    def _history(self, chunk: Chunk, plan: Plan) -> History:
+        spec = self.context.spec
+        end = plan.frames.stop
+        mass: Mapping[int, float] = {}
+        if self.policy.queries:
+            full = [s for name in self.arenas if name != POOL for s in self._placed(name, plan)]
+            mass = frame_mass(full, chunk, plan, self.policy.queries)
+        return History(
+            frames=sorted({*self.fates, *plan.frames}),
+            num_frames=end if spec.window is None else min(end, spec.window),
+            notes=self.notes,
+            before=self.before,
+            tiers=self.fates,
+            mass=mass,
+            capacity=self.context.num_frames,
+            layer=self.layer,
+            num_layers=spec.num_layers,
+        )
+
+    def _new(self, chunk: Chunk, plan: Plan) -> Frames:
+        """The chunk's frames as they are stored, exact."""
+        k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
+        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k, chunk.value))
+        return list(plan.frames), k, v
+
+    def _read(self, frames: Sequence[int], dtype: torch.dtype) -> list[Frames]:
+        """Stored frames, decoded, by the tier in which they lie."""
+        found = []
+        for name, arena in self.arenas.items():
+            here = [f for f in frames if self.fates[f] == name]
+            if here:
+                k, v = arena.read(here)
+                found.append((here, k.to(dtype), v.to(dtype)))
+        return found
+
+    def _release(self, frames: Sequence[int] | Mapping[int, Fate]) -> None:
+        """Free the pages of frames, wherever they lie, and of those that share a page with them."""
+        full = [arena for name, arena in self.arenas.items() if name != POOL]
+        for arena in full:
+            arena.drop([f for f in frames if f in arena.places])
+        held = {f for arena in full for f in arena.places}
+        self.fates = {f: fate for f, fate in self.fates.items() if f in held}
+
+    def _store(self, coming: Mapping[int, Fate], sources: Sequence[Frames]) -> None:
+        """Put frames where they belong; those of one tier together, oldest first."""
+        for name, arena in self.arenas.items():
+            arrivals = [part for source in sources for part in _arrivals(name, source, coming)]
+            if arrivals:
+                frames, k, v = _in_order(arrivals)
+                arena.store(frames, *(self._pooled(frames, k, v) if name == POOL else (k, v)))
+        placed = {f: fate for f, fate in coming.items() if fate not in (DROP, POOL)}
+        self.fates |= {f: _without_tokens(fate) for f, fate in placed.items()}
+
+    def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """One token a frame, the mean of the frame's tokens [B, H, F, 1, D]."""
+        if not self.context.roped:
+            k = rotate(k, self.context.rope.frames(frames).view())
+        k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
+        return k, v
+
+
+def _arrivals(name: str, source: Frames, coming: Mapping[int, Fate]) -> Iterator[Frames]:
+    """What of some frames goes to one tier."""
+    frames, k, v = source
+    whole = [i for i, frame in enumerate(frames) if coming[frame] == name]
+    if len(whole) == len(frames):
+        yield source
+    elif whole:
+        yield [frames[i] for i in whole], k[:, :, whole], v[:, :, whole]
+    for i, frame in enumerate(frames):
+        fate = coming[frame]
+        if isinstance(fate, Split) and name in (fate.first, fate.rest):
+            tokens = fate.tokens if name == fate.first else _others(fate.tokens, k.shape[3])
+            yield [frame], k[:, :, i : i + 1, tokens], v[:, :, i : i + 1, tokens]
+
+
+def _without_tokens(fate: Fate) -> Fate:
+    """Where a frame lies; which of its tokens lie where is not kept."""
+    return replace(fate, tokens=fate.tokens.new_empty(0)) if isinstance(fate, Split) else fate
+
+
+def _others(tokens: Tensor, num_tokens: int) -> Tensor:
+    """The positions of a frame that are not among `tokens` [n] int64."""
+    rest = torch.ones(num_tokens, dtype=torch.bool, device=tokens.device)
+    rest[tokens] = False
+    return rest.nonzero()[:, 0]
+
+
+def _in_order(arrivals: Sequence[Frames]) -> Frames:
+    """Frames from several places together, oldest first."""
+    if len(arrivals) == 1:
+        return arrivals[0]
+    frames = [f for of, _, _ in arrivals for f in of]
+    order = sorted(range(len(frames)), key=frames.__getitem__)
+    k, v = (
+        torch.cat(parts, 2)[:, :, order]
+        for parts in ([a[1] for a in arrivals], [a[2] for a in arrivals])
+    )
+    return [frames[i] for i in order], k, v

@@ -1,0 +1,42 @@
+"""Bytes of a stored frame, asked of the quantizers themselves: no formula a method."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+
+from harness.api import KEEP, CacheSpec, FramePolicy, Method, Tier, TokenPolicy
+
+ORIGIN_BYTES = 4  # where a token came from, for policies that pick single tokens
+
+
+def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of one frame of a tier over all layers, by part, batch 1.
+
+    One head of one page is really encoded: heads and pages are stored alike.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 1, 1, tier.span * spec.tokens_per_frame, spec.head_dim)
+    x = torch.randn(shape, generator=generator).to(dtype)
+    sizes: Counter[str] = Counter()
+    for quantizer in (tier.key, tier.value):
+        for name, part in quantizer.encode(x).parts.items():
+            sizes[name] += spec.num_layers * spec.num_heads * part.nbytes
+    return {name: size // tier.span for name, size in sizes.items()}
+
+
+def tiers_of(method: Method) -> Mapping[str, Tier]:
+    """All tiers of a method by name, KEEP first."""
+    policy = method.retention
+    span = policy.span if isinstance(policy, FramePolicy) else 1
+    return {KEEP: Tier(method.key, method.value, span), **method.tiers}
+
+
+def frame_bytes(method: Method, spec: CacheSpec, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Bytes of one frame of the tier KEEP over all layers, batch 1."""
+    total = sum(tier_bytes(tiers_of(method)[KEEP], spec, dtype).values())
+    if isinstance(method.retention, TokenPolicy):
+        total += ORIGIN_BYTES * spec.num_layers * spec.num_heads * spec.tokens_per_frame
+    return total

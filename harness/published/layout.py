@@ -1,0 +1,57 @@
+"""Which tokens of a layer's capacity lie in which tier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.api import DROP, POOL, Fate, Split
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where tokens lie in the capacity of frames of `frame_tokens` tokens.
+
+    spans: the places of the tokens of each tier that has any, ascending: a slice where neighbours
+    lie together, else [N] int64. pooled, dropped: frames.
+    """
+
+    spans: Mapping[str, slice | Tensor]
+    pooled: tuple[int, ...]
+    dropped: tuple[int, ...]
+    frame_tokens: int
+
+
+def places(fates: Mapping[int, Fate], frame_tokens: int, device: torch.device) -> dict[str, Tensor]:
+    """Positions in the capacity of the tokens of each tier [N] int64, ascending."""
+    found: dict[str, list[Tensor]] = {}
+    inside = torch.arange(frame_tokens, device=device)
+    for frame in sorted(fates):
+        fate = fates[frame]
+        if isinstance(fate, Split):
+            first = fate.tokens.to(device)
+            rest = torch.ones_like(inside, dtype=torch.bool).index_fill_(0, first, False)
+            found.setdefault(fate.first, []).append(first + frame * frame_tokens)
+            found.setdefault(fate.rest, []).append(inside[rest] + frame * frame_tokens)
+        elif fate not in (DROP, POOL):
+            found.setdefault(fate, []).append(inside + frame * frame_tokens)
+    whole = {name: torch.cat(pieces) for name, pieces in found.items()}
+    return {name: tokens for name, tokens in whole.items() if tokens.numel()}
+
+
+def layout(fates: Mapping[int, Fate], tiers: Mapping[str, Tensor], frame_tokens: int) -> Layout:
+    """Of frames with these fates, whose `places` are `tiers`; no other frame is stored."""
+    return Layout(
+        spans={name: _span(tokens) for name, tokens in tiers.items()},
+        pooled=tuple(f for f in sorted(fates) if fates[f] == POOL),
+        dropped=tuple(f for f in sorted(fates) if fates[f] == DROP),
+        frame_tokens=frame_tokens,
+    )
+
+
+def _span(tokens: Tensor) -> slice | Tensor:
+    first, last = int(tokens[0]), int(tokens[-1])
+    return slice(first, last + 1) if last - first + 1 == tokens.numel() else tokens

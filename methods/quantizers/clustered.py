@@ -1,0 +1,82 @@
+"""Tokens that look alike share a centroid, and only what each has of its own is quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Packed, Quantizer
+from methods.quantizers.grouped import FP16_MAX, staged
+from methods.quantizers.kmeans import cluster
+from methods.quantizers.nested import inner_of, joined, named
+
+
+@dataclass(frozen=True)
+class Clustered(Quantizer):
+    """x = centroid of the token's cluster + residual, quantized; nested, stages are progressive.
+
+    centroids: how many of each head and page, at most 256. tokens_each: tokens of a page for each
+    centroid at least, which limits their number on small pages; a centroid takes as many bits as
+    its 16 * D, so of a value 16 / tokens_each at most. iterations: of Lloyd's.
+
+    Source  Quant VideoGen (arXiv 2602.02958), semantic-aware smoothing, and with another one as
+    residual its progressive residual quantization; centroids there are of several chunks together
+    and seeded at random.
+    Shapes  residual parts, and centroids [B, H, F, C, D] fp16, nearest [B, H, F, T] u8.
+    Raises  ValueError: centroids not 1 to 256, numbers not positive; a page smaller than
+    tokens_each; a residual that rotates.
+    """
+
+    residual: Quantizer
+    centroids: int = 256
+    tokens_each: int = 32
+    iterations: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if not 1 <= self.centroids <= 256:
+            raise ValueError(f"Clustered.centroids={self.centroids}: choose 1 to 256")
+        for name in ("tokens_each", "iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Clustered.{name}={getattr(self, name)}: choose 1 or more")
+
+    def check(self, spec: CacheSpec) -> None:
+        """A page must be worth a centroid, the residual in the same channels."""
+        if self.residual.rotation(spec.head_dim, torch.device("cpu")) is not None:
+            name = type(self.residual).__name__
+            raise ValueError(f"Clustered: {name} rotates: choose RTNE4M3 or RTN")
+        if spec.tokens_per_frame < self.tokens_each:
+            raise ValueError(
+                f"Clustered.tokens_each={self.tokens_each}: a frame has {spec.tokens_per_frame} "
+                f"tokens: choose 1 to {spec.tokens_per_frame}"
+            )
+        self.residual.check(spec)
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        """Cluster, then encode what the centroids as stored leave over."""
+        x = x_BHFTD.float().clamp(-FP16_MAX, FP16_MAX)
+        count = min(self.centroids, x.shape[3] // self.tokens_each)
+        centroids, nearest = cluster(x.flatten(0, 2), count, self.iterations)
+        parts = {
+            "centroids": centroids.unflatten(0, x.shape[:3]),
+            "nearest": nearest.unflatten(0, x.shape[:3]),
+        }
+        rest = self.residual.encode(x - _of_tokens(parts["centroids"], parts["nearest"]))
+        return joined(replace(rest, parts=named(rest, "residual")), parts)
+
+    def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
+        """As the residual, plus the centroids."""
+        for tile, x in staged(packed, out_BHFTD):
+            self.residual.stage(inner_of(tile, "residual"), x)
+            x += _of_tokens(tile.parts["centroids"], tile.parts["nearest"])
+
+
+def _of_tokens(centroids_BHFCD: Tensor, nearest_BHFT: Tensor) -> Tensor:
+    """The centroid of each token [B, H, F, T, D] fp32."""
+    count, shape = centroids_BHFCD.shape[3], nearest_BHFT.shape
+    rows = torch.arange(shape[:3].numel(), device=nearest_BHFT.device)[:, None] * count
+    index = (nearest_BHFT.flatten(0, 2) + rows).flatten()
+    found: Tensor = centroids_BHFCD.float().flatten(0, 3).index_select(0, index).unflatten(0, shape)
+    return found

@@ -1,0 +1,91 @@
+"""The levels that serve a normal distribution best, known before any data are seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Packed, Quantizer
+from harness.bits import pack
+from methods.quantizers.grouped import staged
+from methods.quantizers.levels import look_up, nearest
+
+
+@dataclass(frozen=True)
+class LloydMax(Quantizer):
+    """Rounds to the levels of least mean squared error for values of mean 0 and variance 1.
+
+    Without metadata: what stands around it has to make values so (`QuaRot` of `Normed`).
+
+    Source  TurboQuant (arXiv 2504.19874), algorithm 1, which takes the distribution of a coordinate
+    on the unit sphere; its limit in many dimensions here, a normal one.
+    Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8.
+    Raises  ValueError: bits not 2 or 4; codes that do not fill whole bytes.
+    """
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse other widths."""
+        if self.bits not in (2, 4):
+            raise ValueError(f"LloydMax.bits={self.bits}: choose 2 or 4")
+
+    @property
+    def per_token(self) -> bool:
+        """Codes alone."""
+        return True
+
+    def check(self, spec: CacheSpec) -> None:
+        """Codes must fill whole bytes."""
+        if spec.head_dim % (8 // self.bits):
+            raise ValueError(
+                f"LloydMax.bits={self.bits}: {spec.head_dim} channels do not fill whole bytes"
+            )
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        """The nearest level of each value."""
+        codes = nearest(x_BHFTD.float(), _levels(2**self.bits, x_BHFTD.device))
+        page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
+        return Packed({"codes": pack(codes, self.bits)}, self.bits, page)
+
+    def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
+        """Levels looked up."""
+        levels = _levels(2**self.bits, packed.device)
+        for tile, x in staged(packed, out_BHFTD):
+            look_up(tile.parts["codes"], self.bits, levels, x)
+
+
+@cache
+def normal_levels(count: int) -> tuple[float, ...]:
+    """The fixed point of Lloyd's iteration on the density of the unit normal, ascending.
+
+    Each level is the mean of the density between the middles to its neighbours.
+    """
+    levels = [4 * (i + 0.5) / count - 2 for i in range(count)]
+    moved = 1.0
+    while moved > 1e-10:
+        middles = [(a + b) / 2 for a, b in pairwise(levels)]
+        cells = pairwise([-math.inf, *middles, math.inf])
+        means = [(_density(a) - _density(b)) / (_share(b) - _share(a)) for a, b in cells]
+        moved = max(abs(a - b) for a, b in zip(levels, means, strict=True))
+        levels = means
+    return tuple(levels)
+
+
+@cache
+def _levels(count: int, device: torch.device) -> Tensor:
+    return torch.tensor(normal_levels(count), device=device)
+
+
+def _density(x: float) -> float:
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _share(x: float) -> float:
+    """The share of values below x."""
+    return (1 + math.erf(x / math.sqrt(2))) / 2

@@ -1,0 +1,31 @@
+"""KeyDiff: keep the keys that differ most from the mean key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.api import Tokens
+from methods.retention.tokens.attention import heads
+from methods.retention.tokens.likeness import unit
+from methods.retention.tokens.scorer import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyDiff(Scorer):
+    """score_j = -cos(k_j, m), m = the mean of all keys scaled to length 1; needs no queries.
+
+    Source  KeyDiff (arXiv 2504.15364), in the form of NVIDIA/kvpress; keys at their positions, as
+    attention meets them.
+    """
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """Scores [B, H, N] fp32, -1 to 1."""
+        score = torch.empty_like(tokens.count)
+        for b, h in heads(tokens):
+            keys = unit(tokens.turned[b, h].float())
+            live = (tokens.count[b, h] > 0).float()
+            score[b, h] = -(keys @ unit((live @ keys)[None])[0])
+        return score

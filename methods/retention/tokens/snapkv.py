@@ -1,0 +1,23 @@
+"""SnapKV: keep what the newest queries attend to, and what lies around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from harness.api import Tokens
+from methods.retention.tokens.attention import Importance
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapKV(Importance):
+    """score_j = max over the neighbours i of j of (mean over queries of softmax_i(q . k_i)).
+
+    Source  SnapKV (arXiv 2404.14469), section 4. Its observation window always stays: here the
+    frames that `Scored.recent` protects. Its softmax too runs over the window's own keys.
+    """
+
+    def score(self, tokens: Tokens) -> Tensor:
+        """The importance [B, H, N] fp32."""
+        return self.importance(tokens)

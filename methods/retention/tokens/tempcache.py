@@ -1,0 +1,95 @@
+"""TempCache: tokens that repeat from frame to frame become one token that counts for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.api import Revision, Tokens
+from methods.retention.tokens.attention import heads
+from methods.retention.tokens.budgeted import Budgeted, everything
+from methods.retention.tokens.likeness import unit
+from methods.retention.tokens.order import lexsort
+
+
+@dataclass(frozen=True, kw_only=True)
+class TempCache(Budgeted):
+    """Over budget, merges exactly as many corresponding tokens of each head as are too many.
+
+    Tokens at one place correspond if no token stored at that place lies between them in time. The
+    pairs with the highest cosine of keys merge, of equals the older; a chain of pairs becomes one
+    token, the newest, with the count-weighted mean of keys and of values, and the sum of counts,
+    which is a logit bias of log(count). Merging equal keys changes no attention.
+
+    Keys should be stored without positions (`keys: unroped`): the same content at one place has
+    another key in every frame otherwise. Tokens out of the window's reach go first. Where there are
+    too few pairs, the oldest clusters go, by the frame of their newest token.
+
+    Source  TempCache of FAST-AR (arXiv 2602.01801), section 5.2 and lemma 5.1, as an idea. There a
+    token corresponds to the key of an earlier frame that its query attends to most, pairs merge
+    above a threshold, and the newest key stands for all; here tokens correspond by place, as many
+    merge as the budget asks for, and the key is the mean, as the value is in both.
+    Raises  ValueError: a budget below one chunk.
+    """
+
+    rewrites: ClassVar[bool] = True
+
+    def _least(self, chunk_frames: int) -> int:
+        """Nothing is protected."""
+        return chunk_frames
+
+    def _revised(self, tokens: Tokens) -> Revision:
+        """The newest token of every cluster, with the cluster's means and count."""
+        if tokens.frame.shape[2] <= self.limit:
+            return everything(tokens)
+        merged = [self._merged(tokens, b, h) for b, h in heads(tokens)]
+        batch, num_heads = tokens.frame.shape[:2]
+        index, count, key, value = (
+            torch.stack(part).unflatten(0, (batch, num_heads)) for part in zip(*merged, strict=True)
+        )
+        return Revision(index, count=count, key=key, value=value)
+
+    def _merged(self, tokens: Tokens, b: int, h: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Index [K], count [K], key and value [K, D] of one head."""
+        by_place = tokens.place[b, h].argsort(stable=True)  # each place's tokens, oldest first
+        place, count = tokens.place[b, h][by_place], tokens.count[b, h][by_place]
+        live = count > 0
+        pairs = (place[1:] == place[:-1]) & live[1:] & live[:-1]
+        keys = unit(tokens.key[b, h][by_place].float())
+        cosine = (keys[1:] * keys[:-1]).sum(1).masked_fill(~pairs, -torch.inf)
+        surplus = max(0, int(live.sum()) - self.limit)
+        # Most alike first, of equals the older: the pair's newer token tells its age.
+        best = lexsort(by_place[1:], -cosine)[: min(surplus, int(pairs.sum()))]
+        linked = torch.zeros_like(pairs)
+        linked[best] = True
+        last = torch.cat([~linked, linked.new_ones(1)])  # of a cluster: its newest token
+        sizes = last.nonzero()[:, 0].diff(prepend=last.new_full((1,), -1, dtype=torch.int64))
+        total = torch.segment_reduce(count, "sum", lengths=sizes)
+        index, order = _newest(by_place[last], live[last], self.limit)
+        means = [
+            _means(x[b, h], by_place, count, sizes, last)[order] for x in (tokens.key, tokens.value)
+        ]
+        return index, total[order], means[0], means[1]
+
+
+def _newest(index_M: Tensor, live_M: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """The live and newest clusters by their newest token: its index ascending, and which they are.
+
+    A token's index is its age.
+    """
+    order = lexsort(index_M, live_M.to(torch.uint8))[-num_kept:]
+    index, ascending = index_M[order].sort()
+    return index, order[ascending]
+
+
+def _means(
+    x_ND: Tensor, by_place: Tensor, count_N: Tensor, sizes_M: Tensor, last_N: Tensor
+) -> Tensor:
+    """Count-weighted means of the clusters [M, D], in fp32; a lone token stays bit for bit."""
+    x = x_ND[by_place]
+    weighted = torch.segment_reduce(x.float() * count_N[:, None], "sum", lengths=sizes_M, axis=0)
+    total = torch.segment_reduce(count_N, "sum", lengths=sizes_M)
+    return torch.where(sizes_M[:, None] > 1, (weighted / total[:, None]).to(x.dtype), x[last_N])

@@ -1,0 +1,1 @@
+"""Which denoising passes are not run: one policy a module."""
