@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 MIB, GIB = 2**20, 2**30
-MIN_WIDTH = 110  # columns of text; a narrower terminal wraps lines, no cell is ever cut
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,8 @@ def print_section(section: Section) -> None:
         table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
     for line in section.lines:
         table.add_row(*cells(line))
-    console = Console(width=max(Console().width, MIN_WIDTH))
+    wanted = Console(width=10**4).measure(table).maximum  # a cell is never cut
+    console = Console(width=max(Console().width, wanted))
     console.print(section.title, highlight=False, soft_wrap=True)
     console.print(table)
     for note in notes(section.lines):

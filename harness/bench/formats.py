@@ -70,7 +70,7 @@ def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, roun
     once = again = trip(quantizer, x)
     for _ in range(rounds - 1):
         again = trip(quantizer, again)
-    bits = 8 * quantizer.encode(x).nbytes / x.numel()
+    bits = 8 * quantizer.encode(pages(quantizer, x)).nbytes / x.numel()
     late = error(again, x)
     return Row(
         f"{family}, {side}",
@@ -83,7 +83,13 @@ def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, roun
 
 def trip(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
     """Encoded, decoded."""
-    return quantizer.decode(quantizer.encode(x_BHFTD), x_BHFTD.dtype)
+    x = pages(quantizer, x_BHFTD)
+    return quantizer.decode(quantizer.encode(x), x.dtype).reshape(x_BHFTD.shape)
+
+
+def pages(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
+    """As its integration hands it over: what stores all tokens as one piece gets one page."""
+    return x_BHFTD if quantizer.paged else x_BHFTD.flatten(2, 3)[:, :, None]
 
 
 def error(back: Tensor, x: Tensor) -> float:
