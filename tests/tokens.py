@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Revision, Room, Tokens
 from methods.retention.tokens.budgeted import Budgeted
-from methods.retention.tokens.order import picked
+from methods.retention.tokens.order import picked, reordered
 
 GRID, CHUNK, WIDTH = (2, 3), 3, 8
 SIZE = GRID[0] * GRID[1]  # tokens of a frame
@@ -71,17 +71,7 @@ def shuffled(tokens: Tokens, seed: int) -> tuple[Tokens, Tensor]:
             for _ in range(tokens.frame.shape[0] * tokens.frame.shape[1])
         ]
     ).view(tokens.frame.shape)
-    moved = replace(
-        tokens,
-        key=picked(tokens.key, order),
-        value=picked(tokens.value, order),
-        turned=picked(tokens.turned, order),
-        frame=tokens.frame.gather(2, order),
-        place=tokens.place.gather(2, order),
-        count=tokens.count.gather(2, order),
-        note=tokens.note.gather(2, order),
-    )
-    return moved, order
+    return reordered(tokens, order), order
 
 
 def joined(old: Tokens, new: Tokens) -> Tokens:

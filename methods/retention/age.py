@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -21,7 +21,7 @@ class Age(FramePolicy):
     over: what the share is of. `filled`: the frames there are, at least one. `capacity` (as
     published): the place for the whole video, so that nothing is recent until the video has nearly
     filled it; the border then lies inside a frame, which is split, and pages of one tier differ in
-    size: for integrations without pages. room: of this video, in a copy that is `sized`.
+    size: for integrations without pages. room: of this video, set by `sized`, not by hand.
 
     Source  AGE_TIER and TPTQ of arXiv 2603.27469, whose share is of the capacity.
     Raises  ValueError: a share outside 0..1, another word.
@@ -29,7 +29,7 @@ class Age(FramePolicy):
 
     share: float = 0.3
     over: Literal["filled", "capacity"] = "filled"
-    room: Room | None = field(default=None, init=False)
+    room: Room | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no share, and other words."""
@@ -43,9 +43,7 @@ class Age(FramePolicy):
 
     def sized(self, room: Room) -> Self:
         """With the capacity of the video."""
-        copy = replace(self)
-        object.__setattr__(copy, "room", room)
-        return copy
+        return replace(self, room=room)
 
     def most(self, tier: str, num_frames: int) -> int | None:
         """Both grow with history, up to rounding."""

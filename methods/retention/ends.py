@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
@@ -21,8 +21,8 @@ class Ends(FramePolicy):
     What lies between is the whole history to the inner policy: it counts its shares and budgets
     over those frames, and a frame that leaves the newest ones is new to it. `recent` counts the
     newest chunk, which is the one the policy is asked about. A model with a window of its own
-    drops the sink too, unless it has one itself. num_frames: of the video, in a copy that is
-    `sized`.
+    drops the sink too, unless it has one itself. num_frames: of the video, set by `sized`,
+    not by hand.
 
     Source  the RECENT2 rows of arXiv 2603.27469 (two chunks, the current one included); the sink
     of StreamingLLM (arXiv 2309.17453).
@@ -32,7 +32,7 @@ class Ends(FramePolicy):
     inner: FramePolicy
     sink: int = 0
     recent: int = 0
-    num_frames: int | None = field(default=None, init=False)
+    num_frames: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse ends without frames, and other kinds of policies."""
@@ -75,9 +75,7 @@ class Ends(FramePolicy):
 
     def sized(self, room: Room) -> Self:
         """With the inner policy sized."""
-        copy = replace(self, inner=self.inner.sized(room))
-        object.__setattr__(copy, "num_frames", room.num_frames)
-        return copy
+        return replace(self, inner=self.inner.sized(room), num_frames=room.num_frames)
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
         """The inner policy's note."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from harness.api import DROP, POOL, Budget, CacheSpec, Room
@@ -16,8 +16,8 @@ class Prune(Ladder):
 
     keep: a share, at least one frame, 0 for none; in the order of their scores. budget: instead of
     it, how much may stay in all, as `Budget` reads it: shares are then of the frames that stay, the
-    newest and the best of the older ones. frames: the budget in whole frames, in a copy that is
-    `sized`. A frame that left does not come back.
+    newest and the best of the older ones. frames: the budget in whole frames, set by `sized`,
+    not by hand. A frame that left does not come back.
 
     Source  FLOWCACHE_PRUNE of arXiv 2603.27469. Theirs leaves zeroed tokens in the attention and
     lets them compete on; here they are gone.
@@ -26,7 +26,7 @@ class Prune(Ladder):
 
     keep: float | None = 0.5
     budget: str | None = None
-    frames: int | None = field(default=None, init=False)
+    frames: int | None = None
     rest: ClassVar[str] = DROP
 
     def __post_init__(self) -> None:
@@ -64,9 +64,7 @@ class Prune(Ladder):
                 f"{type(self).__name__}.budget={self.budget} holds no whole frame of this video: "
                 "choose more"
             )
-        copy = replace(self)
-        object.__setattr__(copy, "frames", frames)
-        return copy
+        return replace(self, frames=frames)
 
     def counts(self, num_frames: int, layer: int = 0, num_layers: int = 1) -> Counts:
         """Of the frames that fit, where there is a budget."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from harness.api import DROP, KEEP, Budget, CacheSpec, Fate, FramePolicy, History, Room
@@ -16,8 +16,8 @@ class Window(FramePolicy):
 
     budget: an amount and its unit, as `Budget` reads it, of history only; the chunk being denoised
     comes on top. sink: in frames, inside the budget. A model with a window of its own drops the
-    sink too, unless it has one itself. frames: the budget in whole frames, in a copy that is
-    `sized`.
+    sink too, unless it has one itself. frames: the budget in whole frames, set by `sized`,
+    not by hand.
 
     Source  StreamingLLM (arXiv 2309.17453), with frames for tokens.
     Raises  ValueError: no room for the newest chunk beside the sink.
@@ -25,7 +25,7 @@ class Window(FramePolicy):
 
     budget: str = "12 frames"
     sink: int = 0
-    frames: int | None = field(default=None, init=False)
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no budget or no sink."""
@@ -50,9 +50,7 @@ class Window(FramePolicy):
                 f"Window.budget={self.budget} holds {frames} frames of this video, Window.sink="
                 f"{self.sink}: choose more than the sink"
             )
-        copy = replace(self)
-        object.__setattr__(copy, "frames", frames)
-        return copy
+        return replace(self, frames=frames)
 
     def most(self, tier: str, num_frames: int) -> int:
         """The window."""

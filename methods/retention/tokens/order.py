@@ -34,17 +34,21 @@ def oldest_first(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     order = lexsort(tokens.place, tokens.frame)
     if torch.equal(order, torch.arange(order.shape[-1], device=order.device).expand_as(order)):
         return tokens, None
-    in_order = replace(
+    return reordered(tokens, order), order
+
+
+def reordered(tokens: Tokens, order_BHN: Tensor) -> Tokens:
+    """The tokens of every head in another order."""
+    return replace(
         tokens,
-        key=picked(tokens.key, order),
-        value=picked(tokens.value, order),
-        turned=picked(tokens.turned, order),
-        frame=tokens.frame.gather(2, order),
-        place=tokens.place.gather(2, order),
-        count=tokens.count.gather(2, order),
-        note=tokens.note.gather(2, order),
+        key=picked(tokens.key, order_BHN),
+        value=picked(tokens.value, order_BHN),
+        turned=picked(tokens.turned, order_BHN),
+        frame=tokens.frame.gather(2, order_BHN),
+        place=tokens.place.gather(2, order_BHN),
+        count=tokens.count.gather(2, order_BHN),
+        note=tokens.note.gather(2, order_BHN),
     )
-    return in_order, order
 
 
 def as_given(revision: Revision, order_BHN: Tensor) -> Revision:
