@@ -120,6 +120,18 @@ class PoolOld(FramePolicy):
         return {frame: POOL for frame in history.frames[:-3]}
 
 
+class Misspelt(FramePolicy):
+    """Sends the oldest frame to a tier that the method does not have."""
+
+    def decide(self, history: History) -> dict[int, Fate]:
+        return {history.frames[0]: "recnt"}
+
+
+def test_a_tier_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="frame 0 to tier recnt: the method has keep, pool, drop"):
+        generate(Method(Exact(), Exact(), Misspelt()))
+
+
 def pooled_session(keys: str, shift: int = 0) -> tuple[Session, list[tuple[Tensor, Tensor]]]:
     """A session of two chunks whose first three frames are pooled, and the exact inputs."""
     shape = spec(num_layers=1, keys=keys, window=9 if shift else None, positions="relative")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from harness.api import CacheSpec, Method, Retention
+from harness.api import DROP, POOL, CacheSpec, Fate, Method, Retention, Split
 from harness.attention.base import Backend, Segment
 from harness.models.rope import Rope, Turns, rotate
 
@@ -80,6 +80,23 @@ class Context:
             make = self.rope.shifts if roped else self.rope.frames
             self.turns[roped, *places] = make(places)
         return self.turns[roped, *places]
+
+
+def demand_known(fates: Mapping[int, Fate], frames: Collection[int], tiers: Iterable[str]) -> None:
+    """A policy may decide over stored frames alone, and name tiers that the method has.
+
+    Raises  ValueError: it did something else.
+    """
+    allowed = list(dict.fromkeys((*tiers, POOL, DROP)))
+    for frame, fate in fates.items():
+        if frame not in frames:
+            raise ValueError(f"the retention policy decided over frame {frame}, not stored")
+        for name in (fate.first, fate.rest) if isinstance(fate, Split) else (fate,):
+            if name not in allowed:
+                raise ValueError(
+                    f"the retention policy sent frame {frame} to tier {name}: the method has "
+                    f"{', '.join(allowed)}; add it to the policy's `tiers` and the method's"
+                )
 
 
 class Layer(Protocol):

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.api import DROP, KEEP, POOL, Exact, Fate, FramePolicy, History, Split
 from harness.arena import Arena
 from harness.attention.base import Segment
-from harness.layers.base import Chunk, Context, Plan
+from harness.layers.base import Chunk, Context, Plan, demand_known
 from harness.layers.mass import frame_mass
 from harness.layers.sizes import tiers_of
 from harness.models.rope import rotate
@@ -76,9 +76,7 @@ class FrameLayer:
         self.notes |= self._observe(chunk, plan)
         new = self._new(chunk, plan)
         fates = self.policy.decide(self._history(chunk, plan))
-        unknown = sorted(set(fates) - set(self.fates) - set(plan.frames))
-        if unknown:
-            raise ValueError(f"the retention policy decided over frame {unknown[0]}, not stored")
+        demand_known(fates, {*self.fates, *plan.frames}, self.arenas)
         changed = {f: fates[f] for f in self.fates if fates.get(f, self.fates[f]) != self.fates[f]}
         split = [f for f in changed if isinstance(self.fates[f], Split) and changed[f] != DROP]
         if split:

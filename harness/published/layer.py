@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, KEEP, POOL, CacheSpec, Fate, FramePolicy, History, Method, Split, Tier
+from harness.layers.base import demand_known
 from harness.published.count import Count, pages_bytes, pooled_bytes
 from harness.published.layout import Layout, layout, places
 from harness.published.program import Program
@@ -107,9 +108,7 @@ class Layer:
             num_layers=self.spec.num_layers,
         )
         fates = self.policy.decide(history)
-        unknown = sorted(set(fates) - set(seen))
-        if unknown:
-            raise ValueError(f"the retention policy decided over frame {unknown[0]}, not stored")
+        demand_known(fates, seen, (KEEP, *self.method.tiers))
         if fates:
             self.notes = dict(history.notes)
         self._shown = stop
