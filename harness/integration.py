@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Method
+from harness.api import CacheSpec, FramePolicy, Method
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
 from harness.cache import Session
@@ -95,7 +95,13 @@ class Packed(Integration):
     name: ClassVar[str] = "packed"
 
     def check(self, spec: CacheSpec, method: Method) -> None:
-        """History is read by heads and frames."""
+        """History is read by heads and frames, from pages of one size."""
+        policy = method.retention
+        if isinstance(policy, FramePolicy) and policy.uneven:
+            raise ValueError(
+                f"integration=packed keeps pages of one size, but {type(policy).__name__} splits "
+                "frames unevenly or again and again: choose integration=published_int8"
+            )
         for tier in tiers_of(method).values():
             for quantizer in (tier.key, tier.value):
                 if not quantizer.paged:

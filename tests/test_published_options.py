@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from harness.api import Exact, Method, Quantizer
+from harness.api import Exact, FramePolicy, Method, Quantizer, Tier
 from harness.bits import unpack
 from harness.integration import Packed
+from harness.published import Published
 from methods.quantizers.affine import Affine
 from methods.quantizers.grouped import Grouped
 from methods.quantizers.quarot import QuaRot, butterfly, hadamard
 from methods.quantizers.rtn import RTN
 from methods.quantizers.sigma import Sigma
+from methods.retention.age import Age
 from methods.retention.keep import KeepAll
+from methods.retention.spatial import Above, Foreground
 from tests.geometry import CPU, spec
 
 SHAPE = (1, 2, 1, 64, 32)
@@ -123,6 +126,17 @@ def test_one_piece_for_all_heads_is_refused_before_anything_runs() -> None:
     method = Method(Sigma(RTN()), Exact(), KeepAll())
     with pytest.raises(ValueError, match="what Sigma stores is one piece: choose integration="):
         Packed().check(spec(), method)
+
+
+@pytest.mark.parametrize(
+    "policy", [Age(over="capacity"), Foreground(frozen=False), Foreground(choice=Above(0.02))]
+)
+def test_uneven_splits_are_refused_before_anything_runs(policy: FramePolicy) -> None:
+    tiers = {name: Tier(Exact(), Exact()) for name in policy.tiers}
+    method = Method(Exact(), Exact(), policy, tiers=tiers)
+    with pytest.raises(ValueError, match=r"pages of one size, but .*: choose integration="):
+        Packed().check(spec(), method)
+    Published(codes="int8").check(spec(), method)
 
 
 def test_a_share_keeps_the_largest() -> None:

@@ -82,12 +82,14 @@ class FramePolicy(Retention):
     queries: of the newest frame, evenly spaced, whose attention over history is measured into
     `History.mass`; 0 measures nothing. watches: `observe` is also called in the pass before the
     commit, for `History.before`. splits: it gives `Split` fates, which only roped keys can serve.
+    uneven: its splits differ in size or move, which no pages of one size can serve.
     span: frames that it hands to KEEP at a time and that are encoded there as one page.
     """
 
     queries: int = 0
     watches: bool = False
     splits: bool = False
+    uneven: bool = False
     span: int = 1
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:

@@ -41,6 +41,11 @@ class Age(FramePolicy):
         """One."""
         return (RECENT,)
 
+    @property
+    def uneven(self) -> bool:  # type: ignore[override]  # the contract has plain attributes
+        """The border of the capacity lies inside a frame."""
+        return self.over == "capacity"
+
     def sized(self, room: Room) -> Self:
         """With the capacity of the video."""
         return replace(self, room=room)

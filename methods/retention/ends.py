@@ -65,6 +65,11 @@ class Ends(FramePolicy):
         return self.inner.splits
 
     @property
+    def uneven(self) -> bool:  # type: ignore[override]
+        """As the inner policy is."""
+        return self.inner.uneven
+
+    @property
     def span(self) -> int:  # type: ignore[override]
         """As the inner policy's."""
         return self.inner.span

@@ -184,6 +184,11 @@ class Foreground(FramePolicy):
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"Foreground.{name}={getattr(self, name)}: give a {kind.__name__}")
 
+    @property
+    def uneven(self) -> bool:  # type: ignore[override]  # the contract has plain attributes
+        """Where frames are decided anew, or have as many foreground positions as it happens."""
+        return not (self.frozen and self.choice.fixed)
+
     def check(self, spec: CacheSpec) -> None:
         """Both parts of a frame must have tokens."""
         size = spec.tokens_per_frame
