@@ -71,7 +71,7 @@ def test_says_what_it_is_and_how_it_was_built_in(name: str) -> None:
     method, integration = built(name)
     row = name.removeprefix("published/").upper()
     assert method.source == f"arXiv 2603.27469, row {row}"
-    assert row.startswith(method.family)
+    assert row.startswith(method.family.upper())
     assert isinstance(integration, Published)
     first = (CONF / "method" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith(f"# Study row {row}: ")

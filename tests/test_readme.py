@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,7 @@ RUNS = [c for c in COMMANDS if "plan" not in c.split() and SWEEP not in words_of
 
 @pytest.mark.parametrize("line", [c for c in RUNS if "self_forcing" not in words_of(c)])
 def test_readme_command(line: str, tmp_path: Path) -> None:
-    module, *words = line.split()
+    module, *words = shlex.split(line)
     results = tmp_path / "results"
     for language, block in BLOCKS:  # the example's files, where the README puts them
         name = re.match(r"# (\S+\.(?:py|yaml))\n", block)
