@@ -50,8 +50,13 @@ def configured(*words: str, folder: Path | None = None) -> dict[str, Any]:
 
 
 def method_files(folder: Path | None = None) -> dict[str, Path]:
-    """Every method by name, folders included, a user's own first; none is listed anywhere."""
-    roots = [root / "method" for root in (CONF, folder) if root is not None]
+    """Every method by name; none is listed anywhere."""
+    return choices("method", folder)
+
+
+def choices(group: str, folder: Path | None = None) -> dict[str, Path]:
+    """The files of a config group by name, subfolders included, a user's own first."""
+    roots = [root / group for root in (CONF, folder) if root is not None]
     found = {
         str(path.relative_to(root).with_suffix("")): path
         for root in roots

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,21 +28,9 @@ from harness.models.wan import TextKV
 from harness.progress import Progress
 from harness.record import Held, Recorder
 from harness.run import Item, Run
-from harness.sampler import Sampler, SeededNoise
+from harness.sampler import Sampler, SeededNoise, Silent
 from harness.store import Observation, Rows, TracePoint, write_trace
 from harness.video import Frames, write_raw
-
-
-class Silent:
-    """An observer that watches nothing: for the warm-up."""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Surrounds a pass."""
-        yield
-
-    def reused(self) -> None:
-        """Nobody counts."""
 
 
 class Generator:

@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness.cli import CONF, complain
-from harness.compose import described, method_files
+from harness.cli import complain
+from harness.compose import choices, described, method_files
 from harness.errors import UserError
 from harness.isolate import USER_ERROR
 from harness.own import own_folder
@@ -24,7 +24,7 @@ def main(words: Sequence[str]) -> int:
     """Print one list, or all of them; exit code 2 for an unknown word."""
     folder, words = own_folder(words)
     lists = {
-        "methods": lambda: _methods(folder),
+        "methods": lambda: _configs("method", folder),
         "suites": lambda: _configs("suite"),
         "models": lambda: _configs("model"),
         "attentions": lambda: _configs("attention"),
@@ -81,16 +81,10 @@ def _widest(field: str, texts: Sequence[str]) -> int:
     return max(map(len, [field, *found]))
 
 
-def _methods(folder: Path | None) -> Iterator[tuple[str, str]]:
-    """Names and descriptions, without importing anything."""
-    for name, path in method_files(folder).items():
-        yield name, described(path)
-
-
-def _configs(group: str) -> Iterator[tuple[str, str]]:
+def _configs(group: str, folder: Path | None = None) -> Iterator[tuple[str, str]]:
     """Names of a config group and the comment in the first line of each file."""
-    for path in sorted((CONF / group).glob("**/*.yaml")):
-        yield str(path.relative_to(CONF / group).with_suffix("")), described(path)
+    for name, path in choices(group, folder).items():
+        yield name, described(path)
 
 
 def _metrics() -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -109,6 +109,18 @@ class Observer(Protocol):
 
     def reused(self) -> None:
         """A pass was not run: an earlier one stood in for it."""
+
+
+class Silent:
+    """An observer that watches nothing."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Surrounds a pass."""
+        yield
+
+    def reused(self) -> None:
+        """Nobody counts."""
 
 
 @dataclass(frozen=True)

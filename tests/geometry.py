@@ -10,17 +10,15 @@ from hydra.utils import instantiate
 from harness.api import Exact, Method
 from harness.attention.base import Backend
 from harness.attention.portable import Portable
-from harness.bench.cases import configured
 from harness.cache import Session
 from harness.check import walk
 from harness.check.small import CPU, GRID, network, spec
 from harness.check.small import text_kv as text
 from harness.cli import CONF
-from harness.compose import method_files
-from harness.generate import Silent
+from harness.compose import configured, method_files
 from harness.layers.base import Context
 from harness.models.wan import Wan
-from harness.sampler import Sampler, Schedule, SeededNoise
+from harness.sampler import Sampler, Schedule, SeededNoise, Silent
 from methods.retention.keep import KeepAll
 
 __all__ = ["BF16", "CONF", "CPU", "GRID", "configured", "generate", "live_bytes", "method_names"]

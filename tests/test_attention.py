@@ -10,9 +10,10 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness import kernels
-from harness.api import Exact, Method, Quantizer
+from harness.api import Exact, Method, Quantizer, Tier
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
+from harness.attention.by_kernel import unread
 from harness.attention.dense import Merge, attend_dense
 from harness.attention.fused import Fused
 from harness.attention.portable import Portable
@@ -22,11 +23,13 @@ from harness.cache import Session
 from harness.errors import UserError
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
+from methods.quantizers.normed import Normed
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
+from methods.retention.spans import Spans
 from tests.geometry import BF16, CONF, CPU, configured, method_names, method_of, spec
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -221,3 +224,11 @@ def test_impossible_tiles_are_refused(word: dict[str, Any], message: str) -> Non
 def test_every_file_builds_a_backend(path: Any) -> None:
     built = instantiate(configured(f"attention={path.stem}")["attention"])
     assert getattr(built, "name", "auto") == path.stem
+
+
+def test_kernels_read_frames_whose_quantizers_say_their_form() -> None:
+    exact, rtn = Tier(Exact(), Exact()), RTN()
+    assert unread(Method(rtn, rtn, KeepAll())) == ""
+    assert unread(Method(rtn, Normed(rtn), KeepAll())) == "what Normed stores"
+    spans = Method(rtn, rtn, Spans(3), tiers={"recent": exact})
+    assert unread(spans) == "what RTN stores"  # pages of three frames

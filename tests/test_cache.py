@@ -13,10 +13,9 @@ from torch import Tensor
 from harness.api import POOL, Exact, Fate, FramePolicy, History, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
-from harness.generate import Silent
 from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
-from harness.sampler import Sampler, Schedule, SeededNoise
+from harness.sampler import Sampler, Schedule, SeededNoise, Silent
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune

@@ -10,9 +10,8 @@ import torch
 from harness.api import CacheSpec, Exact, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
-from harness.generate import Silent
 from harness.models.wan import Wan, WanDims
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler, Schedule, Silent
 from methods.retention.keep import KeepAll
 
 TOLERANCE = 1e-4

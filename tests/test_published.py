@@ -34,12 +34,12 @@ from harness.api import (
 from harness.attention.auto import Auto
 from harness.attention.portable import Portable
 from harness.cache import Session
-from harness.generate import Generator, Silent
+from harness.generate import Generator
 from harness.generate import generate as generate_run
 from harness.models.rope import Rope, rotate
 from harness.published import Published, PublishedSession
 from harness.published.layout import layout, places
-from harness.sampler import Sampler, Schedule, SeededNoise
+from harness.sampler import Sampler, Schedule, SeededNoise, Silent
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot

@@ -8,10 +8,25 @@ import torch
 from torch import Tensor
 
 from harness import kernels
-from harness.api import CacheSpec, Form, Method, Packed, Quantizer, Tier, TokenPolicy
+from harness.api import CacheSpec, Form, Method, Packed, Quantizer, TokenPolicy
 from harness.arena import Pages, encode_into
 from harness.attention.base import Backend, Segment
 from harness.errors import UserError
+from harness.layers.sizes import tiers_of
+
+
+def unread(method: Method) -> str:
+    """What of a method's history no kernel reads, in words; empty where they read all of it.
+
+    A quantizer must say its form, and a page must be a frame.
+    """
+    if isinstance(method.retention, TokenPolicy):
+        return f"single tokens, which {type(method.retention).__name__} keeps"
+    for tier in tiers_of(method).values():
+        for quantizer in (tier.key, tier.value):
+            if quantizer.form() is None or tier.span > 1:
+                return f"what {type(quantizer).__name__} stores"
+    return ""
 
 
 class ByKernel(Backend):
@@ -28,23 +43,12 @@ class ByKernel(Backend):
             kernels.check_head_dim(spec.head_dim)
         except ValueError as error:
             raise UserError(str(error)) from error
-        if isinstance(method.retention, TokenPolicy):
+        lacking = unread(method)
+        if lacking:
             raise UserError(
-                f"attention={self.name}: no kernel reads single tokens, which "
-                f"{type(method.retention).__name__} keeps; type attention=portable"
+                f"attention={self.name}: no kernel reads {lacking}; type attention=portable"
             )
-        for tier in (Tier(method.key, method.value), *method.tiers.values()):
-            self._check_tier(tier)
         return self
-
-    def _check_tier(self, tier: Tier) -> None:
-        """Both quantizers must say their form, and a page must be a frame."""
-        for quantizer in (tier.key, tier.value):
-            if quantizer.form() is None or tier.span > 1:
-                raise UserError(
-                    f"attention={self.name}: no kernel reads what {type(quantizer).__name__} "
-                    "stores; type attention=portable"
-                )
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """By one kernel where it knows the quantizer's fit, else as the quantizer does."""

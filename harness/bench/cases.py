@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from harness.api import Exact, Method
 from harness.arena import Arena
 from harness.attention.base import Segment
-from harness.cli import CONF
+from harness.compose import configured
 
 PRQ = "prq_int4"
 FORMATS = ("rtn_int8", "rtn_int4", "rtn_int2", "kivi_int4", "quarot_int4", PRQ)
@@ -54,14 +51,6 @@ class Chunk:
     def to(self, dtype: torch.dtype) -> Chunk:
         """In another dtype."""
         return Chunk(self.q.to(dtype), self.k.to(dtype), self.v.to(dtype))
-
-
-def configured(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration of a command line."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        resolved = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(resolved, dict)
-    return {str(name): value for name, value in resolved.items()}
 
 
 def method_of(name: str, model: str = "self_forcing") -> Method:

@@ -7,7 +7,6 @@ and again and again, which is what re-encoding the whole cache at every pass doe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from harness.bench import Options
 from harness.bench.cases import method_of
 from harness.bench.realistic import realistic_keys, realistic_values
 from harness.bench.report import Report, Row
-from harness.cli import CONF
+from harness.compose import method_files
 from harness.layers.sizes import tiers_of
 
 TITLE = "Relative error of keys and values at their stored bits, on synthetic realistic tokens"
@@ -36,7 +35,8 @@ def run(options: Options) -> int:
     keys = {k: realistic_keys(shape, 3, k == "roped").bfloat16() for k in ("roped", "unroped")}
     values = realistic_values(shape, 3).bfloat16()
     with Report("formats", TITLE, torch.device("cpu"), options) as report:
-        for name, method in sorted(methods(), key=lambda pair: (pair[1].family, pair[0])):
+        methods = {name: method_of(name) for name in method_files()}
+        for name, method in sorted(methods.items(), key=lambda pair: (pair[1].family, pair[0])):
             for case, tier in stored(name, method):
                 if (method.family, tier.key, tier.value, method.keys) in seen:
                     continue
@@ -48,14 +48,6 @@ def run(options: Options) -> int:
                 for side, (quantizer, x) in sides.items():
                     report.add(row(side, case, method.family, quantizer, x, rounds))
     return 0
-
-
-def methods() -> Iterator[tuple[str, Method]]:
-    """Every file of conf/method."""
-    folder = CONF / "method"
-    for path in sorted(folder.glob("**/*.yaml")):
-        name = str(Path(path).relative_to(folder).with_suffix(""))
-        yield name, method_of(name)
 
 
 def stored(name: str, method: Method) -> Iterator[tuple[str, Tier]]:

@@ -16,13 +16,13 @@ import torch
 
 from harness import env
 from harness.bench import Options
-from harness.bench.cases import configured
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, Wall, interleave
-from harness.generate import Generator, Silent, make_one
+from harness.compose import configured
+from harness.generate import Generator, make_one
 from harness.measure import Meter
 from harness.run import Run
-from harness.sampler import SeededNoise
+from harness.sampler import SeededNoise, Silent
 from harness.store import OBSERVATIONS, Observation, Rows
 from harness.suites import Prompt, Suite
 

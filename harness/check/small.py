@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Reuse
 from harness.integration import CacheSession
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler, Schedule, Silent
 
 CPU = torch.device("cpu")
 DIMS = WanDims(
@@ -61,18 +59,6 @@ class Draws:
         return torch.randn(self._batch, num_frames, *self._shape, generator=self._generator)
 
 
-class Unwatched:
-    """An observer that watches nothing."""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Surrounds a pass."""
-        yield
-
-    def reused(self) -> None:
-        """Nobody counts."""
-
-
 def video(
     session: CacheSession,
     num_frames: int,
@@ -85,7 +71,7 @@ def video(
     schedule = FEW if reuse is None else Schedule()
     sampler = Sampler(net, schedule, session.spec.chunk_frames, reuse)
     noise = Draws(seed, num_frames, batch)
-    chunks = sampler.sample(session, text_kv(net, seed, batch), noise, num_frames, Unwatched())
+    chunks = sampler.sample(session, text_kv(net, seed, batch), noise, num_frames, Silent())
     return torch.cat(list(chunks), dim=1)
 
 

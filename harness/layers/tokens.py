@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class TokenLayer:
     policy: TokenPolicy
     layer: int
     held: Held | None = None
-    first: int = field(default=0)  # frames before it, behind the sink, are out of reach
+    first: int = 0  # frames before it, behind the sink, are out of reach
 
     def segments(self, plan: Plan) -> list[Segment]:
         """All tokens, as one page."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from harness.api import Method, TokenPolicy
 from harness.attention.base import Backend
-from harness.attention.by_kernel import ByKernel
+from harness.attention.by_kernel import ByKernel, unread
 from harness.attention.portable import Portable
-from harness.layers.sizes import tiers_of
 from harness.models.model import VideoModel
 from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
@@ -122,13 +121,10 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
 def _backend(method: Method, setting: Setting) -> tuple[Backend, list[str]]:
     """Kernels do not read everything; what a plan must say of that and of passes not run."""
     backend, reasons = setting.backend, []
-    tiers = tiers_of(method).values()
-    read = all(x.form() is not None for tier in tiers for x in (tier.key, tier.value))
-    single = isinstance(method.retention, TokenPolicy)
-    if isinstance(backend, ByKernel) and (single or not read or any(x.span > 1 for x in tiers)):
+    if isinstance(backend, ByKernel) and unread(method):
         backend = Portable()
         reasons.append("attention portable, since no kernel reads what it stores")
-    if single:
+    if isinstance(method.retention, TokenPolicy):
         reasons.append("history is the most that its policy keeps of single tokens")
     if method.reuse is not None:
         reasons.append("passes that only a video's drift lets it skip are counted as run")

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Method
 from harness.attention.base import Backend, Scratch, Segment
-from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, configured, method_of
+from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, method_of
 from harness.bench.checks import largest_new_tensor
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Spread, Wall, interleave, told
-from harness.generate import Silent
+from harness.compose import configured
 from harness.integration import Packed
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
-from harness.sampler import SeededNoise
+from harness.sampler import SeededNoise, Silent
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
 QUANTIZED, PRUNED = 1.05, 0.80  # of BF16's time, at most
