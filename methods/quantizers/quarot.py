@@ -75,13 +75,14 @@ class QuaRot(Quantizer):
 def butterfly(x: Tensor) -> Tensor:
     """x [..., D] times the matrix of `hadamard`, in x's own dtype."""
     width, half = x.shape[-1], 1
-    turned: Tensor = x
+    # Channels in rows, so that every sum and difference runs over long stretches of memory.
+    turned: Tensor = x.reshape(-1, width).t().contiguous()
     while half < width:
-        pairs = turned.unflatten(-1, (-1, 2, half))
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        turned = torch.stack([first + second, first - second], -2).flatten(-3)
+        pairs = turned.unflatten(0, (-1, 2, half))
+        first, second = pairs[:, 0], pairs[:, 1]
+        turned = torch.stack([first + second, first - second], 1).flatten(0, 2)
         half *= 2
-    return torch.div(turned, width**0.5)
+    return torch.div(turned, width**0.5).t().contiguous().view(x.shape)
 
 
 @cache

@@ -19,6 +19,8 @@ FOREGROUND = "foreground"
 class Saliency(ABC):
     """How much a position of a frame matters. Pure, for each layer alone."""
 
+    shared: bool = False  # whether a score serves all frames of a layer
+
     @abstractmethod
     def observe(self, v_BHTD: Tensor) -> Tensor:
         """A small note on a frame's values."""
@@ -63,6 +65,7 @@ class Variance(Saliency):
     """
 
     over: Literal["filled", "capacity"] = "filled"
+    shared = True  # no field: it is what the formula says
 
     def __post_init__(self) -> None:
         """Refuse other words."""
@@ -215,11 +218,10 @@ class Foreground(FramePolicy):
 
     def decide(self, history: History) -> Mapping[int, Fate]:
         """Split the frames that are new, or all."""
-        return {
-            frame: self._split(self.saliency.of(frame, history))
-            for frame in history.frames
-            if not (self.frozen and frame in history.tiers)
-        }
+        frames = [f for f in history.frames if not (self.frozen and f in history.tiers)]
+        if self.saliency.shared and frames:
+            return dict.fromkeys(frames, self._split(self.saliency.of(frames[0], history)))
+        return {frame: self._split(self.saliency.of(frame, history)) for frame in frames}
 
     def _split(self, score_T: Tensor) -> Split:
         best = score_T.sort(descending=True, stable=True).indices[: self.choice.count(score_T)]
