@@ -36,8 +36,9 @@ class Prompt:
 class Suite:
     """Prompts as selected, and where they came from.
 
-    source: `official` (data folder or download, checksum verified), `bundled` (ours, in the same
-    style) or `custom` (a file of the user's). sha256 is that of the file.
+    source: `official` (data folder or download, checksum verified; or a list that only we have),
+    `bundled` (ours, in the same style) or `custom` (a file of the user's). sha256 is that of the
+    file.
     """
 
     name: str
@@ -139,8 +140,8 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
 
 def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str]:
     """The prompt file and its source, as the configuration prefers."""
-    if config.source == "bundled":
-        return _bundled(config), "bundled"
+    if config.source == "bundled":  # without an address there is no other list to stand in for
+        return _bundled(config), "bundled" if config.url else "official"
     path = folder / config.file
     if path.is_file():
         content = path.read_bytes()

@@ -1,0 +1,58 @@
+"""`python -m harness.world`: captions of the world, and how well videos keep to theirs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.cli import complain
+from harness.errors import UserError
+from harness.isolate import USER_ERROR
+from harness.world.clip import HELD_OUT, clip
+from harness.world.report import Videos, of_run, of_world, report
+
+
+def main(words: Sequence[str]) -> int:
+    """Print what was asked for; exit code 2 for what the user can mend."""
+    given = _parser().parse_args(words)
+    try:
+        if given.verb == "captions":
+            print(
+                "\n".join(clip(seed).prompt for seed in range(given.first, given.first + given.n))
+            )
+        else:
+            for source in _sources(given):
+                print(report(source, given.format), flush=True)
+    except UserError as error:
+        complain(error)
+        return USER_ERROR
+    return 0
+
+
+def _sources(given: argparse.Namespace) -> list[Videos]:
+    """What is to be measured, one table each."""
+    if given.truth is not None and given.truth < 2:
+        raise UserError(f"measure --truth {given.truth}: give at least 2 clips")
+    if not given.folders and given.truth is None:
+        raise UserError("measure: name the folder of a run, or type measure --truth 32")
+    clips = [] if given.truth is None else [of_world(0, given.truth)]
+    return [*clips, *(of_run(folder) for folder in given.folders)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.world", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    captions = verbs.add_parser("captions", help="print captions, a line each")
+    captions.add_argument("--first", type=int, default=0, help=f"seed; up to {HELD_OUT} held out")
+    captions.add_argument("-n", type=int, default=32, help="how many")
+    measure = verbs.add_parser("measure", help="hold videos against the scenes of their prompts")
+    measure.add_argument("folders", nargs="*", type=Path, help="of runs, with their videos")
+    measure.add_argument("--truth", type=int, metavar="N", help="clips of the world: the bound")
+    measure.add_argument("--format", choices=["text", "md"], default="text")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

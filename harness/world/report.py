@@ -1,0 +1,169 @@
+"""Videos to a table: rates with their intervals, beside what guessing would come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness import store
+from harness.errors import UserError
+from harness.video import read_frames
+from harness.world.backgrounds import Array
+from harness.world.clip import FPS, STRIDE, clip
+from harness.world.interpret import interpret
+from harness.world.measure import (
+    QUESTIONS,
+    STATISTICS,
+    Frames,
+    Judged,
+    by_chance,
+    curve,
+    hue_chance,
+    judge,
+    true_clip,
+)
+from harness.world.render import HEIGHT, WIDTH
+
+BAND = (5, 95)  # percentiles of the world's own clips
+COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Videos of one source with their prompts; keyframes [F, 64, 128, 3] uint8 each."""
+
+    title: str
+    prompts: tuple[str, ...]
+    keyframes: tuple[Frames, ...]
+
+
+def of_world(first: int, count: int) -> Videos:
+    """The world's own clips of as many seeds, 42 keyframes each."""
+    clips = [clip(seed) for seed in range(first, first + count)]
+    keyframes = tuple(each.keyframes(range(42)) for each in clips)
+    return Videos("the world's own clips", tuple(each.prompt for each in clips), keyframes)
+
+
+def of_run(folder: Path) -> Videos:
+    """The videos of a run.
+
+    Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
+    """
+    if not (folder / store.OBSERVATIONS).is_file():
+        raise UserError(f"{folder} is no folder of a run: name one with {store.OBSERVATIONS} in it")
+    rows = store.load_run(folder)
+    made = rows[rows["failure"].isna()]
+    if made.empty:
+        raise UserError(f"{folder} has no finished video: repeat the run that makes it")
+    sizes = sorted(set(zip(made["height"], made["width"], made["fps"], strict=True)))
+    if sizes != [(HEIGHT, WIDTH, FPS)]:
+        high, wide, fps = (int(number) for number in sizes[0])
+        raise UserError(
+            f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
+            f"{HEIGHT}x{WIDTH} at {FPS}: measure a run of the model that was trained on it"
+        )
+    stems = [folder / str(video) for video in made["video"]]
+    keyframes = tuple(read_frames(stem)[::STRIDE] for stem in stems)
+    return Videos(str(folder), tuple(made["prompt"]), keyframes)
+
+
+def report(videos: Videos, style: str = "text") -> str:
+    """Everything measured of these videos; style `text`, or `md` for Markdown."""
+    scenes = [interpret(prompt) for prompt in videos.prompts]
+    pairs = list(zip(scenes, videos.keyframes, strict=True))
+    total = Judged()
+    for scene, keyframes in pairs:
+        total.add(judge(scene, keyframes))
+    guessed = by_chance(pairs) if len(pairs) > 1 else Judged()
+    truth = [
+        curve(true_clip(prompt, i).keyframes(range(len(keyframes))))
+        for i, (prompt, keyframes) in enumerate(zip(videos.prompts, videos.keyframes, strict=True))
+    ]
+    rows = [*_rates(total, guessed), *_collapse(total.curves, truth)]
+    off = " / ".join(f"{median(each.off_px):.1f}" for each in (total, guessed))
+    notes = [
+        f"distance of a thing from its place, median: {off} px (by chance), of "
+        f"{len(total.off_px)} things found within 12 px to each side",
+        "by chance: the same videos under each other's prompts; of looks: pairs of things",
+    ]
+    title = f"{videos.title}: {len(pairs)} videos"
+    tables = [table(COLUMNS, rows, style), table(*_by_second(total.curves, truth), style)]
+    return "\n\n".join([title, tables[0], "\n".join(f"- {note}" for note in notes), tables[1], ""])
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a rate (Wilson 1927); (0, 1) of nothing."""
+    if n == 0:
+        return 0.0, 1.0
+    z2 = 1.959964**2
+    middle = (right + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (right * (n - right) / n + z2 / 4)) / (n + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def median(values: Sequence[float]) -> float:
+    """The median, nan of nothing."""
+    return float(np.median(values)) if values else math.nan
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+    """Lines of a table, as text or Markdown."""
+    if style == "md":
+        lines = [columns, ["---"] * len(columns), *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in [columns, *rows]
+    )
+
+
+def _rates(total: Judged, guessed: Judged) -> list[Row]:
+    """A row a question."""
+    chance = guessed.answers | {q: hue_chance(pairs) for q, pairs in total.hues.items()}
+    return [
+        (question, *_rate(total.answers[question]), *_share(chance[question]), meaning)
+        for question, meaning in QUESTIONS.items()
+    ]
+
+
+def _rate(answers: Sequence[bool]) -> Row:
+    """Rate, count and interval."""
+    low, high = wilson(sum(answers), len(answers))
+    return *_share(answers), f"{low:.2f} to {high:.2f}" if answers else "-"
+
+
+def _share(answers: Sequence[bool]) -> Row:
+    return f"{sum(answers) / len(answers):.2f}" if answers else "-", str(len(answers))
+
+
+def _collapse(curves: Sequence[Array], truth: Sequence[Array]) -> list[Row]:
+    """Videos whose first and last second look like a second of the world, a row a statistic."""
+    rows = []
+    for when, second in (("first", 0), ("last", -1)):
+        real = np.stack([each[second] for each in truth])
+        low, high = np.percentile(real, BAND, axis=0)
+        for i, name in enumerate(STATISTICS):
+            answers = [bool(low[i] <= each[second, i] <= high[i]) for each in curves]
+            meaning = f"{low[i]:.1f} to {high[i]:.1f}, the middle 90 % of the world's own clips"
+            rows.append((f"{name}, {when} second", *_rate(answers), "-", "-", meaning))
+    return rows
+
+
+def _by_second(curves: Sequence[Array], truth: Sequence[Array]) -> tuple[Row, list[Row]]:
+    """Means over videos, and over the world's clips of the same prompts, second by second."""
+    seconds = max(map(len, curves))
+    lines = [
+        (
+            f"{name}{whose}",
+            *(f"{np.mean([c[s, i] for c in of if s < len(c)]):.1f}" for s in range(seconds)),
+        )
+        for i, name in enumerate(STATISTICS)
+        for whose, of in (("", curves), (", world", truth))
+    ]
+    return ("second", *(str(s) for s in range(seconds))), lines

@@ -1,0 +1,102 @@
+"""What a scene predicts of a video before any video is looked at: layers, covers, what is in sight.
+
+Shapes  F keyframes, H x W pixels of a frame; pixels are float32 in 0..1 without light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from harness.world import render
+from harness.world.backgrounds import Array
+from harness.world.render import HEIGHT, WIDTH, Times
+from harness.world.scene import Scene, Thing
+from harness.world.words import Shape
+
+Track = tuple[Times, Times, Times]  # x, y, radius [F], before the camera
+
+
+class Stage:
+    """What a scene predicts at the times of some keyframes, whatever the video shows.
+
+    behind: for each thing, the pixels without it and those in front of it [F, H, W, 3].
+    """
+
+    def __init__(self, scene: Scene, times_s: Times) -> None:
+        """Draw the scene in layers, a thing at a time."""
+        self.scene, self.times_s = scene, times_s
+        self.zoom = render.zoom(scene, times_s)
+        self.xy = render.view(scene, times_s)
+        image = render.backdrop(scene, times_s)
+        self.behind: list[Array] = []
+        self._covers: list[Array] = []
+        self._pillars: list[Array] = []
+        self._marks: list[Array] = []
+        for thing in scene.things:
+            self.behind.append(image.copy())
+            render.draw(image, thing, 0.0, self.xy, times_s)
+            there = render.present(thing, times_s)[:, None, None]
+            place = render.place(thing, times_s)
+            self._marks.append(self.cover("circle", mark(place)) * there)
+            body = self.cover(thing.shape, place) * there
+            self._covers.append(np.maximum(body, self._marks[-1]))  # a ring's mark is in its hole
+            self._pillars.append(self.pillar(thing) * (thing.motion == "hide"))
+
+    def cover(self, shape: Shape, track: Track) -> Array:
+        """How far a shape covers each pixel if nothing is in front [F, H, W]."""
+        x, y, radius = (value.astype(np.float32)[:, None, None] for value in track)
+        return inside(render.OUTLINES[shape](self.xy[0] - x, self.xy[1] - y, radius))
+
+    def pillar(self, thing: Thing) -> Array:
+        """How far what a thing may hide behind covers each pixel [F, H, W]."""
+        return inside(render.pillar(thing, self.xy))
+
+    def clear(self, index: int, own_pillar: bool = True) -> Array:
+        """Where nothing is in front of a thing, and behind it no mark of unknown colour [F, H, W].
+
+        own_pillar: whether what the thing itself hides behind is in front.
+        """
+        front = [*self._covers[index + 1 :], *self._pillars[index + (not own_pillar) :]]
+        return self._without([*self._marks[:index], *front])
+
+    @cached_property
+    def open(self) -> Array:
+        """Where neither things nor pillars are [F, H, W]."""
+        return self._without([*self._covers, *self._pillars])
+
+    def shown(self, shape: Shape, track: Track, clear: Array) -> Times:
+        """Share of a shape that is in the frame and uncovered [F]."""
+        whole = _area(shape) * (track[2] * self.zoom) ** 2
+        seen = (self.cover(shape, track) * clear).sum((1, 2))
+        return np.asarray(seen / whole, np.float64)
+
+    def in_frame(self, track: Track) -> tuple[Times, Times]:
+        """Places before the camera as pixels of the frame [F], [F]."""
+        return (track[0] - 63.5) * self.zoom + 63.5, (track[1] - 31.5) * self.zoom + 31.5
+
+    def _without(self, covers: Sequence[Array]) -> Array:
+        free = np.ones((len(self.times_s), HEIGHT, WIDTH), np.float32)
+        for cover in covers:
+            free *= 1 - cover
+        return free
+
+
+def mark(track: Track) -> Track:
+    """The track of the mark of a thing."""
+    return track[0], track[1], track[2] * render.MARK
+
+
+def _area(shape: Shape) -> float:
+    """Pixels that a shape of radius 1 covers."""
+    steps = np.arange(-30, 31, dtype=np.float32)
+    radius = np.array(20, np.float32)
+    cover = inside(render.OUTLINES[shape](steps[None], steps[:, None], radius))
+    return float(cover.sum()) / 400
+
+
+def inside(distance: Array) -> Array:
+    """Cover of pixels by a signed distance, with one soft pixel at the edge."""
+    return np.asarray((np.float32(0.5) - distance).clip(0, 1))
