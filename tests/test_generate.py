@@ -15,7 +15,7 @@ from harness.generate import Generator, generate
 from harness.score import RANDOM_WEIGHTS, score
 from tests.test_run import run
 
-SMALL = ("model.latent_size=[8,8]", "method=rtn_int4", "model.decoder.spatial=4")
+SMALL = ("model.latent_size=[8,8]", "method=rtn_int4")
 
 
 def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(

@@ -11,7 +11,7 @@ from harness.measure import PHASES, Meter
 from harness.plan.live import LiveBytes
 from tests.test_run import run
 
-SMALL = ("model.latent_size=[16,16]", "model.decoder.spatial=4")
+SMALL = ("model.latent_size=[8,8]",)
 
 
 class Allocator:

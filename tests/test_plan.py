@@ -330,7 +330,7 @@ def test_live_bytes_see_new_storages_once_and_until_they_are_freed() -> None:
 
 
 def test_activations_do_not_depend_on_depth_and_a_commit_adds_encoding() -> None:
-    model = model_of("tiny")
+    model = model_of("small")
     deep = replace(model, dims=replace(model.dims, num_layers=9))
     net = network(model)
     assert net.pass_bytes == network(deep).pass_bytes
@@ -405,7 +405,7 @@ def test_history_is_no_part_of_decoding_at_best_practice() -> None:
 
 @pytest.mark.parametrize("name", ["bf16", "softprune_int4", "window_bf16"])
 def test_the_longest_video_is_the_last_that_fits(name: str) -> None:
-    model, method = model_of("tiny"), method_of(name)
+    model, method = model_of("small"), method_of(name)
     budget = Budget(model, needs(model), method, Staged())
     growth = Growth(budget.spec(BEST), method)
 
@@ -449,7 +449,7 @@ class Skipping(Reuse):
 
 
 def test_passes_that_are_surely_skipped_are_not_counted() -> None:
-    model, method = model_of("tiny"), method_of("bf16")
+    model, method = model_of("small"), method_of("bf16")
     moments = video(model.spec, method, 12)
     found = {}
     for name, reuse in (("none", None), ("fixed", Skipping()), ("drift", Skipping(True))):
@@ -458,13 +458,13 @@ def test_passes_that_are_surely_skipped_are_not_counted() -> None:
         found[name] = work(model, network(model), storage, moments, Staged()).gemm_flops
         budget = Budget(model, needs(model), each, Staged())
         denoise = budget.phases(BEST, 12, most(moments))["denoise"]
-        assert denoise.get("residual", 0) == (3 * 3 * 96 * 128 * 2 if reuse else 0)
+        assert denoise.get("residual", 0) == (3 * 3 * 32 * 192 * 2 if reuse else 0)
     assert found["fixed"] == found["none"] * 4 / 5
     assert found["drift"] == found["none"]
 
 
 def test_a_partial_last_chunk_is_less_work() -> None:
-    model, method = model_of("tiny"), method_of("bf16")
+    model, method = model_of("small"), method_of("bf16")
     storage, net = Storage(model.spec, method, torch.bfloat16), network(model)
     done = {
         n: work(model, net, storage, video(model.spec, method, n), Staged()) for n in (9, 10, 12)
@@ -475,8 +475,8 @@ def test_a_partial_last_chunk_is_less_work() -> None:
 
 
 def test_what_no_kernel_reads_is_planned_portable() -> None:
-    model = model_of("tiny")
-    setting = Setting("tiny", "moviegen", model, needs(model), 42, Staged(), None, None)
+    model = model_of("small")
+    setting = Setting("small", "moviegen", model, needs(model), 42, Staged(), None, None)
     for kind, attention in (("tiers", "portable"), ("tokens", "portable"), ("split", "staged")):
         row = forecast(kind, OF_ALL_KINDS[kind], setting)
         assert row.attention == attention
@@ -485,7 +485,7 @@ def test_what_no_kernel_reads_is_planned_portable() -> None:
         assert row.best["commit"]["activations"] >= row.best["denoise"]["activations"]
     assert cells(row)[5] == "9"
     tokens = forecast("tokens", OF_ALL_KINDS["tokens"], setting)
-    assert tokens.frames_full == 200 / 96 and cells(tokens)[5] == "2.1"
+    assert tokens.frames_full == 200 / 32 and cells(tokens)[5] == "6.2"
 
 
 # The published study
@@ -561,7 +561,7 @@ def test_a_calibration_counts_before_the_card(tmp_path: Path) -> None:
         (["method=rtn_int5"], "did you mean rtn_int"),
         (["method=bf16,rtn_int5"], "did you mean rtn_int"),
         (["method=bf16,"], "give names with commas"),
-        (["model=tinny"], "did you mean tiny"),
+        (["model=smal"], "did you mean small"),
         (["~model.dims"], "has no dims"),
         (["card=b100"], "choose a5000, h100, h200"),
         (["calibration=/nowhere.json"], "No such file"),
@@ -572,12 +572,12 @@ def test_a_calibration_counts_before_the_card(tmp_path: Path) -> None:
         (["nonsense"], "key=value"),
         (["suite.frames=20"], "choose 18 or 21"),
         (["method=rtn_int4", "method.key.bits=3"], "choose 2, 4 or 8"),
-        (["method=rtn_int4", "method.key.group=7"], "does not divide the 96 tokens"),
+        (["method=rtn_int4", "method.key.group=7"], "does not divide the 32 tokens"),
         (["method.key._target_=nope.Nope"], "there is no class nope.Nope"),
         (["method=published/rtn_int4"], "runs under integration=published, which is counted apart"),
         (["model.window=2"], "choose at least 3"),
         (["integration=published", "method=RTN_INT"], "did you mean RTN_INT"),
-        (["integration=published", "model=tiny"], "takes method=, suite= and against="),
+        (["integration=published", "model=small"], "takes method=, suite= and against="),
         (["integration=published", "against=/nowhere.csv"], "No such file"),
         (["--config-dir", "/nowhere"], "is no folder"),
     ],

@@ -415,6 +415,6 @@ def test_what_outlives_a_video(integration: str, tmp_path: Path, witness: Witnes
     rows = store.load_run(this.folder)
     trace = pd.concat(pd.read_parquet(this.trace(item)) for item in this.items)
     held = trace[trace["component"] == "previous_video"].groupby("prompt_index")["bytes"].max()
-    video_bytes = 3 * 21 * 32 * 32 * 4 + 6 * 16 * 8 * 8 * 2  # decoded in fp32, and its latents
+    video_bytes = 3 * 21 * 64 * 64 * 4 + 6 * 16 * 8 * 8 * 2  # decoded in fp32, and its latents
     assert held.get(1, 0) == (video_bytes if kept else 0)
     assert (rows["attention_backend"] == "published dense").all() == bool(kept)

@@ -35,7 +35,7 @@ from tests.geometry import (
 from tests.test_run import run
 
 NAMES = published_names()
-SMALL = ("model.latent_size=[8,8]", "model.decoder.spatial=4")
+SMALL = ("model.latent_size=[8,8]",)
 REUSE = importlib.util.find_spec("methods.reuse.drift") is not None
 
 

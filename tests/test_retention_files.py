@@ -14,7 +14,7 @@ from harness.api import DROP, KEEP, POOL, CacheSpec, Exact, History, Method, Roo
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SPECS = {
-    "tiny": CacheSpec(4, 4, 32, (8, 12), 3),
+    "small": CacheSpec(4, 4, 32, (8, 12), 3),
     "self_forcing": CacheSpec(30, 12, 128, (30, 52), 3, window=21),
 }
 PLACED = {  # frames in each tier after 42 frames, none of which left by a window of the model
@@ -72,14 +72,14 @@ def test_a_file_builds_a_method_that_serves_the_model(name: str, model: str) -> 
 @pytest.mark.parametrize("name", PLACED)
 def test_a_file_holds_so_many_frames_in_each_tier(name: str) -> None:
     needs(name)
-    policy = built(name, "tiny").retention.sized(Room(96, 42, 100, 320))
+    policy = built(name, "small").retention.sized(Room(96, 42, 100, 320))
     found = {tier: policy.most(tier, 42) for tier in (KEEP, POOL, *policy.tiers)}
     assert {tier: count for tier, count in found.items() if count} == PLACED[name]
 
 
 def test_pruning_at_equal_memory_is_one_override_away() -> None:
     method = built(
-        "softprune_int4", "tiny", "method.retention.keep=null", "method.retention.budget=12 frames"
+        "softprune_int4", "small", "method.retention.keep=null", "method.retention.budget=12 frames"
     )
     policy = method.retention.sized(Room(96, 42, 100, 320))
     fates = policy.decide(History(range(42), 42))
@@ -88,13 +88,13 @@ def test_pruning_at_equal_memory_is_one_override_away() -> None:
 
 
 def test_the_tiers_hold_the_bits_that_the_names_say() -> None:
-    four = built("age_int4", "tiny")
+    four = built("age_int4", "small")
     assert (four.key.bits, four.tiers["recent"].key.bits) == (4, 8)
-    two = built("prune_int2", "tiny")
+    two = built("prune_int2", "small")
     assert (two.key.bits, two.tiers["high"].key.bits, two.tiers["high"].value.bits) == (2, 4, 4)
-    sunk = built("rtn_int2_sink", "tiny")
+    sunk = built("rtn_int2_sink", "small")
     assert sunk.key.bits == 2 and sunk.tiers["exact"].key == Exact()
-    spatial = built("spatial_kivi_int4_int2", "tiny")
+    spatial = built("spatial_kivi_int4_int2", "small")
     assert (spatial.key.axis, spatial.value.axis, spatial.keys) == ("tokens", "channels", "roped")
     tier = spatial.tiers["foreground"]
     assert (tier.key.axis, tier.value.axis, tier.value.bits, spatial.value.bits) == (

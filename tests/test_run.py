@@ -26,7 +26,7 @@ def run(tmp_path: Path, *overrides: str, **changes: Any) -> Run:
     prompts = tuple(Prompt(i, f"prompt {i}") for i in range(3))
     base: dict[str, Any] = {
         "results_dir": str(tmp_path),
-        "model_name": "tiny",
+        "model_name": "small",
         "method_name": "x",
         "model": config["model"],
         "method": config["method"],

@@ -61,7 +61,7 @@ def test_self_forcing_has_the_published_size() -> None:
 
 
 def test_the_small_model_is_small_and_the_same_class() -> None:
-    model: VideoModel = instantiate(configured("model=tiny")["model"])
+    model: VideoModel = instantiate(configured("model=small")["model"])
     with torch.device("meta"):
         network = Wan(model.dims)
     assert sum(p.numel() for p in network.parameters()) < 12_000_000
@@ -71,10 +71,10 @@ def test_the_small_model_is_small_and_the_same_class() -> None:
     ("overrides", "message"),
     [
         (["model.window=2"], "choose at least 3"),
-        (["model.weights=learned"], "choose seeded, checkpoint, random"),
+        (["model.weights=learned"], "choose bundled, checkpoint, seeded, random"),
         (["model.dtype=int4"], "choose bfloat16"),
         (["model.positions=polar"], "choose absolute, relative"),
-        (["model.dims.dim=130"], "does not split into 4 heads"),
+        (["model.dims.dim=130"], "does not split into 3 heads"),
     ],
 )
 def test_impossible_models(overrides: list[str], message: str) -> None:

@@ -36,7 +36,7 @@ NAMES = (
 
 def method_of(name: str) -> Method:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"method={name}", "model=tiny"])
+        config = compose("config", [f"method={name}", "model=small"])
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     method = instantiate(resolved["method"])

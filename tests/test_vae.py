@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.errors import UserError
 from harness.models import vae as vae_module
-from harness.models.vae import BlobDecoder, WanVae
+from harness.models.vae import WanVae
 
 TINY = {
     "base_dim": 3,
@@ -30,60 +29,6 @@ TINY = {
 def latents(frames: int = 4, channels: int = 16, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(frames, channels, 6, 8, generator=generator)
-
-
-def test_blobs_have_the_shapes_of_a_video() -> None:
-    decoder = BlobDecoder(channels=16)
-    parts = list(decoder.decode(latents()))
-    assert decoder.stride == (4, 8)
-    assert [part.shape for part in parts] == [(1, 48, 64, 3)] + 3 * [(4, 48, 64, 3)]
-    assert all(part.dtype == np.uint8 for part in parts)
-    assert BlobDecoder(16, spatial=4).stride == (4, 4)
-    assert next(BlobDecoder(16, spatial=4).decode(latents())).shape == (1, 24, 32, 3)
-
-
-def test_blobs_streamed_equal_blobs_at_once() -> None:
-    """Against a decode of the whole video: time and space interpolated in one call each."""
-    z = latents(5)
-    decoder = BlobDecoder(channels=16, seed=2)
-    rgb = torch.einsum("fchw,cr->rfhw", z, decoder._colours())
-    for _ in range(2):
-        rgb = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    times = F.interpolate(
-        rgb.permute(2, 3, 0, 1).flatten(0, 1), 17, mode="linear", align_corners=True
-    )
-    frames = times.reshape(6, 8, 3, 17).permute(3, 2, 0, 1)
-    whole = F.interpolate(3 * frames, scale_factor=8, mode="bicubic").tanh()
-    expected = ((whole + 1) * 127.5).permute(0, 2, 3, 1)
-    streamed = torch.from_numpy(np.concatenate(list(decoder.decode(z)))).float()
-    assert streamed.shape == expected.shape
-    assert (streamed - expected).abs().max() < 0.501  # rounded, not cut
-
-
-def test_blobs_need_no_later_frame() -> None:
-    z = latents(5)
-    z[3:] = float("nan")
-    decoder = BlobDecoder(channels=16)
-    stream, clean = decoder.decode(z), decoder.decode(latents(5))
-    for _ in range(3):
-        assert np.array_equal(next(stream), next(clean))
-
-
-def test_blobs_are_colourful_smooth_and_depend_on_seed_only() -> None:
-    frames = np.concatenate(list(BlobDecoder(16).decode(latents()))).astype(float)
-    again = np.concatenate(list(BlobDecoder(16).decode(latents())))
-    assert np.array_equal(frames, again)
-    assert not np.array_equal(frames, np.concatenate(list(BlobDecoder(16, 1).decode(latents()))))
-    assert frames.std((0, 1, 2)).min() > 30  # every colour varies
-    assert np.ptp(frames, axis=3).mean() > 50  # far from grey
-    assert np.abs(np.diff(frames, axis=2)).mean() < 10  # no steps between neighbours
-
-
-def test_blobs_refuse_other_channels() -> None:
-    with pytest.raises(UserError, match="16 channels and the decoder takes 4"):
-        BlobDecoder(4).decode(latents())
-    with pytest.raises(UserError, match="at least 3 channels"):
-        BlobDecoder(2)
 
 
 def build(**changes: Any) -> Any:

@@ -87,7 +87,7 @@ def request(method: str, folder: str | Path, num_videos: int, num_frames: int) -
     prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_videos))
     run = Run(
         results_dir=str(folder),
-        model_name="tiny",
+        model_name="small",
         method_name=method,
         model=resolved["model"],
         method=resolved["method"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.errors import UserError
+from harness.models.bundled import bundled
 from harness.models.load import checkpoint_digest, load_weights
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
 from harness.sampler import Sampler, Schedule
@@ -60,12 +60,14 @@ class Decoder(Protocol):
 class VideoModel:
     """One file of `conf/model/`: the whole preset.
 
-    weights: `seeded` (small networks, seeded initialisation), `checkpoint` (the file at
-    `checkpoint`, relative to the data folder) or `random` (true sizes, values that mean nothing:
-    for systems measurements; quality stays null). window and sink are frames, window=null is the
-    full history. short_tail lets token groups end short where they do not divide a frame.
+    weights: `bundled` (the file `checkpoint` that ships with the package, of digest `sha256`),
+    `checkpoint` (the file at `checkpoint`, relative to the data folder), `seeded` (small networks,
+    seeded initialisation, untrained) or `random` (true sizes, values that mean nothing: for systems
+    measurements; quality stays null). window and sink are frames, window=null is the full history.
+    short_tail lets token groups end short where they do not divide a frame.
 
-    Raises  ValueError: an unknown word, or a window that cannot hold the sink and one chunk.
+    Raises  ValueError: an unknown word, weights without their file or digest, or a window that
+            cannot hold the sink and one chunk.
     """
 
     dims: WanDims
@@ -76,8 +78,9 @@ class VideoModel:
     chunk_frames: int
     fps: int
     dtype: str
-    weights: Literal["seeded", "checkpoint", "random"]
+    weights: Literal["bundled", "checkpoint", "seeded", "random"]
     checkpoint: str | None = None
+    sha256: str | None = None
     source: str | None = None
     ema: bool = False
     window: int | None = None
@@ -90,7 +93,7 @@ class VideoModel:
     def __post_init__(self) -> None:
         """Refuse presets that cannot run."""
         choices = {
-            "weights": ("seeded", "checkpoint", "random"),
+            "weights": ("bundled", "checkpoint", "seeded", "random"),
             "dtype": tuple(DTYPES),
             "positions": ("absolute", "relative"),
             "keys": ("roped", "unroped"),
@@ -98,6 +101,10 @@ class VideoModel:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"model.{name}={getattr(self, name)}: choose {', '.join(allowed)}")
+        if self.weights in ("bundled", "checkpoint") and self.checkpoint is None:
+            raise ValueError(f"model.weights={self.weights} needs model.checkpoint=<file>")
+        if self.weights == "bundled" and self.sha256 is None:
+            raise ValueError("model.weights=bundled needs model.sha256=<digest of the file>")
         sides = list(self.latent_size)
         if len(sides) != 2 or not all(type(n) is int and n > 0 and n % 2 == 0 for n in sides):
             raise ValueError(f"model.latent_size={sides}: give two positive even numbers")
@@ -181,14 +188,16 @@ class VideoModel:
 
     def origin(self, data_dir: Path) -> str:
         """Where the weights come from, as recorded with every row."""
-        if self.weights != "checkpoint":
+        if self.weights in ("seeded", "random"):
             return self.weights
-        return f"{self.checkpoint} {checkpoint_digest(self._path(data_dir))[:16]}"
+        digest = self.sha256 if self.weights == "bundled" else None
+        return f"{self.checkpoint} {(digest or checkpoint_digest(self._path(data_dir)))[:16]}"
 
     def _path(self, data_dir: Path) -> Path:
-        if self.checkpoint is None:
-            raise UserError("model.weights=checkpoint needs model.checkpoint=<file>")
-        return data_dir / self.checkpoint
+        """The file of the weights; a bundled one is verified on every call."""
+        if self.weights == "bundled":
+            return bundled(str(self.checkpoint), str(self.sha256))
+        return data_dir / str(self.checkpoint)
 
 
 def _fill_random(network: Wan, seed: int) -> None:

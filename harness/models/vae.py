@@ -1,19 +1,17 @@
-"""Decoders: latent frames to pixels, frame by frame, so that no whole video lies on the device.
+"""The Wan decoder: latents to pixels, frame by frame, so that no whole video lies on the device.
 
-The first latent frame gives one pixel frame, each later one four. Both decoders are cheap to
-build; nothing is loaded before `to` or `decode`.
+The first latent frame gives one pixel frame, each later one four. Decoders are cheap to build;
+nothing is loaded before `to` or `decode`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
@@ -23,87 +21,6 @@ from harness.models.stream import FrameByFrame, decode_frame
 from harness.models.text import missing_folder, missing_packages
 
 _DTYPES = ("bfloat16", "float16", "float32")
-
-
-@dataclass(frozen=True)
-class BlobDecoder:
-    """Soft blobs of colour: a decoder without weights, for models without a trained one.
-
-    Three fixed orthogonal directions of the latent channels become red, green and blue, smoothed
-    over their neighbours, then interpolated linearly in time and bicubically in space.
-
-    Source  ours.
-    Shapes  latents [F, C, h, w] -> per frame uint8 [1 or 4, spatial * h, spatial * w, 3].
-    Raises  UserError: fewer than 3 channels; latents of another number of channels.
-    """
-
-    channels: int
-    seed: int = 0
-    spatial: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot give a coloured picture."""
-        if self.channels < 3 or self.spatial < 1:
-            raise UserError(
-                f"decoder of {self.channels} channels, stride {self.spatial}: "
-                "choose at least 3 channels and a stride of at least 1"
-            )
-
-    @property
-    def nbytes(self) -> int:
-        """It has no weights; decoders share this."""
-        return 0
-
-    @property
-    def stride(self) -> tuple[int, int]:
-        """Pixel frames a latent frame, pixels a latent row or column."""
-        return 4, self.spatial
-
-    def locate(self, root: Path) -> None:
-        """No files; decoders share this call."""
-
-    def to(self, device: torch.device | str) -> BlobDecoder:
-        """Nothing to move; decoders share this call."""
-        return self
-
-    def close(self) -> None:
-        """Nothing is held; decoders share this call."""
-
-    def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
-        """Pixels of each latent frame [1 or 4, H, W, 3]; only the latent before is kept."""
-        _demand_channels(latents_FChw, self.channels)
-        return map(pixels, self._stream(latents_FChw))
-
-    def hollow(self) -> BlobDecoder:
-        """There is nothing to leave out; decoders share this."""
-        return self
-
-    def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        """Each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1; meta is one, too."""
-        return self._stream(latents_FChw)
-
-    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """The whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
-        _demand_channels(latents_FChw, self.channels)
-        return torch.cat(list(self._stream(latents_FChw)))
-
-    def _stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        colours = self._colours().to(latents_FChw.device)
-        steps = torch.arange(1, 5, device=latents_FChw.device).view(4, 1, 1, 1) / 4
-        before: Tensor | None = None
-        for latent_Chw in latents_FChw:
-            now = _smooth(torch.einsum("chw,cr->rhw", latent_Chw.float(), colours)[None])
-            frames = now if before is None else torch.lerp(before, now, steps)
-            size = (self.spatial * now.shape[2], self.spatial * now.shape[3])
-            yield F.interpolate(frames, size, mode="bicubic").tanh()
-            before = now
-
-    def _colours(self) -> Tensor:
-        """Orthonormal directions [C, 3] of the latent space."""
-        generator = torch.Generator().manual_seed(self.seed)
-        q, r = torch.linalg.qr(torch.randn(self.channels, 3, generator=generator))
-        # The signs are the linear algebra library's choice, so they are taken out.
-        return torch.mul(q, r.diagonal().sign())
 
 
 class WanVae:
@@ -265,13 +182,6 @@ def _demand_channels(latents_FChw: Tensor, channels: int) -> None:
             f"latents have {latents_FChw.shape[1]} channels and the decoder takes {channels}: "
             "choose the decoder of this model"
         )
-
-
-def _smooth(x_1Rhw: Tensor) -> Tensor:
-    """Blur twice over 3 x 3; the gain brings N(0, 1) to a spread that tanh hardly clips."""
-    for _ in range(2):
-        x_1Rhw = F.avg_pool2d(F.pad(x_1Rhw, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return 3 * x_1Rhw
 
 
 def pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:

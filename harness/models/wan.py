@@ -8,6 +8,7 @@ keys and values to a cache session and takes the attention's output back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,7 +33,12 @@ class Attends(Protocol):
 
 @dataclass(frozen=True)
 class WanDims:
-    """Sizes of the network; the defaults are Wan2.1-T2V-1.3B."""
+    """Sizes of the network; the defaults are Wan2.1-T2V-1.3B.
+
+    place_waves: waves a side that tell every patch where in the frame it lies. The published
+    networks have none: rotary positions are relative, and what is absolute they learn from the
+    noise, which takes more training than a small model gets.
+    """
 
     dim: int = 1536
     num_layers: int = 30
@@ -41,6 +47,7 @@ class WanDims:
     latent_channels: int = 16
     text_dim: int = 4096
     freq_dim: int = 256
+    place_waves: int = 0
 
     def __post_init__(self) -> None:
         """Refuse widths that do not split into heads."""
@@ -72,6 +79,8 @@ class Wan(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(dims.freq_dim, d), nn.SiLU(), nn.Linear(d, d))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        if dims.place_waves:
+            self.place_embedding = nn.Linear(4 * dims.place_waves, d)
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
         self.head = Head(dims)
 
@@ -94,7 +103,11 @@ class Wan(nn.Module):
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """The tokens of a chunk [B, F * T, dim], before the first block."""
-        tokens: Tensor = self.patch_embedding(x_BFChw.transpose(1, 2)).flatten(2).transpose(1, 2)
+        patches_BDFhw = self.patch_embedding(x_BFChw.transpose(1, 2))
+        tokens: Tensor = patches_BDFhw.flatten(2).transpose(1, 2)
+        if self.dims.place_waves:
+            places = waves_of_places(patches_BDFhw.shape[3:], self.dims.place_waves).to(tokens)
+            tokens = tokens + self.place_embedding(places).repeat(x_BFChw.shape[1], 1)
         return tokens
 
     def embed_time(self, t_BF: Tensor) -> Tensor:
@@ -252,6 +265,19 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
     frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
     angles = t.double()[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
+    """Sines and cosines of where patches lie [rows * columns, 4 * num_waves] float64.
+
+    The first wave is half a period a side, so that no two places are alike.
+    """
+    k = torch.arange(1, num_waves + 1, dtype=torch.float64)
+    sides = [torch.pi * (torch.arange(n) + 0.5)[:, None] / n * k for n in grid]
+    rows, columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in sides)
+    rows = rows[:, None].expand(-1, len(columns), -1)
+    columns = columns[None].expand(len(rows), -1, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
 def init_weights(network: Wan, seed: int) -> None:

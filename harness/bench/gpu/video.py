@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
@@ -54,17 +54,13 @@ class Network:
 
     def __init__(self, lab: Lab) -> None:
         """Random weights on the device; a prompt of random rows."""
-        config = configured(*lab.sizes.model)["model"]
-        small = configured("model=tiny")["model"]
-        length, width = config["text"]["length"], config["text"]["width"]
-        config["text"] = {**small["text"], "length": length, "width": width}
-        config["decoder"] = small["decoder"]  # neither is used: only the network is timed
-        self.model: VideoModel = instantiate(config)
+        self.model: VideoModel = instantiate(configured(*lab.sizes.model)["model"])
         self.device = lab.device
         self.memory: Memory = memory_of(lab.device)
         self.sampler = self.model.build(lab.device, Path())
         self.weights = sum(w.nbytes for w in self.sampler.network.state_dict().values())
-        rows = torch.randn(length, width).to(DTYPES[self.model.dtype])
+        length: int = cast(Any, self.model.text).length
+        rows = torch.randn(length, self.model.dims.text_dim).to(DTYPES[self.model.dtype])
         self.text_kv = self.model.text_kv(self.sampler, rows)
 
     def spec(self, window: int | None) -> CacheSpec:

@@ -1,0 +1,30 @@
+"""Weights that ship with the package: found beside the code, and checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from harness.errors import UserError
+
+FOLDER = Path(__file__).parent / "small"
+
+
+def bundled(name: str, sha256: str) -> Path:
+    """Path of a shipped file of `harness/models/small/`, whose every byte is as expected.
+
+    Units   sha256 is 64 hexadecimal digits.
+    Raises  UserError: the file is missing, torn or not the one that the configuration names.
+    """
+    path = FOLDER / name
+    mend = f"type `git checkout -- {path}` or install the package again"
+    if not path.is_file():
+        raise UserError(f"found no weights at {path} (expected SHA-256 {sha256}): {mend}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"the weights at {path} ({len(content)} bytes) have SHA-256 {found}, "
+            f"expected {sha256}: {mend}"
+        )
+    return path

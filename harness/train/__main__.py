@@ -1,0 +1,110 @@
+"""`python -m harness.train [train | export | sample] [setting=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import env
+from harness.api import Method
+from harness.compose import configured
+from harness.errors import UserError, first_line
+from harness.models.model import VideoModel
+from harness.models.wan import Wan
+from harness.train.stages import Training
+from harness.train.state import State, load_state
+from harness.worker import of_construction
+
+VERBS = ("train", "export", "sample")
+_SHOWN = 6  # clips of a sheet
+STRIDE = 4  # pixel frames of a latent frame
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
+    verb, *settings = words if words and "=" not in words[0] else ("train", *words)
+    try:
+        if verb not in VERBS:
+            raise UserError(f"{verb} is no verb of harness.train: choose {', '.join(VERBS)}")
+        config = configured("+train=small", "method=bf16", *settings)
+        return {"train": train, "export": export, "sample": sample}[verb](config)
+    except InstantiationException as error:
+        print(f"error: {of_construction(error)}", file=sys.stderr)
+    except (UserError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {first_line(error)}", file=sys.stderr)
+    return 2
+
+
+def train(config: dict[str, Any]) -> int:
+    """Train until the end of the last stage, or until a signal; the same words go on."""
+    from harness.train.data import Windows, batches
+    from harness.train.loop import Trainer
+    from harness.train.objective import Objective
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    device = env.choose_device(config["run"]["device"])
+    objective = Objective(model.schedule, model.spec, training.history_noise)
+    trainer = Trainer(training, Wan(model.dims), objective, device)
+    finished = trainer.run(
+        lambda stage, step: batches(
+            Windows(training, stage, model.text, model.chunk_frames), step, training.workers
+        )
+    )
+    print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
+    return 0
+
+
+def export(config: dict[str, Any]) -> int:
+    """Write the averaged weights of the newest checkpoint and the loss curve."""
+    from harness.train.export import export as write
+
+    training: Training = instantiate(config["train"])
+    for name, value in write(_state(training), _out(training)).items():
+        print(f"{name}: {value}")
+    return 0
+
+
+def sample(config: dict[str, Any]) -> int:
+    """Make videos of held-out clips: the drift curve, and a sheet of made over true."""
+    from harness.train.sample import SHEET, Studio, draw_sheet, report
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    method: Method = instantiate(config["method"])
+    device = env.choose_device(config["run"]["device"])
+    backend = instantiate(config["attention"]).resolve(model.spec, method, device)
+    studio = Studio(model, method, backend, device)
+    shown = studio.show(_state(training), range(training.samples), training.video_frames)
+    print(report(shown, model.chunk_frames))
+    _out(training).mkdir(parents=True, exist_ok=True)
+    draw_sheet(_out(training) / SHEET, shown[:_SHOWN], model.fps / STRIDE)
+    print(f"{_out(training) / SHEET}")
+    return 0
+
+
+def _out(training: Training) -> Path:
+    return Path(training.out or training.folder)
+
+
+def _state(training: Training) -> State:
+    state = load_state(Path(training.folder), torch.device("cpu"))
+    if state is None:
+        raise UserError(
+            f"found no checkpoint in {training.folder}: type `python -m harness.train` first or "
+            "set train.folder to where it is"
+        )
+    return state
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

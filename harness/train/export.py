@@ -1,0 +1,76 @@
+"""What a training leaves: averaged weights in BF16, and a picture of its loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import save_file
+
+from harness.files import whole_file
+from harness.train.state import State
+
+WEIGHTS = "network.safetensors"
+CURVE = "loss.png"
+_COLOURS = ("#222222", "#c0392b", "#e08e0b", "#27864f", "#2a6fb0", "#7d3c98")
+
+
+def export(state: State, folder: Path) -> dict[str, Any]:
+    """Write weights and curve; returns file, sha256, number of weights and megabytes.
+
+    The names are those of `Wan.state_dict()`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: w.to("cpu", torch.bfloat16).contiguous() for name, w in state.ema.items()}
+    with whole_file(folder / WEIGHTS) as unfinished:
+        save_file(weights, unfinished)
+    draw_curve(folder / CURVE, state.rows)
+    content = (folder / WEIGHTS).read_bytes()
+    return {
+        "file": str(folder / WEIGHTS),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "weights": sum(w.numel() for w in weights.values()),
+        "mb": round(len(content) / 1e6, 2),
+        "steps": state.clock.step,
+        "minutes": round(sum(state.clock.stage_minutes), 1),
+    }
+
+
+def draw_curve(
+    path: Path, rows: Sequence[dict[str, Any]], size: tuple[int, int] = (960, 480)
+) -> None:
+    """The loss and its part at each time over the minutes, as a PNG; stages begin at grey lines."""
+    width, height, margin = *size, 50
+    picture = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    names = [name for name in dict.fromkeys(n for row in rows for n in row) if "loss" in name]
+    longest = max((row["minutes"] for row in rows), default=0) or 1
+    highest = max((row[name] for row in rows for name in names if name in row), default=0) or 1
+
+    def place(minutes: float, loss: float) -> tuple[float, float]:
+        x = margin + minutes / longest * (width - 2 * margin)
+        return x, height - margin - loss / highest * (height - 2 * margin)
+
+    draw.line([place(0, highest), place(0, 0), place(longest, 0)], "#222222")
+    for quarter in range(5):
+        loss, minutes = highest * quarter / 4, longest * quarter / 4
+        draw.text((8, place(0, loss)[1]), f"{loss:.2f}", "#444444", font, anchor="lm")
+        label = place(minutes, 0)[0], height - margin + 14
+        draw.text(label, f"{minutes:.0f} min", "#444444", font, anchor="mm")
+    for before, row in pairwise(rows):
+        if row["stage"] != before["stage"]:
+            draw.line([place(row["minutes"], 0), place(row["minutes"], highest)], "#cccccc")
+    for i, name in enumerate(names):
+        colour = _COLOURS[i % len(_COLOURS)]
+        points = [place(row["minutes"], row[name]) for row in rows if name in row]
+        if len(points) > 1:
+            draw.line(points, colour, width=2 if name == "loss" else 1)
+        title = name.replace("loss_", "t = ")
+        draw.text((width - margin - 70, margin + 16 * i), title, colour, font)
+    with whole_file(path) as unfinished:
+        picture.save(unfinished, format="PNG")

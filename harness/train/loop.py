@@ -1,0 +1,185 @@
+"""The training loop: stages, checkpoints, log."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.errors import UserError
+from harness.files import whole_file
+from harness.models.wan import Wan
+from harness.train.objective import Batch, Objective
+from harness.train.optim import Average, initialise, optimisers, set_lr
+from harness.train.stages import Stage, Training
+from harness.train.state import Clock, State, load_state
+
+LOG = "log.csv"
+Source = Callable[[Stage, int], Iterator[Batch]]
+
+
+class Trainer:
+    """One training, from its folder's checkpoint on if there is one."""
+
+    def __init__(
+        self, training: Training, network: Wan, objective: Objective, device: torch.device
+    ) -> None:
+        """Build the optimisers; `network` is filled with first or saved weights.
+
+        Raises  UserError: the checkpoint is of another network or other stages, or unreadable.
+        """
+        training.demand_fit(objective.spec.chunk_frames)
+        initialise(network, training.seed)
+        self.training = training
+        self.network = network.to(device)
+        self.objective = objective
+        self.device = device
+        self.folder = Path(training.folder)
+        self.optimisers = optimisers(network)
+        self.average = Average(network, training.ema)
+        num_stages = len(training.stages)
+        self.clock = Clock(0, [0] * num_stages, [0.0] * num_stages)
+        self.rows: list[dict[str, Any]] = []
+        self._stopping = False
+        self._recent: list[tuple[float, dict[float, float]]] = []
+        state = load_state(self.folder, device)
+        if state is not None:
+            self._resume(state)
+
+    def run(self, source: Source) -> bool:
+        """Train to the end or until a signal; True at the end. The checkpoint is written."""
+        handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        saved = time.monotonic()
+        try:
+            for index, stage in enumerate(self.training.stages):
+                stream: Iterator[Batch] | None = None
+                while self._done(index) < 1 and not self._stopping:
+                    stream = stream or source(stage, self.clock.step)
+                    self._timed_step(index, stream)
+                    if time.monotonic() - saved > 60 * self.training.save_minutes:
+                        self.save()
+                        saved = time.monotonic()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        self.save()
+        return not self._stopping
+
+    def save(self) -> None:
+        """Checkpoint and log."""
+        State(
+            dims=asdict(self.network.dims),
+            model=self.network.state_dict(),
+            ema=self.average.weights,
+            optimisers=[optim.state_dict() for optim in self.optimisers],
+            clock=self.clock,
+            rows=self.rows,
+        ).save(self.folder)
+        write_log(self.folder / LOG, self.rows)
+
+    def _timed_step(self, index: int, stream: Iterator[Batch]) -> None:
+        start = time.monotonic()
+        loss, by_time = self._step(index, next(stream))
+        self._recent.append((loss, by_time))
+        self.clock.step += 1
+        self.clock.stage_steps[index] += 1
+        self.clock.stage_minutes[index] += (time.monotonic() - start) / 60
+        if self.clock.step % self.training.log_steps == 0:
+            self._log(index)
+
+    def _step(self, index: int, batch: Batch) -> tuple[float, dict[float, float]]:
+        """One step of the optimisers."""
+        step = self.clock.step
+        draws = torch.Generator(self.device).manual_seed(self.training.seed * 1_000_003 + step)
+        set_lr(self.optimisers, self._lr(index))
+        stage = self.training.stages[index]
+        # Cross-attention has four keys: plain matrices beat the fused kernel five times there.
+        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+        with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            loss, by_time = self.objective.loss(self.network, batch.to(self.device), stage, draws)
+        self.network.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        for optim in self.optimisers:
+            optim.step()
+        self.average.update(self.network, step)
+        return loss.item(), by_time
+
+    @property
+    def _half(self) -> bool:
+        """Whether bfloat16 is fast here; elsewhere it is emulated."""
+        return self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+    def _done(self, index: int) -> float:
+        clock = self.clock
+        return self.training.stages[index].done(
+            clock.stage_steps[index], clock.stage_minutes[index]
+        )
+
+    def _lr(self, index: int) -> float:
+        return self.training.lr(index, self._done(index), self.clock.step)
+
+    def _log(self, index: int) -> None:
+        """One row, and one line with the time left."""
+        losses = [loss for loss, _ in self._recent]
+        minutes = sum(self.clock.stage_minutes)
+        row: dict[str, Any] = {
+            "step": self.clock.step,
+            "stage": index,
+            "minutes": round(minutes, 3),
+            "lr": self._lr(index),
+            "loss": sum(losses) / len(losses),
+        }
+        for t in sorted({t for _, by_time in self._recent for t in by_time}, reverse=True):
+            values = [by_time[t] for _, by_time in self._recent if t in by_time]
+            row[f"loss_{t:.0f}"] = sum(values) / len(values)
+        self._recent.clear()
+        self.rows.append(row)
+        done = self.training.progress(index, self._done(index))
+        left = minutes / done - minutes if done else float("nan")
+        parts = " ".join(f"{k[5:]}:{v:.4f}" for k, v in row.items() if k.startswith("loss_"))
+        print(
+            f"step {self.clock.step} stage {index} {minutes:.1f} min loss {row['loss']:.4f} "
+            f"({parts}) lr {row['lr']:.2e} {left:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _resume(self, state: State) -> None:
+        if state.dims != asdict(self.network.dims):
+            raise UserError(
+                f"{self.folder} holds a training of a network of {state.dims}: set train.folder "
+                "to another folder or model.dims to these"
+            )
+        if len(state.clock.stage_steps) != len(self.training.stages):
+            raise UserError(
+                f"{self.folder} holds a training of {len(state.clock.stage_steps)} stages: give "
+                "as many in train.stages or set train.folder to another folder"
+            )
+        self.network.load_state_dict(state.model)
+        for optim, content in zip(self.optimisers, state.optimisers, strict=True):
+            optim.load_state_dict(content)
+        self.average.weights = state.ema
+        self.clock, self.rows = state.clock, state.rows
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+
+def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The log as CSV, whole."""
+    names: Mapping[str, None] = dict.fromkeys(name for row in rows for name in row)
+    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(names))
+        writer.writeheader()
+        writer.writerows(rows)

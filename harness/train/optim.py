@@ -1,0 +1,73 @@
+"""First weights, the optimisers and the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from harness.models.wan import Wan
+
+
+def initialise(network: Wan, seed: int) -> None:
+    """Seeded weights to start a training from.
+
+    Every branch of a block begins as nothing (its output matrix is zero) behind an open gate (1),
+    so that the first steps already move it; the modulation begins independent of time.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    silent = ("self_attn.o.", "cross_attn.o.", "ffn.2.", "time_projection.", "head.head.")
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if "norm" in name and name.endswith("weight"):
+                tensor.fill_(1)
+            elif "modulation" in name or name.endswith("bias") or any(s in name for s in silent):
+                tensor.zero_()
+            else:
+                fan_in = tensor[0].numel()
+                tensor.copy_(torch.randn(tensor.shape, generator=draws) / fan_in**0.5)
+            if name.startswith("blocks") and "modulation" in name:
+                tensor[:, [2, 5]] = 1  # the gates of attention and feed-forward
+
+
+def optimisers(network: Wan) -> list[Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for all the rest.
+
+    Muon's steps are scaled to the size of AdamW's, so one learning rate serves both.
+
+    Source  Muon (Jordan et al., 2024), scaled as in arXiv 2502.16982.
+    """
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, weight in network.named_parameters():
+        inside = name.startswith("blocks") and weight.dim() == 2
+        (hidden if inside else rest).append(weight)
+    return [
+        Muon(hidden, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def set_lr(optims: Iterable[Optimizer], lr: float) -> None:
+    """The learning rate of the next step."""
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = lr
+
+
+class Average:
+    """Exponential moving average of a network's weights; young averages forget faster."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Begins as the weights themselves."""
+        self.decay = decay
+        self.weights = {name: w.detach().clone() for name, w in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after a step (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        ours: list[Tensor] = list(self.weights.values())
+        torch._foreach_lerp_(ours, list(network.state_dict().values()), 1 - decay)

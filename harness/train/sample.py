@@ -1,0 +1,87 @@
+"""How far a training is: videos of held-out clips beside the truth, and how they drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.api import Method
+from harness.attention.base import Backend
+from harness.cache import Session
+from harness.models.codec import encode, preview
+from harness.models.model import DTYPES, VideoModel
+from harness.models.wan import Wan
+from harness.sampler import Sampler, SeededNoise, Silent
+from harness.sheet import contact_sheet
+from harness.train.state import State
+from harness.world import clip
+
+SHEET = "sheet.png"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A held-out clip: its prompt, the video that was made for it and the truth [F, C, h, w]."""
+
+    prompt: str
+    made_FChw: Tensor
+    true_FChw: Tensor
+
+    def drift(self, chunk_frames: int) -> Tensor:
+        """Mean squared error of the latents in every chunk [chunks]."""
+        error = (self.made_FChw - self.true_FChw).square().mean((1, 2, 3))
+        return torch.stack([part.mean() for part in error.split(chunk_frames)])
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Makes videos as a run does: the averaged weights, the sampler, an exact cache."""
+
+    model: VideoModel
+    method: Method
+    backend: Backend
+    device: torch.device
+
+    def show(self, state: State, seeds: Sequence[int], num_frames: int) -> list[Shown]:
+        """A video for the prompt of every clip."""
+        network = Wan(self.model.dims)
+        network.load_state_dict(state.ema)
+        network.to(self.device, DTYPES[self.model.dtype]).eval().requires_grad_(False)
+        sampler = Sampler(network, self.model.schedule, self.model.chunk_frames)
+        return [self._one(sampler, seed, num_frames) for seed in seeds]
+
+    def _one(self, sampler: Sampler, seed: int, num_frames: int) -> Shown:
+        one = clip(seed)
+        session = Session(self.model.spec, self.method, self.backend, num_frames, self.device)
+        text_kv = self.model.text_kv(sampler, self.model.text.encode([one.prompt])[0])
+        noise = SeededNoise(seed, self.model.latent_shape(num_frames))
+        chunks = sampler.sample(session, text_kv, noise, num_frames, Silent())
+        made = torch.cat(list(chunks), dim=1)[0].float().cpu()
+        return Shown(one.prompt, made, encode(one.keyframes(range(num_frames))))
+
+
+def report(shown: Sequence[Shown], chunk_frames: int) -> str:
+    """The drift curve, mean over clips, and what a video of plain grey would score."""
+    curve = torch.stack([each.drift(chunk_frames) for each in shown]).mean(0)
+    truth = torch.stack([each.true_FChw for each in shown])
+    lines = ["chunk  mse"] + [f"{i:5d}  {value:.4f}" for i, value in enumerate(curve.tolist())]
+    spread = (truth - truth.mean(0)).square().mean().item()
+    return "\n".join([*lines, f" mean  {curve.mean():.4f} (a mean video: {spread:.4f})"])
+
+
+def draw_sheet(path: Path, shown: Sequence[Shown], fps: float) -> None:
+    """Made over true, clip by clip, linear decodes of the keyframes.
+
+    fps: of latent frames.
+    """
+    rows = []
+    for each in shown:
+        words = each.prompt.split()
+        lines = [" ".join(words[i : i + 6]) for i in range(0, len(words), 6)]
+        rows.append(("\n".join(["made", *lines]), preview(each.made_FChw)))
+        rows.append(("true", preview(each.true_FChw)))
+    contact_sheet(path, rows, fps=fps)

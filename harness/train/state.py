@@ -1,0 +1,64 @@
+"""Where a training stands, as it is kept on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from harness.errors import UserError
+from harness.files import whole_file
+
+CHECKPOINT = "checkpoint.pt"
+_TORN = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, UnpicklingError)
+
+
+@dataclass
+class Clock:
+    """How far a training has come: steps in all, and steps and minutes of every stage."""
+
+    step: int = 0
+    stage_steps: list[int] = field(default_factory=list)
+    stage_minutes: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class State:
+    """A checkpoint. Random numbers are a function of seed and step, so none are kept.
+
+    rows: the log so far. dims: sizes of the network, to refuse another one.
+    """
+
+    dims: dict[str, int]
+    model: dict[str, Any]
+    ema: dict[str, Any]
+    optimisers: list[dict[str, Any]]
+    clock: Clock
+    rows: list[dict[str, Any]]
+
+    def save(self, folder: Path) -> None:
+        """Write it whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {name: value for name, value in vars(self).items() if name != "clock"}
+        with whole_file(folder / CHECKPOINT) as unfinished:
+            torch.save(content | {"clock": asdict(self.clock)}, unfinished)
+
+
+def load_state(folder: Path, device: torch.device) -> State | None:
+    """The checkpoint of a folder; None where there is none.
+
+    Raises  UserError: it cannot be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        return State(**content | {"clock": Clock(**content["clock"])})
+    except _TORN as error:
+        raise UserError(
+            f"cannot read {path}: remove it to begin again or set train.folder to another folder"
+        ) from error
