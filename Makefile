@@ -6,7 +6,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq --constraint
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test check format docs bench bench-gpu clean
+.PHONY: help run test check format docs bench bench-gpu train-small validity sweep-moviegen sweep-storyeval clean
+
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -35,6 +36,27 @@ bench: $(VENV)/run ## measure overhead, attention and whole videos side by side 
 
 bench-gpu: $(VENV)/run ## attention and whole videos on a GPU, random weights (ten minutes)
 	$(BIN)/python -m harness bench gpu
+
+# The study's rows are the files; its numbers lie outside this repository (docs/validity.md).
+COMMA := ,
+SPACE := $() $()
+ROWS = $(subst $(SPACE),$(COMMA),$(sort $(patsubst conf/method/%.yaml,%,$(wildcard conf/method/published/*.yaml))))
+PUBLISHED ?= ../shared/published/summaries.csv
+PROMPTS ?= 0:8
+WORDS ?=
+
+validity: $(VENV)/run ## run the 33 published methods and hold their ranks against the study's
+	@test -f $(PUBLISHED) || { echo "error: no $(PUBLISHED): give PUBLISHED=<the study's summaries.csv> (docs/validity.md)" >&2; exit 2; }
+	$(MAKE) --keep-going --jobs 2 sweep-moviegen sweep-storyeval || failed=1; \
+	$(BIN)/python -m analysis validity results/validity --published $(PUBLISHED) --page docs/validity.md --picture docs/images/validity.svg; \
+	exit $${failed:-0}
+
+# One thread each: two suites side by side fill two cores, and more threads gain little on 32 tokens.
+sweep-moviegen sweep-storyeval: sweep-%: $(VENV)/run
+	OMP_NUM_THREADS=1 $(BIN)/python -m harness -m method=$(ROWS) suite=$* suite.prompts=$(PROMPTS) track=disabled results_dir=results/validity $(WORDS)
+
+train-small: $(VENV)/run ## train the small model again (70 minutes; a second `make` goes on)
+	$(BIN)/python -m harness.train
 
 clean: ## remove the environment and the caches; results stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from harness.video import frames_file, read_frames
 from tests.conftest import ROOT
@@ -82,7 +83,7 @@ def test_rows_hold_what_they_promise(sweep: tuple[Path, Done]) -> None:
 
 
 def test_a_run_leaves_its_files(sweep: tuple[Path, Done]) -> None:
-    (folder,) = (sweep[0] / "storyeval" / "tiny").glob("rtn_int2-*")
+    (folder,) = (sweep[0] / "storyeval" / "small").glob("rtn_int2-*")
     manifest = json.loads((folder / "run.json").read_text())
     assert manifest["state"] == "done"
     assert manifest["method"]["key"]["bits"] == 2
@@ -115,6 +116,18 @@ def test_the_table_is_printed_with_its_notes(sweep: tuple[Path, Done]) -> None:
     assert again.stdout.count("| rtn_int4 |") == 1
 
 
+def test_sheets_show_every_method_of_a_prompt(sweep: tuple[Path, Done], tmp_path: Path) -> None:
+    done = command("sheets", str(sweep[0]), "--out", str(tmp_path), module="analysis")
+    assert done.returncode == 0, done.stderr
+    paths = [Path(line) for line in done.stdout.split()]
+    assert [path.name for path in paths] == [f"storyeval-{i:03d}.png" for i in range(3)]
+    height, width = 64 * 2, 6 * 128 * 2  # rows of five methods, six enlarged frames
+    with Image.open(paths[0]) as picture:
+        assert picture.height > 5 * height and picture.width > width
+    lost = command("sheets", str(tmp_path), module="analysis")
+    assert lost.returncode == 2 and "no results below" in lost.stderr
+
+
 def test_the_same_command_again_makes_nothing_anew(sweep: tuple[Path, Done]) -> None:
     results, _ = sweep
     before = {path: path.stat().st_mtime_ns for path in results.glob("**/videos/*")}
@@ -134,8 +147,8 @@ def test_another_results_folder_repeats_every_bit_and_asking_for_more_continues(
         done = command(*words, f"suite.num_prompts={count}", f"results_dir={tmp_path}")
         assert done.returncode == 0, done.stderr
     for method in ("rtn_int2", "bf16"):
-        (first,) = (sweep[0] / "storyeval" / "tiny").glob(f"{method}-*")
-        (second,) = (tmp_path / "storyeval" / "tiny").glob(f"{method}-*")
+        (first,) = (sweep[0] / "storyeval" / "small").glob(f"{method}-*")
+        (second,) = (tmp_path / "storyeval" / "small").glob(f"{method}-*")
         assert first.name == second.name
         for stem in ("videos/0000-0", "videos/0001-0"):
             assert np.array_equal(read_frames(first / stem), read_frames(second / stem))
@@ -172,7 +185,7 @@ def one_sentence(done: Done) -> str:
     [
         (["method=softprun_int4"], "did you mean softprune_int4"),
         (["suite=moviegn"], "did you mean moviegen"),
-        (["model=tinny"], "did you mean tiny? Choose model=self_forcing|tiny"),
+        (["model=smal"], "did you mean small? Choose model=self_forcing|small"),
         (["method=rtn_int4", "method.key.bitz=3"], "did you mean bits? Choose"),
         (["suite.frames=20"], "choose 18 or 21"),
         (["suite.seconds=long"], "could not be converted to Float"),
@@ -183,7 +196,7 @@ def one_sentence(done: Done) -> str:
         (["track.mode=loud"], "choose auto, online, offline or disabled"),
         (["results_dir=/proc/nothing"], "type results_dir=<a folder you may write>"),
         (["method=rtn_int4", "method.key.bits=3"], "RTN.bits=3: choose 2, 4 or 8"),
-        (["method=rtn_int4", "method.key.group=7"], "does not divide the 96 tokens of a frame"),
+        (["method=rtn_int4", "method.key.group=7"], "does not divide the 32 tokens of a frame"),
         (["model=self_forcing"], "hf download gdhe17/Self-Forcing"),
         (["run.device=cuda:99"], "run.device=cuda:99: "),
         (["run.device=meta"], "choose auto, cpu"),
@@ -281,7 +294,7 @@ def test_a_killed_child_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["suites", "models", "attentions", "integrations", "metrics"])
 def test_ls_gives_each_a_line(what: str) -> None:
     done = command("ls", what)
-    known = {"suites": "moviegen", "models": "tiny", "metrics": "ssim"}
+    known = {"suites": "moviegen", "models": "small", "metrics": "ssim"}
     known |= {"attentions": "portable", "integrations": "packed"}
     assert done.returncode == 0
     lines = done.stdout.splitlines()

@@ -1,0 +1,134 @@
+"""Our runs of the study's methods: a value a method and prompt, the same prompts for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import yaml
+
+from harness.compose import choices
+from harness.errors import UserError
+
+FOLDER = "published/"  # of conf/method
+# What may not be mixed: rows that differ in one of these are not of the same sweep.
+SAME = [
+    *("model", "preset", "weights", "settings"),
+    *("contract", "num_latent_frames", "prompt_source"),
+]
+COLUMNS = ["psnr_frame_mean_db", "psnr_rest_db", "ssim", "lpips"]
+NEEDED = ["psnr_frame_mean_db", "ssim"]  # a video without these is not scored
+VIDEO = ["prompt_index", "sample"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One suite of ours.
+
+    values: by column of `harness.store`, a row a video, a column a method (published name); a
+    column that not every video has is absent, and `reasons` says why. left_out: methods that miss
+    a video, with the reason.
+    """
+
+    suite: str
+    values: Mapping[str, pd.DataFrame]
+    reasons: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """The methods that every prompt was measured for."""
+        return [str(name) for name in self.values[NEEDED[0]].columns]
+
+
+def published_names() -> dict[str, str]:
+    """Our methods that are rows of the study, with the row's name as their files say it."""
+    files = {name: path for name, path in choices("method").items() if name.startswith(FOLDER)}
+    said = {name: yaml.safe_load(path.read_text()) for name, path in files.items()}
+    return {name: str(file["source"]).partition(", row ")[2] for name, file in said.items()}
+
+
+def one_sweep(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of the study's methods that may be compared, and what was left out.
+
+    Of rows that differ in `SAME`, those stay that hold the most methods and suites.
+    Raises  UserError: there is no row of these methods.
+    """
+    rows = table[table["method"].isin(names)]
+    if rows.empty:
+        raise UserError(
+            f"none of the {len(table)} rows is of a method in conf/method/{FOLDER}: type "
+            "make validity, or python -m harness method=published/rtn_int4"
+        )
+    kinds = [tuple(kind) for kind in rows[SAME].astype(object).fillna("").to_numpy()]
+    groups = {kind: rows[[other == kind for other in kinds]] for kind in dict.fromkeys(kinds)}
+    kept = max(groups, key=lambda kind: len(groups[kind][["suite", "method"]].drop_duplicates()))
+    notes = []
+    for kind in groups.keys() - {kept}:
+        pairs = zip(SAME, kind, kept, strict=True)
+        other = ", ".join(f"{name}={value}" for name, value, ours in pairs if value != ours)
+        notes.append(f"left out: {len(groups[kind])} rows of another sweep ({other})")
+    return groups[kept], sorted(notes)
+
+
+def by_suite(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, Measured]:
+    """The rows of one sweep, suite by suite.
+
+    Raises  UserError: a video was made twice by one method.
+    """
+    named = rows.assign(name=rows["method"].map(names))
+    return {
+        str(suite): _suite(str(suite), part) for suite, part in named.groupby("suite", sort=True)
+    }
+
+
+def _suite(suite: str, rows: pd.DataFrame) -> Measured:
+    """Every method on the prompts that most methods have; one that misses any is left out."""
+    twice = rows[rows.duplicated(["name", *VIDEO])]
+    if len(twice):
+        runs = sorted(rows.loc[rows["name"] == twice["name"].iloc[0], "run_id"].unique())
+        raise UserError(
+            f"{suite}: {twice['name'].iloc[0]} made one video in several runs ({', '.join(runs)}): "
+            "keep one of their folders, or give the folder of one sweep"
+        )
+    scored = rows[rows[NEEDED].notna().all(axis=1)]
+    held = {name: frozenset(_videos(part)) for name, part in scored.groupby("name", sort=True)}
+    counted = Counter(held.values())
+    usual = max(counted, key=lambda videos: (counted[videos], len(videos)), default=frozenset())
+    complete = [name for name in held if held[name] >= usual]
+    left_out = {
+        str(name): f"{len(held.get(name, frozenset()) & usual)} of {len(usual)} videos {_why(part)}"
+        for name, part in rows.groupby("name", sort=True)
+        if name not in complete
+    }
+    chosen = scored[scored["name"].isin(complete)]
+    chosen = chosen[[video in usual for video in _videos(chosen)]]
+    values, reasons = {}, {}
+    for column in COLUMNS:
+        wide = chosen.pivot(index=VIDEO, columns="name", values=column).astype(float)
+        if wide.isna().any(axis=None):
+            reasons[column] = _reason(chosen, column)
+        else:
+            values[column] = wide
+    return Measured(suite, values, reasons, left_out)
+
+
+def _videos(rows: pd.DataFrame) -> list[tuple[int, int]]:
+    return list(zip(rows["prompt_index"], rows["sample"], strict=True))
+
+
+def _why(rows: pd.DataFrame) -> str:
+    """Why a method has no fidelity on some prompts, as far as its rows say."""
+    for column in ("failure_reason", "fidelity_reason"):
+        for reason in rows[column].dropna():
+            return f"({reason})"
+    return "(not made or not scored)"
+
+
+def _reason(rows: pd.DataFrame, column: str) -> str:
+    """Why a metric cannot be compared."""
+    missing = rows[rows[column].isna()]
+    said: list[str] = list(missing["lpips_reason"].dropna().unique() if column == "lpips" else ())
+    return f"{len(missing)} of {len(rows)} videos without it" + "".join(f"; {x}" for x in said)

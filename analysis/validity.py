@@ -1,0 +1,251 @@
+"""Do methods rank on our model as they did in the published study?
+
+Spearman's correlation over methods, between the study's values and ours. Its interval is that of
+our prompts: prompts are drawn again within each suite, the same draw for all methods, and the study
+is taken as it is. Methods are the sample in question and are not drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.grids import Grid
+from analysis.measured import Measured
+from analysis.published import REFERENCE, Published
+from analysis.ranks import Array, interval, ranks, resampled, spearman
+from harness.errors import UserError
+
+NUM_DRAWS, SEED = 2000, 0
+FEWEST = 3  # methods; two always agree or disagree fully
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A published metric and the column of ours whose definition is closest."""
+
+    title: str
+    published: str
+    column: str
+    higher_is_better: bool
+    decimals: int
+
+
+PSNR = Metric("PSNR dB", "psnr", "psnr_frame_mean_db", True, 2)
+LATER = Metric("PSNR dB, later frames", "psnr", "psnr_rest_db", True, 2)
+SSIM = Metric("SSIM", "ssim", "ssim", True, 3)
+LPIPS = Metric("LPIPS", "lpips", "lpips", False, 3)
+RANKED = (PSNR, LATER, SSIM, LPIPS)
+LISTED = (PSNR, SSIM, LPIPS)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A suite of both sides, over the methods that both have; `seed` of its redrawn prompts."""
+
+    published: Published
+    measured: Measured
+    names: list[str]
+    seed: int
+
+    @property
+    def whole(self) -> list[str]:
+        """Methods whose published row has a video for every prompt."""
+        return [name for name in self.names if name not in self.published.partial]
+
+    def theirs(self, metric: Metric, names: Sequence[str]) -> Array:
+        """Published values [M]."""
+        values: Array = self.published.methods.loc[list(names), metric.published].to_numpy(float)
+        return values
+
+    def ours(self, metric: Metric, names: Sequence[str], num_draws: int = 0) -> Array:
+        """Means over our prompts, then over redrawn ones [1 + num_draws, M]."""
+        values = self.measured.values[metric.column][list(names)].to_numpy(float)
+        means: Array = resampled(len(values), num_draws, self.seed) @ values
+        return means
+
+
+def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) -> list[Pair]:
+    """The suites that both sides have, in the study's order.
+
+    Raises  UserError: in none of them do both have enough methods.
+    """
+    found = []
+    for place, (suite, theirs) in enumerate(published.items()):
+        if suite in measured:
+            names = [name for name in theirs.methods.index if name in measured[suite].names]
+            found.append(Pair(theirs, measured[suite], names, SEED + place))
+    found = [pair for pair in found if len(pair.whole) >= FEWEST]
+    if not found:
+        raise UserError(
+            f"nothing to compare: ours are {_counted(measured)}, and no suite of the study "
+            f"({', '.join(published)}) has {FEWEST} or more of its methods among them: run more "
+            "of them, python -m harness ls methods published names all" + _left_out(measured)
+        )
+    return found
+
+
+def agreement(found: Sequence[Pair]) -> Grid:
+    """Correlations: a line a suite, a line for both together, a column a metric."""
+    lines = []
+    for pair in found:
+        lines.append(_line(pair.published.suite, [pair], pair.whole))
+        if len(pair.names) > len(pair.whole):
+            lines.append(_line(f"{pair.published.suite}, partial rows too", [pair], pair.names))
+    if len(found) > 1:
+        common = [name for name in found[0].whole if all(name in x.whole for x in found)]
+        lines.append(_line("both", found, common))
+        lines += _between(found[0], found[1], common)
+    header = ["methods ranked in", "n", *(metric.title for metric in RANKED)]
+    return Grid("Spearman's correlation, published against measured", header, lines)
+
+
+def listing(pair: Pair) -> Grid:
+    """All methods of a suite, values and ranks of both sides, the farthest apart first."""
+    metrics = [metric for metric in LISTED if metric.column in pair.measured.values]
+    cells: list[list[str]] = [[] for _ in pair.names]
+    apart = []
+    for metric in metrics:
+        sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
+        sign = -1 if metric.higher_is_better else 1
+        places = [ranks(sign * side) for side in sides]
+        apart.append(places[1] - places[0])
+        for row, values, both in zip(
+            cells, zip(*sides, strict=True), zip(*places, strict=True), strict=True
+        ):
+            row += [f"{value:.{metric.decimals}f}" for value in values]
+            row.append(" / ".join(f"{place:g}" for place in both))
+    mean = np.mean(apart, axis=0)
+    videos = pair.published.methods["n_videos"]
+    order = np.lexsort((pair.names, mean, -np.abs(mean)))
+    lines = [
+        [pair.names[i], str(videos[pair.names[i]]), *cells[i], f"{mean[i]:+.1f}"] for i in order
+    ]
+    header = ["method", "videos"]
+    for metric in metrics:
+        header += [metric.title, "ours", "ranks"]
+    title = f"{pair.published.suite}: published and measured, ranks published / ours (1 is closest)"
+    return Grid(title, [*header, "places"], lines)
+
+
+def notes(
+    found: Sequence[Pair], published: Mapping[str, Published], measured: Mapping[str, Measured]
+) -> Iterator[str]:
+    """How to read the numbers, and everything that is not in them."""
+    prompts = ", ".join(f"{p.published.suite} {len(_table(p))}" for p in found)
+    yield (
+        f"in brackets: 95 % bootstrap interval, {NUM_DRAWS} draws of our prompts within each suite "
+        f"({prompts} videos a method), the same draw for all methods, seeds from {SEED}; the "
+        "published values are held fixed, methods are not redrawn"
+    )
+    yield (
+        "PSNR: theirs is the mean over frames in dB after H.264, ours psnr_frame_mean_db on "
+        "lossless frames, where an identical frame counts 100 dB, as the first chunk of nearly "
+        "every method does; later frames: psnr_rest_db, dB of the mean squared error after the "
+        "first chunk. SSIM: ssim. LPIPS: lpips. Means over videos; both: mean of the two suites"
+    )
+    for pair in found:
+        theirs = pair.published
+        if theirs.infinite_prompts:
+            yield (
+                f"{theirs.suite}: published PSNR is the mean without prompts "
+                f"{', '.join(map(str, theirs.infinite_prompts))}, on each of which some method is "
+                "infinite (one frame equals the reference)"
+            )
+        videos = theirs.methods["n_videos"].astype(str)
+        short = [name for name in pair.names if name in theirs.partial]
+        if short:
+            counts = (f"{name} {videos[name]}" for name in short)
+            yield (
+                f"{theirs.suite}: published with fewer videos ({', '.join(counts)} of "
+                f"{theirs.num_prompts}), ranked only where said, and in the list of methods"
+            )
+    yield (
+        "places: ours minus published, mean over metrics; positive: farther from BF16 on our model "
+        "than in the study"
+    )
+    yield f"{REFERENCE} is not ranked: it is the reference"
+    yield from _absent(published, measured)
+
+
+def _line(label: str, found: Sequence[Pair], names: Sequence[str]) -> list[str]:
+    """Correlation and interval of each metric."""
+    return [label, str(len(names)), *(_cell(found, names, metric) for metric in RANKED)]
+
+
+def _cell(found: Sequence[Pair], names: Sequence[str], metric: Metric) -> str:
+    rho, low, high = correlation(found, names, metric)
+    if np.isnan(rho):
+        return "-"
+    redrawn = all(len(_table(pair)) > 1 for pair in found)  # one prompt is itself in every draw
+    return f"{rho:.3f} [{low:.3f}, {high:.3f}]" if redrawn else f"{rho:.3f}"
+
+
+def correlation(
+    found: Sequence[Pair], names: Sequence[str], metric: Metric
+) -> tuple[float, float, float]:
+    """Spearman's correlation of means over suites, and its interval; NaN if it cannot be had."""
+    missing = any(metric.column not in pair.measured.values for pair in found)
+    if missing or len(names) < FEWEST:
+        return np.nan, np.nan, np.nan
+    theirs = np.mean([pair.theirs(metric, names) for pair in found], axis=0)
+    ours = np.mean([pair.ours(metric, names, NUM_DRAWS) for pair in found], axis=0)
+    found_rho, *draws = spearman(ours, theirs)
+    if np.isnan(found_rho):
+        return np.nan, np.nan, np.nan
+    return float(found_rho), *interval(np.array(draws))
+
+
+def _between(first: Pair, second: Pair, names: Sequence[str]) -> Iterator[list[str]]:
+    """How well either side agrees with itself: what the other can reach at best."""
+    suites = f"{first.published.suite} against {second.published.suite}"
+    sides: list[tuple[str, list[float]]] = [("published", []), ("ours", [])]
+    for metric in RANKED:
+        both = (first, second)
+        here = all(metric.column in pair.measured.values for pair in both) and len(names) >= FEWEST
+        theirs = [pair.theirs(metric, names) for pair in both]
+        sides[0][1].append(float(spearman(*theirs)))
+        ours = [pair.ours(metric, names)[0] for pair in both] if here else []
+        sides[1][1].append(float(spearman(*ours)) if here else np.nan)
+    for side, values in sides:
+        cells = ["-" if np.isnan(value) else f"{value:.3f}" for value in values]
+        yield [f"({side}, {suites})", str(len(names)), *cells]
+
+
+def _absent(published: Mapping[str, Published], measured: Mapping[str, Measured]) -> Iterator[str]:
+    """Methods that one side lacks, suites that one side lacks, and metrics that we lack."""
+    for suite in published.keys() - measured.keys():
+        yield f"{suite}: no rows of ours"
+    for suite, ours in measured.items():
+        if suite not in published:
+            yield f"{suite}: not a suite of the study"
+            continue
+        for name, reason in ours.left_out.items():
+            yield f"{suite}: {name} left out, {reason}"
+        theirs = [str(name) for name in published[suite].methods.index]
+        unmade = [n for n in theirs if n not in {*ours.names, *ours.left_out}]
+        if unmade:
+            yield f"{suite}: no rows of ours for {', '.join(unmade)}"
+        extra = [n for n in ours.names if n not in theirs and n != REFERENCE]
+        if extra:
+            yield f"{suite}: not published here, so not ranked: {', '.join(extra)}"
+        for column, reason in ours.reasons.items():
+            yield f"{suite}: no {column}: {reason}"
+
+
+def _table(pair: Pair) -> pd.DataFrame:
+    return pair.measured.values[SSIM.column]
+
+
+def _counted(measured: Mapping[str, Measured]) -> str:
+    """How many methods of ours are complete."""
+    return ", ".join(f"{len(ours.names)} methods on {suite}" for suite, ours in measured.items())
+
+
+def _left_out(measured: Mapping[str, Measured]) -> str:
+    """What was left out, for an error."""
+    said = [f"{name} {why}" for ours in measured.values() for name, why in ours.left_out.items()]
+    return f" (left out: {'; '.join(said[:3])})" if said else ""
