@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from harness.check import verdicts
@@ -22,6 +24,16 @@ def test_the_contract_holds(name: str) -> None:
     subject = Subject(name, configured(f"method={name}"))
     broken = [f"{each.name}: {each.note}" for each in verdicts(subject) if not each.held]
     assert not broken, "\n".join(broken)
+
+
+def test_no_two_files_are_the_same_method() -> None:
+    """A chain of defaults may quietly undo what a file inherits."""
+    same: dict[str, str] = {}
+    for name in NAMES:
+        config = configured(f"method={name}")
+        parts = {k: v for k, v in config["method"].items() if k not in ("family", "source")}
+        key = json.dumps([parts, config["integration"]], sort_keys=True)
+        assert same.setdefault(key, name) == name
 
 
 def test_more_bits_are_closer() -> None:
