@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.grids import Grid
+
 MIB, GIB = 2**20, 2**30
 
 
@@ -108,30 +110,21 @@ def notes(lines: Sequence[Line]) -> list[str]:
 def print_section(section: Section) -> None:
     """Show a table on the terminal."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="left" if title == "method" else "right", no_wrap=True)
-    for line in section.lines:
-        table.add_row(*cells(line))
-    wanted = Console(width=10**4).measure(table).maximum  # a cell is never cut
-    console = Console(width=max(Console().width, wanted))
-    console.print(section.title, highlight=False, soft_wrap=True)
-    console.print(table)
+    _grid(section).show()
+    console = Console()
     for note in notes(section.lines):
         console.print(note, style="dim", highlight=False, soft_wrap=True)
 
 
 def markdown(section: Section) -> str:
     """The table in Markdown, with its notes."""
-    lines = section.lines
-    rows = [list(COLUMNS.values()), ["---"] + ["---:"] * (len(COLUMNS) - 1)]
-    rows += [cells(line) for line in lines]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{section.title}\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes(lines)) + "\n"
-    )
+    noted = "".join(f"- {note}\n" for note in notes(section.lines))
+    return f"{_grid(section).markdown()}\n{noted}"
+
+
+def _grid(section: Section) -> Grid:
+    return Grid(section.title, list(COLUMNS.values()), [cells(line) for line in section.lines])
 
 
 def _line(rows: pd.DataFrame) -> Line:

@@ -14,17 +14,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import env
 from harness.api import Method
+from harness.cli import complain
 from harness.compose import configured
-from harness.errors import UserError, first_line
+from harness.errors import UserError
+from harness.isolate import USER_ERROR
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
+from harness.suites import TEMPORAL_STRIDE
 from harness.train.stages import Training
 from harness.train.state import State, load_state
 from harness.worker import of_construction
 
 VERBS = ("train", "export", "sample")
 _SHOWN = 6  # clips of a sheet
-STRIDE = 4  # pixel frames of a latent frame
 
 
 def main(words: Sequence[str]) -> int:
@@ -36,12 +38,10 @@ def main(words: Sequence[str]) -> int:
         config = configured("+train=small", "method=bf16", *settings)
         return {"train": train, "export": export, "sample": sample}[verb](config)
     except InstantiationException as error:
-        print(f"error: {of_construction(error)}", file=sys.stderr)
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {first_line(error)}", file=sys.stderr)
-    return 2
+        complain(UserError(of_construction(error)))
+    except (UserError, ValueError, HydraException, OmegaConfBaseException) as error:
+        complain(error)
+    return USER_ERROR
 
 
 def train(config: dict[str, Any]) -> int:
@@ -87,7 +87,7 @@ def sample(config: dict[str, Any]) -> int:
     shown = studio.show(_state(training), range(training.samples), training.video_frames)
     print(report(shown, model.chunk_frames))
     _out(training).mkdir(parents=True, exist_ok=True)
-    draw_sheet(_out(training) / SHEET, shown[:_SHOWN], model.fps / STRIDE)
+    draw_sheet(_out(training) / SHEET, shown[:_SHOWN], model.fps / TEMPORAL_STRIDE)
     print(f"{_out(training) / SHEET}")
     return 0
 

@@ -8,7 +8,6 @@ batch follow from the step, so a run that stops goes on as if it had not.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import sys
 import time
@@ -18,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -27,6 +25,7 @@ from harness.files import whole_file
 from harness.metrics import psnr
 from harness.models.bundled import FOLDER
 from harness.models.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
+from harness.train.export import write_weights
 from harness.world import clip
 
 HELD_OUT = 2**40  # the first seed that no training draws
@@ -172,10 +171,7 @@ def rate(step: int, steps: int) -> float:
 
 def export(network: Upsampler, path: Path) -> str:
     """Write the weights as fp16 safetensors; returns the SHA-256 of the file."""
-    state = {name: x.half().contiguous() for name, x in network.state_dict().items()}
-    with whole_file(path) as unfinished:
-        save_file(state, unfinished)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return write_weights(network.state_dict(), path, torch.float16)
 
 
 def held_out(decoder: KeyframeDecoder, num_clips: int) -> tuple[float, float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
+from torch import Tensor
 
 from harness.files import whole_file
 from harness.train.state import State
@@ -26,19 +27,25 @@ def export(state: State, folder: Path) -> dict[str, Any]:
     The names are those of `Wan.state_dict()`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: w.to("cpu", torch.bfloat16).contiguous() for name, w in state.ema.items()}
-    with whole_file(folder / WEIGHTS) as unfinished:
-        save_file(weights, unfinished)
+    path = folder / WEIGHTS
+    sha256 = write_weights(state.ema, path, torch.bfloat16)
     draw_curve(folder / CURVE, state.rows)
-    content = (folder / WEIGHTS).read_bytes()
     return {
-        "file": str(folder / WEIGHTS),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "weights": sum(w.numel() for w in weights.values()),
-        "mb": round(len(content) / 1e6, 2),
+        "file": str(path),
+        "sha256": sha256,
+        "weights": sum(w.numel() for w in state.ema.values()),
+        "mb": round(path.stat().st_size / 1e6, 2),
         "steps": state.clock.step,
         "minutes": round(sum(state.clock.stage_minutes), 1),
     }
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> str:
+    """Write weights as safetensors, cast; returns the SHA-256 of the file."""
+    cast = {name: w.to("cpu", dtype).contiguous() for name, w in weights.items()}
+    with whole_file(path) as unfinished:
+        save_file(cast, unfinished)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def draw_curve(

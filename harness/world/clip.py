@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.suites import TEMPORAL_STRIDE
 from harness.world.caption import caption
 from harness.world.interpret import interpret
 from harness.world.render import render
@@ -14,7 +15,6 @@ from harness.world.scene import MOST, Scene
 
 FPS = 16
 HELD_OUT = 1000  # clips of seeds below this are never trained on
-STRIDE = 4  # pixel frames a latent frame, but for the first, which is one
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Clip:
 
     def keyframes(self, frames: range) -> NDArray[np.uint8]:
         """The last pixel frame of each latent frame [F, 64, 128, 3]."""
-        return self._at([STRIDE * f for f in frames])
+        return self._at([TEMPORAL_STRIDE * f for f in frames])
 
     def pixels(self, frames: range) -> NDArray[np.uint8]:
         """All pixel frames of these latent frames [n, 64, 128, 3]."""
-        first = max(0, STRIDE * (frames.start - 1) + 1)
-        return self._at(list(range(first, STRIDE * (frames.stop - 1) + 1)))
+        first = max(0, TEMPORAL_STRIDE * (frames.start - 1) + 1)
+        return self._at(list(range(first, TEMPORAL_STRIDE * (frames.stop - 1) + 1)))
 
     def _at(self, pixel_frames: list[int]) -> NDArray[np.uint8]:
         return render(self.scene, self.hues, np.array(pixel_frames) / FPS)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.suites import TEMPORAL_STRIDE
 from harness.world import render
 from harness.world.backgrounds import Array
-from harness.world.clip import FPS, STRIDE, Clip
+from harness.world.clip import FPS, Clip
 from harness.world.fit import REACH, Aim, Fit, entered_s
 from harness.world.interpret import interpret
 from harness.world.render import Times
@@ -88,7 +89,7 @@ def judge(scene: Scene, keyframes: Frames) -> Judged:
 
     Shapes  keyframes [F, 64, 128, 3] uint8, the last pixel frame of each latent frame.
     """
-    times_s = np.arange(len(keyframes)) * STRIDE / FPS
+    times_s = np.arange(len(keyframes)) * TEMPORAL_STRIDE / FPS
     stage = Stage(scene, times_s)
     lit = keyframes.astype(np.float32) / np.float32(255)
     pixels = np.asarray(lit / render.light(scene, times_s))
@@ -123,7 +124,7 @@ def curve(keyframes: Frames) -> Array:
     spread = np.sqrt(a.var((1, 2)) + b.var((1, 2)))
     colour = spread + 0.3 * np.sqrt(a.mean((1, 2)) ** 2 + b.mean((1, 2)) ** 2)
     values = np.stack([luma.std((1, 2)), np.hypot(down, across).mean((1, 2)), colour], 1)
-    seconds = np.arange(len(rgb)) * STRIDE // FPS
+    seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
     return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])
 
 

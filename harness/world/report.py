@@ -11,9 +11,10 @@ import numpy as np
 
 from harness import store
 from harness.errors import UserError
+from harness.suites import TEMPORAL_STRIDE
 from harness.video import read_frames
 from harness.world.backgrounds import Array
-from harness.world.clip import FPS, STRIDE, clip
+from harness.world.clip import FPS, clip
 from harness.world.interpret import interpret
 from harness.world.measure import (
     QUESTIONS,
@@ -68,7 +69,7 @@ def of_run(folder: Path) -> Videos:
             f"{HEIGHT}x{WIDTH} at {FPS}: measure a run of the model that was trained on it"
         )
     stems = [folder / str(video) for video in made["video"]]
-    keyframes = tuple(read_frames(stem)[::STRIDE] for stem in stems)
+    keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
     return Videos(str(folder), tuple(made["prompt"]), keyframes)
 
 
