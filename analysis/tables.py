@@ -29,6 +29,8 @@ class Line:
     ssim: float | None
     lpips: float | None
     reasons: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    code_versions: tuple[str, ...] = ()
 
 
 COLUMNS = {
@@ -98,6 +100,13 @@ def notes(lines: Sequence[Line]) -> list[str]:
         "building a method in (integration=published)",
         "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed",
     ]
+    for what, makers in (
+        ("machines", [device for line in lines for device in line.devices]),
+        ("versions of the code", [version for line in lines for version in line.code_versions]),
+    ):
+        several = list(dict.fromkeys(makers))
+        if len(several) > 1:
+            found.append(f"mixed: rows of {len(several)} {what} ({'; '.join(several)})")
     for line in lines:
         if line.failed:
             found.append(f"{line.method}: {line.failed} videos failed, see failure_reason")
@@ -145,6 +154,8 @@ def _line(rows: pd.DataFrame) -> Line:
         ssim=_mean(made["ssim"]),
         lpips=_mean(made["lpips"]),
         reasons=_reasons(made),
+        devices=tuple(made["device"].dropna().unique()),
+        code_versions=tuple(made["code_version"].dropna().unique()),
     )
 
 

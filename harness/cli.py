@@ -6,7 +6,9 @@ import difflib
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +19,41 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from harness import store, suites, track
-from harness.errors import AlreadySaid, RunFailed, UserError
-from harness.isolate import INTERRUPTED, USER_ERROR, run_stage
-from harness.run import Run
+from harness import store, suites, sweep, track
+from harness.errors import AlreadySaid, RunFailed, UserError, first_line
+from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.job import carry_out
+from harness.run import Execution, Run
+from harness.sweep import Job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 REFERENCE = "bf16"
 
 
 class Command:
-    """What the jobs of one command line came to: runs in order, and how they ended."""
+    """The jobs of one command line that run in this process, and what they came to."""
 
     def __init__(self) -> None:
         """Nothing has run yet."""
-        self.runs: list[Run] = []
-        self.codes: list[int] = []
-        self.num_jobs = 0
+        self.jobs: list[Job] = []
         self._warned: set[str] = set()
 
     def job(self, config: DictConfig) -> None:
-        """One job; what goes wrong is said and remembered, and the other jobs go on."""
-        self.num_jobs += 1
+        """One job; what goes wrong is said and recorded, and the other jobs go on."""
+        begun = Job.begun().record()
+        start = time.perf_counter()
         try:
             run, reference = plan(config)
             self._warn_if_bundled(run)
-            self._carry_out(run, reference)
+            ended = _ended(begun, run, reference, config.run.dry)
         except (UserError, OmegaConfBaseException) as error:
             complain(error)
-            self.codes.append(USER_ERROR)
+            ended = replace(begun, state="failed", cause="settings", reason=sentence(error))
         except OSError as error:  # a full disk, a file system that went away
-            complain(UserError(f"cannot go on: {error}; finished videos are kept"))
-            self.codes.append(USER_ERROR)
-
-    def _carry_out(self, run: Run, reference: Run) -> None:
-        """A failed run has a place in the table: it shows what there is."""
-        try:
-            carry_out(run, reference)
-        except RunFailed as error:
-            complain(error)
-            self.codes.append(1)
-        for each in (reference, run):
-            if all(each.run_id != known.run_id for known in self.runs):
-                self.runs.append(each)
+            reason = f"cannot go on: {error}; finished videos are kept"
+            complain(UserError(reason))
+            ended = replace(begun, state="failed", cause="settings", reason=reason)
+        self.jobs.append(replace(ended, seconds=time.perf_counter() - start).record())
 
     def _warn_if_bundled(self, run: Run) -> None:
         """Say loudly, once, that these are not the official prompts."""
@@ -74,63 +68,69 @@ class Command:
             )
 
 
+def _ended(begun: Job, run: Run, reference: Run, dry: bool) -> Job:
+    """Carry a job out, or only look at it; a failed run has a place in the tables."""
+    keys = [item.key for item in run.items]
+    known = replace(
+        begun,
+        name=str(run.folder.relative_to(run.results_dir)),
+        total=len(keys),
+        results_dir=run.results_dir,
+        folders=(str(reference.folder), str(run.folder)),
+        videos=tuple(keys),
+    )
+    if dry:
+        from harness.dry import outlooks
+
+        return replace(known, state="dry", outlooks=tuple(map(asdict, outlooks(run, reference))))
+    known.record()
+    try:
+        known = replace(known, state=carry_out(run, reference))
+    except RunFailed as error:
+        complain(error)
+        known = replace(known, state="failed", cause=error.cause, reason=error.reason)
+    except UserError as error:  # its rows may be what cannot be read
+        complain(error)
+        return replace(known, state="failed", cause="settings", reason=sentence(error), folders=())
+    return replace(known, made=len(store.made(run.folder) & set(keys)))
+
+
 def main() -> int:
-    """Compose, run, print the table; exit code 0 done, 1 a run failed, 2 the user can mend it."""
+    """Compose, run, print the tables; exit code 0 done, 1 a run failed, 2 the user can mend it."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
     command = Command()
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
         entry()
-        show(command.runs)
     except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         complain(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; finished videos are kept, the same command continues", file=sys.stderr)
         return INTERRUPTED
-    if command.num_jobs > 1 and command.codes:
-        print(
-            f"{len(command.codes)} of {command.num_jobs} jobs ended with an error, said above",
-            file=sys.stderr,
-        )
-    return max(command.codes, default=0)
+    except Exception as error:  # a launcher's; what its jobs left is shown below
+        if sweep.Folder.path is None:
+            raise
+        print(f"error: the launcher gave up: {first_line(error)}", file=sys.stderr)
+        conclude_sweep(sweep.jobs(sweep.Folder.path))
+        return 1
+    if sweep.Folder.path is None:
+        return conclude(command.jobs)
+    return conclude_sweep(sweep.jobs(sweep.Folder.path))
 
 
-def carry_out(run: Run, reference: Run) -> None:
-    """Generate what is missing, make the BF16 reference for it, score.
-
-    Raises  RunFailed: some videos could not be made; those that could are scored before.
-    """
-    with run.prepared():
-        if not run.unscored():
-            return
-        failures = generate(run)
-        if not store.made(run.folder):
-            raise failures[0]
-        if reference.run_id != run.run_id:
-            try:
-                carry_out(reference, reference)
-            except RunFailed as error:
-                failures.append(error)
-        run_stage("score", run.folder, reference.folder)
-    if failures:
-        raise failures[0]
+def conclude(jobs: Sequence[Job]) -> int:
+    """Show what a single run came to; its exit code."""
+    code = show(jobs)
+    return USER_ERROR if any(job.cause == "settings" for job in jobs) else code
 
 
-def generate(run: Run) -> list[RunFailed]:
-    """First stage, if anything is missing; what failed of it.
-
-    Raises  AlreadySaid: the settings cannot run; nothing of the run is left behind.
-    """
-    try:
-        if run.missing():
-            run_stage("generate", run.folder)
-    except AlreadySaid:
-        run.discard_if_empty()
-        raise
-    except RunFailed as error:
-        return [error]
-    return []
+def conclude_sweep(jobs: Sequence[Job]) -> int:
+    """Show what the jobs of a sweep came to; exit code 1 if any of them failed."""
+    code = show(jobs)
+    if len(jobs) > 1 and all(job.state != "dry" for job in jobs):
+        sweep.show(jobs)
+    return code
 
 
 def plan(config: DictConfig) -> tuple[Run, Run]:
@@ -158,7 +158,7 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
         "seed": suite_config.seed,
         "samples": suite_config.samples,
         "data_dir": str(data_dir.absolute()),
-        "device": resolved["run"]["device"],
+        "execution": execution(resolved["run"]),
         "track": resolved["track"],
     }
     run = Run(
@@ -176,6 +176,17 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
         **shared,
     )
     return run, reference
+
+
+def execution(settings: dict[str, Any]) -> Execution:
+    """How runs are carried out, as the group `run` says.
+
+    Raises  UserError: a setting that is not there, or out of range.
+    """
+    if type(settings["dry"]) is not bool:
+        raise UserError(f"run.dry={settings['dry']}: choose true or false")
+    known = [field.name for field in fields(Execution)]
+    return Execution(**{name: settings[name] for name in known})
 
 
 def _shipped(group: str, name: str) -> dict[str, Any]:
@@ -207,25 +218,65 @@ def check(config: dict[str, Any]) -> None:
     track.mode(config["track"]["mode"])
 
 
-def show(runs: list[Run]) -> None:
-    """Print the table of the runs that have rows, and where everything lies."""
-    runs = [run for run in runs if (run.folder / store.OBSERVATIONS).exists()]
-    if not runs:
-        return
+def show(jobs: Sequence[Job]) -> int:
+    """Print the table of the runs that have rows, and where everything lies.
+
+    Gives 1 if a job failed, 2 if the results are done and only their table could not be written.
+    """
+    whole = True
+    if outlooks := [each for job in jobs for each in job.outlooks]:
+        from harness.dry import Outlook, print_outlooks
+
+        print_outlooks([Outlook.from_json(each) for each in outlooks])
+    else:
+        whole = _show_rows(jobs)
+    if any(job.state == "failed" for job in jobs):
+        return 1
+    return 0 if whole else USER_ERROR
+
+
+def _show_rows(jobs: Sequence[Job]) -> bool:
+    """Whether the wide table could be written too."""
+    wanted: dict[Path, set[store.Key]] = {}
+    for job in jobs:
+        for folder in map(Path, job.folders):
+            if (folder / store.OBSERVATIONS).exists():
+                wanted.setdefault(folder, set()).update(job.videos)
+    if not wanted:
+        return True
     from analysis.tables import print_section, sections
 
     selected = []
-    for run in runs:
-        rows = store.load_run(run.folder)
-        wanted = {item.key for item in run.items}
-        keys = zip(rows["prompt_index"], rows["sample"], strict=True)
-        selected.append(rows[[key in wanted for key in keys]])
+    for folder, keys in wanted.items():
+        rows = store.load_run(folder)
+        mask = [key in keys for key in zip(rows["prompt_index"], rows["sample"], strict=True)]
+        selected.append(rows[mask])
     for section in sections([rows for rows in selected if len(rows)]):
         print_section(section)
-    root = Path(runs[0].results_dir)
-    store.write_wide(root)
-    for path in (root / store.WIDE, *(run.folder for run in runs)):
+    roots = dict.fromkeys(Path(job.results_dir) for job in jobs if job.results_dir)
+    written = [root for root in roots if _write_wide(root)]
+    for path in (*(root / store.WIDE for root in written), *wanted):
         print(path)
+    return len(written) == len(roots)
+
+
+def _write_wide(root: Path) -> bool:
+    """Write the table of a whole results folder; False where that folder takes no files.
+
+    Another run's damage is said, and is no fault of this command.
+    """
+    try:
+        store.write_wide(root)
+    except OSError as error:
+        complain(UserError(f"{root / store.WIDE} stays as it was: {sentence(error)}"))
+        return False
+    except (UserError, ValueError) as error:
+        print(
+            f"warning: {root / store.WIDE} stays as it was ({sentence(error)}): type "
+            f"python -m harness check {root}",
+            file=sys.stderr,
+        )
+    return True
 
 
 def complain(error: Exception) -> None:

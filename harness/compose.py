@@ -66,6 +66,7 @@ def choices(group: str, folder: Path | None = None) -> dict[str, Path]:
 
 
 def described(path: Path) -> str:
-    """The comment in the first line of a file of choices."""
-    first = next(iter(path.read_text().splitlines()), "")
+    """The comment that a file of choices begins with."""
+    lines = path.read_text().splitlines()
+    first = next((line for line in lines if not line.startswith("# @")), "")  # Hydra's own word
     return first.removeprefix("#").strip() if first.startswith("#") else ""

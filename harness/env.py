@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+from harness.version import code_version, git_state
 
 PACKAGES = ("torch", "numpy", "hydra-core", "diffusers", "transformers", "scikit-image", "lpips")
 
@@ -52,23 +53,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "packages": {name: _version(name) for name in PACKAGES},
         "git": git_state(),
+        "code_version": code_version(),
     }
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the harness and whether the checkout was clean; nulls outside a checkout."""
-    root = Path(__file__).parent
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-
-
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
+from typing import Literal
+
+Cause = Literal["oom", "killed", "crash", "timeout", "error"]
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def first_line(error: Exception) -> str:
@@ -11,10 +16,42 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def last_frame(error: Exception) -> str:
+def last_frame(error: BaseException) -> str:
     """Where an error was raised: file, line and function."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "?"
+
+
+def cause_of(error: BaseException) -> Cause:
+    """`oom` for what allocators of Python, torch and the kernel say, else `error`.
+
+    What an error was raised from counts too: libraries have words of their own for a lack of
+    memory that they met.
+    """
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen:
+        if _is_oom(at):
+            return "oom"
+        seen.append(at)
+        at = at.__cause__ or at.__context__
+    return "error"
+
+
+def _is_oom(error: BaseException) -> bool:
+    """Torch has a type for CUDA only; its CPU allocator raises a RuntimeError."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    known = isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    return known or _is_loader_without_memory(error)
+
+
+def _is_loader_without_memory(error: BaseException) -> bool:
+    """A library that could not be mapped: an import is where a small limit is met first."""
+    return isinstance(error, ImportError) and any(
+        words in str(error) for words in ("failed to map segment", "cannot allocate memory")
+    )
 
 
 class UserError(Exception):
@@ -30,4 +67,17 @@ class AlreadySaid(UserError):
 
 
 class RunFailed(Exception):
-    """A run ended without all of its videos. The program exits with code 1; finished rows stay."""
+    """A stage of a run ended without all of its videos. Exit code 1; finished rows stay.
+
+    cause: `oom` (an allocator, or the kernel's out-of-memory killer), `killed` (SIGKILL, SIGTERM or
+    an interrupt from outside), `crash` (another signal, an exit without a word), `timeout`
+    (`run.timeout_s`), `error` (an exception). video: the one in work (prompt index, sample), None
+    if none had begun.
+    """
+
+    def __init__(self, cause: Cause, reason: str, video: tuple[int, int] | None = None) -> None:
+        """The message is the reason with the cause before it."""
+        super().__init__(f"{cause}: {reason}")
+        self.cause: Cause = cause
+        self.reason = reason
+        self.video = video

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     """A name beside `path` to write to; synced and moved to `path` if all goes well, else removed.
 
     A killed process leaves at most the other name, which begins with a dot and which nothing reads.
@@ -21,26 +22,46 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            _sync(unfinished)
         unfinished.replace(path)
+        if durable:
+            _sync(path.parent)  # the name, too
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(folder: Path, waiting: str) -> Iterator[None]:
-    """Hold a folder alone among the processes of this machine; says `waiting` if it must wait."""
+def locked(folder: Path, waiting: str) -> Iterator[int]:
+    """Hold a folder alone; says `waiting` if it must wait. Gives the lock's open file.
+
+    The lock lasts until every process that has this file open has closed it.
+    """
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(waiting, file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole."""
-    with whole_file(path) as unfinished:
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: dict[str, Any], durable: bool = True) -> None:
+    """Write a JSON file whole; one that is not durable may be lost with the machine's power."""
+    with whole_file(path, durable) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from harness import env, store
 from harness.api import Method
 from harness.attention.base import Backend
 from harness.cache import sized
+from harness.embeddings import Embeddings, Encoded, Keep
 from harness.errors import UserError
 from harness.files import write_json
 from harness.integration import CacheSession, Integration
@@ -27,9 +27,9 @@ from harness.models.vae import pixels
 from harness.models.wan import TextKV
 from harness.progress import Progress
 from harness.record import Held, Recorder
-from harness.run import Item, Run
+from harness.run import ENVIRONMENT, Item, Run
 from harness.sampler import Sampler, SeededNoise, Silent
-from harness.store import Observation, Rows, TracePoint, write_trace
+from harness.store import Key, Observation, Rows, TracePoint, write_trace
 from harness.video import Frames, write_raw
 
 
@@ -43,7 +43,7 @@ class Generator:
     def __init__(self, run: Run) -> None:
         """Build everything; ValueError or UserError before any video is made."""
         self.run = run
-        self.device = env.choose_device(run.device)
+        self.device = env.choose_device(run.execution.device)
         self.method: Method = instantiate(run.method)
         self.model: VideoModel = instantiate(run.model)
         self.method.check(self.model.spec)
@@ -65,20 +65,24 @@ class Generator:
             device=self.device,
             memory_source=self.memory.source,
         )
-        self.texts: dict[str, tuple[Tensor, Meter]] = {}
+        self.texts: dict[str, Encoded] = {}
         self._previous: tuple[Tensor, ...] = ()
         self._weight_bytes = sum(w.nbytes for w in self.sampler.network.state_dict().values())
 
     def encode(self, texts: Sequence[str]) -> None:
-        """Encode all prompts, then free the encoder: it is larger than most networks."""
-        self.model.text.to(self.device)
-        for text in texts:
-            meter = Meter(self.device, self.memory)
-            meter.components = self._resident
-            with meter.phase("text"):
-                rows = self.model.text.encode([text])[0].to(DTYPES[self.model.dtype])
-            self.texts[text] = rows, meter
-        self.model.text.close()
+        """Find the rows of all prompts or make them, then free the encoder.
+
+        It is larger than most networks, and loaded only if no earlier run left what it would make.
+        """
+        prompts = list(dict.fromkeys(texts))
+        shared = Embeddings.of(self.run, self.model.text, self.device, self.memory)
+        try:
+            if shared is None:
+                self._encode(prompts)
+            else:
+                shared.fill(self.texts, prompts, self._encode)
+        finally:
+            self.model.text.close()
 
     def text_rows(self, item: Item) -> Tensor:
         """The encoded prompt of a video [length, width]."""
@@ -139,6 +143,18 @@ class Generator:
             self._previous = (video, latents)
         return pixels(video)
 
+    def _encode(self, prompts: Sequence[str], keep: Keep | None = None) -> None:
+        """Encode prompts one by one; `keep` is given each at once."""
+        self.model.text.to(self.device)
+        for prompt in prompts:
+            meter = Meter(self.device, self.memory)
+            meter.components = self._resident
+            with meter.phase("text"):
+                rows = self.model.text.encode([prompt])[0].to(DTYPES[self.model.dtype])
+            self.texts[prompt] = encoded = rows, meter
+            if keep is not None:
+                keep(prompt, encoded)
+
     def _on(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the device: on a CPU everything does."""
         return tensor.device.type == self.device.type
@@ -177,38 +193,35 @@ class Alive:
         self.text_kv, self.session, self.noise = [], None, None
 
 
-def generate(run: Run) -> int:
-    """Make every missing video of a run; returns how many failed.
+def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:
+    """Make videos of a run; one that fails is a row, and the others go on.
 
-    A video's frames are on disk before its row, and its row before the next video starts.
+    A video's frames are on disk before its row, and its row before the next video starts. begins
+    is called before each.
     """
-    items = run.missing()
     if not items:
-        return 0
+        return
     generator = Generator(run)
+    write_json(run.folder / ENVIRONMENT, env.describe(generator.device))
     num_chunks = -(-run.suite.num_frames // generator.model.chunk_frames)
     passes = generator.model.schedule.num_passes(num_chunks)
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video meets the same error, and its row says so
         generator.warm_up()
     rows = Rows(run.folder / store.OBSERVATIONS, Observation)
-    num_failed = 0
     with Progress(run.method_name, len(items), passes) as progress:
         for item in items:
+            begins(item.key)
             meter = Meter(generator.device, generator.memory, progress.tick)
             try:
                 make_one(generator, item, meter, rows)
             except (UserError, OSError):  # of the folder, not of this video
                 raise
             except Exception as error:  # noqa: BLE001  this video's row; the others go on
-                num_failed += 1
                 rows.put(generator.record.failed(item, error))
                 progress.failed(item, error)
             else:
                 progress.finished(item)
-    if not run.missing():
-        write_manifest(run, generator.device)
-    return num_failed
 
 
 def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows[Observation]) -> None:
@@ -220,24 +233,3 @@ def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows[Observat
     write_raw(run.video(item).with_suffix(".npy"), frames)
     write_trace(run.trace(item), trace)
     rows.put(generator.record.made(item, meter, held, frames))
-
-
-def write_manifest(run: Run, device: torch.device) -> None:
-    """`run.json`, written last: all videos asked for are there."""
-    write_json(
-        run.folder / "run.json",
-        {
-            "run_id": run.run_id,
-            "state": "done",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "suite": {"name": run.suite.name, "source": run.suite.source, "seed": run.seed}
-            | {"sha256": run.suite.sha256, "num_latent_frames": run.suite.num_frames},
-            "num_videos": len(store.made(run.folder)),
-            "model": {"name": run.model_name, **run.model},
-            "method": {"name": run.method_name, **run.method},
-            "attention": run.attention,
-            "integration": run.integration,
-            "schema_version": store.SCHEMA_VERSION,
-            "environment": env.describe(device),
-        },
-    )

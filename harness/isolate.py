@@ -2,38 +2,154 @@
 
 from __future__ import annotations
 
+import json
+import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from harness.errors import AlreadySaid, RunFailed
+from harness.lease import Grant, leased
+from harness.run import Run
+from harness.store import Key
 
+ROOT = Path(__file__).resolve().parent.parent
 USER_ERROR = 2  # exit code of a child that has already said what the user can mend
 INTERRUPTED = 130  # what shells report for Ctrl-C
+PATIENCE_S = 10  # between asking a child to end and making it
+SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # the time is nearly over
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *SLURM_WARNS)
 
 
-def run_stage(stage: str, folder: Path, reference: Path | None = None) -> None:
-    """Run `generate` or `score` for the request in a run's folder and wait for it.
+def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key], *words: str) -> None:
+    """Run `generate` or `score` on some videos of a run in a child, and wait for it.
 
-    Raises  AlreadySaid: the child has printed what to mend. RunFailed: it failed or was killed; the
-    rows it finished stay.
+    lock: the open file of the run's lock, which the child keeps: if this process is killed, the
+    folder is not free before the child is gone too.
+    Raises  AlreadySaid: the child has printed what to mend. RunFailed: it died; the rows it
+    finished stay.
     """
-    command = [sys.executable, "-m", "harness.worker", stage, str(folder)]
-    process = subprocess.Popen([*command, *([str(reference)] if reference else [])])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        raise
-    if code == USER_ERROR:
-        raise AlreadySaid
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory, if nobody did it by hand)" if -code == signal.SIGKILL else ""
-        raise RunFailed(
-            f"{folder.name}: {stage} was killed by {name}{hint}; finished videos are kept, the "
-            "same command continues"
+    with leased(run.execution, stage) as grant:
+        _Child(stage, run, grant, (lock, *grant.files), words).watch(videos)
+
+
+class _Child:
+    """One child: told on its standard input what to do, heard through a pipe, a line a report.
+
+    It reports `{"video": [prompt index, sample]}` when it begins one, and last `{"ends": "what to
+    mend, if it refuses"}`, or
+    `{"cause": ..., "reason": ...}` if it ends by an error.
+    """
+
+    def __init__(
+        self, stage: str, run: Run, grant: Grant, files: tuple[int, ...], words: Sequence[str]
+    ) -> None:
+        """Start it."""
+        self._what = f"{run.folder.name}: {stage}"
+        self._timeout_s = run.execution.timeout_s
+        self._kills = kernel_kills()
+        self._at: Key | None = None
+        self._verdict: dict[str, Any] | None = None
+        self._ended, self._refusal = False, ""
+        reader, writer = os.pipe()
+        self._reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        told = ["--device", grant.device, "--reports", str(writer), "--parent", str(os.getpid())]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.worker", stage, str(run.folder), *words, *told],
+            stdin=subprocess.PIPE,
+            pass_fds=(writer, *files),
+            env={**os.environ, "PYTHONPATH": _path(), **grant.variables},
+            text=True,
         )
-    if code:
-        raise RunFailed(f"{folder.name}: {stage} failed; finished videos are kept")
+        os.close(writer)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+
+    def _listen(self, reader: int) -> None:
+        """Pass the child's lines on; None when there will be no more."""
+        with os.fdopen(reader) as lines:
+            for line in lines:
+                self._reports.put(line)
+        self._reports.put(None)
+
+    def watch(self, videos: Sequence[Key]) -> None:
+        """Tell it the videos, follow what it reports and name its end."""
+        try:
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError), self._process.stdin as told:
+                json.dump({"videos": videos}, told)
+            while (line := self._reports.get(timeout=self._timeout_s)) is not None:
+                self._heard(line)
+            code = self._process.wait()
+        except queue.Empty:
+            self._stop()
+            limit = f"run.timeout_s={self._timeout_s:g} a video"
+            raise RunFailed("timeout", f"{self._what} took longer than {limit}", self._at) from None
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        self._judge(code)
+
+    def _heard(self, line: str) -> None:
+        with suppress(json.JSONDecodeError):  # a child that dies may leave half a line
+            report = json.loads(line)
+            if "video" in report:
+                index, sample = report["video"]
+                self._at = index, sample
+            elif "ends" in report:
+                self._ended, self._refusal = True, report["ends"]
+            else:
+                self._verdict = report
+
+    def _stop(self) -> None:
+        """Ask it to end, then make it."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _judge(self, code: int) -> None:
+        """Raise what an exit code and the last words mean."""
+        if self._ended and code == USER_ERROR:
+            raise AlreadySaid(self._refusal)
+        if self._verdict is not None:
+            reason = f"{self._what} failed: {self._verdict['reason']}"
+            raise RunFailed(self._verdict["cause"], reason, self._at)
+        if code == INTERRUPTED or -code in FROM_OUTSIDE:
+            name = signal.Signals(-code if code < 0 else signal.SIGINT).name
+            if -code == signal.SIGKILL and kernel_kills() > self._kills:
+                reason = f"{self._what} was killed by the kernel, which had no memory left"
+                raise RunFailed("oom", reason, self._at)
+            raise RunFailed("killed", f"{self._what} was killed by {name}", self._at)
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise RunFailed("crash", f"{self._what} crashed with {name}", self._at)
+        if code or not self._ended:  # a method may exit, with any code
+            reason = f"{self._what} ended with exit code {code} and no word"
+            raise RunFailed("crash", reason, self._at)
+
+
+def _path() -> str:
+    """Where the child finds its modules: the harness that this process has, wherever it runs.
+
+    A worker of Ray's runs in a folder of its own, from where another copy may be found.
+    """
+    known = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(ROOT), *([known] if known else [])])
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed for memory so far; 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0

@@ -29,6 +29,7 @@ def main(words: Sequence[str]) -> int:
         "models": lambda: _configs("model"),
         "attentions": lambda: _configs("attention"),
         "integrations": lambda: _configs("integration"),
+        "experiments": lambda: _configs("experiment"),
         "metrics": _metrics,
     }
     if words and words[0] == "methods":

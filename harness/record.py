@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from harness import env
-from harness.errors import first_line, last_frame
+from harness.errors import cause_of, first_line, last_frame
 from harness.integration import CacheSession
 from harness.measure import PHASES, Meter
 from harness.models.model import VideoModel
 from harness.run import Item, Run
 from harness.store import Observation, TracePoint
-from harness.video import Frames
+from harness.video import Frames, digest
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class Recorder:
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
         by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}
-        return Observation(
-            **self._identity(item),
+        return self.run.row(
+            item,
+            **self._setting(),
             num_pixel_frames=frames.shape[0],
             height=frames.shape[1],
             width=frames.shape[2],
@@ -80,15 +81,14 @@ class Recorder:
             kv_ratio_full_length=full / held.stored_bytes if held.stored_bytes else None,
             kv_frames_held=held.num_frames,
             scratch_bytes=held.scratch_bytes,
+            frames_sha256=digest(frames),
             video=str(self.run.video(item).relative_to(self.run.folder)),
         )
 
     def failed(self, item: Item, error: Exception) -> Observation:
         """The row of a video that could not be made."""
-        oom = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        cause = "oom" if oom else "error"
         reason = f"{first_line(error)} ({last_frame(error)})"
-        return Observation(**self._identity(item), failure=cause, failure_reason=reason)
+        return self.run.row(item, **self._setting(), failure=cause_of(error), failure_reason=reason)
 
     def sampled(
         self, item: Item, chunk: int, time_s: float, held: dict[str, int]
@@ -109,19 +109,9 @@ class Recorder:
             for name, size in ledger.items()
         ]
 
-    def _identity(self, item: Item) -> dict[str, Any]:
+    def _setting(self) -> dict[str, Any]:
+        """What is the same in every row that this child writes."""
         return {
-            "run_id": self.run.run_id,
-            "suite": self.run.suite.name,
-            "model": self.run.model_name,
-            "method": self.run.method_name,
-            "settings": self.run.settings,
-            "prompt_index": item.prompt.index,
-            "sample": item.sample,
-            "seed": item.seed,
-            "prompt": item.prompt.text,
-            "prompt_source": self.run.suite.source,
-            "num_latent_frames": self.run.suite.num_frames,
             "attention_backend": self.backend,
             "integration": self.integration,
             "contract": self.model.contract,

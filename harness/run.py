@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import store
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.files import locked, write_json
+from harness.store import Key, Observation
 from harness.suites import Prompt, Suite
+from harness.version import code_version
 from harness.video import frames_file
 
+ENVIRONMENT = "environment.json"  # machine and versions of the child that last made videos
 SAMPLE_SEED_STEP = 1_000_003  # apart from the step of 1 between prompts
 WORDS = ("family", "source")  # what a method's file says about it, not what it does
 
@@ -31,7 +34,7 @@ class Item:
     seed: int
 
     @property
-    def key(self) -> tuple[int, int]:
+    def key(self) -> Key:
         """What a row of this video is found by."""
         return self.prompt.index, self.sample
 
@@ -39,6 +42,42 @@ class Item:
     def stem(self) -> str:
         """File name of the video without its ending."""
         return f"{self.prompt.index:04d}-{self.sample}"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out, which its rows do not depend on.
+
+    device: auto, cpu, cuda or cuda:<n>. threads: of a child on a CPU; None for as many as torch
+    starts. timeout_s: what one video may take, the child's set-up before the first included; None
+    for no limit. retry: failed videos that are tried again: `oom`, or all that `failed`.
+    Raises  UserError: a setting out of range.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    timeout_s: float | None = None
+    retry: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        if not isinstance(self.device, str) or not self.device:
+            raise UserError(f"run.device={self.device}: choose auto, cpu, cuda or cuda:<n>")
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise UserError(f"run.threads={self.threads}: give a positive whole number, or null")
+        if self.timeout_s is not None and not (
+            isinstance(self.timeout_s, int | float) and self.timeout_s > 0
+        ):
+            raise UserError(f"run.timeout_s={self.timeout_s}: give seconds above 0, or null")
+        if self.retry not in (None, "oom", "failed"):
+            raise UserError(f"run.retry={self.retry}: choose oom, failed (any cause) or null")
+
+    def retries(self, failure: str) -> bool:
+        """Whether a video with this failure is tried again.
+
+        One that was killed from outside always is: that says nothing about the method.
+        """
+        return failure == "killed" or self.retry == "failed" or self.retry == failure
 
 
 @dataclass(frozen=True)
@@ -61,7 +100,7 @@ class Run:
     seed: int
     samples: int
     data_dir: str
-    device: str
+    execution: Execution
     track: dict[str, Any]
     settings: str = ""
 
@@ -70,7 +109,7 @@ class Run:
         """Eight hex digits of what decides the rows: model, method and its integration, attention
         as configured, prompts, length, seeds.
 
-        Paths, tracking, device, the selection of prompts and words about the method are outside it.
+        Paths, tracking, execution, selection of prompts and words about the method are outside.
         """
         method = {name: value for name, value in self.method.items() if name not in WORDS}
         identity = {
@@ -106,28 +145,61 @@ class Run:
         ]
 
     def missing(self) -> list[Item]:
-        """Videos asked for that have no row, a failed one, or no frames any more.
+        """Videos to make: without a row, with a failed one that is tried again, or without frames.
 
         Raises  UserError: the rows cannot be read.
         """
-        done = store.made(self.folder)
-        return [
-            item
-            for item in self.items
-            if item.key not in done or frames_file(self.video(item)) is None
-        ]
+        failures = store.failures(self.folder)
+        return [item for item in self.items if self._is_missing(item, failures)]
 
-    def unscored(self) -> list[Item]:
-        """Videos asked for that are not made, not scored, or without packed frames.
+    def _is_missing(self, item: Item, failures: dict[Key, str | None]) -> bool:
+        if item.key not in failures:
+            return True
+        failure = failures[item.key]
+        if failure is not None:
+            return self.execution.retries(failure)
+        return frames_file(self.video(item)) is None
+
+    def failed(self) -> dict[Key, str]:
+        """Videos asked for that could not be made, and what of."""
+        failures = store.failures(self.folder)
+        return {item.key: failure for item in self.items if (failure := failures.get(item.key))}
+
+    def unscored(self, reference: Run) -> list[Item]:
+        """Videos made that have no score, one of before the reference, or no packed frames.
 
         Scoring packs the frames, so raw ones were made after it.
         """
-        done = store.made(self.folder) & store.scored(self.folder)
+        made, referenced = store.made(self.folder), store.made(reference.folder)
+        scores = store.scores(self.folder)
         return [
             item
             for item in self.items
-            if item.key not in done or frames_file(self.video(item)) != self.packed(item)
+            if item.key in made
+            and (
+                item.key not in scores
+                or (scores[item.key] and item.key in referenced)
+                or frames_file(self.video(item)) != self.packed(item)
+            )
         ]
+
+    def row(self, item: Item, **values: Any) -> Observation:
+        """A row of a video: who it is, and what was measured."""
+        identity: dict[str, Any] = {
+            "run_id": self.run_id,
+            "suite": self.suite.name,
+            "model": self.model_name,
+            "method": self.method_name,
+            "settings": self.settings,
+            "prompt_index": item.prompt.index,
+            "sample": item.sample,
+            "seed": item.seed,
+            "prompt": item.prompt.text,
+            "prompt_source": self.suite.source,
+            "num_latent_frames": self.suite.num_frames,
+            "code_version": code_version(),
+        }
+        return Observation(**identity, **values)
 
     def video(self, item: Item) -> Path:
         """Where the files of a video lie, without their endings."""
@@ -142,16 +214,20 @@ class Run:
         return self.folder / "trace" / f"{item.stem}.parquet"
 
     @contextmanager
-    def prepared(self) -> Iterator[None]:
+    def prepared(self) -> Iterator[int]:
         """Hold the folder alone among commands, with the request in it for the child.
+
+        Gives the open file of the lock, for a child that has to keep it.
 
         Raises  UserError: the folder cannot be written.
         """
         self.make_folders()
-        with locked(self.folder, f"waiting for another command that works on {self.folder}"):
+        with locked(
+            self.folder, f"waiting for another command that works on {self.folder}"
+        ) as lock:
             self.make_folders()  # whoever held it may have discarded it
             write_json(self.folder / "request.json", asdict(self))
-            yield
+            yield lock
 
     def make_folders(self) -> None:
         """Make the run's folders.
@@ -173,9 +249,30 @@ class Run:
         if not (self.folder / store.OBSERVATIONS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def is_requested(self) -> bool:
+        """Whether the folder's request can be read, as scoring others against this run does."""
+        try:
+            Run.from_folder(self.folder)
+        except UserError:
+            return False
+        return True
+
     @classmethod
     def from_folder(cls, folder: Path) -> Run:
-        """Read the request that the parent left."""
-        request = json.loads((folder / "request.json").read_text())
-        prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
-        return cls(**{**request, "suite": Suite(prompts=prompts, **request["suite"])})
+        """Read the request that the parent left; results that were moved are where they are now.
+
+        Raises  UserError: there is none, or it is damaged.
+        """
+        path = folder / "request.json"
+        try:
+            request = json.loads(path.read_text())
+            prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
+            suite = Suite(prompts=prompts, **request["suite"])
+            execution = Execution(**request["execution"])
+            place = {"results_dir": str(folder.absolute().parents[2])}
+            return cls(**{**request, **place, "suite": suite, "execution": execution})
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({first_line(error)}): repeat the command of this run, "
+                "which writes it anew"
+            ) from error

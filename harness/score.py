@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from harness import store
+from harness.files import sha256
 from harness.metrics import fidelity
 from harness.progress import Progress
 from harness.run import Item, Run
 from harness.sheet import contact_sheet
-from harness.store import Score
+from harness.store import NO_REFERENCE, Key, Score
 from harness.suites import pixel_frames
 from harness.video import Frames, pack_frames, read_frames, write_mp4
 
 IS_REFERENCE = "this is the BF16 reference itself"
 RANDOM_WEIGHTS = "model.weights=random: values that mean nothing, for systems measurements only"
-NO_REFERENCE = "the BF16 reference could not be generated"
 
 
-def score(run: Run, reference: Run) -> None:
-    """Score every video of a run that has no score; the frames of both runs are on disk."""
-    made, referenced = store.made(run.folder), store.made(reference.folder)
+def score(run: Run, reference: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:
+    """Score videos of a run, each against that of the reference where there is one.
+
+    begins is called before each.
+    """
+    referenced = store.made(reference.folder)
     rows = store.Rows(run.folder / store.SCORES, Score)
-    items = [item for item in run.unscored() if item.key in made]
     with Progress(f"{run.method_name} score", len(items), 1) as progress:
         for item in items:
+            begins(item.key)
             pair = (run, reference) if item.key in referenced else (run,)
             frames = [_finish(each, item) for each in pair]
             rows.put(_score(run, reference, item, frames))
@@ -52,6 +57,7 @@ def _score(run: Run, reference: Run, item: Item, frames: list[Frames]) -> Score:
         values |= fidelity(frames[0], frames[1], fps, pixel_frames(run.model["chunk_frames"]))
     contact_sheet(run.video(item).with_suffix(".png"), rows, fps=fps)
     keys = {"run_id": run.run_id, "prompt_index": item.key[0], "sample": item.key[1]}
+    values["video_sha256"] = sha256(run.packed(item))
     return Score(**keys, reference_run_id=reference.run_id, **values)  # type: ignore[arg-type]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OBSERVATIONS, SCORES = "observations.parquet", "scores.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
+NO_REFERENCE = "the BF16 reference could not be generated"
 KEY = ["run_id", "prompt_index", "sample"]
 Key = tuple[int, int]  # prompt index and sample: one video of a run
 
@@ -29,8 +31,9 @@ class Observation:
     """One generated video and the systems measurements of making it; a row of observations.parquet.
 
     settings are the words that changed method or model on the command line. Times are seconds
-    after the device has finished, by phase; `generate_s` is their sum. Of the `num_passes` of a
-    video, earlier ones stood in for `num_reused`. Peaks are bytes a phase:
+    after the device has finished, by phase; `generate_s` is their sum; `text_s` and
+    `peak_text_bytes` are those of the run that encoded the prompt, where runs share it. Of the
+    `num_passes` of a video, earlier ones stood in for `num_reused`. Peaks are bytes a phase:
     allocated memory on CUDA, resident memory of the process on a CPU (`memory_source`);
     `peak_bytes` is the largest but that of `text`, whose encoder is gone before the first video
     starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last commit, `peak` the
@@ -38,7 +41,9 @@ class Observation:
     reach, `integration` how the method is built in (`conf/integration`), `attention_backend` what
     attended. Ratios put BF16 bytes over stored bytes: of
     the frames that still have a place in the attention, and of all frames; null where nothing is
-    stored.
+    stored. A video that could not be made has a `failure` (`harness.errors.RunFailed` lists the
+    causes), its reason, and no measurements. frames_sha256 is that of its
+    shape and pixels (`harness.video.digest`).
     """
 
     run_id: str
@@ -88,7 +93,9 @@ class Observation:
     weights: str | None = None
     device: str | None = None
     torch_version: str | None = None
+    code_version: str | None = None
     video: str | None = None
+    frames_sha256: str | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -97,7 +104,7 @@ class Score:
     """Fidelity of one video against the BF16 video of the same prompt and seed.
 
     `fidelity_reason` says why all values are null, `lpips_reason` why LPIPS is. Definitions:
-    `harness.metrics`.
+    `harness.metrics`. video_sha256 is that of the lossless file.
     """
 
     run_id: str
@@ -123,6 +130,7 @@ class Score:
     lpips_slope_per_s: float | None = None
     lpips_reason: str | None = None
     lpips_backbone_sha256: str | None = None
+    video_sha256: str | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -184,14 +192,11 @@ class Rows(Generic[Row]):
         """Number of rows."""
         return int(self._table.num_rows)
 
-    def keys(self, wanted: Callable[[dict[str, Any]], bool] = lambda row: True) -> set[Key]:
-        """(prompt index, sample) of the rows that are wanted."""
-        return {
-            (row["prompt_index"], row["sample"]) for row in self._table.to_pylist() if wanted(row)
-        }
-
     def put(self, row: Row) -> None:
-        """Add a row, in place of an earlier one of the same video."""
+        """Add a row, in place of an earlier one of the same video.
+
+        Rows lie in the order of videos, so the file is the same whatever order they came in.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -200,19 +205,56 @@ class Rows(Generic[Row]):
             pc.equal(self._table["sample"], row.sample),
         )
         added = pa.Table.from_pylist([dataclasses.asdict(row)], schema=schema(self._row_type))
-        self._table = pa.concat_tables([self._table.filter(pc.invert(same)), added])
+        table = pa.concat_tables([self._table.filter(pc.invert(same)), added])
+        self._table = table.sort_by([(name, "ascending") for name in KEY])
         write(self._path, self._table)
+
+
+def observations(folder: Path, *columns: str) -> list[dict[str, Any]]:
+    """The rows of a run's videos, with all columns or some; none where nothing was tried yet.
+
+    Raises  UserError: they cannot be read.
+    """
+    path = folder / OBSERVATIONS
+    return _table(path, Observation, columns).to_pylist() if path.exists() else []
+
+
+def failures(folder: Path) -> dict[Key, str | None]:
+    """The videos of a run that have a row, and what each failed of; None for those made."""
+    path = folder / OBSERVATIONS
+    if not path.exists():
+        return {}
+    state = path.stat()
+    return dict(_failures(folder, state.st_ino, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _failures(folder: Path, inode: int, changed_ns: int) -> dict[Key, str | None]:
+    """Read once as long as it is the same file; every change is a new one with a new inode."""
+    rows = observations(folder, "prompt_index", "sample", "failure")
+    return {(row["prompt_index"], row["sample"]): row["failure"] for row in rows}
 
 
 def made(folder: Path) -> set[Key]:
     """Videos of a run that were generated without failure."""
-    rows = Rows(folder / OBSERVATIONS, Observation)
-    return rows.keys(lambda row: row["failure"] is None)
+    return {key for key, failure in failures(folder).items() if failure is None}
 
 
-def scored(folder: Path) -> set[Key]:
-    """Videos of a run that have a score."""
-    return Rows(folder / SCORES, Score).keys()
+def code_versions(folder: Path) -> list[str]:
+    """The versions of the code that made the videos of a run."""
+    versions = {row["code_version"] for row in observations(folder, "code_version")}
+    return sorted(filter(None, versions))
+
+
+def scores(folder: Path) -> dict[Key, bool]:
+    """The videos of a run that have a score, and whether one without a reference."""
+    path = folder / SCORES
+    if not path.exists():
+        return {}
+    rows = _table(path, Score, ("prompt_index", "sample", "fidelity_reason")).to_pylist()
+    return {
+        (row["prompt_index"], row["sample"]): row["fidelity_reason"] == NO_REFERENCE for row in rows
+    }
 
 
 def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
@@ -267,22 +309,23 @@ def load_run(folder: Path) -> pd.DataFrame:
     return wide
 
 
-def _table(path: Path, row_type: type) -> pa.Table:
-    """Read a file and hold it against the schema."""
+def _table(path: Path, row_type: type, columns: Sequence[str] = ()) -> pa.Table:
+    """Read a file, or some columns of it, and hold it against the schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        table = file.read(list(columns) or None)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path} is damaged ({str(error).splitlines()[0][:80]}): move it away and run the same "
             "command again to make its rows anew"
         ) from error
     expected = schema(row_type)
-    if table.schema.names != expected.names:
+    if file.schema_arrow.names != expected.names:
         raise UserError(
             f"{path} was written by another version of the harness: move its folder away and run "
             "the same command again"
         )
-    return table.cast(expected)
+    return table.cast(pa.schema([expected.field(name) for name in table.schema.names]))

@@ -50,7 +50,10 @@ def write_raw(path: Path, frames_THWC: Frames) -> None:
     """
     check_frames(frames_THWC)
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, frames_THWC)
+        # Not numpy.save: on a full disk it raises an error without the number that says so.
+        header = np.lib.format.header_data_from_array_1_0(frames_THWC)
+        np.lib.format.write_array_header_1_0(file, header | {"fortran_order": False})
+        file.write(np.ascontiguousarray(frames_THWC).data)
 
 
 def frames_file(stem: Path) -> Path | None:
@@ -92,7 +95,7 @@ def write_lossless(path: Path, frames_THWC: Frames, fps: float) -> None:
     Raises  ValueError: frames of another shape or dtype, or none at all.
     """
     check_frames(frames_THWC)
-    tags = {"sha256": _digest(frames_THWC)}
+    tags = {"sha256": digest(frames_THWC)}
     with whole_file(path) as unfinished, _writer(unfinished, "matroska", tags) as container:
         stream = container.add_stream("ffv1", rate=_rate(fps), options=_FFV1)
         stream.pix_fmt = "bgr0"
@@ -120,7 +123,7 @@ def read_lossless(path: Path) -> Frames:
             container.streams.video[0].thread_type = "AUTO"
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         frames_THWC: Frames = np.stack(frames)
-        whole = tags["sha256"] == _digest(frames_THWC)
+        whole = tags["sha256"] == digest(frames_THWC)
     except (av.FFmpegError, LookupError, ValueError):
         whole = False
     if not whole:
@@ -151,10 +154,11 @@ def write_mp4(path: Path, frames_THWC: Frames, fps: float) -> None:
 
 @contextmanager
 def _writer(path: Path, kind: str, tags: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """An open container of the given kind, with tags of ours."""
+    """An open container of the given kind, with tags of ours; the same frames, the same bytes."""
     import av
 
-    with av.open(str(path), "w", format=kind) as container:
+    options = {"fflags": "bitexact"}  # no random ids, no versions: equal frames are equal files
+    with av.open(str(path), "w", format=kind, options=options) as container:
         container.metadata.update(tags or {})
         yield container
 
@@ -175,11 +179,11 @@ def _rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _digest(frames_THWC: Frames) -> str:
-    """SHA-256 of the shape and the pixels."""
-    digest = hashlib.sha256(str(frames_THWC.shape).encode())
-    digest.update(np.ascontiguousarray(frames_THWC).data)
-    return digest.hexdigest()
+def digest(frames_THWC: Frames) -> str:
+    """SHA-256 of the shape and the pixels, as rows and lossless files carry it."""
+    content = hashlib.sha256(str(frames_THWC.shape).encode())
+    content.update(np.ascontiguousarray(frames_THWC).data)
+    return content.hexdigest()
 
 
 def check_frames(frames_THWC: Frames) -> None:

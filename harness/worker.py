@@ -2,53 +2,93 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
+import json
+import os
 import re
 import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.errors import InstantiationException
 
-from harness.errors import UserError, first_line
+from harness.errors import UserError, cause_of, first_line, last_frame
 from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.reports import Reports, die_with
 from harness.run import Run
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def main(stage: str, folder: str, reference: str | None = None) -> int:
+
+def main(words: Sequence[str]) -> int:
     """Run a stage; exit code 0 done, 1 something failed, 2 the user can mend it."""
+    given = _arguments(words)
+    die_with(given.parent)
+    reports = Reports(given.reports)
     try:
-        run = Run.from_folder(Path(folder))
-        if stage == "generate":
-            from harness.generate import generate
+        _work(given, reports)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:  # of a method: the harness has no other
+        reports.dies("crash", f"sys.exit({error.code!r}) ({last_frame(error)})")
+        return 1
+    except Exception as error:  # noqa: BLE001  the outermost line: the parent gets the cause
+        sentence = mendable(error, given.folder)
+        if sentence is None:
+            reports.dies(cause_of(error), f"{first_line(error)} ({last_frame(error)})")
+            traceback.print_exc()
+            return 1
+        print(f"error: {sentence}", file=sys.stderr)
+        reports.ends(sentence)  # for the record of the job: what it prints may lie elsewhere
+        return USER_ERROR
+    reports.ends()
+    return 0
 
-            return 1 if generate(run) else 0
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="harness.worker")
+    parser.add_argument("stage", choices=["generate", "score"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--reports", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    return parser.parse_args(words)
+
+
+def _work(given: argparse.Namespace, reports: Reports) -> None:
+    """The stage, on the videos that the parent names on standard input."""
+    run = Run.from_folder(given.folder)
+    run = replace(run, execution=replace(run.execution, device=given.device))
+    keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
+    items = [item for item in run.items if item.key in keys]
+    if given.stage == "generate":
+        from harness.generate import generate
+
+        generate(run, items, reports.begins)
+    else:
         from harness.score import score
         from harness.track import mirror
 
-        assert reference is not None
-        score(run, Run.from_folder(Path(reference)))
+        score(run, Run.from_folder(given.reference), items, reports.begins)
         mirror(run)
-        return 0
-    except (UserError, ValueError) as error:
-        return _say(str(error))
-    except InstantiationException as error:
-        return _say(of_construction(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return _say(
-            f"no space left under {folder}: free some and type the same command again, finished "
-            "videos are kept"
+
+
+def mendable(error: Exception, folder: Path) -> str | None:
+    """The sentence for what the user can mend, None for what the stage died of."""
+    if cause_of(error) == "oom":
+        return None
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"no space left under {folder} ({os.strerror(error.errno)}): free some and type the "
+            "same command again, finished videos are kept"
         )
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
-            raise
-        return _say(
-            f"out of memory before the first video ({first_line(error)}): choose a smaller model, "
-            "fewer frames or another device"
-        )
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if isinstance(error, InstantiationException):
+        return of_construction(error)
+    return str(error) if isinstance(error, UserError | ValueError) else None
 
 
 def of_construction(error: InstantiationException) -> str:
@@ -73,10 +113,5 @@ def _cause(error: InstantiationException) -> str:
     return f" ({first_line(cause)})"
 
 
-def _say(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return USER_ERROR
-
-
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -238,9 +238,9 @@ def test_a_bad_job_does_not_end_a_sweep(tmp_path: Path) -> None:
         "-m", "method=rtn_int4", "method.key.bits=3,8", *SHORT, "suite.num_prompts=1",
         "track=disabled", f"results_dir={tmp_path}",
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "RTN.bits=3" in done.stderr
-    assert done.stderr.splitlines()[-1] == "1 of 2 jobs ended with an error, said above"
+    assert done.returncode == 1
+    assert "settings: RTN.bits=3: choose 2, 4 or 8" in done.stderr.splitlines()[-1]
+    assert "2 jobs: 1 done, 1 failed" in done.stdout
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 2
 
 
@@ -278,7 +278,6 @@ def test_two_commands_at_once_on_one_run_both_get_their_videos(tmp_path: Path) -
 
 
 def test_a_killed_child_is_named(tmp_path: Path) -> None:
-    """The kernel's out-of-memory killer looks like this."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
         "if 'generate' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -288,7 +287,7 @@ def test_a_killed_child_is_named(tmp_path: Path) -> None:
         *SHORT, f"results_dir={results}", PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])
     )
     assert done.returncode == 1
-    assert "was killed by SIGKILL (out of memory" in one_sentence(done)
+    assert "was killed by SIGKILL" in one_sentence(done)
 
 
 @pytest.mark.parametrize("what", ["suites", "models", "attentions", "integrations", "metrics"])

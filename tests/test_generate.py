@@ -12,8 +12,15 @@ import torch
 from harness import store
 from harness.api import DROP, Fate, FramePolicy, History
 from harness.generate import Generator, generate
+from harness.run import Execution, Run
 from harness.score import RANDOM_WEIGHTS, score
 from tests.test_run import run
+
+
+def make_all(this: Run) -> None:
+    """First stage in this process."""
+    generate(this, this.missing(), lambda key: None)
+
 
 SMALL = ("model.latent_size=[8,8]", "method=rtn_int4")
 
@@ -31,17 +38,16 @@ def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
         return make(self, item, meter)
 
     monkeypatch.setattr(Generator, "make", starve)
-    assert generate(this) == 1
+    make_all(this)
     rows = store.load_run(this.folder).set_index("prompt_index")
     assert rows.loc[1, "failure"] == "oom"
     assert "Tried to allocate 9 GiB" in rows.loc[1, "failure_reason"]
     assert rows.loc[[0, 2], "failure"].isna().all()
-    assert not (this.folder / "run.json").exists()
+    assert not this.missing(), "what ran out of memory is not tried again unasked"
 
     monkeypatch.undo()
-    assert generate(this) == 0
+    make_all(replace(this, execution=Execution(retry="oom")))
     assert store.load_run(this.folder)["failure"].isna().all()
-    assert (this.folder / "run.json").exists()
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ def test_a_users_policy_cannot_end_a_run(tmp_path: Path, fails: bool) -> None:
     retention = {"_target_": "tests.test_generate.DropAll", "fails": fails}
     this = replace(this, method={**this.method, "retention": retention})
     this.make_folders()
-    assert generate(this) == (3 if fails else 0)
+    make_all(this)
+    assert len(this.failed()) == (3 if fails else 0)
     rows = store.load_run(this.folder)
     if fails:
         assert rows["failure_reason"].str.contains("KeyError: 'boom'").all()
@@ -76,7 +83,7 @@ def test_a_users_policy_cannot_end_a_run(tmp_path: Path, fails: bool) -> None:
 def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
     this = run(tmp_path, *SMALL)
     this.make_folders()
-    generate(this)
+    make_all(this)
     row = store.load_run(this.folder).iloc[0]
     import pandas as pd
 
@@ -93,8 +100,8 @@ def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> N
     reference = run(tmp_path, *SMALL, "model.weights=random", "method=bf16", method_name="bf16")
     for each in (this, reference):
         each.make_folders()
-        generate(each)
-    score(this, reference)
+        make_all(each)
+    score(this, reference, this.items, print)
     rows = store.load_run(this.folder)
     assert (rows["fidelity_reason"] == RANDOM_WEIGHTS).all()
     assert rows[["psnr_db", "ssim", "lpips"]].isna().all().all()

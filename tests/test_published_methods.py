@@ -13,7 +13,6 @@ from hydra.utils import instantiate
 
 from harness import store
 from harness.api import Method
-from harness.generate import generate as generate_run
 from harness.integration import Packed
 from harness.plan import published as plan
 from harness.published import Published
@@ -32,6 +31,7 @@ from tests.geometry import (
     spec,
     text,
 )
+from tests.test_generate import make_all
 from tests.test_run import run
 
 NAMES = published_names()
@@ -122,7 +122,7 @@ def test_generates_through_the_whole_program(name: str, tmp_path: Path) -> None:
         pytest.skip("methods.reuse.drift is not there")
     this = replace(this, suite=replace(this.suite, prompts=this.suite.prompts[:1]))
     this.make_folders()
-    assert generate_run(this) == 0
+    make_all(this)
     (row,) = store.load_run(this.folder).to_dict("records")
     assert row["integration"] == "published" and row["attention_backend"] == "published dense"
     assert row["failure"] != row["failure"] or row["failure"] is None

@@ -13,7 +13,7 @@ import pytest
 
 from harness import store
 from harness.errors import UserError
-from harness.run import Run
+from harness.run import Execution, Run
 from harness.store import Observation, Rows
 from harness.suites import Prompt, Suite
 from harness.video import write_raw
@@ -36,7 +36,7 @@ def run(tmp_path: Path, *overrides: str, **changes: Any) -> Run:
         "seed": 0,
         "samples": 1,
         "data_dir": "/data",
-        "device": "cpu",
+        "execution": Execution("cpu"),
         "track": {"mode": "disabled"},
     }
     return Run(**{**base, **changes})
@@ -64,7 +64,12 @@ def test_paths_trackers_devices_and_selection_do_not(tmp_path: Path) -> None:
     suite = run(tmp_path).suite
     same = [
         run(tmp_path / "elsewhere"),
-        run(tmp_path, data_dir="/other", device="cuda", track={"mode": "online"}),
+        run(
+            tmp_path,
+            data_dir="/other",
+            execution=Execution("cuda", 3, 9.0, "oom"),
+            track={"mode": "online"},
+        ),
         run(tmp_path, suite=replace(suite, prompts=suite.prompts[:1])),
         run(tmp_path, samples=2),
     ]
@@ -107,8 +112,9 @@ def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path
     for index, failure in ((0, None), (1, "oom"), (2, None)):
         rows.put(observation(index, run_id=this.run_id, failure=failure))
     write_raw(this.video(this.items[0]).with_suffix(".npy"), np.zeros((1, 2, 2, 3), np.uint8))
-    assert [item.prompt.index for item in this.missing()] == [1, 2]
-    assert len(this.unscored()) == 3
+    assert [item.prompt.index for item in this.missing()] == [2]
+    assert this.failed() == {(1, 0): "oom"}
+    assert [item.prompt.index for item in this.unscored(this)] == [0, 2]
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:

@@ -79,3 +79,16 @@ def test_the_two_memory_columns_are_apart() -> None:
     best, old = summarize([packed, published])
     assert (best.peak_gib, best.published_gib) == (1.0, None)
     assert (old.peak_gib, old.published_gib) == (None, 1.0)
+
+
+def test_mixed_machines_and_versions_of_the_code_are_said() -> None:
+    def lines(*makers: tuple[str, str]) -> list[str]:
+        tables = [rows(observation(0, device=d, code_version=v)) for d, v in makers]
+        return [note for note in notes(summarize(tables)) if note.startswith("mixed: ")]
+
+    assert lines(("H200", "1a2b"), ("H200", "1a2b")) == []
+    assert lines(("H200", "1a2b"), ("EPYC", "1a2b")) == ["mixed: rows of 2 machines (H200; EPYC)"]
+    both = lines(("H200", "1a2b"), ("EPYC", "3c4d"))
+    assert both[1:] == ["mixed: rows of 2 versions of the code (1a2b; 3c4d)"]
+    within = rows(*(observation(i, device=d) for i, d in enumerate(("H200", "EPYC"))))
+    assert any("2 machines" in note for note in notes(summarize([within])))

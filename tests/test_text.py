@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 import weakref
 from pathlib import Path
@@ -153,6 +154,32 @@ def test_umt5_loads_late_and_frees(wan_folder: Path) -> None:
     gc.collect()
     assert model() is None
     assert torch.equal(encoder.encode(["a fox"]), first)
+
+
+def test_umt5_knows_its_files_wherever_they_lie(wan_folder: Path, tmp_path: Path) -> None:
+    origin = tiny(wan_folder).origin()
+    copy = shutil.copytree(wan_folder, tmp_path / "elsewhere")
+    assert origin and tiny(copy).origin() == origin
+    for file in ("tokenizer/tokenizer.json", "text_encoder/config.json"):
+        content = (copy / file).read_text()
+        (copy / file).write_text(content + "\n")
+        assert tiny(copy).origin() != origin
+        (copy / file).write_text(content)
+    weights = copy / "text_encoder" / "model.safetensors"
+    state = load_file(weights)
+    save_file({name: x + 1 for name, x in state.items()}, weights, metadata={"format": "pt"})
+    assert tiny(copy).origin() != origin
+    assert tiny(copy, weights="random").origin() is None
+
+
+def test_umt5_without_files_or_packages_has_no_origin(
+    wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=f"hf download {HUB}"):
+        tiny(tmp_path).origin()
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(UserError, match=r"pip install -e '\.\[wan\]'"):
+        tiny(wan_folder).origin()
 
 
 def test_umt5_ties_the_embedding_itself(wan_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

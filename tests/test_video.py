@@ -40,6 +40,16 @@ def test_lossless_is_bit_exact(tmp_path: Path, height: int, width: int) -> None:
     np.testing.assert_array_equal(back, frames)
 
 
+def test_the_same_frames_are_the_same_file(tmp_path: Path) -> None:
+    """Containers like to write random ids and dates; rows carry digests of these files."""
+    frames = noise(3, 32, 48)
+    for write, ending in ((video.write_lossless, "mkv"), (video.write_mp4, "mp4")):
+        first, second = (tmp_path / f"{name}.{ending}" for name in "ab")
+        write(first, frames, 16)
+        write(second, frames, 16)
+        assert first.read_bytes() == second.read_bytes()
+
+
 def test_lossless_takes_views_single_frames_and_broken_rates(tmp_path: Path) -> None:
     frames = noise(6)[::2, ::-1, 4:]
     frames.flags.writeable = False
@@ -49,6 +59,12 @@ def test_lossless_takes_views_single_frames_and_broken_rates(tmp_path: Path) -> 
         assert float(container.streams.video[0].average_rate) == pytest.approx(23.976, abs=1e-3)
     video.write_lossless(tmp_path / "v.mkv", frames[:1], fps=16)
     assert video.read_lossless(tmp_path / "v.mkv").shape == (1, 32, 44, 3)
+
+
+def test_equal_frames_are_equal_files(tmp_path: Path) -> None:
+    for name in ("a.mkv", "b.mkv"):
+        video.write_lossless(tmp_path / name, noise(), fps=16)
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])

@@ -21,7 +21,7 @@ from harness.bench.timing import Spread, Wall, interleave
 from harness.compose import configured
 from harness.generate import Generator, make_one
 from harness.measure import Meter
-from harness.run import Run
+from harness.run import Execution, Run
 from harness.sampler import SeededNoise, Silent
 from harness.store import OBSERVATIONS, Observation, Rows
 from harness.suites import Prompt, Suite
@@ -97,7 +97,7 @@ def request(method: str, folder: str | Path, num_videos: int, num_frames: int) -
         seed=0,
         samples=1,
         data_dir=str(folder),
-        device="auto",
+        execution=Execution(),
         track={"mode": "disabled"},
     )
     run.make_folders()

@@ -19,6 +19,7 @@ from harness.bench import Options
 from harness.bench.timing import Spread
 from harness.errors import UserError, first_line
 from harness.files import whole_file, write_json
+from harness.version import git_state
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Report:
             "device": env.device_name(device),
             "threads": torch.get_num_threads(),
             "versions": versions(device),
-            "git": env.git_state(),
+            "git": git_state(),
             "state": "running",
         }
         try:

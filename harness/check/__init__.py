@@ -1,4 +1,4 @@
-"""`python -m harness check`: whether a method holds what every method must, in a few seconds."""
+"""`python -m harness check`: methods against their contract, or results against themselves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.isolate import USER_ERROR
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
 
   Holds a method against the contract of every method, one line each. method=all or names with
-  commas examine several. Exit code 0: all hold; 1: one does not; 2: there is no such method."""
+  commas examine several. Exit code 0: all hold; 1: one does not; 2: there is no such method.
+
+python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
+
+  Holds the runs below folders of results against their requests, digests and traces: a line a
+  problem, with the command that mends it. Exit code 0: all runs are complete; 1: something is wrong
+  or not finished; 2: there is no run."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def verdicts(subject: Subject) -> Iterator[Verdict]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the contracts of a method; exit code 1 if one does not hold, 2 for bad input."""
+    """Print what does not hold of methods or of results; exit code 1 for that, 2 for bad input."""
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return 0
@@ -61,8 +68,15 @@ def main(words: Sequence[str]) -> int:
 
     from harness.cli import complain
     from harness.errors import UserError
+    from harness.own import own_folder
 
+    own, rest = own_folder(words)
+    folders = [Path(word) for word in rest]
     try:
+        if folders and all(folder.is_dir() for folder in folders):
+            from harness.integrity import check
+
+            return check(folders, own)
         return _check(words)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         complain(error)
@@ -79,7 +93,10 @@ def _check(words: Sequence[str]) -> int:
     asked = [word.removeprefix("method=") for word in rest if word.startswith("method=")]
     others = [word for word in rest if not word.startswith("method=")]
     if len(asked) != 1 or not all("=" in word or word[0] == "~" for word in others):
-        raise UserError(f"check {' '.join(words)}: give method=<name>, as in check method=rtn_int4")
+        raise UserError(
+            f"check {' '.join(words)}: give method=<name>, as in check method=rtn_int4, "
+            "or folders of results that exist"
+        )
     names = list(method_files(folder)) if asked[0] == "all" else asked[0].split(",")
     with composing(folder) as composer:
         configs = {name: composer.resolved([*others, f"method={name}"]) for name in names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import importlib.metadata
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models.load import checkpoint_digest
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+_PARTS = ("text_encoder", "tokenizer")  # folders below the encoder's own
+_PACKAGES = ("transformers", "tokenizers", "ftfy")  # what a prompt passes through
 _PARAMETERS = 5_680_910_336  # of umT5-XXL's encoder, one embedding counted
 _POSITION_SCALE = 0.1  # of a word's own spread: order counts, words count more
 
@@ -130,6 +134,26 @@ class UmT5Text:
         itemsize: int = getattr(torch, self.dtype).itemsize
         return 0 if self._random is not None else _PARAMETERS * itemsize
 
+    def origin(self) -> str | None:
+        """Digests of weights and tokenizer, and the packages that use them; None if random.
+
+        Of the weights as `checkpoint_digest` has it, of the smaller files every byte.
+
+        Raises  UserError: packages or files missing.
+        """
+        if self._random is not None:
+            return None
+        encoder, tokenizer = (_part(Path(self.folder), part) for part in _PARTS)
+        digest = hashlib.sha256(checkpoint_digest(encoder).encode())
+        for file in [encoder / "config.json", *sorted(tokenizer.iterdir())]:
+            if file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+        try:
+            versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+        except importlib.metadata.PackageNotFoundError as error:
+            raise missing_packages("the umT5 text encoder") from error
+        return ", ".join([digest.hexdigest(), *versions])
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Rows of the prompts [num_prompts, length, width]; loads the encoder the first time."""
         if self._random is not None:
@@ -169,13 +193,11 @@ class UmT5Text:
         except ImportError as error:
             raise missing_packages("the umT5 text encoder") from error
         root = Path(self.folder)
-        for part in ("text_encoder", "tokenizer"):
-            if not (root / part).is_dir():
-                raise missing_folder(root, part, "text_encoder", "tokenizer")
+        encoder_folder, tokenizer_folder = (_part(root, part) for part in _PARTS)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
             encoder, report = UMT5EncoderModel.from_pretrained(
-                root / "text_encoder",
+                encoder_folder,
                 dtype=getattr(torch, self.dtype),
                 local_files_only=True,
                 output_loading_info=True,
@@ -192,6 +214,13 @@ class UmT5Text:
             )
         encoder.encoder.set_input_embeddings(encoder.shared)
         return tokenizer, encoder.eval().to(self.device)
+
+
+def _part(root: Path, part: str) -> Path:
+    """A folder below `root` that has to be there."""
+    if not (root / part).is_dir():
+        raise missing_folder(root, part, *_PARTS)
+    return root / part
 
 
 def clean(prompt: str) -> str:

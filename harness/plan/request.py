@@ -105,7 +105,8 @@ def resolve(
         names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
         configs = {name: _compose([*others, f"method={name}"]) for name in names}
     config = next(iter(configs.values()))
-    model, num_frames = _model(config)
+    resolved = _resolved(config)
+    model = model_of(_choice(config, "model"), resolved["model"])
     for name, each in configs.items():
         _demand_packed(name, each)
     methods = {name: _method(config) for name, config in configs.items()}
@@ -123,8 +124,8 @@ def resolve(
         suite_name=_choice(config, "suite"),
         model=model,
         needs=needs(model),
-        num_frames=num_frames,
-        backend=_backend(config),
+        num_frames=_num_frames(resolved["suite"], model),
+        backend=backend_of(resolved["attention"]),
         ceilings=limits,
         memory_gib=limit_gib,
         refused=tuple(refused),
@@ -155,14 +156,23 @@ def _choice(config: DictConfig, group: str) -> str:
     return str(config.hydra.runtime.choices[group])
 
 
-def _model(config: DictConfig) -> tuple[VideoModel, int]:
-    """The model, and the latent frames of the suite's videos."""
-    resolved = _resolved(config)
-    _demand_dims(resolved, _choice(config, "model"))
-    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), resolved["suite"])
+def model_of(name: str, config: dict[str, Any]) -> VideoModel:
+    """Build a model, without weights.
+
+    Raises  UserError: it has no dims to count. InstantiationException: it cannot be built.
+    """
+    if not isinstance(config.get("dims"), dict):
+        wanted = ", ".join(field.name for field in fields(WanDims))
+        raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
+    model: VideoModel = instantiate(config)
+    return model
+
+
+def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
+    """Latent frames of a suite's videos."""
+    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), config)
     suite: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
-    model: VideoModel = instantiate(resolved["model"])
-    return model, suites.latent_frames(suite, model.chunk_frames, model.fps)
+    return suites.latent_frames(suite, model.chunk_frames, model.fps)
 
 
 def _method(config: DictConfig) -> Method:
@@ -179,9 +189,12 @@ def _demand_packed(name: str, config: DictConfig) -> None:
         )
 
 
-def _backend(config: DictConfig) -> Backend:
-    """How attention reads history; plans are for a GPU, where `auto` is staged for whole chunks."""
-    built = instantiate(_resolved(config)["attention"])
+def backend_of(attention: dict[str, Any]) -> Backend:
+    """How attention reads history; plans are for a GPU, where `auto` is staged for whole chunks.
+
+    Raises  UserError: nothing is known of its memory.
+    """
+    built = instantiate(attention)
     if isinstance(built, Auto):
         return Staged()
     if not isinstance(built, (Portable, Staged, Fused)):
@@ -195,9 +208,3 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(own), resolve=True)  # type: ignore[assignment]
     cli.check(resolved)
     return resolved
-
-
-def _demand_dims(config: dict[str, Any], name: str) -> None:
-    if not isinstance(config["model"].get("dims"), dict):
-        wanted = ", ".join(field.name for field in fields(WanDims))
-        raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")

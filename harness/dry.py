@@ -1,0 +1,283 @@
+"""`run.dry=true`: what is done, what is left, what that will take; nothing is run or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from analysis.grids import Grid
+from harness import earlier, power
+from harness.run import Item, Run
+
+MIB, GIB = 2**20, 2**30
+Videos = tuple[str, ...]  # file names without endings
+HEADER = ("method", "state", "made", "left", "failed", "minutes", "from", "KV", "peak", "disk")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One run of a sweep; None where a number is unknown, with a sentence for each in `reasons`.
+
+    table: the title of the table of results it will be in. is_job: a job asks for it; else it is
+    made as the reference of one. is_reference: others are held against it. asked, failed, left,
+    unscored: videos; those that failed are tried again only if they are left too, unscored ones are
+    made. Of one video: seconds to generate (and whose rows say so), files on disk once it is
+    scored, pixels before that. kv_bytes at a video's end and peak_bytes are the planner's.
+    """
+
+    run_id: str
+    table: str
+    suite: str
+    model: str
+    method: str
+    settings: str
+    folder: str
+    is_job: bool
+    is_reference: bool
+    num_prompts: int
+    asked: Videos
+    failed: Videos
+    left: Videos
+    unscored: Videos
+    video_s: float | None
+    timed_by: str
+    video_bytes: float | None
+    raw_bytes: int | None
+    kv_bytes: int | None
+    peak_bytes: int | None
+    reasons: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Method and settings, as tables of results call a run."""
+        words = [self.method, self.settings, "" if self.is_job else "(reference)"]
+        return " ".join(filter(None, words))
+
+    @property
+    def num_made(self) -> int:
+        """Videos that are there."""
+        return len(set(self.asked) - set(self.left) - set(self.failed))
+
+    @property
+    def state(self) -> str:
+        """`done`, `partial`, or `missing` if there is no video yet."""
+        if not (self.left or self.failed or self.unscored):
+            return "done"
+        return "partial" if self.num_made else "missing"
+
+    @property
+    def minutes(self) -> float | None:
+        """To generate the videos that are left."""
+        return _times(len(self.left), self.video_s, 1 / 60)
+
+    @property
+    def disk_bytes(self) -> float | None:
+        """Files that are still to be written."""
+        return _times(len(self.left), self.video_bytes, 1)
+
+    @classmethod
+    def from_json(cls, read: dict[str, Any]) -> Outlook:
+        """Read `asdict` of one back from JSON, where tuples have become lists."""
+        fields: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in read.items()}
+        return cls(**fields)
+
+
+def _times(number: int, each: float | None, unit: float) -> float | None:
+    if not number:
+        return 0.0
+    return None if each is None else number * each * unit
+
+
+def outlooks(run: Run, reference: Run) -> list[Outlook]:
+    """What a job is about to do: its run, and before it the BF16 run if the job would continue it.
+
+    Raises  UserError: rows of these two runs cannot be read.
+    """
+    own = _look(run, reference, is_job=True)
+    if own.is_reference or own.state == "done":
+        return [own]
+    return [_look(reference, reference, is_job=False), own]
+
+
+def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
+    from harness.plan.job import memory  # torch, which the parent of a run never needs
+
+    failed = run.failed()
+    left = run.missing()
+    without = {item.key for item in left}
+    device = run.execution.device
+    machine = _machine(device)
+    time = earlier.seconds(run, reference, machine)
+    disk = earlier.disk_bytes(run, reference)
+    planned = memory(run)
+    told = (*time.reasons, *disk.reasons)
+    if machine is None:
+        told = (f"run.device={device} is not here: minutes are of any machine", *told)
+    return Outlook(
+        run_id=run.run_id,
+        table=_table(run),
+        suite=run.suite.name,
+        model=run.model_name,
+        method=run.method_name,
+        settings=run.settings,
+        folder=run.folder.name,
+        is_job=is_job,
+        is_reference=run.run_id == reference.run_id,
+        num_prompts=len(run.suite.prompts),
+        asked=_stems(run.items),
+        failed=_stems([item for item in run.items if item.key in failed]),
+        left=_stems(left),
+        unscored=_stems([item for item in run.unscored(reference) if item.key not in without]),
+        video_s=time.value,
+        timed_by=time.source,
+        video_bytes=disk.value,
+        raw_bytes=planned.raw_bytes,
+        kv_bytes=planned.kv_bytes,
+        peak_bytes=planned.peak_bytes,
+        reasons=(*(told if left else ()), *planned.reasons),
+    )
+
+
+def _table(run: Run) -> str:
+    """Runs with another reach of history or other prompts are never compared."""
+    window = run.model.get("window")
+    history = "full history" if window is None else f"contract window{window}"
+    return f"{run.suite.name}, {run.model_name}, {history}, {run.suite.source} prompts"
+
+
+def _stems(items: Sequence[Item]) -> Videos:
+    return tuple(item.stem for item in items)
+
+
+def _machine(device: str) -> str | None:
+    """The card or processor of a device; None if this machine does not have it."""
+    from harness import env
+
+    try:
+        return earlier.machine(env.device_name(env.choose_device(device)))
+    except ValueError:
+        return None
+
+
+def merged(found: Sequence[Outlook]) -> list[Outlook]:
+    """Each run once, with all that the jobs ask of it; a reference that is done is left out."""
+    runs: dict[str, Outlook] = {}
+    for each in found:
+        known = runs.get(each.run_id)
+        runs[each.run_id] = each if known is None else _both(known, each)
+    return [each for each in runs.values() if each.is_job or each.state != "done"]
+
+
+def _both(one: Outlook, other: Outlook) -> Outlook:
+    """Of one run, for two jobs that may ask for other prompts of it."""
+    asked = _union(one.asked, other.asked)
+    return replace(
+        one,
+        is_job=one.is_job or other.is_job,
+        num_prompts=len({stem.partition("-")[0] for stem in asked}),
+        asked=asked,
+        failed=_union(one.failed, other.failed),
+        left=_union(one.left, other.left),
+        unscored=_union(one.unscored, other.unscored),
+        reasons=_union(one.reasons, other.reasons),
+    )
+
+
+def _union(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def print_outlooks(found: Sequence[Outlook]) -> None:
+    """A table a comparison with what it can show, the sum, and what the reader must know."""
+    runs = merged(found)
+    for title in dict.fromkeys(each.table for each in runs):
+        together = [each for each in runs if each.table == title]
+        Grid(title, HEADER, [cells(each) for each in together]).show()
+        for line in (*shown(together), *remarks(together)):
+            print(line)
+    for line in (total(runs), *notes(runs), "nothing was run"):
+        print(line)
+
+
+def cells(each: Outlook) -> list[str]:
+    """The text of a run's cells, in the order of HEADER; a dash where nothing is to be done."""
+    minutes = "unknown" if each.minutes is None else _minutes(each.minutes)
+    return [
+        each.name,
+        each.state,
+        f"{each.num_made}/{len(each.asked)}",
+        str(len(each.left)),
+        str(len(each.failed)),
+        minutes if each.left else "-",
+        each.timed_by if each.left else "",
+        _size(each.kv_bytes),
+        _size(each.peak_bytes),
+        _size(each.disk_bytes) if each.left else "-",
+    ]
+
+
+def shown(together: Sequence[Outlook]) -> list[str]:
+    """What the prompts of a table can show of its methods; a line for each number of prompts."""
+    compared = [each for each in together if each.is_job and not each.is_reference]
+    numbers = sorted({each.num_prompts for each in compared})
+    return [power.sentence(number, len(compared)) for number in numbers]
+
+
+def total(runs: Sequence[Outlook]) -> str:
+    """What all runs together will take."""
+    num_left = sum(len(each.left) for each in runs)
+    minutes = _sum([each.minutes for each in runs], _minutes)
+    disk = _sum([each.disk_bytes for each in runs], _size)
+    return f"left: {num_left} videos; minutes, one video after another: {minutes}; disk: {disk}"
+
+
+def _sum(values: Sequence[float | None], text: Callable[[float], str]) -> str:
+    """What is unknown is named, never taken for nothing."""
+    known = sum(value for value in values if value is not None)
+    num_unknown = values.count(None)
+    if not num_unknown:
+        return text(known)
+    return f"{text(known)} and {num_unknown} runs unknown" if known else "unknown"
+
+
+def remarks(together: Sequence[Outlook]) -> list[str]:
+    """What is particular about the runs of a table: failed videos, unknown numbers."""
+    found = []
+    for each in together:
+        stuck = len(set(each.failed) - set(each.left))
+        if stuck:
+            found.append(f"{each.name}: {stuck} failed before; run.retry=failed tries them again")
+        if each.unscored:
+            found.append(f"{each.name}: {len(each.unscored)} made, not scored yet")
+    for reason in dict.fromkeys(reason for each in together for reason in each.reasons):
+        names = [each.name for each in together if reason in each.reasons]
+        found.append(reason if len(names) == len(together) else f"{', '.join(names)}: {reason}")
+    return found
+
+
+def notes(runs: Sequence[Outlook]) -> list[str]:
+    """What the columns mean."""
+    raw = [len(each.left) * each.raw_bytes for each in runs if each.raw_bytes is not None]
+    most = f"; raw frames lie there until a run is scored, up to {_size(max(raw, default=0))}"
+    return [
+        "minutes: to generate what is left (text, denoise, commit, decode) at the median of "
+        "earlier videos of the same model and length on such a machine; starting, loading, warming "
+        "up, packing and scoring come on top",
+        "from: own, this run's earlier videos; method, its method's in other runs; bf16, those of "
+        "the reference as they are, though no method is exactly as fast",
+        "KV: at a video's end; peak: the largest of denoise, commit and decode; tensors on the "
+        "device, counted by the planner (python -m harness plan)",
+        f"disk: lossless frames, MP4, picture and trace{most if any(raw) else ''}",
+    ]
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:.2f}" if minutes < 10 else f"{minutes:.0f}"
+
+
+def _size(nbytes: float | None) -> str:
+    """GiB, or MiB where that says more; a question mark where it is unknown."""
+    if nbytes is None:
+        return "?"
+    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB / 10 else f"{nbytes / MIB:.2f} MiB"

@@ -1,0 +1,290 @@
+"""One run: its request, its manifest, its rows, and each of its videos."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import manifest, store
+from harness.errors import UserError
+from harness.integrity import tables, video
+from harness.integrity.mend import Origin, removing
+from harness.integrity.report import Finding, Report
+from harness.integrity.tables import Newer, Older, Wrong, key
+from harness.run import Run
+from harness.store import Key, Observation, Score
+from harness.suites import Suite
+from harness.sweep import retry
+
+NOT_KNOWN = (
+    "the command that made it, which cannot be told from here (its files were changed since, or "
+    "lie in a folder: give that to check as --config-dir)"
+)
+
+
+def examine(folder: Path, own: Path | None = None) -> Report:
+    """Everything that is wrong with a run; own is the folder of `--config-dir`."""
+    report = Report(folder)
+    if _in_work(folder):
+        waiting = "`python -m harness check` again when that is done"
+        report.findings.append(Finding("another command works on it now", waiting, True))
+        return report
+    examined = _Folder(folder, own)
+    report.findings += examined.findings()
+    report.devices.update(row["device"] for row in examined.rows if row.get("device"))
+    report.code_versions.update(
+        row["code_version"] for row in examined.rows if row.get("code_version")
+    )
+    return report
+
+
+class _Folder:
+    """The files of one run, read one after the other; each may spoil what depends on it."""
+
+    def __init__(self, folder: Path, own: Path | None) -> None:
+        self.folder = folder
+        self._own = own
+        self.run_id = folder.name.rpartition("-")[2]
+        self.rows: list[dict[str, Any]] = []
+        self.scores: dict[Key, dict[str, Any]] = {}
+        self._run: Run | None = None
+        self._manifest: dict[str, Any] | None = None
+        self._suites: list[tuple[Suite, int]] = []  # what the manifest says, and the base seed
+        self._origin: Origin | None = None
+        self._made: dict[str, set[Key] | None] = {}  # by references
+
+    def findings(self) -> list[Finding]:
+        """All of them; one file of a newer harness is told alone."""
+        try:
+            return list(self._findings())
+        except Newer as newer:
+            return [Finding(str(newer), tables.UPDATE)]
+        except Older as older:
+            again = f"`{removing([self.folder], '-r')}` and the command that made it"
+            return [Finding(str(older), again)]
+
+    def _findings(self) -> Iterator[Finding]:
+        wrong: list[tuple[str, Sequence[str]]] = []  # with the files to remove for it
+
+        def attempt(read: Callable[[], None], *files: str) -> bool:
+            try:
+                read()
+            except (Newer, Older):
+                raise
+            except Wrong as error:
+                wrong.append((str(error), files))
+                return False
+            return True
+
+        attempt(self._read_manifest, manifest.MANIFEST)
+        has_rows = attempt(self._read_rows, store.OBSERVATIONS)
+        attempt(self._read_request, manifest.MANIFEST)
+        has_scores = attempt(self._read_scores, store.SCORES)
+        self._origin = self._told_by()
+        everything = self._asked() | self._files("videos").keys() | {key(row) for row in self.rows}
+        for what, files in wrong:
+            yield Finding(what, self._again([self.folder / name for name in files], everything))
+        if has_rows:
+            yield from self._videos()
+            if has_scores and self._run is not None:
+                yield from self._progress()
+        yield from self._leftovers()
+
+    def _read_manifest(self) -> None:
+        path = self.folder / manifest.MANIFEST
+        if not path.exists():
+            return
+        content = tables.json_file(path)
+        tables.check_version(content.get("schema_version"), path.name)
+        if content.get("run_id") != self.run_id or not isinstance(content.get("files"), dict):
+            raise Wrong(
+                f"{path.name} is not of this run (found {content.get('run_id')}, expected "
+                f"{self.run_id} and the digests of its files)"
+            )
+        try:
+            said = content["suite"]
+            suite = Suite(said["name"], (), "", said["sha256"], said["num_latent_frames"])
+            self._suites.append((suite, said["seed"]))
+        except (KeyError, TypeError) as error:
+            raise Wrong(f"{path.name} is damaged (its suite has no {error})") from error
+        self._manifest = content
+
+    def _read_rows(self) -> None:
+        path = self.folder / store.OBSERVATIONS
+        if path.exists():
+            self.rows = tables.rows(path, Observation)
+            tables.check_keys(self.rows, self.run_id, path.name)
+        if self._manifest is not None:
+            tables.check_digest(path, self._manifest["files"].get(path.name))
+
+    def _read_scores(self) -> None:
+        path = self.folder / store.SCORES
+        if path.exists():
+            found = tables.rows(path, Score)
+            tables.check_keys(found, self.run_id, path.name)
+            self.scores = {key(score): score for score in found}
+        if self._manifest is not None:
+            tables.check_digest(path, self._manifest["files"].get(path.name))
+        known = {key(row) for row in self.rows} | self._asked()
+        if self.rows and (strange := self.scores.keys() - known):
+            raise Wrong(f"{path.name} has scores of {len(strange)} videos that have no row")
+        for score in self.scores.values():
+            reference = score["reference_run_id"]
+            made = self._made_by(reference)
+            if score["fidelity_reason"] is None and made is not None and key(score) not in made:
+                raise Wrong(
+                    f"{path.name} holds {_stem(key(score))} against a video of {reference} that is "
+                    "not there"
+                )
+
+    def _read_request(self) -> None:
+        tables.json_file(self.folder / "request.json")
+        try:
+            run = Run.from_folder(self.folder)
+            found = run.run_id
+        except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+            raise Wrong(f"request.json is damaged ({str(error)[:80]})") from error
+        if found != self.run_id:
+            raise Wrong(
+                f"request.json asks for another run (found {found}, expected {self.run_id})"
+            )
+        self._run = run
+        if self._manifest is None:
+            return
+        for name in ("model", "method", "attention", "integration"):
+            if _unnamed(self._manifest.get(name)) != _unnamed(getattr(run, name)):
+                raise Wrong(f"run.json tells another {name} than request.json, which has the id")
+
+    def _told_by(self) -> Origin | None:
+        """Who says how this run was made: the request, else a row."""
+        if self._run is not None:
+            return Origin.of_run(self.folder, self._own, self._run, self._suites)
+        if self.rows:
+            return Origin.of_row(self.folder, self._own, self.rows[0], self._suites)
+        return None
+
+    def _again(self, remove: Sequence[Path], keys: set[Key], *words: str) -> str:
+        """Remove files, then make these videos."""
+        command = self._origin and self._origin.command(keys, *words)
+        first = removing(remove) if remove else ""
+        if command is None:
+            return f"`{first}` and {NOT_KNOWN}" if first else NOT_KNOWN
+        return f"`{first} && {command}`" if first else f"`{command}`"
+
+    def _asked(self) -> set[Key]:
+        return {item.key for item in self._run.items} if self._run is not None else set()
+
+    def _videos(self) -> Iterator[Finding]:
+        """Each made video against request, file and trace."""
+        for row in self.rows:
+            if row["failure"] is not None:
+                continue
+            stem = _stem(key(row))
+            said = list(video.of_request(row, self._run)) if self._run is not None else []
+            said += video.of_frames(self.folder / "videos" / stem, row, self.scores.get(key(row)))
+            said += video.of_bytes(row, self.folder / "trace" / f"{stem}.parquet")
+            if said:
+                keys = self._asked() if key(row) in self._asked() else {key(row)}
+                files = [self.folder / "videos" / f"{stem}.*"]
+                yield Finding(f"video {stem}: {', and '.join(said)}", self._again(files, keys))
+
+    def _progress(self) -> Iterator[Finding]:
+        """What of the request is not there yet."""
+        asked, rows = self._asked(), {key(row): row["failure"] for row in self.rows}
+        failed = Counter(rows[each] for each in asked if rows.get(each) is not None)
+        made = {each for each in asked if each in rows and rows[each] is None}
+        scored = {each for each in made if each in self.scores and not self._scored_early(each)}
+        counts = [f"{len(made)} of {len(asked)} videos made", f"{len(scored)} scored"]
+        if failed:
+            causes = ", ".join(f"{count} {cause}" for cause, count in sorted(failed.items()))
+            counts.append(f"{failed.total()} failed ({causes})")
+        is_whole = scored == asked
+        if is_whole and (self.folder / manifest.MANIFEST).exists():
+            counted, rows_made = (self._manifest or {}).get("num_videos"), len(self._made_here())
+            if self._manifest is not None and counted != rows_made:
+                again = self._again([self.folder / manifest.MANIFEST], asked)
+                yield Finding(f"run.json counts {counted} videos, its rows {rows_made}", again)
+            return
+        if is_whole:
+            counts.append("run.json not written")
+        words = (retry(failed) or "").removeprefix(" with ")
+        mend = self._again([], asked, *([words] if words else []))
+        if self._manifest is None:
+            yield Finding(f"unfinished, {', '.join(counts)}", mend, unfinished=True)
+        else:
+            yield Finding(f"run.json says done, but only {', '.join(counts)}", mend)
+
+    def _scored_early(self, video: Key) -> bool:
+        """Scored without a reference that has come since."""
+        score = self.scores[video]
+        made = self._made_by(score["reference_run_id"])
+        return score["fidelity_reason"] == store.NO_REFERENCE and video in (made or ())
+
+    def _made_here(self) -> set[Key]:
+        return {key(row) for row in self.rows if row["failure"] is None}
+
+    def _made_by(self, run_id: str) -> set[Key] | None:
+        """The videos of a run beside this one; None where its own rows are damaged."""
+        if run_id not in self._made:
+            folder = next(self.folder.parent.glob(f"*-{run_id}"), None)
+            try:
+                self._made[run_id] = store.made(folder) if folder is not None else set()
+            except UserError:
+                self._made[run_id] = None
+        return self._made[run_id]
+
+    def _leftovers(self) -> Iterator[Finding]:
+        """Files that no row tells of, once the run will not need them any more."""
+        lost = [path for path in sorted(self.folder.rglob(".*.unfinished")) if dead(path)]
+        videos, traces = self._files("videos"), self._files("trace")
+        for paths in videos.values():
+            endings = {path.suffix: path for path in paths}
+            lost += [endings[".npy"]] if {".npy", ".mkv"} <= endings.keys() else []
+        known = self._made_here() | self._asked()  # those asked for are made anew where needed
+        if self.rows:
+            for files in (videos, traces):
+                lost += [path for each in files.keys() - known for path in files[each]]
+        if lost:
+            names = ", ".join(str(path.relative_to(self.folder)) for path in lost)
+            yield Finding(f"{names}: nothing needs what was left here", f"`{removing(lost)}`")
+
+    def _files(self, name: str) -> dict[Key, list[Path]]:
+        """The files of a subfolder by their video."""
+        found: dict[Key, list[Path]] = {}
+        for path in sorted((self.folder / name).glob("[0-9]*-*.*")):
+            if parts := re.fullmatch(r"(\d+)-(\d+)", path.stem):
+                found.setdefault((int(parts[1]), int(parts[2])), []).append(path)
+        return found
+
+
+def _unnamed(settings: Any) -> Any:
+    """Settings without what they are called."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: value for name, value in settings.items() if name != "name"}
+
+
+def _stem(video: Key) -> str:
+    return f"{video[0]:04d}-{video[1]}"
+
+
+def dead(unfinished: Path) -> bool:
+    """Whether the process that wrote this half of a file is gone from this machine."""
+    writer = re.search(r"\.(\d+)\.unfinished$", unfinished.name)
+    return writer is not None and not Path(f"/proc/{writer[1]}").exists()
+
+
+def _in_work(folder: Path) -> bool:
+    """Whether a command holds the folder."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # no lock was ever there
+    return False

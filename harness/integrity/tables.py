@@ -1,0 +1,125 @@
+"""Reading what a run left, with a sentence for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import store
+from harness.files import sha256
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UPDATE = "`git pull` in the harness's checkout"  # what a file of a newer harness needs
+
+
+class Wrong(Exception):
+    """What is wrong with a file, as a sentence without its mending."""
+
+
+class Newer(Wrong):
+    """It is whole, but this harness is too old for it."""
+
+
+class Older(Wrong):
+    """It is whole, but of an older harness."""
+
+
+def rows(path: Path, row_type: type) -> list[dict[str, Any]]:
+    """The rows of a file of this schema.
+
+    Raises  Wrong: it cannot be read, or is of another schema.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+        found: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise Wrong(f"{path.name} is damaged ({str(error).splitlines()[0][:80]})") from error
+    for row in found:
+        check_version(row.get("schema_version", store.SCHEMA_VERSION), path.name)
+    expected = _schema(row_type)
+    if table.schema.names != expected.names:
+        strange = sorted(set(table.schema.names) ^ set(expected.names))
+        raise Wrong(f"{path.name} has other columns than this harness writes ({strange[0]}, ...)")
+    for column in table.schema:
+        if column.type != expected.field(column.name).type:
+            raise Wrong(
+                f"{path.name} has a column {column.name} of {column.type}, "
+                f"expected {expected.field(column.name).type}"
+            )
+    return found
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """A file of settings.
+
+    Raises  Wrong: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise Wrong(f"{path.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise Wrong(f"{path.name} is damaged ({str(error)[:80]})") from error
+    if not isinstance(content, dict):
+        raise Wrong(f"{path.name} is damaged (no table of settings)")
+    return content
+
+
+def check_version(found: Any, name: str) -> None:
+    """Refuse what another schema wrote.
+
+    Raises  Newer or Older.
+    """
+    known = store.SCHEMA_VERSION
+    if type(found) is not int:
+        raise Wrong(f"{name} says no version of its schema (found {found})")
+    if found != known:
+        kind, age = (Newer, "a newer") if found > known else (Older, "an older")
+        raise kind(f"{name} was written by {age} harness (found schema {found}, expected {known})")
+
+
+def check_keys(found: list[dict[str, Any]], run_id: str, name: str) -> None:
+    """Refuse rows of another run, and two of one video.
+
+    Raises  Wrong.
+    """
+    foreign = [row for row in found if row["run_id"] != run_id]
+    if foreign:
+        raise Wrong(
+            f"{name} has {len(foreign)} rows of another run (found {foreign[0]['run_id']}, "
+            f"expected {run_id})"
+        )
+    counts = Counter(key(row) for row in found)
+    if double := [f"{index:04d}-{sample}" for (index, sample), n in counts.items() if n > 1]:
+        raise Wrong(f"{name} has more than one row of video {', '.join(double)}")
+
+
+def check_digest(path: Path, expected: Any) -> None:
+    """Hold a file against its digest in the manifest.
+
+    Raises  Wrong.
+    """
+    found = sha256(path) if path.exists() else "no file"
+    if found != expected:
+        raise Wrong(
+            f"{path.name} is not what the finished run left (found digest {found[:12]}, expected "
+            f"{str(expected)[:12]})"
+        )
+
+
+def key(row: dict[str, Any]) -> store.Key:
+    """The video of a row."""
+    return row["prompt_index"], row["sample"]
+
+
+@cache
+def _schema(row_type: type) -> pa.Schema:
+    return store.schema(row_type)

@@ -1,0 +1,146 @@
+"""One video: its row against the request, its file, its trace."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from harness.files import sha256
+from harness.integrity.tables import Wrong, key, rows
+from harness.run import SAMPLE_SEED_STEP, Run
+from harness.store import TracePoint
+from harness.video import digest, frames_file
+
+Row = dict[str, Any]
+NOT_STORED = ("scratch", "in_use")  # sampled beside what the cache holds
+PHASES = ("text", "denoise", "commit", "decode")
+
+
+def of_request(row: Row, run: Run) -> Iterator[str]:
+    """Whether a row is of the video that its run asks for."""
+    index, sample = key(row)
+    expected = {
+        "seed": run.seed + index + SAMPLE_SEED_STEP * sample,
+        "suite": run.suite.name,
+        "model": run.model_name,
+        "num_latent_frames": run.suite.num_frames,
+        "fps": run.model["fps"],
+    }
+    texts = {prompt.index: prompt.text for prompt in run.suite.prompts}
+    expected["prompt"] = texts.get(index, row["prompt"])
+    for name, value in expected.items():
+        if row[name] != value:
+            yield f"its {name} is not what the request says (found {row[name]}, expected {value})"
+
+
+def of_frames(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
+    """Whether the exact frames are there, as they were generated and scored."""
+    path = frames_file(stem)
+    if path is None:
+        yield "its frames are missing (no .mkv, no .npy)"
+    elif path.suffix == ".npy":
+        yield from _of_raw(path, row, score)
+    elif score is not None and (found := sha256(path)) != score["video_sha256"]:
+        expected = str(score["video_sha256"])[:12]
+        yield f"its .mkv is not the one scored (found digest {found[:12]}, expected {expected})"
+    else:
+        yield from _of_container(path, row)
+
+
+def _of_raw(path: Path, row: Row, score: Row | None) -> Iterator[str]:
+    import numpy as np
+
+    if score is not None:
+        yield "it is scored, but its frames were never packed (found .npy, expected .mkv)"
+    try:
+        found = digest(np.load(path))
+    except (OSError, ValueError, EOFError):
+        found = "damaged"
+    if found != row["frames_sha256"]:
+        expected = str(row["frames_sha256"])[:12]
+        yield f"its raw frames are not those of its row (found {found[:12]}, expected {expected})"
+
+
+def _of_container(path: Path, row: Row) -> Iterator[str]:
+    """What a Matroska file says of itself; nothing is decoded."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            tags = {name.lower(): value for name, value in container.metadata.items()}
+            stream = container.streams.video[0]
+            rate = stream.average_rate or Fraction(0)
+            length = round(Fraction(container.duration or 0, 1_000_000) * rate)
+            found = (length, stream.height, stream.width, float(rate))
+    except (av.FFmpegError, LookupError):
+        yield "its .mkv is damaged (it has no header)"
+        return
+    if tags.get("sha256") != row["frames_sha256"]:
+        names = [str(value)[:12] for value in (tags.get("sha256"), row["frames_sha256"])]
+        yield f"its .mkv holds other frames than were made (found {names[0]}, expected {names[1]})"
+    expected = (row["num_pixel_frames"], row["height"], row["width"], row["fps"])
+    if found != expected:
+        yield (f"its .mkv has another shape (found {_shape(*found)}, expected {_shape(*expected)})")
+
+
+def _shape(frames: Any, height: Any, width: Any, fps: Any) -> str:
+    return f"{frames} frames of {height}x{width} at {fps:g} a second"
+
+
+def of_bytes(row: Row, trace: Path) -> Iterator[str]:
+    """Whether the bytes of a row agree with one another and with the trace of its memory."""
+    stored, bf16 = row["kv_stored_bytes"], "kv_bf16_{}_bytes"
+    measured = [name for name in row if name.startswith("kv_") and name.endswith("_bytes")]
+    measured += [f"peak_{phase}_bytes" for phase in PHASES] + ["peak_bytes"]
+    if empty := [name for name in measured if row[name] is None]:
+        yield f"its row has no {', '.join(empty)}"
+        return
+    if not row["kv_nominal_bytes"] <= stored <= row["kv_peak_bytes"]:
+        sizes = [row[f"kv_{name}_bytes"] for name in ("nominal", "stored", "peak")]
+        yield f"its KV bytes do not grow from nominal to stored to peak (found {sizes})"
+    for frames in ("same_frames", "full_length"):
+        found = row[f"kv_ratio_{frames}"] or 0.0
+        ratio = row[bf16.format(frames)] / stored if stored else 0.0
+        if not math.isclose(found, ratio, rel_tol=1e-9):
+            yield (
+                f"its kv_ratio_{frames} is not that of its bytes "
+                f"(found {found:.4f}, expected {ratio:.4f})"
+            )
+    largest = max(row[f"peak_{phase}_bytes"] for phase in PHASES[1:])
+    if row["peak_bytes"] != largest:
+        yield f"its peak_bytes are not its largest (found {row['peak_bytes']}, expected {largest})"
+    if not trace.exists():
+        yield "the trace of its memory is missing"
+        return
+    try:
+        points = rows(trace, TracePoint)
+    except Wrong as wrong:
+        yield f"the trace of its memory cannot be used: {wrong}"
+        return
+    yield from _of_trace(row, points)
+
+
+def _of_trace(row: Row, points: list[Row]) -> Iterator[str]:
+    """Hold the sums of a trace against its row: what is held at the end, and each peak."""
+    if any((point["run_id"], *key(point)) != (row["run_id"], *key(row)) for point in points):
+        yield "the trace of its memory is another video's"
+        return
+    chunks = [point for point in points if point["moment"] == "chunk"]
+    last = max((point["chunk"] for point in chunks), default=None)
+    held = {point["component"]: point["bytes"] for point in chunks if point["chunk"] == last}
+    sums = {
+        "kv_stored_bytes": sum(n for name, n in held.items() if name not in NOT_STORED),
+        "scratch_bytes": held.get("scratch", 0),
+    }
+    peaks: defaultdict[str, int] = defaultdict(int)
+    for point in points:
+        if point["moment"] == "peak":
+            peaks[point["phase"]] += point["bytes"]
+    sums |= {f"peak_{phase}_bytes": peaks[phase] for phase in PHASES}
+    for name, size in sums.items():
+        if row[name] != size:
+            yield f"its {name} is not the sum of its trace (found {row[name]}, expected {size})"

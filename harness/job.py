@@ -1,0 +1,118 @@
+"""One job: the videos of a run, those of its BF16 reference, their scores, and how that ended."""
+
+from __future__ import annotations
+
+import sys
+
+from harness import manifest, store
+from harness.errors import AlreadySaid, RunFailed
+from harness.isolate import run_stage
+from harness.run import Item, Run
+from harness.store import Observation, Rows
+from harness.sweep import State
+from harness.version import code_version
+
+
+def carry_out(run: Run, reference: Run) -> State:
+    """Generate what is missing, make the BF16 reference for it, score; then write the manifest.
+
+    Gives what that came to: skipped, resumed or done.
+    Raises  RunFailed: some videos could not be made or scored; the others are there. AlreadySaid:
+    the settings cannot run.
+    """
+    if is_done(run, reference):
+        return "skipped"
+    before = store.failures(run.folder)
+    with run.prepared() as lock:
+        if is_done(run, reference):  # by the command that held it before
+            return "skipped"
+        _warn_of_other_code(run)
+        manifest.clear(run.folder)
+        generate(run, lock)
+        failure = None
+        if store.made(run.folder):
+            if reference.run_id != run.run_id:
+                failure = _reference_failure(reference)
+            score(run, reference, lock)
+        failure = first_failure(run) or failure
+        if failure is not None:
+            raise failure
+        manifest.write(run)
+    return "resumed" if before else "done"
+
+
+def is_done(run: Run, reference: Run) -> bool:
+    """Whether there is nothing to do, as the manifest says and the files show."""
+    return (
+        manifest.is_there(run.folder)
+        and run.is_requested()
+        and not (run.missing() or run.failed() or run.unscored(reference))
+    )
+
+
+def generate(run: Run, lock: int) -> None:
+    """First stage: a child for all videos, and another for the rest where one dies on the way.
+
+    A child that dies before it has finished any ends it: the next would die the same way.
+    Raises  AlreadySaid: the settings cannot run; nothing of the run is left behind.
+    """
+    todo = run.missing()
+    while todo:
+        try:
+            run_stage("generate", run, lock, [item.key for item in todo])
+            return
+        except AlreadySaid:
+            run.discard_if_empty()
+            raise
+        except RunFailed as death:
+            at = next((i for i, item in enumerate(todo) if item.key == death.video), 0)
+            unfinished = todo[at] in run.missing()  # else it died with its row on disk
+            if unfinished:
+                _record(run, todo[at], death)
+            todo = [] if unfinished and not at else todo[at + 1 :]
+            if todo or not unfinished:  # else the run ends by it, and says so
+                print(f"{death}; finished videos are kept", file=sys.stderr)
+
+
+def score(run: Run, reference: Run, lock: int) -> None:
+    """Second stage, where anything is to do in it."""
+    if todo := run.unscored(reference):
+        words = ("--reference", str(reference.folder))
+        run_stage("score", run, lock, [item.key for item in todo], *words)
+
+
+def first_failure(run: Run) -> RunFailed | None:
+    """The first of the videos that failed, with how many did."""
+    failed = run.failed()
+    for row in store.observations(run.folder) if failed else ():
+        key = row["prompt_index"], row["sample"]
+        if key in failed:
+            reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {key[0]} by: "
+            return RunFailed(row["failure"], reason + str(row["failure_reason"]), key)
+    return None
+
+
+def _reference_failure(reference: Run) -> RunFailed | None:
+    """Make the reference's own run; where that fails, the others are still scored."""
+    try:
+        carry_out(reference, reference)
+    except RunFailed as failure:
+        reason = f"the reference {reference.folder.name}: {failure.reason}"
+        return RunFailed(failure.cause, reason, failure.video)
+    return None
+
+
+def _record(run: Run, item: Item, death: RunFailed) -> None:
+    """A video that took its process with it is a row as any other failure."""
+    rows = Rows(run.folder / store.OBSERVATIONS, Observation)
+    rows.put(run.row(item, failure=death.cause, failure_reason=death.reason))
+
+
+def _warn_of_other_code(run: Run) -> None:
+    others = [version for version in store.code_versions(run.folder) if version != code_version()]
+    if others:
+        print(
+            f"warning: {run.folder.name} has rows made by the code of {', '.join(others)}, this is "
+            f"{code_version()}; they are kept: remove {run.folder} to make all of them by this one",
+            file=sys.stderr,
+        )

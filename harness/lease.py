@@ -1,0 +1,166 @@
+"""What a child may compute with: one GPU, or cores for its threads, held by file locks.
+
+The locks lie in the machine's temporary folder, so all commands of all users respect them. They
+end with the processes that hold them, however these die.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from harness.run import Execution
+
+PAUSE_S = 0.2  # between two looks for something free
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What is held: environment variables and device for the child, and the locks' files, which
+    the child keeps open, so that nothing is free before it is gone.
+    """
+
+    device: str
+    variables: dict[str, str] = field(default_factory=dict)
+    files: tuple[int, ...] = ()
+
+
+@contextmanager
+def leased(execution: Execution, stage: str) -> Iterator[Grant]:
+    """Wait for what a stage needs and hold it.
+
+    `generate` takes one GPU of those visible to this process (`CUDA_VISIBLE_DEVICES`, which a
+    scheduler may have set, is respected); on a CPU every stage takes a core a thread. Scoring
+    beside a GPU takes nothing.
+    """
+    gpus = [] if execution.device == "cpu" else visible_gpus()
+    threads = {} if execution.threads is None else {"OMP_NUM_THREADS": str(execution.threads)}
+    if gpus and stage == "generate":
+        chosen = _chosen(gpus, execution.device)
+        with held([f"gpu-{gpu}" for gpu in chosen], 1, "GPU") as (taken, files):
+            gpu = chosen[taken[0]]
+            yield Grant("cuda", {**threads, "CUDA_VISIBLE_DEVICES": gpu}, files)
+    elif gpus:
+        yield Grant(execution.device, threads)
+    else:
+        cores = _cores()
+        count = min(len(cores), execution.threads or _threads_by_default(len(cores)))
+        with held([f"cpu-{core}" for core in cores], count, "core") as (_, files):
+            yield Grant(execution.device, threads, files)
+
+
+@contextmanager
+def held(
+    names: Sequence[str], count: int, what: str
+) -> Iterator[tuple[list[int], tuple[int, ...]]]:
+    """Hold `count` of the named things: which of them, and the open files of their locks.
+
+    Takes all or none at a time, so two that want several each cannot wait for each other.
+    """
+    said = False
+    while True:
+        with ExitStack() as stack:
+            taken = _try(names, count, stack)
+            if len(taken) == count:
+                yield list(taken), tuple(taken.values())
+                return
+        if not said:
+            said = True
+            print(
+                f"waiting for {count} free {what}{'s' * (count > 1)} of {len(names)}",
+                file=sys.stderr,
+            )
+        time.sleep(PAUSE_S * (0.5 + random.random()))  # apart from others who wait
+
+
+def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
+    """Lock up to `count` that are free; the stack lets go of them."""
+    taken: dict[int, int] = {}
+    for index, name in enumerate(names):
+        if len(taken) == count:
+            break
+        file = _open(folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}.lock")
+        stack.callback(os.close, file)
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken[index] = file
+    return taken
+
+
+def folder() -> Path:
+    """Where the locks lie, open to every user of the machine."""
+    path = Path(tempfile.gettempdir()) / "video-kv-bench-leases"
+    path.mkdir(exist_ok=True)
+    with suppress(PermissionError):  # of another user, who has opened it to us
+        path.chmod(0o1777)
+    return path
+
+
+def _open(path: Path) -> int:
+    """Open a lock's file, made if it is not there.
+
+    Not O_CREAT on one that is there: kernels refuse that in a shared folder for files of others.
+    """
+    try:
+        return os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            os.fchmod(file, 0o666)
+            return file
+        return os.open(path, os.O_RDWR)
+
+
+@cache
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, in CUDA's order, by names that CUDA takes."""
+    listed = _installed_gpus()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return listed
+    visible = []
+    for word in filter(None, (word.strip() for word in named.split(","))):
+        if word.startswith("-"):
+            break  # CUDA stops at the first that is none
+        known = word.isdecimal() and int(word) < len(listed)
+        visible.append(listed[int(word)] if known else word)
+    return visible
+
+
+def _installed_gpus() -> list[str]:
+    """Names of the GPUs of this machine; a name is the same in every process."""
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout.split()
+    devices = [path.name for path in Path("/dev").glob("nvidia*")]
+    return sorted(name.removeprefix("nvidia") for name in devices if name[6:].isdecimal())
+
+
+def _chosen(gpus: list[str], device: str) -> list[str]:
+    """All of them, or the one of `cuda:<n>`; one that is not there is left to the child to say."""
+    _, _, index = device.partition(":")
+    return [gpus[int(index)]] if index.isdecimal() and int(index) < len(gpus) else gpus
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _threads_by_default(cores: int) -> int:
+    """As many as torch will start."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdecimal() and int(named) else cores

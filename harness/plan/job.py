@@ -1,0 +1,138 @@
+"""The memory of a run that is already resolved, in the few numbers that a dry run shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from harness.api import Method
+from harness.catalogue import NUM_FRAMES, TRUE
+from harness.errors import UserError, first_line
+from harness.integration import Integration, Packed
+from harness.models.model import VideoModel
+from harness.plan.forecast import Setting, forecast
+from harness.plan.published import catalogue, geometry, row
+from harness.plan.request import backend_of, model_of
+from harness.plan.workload import Needs, needs
+from harness.published import Published
+from harness.run import Run
+from harness.suites import TEMPORAL_STRIDE, pixel_frames
+from harness.worker import of_construction
+
+STUDY = "published/"  # where the methods of the published study lie
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one video; None where they cannot be counted, see `reasons`.
+
+    kv_bytes: history at the end. peak_bytes: the largest of denoise, commit and decode, as the
+    run's integration arranges them. raw_bytes: its pixels before they are packed.
+    """
+
+    kv_bytes: int | None
+    peak_bytes: int | None
+    raw_bytes: int | None
+    reasons: tuple[str, ...]
+
+
+def memory(run: Run) -> Memory:
+    """What a video of a run will take; whatever goes wrong is a reason, not an error."""
+    raw_bytes: int | None = None
+    try:
+        model, need = _model(run.model_name, json.dumps(run.model, sort_keys=True))
+        raw_bytes = _raw_bytes(model, run.suite.num_frames)
+        kv_bytes, peak_bytes, reasons = _counted(run, model, need)
+    except (UserError, ValueError) as error:
+        return _unknown(raw_bytes, str(error))
+    except InstantiationException as error:
+        return _unknown(raw_bytes, of_construction(error))
+    except Exception as error:  # noqa: BLE001  of somebody's method; the other jobs are planned
+        return _unknown(raw_bytes, first_line(error))
+    return Memory(kv_bytes, peak_bytes, raw_bytes, reasons)
+
+
+def _unknown(raw_bytes: int | None, reason: str) -> Memory:
+    return Memory(None, None, raw_bytes, (f"KV and peak are unknown: {' '.join(reason.split())}",))
+
+
+@cache
+def _model(name: str, config: str) -> tuple[VideoModel, Needs]:
+    """The jobs of a sweep share their model, and some models take seconds to count."""
+    model = model_of(name, json.loads(config))
+    return model, needs(model)
+
+
+def _raw_bytes(model: VideoModel, num_frames: int) -> int:
+    _, side = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
+    height, width = (side * latent for latent in model.latent_size)
+    return 3 * pixel_frames(num_frames) * height * width
+
+
+def _counted(
+    run: Run, model: VideoModel, need: Needs
+) -> tuple[int | None, int | None, tuple[str, ...]]:
+    """History and peak, and what the reader must know of them."""
+    method: Method = instantiate(run.method)
+    integration: Integration = instantiate(run.integration)
+    method.check(model.spec)
+    integration.check(model.spec, method)
+    if isinstance(integration, Published):
+        return _of_study(run, model)
+    if not isinstance(integration, Packed):
+        raise UserError(f"nothing is known of what {type(integration).__name__} stores")
+    setting = Setting(
+        model_name=run.model_name,
+        suite_name=run.suite.name,
+        model=model,
+        needs=need,
+        num_frames=run.suite.num_frames,
+        backend=backend_of(run.attention),
+        ceilings=None,
+        memory_gib=None,
+    )
+    found = forecast(run.method_name, method, setting)
+    best, reason = _contract(integration, model)
+    if reason is not None:
+        return found.stored_bytes, None, (*found.reasons, reason)
+    peak_bytes = found.best_peak_bytes if best else found.published_peak_bytes
+    return found.stored_bytes, peak_bytes, found.reasons
+
+
+def _contract(integration: Packed, model: VideoModel) -> tuple[bool, str | None]:
+    """Whether best practice, else as published; why neither is what will run."""
+    saving = (integration.free_before_decode, integration.stream_decode)
+    if all(saving) and not integration.keep_previous:
+        return True, None
+    if any(saving) or not integration.keep_previous:
+        return False, "peak is unknown: this integration mixes the two contracts that are planned"
+    if model.window is not None:
+        return False, "peak is unknown: as published is planned for model.window=null only"
+    return False, None
+
+
+def _of_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
+    """A row of the published study, as its program held it on the study's model.
+
+    Raises  UserError: another method, model or length, or one of them changed.
+    """
+    book = catalogue()
+    name, suite = run.method_name.removeprefix(STUDY).upper(), run.suite.name
+    known = run.method_name.startswith(STUDY) and name in book.methods
+    changed = [word for word in run.settings.split() if not word.startswith("model.")]
+    size: Any = replace(model.spec, window=None)
+    if not known or changed or size != TRUE or run.suite.num_frames != NUM_FRAMES:
+        raise UserError(
+            "integration=published is counted for the study's own methods on its model and length "
+            "only: type python -m harness plan integration=published"
+        )
+    if suite not in book.methods[name].suites:
+        raise UserError(f"the study has no row {name} on {suite}")
+    found = row(name, suite, book, geometry(model, NUM_FRAMES, book.vae_parameters))
+    note = "KV and peak as counted for the study's program (plan integration=published)"
+    return found.kv_bytes, found.peak_bytes, (note,)

@@ -1,0 +1,49 @@
+"""The child's side of the pipe to its parent: what it works on, and what it dies of."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+
+from harness.errors import Cause
+from harness.store import Key
+
+_SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+
+
+class Reports:
+    """Writes a line a report; `harness.isolate` reads them."""
+
+    def __init__(self, file: int) -> None:
+        """Take the pipe's open file; programs that this process starts do not get it."""
+        os.set_inheritable(file, False)
+        self._file = file
+
+    def begins(self, video: Key) -> None:
+        """This video is in work now."""
+        self._send({"video": video})
+
+    def ends(self, refusal: str = "") -> None:
+        """All is done, or this is for the user to mend; an end without this word is a crash."""
+        self._send({"ends": refusal})
+
+    def dies(self, cause: Cause, reason: str) -> None:
+        """The last words."""
+        self._send({"cause": cause, "reason": reason})
+
+    def _send(self, report: object) -> None:
+        os.write(self._file, f"{json.dumps(report)}\n".encode())
+
+
+def die_with(parent: int) -> None:
+    """End when the parent ends, however it does: nobody would wait for the rows.
+
+    Where the kernel does not offer this (macOS), the run's lock keeps others out until the end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before
+            os.kill(os.getpid(), signal.SIGKILL)

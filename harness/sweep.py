@@ -1,0 +1,116 @@
+"""What became of the jobs of a command: a record each on disk, whatever launcher runs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.files import write_json
+from harness.store import Key
+
+State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a command line, and what it came to.
+
+    number: in the sweep. name: suite, model and folder of the run, or the words that were given
+    where no run came of them. folders: the run's and its reference's; videos: those asked for.
+    cause and reason: of a failure; `settings` where the user can mend it. outlooks: what a dry run
+    found.
+    """
+
+    number: int
+    name: str
+    state: State = "running"
+    made: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    cause: str | None = None
+    reason: str | None = None
+    folders: tuple[str, ...] = ()
+    videos: tuple[Key, ...] = ()
+    results_dir: str = ""
+    outlooks: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def begun(cls) -> Job:
+        """The job that Hydra is running in this process, before it is known what it asks for."""
+        config = HydraConfig.get()
+        number = config.job.num if config.mode == RunMode.MULTIRUN else 0
+        return cls(number, " ".join(config.overrides.task) or "defaults")
+
+    def record(self) -> Job:
+        """Leave it on disk for the command that started the sweep; itself again."""
+        config = HydraConfig.get()
+        if config.mode == RunMode.MULTIRUN:
+            folder = Path(config.sweep.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / f"job-{self.number:05d}.json", asdict(self), durable=False)
+        return self
+
+
+class Folder(Callback):
+    """Hydra's word to the command that starts a sweep: where its jobs leave their records."""
+
+    path: ClassVar[Path | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Keep it until the sweep is over."""
+        Folder.path = Path(config.hydra.sweep.dir)
+
+
+def jobs(folder: Path) -> list[Job]:
+    """All jobs of a sweep that have begun, in order; one without an end died with its worker."""
+    found = []
+    for path in sorted(folder.glob("job-*.json")):
+        content = json.loads(path.read_text())
+        videos = tuple((index, sample) for index, sample in content.pop("videos"))
+        folders, outlooks = tuple(content.pop("folders")), tuple(content.pop("outlooks"))
+        job = Job(**content, videos=videos, folders=folders, outlooks=outlooks)
+        if job.state == "running":
+            reason = "its process ended without a word; the same command continues"
+            job = replace(job, state="failed", cause="killed", reason=reason)
+        found.append(job)
+    return found
+
+
+def show(jobs: Sequence[Job]) -> None:
+    """The table at the end of a sweep, what failed, and what to type next."""
+    from analysis.grids import Grid
+
+    counts = {state: sum(job.state == state for job in jobs) for state in _ENDS}
+    title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    body = [
+        [job.name, job.state, f"{job.made}/{job.total}", f"{job.seconds / 60:.1f}"] for job in jobs
+    ]
+    Grid(f"{len(jobs)} jobs: {title}", ["run", "state", "videos", "min"], body).show()
+    failed = [job for job in jobs if job.state == "failed"]
+    for job in failed:
+        print(f"failed  {job.name}  {job.cause}: {job.reason}", file=sys.stderr)
+    again = retry({str(job.cause) for job in failed})
+    if again is not None:
+        print(f"next    type the same command{again}", file=sys.stderr)
+
+
+_ENDS: tuple[State, ...] = ("done", "resumed", "skipped", "failed")
+
+
+def retry(causes: Iterable[str]) -> str | None:
+    """What to add to the command so that failed videos are tried again; None if nothing failed."""
+    causes = set(causes) - {"settings"}
+    if not causes:
+        return None
+    if causes == {"killed"}:
+        return ""
+    return " with run.retry=oom" if causes <= {"oom", "killed"} else " with run.retry=failed"

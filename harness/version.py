@@ -1,0 +1,43 @@
+"""Which code made a row: the commit, and a digest of the sources where they differ from it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("harness", "methods")  # what a row's values come from
+
+
+@cache
+def code_version() -> str:
+    """`1a2b3c4d`, `1a2b3c4d+9f8e7d6c` in a changed checkout, `9f8e7d6c` outside of one."""
+    state = git_state()
+    commit = str(state["commit"] or "")[:8]
+    return commit if commit and not state["dirty"] else "+".join(filter(None, (commit, _digest())))
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the harness and whether its sources were changed; nulls outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", *SOURCES))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -1,0 +1,144 @@
+"""Named experiments: every job composes, and the published ones are the study's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.cli import CONF
+from harness.compose import choices, method_files
+from tests.conftest import SHARED
+from tests.test_cli import command
+
+COUNTS = {"smoke": 16, "paper_moviegen": 33, "paper_storyeval": 30, "frontier": 18}
+
+
+def composed(*words: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(words), return_hydra_config=True)
+
+
+def jobs(name: str) -> list[list[str]]:
+    """The words of every job, as Hydra's sweeper expands them."""
+    params = composed(f"experiment={name}").hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    return batch
+
+
+def methods(name: str) -> list[str]:
+    words = [word for job in jobs(name) for word in job if word.startswith("method=")]
+    return [word.removeprefix("method=") for word in words]
+
+
+def test_the_counts_are_of_all_that_ship() -> None:
+    assert set(choices("experiment")) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_job_composes_and_is_another(name: str) -> None:
+    sweep = jobs(name)
+    assert len(sweep) == len({tuple(job) for job in sweep}) == COUNTS[name]
+    assert set(methods(name)) <= set(method_files())
+    for job in sweep:
+        config = composed(f"experiment={name}", *job)
+        chosen = config.hydra.runtime.choices
+        assert config.hydra.mode == RunMode.MULTIRUN
+        assert [f"method={chosen.method}"] == [word for word in job if word.startswith("method=")]
+        assert config.method._target_ and config.integration._target_
+
+
+@pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
+def test_the_published_rows_are_all_there(suite: str) -> None:
+    path = SHARED / "published" / "summaries.csv"
+    if not path.is_file():
+        pytest.skip(f"the study's tables not found: {path}")
+    published = pd.read_csv(path).query("benchmark == @suite")["method"]
+    rows = [name.removeprefix("published/").upper() for name in methods(f"paper_{suite}")]
+    assert sorted(rows) == sorted(published)
+
+
+@pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
+def test_the_published_setting_is_kept_whatever_the_defaults_become(suite: str) -> None:
+    config = composed(f"experiment=paper_{suite}", "method=published/rtn_int4")
+    chosen = config.hydra.runtime.choices
+    assert (chosen.model, chosen.suite) == ("self_forcing", suite)
+    assert (chosen.integration, chosen.attention) == ("published", "auto")
+    asked: dict[str, Any] = {
+        "source": "official", "num_prompts": 10, "prompts": None, "seconds": 10, "frames": None,
+        "seed": 0, "samples": 1,
+    }  # fmt: skip
+    assert {name: config.suite[name] for name in asked} == asked
+    assert (config.model.window, config.model.sink, config.model.weights) == (21, 0, "checkpoint")
+
+
+@pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
+def test_flowcache_has_the_factors_of_its_suite(suite: str) -> None:
+    path = SHARED / "published" / "flowcache_layer_budgets.csv"
+    if not path.is_file():
+        pytest.skip(f"the study's tables not found: {path}")
+    table = pd.read_csv(path).query("benchmark == @suite").sort_values("layer")
+    rows = [name for name in methods(f"paper_{suite}") if "flowcache" in name]
+    assert len(rows) == 8
+    for name in set(rows) - {"published/flowcache_native"}:
+        config = composed(f"experiment=paper_{suite}", f"method={name}")
+        assert list(config.method.retention.layers) == pytest.approx(
+            list(table["budget_scale"]), abs=6e-4
+        )
+
+
+def test_the_frontier_is_of_methods_done_right() -> None:
+    assert not any(name.startswith("published/") for name in methods("frontier"))
+    config = composed("experiment=frontier", "method=rtn_int4")
+    assert (config.suite.num_prompts, config.hydra.runtime.choices.model) == (32, "self_forcing")
+
+
+def test_a_published_row_is_rehearsed_on_the_small_model(tmp_path: Path) -> None:
+    done = command(
+        "experiment=paper_storyeval", "method=published/flowcache_prune_int2", "model=small",
+        "suite.source=bundled", "suite.num_prompts=1", "suite.frames=9", "run.threads=1",
+        "track=disabled", f"results_dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_parquet(tmp_path / "results.parquet").set_index("method")
+    row = rows.loc["published/flowcache_prune_int2"]
+    assert (row["suite"], row["integration"], row["seed"]) == ("storyeval", "published", 0)
+    assert row["prompt_source"] == "bundled" and row["psnr_db"] > 10
+
+
+def test_other_prompts_are_never_taken_for_the_studys(tmp_path: Path) -> None:
+    done = command(
+        "experiment=paper_moviegen", "method=published/rtn_int4", "model=small",
+        "suite.file=prompts/none.txt", "suite.url=null", f"results_dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "put the file there" in done.stderr
+    assert not list(tmp_path.glob("**/*.parquet"))
+
+
+def test_an_experiment_is_a_sweep_with_and_without_the_flag(tmp_path: Path) -> None:
+    """Settings that no job can run with: all jobs are tried, none costs a child."""
+    for flag in ([], ["-m"]):
+        results = tmp_path / f"results{len(flag)}"
+        done = command(*flag, "experiment=smoke", "model.fps=0", f"results_dir={results}")
+        assert done.returncode == 1
+        records = sorted(results.glob(".sweeps/*/job-*.json"))
+        names = [json.loads(path.read_text())["name"] for path in records]
+        assert len(set(names)) == COUNTS["smoke"]
+        assert sum("suite=storyeval" in name for name in names) == 8
+
+
+def test_ls_gives_every_experiment_its_line() -> None:
+    done = command("ls", "experiments")
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(lines) == set(COUNTS)
+    assert not any(line.startswith("@") for line in lines.values())
