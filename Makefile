@@ -55,7 +55,7 @@ validity: $(VENV)/run ## run the 33 published methods and hold their ranks again
 sweep-moviegen sweep-storyeval: sweep-%: $(VENV)/run
 	OMP_NUM_THREADS=1 $(BIN)/python -m harness -m method=$(ROWS) suite=$* suite.prompts=$(PROMPTS) track=disabled results_dir=results/validity $(WORDS)
 
-train-small: $(VENV)/run ## train the small model again (70 minutes; a second `make` goes on)
+train-small: $(VENV)/run ## train the small model again (two hours and a quarter; a second `make` goes on)
 	$(BIN)/python -m harness.train
 
 clean: ## remove the environment and the caches; results stay

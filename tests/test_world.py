@@ -108,7 +108,7 @@ def test_prompts_of_the_suites_give_distinct_scenes(suite: str) -> None:
 @given(st.text(max_size=80))
 def test_any_text_is_a_scene_and_rows(text: str) -> None:
     rows = WorldText().encode([text])
-    assert rows.shape == (1, 4, 125) and torch.isfinite(rows).all()
+    assert rows.shape == (1, 4, 141) and torch.isfinite(rows).all()
     assert rows.abs().max() <= 2 and rows[0, 0].sum() == 3
 
 

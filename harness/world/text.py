@@ -35,7 +35,7 @@ _EVENTS = range(len(EVENTS_S))
 LENGTH = 1 + MOST  # one row for the setting, one for each thing
 WIDTH = sum(map(len, (PLACES, LIGHTS, CAMERAS, SHAPES, COLOURS, SIZES, TEXTURES, MOTIONS, PACES)))
 WIDTH += MOST + 3 * len(EVENTS_S) + len(COLOURS) + 3 * 5  # order, events, second colour, waves
-WIDTH += 2 * (2 * 9 + 1)  # where it is at first and a little later
+WIDTH += 2 * (17 + 9 + 1)  # where it is at first and a little later
 _LATER_S = 0.75
 
 
@@ -47,7 +47,7 @@ class WorldText:
     waves for numbers; where it begins and how fast is worked out. Rows of absent things are zero.
 
     Source  ours; reading is `harness.world.interpret`.
-    Shapes  num_prompts strings -> [num_prompts, 4, 125] float32 on the CPU.
+    Shapes  num_prompts strings -> [num_prompts, 4, 141] float32 on the CPU.
     """
 
     @property
@@ -61,7 +61,7 @@ class WorldText:
         return 0
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows of the prompts [num_prompts, 4, 125]."""
+        """Rows of the prompts [num_prompts, 4, 141]."""
         return torch.stack([rows(interpret(prompt)) for prompt in prompts])
 
     def locate(self, root: Path) -> None:
@@ -75,7 +75,7 @@ class WorldText:
 
 
 def rows(scene: Scene) -> Tensor:
-    """A scene as rows [4, 125] float32."""
+    """A scene as rows [4, 141] float32."""
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
         *_one_of(PLACES, scene.place),
@@ -110,7 +110,7 @@ def _start(thing: Thing) -> list[float]:
     since = EVENTS_S[thing.enters]
     features: list[float] = []
     for x, y, radius in zip(*track(thing, np.array([since, since + _LATER_S])), strict=True):
-        features += [*_waves(x / WIDTH_PX, 4), *_waves(y / HEIGHT_PX, 4), radius / 16]
+        features += [*_waves(x / WIDTH_PX, 8), *_waves(y / HEIGHT_PX, 4), radius / 16]
     return features
 
 
