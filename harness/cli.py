@@ -247,10 +247,11 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
     from analysis.tables import print_section, sections
 
     selected = []
+    rows = store.load_runs(list(wanted))
     for folder, keys in wanted.items():
-        rows = store.load_run(folder)
-        mask = [key in keys for key in zip(rows["prompt_index"], rows["sample"], strict=True)]
-        selected.append(rows[mask])
+        own = rows[rows["run_id"] == folder.name.rpartition("-")[2]]
+        mask = [key in keys for key in zip(own["prompt_index"], own["sample"], strict=True)]
+        selected.append(own[mask])
     for section in sections([rows for rows in selected if len(rows)]):
         print_section(section)
     roots = dict.fromkeys(Path(job.results_dir) for job in jobs if job.results_dir)

@@ -278,13 +278,12 @@ def load(results: Path | str) -> pd.DataFrame:
 
     Raises  UserError: no results here, or a damaged file (named, with what to do).
     """
-    import pandas as pd
 
     root = Path(results)
     folders = sorted(path.parent for path in root.glob(f"**/{OBSERVATIONS}"))
     if not folders:
         raise UserError(f"no results below {root}: run python -m harness first")
-    return pd.concat([load_run(folder) for folder in folders], ignore_index=True)
+    return load_runs(folders)
 
 
 def write_wide(results: Path) -> None:
@@ -300,12 +299,19 @@ def write_wide(results: Path) -> None:
 
 def load_run(folder: Path) -> pd.DataFrame:
     """The observations of one run with their scores, a row a video."""
-    observations = _table(folder / OBSERVATIONS, Observation).to_pandas()
-    scores_path = folder / SCORES
-    empty = schema(Score).empty_table()
-    scores = _table(scores_path, Score) if scores_path.exists() else empty
-    right = scores.to_pandas().drop(columns="schema_version")
-    wide: pd.DataFrame = observations.merge(right, on=KEY, how="left", validate="one_to_one")
+    return load_runs([folder])
+
+
+def load_runs(folders: Sequence[Path]) -> pd.DataFrame:
+    """The same of several runs, one after the other."""
+    import pyarrow as pa
+
+    observations = [_table(folder / OBSERVATIONS, Observation) for folder in folders]
+    paths = [folder / SCORES for folder in folders if (folder / SCORES).exists()]
+    scores = [schema(Score).empty_table(), *(_table(path, Score) for path in paths)]
+    right = pa.concat_tables(scores).to_pandas().drop(columns="schema_version")
+    left = pa.concat_tables(observations).to_pandas()
+    wide: pd.DataFrame = left.merge(right, on=KEY, how="left", validate="one_to_one")
     return wide
 
 
