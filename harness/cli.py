@@ -23,7 +23,7 @@ from harness import store, suites, sweep, track
 from harness.errors import AlreadySaid, RunFailed, UserError, first_line
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.job import carry_out
-from harness.run import Execution, Run
+from harness.run import Execution, Run, run_id_of
 from harness.sweep import Job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -249,7 +249,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
     selected = []
     rows = store.load_runs(list(wanted))
     for folder, keys in wanted.items():
-        own = rows[rows["run_id"] == folder.name.rpartition("-")[2]]
+        own = rows[rows["run_id"] == run_id_of(folder)]
         mask = [key in keys for key in zip(own["prompt_index"], own["sample"], strict=True)]
         selected.append(own[mask])
     for section in sections([rows for rows in selected if len(rows)]):

@@ -27,8 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness import env
-from harness.errors import UserError
-from harness.files import locked, whole_file
+from harness.files import locked, sha256, whole_file, writing
 from harness.measure import Memory, Meter
 from harness.models.model import TextEncoder
 from harness.run import Run
@@ -156,14 +155,9 @@ class Embeddings:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        try:
+        with writing("encoded prompts", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ".lock").touch()
-        except OSError as error:
-            raise UserError(
-                f"cannot write encoded prompts to {self.folder} ({error.strerror}): type "
-                "results_dir=<a folder you may write>"
-            ) from error
         with locked(self.folder, f"waiting for another run that encodes into {self.folder}"):
             yield
 
@@ -183,6 +177,4 @@ def _code(encoder: TextEncoder) -> dict[str, str]:
     """Digests of the files in which an encoder and the classes it is made from are written."""
     classes = [each for each in type(encoder).__mro__ if each.__module__ != "builtins"]
     files = {f"{each.__module__}.{each.__qualname__}": inspect.getfile(each) for each in classes}
-    return {
-        name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
-    }
+    return {name: sha256(Path(file)) for name, file in files.items()}

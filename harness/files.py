@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
@@ -29,6 +31,21 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
             _sync(path.parent)  # the name, too
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Make or open something in a folder of results.
+
+    Raises  UserError: the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {what} to {folder} ({error.strerror}): type "
+            "results_dir=<a folder you may write>"
+        ) from error
 
 
 @contextmanager

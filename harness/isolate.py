@@ -18,8 +18,8 @@ from harness.errors import AlreadySaid, RunFailed
 from harness.lease import Grant, leased
 from harness.run import Run
 from harness.store import Key
+from harness.version import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 USER_ERROR = 2  # exit code of a child that has already said what the user can mend
 INTERRUPTED = 130  # what shells report for Ctrl-C
 PATIENCE_S = 10  # between asking a child to end and making it

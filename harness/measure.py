@@ -13,8 +13,6 @@ from typing import Protocol
 import psutil
 import torch
 
-PHASES = ("text", "denoise", "commit", "decode")
-
 
 class Memory(Protocol):
     """Peak memory since the last reset."""

@@ -10,10 +10,10 @@ import torch
 from harness import env
 from harness.errors import cause_of, first_line, last_frame
 from harness.integration import CacheSession
-from harness.measure import PHASES, Meter
+from harness.measure import Meter
 from harness.models.model import VideoModel
 from harness.run import Item, Run
-from harness.store import Observation, TracePoint
+from harness.store import PHASES, Observation, TracePoint
 from harness.video import Frames, digest
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import store
 from harness.errors import UserError, first_line
-from harness.files import locked, write_json
+from harness.files import locked, write_json, writing
 from harness.store import Key, Observation
 from harness.suites import Prompt, Suite
 from harness.version import code_version
@@ -234,15 +234,10 @@ class Run:
 
         Raises  UserError: they cannot be written.
         """
-        try:
+        with writing("results", self.folder):
             for name in ("videos", "trace"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             (self.folder / ".lock").touch()
-        except OSError as error:
-            raise UserError(
-                f"cannot write results to {self.folder} ({error.strerror}): type "
-                "results_dir=<a folder you may write>"
-            ) from error
 
     def discard_if_empty(self) -> None:
         """Remove the folder if no video was ever tried in it."""
@@ -276,3 +271,8 @@ class Run:
                 f"{path} cannot be read ({first_line(error)}): repeat the command of this run, "
                 "which writes it anew"
             ) from error
+
+
+def run_id_of(folder: Path) -> str:
+    """The id of the run whose folder this is, from its name."""
+    return folder.name.rpartition("-")[2]

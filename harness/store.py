@@ -22,6 +22,7 @@ SCHEMA_VERSION = 4
 OBSERVATIONS, SCORES = "observations.parquet", "scores.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
 NO_REFERENCE = "the BF16 reference could not be generated"
+PHASES = ("text", "denoise", "commit", "decode")  # of a video, in order
 KEY = ["run_id", "prompt_index", "sample"]
 Key = tuple[int, int]  # prompt index and sample: one video of a run
 
@@ -278,7 +279,6 @@ def load(results: Path | str) -> pd.DataFrame:
 
     Raises  UserError: no results here, or a damaged file (named, with what to do).
     """
-
     root = Path(results)
     folders = sorted(path.parent for path in root.glob(f"**/{OBSERVATIONS}"))
     if not folders:

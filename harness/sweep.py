@@ -100,17 +100,18 @@ def show(jobs: Sequence[Job]) -> None:
         print(f"failed  {job.name}  {job.cause}: {job.reason}", file=sys.stderr)
     again = retry({str(job.cause) for job in failed})
     if again is not None:
-        print(f"next    type the same command{again}", file=sys.stderr)
+        more = f" with {again}" if again else ""
+        print(f"next    type the same command{more}", file=sys.stderr)
 
 
 _ENDS: tuple[State, ...] = ("done", "resumed", "skipped", "failed")
 
 
 def retry(causes: Iterable[str]) -> str | None:
-    """What to add to the command so that failed videos are tried again; None if nothing failed."""
+    """The word that has failed videos tried again, if one is needed; None: nothing failed."""
     causes = set(causes) - {"settings"}
     if not causes:
         return None
     if causes == {"killed"}:
         return ""
-    return " with run.retry=oom" if causes <= {"oom", "killed"} else " with run.retry=failed"
+    return "run.retry=oom" if causes <= {"oom", "killed"} else "run.retry=failed"

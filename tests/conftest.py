@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)  # the test runner starts one worker a core
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands lease cores of this worker alone: it never waits for those of its neighbours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # its sockets allow no longer path
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("leases")))
+        yield
 
 
 @pytest.fixture(scope="session")

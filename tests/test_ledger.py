@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.generate import Generator
-from harness.measure import PHASES, Meter
+from harness.measure import Meter
 from harness.plan.live import LiveBytes
+from harness.store import PHASES
 from tests.test_run import run
 
 SMALL = ("model.latent_size=[8,8]",)

@@ -123,11 +123,14 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         run(tmp_path / "file").make_folders()
 
 
-def test_the_parent_never_imports_torch() -> None:
-    check = (
-        "import sys, harness.cli, harness.listing; "
-        "heavy = {'torch', 'pandas', 'pyarrow', 'wandb', 'skimage', 'av'} & set(sys.modules); "
-        "heavy and sys.exit(' '.join(heavy))"
-    )
+def without(heavy: set[str], code: str) -> str:
+    """What some code prints in a process of its own, which must not import these modules."""
+    check = f"{code}\nimport sys\nsys.exit(', '.join({heavy!r} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_parent_never_imports_torch() -> None:
+    heavy = {"torch", "pandas", "pyarrow", "wandb", "skimage", "av"}
+    without(heavy, "import harness.cli, harness.listing")

@@ -15,7 +15,7 @@ from harness.integrity import tables, video
 from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
 from harness.integrity.tables import Newer, Older, Wrong, key
-from harness.run import Run
+from harness.run import Run, run_id_of
 from harness.store import Key, Observation, Score
 from harness.suites import Suite
 from harness.sweep import retry
@@ -48,7 +48,7 @@ class _Folder:
     def __init__(self, folder: Path, own: Path | None) -> None:
         self.folder = folder
         self._own = own
-        self.run_id = folder.name.rpartition("-")[2]
+        self.run_id = run_id_of(folder)
         self.rows: list[dict[str, Any]] = []
         self.scores: dict[Key, dict[str, Any]] = {}
         self._run: Run | None = None
@@ -211,8 +211,8 @@ class _Folder:
             return
         if is_whole:
             counts.append("run.json not written")
-        words = (retry(failed) or "").removeprefix(" with ")
-        mend = self._again([], asked, *([words] if words else []))
+        word = retry(failed)
+        mend = self._again([], asked, *([word] if word else []))
         if self._manifest is None:
             yield Finding(f"unfinished, {', '.join(counts)}", mend, unfinished=True)
         else:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.run import SAMPLE_SEED_STEP, Execution, Run
+from harness.run import SAMPLE_SEED_STEP, Execution, Run, run_id_of
 from harness.store import Key
 from harness.suites import CACHE, Suite
 
@@ -101,7 +101,7 @@ class Origin:
             config = configured(*self.choices, folder=self.own)
         except (HydraException, OmegaConfBaseException, YAMLError):
             return False
-        wanted = self.folder.name.rpartition("-")[2]
+        wanted = run_id_of(self.folder)
         return any(_identity(config, suite, seed) == wanted for suite, seed in self.suites)
 
     def command(self, keys: Collection[Key], *words: str) -> str | None:

@@ -12,12 +12,11 @@ from typing import Any
 from harness.files import sha256
 from harness.integrity.tables import Wrong, key, rows
 from harness.run import SAMPLE_SEED_STEP, Run
-from harness.store import TracePoint
+from harness.store import PHASES, TracePoint
 from harness.video import digest, frames_file
 
 Row = dict[str, Any]
 NOT_STORED = ("scratch", "in_use")  # sampled beside what the cache holds
-PHASES = ("text", "denoise", "commit", "decode")
 
 
 def of_request(row: Row, run: Run) -> Iterator[str]:

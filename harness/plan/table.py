@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from analysis.tables import GIB, MIB
 from harness.plan.forecast import Forecast, Setting
-from harness.plan.memory import PHASES, Sizes, largest, total
+from harness.plan.memory import Sizes, largest, total
+from harness.store import PHASES
 from harness.suites import MAX_SECONDS
 
 COLUMNS = (

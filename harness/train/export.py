@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.files import whole_file
+from harness.files import sha256, whole_file
 from harness.train.state import State
 
 WEIGHTS = "network.safetensors"
@@ -45,7 +44,7 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype)
     cast = {name: w.to("cpu", dtype).contiguous() for name, w in weights.items()}
     with whole_file(path) as unfinished:
         save_file(cast, unfinished)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256(path)
 
 
 def draw_curve(
