@@ -1,12 +1,13 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+VBENCH ?= .venv-vbench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq --constraint constraints.txt
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test check format docs bench bench-gpu train-small validity sweep-moviegen sweep-storyeval clean
+.PHONY: help run test vbench check format docs bench bench-gpu train-small validity sweep-moviegen sweep-storyeval clean
 
 .DEFAULT_GOAL := help
 
@@ -18,6 +19,8 @@ run: $(VENV)/run ## set up what is missing, then benchmark softprune_int4 agains
 
 test: $(VENV)/dev ## set up what is missing, then run the tests
 	$(BIN)/python -m pytest -n auto
+
+vbench: $(VBENCH)/vbench ## the environment of VBench's dimensions (three minutes, 6.7 GB; docs/vbench.md)
 
 check: $(VENV)/dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -31,7 +34,7 @@ format: $(VENV)/dev ## let ruff mend what it can
 docs: $(VENV)/run ## write docs/methods.md from the methods themselves
 	$(BIN)/python -m harness.docs
 
-bench: $(VENV)/run ## measure overhead, attention and whole videos side by side (half an hour)
+bench: $(VENV)/run ## measure overhead, attention, whole videos and scoring side by side (three quarters of an hour)
 	$(BIN)/python -m harness bench
 
 bench-gpu: $(VENV)/run ## attention and whole videos on a GPU, random weights (ten minutes)
@@ -59,7 +62,7 @@ train-small: $(VENV)/run ## train the small model again (two hours and a quarter
 	$(BIN)/python -m harness.train
 
 clean: ## remove the environment and the caches; results stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VBENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # The environment of `run` is part of that of `test`, so whichever comes first is not done twice.
 $(VENV)/python:
@@ -75,3 +78,10 @@ $(VENV)/run: $(VENV)/python pyproject.toml constraints.txt
 $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/run
+
+# VBench's pins (numpy 1, transformers 4.33) do not go with ours, so it has an environment alone.
+$(VBENCH)/vbench: constraints-vbench.txt
+	@echo "setting up $(VBENCH) (three minutes, once)" >&2
+	$(PYTHON) -m venv $(VBENCH)
+	$(VBENCH)/bin/python -m pip install --disable-pip-version-check -qq --constraint constraints-vbench.txt torch torchvision vbench setuptools
+	touch $@

@@ -78,7 +78,8 @@ def by_suite(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, Measured
 
     Raises  UserError: a video was made twice by one method.
     """
-    named = rows.assign(name=rows["method"].map(names))
+    asked = {column: None for column in COLUMNS if column not in rows}  # null where nobody asked
+    named = rows.assign(name=rows["method"].map(names), **asked)
     return {
         str(suite): _suite(str(suite), part) for suite, part in named.groupby("suite", sort=True)
     }
@@ -121,8 +122,8 @@ def _videos(rows: pd.DataFrame) -> list[tuple[int, int]]:
 
 def _why(rows: pd.DataFrame) -> str:
     """Why a method has no fidelity on some prompts, as far as its rows say."""
-    for column in ("failure_reason", "fidelity_reason"):
-        for reason in rows[column].dropna():
+    for column in ("failure_reason", "psnr_reason", "ssim_reason"):
+        for reason in rows[column].dropna() if column in rows else ():
             return f"({reason})"
     return "(not made or not scored)"
 
@@ -130,5 +131,6 @@ def _why(rows: pd.DataFrame) -> str:
 def _reason(rows: pd.DataFrame, column: str) -> str:
     """Why a metric cannot be compared."""
     missing = rows[rows[column].isna()]
-    said: list[str] = list(missing["lpips_reason"].dropna().unique() if column == "lpips" else ())
+    why = f"{column.partition('_')[0]}_reason"
+    said: list[str] = list(missing[why].dropna().unique() if why in missing else ())
     return f"{len(missing)} of {len(rows)} videos without it" + "".join(f"; {x}" for x in said)

@@ -33,7 +33,9 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
 
 def _draw(path: Path, videos: pd.DataFrame, results: Path, columns: int) -> None:
     first = videos["run_id"] == videos["reference_run_id"]
-    ordered = videos.assign(first=first).sort_values(["first", "psnr_db"], ascending=False)
+    psnr_db = videos.get("psnr_db", pd.Series(float("nan"), videos.index))
+    ordered = videos.assign(first=first, psnr_db=psnr_db)
+    ordered = ordered.sort_values(["first", "psnr_db"], ascending=False)
     pictured: list[tuple[str, Frames]] = []
     for row in ordered.itertuples():
         words = f"{row.psnr_db:.1f} dB" if pictured else str(row.prompt)

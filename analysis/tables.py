@@ -69,7 +69,7 @@ def sections(runs: Sequence[pd.DataFrame]) -> list[Section]:
     """The runs by suite, model, contract and prompt source, in the order in which they come."""
     found: dict[str, list[pd.DataFrame]] = {}
     for rows in runs:
-        found.setdefault(_title(rows), []).append(rows)
+        found.setdefault(title(rows), []).append(rows)
     return [Section(title, summarize(tables)) for title, tables in found.items()]
 
 
@@ -150,31 +150,29 @@ def _line(rows: pd.DataFrame) -> Line:
         peak_gib=None if published else peak,
         published_gib=peak if published else None,
         seconds=_mean(made["generate_s"]),
-        psnr_db=_mean(made["psnr_db"]),
-        ssim=_mean(made["ssim"]),
-        lpips=_mean(made["lpips"]),
+        psnr_db=_mean(made.get("psnr_db")),
+        ssim=_mean(made.get("ssim")),
+        lpips=_mean(made.get("lpips")),
         reasons=_reasons(made),
         devices=tuple(made["device"].dropna().unique()),
         code_versions=tuple(made["code_version"].dropna().unique()),
     )
 
 
-def _title(rows: pd.DataFrame) -> str:
+def title(rows: pd.DataFrame) -> str:
+    """What the runs of a table share: suite, model, contract and source of the prompts."""
     first = rows.iloc[0]
     history = "full history" if first["contract"] == "full" else f"contract {first['contract']}"
     return f"{first['suite']}, {first['model']}, {history}, {first['prompt_source']} prompts"
 
 
-def _mean(values: pd.Series, unit: float = 1.0) -> float | None:
-    known = values.dropna()
-    return None if known.empty else float(known.mean()) / unit
+def _mean(values: pd.Series | None, unit: float = 1.0) -> float | None:
+    known = None if values is None else values.dropna()
+    return None if known is None or known.empty else float(known.mean()) / unit
 
 
 def _reasons(made: pd.DataFrame) -> tuple[str, ...]:
-    """Why values are null, each reason once."""
-    found = [
-        reason
-        for column in ("fidelity_reason", "lpips_reason")
-        for reason in made[column].dropna().unique()
-    ]
-    return tuple(found)
+    """Why values in the table are null, each reason once."""
+    columns = [f"{metric}_reason" for metric in ("psnr", "ssim", "lpips")]
+    found = [made[column].dropna() for column in columns if column in made]
+    return tuple(dict.fromkeys(reason for reasons in found for reason in reasons))

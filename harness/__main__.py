@@ -30,6 +30,14 @@ def main() -> int:
         from harness.plan import main as plan
 
         return plan(words)
+    if verb == "fetch":
+        from harness.fetch.verb import main as fetch
+
+        return fetch(words)
+    if verb == "score":
+        from harness.rescore import main as score
+
+        return score(words)
     from harness.cli import main as run
 
     return run()

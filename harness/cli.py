@@ -24,10 +24,12 @@ from harness.errors import AlreadySaid, RunFailed, UserError, first_line
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.job import carry_out
 from harness.run import Execution, Run, run_id_of
+from harness.scores import Key
 from harness.sweep import Job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 REFERENCE = "bf16"
+OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
 
 
 class Command:
@@ -148,34 +150,51 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     words = HydraConfig.get().overrides.task
     of_model = [word for word in words if word.startswith("model.")]
     of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
+    of_rerun = [f"rerun={resolved['rerun']}"] if resolved["rerun"] else []
+    of_reference, as_reference = _attending(resolved, words)
     of_method = [word.removeprefix("method.") for word in words if word.startswith("method.")]
     shared: dict[str, Any] = {
         "results_dir": str(Path(resolved["results_dir"]).absolute()),
         "model_name": choices["model"],
         "model": model,
-        "attention": resolved["attention"],
         "suite": suite,
         "seed": suite_config.seed,
         "samples": suite_config.samples,
         "data_dir": str(data_dir.absolute()),
         "execution": execution(resolved["run"]),
         "track": resolved["track"],
+        "metrics": resolved.get("metrics") or {},
     }
-    run = Run(
-        method_name=choices["method"],
-        method=resolved["method"],
-        integration=resolved["integration"],
-        settings=" ".join(of_method + of_model + of_build),
-        **shared,
-    )
     reference = Run(
         method_name=REFERENCE,
         method=_shipped("method", REFERENCE),
+        attention=resolved["reference"] or resolved["attention"],
         integration=_shipped("integration", "packed"),
-        settings=" ".join(of_model + [w for w in of_build if w.startswith("attention")]),
+        settings=" ".join(of_model + as_reference),
+        **shared,
+    )
+    reference = replace(reference, reference_id=reference.run_id)
+    run = Run(
+        method_name=choices["method"],
+        method=resolved["method"],
+        attention=resolved["attention"],
+        integration=resolved["integration"],
+        settings=" ".join(of_method + of_model + of_rerun + of_build + of_reference),
+        rerun=resolved["rerun"],
+        reference_id=reference.run_id,
         **shared,
     )
     return run, reference
+
+
+def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words that settings keep of how the reference attends: those of the run, and its own."""
+    if config["reference"] in (None, config["attention"]):
+        return [], [word for word in words if re.match(r"attention[.=]", word)]
+    choice = HydraConfig.get().runtime.choices[OF_REFERENCE]
+    changes = [word for word in words if word.startswith("reference.")]
+    own = [word.replace("reference", "attention", 1) for word in changes]
+    return [f"{OF_REFERENCE}={choice}", *changes], [f"attention={choice}", *own]
 
 
 def execution(settings: dict[str, Any]) -> Execution:
@@ -209,7 +228,12 @@ def check(config: dict[str, Any]) -> None:
         value = config[name]
         if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
             raise UserError(f"{name}={value}: give the name of a folder")
-    for name, base in (("method", "bf16"), ("attention", "auto"), ("integration", "packed")):
+    if type(config["rerun"]) is not int or config["rerun"] < 0:
+        raise UserError(f"rerun={config['rerun']}: give a whole number, 0 for none")
+    bases = {"method": "bf16", "attention": "auto", "integration": "packed", "reference": "auto"}
+    if config["reference"] is None:  # attends as the run does
+        del bases["reference"]
+    for name, base in bases.items():
         if not isinstance(config[name], dict) or "_target_" not in config[name]:
             raise UserError(
                 f"the {name}'s file names no _target_: begin it with defaults: [{base}, _self_] "
@@ -237,7 +261,7 @@ def show(jobs: Sequence[Job]) -> int:
 
 def _show_rows(jobs: Sequence[Job]) -> bool:
     """Whether the wide table could be written too."""
-    wanted: dict[Path, set[store.Key]] = {}
+    wanted: dict[Path, set[Key]] = {}
     for job in jobs:
         for folder in map(Path, job.folders):
             if (folder / store.OBSERVATIONS).exists():
@@ -288,16 +312,23 @@ def complain(error: Exception) -> None:
 
 def sentence(error: Exception) -> str:
     """What was found, what is allowed: Hydra's errors in one line, with near matches."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        choices = f"Choose {group}={'|'.join(sorted(error.options))}"
-        return f"unknown {group} {name}{did_you_mean(name, error.options)}? {choices}"
+        options = error.options or _shipped_names(group)  # Hydra has none where a list is chosen
+        choices = f"Choose {group}={'|'.join(sorted(options))}"
+        return f"unknown {group} {name}{did_you_mean(name, options)}? {choices}"
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         keys = sorted(str(key) for key in cause.parent_node)
         near = did_you_mean(str(cause.key), keys)
         return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
     return " ".join(str(error).split())
+
+
+def _shipped_names(group: str) -> list[str]:
+    """The choices of a config group that ship."""
+    root = CONF / group
+    return [str(path.relative_to(root).with_suffix("")) for path in root.glob("**/*.yaml")]
 
 
 def did_you_mean(name: str, options: Sequence[str]) -> str:

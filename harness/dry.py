@@ -9,8 +9,9 @@ from typing import Any
 from analysis.grids import Grid
 from harness import earlier, power
 from harness.run import Item, Run
+from harness.score import lacking
+from harness.sizes import size
 
-MIB, GIB = 2**20, 2**30
 Videos = tuple[str, ...]  # file names without endings
 HEADER = ("method", "state", "made", "left", "failed", "minutes", "from", "KV", "peak", "disk")
 
@@ -128,7 +129,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
         asked=_stems(run.items),
         failed=_stems([item for item in run.items if item.key in failed]),
         left=_stems(left),
-        unscored=_stems([item for item in run.unscored(reference) if item.key not in without]),
+        unscored=_stems([x.item for x in lacking(run) if x.item.key not in without]),
         video_s=time.value,
         timed_by=time.source,
         video_bytes=disk.value,
@@ -211,9 +212,9 @@ def cells(each: Outlook) -> list[str]:
         str(len(each.failed)),
         minutes if each.left else "-",
         each.timed_by if each.left else "",
-        _size(each.kv_bytes),
-        _size(each.peak_bytes),
-        _size(each.disk_bytes) if each.left else "-",
+        size(each.kv_bytes),
+        size(each.peak_bytes),
+        size(each.disk_bytes) if each.left else "-",
     ]
 
 
@@ -228,7 +229,7 @@ def total(runs: Sequence[Outlook]) -> str:
     """What all runs together will take."""
     num_left = sum(len(each.left) for each in runs)
     minutes = _sum([each.minutes for each in runs], _minutes)
-    disk = _sum([each.disk_bytes for each in runs], _size)
+    disk = _sum([each.disk_bytes for each in runs], size)
     return f"left: {num_left} videos; minutes, one video after another: {minutes}; disk: {disk}"
 
 
@@ -259,7 +260,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
 def notes(runs: Sequence[Outlook]) -> list[str]:
     """What the columns mean."""
     raw = [len(each.left) * each.raw_bytes for each in runs if each.raw_bytes is not None]
-    most = f"; raw frames lie there until a run is scored, up to {_size(max(raw, default=0))}"
+    most = f"; raw frames lie there until a run is scored, up to {size(max(raw, default=0))}"
     return [
         "minutes: to generate what is left (text, denoise, commit, decode) at the median of "
         "earlier videos of the same model and length on such a machine; starting, loading, warming "
@@ -274,10 +275,3 @@ def notes(runs: Sequence[Outlook]) -> list[str]:
 
 def _minutes(minutes: float) -> str:
     return f"{minutes:.2f}" if minutes < 10 else f"{minutes:.0f}"
-
-
-def _size(nbytes: float | None) -> str:
-    """GiB, or MiB where that says more; a question mark where it is unknown."""
-    if nbytes is None:
-        return "?"
-    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB / 10 else f"{nbytes / MIB:.2f} MiB"

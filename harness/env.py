@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from harness.version import code_version, git_state
+from harness.version import code_version, git_state, package_version
 
 PACKAGES = ("torch", "numpy", "hydra-core", "diffusers", "transformers", "scikit-image", "lpips")
 
@@ -51,17 +50,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "git": git_state(),
         "code_version": code_version(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

@@ -24,13 +24,18 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         yield unfinished
-        if durable:
-            _sync(unfinished)
-        unfinished.replace(path)
-        if durable:
-            _sync(path.parent)  # the name, too
+        into_place(unfinished, path, durable)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def into_place(unfinished: Path, path: Path, durable: bool = True) -> None:
+    """Give a whole file its name, after its bytes are on disk."""
+    if durable:
+        _sync(unfinished)
+    unfinished.replace(path)
+    if durable:
+        _sync(path.parent)  # the name, too
 
 
 @contextmanager

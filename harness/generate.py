@@ -29,7 +29,8 @@ from harness.progress import Progress
 from harness.record import Held, Recorder
 from harness.run import ENVIRONMENT, Item, Run
 from harness.sampler import Sampler, SeededNoise, Silent
-from harness.store import Key, Observation, Rows, TracePoint, write_trace
+from harness.scores import Key
+from harness.store import Rows, TracePoint, write_trace
 from harness.video import Frames, write_raw
 
 
@@ -208,7 +209,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video meets the same error, and its row says so
         generator.warm_up()
-    rows = Rows(run.folder / store.OBSERVATIONS, Observation)
+    rows = Rows(run.folder / store.OBSERVATIONS)
     with Progress(run.method_name, len(items), passes) as progress:
         for item in items:
             begins(item.key)
@@ -224,7 +225,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
                 progress.finished(item)
 
 
-def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows[Observation]) -> None:
+def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows) -> None:
     """Make a video and leave its frames, its trace and, last, its row on disk."""
     run = generator.run
     frames, held, trace = generator.make(item, meter)

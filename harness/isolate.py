@@ -17,7 +17,7 @@ from typing import Any
 from harness.errors import AlreadySaid, RunFailed
 from harness.lease import Grant, leased
 from harness.run import Run
-from harness.store import Key
+from harness.scores import Key
 from harness.version import ROOT
 
 USER_ERROR = 2  # exit code of a child that has already said what the user can mend
@@ -27,7 +27,7 @@ SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # the time is nearly over
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *SLURM_WARNS)
 
 
-def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key], *words: str) -> None:
+def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
     """Run `generate` or `score` on some videos of a run in a child, and wait for it.
 
     lock: the open file of the run's lock, which the child keeps: if this process is killed, the
@@ -36,7 +36,7 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key], *words: st
     finished stay.
     """
     with leased(run.execution, stage) as grant:
-        _Child(stage, run, grant, (lock, *grant.files), words).watch(videos)
+        _Child(stage, run, grant, (lock, *grant.files)).watch(videos)
 
 
 class _Child:
@@ -47,9 +47,7 @@ class _Child:
     `{"cause": ..., "reason": ...}` if it ends by an error.
     """
 
-    def __init__(
-        self, stage: str, run: Run, grant: Grant, files: tuple[int, ...], words: Sequence[str]
-    ) -> None:
+    def __init__(self, stage: str, run: Run, grant: Grant, files: tuple[int, ...]) -> None:
         """Start it."""
         self._what = f"{run.folder.name}: {stage}"
         self._timeout_s = run.execution.timeout_s
@@ -61,7 +59,7 @@ class _Child:
         self._reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         told = ["--device", grant.device, "--reports", str(writer), "--parent", str(os.getpid())]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker", stage, str(run.folder), *words, *told],
+            [sys.executable, "-m", "harness.worker", stage, str(run.folder), *told],
             stdin=subprocess.PIPE,
             pass_fds=(writer, *files),
             env={**os.environ, "PYTHONPATH": _path(), **grant.variables},

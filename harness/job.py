@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from harness import manifest, store
+from harness import manifest, scores, store
 from harness.errors import AlreadySaid, RunFailed
 from harness.isolate import run_stage
 from harness.run import Item, Run
-from harness.store import Observation, Rows
+from harness.score import lacking
+from harness.store import Rows
 from harness.sweep import State
 from harness.version import code_version
 
@@ -20,11 +21,11 @@ def carry_out(run: Run, reference: Run) -> State:
     Raises  RunFailed: some videos could not be made or scored; the others are there. AlreadySaid:
     the settings cannot run.
     """
-    if is_done(run, reference):
+    if is_done(run):
         return "skipped"
     before = store.failures(run.folder)
     with run.prepared() as lock:
-        if is_done(run, reference):  # by the command that held it before
+        if is_done(run):  # by the command that held it before
             return "skipped"
         _warn_of_other_code(run)
         manifest.clear(run.folder)
@@ -33,20 +34,20 @@ def carry_out(run: Run, reference: Run) -> State:
         if store.made(run.folder):
             if reference.run_id != run.run_id:
                 failure = _reference_failure(reference)
-            score(run, reference, lock)
-        failure = first_failure(run) or failure
+            score(run, lock)
+        failure = first_failure(run) or failure or _unscored(run)
         if failure is not None:
             raise failure
         manifest.write(run)
     return "resumed" if before else "done"
 
 
-def is_done(run: Run, reference: Run) -> bool:
+def is_done(run: Run) -> bool:
     """Whether there is nothing to do, as the manifest says and the files show."""
     return (
         manifest.is_there(run.folder)
         and run.is_requested()
-        and not (run.missing() or run.failed() or run.unscored(reference))
+        and not (run.missing() or run.failed() or lacking(run))
     )
 
 
@@ -74,11 +75,10 @@ def generate(run: Run, lock: int) -> None:
                 print(f"{death}; finished videos are kept", file=sys.stderr)
 
 
-def score(run: Run, reference: Run, lock: int) -> None:
+def score(run: Run, lock: int) -> None:
     """Second stage, where anything is to do in it."""
-    if todo := run.unscored(reference):
-        words = ("--reference", str(reference.folder))
-        run_stage("score", run, lock, [item.key for item in todo], *words)
+    if todo := lacking(run):
+        run_stage("score", run, lock, [task.item.key for task in todo])
 
 
 def first_failure(run: Run) -> RunFailed | None:
@@ -89,6 +89,16 @@ def first_failure(run: Run) -> RunFailed | None:
         if key in failed:
             reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {key[0]} by: "
             return RunFailed(row["failure"], reason + str(row["failure_reason"]), key)
+    return None
+
+
+def _unscored(run: Run) -> RunFailed | None:
+    """The first of the videos that have no scores because they cannot be read."""
+    for key, row in scores.rows(run.folder).items():
+        if row["frames_sha256"] is None and key in {item.key for item in run.items}:
+            tried = [x.removesuffix("_version") for x in row if x.endswith("_version") and row[x]]
+            reasons = [row[f"{metric}_reason"] for metric in tried if f"{metric}_reason" in row]
+            return RunFailed("error", f"prompt {key[0]} has no scores: {reasons[0]}", key)
     return None
 
 
@@ -104,7 +114,7 @@ def _reference_failure(reference: Run) -> RunFailed | None:
 
 def _record(run: Run, item: Item, death: RunFailed) -> None:
     """A video that took its process with it is a row as any other failure."""
-    rows = Rows(run.folder / store.OBSERVATIONS, Observation)
+    rows = Rows(run.folder / store.OBSERVATIONS)
     rows.put(run.row(item, failure=death.cause, failure_reason=death.reason))
 
 

@@ -45,19 +45,18 @@ def leased(execution: Execution, stage: str) -> Iterator[Grant]:
     beside a GPU takes nothing.
     """
     gpus = [] if execution.device == "cpu" else visible_gpus()
-    threads = {} if execution.threads is None else {"OMP_NUM_THREADS": str(execution.threads)}
+    few = {} if execution.threads is None else {"OMP_NUM_THREADS": str(execution.threads)}
     if gpus and stage == "generate":
         chosen = _chosen(gpus, execution.device)
         with held([f"gpu-{gpu}" for gpu in chosen], 1, "GPU") as (taken, files):
             gpu = chosen[taken[0]]
-            yield Grant("cuda", {**threads, "CUDA_VISIBLE_DEVICES": gpu}, files)
+            yield Grant("cuda", {**few, "CUDA_VISIBLE_DEVICES": gpu}, files)
     elif gpus:
-        yield Grant(execution.device, threads)
+        yield Grant(execution.device, few)
     else:
-        cores = _cores()
-        count = min(len(cores), execution.threads or _threads_by_default(len(cores)))
-        with held([f"cpu-{core}" for core in cores], count, "core") as (_, files):
-            yield Grant(execution.device, threads, files)
+        names = [f"cpu-{core}" for core in _cores()]
+        with held(names, threads(execution), "core") as (_, files):
+            yield Grant(execution.device, few, files)
 
 
 @contextmanager
@@ -160,7 +159,9 @@ def _cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _threads_by_default(cores: int) -> int:
-    """As many as torch will start."""
+def threads(execution: Execution) -> int:
+    """How many a child starts on a CPU: as configured, else as torch does."""
+    cores = len(_cores())
     named = os.environ.get("OMP_NUM_THREADS", "")
-    return int(named) if named.isdecimal() and int(named) else cores
+    by_default = int(named) if named.isdecimal() and int(named) else cores
+    return min(cores, execution.threads or by_default)

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import ast
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from harness import weights
 from harness.cli import complain
 from harness.compose import choices, described, method_files
 from harness.errors import UserError
 from harness.isolate import USER_ERROR
 from harness.own import own_folder
 
-METRICS = Path(__file__).parent / "metrics"
-
 
 def main(words: Sequence[str]) -> int:
     """Print one list, or all of them; exit code 2 for an unknown word."""
     folder, words = own_folder(words)
-    lists = {
+    lists: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
         "methods": lambda: _configs("method", folder),
         "suites": lambda: _configs("suite"),
         "models": lambda: _configs("model"),
         "attentions": lambda: _configs("attention"),
         "integrations": lambda: _configs("integration"),
         "experiments": lambda: _configs("experiment"),
-        "metrics": _metrics,
+        "metrics": lambda: _configs("metrics", folder),
+        "weights": lambda: _weights(None, folder),
     }
     if words and words[0] == "methods":
         return _with_facts(words[1:], folder)
+    if words and words[0] == "weights" and all(word.startswith("data_dir=") for word in words[1:]):
+        named = dict(word.split("=", 1) for word in words[1:])
+        lists["weights"] = lambda: _weights(named.get("data_dir"), folder)
+        words = ["weights"]
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
         complain(UserError(f"ls {' '.join(words)}: choose ls {'|'.join(lists)}, or ls alone"))
@@ -41,11 +45,35 @@ def main(words: Sequence[str]) -> int:
     for name in words or lists:
         if not words:
             print(f"{name}:")
-        entries = list(lists[name]())
+        try:
+            entries = list(lists[name]())
+        except UserError as error:
+            complain(error)
+            return USER_ERROR
         width = max(len(entry) for entry, _ in entries)
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
+            if words == ["metrics"]:
+                _tell_metrics(entry, folder)
     return 0
+
+
+def _tell_metrics(name: str, folder: Path | None) -> None:
+    """What a choice of metrics measures: its columns, how they are read, what it needs."""
+    from harness.compose import configured
+    from harness.score import built
+
+    chosen = configured(f"metrics=[{name}]", folder=folder)["metrics"]
+    for metric in built(json.dumps(chosen, sort_keys=True)):
+        against = ", against BF16" if metric.against_reference else ""
+        print(f"  {metric.name}{against}; {metric.version()}")
+        used = ", ".join(f"{file} {sha[:12]}" for file, sha in metric.weights().items())
+        needs = metric.missing() or (f"weights: {used}" if used else "needs no weights")
+        print(f"  {needs}")
+        for column in metric.columns():
+            better = f"{column.better} is better" if column.better else "no better or worse"
+            unit = f"{column.unit}, " if column.unit else ""
+            print(f"    {column.name}  {unit}{better}: {column.meaning}")
 
 
 def _with_facts(words: Sequence[str], folder: Path | None) -> int:
@@ -88,8 +116,15 @@ def _configs(group: str, folder: Path | None = None) -> Iterator[tuple[str, str]
         yield name, described(path)
 
 
-def _metrics() -> Iterator[tuple[str, str]]:
-    """Metric modules and the first line of their docstrings, without importing them."""
-    for path in sorted(METRICS.glob("[!_]*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-        yield path.stem, docstring.splitlines()[0]
+def _weights(data_dir: str | None, folder: Path | None) -> Iterator[tuple[str, str]]:
+    """Files of weights: who uses them, bytes, state, place and licence."""
+    rows = [
+        (entry.name if len(entry.files) == 1 else f"{entry.name}/{Path(file.path).name}",
+         ",".join(entry.used_by), *weights.state(file, data_dir), entry.licence)
+        for entry in weights.entries(folder).values()
+        for file in entry.files
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        padded = zip(cells, widths[1:], strict=True)
+        yield name, "  ".join(f"{cell:<{width}}" for cell, width in padded).rstrip()

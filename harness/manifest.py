@@ -10,6 +10,7 @@ from harness import store
 from harness.errors import UserError
 from harness.files import sha256, write_json
 from harness.run import ENVIRONMENT, Run
+from harness.scores import SCORES
 
 MANIFEST = "run.json"
 
@@ -33,9 +34,7 @@ def write(run: Run) -> None:
             "schema_version": store.SCHEMA_VERSION,
             "code_versions": store.code_versions(run.folder),
             "environment": json.loads(environment.read_text()) if environment.exists() else None,
-            "files": {
-                name: sha256(run.folder / name) for name in (store.OBSERVATIONS, store.SCORES)
-            },
+            "files": {name: sha256(run.folder / name) for name in (store.OBSERVATIONS, SCORES)},
         },
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OPTIONS = ("--config-dir", "-cd")  # Hydra's names for it
+EXPOSED = "HARNESS_CONFIG_DIR"  # how children know of it
 
 
 def own_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -29,3 +30,10 @@ def expose(folder: Path) -> None:
     sys.path.insert(1, str(folder))
     known = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([known] if known else [])])
+    os.environ[EXPOSED] = str(folder)
+
+
+def exposed() -> Path | None:
+    """The folder that this process or the one that started it has exposed."""
+    named = os.environ.get(EXPOSED)
+    return Path(named) if named else None

@@ -9,7 +9,7 @@ import signal
 import sys
 
 from harness.errors import Cause
-from harness.store import Key
+from harness.scores import Key
 
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from harness import store
 from harness.errors import UserError, first_line
 from harness.files import locked, write_json, writing
-from harness.store import Key, Observation
+from harness.scores import Key
+from harness.store import Observation
 from harness.suites import Prompt, Suite
 from harness.version import code_version
 from harness.video import frames_file
@@ -84,9 +85,12 @@ class Execution:
 class Run:
     """What a child process needs to know; written to the run's folder as `request.json`.
 
-    model, method, attention and integration are resolved configurations; settings are the words
-    that changed them on the command line, for people to tell runs of one name apart. Which prompts
-    are asked for is not part of the identity: asking for more of them later continues the run.
+    model, method, attention, integration and metrics are resolved configurations; settings are the
+    words that changed them on the command line, for people to tell runs of one name apart.
+    reference_id is the run of the BF16 videos that it is held against, its own for these. Which
+    prompts and metrics are asked for is not part of the identity: asking for more of them later
+    continues the run.
+    rerun: 0, or the number of a repetition, whose rows are its own.
     """
 
     results_dir: str
@@ -102,17 +106,21 @@ class Run:
     data_dir: str
     execution: Execution
     track: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    reference_id: str = ""
     settings: str = ""
+    rerun: int = 0
 
     @cached_property
     def run_id(self) -> str:
         """Eight hex digits of what decides the rows: model, method and its integration, attention
-        as configured, prompts, length, seeds.
+        as configured, prompts, length, seeds; of a repetition its number too.
 
-        Paths, tracking, execution, selection of prompts and words about the method are outside.
+        Paths, tracking, execution, metrics, selection of prompts and words about the method are
+        outside.
         """
         method = {name: value for name, value in self.method.items() if name not in WORDS}
-        identity = {
+        identity: dict[str, Any] = {
             "schema": store.SCHEMA_VERSION,
             "model": self.model,
             "method": method,
@@ -120,6 +128,8 @@ class Run:
             "integration": self.integration,
             "suite": [self.suite.name, self.suite.sha256, self.suite.num_frames, self.seed],
         }
+        if self.rerun:
+            identity["rerun"] = self.rerun
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
@@ -129,6 +139,14 @@ class Run:
         parent = Path(self.results_dir) / self.suite.name / self.model_name
         known = next(parent.glob(f"*-{self.run_id}"), None)
         return known or parent / f"{self.method_name.replace('/', '-')}-{self.run_id}"
+
+    @property
+    def reference_folder(self) -> Path | None:
+        """That of the BF16 videos it is held against, its own for these; None if there is none."""
+        if self.reference_id == self.run_id:
+            return self.folder
+        found = self.folder.parent.glob(f"*-{self.reference_id}") if self.reference_id else ()
+        return next(iter(found), None)
 
     @property
     def track_id(self) -> str:
@@ -164,24 +182,6 @@ class Run:
         """Videos asked for that could not be made, and what of."""
         failures = store.failures(self.folder)
         return {item.key: failure for item in self.items if (failure := failures.get(item.key))}
-
-    def unscored(self, reference: Run) -> list[Item]:
-        """Videos made that have no score, one of before the reference, or no packed frames.
-
-        Scoring packs the frames, so raw ones were made after it.
-        """
-        made, referenced = store.made(self.folder), store.made(reference.folder)
-        scores = store.scores(self.folder)
-        return [
-            item
-            for item in self.items
-            if item.key in made
-            and (
-                item.key not in scores
-                or (scores[item.key] and item.key in referenced)
-                or frames_file(self.video(item)) != self.packed(item)
-            )
-        ]
 
     def row(self, item: Item, **values: Any) -> Observation:
         """A row of a video: who it is, and what was measured."""

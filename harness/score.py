@@ -1,70 +1,242 @@
-"""Second stage: fidelity to the BF16 videos, and files for people to look at."""
+"""Second stage: what each video still lacks of the metrics asked for, and measuring it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
 
-from harness import store
+from harness import scores, store
+from harness.errors import UserError, cause_of, first_line, last_frame
 from harness.files import sha256
-from harness.metrics import fidelity
+from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable, Value
 from harness.progress import Progress
 from harness.run import Item, Run
+from harness.scores import Key, Result, Row, Scored, Scores
 from harness.sheet import contact_sheet
-from harness.store import NO_REFERENCE, Key, Score
 from harness.suites import pixel_frames
-from harness.video import Frames, pack_frames, read_frames, write_mp4
+from harness.video import Frames, digest, frames_file, pack_frames, read_frames, write_mp4
 
+MOST_AT_ONCE = 16  # videos: with its reference, 10 s of 480x832 are half a GiB
 IS_REFERENCE = "this is the BF16 reference itself"
+NO_REFERENCE = "the BF16 reference is not there"
 RANDOM_WEIGHTS = "model.weights=random: values that mean nothing, for systems measurements only"
 
 
-def score(run: Run, reference: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:
-    """Score videos of a run, each against that of the reference where there is one.
+@dataclass(frozen=True)
+class Task:
+    """One video to score by the metrics that it lacks; none if it only has to be packed."""
 
-    begins is called before each.
+    run: Run
+    item: Item
+    metrics: tuple[Metric, ...]
+
+
+def lacking(run: Run) -> list[Task]:
+    """The videos made that lack a score of the run's metrics, or packed frames.
+
+    A score is lacking if there is none, if it is of other frames than are there now, of another
+    version of the metric that can be tried here, or if it could not be tried before and can be now.
+    Raises  UserError: rows cannot be read, or a metric's settings.
     """
-    referenced = store.made(reference.folder)
-    rows = store.Rows(run.folder / store.SCORES, Score)
-    with Progress(f"{run.method_name} score", len(items), 1) as progress:
-        for item in items:
-            begins(item.key)
-            pair = (run, reference) if item.key in referenced else (run,)
-            frames = [_finish(each, item) for each in pair]
-            rows.put(_score(run, reference, item, frames))
-            progress.tick()
-            progress.finished(item)
+    metrics = built(json.dumps(run.metrics, sort_keys=True))
+    names = [f"{metric.name}_{what}" for metric in metrics for what in ("version", "reason")]
+    known = scores.rows(run.folder, names)
+    against = run.reference_folder
+    frames, of_reference = store.frames(run.folder), store.frames(against) if against else {}
+    can_try = {metric: metric.missing() is None for metric in metrics}
+
+    def is_lacking(metric: Metric, row: Row, reference: str | None) -> bool:
+        version, reason = (row.get(f"{metric.name}_{what}") for what in ("version", "reason"))
+        if version is None and reason is not None:  # it could not be tried
+            return can_try[metric] and (reference is not None or not metric.against_reference)
+        if metric.against_reference and reference not in (None, row["reference_frames_sha256"]):
+            return True
+        if version is not None and not can_try[metric]:  # a value that is there is kept
+            return False
+        return bool(version != metric.version())
+
+    tasks = []
+    for item in run.items:
+        if item.key not in frames:
+            continue
+        row, lacks = known.get(item.key), metrics
+        if row is not None and row["frames_sha256"] == frames[item.key]:
+            reference = of_reference.get(item.key)
+            lacks = tuple(metric for metric in metrics if is_lacking(metric, row, reference))
+        if lacks or frames_file(run.video(item)) != run.packed(item):
+            tasks.append(Task(run, item, lacks))
+    return tasks
 
 
-def _finish(run: Run, item: Item) -> Frames:
-    """Read a video's frames; leave them packed, and an MP4 beside them."""
-    stem, fps = run.video(item), run.model["fps"]
-    frames = read_frames(stem)
-    pack_frames(stem, frames, fps)
-    if not stem.with_suffix(".mp4").exists():
-        write_mp4(stem.with_suffix(".mp4"), frames, fps)
-    return frames
+@lru_cache(maxsize=64)
+def built(settings: str) -> tuple[Metric, ...]:
+    """The metrics of a configuration, given as JSON; the same objects for the same settings.
+
+    Raises  UserError: a setting that a metric refuses.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return tuple(instantiate(each) for each in json.loads(settings).values())
+    except InstantiationException as error:
+        cause = error.__cause__
+        said = cause if isinstance(cause, Exception) else error
+        raise UserError(f"metrics: {' '.join(str(said).split())}") from error
 
 
-def _score(run: Run, reference: Run, item: Item, frames: list[Frames]) -> Score:
-    """The row of one video, and its sheet: the reference above it where there is one."""
-    fps = run.model["fps"]
-    rows = [(run.method_name, frames[0])]
-    reason = _reason(run, reference, len(frames) == 2)
-    values: dict[str, object] = {"fidelity_reason": reason, "lpips_reason": reason}
-    if len(frames) == 2 and run.run_id != reference.run_id:
-        rows.insert(0, (f"{reference.method_name}\nreference", frames[1]))
-    if reason is None:
-        values |= fidelity(frames[0], frames[1], fps, pixel_frames(run.model["chunk_frames"]))
-    contact_sheet(run.video(item).with_suffix(".png"), rows, fps=fps)
-    keys = {"run_id": run.run_id, "prompt_index": item.key[0], "sample": item.key[1]}
-    values["video_sha256"] = sha256(run.packed(item))
-    return Score(**keys, reference_run_id=reference.run_id, **values)  # type: ignore[arg-type]
+def score(
+    tasks: Sequence[Task], begins: Callable[[Key], None], device: str, threads: int, name: str
+) -> None:
+    """Score videos, several at once; each has its row before another takes its place.
+
+    A metric loads its model once for all of them. begins is called before each video.
+    """
+    metrics = {metric for task in tasks for metric in task.metrics}
+    bench = _Bench(device, {metric: Lock() for metric in metrics if metric.one_at_a_time}, begins)
+    rows: dict[Path, Scores] = {}
+    try:
+        with (
+            Progress(name, len(tasks), 1) as progress,
+            ThreadPoolExecutor(min(threads, MOST_AT_ONCE)) as pool,
+        ):
+            waiting = {pool.submit(bench.score, task): task for task in tasks}
+            try:
+                for done in as_completed(waiting):
+                    task, (scored, results) = waiting[done], done.result()
+                    path = task.run.folder / scores.SCORES
+                    rows[path] = rows.get(path) or Scores(path)
+                    rows[path].put(scored, results)
+                    progress.tick()
+                    progress.finished(task.item)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        for metric in metrics:
+            metric.close()
 
 
-def _reason(run: Run, reference: Run, has_reference: bool) -> str | None:
-    """Why fidelity stays null; None if it can be computed."""
-    if run.model["weights"] == "random":
+@dataclass(frozen=True)
+class _Bench:
+    """Where videos are scored; its methods run in several threads."""
+
+    device: str
+    alone: Mapping[Metric, Lock]
+    begins: Callable[[Key], None]
+
+    def score(self, task: Task) -> tuple[Scored, dict[Metric, Result]]:
+        """One video: its files for people, its row's identity and what each metric says."""
+        self.begins(task.item.key)
+        run, item = task.run, task.item
+        video = _Video.read(run.folder, run, item)
+        reference = video
+        if run.reference_id != run.run_id:
+            reference = _Video.read(run.reference_folder, run, item)
+        results = {metric: self._result(metric, task, video, reference) for metric in task.metrics}
+        _draw(task, video, reference)
+        scored = Scored(
+            run_id=run.run_id,
+            prompt_index=item.key[0],
+            sample=item.key[1],
+            reference_run_id=run.reference_id,
+            frames_sha256=video.sha256,
+            reference_frames_sha256=reference.sha256,
+            video_sha256=sha256(run.packed(item)) if video.clip else None,
+        )
+        return scored, results
+
+    def _result(self, metric: Metric, task: Task, video: _Video, reference: _Video) -> Result:
+        """What one metric says; a reason instead of an error, for this video alone."""
+        used = "; ".join(f"{name} {sha}" for name, sha in metric.weights().items()) or None
+        missing = metric.missing()
+        if missing is not None:
+            return Result({}, missing, None, used)
+        reason = _reason(metric, task, video, reference)
+        values: Mapping[str, Value] = {}
+        if reason is None:
+            try:
+                with self.alone.get(metric, nullcontext()):
+                    assert video.clip is not None  # else there is a reason
+                    values = metric.measure(video.clip, reference.clip, self.device)
+            except Unavailable as error:  # without a version it is tried again
+                return Result({}, str(error), None, used)
+            except Unscorable as error:
+                reason = str(error)
+            except Exception as error:
+                if isinstance(error, OSError) or cause_of(error) == "oom":  # not of the video
+                    raise
+                reason = f"{metric.name} failed: {first_line(error)} ({last_frame(error)})"
+        values, strange = _finite(values)
+        if strange:
+            reason = f"not finite: {', '.join(strange)}"
+        return Result(values, reason, None if reason == NO_REFERENCE else metric.version(), used)
+
+
+@dataclass(frozen=True)
+class _Video:
+    """The frames of a video, or why there are none."""
+
+    clip: Clip | None
+    sha256: str | None
+    reason: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path | None, run: Run, item: Item) -> _Video:
+        """Read that of a run or its reference; leave it packed, with an MP4 beside it."""
+        if folder is None or item.key not in store.frames(folder):
+            return cls(None, None, NO_REFERENCE)
+        stem, fps = folder / "videos" / item.stem, run.model["fps"]
+        try:
+            frames = read_frames(stem)
+        except UserError as error:
+            return cls(None, None, str(error))
+        pack_frames(stem, frames, fps)
+        if not stem.with_suffix(".mp4").exists():
+            write_mp4(stem.with_suffix(".mp4"), frames, fps)
+        first = pixel_frames(run.model["chunk_frames"])
+        return cls(Clip(frames, fps, first, item.prompt.text, item.prompt.events), digest(frames))
+
+
+def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str | None:
+    """Why a metric that could be tried is not; None if it is."""
+    if task.run.model["weights"] == "random":
         return RANDOM_WEIGHTS
-    if run.run_id == reference.run_id:
+    if video.reason is not None or not metric.against_reference:
+        return video.reason
+    if reference is video:
         return IS_REFERENCE
-    return None if has_reference else NO_REFERENCE
+    if reference.reason in (None, NO_REFERENCE):
+        return reference.reason
+    return f"the reference: {reference.reason}"
+
+
+def _finite(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
+    """The values with null for what is not finite, and the names of those columns."""
+
+    def is_strange(value: Any) -> bool:
+        numbers = value if isinstance(value, list) else [value]
+        return any(isinstance(x, float) and not math.isfinite(x) for x in numbers)
+
+    strange = [name for name, value in values.items() if is_strange(value)]
+    return {n: None if n in strange else value for n, value in values.items()}, strange
+
+
+def _draw(task: Task, video: _Video, reference: _Video) -> None:
+    """The contact sheet: the reference above the video where there is one."""
+    path = task.run.video(task.item).with_suffix(".png")
+    against = any(metric.against_reference for metric in task.metrics)
+    if video.clip is None or (path.exists() and not against):
+        return
+    rows: list[tuple[str, Frames]] = [(task.run.method_name, video.clip.frames_THWC)]
+    if reference is not video and reference.clip is not None:
+        rows.insert(0, ("bf16\nreference", reference.clip.frames_THWC))
+    contact_sheet(path, rows, fps=task.run.model["fps"])

@@ -1,30 +1,27 @@
-"""Results on disk: the schema, durable rows, atomic files, and reading them back as one table."""
+"""Observations on disk, durable row by row; all that is known of videos as one wide table."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from harness import parquet, scores
 from harness.errors import UserError
-from harness.files import whole_file
+from harness.scores import Key
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 SCHEMA_VERSION = 4
-OBSERVATIONS, SCORES = "observations.parquet", "scores.parquet"
+OBSERVATIONS = "observations.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
-NO_REFERENCE = "the BF16 reference could not be generated"
 PHASES = ("text", "denoise", "commit", "decode")  # of a video, in order
 KEY = ["run_id", "prompt_index", "sample"]
-Key = tuple[int, int]  # prompt index and sample: one video of a run
 
 
 @dataclass(frozen=True)
@@ -101,41 +98,6 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Score:
-    """Fidelity of one video against the BF16 video of the same prompt and seed.
-
-    `fidelity_reason` says why all values are null, `lpips_reason` why LPIPS is. Definitions:
-    `harness.metrics`. video_sha256 is that of the lossless file.
-    """
-
-    run_id: str
-    prompt_index: int
-    sample: int
-    reference_run_id: str | None = None
-    fidelity_reason: str | None = None
-    psnr_db: float | None = None
-    psnr_frame_mean_db: float | None = None
-    psnr_first_chunk_db: float | None = None
-    psnr_rest_db: float | None = None
-    psnr_windows_db: list[float] | None = None
-    psnr_slope_db_per_s: float | None = None
-    ssim: float | None = None
-    ssim_first_chunk: float | None = None
-    ssim_rest: float | None = None
-    ssim_windows: list[float] | None = None
-    ssim_slope_per_s: float | None = None
-    lpips: float | None = None
-    lpips_first_chunk: float | None = None
-    lpips_rest: float | None = None
-    lpips_windows: list[float] | None = None
-    lpips_slope_per_s: float | None = None
-    lpips_reason: str | None = None
-    lpips_backbone_sha256: str | None = None
-    video_sha256: str | None = None
-    schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True)
 class TracePoint:
     """Bytes of one component at a moment of a video.
 
@@ -154,46 +116,25 @@ class TracePoint:
     bytes: int
 
 
-Row = TypeVar("Row", Observation, Score)
-
-
-def schema(row_type: type) -> pa.Schema:
-    """The parquet schema of a row type, from its annotations; every column may be null."""
-    import pyarrow as pa
-
-    arrow = {
-        str: pa.string(),
-        int: pa.int64(),
-        float: pa.float64(),
-        list[float]: pa.list_(pa.float64()),
-    }
-    columns = []
-    for name, hint in typing.get_type_hints(row_type).items():
-        if isinstance(hint, types.UnionType):
-            hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        columns.append((name, arrow[hint]))
-    return pa.schema(columns)
-
-
-class Rows(Generic[Row]):
-    """A parquet file of one row a video, durable row by row.
+class Rows:
+    """The observations of a run, a row a video, durable row by row.
 
     Each `put` writes the whole file beside itself, syncs it and moves it into place. A run has at
     most a few thousand rows, so that costs milliseconds and leaves no half-written state behind.
     Raises  UserError: the file is damaged, or of another schema.
     """
 
-    def __init__(self, path: Path, row_type: type[Row]) -> None:
+    def __init__(self, path: Path) -> None:
         """Open an existing file, or begin one."""
         self._path = path
-        self._row_type: type[Row] = row_type
-        self._table = _table(path, row_type) if path.exists() else schema(row_type).empty_table()
+        known = path.exists()
+        self._table = _table(path) if known else parquet.schema(Observation).empty_table()
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self._table.num_rows)
 
-    def put(self, row: Row) -> None:
+    def put(self, row: Observation) -> None:
         """Add a row, in place of an earlier one of the same video.
 
         Rows lie in the order of videos, so the file is the same whatever order they came in.
@@ -205,10 +146,10 @@ class Rows(Generic[Row]):
             pc.equal(self._table["prompt_index"], row.prompt_index),
             pc.equal(self._table["sample"], row.sample),
         )
-        added = pa.Table.from_pylist([dataclasses.asdict(row)], schema=schema(self._row_type))
+        added = pa.Table.from_pylist([dataclasses.asdict(row)], parquet.schema(Observation))
         table = pa.concat_tables([self._table.filter(pc.invert(same)), added])
         self._table = table.sort_by([(name, "ascending") for name in KEY])
-        write(self._path, self._table)
+        parquet.write(self._path, self._table)
 
 
 def observations(folder: Path, *columns: str) -> list[dict[str, Any]]:
@@ -217,28 +158,40 @@ def observations(folder: Path, *columns: str) -> list[dict[str, Any]]:
     Raises  UserError: they cannot be read.
     """
     path = folder / OBSERVATIONS
-    return _table(path, Observation, columns).to_pylist() if path.exists() else []
+    return _table(path, columns).to_pylist() if path.exists() else []
 
 
 def failures(folder: Path) -> dict[Key, str | None]:
     """The videos of a run that have a row, and what each failed of; None for those made."""
-    path = folder / OBSERVATIONS
-    if not path.exists():
-        return {}
-    state = path.stat()
-    return dict(_failures(folder, state.st_ino, state.st_mtime_ns))
-
-
-@lru_cache(maxsize=1024)
-def _failures(folder: Path, inode: int, changed_ns: int) -> dict[Key, str | None]:
-    """Read once as long as it is the same file; every change is a new one with a new inode."""
-    rows = observations(folder, "prompt_index", "sample", "failure")
-    return {(row["prompt_index"], row["sample"]): row["failure"] for row in rows}
+    return {key: failure for key, (failure, _) in _videos(folder).items()}
 
 
 def made(folder: Path) -> set[Key]:
     """Videos of a run that were generated without failure."""
-    return {key for key, failure in failures(folder).items() if failure is None}
+    return set(frames(folder))
+
+
+def frames(folder: Path) -> dict[Key, str | None]:
+    """The same with the digests of their frames."""
+    return {key: sha256 for key, (failure, sha256) in _videos(folder).items() if failure is None}
+
+
+_Video = tuple[str | None, str | None]  # its failure, the digest of its frames
+
+
+def _videos(folder: Path) -> dict[Key, _Video]:
+    path = folder / OBSERVATIONS
+    if not path.exists():
+        return {}
+    state = path.stat()
+    return _read_videos(folder, state.st_ino, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read_videos(folder: Path, inode: int, changed_ns: int) -> dict[Key, _Video]:
+    """Read once as long as it is the same file; every change is a new one with a new inode."""
+    rows = observations(folder, "prompt_index", "sample", "failure", "frames_sha256")
+    return {scores.key(row): (row["failure"], row["frames_sha256"]) for row in rows}
 
 
 def code_versions(folder: Path) -> list[str]:
@@ -247,31 +200,12 @@ def code_versions(folder: Path) -> list[str]:
     return sorted(filter(None, versions))
 
 
-def scores(folder: Path) -> dict[Key, bool]:
-    """The videos of a run that have a score, and whether one without a reference."""
-    path = folder / SCORES
-    if not path.exists():
-        return {}
-    rows = _table(path, Score, ("prompt_index", "sample", "fidelity_reason")).to_pylist()
-    return {
-        (row["prompt_index"], row["sample"]): row["fidelity_reason"] == NO_REFERENCE for row in rows
-    }
-
-
 def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
     """Write the trace of one video."""
     import pyarrow as pa
 
     rows = [dataclasses.asdict(point) for point in points]
-    write(path, pa.Table.from_pylist(rows, schema=schema(TracePoint)))
-
-
-def write(path: Path, table: pa.Table) -> None:
-    """Replace a file by this table, atomically and durably."""
-    import pyarrow.parquet as pq
-
-    with whole_file(path) as unfinished:
-        pq.write_table(table, unfinished)
+    parquet.write(path, pa.Table.from_pylist(rows, parquet.schema(TracePoint)))
 
 
 def load(results: Path | str) -> pd.DataFrame:
@@ -279,22 +213,12 @@ def load(results: Path | str) -> pd.DataFrame:
 
     Raises  UserError: no results here, or a damaged file (named, with what to do).
     """
-    root = Path(results)
-    folders = sorted(path.parent for path in root.glob(f"**/{OBSERVATIONS}"))
-    if not folders:
-        raise UserError(f"no results below {root}: run python -m harness first")
-    return load_runs(folders)
+    return load_runs(_folders(Path(results)))
 
 
 def write_wide(results: Path) -> None:
     """Rewrite `results.parquet`, the table of `load`, atomically."""
-    import pyarrow as pa
-
-    wide = schema(Observation)
-    for column in schema(Score):
-        if column.name not in wide.names:
-            wide = wide.append(column)
-    write(results / WIDE, pa.Table.from_pandas(load(results), schema=wide, preserve_index=False))
+    parquet.write(results / WIDE, _joined(_folders(results)))
 
 
 def load_run(folder: Path) -> pd.DataFrame:
@@ -303,33 +227,52 @@ def load_run(folder: Path) -> pd.DataFrame:
 
 
 def load_runs(folders: Sequence[Path]) -> pd.DataFrame:
-    """The same of several runs, one after the other."""
+    """The same of several runs, one after the other; null where a metric was not asked for."""
+    table: pd.DataFrame = _joined(folders).to_pandas()
+    return table
+
+
+def _folders(results: Path) -> list[Path]:
+    folders = sorted(path.parent for path in results.glob(f"**/{OBSERVATIONS}"))
+    if not folders:
+        raise UserError(f"no results below {results}: run python -m harness first")
+    return folders
+
+
+def _joined(folders: Sequence[Path]) -> pa.Table:
+    """Observations beside scores, in the order of the observations."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    left = pa.concat_tables([_table(folder / OBSERVATIONS) for folder in folders])
+    paths = [folder / scores.SCORES for folder in folders]
+    found = [scores.read(path) for path in paths if path.exists()]
+    right = pa.concat_tables(
+        [parquet.schema(scores.Scored).empty_table(), *found], promote_options="permissive"
+    )
+    of_left = right.take(pc.index_in(_keys(left), _keys(right)))  # null where there is none
+    for field in right.schema:
+        if field.name not in left.schema.names:
+            left = left.append_column(field, of_left[field.name])
+    return left
+
+
+def _keys(table: pa.Table) -> pa.ChunkedArray:
+    """One text a video."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in KEY), "/")
+
+
+def _table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """Read observations, or some columns of them, and hold them against the schema."""
     import pyarrow as pa
 
-    observations = [_table(folder / OBSERVATIONS, Observation) for folder in folders]
-    paths = [folder / SCORES for folder in folders if (folder / SCORES).exists()]
-    scores = [schema(Score).empty_table(), *(_table(path, Score) for path in paths)]
-    right = pa.concat_tables(scores).to_pandas().drop(columns="schema_version")
-    left = pa.concat_tables(observations).to_pandas()
-    wide: pd.DataFrame = left.merge(right, on=KEY, how="left", validate="one_to_one")
-    return wide
-
-
-def _table(path: Path, row_type: type, columns: Sequence[str] = ()) -> pa.Table:
-    """Read a file, or some columns of it, and hold it against the schema."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        table = file.read(list(columns) or None)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0][:80]}): move it away and run the same "
-            "command again to make its rows anew"
-        ) from error
-    expected = schema(row_type)
-    if file.schema_arrow.names != expected.names:
+    again = "run the same command again to make its rows anew"
+    table = parquet.read(path, list(columns) or None, f"move it away and {again}")
+    expected = parquet.schema(Observation)
+    if table.schema.names != (list(columns) or expected.names):
         raise UserError(
             f"{path} was written by another version of the harness: move its folder away and run "
             "the same command again"

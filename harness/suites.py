@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
+import json
 import math
 import os
 import re
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.files import whole_file
+from harness.events import split
+from harness.fetch.download import Mismatch, download
+from harness.fetch.source import addresses
+from harness.fetch.target import Target
+from harness.files import locked
 
 TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same in every Wan VAE
 BUNDLED = Path(__file__).parent / "prompts"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
-TIMEOUT_S = 10
 MAX_SECONDS = 24 * 3600
-_unreachable: dict[str, OSError] = {}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of a suite; the index is its line from 0, also its id."""
+    """One line of a suite; the index is its line from 0, also its id.
+
+    events: what happens in it, in order, in suites whose prompts tell stories.
+    """
 
     index: int
     text: str
+    events: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Events come back from JSON as a list."""
+        object.__setattr__(self, "events", tuple(self.events))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class SuiteConfig:
     file: str
     sha256: str | None = None
     url: str | None = None
+    licence: str | None = None
     bundled: str | None = None
     source: str = "auto"
     prompts: Any = None  # line indices, or a range start:stop
@@ -64,6 +74,7 @@ class SuiteConfig:
     partial_chunk: bool = False
     seed: int = 0
     samples: int = 1
+    events: bool = False  # whether each line is a story of consecutive events
 
     def __post_init__(self) -> None:
         """Refuse what no run could use."""
@@ -105,7 +116,8 @@ def resolve(
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
-    prompts = tuple(Prompt(index, lines[index]) for index in chosen)
+    events = {index: split(lines[index]) if config.events else () for index in chosen}
+    prompts = tuple(Prompt(index, lines[index], events[index]) for index in chosen)
     return Suite(name, prompts, source, hashlib.sha256(content).hexdigest(), num_frames)
 
 
@@ -155,7 +167,7 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
             )
         return content, "official"
     try:
-        content = _download(config)
+        _download(config, folder)
     except OSError as error:
         if named or config.source == "official" or config.bundled is None:
             raise UserError(
@@ -163,10 +175,15 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
                 f"suite.source={'bundled' if config.bundled else 'auto suite=moviegen'}"
             ) from error
         return _bundled(config), "bundled"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        unfinished.write_bytes(content)
-    return content, "official"
+    return path.read_bytes(), "official"
+
+
+def official(config: SuiteConfig, folder: Path, base: str | None = None) -> Target | None:
+    """The official list as something to download; None if a suite has none."""
+    if config.url is None or config.sha256 is None:
+        return None
+    urls = addresses(config.file, [config.url], base)
+    return Target(folder / config.file, urls, config.sha256, f"expected {config.sha256}")
 
 
 def _bundled(config: SuiteConfig) -> bytes:
@@ -177,38 +194,33 @@ def _bundled(config: SuiteConfig) -> bytes:
     return (BUNDLED / config.bundled).read_bytes()
 
 
-def _download(config: SuiteConfig) -> bytes:
+def _download(config: SuiteConfig, folder: Path) -> None:
     """Fetch the official list; OSError when that is not possible."""
-    if config.url is None or config.sha256 is None:
+    target = official(config, folder)
+    if target is None:
         raise OSError("the suite names no address")
-    content = _fetch(config.url)
-    found = hashlib.sha256(content).hexdigest()
-    if found != config.sha256:
-        raise UserError(
-            f"{config.url} now has checksum {found[:12]}, expected {config.sha256[:12]}: fetch the "
-            f"list by hand into the data folder as {config.file}, or type suite.source=bundled"
-        )
-    return content
-
-
-def _fetch(url: str) -> bytes:
-    """Read an address; one that failed is not tried again in this process."""
-    if url in _unreachable:
-        raise _unreachable[url]
+    target.path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-            content: bytes = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        _unreachable[url] = OSError(str(error))
-        raise _unreachable[url] from error
-    return content
+        with locked(target.path.parent, f"waiting for another that fetches {target.path}"):
+            if not target.path.is_file():
+                download(target, pauses=())
+    except Mismatch as error:
+        raise UserError(
+            f"{error.url} now has checksum {error.found[:12]}, expected {target.start[:12]}: fetch "
+            f"the list by hand as {target.path}, or type suite.source=bundled"
+        ) from error
 
 
 def _lines(content: bytes, name: str) -> list[str]:
+    """The prompts of a file: its lines, or what VBench's list of objects calls `prompt_en`."""
     try:
-        lines = content.decode("utf-8").splitlines()
+        text = content.decode("utf-8")
+        is_list = name.endswith(".json")
+        lines = [entry["prompt_en"] for entry in json.loads(text)] if is_list else text.splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is no UTF-8 text ({error}): replace the file") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{name} is no list of prompts of VBench: replace the file") from error
     if not lines or not all(line.strip() for line in lines):
         raise UserError(f"{name} has no prompts or blank lines: give one prompt a line")
     return lines

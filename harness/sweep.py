@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from harness.files import write_json
-from harness.store import Key
+from harness.scores import Key
 
 State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
 

@@ -1,8 +1,9 @@
-"""Which code made a row: the commit, and a digest of the sources where they differ from it."""
+"""Which code made a row: the commit with a digest of changed sources, and packages' versions."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,15 @@ def git_state() -> dict[str, Any]:
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", *SOURCES))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
+
+
+@cache
+def package_version(package: str) -> str | None:
+    """The version of an installed package, None if it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _digest() -> str:

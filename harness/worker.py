@@ -52,7 +52,6 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="harness.worker")
     parser.add_argument("stage", choices=["generate", "score"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--reference", type=Path)
     parser.add_argument("--device", required=True)
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -64,16 +63,20 @@ def _work(given: argparse.Namespace, reports: Reports) -> None:
     run = Run.from_folder(given.folder)
     run = replace(run, execution=replace(run.execution, device=given.device))
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
-    items = [item for item in run.items if item.key in keys]
     if given.stage == "generate":
         from harness.generate import generate
 
+        items = [item for item in run.items if item.key in keys]
         generate(run, items, reports.begins)
     else:
-        from harness.score import score
+        from harness.lease import threads
+        from harness.score import lacking, score
         from harness.track import mirror
 
-        score(run, Run.from_folder(given.reference), items, reports.begins)
+        tasks = [x for x in lacking(run) if x.item.key in keys]
+        score(
+            tasks, reports.begins, given.device, threads(run.execution), f"{run.method_name} score"
+        )
         mirror(run)
 
 

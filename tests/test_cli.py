@@ -73,7 +73,7 @@ def test_rows_hold_what_they_promise(sweep: tuple[Path, Done]) -> None:
     assert np.allclose(one.loc["bf16", "kv_ratio_full_length"], 1)
     assert np.allclose(one.loc["rtn_int4", "kv_ratio_same_frames"], 3.2)
     assert (one.loc["softprune_int4", "kv_ratio_full_length"] > 3.2).all()
-    assert one.loc["bf16", "fidelity_reason"].notna().all()
+    assert one.loc["bf16", "psnr_reason"].notna().all()
     compared = table[table["method"] != "bf16"]
     assert compared["ssim"].between(0, 1).all()
     assert np.isfinite(compared["psnr_first_chunk_db"]).all()

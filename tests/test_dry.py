@@ -18,9 +18,11 @@ from harness.dry import Outlook, cells, merged, outlooks, print_outlooks, shown,
 from harness.errors import UserError
 from harness.plan.job import memory
 from harness.run import Run
-from harness.store import Observation, Rows, Score
+from harness.scores import SCORES, Result, Scored, Scores
+from harness.store import Rows
 from harness.suites import Prompt, Suite
 from harness.video import write_lossless
+from tests.metrics import Grey
 from tests.test_cli import command
 from tests.test_run import run, without
 from tests.test_store import observation
@@ -50,13 +52,14 @@ def make(this: Run, *indices: int, scored: bool = True, **changes: Any) -> None:
         if item.prompt.index not in indices:
             continue
         row = {"generate_s": 60.0, "device": HERE, "num_latent_frames": this.suite.num_frames}
-        rows = Rows(this.folder / store.OBSERVATIONS, Observation)
+        rows = Rows(this.folder / store.OBSERVATIONS)
         rows.put(observation(item.prompt.index, run_id=this.run_id, **{**row, **changes}))
         if changes.get("failure") is None:
             write_lossless(this.packed(item), PIXELS, 16)
         if scored:
-            score = Score(this.run_id, item.prompt.index, 0)
-            Rows(this.folder / store.SCORES, Score).put(score)
+            ids = (this.run_id, item.prompt.index, 0, this.reference_id)
+            result = {Grey(): Result({"grey": 0.0}, None, "1", None)}
+            Scores(this.folder / SCORES).put(Scored(*ids, None, None, None), result)
 
 
 def of(found: list[Outlook], name: str) -> Outlook:

@@ -19,7 +19,13 @@ from harness.compose import choices, method_files
 from tests.conftest import SHARED
 from tests.test_cli import command
 
-COUNTS = {"smoke": 16, "paper_moviegen": 33, "paper_storyeval": 30, "frontier": 18}
+COUNTS = {
+    "smoke": 16,
+    "paper_moviegen": 33,
+    "paper_storyeval": 30,
+    "frontier": 18,
+    "noise_floor": 2,
+}
 
 
 def composed(*words: str) -> DictConfig:

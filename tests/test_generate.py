@@ -13,7 +13,8 @@ from harness import store
 from harness.api import DROP, Fate, FramePolicy, History
 from harness.generate import Generator, generate
 from harness.run import Execution, Run
-from harness.score import RANDOM_WEIGHTS, score
+from harness.score import RANDOM_WEIGHTS, lacking, score
+from tests.geometry import configured
 from tests.test_run import run
 
 
@@ -96,14 +97,17 @@ def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
 
 def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> None:
     """True-size networks run without a checkpoint, for systems measurements only."""
-    this = run(tmp_path, *SMALL, "model.weights=random")
-    reference = run(tmp_path, *SMALL, "model.weights=random", "method=bf16", method_name="bf16")
+    metrics = configured()["metrics"]
+    small = {"metrics": metrics}
+    reference = run(tmp_path, *SMALL, "model.weights=random", "method=bf16", **small)
+    words = (*SMALL, "model.weights=random")
+    this = run(tmp_path, *words, reference_id=reference.run_id, **small)
     for each in (this, reference):
         each.make_folders()
         make_all(each)
-    score(this, reference, this.items, print)
+    score(lacking(this), lambda key: None, "cpu", 1, "score")
     rows = store.load_run(this.folder)
-    assert (rows["fidelity_reason"] == RANDOM_WEIGHTS).all()
+    assert (rows["psnr_reason"] == RANDOM_WEIGHTS).all()
     assert rows[["psnr_db", "ssim", "lpips"]].isna().all().all()
     assert rows["generate_s"].gt(0).all()
     assert np.array_equal(rows["weights"].unique(), ["random"])

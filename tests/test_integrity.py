@@ -17,9 +17,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, manifest, store
+from harness import integrity, manifest, parquet, store
 from harness.files import locked, sha256, write_json
 from harness.run import Run
+from harness.scores import SCORES
 from harness.video import read_frames, write_lossless
 from tests.conftest import ROOT
 from tests.test_cli import command, one_sentence
@@ -75,7 +76,7 @@ def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     """Change a parquet file and keep its schema."""
     schema = pq.read_schema(path)
     table = pq.ParquetFile(path).read().to_pandas()
-    store.write(path, store_table(change(table), schema))
+    parquet.write(path, store_table(change(table), schema))
 
 
 def store_table(table: pd.DataFrame, schema: Any) -> Any:
@@ -87,7 +88,7 @@ def store_table(table: pd.DataFrame, schema: Any) -> Any:
 def sealed(run: Path) -> None:
     """Let the manifest agree with the files, so that only what they hold can give them away."""
     content = json.loads((run / manifest.MANIFEST).read_text())
-    content["files"] = {name: sha256(run / name) for name in (store.OBSERVATIONS, store.SCORES)}
+    content["files"] = {name: sha256(run / name) for name in (store.OBSERVATIONS, SCORES)}
     write_json(run / manifest.MANIFEST, content)
 
 
@@ -121,7 +122,7 @@ def other_frames(run: Path) -> None:
     frames = read_frames(run / VIDEO)
     (run / VIDEO).with_suffix(".mkv").unlink()
     write_lossless((run / VIDEO).with_suffix(".mkv"), 255 - frames[1:], 8)
-    set_value(run, "video_sha256", sha256(run / f"{VIDEO}.mkv"), store.SCORES)
+    set_value(run, "video_sha256", sha256(run / f"{VIDEO}.mkv"), SCORES)
 
 
 def test_results_that_nobody_touched_are_complete(
@@ -146,7 +147,7 @@ def test_the_verb_needs_no_torch_and_takes_any_number_of_folders(
 
 DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("rows cut", lambda run: cut(run / store.OBSERVATIONS), "observations.parquet is damaged"),
-    ("scores cut", lambda run: cut(run / store.SCORES), "scores.parquet is damaged"),
+    ("scores cut", lambda run: cut(run / SCORES), "scores.parquet is damaged"),
     (
         "a row twice",
         lambda run: edit(run / store.OBSERVATIONS, lambda rows: pd.concat([rows, rows[1:]])),
@@ -164,11 +165,11 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     (
         "a changed score",
-        lambda run: edit(run / store.SCORES, lambda rows: rows.assign(psnr_db=99.0)),
+        lambda run: edit(run / SCORES, lambda rows: rows.assign(psnr_db=99.0)),
         "scores.parquet is not what the finished run left (found digest ",
     ),
     ("no rows", lambda run: (run / store.OBSERVATIONS).unlink(), "(found digest no file, expected"),
-    ("no scores", lambda run: (run / store.SCORES).unlink(), "(found digest no file, expected"),
+    ("no scores", lambda run: (run / SCORES).unlink(), "(found digest no file, expected"),
     (
         "a row less",
         lambda run: (edit(run / store.OBSERVATIONS, lambda rows: rows[:1]), sealed(run)),
@@ -176,7 +177,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     (
         "a score less",
-        lambda run: (edit(run / store.SCORES, lambda rows: rows[:1]), sealed(run)),
+        lambda run: (edit(run / SCORES, lambda rows: rows[:1]), sealed(run)),
         "run.json says done, but only 2 of 2 videos made, 1 scored; type",
     ),
     ("manifest cut", lambda run: cut(run / "run.json"), "run.json is damaged ("),
@@ -246,7 +247,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "a score of nobody's",
         lambda run: (
-            edit(run / store.SCORES, lambda s: s.assign(prompt_index=[0, 5])),
+            edit(run / SCORES, lambda s: s.assign(prompt_index=[0, 5])),
             sealed(run),
         ),
         "scores.parquet has scores of 1 videos that have no row",
@@ -323,13 +324,13 @@ def test_a_run_that_is_not_finished_says_how_far_it_is(
 ) -> None:
     run = folder(results)
     (run / "run.json").unlink()
-    edit(run / store.SCORES, lambda scores: scores[:1])
+    edit(run / SCORES, lambda scores: scores[:1])
     code, (line, last) = checked(results, capsys)
     assert (code, last) == (1, "3 runs: 2 complete, 1 unfinished, 0 with problems")
     assert "unfinished, 2 of 2 videos made, 1 scored; type `python -m harness method=rtn" in line
     request = Run.from_folder(run)
     failed = request.row(request.items[1], failure="oom", failure_reason="no room")
-    store.Rows(run / store.OBSERVATIONS, store.Observation).put(failed)
+    store.Rows(run / store.OBSERVATIONS).put(failed)
     shutil.rmtree(run / "trace")
     (run / "trace").mkdir()
     for path in (run / "videos").iterdir():
@@ -426,7 +427,7 @@ def test_mixed_machines_and_versions_are_said_but_no_problem(
 
 
 def test_a_damaged_run_does_no_harm_to_the_commands_of_others(results: Path) -> None:
-    cut(folder(results, "rtn_int8") / store.SCORES)
+    cut(folder(results, "rtn_int8") / SCORES)
     root = f"results_dir='{results}'"
     done = command("method=rtn_int4", "suite.num_prompts=2", *WORDS, root)
     assert done.returncode == 0, done.stderr

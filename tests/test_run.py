@@ -14,7 +14,8 @@ import pytest
 from harness import store
 from harness.errors import UserError
 from harness.run import Execution, Run
-from harness.store import Observation, Rows
+from harness.score import lacking
+from harness.store import Rows
 from harness.suites import Prompt, Suite
 from harness.video import write_raw
 from tests.geometry import configured
@@ -38,6 +39,7 @@ def run(tmp_path: Path, *overrides: str, **changes: Any) -> Run:
         "data_dir": "/data",
         "execution": Execution("cpu"),
         "track": {"mode": "disabled"},
+        "metrics": {"grey": {"_target_": "tests.metrics.Grey"}},
     }
     return Run(**{**base, **changes})
 
@@ -69,6 +71,7 @@ def test_paths_trackers_devices_and_selection_do_not(tmp_path: Path) -> None:
             data_dir="/other",
             execution=Execution("cuda", 3, 9.0, "oom"),
             track={"mode": "online"},
+            metrics={},
         ),
         run(tmp_path, suite=replace(suite, prompts=suite.prompts[:1])),
         run(tmp_path, samples=2),
@@ -108,13 +111,13 @@ def test_request_round_trip(tmp_path: Path) -> None:
 def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path) -> None:
     this = run(tmp_path)
     this.make_folders()
-    rows = Rows(this.folder / store.OBSERVATIONS, Observation)
+    rows = Rows(this.folder / store.OBSERVATIONS)
     for index, failure in ((0, None), (1, "oom"), (2, None)):
         rows.put(observation(index, run_id=this.run_id, failure=failure))
     write_raw(this.video(this.items[0]).with_suffix(".npy"), np.zeros((1, 2, 2, 3), np.uint8))
     assert [item.prompt.index for item in this.missing()] == [2]
     assert this.failed() == {(1, 0): "oom"}
-    assert [item.prompt.index for item in this.unscored(this)] == [0, 2]
+    assert [task.item.prompt.index for task in lacking(this)] == [0, 2]
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from analysis.scatter import Panel, Point, picture, spread, ticks
+from analysis.scatter import Panel, Point, picture
+from analysis.svg import spread, ticks
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,9 @@ import pytest
 
 from harness import store
 from harness.errors import UserError
-from harness.store import Observation, Rows, Score
+from harness.scores import SCORES, Result, Scored, Scores
+from harness.store import Observation, Rows
+from tests.metrics import Grey
 
 
 def observation(index: int, **changes: object) -> Observation:
@@ -29,10 +31,15 @@ def observation(index: int, **changes: object) -> Observation:
     return Observation(**{**base, **changes})  # type: ignore[arg-type]
 
 
+def scored(run_id: str, index: int, **changes: str | None) -> Scored:
+    given: dict[str, str | None] = {"frames_sha256": "ours", "reference_frames_sha256": "theirs"}
+    return Scored(run_id, index, 0, "ref", video_sha256=None, **{**given, **changes})  # type: ignore[arg-type]
+
+
 def folder_with(tmp_path: Path, name: str, num_rows: int = 3) -> Path:
     folder = tmp_path / "s" / "m" / name
     folder.mkdir(parents=True)
-    rows = Rows(folder / store.OBSERVATIONS, Observation)
+    rows = Rows(folder / store.OBSERVATIONS)
     for index in range(num_rows):
         rows.put(observation(index, run_id=name, generate_s=1.5 if index else None))
     return folder
@@ -40,15 +47,15 @@ def folder_with(tmp_path: Path, name: str, num_rows: int = 3) -> Path:
 
 def test_every_row_is_on_disk_before_the_next(tmp_path: Path) -> None:
     path = tmp_path / store.OBSERVATIONS
-    rows = Rows(path, Observation)
+    rows = Rows(path)
     for index in range(3):
         rows.put(observation(index))
-        assert len(Rows(path, Observation)) == index + 1
+        assert len(Rows(path)) == index + 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_failed_video_tried_again_replaces_its_row(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / store.OBSERVATIONS, Observation)
+    rows = Rows(tmp_path / store.OBSERVATIONS)
     rows.put(observation(0))
     rows.put(observation(1, failure="oom"))
     assert store.made(tmp_path) == {(0, 0)}
@@ -68,12 +75,79 @@ def test_columns_keep_their_types_when_all_values_are_null(tmp_path: Path) -> No
 def test_load_joins_scores_and_keeps_unscored_videos(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "a")
     folder_with(tmp_path, "b", num_rows=2)
-    scores = Rows(folder / store.SCORES, Score)
-    scores.put(Score("a", 1, 0, psnr_db=30.0, psnr_windows_db=[31.0, 29.0]))
+    values = {"grey": 30.0, "grey_by_frame": [31.0, 29.0]}
+    scores = Scores(folder / SCORES)
+    scores.put(scored("a", 1), {Grey(): Result(values, None, "1", None)})
     table = store.load(tmp_path)
-    assert len(table) == 5
-    assert table["psnr_db"].notna().sum() == 1
-    assert list(table.loc[table["psnr_db"].notna(), "psnr_windows_db"].iloc[0]) == [31.0, 29.0]
+    assert list(table["run_id"]) == ["a"] * 3 + ["b"] * 2
+    assert list(table["prompt_index"]) == [0, 1, 2, 0, 1]
+    assert table["grey"].notna().tolist() == [False, True, False, False, False]
+    assert list(table.loc[1, "grey_by_frame"]) == [31.0, 29.0]
+
+
+def test_a_file_of_scores_describes_its_columns_and_keeps_those_of_other_metrics(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / SCORES
+    grey, other = Grey(), Grey("other")
+    Scores(path).put(scored("a", 1), {grey: Result({"grey": 1.5}, None, "1", "file 0123")})
+    Scores(path).put(scored("a", 1), {other: Result({}, "no eyes", None, None)})
+    Scores(path).put(scored("a", 0), {other: Result({"other": 2.0}, None, "1", None)})
+    rows = pd.read_parquet(path)
+    assert rows["prompt_index"].tolist() == [0, 1]
+    assert rows.loc[1, ["grey", "grey_version", "grey_weights"]].tolist() == [1.5, "1", "file 0123"]
+    assert rows.loc[1, "other_reason"] == "no eyes" and pd.isna(rows.loc[1, "other_version"])
+    assert pd.isna(rows.loc[0, "grey"]) and rows.loc[0, "other"] == 2.0
+    told = pq.read_schema(path).field("grey").metadata
+    assert told[b"unit"] == b"levels" and told[b"better"] == b"neither" and b"meaning" in told
+
+
+def test_scores_of_other_frames_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / SCORES
+    Scores(path).put(scored("a", 1), {Grey(): Result({"grey": 1.5}, None, "1", None)})
+    now = scored("a", 1, frames_sha256="other frames")
+    Scores(path).put(now, {Grey("other"): Result({"other": 2.0}, None, "1", None)})
+    (row,) = pd.read_parquet(path).to_dict("records")
+    assert row["other"] == 2.0 and pd.isna(row["grey"]) and pd.isna(row["grey_version"])
+
+
+def test_a_reference_that_is_gone_takes_nothing_with_it(tmp_path: Path) -> None:
+    path = tmp_path / SCORES
+    Scores(path).put(scored("a", 1), {Grey(): Result({"grey": 1.5}, None, "1", None)})
+    now = scored("a", 1, reference_frames_sha256=None)
+    Scores(path).put(now, {Grey("other"): Result({"other": 2.0}, None, "1", None)})
+    (row,) = pd.read_parquet(path).to_dict("records")
+    assert row["grey"] == 1.5 and row["reference_frames_sha256"] == "theirs"
+
+
+def test_columns_of_an_earlier_version_of_a_metric_are_gone(tmp_path: Path) -> None:
+    path = tmp_path / SCORES
+    Scores(path).put(scored("a", 1), {Grey(): Result({"grey": 1.5}, None, "1", None)})
+    renamed = Grey(columns=("grey_level",))
+    Scores(path).put(scored("a", 0), {renamed: Result({"grey_level": 2.0}, None, "2", None)})
+    rows = pd.read_parquet(path)
+    assert "grey" not in rows and rows["grey_level"].tolist()[0] == 2.0
+    assert rows.loc[1, "grey_version"] == "1", "another than the metric has: scored again"
+
+
+def test_scores_that_another_program_wrote_anew_are_read_and_joined(tmp_path: Path) -> None:
+    folders = [folder_with(tmp_path, name, num_rows=1) for name in ("a", "b")]
+    for folder in folders:
+        result = Result({"grey": 1.5, "grey_by_frame": [1.0, 2.0]}, None, "1", None)
+        Scores(folder / SCORES).put(scored(folder.name, 0), {Grey(): result})
+    path = folders[0] / SCORES
+    pd.read_parquet(path).to_parquet(path, index=False)
+    assert store.load(tmp_path)["grey"].tolist() == [1.5, 1.5]
+    again = Result({"grey": 2.5}, None, "2", None)
+    Scores(path).put(scored("a", 0), {Grey(version="2"): again})
+    assert store.load(tmp_path)["grey"].tolist() == [2.5, 1.5]
+
+
+def test_scores_of_another_layout_say_what_to_type(tmp_path: Path) -> None:
+    path = tmp_path / SCORES
+    pd.DataFrame({"run_id": ["a"], "prompt_index": [0], "sample": [0]}).to_parquet(path)
+    with pytest.raises(UserError, match="another version of the harness: remove it and type"):
+        Scores(path)
 
 
 def test_the_wide_table_is_read_by_pandas_and_duckdb(tmp_path: Path) -> None:

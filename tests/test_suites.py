@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from harness import suites
 from harness.errors import UserError
+from harness.fetch import download
 from harness.suites import SuiteConfig, pixel_frames, resolve
 from tests.conftest import SHARED
 from tests.geometry import CONF, configured
@@ -34,10 +35,11 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network in tests")
 
-    monkeypatch.setattr(suites.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(suites, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(suites, "_unreachable", {})
-    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    monkeypatch.setattr(download, "_unreached", {})
+    for name in ("HARNESS_DATA", "HARNESS_FETCH_BASE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -61,14 +63,16 @@ def test_offline_without_a_folder_the_bundled_prompts_serve() -> None:
     assert len(suite.prompts) >= 16
 
 
-def test_a_download_is_verified_and_kept(monkeypatch) -> None:
-    monkeypatch.setattr(suites.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(LIST))
-    assert resolve("mine", config(), None, 3, 16).source == "official"
+def test_a_download_is_verified_and_kept(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_bytes(LIST)
+    online = config(url=(tmp_path / "mine.txt").as_uri())
+    assert resolve("mine", online, None, 3, 16).source == "official"
     assert (suites.CACHE / "prompts" / "mine.txt").read_bytes() == LIST
     monkeypatch.setattr(suites, "CACHE", suites.CACHE / "other")
-    monkeypatch.setattr(suites.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"else\n"))
+    (tmp_path / "mine.txt").write_bytes(b"else\n")
     with pytest.raises(UserError, match="now has checksum"):
-        resolve("mine", config(), None, 3, 16)
+        resolve("mine", online, None, 3, 16)
+    assert not list(suites.CACHE.glob("**/mine.txt*"))
 
 
 def test_selection(data: Path) -> None:
@@ -125,11 +129,12 @@ def test_a_missing_data_folder_is_named() -> None:
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "suite").glob("*.yaml")))
 def test_shipped_suites(name: str) -> None:
     shipped = SuiteConfig(**configured(f"suite={name}")["suite"])
-    bundled = resolve(name, SuiteConfig(**{**vars(shipped), "source": "bundled"}), None, 3, 16)
-    assert len(bundled.prompts) == shipped.num_prompts
+    if shipped.bundled is not None:
+        bundled = resolve(name, SuiteConfig(**{**vars(shipped), "source": "bundled"}), None, 3, 16)
+        assert len(bundled.prompts) == shipped.num_prompts
     if not (SHARED / shipped.file).is_file():
         pytest.skip(f"official list not found: {SHARED / shipped.file}")
     everything = SuiteConfig(**{**vars(shipped), "num_prompts": None})
     official = resolve(name, everything, str(SHARED), 3, 16)
-    assert len(official.prompts) == {"moviegen": 1003, "storyeval": 423}[name]
+    assert len(official.prompts) == {"moviegen": 1003, "storyeval": 423, "vbench": 946}[name]
     assert official.source == "official"

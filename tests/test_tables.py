@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.tables import cells, markdown, notes, sections, summarize
-from harness.store import Score, schema
 from tests.test_store import observation
 
 GIB = 2**30
@@ -13,10 +12,7 @@ GIB = 2**30
 
 def rows(*observations: object, **scores: list[object]) -> pd.DataFrame:
     frame = pd.DataFrame([vars(o) for o in observations])
-    for name in schema(Score).names:
-        if name not in frame:
-            frame[name] = scores.get(name, [None] * len(frame))
-    return frame
+    return frame.assign(**scores)
 
 
 def made(index: int, peak_bytes: int, seconds: float) -> object:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from analysis.__main__ import main
@@ -17,9 +18,10 @@ from analysis.measured import by_suite, one_sweep, published_names
 from analysis.published import OBSERVATIONS, read
 from analysis.report import BEGIN, END
 from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
-from harness import store
+from harness import parquet, store
 from harness.errors import UserError
-from harness.store import Observation, Rows, Score
+from harness.scores import SCORES, Scored
+from harness.store import Observation, Rows
 from tests.conftest import SHARED
 from tests.test_store import observation
 
@@ -120,7 +122,7 @@ def scores(quality: float) -> dict[str, Any]:
         "ssim": quality / 10,
         "lpips": None,
         "lpips_reason": "no weights",
-        "fidelity_reason": None,
+        "psnr_reason": None,
     }
 
 
@@ -231,15 +233,22 @@ def test_the_list_begins_with_the_farthest_apart(tmp_path: Path) -> None:
 
 
 def on_disk(folder: Path, table: pd.DataFrame) -> None:
+    """Rows as runs leave them: observations, and scores beside them."""
+    of_videos = parquet.schema(Observation).names
     for run_id, part in table.groupby("run_id"):
         place = folder / str(run_id)
         place.mkdir(parents=True)
-        for kind, file in ((Observation, store.OBSERVATIONS), (Score, store.SCORES)):
-            names = [name for name in store.schema(kind).names if name in part]
-            known = part[names].astype(object).where(part[names].notna(), None)
-            written = Rows(place / file, kind)
-            for record in known.to_dict("records"):
-                written.put(kind(**record))
+        written = Rows(place / store.OBSERVATIONS)
+        seen = part[[name for name in of_videos if name in part]]
+        for record in seen.astype(object).where(seen.notna(), None).to_dict("records"):
+            written.put(Observation(**record))
+        scored = part[[*store.KEY, *(name for name in part if name not in of_videos)]]
+        identity = {name: None for name in parquet.schema(Scored).names if name not in store.KEY}
+        ordered = scored.assign(**identity)[[*parquet.schema(Scored).names, *scored.columns[3:]]]
+        types = pa.Schema.from_pandas(ordered, preserve_index=False)
+        known = [x for x in types if x.name not in parquet.schema(Scored).names]
+        schema = pa.schema([*parquet.schema(Scored), *known])
+        parquet.write(place / SCORES, pa.Table.from_pandas(ordered, schema, preserve_index=False))
 
 
 def validity(monkeypatch: pytest.MonkeyPatch, *words: Path | str) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UserError
-from harness.store import OBSERVATIONS, Observation, Rows
+from harness.store import OBSERVATIONS, Rows
 from harness.suites import BUNDLED
 from harness.video import write_raw
 from harness.world import clip, interpret
@@ -157,7 +157,7 @@ def test_the_suite_is_what_its_command_prints(capsys: pytest.CaptureFixture[str]
 def run_of(folder: Path, count: int, **changed: int) -> Path:
     """A run's folder with clips of the world as its videos."""
     (folder / "videos").mkdir()
-    rows = Rows(folder / OBSERVATIONS, Observation)
+    rows = Rows(folder / OBSERVATIONS)
     for index in range(count):
         made = clip(HELD_OUT + index)
         write_raw(folder / "videos" / f"{index:04d}-0.npy", made.pixels(range(42)))

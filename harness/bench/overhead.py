@@ -23,7 +23,7 @@ from harness.generate import Generator, make_one
 from harness.measure import Meter
 from harness.run import Execution, Run
 from harness.sampler import SeededNoise, Silent
-from harness.store import OBSERVATIONS, Observation, Rows
+from harness.store import OBSERVATIONS, Rows
 from harness.suites import Prompt, Suite
 
 TITLE = "What the harness adds around generation"
@@ -57,7 +57,7 @@ class Bench:
         self.generator = Generator(run)
         self.generator.encode([item.prompt.text for item in run.items])
         self.generator.warm_up()
-        self.rows = Rows(run.folder / OBSERVATIONS, Observation)
+        self.rows = Rows(run.folder / OBSERVATIONS)
         self.items = run.items
         self.shares: list[float] = []
 

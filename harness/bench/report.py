@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -73,8 +73,15 @@ class Report:
     The JSON file is rewritten whole after every row, so a killed bench leaves what it has.
     """
 
-    def __init__(self, name: str, title: str, device: torch.device, options: Options) -> None:
-        """Begin with no rows.
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        device: torch.device,
+        options: Options,
+        packages: Sequence[str] = (),
+    ) -> None:
+        """Begin with no rows. packages: more whose versions the numbers depend on.
 
         Raises  UserError: the folder cannot be written to.
         """
@@ -89,7 +96,7 @@ class Report:
             "command": shlex.join(["python", "-m", "harness", "bench", name, *options.words]),
             "device": env.device_name(device),
             "threads": torch.get_num_threads(),
-            "versions": versions(device),
+            "versions": versions(device, packages),
             "git": git_state(),
             "state": "running",
         }
@@ -152,13 +159,14 @@ class Report:
         write_json(self.path, {**self.head, "rows": rows})
 
 
-def versions(device: torch.device) -> dict[str, str | None]:
+def versions(device: torch.device, packages: Sequence[str] = ()) -> dict[str, str | None]:
     """Versions that times depend on; None where there is none."""
     found: dict[str, str | None] = {"torch": torch.__version__}
-    try:
-        found["triton"] = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        found["triton"] = None
+    for package in ("triton", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
     if device.type == "cuda":
         found["cuda"] = torch.version.cuda
         found["cudnn"] = str(torch.backends.cudnn.version())

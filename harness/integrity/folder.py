@@ -14,9 +14,10 @@ from harness.errors import UserError
 from harness.integrity import tables, video
 from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
-from harness.integrity.tables import Newer, Older, Wrong, key
+from harness.integrity.tables import Newer, Older, Wrong
 from harness.run import Run, run_id_of
-from harness.store import Key, Observation, Score
+from harness.scores import SCORES, Key, key
+from harness.store import Observation
 from harness.suites import Suite
 from harness.sweep import retry
 
@@ -83,7 +84,7 @@ class _Folder:
         attempt(self._read_manifest, manifest.MANIFEST)
         has_rows = attempt(self._read_rows, store.OBSERVATIONS)
         attempt(self._read_request, manifest.MANIFEST)
-        has_scores = attempt(self._read_scores, store.SCORES)
+        has_scores = attempt(self._read_scores, SCORES)
         self._origin = self._told_by()
         everything = self._asked() | self._files("videos").keys() | {key(row) for row in self.rows}
         for what, files in wrong:
@@ -122,9 +123,9 @@ class _Folder:
             tables.check_digest(path, self._manifest["files"].get(path.name))
 
     def _read_scores(self) -> None:
-        path = self.folder / store.SCORES
+        path = self.folder / SCORES
         if path.exists():
-            found = tables.rows(path, Score)
+            found = tables.scored(path)
             tables.check_keys(found, self.run_id, path.name)
             self.scores = {key(score): score for score in found}
         if self._manifest is not None:
@@ -135,7 +136,8 @@ class _Folder:
         for score in self.scores.values():
             reference = score["reference_run_id"]
             made = self._made_by(reference)
-            if score["fidelity_reason"] is None and made is not None and key(score) not in made:
+            held = score["reference_frames_sha256"] is not None
+            if held and made is not None and key(score) not in made:
                 raise Wrong(
                     f"{path.name} holds {_stem(key(score))} against a video of {reference} that is "
                     "not there"
@@ -222,7 +224,7 @@ class _Folder:
         """Scored without a reference that has come since."""
         score = self.scores[video]
         made = self._made_by(score["reference_run_id"])
-        return score["fidelity_reason"] == store.NO_REFERENCE and video in (made or ())
+        return score["reference_frames_sha256"] is None and video in (made or ())
 
     def _made_here(self) -> set[Key]:
         return {key(row) for row in self.rows if row["failure"] is None}

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.run import SAMPLE_SEED_STEP, Execution, Run, run_id_of
-from harness.store import Key
+from harness.scores import Key
 from harness.suites import CACHE, Suite
 
-OWN_GROUPS = r"(model|attention|integration)[.=]"  # words that a run's settings keep in full
+# Words that a run's settings keep in full; all others are of the method.
+OWN_GROUPS = r"(model|attention|integration|rerun|attention@reference|reference)[.=]"
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _identity(config: Mapping[str, Any], suite: Suite, seed: int) -> str:
     groups = {name: config[name] for name in ("model", "method", "attention", "integration")}
     return Run(
         results_dir="", model_name="", method_name="", **groups, suite=replace(suite, prompts=()),
-        seed=seed, samples=1, data_dir="", execution=Execution(), track={},
+        rerun=config["rerun"], seed=seed, samples=1, data_dir="", execution=Execution(), track={},
     ).run_id  # fmt: skip
 
 

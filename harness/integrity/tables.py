@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import store
+from harness import parquet, scores, store
 from harness.files import sha256
 
 if TYPE_CHECKING:
@@ -34,27 +34,49 @@ def rows(path: Path, row_type: type) -> list[dict[str, Any]]:
 
     Raises  Wrong: it cannot be read, or is of another schema.
     """
+    table, found = _read(path)
+    for row in found:
+        check_version(row.get("schema_version", store.SCHEMA_VERSION), path.name)
+    _check_columns(path, table.schema, _schema(row_type))
+    if strange := sorted(set(table.schema.names) - set(_schema(row_type).names)):
+        raise Wrong(f"{path.name} has other columns than this harness writes ({strange[0]}, ...)")
+    return found
+
+
+def scored(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of scores, whatever metrics it has.
+
+    Raises  Wrong: it cannot be read, or is of another version.
+    """
+    table, found = _read(path)
+    versions = {row.get("scores_version") for row in found} or {scores.VERSION}
+    for version in versions:
+        check_version(version, path.name, scores.VERSION)
+    _check_columns(path, table.schema, _schema(scores.Scored))
+    return found
+
+
+def _read(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(path).read()
-        found: list[dict[str, Any]] = table.to_pylist()
+        return table, table.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise Wrong(f"{path.name} is damaged ({str(error).splitlines()[0][:80]})") from error
-    for row in found:
-        check_version(row.get("schema_version", store.SCHEMA_VERSION), path.name)
-    expected = _schema(row_type)
-    if table.schema.names != expected.names:
-        strange = sorted(set(table.schema.names) ^ set(expected.names))
-        raise Wrong(f"{path.name} has other columns than this harness writes ({strange[0]}, ...)")
-    for column in table.schema:
-        if column.type != expected.field(column.name).type:
+
+
+def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+    """Refuse a file without the columns of its kind."""
+    if missing := [name for name in expected.names if name not in found.names]:
+        raise Wrong(f"{path.name} has other columns than this harness writes ({missing[0]}, ...)")
+    for column in expected:
+        if found.field(column.name).type != column.type:
             raise Wrong(
-                f"{path.name} has a column {column.name} of {column.type}, "
-                f"expected {expected.field(column.name).type}"
+                f"{path.name} has a column {column.name} of {found.field(column.name).type}, "
+                f"expected {column.type}"
             )
-    return found
 
 
 def json_file(path: Path) -> dict[str, Any]:
@@ -73,12 +95,11 @@ def json_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_version(found: Any, name: str) -> None:
+def check_version(found: Any, name: str, known: int = store.SCHEMA_VERSION) -> None:
     """Refuse what another schema wrote.
 
     Raises  Newer or Older.
     """
-    known = store.SCHEMA_VERSION
     if type(found) is not int:
         raise Wrong(f"{name} says no version of its schema (found {found})")
     if found != known:
@@ -97,7 +118,7 @@ def check_keys(found: list[dict[str, Any]], run_id: str, name: str) -> None:
             f"{name} has {len(foreign)} rows of another run (found {foreign[0]['run_id']}, "
             f"expected {run_id})"
         )
-    counts = Counter(key(row) for row in found)
+    counts = Counter(scores.key(row) for row in found)
     if double := [f"{index:04d}-{sample}" for (index, sample), n in counts.items() if n > 1]:
         raise Wrong(f"{name} has more than one row of video {', '.join(double)}")
 
@@ -115,11 +136,6 @@ def check_digest(path: Path, expected: Any) -> None:
         )
 
 
-def key(row: dict[str, Any]) -> store.Key:
-    """The video of a row."""
-    return row["prompt_index"], row["sample"]
-
-
 @cache
 def _schema(row_type: type) -> pa.Schema:
-    return store.schema(row_type)
+    return parquet.schema(row_type)

@@ -2,99 +2,112 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.metrics import Frames, Series, check_pair
+from harness import weights
+from harness.metrics.metric import Clip, Column, Frames, Metric, Unscorable, Value, check_pair
+from harness.metrics.windows import Quantity, Series, summarise
+from harness.version import package_version
 
-BACKBONE = "alexnet-owt-7be5be79.pth"  # the name torchvision saves it under
-SHA256_PREFIX = "7be5be79"
+BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package
 BATCH_FRAMES = 8
 MIN_SIDE_PX = 31  # below, the last pooling layer of AlexNet has nothing left
 
 
-def per_frame(video_THWC: Frames, reference_THWC: Frames, device: str = "cpu") -> Series:
-    """LPIPS distance of each frame at full resolution; lower is closer, 0 for identical frames.
+class Lpips(Metric):
+    """LPIPS of each frame at full resolution, 0 for identical frames.
 
     Source  Zhang et al. 2018, weights v0.1, by the authors' package.
-    Shapes  both [T, H, W, 3] u8 -> [T] f64.
-    Raises  ValueError: the two videos differ in shape, or LPIPS is unavailable (with the reason).
     """
-    import torch
 
-    check_pair(video_THWC, reference_THWC)
-    if reason := unavailable_reason(video_THWC.shape[1:3]):
-        raise ValueError(reason)
-    model = _model(device)
+    name = "lpips"
+    against_reference = True
+    one_at_a_time = True  # torch has a thread for every core already
+    quantity = Quantity("lpips", "LPIPS", "lower")
 
-    def to_input(frames_THWC: Frames) -> torch.Tensor:
-        pixels_TCHW = torch.from_numpy(frames_THWC.copy()).to(device).permute(0, 3, 1, 2)
-        return pixels_TCHW.float() / 127.5 - 1
+    def __init__(self, data_dir: str | None = None) -> None:
+        """The AlexNet file lies in `weights` below the data folder."""
+        self._data_dir = data_dir
+        self._model: Any = None
 
-    distances = []
-    # Without TF32, so that a score does not depend on the device that took it.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for start in range(0, len(video_THWC), BATCH_FRAMES):
-            batch = slice(start, start + BATCH_FRAMES)
-            distance = model(to_input(video_THWC[batch]), to_input(reference_THWC[batch]))
-            distances.append(distance.flatten().cpu().numpy())
-    return np.concatenate(distances).astype(np.float64)
+    def columns(self) -> tuple[Column, ...]:
+        """Means over frames, by windows."""
+        return self.quantity.columns()
 
+    def version(self) -> str:
+        """The package, the net and its heads, how frames go in."""
+        package = f"lpips {package_version('lpips')}"
+        return f"{package}, AlexNet, v0.1, every frame, full size, windows of 1 s"
 
-def unavailable_reason(size_HW: tuple[int, ...] | None = None) -> str | None:
-    """Why LPIPS cannot be computed here (for frames of this size), in one sentence; else None."""
-    if size_HW and min(size_HW) < MIN_SIDE_PX:
-        return f"LPIPS needs frames of {MIN_SIDE_PX} pixels or more a side, these are {size_HW}"
-    path, digest = _backbone_path(), backbone_sha256()
-    if digest is None:
-        return f"LPIPS needs {BACKBONE} in the folder {path.parent}, and it is not there"
-    if not digest.startswith(SHA256_PREFIX):
-        return (
-            f"LPIPS needs {BACKBONE} with a SHA-256 that begins with {SHA256_PREFIX}, "
-            f"and that of {path} begins with {digest[:8]}"
+    def missing(self) -> str | None:
+        """The backbone's file or the package."""
+        if package_version("lpips") is None:
+            return "LPIPS needs the package lpips: type pip install lpips"
+        reason = weights.missing([BACKBONE], self._data_dir)
+        return f"LPIPS has no backbone: {reason}" if reason else None
+
+    def weights(self) -> dict[str, str]:
+        """The backbone's."""
+        found = weights.digest(BACKBONE, self._data_dir)
+        return {BACKBONE: found} if found else {}
+
+    def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
+        """See `columns`."""
+        video_THWC, reference_THWC = check_pair(clip, reference)
+        if min(video_THWC.shape[1:3]) < MIN_SIDE_PX:
+            raise Unscorable(
+                f"LPIPS needs frames of {MIN_SIDE_PX} pixels or more a side, these are "
+                f"{video_THWC.shape[1]}x{video_THWC.shape[2]}"
+            )
+        return self.quantity.row(
+            summarise(self._per_frame(video_THWC, reference_THWC, device), clip)
         )
-    try:
-        import lpips  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:  # a torchvision that does not fit torch
-        return f"LPIPS needs the packages lpips and torchvision to import: {error}"
-    return None
+
+    def close(self) -> None:
+        """Free the network."""
+        self._model = None
+
+    def _per_frame(self, video_THWC: Frames, reference_THWC: Frames, device: str) -> Series:
+        """Shapes  both [T, H, W, 3] u8 -> [T] f64."""
+        import torch
+
+        from harness import env
+
+        if self._model is None:
+            path = weights.path(BACKBONE, self._data_dir)
+            self._model = _network(path).to(env.choose_device(device))
+        place = next(self._model.parameters()).device
+
+        def to_input(frames_THWC: Frames) -> torch.Tensor:
+            pixels_TCHW = torch.from_numpy(frames_THWC.copy()).to(place).permute(0, 3, 1, 2)
+            return pixels_TCHW.float() / 127.5 - 1
+
+        distances = []
+        # Without TF32, so that a score does not depend on the device that took it.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            for start in range(0, len(video_THWC), BATCH_FRAMES):
+                batch = slice(start, start + BATCH_FRAMES)
+                distance = self._model(to_input(video_THWC[batch]), to_input(reference_THWC[batch]))
+                distances.append(distance.flatten().cpu().numpy())
+        return np.concatenate(distances).astype(np.float64)
 
 
-def backbone_sha256() -> str | None:
-    """Hex SHA-256 of the AlexNet file found, whether right or wrong; None if there is none."""
-    path = _backbone_path()
-    if not path.is_file():
-        return None
-    stat = path.stat()
-    return _sha256(path, stat.st_mtime_ns, stat.st_size)
-
-
-def _backbone_path() -> Path:
-    """Where torchvision would look for the AlexNet weights."""
-    import torch
-
-    return Path(torch.hub.get_dir(), "checkpoints", BACKBONE)
-
-
-@functools.cache
-def _sha256(path: Path, _mtime_ns: int, _size_bytes: int) -> str:
-    """Digest of a file, taken again only when the file has changed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@functools.cache
-def _model(device: str) -> Any:
-    """The network, built once a device; only after the file was found, so nothing downloads."""
+def _network(backbone: Path) -> Any:
+    """The network with the backbone's weights from this file, whatever torch's hub holds."""
     import lpips
     import torch
 
     # Layers are filled at random before the weights are read: not from the sampler's stream.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision dislikes the argument names lpips uses
-        return lpips.LPIPS(net="alex", version="0.1", verbose=False).to(device)
+        model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
+    state = torch.load(backbone, map_location="cpu", weights_only=True)
+    net = model.net.state_dict()
+    places = {name.split(".", 1)[1]: name for name in net}  # slice<k>.<layer>.<kind>
+    model.net.load_state_dict({place: state[f"features.{name}"] for name, place in places.items()})
+    return model.eval()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.metrics import signals
 from harness.suites import TEMPORAL_STRIDE
 from harness.world import render
 from harness.world.backgrounds import Array
@@ -113,17 +114,13 @@ def by_chance(videos: Sequence[tuple[Scene, Frames]]) -> Judged:
 def curve(keyframes: Frames) -> Array:
     """Contrast, edges and colourfulness per second [seconds, 3], of 255.
 
-    Contrast is the standard deviation of luma, edges the mean length of its gradient;
-    colourfulness is that of Hasler and Süsstrunk (2003).
+    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
+    gradient.
     """
     rgb = keyframes.astype(np.float32)
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-    down, across = np.gradient(luma, axis=(1, 2))
-    a = rgb[..., 0] - rgb[..., 1]
-    b = (rgb[..., 0] + rgb[..., 1]) / 2 - rgb[..., 2]
-    spread = np.sqrt(a.var((1, 2)) + b.var((1, 2)))
-    colour = spread + 0.3 * np.sqrt(a.mean((1, 2)) ** 2 + b.mean((1, 2)) ** 2)
-    values = np.stack([luma.std((1, 2)), np.hypot(down, across).mean((1, 2)), colour], 1)
+    luma = signals.luma(rgb)
+    edges = np.hypot(*np.gradient(luma, axis=(1, 2))).mean((1, 2))
+    values = np.stack([signals.contrast(luma), edges, signals.colourfulness(rgb)], 1)
     seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
     return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])
 

@@ -1,0 +1,289 @@
+"""How quality changes in the course of a video, a method at a time and against BF16.
+
+Two numbers a video (`harness.metrics.windows` defines them): the last second less the first, and
+the slope over seconds. Prompts are the sample: of several videos of a prompt the mean is taken, and
+an interval is that of the mean over prompts that are drawn again. Against BF16, videos of the same
+prompt and seed are paired first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from analysis.curves import Curve, Panel, picture
+from analysis.grids import Grid
+from analysis.ranks import Array, interval, resampled
+from analysis.tables import title
+from harness.errors import UserError
+from harness.metrics.lpips import Lpips
+from harness.metrics.psnr import Psnr
+from harness.metrics.signals import Signals
+from harness.metrics.ssim import Ssim
+from harness.metrics.windows import Quantity
+
+NUM_DRAWS, SEED = 10_000, 0
+# Prompts; of fewer, an interval spans the smallest and the largest value whatever they are.
+FEWEST = 4
+VIDEO = ["prompt_index", "sample"]
+PARTS = {"last_minus_first": "last less first second", "slope": "slope per second"}
+ACROSS = 3  # panels of a picture beside each other
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quantity with the metric whose columns tell it."""
+
+    metric: str
+    title: str
+    quantity: Quantity
+    against_reference: bool = False  # and therefore without a value for BF16 itself
+
+    def column(self, part: str) -> str:
+        """The column of a part of the quantity, as its rows call it."""
+        per_s = "_per_s" if part == "slope" else ""
+        return f"{self.quantity.name}_{part}{self.quantity.suffix}{per_s}"
+
+    @property
+    def said(self) -> str:
+        """What it is, with its unit."""
+        unit = f", {self.quantity.unit}" if self.quantity.unit else ""
+        return f"{self.title} ({self.quantity.meaning}{unit})"
+
+
+IMAGING = Quantity("vbench_imaging_quality", "MUSIQ", "higher")
+MEASURES = (
+    *(Measure("signals", x.name.removeprefix("signals_"), x) for x in Signals.quantities),
+    Measure("psnr", "PSNR", Psnr().quantity, against_reference=True),
+    Measure("ssim", "SSIM", Ssim().quantity, against_reference=True),
+    Measure("lpips", "LPIPS", Lpips().quantity, against_reference=True),
+    Measure(IMAGING.name, "VBench imaging quality", IMAGING),
+)
+NOTES = (
+    f"in brackets: 95 % of {NUM_DRAWS} means over redrawn prompts (seed {SEED}), from {FEWEST} "
+    "prompts on; n: prompts that have the value",
+    "less BF16's: of videos paired by prompt and seed, without the drift of the model itself",
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts and its interval; None for too few prompts."""
+
+    mean: float
+    bounds: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """The rows of one run that were made, and those of the BF16 run that it is held against."""
+
+    name: str
+    rows: pd.DataFrame
+    reference: pd.DataFrame | None
+    is_reference: bool
+    failed: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """Runs that may be compared."""
+
+    title: str
+    grids: Sequence[Grid]
+    panels: Sequence[Panel]
+    notes: Sequence[str]
+
+    def show(self) -> None:
+        """Print it as text."""
+        for grid in self.grids:
+            grid.show()
+            print()
+        for note in self.notes:
+            print(f"- {note}")
+
+    def markdown(self) -> str:
+        """The same as Markdown."""
+        noted = "".join(f"- {note}\n" for note in self.notes)
+        return "\n".join([*(grid.markdown() for grid in self.grids), noted])
+
+
+def drift(table: pd.DataFrame) -> list[Section]:
+    """What the rows of a results folder say, a section a suite, model and reach of history.
+
+    Raises  UserError: nothing among them tells a drift.
+    """
+    runs = {str(run_id): rows for run_id, rows in table.groupby("run_id", sort=False)}
+    titled: dict[str, list[str]] = {}
+    for run_id, rows in runs.items():
+        titled.setdefault(title(rows), []).append(run_id)
+    sections = [_section(name, _lines(run_ids, runs)) for name, run_ids in titled.items()]
+    if not any(section.grids for section in sections):
+        said = "; ".join(dict.fromkeys(note for each in sections for note in each.notes))
+        raise UserError(f"no drift among {len(table)} rows: {said}")
+    return sections
+
+
+def svg(sections: Sequence[Section]) -> str:
+    """Curves by second, mean over videos, of everything that was measured."""
+    rows = []
+    for section in sections:
+        for start in range(0, len(section.panels), ACROSS):
+            rows.append(("" if start else section.title, section.panels[start : start + ACROSS]))
+    return picture(rows)
+
+
+def estimate(values: pd.Series) -> Estimate | None:
+    """The mean over prompts of values by video; None without any.
+
+    values: indexed by `VIDEO`, null where there is none.
+    """
+    by_prompt = values.dropna().groupby(level="prompt_index").mean().to_numpy(float)
+    if not by_prompt.size:
+        return None
+    means = _redrawn(len(by_prompt)) @ by_prompt
+    bounds = interval(means[1:]) if len(by_prompt) >= FEWEST else None
+    return Estimate(float(means[0]), bounds, len(by_prompt))
+
+
+@lru_cache(maxsize=8)
+def _redrawn(num: int) -> Array:
+    """The same draws for all values of as many prompts."""
+    return resampled(num, NUM_DRAWS, SEED)
+
+
+def _lines(run_ids: Sequence[str], runs: dict[str, pd.DataFrame]) -> list[Line]:
+    """BF16 first, then as they come."""
+    made = {run_id: rows[rows["failure"].isna()].set_index(VIDEO) for run_id, rows in runs.items()}
+    references = {run_id: _reference_id(runs[run_id]) for run_id in run_ids}
+    lines = [
+        Line(
+            " ".join(str(runs[run_id][x].iloc[0]) for x in ("method", "settings")).strip(),
+            made[run_id],
+            made.get(references[run_id] or ""),
+            run_id in references.values(),
+            len(runs[run_id]) - len(made[run_id]),
+        )
+        for run_id in run_ids
+    ]
+    return sorted(lines, key=lambda each: not each.is_reference)
+
+
+def _reference_id(rows: pd.DataFrame) -> str | None:
+    """The run that scored rows were held against."""
+    if "reference_run_id" not in rows:
+        return None
+    return next(iter(rows["reference_run_id"].dropna()), None)
+
+
+def _section(name: str, lines: Sequence[Line]) -> Section:
+    grids, panels = [], []
+    for measure in MEASURES:
+        cells = [row for each in lines if (row := _estimates(measure, each)) is not None]
+        if not cells:
+            continue
+        grids.append(_grid(name, measure, cells))
+        curves = [x for each in lines if (x := _curve(measure, each)) is not None]
+        unit = measure.quantity.unit or "pure number"
+        panels.append(Panel(measure.title, unit, curves))
+    notes = [*(NOTES if grids else ()), *_missing(lines)]
+    return Section(name, grids, panels, notes)
+
+
+Row = tuple[str, list[Estimate | None]]  # of a line: by part its own, then less BF16's
+
+
+def _estimates(measure: Measure, of: Line) -> Row | None:
+    """What one line says of a measure; None if nothing."""
+    found: list[Estimate | None] = []
+    for part in PARTS:
+        column = measure.column(part)
+        if column not in of.rows:
+            return None
+        own = of.rows[column].astype(float)
+        found.append(estimate(own))
+        paired = not (of.is_reference or measure.against_reference or of.reference is None)
+        found.append(estimate(own - of.reference[column].astype(float)) if paired else None)  # type: ignore[index]
+    return (of.name, found) if any(found) else None
+
+
+def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
+    """Method rows; the columns against BF16 only where there can be any."""
+    columns = list(zip(*(estimates for _, estimates in rows), strict=True))
+    titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
+    kept = [i for i in range(len(columns)) if not (i % 2 and measure.against_reference)]
+    texts = [_texts(columns[i]) for i in kept]
+    ns = [max(x.n for x in estimates if x) for _, estimates in rows]
+    lines = [
+        [row[0], str(n), *cells]
+        for row, n, cells in zip(rows, ns, zip(*texts, strict=True), strict=True)
+    ]
+    header = ["method", "n", *(titles[i] for i in kept)]
+    return Grid(f"{name}: {measure.said}", header, lines)
+
+
+def _texts(column: Sequence[Estimate | None]) -> list[str]:
+    """`mean [low, high]`, with three digits of the largest mean."""
+    largest = max((abs(x.mean) for x in column if x), default=0)
+    exponent = int(f"{largest:.2e}".partition("e")[2])
+    decimals = max(0, 2 - exponent)
+
+    def said(value: float) -> str:
+        return f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
+
+    def cell(x: Estimate | None) -> str:
+        if x is None:
+            return "-"
+        bounds = "" if x.bounds is None else f" [{said(x.bounds[0])}, {said(x.bounds[1])}]"
+        return said(x.mean) + bounds
+
+    return [cell(x) for x in column]
+
+
+def _curve(measure: Measure, of: Line) -> Curve | None:
+    """The mean over videos, second by second, as far as all of them go."""
+    column = measure.column("windows")
+    videos = list(of.rows[column].dropna()) if column in of.rows else []
+    seconds = min((len(video) for video in videos), default=0)
+    if not seconds:
+        return None
+    mean = np.mean([np.asarray(video, float)[:seconds] for video in videos], axis=0)
+    return Curve(of.name, [float(value) for value in mean], of.is_reference)
+
+
+def _missing(lines: Sequence[Line]) -> Iterator[str]:
+    """Why values are not there, each reason once."""
+    for metric in dict.fromkeys(measure.metric for measure in MEASURES):
+        measure = next(each for each in MEASURES if each.metric == metric)
+        column = measure.column("last_minus_first")
+        asked = [x for x in lines if not (measure.against_reference and x.is_reference)]
+        whys: dict[str, list[str]] = {}
+        for each in asked:
+            for reason, count in _reasons(measure, column, each.rows).items():
+                of_all = "" if count == len(each.rows) else f" ({count} of {len(each.rows)} videos)"
+                whys.setdefault(reason, []).append(each.name + of_all)
+        for reason, names in whys.items():
+            who = "" if names == [each.name for each in asked] else f"{', '.join(names)}: "
+            yield f"without {metric}: {who}{reason}"
+    for each in lines:
+        if each.failed:
+            yield f"{each.name}: {each.failed} videos failed, see failure_reason"
+        if each.reference is None and not each.is_reference and len(each.rows):
+            yield f"{each.name}: the BF16 videos it is held against are not below this folder"
+
+
+def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int]:
+    """How many videos have no value, by reason."""
+    if column not in rows:
+        word = measure.metric.replace("vbench_", "vbench/")
+        return {f"not scored: python -m harness score <results> metrics=[{word}]": len(rows)}
+    without = rows[rows[column].isna()]
+    told = without.get(f"{measure.metric}_reason", pd.Series(dtype=object)).dropna()
+    unsaid = len(without) - len(told)
+    short = {"not scored, or shorter than two windows of a second": unsaid} if unsaid else {}
+    return {**{str(reason): int(n) for reason, n in told.value_counts().items()}, **short}

@@ -1,0 +1,90 @@
+"""VBench's quality, semantic and total score of every run, from its values of single videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.grids import Grid
+from analysis.tables import title
+from harness.errors import UserError
+from harness.suites import data_folder
+from harness.vbench.dimensions import DIMENSIONS
+from harness.vbench.totals import Totals, dimension_means, official_prompts, totals
+
+LISTING = "prompts/VBench_full_info.json"  # below the data folder
+SUITE = "vbench"  # the suite of the official prompts
+SCORES = ("quality", "semantic", "total")
+Official = Mapping[str, frozenset[str]]
+
+
+def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, list[str]]]:
+    """A table with its notes for each suite, model and reach of history that has any dimension.
+
+    A dimension is the mean over videos; on the official suite, over videos of its own prompts. The
+    scores weigh normalised dimensions as published (`harness.vbench.totals`); one that lacks a
+    dimension is left open and a note names what it lacks.
+    Raises  UserError: no row has a dimension; the official list cannot be read.
+    """
+    runs: dict[str, list[pd.DataFrame]] = {}
+    for _, run in rows[rows["failure"].isna()].groupby("run_id", sort=False):
+        if any(
+            f"vbench_{name}" in run and run[f"vbench_{name}"].notna().any() for name in DIMENSIONS
+        ):
+            runs.setdefault(title(run), []).append(run)
+    if not runs:
+        raise UserError(
+            f"no VBench value among {len(rows)} rows: type python -m harness score <results> "
+            "metrics=[vbench], see docs/vbench.md"
+        )
+    return [_table(name, group, _official(group, data_dir)) for name, group in runs.items()]
+
+
+def _table(
+    name: str, runs: list[pd.DataFrame], official: Official | None
+) -> tuple[Grid, list[str]]:
+    means = [dimension_means(run.to_dict("records"), official) for run in runs]  # type: ignore[arg-type]
+    shown = [x for x in DIMENSIONS if any(x in each for each in means)]
+    lines, lacks = [], dict.fromkeys(SCORES, "")
+    for run, each in zip(runs, means, strict=True):
+        found = totals(each)
+        words = f"{run['method'].iloc[0]} {run['settings'].iloc[0]}".strip()
+        cells = [each.get(x) for x in shown] + [getattr(found, x).value for x in SCORES]
+        lines.append([words, str(len(run)), *map(_cell, cells)])
+        lacks |= _lacking(found)
+    header = ["method", "n", *(x.replace("_", " ") for x in shown), *SCORES]
+    counted = (
+        "each dimension counts the videos of its official prompts"
+        if official is not None
+        else "every video counts, whatever its prompt: not VBench's own prompts and protocol"
+    )
+    notes = [f"0..1, higher is better, means over videos; {counted}"]
+    notes += [f"{score} is left open, it lacks: {names}" for score, names in lacks.items() if names]
+    return Grid(f"{name}, VBench", header, lines), notes
+
+
+def _lacking(found: Totals) -> dict[str, str]:
+    """What the scores that are open lack."""
+    scores = {name: getattr(found, name) for name in SCORES}
+    return {name: ", ".join(x.missing) for name, x in scores.items() if x.missing}
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None:
+    """The prompts of each dimension where the rows are of the official suite."""
+    if runs[0]["suite"].iloc[0] != SUITE:
+        return None
+    path = Path(data_folder(data_dir)[0]) / LISTING
+    try:
+        return official_prompts(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({str(error)[:60]}), and it says which prompts a dimension "
+            "counts: type python -m harness fetch prompts suite=vbench"
+        ) from error

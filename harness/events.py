@@ -1,0 +1,239 @@
+"""The consecutive events that one line of a story tells, each a clause that can be judged alone.
+
+The rules, in order; no language model has a part in them:
+
+1. A line is cut at commas, at full stops before a capital, and at "and then" or "and finally"
+   without a comma. "and", "but", "then", "finally" and "later" before a clause are dropped.
+2. A piece that opens the line with a preposition, and a piece that begins with an -ing form
+   without "then", is no event: it stays with the clause after or before it.
+3. A piece that begins with an article, a pronoun or another word of DETERMINERS has a subject of
+   its own; so has one that begins with a bare noun ("smoke rises", "petals open wide"), which is
+   told from a verb by its ending and by the word after it.
+4. A piece that begins with a verb carries the subject of the piece before it on. A participle
+   carries the last passive on, with its "is" or "are".
+5. "it" as a subject becomes the last subject that is no plural and no person, else what the
+   person handled first; "they" the last plural subject. Where there is none, the word stays.
+
+Words are not mended, but for an article run into the word before it: other slips of a line are
+the events' too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+_CUT = re.compile(r"(?:,|\.(?= +[A-Z]))(?:\s+|$)|\s+(?=and (?:then|finally)\b)")
+_CONNECTIVES = re.compile(r"(?:(?:and|but|then|finally|later)\b\s*)*", re.IGNORECASE)
+_GLUED_ARTICLE = re.compile(r"(?<=\w{3}s)the\b")  # "grabsthe", once in the official list
+_DETERMINED = re.compile(
+    r"\b(?:a|an|the|his|her) .+?(?= (?:in|into|on|onto|off|from|with|to|at)\b|$)", re.IGNORECASE
+)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PLURAL_DETERMINERS = _words("some several two three all many hundreds")
+PRONOUNS = _words("it it's they he she there")
+SINGULAR_ARTICLES = _words("a an one another each every")
+DETERMINERS = (
+    PLURAL_DETERMINERS
+    | PRONOUNS
+    | SINGULAR_ARTICLES
+    | _words("the more his her its my our your their")
+)
+PLURAL_NOUNS = _words("people children")
+PERSONS = _words(
+    "man woman boy girl child person people someone chef baker farmer artist magician dancer"
+)
+# A verb of a plural after a word in -s says that the word was a noun: "waves splash".
+_AFTER_PLURAL = _words("open splash fall sail grow rise shoot fly dance swim swims made")
+_AFTER_VERB = _words(
+    "a an the his her its it them him themselves itself in into on onto at to by with from away up "
+    "out off down back over"
+)
+_PREPOSITIONS = _words("from in on at under during after before inside")
+_PARTICIPLES = _words("thrown taken put set held hung cut driven eaten")
+_AUXILIARIES = _words("is are was were")
+_WEATHER = _words("rains snows hails thunders")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Who or what acts: its words, and whether they are a plural."""
+
+    words: tuple[str, ...]
+    plural: bool
+
+    @property
+    def person(self) -> bool:
+        return not PERSONS.isdisjoint(word.lower() for word in self.words)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A clause as it was cut out.
+
+    opening: words that came before its subject.
+    """
+
+    words: tuple[str, ...]
+    begins_sentence: bool
+    opening: tuple[str, ...]
+
+
+@dataclass
+class _Story:
+    """What the clauses so far leave for the next one."""
+
+    subjects: list[_Subject] = field(default_factory=list)
+    predicates: list[tuple[str, ...]] = field(default_factory=list)
+    passive: tuple[_Subject, str] | None = None  # the last one's subject and auxiliary
+
+
+def split(line: str) -> tuple[str, ...]:
+    """The events of a line, in order, without connectives, each with its subject.
+
+    "A bear bathes, shakes off water, and then rolls in grass." gives "A bear bathes",
+    "A bear shakes off water" and "A bear rolls in grass".
+    """
+    story, events = _Story(), []
+    for piece in _pieces(line):
+        _tell(piece, story)
+        words = (*piece.opening, *story.subjects[-1].words, *story.predicates[-1])
+        event = " ".join(words)
+        events.append(event[0].upper() + event[1:])
+    return tuple(events)
+
+
+def _pieces(line: str) -> list[_Piece]:
+    """The clauses of a line, in order."""
+    text = " ".join(_GLUED_ARTICLE.sub(" the", line).split()).rstrip(" .")
+    pieces: list[_Piece] = []
+    opening: tuple[str, ...] = ()
+    at, begins_sentence = 0, True
+    for cut in [*_CUT.finditer(text), None]:
+        piece = text[at : cut.start() if cut else None]
+        connective = _CONNECTIVES.match(piece)
+        assert connective is not None  # it may be empty
+        then = bool(re.search("then|finally", connective[0], re.IGNORECASE))
+        words = tuple(piece[connective.end() :].split())
+        if words and cut and not pieces and words[0].lower() in _PREPOSITIONS:
+            opening = (*opening, *_before_comma(words))
+        elif words and pieces and not then and words[0].endswith("ing"):
+            last = pieces[-1]
+            pieces[-1] = replace(last, words=(*_before_comma(last.words), *words))
+        elif words:
+            pieces.append(_Piece(words, begins_sentence, opening))
+            opening = ()
+        if cut:
+            at, begins_sentence = cut.end(), cut[0].startswith(".")
+    return pieces
+
+
+def _before_comma(words: tuple[str, ...]) -> tuple[str, ...]:
+    return (*words[:-1], f"{words[-1]},")
+
+
+def _tell(piece: _Piece, story: _Story) -> None:
+    """Add who acts in a clause and what they do to the story."""
+    words = piece.words
+    if piece.begins_sentence:
+        story.passive = None
+    if not story.subjects or _has_subject(words, story.subjects[-1]):
+        subject, predicate = _resolved(*_own_subject(words), story)
+    elif story.passive and _is_participle(words[0]):
+        subject, predicate = story.passive[0], (story.passive[1], *words)
+    else:
+        subject, predicate = story.subjects[-1], words
+        if words[0].endswith("ing"):
+            predicate = ("are" if subject.plural else "is", *words)
+    if predicate and predicate[0] in _AUXILIARIES and not "".join(predicate[1:2]).endswith("ing"):
+        story.passive = (subject, predicate[0])
+    story.subjects.append(subject)
+    story.predicates.append(predicate)
+
+
+def _has_subject(words: tuple[str, ...], current: _Subject) -> bool:
+    """Whether a clause after the first begins with a subject of its own."""
+    first = words[0].lower()
+    second = words[1].lower() if len(words) > 1 else ""
+    if first in DETERMINERS or first in PLURAL_NOUNS:
+        return True
+    if first.endswith(("ing", "ed")) or _is_adverb(first) or _is_participle(first):
+        return False
+    if _is_inflected(first):
+        return second in _AFTER_PLURAL
+    return bool(second) and second not in _AFTER_VERB and not current.plural
+
+
+def _own_subject(words: tuple[str, ...]) -> tuple[_Subject, tuple[str, ...]]:
+    """A clause's subject, up to its verb, and the rest; adverbs go with the verb."""
+    end, plural = _subject_end([word.lower() for word in words])
+    while end > 2 and _is_adverb(words[end - 1]):
+        end -= 1
+    return _Subject(words[:end], plural), words[end:]
+
+
+def _subject_end(words: list[str]) -> tuple[int, bool]:
+    """How many words the subject has, and whether it is a plural."""
+    first = words[0]
+    if first in PRONOUNS or first in PLURAL_NOUNS:
+        return 1, first not in PRONOUNS or first == "they"
+    for i, word in enumerate(words[1:], 1):
+        possessed = words[i - 1].endswith("'s")
+        after_article = i == 1 and first in DETERMINERS
+        if possessed or after_article or words[i - 1] == "of" or first in PLURAL_DETERMINERS:
+            may_be_plural = after_article and first not in SINGULAR_ARTICLES
+            if _is_inflected(word) and (possessed or may_be_plural or first in PLURAL_DETERMINERS):
+                return i + 1, True
+        elif _is_compound(words, i):
+            continue
+        elif word in _AUXILIARIES or word in _AFTER_PLURAL or _is_inflected(word):
+            return i, word in ("are", "were") or word in _AFTER_PLURAL
+    past = next((i for i, word in enumerate(words[2:], 2) if word.endswith("ed")), 2)
+    return min(past, len(words)), False
+
+
+def _is_compound(words: list[str], i: int) -> bool:
+    """Whether a word in -s ends a noun of two words after "of": a row of wine corks bobs."""
+    after_of = i > 1 and words[i - 2] == "of" and not _is_inflected(words[i - 1])
+    return after_of and len(words) > i + 1 and all(map(_is_inflected, words[i : i + 2]))
+
+
+def _resolved(
+    subject: _Subject, rest: tuple[str, ...], story: _Story
+) -> tuple[_Subject, tuple[str, ...]]:
+    """ "it" and "they" as the subject they stand for, where that can be told."""
+    said = subject.words[0].lower() if len(subject.words) == 1 else ""
+    if said == "they":
+        known = next((each for each in reversed(story.subjects) if each.plural), subject)
+        return known, rest
+    if said not in ("it", "it's") or not rest or rest[0] in _WEATHER:
+        return subject, rest
+    if said == "it's" and not _is_inflected(rest[0]):
+        rest = ("is", *rest)
+    fitting = (each for each in reversed(story.subjects) if not each.plural and not each.person)
+    known = next(fitting, None) or _handled(story) or _Subject(("it",), False)
+    return known, rest
+
+
+def _handled(story: _Story) -> _Subject | None:
+    """What the first clause does something to: its first noun with an article."""
+    found = _DETERMINED.search(" ".join(story.predicates[0])) if story.predicates else None
+    return _Subject(tuple(found[0].split()), False) if found else None
+
+
+def _is_inflected(word: str) -> bool:
+    """Whether it ends as verbs of the third person do, and plurals: catches, leaves."""
+    return word.endswith("s") and not word.endswith(("ss", "us", "'s"))
+
+
+def _is_adverb(word: str) -> bool:
+    return (word.endswith("ly") and not word.endswith("fly")) or word == "first"
+
+
+def _is_participle(word: str) -> bool:
+    return word.endswith("ed") or word in _PARTICIPLES

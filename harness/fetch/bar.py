@@ -1,0 +1,80 @@
+"""What a download has done: a bar with rate and time left on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from harness.sizes import size
+
+LINE_S = 10.0  # between two lines where there is no terminal
+
+
+class Bar:
+    """Follows one file after another; the rate is that of the bytes that came while it looked."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            console=self._console,
+            disable=not sys.stderr.isatty(),
+            refresh_per_second=4,
+        )
+        self._name = ""
+
+    def __enter__(self) -> Bar:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the bar down."""
+        self._bar.stop()
+
+    def begin(self, name: str) -> None:
+        """The next file."""
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        self._name = name
+        self._task = self._bar.add_task(name, total=None, said="")
+        self._start: tuple[float, int] | None = None
+        self._next_line = 0.0
+
+    def came(self, nbytes: int, total: int | None) -> None:
+        """So many bytes of the file are there."""
+        now = time.monotonic()
+        if self._start is None or nbytes < self._start[1]:  # it begins again
+            self._start = (now, nbytes)
+            self._next_line = now + LINE_S
+        said = progress(nbytes, total, nbytes - self._start[1], now - self._start[0])
+        self._bar.update(self._task, completed=nbytes, total=total, said=said)
+        if self._bar.disable and now >= self._next_line:
+            self._next_line = now + LINE_S
+            self.say(f"{self._name}: {said}")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def progress(nbytes: int, total: int | None, new: int, seconds: float) -> str:
+    """Words about a download of which `new` bytes came in so many seconds."""
+    said = f"{size(nbytes)} of {size(total)}"
+    if seconds < 0.5 or not new:
+        return said
+    rate = new / seconds
+    left = "" if total is None else f", {(total - nbytes) / rate:.0f} s left"
+    return f"{said}, {size(rate)}/s{left}"

@@ -1,0 +1,186 @@
+"""`python -m harness fetch`: says what it will do, does it, and says what is still missing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from harness.cli import complain
+from harness.errors import UserError
+from harness.fetch.bar import Bar
+from harness.fetch.download import bytes_to_come, download
+from harness.fetch.source import Unavailable, host_of
+from harness.fetch.wanted import Place, Wanted, of_prompts, of_weights
+from harness.files import locked
+from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.own import own_folder
+from harness.sizes import size
+from harness.suites import data_folder
+
+WORDS = {
+    "weights": ("metrics", "model", "data_dir", "fetch.base"),
+    "prompts": ("suite", "data_dir", "fetch.base"),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Fetch what is not there; exit code 0 if all that was asked for is there, else 2."""
+    own, rest = own_folder(words)
+    try:
+        what, settings = _parsed(rest)
+        place = _place(settings, own)
+        if what == "weights":
+            chosen = of_weights(_names(settings, "metrics"), _names(settings, "model"), place)
+        else:
+            chosen = of_prompts(_names(settings, "suite"), place)
+        return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+        complain(error)
+    except KeyboardInterrupt:
+        print("interrupted; what came is kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return USER_ERROR
+
+
+def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What to fetch, and the settings."""
+    what = next((word for word in words if "=" not in word), "")
+    if what not in WORDS:
+        raise UserError(f"fetch {' '.join(words)}: choose fetch {' or fetch '.join(WORDS)}")
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == what:
+            continue
+        if name not in WORDS[what] or not equals or not value:
+            known = ", ".join(f"{name}=..." for name in WORDS[what])
+            raise UserError(f"fetch {what} takes no {word}: choose among {known}")
+        settings[name] = value
+    return what, settings
+
+
+def _names(settings: Mapping[str, str], name: str) -> list[str]:
+    """One name, or several as in [a,b] or a,b."""
+    listed = settings.get(name, "").strip("[]").split(",")
+    return list(dict.fromkeys(filter(None, (each.strip() for each in listed))))
+
+
+def _place(settings: Mapping[str, str], own: Path | None) -> Place:
+    """Where to and where from; a data folder that is not there is made.
+
+    Raises  UserError: it cannot be made.
+    """
+    data_dir = settings.get("data_dir")
+    named = data_dir or os.environ.get("HARNESS_DATA")
+    if named:
+        try:
+            Path(named).expanduser().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the data folder {named} ({error.strerror}): type data_dir=<a folder "
+                "you may write>"
+            ) from error
+    return Place(data_dir, data_folder(data_dir)[0].absolute(), settings.get("fetch.base"), own)
+
+
+def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
+    """Fetch what is not there, one file after another."""
+    left = [each for each in chosen if each.problem()]
+    if not left:
+        print(f"nothing to fetch: {_all_there(chosen) if chosen else 'no file is needed'}")
+        return 0
+    _announce(left, len(chosen), folder.parent)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, f"waiting for another fetch into {folder}"), Bar() as bar:
+            for each in left:
+                _fetch_one(each, bar)
+    except OSError as error:  # of the folder or its lock; downloads raise no others
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}): type data_dir=<a folder you may write>"
+        ) from error
+    missing = [each for each in chosen if each.problem()]
+    if not missing:
+        print(_all_there(chosen))
+        return 0
+    listed = ", ".join(f"{each.name} ({each.target.path})" for each in missing)
+    complain(
+        UserError(
+            f"{len(missing)} of {len(chosen)} files are still missing, {listed}: "
+            f"type python -m harness {words}"
+        )
+    )
+    return USER_ERROR
+
+
+def _all_there(chosen: Sequence[Wanted]) -> str:
+    return "the file is there" if len(chosen) == 1 else f"all {len(chosen)} files are there"
+
+
+def _fetch_one(each: Wanted, bar: Bar) -> None:
+    """Fetch a file unless another command has done it meanwhile; say what stood in the way."""
+    problem, target = each.problem(), each.target
+    if problem is None:
+        return
+    bar.begin(each.name)
+    try:
+        if each.precious and target.path.is_file():
+            old = target.path.with_name(f"{target.path.name}.old")
+            shutil.copyfile(target.path, old)
+            bar.say(f"{each.name}: {problem}, and is kept as {old}")
+        download(target, bar.came)
+        bar.say(f"{each.name}: {target.path}, {size(target.path.stat().st_size)}")
+    except Unavailable as error:
+        kept = f" ({size(target.came)} of it are kept)" if target.came else ""
+        bar.say(
+            f"error: {each.name}: {error}{kept}: type the same again when it can be reached, put "
+            f"the file there as {target.path}, or type fetch.base=<address or folder of a copy>"
+        )
+    except UserError as error:
+        bar.say(f"error: {each.name}: {error}")
+
+
+def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
+    """Say what will be fetched, from where, how much, under which licence, where to.
+
+    Raises  UserError: the disk cannot hold it.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    sizes = [bytes_to_come(each.target) for each in left]
+    # A member lies beside its zip until that is removed.
+    needed = sum(filter(None, sizes)) + sum(
+        each.target.bytes or 0 for each in left if each.target.member
+    )
+    print(
+        f"to fetch: {len(left)} of {asked} files, {size(sum(filter(None, sizes)))}"
+        f"{' and what has no size here' if None in sizes else ''}, into {folder} "
+        f"({size(free)} free)"
+    )
+    rows = [_row(each, nbytes, folder) for each, nbytes in zip(left, sizes, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print(f"  {'  '.join(cells)}".rstrip(), flush=True)
+    if needed > free:
+        raise UserError(
+            f"{folder} has {size(free)} free and {size(needed)} are needed: make room, or type "
+            "data_dir=<a folder on a larger disk>"
+        )
+
+
+def _row(each: Wanted, nbytes: int | None, folder: Path) -> tuple[str, ...]:
+    """Name, bytes to come, host, place and licence."""
+    target = each.target
+    there = f" ({size(target.came)} there)" if target.came else ""
+    hosts = ", ".join(dict.fromkeys(map(host_of, target.urls))) or "no address"
+    place = str(target.path.relative_to(folder))
+    return each.name, f"{size(nbytes)}{there}", hosts, place, each.licence

@@ -1,0 +1,152 @@
+"""What is asked for on a command line: files of weights by metric or model, lists by suite."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from harness import digests, weights
+from harness.compose import choices, composing
+from harness.errors import UserError
+from harness.fetch.source import addresses
+from harness.fetch.target import Target
+from harness.suites import SuiteConfig, official
+from harness.weights import Entry, File
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file. problem: says what is the matter with it, None if it is there and right.
+
+    precious: what lies in its place may be the user's own, and is kept under another name.
+    """
+
+    name: str
+    target: Target
+    licence: str
+    problem: Callable[[], str | None]
+    precious: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files go and where they are from: the data folder as the user named it, or none.
+
+    base: a copy of a data folder to take them from. own: the user's folder of choices.
+    """
+
+    data_dir: str | None
+    folder: Path
+    base: str | None = None
+    own: Path | None = None
+
+
+def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> list[Wanted]:
+    """Files that these metrics and models use; all that are described if none is named.
+
+    Raises  UserError: an unknown name, or a model of which no file is described.
+    """
+    known = weights.entries(place.own)
+    if not metrics and not models:
+        chosen = list(known.values())
+    else:
+        uses = _uses("metrics", metrics, place.own)
+        for model in models:
+            names = _uses("model", [model], place.own)
+            if not any(_is_used(entry, names) for entry in known.values()):
+                raise UserError(
+                    f"conf/weights describes no file of model={model}: README says where its "
+                    "weights are from, and python -m harness ls weights lists what is described"
+                )
+            uses |= names
+        chosen = [entry for entry in known.values() if _is_used(entry, uses)]
+    return [_wanted(entry, file, place) for entry in chosen for file in entry.files]
+
+
+def of_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
+    """Official lists of these suites; of all that have one if none is named.
+
+    Raises  UserError: an unknown suite.
+    """
+    known = choices("suite", place.own)
+    _check("suite", suites, list(known))
+    found: list[Wanted] = []
+    with composing(place.own) as composer:
+        for name in suites or known:
+            said = composer.resolved([f"suite={name}"])["suite"]
+            found += _list(name, SuiteConfig(**said), place)
+    return found
+
+
+def _list(name: str, config: SuiteConfig, place: Place) -> Iterator[Wanted]:
+    target = official(config, place.folder, place.base)
+    if target is None:
+        return
+
+    def problem() -> str | None:
+        if not target.path.is_file():
+            return f"there is no file {target.path}"
+        try:
+            found = digests.remembered(target.path)
+        except OSError as error:
+            return f"{target.path} cannot be read ({error.strerror})"
+        return None if found == target.start else f"{target.path} has SHA-256 {found}"
+
+    yield Wanted(name, target, config.licence or "unknown", problem, precious=True)
+
+
+def _wanted(entry: Entry, file: File, place: Place) -> Wanted:
+    """One file of weights; a copy holds what others have unpacked."""
+    path = place.folder / weights.FOLDER / file.path
+    below = f"{weights.FOLDER}/{file.path}"
+    urls = addresses(below, file.urls, place.base)
+    member = file.member if urls == file.urls else None
+    start, said = weights.expected(file, path)
+    target = Target(path, urls, start, said, file.bytes, member)
+    name = entry.name if len(entry.files) == 1 else f"{entry.name}/{path.name}"
+    return Wanted(name, target, entry.licence, lambda: weights.complaint(file, place.data_dir))
+
+
+def _uses(group: str, names: Sequence[str], own: Path | None) -> set[str]:
+    """These choices of a group and all that their files are made of."""
+    known = choices(group, own)
+    _check(group, names, list(known))
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name in found or name not in known:
+            continue
+        found.add(name)
+        left += _parts(known[name], group, PurePosixPath(name).parent)
+    return found
+
+
+def _parts(source: Path, group: str, folder: PurePosixPath) -> Iterator[str]:
+    """Choices of the same group in a file's defaults list; Hydra takes them from its own folder."""
+    said = yaml.safe_load(source.read_text())
+    for each in (said.get("defaults") or []) if isinstance(said, dict) else []:
+        options = list(each.values()) if isinstance(each, dict) else [each]
+        for option in options:
+            for name in option if isinstance(option, list) else [option]:
+                bare = str(name).partition("@")[0]
+                absolute = bare.startswith(f"/{group}/")
+                yield bare.removeprefix(f"/{group}/") if absolute else str(folder / bare)
+
+
+def _is_used(entry: Entry, names: set[str]) -> bool:
+    """Whether an entry is used by one of these; vbench/x and vbench_x are the same."""
+    flat = {name.replace("/", "_") for name in names}
+    return any(use.replace("/", "_") in flat for use in entry.used_by)
+
+
+def _check(group: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, cutoff=0.5)
+            hint = f", did you mean {' or '.join(near)}" if near else ""
+            raise UserError(f"unknown {group} {name}{hint}? Choose {group}={'|'.join(known)}")

@@ -1,0 +1,134 @@
+"""A judge on this machine: a vision-language model of transformers, never downloaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.files import sha256
+from harness.judge.judge import Judge, Verdict, check_frames, images
+from harness.judge.question import question, read
+from harness.metrics.metric import Frames
+
+
+class Local(Judge):
+    """Loaded once, by the first question; see conf/judge/local.yaml.
+
+    Raises  UserError: a setting out of range.
+    """
+
+    one_at_a_time = True
+
+    def __init__(
+        self,
+        path: str | None = None,
+        num_frames: int = 8,
+        max_side_px: int | None = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+        max_new_tokens: int = 1024,
+    ) -> None:
+        """Loads nothing yet."""
+        check_frames(num_frames, max_side_px)
+        if not temperature >= 0 or max_new_tokens < 1:
+            raise UserError("judge: give a temperature from 0 and at least one of max_new_tokens")
+        self.folder = Path(path).expanduser() if path is not None else None
+        self.num_frames, self.max_side_px = num_frames, max_side_px
+        self.temperature, self.seed, self.max_new_tokens = temperature, seed, max_new_tokens
+        self.answers_vary = temperature > 0
+        self._loaded: tuple[str, Any, Any] | None = None  # device, model, processor
+
+    def identity(self) -> str:
+        """The model by its folder's name, what it is shown and how it answers."""
+        try:
+            package = f"transformers {version('transformers')}"
+        except PackageNotFoundError:
+            package = "no transformers"
+        size = f"at most {self.max_side_px} px a side" if self.max_side_px else "full size"
+        return (
+            f"local model {self.folder.name if self.folder else None}, {package}, "
+            f"{self.num_frames} frames, {size}, temperature {self.temperature}, seed {self.seed}, "
+            f"at most {self.max_new_tokens} tokens"
+        )
+
+    def missing(self) -> str | None:
+        """No folder, no model in it, or no package."""
+        if self.folder is None:
+            return "the judge has no model: type judge.path=<folder of a model>"
+        if not (self.folder / "config.json").is_file() or not self._files:
+            return (
+                f"{self.folder} holds no model (config.json and *.safetensors): type judge"
+                ".path=<folder of a vision-language model as transformers saves it>"
+            )
+        if importlib.util.find_spec("transformers") is None:
+            return "the local judge needs transformers: type pip install video-kv-bench[wan]"
+        return None
+
+    def weights(self) -> dict[str, str]:
+        """Every file of weights in the folder; they are read once a process."""
+        return self._digests
+
+    def completed(
+        self, events: Sequence[str], frames_THWC: Frames, vote: int = 0, device: str = "cpu"
+    ) -> Verdict:
+        """Ask the model.
+
+        Shapes  frames_THWC [T, H, W, 3] u8 RGB.
+        Raises  Unscorable: an answer that cannot be read.
+        """
+        shown = images(frames_THWC, self.num_frames, self.max_side_px)
+        content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in shown]
+        content.append({"type": "text", "text": question(events, len(shown))})
+        return read(self._answer(content, self.seed + vote, device), len(events))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._loaded = None
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors")) if self.folder else []
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {file.name: sha256(file) for file in self._files}
+
+    def _answer(self, content: list[dict[str, Any]], seed: int, device: str) -> str:
+        """What the model says to one message of a user."""
+        import torch
+
+        model, processor = self._model(device)
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(device, model.dtype)
+        sampling: dict[str, Any] = {"do_sample": False}
+        if self.answers_vary:
+            sampling = {"do_sample": True, "temperature": self.temperature}
+        cuda = [torch.device(device)] if device.startswith("cuda") else []
+        with torch.inference_mode(), torch.random.fork_rng(cuda):
+            torch.manual_seed(seed)
+            tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, **sampling)
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        return str(processor.decode(new, skip_special_tokens=True))
+
+    def _model(self, device: str) -> tuple[Any, Any]:
+        """The model and its processor, loaded once a device."""
+        if self._loaded is None or self._loaded[0] != device:
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+
+            self._loaded = None
+            processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+            model = AutoModelForImageTextToText.from_pretrained(
+                self.folder, local_files_only=True, dtype="auto"
+            )
+            self._loaded = (device, model.to(device).eval(), processor)
+        return self._loaded[1:]

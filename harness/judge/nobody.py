@@ -1,0 +1,31 @@
+"""No judge: every video is null, and the reason says what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.judge.judge import Judge, Verdict
+from harness.metrics.metric import Frames, Unavailable
+
+NO_JUDGE = (
+    "no judge is set: type judge=openai judge.base_url=https://host/v1 judge.model=<name> for an "
+    "endpoint, or judge=local judge.path=<folder> for a model on this machine"
+)
+
+
+class Nobody(Judge):
+    """What stands where no judge is chosen."""
+
+    def identity(self) -> str:
+        """Nobody."""
+        return "no judge"
+
+    def missing(self) -> str | None:
+        """What to type."""
+        return NO_JUDGE
+
+    def completed(
+        self, events: Sequence[str], frames_THWC: Frames, vote: int = 0, device: str = "cpu"
+    ) -> Verdict:
+        """Raises  Unavailable: always."""
+        raise Unavailable(NO_JUDGE)

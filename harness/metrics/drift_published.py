@@ -1,0 +1,73 @@
+"""The published study's drift: imaging quality of ever longer beginnings of an encoded video."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.metrics.metric import Clip, Column, Unscorable, Value
+from harness.metrics.vbench import Dimension
+from harness.vbench import environment, staging
+
+STEP_FRAMES = 50
+
+
+class DriftPublished(Dimension):
+    """VBench's imaging quality of the first 50, 100, 150, ... frames and of all, each encoded anew.
+
+    A mean over a beginning, so a quality and no rate: what it loses late hardly shows. Kept to be
+    held against the study; `vbench_imaging_quality_slope_per_s` is the drift. The study encoded its
+    H.264 files a second time; here the frames are encoded once.
+
+    Source  the study's drift curves: points of 50, 100 and 150 of 165 frames on StoryEval, the
+            whole video on MovieGen.
+    """
+
+    def __init__(self, python: str | None = None, data_dir: str | None = None) -> None:
+        """Start and load nothing. python: an interpreter with vbench, else that of make vbench."""
+        super().__init__("imaging_quality", python, data_dir)
+        self.name = "drift_published"
+
+    def columns(self) -> tuple[Column, ...]:
+        """The last point, and all of them."""
+        meaning = "MUSIQ's quality on 0..1, H.264 at crf 23"
+        return (
+            Column(self.name, f"{meaning}, the whole video", "", "higher"),
+            Column(
+                f"{self.name}_points",
+                f"{meaning}, the first {STEP_FRAMES}, {2 * STEP_FRAMES}, ... frames and all",
+                "",
+                "higher",
+                list[float],
+            ),
+        )
+
+    def version(self) -> str:
+        """The package, and how the beginnings are encoded."""
+        codec, pix_fmt, options = staging.STUDY
+        packages = environment.said(self._python, self._dimension.packages)
+        encoded = f"{codec} crf {options['crf']} {pix_fmt}"
+        return f"{packages}; beginnings every {STEP_FRAMES} frames and the whole, {encoded}"
+
+    def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
+        """See `columns`."""
+        height, width = clip.frames_THWC.shape[1:3]
+        if height % 2 or width % 2:
+            raise Unscorable(f"the study's 4:2:0 needs even sides, these are {height}x{width}")
+        points = [self._quality(clip, num, device) for num in prefixes(len(clip.frames_THWC))]
+        return {self.name: points[-1], f"{self.name}_points": points}
+
+    def _quality(self, clip: Clip, num_frames: int, device: str) -> float:
+        """Imaging quality of the first frames, encoded as the study did."""
+        runner = self._runner()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "beginning.mp4")
+            staging.write(path, clip.frames_THWC[:num_frames], clip.fps, staging.STUDY)
+            value = runner.ask(self._dimension, path, clip.prompt, device).value
+        return value / self._dimension.full_scale
+
+
+def prefixes(num_frames: int) -> list[int]:
+    """The lengths of a video's beginnings in frames; the last one is the whole."""
+    return [*range(STEP_FRAMES, num_frames, STEP_FRAMES), num_frames]

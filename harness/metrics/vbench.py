@@ -1,0 +1,132 @@
+"""VBench's dimensions, computed by the official package in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from harness import weights
+from harness.errors import UserError
+from harness.metrics.metric import Clip, Column, Metric, Unscorable, Value
+from harness.metrics.windows import Quantity, summarise
+from harness.vbench import client, environment
+from harness.vbench.clips import LONGEST_WHOLE_S, protocol, spans
+from harness.vbench.dimensions import DIMENSIONS
+
+NO_BETTER = "dynamic_degree"  # more motion is another video, no better one
+
+
+class Dimension(Metric):
+    """One dimension as its package defines it, for a whole video or the mean of its clips.
+
+    python: an interpreter with vbench; without, that of `make vbench`.
+    """
+
+    one_at_a_time = True
+
+    def __init__(
+        self, dimension: str, python: str | None = None, data_dir: str | None = None
+    ) -> None:
+        """Refuse an unknown dimension; start and load nothing."""
+        if dimension not in DIMENSIONS:
+            known = ", ".join(DIMENSIONS)
+            raise UserError(f"VBench has no dimension {dimension}: choose among {known}")
+        self.name = f"vbench_{dimension}"
+        self._dimension = DIMENSIONS[dimension]
+        self._python = environment.interpreter(python)
+        self._data_dir = data_dir
+
+    def columns(self) -> tuple[Column, ...]:
+        """The value on 0..1, the package's own, and what it was taken of."""
+        value = Column(self.name, self._dimension.meaning, "", self._better())
+        return (value, *self._beside())
+
+    def version(self) -> str:
+        """The package and what its value comes from, the files it reads, and the clips."""
+        packages = environment.said(self._python, self._dimension.packages)
+        clips = f"above {LONGEST_WHOLE_S} s the mean of clips of {self._dimension.clip_s} s"
+        return f"{packages}; every frame, lossless; {clips}"
+
+    def missing(self) -> str | None:
+        """The interpreter, the package, or the files of weights that are not there."""
+        return environment.missing(self._python, self._dimension.packages) or weights.missing(
+            self._dimension.weights, self._data_dir
+        )
+
+    def weights(self) -> dict[str, str]:
+        """Those the package loads for this dimension."""
+        return client.digests(self._dimension.weights, self._data_dir)
+
+    def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
+        """See `columns`."""
+        pieces = spans(len(clip.frames_THWC), clip.fps, self._dimension.clip_s)
+        return self._row([self._ask(clip, piece, device).value for piece in pieces])
+
+    def close(self) -> None:
+        """End the process that all dimensions share; the next `measure` starts another."""
+        self._runner().close()
+
+    def _beside(self) -> tuple[Column, Column]:
+        """The columns beside the value."""
+        scale = f", on 0..{self._dimension.full_scale:g} as the package gives it"
+        return (
+            Column(f"{self.name}_raw", self._dimension.meaning + scale, "", self._better()),
+            Column(f"{self.name}_protocol", "whole, or the mean of clips", kind=str),
+        )
+
+    def _better(self) -> Literal["higher"] | None:
+        return None if self._dimension.name == NO_BETTER else "higher"
+
+    def _row(self, values: list[float]) -> dict[str, Value]:
+        """The columns' values from those of the clips."""
+        raw = client.mean(values)
+        return {
+            self.name: raw / self._dimension.full_scale,
+            f"{self.name}_raw": raw,
+            f"{self.name}_protocol": protocol(len(values), self._dimension.clip_s),
+        }
+
+    def _ask(self, clip: Clip, piece: tuple[int, int], device: str) -> client.Reply:
+        """What the package gives for some of the frames."""
+        least, sides = self._dimension.smallest_px, clip.frames_THWC.shape[1:3]
+        if min(sides) < least:
+            raise Unscorable(
+                f"vbench.{self._dimension.name} needs {least} pixels a side, these are "
+                f"{sides[0]}x{sides[1]}: its network gives NaN, which the package takes for a value"
+            )
+        runner = self._runner()
+        path = runner.stage.lossless(clip.frames_THWC, clip.fps, piece)
+        return runner.ask(self._dimension, path, clip.prompt, device)
+
+    def _runner(self) -> client.Runner:
+        return client.runner(self._python, self._data_dir)
+
+
+class ImagingQuality(Dimension):
+    """MUSIQ's quality of frames: of the video, and by windows, which is how quality drifts."""
+
+    def __init__(self, python: str | None = None, data_dir: str | None = None) -> None:
+        """See `Dimension`."""
+        super().__init__("imaging_quality", python, data_dir)
+        self._quantity = Quantity(self.name, self._dimension.meaning, "higher")
+
+    def columns(self) -> tuple[Column, ...]:
+        """The value on 0..1, also by windows, and as `Dimension` has it."""
+        return (*self._quantity.columns(), *self._beside())
+
+    def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
+        """See `columns`; the whole video's value is the package's, or the mean of its clips."""
+        num_frames = len(clip.frames_THWC)
+        pieces = spans(num_frames, clip.fps, self._dimension.clip_s)
+        replies = [self._ask(clip, piece, device) for piece in pieces]
+        per_frame_T = np.full(num_frames, np.nan)
+        for (start, stop), reply in zip(pieces, replies, strict=True):
+            if len(reply.frames) != stop - start:
+                raise Unscorable(
+                    f"vbench.imaging_quality scored {len(reply.frames)} of {stop - start} frames"
+                )
+            per_frame_T[start:stop] = reply.frames
+        by_window = self._quantity.row(summarise(per_frame_T / self._dimension.full_scale, clip))
+        return {**by_window, **self._row([reply.value for reply in replies])}

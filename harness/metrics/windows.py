@@ -1,0 +1,164 @@
+"""One quantity of every frame, over the clip and in time.
+
+Definitions, the same for every metric:
+
+- *Per frame*: one value per pixel frame.
+- *First chunk*: the pixel frames of the first chunk of latent frames. It is made before any
+  history exists, so every method shows it exactly; averaged in, it flatters. Hence apart.
+- *Rest*: all frames after the first chunk.
+- *0-2 s, 2-5 s, after 5 s*: by time from frame 0, first chunk included.
+- *Windows*: consecutive spans of one second from frame 0, first chunk included. A last partial
+  span stands alone if it is at least half full and else joins the span before it.
+- *Last minus first*: the last window less the first one.
+- *Slope*: least squares over (centre of window in seconds, value of window), without the windows
+  that lie wholly in the first chunk. This is the drift of one clip, in units per second.
+- *Means* are means of the per-frame quantity. For PSNR that is the squared error, and decibels are
+  taken of the mean, so that one identical frame cannot lift a whole clip.
+
+A value that cannot be had (no frame after the first chunk, a single window) is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.metrics.metric import Clip, Column, Unscorable, Value
+
+Series = NDArray[np.float64]
+WINDOW_S = 1.0
+_SPANS = ("0 to 2 s", "2 to 5 s", "after 5 s")
+SPANS_S = {"0_2s": (0.0, 2.0), "2_5s": (2.0, 5.0), "after_5s": (5.0, np.inf)}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity of every frame: the names, units and meanings of the columns it is told in.
+
+    unit: as it ends the names of columns (`_db`), with what it stands for (`dB`).
+    """
+
+    name: str
+    meaning: str
+    better: Literal["higher", "lower"] | None = None
+    suffix: str = ""
+    unit: str = ""
+
+    def columns(self) -> tuple[Column, ...]:
+        """In the order of a row."""
+
+        def column(part: str, meaning: str, kind: type = float) -> Column:
+            name = f"{self.name}{part}{self.suffix}"
+            return Column(name, f"{self.meaning}{meaning}", self.unit, self.better, kind)
+
+        per_s = f"{self.unit}/s" if self.unit else "1/s"
+        return (
+            column("", ", whole video"),
+            column("_first_chunk", ", first chunk"),
+            column("_rest", ", after the first chunk"),
+            *(column(f"_{span}", f", {said}") for span, said in zip(SPANS_S, _SPANS, strict=True)),
+            column("_windows", ", each second", list[float]),
+            column("_last_minus_first", ", last second less the first"),
+            Column(
+                f"{self.name}_slope{self.suffix}_per_s",
+                f"{self.meaning}, change in time",
+                per_s,
+                self.better,
+            ),
+        )
+
+    def row(self, summary: Summary) -> dict[str, Value]:
+        """The columns' values."""
+        values = (
+            summary.mean,
+            summary.first_chunk,
+            summary.rest,
+            *(summary.spans[span] for span in SPANS_S),
+            summary.windows,
+            summary.last_minus_first,
+            summary.slope_per_s,
+        )
+        names = (column.name for column in self.columns())
+        return dict(zip(names, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One quantity of one video; None where a value cannot be had.
+
+    Units  those of the quantity; `slope_per_s` in that unit per second.
+    """
+
+    mean: float
+    first_chunk: float | None
+    rest: float | None
+    spans: dict[str, float | None]
+    windows: list[float]
+    last_minus_first: float | None
+    slope_per_s: float | None
+
+
+def summarise(
+    per_frame_T: Series, clip: Clip, read: Callable[[float], float] = float, first_frame: int = 0
+) -> Summary:
+    """Means over the clip, its parts and each window, and the drift.
+
+    `read` turns a mean of the per-frame quantity into what is reported: squared error to decibels.
+    `first_frame` is the frame of the first value: 1 for a change from the frame before. Windows and
+    parts are of frames all the same; the first of them has a value less.
+
+    Shapes  per_frame_T [T - first_frame] f64.
+    Raises  Unscorable: no frames, or a value that is not finite.
+    """
+    if per_frame_T.size == 0:
+        raise Unscorable("the video has no frames")
+    if wrong := int((~np.isfinite(per_frame_T)).sum()):
+        raise Unscorable(f"not finite in {wrong} of {per_frame_T.size} frames")
+
+    def mean(start: int, stop: int) -> float | None:
+        values_T = per_frame_T[max(0, start - first_frame) : max(0, stop - first_frame)]
+        return read(float(values_T.mean())) if values_T.size else None
+
+    num_frames = first_frame + len(per_frame_T)
+    first = min(clip.first_chunk_frames, num_frames)
+    edges = {
+        name: [min(num_frames, round(min(t, num_frames) * clip.fps)) for t in span]
+        for name, span in SPANS_S.items()
+    }
+    timed = [(x, mean(*x)) for x in windows(num_frames, max(1, round(WINDOW_S * clip.fps)))]
+    pieces = [piece for piece, level in timed if level is not None]
+    levels = [level for _, level in timed if level is not None]
+    drifting = [i for i, (_, stop) in enumerate(pieces) if stop > clip.first_chunk_frames]
+    return Summary(
+        mean=read(float(per_frame_T.mean())),
+        first_chunk=mean(0, first),
+        rest=mean(first, num_frames),
+        spans={name: mean(*span) for name, span in edges.items()},
+        windows=levels,
+        last_minus_first=levels[-1] - levels[0] if len(levels) > 1 else None,
+        slope_per_s=slope(
+            [sum(pieces[i]) / 2 / clip.fps for i in drifting], [levels[i] for i in drifting]
+        ),
+    )
+
+
+def windows(num_frames: int, length: int) -> list[tuple[int, int]]:
+    """Consecutive spans [start, stop) of `length` frames; a last one under half full is merged.
+
+    Twenty frames in windows of eight: (0, 8), (8, 16), (16, 20); nineteen: (0, 8), (8, 19).
+    """
+    num_windows = max(1, num_frames // length + (2 * (num_frames % length) >= length))
+    starts = [i * length for i in range(num_windows)]
+    return list(zip(starts, [*starts[1:], num_frames], strict=True))
+
+
+def slope(times_s: list[float], values: list[float]) -> float | None:
+    """Least-squares slope of values over time, per second; None for fewer than two points."""
+    if len(times_s) < 2:
+        return None
+    from_middle_s = np.array(times_s) - np.mean(times_s)
+    return float(from_middle_s @ np.array(values) / (from_middle_s @ from_middle_s))

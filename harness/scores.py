@@ -1,0 +1,167 @@
+"""Scores on disk: a row a video, the columns of the metrics that scored it.
+
+A file describes itself: each column of a metric carries the metric's name, its unit, which way is
+better and what it means in the metadata of its field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import parquet
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harness.metrics.metric import Column, Metric, Value
+
+SCORES = "scores.parquet"
+VERSION = 5  # of the columns of `Scored`
+Key = tuple[int, int]  # prompt index and sample
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was scored: which video, against which reference.
+
+    frames_sha256 are digests of shape and pixels (`harness.video.digest`), null where the frames
+    could not be read; video_sha256 is that of the lossless file.
+    """
+
+    run_id: str
+    prompt_index: int
+    sample: int
+    reference_run_id: str
+    frames_sha256: str | None
+    reference_frames_sha256: str | None
+    video_sha256: str | None
+    scores_version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one metric says of one video: values, or the reason why there are none.
+
+    version is null where the metric could not be tried (no weights, no reference); it is as soon
+    as it can be.
+    """
+
+    values: Mapping[str, Value]
+    reason: str | None
+    version: str | None
+    weights: str | None
+
+
+def fields(metric: Metric) -> list[pa.Field]:
+    """The columns of a metric: its own, then why they are null, its version and its weights."""
+    import pyarrow as pa
+
+    whose = {"metric": metric.name, "against": "reference" if metric.against_reference else ""}
+
+    def field(column: Column) -> pa.Field:
+        told = {
+            "meaning": column.meaning,
+            "unit": column.unit,
+            "better": column.better or "neither",
+        }
+        return pa.field(column.name, parquet.arrow_type(column.kind), metadata=whose | told)
+
+    return [
+        *map(field, metric.columns()),
+        *(
+            pa.field(f"{metric.name}_{name}", pa.string(), metadata=whose)
+            for name in ("reason", "version", "weights")
+        ),
+    ]
+
+
+class Scores:
+    """The scores of a run, durable video by video.
+
+    Raises  UserError: the file is damaged, or of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing file, or begin one."""
+        self._path = path
+        table = read(path) if path.exists() else parquet.schema(Scored).empty_table()
+        self._fields: dict[str, pa.Field] = {field.name: field for field in table.schema}
+        self._rows: dict[Key, Row] = {key(row): row for row in table.to_pylist()}
+
+    def put(self, scored: Scored, results: Mapping[Metric, Result]) -> None:
+        """Add results to a video's row; those of other frames or another reference are gone.
+
+        What is known of a reference that is no longer there stays. Rows lie in the order of videos,
+        so the file is the same whatever order they came in.
+        """
+        import pyarrow as pa
+
+        identity = dataclasses.asdict(scored)
+        row = self._rows.get(key(identity), {})
+        if row.get("frames_sha256") != scored.frames_sha256:
+            row = {}
+        if scored.reference_frames_sha256 is None:
+            identity["reference_frames_sha256"] = row.get("reference_frames_sha256")
+        elif row.get("reference_frames_sha256") != scored.reference_frames_sha256:
+            row = {name: value for name, value in row.items() if not self._is_against(name)}
+        row |= identity
+        for metric, result in results.items():
+            self._describe(metric)
+            told = {"reason": result.reason, "version": result.version, "weights": result.weights}
+            row |= {column.name: result.values.get(column.name) for column in metric.columns()}
+            row |= {f"{metric.name}_{name}": value for name, value in told.items()}
+        self._rows[key(identity)] = row
+        rows = [self._rows[each] for each in sorted(self._rows)]
+        parquet.write(self._path, pa.Table.from_pylist(rows, pa.schema(self._fields.values())))
+
+    def _is_against(self, column: str) -> bool:
+        """Whether a column is of a metric against the reference."""
+        told = self._fields[column].metadata or {}
+        return told.get(b"against") == b"reference"
+
+    def _describe(self, metric: Metric) -> None:
+        """Take in a metric's columns, in place of those that an earlier version of it had."""
+        wanted = fields(metric)
+        known = [x for x in self._fields.values() if _metric_of(x) == metric.name]
+        if not all(x.equals(y, check_metadata=True) for x, y in zip(known, wanted, strict=False)):
+            known = []
+        if len(known) == len(wanted):
+            return
+        of_others = {n: x for n, x in self._fields.items() if _metric_of(x) != metric.name}
+        self._fields = of_others | {field.name: field for field in wanted}
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file of scores, or some columns of it.
+
+    Raises  UserError: it is damaged, or of another version.
+    """
+    again = f"remove it and type python -m harness score {path.parent}"
+    if columns is not None:
+        columns = [*parquet.schema(Scored).names, *columns]
+    table = parquet.read(path, columns, again)
+    expected = parquet.schema(Scored)
+    if table.schema.names[: len(expected)] != expected.names:
+        raise UserError(f"{path} was written by another version of the harness: {again}")
+    return parquet.plain(table)
+
+
+def rows(folder: Path, columns: Sequence[str] | None = None) -> dict[Key, Row]:
+    """The scores of a run's videos, with all columns or some beside those of `Scored`."""
+    path = folder / SCORES
+    return {key(row): row for row in read(path, columns).to_pylist()} if path.exists() else {}
+
+
+def key(row: Row) -> Key:
+    """The video of a row."""
+    return row["prompt_index"], row["sample"]
+
+
+def _metric_of(field: pa.Field) -> str | None:
+    return (field.metadata or {}).get(b"metric", b"").decode() or None

@@ -1,0 +1,181 @@
+"""The side of VBench's child that is here: start it, ask it, name the way it died."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from harness import weights
+from harness.errors import cause_of
+from harness.metrics.metric import Unscorable
+from harness.vbench.dimensions import Dimension
+from harness.vbench.environment import bare
+from harness.vbench.staging import Stage
+
+RUNNER = Path(__file__).with_name("runner.py")
+PATIENCE_S = 5  # between closing its input and killing it
+LAST_WORDS = 300  # characters of what it printed last
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the package gave for one video; frames: each one's value, of imaging quality only."""
+
+    value: float
+    frames: tuple[float, ...]
+
+
+class Runner:
+    """One child with one environment and one folder of weights, started when it is first asked.
+
+    Threads may ask at once; they are answered one after the other. A child that died is started
+    again by the next question.
+    """
+
+    def __init__(self, python: Path, data_dir: str | None) -> None:
+        """Start nothing yet."""
+        self.stage = Stage()
+        self._python, self._data_dir = python, data_dir
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._printed: IO[str] | None = None
+
+    def ask(self, dimension: Dimension, video: Path, prompt: str, device: str) -> Reply:
+        """The value of one video in one dimension.
+
+        Raises  Unscorable: it has none, or the child died over it twice. MemoryError: there is not
+        enough here. KeyboardInterrupt: the child was interrupted.
+        """
+        asked = {
+            "dimension": dimension.name,
+            "device": device,
+            "video": str(video),
+            "prompt": prompt,
+        }
+        with self._lock:
+            self._lay_out(dimension.weights)
+            # Twice: a child may have died of something else, such as another's use of the memory.
+            answered = self._answer(asked) or self._answer(asked)
+            death = "" if answered else self._death()
+        if death:
+            raise Unscorable(f"vbench.{dimension.name}: {death}")
+        reply: dict[str, Any] = json.loads(answered)
+        if "reason" in reply:
+            if reply["memory"] or cause_of(RuntimeError(reply["reason"])) == "oom":
+                raise MemoryError(reply["reason"])
+            raise Unscorable(reply["reason"])
+        return Reply(float(reply["value"]), tuple(map(float, reply["frames"] or ())))
+
+    def close(self) -> None:
+        """End the child; what it has loaded is gone."""
+        with self._lock:
+            if self._process is None:
+                return
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            try:
+                self._process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._forget()
+
+    def _answer(self, asked: dict[str, str]) -> str:
+        """The child's line; none if it died over it.
+
+        Raises  KeyboardInterrupt: it was interrupted.
+        """
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(BrokenPipeError):
+            print(json.dumps(asked), file=process.stdin, flush=True)
+        line = process.stdout.readline()
+        if line.endswith("\n"):
+            return line
+        if process.wait() == -signal.SIGINT:
+            raise KeyboardInterrupt
+        return ""
+
+    def _running(self) -> subprocess.Popen[str]:
+        """The child, started if there is none alive."""
+        if self._process is None or self._process.poll() is not None:
+            self._forget()
+            cache, home = self.stage.folder / "cache", self.stage.folder / "torch"
+            cache.mkdir(exist_ok=True)
+            told = {"VBENCH_CACHE_DIR": str(cache), "TORCH_HOME": str(home)}
+            self._printed = (self.stage.folder / "printed").open("w+", errors="replace")
+            self._process = subprocess.Popen(
+                [str(self._python), str(RUNNER), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._printed,
+                cwd=cache,  # where transformers finds the folder bert-base-uncased
+                env=bare() | OFFLINE | told,
+                text=True,
+            )
+        return self._process
+
+    def _lay_out(self, names: Iterable[str]) -> None:
+        """Link files of weights to where the package looks: in its cache, and for DINO in torch's.
+
+        The package takes DINO's weights from its cache and then lets the hub's entry load its own.
+        """
+        cache, home = self.stage.folder / "cache", self.stage.folder / "torch"
+        for name in names:
+            place = weights.path(name, self._data_dir)
+            inside = Path(weights.read(name).path).relative_to("vbench")
+            for link in (cache / inside, home / "hub" / "checkpoints" / place.name):
+                if not link.is_symlink():
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(place.absolute())
+
+    def _death(self) -> str:
+        """How the child ended, and what it said last."""
+        assert self._process is not None
+        code = self._process.wait()
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        assert self._printed is not None
+        self._printed.seek(0)
+        words = " ".join(self._printed.read().split())[-LAST_WORDS:]
+        return f"VBench's process ended with {name}" + (f" after: {words}" if words else "")
+
+    def _forget(self) -> None:
+        """Close what belonged to a child that is gone."""
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._printed is not None:
+            self._printed.close()
+        self._process = self._printed = None
+
+
+@functools.cache
+def runner(python: Path, data_dir: str | None) -> Runner:
+    """The one runner of this process for an environment and a data folder."""
+    child = Runner(python, data_dir)
+    atexit.register(child.close)
+    return child
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean over a video's clips."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
+
+
+def digests(names: Iterable[str], data_dir: str | None) -> dict[str, str]:
+    """SHA-256 of those files of weights that are there, by name."""
+    found = {name: weights.digest(name, data_dir) for name in names}
+    return {name: digest for name, digest in found.items() if digest is not None}

@@ -1,0 +1,131 @@
+"""VBench's sixteen dimensions: what each one means, needs and is scaled by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+VERSION = "0.1.5"
+DETECTRON2 = "detectron2"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension of the package.
+
+    group: a semantic dimension is defined for the videos of some official prompts, a quality one
+    for any video. weights: names of files of `conf/weights`. packages: those beside vbench that its
+    values come from. full_scale: what the package's value of one video is divided by to lie on
+    0..1. clip_s: the length of the clips that a video above ten seconds is cut into. smallest_px:
+    the shortest side that its network takes; of smaller frames the package makes values out of NaN.
+
+    Source  the package's modules; clip lengths: VBench-Long's `clip_length_mix.yaml`.
+    """
+
+    name: str
+    group: Literal["quality", "semantic"]
+    meaning: str
+    weights: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    full_scale: float = 1.0
+    clip_s: int = 2
+    smallest_px: int = 0
+
+
+_CLIP_B, _CLIP_L = "vbench/clip_vit_b_32", "vbench/clip_vit_l_14"
+_VICLIP = ("vbench/viclip", "vbench/clip_vocabulary")
+_STAYS = "features of a frame against the frame before and the first, cosine"
+
+
+def _detected(name: str, seen: str) -> Dimension:
+    meaning = f"share of 16 frames in which GRiT {seen}"
+    return Dimension(name, "semantic", meaning, ("vbench/grit",), (DETECTRON2,))
+
+
+_ALL = (
+    Dimension(
+        "subject_consistency",
+        "quality",
+        f"DINO {_STAYS}",
+        ("vbench/dino", "vbench/dino_code"),
+    ),
+    Dimension(
+        "background_consistency",
+        "quality",
+        f"CLIP {_STAYS}",
+        (_CLIP_B,),
+        ("openai-clip",),
+    ),
+    Dimension(
+        "temporal_flickering",
+        "quality",
+        "1 less the mean absolute difference of neighbouring frames; made for still scenes",
+    ),
+    Dimension(
+        "motion_smoothness",
+        "quality",
+        "1 less the error of AMT-S when it fills in every second frame",
+        ("vbench/amt_s",),
+        smallest_px=113,  # it pads to 16, and below 128 its coarsest level is one cell wide
+    ),
+    Dimension(
+        "dynamic_degree",
+        "quality",
+        "1 if RAFT sees large motion often enough, else 0; not better or worse for one video",
+        ("vbench/raft_things",),
+        ("easydict",),
+        smallest_px=121,  # it pads to 8, else the same
+    ),
+    Dimension(
+        "aesthetic_quality",
+        "quality",
+        "LAION's aesthetic score of frames, by CLIP",
+        (_CLIP_L, "vbench/laion_aesthetic"),
+        ("openai-clip",),
+    ),
+    Dimension(
+        "imaging_quality",
+        "quality",
+        "MUSIQ's technical quality of frames, trained on SPAQ",
+        ("vbench/musiq_spaq",),
+        ("pyiqa",),
+        full_scale=100.0,
+    ),
+    _detected("object_class", "finds the object"),
+    _detected("multiple_objects", "finds both objects"),
+    _detected("color", "names the object's colour, of those where it names any"),
+    _detected("spatial_relationship", "finds the objects where they were to stand"),
+    Dimension(
+        "human_action",
+        "semantic",
+        "1 if the action is among UMT's five likeliest with probability 0.85 or more, else 0",
+        ("vbench/umt",),
+        ("timm",),
+        clip_s=10,
+    ),
+    Dimension(
+        "scene",
+        "semantic",
+        "share of 16 frames whose Tag2Text caption names the scene",
+        ("vbench/tag2text", "vbench/bert_base_uncased"),
+        ("timm", "fairscale", "transformers"),
+    ),
+    Dimension(
+        "appearance_style",
+        "semantic",
+        "CLIP, frame against the style's words, cosine",
+        (_CLIP_B,),
+        ("openai-clip",),
+    ),
+    Dimension(
+        "temporal_style", "semantic", "ViCLIP, video against prompt, cosine", _VICLIP, clip_s=10
+    ),
+    Dimension(
+        "overall_consistency",
+        "semantic",
+        "ViCLIP, video against prompt, cosine",
+        _VICLIP,
+        clip_s=10,
+    ),
+)
+DIMENSIONS = {dimension.name: dimension for dimension in _ALL}

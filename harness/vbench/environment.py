@@ -1,0 +1,97 @@
+"""VBench's own environment: where its interpreter is, and which packages that one has."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from harness.vbench.dimensions import DETECTRON2, DIMENSIONS, VERSION
+from harness.version import ROOT
+
+PYTHON = ".venv-vbench/bin/python"  # of the checkout; what `make vbench` sets up
+PATIENCE_S = 60
+_ASK = """
+import json, sys
+from importlib import metadata
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+def interpreter(configured: str | None) -> Path:
+    """The interpreter that has vbench: the configured one, else the checkout's.
+
+    Not resolved: a virtual environment's interpreter is a link, and must be called by its name.
+    """
+    return Path(os.path.abspath(Path(configured or ROOT / PYTHON).expanduser()))
+
+
+def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
+    """Why this interpreter cannot compute with VBench and these packages, and what to type."""
+    mend = "type make vbench, or set HARNESS_VBENCH_PYTHON to a Python that has it"
+    if not python.is_file():
+        return f"VBench needs an environment of its own and {python} does not exist: {mend}"
+    try:
+        found = versions(python)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return f"{python} does not run as a Python interpreter ({error}): {mend}"
+    if (version := found.get("vbench")) != VERSION:
+        have = f"vbench {version}" if version else "no vbench"
+        return f"{python} has {have}, and vbench {VERSION} is needed: {mend}"
+    for package in packages:
+        if package == DETECTRON2 and package not in found:
+            return (
+                f"{python} has no detectron2, which no package index offers: type {python} -m pip "
+                "install --no-build-isolation <a clone of github.com/facebookresearch/detectron2>"
+            )
+        if package not in found:
+            return f"{python} has no {package}: type make vbench"
+    return None
+
+
+def said(python: Path, packages: Iterable[str]) -> str:
+    """Versions of vbench and of these packages, in words; what is not there stands for itself."""
+    try:
+        found = versions(python)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        found = {}
+    return ", ".join(f"{name} {found.get(name, 'not found')}" for name in ("vbench", *packages))
+
+
+def versions(python: Path) -> Mapping[str, str]:
+    """Versions of vbench and of the packages that its dimensions' values come from, if installed.
+
+    Raises  OSError, ValueError, SubprocessError: the interpreter does not answer.
+    """
+    return _versions(python, python.stat().st_mtime_ns)
+
+
+@functools.cache
+def _versions(python: Path, _mtime_ns: int) -> Mapping[str, str]:
+    names = {package for each in DIMENSIONS.values() for package in each.packages}
+    command = [str(python), "-c", _ASK, "vbench", *sorted(names)]
+    asked = subprocess.run(
+        command, env=bare(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    if asked.returncode:
+        last = asked.stderr.strip().splitlines()[-1:]
+        raise ValueError(f"{shlex.quote(str(python))} ended with {asked.returncode}: {last}")
+    found: Mapping[str, str] = json.loads(asked.stdout)
+    return found
+
+
+def bare() -> dict[str, str]:
+    """The variables for that interpreter: without the ways to this one's packages."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    return variables | {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
