@@ -39,7 +39,7 @@ USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [ru
 def main(words: Sequence[str]) -> int:
     """Score what is lacking and say what that came to."""
     own, words = own_folder(words)
-    settings = [word for word in words if "=" in word]
+    settings = [_listed(word) for word in words if "=" in word]
     roots = [Path(word) for word in words if "=" not in word]
     try:
         if not roots or any(str(root).startswith("-") for root in roots):
@@ -66,6 +66,12 @@ def main(words: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _listed(word: str) -> str:
+    """metrics=psnr,ssim as Hydra wants a list; nothing sweeps here that a comma could mean."""
+    name, _, value = word.partition("=")
+    return f"{name}=[{value}]" if name == "metrics" and "," in value and "[" not in value else word
+
+
 def _run(folder: Path, metrics: dict[str, Any]) -> Run:
     """A run as it was asked for, with these metrics; that of the reference is to be known."""
     run = Run.from_folder(folder)
@@ -84,9 +90,10 @@ def _score(found: Sequence[Run], settings: Execution) -> int:
             said = f"waiting for another command that works on {run.folder}"
             held.enter_context(locked(run.folder, said))
         tasks = [task for run in ordered for task in lacking(run)]
-        grant = held.enter_context(leased(settings, "score"))
         try:
-            score(tasks, lambda _: None, grant.device, threads(settings), "score")
+            if tasks:
+                grant = held.enter_context(leased(settings, "score"))
+                score(tasks, lambda _: None, grant.device, threads(settings), "score")
         finally:
             for run in ordered:
                 if manifest.is_there(run.folder):

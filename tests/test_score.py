@@ -249,7 +249,7 @@ def test_the_verb_scores_everything_below_a_folder_and_only_once(tmp_path: Path)
     assert "psnr: 2 videos" in done.stdout and IS_REFERENCE in done.stdout
     before = pd.read_parquet(tmp_path / store.WIDE)
     assert before["psnr_db"].notna().sum() == 2
-    assert "0 videos scored" in verb(tmp_path, "metrics=[psnr,ssim]").stdout
+    assert "0 videos scored" in verb(tmp_path, "metrics=psnr,ssim").stdout
     for each in (reference, this):
         (each.folder / SCORES).unlink()
     assert verb(tmp_path, "metrics=[psnr,ssim]").returncode == 0
