@@ -442,7 +442,7 @@ def test_official_prompts_from_a_copy(
         ("", "choose fetch weights or fetch prompts"),
         ("weights suite=moviegen", "takes no suite=moviegen: choose among metrics="),
         ("weights metrics=psnrr", "unknown metrics psnrr, did you mean psnr"),
-        ("weights model=self_forcing", "describes no file of model=self_forcing"),
+        ("weights model=small", "describes no file of model=small"),
         ("prompts suite=moviegenn", "unknown suite moviegenn, did you mean moviegen"),
     ],
 )
