@@ -101,7 +101,12 @@ def score(
     A metric loads its model once for all of them. begins is called before each video.
     """
     metrics = {metric for task in tasks for metric in task.metrics}
-    bench = _Bench(device, {metric: Lock() for metric in metrics if metric.one_at_a_time}, begins)
+    bench = _Bench(
+        device,
+        {metric: Lock() for metric in metrics if metric.one_at_a_time},
+        {task.run.video(task.item): Lock() for task in tasks},
+        begins,
+    )
     rows: dict[Path, Scores] = {}
     try:
         with (
@@ -127,20 +132,24 @@ def score(
 
 @dataclass(frozen=True)
 class _Bench:
-    """Where videos are scored; its methods run in several threads."""
+    """Where videos are scored; its methods run in several threads.
+
+    files: a lock a video that is packed here: it may be another's reference in another thread.
+    """
 
     device: str
     alone: Mapping[Metric, Lock]
+    files: Mapping[Path, Lock]
     begins: Callable[[Key], None]
 
     def score(self, task: Task) -> tuple[Scored, dict[Metric, Result]]:
         """One video: its files for people, its row's identity and what each metric says."""
         self.begins(task.item.key)
         run, item = task.run, task.item
-        video = _Video.read(run.folder, run, item)
+        video = self._read(run.folder, run, item)
         reference = video
         if run.reference_id != run.run_id:
-            reference = _Video.read(run.reference_folder, run, item)
+            reference = self._read(run.reference_folder, run, item)
         results = {metric: self._result(metric, task, video, reference) for metric in task.metrics}
         _draw(task, video, reference)
         scored = Scored(
@@ -153,6 +162,14 @@ class _Bench:
             video_sha256=sha256(run.packed(item)) if video.clip else None,
         )
         return scored, results
+
+    def _read(self, folder: Path | None, run: Run, item: Item) -> _Video:
+        """A video of a run or of its reference; the run's own is left packed."""
+        if folder is None or item.key not in store.frames(folder):
+            return _Video(None, None, NO_REFERENCE)
+        stem = folder / "videos" / item.stem
+        with self.files.get(stem, nullcontext()):
+            return _Video.read(stem, run, item, pack=stem == run.video(item))
 
     def _result(self, metric: Metric, task: Task, video: _Video, reference: _Video) -> Result:
         """What one metric says; a reason instead of an error, for this video alone."""
@@ -190,18 +207,17 @@ class _Video:
     reason: str | None = None
 
     @classmethod
-    def read(cls, folder: Path | None, run: Run, item: Item) -> _Video:
-        """Read that of a run or its reference; leave it packed, with an MP4 beside it."""
-        if folder is None or item.key not in store.frames(folder):
-            return cls(None, None, NO_REFERENCE)
-        stem, fps = folder / "videos" / item.stem, run.model["fps"]
+    def read(cls, stem: Path, run: Run, item: Item, pack: bool) -> _Video:
+        """Read its frames; pack: leave them packed, with an MP4 beside them."""
+        fps = run.model["fps"]
         try:
             frames = read_frames(stem)
         except UserError as error:
             return cls(None, None, str(error))
-        pack_frames(stem, frames, fps)
-        if not stem.with_suffix(".mp4").exists():
-            write_mp4(stem.with_suffix(".mp4"), frames, fps)
+        if pack:
+            pack_frames(stem, frames, fps)
+            if not stem.with_suffix(".mp4").exists():
+                write_mp4(stem.with_suffix(".mp4"), frames, fps)
         first = pixel_frames(run.model["chunk_frames"])
         return cls(Clip(frames, fps, first, item.prompt.text, item.prompt.events), digest(frames))
 

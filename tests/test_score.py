@@ -191,6 +191,27 @@ def test_a_metric_that_fails_is_null_and_the_others_go_on(
     assert row(this)["other"] > 0
 
 
+def test_a_video_that_is_packed_is_not_read_by_another_thread_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is scored beside the run that is held against it."""
+    this, reference = pair(tmp_path, FAITHFUL)
+    packed: list[Path] = []
+
+    def slowly(stem: Path, frames: Frames, fps: float) -> None:
+        packed.append(stem)
+        stem.with_suffix(".mkv").write_bytes(b"half of it")
+        time.sleep(0.3)
+        write_lossless(stem.with_suffix(".mkv"), frames, fps)
+        stem.with_suffix(".npy").unlink()
+
+    monkeypatch.setattr("harness.score.pack_frames", slowly)
+    finish(reference, this)
+    assert len(packed) == len(set(packed)) == 4
+    assert [row(this, index)["psnr_reason"] for index in range(2)] == [None, None]
+    assert row(this)["psnr_db"] > 20
+
+
 def test_running_out_of_memory_is_no_score(tmp_path: Path) -> None:
     this, _ = pair(tmp_path, {})
     metric = Broken(MemoryError("no more"))
