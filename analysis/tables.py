@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.grids import Grid
-
-MIB, GIB = 2**20, 2**30
+from harness.sizes import GIB, MIB
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from harness.sweep import Job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 REFERENCE = "bf16"
+# What composing raises that the user can mend.
+OF_COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
 
 
@@ -104,7 +106,7 @@ def main() -> int:
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
         entry()
-    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (UserError, *OF_COMPOSING) as error:
         complain(error)
         return USER_ERROR
     except KeyboardInterrupt:

@@ -85,7 +85,7 @@ def first_failure(run: Run) -> RunFailed | None:
     """The first of the videos that failed, with how many did."""
     failed = run.failed()
     for row in store.observations(run.folder) if failed else ():
-        key = row["prompt_index"], row["sample"]
+        key = scores.key(row)
         if key in failed:
             reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {key[0]} by: "
             return RunFailed(row["failure"], reason + str(row["failure_reason"]), key)

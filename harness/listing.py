@@ -7,12 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from harness import weights
-from harness.cli import complain
+from harness.cli import OF_COMPOSING, complain
 from harness.compose import choices, described, method_files
 from harness.errors import UserError
 from harness.isolate import USER_ERROR
@@ -98,7 +94,7 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
         for each in facts(list(files), folder):
             cells = (each.name, each.family or "-", each.source or "-", bits(each), ratio(each))
             print(columns.format(*cells, each.description), flush=True)
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (UserError, *OF_COMPOSING) as error:
         complain(error)
         return USER_ERROR
     return 0

@@ -11,12 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from harness import manifest, store
-from harness.cli import complain, execution
+from harness.cli import OF_COMPOSING, complain, execution
 from harness.compose import configured
 from harness.errors import UserError
 from harness.files import locked
@@ -50,12 +46,9 @@ def main(words: Sequence[str]) -> int:
             raise UserError(
                 "no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics"
             )
-        found = [_run(folder, chosen) for folder in sorted(x for root in roots for x in runs(root))]
-        if not found:
-            named = " and ".join(map(str, roots))
-            raise UserError(f"no runs below {named}: give a folder that python -m harness wrote")
+        found = [_run(folder, chosen) for folder in runs(roots)]
         return _score(found, execution(config["run"]))
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (UserError, *OF_COMPOSING, ValueError) as error:
         complain(error)
         return USER_ERROR
     except OSError as error:

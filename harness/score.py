@@ -88,9 +88,9 @@ def built(settings: str) -> tuple[Metric, ...]:
     try:
         return tuple(instantiate(each) for each in json.loads(settings).values())
     except InstantiationException as error:
-        cause = error.__cause__
-        said = cause if isinstance(cause, Exception) else error
-        raise UserError(f"metrics: {' '.join(str(said).split())}") from error
+        from harness.worker import of_construction
+
+        raise UserError(f"metrics: {of_construction(error)}") from error
 
 
 def score(

@@ -271,6 +271,8 @@ def test_the_verb_scores_everything_below_a_folder_and_only_once(tmp_path: Path)
     before = pd.read_parquet(tmp_path / store.WIDE)
     assert before["psnr_db"].notna().sum() == 2
     assert "0 videos scored" in verb(tmp_path, "metrics=psnr,ssim").stdout
+    twice = verb(tmp_path, this.folder, "metrics=[psnr,ssim]")
+    assert "0 videos scored; now in 2 runs" in twice.stdout, "a run named twice is one run"
     for each in (reference, this):
         (each.folder / SCORES).unlink()
     assert verb(tmp_path, "metrics=[psnr,ssim]").returncode == 0

@@ -62,11 +62,7 @@ def main(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return 0
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from harness.cli import complain
+    from harness.cli import OF_COMPOSING, complain
     from harness.errors import UserError
     from harness.own import own_folder
 
@@ -78,7 +74,7 @@ def main(words: Sequence[str]) -> int:
 
             return check(folders, own)
         return _check(words)
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (UserError, *OF_COMPOSING) as error:
         complain(error)
         return USER_ERROR
 

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import TextColumn
 
+from harness.progress import Shown
 from harness.sizes import size
 
 LINE_S = 10.0  # between two lines where there is no terminal
 
 
-class Bar:
+class Bar(Shown):
     """Follows one file after another; the rate is that of the bytes that came while it looked."""
 
     def __init__(self) -> None:
         """Nothing has come yet."""
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[said]}"),
-            console=self._console,
-            disable=not sys.stderr.isatty(),
-            refresh_per_second=4,
-        )
+        super().__init__(TextColumn("{task.fields[said]}"))
         self._name = ""
-
-    def __enter__(self) -> Bar:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Take the bar down."""
-        self._bar.stop()
 
     def begin(self, name: str) -> None:
         """The next file."""
@@ -64,10 +40,6 @@ class Bar:
         if self._bar.disable and now >= self._next_line:
             self._next_line = now + LINE_S
             self.say(f"{self._name}: {said}")
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress(nbytes: int, total: int | None, new: int, seconds: float) -> str:

@@ -87,9 +87,7 @@ def piece(reply: Reply, url: str, nbytes: int) -> bytes:
 
 
 @contextmanager
-def opened(
-    url: str, offset: int = 0, tag: str = "", timeout_s: float = TIMEOUT_S
-) -> Iterator[Reply]:
+def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
     """Open an address at `offset` if it is still the version `tag`, else at its beginning.
 
     Raises  Dropped: the server is busy. Unreached. Unavailable: there is no such file.

@@ -9,11 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from harness.cli import complain
+from harness.cli import OF_COMPOSING, complain
 from harness.errors import UserError
 from harness.fetch.bar import Bar
 from harness.fetch.download import bytes_to_come, download
@@ -42,7 +38,7 @@ def main(words: Sequence[str]) -> int:
         else:
             chosen = of_prompts(_names(settings, "suite"), place)
         return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (UserError, *OF_COMPOSING) as error:
         complain(error)
     except KeyboardInterrupt:
         print("interrupted; what came is kept, the same command goes on", file=sys.stderr)

@@ -24,10 +24,7 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     own: the folder of `--config-dir`, where the methods of some runs may lie.
     Raises  UserError: there is no run below the folders.
     """
-    folders = sorted({folder for root in roots for folder in runs(root)})
-    if not folders:
-        named = " and ".join(map(str, roots))
-        raise UserError(f"no runs below {named}: give a folder that python -m harness wrote")
+    folders = runs(roots)
     reports, strays = [], [stray for root in roots for stray in _strays(root)]
     for folder in _watched(folders):
         report = examine(folder, own)
@@ -48,8 +45,19 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     return int(states["complete"] < len(reports) or bool(strays))
 
 
-def runs(root: Path) -> Iterator[Path]:
-    """Every folder of a run at or below a folder."""
+def runs(roots: Sequence[Path]) -> list[Path]:
+    """Every folder of a run at or below some folders, in order.
+
+    Raises  UserError: there is none.
+    """
+    folders = sorted({folder for root in roots for folder in _runs(root)})
+    if not folders:
+        named = " and ".join(map(str, roots))
+        raise UserError(f"no runs below {named}: give a folder that python -m harness wrote")
+    return folders
+
+
+def _runs(root: Path) -> Iterator[Path]:
     for path, below, files in os.walk(root):
         if MARKS & set(files):
             below.clear()

@@ -90,17 +90,14 @@ class Origin:
         They do not where its files lie elsewhere (another `--config-dir`) or have changed since,
         and where a word was typed that settings do not keep.
         """
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-        from yaml import YAMLError
-
+        from harness.cli import OF_COMPOSING
         from harness.compose import configured
 
         if self.source == "custom":
             return False
         try:
             config = configured(*self.choices, folder=self.own)
-        except (HydraException, OmegaConfBaseException, YAMLError):
+        except OF_COMPOSING:
             return False
         wanted = run_id_of(self.folder)
         return any(_identity(config, suite, seed) == wanted for suite, seed in self.suites)

@@ -33,11 +33,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--config-dir", metavar="FOLDER", help="of your own method/*.yaml files")
     given = parser.parse_intermixed_args(words)
 
-    from hydra.errors import HydraException, InstantiationException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from hydra.errors import InstantiationException
 
-    from harness.cli import complain
+    from harness.cli import OF_COMPOSING, complain
     from harness.errors import UserError
     from harness.worker import of_construction
 
@@ -45,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         _plan(given.words, given.format == "json", given.config_dir)
     except InstantiationException as error:
         complain(UserError(of_construction(error)))
-    except (UserError, ValueError, HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (UserError, ValueError, *OF_COMPOSING) as error:
         complain(error)
     else:
         return 0

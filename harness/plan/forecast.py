@@ -13,9 +13,8 @@ from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work
 from harness.plan.workload import Needs
+from harness.sizes import GIB
 from harness.suites import pixel_frames
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.tables import GIB, MIB
 from harness.plan.forecast import Forecast, Setting
 from harness.plan.memory import Sizes, largest, total
+from harness.sizes import GIB, MIB
 from harness.store import PHASES
 from harness.suites import MAX_SECONDS
 

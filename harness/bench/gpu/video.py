@@ -26,11 +26,11 @@ from harness.integration import Packed
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
 from harness.sampler import SeededNoise, Silent
+from harness.sizes import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
 QUANTIZED, PRUNED = 1.05, 0.80  # of BF16's time, at most
 KV_ERROR, MARGIN_GIB, BUFFER = 0.01, 0.25, 1.0
-GIB = 2**30
 
 
 @dataclass(frozen=True)
