@@ -44,14 +44,14 @@ bench-gpu: $(VENV)/run ## attention and whole videos on a GPU, random weights (t
 COMMA := ,
 SPACE := $() $()
 ROWS = $(subst $(SPACE),$(COMMA),$(sort $(patsubst conf/method/%.yaml,%,$(wildcard conf/method/published/*.yaml))))
-PUBLISHED ?= ../shared/published/summaries.csv
+PUBLISHED ?= ../shared/published/observations.parquet
 PROMPTS ?= 0:8
 WORDS ?=
 
 validity: $(VENV)/run ## run the 33 published methods and hold their ranks against the study's
-	@test -f $(PUBLISHED) || { echo "error: no $(PUBLISHED): give PUBLISHED=<the study's summaries.csv> (docs/validity.md)" >&2; exit 2; }
+	@test -f $(PUBLISHED) || { echo "error: no $(PUBLISHED): give PUBLISHED=<the study's observations.parquet> (docs/validity.md)" >&2; exit 2; }
 	$(MAKE) --keep-going --jobs 2 sweep-moviegen sweep-storyeval || failed=1; \
-	$(BIN)/python -m analysis validity results/validity --published $(PUBLISHED) --page docs/validity.md --picture docs/images/validity.svg; \
+	$(BIN)/python -m analysis validity results/validity --observations $(PUBLISHED) --page docs/validity.md --picture docs/images/validity.svg; \
 	exit $${failed:-0}
 
 # One thread each: two suites side by side fill two cores, and more threads gain little on 32 tokens.

@@ -15,7 +15,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Curve, Panel, picture
+from analysis.figures.families import family_of
+from analysis.figures.figure import Axis, Curve, Curves, Panels
+from analysis.figures.paper import svg as drawn
 from analysis.grids import Grid
 from analysis.ranks import Array, interval, resampled
 from analysis.tables import title
@@ -84,6 +86,7 @@ class Line:
     """The rows of one run that were made, and those of the BF16 run that it is held against."""
 
     name: str
+    family: str
     rows: pd.DataFrame
     reference: pd.DataFrame | None
     is_reference: bool
@@ -96,7 +99,7 @@ class Section:
 
     title: str
     grids: Sequence[Grid]
-    panels: Sequence[Panel]
+    panels: Sequence[Curves]
     notes: Sequence[str]
 
     def show(self) -> None:
@@ -131,11 +134,12 @@ def drift(table: pd.DataFrame) -> list[Section]:
 
 def svg(sections: Sequence[Section]) -> str:
     """Curves by second, mean over videos, of everything that was measured."""
-    rows = []
+    rows, headings = [], []
     for section in sections:
         for start in range(0, len(section.panels), ACROSS):
-            rows.append(("" if start else section.title, section.panels[start : start + ACROSS]))
-    return picture(rows)
+            headings.append("" if start else section.title)
+            rows.append(section.panels[start : start + ACROSS])
+    return drawn(Panels("drift", rows, headings, title="quality by second"))
 
 
 def estimate(values: pd.Series) -> Estimate | None:
@@ -164,6 +168,7 @@ def _lines(run_ids: Sequence[str], runs: dict[str, pd.DataFrame]) -> list[Line]:
     lines = [
         Line(
             " ".join(str(runs[run_id][x].iloc[0]) for x in ("method", "settings")).strip(),
+            family_of(str(runs[run_id]["method"].iloc[0])),
             made[run_id],
             made.get(references[run_id] or ""),
             run_id in references.values(),
@@ -190,7 +195,9 @@ def _section(name: str, lines: Sequence[Line]) -> Section:
         grids.append(_grid(name, measure, cells))
         curves = [x for each in lines if (x := _curve(measure, each)) is not None]
         unit = measure.quantity.unit or "pure number"
-        panels.append(Panel(measure.title, unit, curves))
+        if curves:
+            across, down = Axis("seconds of the video"), Axis(unit, measure.quantity.better)
+            panels.append(Curves(measure.quantity.name, measure.title, across, down, curves))
     notes = [*(NOTES if grids else ()), *_missing(lines)]
     return Section(name, grids, panels, notes)
 
@@ -253,7 +260,8 @@ def _curve(measure: Measure, of: Line) -> Curve | None:
     if not seconds:
         return None
     mean = np.mean([np.asarray(video, float)[:seconds] for video in videos], axis=0)
-    return Curve(of.name, [float(value) for value in mean], of.is_reference)
+    middles = [second + 0.5 for second in range(seconds)]
+    return Curve(of.name, middles, [float(y) for y in mean], of.family, of.is_reference)
 
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:

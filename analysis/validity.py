@@ -15,7 +15,8 @@ import pandas as pd
 
 from analysis.grids import Grid
 from analysis.measured import Measured
-from analysis.published import REFERENCE, Published
+from analysis.published.fidelity import Published
+from analysis.published.observations import REFERENCE
 from analysis.ranks import Array, interval, ranks, resampled, spearman
 from harness.errors import UserError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from harness.ending import exit_with
 from harness.own import OPTIONS, expose, own_folder
 
 
@@ -44,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -329,3 +329,15 @@ def test_wandb_mirrors_offline_and_its_failure_fails_nothing(tmp_path: Path) -> 
     assert done.returncode == 0
     assert "warning: wandb mirror failed (RuntimeError: no tracker today)" in done.stderr
     assert len(pd.read_parquet(tmp_path / "bad" / "results.parquet")) == 1
+
+
+@pytest.mark.parametrize("words", [["harness", "ls", "metrics"], ["analysis", "--help"]])
+def test_a_reader_that_leaves_early_is_no_error(words: list[str]) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()  # nobody reads from the start on
+    said = child.stderr.read().decode()
+    assert child.wait() in (0, 141)
+    assert said == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +13,6 @@ import pandas as pd
 import pytest
 
 from analysis import drift as drifts
-from analysis.curves import BLACK, Curve, Panel, picture
 from analysis.drift import FEWEST, MEASURES, drift, estimate, svg
 from harness.errors import UserError
 from tests.test_cli import command
@@ -147,25 +145,21 @@ def test_a_picture_has_a_line_a_method_and_bf16_in_black() -> None:
     table = pd.concat(
         [rows("ref", [1.0, 3], "bf16"), *(rows(f"r{i}", [i, 0.0], f"m{i}") for i in range(20))]
     )
-    root = ElementTree.fromstring(svg(drift(table)))
-    lines = {line.get("stroke"): line for line in root.iter(f"{SVG}polyline")}
-    looks = [
-        (line.get("stroke"), line.get("stroke-dasharray")) for line in root.iter(f"{SVG}polyline")
-    ]
-    assert len(set(looks)) == 21 and BLACK in lines
+    drawn = svg(drift(table))
+    root = ElementTree.fromstring(drawn)
     texts = [element.text for element in root.iter(f"{SVG}text")]
-    assert {"bf16", *(f"m{i}" for i in range(20)), "brightness", "levels", "seconds"} <= set(texts)
-    black = [tuple(map(float, p.split(","))) for p in str(lines[BLACK].get("points")).split()]
-    assert len(black) == 2 and black[1][1] < black[0][1]  # from 5 to 7, upwards
-    assert root[0].get("fill") == "white"
-
-
-def test_neighbours_differ_without_colours() -> None:
-    curves = [Curve(f"m{i}", [0.0, float(i)]) for i in range(12)]
-    drawn = picture([("", [Panel("t", "y", curves)])])
-    dashes = re.findall(r'stroke-dasharray="([^"]+)"', drawn)
-    assert len(dashes) == 12
-    assert all(a != b for a, b in pairwise(dashes))
+    names = {"bf16", *(f"m{i}" for i in range(20))}
+    assert {*names, "brightness", "levels", "seconds of the video"} <= set(texts)
+    strokes = re.findall(r'd="([^"]*)" clip-path="[^"]*" style="fill: none; ([^"]*)"', drawn)
+    looks = [
+        (re.findall(r"stroke: (#\w+)", style)[0], re.findall(r"stroke-dasharray: ([^;]+)", style))
+        for _, style in strokes
+        if "stroke-width: 1.3" in style
+    ]
+    assert len(looks) == 20 and len({str(look) for look in looks}) == 20
+    (black,) = (path for path, style in strokes if "#000000; stroke-width: 2.2" in style)
+    heights = [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", black)]
+    assert len(heights) == 2 and heights[1] < heights[0]  # from 5 to 7, upwards
 
 
 def test_the_command_ends_in_a_sentence_where_there_is_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 from tests.test_cli import SHORT, SWEEP, command
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+OWN = (ROOT / "docs" / "your-own.md").read_text()  # files and commands that need them
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README + OWN, re.DOTALL)
 COMMANDS = [
     line.removeprefix("python -m ")
     for language, block in BLOCKS

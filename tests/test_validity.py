@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,14 +14,16 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.measured import by_suite, one_sweep, published_names
-from analysis.published import OBSERVATIONS, read
-from analysis.report import BEGIN, END
+from analysis.pages import BEGIN, END
+from analysis.published.fidelity import Published, fidelity
+from analysis.published.observations import sections
 from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
 from harness import parquet, store
 from harness.errors import UserError
 from harness.scores import SCORES, Scored
 from harness.store import Observation, Rows
 from tests.conftest import SHARED
+from tests.test_observations import row, written
 from tests.test_store import observation
 
 METHODS = {
@@ -40,21 +41,20 @@ SUITES = ("moviegen", "storyeval")
 
 def study(folder: Path, infinite: tuple[tuple[str, int], ...] = ()) -> Path:
     """Two prompts a suite; RTN_INT2 has one video of two in the second."""
-    summaries, videos = [], []
+    videos = []
     for suite in SUITES:
         for name, quality in {"BF16": math.inf, **QUALITY}.items():
             partial = (name, suite) == ("RTN_INT2", "storyeval")
-            num = 1 if partial else 2
-            values = {"psnr": quality, "ssim": quality / 10, "lpips": -quality}
-            family = name.split("_")[0]
-            row = {"benchmark": suite, "method": name, "family": family, "n_videos": num}
-            summaries.append({**row, **values})
-            for prompt in range(num):
+            for prompt in range(1 if partial else 2):
                 psnr = math.inf if (name, prompt) in infinite else quality + prompt
-                videos.append({**row, "prompt_index": prompt, "psnr": psnr})
-    pd.DataFrame(summaries).to_csv(folder / "summaries.csv")
-    pd.DataFrame(videos).to_parquet(folder / OBSERVATIONS)
-    return folder / "summaries.csv"
+                values = {"ssim_agg": quality / 10, "lpips_agg": -quality, "psnr": psnr}
+                names = {"benchmark": suite, "family": name.split("_")[0]}
+                videos.append(row(name, prompt, **names, **values))
+    return written(folder, *videos)
+
+
+def read(path: Path) -> dict[str, Published]:
+    return fidelity(sections(path))
 
 
 def test_a_prompt_on_which_any_method_is_infinite_counts_for_none(tmp_path: Path) -> None:
@@ -73,22 +73,10 @@ def test_the_reference_is_no_method_and_partial_rows_are_known(tmp_path: Path) -
     assert list(found["storyeval"].partial) == ["RTN_INT2"]
 
 
-def test_a_published_table_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file"):
-        read(tmp_path / "summaries.csv")
-    path = study(tmp_path)
-    (tmp_path / OBSERVATIONS).unlink()
-    with pytest.raises(UserError, match=OBSERVATIONS):
-        read(path)
-    path.write_text("benchmark,method\nmoviegen,BF16\n")
-    with pytest.raises(UserError, match="n_videos"):
-        read(path)
-
-
 def test_the_study_itself_is_finite_and_equals_its_summaries() -> None:
-    path = SHARED / "published" / "summaries.csv"
+    path = SHARED / "published" / "observations.parquet"
     if not path.is_file():
-        pytest.skip(f"published tables not found: {path}")
+        pytest.skip(f"the study's data not found: {path}")
     found = read(path)
     assert {suite: len(each.methods) for suite, each in found.items()} == {
         "moviegen": 32,
@@ -252,8 +240,7 @@ def on_disk(folder: Path, table: pd.DataFrame) -> None:
 
 
 def validity(monkeypatch: pytest.MonkeyPatch, *words: Path | str) -> int:
-    monkeypatch.setattr(sys, "argv", ["analysis", "validity", *map(str, words)])
-    return main()
+    return main(["validity", *map(str, words)])
 
 
 def test_the_verb_prints_draws_and_writes_its_page(
@@ -262,7 +249,7 @@ def test_the_verb_prints_draws_and_writes_its_page(
     on_disk(tmp_path / "results", rows())
     page, drawn = tmp_path / "page.md", tmp_path / "new" / "validity.svg"
     page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
-    words = (tmp_path / "results", "--published", study(tmp_path), "--page", page)
+    words = (tmp_path / "results", "--observations", study(tmp_path), "--page", page)
     assert validity(monkeypatch, *words, "--picture", drawn) == 0
     text = capsys.readouterr().out
     assert "1.000 [1.000, 1.000]" in text
@@ -287,7 +274,7 @@ def test_what_can_be_mended_ends_with_two(
     page = tmp_path / "page.md"
     if wrong == "marks":
         page.write_text("no marks")
-    words = (tmp_path / "results", "--published", study(tmp_path), "--page", page)
+    words = (tmp_path / "results", "--observations", study(tmp_path), "--page", page)
     assert validity(monkeypatch, *words) == 2
     said = {"nothing": "nothing to compare", "page": "cannot read", "marks": "has no lines"}
     assert said[wrong] in capsys.readouterr().err

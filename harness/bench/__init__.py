@@ -15,7 +15,7 @@ from harness.cli import complain
 from harness.errors import UserError
 from harness.isolate import INTERRUPTED, USER_ERROR
 
-BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "gpu")
+BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
 FLAGS = ("--out <folder>", "--quick", "--dry-run")
 
 

@@ -104,8 +104,10 @@ class Origin:
 
     def command(self, keys: Collection[Key], *words: str) -> str | None:
         """What to type so that these videos are made and scored; None if it is not known."""
-        if not self.is_known or not keys:
-            return None
+        return self.typed(keys, *words) if self.is_known and keys else None
+
+    def typed(self, keys: Collection[Key], *words: str) -> str:
+        """The same, whether or not these words still give this run."""
         indices, samples = sorted({index for index, _ in keys}), 1 + max(key[1] for key in keys)
         chosen = [f"suite.prompts={_selection(indices)}", f"suite.frames={self.num_frames}"]
         chosen += [f"suite.samples={samples}"] if samples > 1 else []

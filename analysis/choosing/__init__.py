@@ -1,0 +1,1 @@
+"""Which method: frontiers, orders, constraints, recommendations, equal memory, budgets."""

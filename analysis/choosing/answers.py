@@ -1,0 +1,191 @@
+"""Choices as tables: the overview, an answer, equal memory, and the longest video of a card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.choosing.budget import held, reasons
+from analysis.choosing.choices import Question, ask, ordered, preset, shown
+from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
+from analysis.choosing.frontiers import frontiers, objectives, row, usable
+from analysis.choosing.recommendations import cards, cautions, plainly
+from analysis.grids import Grid
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from harness.errors import UserError
+
+SUMMARY = ("ratio", "peak_gib", "runtime_s", "ssim", "lpips", "drift_last")
+AGAINST = " (held against)"
+NUM_UNTOLD = 4  # names after which the rest is counted
+
+
+def overview(section: Section) -> Iterator[Grid]:
+    """The study's frontiers over all methods, and its recommendations with what they came to.
+
+    Raises  UserError: no method has a value of anything.
+    """
+    values, order = objectives(section), preset("single_gpu").by
+    columns, without = usable(section, SUMMARY)
+    if not columns:
+        raise UserError("no method has a value of any quantity")
+    table = ordered(values, order)[list(columns)]
+    notes = [f"{each.title}: {_axes(each.axes)}" for each in frontiers(section)]
+    notes += [f"no {QUANTITIES[name].title}: {why}" for name, why in without.items()]
+    for front in frontiers(section):
+        table[front.title] = ["yes" if name in front.members else "" for name in table.index]
+    notes += _unplaced(section)
+    yield grid(section, f"{section.title}: what no other method beats", table, notes)
+    yield _recommended(section)
+
+
+def _axes(axes: Sequence[str]) -> str:
+    """What a frontier is made of, and which way is good."""
+    words = {"higher": "high", "lower": "low"}
+    told = [f"{words[QUANTITIES[axis].better]} {QUANTITIES[axis].title}" for axis in axes]
+    return ", ".join(told) or "nothing that was measured"
+
+
+def _unplaced(section: Section) -> list[str]:
+    """Who is not on which frontiers for want of a value."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for front in frontiers(section):
+        for name, why in front.unplaced.items():
+            found.setdefault((name, why), []).append(front.title)
+    together: dict[str, list[str]] = {}
+    for (name, why), titles in found.items():
+        together.setdefault(f"{why}, so not on {', '.join(titles)}", []).append(name)
+    return [f"{_names(names)}: {said}" for said, names in together.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - NUM_UNTOLD} more" if len(names) > NUM_UNTOLD else ""
+    return ", ".join(names[:NUM_UNTOLD]) + rest
+
+
+def _recommended(section: Section) -> Grid:
+    """A line a card; beneath, of what the rules warn and where they fell back."""
+    found, warned = cards(section), cautions(section)
+    notes = [
+        f"{card.label}: nobody is {', nor '.join(card.fell_back)}, so the rule falls back"
+        for card in found
+        if card.fell_back
+    ]
+    named = dict.fromkeys(card.method for card in found)
+    notes += [f"{name}: {'; '.join(warned[name])}" for name in named if warned.get(name)]
+    return Grid(
+        f"{section.title}: whom the study's rules recommend",
+        ["label", "method", "chosen"],
+        [[card.label, card.method, card.how] for card in found],
+        [*notes, *plainly(section)],
+        words=range(3),
+    )
+
+
+def answer(section: Section, question: Question) -> Iterator[Grid]:
+    """The methods that are left, BF16 beneath them.
+
+    Raises  UserError: the section has not what is asked for.
+    """
+    found = ask(section, question)
+    table = found.values.astype(object)
+    counts = [str(section.methods[str(name)].num_videos) for name in table.index]
+    table.insert(0, "n", np.array(counts, dtype=object))
+    if found.reference is not None and section.reference not in table.index:
+        num = str(section.methods[str(section.reference)].num_videos)
+        table.loc[f"{section.reference}{AGAINST}"] = [num, *found.reference]
+    first = next((str(name) for name in found.values.index if name != section.reference), "")
+    warned = cautions(section, question.under).get(first, [])
+    more = [f"{first}: {'; '.join(warned)}"] if warned else []
+    yield grid(section, found.title, table, [*found.notes, *more])
+
+
+def equal_memory(section: Section, tolerance: float) -> Iterator[Grid]:
+    """A table a group of methods that hold as many bytes.
+
+    Raises  UserError: there is no such group.
+    """
+    found = groups(section, tolerance)
+    if not found:
+        raise UserError(
+            f"no two methods hold the same bytes within {tolerance:.0%} and none "
+            "drops frames: give a wider --tolerance"
+        )
+    for each in found:
+        yield _group(section, each)
+
+
+def of_size(
+    section: Section, tolerance: float, gib: float | None, ratio: float | None
+) -> Iterator[Grid]:
+    """The methods that hold so many GiB, or whose ratio is so large.
+
+    Raises  UserError: none is of this size.
+    """
+    if gib:
+        share, said = share_of_gib(section, gib), f"{gib:g} GiB"
+    else:
+        assert ratio
+        share, said = 1 / ratio, f"{ratio:g}x less than BF16"
+    yield _group(section, at(section, share, said, tolerance))
+
+
+def _group(section: Section, group: Group) -> Grid:
+    table = group.values.astype(object)
+    kinds = [group.kinds[str(name)] or "all kept" for name in table.index]
+    table.insert(0, "frames", np.array(kinds, dtype=object))
+    base = row(objectives(section), section.reference)
+    if base is not None:
+        table.loc[f"{section.reference}{AGAINST}"] = ["all kept", *base.reindex(table.columns[1:])]
+    untold = [] if section.has("ratio_same") else ["frames: as far as names tell"]
+    return grid(section, group.title, table, [*group.compared, *group.missing, *untold])
+
+
+def longest(section: Section, card_gib: float) -> Iterator[Grid]:
+    """A line a method: planned, and beside it what was measured."""
+    rows = held(section, card_gib)
+    known = {
+        "longest video": [each.longest for each in rows],
+        "s per s": [_digits(each.seconds_per_s) for each in rows],
+        "KV MiB per s": [_digits(each.kv_gib_per_s * 1024) for each in rows],
+        "failed": ["; ".join(each.failures) for each in rows],
+    }
+    notes = [
+        f"longest video: planned for {card_gib:g} GiB at best practice (history freed before a "
+        "streamed decode); workspaces of kernels and the CUDA context come on top",
+        "s per s, KV MiB per s: measured, over the seconds of the video",
+        *(
+            f"no longest video of {'any' if len(names) == len(rows) else ', '.join(names)}: {why}"
+            for why, names in reasons(rows).items()
+        ),
+    ]
+    table = pd.DataFrame(known, index=[each.method for each in rows])
+    yield grid(section, f"{section.title}: longest video in {card_gib:g} GiB", table, notes)
+
+
+def _digits(value: float) -> str:
+    if np.isnan(value):
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]) -> Grid:
+    """Cells as they are printed; beneath, what the section says of all of them and of these."""
+    cells = {str(name): _cells(str(name), column) for name, column in table.items()}
+    lines = [
+        [str(name), *(column[i] for column in cells.values())] for i, name in enumerate(table.index)
+    ]
+    header = [QUANTITIES[name].heading if name in QUANTITIES else name for name in cells]
+    remarks = [said for name, said in section.remarks.items() if name in cells]
+    texts = [i for i, name in enumerate(cells, 1) if name in ("frames", "failed")]
+    beneath = [*notes, *section.notes, *remarks]
+    return Grid(title, ["method", *header], lines, beneath, words=(0, *texts))
+
+
+def _cells(name: str, column: pd.Series) -> list[str]:
+    """A column's texts; of a quantity as its numbers are printed."""
+    if name in QUANTITIES:
+        return [shown(name, float(value)) for value in column]
+    return [str(value) for value in column]

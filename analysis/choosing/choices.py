@@ -1,0 +1,206 @@
+"""Which method, under what must hold: an order over those that keep to it, and how sure that is.
+
+BF16 is what methods are held against and no choice itself: it is shown beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.choosing.constraints import Constraint, fixed, readable
+from analysis.choosing.frontiers import EPSILON, cell, frontier, objectives, presets, row
+from analysis.choosing.sureness import sureness
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a section.
+
+    under: what must hold. by: what orders, the first first. front: only the methods on the frontier
+    over these quantities. is_typed: by a person, so that nothing of it is left out; of a preset
+    what nothing here has is left out and said.
+    """
+
+    title: str
+    under: tuple[Constraint, ...] = ()
+    by: tuple[str, ...] = ()
+    front: tuple[str, ...] = ()
+    is_typed: bool = True
+
+    @property
+    def quantities(self) -> list[str]:
+        """All that it speaks of, each once."""
+        return list(dict.fromkeys([*(c.quantity for c in self.under), *self.by, *self.front]))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The methods that are left, best first.
+
+    values: a row a method, a column a quantity of the question. reference: BF16's values, None
+    without it. notes: what was excluded, what is missing, how sure it is.
+    """
+
+    title: str
+    values: pd.DataFrame
+    reference: pd.Series | None
+    notes: tuple[str, ...]
+
+
+def preset(name: str) -> Question:
+    """One of the study's orders or tables.
+
+    Raises  UserError: there is none of this name.
+    """
+    known = presets()["presets"]
+    if name not in known:
+        from harness.cli import did_you_mean
+
+        raise UserError(
+            f"there is no preset {name!r}{did_you_mean(name, list(known))}: choose "
+            f"{', '.join(known)}"
+        )
+    found = known[name]
+    return Question(
+        found["title"], fixed(found.get("under", ())), tuple(found["by"]), is_typed=False
+    )
+
+
+def ask(section: Section, question: Question) -> Answer:
+    """Who is left and in which order.
+
+    Raises  UserError: the section has not what is asked for.
+    """
+    values = objectives(section)
+    lacking = {name: section.why_not(name) for name in question.quantities if not section.has(name)}
+    if lacking and question.is_typed:
+        raise UserError(_lacking(section, lacking))
+    reference = row(values, section.reference)
+    limits, unread = readable(question.under, values, reference)
+    if unread and question.is_typed:
+        raise UserError("; ".join(unread))
+    met = {each: each.met(values[each.quantity], limit) for each, limit in limits.items()}
+    kept = values[pd.DataFrame(met, index=values.index).all(axis=1)]
+    by = tuple(name for name in question.by if name not in lacking)
+    front = tuple(name for name in question.front if name not in lacking)
+    if question.front and not front:
+        raise UserError(_lacking(section, lacking))
+    if front:
+        kept = kept.loc[frontier(kept, front)]
+    others = [name for name in kept.index if name != section.reference or front]
+    kept = ordered(kept.loc[others], by)
+    shown = [name for name in question.quantities if name not in lacking]
+    notes = [
+        *(f"left out: {QUANTITIES[name].title}: {why}" for name, why in lacking.items()
+          if name in (*question.by, *question.front)),
+        *(f"left out of what must hold: {why}" for why in unread),
+        *_excluded(values.drop(index=[section.reference], errors="ignore"), limits),
+        *_of_reference(section, met, bool(front)),
+        *_fewer(section, list(kept.index)),
+        *sureness(section, list(map(str, kept.index)), by),
+    ]  # fmt: skip
+    return Answer(
+        f"{section.title}: {question.title}",
+        kept[shown],
+        None if reference is None else reference.reindex(shown),
+        tuple(notes),
+    )
+
+
+def ordered(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The best first in the first quantity, of equals in the next; who has none comes last."""
+    if not by or values.empty:
+        return values
+    keys = values.reindex(columns=list(by)).astype(float)
+    keys = (keys / EPSILON).round() * EPSILON  # equal but for rounding is equal
+    rising = [QUANTITIES[name].better == "lower" for name in by]
+    order = keys.sort_values(list(by), ascending=rising, na_position="last", kind="stable").index
+    return values.loc[order]
+
+
+def shown(quantity: str, value: float) -> str:
+    """A value as it is printed; three digits of one that its decimals would round away."""
+    if np.isnan(value):
+        return "-"
+    if not np.isfinite(value):
+        return "inf" if value > 0 else "-inf"
+    decimals = QUANTITIES[quantity].decimals
+    if value and abs(value) < 10.0 ** (1 - decimals):
+        return f"{value:.3g}"
+    return f"{value:.{decimals}f}"
+
+
+def _lacking(section: Section, lacking: Mapping[str, str]) -> str:
+    """Why a question cannot be answered here, and what could be asked for instead."""
+    has = [name for name in QUANTITIES if section.has(name)]
+    said = "; ".join(f"no {QUANTITIES[name].title} ({why})" for name, why in lacking.items())
+    return f"{said}: choose of {', '.join(has) or 'nothing'}"
+
+
+def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:
+    """What each bound costs; if nothing is left, who came nearest."""
+    missed = {each: ~each.met(values[each.quantity], limit) for each, limit in limits.items()}
+    if not missed or values.empty:
+        return []
+    together = np.add.reduce([mask.astype(int) for mask in missed.values()])
+    found = []
+    for each, mask in missed.items():
+        if not mask.any():
+            continue
+        alone, nan = int((mask & (together == 1)).sum()), int(values[each.quantity].isna().sum())
+        more = f", {alone} of them by itself" if len(missed) > 1 else ""
+        none = f", {nan} for want of a value" if nan else ""
+        found.append(
+            f"{_told(each, limits[each])} excludes {mask.sum()} of {len(values)}{more}{none}"
+        )
+    if (together > 0).all():
+        found = ["no method keeps to all of it", *found, *_nearest(values, limits)]
+    return found
+
+
+def _told(each: Constraint, limit: float) -> str:
+    """A constraint, with its number where it is told in BF16's."""
+    return str(each) if each.kind == "number" else f"{each} ({shown(each.quantity, limit)})"
+
+
+def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:
+    """The method whose worst miss is the smallest share of its bound."""
+    over = pd.DataFrame({str(c): c.excess(values[c.quantity], limits[c]) for c in limits}).dropna()
+    if over.empty:
+        return ["no method has all of these values"]
+    scale = [max(abs(limit), EPSILON) for limit in limits.values()]
+    name = str((over / scale).max(axis=1).idxmin())
+    missed = [
+        f"{QUANTITIES[c.quantity].title} {shown(c.quantity, cell(values, name, c.quantity))} "
+        f"(by {cell(over, name, str(c)):.3g})"
+        for c, limit in limits.items()
+        if not c.met(values[c.quantity], limit)[name]
+    ]
+    return [f"nearest miss: {name}, {', '.join(missed)}"]
+
+
+def _fewer(section: Section, names: Sequence[str]) -> list[str]:
+    """Methods with fewer videos than others."""
+    counts = {name: section.methods[name].num_videos for name in map(str, names)}
+    most = max(counts.values(), default=0)
+    few = [f"{name} {count}" for name, count in counts.items() if count < most]
+    return [f"fewer videos than the {most} of others: {', '.join(few)}"] if few else []
+
+
+def _of_reference(
+    section: Section, met: Mapping[Constraint, pd.Series], is_listed: bool
+) -> list[str]:
+    """Whether BF16 itself would do."""
+    if section.reference is None or not met or is_listed:
+        return []
+    missed = [str(each) for each, mask in met.items() if not mask[section.reference]]
+    if missed:
+        return [f"{section.reference} itself misses {', '.join(missed)}"]
+    return [f"{section.reference} itself keeps to all of this: nothing need be compressed for it"]

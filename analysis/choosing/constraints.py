@@ -1,0 +1,124 @@
+"""What a method must keep to: `peak_gib<=8`, `runtime_s<=1.1x`, `ssim>=bf16-0.05`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.choosing.frontiers import EPSILON, OF_ITSELF
+from analysis.quantities import QUANTITIES
+from harness.errors import UserError
+
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+FORM = re.compile(
+    rf"\s*(?P<name>\w+)\s*(?P<op><=|>=|<|>)\s*"
+    rf"(?:(?P<plain>{NUMBER})(?P<times>x?)|bf16\s*(?P<sign>[+-])\s*(?P<more>{NUMBER}))\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One bound of one quantity.
+
+    amount: a number, or times BF16's value, or so much more (less, if negative) than it.
+    """
+
+    quantity: str
+    op: Literal["<=", ">=", "<", ">"]
+    amount: float
+    kind: Literal["number", "times", "more"] = "number"
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        if self.kind == "more":
+            return f"{self.quantity}{self.op}bf16{self.amount:+g}"
+        return f"{self.quantity}{self.op}{self.amount:g}{'x' if self.kind == 'times' else ''}"
+
+    def limit(self, reference: pd.Series | None) -> float:
+        """The bound as a number.
+
+        Of fidelity BF16 has the value of a video held against itself, run or not.
+        Raises  UserError: it is told by BF16's value and there is none.
+        """
+        if self.kind == "number":
+            return self.amount
+        by_definition = OF_ITSELF.get(self.quantity, np.nan)
+        found = None if reference is None else reference.get(self.quantity)
+        base = by_definition if found is None else float(found)
+        if not np.isfinite(base):
+            title = QUANTITIES[self.quantity].title
+            what = "no BF16 run" if reference is None else f"no finite {title} of BF16"
+            raise UserError(
+                f"{self} is told by BF16's value and there is {what} here: give a plain number, "
+                "or run method=bf16 with the same settings"
+            )
+        return base * self.amount if self.kind == "times" else base + self.amount
+
+    def excess(self, values: pd.Series, limit: float) -> pd.Series:
+        """How far values lie on the wrong side of the bound; below 0 on the right one."""
+        return values - limit if self.op.startswith("<") else limit - values
+
+    def met(self, values: pd.Series, limit: float) -> pd.Series:
+        """Which values keep to the bound; a missing one does not."""
+        over = self.excess(values, limit)
+        return over <= EPSILON if self.op.endswith("=") else over < -EPSILON
+
+
+def parse(word: str, known: Collection[str]) -> Constraint:
+    """One constraint as it is typed.
+
+    known: the quantities that there are, which an unknown one is answered with.
+    Raises  UserError: no constraint, or not of a quantity.
+    """
+    found = FORM.fullmatch(word)
+    if found is None:
+        raise UserError(
+            f"{word!r} is no constraint: give <quantity><=<number>, with x for times BF16's value "
+            "(runtime_s<=1.1x) or bf16 and a difference (ssim>=bf16-0.05); also >=, < and >"
+        )
+    quantity = named(found["name"].lower(), known)
+    op: Literal["<=", ">=", "<", ">"] = found["op"]  # type: ignore[assignment]
+    if found["more"] is not None:
+        return Constraint(quantity, op, float(found["sign"] + found["more"]), "more")
+    return Constraint(quantity, op, float(found["plain"]), "times" if found["times"] else "number")
+
+
+def named(name: str, known: Collection[str]) -> str:
+    """A quantity by its name.
+
+    Raises  UserError: there is none of this name; what there is, and what is meant perhaps.
+    """
+    if name in QUANTITIES:
+        return name
+    from harness.cli import did_you_mean
+
+    hint = did_you_mean(name, list(QUANTITIES))
+    raise UserError(f"there is no quantity {name!r}{hint}: choose {', '.join(known)}")
+
+
+def fixed(words: Sequence[str]) -> tuple[Constraint, ...]:
+    """Constraints of our own data."""
+    return tuple(parse(word, QUANTITIES) for word in words)
+
+
+def readable(
+    constraints: Sequence[Constraint], values: pd.DataFrame, reference: pd.Series | None
+) -> tuple[dict[Constraint, float], list[str]]:
+    """Bounds of those that can be read here; of the others why not."""
+    limits: dict[Constraint, float] = {}
+    unread: list[str] = []
+    for each in constraints:
+        if each.quantity not in values or values[each.quantity].isna().all():
+            unread.append(f"{each}: nothing here has {QUANTITIES[each.quantity].title}")
+            continue
+        try:
+            limits[each] = each.limit(reference)
+        except UserError as error:
+            unread.append(str(error))
+    return limits, unread

@@ -1,0 +1,189 @@
+"""Methods that hold as many bytes, side by side: what a policy is worth is told there.
+
+A policy that drops frames saves memory as a plain sliding window does, and has something to show
+only against one of the same bytes, with a sink and without.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.choosing.choices import ordered, shown
+from analysis.choosing.frontiers import cell, objectives
+from analysis.choosing.sureness import compared
+from analysis.section import Method, Section
+from harness.errors import UserError
+
+TOLERANCE = 0.05  # of the bytes
+DROPS = 1.01  # a ratio so much above that of the frames still attended: frames were dropped
+BITS = {"int4": 3.2, "bf16": 1.0}  # how many frames a plain window holds in the room of one of BF16
+POOLS = ("softprune", "soft_prune")  # a pooled frame counts as one still attended
+FEWEST = 6  # frames: a sink of 3 and a chunk
+PLAIN = ("sliding window", "sink and window")
+TOLD_BY = ("ssim", "psnr_rest_db", "lpips", "imaging", "runtime_s")  # the first orders
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods of about the same bytes.
+
+    values: a row a method, best first. kinds: what each is, in words. compared: what drops frames
+    against the best plain window of each kind. missing: plain windows of this size that nobody
+    ran, and the command that makes each.
+    """
+
+    title: str
+    values: pd.DataFrame
+    kinds: dict[str, str]
+    compared: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def groups(section: Section, tolerance: float = TOLERANCE) -> list[Group]:
+    """Every method that holds less than BF16, in groups from the fewest bytes on.
+
+    A group is what lies within the tolerance of its smallest. One that nobody shares is a group
+    only where frames were dropped, since it then lacks its plain windows.
+    Raises  UserError: nothing tells bytes.
+    """
+    sizes = _sizes(section)
+    found: list[list[str]] = []
+    for name, size in sizes.items():
+        if found and size <= sizes[found[-1][0]] * (1 + tolerance):
+            found[-1].append(str(name))
+        else:
+            found.append([str(name)])
+    kept = [names for names in found if len(names) > 1 or _evicts(kind(section, names[0]))]
+    return [_group(section, names, sizes) for names in kept]
+
+
+def at(section: Section, share: float, said: str, tolerance: float = TOLERANCE) -> Group:
+    """The methods of one size.
+
+    share: of BF16's bytes for the whole video. said: the size as it was asked for.
+    Raises  UserError: nothing tells bytes, or none is of this size; the nearest.
+    """
+    sizes = _sizes(section)
+    names = [str(name) for name, size in sizes.items() if abs(size / share - 1) <= tolerance]
+    if not names:
+        near = (sizes / share - 1).abs().sort_values().index[:2]
+        told = ", ".join(f"{name} {_size(section, str(name))}" for name in near)
+        raise UserError(
+            f"nothing holds {said} within {tolerance:.0%}: nearest are "
+            f"{told}; run one with 'method.retention.budget=...' of this size"
+        )
+    return _group(section, names, sizes)
+
+
+def share_of_gib(section: Section, gib: float) -> float:
+    """A number of GiB as a share of BF16's.
+
+    Raises  UserError: the section does not tell bytes.
+    """
+    whole = (section.values["kv_gib"] * section.values["ratio"]) if (
+        section.has("kv_gib") and section.has("ratio")) else pd.Series(dtype=float)  # fmt: skip
+    if whole.dropna().empty:
+        raise UserError("bytes are not told here: give --at-ratio")
+    return float(gib / whole.dropna().iloc[0])
+
+
+def drops(section: Section, name: str) -> bool:
+    """Whether a method holds fewer frames than the video has: its ratios tell, or its name."""
+    whole, same = (cell(section.values, name, key) for key in ("ratio", "ratio_same"))
+    return whole > same * DROPS or "prune" in name.lower()
+
+
+def kind(section: Section, name: str) -> str:
+    """A plain window, one with a sink, or what else drops frames; empty if none are dropped."""
+    method = section.methods[name]
+    base = name.split()[0]
+    if base.startswith("sink_window_") and "retention.sink=0" not in method.settings:
+        return PLAIN[1]
+    if base.startswith(("window_", "sink_window_")):
+        return PLAIN[0]
+    if any(word in name.lower() for word in POOLS):
+        return "pools frames"
+    return "drops frames" if drops(section, name) else ""
+
+
+def _evicts(kind: str) -> bool:
+    """Whether frames are dropped or pooled by anything but a plain window."""
+    return bool(kind) and kind not in PLAIN
+
+
+def _sizes(section: Section) -> pd.Series:
+    """Shares of BF16's bytes, rising; of what is no larger than BF16."""
+    if not section.has("ratio"):
+        raise UserError(f"no ratio is known ({section.why_not('ratio')})")
+    ratios = objectives(section)["ratio"].dropna()
+    others = ratios.drop(index=[section.reference], errors="ignore")
+    return (1 / others[others > 1]).sort_values(kind="stable")
+
+
+def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
+    told = [key for key in TOLD_BY if section.has(key)]
+    held = [key for key in ("kv_gib", "ratio", "ratio_same") if section.has(key)]
+    values = ordered(objectives(section).loc[list(names)], told[:1])[[*held, *told]]
+    kinds = {str(name): kind(section, str(name)) for name in values.index}
+    low, high = (1 / sizes[each] for each in (names[-1], names[0]))
+    span = f"{low:.2f}x" if low == high else f"{low:.2f}x to {high:.2f}x"
+    evicting = [name for name in names if _evicts(kinds[name])]
+    lacking = [plain for plain in PLAIN if plain not in kinds.values()] if evicting else []
+    missing = tuple(_missing(section, evicting[0], plain) for plain in lacking)
+    firsts = [next((n for n in kinds if kinds[n] == plain), None) for plain in PLAIN]
+    against = [
+        line
+        for name in kinds
+        for plain in firsts
+        if _evicts(kinds[name]) and plain is not None and told
+        for line in compared(section, told[0], name, plain)
+    ]
+    title = f"{section.title}: {span} less than BF16"
+    return Group(title, values, kinds, tuple(against), missing)
+
+
+def _size(section: Section, name: str) -> str:
+    """The bytes a method holds, in words."""
+    gib = cell(section.values, name, "kv_gib")
+    ratio = shown("ratio", cell(section.values, name, "ratio"))
+    return f"({ratio}x)" if gib != gib else f"({shown('kv_gib', gib)} GiB, {ratio}x)"
+
+
+def _missing(section: Section, name: str, plain: str) -> str:
+    """That a plain window of a method's size was not run, and how to run it."""
+    if section.is_published:
+        return f"the study has no {plain} to hold {name} against"
+    method = section.methods[name]
+    command = baseline(method, cell(section.values, name, "ratio"), plain)
+    how = f"make one with {command}" if command else "no command is known for its size"
+    return f"{plain} of the size of {name}: none among these; {how}"
+
+
+def baseline(method: Method, ratio: float, plain: str) -> str:
+    """The command of a plain window that holds about as many bytes; empty where none can be told.
+
+    A budget is counted in whole frames, so it may miss by half of one.
+    """
+    length = re.search(r"suite\.frames=(\d+)", method.command)
+    if length is None:
+        return ""
+    whole = int(length[1])
+    counts = {bits: round(whole / ratio * more) for bits, more in BITS.items()}
+    order = ("int4", "bf16") if "int4" in method.name else ("bf16", "int4")
+    bits = next((each for each in order if FEWEST <= counts[each] < whole), None)
+    if bits is None:
+        return ""
+    base, without = f"sink_window_{bits}", ["method.retention.sink=0"] * (plain == PLAIN[0])
+    if without and bits == "bf16":
+        base, without = "window_bf16", []
+    own = [f"method={base}", f"method.retention.budget={counts[bits]} frames", *without]
+    words = [
+        word for word in shlex.split(method.command) if not word.startswith(("method=", "method."))
+    ]
+    place = words.index("harness") + 1 if "harness" in words else len(words)
+    return shlex.join([*words[:place], *own, *words[place:]])

@@ -1,0 +1,150 @@
+"""Which methods no other beats: frontiers over any quantities, and the study's four.
+
+A method is beaten by another that is no worse in every axis and better in one, by more than
+rounding. One whose value is missing or infinite in an axis is on no frontier of that axis: there is
+nothing to compare.
+
+Source  arXiv 2603.27469, the study's dashboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+
+PRESETS = Path(__file__).parent / "presets.yaml"
+EPSILON = 1e-9  # the study's; equal numbers differ by rounding
+# What a video has that is held against itself.
+OF_ITSELF = {"psnr_db": np.inf, "psnr_rest_db": np.inf, "ssim": 1.0, "lpips": 0.0}
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """One frontier of a section.
+
+    axes: what it was made of. left_out: axes of its definition that nothing here has a value of,
+    and why. members: best in the first axis first. unplaced: methods that have no place, and why.
+    """
+
+    name: str
+    title: str
+    axes: tuple[str, ...]
+    members: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    unplaced: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def presets() -> Mapping[str, Any]:
+    """The study's frontiers, presets, thresholds, cards and tables, as the file has them."""
+    found: Mapping[str, Any] = yaml.safe_load(PRESETS.read_text())
+    return found
+
+
+def objectives(section: Section) -> pd.DataFrame:
+    """What methods are chosen by: a row a method, a column a quantity.
+
+    BF16 done once more or with attention in another order is nothing to choose and is left out.
+    BF16 itself has the fidelity of a video to itself, where a fidelity was measured at all.
+    """
+    again = {*section.floors, *section.reruns}
+    values = section.values.loc[[name for name in section.values.index if name not in again]].copy()
+    if section.reference in values.index:
+        for quantity, value in OF_ITSELF.items():
+            if section.has(quantity):
+                values.loc[section.reference, quantity] = value
+    return values
+
+
+def row(values: pd.DataFrame, name: str | None) -> pd.Series | None:
+    """One method's values; None if it is not there."""
+    return values.T[name] if name is not None and name in values.index else None
+
+
+def cell(values: pd.DataFrame, name: str, quantity: str) -> float:
+    """One value; NaN if there is none."""
+    found = row(values, name)
+    return float("nan") if found is None else float(found.get(quantity, np.nan))
+
+
+def frontier(values: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """The methods that no other beats, best in the first axis first.
+
+    values: a row a method, a column a quantity, as `objectives` gives them.
+    """
+    if not len(values):
+        return []
+    without = unplaced(values, axes)
+    kept = values.loc[[name for name in values.index if str(name) not in without]]
+    signs = [1.0 if QUANTITIES[axis].better == "higher" else -1.0 for axis in axes]
+    points = kept.reindex(columns=list(axes)).to_numpy(float) * signs
+    members = np.flatnonzero(~dominated(points))
+    ordered = members[np.argsort(-points[members, 0], kind="stable")]
+    return [str(kept.index[i]) for i in ordered]
+
+
+def unplaced(values: pd.DataFrame, axes: Sequence[str]) -> dict[str, str]:
+    """Methods that are on no frontier of these axes for want of a finite value, and why."""
+    found: dict[str, list[str]] = {}
+    for axis in axes:
+        column = values[axis] if axis in values else pd.Series(np.nan, values.index)
+        for name, value in column.astype(float).items():
+            if not np.isfinite(value):
+                title = QUANTITIES[axis].title
+                said = f"no {title}" if np.isnan(value) else f"{title} is infinite"
+                found.setdefault(str(name), []).append(said)
+    return {name: ", ".join(said) for name, said in found.items()}
+
+
+def dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points another beats, where more is better in every axis.
+
+    Shapes  [M, K] -> [M].
+    """
+    lead = points[None] - points[:, None]
+    beats = np.all(lead >= -EPSILON, axis=-1) & np.any(lead > EPSILON, axis=-1)
+    found: NDArray[np.bool_] = np.any(beats, axis=1)
+    return found
+
+
+def usable(section: Section, axes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The axes that anything here has a value of; of the others why not."""
+    left_out = {axis: section.why_not(axis) for axis in axes if not section.has(axis)}
+    return tuple(axis for axis in axes if axis not in left_out), left_out
+
+
+def of_axes(section: Section, axes: Sequence[str], name: str = "", title: str = "") -> Frontier:
+    """A frontier of a section over the axes that it has."""
+    kept, left_out = usable(section, axes)
+    values = objectives(section)
+    members = tuple(frontier(values, kept)) if kept else ()
+    words = title or " and ".join(QUANTITIES[axis].title for axis in axes)
+    return Frontier(name, words, kept, members, left_out, unplaced(values, kept))
+
+
+def frontiers(section: Section) -> list[Frontier]:
+    """The study's four."""
+    return [
+        of_axes(section, tuple(each["axes"]), name, each["title"])
+        for name, each in presets()["frontiers"].items()
+    ]
+
+
+def flags(section: Section) -> pd.DataFrame:
+    """Whether a method is on each of the study's four: a row a method, a column a frontier."""
+    found = {each.name: each.members for each in frontiers(section)}
+    return pd.DataFrame(
+        {name: [each in members for each in section.methods] for name, members in found.items()},
+        index=list(section.methods),
+    )

@@ -1,0 +1,103 @@
+"""How sure a first place is: told apart from the second, and from what chance alone does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.choosing.frontiers import EPSILON, cell
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.statistics import Difference, between
+from harness.power import ALPHA, smallest_p
+
+
+def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[str]:
+    """Words about the first of an order and the next.
+
+    names: best first. by: what orders them; the first quantity in which the two differ is looked
+    at.
+    """
+    others = [name for name in names if name != section.reference]
+    if not others or not by:
+        return []
+    if len(others) == 1:
+        return _of_floor(section, by[0], others[0])
+    first, second = others[:2]
+    deciding = next((each for each in by if _differ(section, each, first, second)), None)
+    if deciding is None:
+        return [f"{first} and {second} are equal in all of {', '.join(by)}"]
+    return [*compared(section, deciding, first, second), *_of_floor(section, deciding, first)]
+
+
+def _differ(section: Section, quantity: str, first: str, second: str) -> bool:
+    a, b = (cell(section.values, name, quantity) for name in (first, second))
+    return not (np.isnan(a) and np.isnan(b)) and a != b and not abs(a - b) <= EPSILON
+
+
+def compared(section: Section, quantity: str, first: str, second: str) -> list[str]:
+    """The paired difference of two methods in one quantity, in words."""
+    what = QUANTITIES[quantity]
+    if what.over == "max":
+        a, b = (cell(section.values, name, quantity) for name in (first, second))
+        gap = abs(a - b)
+        said = f"{what.title}: {first} is {gap:.3g} {what.unit} ahead of {second}, of the largest "
+        return [said + f"of each; no test is made of maxima{_beside_noise(section, quantity, gap)}"]
+    found = between(section, quantity, first, second)
+    if found is None:
+        return [f"{what.title}: no prompt has both {first} and {second}, so they are not compared"]
+    verdict = "told apart" if found.p <= ALPHA else "not told apart"
+    if smallest_p(found.n) > ALPHA:
+        verdict = f"not told apart, which no difference could be with {found.n} prompts"
+    noise = _beside_noise(section, quantity, abs(found.mean))
+    if found.bounds is not None and found.bounds[0] == found.bounds[1]:
+        said = f"{found.mean:+.3g}, in every video alike"
+    else:
+        said = f"{_told(found)}: {verdict}"
+    return [f"{what.title}: {first} less {second} {said}{noise}"]
+
+
+def _told(found: Difference) -> str:
+    """A difference with its interval, prompts and p."""
+    span = ""
+    if found.bounds is not None:
+        span = f"95 % {found.bounds[0]:+.3g} to {found.bounds[1]:+.3g}, "
+    return f"{found.mean:+.3g} ({span}n {found.n}, p {found.p:.2g})"
+
+
+def _beside_noise(section: Section, quantity: str, gap: float) -> str:
+    """Whether BF16 made once more, or with attention in another order, differs from BF16 as much.
+
+    Fidelity has no such difference: BF16 has no value of its own.
+    """
+    if QUANTITIES[quantity].fidelity or section.reference is None:
+        return ""
+    base = cell(section.values, section.reference, quantity)
+    again = [*section.floors, *section.reruns]
+    gaps = [abs(cell(section.values, name, quantity) - base) for name in again]
+    largest = max((each for each in gaps if np.isfinite(each)), default=0.0)
+    if largest < gap or not largest:
+        return ""
+    return f"; BF16 made again differs from BF16 by {largest:.3g}, so this may be chance"
+
+
+def _of_floor(section: Section, quantity: str, first: str) -> list[str]:
+    """Whether the best loses anything that BF16 with attention in another order does not."""
+    what = QUANTITIES[quantity]
+    if not what.fidelity:
+        return []
+    if not section.floors:
+        return [] if section.is_published else [
+            f"{what.title}: no noise floor among these runs (docs/drift.md tells how to make one)"
+        ]  # fmt: skip
+    floor = section.floors[0]
+    found = between(section, quantity, first, floor)
+    if found is None:
+        return [f"{what.title}: no prompt has both {first} and the noise floor"]
+    is_better = what.improves(found.mean, 0.0)
+    if found.p > ALPHA:
+        where = "not told apart from the noise floor"
+    else:
+        where = "better than the noise floor" if is_better else "worse than the noise floor"
+    return [f"{what.title}: {first} less the noise floor ({floor}) {_told(found)}: {where}"]

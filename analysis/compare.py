@@ -1,0 +1,229 @@
+"""Published numbers beside ours: what agrees, what differs, and what cannot be compared.
+
+A number of ours is held against a printed one only where everything is the same that the printed
+column needs (`analysis.published.papers.Column.needs`). Then they agree if the printed number's
+rounding interval and our 95 % interval overlap; a number of ours that is no mean over prompts
+(bytes, the largest peak) is a point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.counted import Counted
+from analysis.grids import Grid
+from analysis.published.papers import Number, Paper
+from analysis.section import Method, Section
+from analysis.statistics import FEWEST, estimates
+
+Word = Literal["agrees", "differs", "not comparable", "not run"]
+POINTS = ("ratio", "peak_gib")  # counted or largest: no mean over prompts
+COUNTED = "counted by the planner"
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One number of ours: from a run, or counted; reasons: why it cannot be held against theirs."""
+
+    name: str
+    source: str
+    value: float
+    bounds: Bounds | None
+    reasons: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one printed number."""
+
+    number: Number
+    ours: Ours | None
+    word: Word
+    reason: str
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less theirs, where both are numbers."""
+        if self.ours is None or not math.isfinite(self.ours.value - self.number.value):
+            return None
+        return self.ours.value - self.number.value
+
+
+def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted]) -> list[Verdict]:
+    """Every printed number of a paper, beside each of our numbers that repeats its row."""
+    known = {(each.suite, each.row): each for each in counts}
+    found = []
+    for number in paper.numbers:
+        ours = [*_of_runs(number, sections), *_of_counts(number, known)]
+        found += [judged(number, each) for each in ours] or [_unmatched(number)]
+    return found
+
+
+def judged(number: Number, ours: Ours) -> Verdict:
+    """One pair."""
+    note = f"; {number.column.note}" if number.column.note else ""
+    if ours.reasons:
+        return Verdict(number, ours, "not comparable", "; ".join(ours.reasons))
+    low, high = ours.bounds or (ours.value, ours.value)
+    slack = number.half_unit * (1 + 1e-9)
+    overlaps = low <= number.value + slack and high >= number.value - slack
+    same = overlaps or ours.value == number.value  # both may be infinite
+    return Verdict(number, ours, "agrees" if same else "differs", ours.source + note)
+
+
+def reasons(number: Number, section: Section, method: Method) -> list[str]:
+    """Why a run of ours cannot be held against a printed number; none if it can."""
+    theirs, ours = number.setup, section.setting
+    if ours is None:
+        return ["what it was measured on is not known"]
+    size = (theirs.height, theirs.width)
+    device = " and ".join(ours.devices) or "unknown"
+    checks = {
+        "model": (ours.model in theirs.models, f"other model ({ours.model}, not {theirs.model})"),
+        "length": (
+            theirs.num_pixel_frames == ours.num_pixel_frames,
+            f"other length ({ours.num_pixel_frames} frames, not {theirs.num_pixel_frames})",
+        ),
+        "size": (
+            size == (ours.height, ours.width),
+            f"other size ({ours.height}x{ours.width}, not {_size(theirs.height, theirs.width)})",
+        ),
+        "device": (
+            bool(theirs.device) and ours.devices == [theirs.device],
+            f"other device ({device}, not {theirs.device or 'a known one'})",
+        ),
+        "prompts": (
+            theirs.prompts == ours.prompts and theirs.num_videos == method.num_videos,
+            f"other prompts ({method.num_videos} {ours.prompts}, not "
+            f"{theirs.num_videos or 'a known number of'} {theirs.prompts})".replace("  ", " "),
+        ),
+        "build": (
+            not theirs.build or theirs.build == method.build,
+            f"built in otherwise (integration={method.build or 'unknown'}, not {theirs.build})",
+        ),
+    }
+    return [said for need in number.column.needs for same, said in [checks[need]] if not same]
+
+
+def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
+    """The pairs of a paper, in its order; numbers without one of ours are counted beneath."""
+    shown = [each for each in found if each.ours is not None]
+    rows = [_row(each) for each in shown]
+    header = ["table", "suite", "row", "column", "published", "ours", "measured", "difference"]
+    return Grid(
+        f"{paper.title} (arXiv {paper.arxiv}, {paper.version})",
+        [*header, "verdict", "reason"],
+        rows,
+        list(_notes(paper, found)),
+        words=(0, 1, 2, 3, 5, 8, 9),
+        name=f"compare-{paper.name}",
+    )
+
+
+def count(found: Sequence[Verdict]) -> Mapping[Word, int]:
+    """How many there are of each verdict."""
+    words: tuple[Word, ...] = ("agrees", "differs", "not comparable", "not run")
+    return {word: sum(each.word == word for each in found) for word in words}
+
+
+def _size(height: int | None, width: int | None) -> str:
+    return "a known one" if height is None else f"{height}x{width}"
+
+
+def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
+    """Runs of ours that repeat a row, in every section of its suite."""
+    key = number.column.quantity
+    if key is None:
+        return
+    for section in sections:
+        if number.suite and section.suite != number.suite:
+            continue
+        for name, method in section.methods.items():
+            repeats = method.row == number.row if section.is_published else _repeats(number, name)
+            if not repeats or key not in section.values:
+                continue
+            value = float(section.values[key][name]) * number.column.scale
+            if not math.isnan(value):
+                bounds = None if section.is_published else _bounds(section, key, name)
+                why = reasons(number, section, method)
+                if bounds is None and key not in POINTS and not section.is_published:
+                    why.append(f"fewer than {FEWEST} prompts, so no interval")
+                yield Ours(name, _source(section, method), value, bounds, why)
+
+
+def _repeats(number: Number, name: str) -> bool:
+    """Whether a run of ours is the method that repeats a row, with whatever settings."""
+    return number.method is not None and name.split()[0] == number.method
+
+
+def _bounds(section: Section, key: str, name: str) -> Bounds | None:
+    """The interval of a mean over prompts; none of bytes and largest peaks."""
+    if key in POINTS:
+        return None
+    found = estimates(section, key).get(name)
+    return found.bounds if found else None
+
+
+def _source(section: Section, method: Method) -> str:
+    """Where a number of ours is from."""
+    return "the study's observations" if section.is_published else f"run {method.run_id}"
+
+
+def _of_counts(number: Number, counts: Mapping[tuple[str, str], Counted]) -> Iterator[Ours]:
+    """What the planner counts for a row, at its own sizes."""
+    row = counts.get((number.suite, number.row))
+    key = number.column.quantity
+    if row is not None and key in row.values:
+        yield Ours(str(number.method), COUNTED, row.values[key], None)
+
+
+def _unmatched(number: Number) -> Verdict:
+    """A printed number without one of ours."""
+    if number.column.quantity is None:
+        return Verdict(number, None, "not comparable", number.column.why_not)
+    if number.method is None:
+        return Verdict(number, None, "not comparable", "no method here repeats this row")
+    return Verdict(number, None, "not run", f"no run of {number.method} has it")
+
+
+def _row(verdict: Verdict) -> list[str]:
+    number, ours = verdict.number, verdict.ours
+    assert ours is not None
+    digits = number.column.decimals
+    measured = f"{ours.value:.{digits}f}"
+    if ours.bounds is not None:
+        measured += f" [{ours.bounds[0]:.{digits}f}, {ours.bounds[1]:.{digits}f}]"
+    apart = verdict.difference
+    difference = "" if apart is None else f"{round(apart, digits) + 0.0:+.{digits}f}"  # no -0.00
+    name = f"{number.column.name} {number.column.unit}".strip()
+    return [
+        number.table, number.suite, number.row, name, number.printed,
+        ours.name, measured, difference, verdict.word, verdict.reason,
+    ]  # fmt: skip
+
+
+def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
+    """How many of each verdict, what has no counterpart, what was not run and how to run it."""
+    yield ", ".join(f"{word}: {number}" for word, number in count(found).items())
+    alone = [each for each in found if each.ours is None]
+    without = Counter(
+        f"{each.number.column.name}, {each.reason}" for each in alone if each.word != "not run"
+    )
+    for why, number in without.items():
+        yield f"not comparable, {number} numbers of {why}"
+    unrun = [each.number for each in alone if each.word == "not run"]
+    for suite in dict.fromkeys(number.suite for number in unrun):
+        methods = [str(number.method) for number in unrun if number.suite == suite]
+        words = [
+            f"method={','.join(dict.fromkeys(methods))}",
+            *([f"suite={suite}"] if suite else []),
+        ]
+        words += [f"model={name}" for name in paper.setup.models[:1]]
+        yield f"not run, {len(methods)} numbers: python -m harness -m {' '.join(words)}"
+    if paper.setup.protocol:
+        yield f"theirs: {paper.setup.protocol}"

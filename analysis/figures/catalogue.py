@@ -1,0 +1,73 @@
+"""Every figure by name, in the order of the study, ours last."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from analysis.figures import over_time
+from analysis.figures.figure import Absent, Bars, Curves, Panels, Scatter
+from analysis.figures.lengths import SHEETS
+from analysis.figures.places import SCATTERS, Places
+from analysis.section import Section
+from analysis.study.spec import suite_title
+from harness.errors import UserError
+
+Drawn = Scatter | Curves | Bars | Panels | Absent
+Builder = Callable[[Section], Drawn]
+
+
+def efficiency(section: Section) -> Drawn:
+    """What quality costs: bytes and seconds against imaging quality and SSIM."""
+    name, title = "experiments-efficiency", "quality against bytes and seconds"
+    found = [
+        Places(f"{x}-{y}", x, y)(section)
+        for x in ("ratio", "runtime_s")
+        for y in ("imaging", "ssim")
+    ]
+    shown = {(p.x.title, p.y.title): p for p in found if isinstance(p, Scatter)}
+    if not shown:
+        return Absent(name, title, "; ".join(p.reason for p in found if isinstance(p, Absent)))
+    panels = list(shown.values())
+    rows = [panels[i : i + 2] for i in range(0, len(panels), 2)]
+    return Panels(name, rows, title=f"{suite_title(section.suite)}: {title}")
+
+
+FIGURES: Mapping[str, Builder] = {
+    **{name: build for name, build in SCATTERS.items() if not name.startswith("deck")},
+    "drift": over_time.drift,
+    "memory-trace": partial(over_time.trace, kind="memory"),
+    "kv-trace": partial(over_time.trace, kind="kv"),
+    "deck-bars": SHEETS["deck-bars"],
+    "deck-runtime-quality": SCATTERS["deck-runtime-quality"],
+    "deck-drift": SHEETS["deck-drift"],
+    **{name: build for name, build in SHEETS.items() if name.startswith("registry")},
+    **{name: build for name, build in SHEETS.items() if name.startswith("experiments")},
+    "experiments-efficiency": efficiency,
+    "fidelity": SHEETS["fidelity"],
+    "components": over_time.components,
+    "over-time": over_time.quality,
+}
+
+
+def chosen(words: str | None) -> list[str]:
+    """The names asked for, as `drift,kv-trace`; all without a word.
+
+    Raises  UserError: there is no such figure.
+    """
+    if not words:
+        return list(FIGURES)
+    asked = [word.strip() for word in words.split(",") if word.strip()]
+    unknown = [word for word in asked if word not in FIGURES]
+    if unknown or not asked:
+        word = unknown[0] if unknown else words
+        near = difflib.get_close_matches(word, FIGURES, cutoff=0.5)
+        hint = f", did you mean {' or '.join(near)}" if near else ""
+        raise UserError(f"--figure {word}: no such figure{hint}; there are {', '.join(FIGURES)}")
+    return list(dict.fromkeys(asked))
+
+
+def drawn(section: Section, names: Sequence[str] | None = None) -> list[Drawn]:
+    """The figures of a section, and those that cannot be drawn with the reason."""
+    return [FIGURES[name](section) for name in (names or FIGURES)]

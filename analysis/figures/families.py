@@ -1,0 +1,39 @@
+"""The family of a method by its name alone, for rows that no request is read of."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import PurePosixPath
+
+import yaml
+
+from harness.compose import choices
+
+GROUP = "/method/"
+
+
+@cache
+def family_of(method: str) -> str:
+    """What a method's file, or one that it is built upon, calls its family.
+
+    A method without a file is a family of its own.
+    """
+    return _said(method) or method
+
+
+def _said(method: str) -> str:
+    path = choices("method").get(method)
+    if path is None:
+        return ""
+    file = yaml.safe_load(path.read_text()) or {}
+    if "family" in file:
+        return str(file["family"])
+    for base in reversed(file.get("defaults", [])):
+        if not isinstance(base, str) or base == "_self_":
+            continue
+        name = base.partition("@")[0]
+        absolute = name.removeprefix(GROUP) if name.startswith(GROUP) else ""
+        found = _said(absolute or str(PurePosixPath(method).parent / name))
+        if found:
+            return found
+    return ""

@@ -1,0 +1,162 @@
+"""Bars of a section, a sheet a figure: memory, quality, time; fidelity with its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.choosing.frontiers import objectives
+from analysis.figures.figure import Absent, Bar, Bars, Panels
+from analysis.figures.places import axis, listed, systems_said
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.statistics import Estimate, estimates
+from analysis.study.rows import row_of
+from analysis.study.spec import suite_title, tables
+
+ACROSS = 2  # panels beside each other
+COUNTED = ("ratio", "ratio_same", "kv_gib", "peak_gib")  # no interval: counted, or the largest
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A panel a quantity, a bar a method.
+
+    rows: the table of the study (`analysis/study/tables.yaml`) whose methods are shown, empty for
+    all. said: what the study's figure has besides.
+    """
+
+    name: str
+    title: str
+    quantities: Sequence[str]
+    rows: str = ""
+    said: str = ""
+
+    def __call__(self, section: Section) -> Panels | Absent:
+        """The sheet of a section, or why there is none."""
+        names = self._names(section)
+        if not any(name != section.reference for name in names):
+            wanted = f" ({listed(tables()[self.rows].rows)})" if self.rows else ""
+            return Absent(self.name, self.title, f"none of its methods is here{wanted}")
+        shown = [q for q in self.quantities if _finite(section, q, names)]
+        absent = [
+            f"no {QUANTITIES[q].title}: {section.why_not(q)}"
+            for q in self.quantities
+            if q not in shown
+        ]
+        if not shown:
+            return Absent(self.name, self.title, "; ".join(absent))
+        ordered = _ordered(section, shown[0], names)
+        panels = [_panel(section, q, ordered) for q in shown]
+        notes = [*self._missing(section, names), *absent, *filter(None, [self.said])]
+        notes += systems_said(section, shown)
+        notes += [section.remarks[q] for q in shown if q in section.remarks]
+        rows = [panels[i : i + ACROSS] for i in range(0, len(panels), ACROSS)]
+        title = f"{suite_title(section.suite)}: {self.title}"
+        return Panels(self.name, rows, title=title, note="; ".join(notes))
+
+    def _names(self, section: Section) -> list[str]:
+        again = {*section.floors, *section.reruns}
+        names = [name for name in section.methods if name not in again]
+        if not self.rows:
+            return names
+        rows = tables()[self.rows].rows
+        return [name for name in names if row_of(section, name) in rows]
+
+    def _missing(self, section: Section, names: Sequence[str]) -> list[str]:
+        """Rows of the study's figure that are not among the methods."""
+        if not self.rows:
+            return []
+        here = {row_of(section, name) for name in names}
+        gone = [row for row in tables()[self.rows].rows if row not in here]
+        return [f"not here: {listed(gone)}"] if gone else []
+
+
+def _ordered(section: Section, quantity: str, names: Sequence[str]) -> list[str]:
+    """Best first; without a value last."""
+    values = objectives(section).reindex(index=list(names))
+    sign = -1.0 if QUANTITIES[quantity].better == "higher" else 1.0
+    return list(map(str, (sign * values[quantity]).sort_values(kind="stable").index))
+
+
+def _finite(section: Section, quantity: str, names: Sequence[str]) -> bool:
+    if not section.has(quantity):
+        return False
+    return bool(np.isfinite(section.values[quantity].reindex(list(names)).astype(float)).any())
+
+
+def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
+    """One quantity's bars, with intervals where they are of the same mean, and the floor."""
+    values = section.values[quantity].astype(float)
+    known = {} if quantity in COUNTED else estimates(section, quantity)
+    bars = []
+    for name in names:
+        value = float(values.get(name, np.nan))
+        if not np.isfinite(value):
+            continue
+        low, high = _bounds(known.get(name), value)
+        family = section.methods[name].family
+        bars.append(Bar(name, family, [value], low, high, name == section.reference))
+    floor = next(iter(section.floors), None)
+    mark = float(values.get(floor, np.nan)) if floor and QUANTITIES[quantity].fidelity else np.nan
+    gone = [name for name in names if all(name != bar.name for bar in bars)]
+    bounded = any(bar.low is not None for bar in bars)
+    said = ["whiskers: 95 % of means over redrawn prompts"] if bounded else []
+    said += [f"no finite value: {listed(gone)}"] if gone and gone != [section.reference] else []
+    return Bars(
+        f"{quantity}",
+        QUANTITIES[quantity].title,
+        axis(quantity),
+        bars,
+        mark=mark if np.isfinite(mark) else None,
+        mark_said="noise floor" if np.isfinite(mark) else "",
+        note="; ".join(said),
+    )
+
+
+def _bounds(known: Estimate | None, value: float) -> tuple[float | None, float | None]:
+    """The interval, where it is of the number that is shown and not of none at all."""
+    if known is None or known.bounds is None or not np.isclose(known.mean, value, rtol=1e-6):
+        return None, None
+    low, high = known.bounds
+    return (low, high) if high - low > 1e-9 * abs(value) else (None, None)
+
+
+VBENCH = ("background", "imaging", "subject", "aesthetic")
+SHEETS: Mapping[str, Lengths] = {
+    each.name: each
+    for each in (
+        Lengths("deck-bars", "peak and ratio of five methods", ("peak_gib", "ratio"), "T1"),
+        Lengths("deck-drift", "terminal drift of five methods", ("drift_last",), "T1"),
+        Lengths("registry-memory", "memory of all methods", ("ratio", "peak_gib")),
+        Lengths(
+            "registry-quality", "quality of all methods", ("lpips", "ssim", "imaging", "subject")
+        ),
+        Lengths(
+            "registry-performance", "time of all methods", ("runtime_s",),
+            said="the study's second panel, seconds of quantizing and restoring, is left out: its "
+            "clocks did not wait for the device",
+        ),
+        Lengths(
+            "experiments-fidelity", "fidelity of the quantizers",
+            ("psnr_db", "ssim", "lpips"), "experiments-moviegen",
+        ),
+        Lengths(
+            "experiments-vbench", "VBench of the quantizers", VBENCH, "experiments-moviegen"
+        ),
+        Lengths(
+            "experiments-systems", "runtime and peak of the quantizers",
+            ("runtime_s", "peak_gib"), "experiments-moviegen",
+        ),
+        Lengths(
+            "experiments-drift", "terminal drift of the quantizers",
+            ("drift_last",), "experiments-moviegen",
+        ),
+        Lengths(
+            "fidelity", "fidelity to BF16 with intervals and the noise floor",
+            ("psnr_rest_db", "psnr_db", "ssim", "lpips"),
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,170 @@
+"""Lines of a section over time: quality by second, and memory while a video is made."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.figures.figure import Absent, Axis, Bar, Bars, Curve, Curves, Panels
+from analysis.figures.places import listed
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.study.spec import suite_title
+from harness.metrics.signals import Signals
+
+TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
+OF_ALL = {"memory": "memory", "kv": "bytes of history"}
+ACROSS = 3  # panels beside each other
+SIGNALS = {each.name: each for each in Signals.quantities}
+DRIFT = ("drift_last", "imaging")  # what the study's drift is of, its own first
+
+
+def drift(section: Section) -> Curves | Absent:
+    """The study's drift curves: imaging quality as the video goes on."""
+    name, title = "drift", "imaging quality as the video goes on"
+    key = _drift_key(section)
+    if key is None:
+        why = section.why_not("drift_last" if section.is_published else "imaging")
+        said = section.remarks.get("curves", f"no imaging quality by second: {why}")
+        return Absent(name, title, said)
+    return curve(section, key, name, f"{suite_title(section.suite)}: {title}")
+
+
+def quality(section: Section) -> Panels | Absent:
+    """Every quality that is known second by second but that of `drift`, a panel each."""
+    name, title = "over-time", "quality by second"
+    found = [each for each in curves(section) if each.name != f"over-time-{_drift_key(section)}"]
+    if not found:
+        return Absent(name, title, "nothing else was measured by second")
+    rows = [found[start : start + ACROSS] for start in range(0, len(found), ACROSS)]
+    return Panels(name, rows, title=f"{suite_title(section.suite)}: {title}")
+
+
+def curves(section: Section) -> list[Curves]:
+    """Every quality that is known second by second."""
+    return [each for key in section.curves if isinstance(each := curve(section, key), Curves)]
+
+
+def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves | Absent:
+    """One quality by second: the mean over videos of every method."""
+    table = section.curves[key]
+    of, again = _axis(key), {*section.floors, *section.reruns}
+    lines = [
+        Curve(
+            str(method),
+            [float(x) for x in known.index],
+            [float(y) for y in known],
+            section.methods[str(method)].family,
+            method == section.reference,
+        )
+        for method in table
+        if method not in again and len(known := _finite(table[method]))
+    ]
+    name, title = name or f"over-time-{key}", title or of.title
+    if not lines:
+        return Absent(name, title, "no finite value")
+    said = [section.remarks[each] for each in (key, "curves") if each in section.remarks]
+    return Curves(name, title, Axis("seconds of the video"), of, lines, note="; ".join(said))
+
+
+def trace(section: Section, kind: str) -> Curves | Bars | Absent:
+    """Memory while one video is made, of all methods; the largest values where only they exist."""
+    name, title = f"{kind}-trace", TRACES[kind]
+    headed = f"{suite_title(section.suite)}: {title}"
+    again = {*section.floors, *section.reruns}
+    lines = [
+        Curve(
+            method,
+            [float(x) for x in each.time_s],
+            [float(y) for y in each.gib],
+            section.methods[method].family,
+            method == section.reference,
+        )
+        for method, each in section.traces.get(kind, {}).items()
+        if method not in again and len(each.time_s)
+    ]
+    if lines:
+        x, y = Axis("seconds of making it"), Axis(f"{OF_ALL[kind]} GiB", "lower")
+        return Curves(name, headed, x, y, lines, steps=True, note=section.traced)
+    if kind in section.trace_maxima:
+        return _maxima(section, kind, name)
+    said = section.remarks.get("traces", "no run left a trace (trace/ in its folder)")
+    return Absent(name, title, said)
+
+
+def components(section: Section) -> Bars | Absent:
+    """What the largest peak of the traced video consists of."""
+    name, title = "components", "peak by component"
+    again = {*section.floors, *section.reruns}
+    table = section.components.fillna(0.0)
+    table = table.loc[[method for method in table.index if method not in again]]
+    if table.empty or not float(table.to_numpy(float).sum()):
+        said = "no component was published" if section.is_published else "no run left a trace"
+        return Absent(name, title, said)
+    parts, small = _merged(table)
+    parts = parts.loc[parts.sum(axis=1).sort_values(kind="stable").index]
+    bars = [
+        Bar(
+            str(method),
+            section.methods[str(method)].family,
+            [float(x) for x in lengths],
+            is_reference=method == section.reference,
+        )
+        for method, lengths in zip(parts.index, parts.to_numpy(float), strict=True)
+    ]
+    noted = [section.traced] + ([f"smaller parts: {', '.join(small)}"] if small else [])
+    return Bars(
+        name,
+        f"{suite_title(section.suite)}: {title}",
+        Axis("GiB", "lower"),
+        bars,
+        [str(part).replace("_", " ") for part in parts],
+        note="; ".join(filter(None, noted)),
+    )
+
+
+def _drift_key(section: Section) -> str | None:
+    return next((each for each in DRIFT if each in section.curves), None)
+
+
+def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:
+    """The largest parts first; those that are below a share of every peak as one, named."""
+    table = table.rename(columns=str)
+    share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
+    total = table.sum().to_dict()
+    large = [part for part, each in share.items() if each >= least]
+    small = [str(part) for part, each in share.items() if 0 < each < least]
+    found = table[sorted(large, key=lambda part: -total[part])].copy()
+    if small:
+        found["smaller parts"] = table[small].sum(axis=1)
+    return found, [part.replace("_", " ") for part in small]
+
+
+def _maxima(section: Section, kind: str, name: str) -> Bars:
+    """Bars of the largest values, the smallest first."""
+    known = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
+    bars = [
+        Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
+        for m, x in known.items()
+        if m in section.methods
+    ]
+    lacking = [method for method in section.methods if method not in known.index]
+    said = [section.remarks.get("traces", "only the largest values are known")]
+    said += [f"not there: {listed(lacking)}"] if lacking else []
+    title = f"{suite_title(section.suite)}: largest value of {TRACES[kind]}"
+    return Bars(name, title, Axis(f"{OF_ALL[kind]} GiB", "lower"), bars, note="; ".join(said))
+
+
+def _finite(values: pd.Series) -> pd.Series:
+    known = values.astype(float)
+    return known[known.abs() < float("inf")]  # NaN is not
+
+
+def _axis(key: str) -> Axis:
+    """A curve's quantity, or the signal of that name."""
+    if key in QUANTITIES:
+        return Axis(QUANTITIES[key].heading, QUANTITIES[key].better)
+    if key in SIGNALS:
+        title = key.removeprefix("signals_").replace("_", " ")
+        unit = SIGNALS[key].unit
+        return Axis(f"{title}, {unit}" if unit else title)
+    return Axis(key.replace("_", " "))

@@ -1,0 +1,298 @@
+"""Figures for the page: plotly's description of them as JSON in an element, without any script.
+
+What a page does with it, once plotly is there:
+
+    for (const element of document.querySelectorAll("[data-plot]")) {
+      const figure = JSON.parse(element.dataset.plot);
+      for (const trace of figure.data) {                        // theme: "light" or "dark"
+        const colour = trace.meta && trace.meta[theme];
+        if (colour && trace.marker) trace.marker.color = colour;
+        if (colour && trace.line) trace.line.color = colour;
+      }
+      Plotly.react(element, figure.data, {...figure.layout, ...its own}, {responsive: true});
+    }
+
+and once more when the theme changes. Colours that stand in the data are those of the light theme.
+The page gives text and lines their colours: `LIGHT` and `DARK` are layouts for one that has none of
+its own. Backgrounds are transparent, and the width is that of the element.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Point, Scatter
+from analysis.figures.looks import DASHES, Look, look, part, told_apart
+from analysis.figures.spread import around
+from analysis.figures.words import described
+
+Json = dict[str, Any]
+GREY = "#888888"  # seen on light and on dark
+CLEAR = "rgba(0,0,0,0)"
+PLOT_PX, LETTER_PX, NAME_PX = (480.0, 340.0), 6.4, 12.0  # of a plot, of a letter, of a name's line
+
+
+def _themed(ink: str, rule: str) -> Json:
+    axis = {"gridcolor": rule, "zerolinecolor": rule}
+    return {"font": {"color": ink}, "xaxis": axis, "yaxis": axis}
+
+
+LIGHT, DARK = _themed("#1a1a1a", "#e4e4e4"), _themed("#ececec", "#3a3a3a")
+
+
+def div(figure: Figure, id: str) -> str:
+    """The element that a page draws a figure into; its text alternative is its label."""
+    content = json.dumps(plotted(figure), allow_nan=False, separators=(",", ":"))
+    return (
+        f'<div id="{escape(id)}" class="plot" role="img" aria-label="{escape(described(figure))}" '
+        f'data-plot="{escape(content)}"></div>'
+    )
+
+
+def plotted(figure: Figure) -> Json:
+    """Data and layout as plotly takes them."""
+    if isinstance(figure, Scatter):
+        data, layout = _scatter(figure)
+    elif isinstance(figure, Curves):
+        data, layout = _curves(figure)
+    else:
+        data, layout = _bars(figure)
+    common = {
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "hovermode": "closest",
+        "legend": {
+            "itemsizing": "constant",
+            "orientation": "h",
+            "y": -0.18,
+            "yanchor": "top",
+            "x": 0,
+        },
+        "margin": {"l": 60, "r": 20, "t": 10, "b": 50},
+        "xaxis": _axis(figure.x),
+    }
+    return {"data": data, "layout": {**common, **layout}}
+
+
+def looks(families: Iterable[str]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    """Colour and marker by theme and family, for what a page draws by itself.
+
+    The key `reference` is BF16's.
+    """
+    found = {family: look(family) for family in families} | {"reference": look("", True)}
+    return {
+        theme: {
+            family: {"colour": getattr(each, theme), "marker": each.marker}
+            for family, each in found.items()
+        }
+        for theme in ("light", "dark")
+    }
+
+
+def _axis(axis: Axis) -> Json:
+    better = {"higher": " (higher is better)", "lower": " (lower is better)", None: ""}
+    title = escape(axis.title) + better[axis.better]
+    return {"title": {"text": title}, "zeroline": False, "automargin": True}
+
+
+def _meta(of: Look) -> Json:
+    return {"light": of.light, "dark": of.dark}
+
+
+# ---- points ------------------------------------------------------------------------------------
+
+
+def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
+    """A trace a family, the reference with dotted lines through it."""
+    groups: dict[str, list[Point]] = {}
+    for point in figure.points:
+        groups.setdefault("" if point.is_reference else point.family, []).append(point)
+    spots = _names(figure)
+    data = [_marks(figure, family, points, spots) for family, points in groups.items()]
+    return data, {"yaxis": _axis(figure.y), "shapes": _lines(figure), "height": 460}
+
+
+def _names(figure: Scatter) -> dict[str, str]:
+    """Where the names stand that have room on a page of usual width; hovering tells the others."""
+    points = figure.points
+    xs, ys = _shares([p.x for p in points]), _shares([p.y for p in points])
+    marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
+    wanted = sorted(range(len(points)), key=lambda i: not points[i].is_reference)
+    sizes = [(i, LETTER_PX * len(points[i].name)) for i in wanted if _is_named(figure, points[i])]
+    found = around(marks, sizes, NAME_PX, PLOT_PX)
+    return {points[i].name: position for i, position in found.items()}
+
+
+def _shares(values: Sequence[float]) -> list[float]:
+    """Where values lie between the ends of an axis, which leaves a margin."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    margin = 0.06 * (high - low) or 1.0
+    return [(value - low + margin) / (high - low + 2 * margin) for value in values]
+
+
+def _is_named(figure: Scatter, point: Point) -> bool:
+    return figure.label_all or point.is_reference or point.name in figure.frontier
+
+
+def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping[str, str]) -> Json:
+    of = look(family, is_reference=not family)
+    emphasised = [_is_named(figure, point) or not figure.frontier for point in points]
+    hover = "<b>%{customdata}</b><br>" + "<br>".join(
+        f"{escape(axis.title)}: %{{{letter}:.4g}}"
+        for letter, axis in (("x", figure.x), ("y", figure.y))
+    )
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": escape(family or points[0].name),
+        "x": [p.x for p in points],
+        "y": [p.y for p in points],
+        "text": [escape(p.name) if p.name in spots else "" for p in points],
+        "textposition": [spots.get(p.name, "top center") for p in points],
+        "textfont": {"size": 10},
+        "cliponaxis": False,
+        "customdata": [escape(p.name) for p in points],
+        "hovertemplate": hover + "<extra></extra>",
+        "meta": _meta(of),
+        "marker": {
+            "color": of.light,
+            "symbol": [of.marker + ("-open" if p.hollow else "") for p in points],
+            "size": [
+                _size_px(p) + 2 * strong for p, strong in zip(points, emphasised, strict=True)
+            ],
+            "opacity": [1.0 if strong else 0.5 for strong in emphasised],
+            "line": {"width": [1.5 if strong else 0.5 for strong in emphasised], "color": GREY},
+        },
+    }
+
+
+def _size_px(point: Point) -> float:
+    """Areas in proportion; a point without a size is like a middling one."""
+    return 10.0 if point.size is None else 6 + 22 * point.size**0.5
+
+
+def _lines(figure: Scatter) -> list[Json]:
+    """Dotted lines through the reference, and the diagonal."""
+    dotted = {"dash": "dot", "width": 1, "color": GREY}
+    shapes: list[Json] = []
+    for point in figure.points:
+        if point.is_reference:
+            across = {"xref": "paper", "x0": 0, "x1": 1, "y0": point.y, "y1": point.y}
+            down = {"yref": "paper", "y0": 0, "y1": 1, "x0": point.x, "x1": point.x}
+            shapes += [{"type": "line", "line": dotted, **ends} for ends in (across, down)]
+    if figure.diagonal and figure.points:
+        values = [value for p in figure.points for value in (p.x, p.y)]
+        low, high = min(values), max(values)
+        ends = {"x0": low, "y0": low, "x1": high, "y1": high}
+        shapes.append({"type": "line", "line": dotted, **ends})
+    return shapes
+
+
+# ---- lines -------------------------------------------------------------------------------------
+
+
+def _curves(figure: Curves) -> tuple[list[Json], Json]:
+    """A trace a method, the reference last and so on top."""
+    colours = [(each.name, look(each.family).light) for each in figure.curves]
+    dashes = told_apart(colours)
+    ordered = sorted(figure.curves, key=lambda each: each.is_reference)
+    data = [_line(figure, each, dashes[each.name]) for each in ordered]
+    height = 400 + 20 * -(-len(data) // 3)  # the legend, about three names a line
+    return data, {"yaxis": _axis(figure.y), "height": height}
+
+
+def _line(figure: Curves, curve: Curve, dash: int) -> Json:
+    of = look(curve.family, curve.is_reference)
+    lengths = () if curve.is_reference else DASHES[dash]
+    hover = f"<b>{escape(curve.name)}</b><br>{escape(figure.x.title)}: %{{x:.4g}}<br>"
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(curve.xs) > 1 else "markers",
+        "name": escape(curve.name),
+        "x": list(curve.xs),
+        "y": list(curve.ys),
+        "hovertemplate": f"{hover}{escape(figure.y.title)}: %{{y:.4g}}<extra></extra>",
+        "meta": _meta(of),
+        "marker": {"color": of.light, "symbol": of.marker, "size": 8},
+        "line": {
+            "color": of.light,
+            "width": 3 if curve.is_reference else 1.8,
+            "dash": ",".join(f"{length:g}px" for length in lengths) or "solid",
+            "shape": "hv" if figure.steps else "linear",
+        },
+    }
+
+
+# ---- bars --------------------------------------------------------------------------------------
+
+
+def _bars(figure: Bars) -> tuple[list[Json], Json]:
+    """The first method on top; stacked parts a trace each, single bars a trace a family."""
+    data = _stacked(figure) if figure.part_names else _single(figure)
+    order = [escape(each.name) for each in figure.bars]
+    lines = []
+    if figure.mark is not None:
+        at = {"x0": figure.mark, "x1": figure.mark, "y0": 0, "y1": 1, "yref": "paper"}
+        name = {"text": escape(figure.mark_said), "textposition": "end", "textangle": 0}
+        line = {"dash": "dot", "width": 1.5, "color": GREY}
+        lines = [{"type": "line", "line": line, "label": name, **at}]
+    layout = {
+        "barmode": "stack",
+        "height": 140 + 20 * len(order),
+        "shapes": lines,
+        "yaxis": {
+            "categoryorder": "array",
+            "categoryarray": order[::-1],
+            "automargin": True,
+            "dtick": 1,
+        },
+    }
+    return data, layout
+
+
+def _stacked(figure: Bars) -> list[Json]:
+    found = []
+    for i, name in enumerate(figure.part_names):
+        light, dark, _ = part(i)
+        values = [bar.parts[i] for bar in figure.bars]
+        found.append(_bar(figure, [bar.name for bar in figure.bars], values, name))
+        found[-1] |= {"marker": {"color": light}, "meta": {"light": light, "dark": dark}}
+    return found
+
+
+def _single(figure: Bars) -> list[Json]:
+    groups: dict[str, list[int]] = {}
+    for i, bar in enumerate(figure.bars):
+        groups.setdefault("" if bar.is_reference else bar.family, []).append(i)
+    found = []
+    for family, places in groups.items():
+        bars = [figure.bars[i] for i in places]
+        of = look(family, is_reference=not family)
+        values = [bar.total for bar in bars]
+        trace = _bar(figure, [bar.name for bar in bars], values, family or bars[0].name)
+        trace |= {"marker": {"color": of.light}, "meta": _meta(of)}
+        if any(bar.high is not None for bar in bars):
+            trace["error_x"] = {
+                "type": "data",
+                "symmetric": False,
+                "color": GREY,
+                "array": [0 if bar.high is None else bar.high - bar.total for bar in bars],
+                "arrayminus": [0 if bar.low is None else bar.total - bar.low for bar in bars],
+            }
+        found.append(trace)
+    return found
+
+
+def _bar(figure: Bars, names: Sequence[str], values: Sequence[float], name: str) -> Json:
+    said = f"<b>%{{y}}</b><br>{escape(name)}<br>{escape(figure.x.title)}: %{{x:.4g}}"
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": escape(name),
+        "y": [escape(each) for each in names],
+        "x": list(values),
+        "hovertemplate": said + "<extra></extra>",
+    }

@@ -1,0 +1,299 @@
+"""One panel of a sheet of paper, drawn into matplotlib's axes; sizes in points, 72 an inch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+
+from analysis.figures.figure import Axis, Bars, Curves, Figure, Point, Scatter
+from analysis.figures.looks import DASHES, look, part
+from analysis.figures.spread import spread
+
+NAME_PT, LINE_PT, GAP_PT = 7.5, 10.0, 14.0  # letters of names, from one to the next, off the plot
+SIDE_PT = 250.0  # of a plot, at least
+BAR_PT = 13.0
+MARK_PT, BUBBLE_PT = 6.5, 24.0  # across a mark, and the largest of those that differ in size
+GREY, PALE = "#777777", "#e6e6e6"
+LARGER = {"star": 1.5, "hexagram": 1.2, "star-diamond": 1.3, "cross": 1.1, "x": 1.1}  # thin ones
+# As plotly calls them -> as matplotlib does.
+MARKERS: dict[str, Any] = {
+    "diamond": "D", "circle": "o", "square": "s", "triangle-up": "^", "triangle-down": "v",
+    "triangle-left": "<", "triangle-right": ">", "star": "*", "pentagon": "p", "cross": "P",
+    "x": "X", "hexagon": "h", "diamond-tall": "d", "hexagram": (6, 1, 0),
+    "star-diamond": (4, 1, 0),
+    "triangle-ne": Path([(-1, 1), (1, 1), (1, -1), (-1, 1)], closed=True),
+    "bowtie": Path([(-1, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)], closed=True),
+    "hourglass": Path([(-1, -1), (1, -1), (-1, 1), (1, 1), (-1, -1)], closed=True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a panel takes: its plot, and what lies around it."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    bottom: float
+    top: float = 28.0
+
+
+@lru_cache(maxsize=4096)
+def width_of(words: str, size: float = NAME_PT) -> float:
+    """How long a line of words is, with a little to spare for other fonts."""
+    return 1.06 * float(TextPath((0, 0), words, size=size).get_extents().width) if words else 0.0
+
+
+def room(figure: Figure, is_named: bool = True) -> Room:
+    """What a panel takes; is_named: bars carry their names."""
+    if isinstance(figure, Bars):
+        names = max((width_of(bar.name) for bar in figure.bars), default=0.0)
+        parts = 14.0 * -(-len(figure.part_names) // 3)
+        height = max(40.0, BAR_PT * len(figure.bars))
+        return Room(SIDE_PT, height, (names if is_named else 0) + 12, 34, 40 + parts)
+    if isinstance(figure, Curves):
+        names = max((width_of(each.name) for each in figure.curves), default=0.0)
+        height = max(0.72 * SIDE_PT, LINE_PT * len(figure.curves))
+        return Room(1.2 * SIDE_PT, height, 52, names + GAP_PT + 8, 40)
+    named = labelled(figure)
+    names = max((width_of(point.name) for point in named), default=0.0)
+    height = max(SIDE_PT, LINE_PT * len(named))
+    legend = 0.0 if figure.label_all else 13.0 * -(-len(_families(figure)) // 4)
+    return Room(1.1 * SIDE_PT, height, 52, names + GAP_PT + 8, 42 + legend)
+
+
+def labelled(figure: Scatter) -> list[Point]:
+    """The points that are named."""
+    if figure.label_all:
+        return list(figure.points)
+    return [p for p in figure.points if p.is_reference or p.name in figure.frontier]
+
+
+def draw(axes: Axes, figure: Figure, dashes: dict[str, int], is_named: bool = True) -> None:
+    """Draw a panel.
+
+    dashes: of curves, by name, the same over a sheet.
+    """
+    axes.set_title(figure.title, loc="left", fontsize=9, fontweight="bold", pad=8)
+    if isinstance(figure, Bars):
+        _bars(axes, figure, is_named)
+    elif isinstance(figure, Curves):
+        _curves(axes, figure, dashes)
+    else:
+        _scatter(axes, figure)
+    axes.set_xlabel(_titled(figure.x))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+
+
+def _titled(axis: Axis) -> str:
+    return axis.title + (f" ({axis.better} is better)" if axis.better else "")
+
+
+# ---- points ------------------------------------------------------------------------------------
+
+
+def _scatter(axes: Axes, figure: Scatter) -> None:
+    """Marks, the named ones in full, the reference's cross-hairs, names at the right."""
+    axes.grid(color=PALE, linewidth=0.6)
+    axes.margins(0.07)
+    axes.set_ylabel(_titled(figure.y))
+    named = labelled(figure)
+    for point in figure.points:
+        _mark(axes, point, point in named or not figure.frontier)
+        if point.is_reference:
+            axes.axhline(point.y, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+            axes.axvline(point.x, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+    if figure.diagonal:
+        axes.axline((figure.points[0].x,) * 2, slope=1, color=GREY, linewidth=0.8, linestyle=":")
+    places = [(p.name, p.x, p.y, look(p.family, p.is_reference).light) for p in named]
+    strong = [p.name for p in named if p.is_reference]
+    _names(axes, places, strong)
+    if not figure.label_all:
+        _legend(axes, figure)
+
+
+def _mark(axes: Axes, point: Point, is_strong: bool) -> None:
+    of = look(point.family, point.is_reference)
+    across = MARK_PT * LARGER.get(of.marker, 1.0)
+    if point.size is not None:
+        across = 4 + (BUBBLE_PT - 4) * point.size**0.5
+    axes.plot(
+        [point.x],
+        [point.y],
+        linestyle="none",
+        marker=MARKERS[of.marker],
+        markersize=across + (1.5 if is_strong and point.size is None else 0),
+        markerfacecolor="white" if point.hollow else of.light,
+        markeredgecolor="#222222" if is_strong and not point.hollow else of.light,
+        markeredgewidth=0.6,
+        alpha=(0.8 if point.size is not None else 1.0) if is_strong else 0.45,
+        zorder=4 if is_strong else 3,
+        clip_on=False,
+    )
+
+
+def _families(figure: Scatter) -> dict[str, Point]:
+    """A point of every family, the reference apart from its own."""
+    found: dict[str, Point] = {}
+    for point in sorted(figure.points, key=lambda p: not p.is_reference):
+        found.setdefault(f"{point.name} (reference)" if point.is_reference else point.family, point)
+    return found
+
+
+def _legend(axes: Axes, figure: Scatter) -> None:
+    """Marks of the families beneath the axis's title."""
+    handles = []
+    for family, point in _families(figure).items():
+        of = look(point.family, point.is_reference)
+        mark = MARKERS[of.marker]
+        handles.append(
+            Line2D(
+                [], [], linestyle="none", marker=mark, markersize=6, color=of.light, label=family
+            )
+        )
+    _beneath(axes, handles, 4, 38)
+
+
+def _beneath(axes: Axes, handles: Sequence[Any], columns: int, down_pt: float) -> None:
+    down = -down_pt / _size_pt(axes)[1]
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, down),
+        ncols=columns,
+        fontsize=NAME_PT,
+        frameon=False,
+        borderaxespad=0,
+        handletextpad=0.3,
+        columnspacing=1.0,
+        labelspacing=0.35,
+    )
+
+
+def _size_pt(axes: Axes) -> tuple[float, float]:
+    """Width and height of a plot."""
+    dots = axes.figure.dpi / 72
+    return axes.bbox.width / dots, axes.bbox.height / dots
+
+
+def _names(
+    axes: Axes, places: Sequence[tuple[str, float, float, str]], strong: Sequence[str]
+) -> None:
+    """Names in a column at the right, a thin line from each to what it names."""
+    width, height = _size_pt(axes)
+    low, high = axes.get_ylim()
+    heights = [(y - low) / (high - low) * height for _, _, y, _ in places]
+    spots = spread(heights, LINE_PT, 3, height - 3)
+    for (name, x, y, colour), spot in zip(places, spots, strict=True):
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(width + GAP_PT, spot),
+            textcoords="axes points",
+            fontsize=NAME_PT,
+            color=colour,
+            fontweight="bold" if name in strong else "normal",
+            va="center",
+            annotation_clip=False,
+            zorder=2,
+            arrowprops={
+                "arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.6,
+                "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5),
+            },
+        )  # fmt: skip
+
+
+# ---- lines -------------------------------------------------------------------------------------
+
+
+def _curves(axes: Axes, figure: Curves, dashes: dict[str, int]) -> None:
+    """Lines, the reference on top: who lies beneath it is equal to it."""
+    axes.grid(color=PALE, linewidth=0.6)
+    axes.margins(x=0.02, y=0.06)
+    axes.set_ylabel(_titled(figure.y))
+    for curve in figure.curves:
+        of = look(curve.family, curve.is_reference)
+        (line,) = axes.plot(
+            curve.xs,
+            curve.ys,
+            color=of.light,
+            linewidth=2.2 if curve.is_reference else 1.3,
+            drawstyle="steps-post" if figure.steps else "default",
+            marker=MARKERS[of.marker] if len(curve.xs) == 1 else None,
+            markersize=MARK_PT - 1,
+            zorder=5 if curve.is_reference else 3,
+        )
+        if not curve.is_reference and DASHES[dashes[curve.name]]:
+            line.set_dashes(DASHES[dashes[curve.name]])
+    places = [
+        (c.name, c.xs[-1], c.ys[-1], look(c.family, c.is_reference).light) for c in figure.curves
+    ]
+    _names(axes, places, [c.name for c in figure.curves if c.is_reference])
+
+
+# ---- bars --------------------------------------------------------------------------------------
+
+
+def _bars(axes: Axes, figure: Bars, is_named: bool) -> None:
+    """The first method on top, its number behind its bar."""
+    axes.grid(axis="x", color=PALE, linewidth=0.6)
+    for at, bar in enumerate(figure.bars):
+        start = 0.0
+        for i, length in enumerate(bar.parts):
+            of = look(bar.family, bar.is_reference)
+            colour, _, hatch = part(i) if figure.part_names else (of.light, "", "")
+            axes.barh(
+                at, length, 0.72, left=start,
+                facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0.4,
+            )  # fmt: skip
+            start += length
+        _whisker(axes, at, bar.low, bar.high)
+        axes.annotate(
+            f"{bar.total:.4g}",
+            (max(bar.total, bar.high or bar.total, 0.0), at),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=6.5,
+            color="#444444",
+            va="center",
+            annotation_clip=False,
+        )
+    axes.set_ylim(len(figure.bars) - 0.4, -0.6)
+    names = [bar.name for bar in figure.bars] if is_named else []
+    axes.set_yticks(range(len(names)), names, fontsize=NAME_PT)
+    axes.tick_params(axis="y", length=0)
+    if figure.mark is not None:
+        axes.axvline(figure.mark, color="black", linewidth=1, linestyle=":")
+        axes.annotate(
+            figure.mark_said,
+            (figure.mark, -0.6),
+            xytext=(0, 1),
+            textcoords="offset points",
+            fontsize=6.5,
+            ha="center",
+            va="bottom",
+        )
+    if figure.part_names:
+        _beneath(axes, [_patch(i, name) for i, name in enumerate(figure.part_names)], 3, 36)
+
+
+def _patch(at: int, name: str) -> Patch:
+    colour, _, hatch = part(at)
+    return Patch(facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0.4, label=name)
+
+
+def _whisker(axes: Axes, at: int, low: float | None, high: float | None) -> None:
+    if low is None or high is None:
+        return
+    axes.plot([low, high], [at, at], color="#222222", linewidth=0.9, zorder=4)
+    axes.plot([low, high], [at, at], color="#222222", linestyle="none", marker="|", markersize=4)

@@ -1,0 +1,188 @@
+"""Figures for paper: SVG and PDF by matplotlib, the same bytes for the same figure.
+
+Text stays text in SVG, fonts are embedded in PDF. A sheet is as large as its panels need: names
+beside a plot never cover each other, and bars are equally high however many there are.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure as Sheet
+
+from analysis.figures.figure import Bars, Curve, Curves, Figure, Panels, Scatter
+from analysis.figures.looks import look, told_apart
+from analysis.figures.panels import GREY, Room, draw, room
+from analysis.figures.words import described
+
+PT = 72.0
+EDGE_PT, BETWEEN_PT, HEADING_PT, NOTE_PT = 10.0, 12.0, 20.0, 9.0
+LETTER_PT = 3.7  # of notes, on average
+STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.linewidth": 0.7,
+    "axes.edgecolor": "#555555",
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "video-kv-bench",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,
+    "axes.formatter.useoffset": False,
+}
+
+
+def svg(figure: Figure | Panels) -> str:
+    """A figure as SVG.
+
+    Raises  ValueError: a panel without anything in it.
+    """
+    data = {"Date": None, "Creator": "video-kv-bench", "Title": _title(figure)}
+    return _saved(figure, "svg", {**data, "Description": described(figure)}).decode()
+
+
+def pdf(figure: Figure | Panels) -> bytes:
+    """A figure as PDF.
+
+    Raises  ValueError: a panel without anything in it.
+    """
+    data = {"CreationDate": None, "Producer": None, "Creator": "video-kv-bench"}
+    return _saved(figure, "pdf", {**data, "Title": _title(figure)})
+
+
+def _saved(figure: Figure | Panels, how: str, metadata: dict[str, str | None]) -> bytes:
+    with _style():
+        file = io.BytesIO()
+        _sheet(_panels(figure)).savefig(file, format=how, metadata=metadata)
+        return file.getvalue()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Our settings, whatever the user's are; letters that the font lacks are no news."""
+    ours: dict[Any, Any] = {**mpl.rcParamsDefault, **STYLE}
+    with mpl.rc_context(ours), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def _title(figure: Figure | Panels) -> str:
+    return figure.title or figure.name
+
+
+def _panels(figure: Figure | Panels) -> Panels:
+    """A single figure as a sheet of one; its note goes beneath."""
+    if isinstance(figure, Panels):
+        return figure
+    return Panels(figure.name, [[figure]])
+
+
+# ---- where panels lie --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A panel with what it takes; is_named: its bars carry their names."""
+
+    figure: Figure
+    room: Room
+    is_named: bool
+
+
+def _sheet(panels: Panels) -> Sheet:
+    """All panels of a figure, its titles, its notes."""
+    if not panels.figures or any(not _has(each) for each in panels.figures):
+        raise ValueError(f"{panels.name}: a panel without anything in it")
+    grid = [_row(row) for row in panels.rows]
+    width = max(sum(_across(cell) for cell in row) for row in grid) + 2 * EDGE_PT
+    notes = _notes(panels, width)
+    headings = [*panels.headings, *[""] * (len(grid) - len(panels.headings))]
+    heads = [HEADING_PT if heading else 0.0 for heading in headings]
+    heights = [max(_down(cell) for cell in row) for row in grid]
+    top = HEADING_PT + 4 if panels.title else 0.0
+    height = EDGE_PT * 2 + top + sum(heads) + sum(heights) + NOTE_PT * len(notes)
+    sheet = Sheet(figsize=(width / PT, height / PT), facecolor="white")
+
+    def words(x: float, y: float, said: str, size: float, **more: Any) -> None:
+        sheet.text(x / width, y / height, said, fontsize=size, va="top", **more)
+
+    dashes = told_apart([(c.name, look(c.family).light) for c in _all_curves(panels)])
+    place = height - EDGE_PT
+    if panels.title:
+        words(EDGE_PT, place, panels.title, 11, fontweight="bold")
+        place -= top
+    for row, heading, head, row_height in zip(grid, headings, heads, heights, strict=True):
+        words(EDGE_PT, place, heading, 10)
+        place -= head
+        across = EDGE_PT
+        for cell in row:
+            of = cell.room
+            box = (across + of.left, place - of.top - of.height, of.width, of.height)
+            shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+            draw(sheet.add_axes(shares), cell.figure, dashes, cell.is_named)
+            across += _across(cell)
+        place -= row_height
+    for said in notes:
+        words(EDGE_PT, place, said, 6.5, color=GREY)
+        place -= NOTE_PT
+    return sheet
+
+
+def _row(row: Sequence[Figure]) -> list[Cell]:
+    """Panels of a row; bars of the same methods as their neighbour's need no names again."""
+    found: list[Cell] = []
+    for i, figure in enumerate(row):
+        before = row[i - 1] if i else None
+        again = (
+            isinstance(figure, Bars)
+            and isinstance(before, Bars)
+            and [bar.name for bar in figure.bars] == [bar.name for bar in before.bars]
+        )
+        found.append(Cell(figure, room(figure, not again), not again))
+    tallest = max(cell.room.height for cell in found)
+    stretched = [replace(cell, room=replace(cell.room, height=tallest)) for cell in found]
+    return [
+        cell if isinstance(cell.figure, Bars) else taller
+        for cell, taller in zip(found, stretched, strict=True)
+    ]
+
+
+def _across(cell: Cell) -> float:
+    return cell.room.left + cell.room.width + cell.room.right + BETWEEN_PT
+
+
+def _down(cell: Cell) -> float:
+    return cell.room.top + cell.room.height + cell.room.bottom
+
+
+def _has(figure: Figure) -> bool:
+    if isinstance(figure, Scatter):
+        return bool(figure.points)
+    if isinstance(figure, Bars):
+        return bool(figure.bars)
+    return bool(figure.curves) and all(len(each.xs) for each in figure.curves)
+
+
+def _all_curves(panels: Panels) -> list[Curve]:
+    return [c for figure in panels.figures if isinstance(figure, Curves) for c in figure.curves]
+
+
+def _notes(panels: Panels, width: float) -> list[str]:
+    """What must be said beneath, in lines that fit: of every panel once, then of the sheet."""
+    said: list[str] = []
+    for figure in panels.figures:
+        if isinstance(figure, Scatter) and figure.frontier:
+            said.append(f"named: the frontier {figure.frontier_said}".rstrip())
+        if isinstance(figure, Scatter) and figure.size_said:
+            said.append(f"area of marks: {figure.size_said}")
+        said.append(figure.note)
+    said.append(panels.note)
+    letters = max(40, int((width - 2 * EDGE_PT) / LETTER_PT))
+    return [line for each in dict.fromkeys(said) if each for line in textwrap.wrap(each, letters)]

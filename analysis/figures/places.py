@@ -1,0 +1,182 @@
+"""Scatters of a section: the study's four frontiers, memory and time against quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.choosing.frontiers import Frontier, frontiers, objectives, of_axes, presets
+from analysis.figures.figure import Absent, Axis, Point, Scatter
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.study.spec import suite_title
+
+# What stands in on an axis for what was not scored, nearest in meaning first.
+INSTEAD = {
+    "drift_last": ("imaging", "psnr_rest_db", "ssim"),
+    "imaging": ("ssim", "psnr_rest_db"),
+    "ssim": ("psnr_rest_db",),
+}
+
+
+TIMES = ("runtime_s", "seconds_ratio")
+
+
+@dataclass(frozen=True)
+class Places:
+    """One scatter: its axes, and the preset whose frontier is shown, else that of the axes."""
+
+    name: str
+    x: str
+    y: str
+    preset: str = ""
+    size: str = ""
+
+    def __call__(self, section: Section) -> Scatter | Absent:
+        """The scatter of a section, or why there is none."""
+        x, y = _nearest(section, self.x), _nearest(section, self.y)
+        lacking = [axis for axis in (x, y) if not section.has(axis)]
+        title = self._titled(x, y)
+        if lacking:
+            return Absent(self.name, self._titled(self.x, self.y), _why(section, lacking))
+        values = objectives(section)
+        points = placed(section, values, x, y, self.size if section.has(self.size) else "")
+        if not points:
+            said = f"no method has a finite {QUANTITIES[x].title} and {QUANTITIES[y].title}"
+            return Absent(self.name, title, said)
+        found = self._frontier(section, x, y)
+        return Scatter(
+            self.name,
+            f"{suite_title(section.suite)}: {title}",
+            axis(x),
+            axis(y),
+            points,
+            [name for name in found.members if any(name == point.name for point in points)],
+            _said(found),
+            QUANTITIES[self.size].title if points[0].size is not None else "",
+            note=_note(section, (x, y), self, values, points),
+        )
+
+    def _titled(self, x: str, y: str) -> str:
+        """The axes that are shown, and the frontier if it is a preset's."""
+        of = f", frontier: {presets()['frontiers'][self.preset]['title']}" if self.preset else ""
+        return f"{QUANTITIES[x].title} and {QUANTITIES[y].title}{of}"
+
+    def _frontier(self, section: Section, x: str, y: str) -> Frontier:
+        if not self.preset:
+            return of_axes(section, (x, y))
+        return next(each for each in frontiers(section) if each.name == self.preset)
+
+
+def axis(quantity: str) -> Axis:
+    """A quantity as an axis."""
+    return Axis(QUANTITIES[quantity].heading, QUANTITIES[quantity].better)
+
+
+def placed(section: Section, values: pd.DataFrame, x: str, y: str, size: str = "") -> list[Point]:
+    """The methods that have finite values of both; sizes in units of the largest."""
+    wanted = values[[each for each in (x, y, size) if each]].astype(float)
+    kept = wanted[np.isfinite(wanted).all(axis=1)]
+    sizes = kept[size] / kept[size].max() if size else None
+    return [
+        Point(
+            str(name),
+            float(kept[x].iloc[i]),
+            float(kept[y].iloc[i]),
+            section.methods[str(name)].family,
+            None if sizes is None else float(sizes.iloc[i]),
+            hollow=is_short(section, str(name)),
+            is_reference=name == section.reference,
+        )
+        for i, name in enumerate(kept.index)
+    ]
+
+
+def is_short(section: Section, name: str) -> bool:
+    """Whether a method has fewer videos than were asked for."""
+    method = section.methods[name]
+    return method.num_wanted is not None and method.num_videos < method.num_wanted
+
+
+def systems_said(section: Section, quantities: Sequence[str]) -> list[str]:
+    """Which seconds the runtime includes, and whose peaks and seconds are of another program."""
+    found = []
+    if section.phases and any(each in TIMES for each in quantities):
+        found.append(f"seconds: {section.phases}")
+    builds = {name: method.build for name, method in section.methods.items()}
+    own = builds[section.reference or next(iter(builds))] if builds else ""
+    others = [name for name, build in builds.items() if build != own]
+    if others and any(each in (*TIMES, "peak_gib") for each in quantities):
+        words = ", ".join(dict.fromkeys(builds[name] or "unknown" for name in others))
+        found.append(f"peaks and seconds of another program ({words}): {listed(others)}")
+    return found
+
+
+def _nearest(section: Section, quantity: str) -> str:
+    """The quantity, or what stands in for it where nothing has it."""
+    for each in (quantity, *INSTEAD.get(quantity, ())):
+        if section.has(each):
+            return each
+    return quantity
+
+
+def _why(section: Section, quantities: Sequence[str]) -> str:
+    return "; ".join(f"no {QUANTITIES[q].title}: {section.why_not(q)}" for q in quantities)
+
+
+def _said(found: Frontier) -> str:
+    """What a frontier was made of, and what its definition has besides."""
+    axes = ", ".join(QUANTITIES[each].title for each in found.axes)
+    left = ", ".join(QUANTITIES[each].title for each in found.left_out)
+    return f"of {axes}" + (f"; without {left}, which nothing here has" if left else "")
+
+
+def _note(
+    section: Section,
+    axes: tuple[str, str],
+    of: Places,
+    values: pd.DataFrame,
+    points: Sequence[Point],
+) -> str:
+    """What stands in for what, who is not shown, and what must be said of the quantities."""
+    said = [
+        f"{QUANTITIES[shown].title} in place of {QUANTITIES[wanted].title} "
+        f"({section.why_not(wanted)})"
+        for shown, wanted in zip(axes, (of.x, of.y), strict=True)
+        if shown != wanted
+    ]
+    if of.size and points[0].size is None:
+        said.append(f"all of one size: no {QUANTITIES[of.size].title}")
+    gone = [str(name) for name in values.index if all(name != p.name for p in points)]
+    if gone:
+        said.append(f"not shown, for want of a finite value: {listed(gone)}")
+    hollow = [point.name for point in points if point.hollow]
+    if hollow:
+        said.append(f"hollow: fewer videos than asked for ({listed(hollow)})")
+    said += systems_said(section, axes)
+    said += [section.remarks[each] for each in axes if each in section.remarks]
+    return "; ".join(said)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names for a note, the first few of many."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+SCATTERS: Mapping[str, Places] = {
+    each.name: each
+    for each in (
+        Places("frontier-balanced", "ratio", "drift_last", "balanced_practical"),
+        Places("frontier-quality", "ratio", "ssim", "quality_preserving_compression"),
+        Places("frontier-systems", "ratio", "peak_gib", "systems_efficiency"),
+        Places("frontier-quality-first", "runtime_s", "ssim", "quality_first"),
+        Places("peak-ssim", "peak_gib", "ssim", size="ratio"),
+        Places("peak-runtime", "peak_gib", "runtime_s"),
+        Places("ratio-peak", "ratio", "peak_gib"),
+        Places("deck-runtime-quality", "runtime_s", "imaging"),
+    )
+}

@@ -1,0 +1,49 @@
+"""The small tables beside the study's observations; each may be absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from harness.errors import UserError
+
+DRIFT, PEAKS = "drift_points.csv", "trace_peaks.csv"
+TRACES = {"allocated_gb": "memory", "reserved_gb": "reserved", "compressed_kv_gb": "kv"}
+
+
+def curves(folder: Path, suite: str, length_s: float) -> pd.DataFrame:
+    """Imaging quality of prefix clips: a row a length in seconds, a column a method.
+
+    Caps beyond the end of the video repeat the whole video and count as one point at its end.
+    Raises  UserError: the file is there and cannot be read.
+    """
+    columns = ["benchmark", "method", "seconds", "imaging_quality"]
+    rows = _read(folder / DRIFT, columns)
+    rows = rows[rows["benchmark"] == suite]
+    rows = rows.assign(seconds=rows["seconds"].clip(upper=length_s))
+    once = rows.drop_duplicates(["method", "seconds"])
+    return once.pivot(index="seconds", columns="method", values="imaging_quality")
+
+
+def maxima(folder: Path, suite: str) -> pd.DataFrame:
+    """Largest memory of one prompt: a row a method, a column a kind, GiB.
+
+    Raises  UserError: the file is there and cannot be read.
+    """
+    rows = _read(folder / PEAKS, ["benchmark", "method", *TRACES])
+    rows = rows[rows["benchmark"] == suite].set_index("method")
+    return rows[list(TRACES)].rename(columns=TRACES)
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    """The columns of a file, no rows where there is none."""
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    try:
+        return pd.read_csv(path, usecols=columns)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}, which lies beside the study's observations, cannot be read "
+            f"({' '.join(str(error).split())[:120]}): move it away or fetch it again"
+        ) from error

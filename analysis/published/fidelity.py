@@ -1,0 +1,62 @@
+"""The published study's fidelity as it can be ranked.
+
+PSNR is a mean over frames in decibels, so one frame that equals its reference makes a video, and
+then the method, infinite: that says nothing of the other 164 frames, and no rank can be had from
+it. Here PSNR is therefore the mean over the prompts on which no method is infinite, the same
+prompts for all methods. Where nothing is infinite this is the published mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.section import Section
+
+METRICS = {"psnr_db": "psnr", "ssim": "ssim", "lpips": "lpips"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One suite of the study without its reference, which is infinite by construction.
+
+    methods: indexed by published name; family, n_videos, psnr in dB, ssim, lpips.
+    infinite_prompts: left out of PSNR. num_prompts: of the whole suite.
+    """
+
+    suite: str
+    methods: pd.DataFrame
+    infinite_prompts: list[int]
+    num_prompts: int
+
+    @property
+    def partial(self) -> pd.Index:
+        """Methods with fewer videos than the suite has prompts."""
+        return self.methods.index[self.methods["n_videos"] < self.num_prompts]
+
+
+def fidelity(sections: Sequence[Section]) -> dict[str, Published]:
+    """The study by suite."""
+    return {section.suite: _suite(section) for section in sections}
+
+
+def _suite(section: Section) -> Published:
+    """With PSNR over the prompts that are finite for every method."""
+    methods = {name: x for name, x in section.methods.items() if name != section.reference}
+    psnr = section.videos["psnr_db"].unstack("method")[list(methods)]
+    infinite = pd.Series(np.isinf(psnr.to_numpy()).any(axis=1), psnr.index)
+    values = section.values.loc[list(methods), list(METRICS)].rename(columns=METRICS)
+    told = {
+        "family": [method.family for method in methods.values()],
+        "n_videos": [method.num_videos for method in methods.values()],
+    }
+    table = pd.DataFrame(told, index=list(methods)).join(values)
+    return Published(
+        section.suite,
+        table.assign(psnr=psnr[~infinite].mean()),
+        sorted({int(prompt) for prompt, _ in infinite.index[infinite]}),
+        max((method.num_videos for method in methods.values()), default=0),
+    )

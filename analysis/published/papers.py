@@ -1,0 +1,203 @@
+"""The printed numbers of papers, from the YAML files beside this module.
+
+A file says what the numbers were measured on, which of our quantities each column tells, and what
+has to be the same before one of ours may be held against it. `conf/method` names are our repeats of
+their rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from analysis.quantities import QUANTITIES
+from harness.errors import UserError
+
+FOLDER = Path(__file__).parent
+Made = TypeVar("Made")
+NEEDS = ("model", "length", "size", "prompts", "device", "build")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What numbers were measured on; None or empty where the paper leaves it open.
+
+    models: names of conf/model that are these weights. prompts: the source of the prompts as our
+    rows name it. build: the integration (`published`: codes unpacked, history kept for decoding).
+    protocol: whatever else decides the numbers, in words.
+    """
+
+    model: str
+    models: Sequence[str] = ()
+    device: str = ""
+    prompts: str = ""
+    num_videos: int | None = None
+    num_pixel_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    build: str = ""
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One printed column.
+
+    quantity: ours that it tells, or None with `why_not`. needs: what must be the same on both sides
+    (`NEEDS`). decimals: as printed, half a unit of the last one is its uncertainty. scale: our
+    unit in theirs. note: how the definitions differ, said with every verdict.
+    """
+
+    name: str
+    unit: str
+    decimals: int
+    quantity: str | None = None
+    needs: Sequence[str] = ()
+    scale: float = 1.0
+    why_not: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number and where it stands."""
+
+    paper: str
+    table: str
+    suite: str
+    row: str
+    method: str | None
+    column: Column
+    value: float
+    setup: Setup
+
+    @property
+    def half_unit(self) -> float:
+        """Half a unit of the last printed digit."""
+        return 0.5 * 10.0**-self.column.decimals
+
+    @property
+    def printed(self) -> str:
+        """As it was printed."""
+        return "inf" if math.isinf(self.value) else f"{self.value:.{self.column.decimals}f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One printed table: rows of values in the order of its columns; None where it has none."""
+
+    id: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[float | None]]
+    suite: str = ""
+    setup: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One file. counted: whether the planner counts its rows at its own sizes."""
+
+    name: str
+    title: str
+    arxiv: str
+    version: str
+    setup: Setup
+    methods: Mapping[str, str | None]
+    columns: Mapping[str, Column]
+    tables: Sequence[Table]
+    counted: bool = False
+
+    @cached_property
+    def numbers(self) -> list[Number]:
+        """Every printed number, table by table."""
+        return [number for table in self.tables for number in self._of(table)]
+
+    def _of(self, table: Table) -> Iterator[Number]:
+        setup = Setup(**{**vars(self.setup), **table.setup})
+        for row, values in table.rows.items():
+            for column, value in zip(table.columns, values, strict=True):
+                if value is not None:
+                    yield Number(
+                        self.name, table.id, table.suite, row, self.methods[row],
+                        self.columns[column], float(value), setup,
+                    )  # fmt: skip
+
+
+def names() -> list[str]:
+    """The papers that there are, the study first."""
+    found = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(found, key=lambda name: name != "longhorizon")
+
+
+def paper(name: str) -> Paper:
+    """The numbers of one paper.
+
+    Raises  UserError: no such paper.
+    """
+    from harness.cli import did_you_mean
+
+    if name not in names():
+        raise UserError(
+            f"no published numbers are named {name}{did_you_mean(name, names())}: choose "
+            f"--published {', '.join(names())}"
+        )
+    return parsed(name, yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def parsed(name: str, content: Mapping[str, Any]) -> Paper:
+    """A file's content, held against the schema.
+
+    Raises  ValueError: an unknown or missing key, quantity or need, or a row of another length.
+    """
+    columns = {key: _column(key, value) for key, value in content["columns"].items()}
+    tables = [_table(each, columns, content["methods"]) for each in content["tables"]]
+    ids = [(table.id, table.suite) for table in tables]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{name}: a table stands twice")
+    rest = {**content, "columns": columns, "tables": tables}
+    rest["setup"] = _made(Setup, content["setup"])
+    return _made(Paper, {"name": name, **rest})
+
+
+def _column(name: str, content: Mapping[str, Any]) -> Column:
+    column = _made(Column, {"name": name, **content})
+    if column.quantity is not None and column.quantity not in QUANTITIES:
+        raise ValueError(f"column {name}: no quantity {column.quantity}")
+    if bool(column.quantity) == bool(column.why_not):
+        raise ValueError(f"column {name}: give a quantity, or why there is none of ours")
+    unknown = set(column.needs) - set(NEEDS)
+    if unknown:
+        raise ValueError(f"column {name}: needs {sorted(unknown)} are not of {NEEDS}")
+    return column
+
+
+def _table(
+    content: Mapping[str, Any], columns: Mapping[str, Column], methods: Mapping[str, Any]
+) -> Table:
+    table = _made(Table, content)
+    if set(table.columns) - set(columns):
+        raise ValueError(f"table {table.id}: unknown columns {set(table.columns) - set(columns)}")
+    for row, values in table.rows.items():
+        if row not in methods:
+            raise ValueError(f"table {table.id}: row {row} is not among the methods")
+        if len(values) != len(table.columns):
+            raise ValueError(f"table {table.id}: row {row} has {len(values)} values")
+    _made(Setup, {"model": "", **table.setup})
+    return table
+
+
+def _made(kind: type[Made], content: Mapping[str, Any]) -> Made:
+    """A dataclass of exactly these keys."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    if set(content) - known:
+        raise ValueError(f"{kind.__name__}: unknown keys {sorted(set(content) - known)}")
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from error

@@ -1,0 +1,88 @@
+"""What tables, figures and choices speak of: one name, unit and direction a quantity.
+
+Sources (`analysis.published`, `analysis.measured`) translate their own columns into these names and
+nothing downstream knows another column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number that a video or a method has.
+
+    better: which way is good. decimals: as printed. over: how the videos of a method become one
+    number. fidelity: a distance to the BF16 video of the same prompt and seed, so that BF16 itself
+    has no value of its own and a difference to BF16 says nothing; it is held against the noise
+    floor instead.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    decimals: int
+    meaning: str
+    over: Literal["mean", "max"] = "mean"
+    fidelity: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as over a column or beside an axis."""
+        return f"{self.title} {self.unit}".strip()
+
+    def improves(self, new: float, old: float) -> bool:
+        """Whether `new` is better than `old`."""
+        return new > old if self.better == "higher" else new < old
+
+
+def _listed(*quantities: Quantity) -> Mapping[str, Quantity]:
+    return {each.name: each for each in quantities}
+
+
+QUANTITIES = _listed(
+    Quantity(
+        "ratio", "ratio", "", "higher", 2,
+        "BF16 bytes of the whole video's history over the bytes held at its end",
+    ),
+    Quantity(
+        "ratio_same", "ratio same frames", "", "higher", 2,
+        "BF16 bytes of the frames still attended over the bytes held",
+    ),
+    Quantity("kv_gib", "KV", "GiB", "lower", 3, "bytes of history held after the last commit"),
+    Quantity(
+        "peak_gib", "peak", "GiB", "lower", 2, "largest memory of any video and phase", over="max"
+    ),
+    Quantity("runtime_s", "runtime", "s", "lower", 1, "seconds a video"),
+    Quantity("seconds_ratio", "s per s", "", "lower", 2, "seconds a generated second takes"),
+    Quantity(
+        "psnr_db", "PSNR", "dB", "higher", 2, "mean over frames of decibels", fidelity=True
+    ),
+    Quantity(
+        "psnr_rest_db", "PSNR rest", "dB", "higher", 2,
+        "of the mean squared error after the first chunk, which no method changes", fidelity=True,
+    ),
+    Quantity("ssim", "SSIM", "", "higher", 3, "mean over frames", fidelity=True),
+    Quantity("lpips", "LPIPS", "", "lower", 3, "mean over frames, AlexNet", fidelity=True),
+    Quantity("background", "background", "", "higher", 3, "VBench background consistency, 0..1"),
+    Quantity("imaging", "imaging", "", "higher", 3, "VBench imaging quality, 0..1"),
+    Quantity("subject", "subject", "", "higher", 3, "VBench subject consistency, 0..1"),
+    Quantity("aesthetic", "aesthetic", "", "higher", 3, "VBench aesthetic quality, 0..1"),
+    Quantity(
+        "drift_last", "drift last", "", "higher", 3,
+        "the published study's terminal drift: imaging quality of the last prefix clip, 0..1",
+    ),
+    Quantity(
+        "imaging_drift", "imaging drift", "", "higher", 3,
+        "VBench imaging quality of the last second less that of the first",
+    ),
+)  # fmt: skip
+SYSTEMS = ("ratio", "peak_gib", "runtime_s")
+QUALITY = (
+    *("psnr_db", "psnr_rest_db", "ssim", "lpips"),
+    *("background", "imaging", "subject", "aesthetic", "drift_last"),
+)

@@ -1,0 +1,119 @@
+"""A card a method: what it is, three bytes, numbers, best and worst prompts, how to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis import statistics
+from analysis.report import links
+from analysis.report.numbers import number
+from analysis.report.overview import title_of
+from analysis.report.pages import page
+from analysis.report.parts import Part
+from analysis.report.runs import Facts
+from harness.sizes import size
+
+NUM_EXTREMES = 3  # prompts at either end
+HELD = {
+    "nominal": "codes alone, without scales and what else a method needs to read them",
+    "stored": "the tensors held after the last commit",
+    "peak": "the most that history and scratch ever held together",
+}
+
+
+def card(name: str, parts: Sequence[Part], cards: Mapping[str, str]) -> str:
+    """The page of a method, with every section that has it."""
+    own = [part for part in parts if name in part.section.methods]
+    method = own[0].section.methods[name]
+    return page(
+        "card.html",
+        "../",
+        name=name,
+        description=method.description,
+        facts=[
+            ("family", method.family),
+            ("source", method.source),
+            ("row of the published study", method.row),
+            ("settings typed", method.settings),
+        ],
+        parts=[_context(part, name) for part in own],
+    )
+
+
+def _context(part: Part, name: str) -> dict[str, Any]:
+    section, method, run = part.section, part.section.methods[name], part.runs[name]
+    cells, quantity = part.numbers.cells[name], part.quantity
+    wanted = f" of {method.num_wanted} asked for" if method.num_wanted else ""
+    missing = {title: method.reasons.get(key, "") for key, title in _unmeasured(part)}
+    by = f"By {quantity.title} ({quantity.better} is better)" if quantity else ""
+    ranked = bool(quantity and part.order.get(name))
+    return {
+        "id": part.key,
+        "title": title_of(part),
+        "facts": [
+            ("run", method.run_id),
+            ("videos", f"{method.num_videos} made{wanted}, {method.num_failed} failed"),
+            ("machine", "; ".join(run.said.get("machine", ()))),
+            ("finished", run.finished),
+            ("could not be read", "; ".join(run.problems)),
+        ],
+        "bytes": _bytes(run),
+        "cells": [
+            (each, cells[each.name], part.numbers.bases[each.name])
+            for each in part.numbers.quantities
+        ],
+        "missing": [f"{title}: {why}" for title, why in missing.items() if why],
+        "ranked": f"{by}, mean over samples." if ranked else _unranked(part, name),
+        "extremes": _extremes(part, name) if ranked else [],
+        "failures": method.failures,
+        "settings": sorted(run.settings.items()),
+        "command": method.command,
+        "no_command": (
+            "These are the study's own numbers; its rows are method=published/… of this harness."
+            if section.is_published
+            else "The request of this run cannot be read, so its command is not known."
+        ),
+    }
+
+
+def _unmeasured(part: Part) -> list[tuple[str, str]]:
+    """Quantities that no method of a section has: name and title."""
+    from analysis.quantities import QUANTITIES
+
+    return [(key, each.title) for key, each in QUANTITIES.items() if not part.section.has(key)]
+
+
+def _bytes(run: Facts) -> list[tuple[str, str]]:
+    """History of one video, mean over videos, as three numbers that are never mixed."""
+    return [(key, f"{size(run.kv_bytes[key])}: {HELD[key]}") for key in HELD if key in run.kv_bytes]
+
+
+def _unranked(part: Part, name: str) -> str:
+    if part.quantity is None:
+        return "Prompts are not ranked: no quality of single videos was measured."
+    if name == part.section.reference:
+        return "Prompts are not ranked: it is what the others are held against."
+    return f"Prompts are not ranked: this method has no {part.quantity.title}."
+
+
+def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Its best and its worst prompts; of few prompts none stands in both lists."""
+    quantity = part.quantity
+    assert quantity is not None
+    order = list(part.order[name])
+    num = min(NUM_EXTREMES, (len(order) + 1) // 2)
+    best, worst = order[:num], order[num:][-NUM_EXTREMES:][::-1]
+    values = statistics.by_prompt(part.section, part.rank)[name]
+
+    def said(index: int) -> dict[str, Any]:
+        value = f"{quantity.title} {number(float(values[index]), quantity.decimals)}"
+        return {
+            "index": index,
+            "value": f"{value} {quantity.unit}".strip(),
+            "href": f"../{links.prompt(part.key, index)}" if index in part.prompts else "",
+            "text": part.prompts.get(index, ""),
+        }
+
+    found = [("Best", [said(index) for index in best])]
+    return [*found, ("Worst, the worst first", [said(x) for x in worst])] if worst else found

@@ -1,0 +1,141 @@
+"""A folder that appears under its name only when it is whole; an earlier one stays until then."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import UserError
+
+MARKER = "report.json"  # lists the files of a report; no folder without it is ever replaced
+MADE_BY = "video-kv-bench report"
+
+
+@contextmanager
+def replaced(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` to write to, which takes the place of `out` if all goes well.
+
+    Interrupted or failed, the earlier report is as it was; what a killed process left is removed by
+    the next one.
+    Raises  UserError: something else is there, or the disk does not take it.
+    """
+    out = out.resolve()
+    refuse_others(out)
+    beside = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
+    earlier = out.with_name(f".{out.name}.{os.getpid()}.earlier")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        beside.mkdir()
+        yield beside
+        _mark(beside)
+        _swap(beside, out, earlier)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {out} ({_cause(error)})") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+def refuse_others(out: Path) -> None:
+    """Nothing that is not a report of ours is ever replaced.
+
+    Raises  UserError: there is another folder or a file, or a report to which files were added.
+    """
+    if not out.exists():
+        return
+    elsewhere = "give another folder with --out"
+    if not out.is_dir():
+        raise UserError(f"{out} is a file: {elsewhere}")
+    found = _files(out)
+    if not found and not any(out.iterdir()):
+        return
+    listed = _listed(out)
+    if listed is None:
+        raise UserError(f"{out} is not a report of this harness and is left as it is: {elsewhere}")
+    added = sorted(found - listed)
+    if added:
+        some = ", ".join(added[:3])
+        raise UserError(f"{out} holds what no report wrote ({some}): move it away, or {elsewhere}")
+
+
+def link(source: Path, target: Path) -> int:
+    """Give a file a second name, or copy it where that cannot be; gives its bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
+            raise
+        shutil.copyfile(source, target)
+    return target.stat().st_size
+
+
+def _files(folder: Path) -> set[str]:
+    """Every file below a folder, relative to it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _listed(folder: Path) -> set[str] | None:
+    """The files that a report says are its own; None if this is none."""
+    try:
+        content = json.loads((folder / MARKER).read_text())
+        if content["made_by"] != MADE_BY:
+            return None
+        return {MARKER, *map(str, content["files"])}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _mark(folder: Path) -> None:
+    content = {"made_by": MADE_BY, "files": sorted(_files(folder))}
+    (folder / MARKER).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _swap(whole: Path, out: Path, earlier: Path) -> None:
+    """Two renames; if the second fails the first is taken back."""
+    refuse_others(out)  # it may have come meanwhile
+    if not out.exists():
+        whole.rename(out)
+        return
+    out.rename(earlier)
+    try:
+        whole.rename(out)
+    except BaseException:
+        earlier.rename(out)
+        raise
+
+
+def _sweep(out: Path) -> None:
+    """Remove what processes that are gone left beside `out`, or put an earlier report back."""
+    for left in out.parent.glob(f".{out.name}.*"):
+        kind = left.suffix
+        pid = left.name.removeprefix(f".{out.name}.").removesuffix(kind)
+        if not pid.isdigit() or _is_alive(int(pid)):
+            continue
+        if kind == ".earlier" and not out.exists():
+            left.rename(out)  # killed between the two renames
+        elif kind in (".earlier", ".unfinished"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _cause(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: make room, or give another folder with --out"
+    about = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{about}: give another folder with --out"

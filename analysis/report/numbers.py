@@ -1,0 +1,143 @@
+"""A section's numbers as cells: value, interval, difference to the base, mark, or why none.
+
+Everything here comes from `analysis.statistics`, once a section, and pages only print it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis import statistics
+from analysis.choosing import frontiers
+from analysis.quantities import QUANTITIES, Quantity
+from analysis.report.progress import shown
+from analysis.section import Section
+from analysis.statistics import Difference, Estimate
+
+# What tells a method's good prompts from its bad ones: the first of these that there is.
+BY_PROMPT = ("lpips", "ssim", "psnr_rest_db", "psnr_db", "imaging", "aesthetic")
+NONE = "\u2013"  # a dash
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of one method. mark: `better` or `worse` where the corrected test supports it."""
+
+    value: float
+    text: str
+    bounds: str = ""
+    difference: str = ""
+    mark: str = ""
+    said: str = ""
+
+    @property
+    def sort_key(self) -> str:
+        """For the page's script: a number, or nothing."""
+        return "" if math.isnan(self.value) else repr(self.value)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Cells by method and quantity; bases: what each quantity's differences are held against."""
+
+    quantities: Sequence[Quantity]
+    cells: Mapping[str, Mapping[str, Cell]]
+    bases: Mapping[str, str | None]
+    missing: Mapping[str, str]
+
+
+def numbers(section: Section) -> Numbers:
+    """All cells of a section; `missing` says why a quantity has no column."""
+    kept = [each for name, each in QUANTITIES.items() if section.has(name)]
+    cells: dict[str, dict[str, Cell]] = {name: {} for name in section.methods}
+    for quantity in shown(kept, f"quantities of {section.suite}"):
+        means = statistics.estimates(section, quantity.name)
+        paired = statistics.differences(section, quantity.name)
+        for name in section.methods:
+            cells[name][quantity.name] = cell(
+                section, name, quantity, means.get(name), paired.get(name)
+            )
+    return Numbers(
+        kept,
+        cells,
+        {each.name: statistics.base_of(section, each.name) for each in kept},
+        {each.title: section.why_not(name) for name, each in QUANTITIES.items()
+         if not section.has(name)},
+    )  # fmt: skip
+
+
+def cell(
+    section: Section,
+    name: str,
+    quantity: Quantity,
+    mean: Estimate | None,
+    paired: Difference | None,
+) -> Cell:
+    """The number of a method with what is known of it."""
+    value = frontiers.cell(section.values, name, quantity.name)
+    if math.isnan(value):
+        return Cell(value, NONE, said=_why_none(section, name, quantity))
+    bounds = _span(mean.bounds, quantity) if mean and quantity.over == "mean" else ""
+    if paired is None or not _is_told(paired, quantity):
+        return Cell(value, number(value, quantity.decimals), bounds)
+    mark = ""
+    if paired.is_supported and paired.mean:
+        mark = "better" if quantity.improves(paired.mean, 0.0) else "worse"
+    difference = number(paired.mean, quantity.decimals, sign="+")
+    interval = _span(paired.bounds, quantity)
+    said = f"n = {paired.n}, p = {paired.adjusted:.3g} after Holm"
+    return Cell(
+        value, number(value, quantity.decimals), bounds, f"{difference} {interval}".strip(),
+        mark, said,
+    )  # fmt: skip
+
+
+def number(value: float, decimals: int, sign: str = "") -> str:
+    """As printed: fixed decimals, or two digits that count where these would show none."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else f"{MINUS}∞" if value < 0 else NONE
+    if value == 0 or abs(value) >= 10 ** (1 - decimals):
+        said = f"{value:{sign}.{decimals}f}" if value else "0"
+    else:
+        said = f"{value:{sign}.2g}"
+    return said.replace("-", MINUS)
+
+
+def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:
+    """What prompts are ranked by, and each method's prompts from best to worst by it."""
+    chosen = next((x for x in BY_PROMPT if section.has(x) and x in section.videos), "")
+    if not chosen:
+        return "", {}
+    table = statistics.by_prompt(section, chosen)
+    rising = QUANTITIES[chosen].better == "lower"
+    order = {
+        str(name): [int(x) for x in column.dropna().sort_values(ascending=rising).index]
+        for name, column in table.items()
+    }
+    return chosen, order
+
+
+def _is_told(paired: Difference, quantity: Quantity) -> bool:
+    """Not of the largest of all videos, nor of what is the same in every video: no sample of it."""
+    same = paired.bounds is not None and math.isclose(*paired.bounds, rel_tol=1e-9)
+    return quantity.over == "mean" and math.isfinite(paired.mean) and not same
+
+
+def _span(bounds: tuple[float, float] | None, quantity: Quantity) -> str:
+    """An interval in brackets; none where it is a point."""
+    if bounds is None or math.isclose(*bounds, rel_tol=1e-9):
+        return ""
+    low, high = (number(x, quantity.decimals) for x in bounds)
+    return f"[{low}, {high}]" if low != high else ""
+
+
+def _why_none(section: Section, name: str, quantity: Quantity) -> str:
+    method = section.methods[name]
+    if quantity.name in method.reasons:
+        return method.reasons[quantity.name]
+    if quantity.fidelity and name == section.reference:
+        return "it is what the others are held against"
+    return "no video was made" if not method.num_videos else "not measured"

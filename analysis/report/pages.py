@@ -1,0 +1,95 @@
+"""Templates into pages: everything escaped, and a policy that forbids what a page has not."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+ASSETS = ("style.css", "theme.js", "table.js", "axes.js", "plots.js", "player.js")
+# A report opens from disk, where an origin is `file:`, and works from a server as well.
+POLICY = (
+    "default-src 'none'; script-src 'self' file:{scripts}; style-src 'self' file: 'unsafe-inline'; "
+    "img-src 'self' file: data: blob:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
+)
+
+
+def page(template: str, root: str, inline: Sequence[str] = (), **values: Any) -> str:
+    """One page. root: the way to the report's root (`` or `../`); inline: its scripts, if any."""
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            root=root,
+            policy=Markup(policy(inline)),
+            inline=[Markup(script) for script in inline],
+            **values,
+        )
+    )
+
+
+def policy(inline: Sequence[str]) -> str:
+    """What a page may load: files beside it, and exactly the scripts that it was given."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in inline)
+    hashes = "".join(f" 'sha256-{base64.b64encode(each).decode()}'" for each in digests)
+    return POLICY.format(scripts=hashes)
+
+
+def data(content: Mapping[str, Any]) -> Markup:
+    """JSON that may stand inside a script element, whatever texts are in it."""
+    text = json.dumps(content, allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def breakable(name: str) -> Markup:
+    """A long name that may be broken where a reader would."""
+    return Markup(re.sub(r"([=/_@.]+)", r"\1<wbr>", str(escape(name))))
+
+
+def write_assets(folder: Path) -> None:
+    """The style and the scripts that all pages share."""
+    target = folder / "assets"
+    target.mkdir()
+    for name in ASSETS:
+        source = files("analysis.report") / "assets" / name
+        (target / name).write_text(source.read_text("utf-8"), "utf-8")
+
+
+def write(path: Path, text: str) -> int:
+    """Write a page; gives its bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text.encode()
+    path.write_bytes(content)
+    return len(content)
+
+
+def plotly() -> str:
+    """The library that draws the plots, so that it can stand inside a page."""
+    from plotly.offline import get_plotlyjs
+
+    return re.sub("</script", r"<\\/script", str(get_plotlyjs()))
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("analysis.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data"] = data
+    environment.filters["breakable"] = breakable
+    return environment

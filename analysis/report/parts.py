@@ -1,0 +1,118 @@
+"""A section with all that its pages need: folders read, numbers made, pages named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.quantities import QUANTITIES, Quantity
+from analysis.report import links
+from analysis.report.numbers import Numbers, numbers, ranked
+from analysis.report.plots import Group, groups
+from analysis.report.progress import shown
+from analysis.report.runs import OF_VIDEOS, Facts, facts
+from analysis.section import VIDEO, Section
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the report.
+
+    key: its slug. runs: what each method's folder says. videos: a row a video that can be shown or
+    failed. prompts: the text of every prompt that has a page; num_filmed: how many have an MP4;
+    without: how many were made and have no page. rank: what prompts are ranked by, empty for
+    nothing; order: each method's prompts from best to worst.
+    groups: its figures.
+    """
+
+    key: str
+    section: Section
+    runs: Mapping[str, Facts]
+    numbers: Numbers
+    videos: pd.DataFrame
+    prompts: Mapping[int, str]
+    num_filmed: int
+    without: int
+    rank: str
+    order: Mapping[str, Sequence[int]]
+    groups: Sequence[Group]
+
+    @property
+    def quantity(self) -> Quantity | None:
+        """What prompts are ranked by."""
+        return QUANTITIES.get(self.rank)
+
+    def films(self) -> list[tuple[str, int, int, Path]]:
+        """The MP4s of all prompts with a page: method, prompt, sample, file."""
+        rows = self.videos[self.videos["mp4"].astype(bool)]
+        names, stems = (rows[column].astype(str) for column in ("method", "video"))
+        keys = (rows[column].astype(int) for column in VIDEO)
+        folders = {name: method.folder or Path() for name, method in self.section.methods.items()}
+        return [
+            (name, index, sample, folders[name] / f"{stem}.mp4")
+            for name, index, sample, stem in zip(names, *keys, stems, strict=True)
+        ]
+
+    def said(self, what: str) -> list[str]:
+        """All that the rows of this section say of one thing, each once."""
+        return list(dict.fromkeys(x for run in self.runs.values() for x in run.said.get(what, ())))
+
+    @property
+    def num_made(self) -> int:
+        """Videos that were made."""
+        return sum(method.num_videos for method in self.section.methods.values())
+
+    @property
+    def num_failed(self) -> int:
+        """Videos that were not."""
+        return sum(method.num_failed for method in self.section.methods.values())
+
+
+def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
+    """All sections, read; `wanted`: which prompts get a page, None for all that have a video."""
+    keys = links.slugs_of([section.suite for section in sections])
+    return [_part(key, each, wanted) for key, each in zip(keys, sections, strict=True)]
+
+
+def _part(key: str, section: Section, wanted: slice | None) -> Part:
+    runs = {
+        name: facts(method.folder) if method.folder else Facts()
+        for name, method in shown(list(section.methods.items()), f"runs of {section.suite}")
+    }
+    videos = _videos(runs)
+    filmed = sorted(videos.loc[videos["mp4"].astype(bool), "prompt_index"].unique())
+    made = _prompts(section)
+    num_filmed = len(filmed)
+    if wanted is not None:
+        filmed = [x for x in filmed if x in range(*wanted.indices(max(filmed, default=-1) + 1))]
+    texts = videos.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
+    rank, order = ranked(section)
+    return Part(
+        key,
+        section,
+        runs,
+        numbers(section),
+        videos[videos["prompt_index"].isin(filmed)],
+        {int(index): str(texts[index]) for index in filmed},
+        num_filmed,
+        len(made - set(filmed)),
+        rank,
+        order,
+        groups(section, key),
+    )
+
+
+def _videos(runs: Mapping[str, Facts]) -> pd.DataFrame:
+    """The videos of all runs, with the name of their method."""
+    named = [run.videos.assign(method=name) for name, run in runs.items() if len(run.videos)]
+    if named:
+        return pd.concat(named, ignore_index=True)
+    return pd.DataFrame(columns=["method", *OF_VIDEOS, "mp4"])
+
+
+def _prompts(section: Section) -> set[int]:
+    """Prompts that any method has a video of."""
+    return {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}

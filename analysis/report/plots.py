@@ -1,0 +1,89 @@
+"""Figures as the page has them: drawn by its script, described in words, and as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from analysis.figures.catalogue import drawn
+from analysis.figures.figure import Absent, Curves, Figure, Panels
+from analysis.figures.page import div
+from analysis.figures.words import described, rows
+from analysis.grids import Grid
+from analysis.report import links
+from analysis.section import Section
+
+# Headings and the figures under each, by their names in the catalogue.
+GROUPS = {
+    "Frontiers of the published study": (
+        *("frontier-balanced", "frontier-quality", "frontier-systems", "frontier-quality-first"),
+    ),
+    "Memory": ("kv-trace", "memory-trace", "components"),
+    "Fidelity and its noise floor": ("fidelity",),
+    "Quality over time": ("drift", "over-time"),
+}
+AT_ONCE = 4  # figures under a heading
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure on the page. div: what the script draws into; described: its text alternative.
+
+    is_wide: lines that are named beside the plot, for which half a page is too narrow.
+    """
+
+    title: str
+    div: Markup
+    described: str
+    note: str
+    rows: Grid
+    is_wide: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures under a heading, and those that could not be drawn, with the reason."""
+
+    heading: str
+    figures: Sequence[Drawn]
+    absent: Sequence[str]
+
+    @property
+    def first(self) -> Sequence[Drawn]:
+        """Those that are shown at once."""
+        return self.figures[:AT_ONCE]
+
+    @property
+    def more(self) -> Sequence[Drawn]:
+        """Those that are shown on request."""
+        return self.figures[AT_ONCE:]
+
+
+def groups(section: Section, key: str) -> list[Group]:
+    """The figures of a section, in the order of the page. key: what their ids begin with."""
+    return [_group(section, key, heading, names) for heading, names in GROUPS.items()]
+
+
+def _group(section: Section, key: str, heading: str, names: Sequence[str]) -> Group:
+    figures: list[Figure] = []
+    absent = []
+    for each in drawn(section, names):
+        if isinstance(each, Absent):
+            absent.append(f"not drawn: {each.title}; {each.reason}")
+        else:
+            figures += each.figures if isinstance(each, Panels) else [each]
+    ids = links.slugs_of([f"{key}-{heading}-{each.name}" for each in figures])
+    return Group(heading, [_drawn(each, id) for each, id in zip(figures, ids, strict=True)], absent)
+
+
+def _drawn(figure: Figure, id: str) -> Drawn:
+    return Drawn(
+        figure.title,
+        Markup(div(figure, id)),
+        described(figure),
+        figure.note,
+        rows(figure),
+        isinstance(figure, Curves),
+    )

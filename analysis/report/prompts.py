@@ -1,0 +1,115 @@
+"""A page a prompt: the reference and all methods in step, and each one's numbers beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.report import links
+from analysis.report.numbers import number
+from analysis.report.overview import label, title_of
+from analysis.report.pages import page
+from analysis.report.parts import Part
+
+# Numbers beneath a video; the card has them all.
+SHORT = (
+    *("ratio", "peak_gib", "runtime_s", "psnr_db", "ssim", "lpips"),
+    *("background", "imaging", "subject", "aesthetic"),
+)
+Files = Mapping[tuple[str, int, int], str]  # by method, prompt and sample
+# Decoded together without being asked to: about twelve videos of 480x832, or all small ones.
+MOST_PIXELS = 12 * 480 * 832
+NARROW, WIDE = 200, 420  # CSS pixels of a tile at the beginning
+
+
+def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) -> str:
+    """The page. cards: the slug of every method's card; files: the MP4s, from the report's root."""
+    rows = part.videos[part.videos["prompt_index"] == index]
+    shown = rows[rows["mp4"].astype(bool)]
+    samples = sorted(int(x) for x in rows["sample"].unique())
+    height, width = int(shown["height"].max()), int(shown["width"].max())
+    names = _order(part)
+    few = names[: max(2, MOST_PIXELS // (height * width * len(samples)))]
+    tiles = [
+        _tile(part, name, sample, index, rows, files)
+        | {"slug": cards[name], "href": f"../{links.card(cards[name])}", "is_shown": name in few}
+        | {"label": f"sample {sample}" if len(samples) > 1 else ""}
+        for sample in samples
+        for name in names
+    ]
+    indices = list(part.prompts)
+    place = indices.index(index)
+    return page(
+        "prompt.html",
+        "../",
+        suite=label(part),
+        section=title_of(part),
+        part_id=part.key,
+        index=index,
+        text=part.prompts[index],
+        said=_said(shown, len(names), f"{width}x{height}"),
+        fps=float(shown["fps"].iloc[0]),
+        frames=int(shown["num_pixel_frames"].max()),
+        shape=f"{width} / {height}",
+        width=min(WIDE, max(NARROW, width // 2 // 20 * 20)),
+        methods=[{"name": x, "slug": cards[x], "is_shown": x in few} for x in names],
+        tiles=tiles,
+        before=_beside(part, indices[:place][-1:]),
+        after=_beside(part, indices[place + 1 :][:1]),
+    )
+
+
+def _order(part: Part) -> list[str]:
+    """The reference, then the others as the table has them."""
+    return sorted(part.section.methods, key=lambda name: name != part.section.reference)
+
+
+def _tile(
+    part: Part, name: str, sample: int, index: int, rows: pd.DataFrame, files: Files
+) -> dict[str, Any]:
+    """One video, or why there is none."""
+    own = rows[(rows["method"] == name) & (rows["sample"] == sample)]
+    file = files.get((name, index, sample), "")
+    key = pd.MultiIndex.from_tuples([(name, index, sample)])
+    at = int(part.section.videos.index.get_indexer(key)[0])
+    made = part.section.videos.iloc[at] if at >= 0 else None
+    why = "No video of this prompt was made by this method."
+    if len(own) and not file:
+        cause, reason = own["failure"].iloc[0], own["failure_reason"].iloc[0]
+        why = f"Failed: {cause}. {reason if pd.notna(reason) else 'No reason was left.'}"
+    elif made is not None:
+        why = "The video was made; its MP4 is missing."
+    return {
+        "name": name,
+        "src": f"../{file}" if file else "",
+        "why": why,
+        "frames": int(own["num_pixel_frames"].iloc[0]) if file else 1,
+        "is_reference": name == part.section.reference,
+        "numbers": _numbers(part, made),
+    }
+
+
+def _numbers(part: Part, made: pd.Series | None) -> list[tuple[str, str]]:
+    """The values of one video."""
+    if made is None:
+        return []
+    return [
+        (each.title, f"{number(float(made[each.name]), each.decimals)} {each.unit}".strip())
+        for each in part.numbers.quantities
+        if each.name in SHORT and each.name in made and pd.notna(made[each.name])
+    ]
+
+
+def _said(shown: pd.DataFrame, num_methods: int, size: str) -> str:
+    frames, fps = int(shown["num_pixel_frames"].max()), float(shown["fps"].iloc[0])
+    return (
+        f"{shown['method'].nunique()} of {num_methods} methods have a video: {size}, "
+        f"{frames} frames, {fps:g} a second."
+    )
+
+
+def _beside(part: Part, indices: list[int]) -> str:
+    """The page of a neighbour, from a page of a prompt."""
+    return f"{part.key}-{indices[0]:03d}.html" if indices else ""

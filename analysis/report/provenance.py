@@ -1,0 +1,95 @@
+"""Where everything comes from: commands, runs, machines, versions, and what could not be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.report import links
+from analysis.report.numbers import NONE
+from analysis.report.overview import shared_facts, title_of
+from analysis.report.pages import page
+from analysis.report.parts import Part
+from analysis.report.runs import DIGEST, SAID
+from analysis.statistics import EXACT_UP_TO, FEWEST, NUM_DRAWS, NUM_FLIPS
+from harness.power import ALPHA
+
+STATISTICS = (
+    "Prompts are the sample: of several videos of a prompt the mean is taken first.",
+    f"Interval: percentile bootstrap of the mean over prompts, 95 %, {NUM_DRAWS} draws, the same "
+    f"redrawn prompts for all methods; none for fewer than {FEWEST} prompts.",
+    "Difference: the method less its base on the prompts that both have. The base is BF16; for "
+    "fidelity, which BF16 has none of, it is the noise floor: BF16 with its attention summed in "
+    "another order.",
+    f"Test: sign flips of the paired differences, all patterns up to {EXACT_UP_TO} prompts, else "
+    f"{NUM_FLIPS} random ones; corrected after Holm over the methods of one quantity.",
+    f"Mark: ▲ better or ▼ worse where the corrected p is at most {float(ALPHA):g}. Without a "
+    "mark nothing is said: with few prompts no difference, however large, can be told from chance.",
+    "Frontier: methods that no other equals or beats on all axes while it beats them on one; a "
+    "missing or infinite value is never on it.",
+)
+
+
+def provenance(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str, str]) -> str:
+    """The page. said: facts of the report as a whole."""
+    return page(
+        "provenance.html",
+        "",
+        statistics=STATISTICS,
+        report=list(said.items()),
+        parts=[_context(part, cards) for part in parts],
+    )
+
+
+def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
+    facts = dict(shared_facts(part))
+    facts |= {what: "; ".join(part.said(what)) for what in (*SAID.values(), DIGEST)}
+    facts["packages"] = "; ".join(
+        dict.fromkeys(run.packages for run in part.runs.values() if run.packages)
+    )
+    return {
+        "id": part.key,
+        "title": title_of(part),
+        "facts": list(facts.items()),
+        "missing": _missing(part),
+        "versions": _versions(part),
+        "runs": [_run(part, name, cards[name]) for name in part.section.methods],
+    }
+
+
+def _missing(part: Part) -> list[str]:
+    """What there is a place for and nothing to show, with the reason."""
+    found = [f"{title}: {why}" for title, why in part.numbers.missing.items()]
+    found += [
+        f"{name}: {quantity.title}, {cell.said}"
+        for quantity in part.numbers.quantities
+        for name, cells in part.numbers.cells.items()
+        if (cell := cells[quantity.name]).text == NONE and name != part.section.reference
+    ]
+    found += [x for group in part.groups for x in group.absent]
+    found += [f"{name}: {x}" for name, run in part.runs.items() for x in run.problems]
+    without = {name: run.made - run.mp4s for name, run in part.runs.items()}
+    found += [f"{name}: {num} videos without an MP4" for name, num in without.items() if num]
+    return found + list(part.section.notes)
+
+
+def _versions(part: Part) -> list[tuple[str, str]]:
+    found: dict[str, dict[str, None]] = {}
+    for run in part.runs.values():
+        for metric, said in run.versions.items():
+            found.setdefault(metric, {}).update(dict.fromkeys(said))
+    return [(metric, "; ".join(said)) for metric, said in found.items()]
+
+
+def _run(part: Part, name: str, slug: str) -> dict[str, Any]:
+    method, run = part.section.methods[name], part.runs[name]
+    return {
+        "name": name,
+        "href": links.card(slug),
+        "run_id": method.run_id or NONE,
+        "made": method.num_videos,
+        "failed": method.num_failed,
+        "finished": run.finished or NONE,
+        "code": ", ".join(run.said.get("version of the code", ())) or NONE,
+        "command": method.command,
+    }

@@ -1,0 +1,151 @@
+"""What the folder of a run says besides the numbers: videos, prompts, settings, machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import parquet
+from harness.errors import UserError
+from harness.manifest import MANIFEST
+from harness.run import ENVIRONMENT
+from harness.scores import SCORES
+from harness.store import OBSERVATIONS
+
+REQUEST = "request.json"
+OF_VIDEOS = (
+    *("prompt_index", "sample", "prompt", "failure", "failure_reason", "video"),
+    *("fps", "num_pixel_frames", "height", "width"),
+)
+SAID = {  # of the rows, what a page of provenance says: column, and what it is called there
+    "device": "machine",
+    "torch_version": "torch",
+    "code_version": "version of the code",
+    "prompt_source": "source of the prompts",
+    "weights": "weights",
+    "attention_backend": "attention",
+    "integration": "integration",
+    "memory_source": "memory as",
+}
+DIGEST = "digest of the file of prompts"  # said by the request, not by the rows
+BYTES = {"nominal": "kv_nominal_bytes", "stored": "kv_stored_bytes", "peak": "kv_peak_bytes"}
+COLUMNS = (*OF_VIDEOS, *SAID, *BYTES.values())
+LEFT_OUT = ("_convert_", "family", "source", "name")  # of a method's settings
+MEND = "repeat the command that made this run"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run's folder says.
+
+    videos: a row a video with an MP4 or a failure (columns of the observations, and `mp4`: whether
+    it is there). made, mp4s: how many videos were made, and have one. kv_bytes: nominal, stored and
+    peak, means over videos. settings: dotted names of what the method is. said: by the words of
+    `SAID`, the values that the rows have. versions: of a metric, its version and weights. problems:
+    what could not be read.
+    """
+
+    videos: pd.DataFrame = field(default_factory=pd.DataFrame)
+    made: int = 0
+    mp4s: int = 0
+    kv_bytes: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    said: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    packages: str = ""
+    finished: str = ""
+    problems: Sequence[str] = ()
+
+
+def facts(folder: Path) -> Facts:
+    """Read what is there; what cannot be read is a problem that is said, not an error."""
+    problems: list[str] = []
+    rows = _rows(folder, problems)
+    request = _json(folder / REQUEST, problems)
+    manifest = _json(folder / MANIFEST, problems)
+    environment = _json(folder / ENVIRONMENT, problems)
+    stems = {f"videos/{path.stem}" for path in folder.glob("videos/*.mp4")}
+    made = rows[rows["failure"].isna()]
+    mp4 = rows["video"].isin(stems) & rows["failure"].isna()
+    kept = rows.assign(mp4=mp4)[mp4 | rows["failure"].notna()]
+    means = {name: made[column].mean() for name, column in BYTES.items()}
+    return Facts(
+        videos=kept[[*OF_VIDEOS, "mp4"]],
+        made=len(made),
+        mp4s=int(mp4.sum()),
+        kv_bytes={name: float(mean) for name, mean in means.items() if pd.notna(mean)},
+        settings=flat(request.get("method", {})),
+        said={said: _distinct(rows[column]) for column, said in SAID.items()}
+        | {DIGEST: [digest] if (digest := request.get("suite", {}).get("sha256")) else []},
+        versions=_versions(folder, problems),
+        packages=", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items()),
+        finished=str(manifest.get("finished", "")),
+        problems=problems,
+    )
+
+
+def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Settings with dotted names; those that say nothing (empty, null) are left out."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{name}.")
+        elif value not in (None, "", []) and name not in LEFT_OUT:
+            found[before + name] = str(value)
+    return found
+
+
+def _rows(folder: Path, problems: list[str]) -> pd.DataFrame:
+    """The observations of a run, some columns; none if they cannot be read."""
+    rows = pd.DataFrame(columns=list(COLUMNS))
+    if (folder / OBSERVATIONS).exists():
+        try:
+            read = parquet.read(folder / OBSERVATIONS, COLUMNS, MEND)
+            rows = read.to_pandas().reindex(columns=list(COLUMNS))
+        except UserError as error:
+            problems.append(str(error))
+    return rows
+
+
+def _json(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON file, empty where there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        problems.append(f"{path} is damaged: {MEND}")
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _versions(folder: Path, problems: list[str]) -> dict[str, list[str]]:
+    """Each metric's version and the digests of its weights, as the scores say them."""
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    path = folder / SCORES
+    if not path.exists():
+        return {}
+    try:
+        wanted = [x for x in pq.read_schema(path).names if x.endswith(("_version", "_weights"))]
+        scores = parquet.read(path, wanted, MEND).to_pandas()
+    except (UserError, ArrowException, OSError):
+        problems.append(f"{path} is damaged: {MEND}")
+        return {}
+    found: dict[str, list[str]] = {}
+    for column in wanted:
+        metric, _, kind = column.rpartition("_")
+        for value in _distinct(scores[column]):
+            said = value if kind == "version" else f"weights {value}"
+            found.setdefault(metric, []).append(said)
+    return found
+
+
+def _distinct(values: pd.Series) -> list[str]:
+    return [str(value) for value in values.dropna().unique()]

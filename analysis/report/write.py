@@ -1,0 +1,106 @@
+"""The report as a whole: pages and videos into a folder that takes the place of an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from analysis.report import links, pages
+from analysis.report.cards import card
+from analysis.report.folder import link, replaced
+from analysis.report.overview import overview
+from analysis.report.parts import Part, parts
+from analysis.report.progress import shown
+from analysis.report.prompts import Files, prompt_page
+from analysis.report.provenance import provenance
+from analysis.section import Section
+from harness.sizes import size
+from harness.version import code_version
+
+
+@dataclass(frozen=True)
+class Linked:
+    """The MP4s in a report: by section their places, how many, and their bytes."""
+
+    files: Mapping[str, Files]
+    num: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a report holds; page_bytes: of all pages, without the videos."""
+
+    out: Path
+    num_prompts: int
+    num_methods: int
+    page_bytes: int
+    videos: Linked
+
+
+def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | None) -> Written:
+    """Write the report of these sections.
+
+    wanted: which prompts get a page, None for all with a video; command: as it was typed.
+    Raises  UserError: `out` is something else, or the disk does not take it.
+    """
+    with replaced(out) as folder:
+        read = parts(sections, wanted)
+        methods = dict.fromkeys(name for each in sections for name in each.methods)
+        cards = links.slugs(methods)
+        pages.write_assets(folder)
+        linked = _linked(read, folder, cards)
+        said = _said(command, linked)
+        made: list[Callable[[], tuple[str, str]]] = [
+            *(
+                _prompt(part, index, cards, linked.files[part.key])
+                for part in read
+                for index in part.prompts
+            ),
+            *(_card(name, read, cards) for name in methods),
+            lambda: ("index.html", overview(read, cards, said)),
+            lambda: ("provenance.html", provenance(read, cards, said)),
+        ]
+        nbytes = 0
+        for make in shown(made, "pages"):
+            name, text = make()
+            nbytes += pages.write(folder / name, text)
+    num_prompts = sum(len(part.prompts) for part in read)
+    return Written(out, num_prompts, len(methods), nbytes, linked)
+
+
+def _prompt(
+    part: Part, index: int, cards: Mapping[str, str], files: Files
+) -> Callable[[], tuple[str, str]]:
+    return lambda: (links.prompt(part.key, index), prompt_page(part, index, cards, files))
+
+
+def _card(
+    name: str, read: Sequence[Part], cards: Mapping[str, str]
+) -> Callable[[], tuple[str, str]]:
+    return lambda: (links.card(cards[name]), card(name, read, cards))
+
+
+def _linked(read: Sequence[Part], folder: Path, cards: Mapping[str, str]) -> Linked:
+    """Link the MP4s of all prompts with a page into the report."""
+    wanted = [(part, *video) for part in read for video in part.films()]
+    found: dict[str, dict[tuple[str, int, int], str]] = {part.key: {} for part in read}
+    nbytes = 0
+    for part, name, index, sample, path in shown(wanted, "videos"):
+        place = f"videos/{part.key}/{cards[name]}/{index:04d}-{sample}.mp4"
+        nbytes += link(path, folder / place)
+        found[part.key][name, index, sample] = place
+    return Linked(found, len(wanted), nbytes)
+
+
+def _said(command: str, linked: Linked) -> dict[str, str]:
+    """Facts of the report itself."""
+    how = "hard links to those of the results where the disk allows it, else copies"
+    return {
+        "made by": command,
+        "on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version of the harness": code_version(),
+        "videos": f"{linked.num} MP4s, {size(linked.nbytes)}, {how}" if linked.num else "no MP4",
+    }

@@ -1,0 +1,290 @@
+"""A folder of our results as sections: what may be compared, and what is known of each run.
+
+Runs are compared that share suite, model, reach of history, source of prompts, length and the BF16
+run that they are held against; whatever differs in one of these is another section.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.columns import SOURCES, WINDOWS, reason, values_of
+from analysis.quantities import QUANTITIES
+from analysis.section import VIDEO, Method, Section, Setting
+from analysis.tables import title
+from analysis.traces import traced
+from harness.compose import choices, described
+from harness.errors import UserError
+from harness.integrity.mend import Origin
+from harness.metrics.psnr import CAP_DB
+from harness.run import Run, run_id_of
+from harness.store import OBSERVATIONS, load
+
+PHASES = "text, denoise, commit and decode, after the device has finished"
+CAPPED = f"PSNR: an identical frame counts as {CAP_DB:g} dB"
+REMARKS = {"psnr_db": CAPPED}
+ROW = re.compile(r", row (\w+)$")  # how a method's file names the study's row that it repeats
+
+
+@dataclass(frozen=True)
+class Told:
+    """One run: its folder, its request if that can be read, and its rows."""
+
+    run_id: str
+    folder: Path | None
+    request: Run | None
+    rows: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """Method and settings, as they are printed."""
+        first = self.rows.iloc[0]
+        return f"{first['method']} {first['settings']}".strip()
+
+    @property
+    def reference_id(self) -> str:
+        """The BF16 run that it is held against, as its scores say, else its request."""
+        if "reference_run_id" in self.rows:
+            known = self.rows["reference_run_id"].dropna()
+            if len(known):
+                return str(known.iloc[0])
+        return self.request.reference_id if self.request else ""
+
+    @property
+    def made(self) -> pd.DataFrame:
+        """The rows of videos that are there."""
+        return self.rows[self.rows["failure"].isna()]
+
+
+def sections(results: Path) -> list[Section]:
+    """Everything below a folder of results.
+
+    Raises  UserError: nothing there, or a damaged file (named, with what to do).
+    """
+    folders = {run_id_of(path.parent): path.parent for path in results.glob(f"**/{OBSERVATIONS}")}
+    groups: dict[tuple[str, int, str], list[Told]] = {}
+    for run_id, rows in load(results).groupby("run_id", sort=False):
+        told = _told(str(run_id), folders.get(str(run_id)), rows)
+        frames = int(rows["num_latent_frames"].iloc[0])
+        groups.setdefault((title(rows), frames, told.reference_id), []).append(told)
+    titles = [name for name, _, _ in groups]
+    return [_section(_unique(key, titles), runs) for key, runs in groups.items()]
+
+
+def _unique(key: tuple[str, int, str], titles: Sequence[str]) -> str:
+    """The title of a section, with what tells it apart where that is needed."""
+    name, frames, reference = key
+    if titles.count(name) == 1:
+        return name
+    return f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
+
+
+def _told(run_id: str, folder: Path | None, rows: pd.DataFrame) -> Told:
+    try:
+        request = Run.from_folder(folder) if folder else None
+    except UserError:  # rows say enough to be shown; `check` says what is wrong with the folder
+        request = None
+    return Told(run_id, folder, request, rows)
+
+
+def _section(name: str, runs: Sequence[Told]) -> Section:
+    """BF16 first, then what is BF16 again, then as they come."""
+    base = next((run for run in runs if run.run_id == run.reference_id), None)
+    floors = [run for run in runs if base and _is_floor(run, base)]
+    reruns = [run for run in runs if base and _is_rerun(run, base)]
+    first = [run for run in (base, *reruns, *floors) if run]
+    ordered = [*first, *(run for run in runs if not any(run is each for each in first))]
+    names = _names(ordered)
+    videos = pd.concat([_videos(names[run.run_id], run) for run in ordered])
+    seconds = videos.pop("seconds_generated").dropna()
+    named = {names[run.run_id]: run for run in ordered}
+    curves = {key: table for key in WINDOWS if not (table := _curves(key, named)).empty}
+    kept = traced({key: run.folder for key, run in named.items() if run.folder}, VIDEO)
+    return Section(
+        title=name,
+        suite=str(ordered[0].rows["suite"].iloc[0]),
+        is_published=False,
+        methods={key: _method(key, run) for key, run in named.items()},
+        values=_values(videos, list(named)),
+        videos=videos,
+        reference=names[base.run_id] if base else None,
+        setting=_setting(ordered),
+        floors=[names[run.run_id] for run in floors],
+        reruns=[names[run.run_id] for run in reruns],
+        curves=curves,
+        traces=kept.traces,
+        components=kept.components,
+        traced=kept.said,
+        seconds_generated=float(seconds.iloc[0]) if len(seconds) else None,
+        phases=PHASES,
+        remarks=REMARKS,
+        notes=list(_notes(named, base)),
+    )  # fmt: skip
+
+
+def _setting(runs: Sequence[Told]) -> Setting:
+    """What the rows of a section share; sizes are those of the first video that was made."""
+    rows = pd.concat([run.rows for run in runs])
+    made = rows[rows["failure"].isna()]
+    sizes = made[["num_pixel_frames", "height", "width"]].dropna().astype(int)
+    first = sizes.iloc[0].to_dict() if len(sizes) else {}
+    return Setting(
+        model=str(rows["model"].iloc[0]),
+        prompts=str(rows["prompt_source"].iloc[0]),
+        devices=list(rows["device"].dropna().unique()),
+        **{str(name): int(size) for name, size in first.items()},
+    )
+
+
+def _names(runs: Sequence[Told]) -> dict[str, str]:
+    """A name a run; where two would be printed alike, with the run's id."""
+    names = [run.name for run in runs]
+    return {
+        run.run_id: run.name if names.count(run.name) == 1 else f"{run.name} ({run.run_id})"
+        for run in runs
+    }
+
+
+def _is_again(run: Told, base: Told) -> bool:
+    """Whether a run is BF16 of the same model, built in the same way."""
+    if run is base or run.request is None or base.request is None:
+        return False
+    return all(
+        getattr(run.request, part) == getattr(base.request, part)
+        for part in ("method", "model", "integration")
+    )
+
+
+def _is_rerun(run: Told, base: Told) -> bool:
+    """BF16 once more, with nothing changed."""
+    return _is_again(run, base) and _attention(run) == _attention(base)
+
+
+def _is_floor(run: Told, base: Told) -> bool:
+    """BF16 whose attention is summed in another order."""
+    return _is_again(run, base) and _attention(run) != _attention(base)
+
+
+def _attention(run: Told) -> object:
+    return run.request.attention if run.request else None
+
+
+def _videos(name: str, run: Told) -> pd.DataFrame:
+    """Quantities of the videos that were made, indexed by method, prompt and sample."""
+    made = run.made.drop_duplicates(VIDEO, keep="last")
+    index = pd.MultiIndex.from_arrays(
+        [[name] * len(made), made["prompt_index"], made["sample"]], names=["method", *VIDEO]
+    )
+    values = values_of(made)
+    if run.run_id == run.reference_id:
+        fidelity = [str(key) for key in values if _is_fidelity(str(key))]
+        values[fidelity] = np.nan
+    values["seconds_generated"] = made["num_pixel_frames"].astype(float) / made["fps"].astype(float)
+    return values.set_index(index)
+
+
+def _is_fidelity(key: str) -> bool:
+    """Whether BF16 has no value of its own: it would be held against itself."""
+    return key in QUANTITIES and QUANTITIES[key].fidelity
+
+
+def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One number a method and quantity: the mean over its videos, or the largest."""
+    grouped = videos.groupby(level="method", sort=False)
+    kept = [key for key in QUANTITIES if key in videos]
+    most = {key for key in kept if QUANTITIES[key].over == "max"}
+    found = grouped[[key for key in kept if key not in most]].mean()
+    for key in most:
+        found[key] = grouped[key].max()
+    return found.reindex(index=list(names), columns=kept)
+
+
+def _curves(key: str, runs: Mapping[str, Told]) -> pd.DataFrame:
+    """The mean over videos, second by second, as far as all of them go."""
+    means: dict[str, pd.Series] = {}
+    for name, run in runs.items():
+        made = run.made
+        lists = list(made[WINDOWS[key]].dropna()) if WINDOWS[key] in made else []
+        length = min(map(len, lists), default=0)
+        if length and not (_is_fidelity(key) and run.run_id == run.reference_id):
+            table = np.array([values[:length] for values in lists], float)
+            means[name] = pd.Series(table.mean(0), index=np.arange(length) + 0.5)
+    return pd.DataFrame(means)
+
+
+def _method(name: str, run: Told) -> Method:
+    """What is known of a run beside its numbers."""
+    first, made, request = run.rows.iloc[0], run.made, run.request
+    settings = request.method if request else {}
+    source = str(settings.get("source") or "")
+    row = ROW.search(source)
+    failed = run.rows[run.rows["failure"].notna()]
+    causes = (failed["failure"] + ": " + failed["failure_reason"].fillna("")).value_counts()
+    told = {key: reason(made, source) for key, source in SOURCES.items()} if len(made) else {}
+    files = choices("method")
+    return Method(
+        name=name,
+        row=row[1] if row else "",
+        family=str(settings.get("family") or "unknown"),
+        num_videos=len(made),
+        num_failed=len(failed),
+        build=str(first["integration"] or ""),
+        source=source,
+        description=described(files[first["method"]]) if first["method"] in files else "",
+        settings=str(first["settings"]),
+        run_id=run.run_id,
+        folder=run.folder,
+        command=_command(run),
+        num_wanted=len(request.items) if request else None,
+        failures=tuple(f"{count} x {cause}" for cause, count in causes.items()),
+        reasons={key: said for key, said in told.items() if said},
+    )
+
+
+def _command(run: Told) -> str:
+    """What was typed, as far as its request tells."""
+    if run.request is None or run.folder is None:
+        return ""
+    origin = Origin.of_run(run.folder, None, run.request, ())
+    return origin.typed({item.key for item in run.request.items})
+
+
+def _notes(runs: Mapping[str, Told], base: Told | None) -> list[str]:
+    """Mixed machines and code, failures, what is unfinished, what there is no reference for."""
+    found = []
+    rows = pd.concat([run.rows[["device", "code_version"]] for run in runs.values()])
+    for what, column in (("machines", "device"), ("versions of the code", "code_version")):
+        several = list(dict.fromkeys(rows[column].dropna()))
+        if len(several) > 1:
+            found.append(f"mixed: rows of {len(several)} {what} ({'; '.join(several)})")
+    if base is None:
+        found.append(
+            "no BF16 run among them: no differences to BF16 and no intervals of them; add "
+            "method=bf16 with the same settings"
+        )
+    builds = {name: str(run.rows["integration"].iloc[0] or "") for name, run in runs.items()}
+    for build in sorted({*builds.values()} - {builds[next(iter(runs))]}):
+        names = ", ".join(name for name, other in builds.items() if other == build)
+        found.append(f"integration={build}: {names}; their peaks and seconds are of that program")
+    for name, run in runs.items():
+        failed = len(run.rows) - len(run.made)
+        if failed:
+            causes = ", ".join(sorted(run.rows["failure"].dropna().unique()))
+            found.append(f"{name}: {failed} of {len(run.rows)} videos failed ({causes})")
+        wanted = len(run.request.items) if run.request else len(run.rows)
+        if len(run.rows) < wanted:
+            found.append(
+                f"{name}: unfinished, {len(run.rows)} of {wanted} videos; its command continues"
+            )
+        if run.request is None:
+            found.append(
+                f"{name}: its request.json cannot be read, so family, source and command "
+                "are not known; python -m harness check says more"
+            )
+    return found

@@ -1,0 +1,197 @@
+"""What a difference is worth: means over prompts with intervals, and paired tests against a base.
+
+Prompts are the sample: of several videos of a prompt the mean is taken first. A method is held
+against its base (BF16, or for fidelity the noise floor) on the prompts that both have.
+
+- Interval: percentile bootstrap of the mean, the same redrawn prompts for all methods.
+- Test: sign flips of the paired differences. If neither side were better, every difference could
+  as well have the other sign; p is the share of sign patterns whose mean lies at least as far
+  from zero. All 2^n patterns are counted up to `EXACT_UP_TO` prompts, of more `NUM_FLIPS` random
+  ones, the observed one among them, which keeps the level at any number.
+- Correction: Holm's, over the methods that are held against the base in one quantity.
+
+Source  Fisher 1935, section 21 (sign flips); Holm 1979; Phipson and Smyth 2010 (random patterns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from analysis.quantities import QUANTITIES
+from analysis.ranks import Array, interval, resampled
+from analysis.section import Section
+from harness.power import ALPHA
+
+NUM_DRAWS, NUM_FLIPS, SEED = 10_000, 20_000, 0
+EXACT_UP_TO = 30  # prompts
+# Prompts; of fewer, an interval spans the smallest and the largest value whatever they are.
+FEWEST = 4
+AT_ONCE = 1000  # random patterns, to bound memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n prompts and its 95 % interval; None for too few prompts."""
+
+    mean: float
+    bounds: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """Method less base on the prompts both have; p: two-sided, then corrected after Holm."""
+
+    p: float
+    adjusted: float
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the corrected test supports that there is a difference."""
+        return self.adjusted <= ALPHA
+
+
+def by_prompt(section: Section, quantity: str) -> pd.DataFrame:
+    """Means over the videos of a prompt: a row a prompt, a column a method; NaN where none is."""
+    if quantity not in section.videos:
+        return pd.DataFrame()
+    known = section.videos[quantity].astype(float).dropna()
+    means = known.groupby(level=["prompt_index", "method"], sort=True).mean()
+    return means.unstack("method")
+
+
+def estimates(section: Section, quantity: str) -> dict[str, Estimate]:
+    """Each method's mean over its prompts, with its interval."""
+    return {name: Estimate(*each) for name, each in _means(by_prompt(section, quantity)).items()}
+
+
+def base_of(section: Section, quantity: str) -> str | None:
+    """What a quantity's differences are held against: BF16, or of fidelity the noise floor."""
+    if QUANTITIES[quantity].fidelity:
+        return next(iter(section.floors), None)
+    return section.reference
+
+
+def differences(section: Section, quantity: str) -> dict[str, Difference]:
+    """Every method less its base, on shared prompts; none where there is no base.
+
+    BF16, its reruns and the floors have none of their own: they are what is held against.
+    """
+    table, base = by_prompt(section, quantity), base_of(section, quantity)
+    if base is None or base not in table:
+        return {}
+    beside = {base, section.reference, *section.floors, *section.reruns}
+    others = [name for name in table if name not in beside]
+    paired = table[others].sub(table[base], axis=0)
+    found = _means(paired)
+    tests = dict(zip(found, sign_flips(paired[list(found)]), strict=True))
+    adjusted = holm(tests)
+    return {name: Difference(*found[name], tests[name], adjusted[name]) for name in found}
+
+
+def between(section: Section, quantity: str, a: str, b: str) -> Difference | None:
+    """Method a less method b on the prompts both have; None if there are none.
+
+    One comparison, chosen beforehand or of the best with the next: nothing is corrected.
+    """
+    table = by_prompt(section, quantity)
+    if a not in table or b not in table:
+        return None
+    with np.errstate(invalid="ignore"):  # infinite less infinite
+        paired = (table[[a]] - table[[b]].to_numpy()).replace([np.inf, -np.inf], np.nan)
+    found = _means(paired).get(a)
+    if found is None:
+        return None
+    (p,) = sign_flips(paired)
+    return Difference(*found, p, p)
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's corrected p of each, in the order given."""
+    found, largest = {}, 0.0
+    for place, name in enumerate(sorted(values, key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - place) * values[name]))
+        found[name] = largest
+    return {name: found[name] for name in values}
+
+
+def sign_flips(paired: pd.DataFrame) -> list[float]:
+    """Two-sided p of each column's mean; NaN in a column is a prompt that it lacks."""
+    found = np.empty(paired.shape[1])
+    for columns, values in _alike(paired):
+        if len(values) <= EXACT_UP_TO:
+            found[columns] = [exact_p(column) for column in values.T]
+        else:
+            found[columns] = _random_p(values)
+    return [float(p) for p in found]
+
+
+def exact_p(differences: Array) -> float:
+    """The share of all sign patterns whose sum lies at least as far from zero as that observed.
+
+    Meets in the middle: sums of either half are listed, and the pairs that reach are counted.
+    Shapes  [n] -> p.
+    """
+    sums = [np.zeros(1), np.zeros(1)]
+    for i, d in enumerate(np.abs(differences)):
+        half = sums[i % 2]
+        sums[i % 2] = np.concatenate([half - d, half + d])
+    target = abs(float(differences.sum()))
+    slack = 1e-9 * max(float(np.abs(differences).sum()), 1e-300)  # equal sums differ by rounding
+    if target <= slack:
+        return 1.0
+    left, right = sums[0], np.sort(sums[1])
+    reached = (len(right) - np.searchsorted(right, target - slack - left)).sum()
+    return float(min(1.0, 2 * reached / (len(left) * len(right))))
+
+
+def _random_p(values: Array) -> Array:
+    """The same by random patterns, the same ones for all columns [n, M] -> [M]."""
+    rng = np.random.default_rng(SEED)
+    target = np.abs(values.sum(0)) - 1e-9 * np.abs(values).sum(0)
+    reached = np.ones(values.shape[1])  # the observed pattern itself
+    for start in range(0, NUM_FLIPS, AT_ONCE):
+        num = min(AT_ONCE, NUM_FLIPS - start)
+        signs = rng.integers(0, 2, (num, len(values)), dtype=np.int8) * 2.0 - 1.0
+        reached += (np.abs(signs @ values) >= target).sum(0)
+    p: Array = reached / (NUM_FLIPS + 1)
+    return p
+
+
+def _means(table: pd.DataFrame) -> dict[str, tuple[float, tuple[float, float] | None, int]]:
+    """Of each column that has a value: mean, interval, number of prompts."""
+    found = {}
+    for columns, values in _alike(table):
+        if not len(values):
+            continue
+        means = values.mean(0)
+        finite = np.isfinite(means)  # an infinite value has a mean and no interval
+        shown = finite if len(values) >= FEWEST else np.zeros_like(finite)
+        draws = iter((_redrawn(len(values))[1:] @ values[:, shown]).T)
+        for column, mean, is_shown in zip(columns, means, shown, strict=True):
+            bounds = interval(next(draws)) if is_shown else None
+            found[column] = (float(mean), bounds, len(values))
+    names = list(table.columns)
+    return {str(names[i]): found[i] for i in sorted(found)}
+
+
+def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
+    """Columns that lack the same rows, with the rows that they have."""
+    values = table.to_numpy(float)
+    groups: dict[bytes, list[int]] = {}
+    for i in range(values.shape[1]):
+        groups.setdefault((~np.isnan(values[:, i])).tobytes(), []).append(i)
+    return [
+        (columns, values[np.frombuffer(mask, bool)][:, columns]) for mask, columns in groups.items()
+    ]
+
+
+@lru_cache(maxsize=4)
+def _redrawn(num: int) -> Array:
+    """The same draws for all values of as many prompts."""
+    return resampled(num, NUM_DRAWS, SEED)

@@ -1,0 +1,245 @@
+"""Tables that are not a row a method: coverage, frontiers, agreement, weak methods."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.choosing.frontiers import cell, frontier, objectives
+from analysis.grids import Grid
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.study.columns import Known, View, number
+from analysis.study.methods import Source, beside, merged, of_methods, paired, titled, unpaired
+from analysis.study.notes import made_by, why_none
+from analysis.study.over_time import drift, maxima
+from analysis.study.rows import row_of, rows_missing
+from analysis.study.spec import Table, suite_title
+
+FEWEST = 3  # methods; two always agree or disagree fully
+AXES = {"imaging": "imaging quality", "drift_last": "terminal drift"}
+
+
+def coverage(table: Table, source: Source) -> Iterator[Grid | str]:
+    """How many videos of how many methods."""
+    sections = [known.section for known in source.sections]
+    lines = []
+    for section in sections:
+        title = suite_title(section.suite) if section.is_published else section.title
+        videos = sum(method.num_videos for method in section.methods.values())
+        lines.append([title, str(videos), str(len(section.methods)), coverage_said(section)])
+    if not lines:
+        yield "nothing was measured"
+        return
+    header = ["suite", "videos", "methods", "coverage"]
+    title = titled(table, "", *(section for section in sections if section.is_published))
+    notes = [f"{section.title}: {note}" for section in sections for note in section.notes]
+    yield Grid(title, header, lines, notes, words={0, 3}, name=table.id)
+
+
+def coverage_said(section: Section) -> str:
+    """Videos a method, the usual number first; failures."""
+    counts = {name: method.num_videos for name, method in section.methods.items()}
+    usual, how_many = Counter(counts.values()).most_common(1)[0]
+    others = [f"{name} {count}" for name, count in counts.items() if count != usual]
+    failed = sum(method.num_failed for method in section.methods.values())
+    all_or = "all" if not others else str(how_many)
+    said = [f"{all_or} methods with {usual} videos", *others]
+    return ", ".join([*said, *([f"{failed} videos failed"] if failed else [])])
+
+
+def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
+    """For each suite the methods that no other beats in ratio and a quality at once."""
+    found = source.of_table(table)
+    absent = [suite for suite in table.suites if not source.of_suite(suite)]
+    suites = Counter(known.section.suite for known in found)
+    titles = [
+        suite_title(known.section.suite)
+        if suites[known.section.suite] == 1
+        else known.section.title
+        for known in found
+    ]
+    lines: list[list[str]] = []
+    noted = []
+    for title, known in zip(titles, found, strict=True):
+        section = known.section
+        axes = table.shown(section.is_published)
+        here = [axis for axis in axes if section.has(axis) and section.has("ratio")]
+        lines += [[title, *cells] for axis in here for cells in front(known, axis)]
+        lacks = [axis for axis in axes if axis not in here]
+        noted.append([*why_none(section, lacks), *section.notes])
+    notes = merged(titles, noted) if noted else []
+    notes += [f"nothing of {suite}" for suite in absent]
+    if not lines:
+        yield "; ".join(notes)
+        return
+    ours = {name for name in table.measured if name not in table.columns}
+    if ours and not all(known.section.is_published for known in found):
+        said = ", ".join(QUANTITIES[name].title for name in table.measured if name in ours)
+        notes.insert(0, f"{said}: axes of ours, not of the study's table")
+    yield Grid(
+        title=titled(table, "", *(known.section for known in found)),
+        header=["suite", "quality axis", "method", "ratio", "quality", "runtime s", "peak GiB"],
+        lines=lines,
+        notes=notes,
+        made_by=made_by(*((known.section, list(known.section.methods)) for known in found)),
+        words={0, 1, 2},
+        name=table.id,
+    )
+
+
+def front(known: Known, axis: str) -> list[list[str]]:
+    """The cells of one frontier, largest ratio first."""
+    values = objectives(known.section)
+    members = frontier(values, ["ratio", axis])
+    view = View(known, members)
+    shown = ("ratio", axis, "runtime_s", "peak_gib")
+    places = {each: view.places(each) for each in shown}
+    title = AXES.get(axis, QUANTITIES[axis].title)
+    return [
+        [title, name, *(number(cell(values, name, each), places[each]) for each in shown)]
+        for name in members
+    ]
+
+
+def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
+    """Pearson's correlation of the suites over the methods that both have."""
+    pairs = paired(table, source)
+    if not pairs:
+        yield unpaired(table, source)
+    for both in pairs:
+        sections = [known.section for known in both]
+        lines, notes = [], []
+        for name in table.shown(sections[0].is_published):
+            r, n = correlation(*(_of_methods(section, name) for section in sections))
+            if np.isnan(r):
+                notes.append(f"no {QUANTITIES[name].title}: {_why_no_r(sections, name, n)}")
+            else:
+                places = 4 if table.decimals is None else table.decimals
+                lines.append([QUANTITIES[name].title, number(r, places), str(n)])
+        if not lines:
+            yield "; ".join(notes)
+            continue
+        notes.append("over methods, not videos: high where methods differ more than suites do")
+        made = made_by(*((section, list(section.methods)) for section in sections))
+        title = titled(table, "", *sections)
+        yield Grid(title, ["quantity", "Pearson r", "methods"], lines, notes, made, name=table.id)
+
+
+def correlation(first: pd.Series, second: pd.Series) -> tuple[float, int]:
+    """Pearson's r over the names at which both are finite, and how many; NaN for too few."""
+    names = [name for name in first.index if name in second.index]
+    both = np.array([first.reindex(names), second.reindex(names)], float)
+    both = both[:, np.isfinite(both).all(axis=0)]
+    n = both.shape[1]
+    if n < FEWEST or (np.ptp(both, axis=1) == 0).any():
+        return np.nan, n
+    return float(np.corrcoef(both)[0, 1]), n
+
+
+def _of_methods(section: Section, quantity: str) -> pd.Series:
+    values = objectives(section)
+    return values[quantity] if quantity in values else pd.Series(dtype=float)
+
+
+def _why_no_r(sections: Sequence[Section], name: str, n: int) -> str:
+    without = [section for section in sections if not section.has(name)]
+    if without:
+        return f"{without[0].suite}: {without[0].why_not(name)}"
+    return f"{n} methods with a value in both suites, or all values are equal"
+
+
+def weak(table: Table, source: Source) -> Iterator[Grid | str]:
+    """The rows that the study names weak: quality over both suites, ratio and time in the first."""
+    pairs = paired(table, source)
+    if not pairs:
+        yield unpaired(table, source)
+    for both in pairs:
+        first, second = (known.section for known in both)
+        lacks = [
+            said
+            for section in (first, second)
+            for said in why_none(section, [x for x in table.columns if not section.has(x)])
+        ]
+        means = mean_of(first, second, table.columns)
+        rows = {name: row for name in means.index if (row := row_of(first, name)) in table.rows}
+        if lacks or not rows:
+            yield (
+                "; ".join(dict.fromkeys(lacks))
+                or f"none of its rows is in both suites: {', '.join(table.rows)}"
+            )
+            continue
+        yield _weak(table, first, second, means, rows)
+
+
+def _weak(
+    table: Table, first: Section, second: Section, means: pd.DataFrame, rows: Mapping[str, str]
+) -> Grid:
+    by = table.columns[0]
+    ordered = means.loc[list(rows)].sort_values(by)
+    suite = suite_title(first.suite)
+    titles = [f"mean {QUANTITIES[name].title}" for name in table.columns]
+    header = ["method", *titles, f"{suite} ratio", f"{suite} runtime s"]
+    lines = [
+        [
+            str(name),
+            *(
+                number(cell(ordered, name, each), QUANTITIES[each].decimals)
+                for each in table.columns
+            ),
+            number(cell(first.values, name, "ratio"), 2),
+            number(cell(first.values, name, "runtime_s"), 1),
+        ]
+        for name in ordered.index
+    ]
+    if first.is_published:
+        header.append("comment")
+        lines = [[*line, table.comments[rows[line[0]]]] for line in lines]
+    lower = means[means[by] < ordered[by].max()].sort_values(by)
+    unnamed = [
+        f"{name} {cell(lower, name, by):.3f}" for name in map(str, lower.index) if name not in rows
+    ]
+    notes = [f"not named there, though lower in {QUANTITIES[by].title}: {', '.join(unnamed)}"]
+    missing = rows_missing(table, first)
+    gone = [f"rows of the study that are not here: {', '.join(missing)}"] if missing else []
+    made = made_by(*((section, list(rows)) for section in (first, second)))
+    shown = [*(notes if unnamed else []), *gone]
+    return Grid(titled(table, "", first, second), header, lines, shown, made, {0, 5}, table.id)
+
+
+def mean_of(first: Section, second: Section, quantities: Sequence[str]) -> pd.DataFrame:
+    """The mean of two suites over the methods that have a value in both."""
+    sides = [section.values.reindex(columns=list(quantities)) for section in (first, second)]
+    names = [name for name in sides[0].index if name in sides[1].index]
+    return ((sides[0].loc[names] + sides[1].loc[names]) / 2).dropna()
+
+
+KINDS: Mapping[str, Callable[[Table, Source], Iterator[Grid | str]]] = {
+    "coverage": coverage,
+    "methods": of_methods,
+    "beside": beside,
+    "fronts": fronts,
+    "correlations": correlations,
+    "weak": weak,
+    "drift": drift,
+    "traces": maxima,
+}
+
+
+def made(
+    tables: Sequence[Table], sections: Sequence[Section], statistics: bool | None, split: bool
+) -> tuple[list[Grid], dict[str, str]]:
+    """The tables that can be made, and by id why others, or other parts of them, cannot."""
+    source = Source([Known(section) for section in sections], statistics, split)
+    grids, reasons = [], {}
+    for table in tables:
+        found = list(KINDS[table.kind](table, source))
+        said = [each for each in found if isinstance(each, str)]
+        grids += [each for each in found if isinstance(each, Grid)]
+        if said or not found:
+            suites = " or ".join(table.suites)
+            reasons[table.id] = "; ".join(said) or f"no results of {suites}"
+    return grids, reasons

@@ -1,0 +1,255 @@
+"""Columns of a table of methods: values, and with statistics their intervals and differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.choosing.frontiers import cell
+from analysis.quantities import QUANTITIES, Quantity
+from analysis.section import Section
+from analysis.statistics import Difference, Estimate, by_prompt, differences, estimates
+
+MISSING, MARK = "NA", "*"
+COUNTED = ("ratio", "ratio_same", "kv_gib")  # bytes, the same whenever they are counted again
+FOLLOWS = ("seconds_ratio",)  # the runtime in another unit
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and a text a row."""
+
+    header: str
+    texts: Sequence[str]
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """A section with its statistics, each worked out once."""
+
+    section: Section
+    _estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict, repr=False)
+    _differences: dict[str, dict[str, Difference]] = field(default_factory=dict, repr=False)
+
+    def estimates(self, quantity: str) -> dict[str, Estimate]:
+        """As `statistics.estimates`."""
+        if quantity not in self._estimates:
+            self._estimates[quantity] = estimates(self.section, quantity)
+        return self._estimates[quantity]
+
+    def differences(self, quantity: str) -> dict[str, Difference]:
+        """As `statistics.differences`."""
+        if quantity not in self._differences:
+            self._differences[quantity] = differences(self.section, quantity)
+        return self._differences[quantity]
+
+
+@dataclass(frozen=True)
+class View:
+    """The methods of a table in order, and how their numbers are to be shown.
+
+    names: may hold some that the section lacks. with_statistics: intervals and differences.
+    decimals: for all, None for each quantity's own. split: intervals in columns of their own.
+    """
+
+    known: Known
+    names: Sequence[str]
+    with_statistics: bool = False
+    decimals: int | None = None
+    split: bool = False
+
+    @property
+    def section(self) -> Section:
+        """Where the numbers come from."""
+        return self.known.section
+
+    def values(self, quantity: str) -> Sequence[float]:
+        """A number a row, NaN where there is none."""
+        if quantity not in self.section.values:
+            return [np.nan] * len(self.names)
+        column = self.section.values[quantity].reindex(list(self.names))
+        return [float(value) for value in column.tolist()]
+
+    def places(self, quantity: str) -> int:
+        """Decimals of a quantity here: of small sizes and times at least three digits."""
+        if self.decimals is not None:
+            return self.decimals
+        asked = QUANTITIES[quantity]
+        if self.section.is_published or asked.unit not in ("GiB", "s"):
+            return asked.decimals
+        largest = max((abs(x) for x in self.values(quantity) if np.isfinite(x)), default=0.0)
+        digits = 2 - math.floor(math.log10(largest)) if largest > 0 else 0
+        return max(asked.decimals, digits)
+
+
+def columns(view: View, name: str) -> list[Column]:
+    """The columns that a name of the table's file stands for; none if nothing has a value."""
+    if name in OTHERS:
+        return OTHERS[name](view)
+    if not view.section.has(name):
+        return []
+    if not (view.with_statistics and is_sampled(name)):
+        return [of_values(view, name)]
+    if QUANTITIES[name].fidelity or not view.known.differences(name):
+        return _with_interval(view, name)
+    beside = [] if name == "runtime_s" else _with_difference(view, name)
+    return [of_values(view, name), *beside]
+
+
+def is_sampled(quantity: str) -> bool:
+    """Whether other prompts would have given another number, of which a mean is taken."""
+    return QUANTITIES[quantity].over == "mean" and quantity not in (*COUNTED, *FOLLOWS)
+
+
+def number(value: float, decimals: int, sign: str = "") -> str:
+    """A number as printed: NA where there is none, a literal inf."""
+    return MISSING if np.isnan(value) else f"{value:{sign}.{decimals}f}"
+
+
+def of_values(view: View, quantity: str) -> Column:
+    """The plain column of a quantity."""
+    texts = [number(value, view.places(quantity)) for value in view.values(quantity)]
+    return Column(QUANTITIES[quantity].heading, texts)
+
+
+def is_worse(quantity: Quantity, difference: Difference | None) -> bool:
+    """Whether a fidelity is worse than the noise floor, as far as the corrected test supports."""
+    if difference is None or not difference.is_supported:
+        return False
+    return not quantity.improves(difference.mean, 0.0)
+
+
+def _with_interval(view: View, name: str) -> list[Column]:
+    """A value and its interval; of a fidelity a mark where it is worse than the noise floor."""
+    quantity, places = QUANTITIES[name], view.places(name)
+    found, held = view.known.estimates(name), view.known.differences(name)
+    marks = [is_worse(quantity, held.get(method)) for method in view.names]
+    bounds = [_bounds(found.get(method), places) for method in view.names]
+    values = of_values(view, name)
+    if not view.split:
+        return [_joined(values.header, values.texts, bounds, marks)]
+    told = Column(f"{quantity.title} below floor", _answers(view.names, held, marks))
+    return [values, *_ends(values.header, bounds), *([told] if held else [])]
+
+
+def _with_difference(view: View, name: str) -> list[Column]:
+    """What a method differs from BF16 by."""
+    scale = {method: 1.0 for method in view.names}
+    return _difference(view, name, f"{QUANTITIES[name].title} vs BF16", view.places(name), scale)
+
+
+def _runtime_vs(view: View) -> list[Column]:
+    """Seconds against BF16's, in percent of them."""
+    if not view.section.has("runtime_s") or view.section.reference is None:
+        return []
+    header, places = "runtime vs BF16", 1
+    if view.with_statistics and view.known.differences("runtime_s"):
+        return _difference(view, "runtime_s", header, places, _percent_of_base(view), "%")
+    base = cell(view.section.values, view.section.reference, "runtime_s")
+    base = base if base > 0 else np.nan
+    percent = [100 * (value - base) / base for value in view.values("runtime_s")]
+    texts = [number(value, places, "+") for value in percent]
+    return [Column(header, [text if text == MISSING else f"{text}%" for text in texts])]
+
+
+def _difference(
+    view: View, name: str, header: str, places: int, scale: Mapping[str, float], unit: str = ""
+) -> list[Column]:
+    """Paired differences times a scale, their intervals, and marks where they are supported."""
+    found = view.known.differences(name)
+    values, bounds, marks = [], [], []
+    for method in view.names:
+        each = found.get(method)
+        factor = scale.get(method, np.nan)
+        values.append(number(each.mean * factor, places, "+") + unit if each else "")
+        bounds.append(_bounds(each, places, "+", factor))
+        marks.append(bool(each and each.is_supported))
+    if not view.split:
+        return [_joined(header, values, bounds, marks)]
+    tested = _answers(view.names, found, marks)
+    p = [f"{found[method].adjusted:.4g}" if method in found else "" for method in view.names]
+    return [
+        Column(header, values),
+        *_ends(header, bounds),
+        Column(f"{header} p Holm", p),
+        Column(f"{header} supported", tested),
+    ]
+
+
+def _percent_of_base(view: View) -> dict[str, float]:
+    """What turns a difference in seconds into percent of BF16's, over the prompts both have."""
+    table, base = by_prompt(view.section, "runtime_s"), view.section.reference
+    if base not in table:
+        return {}
+    shared = table.notna().mul(table[base], axis=0).where(table.notna())
+    return {str(name): 100 / float(mean) for name, mean in shared.mean().items() if mean > 0}
+
+
+def _joined(
+    header: str, values: Sequence[str], bounds: Sequence[tuple[str, str]], marks: Sequence[bool]
+) -> Column:
+    texts = []
+    for value, (low, high), mark in zip(values, bounds, marks, strict=True):
+        texts.append(value + (f" [{low}, {high}]" if low else "") + MARK * mark)
+    return Column(header, texts)
+
+
+def _bounds(
+    each: Estimate | None, places: int, sign: str = "", factor: float = 1.0
+) -> tuple[str, str]:
+    if each is None or each.bounds is None:
+        return "", ""
+    low, high = (number(end * factor, places, sign) for end in each.bounds)
+    return low, high
+
+
+def _ends(header: str, bounds: Sequence[tuple[str, str]]) -> list[Column]:
+    """The ends of intervals as two columns."""
+    return [
+        Column(f"{header} low", [low for low, _ in bounds]),
+        Column(f"{header} high", [high for _, high in bounds]),
+    ]
+
+
+def _answers(names: Sequence[str], tested: Container[str], marks: Sequence[bool]) -> list[str]:
+    """Marks as words; nothing where there was no test."""
+    pairs = zip(names, marks, strict=True)
+    return [("yes" if mark else "no") if name in tested else "" for name, mark in pairs]
+
+
+def _videos(view: View) -> list[Column]:
+    methods = view.section.methods
+    counts = [methods[name].num_videos if name in methods else 0 for name in view.names]
+    return [Column("videos" if view.section.is_published else "n", list(map(str, counts)))]
+
+
+def _family(view: View) -> list[Column]:
+    methods = view.section.methods
+    texts = [methods[name].family if name in methods else "" for name in view.names]
+    return [Column("family", texts, words=True)]
+
+
+def _status(view: View) -> list[Column]:
+    """Complete, failed in part, unfinished, or not run."""
+    return [Column("status", [_state(view.section, name) for name in view.names], words=True)]
+
+
+def _state(section: Section, name: str) -> str:
+    if name not in section.methods:
+        return "not_run"
+    method = section.methods[name]
+    if method.num_wanted is None or method.num_videos >= method.num_wanted:
+        return "complete"
+    return "partial_failed" if method.num_failed or section.is_published else "unfinished"
+
+
+OTHERS: dict[str, Callable[[View], list[Column]]] = {
+    "videos": _videos,
+    "family": _family,
+    "status": _status,
+    "runtime_vs": _runtime_vs,
+}

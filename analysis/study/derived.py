@@ -1,0 +1,101 @@
+"""What follows from a method's numbers and BF16's: deltas, drops, gains, frontiers, advice.
+
+Source  arXiv 2603.27469: delta x - b, drop b - x, overhead 100 (x - b) / b %, reduction
+100 (1 - x / b) %, speed-up b / x, gain x / b, where b is BF16's. BF16's PSNR is infinite, so that
+a PSNR has no delta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from analysis.choosing.frontiers import cell, flags, objectives, presets
+from analysis.choosing.recommendations import cautions, labels
+from analysis.quantities import QUANTITIES
+from analysis.study import columns as plain
+from analysis.study.columns import Column, View, number
+
+Formula = Callable[[np.float64, np.float64], np.float64]
+FORMULAS: dict[str, tuple[str, Formula]] = {
+    "delta": ("{} - BF16", lambda x, b: x - b),
+    "drop": ("{} drop", lambda x, b: b - x),
+}
+RATIOS: dict[str, tuple[str, str, Formula]] = {
+    "runtime_overhead": ("runtime overhead %", "runtime_s", lambda x, b: 100 * (x - b) / b),
+    "speed_up": ("speed-up", "runtime_s", lambda x, b: b / x),
+    "peak_reduction": ("peak reduction %", "peak_gib", lambda x, b: 100 * (1 - x / b)),
+    "compression_gain": ("compression gain", "ratio", lambda x, b: x / b),
+}
+DECIMALS = 4
+
+
+def _column(view: View, header: str, quantity: str, formula: Formula) -> list[Column]:
+    """One derived column; none without BF16 or without the quantity."""
+    values, reference = objectives(view.section), view.section.reference
+    if reference is None or not view.section.has(quantity):
+        return []
+    base = np.float64(cell(values, reference, quantity))
+    # As a choice BF16 has the fidelity of a video to itself; its reruns are no choice.
+    own = {name: values if name in values.index else view.section.values for name in view.names}
+    values_of = [np.float64(cell(table, name, quantity)) for name, table in own.items()]
+    with np.errstate(all="ignore"):  # what is divided by nothing is infinite
+        found = [float(formula(x, base)) if np.isfinite(base) else np.nan for x in values_of]
+    places = DECIMALS if view.decimals is None else view.decimals
+    return [Column(header, [number(x, places) for x in found])]
+
+
+def _change(quantity: str, kind: str) -> Callable[[View], list[Column]]:
+    heading, formula = FORMULAS[kind]
+    return lambda view: _column(view, heading.format(QUANTITIES[quantity].title), quantity, formula)
+
+
+def _ratio(name: str) -> Callable[[View], list[Column]]:
+    header, quantity, formula = RATIOS[name]
+    return lambda view: _column(view, header, quantity, formula)
+
+
+def _frontiers(view: View) -> list[Column]:
+    """Whether a method is on each of the study's four frontiers."""
+    table = flags(view.section).drop(index=[*view.section.floors, *view.section.reruns])
+    titles = presets()["frontiers"]
+    return [
+        Column(f"frontier: {titles[name]['title']}", [_yes(table, row, name) for row in view.names])
+        for name in map(str, table)
+    ]
+
+
+def _recommended(view: View) -> list[Column]:
+    """What the study's rules recommend a method for."""
+    found = labels(view.section)
+    return [Column("recommended for", [found.get(name, "") for name in view.names], words=True)]
+
+
+def _cautions(view: View) -> list[Column]:
+    """What the study's rules warn of."""
+    found = cautions(view.section)
+    texts = ["; ".join(found.get(name, ())) for name in view.names]
+    return [Column("cautions", texts, words=True)]
+
+
+def _yes(table: pd.DataFrame, row: str, column: str) -> str:
+    """Empty where a method is no choice: BF16 done once more."""
+    if row not in table.index:
+        return ""
+    return "yes" if table[column].to_dict()[row] else "no"
+
+
+DERIVED: dict[str, Callable[[View], list[Column]]] = {
+    **{f"{each}_{kind}": _change(each, kind) for each in QUANTITIES for kind in FORMULAS},
+    **{name: _ratio(name) for name in RATIOS},
+    "frontiers": _frontiers,
+    "recommended": _recommended,
+    "cautions": _cautions,
+}
+
+
+def columns(view: View, name: str) -> list[Column]:
+    """The columns that any name of the table's file stands for; none if nothing has a value."""
+    return DERIVED[name](view) if name in DERIVED else plain.columns(view, name)

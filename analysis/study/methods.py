@@ -1,0 +1,169 @@
+"""Tables with a row a method: of one suite, or of both side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from analysis.grids import Grid
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.study.columns import Column, Known, View
+from analysis.study.derived import columns
+from analysis.study.notes import made_by, notes
+from analysis.study.rows import label, names_of
+from analysis.study.spec import Table, is_of_study, suite_title
+
+
+@dataclass(frozen=True)
+class Source:
+    """All sections of a source with their statistics, and how tables are wanted.
+
+    statistics: None for what fits the source: with them for results, without for the study.
+    split: intervals in columns of their own.
+    """
+
+    sections: Sequence[Known]
+    statistics: bool | None = None
+    split: bool = False
+
+    def of_suite(self, suite: str) -> list[Known]:
+        """The sections of one suite."""
+        return [known for known in self.sections if known.section.suite == suite]
+
+    def of_table(self, table: Table) -> list[Known]:
+        """The sections of a table's suites, and of suites that no table is for."""
+        return [
+            known
+            for known in self.sections
+            if known.section.suite in table.suites
+            or (table.any_suite and not is_of_study(known.section.suite))
+        ]
+
+    def has_statistics(self, table: Table, section: Section) -> bool:
+        """Whether a table is shown with intervals."""
+        asked = not section.is_published if self.statistics is None else self.statistics
+        return asked and not table.plain
+
+
+def of_methods(table: Table, source: Source) -> Iterator[Grid | str]:
+    """One table a section."""
+    for known in source.of_table(table):
+        view = _view(table, source, known)
+        found, left_out = _columns(table, view)
+        if not view.names or not found:
+            yield f"none of its rows or columns is in {known.section.title}"
+            continue
+        section = known.section
+        yield Grid(
+            title=titled(table, suite_title(section.suite) + ", ", section),
+            header=["method", *(column.header for column in found)],
+            lines=_lines(section, view.names, found),
+            notes=notes(table, view, left_out),
+            made_by=made_by((section, view.names)),
+            words={0, *(i for i, column in enumerate(found, 1) if column.words)},
+            name=table.id,
+        )
+
+
+def beside(table: Table, source: Source) -> Iterator[Grid | str]:
+    """Both suites side by side: the study's rows, then the others that both have."""
+    pairs = paired(table, source)
+    if not pairs:
+        yield unpaired(table, source)
+    for both in pairs:
+        of_each = [names_of(table, known.section) for known in both]
+        names = [name for name in of_each[0] if all(name in others for others in of_each)]
+        alone = list(dict.fromkeys(name for each in of_each for name in each if name not in names))
+        found: list[Column] = []
+        noted: list[list[str]] = []
+        for known in both:
+            view = replace(_view(table, source, known), names=names)
+            title = suite_title(known.section.suite)
+            own, left_out = _columns(table, view)
+            found += [replace(column, header=f"{title} {column.header}") for column in own]
+            noted.append(notes(table, view, left_out))
+        if not names or not found:
+            yield "no method and column is in both suites"
+            continue
+        yield Grid(
+            title=titled(table, "", *(known.section for known in both)),
+            header=["method", *(column.header for column in found)],
+            lines=_lines(both[0].section, names, found),
+            notes=[
+                *merged([suite_title(known.section.suite) for known in both], noted),
+                *([f"in one of the suites only: {', '.join(alone)}"] if alone else []),
+            ],
+            made_by=made_by(*((known.section, names) for known in both)),
+            name=table.id,
+        )
+
+
+def merged(titles: Sequence[str], noted: Sequence[Sequence[str]]) -> list[str]:
+    """What is said of all once, what is said of one with its name."""
+    shared = [note for note in noted[0] if all(note in others for others in noted)]
+    own = [
+        f"{title}: {note}"
+        for title, notes_of in zip(titles, noted, strict=True)
+        for note in notes_of
+        if note not in shared
+    ]
+    return [*shared, *own]
+
+
+def paired(table: Table, source: Source) -> list[list[Known]]:
+    """Sections that differ in their suite alone, one of each suite of a table."""
+    found: dict[str, list[list[Known]]] = {}
+    for place, suite in enumerate(table.suites):
+        for known in source.of_suite(suite):
+            places = found.setdefault(_shared(known.section), [[] for _ in table.suites])
+            places[place].append(known)
+    # Two of one suite that are called alike: which belongs to which is not known.
+    return [[each[0] for each in of] for of in found.values() if all(len(x) == 1 for x in of)]
+
+
+def _shared(section: Section) -> str:
+    """A section's title without its suite and without the run that it is held against."""
+    return section.title.removeprefix(section.suite).partition(", against ")[0]
+
+
+def unpaired(table: Table, source: Source) -> str:
+    """Why a table of two suites cannot be made."""
+    here = dict.fromkeys(known.section.suite for known in source.sections)
+    wanted = " and ".join(table.suites)
+    if set(table.suites) <= set(here):
+        return f"it needs {wanted} of the same model and settings, once each"
+    return f"it needs {wanted}; here is only {', '.join(here) or 'nothing'}"
+
+
+def titled(table: Table, before: str, *sections: Section) -> str:
+    """The number of a table, what it shows and of what."""
+    number = f"Table {table.id}" if len(table.id) <= 2 else table.id
+    caption = before + table.caption
+    of = ["published study" if each.is_published else each.title for each in sections]
+    said = f" ({'; '.join(dict.fromkeys(of))})" if of else ""
+    return f"{number}. {caption[0].upper()}{caption[1:]}{said}"
+
+
+def _view(table: Table, source: Source, known: Known) -> View:
+    section = known.section
+    with_statistics = source.has_statistics(table, section)
+    names = names_of(table, section)
+    decimals = None if with_statistics else table.decimals
+    return View(known, names, with_statistics, decimals, source.split)
+
+
+def _columns(table: Table, view: View) -> tuple[list[Column], list[str]]:
+    """The columns that have a value, and the quantities that have none."""
+    own = {name: columns(view, name) for name in table.shown(view.section.is_published)}
+    left_out = [name for name, found in own.items() if not found and name in QUANTITIES]
+    if not any(found for name, found in own.items() if name in QUANTITIES):
+        return [], left_out
+    return [column for found in own.values() for column in found], left_out
+
+
+def _lines(section: Section, names: Sequence[str], found: Sequence[Column]) -> list[list[str]]:
+    return [
+        [label(section, name), *(column.texts[i] for column in found)]
+        for i, name in enumerate(names)
+    ]

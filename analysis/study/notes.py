@@ -1,0 +1,182 @@
+"""What stands beneath a table of methods: how to read it, what is not in it, what made it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from analysis.choosing.frontiers import frontiers
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.statistics import FEWEST, NUM_DRAWS, base_of
+from analysis.study.columns import COUNTED, FOLLOWS, MARK, View, is_sampled
+from analysis.study.rows import rows_missing
+from analysis.study.spec import Table
+from harness.power import ALPHA, least_prompts, sentence, smallest_p
+
+WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")  # of a shell, with its quotes
+
+
+def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
+    """Everything that the reader must know, in the order of its weight."""
+    section = view.section
+    shown = [name for name in table.shown(section.is_published) if name in QUANTITIES]
+    shown = [name for name in shown if section.has(name)]
+    found: list[str] = []
+    if view.with_statistics:
+        found += _statistics(view, [name for name in shown if _has_interval(table, view, name)])
+    if set(shown) & {"runtime_s", "seconds_ratio"} and section.phases:
+        found.append(f"seconds: {section.phases}")
+    found += why_none(section, left_out)
+    found += _absent_values(view, shown)
+    found += [section.remarks[name] for name in shown if name in section.remarks]
+    found += section.notes
+    if "frontiers" in table.shown(section.is_published):
+        found += [
+            f"frontier {each.title}: without {_titles(list(each.left_out))}, not measured here"
+            for each in frontiers(section)
+            if each.left_out
+        ]
+    missing = rows_missing(table, section)
+    if missing and not table.absent:
+        found.append(f"rows of the study that are not here: {', '.join(missing)}")
+    return found
+
+
+def _has_interval(table: Table, view: View, name: str) -> bool:
+    """Whether a table says how sure a quantity is: a runtime only where its difference is shown."""
+    if name != "runtime_s" or "runtime_vs" in table.shown(view.section.is_published):
+        return True
+    return not view.known.differences(name)
+
+
+def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
+    """The command and the run of every row that has one; words that all share are said once."""
+    methods = [section.methods[n] for section, names in rows for n in names if n in section.methods]
+    typed = [(each.run_id, WORD.findall(each.command)) for each in methods if each.run_id]
+    words = [command for _, command in typed if command]
+    shared = [word for word in words[0] if all(word in each for each in words)] if words else []
+    if len(words) < 2 or not shared:
+        return [f"{run_id}  {' '.join(command)}".strip() for run_id, command in typed]
+    own = [(run_id, [word for word in each if word not in shared]) for run_id, each in typed]
+    return [
+        f"{' '.join(shared)}, and by run",
+        *(f"{run_id}  {' '.join(each)}" for run_id, each in own),
+    ]
+
+
+def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
+    """What brackets and marks mean, and how much so few prompts can show."""
+    section = view.section
+    sampled = [name for name in shown if is_sampled(name)]
+    held = [name for name in sampled if not QUANTITIES[name].fidelity]
+    against = [name for name in sampled if QUANTITIES[name].fidelity]
+    if not sampled:
+        return
+    yield (
+        f"in brackets: 95 % bootstrap interval over prompts ({NUM_DRAWS} draws, the same for all "
+        f"methods); none for fewer than {FEWEST} prompts"
+    )
+    test = f"two-sided sign-flip test, Holm-corrected, {float(ALPHA):g}"
+    if any(view.known.differences(name) for name in held):
+        yield (
+            f"vs BF16: method less {section.reference} on the prompts that both have; {MARK} where "
+            f"a paired test supports a difference ({test})"
+        )
+    floor = next(iter(section.floors), None)
+    if against and floor is not None:
+        yield (
+            f"{_titles(against)}: {MARK} where worse than the noise floor, {floor} ({test}); "
+            "no difference to BF16 has a meaning there"
+        )
+    elif against and section.reference is not None and not section.is_published:
+        yield (
+            f"{_titles(against)}: without marks, as there is no noise floor among the runs; python "
+            f"-m harness experiment=noise_floor suite={section.suite} makes one"
+        )
+    exact = [name for name in shown if name in COUNTED]
+    if exact:
+        yield f"{_titles(exact)}: counted bytes, so no interval"
+    if "peak_gib" in shown:
+        yield "peak: the largest of all videos, so no interval"
+    if set(shown) & set(FOLLOWS):
+        yield f"{_titles(FOLLOWS)}: the runtime over the seconds generated"
+    yield from _power(view, sampled)
+    yield from _numbers(view, sampled)
+
+
+def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
+    """What the prompts can show, a line for every number of prompts and of comparisons."""
+    said: dict[str, list[str]] = {}
+    for name in sampled:
+        found = view.known.differences(name)
+        if found:
+            n = max(each.n for each in found.values())
+            said.setdefault(_can_show(n, len(found)), []).append(name)
+    for sentence_, names in said.items():
+        yield f"{_titles(names)}: {sentence_}"
+
+
+def _can_show(num_prompts: int, num_comparisons: int) -> str:
+    if num_prompts < least_prompts(num_comparisons) or smallest_p(num_prompts) > ALPHA:
+        return sentence(num_prompts, num_comparisons)
+    return f"{num_comparisons} comparisons on {num_prompts} prompts"
+
+
+def _numbers(view: View, sampled: Sequence[str]) -> Iterator[str]:
+    """Methods whose numbers rest on fewer prompts than others', and values without rows."""
+    said: dict[str, list[str]] = {}
+    for name in sampled:
+        for sentence_ in _of_prompts(view, name):
+            said.setdefault(sentence_, []).append(name)
+    for sentence_, names in said.items():
+        yield f"{_titles(names)}: {sentence_}"
+
+
+def _of_prompts(view: View, name: str) -> Iterator[str]:
+    counts = {method: each.n for method, each in view.known.estimates(name).items()}
+    here = [method for method in view.names if method in view.section.methods]
+    most = max(counts.values(), default=0)
+    few = [f"{method} {counts[method]}" for method in here if counts.get(method, most) < most]
+    if few:
+        yield f"fewer prompts than {most}: {', '.join(few)}"
+    known = view.section.values[name].notna()
+    without = [method for method in here if known[method] and method not in counts]
+    if without:
+        some = ", ".join(without) if len(without) <= 6 else f"{len(without)} methods"
+        yield f"no value of each video, so no interval: {some}"
+    base = base_of(view.section, name)
+    if base is not None and counts and base not in counts:
+        yield f"no value of each video of {base}, so no difference to it"
+
+
+def _absent_values(view: View, shown: Sequence[str]) -> Iterator[str]:
+    """Why single methods lack what others have."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for name in view.names:
+        method = view.section.methods.get(name)
+        if method is None or name == view.section.reference:
+            continue
+        lacks = [each for each in shown if view.section.values[each].isna()[name]]
+        for why, what in _by_reason(method.reasons, lacks).items():
+            said.setdefault((what, why), []).append(name)
+    for (what, why), names in said.items():
+        yield f"no {what} of {', '.join(names)}: {why}"
+
+
+def why_none(section: Section, names: Sequence[str]) -> list[str]:
+    """Why nothing in a section has a value of some quantities, each reason once."""
+    reasons = {name: section.why_not(name) for name in names}
+    return [f"no {what}: {why}" for why, what in _by_reason(reasons, names).items()]
+
+
+def _by_reason(reasons: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Titles by reason, so that a reason is said once."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(reasons.get(name, "not measured"), []).append(name)
+    return {why: _titles(each) for why, each in found.items()}
+
+
+def _titles(names: Sequence[str]) -> str:
+    return ", ".join(QUANTITIES[name].title for name in names)

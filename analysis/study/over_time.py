@@ -1,0 +1,80 @@
+"""Tables of what goes on in the course of a video: quality by second, largest memory of a trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.grids import Grid
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.study.columns import number
+from analysis.study.methods import Source, titled
+from analysis.study.notes import made_by
+from analysis.study.rows import label, names_of
+from analysis.study.spec import Table, suite_title
+
+CURVES = ("drift_last", "imaging")  # the study's prefix clips; ours, second by second
+KINDS = {"memory": "memory GiB", "reserved": "reserved GiB", "kv": "KV GiB"}
+
+
+def drift(table: Table, source: Source) -> Iterator[Grid | str]:
+    """Imaging quality by second, a row a method, as far as there are points."""
+    for known in source.of_table(table):
+        section = known.section
+        name = next((each for each in CURVES if each in section.curves), None)
+        if name is None:
+            yield section.remarks.get("curves") or f"no imaging: {section.why_not('imaging')}"
+            continue
+        curves = section.curves[name]
+        header = [f"{second:g} s" for second in curves.index]
+        yield _grid(table, section, curves.T, header, QUANTITIES[name].decimals, "curves")
+
+
+def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
+    """The largest memory and bytes of history in one video's trace."""
+    for known in source.of_table(table):
+        section = known.section
+        found = section.trace_maxima if section.is_published else _of_traces(section)
+        if found.empty:
+            yield section.remarks.get("traces") or f"no run of {section.suite} has a trace"
+            continue
+        found = found[[kind for kind in KINDS if kind in found]]
+        least = min(found.max())  # of the smallest kind three digits
+        decimals = max(3, 2 - math.floor(math.log10(least))) if least > 0 else 3
+        yield _grid(table, section, found, [KINDS[str(kind)] for kind in found], decimals, "traces")
+
+
+def _of_traces(section: Section) -> pd.DataFrame:
+    largest = {
+        kind: {name: float(trace.gib.max()) for name, trace in traces.items() if len(trace.gib)}
+        for kind, traces in section.traces.items()
+    }
+    return pd.DataFrame(largest)
+
+
+def _grid(
+    table: Table,
+    section: Section,
+    values: pd.DataFrame,
+    header: list[str],
+    decimals: int,
+    remark: str,
+) -> Grid:
+    names = [name for name in names_of(table, section) if name in values.index]
+    lines = [
+        [label(section, name), *(number(float(x), decimals) for x in values.T[name].tolist())]
+        for name in names
+    ]
+    notes = [section.remarks[remark]] if remark in section.remarks else []
+    traced = [f"one video: {section.traced}"] if remark == "traces" and section.traced else []
+    return Grid(
+        title=titled(table, suite_title(section.suite) + ", ", section),
+        header=["method", *header],
+        lines=lines,
+        notes=[*traced, *notes, *section.notes],
+        made_by=made_by((section, names)),
+        name=table.id,
+    )

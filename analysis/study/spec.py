@@ -1,0 +1,86 @@
+"""The study's tables as their file has them, with types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import UserError
+
+FILE = Path(__file__).with_name("tables.yaml")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table; the fields are explained in the file.
+
+    any_suite: also for suites that the study does not have. others: methods that `rows` lacks
+    follow, from the study's data too. absent: rows that are not there are shown as such.
+    plain: never with intervals.
+    """
+
+    id: str
+    kind: str
+    caption: str
+    suites: Sequence[str]
+    rows: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    measured: Sequence[str] = ()
+    sort: str = ""
+    decimals: int | None = None
+    others: bool = False
+    absent: bool = False
+    any_suite: bool = False
+    plain: bool = False
+    comments: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, is_published: bool) -> Sequence[str]:
+        """The columns for a source."""
+        return self.columns if is_published else self.measured or self.columns
+
+
+@cache
+def _file() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load(FILE.read_text())
+    return found
+
+
+@cache
+def tables() -> Mapping[str, Table]:
+    """All tables by id, in the study's order."""
+    return {each["id"]: Table(**each) for each in _file()["tables"]}
+
+
+def suite_title(suite: str) -> str:
+    """A suite as the study writes it."""
+    return str(_file()["suites"].get(suite, suite))
+
+
+def is_of_study(suite: str) -> bool:
+    """Whether the study has a suite of this name."""
+    return suite in _file()["suites"]
+
+
+def chosen(words: str | None) -> list[Table]:
+    """The tables asked for, as `2,A1`; all without a word.
+
+    Raises  UserError: there is no such table.
+    """
+    known = tables()
+    if not words:
+        return list(known.values())
+    asked = [word.strip() for word in words.split(",") if word.strip()]
+    by_lower = {name.lower(): name for name in known}
+    unknown = [word for word in asked if word.lower() not in by_lower]
+    if unknown or not asked:
+        word = unknown[0] if unknown else words
+        near = difflib.get_close_matches(word.lower(), by_lower, cutoff=0.5)
+        hint = f", did you mean {' or '.join(by_lower[each] for each in near)}" if near else ""
+        raise UserError(f"--table {word}: no such table{hint}; there are {', '.join(known)}")
+    return [known[by_lower[word.lower()]] for word in asked]

@@ -1,0 +1,74 @@
+"""Memory of one video over time and at its peak, from the traces that runs leave."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.section import Trace
+from harness import parquet
+from harness.sizes import GIB
+
+PROCESS = "in_use"  # everything, of which the others are parts
+SCRATCH = "scratch"  # held while attending, no history
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The traces of one video, the one that most methods have; empty without any."""
+
+    traces: Mapping[str, Mapping[str, Trace]] = field(default_factory=dict)
+    components: pd.DataFrame = field(default_factory=pd.DataFrame)
+    said: str = ""
+
+
+def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
+    """Read the traces of the video that most methods have one of.
+
+    folders: of runs, by the name of their method. key: the columns that tell a video.
+    """
+    stems = Counter(
+        path.stem for folder in folders.values() for path in (folder / "trace").glob("*.parquet")
+    )
+    if not stems:
+        return Traced()
+    stem = min(stems, key=lambda each: (-stems[each], each))
+    files = {name: folder / "trace" / f"{stem}.parquet" for name, folder in folders.items()}
+    tables = {name: _read(path) for name, path in files.items() if path.exists()}
+    parts = {name: _at_peak(table) for name, table in tables.items()}
+    over_time = {
+        "kv": {name: _trace(table, is_kv=True) for name, table in tables.items()},
+        "memory": {name: _trace(table, is_kv=False) for name, table in tables.items()},
+    }
+    first = next(iter(tables.values())).iloc[0]
+    said = ", ".join(f"{name.replace('_index', '')} {first[name]}" for name in key)
+    return Traced(over_time, pd.DataFrame(parts).T.fillna(0.0), said)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table: pd.DataFrame = parquet.read(
+        path, None, f"remove it: rm {path}; a trace is drawn, not counted"
+    ).to_pandas()
+    return table
+
+
+def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
+    """What history held, or the whole process, after each chunk."""
+    points = table[table["moment"] == "chunk"]
+    whole = points["component"] == PROCESS
+    chosen = points[~whole & (points["component"] != SCRATCH)] if is_kv else points[whole]
+    sums = chosen.groupby("time_s")["bytes"].sum() / GIB
+    return Trace(sums.index.to_numpy(float), sums.to_numpy(float))
+
+
+def _at_peak(table: pd.DataFrame) -> pd.Series:
+    """GiB by component at the phase whose peak was the largest."""
+    peaks = table[table["moment"] == "peak"]
+    if peaks.empty:
+        return pd.Series(dtype=float)
+    largest = peaks.groupby("phase")["bytes"].sum().idxmax()
+    return peaks[peaks["phase"] == largest].groupby("component")["bytes"].sum() / GIB

@@ -1,0 +1,179 @@
+"""Which method: the study's frontiers and recommendations, or what is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from analysis.choosing import answers
+from analysis.choosing.choices import Question, preset
+from analysis.choosing.constraints import named, parse
+from analysis.choosing.equal_memory import TOLERANCE
+from analysis.choosing.frontiers import presets
+from analysis.grids import Grid
+from analysis.quantities import QUANTITIES
+from analysis.section import Section
+from analysis.verbs.common import of_source, source
+from harness.errors import UserError
+
+View = Callable[[Section], Iterator[Grid]]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The source and the question."""
+    known = presets()
+    of_source(parser)
+    parser.add_argument("--suite", help="only this suite")
+    parser.add_argument("--format", choices=["text", "md", "csv"], default="text")
+    parser.add_argument(
+        "--under", action="append", default=[], metavar="BOUND",
+        help="what must hold: 'peak_gib<=8', 'runtime_s<=1.1x' (times BF16's), "
+        "'ssim>=bf16-0.05'; may be repeated",
+    )  # fmt: skip
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument("--best", metavar="QUANTITY", help="the best of this first")
+    order.add_argument(
+        "--preset", metavar="NAME", help="an order of the study: " + ", ".join(known["presets"])
+    )
+    front = parser.add_mutually_exclusive_group()
+    front.add_argument("--axes", metavar="A,B", help="only what no other beats in these quantities")
+    front.add_argument(
+        "--frontier", metavar="NAME", help="one of the study's: " + ", ".join(known["frontiers"])
+    )
+    parser.add_argument(
+        "--equal-memory", action="store_true", help="methods that hold as many bytes, side by side"
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--at-gib", type=_positive, metavar="N", help="those that hold so many GiB")
+    size.add_argument("--at-ratio", type=_positive, metavar="R", help="those of this ratio")
+    parser.add_argument(
+        "--tolerance", type=_positive, default=TOLERANCE, metavar="SHARE",
+        help=f"what counts as the same bytes (default {TOLERANCE:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--card-gib", type=_positive, metavar="N",
+        help="the longest video that a card of so many GiB holds, as planned",
+    )  # fmt: skip
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print what can be shown and say what cannot.
+
+    Raises  UserError: a wrong word, or nothing could be shown.
+    """
+    sections = _of_suite(source(words), words.suite)
+    grids: list[Grid] = []
+    refused: list[tuple[str, str]] = []
+    views = _views(words, sections)
+    for section in sections:
+        for view in views:
+            try:
+                grids += view(section)
+            except UserError as error:
+                refused.append((section.title, str(error)))
+    if not grids:
+        whys = dict.fromkeys(why for _, why in refused)
+        raise UserError("; ".join(whys) or "there is nothing to choose from")
+    if words.format == "csv" and len(grids) > 1:
+        suites = ", ".join(dict.fromkeys(each.suite for each in sections))
+        raise UserError(
+            f"{len(grids)} tables as CSV do not go one after the other: ask for one "
+            f"(--suite of {suites}; --preset, --under or --at-ratio)"
+        )
+    _print(grids, refused, words.format)
+    return 0
+
+
+def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], how: str) -> None:
+    """The tables with their notes; those of CSV go to the other stream."""
+    for i, each in enumerate(grids):
+        print("\n" * bool(i), end="")
+        if how == "text":
+            each.show()
+        else:
+            print(each.markdown() if how == "md" else each.csv(), end="")
+    beneath = [
+        *(grids[0].notes if how == "csv" else []),
+        *(f"not shown: {title}: {why}" for title, why in refused),
+    ]
+    for said in beneath:
+        print(f"- {said}" if how == "md" else said, file=sys.stderr if how == "csv" else sys.stdout)
+
+
+def _positive(word: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{word}: give a number above 0")
+    return value
+
+
+def _of_suite(sections: Sequence[Section], suite: str | None) -> list[Section]:
+    """The sections of one suite, or all.
+
+    Raises  UserError: there is none of it.
+    """
+    found = [each for each in sections if suite in (None, each.suite)]
+    if not found:
+        known = ", ".join(dict.fromkeys(each.suite for each in sections)) or "nothing"
+        raise UserError(f"--suite {suite}: there is {known}")
+    return found
+
+
+def _views(words: argparse.Namespace, sections: Sequence[Section]) -> list[View]:
+    """What is to be shown of each section; the overview if nothing was asked."""
+    found: list[View] = []
+    if words.under or words.best or words.preset or words.axes or words.frontier:
+        found.append(partial(answers.answer, question=_question(words, sections)))
+    if words.at_gib or words.at_ratio:
+        size = {"gib": words.at_gib, "ratio": words.at_ratio}
+        found.append(partial(answers.of_size, tolerance=words.tolerance, **size))
+    elif words.equal_memory:
+        found.append(partial(answers.equal_memory, tolerance=words.tolerance))
+    if words.card_gib:
+        found.append(partial(answers.longest, card_gib=words.card_gib))
+    return found or [answers.overview]
+
+
+def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Question:
+    """What is asked.
+
+    Raises  UserError: a word of it is not known.
+    """
+    known = [name for name in QUANTITIES if any(each.has(name) for each in sections)]
+    under = tuple(parse(word, known) for word in words.under)
+    order = preset(words.preset) if words.preset else None
+    by = (named(words.best, known),) if words.best else order.by if order else ()
+    front, about = _front(words, known)
+    said = [order.title] if order else []
+    said += [f"no other beats it in {about}"] if about else []
+    said += [f"best {QUANTITIES[words.best].title}"] if words.best else []
+    said += [f"under {', '.join(map(str, under))}"] if under else []
+    return Question(
+        ", ".join(said),
+        under + (order.under if order else ()),
+        by,
+        front,
+        is_typed=not (order or words.frontier),
+    )
+
+
+def _front(words: argparse.Namespace, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The quantities of the frontier that is asked for, if any, and words for it."""
+    if words.frontier:
+        fronts = presets()["frontiers"]
+        if words.frontier not in fronts:
+            raise UserError(
+                f"there is no frontier {words.frontier!r}: choose {', '.join(fronts)}, or give "
+                "quantities as --axes ratio,ssim"
+            )
+        axes = tuple(fronts[words.frontier]["axes"])
+    else:
+        axes = tuple(named(word.strip(), known) for word in (words.axes or "").split(",") if word)
+    return axes, ", ".join(QUANTITIES[axis].title for axis in axes)

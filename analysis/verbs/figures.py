@@ -1,0 +1,55 @@
+"""Every figure of the study, and ours besides, as SVG or PDF."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from analysis.figures.catalogue import FIGURES, chosen, drawn
+from analysis.figures.figure import Absent
+from analysis.figures.paper import pdf, svg
+from analysis.pages import write
+from analysis.verbs.common import of_source, source
+from harness.errors import UserError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The source, which figures, how, and where to."""
+    of_source(parser)
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the files")
+    parser.add_argument("--format", choices=["svg", "pdf"], default="svg")
+    names = ", ".join(FIGURES)
+    parser.add_argument("--figure", help=f"names, as drift,kv-trace (default: all): {names}")
+
+
+def run(words: argparse.Namespace) -> int:
+    """Write a file a figure, say where each is, and which could not be drawn and why.
+
+    Raises  UserError: no such figure, or none could be drawn.
+    """
+    names = chosen(words.figure)
+    sections = source(words)
+    suites: Counter[str] = Counter()
+    absent: dict[str, list[str]] = {}
+    count = 0
+    for section in sections:
+        suites[section.suite] += 1
+        nth = f"-{suites[section.suite]}" if suites[section.suite] > 1 else ""
+        if len(sections) > 1 or nth:
+            print(f"{section.title}:")
+        for each in drawn(section, names):
+            if isinstance(each, Absent):
+                absent.setdefault(f"{each.name}: {each.reason}", []).append(section.suite + nth)
+                continue
+            path = words.out / f"{section.suite}{nth}-{each.name}.{words.format}"
+            write(path, svg(each) if words.format == "svg" else pdf(each))
+            print(f"{path}  {each.title}")
+            count += 1
+    for said, where in absent.items():
+        print(f"not drawn: {said} ({', '.join(where)})")
+    if not count:
+        raise UserError(
+            f"no figure could be drawn of {len(sections)} sections; the lines above say why of each"
+        )
+    return 0

@@ -1,0 +1,78 @@
+"""A folder of pages that opens from disk: plots, table, cards, and videos in step."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.verbs.common import of_source, source
+from harness.errors import UserError
+from harness.sizes import size
+
+OUT = "report"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read, where it goes, and which prompts get a page."""
+    parser.add_argument(
+        "results", nargs="?", help="a folder of results, or the word published, as with --source"
+    )
+    of_source(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path(OUT), help="folder of the report (default: report)"
+    )
+    parser.add_argument(
+        "--prompts",
+        type=prompts,
+        help="which prompts get a page with their videos, as 0:8 or 3: (default: all with an MP4)",
+    )
+
+
+def run(words: argparse.Namespace) -> int:
+    """Write it, and say where it is and what it holds."""
+    from analysis.report import folder
+    from analysis.report.progress import slow
+    from analysis.report.write import write
+
+    if words.results is not None:
+        if words.source != "results" and words.source != words.results:
+            raise UserError(
+                f"both {words.results} and --source {words.source} were given: keep one of them"
+            )
+        words.source = words.results
+    folder.refuse_others(words.out.resolve())  # before anything is read
+    with slow(f"reading {words.source}"):
+        found = source(words)
+    made = write(found, words.out, _typed(sys.argv[2:]), words.prompts)
+    videos = f"{made.videos.num} videos of {size(made.videos.nbytes)}" if made.videos.num else ""
+    print(
+        f"{made.out / 'index.html'}: {made.num_methods} methods, {made.num_prompts} prompts in "
+        f"step, {size(made.page_bytes)} of pages, {videos or 'no videos'}"
+    )
+    for section in found:
+        for note in section.notes:
+            print(f"- {section.title}: {note}")
+    return 0
+
+
+def prompts(text: str) -> slice:
+    """A range of prompts: `0:8`, `3:`, `:4` or one number.
+
+    Raises  argparse.ArgumentTypeError: it is none of these.
+    """
+    try:
+        ends = [int(each) if each else None for each in text.split(":")]
+    except ValueError:
+        ends = []
+    if len(ends) == 1 and ends[0] is not None and ends[0] >= 0:
+        return slice(ends[0], ends[0] + 1)
+    if len(ends) == 2 and all(end is None or end >= 0 for end in ends):
+        return slice(*ends)
+    raise argparse.ArgumentTypeError(f"{text}: give a range as 0:8, or one number")
+
+
+def _typed(words: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "analysis", "report", *words])

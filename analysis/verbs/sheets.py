@@ -1,0 +1,25 @@
+"""A picture a prompt: all methods at the same instants."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from analysis.sheets import draw_sheets
+from analysis.verbs.common import of_results
+from harness.store import load
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, where the pictures go, how many instants."""
+    of_results(parser)
+    parser.add_argument("--out", type=Path, default=Path("sheets"), help="folder of the pictures")
+    parser.add_argument("--columns", type=int, default=6, help="instants, evenly over the video")
+
+
+def run(words: argparse.Namespace) -> int:
+    """Draw them, and say where they are, a line each."""
+    results = Path(words.results)
+    for path in draw_sheets(load(results), results, words.out, words.columns):
+        print(path)
+    return 0

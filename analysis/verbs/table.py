@@ -1,0 +1,26 @@
+"""Every run below a folder, a table a contract."""
+
+from __future__ import annotations
+
+import argparse
+
+from analysis.tables import markdown, print_section, sections
+from analysis.verbs.common import of_results, of_text
+from harness.store import load
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder and the format."""
+    of_results(parser)
+    of_text(parser)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print it."""
+    runs = [rows for _, rows in load(words.results).groupby("run_id", sort=False)]
+    for section in sections(runs):
+        if words.format == "md":
+            print(markdown(section))
+        else:
+            print_section(section)
+    return 0

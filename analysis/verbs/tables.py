@@ -1,0 +1,126 @@
+"""The study's tables, from its own data or from results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from analysis.grids import Grid
+from analysis.pages import write
+from analysis.study.across import made
+from analysis.study.spec import chosen
+from analysis.verbs.common import of_source, source
+from harness.errors import UserError
+
+ENDINGS = {"text": "txt", "md": "md", "latex": "tex", "csv": "csv"}
+LINE = {"text": "", "md": "- ", "latex": "% "}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The source, which tables, how, and where to."""
+    of_source(parser)
+    parser.add_argument("--table", help="ids, as 2,A1 (default: all)")
+    parser.add_argument("--format", choices=ENDINGS, default="text")
+    parser.add_argument("--out", type=Path, help="folder: a file a table instead of the terminal")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--statistics",
+        action="store_const",
+        const=True,
+        help="with intervals and marks (default for results)",
+    )
+    shown.add_argument(
+        "--plain",
+        dest="statistics",
+        action="store_const",
+        const=False,
+        help="without (default for the study's data)",
+    )
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print or write them, and say which could not be made and why.
+
+    Raises  UserError: none could be made, or CSV of several was asked for on the terminal.
+    """
+    tables = chosen(words.table)
+    grids, reasons = made(tables, source(words), words.statistics, words.format == "csv")
+    if not grids:
+        first, why = next(iter(reasons.items()))
+        raise UserError(f"no table could be shown: {first}: {why}")
+    if words.out:
+        for path in _written(grids, words.format, words.out):
+            print(path)
+        print("".join(f"{line}\n" for line in _not_shown(reasons)), end="")
+    elif words.format == "csv":
+        _print_csv(grids, reasons)
+    else:
+        _print(grids, words.format, reasons)
+    return 0
+
+
+def _print(grids: Sequence[Grid], how: str, reasons: Mapping[str, str]) -> None:
+    """One after the other, and beneath what could not be made."""
+    for i, grid in enumerate(grids):
+        if i:
+            print()
+        _show(grid, how)
+    if reasons:
+        print()
+        for line in _not_shown(reasons):
+            print(f"{LINE[how]}{line}")
+
+
+def _print_csv(grids: Sequence[Grid], reasons: Mapping[str, str]) -> None:
+    """One table; what it has no place for goes to the other stream.
+
+    Raises  UserError: there are several.
+    """
+    if len(grids) > 1:
+        names = ", ".join(dict.fromkeys(grid.name for grid in grids))
+        raise UserError(
+            f"{len(grids)} tables as CSV do not go one after the other: add --out <folder>, or "
+            f"--table with one of {names}"
+        )
+    print(grids[0].csv(), end="")
+    for note in (*grids[0].notes, *grids[0].made_by, *_not_shown(reasons)):
+        print(note, file=sys.stderr)
+
+
+def _show(grid: Grid, how: str) -> None:
+    if how == "text":
+        grid.show()
+    else:
+        print(_text(grid, how), end="")
+
+
+def _text(grid: Grid, how: str) -> str:
+    forms = {"text": grid.text, "md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
+    return forms[how]()
+
+
+def _not_shown(reasons: Mapping[str, str]) -> list[str]:
+    """What could not be made, each reason once."""
+    found: dict[str, list[str]] = {}
+    for table, why in reasons.items():
+        found.setdefault(why, []).append(table)
+    return [f"not shown: {', '.join(tables)}: {why}" for why, tables in found.items()]
+
+
+def _written(grids: Sequence[Grid], how: str, folder: Path) -> list[Path]:
+    """A file a table; the notes of CSV in a text file beside it."""
+    counts, paths = Counter(grid.name for grid in grids), []
+    seen: Counter[str] = Counter()
+    for grid in grids:
+        seen[grid.name] += 1
+        several = f"-{seen[grid.name]}" if counts[grid.name] > 1 else ""
+        path = folder / f"table-{grid.name}{several}.{ENDINGS[how]}"
+        write(path, _text(grid, how))
+        paths.append(path)
+        if how == "csv":
+            notes = [grid.title, *grid.notes, *grid.made_by]
+            write(path.with_suffix(".txt"), "".join(f"{note}\n" for note in notes))
+    return paths

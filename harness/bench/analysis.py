@@ -1,0 +1,72 @@
+"""What tables, choices, figures and the report take on 100,000 made-up observations.
+
+Each verb runs as a user types it, in a process of its own, and its seconds and peak memory are
+those of that process from its start to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from harness.bench import Options
+from harness.bench.made_up import write_results
+from harness.bench.report import Report, Row
+from harness.errors import UserError
+
+TITLE = "Reading 100,000 observations of 60 methods"
+PACKAGES = ("pandas", "pyarrow", "numpy", "matplotlib", "plotly")
+SECONDS, PEAK_GIB = 60.0, 2.0  # wanted: at most, of tables and report
+ROWS, METHODS = 100_000, 60
+QUICK_ROWS, QUICK_METHODS = 120, 6
+
+
+def run(options: Options) -> int:
+    """Write the rows, then read them with each verb."""
+    rows, methods = (QUICK_ROWS, QUICK_METHODS) if options.quick else (ROWS, METHODS)
+    with (
+        Report("analysis", TITLE, torch.device("cpu"), options, PACKAGES) as report,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        results = Path(folder, "results")
+        made = write_results(results, rows, methods)
+        case = f"{made} rows of {methods} methods"
+        for verb, words in _verbs(results, Path(folder)).items():
+            seconds, peak_gib = measured([verb, *words])
+            bounded = verb in ("tables", "report")
+            report.add(Row(verb, case, seconds, "s", target=SECONDS if bounded else None))
+            target = PEAK_GIB if bounded else None
+            report.add(Row(f"{verb}, peak memory", case, peak_gib, "GiB", target=target))
+    return 0
+
+
+def _verbs(results: Path, folder: Path) -> dict[str, list[str]]:
+    source = ["--source", str(results)]
+    return {
+        "tables": [*source, "--format", "md", "--out", str(folder / "tables")],
+        "choose": source,
+        "figures": [*source, "--out", str(folder / "figures")],
+        "report": [str(results), "--out", str(folder / "report")],
+    }
+
+
+def measured(words: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak GiB of `python -m analysis` with these words.
+
+    Raises  UserError: it failed.
+    """
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "analysis", *words], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise UserError(f"python -m analysis {' '.join(words)} ended with {child.returncode}")
+    return seconds, usage.ru_maxrss / 2**20  # it is told in KiB

@@ -1,0 +1,151 @@
+"""A folder of results with made-up rows, as large as wanted: no video was made for it.
+
+Every run has the files that a real one leaves but for its videos, so whatever reads results meets
+their true schema. Values are drawn around one level a method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness import parquet
+from harness.compose import composing, method_files
+from harness.files import write_json
+from harness.metrics.drift_published import DriftPublished
+from harness.metrics.lpips import Lpips
+from harness.metrics.metric import Metric
+from harness.metrics.psnr import Psnr
+from harness.metrics.signals import Signals
+from harness.metrics.ssim import Ssim
+from harness.metrics.vbench import Dimension
+from harness.run import Execution, Run
+from harness.scores import SCORES, Scored, fields
+from harness.store import OBSERVATIONS, PHASES, Observation, TracePoint
+from harness.suites import Prompt, Suite
+
+REFERENCE = "bf16"
+SCORED = ("background_consistency", "imaging_quality", "subject_consistency", "aesthetic_quality")
+NUM_FRAMES, NUM_PIXEL_FRAMES, FPS, SECONDS = 42, 165, 16, 10
+FRAME_BYTES = 2**20  # of one latent frame of BF16 history
+
+
+def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
+    """Write runs of BF16 and other methods; gives the number of rows, of equal share a method."""
+    names = [REFERENCE, *(name for name in method_files(None) if name != REFERENCE)][:num_methods]
+    num_prompts = -(-num_rows // len(names))
+    prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_prompts))
+    suite = Suite("moviegen", prompts, source="official", sha256="", num_frames=NUM_FRAMES)
+    metrics = _metrics()
+    with composing(None) as composer:
+        requests = [
+            _request(folder, name, composer.resolved([f"method={name}"]), suite) for name in names
+        ]
+    reference = requests[0].run_id
+    for place, run in enumerate(requests):
+        _write(run, reference, metrics, np.random.default_rng(place), place / len(names))
+    return num_prompts * len(names)
+
+
+def _metrics() -> list[Metric]:
+    return [Psnr(), Ssim(), Lpips(), Signals(), DriftPublished(), *map(Dimension, SCORED)]
+
+
+def _request(folder: Path, name: str, resolved: dict[str, Any], suite: Suite) -> Run:
+    return Run(
+        results_dir=str(folder),
+        model_name="small",
+        method_name=name,
+        model=resolved["model"],
+        method=resolved["method"],
+        attention=resolved["attention"],
+        integration=resolved["integration"],
+        suite=suite,
+        seed=0,
+        samples=1,
+        data_dir=str(folder),
+        execution=Execution(),
+        track={"mode": "disabled"},
+    )
+
+
+def _write(
+    run: Run, reference: str, metrics: list[Metric], rng: np.random.Generator, loss: float
+) -> None:
+    """The files of one run; loss: 0 for BF16, and more the worse it is."""
+    run.make_folders()
+    write_json(run.folder / "request.json", {**asdict(run), "reference_id": reference})
+    parquet.write(run.folder / OBSERVATIONS, _observations(run, rng, loss))
+    parquet.write(run.folder / SCORES, _scores(run, reference, metrics, rng, loss))
+    points = [
+        TracePoint(run.run_id, 0, 0, "chunk", "commit", chunk, 0.1 * chunk, name, size)
+        for chunk in range(NUM_FRAMES // 3)
+        for name, size in (("codes", FRAME_BYTES * chunk), ("in_use", 2**30))
+    ]
+    table = pa.Table.from_pylist([asdict(each) for each in points], parquet.schema(TracePoint))
+    parquet.write(run.trace(run.items[0]), table)
+
+
+def _observations(run: Run, rng: np.random.Generator, loss: float) -> pa.Table:
+    """What was measured on each video."""
+    num, items = len(run.items), run.items
+    stored = np.full(num, round(NUM_FRAMES * FRAME_BYTES / (1 + 8 * loss)))
+    values: dict[str, Any] = {name: [None] * num for name in parquet.schema(Observation).names}
+    values |= {name: [value] * num for name, value in asdict(run.row(items[0])).items()}
+    values |= {
+        "prompt_index": [item.prompt.index for item in items],
+        "sample": [item.sample for item in items],
+        "seed": [item.seed for item in items],
+        "prompt": [item.prompt.text for item in items],
+        "num_pixel_frames": [NUM_PIXEL_FRAMES] * num,
+        "fps": [FPS] * num,
+        "contract": ["full"] * num,
+        "integration": ["packed"] * num,
+        "device": ["made up"] * num,
+        "peak_bytes": rng.integers(2**33, 2**34, num),
+        "kv_stored_bytes": stored,
+        "kv_ratio_same_frames": NUM_FRAMES * FRAME_BYTES / stored,
+        "kv_ratio_full_length": NUM_FRAMES * FRAME_BYTES / stored,
+        "frames_sha256": [f"{run.run_id}{i}" for i in range(num)],
+    }
+    values |= {f"{phase}_s": rng.normal(10 + loss, 0.1, num) for phase in PHASES}
+    values["generate_s"] = sum(values[f"{phase}_s"] for phase in PHASES)
+    return pa.table(values, schema=parquet.schema(Observation))
+
+
+def _scores(
+    run: Run, reference: str, metrics: list[Metric], rng: np.random.Generator, loss: float
+) -> pa.Table:
+    """What every metric said of each video; of BF16 none that is held against BF16."""
+    num, items = len(run.items), run.items
+    identity = parquet.schema(Scored)
+    values: dict[str, Any] = {
+        "run_id": [run.run_id] * num,
+        "prompt_index": [item.prompt.index for item in items],
+        "sample": [item.sample for item in items],
+        "reference_run_id": [reference] * num,
+        "frames_sha256": [f"{run.run_id}{i}" for i in range(num)],
+        "reference_frames_sha256": [f"{reference}{i}" for i in range(num)],
+        "video_sha256": [None] * num,
+        "scores_version": [asdict(Scored("", 0, 0, "", None, None, None))["scores_version"]] * num,
+    }
+    more = [field for metric in metrics for field in fields(metric)]
+    level = rng.normal(1 - 0.3 * loss, 0.05, num)
+    for metric in metrics:
+        absent = metric.against_reference and run.run_id == reference
+        for field in fields(metric):
+            values[field.name] = [None] * num if absent else _drawn(field, level, rng)
+    return pa.table(values, schema=pa.schema([*identity, *more]))
+
+
+def _drawn(field: pa.Field, level: np.ndarray[Any, Any], rng: np.random.Generator) -> Any:
+    """Values of one column around the level of each video."""
+    if pa.types.is_list(field.type):
+        return list(level[:, None] + rng.normal(0, 0.01, (len(level), SECONDS)))
+    if pa.types.is_float64(field.type):
+        return level + rng.normal(0, 0.01, len(level))
+    return [None if field.name.endswith("_reason") else "1"] * len(level)
