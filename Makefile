@@ -34,7 +34,7 @@ format: $(VENV)/dev ## let ruff mend what it can
 docs: $(VENV)/run ## write docs/methods.md from the methods themselves
 	$(BIN)/python -m harness.docs
 
-bench: $(VENV)/run ## measure overhead, attention, whole videos and scoring side by side (three quarters of an hour)
+bench: $(VENV)/run ## measure overhead, attention, whole videos, scoring and reading results (three quarters of an hour)
 	$(BIN)/python -m harness bench
 
 bench-gpu: $(VENV)/run ## attention and whole videos on a GPU, random weights (ten minutes)

@@ -57,15 +57,24 @@ class Session:
 
     def plan(self, frames: range, commit: bool) -> Plan:
         """Place a pass over the chunk `frames`; evicts if the chunk is new."""
-        if frames.stop > self._end:
-            self._end = frames.stop
+        end = min(frames.stop, frames.start + self.spec.chunk_frames)  # the rest is not history yet
+        if end > self._end:
+            self._end = end
             self._evict()
         if commit:  # the scratch of this chunk has its full size now, history has not grown yet
             self.ledger()
         self._context.turns.clear()
         shift = self._shift()
         turns = self._rope.frames([f - shift for f in frames]).view().flatten(0, 1)
-        return Plan(frames, commit, shift, turns)
+        if self.spec.positions != "anchored" or self.spec.window is None:
+            return Plan(frames, commit, shift, turns)
+        return Plan(frames, commit, shift, turns, *anchored(self.spec, frames, commit))
+
+    def restart(self) -> None:
+        """Forget everything: the next pass begins a history at frame 0."""
+        self.ledger()
+        self._layers = [layer_of(self._context, layer) for layer in range(self.spec.num_layers)]
+        self._end = 0
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
@@ -115,7 +124,7 @@ class Session:
 
     def _shift(self) -> int:
         """Frames by which relative positions lie behind absolute ones."""
-        if self.spec.positions == "absolute" or self.spec.window is None:
+        if self.spec.positions != "relative" or self.spec.window is None:
             return 0
         return max(0, self._end - self.spec.window)
 
@@ -126,6 +135,23 @@ class Session:
         first = self._end - self.spec.window + self.spec.sink
         for layer in self._layers:
             layer.evict(first)
+
+
+def anchored(spec: CacheSpec, frames: range, commit: bool) -> tuple[int, range]:
+    """How far a pass moves the sink forward, and which stored frames it does not see.
+
+    The commit sees the newest frames at their own places. A denoising pass sees the sink, moved to
+    just before the newest frames that still have a place beside it and the pass's own.
+
+    Source  Rolling Forcing (arXiv 2509.25161).
+    """
+    assert spec.window is not None
+    reach = spec.window - spec.sink
+    if commit:
+        return 0, range(max(0, frames.stop - reach))
+    shown = max(0, min(frames.start - spec.sink, reach - spec.sink - len(frames)))
+    first = max(spec.sink, frames.start - shown)
+    return first - spec.sink, range(spec.sink, first)
 
 
 def sized(method: Method, spec: CacheSpec, num_frames: int) -> FramePolicy | TokenPolicy:

@@ -48,9 +48,11 @@ class Generator:
         self.method: Method = instantiate(run.method)
         self.model: VideoModel = instantiate(run.model)
         self.method.check(self.model.spec)
-        sized(self.method, self.model.spec, run.suite.num_frames).check(self.model.spec)
+        num_held = self.model.loop.histories(run.suite.num_frames)[0]
+        sized(self.method, self.model.spec, num_held).check(self.model.spec)
         self.integration: Integration = instantiate(run.integration)
         self.integration.check(self.model.spec, self.method)
+        self.model.loop.check(self.integration, self.method)
         self.backend: Backend = self.integration.resolve(
             instantiate(run.attention), self.model.spec, self.method, self.device
         )
@@ -91,8 +93,9 @@ class Generator:
 
     def session(self, num_frames: int) -> CacheSession:
         """An empty cache for a video."""
+        num_held = self.model.loop.histories(num_frames)[0]
         return self.integration.session(
-            self.model.spec, self.method, self.backend, num_frames, self.device
+            self.model.spec, self.method, self.backend, num_held, self.device
         )
 
     def warm_up(self) -> None:
@@ -131,6 +134,7 @@ class Generator:
             alive.free()
         with meter.phase("decode"):
             frames = self.decode(torch.cat(alive.latents, dim=1))
+            alive.decoder_features = getattr(self.model.decoder, "feature_bytes", 0)
         return frames, held, trace + self.record.peaks(item, meter)
 
     def decode(self, latents_BFChw: Tensor) -> Frames:
@@ -179,6 +183,7 @@ class Alive:
     session: CacheSession | None = None
     noise: Tensor | None = None
     latents: list[Tensor] = field(default_factory=list)
+    decoder_features: int = 0  # what a decoder held of earlier frames at most, while it decoded
 
     def ledger(self) -> dict[str, int]:
         """Bytes by what they are."""
@@ -187,6 +192,7 @@ class Alive:
         held = self.session.ledger() if self.session is not None else {}
         noise = self.noise.nbytes if self.noise is not None else 0
         parts = {"cross_attention": cross, "noise": noise, "latents": latents, **held}
+        parts["decoder_features"] = self.decoder_features
         return {name: size for name, size in parts.items() if size}
 
     def free(self) -> None:
@@ -204,8 +210,8 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
         return
     generator = Generator(run)
     write_json(run.folder / ENVIRONMENT, env.describe(generator.device))
-    num_chunks = -(-run.suite.num_frames // generator.model.chunk_frames)
-    passes = generator.model.schedule.num_passes(num_chunks)
+    model = generator.model
+    passes = model.loop.num_passes(model.schedule, run.suite.num_frames, model.chunk_frames)
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video meets the same error, and its row says so
         generator.warm_up()

@@ -34,6 +34,8 @@ def main(words: Sequence[str]) -> int:
         named = dict(word.split("=", 1) for word in words[1:])
         lists["weights"] = lambda: _weights(named.get("data_dir"), folder)
         words = ["weights"]
+    if words and words[0] == "models" and all(word.startswith("data_dir=") for word in words[1:]):
+        return _models(dict(word.split("=", 1) for word in words[1:]).get("data_dir"), folder)
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
         complain(UserError(f"ls {' '.join(words)}: choose ls {'|'.join(lists)}, or ls alone"))
@@ -97,6 +99,25 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     except (UserError, *OF_COMPOSING) as error:
         complain(error)
         return USER_ERROR
+    return 0
+
+
+def _models(data_dir: str | None, folder: Path | None) -> int:
+    """Presets as they are built: whether their files are there, what they hold, how they run."""
+    from harness.roster import HEAD, cells, entries
+
+    try:
+        known = list(entries(data_dir, folder))
+    except (UserError, *OF_COMPOSING) as error:
+        complain(error)
+        return USER_ERROR
+    rows = [HEAD, *map(cells, known)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, each in zip(rows, [None, *known], strict=True):
+        padded = zip(row, widths, strict=True)
+        print("  ".join(f"{cell:<{width}}" for cell, width in padded).rstrip())
+        for line in () if each is None else each.notes:
+            print(f"  {line}")
     return 0
 
 

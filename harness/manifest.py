@@ -31,6 +31,7 @@ def write(run: Run) -> None:
             "method": {"name": run.method_name, **run.method},
             "attention": run.attention,
             "integration": run.integration,
+            "weights": store.weights(run.folder),
             "schema_version": store.SCHEMA_VERSION,
             "code_versions": store.code_versions(run.folder),
             "environment": json.loads(environment.read_text()) if environment.exists() else None,

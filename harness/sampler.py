@@ -1,10 +1,11 @@
-"""The few-step chunk loop: denoise a chunk, commit its keys and values, go on to the next."""
+"""Schedule, noise and passes of few-step sampling; the chunk loop: denoise, commit, go on."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
@@ -12,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.api import Reuse
-from harness.integration import CacheSession
+from harness.api import Method, Reuse
+from harness.integration import CacheSession, Integration
 from harness.models.wan import TextKV, Wan
 from harness.residual import Residual
 
@@ -123,6 +124,72 @@ class Silent:
         """Nobody counts."""
 
 
+class Loop(ABC):
+    """In which order a video's passes are made: `model.loop` of a preset. Without state."""
+
+    @abstractmethod
+    def run(
+        self,
+        sampler: Sampler,
+        session: CacheSession,
+        text_kv: TextKV,
+        noise: Noise,
+        num_frames: int,
+        observer: Observer,
+    ) -> Iterator[Tensor]:
+        """Yield the finished latents of each chunk, once they are committed."""
+
+    @abstractmethod
+    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+        """Network passes of a video, those of commits included."""
+
+    def check(self, integration: Integration, method: Method) -> None:  # noqa: B027  most serve all
+        """Raise ValueError, before anything is generated, if a part cannot be served."""
+
+    def histories(self, num_frames: int) -> Sequence[int]:
+        """Frames of every history that a video begins anew, the longest first."""
+        return (num_frames,)
+
+    def pass_frames(self, schedule: Schedule, chunk_frames: int) -> int:
+        """The most frames of one pass."""
+        return chunk_frames
+
+
+@dataclass(frozen=True)
+class ChunkLoop(Loop):
+    """Denoise a chunk, commit it, go on to the next.
+
+    Source  Self-Forcing (arXiv 2506.08009).
+    """
+
+    def run(
+        self,
+        sampler: Sampler,
+        session: CacheSession,
+        text_kv: TextKV,
+        noise: Noise,
+        num_frames: int,
+        observer: Observer,
+    ) -> Iterator[Tensor]:
+        """The last chunk holds what is left of num_frames."""
+        for frames in chunks(num_frames, sampler.chunk_frames):
+            latents = sampler.denoise(session, text_kv, noise, frames, observer)
+            sampler.commit(session, text_kv, latents, frames, observer)
+            yield latents
+
+    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+        """Every step and a commit of every chunk."""
+        return schedule.num_passes(len(chunks(num_frames, chunk_frames)))
+
+
+def chunks(num_frames: int, chunk_frames: int) -> list[range]:
+    """The chunks of a video; the last one holds what is left."""
+    return [
+        range(start, min(start + chunk_frames, num_frames))
+        for start in range(0, num_frames, chunk_frames)
+    ]
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Generates latents chunk by chunk with one network and schedule.
@@ -134,6 +201,7 @@ class Sampler:
     schedule: Schedule
     chunk_frames: int
     reuse: Reuse | None = None
+    loop: Loop = field(default_factory=ChunkLoop)
 
     @torch.inference_mode()
     def sample(
@@ -146,15 +214,9 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
-        The last chunk holds what is left of num_frames. The commit pass of a chunk has run when its
-        latents arrive.
+        The commit pass of a chunk has run when its latents arrive.
         """
-        for start in range(0, num_frames, self.chunk_frames):
-            frames = range(start, min(start + self.chunk_frames, num_frames))
-            latents = self._denoise(session, text_kv, noise, frames, observer)
-            with observer.phase("commit"):
-                self.flow(latents, torch.zeros(latents.shape[:2]), text_kv, session, frames, True)
-            yield latents
+        yield from self.loop.run(self, session, text_kv, noise, num_frames, observer)
 
     def flow(
         self,
@@ -169,6 +231,29 @@ class Sampler:
         plan = session.plan(frames, commit)
         flow: Tensor = self.network(x_BFChw, t_BF.to(x_BFChw.device), text_kv, session, plan)
         return flow
+
+    def commit(
+        self,
+        session: CacheSession,
+        text_kv: TextKV,
+        x0_BFChw: Tensor,
+        frames: range,
+        observer: Observer,
+        store: bool = True,
+    ) -> None:
+        """The pass at t = 0 that stores finished latents; `store=False` only spends its time."""
+        with observer.phase("commit"):
+            self.flow(x0_BFChw, torch.zeros(x0_BFChw.shape[:2]), text_kv, session, frames, store)
+
+    def noised(self, x0_BFChw: Tensor, draw: Tensor, time: float) -> Tensor:
+        """Latents with the noise of a time; draw fp32 on the CPU."""
+        sigma = self.schedule.sigma(torch.tensor(time)).item()
+        return (1 - sigma) * x0_BFChw + sigma * self.to_network(draw)
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """On the network's device, in its dtype."""
+        weight = self.network.head.head.weight
+        return x.to(weight.device, weight.dtype)
 
     def clean(self, x_BFChw: Tensor, flow: Tensor, t_BF: Tensor) -> Tensor:
         """x0 = x_t - s v, computed in float64, in the dtype of x_t."""
@@ -193,29 +278,28 @@ class Sampler:
 
         return net.finish(residual.through(net.embed(x_BFChw), run), e_BFD, x_BFChw)
 
-    def _denoise(
+    def denoise(
         self,
         session: CacheSession,
         text_kv: TextKV,
         noise: Noise,
         frames: range,
         observer: Observer,
+        begin: int = 0,
     ) -> Tensor:
-        """All denoising passes of one chunk."""
-        weight = self.network.head.head.weight
-        x = noise.initial(frames).to(weight.device, weight.dtype)
+        """All denoising passes of one chunk of the video; its history begins at frame `begin`."""
+        x = self.to_network(noise.initial(frames))
+        placed = range(frames.start - begin, frames.stop - begin)
         times = self.schedule.times(first_chunk=frames.start == 0)
         residual = None if self.reuse is None else Residual(self.reuse, len(times), observer.reused)
         for i, time in enumerate(times):
             t_BF = torch.full(x.shape[:2], time)
             with observer.phase("denoise"):
                 if residual is None:
-                    flow = self.flow(x, t_BF, text_kv, session, frames, False)
+                    flow = self.flow(x, t_BF, text_kv, session, placed, False)
                 else:
-                    flow = self._reused(residual, x, t_BF, text_kv, session, frames)
+                    flow = self._reused(residual, x, t_BF, text_kv, session, placed)
                 x = self.clean(x, flow, t_BF)
                 if i + 1 < len(times):
-                    sigma = self.schedule.sigma(torch.tensor(times[i + 1])).item()
-                    draw = noise.fresh(len(frames)).to(x.device, x.dtype)
-                    x = (1 - sigma) * x + sigma * draw
+                    x = self.noised(x, noise.fresh(len(frames)), times[i + 1])
         return x

@@ -200,6 +200,11 @@ def code_versions(folder: Path) -> list[str]:
     return sorted(filter(None, versions))
 
 
+def weights(folder: Path) -> list[str]:
+    """What the videos of a run were made from: files and their checksums."""
+    return sorted(filter(None, {row["weights"] for row in observations(folder, "weights")}))
+
+
 def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
     """Write the trace of one video."""
     import pyarrow as pa

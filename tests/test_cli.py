@@ -185,7 +185,7 @@ def one_sentence(done: Done) -> str:
     [
         (["method=softprun_int4"], "did you mean softprune_int4"),
         (["suite=moviegn"], "did you mean moviegen"),
-        (["model=smal"], "did you mean small? Choose model=self_forcing|small"),
+        (["model=smal"], "did you mean small? Choose model=causal_forcing|"),
         (["method=rtn_int4", "method.key.bitz=3"], "did you mean bits? Choose"),
         (["suite.frames=20"], "choose 18 or 21"),
         (["suite.seconds=long"], "could not be converted to Float"),

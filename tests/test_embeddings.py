@@ -22,7 +22,7 @@ from harness import store
 from harness.embeddings import FOLDER
 from harness.errors import UserError
 from harness.generate import Generator
-from harness.models.text import HashText
+from harness.models.words import HashText
 from harness.run import Run
 from harness.suites import Prompt, Suite
 from tests.conftest import ROOT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.models.load import checkpoint_digest, diffusers_name, load_weights
+from harness.models.load import checkpoint_digest, checkpoint_sha256, load_weights
+from harness.models.names import diffusers_name
 
 DIM, FFN, TEXT, FREQ, CHANNELS = 24, 32, 40, 16, 4
 State = dict[str, Tensor]
@@ -261,6 +264,15 @@ def test_a_torn_file_is_a_user_error(name: str, share: float, tmp_path: Path) ->
         load(path)
 
 
+def test_a_tensor_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = safetensors(random_state(), tmp_path / "a.safetensors")
+    with safe_open(path, framework="pt") as opened:
+        last = opened.offset_keys()[-1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"truncated in {re.escape(last)}: it has .* download"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     "content", [[torch.zeros(1)], torch.zeros(1), {"model": Path("object")}, {"a": 1}, {1: 2}]
 )
@@ -309,6 +321,23 @@ def test_digest_sees_sizes_and_ends_but_not_places(tmp_path: Path) -> None:
         assert checkpoint_digest(second) != digest
     with pytest.raises(UserError):
         checkpoint_digest(tmp_path / "c.pt")
+
+
+def test_checksum_sees_every_byte(tmp_path: Path) -> None:
+    first = tmp_path / "a.pt"
+    content = bytes(range(256)) * 12000
+    first.write_bytes(content)
+    assert checkpoint_sha256(first) == hashlib.sha256(content).hexdigest()
+    changed = content[: len(content) // 2] + b"x" + content[len(content) // 2 + 1 :]
+    second = tmp_path / "b.pt"
+    second.write_bytes(changed)
+    assert checkpoint_digest(first) == checkpoint_digest(second)
+    assert checkpoint_sha256(first) != checkpoint_sha256(second)
+    folder = sharded(random_state(), tmp_path / "shards", index=True)
+    whole = checkpoint_sha256(folder)
+    middle = sorted(folder.glob("*.safetensors"))[1]
+    middle.write_bytes(middle.read_bytes() + b"x")
+    assert checkpoint_sha256(folder) != whole
 
 
 def test_digest_of_a_folder_covers_every_shard(tmp_path: Path) -> None:

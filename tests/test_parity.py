@@ -10,14 +10,25 @@ import torch
 from harness.api import CacheSpec, Exact, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
+from harness.loops import RollingLoop
+from harness.models.rope import Rope, rotate
 from harness.models.wan import Wan, WanDims
-from harness.sampler import Sampler, Schedule, Silent
+from harness.sampler import ChunkLoop, Loop, Sampler, Schedule, Silent
 from methods.retention.keep import KeepAll
 
 TOLERANCE = 1e-4
 BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
 SCENARIOS = ["global_b1", "rolling_b1", "rolling_sink1_b2", "longlive_like", "framewise_b1"]
-FAMILY = ["longlive", "longlive_infinity", "causal_forcing", "causvid"]
+UNROPED = {"keys": "unroped", "positions": "relative"}
+FAMILY: dict[str, dict[str, Any]] = {
+    "longlive": {},
+    "longlive_infinity": UNROPED,
+    "causal_forcing": {},
+    "causvid": {},
+    "reward_forcing": {**UNROPED, "sink_rate": 0.001},
+    "rolling_forcing": {"window": 24, "sink": 3, "positions": "anchored"},
+}
+LOOPS = {"rolling_forcing": RollingLoop()}
 
 
 class Recorded:
@@ -64,16 +75,16 @@ def build(
         freq_dim=tiny["freq_dim"],
     )
     network = Wan(dims)
-    return network, CacheSpec(
-        num_layers=dims.num_layers,
-        num_heads=dims.num_heads,
-        head_dim=dims.head_dim,
-        grid=(config["lat_h"] // 2, config["lat_w"] // 2),
-        chunk_frames=config["fpb"],
-        window=config["local"] if config["local"] > 0 else None,
-        sink=config["sink"],
-        **spec,
-    )
+    recorded: dict[str, Any] = {
+        "num_layers": dims.num_layers,
+        "num_heads": dims.num_heads,
+        "head_dim": dims.head_dim,
+        "grid": (config["lat_h"] // 2, config["lat_w"] // 2),
+        "chunk_frames": config["fpb"],
+        "window": config["local"] if config["local"] > 0 else None,
+        "sink": config["sink"],
+    }
+    return network, CacheSpec(**{**recorded, **spec})
 
 
 def schedule(config: dict[str, Any]) -> Schedule:
@@ -85,15 +96,30 @@ def schedule(config: dict[str, Any]) -> Schedule:
     )
 
 
-def as_buffer(stored: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Our keys and values in the layout of the original's buffer [B, tokens, H, D]."""
-    _, k, v = stored
+def as_buffer(stored: tuple[Any, ...], spec: CacheSpec) -> tuple[Any, Any]:
+    """Our keys and values in the layout of the original's buffer [B, tokens, H, D].
+
+    An anchor lies un-roped there, and roped here.
+    """
+    frames, k, v = stored
+    if spec.positions == "anchored":
+        turns = Rope(spec.head_dim, spec.grid, torch.device("cpu")).frames(frames[: spec.sink])
+        anchor, rest = k[:, :, : spec.sink], k[:, :, spec.sink :]
+        k = torch.cat([rotate(anchor, turns.view().conj()), rest], dim=2)
     return tuple(x.flatten(2, 3).transpose(1, 2) for x in (k, v))
 
 
-def replay(network: Wan, spec: CacheSpec, scenario: dict[str, Any], state: dict[str, Any]) -> None:
+def replay(
+    network: Wan,
+    spec: CacheSpec,
+    scenario: dict[str, Any],
+    state: dict[str, Any],
+    loop: Loop | None = None,
+) -> None:
     network.load_state_dict(state)
-    sampler = Watching(network.eval(), schedule(scenario["config"]), spec.chunk_frames)
+    of_config = schedule(scenario["config"])
+    loop = loop or ChunkLoop()
+    sampler = Watching(network.eval(), of_config, spec.chunk_frames, loop=loop)
     inputs = scenario["inputs"]
     with torch.inference_mode():
         text_kv = network.text_kv(inputs["text"])
@@ -101,6 +127,7 @@ def replay(network: Wan, spec: CacheSpec, scenario: dict[str, Any], state: dict[
     session = Session(spec, BF16, Portable(), num_frames, torch.device("cpu"))
     chunks = sampler.sample(session, text_kv, Recorded(inputs), num_frames, Silent())
     latents = torch.cat(list(chunks), dim=1)
+    assert len(sampler.passes) == loop.num_passes(of_config, num_frames, spec.chunk_frames)
 
     for layer, cross in enumerate(scenario.get("cross", [])):
         for ours, theirs in zip(text_kv[layer], (cross["k"], cross["v"]), strict=True):
@@ -113,7 +140,7 @@ def replay(network: Wan, spec: CacheSpec, scenario: dict[str, Any], state: dict[
             torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)
         for layer, recorded in enumerate(call.get("kv", [])):
-            k, v = as_buffer(stored[layer])
+            k, v = as_buffer(stored[layer], spec)
             filled = slice(0, k.shape[1])
             torch.testing.assert_close(k, recorded["k"][:, filled], atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(v, recorded["v"][:, filled], atol=TOLERANCE, rtol=0)
@@ -134,9 +161,9 @@ def test_self_forcing(golden: Any, name: str) -> None:
 @pytest.mark.parametrize("name", FAMILY)
 def test_relatives(golden: Any, name: str) -> None:
     recording = golden(f"{name}_tiny.pt")
-    unroped = {"keys": "unroped", "positions": "relative"} if name == "longlive_infinity" else {}
-    network, spec = build(recording, recording["config"], **unroped)
-    replay(network, spec, recording, golden("self_forcing_tiny.pt")["state_dict"])
+    network, spec = build(recording, recording["config"], **FAMILY[name])
+    state = golden("self_forcing_tiny.pt")["state_dict"]
+    replay(network, spec, recording, state, LOOPS.get(name))
 
 
 def test_every_frame_has_its_own_modulation(golden: Any) -> None:
@@ -165,6 +192,6 @@ def test_every_frame_has_its_own_modulation(golden: Any) -> None:
         torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)
         for layer, recorded in enumerate(call["kv"] if stored else []):
-            k, v = as_buffer(stored[layer])
+            k, v = as_buffer(stored[layer], spec)
             torch.testing.assert_close(k, recorded["k"][:, : k.shape[1]], atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(v, recorded["v"][:, : v.shape[1]], atol=TOLERANCE, rtol=0)

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import UserError
-from harness.models.text import HUB, HashText, UmT5Text, clean
+from harness.models.text import HUB, UmT5Text, clean
+from harness.models.words import HashText
+from tests.tiny_wan import write_text
 
-WORDS = ["a", "red", "fox", "runs", "through", "snow", "&", "cat", "dog", "the", "very", "long"]
 LENGTH, WIDTH = 12, 32
 RECORDED = [
     [-1.00068, -0.47718, -0.39382, 0.83199],
@@ -69,30 +70,8 @@ def test_hash_text_refuses_an_empty_shape() -> None:
 @pytest.fixture(scope="module")
 def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of the hub's, with a tiny random umT5 and a word tokenizer."""
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     root = tmp_path_factory.mktemp("wan")
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(root / "tokenizer")
-    torch.manual_seed(0)
-    config = transformers.UMT5Config(
-        vocab_size=len(vocabulary),
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        tie_word_embeddings=False,
-    )
-    transformers.UMT5EncoderModel(config).save_pretrained(root / "text_encoder")
+    write_text(root, WIDTH)
     return root
 
 

@@ -73,6 +73,46 @@ def test_wan_streamed_equals_whole(wan_folder: Path, monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(torch.cat(floats), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lean", [True, False])
+def test_wan_streams_the_whole_decode_bit_for_bit(lean: bool, dtype: str, tmp_path: Path) -> None:
+    """Sizes that fill the kernels' registers, as the published ones do; the lean way needs them."""
+    wider: dict[str, Any] = {"base_dim": 16, "dim_mult": [1, 2, 2, 2]} if lean else {}
+    build(**wider).save_pretrained(tmp_path / "vae")
+    decoder = WanVae(str(tmp_path), dtype=dtype, lean=lean).to("cpu")
+    whole = decoder.decode_whole(latents())
+    held_by_whole = decoder.feature_bytes
+    frames = list(decoder.stream(latents()))
+    assert [len(frame) for frame in frames] == [1, 4, 4, 4]
+    assert torch.equal(torch.cat(frames), whole)
+    assert len(whole.unique()) > 100
+    if not lean:  # diffusers' modules untouched: whole is the decode of its own class
+        kind = type(build())
+        vae = kind.from_pretrained(tmp_path / "vae", torch_dtype=getattr(torch, dtype))
+        with torch.no_grad():
+            z = decoder._scaled(latents().transpose(0, 1)[None]).to(vae.dtype)
+            theirs = vae.decode(z).sample[0].transpose(0, 1)
+        assert torch.equal(theirs.float(), whole)
+    assert decoder.feature_bytes == held_by_whole > 0
+
+
+def test_wan_says_what_it_held_of_earlier_frames(wan_folder: Path) -> None:
+    """Two frames of every convolution's input: as much as was taken, and none is kept."""
+    decoder = WanVae(str(wan_folder), dtype="float32")
+    assert decoder.feature_bytes == 0
+    list(decoder.decode(latents(1)))
+    of_one = decoder.feature_bytes
+    list(decoder.decode(latents(3)))
+    of_three = decoder.feature_bytes
+    list(decoder.decode(latents(6)))
+    assert 0 < of_one < of_three == decoder.feature_bytes  # it grows no longer with the video
+    rounded = WanVae(str(wan_folder), dtype="bfloat16")
+    list(rounded.decode(latents(3)))
+    assert 2 * rounded.feature_bytes == of_three
+    first_conv = 2 * 16 * 6 * 8 * 4  # two frames of the latents, fp32
+    assert of_three > first_conv
+
+
 def test_wan_decodes_two_videos_in_turns(wan_folder: Path) -> None:
     decoder = WanVae(str(wan_folder), dtype="float32")
     one, two = (list(decoder.decode(latents(3, seed=seed))) for seed in (1, 2))

@@ -84,12 +84,35 @@ class Method:
         self.retention.check(spec)
         for tier in self.tiers.values():
             tier.check(spec)
+        if spec.positions == "anchored" or spec.sink_rate:
+            self._check_sink(spec)
         if isinstance(self.retention, TokenPolicy):
             self._check_tokens(self.retention, self.keys_in(spec))
         elif getattr(self.retention, "splits", False) and self.keys_in(spec) == "unroped":
             raise ValueError(
                 f"method.keys={self.keys}: {type(self.retention).__name__} splits frames, and "
                 "tokens of a part cannot be given their positions again: choose roped"
+            )
+
+    def _check_sink(self, spec: CacheSpec) -> None:
+        """A sink that moves or changes is made of whole frames."""
+        kind = type(self.retention).__name__
+        asked = f"sink_rate={spec.sink_rate:g}" if spec.sink_rate else f"positions={spec.positions}"
+        if isinstance(self.retention, TokenPolicy):
+            raise ValueError(
+                f"model.{asked} treats the sink's frames as wholes, but {kind} picks single "
+                "tokens: choose a method that decides over frames"
+            )
+        spans = [getattr(self.retention, "span", 1), *(tier.span for tier in self.tiers.values())]
+        if max(spans) > 1:
+            raise ValueError(
+                f"model.{asked} treats frames one by one, but {kind} stores {max(spans)} of them "
+                "in a page: choose a method whose pages hold one frame"
+            )
+        if spec.sink_rate and self.keys_in(spec) == "roped":
+            raise ValueError(
+                f"model.{asked} mixes keys of different frames, which have no common position "
+                "when they are roped: choose method.keys=unroped"
             )
 
     def _check_tokens(self, policy: TokenPolicy, keys: str) -> None:

@@ -12,6 +12,10 @@ class CacheSpec:
     """What a method must know of a model: the geometry of its keys and values.
 
     `window` and `sink` are the model's own, in frames; `window=None` means the full history.
+    positions: `absolute`; `relative`, where frames behind the sink move back as the window moves;
+    `anchored`, where a denoising pass finds the sink just before the frames that it sees of the
+    rest, and no pass sees more than window - sink frames of those held. sink_rate: share of every
+    chunk that leaves the window that is mixed into the sink; 0 leaves the sink as it was.
     """
 
     num_layers: int
@@ -21,8 +25,9 @@ class CacheSpec:
     chunk_frames: int
     window: int | None = None
     sink: int = 0
-    positions: Literal["absolute", "relative"] = "absolute"
+    positions: Literal["absolute", "relative", "anchored"] = "absolute"
     keys: Literal["roped", "unroped"] = "roped"
+    sink_rate: float = 0.0
 
     @property
     def tokens_per_frame(self) -> int:

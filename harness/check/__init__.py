@@ -1,4 +1,4 @@
-"""`python -m harness check`: methods against their contract, or results against themselves."""
+"""`python -m harness check`: methods and models against contracts, results against themselves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.isolate import USER_ERROR
 
@@ -18,6 +18,12 @@ USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOL
 
   Holds a method against the contract of every method, one line each. method=all or names with
   commas examine several. Exit code 0: all hold; 1: one does not; 2: there is no such method.
+
+python -m harness check model=NAME [key=value ...] [--config-dir FOLDER]
+
+  Holds a model against its files: whether they are there, have the network's tensors, can encode
+  and decode, and predict finite values in one small pass on a CPU. Each line that does not hold
+  says what to type. model=all or names with commas examine several. Exit codes as for methods.
 
 python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
 
@@ -50,7 +56,7 @@ def verdicts(subject: Subject) -> Iterator[Verdict]:
         try:
             note, held = contract(subject) or "", True
         except Exception as error:  # noqa: BLE001  the method may be anybody's
-            note, held = _sentence(error), False
+            note, held = sentence(error), False
         name = contract.__name__.replace("_", " ")
         yield Verdict(name, held, note, time.perf_counter() - start)
         if contract is CONTRACTS[0] and not held:
@@ -81,37 +87,52 @@ def main(words: Sequence[str]) -> int:
 
 def _check(words: Sequence[str]) -> int:
     from harness.cli import check
-    from harness.compose import composing, method_files
+    from harness.compose import choices, composing, method_files
     from harness.errors import UserError
     from harness.own import own_folder
 
     folder, rest = own_folder(words)
-    asked = [word.removeprefix("method=") for word in rest if word.startswith("method=")]
-    others = [word for word in rest if not word.startswith("method=")]
+    # A method is examined on a small network whatever the model, so the model is the subject only
+    # where no method is named.
+    group = "method" if any(word.startswith("method=") for word in rest) else "model"
+    asked = [word.removeprefix(f"{group}=") for word in rest if word.startswith(f"{group}=")]
+    others = [word for word in rest if not word.startswith(f"{group}=")]
     if len(asked) != 1 or not all("=" in word or word[0] == "~" for word in others):
         raise UserError(
-            f"check {' '.join(words)}: give method=<name>, as in check method=rtn_int4, "
-            "or folders of results that exist"
+            f"check {' '.join(words)}: give method=<name> or model=<name>, as in check "
+            "method=rtn_int4, or folders of results that exist"
         )
-    names = list(method_files(folder)) if asked[0] == "all" else asked[0].split(",")
+    known = method_files(folder) if group == "method" else choices("model", folder)
+    names = list(known) if asked[0] == "all" else asked[0].split(",")
     with composing(folder) as composer:
-        configs = {name: composer.resolved([*others, f"method={name}"]) for name in names}
-    from harness.check.subject import Subject
-
+        configs = {name: composer.resolved([*others, f"{group}={name}"]) for name in names}
     broken = 0
     for name, config in configs.items():
         check(config)
         if len(configs) > 1:
             print(f"{name}:")
-        for verdict in verdicts(Subject(name, config)):
+        for verdict in _verdicts(group, name, config):
             print(verdict, flush=True)
             broken += not verdict.held
     if broken:
-        print(f"{broken} broken: harness/check/contracts.py says what is asked", file=sys.stderr)
+        print(f"{broken} broken: harness/check/{_ASKED[group]} says what is asked", file=sys.stderr)
     return 1 if broken else 0
 
 
-def _sentence(error: Exception) -> str:
+_ASKED = {"method": "contracts.py", "model": "model.py"}
+
+
+def _verdicts(group: str, name: str, config: dict[str, Any]) -> Iterator[Verdict]:
+    if group == "method":
+        from harness.check.subject import Subject
+
+        return verdicts(Subject(name, config))
+    from harness.check import model
+
+    return model.verdicts(model.ModelSubject(name, config["model"], config["data_dir"]))
+
+
+def sentence(error: Exception) -> str:
     """What did not hold; where it was raised, if nobody meant it to be."""
     from hydra.errors import InstantiationException
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -55,16 +55,43 @@ def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> l
         chosen = list(known.values())
     else:
         uses = _uses("metrics", metrics, place.own)
-        for model in models:
-            names = _uses("model", [model], place.own)
-            if not any(_is_used(entry, names) for entry in known.values()):
-                raise UserError(
-                    f"conf/weights describes no file of model={model}: README says where its "
-                    "weights are from, and python -m harness ls weights lists what is described"
-                )
-            uses |= names
-        chosen = [entry for entry in known.values() if _is_used(entry, uses)]
+        of_models = [entry for model in models for entry in _of_model(model, known.values(), place)]
+        chosen = [entry for entry in known.values() if _is_used(entry, uses) or entry in of_models]
     return [_wanted(entry, file, place) for entry in chosen for file in entry.files]
+
+
+def _of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
+    """Entries that say that a model uses them, or that lie where its configuration reads.
+
+    A preset made from another one thus fetches what it reads itself: a model of a user's own needs
+    no word in the entries, and one with a checkpoint of its own does not fetch the other's.
+    """
+    _check("model", [name], list(choices("model", place.own)))
+    with composing(place.own) as composer:
+        read = set(_texts(composer.resolved([f"model={name}"])["model"]))
+    found = [
+        entry
+        for entry in known
+        if name in entry.used_by
+        or any(
+            f"{weights.FOLDER}/{entry.path}/".startswith(f"{path.rstrip('/')}/") for path in read
+        )
+    ]
+    if not found:
+        raise UserError(
+            f"conf/weights describes no file of model={name}: README says where its "
+            "weights are from, and python -m harness ls weights lists what is described"
+        )
+    return found
+
+
+def _texts(config: object) -> Iterator[str]:
+    """All words of a configuration that could be paths."""
+    if isinstance(config, dict):
+        for each in config.values():
+            yield from _texts(each)
+    elif isinstance(config, str) and config.startswith(f"{weights.FOLDER}/"):
+        yield config
 
 
 def of_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:

@@ -18,7 +18,8 @@ from harness.models.rope import Rope, Turns, rotate
 class Plan:
     """Where one pass stands in the video, the same for all layers.
 
-    shift: how far the model's positions are moved back for every frame behind the sink.
+    shift: how far the model's positions are moved back for every frame behind the sink. lift: how
+    far those of the sink are moved forward. hidden: stored frames that this pass does not see.
     turns: rotation of the current chunk's queries and keys [F * T, D/2].
     """
 
@@ -26,6 +27,8 @@ class Plan:
     commit: bool
     shift: int
     turns: Tensor
+    lift: int = 0
+    hidden: range = range(0)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ class Context:
 
     @property
     def reach(self) -> int:
-        """The most frames that attention reaches."""
+        """The most frames that attention reaches, of those over which the policy decides."""
         window = self.spec.window
-        return self.num_frames if window is None else min(self.num_frames, window)
+        own = self.spec.sink if self.spec.sink_rate else 0
+        return (self.num_frames if window is None else min(self.num_frames, window)) - own
 
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
         """Keys at their absolute positions [B, H, F * T, D], as they are stored roped."""
@@ -70,9 +74,9 @@ class Context:
             return chunk.turned_key
         return rotate(chunk.key, self.rope.frames(plan.frames).view().flatten(0, 1))
 
-    def turns_of(self, frames: Sequence[int], shift: int, roped: bool) -> Turns | None:
+    def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Turns | None:
         """How stored keys turn on reading; layers that hold the same frames share the tables."""
-        moved = tuple(0 if f < self.spec.sink else -shift for f in frames)
+        moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
         if roped and not any(moved):
             return None
         places = moved if roped else tuple(f + m for f, m in zip(frames, moved, strict=True))

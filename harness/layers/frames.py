@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, KEEP, POOL, Exact, Fate, FramePolicy, History, Split
-from harness.arena import Arena
+from harness.arena import Arena, Pages
 from harness.attention.base import Segment
 from harness.layers.base import Chunk, Context, Plan, demand_known
 from harness.layers.mass import frame_mass
-from harness.layers.sizes import tiers_of
+from harness.layers.sizes import SINK, tiers_of
 from harness.models.rope import rotate
 
 Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, T, D]
@@ -25,8 +25,10 @@ Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, 
 class FrameLayer:
     """Whole frames in the tiers where a `FramePolicy` puts them.
 
-    fates: where each stored frame lies. notes, before: what the policy observed, by frame. Keys of
-    pooled frames are always roped: a mean of tokens has no place of its own.
+    fates: where each stored frame lies. notes, before: what the policy observed, by frame. first:
+    frames before it, behind the sink, have left the window. Keys of pooled frames are always roped:
+    a mean of tokens has no place of its own. A sink that changes belongs to the model: it is stored
+    exactly, whatever the method does with the rest, and the policy is not shown it.
     """
 
     context: Context
@@ -36,10 +38,12 @@ class FrameLayer:
     fates: dict[int, Fate] = field(default_factory=dict)
     notes: dict[int, Tensor] = field(default_factory=dict)
     before: dict[int, Tensor] = field(default_factory=dict)
+    first: int = 0
 
     def __post_init__(self) -> None:
         """Empty arenas; each takes its room when the first frames come."""
         context = self.context
+        self.first = context.spec.sink
         self.arenas = {
             name: Arena(
                 tier.key,
@@ -50,6 +54,8 @@ class FrameLayer:
             )
             for name, tier in tiers_of(context.method).items()
         }
+        if context.spec.sink_rate:
+            self.arenas[SINK] = Arena(Exact(), Exact(), context.spec.sink)
         self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.most(POOL, context.reach))
 
     def segments(self, plan: Plan) -> list[Segment]:
@@ -61,7 +67,10 @@ class FrameLayer:
         arena, pooled, found = self.arenas[name], name == POOL, []
         bias = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
         for frames, pages in arena.pages:
-            turns = self.context.turns_of(frames, plan.shift, self.context.roped or pooled)
+            frames, pages = _seen(frames, pages, plan)
+            if not frames:
+                continue
+            turns = self.context.turns_of(frames, plan, self.context.roped or pooled)
             of = arena.key_quantizer, arena.value_quantizer
             found.append((frames, Segment(pages, *of, turns, bias, span=arena.span)))
         return found
@@ -75,9 +84,11 @@ class FrameLayer:
         """Ask the policy, let frames go, move frames, store new ones: in this order."""
         self.notes |= self._observe(chunk, plan)
         new = self._new(chunk, plan)
-        fates = self.policy.decide(self._history(chunk, plan))
+        history = self._history(chunk, plan)
+        fates = dict(self.policy.decide(history)) if history.frames else {}
         demand_known(fates, {*self.fates, *plan.frames}, self.arenas)
         changed = {f: fates[f] for f in self.fates if fates.get(f, self.fates[f]) != self.fates[f]}
+        fates |= {f: SINK for f in plan.frames if self._is_own(f)}
         split = [f for f in changed if isinstance(self.fates[f], Split) and changed[f] != DROP]
         if split:
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
@@ -88,6 +99,9 @@ class FrameLayer:
 
     def evict(self, first: int) -> None:
         """Let go of what lies neither in the model's sink nor in its window."""
+        if self.context.spec.sink_rate:
+            self._mix(range(self.first, first))
+        self.first = max(self.first, first)
         self._release([f for f in self.fates if self.context.spec.sink <= f < first])
         behind = [f for f in self.arenas[POOL].places if self.context.spec.sink <= f < first]
         self.arenas[POOL].drop(behind)
@@ -126,13 +140,15 @@ class FrameLayer:
     def _history(self, chunk: Chunk, plan: Plan) -> History:
         spec = self.context.spec
         end = plan.frames.stop
+        frames = sorted({*self.fates, *plan.frames})
+        own = sum(self._is_own(f) for f in frames)
         mass: Mapping[int, float] = {}
         if self.policy.queries:
             full = [s for name in self.arenas if name != POOL for s in self._placed(name, plan)]
             mass = frame_mass(full, chunk, plan, self.policy.queries)
         return History(
-            frames=sorted({*self.fates, *plan.frames}),
-            num_frames=end if spec.window is None else min(end, spec.window),
+            frames=frames[own:],
+            num_frames=(end if spec.window is None else min(end, spec.window)) - own,
             notes=self.notes,
             before=self.before,
             tiers=self.fates,
@@ -141,6 +157,25 @@ class FrameLayer:
             layer=self.layer,
             num_layers=spec.num_layers,
         )
+
+    def _is_own(self, frame: int) -> bool:
+        """Whether a frame is the model's, not the policy's."""
+        return bool(self.context.spec.sink_rate) and frame < self.context.spec.sink
+
+    def _mix(self, leaving: range) -> None:
+        """Mix as many frames into the sink as it has; of those a policy dropped nothing is left."""
+        spec, arena = self.context.spec, self.arenas[SINK]
+        if len(leaving) != spec.sink or not arena.places:
+            return
+        dtype = arena.packed[0].parts["exact"].dtype
+        sink, rate = list(range(spec.sink)), spec.sink_rate
+        keys, values = (x.to(dtype) for x in arena.read(sink))
+        for frames, *parts in self._read([f for f in leaving if f in self.fates], dtype):
+            at = [frame - leaving.start for frame in frames]
+            for kept, old in zip((keys, values), parts, strict=True):
+                kept[:, :, at] = (1 - rate) * kept[:, :, at] + rate * old
+        arena.drop(sink)
+        arena.store(sink, keys, values)
 
     def _new(self, chunk: Chunk, plan: Plan) -> Frames:
         """The chunk's frames as they are stored, exact."""
@@ -182,6 +217,15 @@ class FrameLayer:
             k = rotate(k, self.context.rope.frames(frames).view())
         k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
         return k, v
+
+
+def _seen(frames: tuple[int, ...], pages: Pages, plan: Plan) -> tuple[tuple[int, ...], Pages]:
+    """What a pass sees of some frames; where any is hidden, each has a page of its own."""
+    seen = tuple(i for i, frame in enumerate(frames) if frame not in plan.hidden)
+    if len(seen) == len(frames):
+        return frames, pages
+    slots = tuple(pages.slots[i] for i in seen)
+    return tuple(frames[i] for i in seen), Pages(pages.key, pages.value, slots)
 
 
 def _arrivals(name: str, source: Frames, coming: Mapping[int, Fate]) -> Iterator[Frames]:

@@ -9,6 +9,7 @@ import torch
 
 from harness.api import KEEP, CacheSpec, FramePolicy, Method, Tier, TokenPolicy
 
+SINK = "sink"  # where a sink that changes lies, which no method encodes
 ORIGIN_BYTES = 4  # where a token came from, for policies that pick single tokens
 
 

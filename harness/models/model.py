@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
+from harness.errors import UserError
 from harness.models.bundled import bundled
-from harness.models.load import checkpoint_digest, load_weights
+from harness.models.hub import located
+from harness.models.load import checkpoint_sha256, load_weights
+from harness.models.lora import Lora
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
-from harness.sampler import Sampler, Schedule
+from harness.sampler import ChunkLoop, Loop, Sampler, Schedule
 from harness.video import Frames
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -34,6 +37,14 @@ class TextEncoder(Protocol):
 
     def close(self) -> None:
         """Free what was loaded."""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A text encoder that tells rows of results what it read the prompts' rows from."""
+
+    def recorded(self) -> str | None:
+        """A file and its SHA-256; None if it encodes prompts itself."""
 
 
 class Decoder(Protocol):
@@ -64,7 +75,11 @@ class VideoModel:
     `checkpoint` (the file at `checkpoint`, relative to the data folder), `seeded` (small networks,
     seeded initialisation, untrained) or `random` (true sizes, values that mean nothing: for systems
     measurements; quality stays null). window and sink are frames, window=null is the full history.
-    short_tail lets token groups end short where they do not divide a frame.
+    short_tail lets token groups end short where they do not divide a frame. positions and sink_rate
+    are those of `CacheSpec`; loop is in which order passes are made.
+    checkpoint may be `hf://owner/name/path`, and is looked for in the hub's cache under `source` if
+    it is not at its place. sha256 holds a checkpoint to that checksum too, where it is given. lora
+    is a second file, likewise with its source, added with lora_scale (alpha / rank).
 
     Raises  ValueError: an unknown word, weights without their file or digest, or a window that
             cannot hold the sink and one chunk.
@@ -85,17 +100,22 @@ class VideoModel:
     ema: bool = False
     window: int | None = None
     sink: int = 0
-    positions: Literal["absolute", "relative"] = "absolute"
+    positions: Literal["absolute", "relative", "anchored"] = "absolute"
     keys: Literal["roped", "unroped"] = "roped"
     short_tail: bool = False
     seed: int = 0
+    lora: str | None = None
+    lora_source: str | None = None
+    lora_scale: float = 1.0
+    sink_rate: float = 0.0
+    loop: Loop = field(default_factory=ChunkLoop)
 
     def __post_init__(self) -> None:
         """Refuse presets that cannot run."""
         choices = {
             "weights": ("bundled", "checkpoint", "seeded", "random"),
             "dtype": tuple(DTYPES),
-            "positions": ("absolute", "relative"),
+            "positions": ("absolute", "relative", "anchored"),
             "keys": ("roped", "unroped"),
         }
         for name, allowed in choices.items():
@@ -115,6 +135,31 @@ class VideoModel:
                 f"model.window={self.window} cannot hold a sink of {self.sink} and a chunk of "
                 f"{self.chunk_frames}: choose at least {self.sink + self.chunk_frames}"
             )
+        self._check_sink()
+
+    def _check_sink(self) -> None:
+        """A sink that moves or changes needs frames to do so, and room."""
+        if not 0 <= self.sink_rate < 1:
+            raise ValueError(f"model.sink_rate={self.sink_rate}: give a share, 0 or more, below 1")
+        window = self.window or 0
+        if self.sink_rate and (self.sink != self.chunk_frames or window % self.chunk_frames):
+            raise ValueError(
+                f"model.sink_rate={self.sink_rate:g} mixes a chunk that leaves into a sink of as "
+                f"many frames, found sink={self.sink} window={self.window}: choose a sink of "
+                f"{self.chunk_frames} and a window that is a multiple of it"
+            )
+        if self.sink_rate and (self.keys, self.positions) != ("unroped", "relative"):
+            raise ValueError(
+                f"model.sink_rate={self.sink_rate:g} mixes keys without positions: choose "
+                "model.keys=unroped model.positions=relative"
+            )
+        wanted = 2 * self.sink + self.loop.pass_frames(self.schedule, self.chunk_frames)
+        if self.positions == "anchored" and (not self.sink or window < wanted):
+            raise ValueError(
+                f"model.positions=anchored needs a sink and a window of twice the sink and a "
+                f"pass, found sink={self.sink} window={self.window}: choose a sink of 1 or more "
+                f"and a window of at least {wanted}"
+            )
 
     @property
     def spec(self) -> CacheSpec:
@@ -129,6 +174,7 @@ class VideoModel:
             sink=self.sink,
             positions=self.positions,
             keys=self.keys,
+            sink_rate=self.sink_rate,
         )
 
     @property
@@ -146,6 +192,8 @@ class VideoModel:
             f"steps={steps}{f' first={first}' if first else ''} shift={self.schedule.shift:g} "
             f"warp={self.schedule.warp} ema={self.ema} positions={self.positions} "
             f"keys={self.keys} dtype={self.dtype}"
+            f"{f' sink_rate={self.sink_rate:g}' if self.sink_rate else ''}"
+            f"{'' if self.loop == ChunkLoop() else f' loop={self.loop}'}"
         )
 
     def build(self, device: torch.device, data_dir: Path) -> Sampler:
@@ -168,13 +216,15 @@ class VideoModel:
             else:
                 load_weights(
                     network,
-                    self._path(data_dir),
+                    self.path(data_dir),
                     ema=self.ema,
                     dtype=dtype,
                     device=device,
                     source=self.source,
+                    lora=self.adapter(data_dir),
                 )
-        return Sampler(network.eval().requires_grad_(False), self.schedule, self.chunk_frames)
+        network.eval().requires_grad_(False)
+        return Sampler(network, self.schedule, self.chunk_frames, loop=self.loop)
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
         """Cross-attention keys and values of a prompt's rows, computed once a video."""
@@ -187,17 +237,43 @@ class VideoModel:
         return (num_frames, self.dims.latent_channels, *self.latent_size)
 
     def origin(self, data_dir: Path) -> str:
-        """Where the weights come from, as recorded with every row."""
-        if self.weights in ("seeded", "random"):
-            return self.weights
-        digest = self.sha256 if self.weights == "bundled" else None
-        return f"{self.checkpoint} {(digest or checkpoint_digest(self._path(data_dir)))[:16]}"
+        """Where the weights come from, as recorded with every row: files and their SHA-256.
 
-    def _path(self, data_dir: Path) -> Path:
+        Raises  UserError: a file is missing, or not the one that the configuration names.
+        """
+        made_of = [self._origin_of_network(data_dir)]
+        if isinstance(self.text, Recorded):
+            made_of += filter(None, [self.text.recorded()])
+        return " + ".join(made_of)
+
+    def path(self, data_dir: Path) -> Path:
         """The file of the weights; a bundled one is verified on every call."""
         if self.weights == "bundled":
             return bundled(str(self.checkpoint), str(self.sha256))
-        return data_dir / str(self.checkpoint)
+        return located(data_dir, str(self.checkpoint), self.source)
+
+    def adapter(self, data_dir: Path) -> Lora | None:
+        """What is added to the weights."""
+        if self.lora is None:
+            return None
+        place = located(data_dir, self.lora, self.lora_source)
+        return Lora(place, self.lora_scale, self.lora_source)
+
+    def _origin_of_network(self, data_dir: Path) -> str:
+        if self.weights in ("seeded", "random"):
+            return self.weights
+        if self.weights == "bundled":
+            return f"{self.checkpoint} {str(self.sha256)[:16]}"
+        path = self.path(data_dir)
+        found = checkpoint_sha256(path)
+        if self.sha256 not in (None, found):
+            raise UserError(
+                f"{path} has SHA-256 {found}, expected {self.sha256}: download it again, or set "
+                "model.sha256 to that of what you have"
+            )
+        adapter = self.adapter(data_dir)
+        added = "" if adapter is None else f" + {self.lora} {checkpoint_sha256(adapter.path)}"
+        return f"{self.checkpoint} {found}{added}"
 
 
 def _fill_random(network: Wan, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Text encoders: prompts to the rows that cross-attention reads.
 
 Prompts are encoded once, before the videos, and the encoder is freed: 4 MB of rows a prompt stand
-against 11 GB of encoder. Both encoders are cheap to build; nothing is loaded before `encode`.
+against 11 GB of encoder. An encoder is cheap to build; nothing is loaded before `encode`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import html
 import importlib.metadata
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +20,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.models.checkpoint import Stored, contents, files_of, is_complete
+from harness.models.hub import located
 from harness.models.load import checkpoint_digest
+from harness.models.rows import RowsFile
+from harness.models.words import HashText
+from harness.sizes import size
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 _PARTS = ("text_encoder", "tokenizer")  # folders below the encoder's own
 _PACKAGES = ("transformers", "tokenizers", "ftfy")  # what a prompt passes through
 _PARAMETERS = 5_680_910_336  # of umT5-XXL's encoder, one embedding counted
-_POSITION_SCALE = 0.1  # of a word's own spread: order counts, words count more
-
-
-@dataclass(frozen=True)
-class HashText:
-    """Words as fixed random vectors: an encoder without weights, for models without a trained one.
-
-    Each lower-cased word or punctuation mark is a Gaussian vector of its own, the same in every
-    process and on every machine (up to the last rounding of its CPU), plus a small sinusoid of its
-    position. Words past `length` are left out; rows past the prompt are exactly zero.
-
-    Source  ours.
-    Shapes  num_prompts strings -> [num_prompts, length, width] float32 on the CPU.
-    Raises  UserError: length or width below 1.
-    """
-
-    length: int
-    width: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse an empty shape."""
-        if min(self.length, self.width) < 1:
-            raise UserError(f"text of {self.length} rows of {self.width}: choose both at least 1")
-
-    @property
-    def weight_bytes(self) -> int:
-        """No weights."""
-        return 0
-
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows of the prompts [num_prompts, length, width]; an empty prompt is all zeros."""
-        rows = torch.zeros(len(prompts), self.length, self.width)
-        for own, prompt in zip(rows, prompts, strict=True):
-            words = re.findall(r"\w+|[^\w\s]", prompt.lower())[: self.length]
-            for position, word in enumerate(words):
-                own[position] = self._vector(word) + self._place(position)
-        return rows
-
-    def locate(self, root: Path) -> None:
-        """No files; encoders share this call."""
-
-    def to(self, device: torch.device) -> None:
-        """Nothing to move; encoders share this call."""
-
-    def close(self) -> None:
-        """Nothing is held; encoders share this call."""
-
-    def _vector(self, word: str) -> Tensor:
-        # hashlib, since Python's own hash of a string differs from process to process.
-        digest = hashlib.sha256(f"{self.seed} {word}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randn(self.width, generator=generator)
-
-    def _place(self, position: int) -> Tensor:
-        half = (self.width + 1) // 2
-        angles = position * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-        waves = torch.cat([angles.sin(), angles.cos()])[: self.width]
-        return _POSITION_SCALE * waves.float()
 
 
 class UmT5Text:
@@ -93,7 +39,8 @@ class UmT5Text:
     Prompts are repaired, padded to `length`, encoded under their mask one at a time (so that a
     prompt's rows do not depend on its company), and rows past the prompt are set to zero.
     `weights="random"` reads no files: rows of the true shape come from `HashText`, for systems
-    measurements whose values mean nothing anyway.
+    measurements whose values mean nothing anyway. `embeddings` is a file of rows that are ready
+    (`harness.models.rows`), below the data folder or absolute: then no encoder is needed.
 
     Source  Wan2.1 (arXiv 2503.20314); the steps of diffusers' Wan pipeline, with 512 rows as in
             training instead of its default of 226.
@@ -108,6 +55,7 @@ class UmT5Text:
         width: int = 4096,
         weights: str = "checkpoint",
         dtype: str = "bfloat16",
+        embeddings: str | None = None,
     ) -> None:
         """Remember the settings; `dtype` is bfloat16 (10.6 GiB) or float32 (twice as much)."""
         if dtype not in ("bfloat16", "float32"):
@@ -115,13 +63,17 @@ class UmT5Text:
         if weights not in ("checkpoint", "random"):
             raise UserError(f"text.weights={weights}: choose checkpoint or random")
         self.folder, self.length, self.width = folder, length, width
+        self.embeddings = embeddings
+        self._root = Path()
         self._random = HashText(length, width) if weights == "random" else None
         self.device, self.dtype = torch.device("cpu"), dtype
         self._loaded: tuple[Any, Any] | None = None
 
     def locate(self, root: Path) -> None:
-        """Read the folder below `root` from now on, unless it is absolute."""
-        self.folder = str(root / self.folder)
+        """Read below `root` from now on what is not absolute or in the hub's cache."""
+        self._root = root
+        if self._random is None and self.embeddings is None:
+            self.folder = str(located(root, self.folder, HUB))
 
     def to(self, device: torch.device) -> None:
         """Encode on this device; what is loaded already is dropped."""
@@ -131,8 +83,48 @@ class UmT5Text:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the encoder while it is loaded."""
+        if self._random is not None or self.embeddings is not None:
+            return 0
         itemsize: int = getattr(torch, self.dtype).itemsize
-        return 0 if self._random is not None else _PARAMETERS * itemsize
+        return _PARAMETERS * itemsize
+
+    @property
+    def ready(self) -> RowsFile | None:
+        """The file that is read instead of encoding, if there is one."""
+        if self._random is not None or self.embeddings is None:
+            return None
+        return RowsFile(self._root / self.embeddings, self.length, self.width)
+
+    def recorded(self) -> str | None:
+        """That file and its SHA-256, for the rows of results; None if prompts are encoded."""
+        return None if self.ready is None else f"{self.embeddings} {self.ready.digest()}"
+
+    def missing(self) -> list[Path]:
+        """Files and folders that `encode` will need and that are not there."""
+        if self._random is not None:
+            return []
+        if self.ready is not None:
+            return [] if self.ready.path.is_file() else [self.ready.path]
+        encoder, tokenizer = (Path(self.folder) / part for part in _PARTS)
+        found = {encoder: is_complete(encoder), tokenizer: any(tokenizer.glob("*.json"))}
+        return [path for path, is_there in found.items() if not is_there]
+
+    def examine(self) -> str:
+        """What is there, in words; weights are looked at and not loaded.
+
+        Raises  UserError: packages or files missing, damaged, or of another width.
+        """
+        if self._random is not None:
+            return "random rows"
+        if self.ready is not None:
+            return f"{len(self.ready.prompts())} prompts in {self.ready.path}"
+        encoder = _part(Path(self.folder), _PARTS[0])
+        self._demand_width(_config_width(encoder))
+        weights = contents(files_of(encoder))
+        self._tokenizer()
+        clean("")
+        total = sum(each.nbytes for each in weights.values() if isinstance(each, Stored))
+        return f"{len(weights)} tensors in files of {size(total)}, {self.dtype}"
 
     def origin(self) -> str | None:
         """Digests of weights and tokenizer, and the packages that use them; None if random.
@@ -141,7 +133,7 @@ class UmT5Text:
 
         Raises  UserError: packages or files missing.
         """
-        if self._random is not None:
+        if self._random is not None or self.embeddings is not None:
             return None
         encoder, tokenizer = (_part(Path(self.folder), part) for part in _PARTS)
         digest = hashlib.sha256(checkpoint_digest(encoder).encode())
@@ -158,6 +150,8 @@ class UmT5Text:
         """Rows of the prompts [num_prompts, length, width]; loads the encoder the first time."""
         if self._random is not None:
             return self._random.encode(prompts)
+        if self.ready is not None:
+            return self.ready.encode(prompts)
         rows = torch.zeros(len(prompts), self.length, self.width)
         for own, prompt in zip(rows, prompts, strict=True):
             hidden = self._encode_one(clean(prompt))
@@ -189,13 +183,12 @@ class UmT5Text:
 
     def _load(self) -> tuple[Any, Any]:
         try:
-            from transformers import AutoTokenizer, UMT5EncoderModel
+            from transformers import UMT5EncoderModel
         except ImportError as error:
             raise missing_packages("the umT5 text encoder") from error
         root = Path(self.folder)
-        encoder_folder, tokenizer_folder = (_part(root, part) for part in _PARTS)
+        encoder_folder, tokenizer = _part(root, _PARTS[0]), self._tokenizer()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
             encoder, report = UMT5EncoderModel.from_pretrained(
                 encoder_folder,
                 dtype=getattr(torch, self.dtype),
@@ -207,13 +200,41 @@ class UmT5Text:
         # Files hold the embedding once, under `shared`. Some releases of transformers 5 do not tie
         # the two by themselves and would encode with zeros.
         absent = set(report["missing_keys"]) - {"encoder.embed_tokens.weight"}
-        if absent or encoder.config.d_model != self.width:
+        if absent:
             raise UserError(
-                f"the text encoder in {root} is {encoder.config.d_model} wide and lacks "
-                f"{len(absent)} tensors: choose text.width to match or download it again"
+                f"the text encoder in {root} lacks {len(absent)} tensors: download it again"
             )
+        self._demand_width(encoder.config.d_model)
         encoder.encoder.set_input_embeddings(encoder.shared)
         return tokenizer, encoder.eval().to(self.device)
+
+    def _tokenizer(self) -> Any:
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise missing_packages("the umT5 text encoder") from error
+        folder = _part(Path(self.folder), _PARTS[1])
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"cannot load the tokenizer in {folder}: download it again") from error
+
+    def _demand_width(self, width: int) -> None:
+        if width != self.width:
+            raise UserError(
+                f"the text encoder in {self.folder} is {width} wide, not {self.width}: choose "
+                "text.width to match or download it again"
+            )
+
+
+def _config_width(folder: Path) -> int:
+    """The width of an encoder, from its settings."""
+    if not (folder / "config.json").is_file():  # a download that was stopped
+        raise missing_folder(folder.parent, folder.name, *_PARTS)
+    try:
+        return int(json.loads((folder / "config.json").read_text())["d_model"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: download it again") from error
 
 
 def _part(root: Path, part: str) -> Path:
@@ -242,6 +263,6 @@ def missing_folder(root: Path, part: str, *wanted: str) -> UserError:
     """The error for a folder in the layout of `HUB` that lacks `part`; says how to get `wanted`."""
     include = " ".join(f"--include '{name}/*'" for name in wanted)
     return UserError(
-        f"found no folder {root / part}: type `hf download {HUB} {include} --local-dir {root}`, "
-        "or set the folder to where it is"
+        f"found no folder {root / part}, or not all of it: type `hf download {HUB} {include} "
+        f"--local-dir {root}`, or set the folder to where it is"
     )

@@ -6,7 +6,7 @@ nothing is loaded before `to` or `decode`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.models.stream import FrameByFrame, decode_frame
-from harness.models.text import missing_folder, missing_packages
+from harness.models.checkpoint import is_complete
+from harness.models.hub import located
+from harness.models.stream import FrameByFrame, decode_as_published, decode_frame
+from harness.models.text import HUB, missing_folder, missing_packages
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -27,8 +29,10 @@ class WanVae:
     """The decoder of the Wan2.1 VAE, streaming: equal to decoding the whole video.
 
     Convolutions look back in time; what they need of earlier frames (1.8 GiB in 16 bit at
-    480 x 832) lives as long as the iterator that `decode` returns. Equal to 1e-5 in fp32: kernels
-    sum in another order for one frame than for four.
+    480 x 832) lives as long as the iterator that `decode` returns; `feature_bytes` is the most that
+    it came to in the last video. By default the last stages take pixel frames one by one, which
+    saves most of the memory; kernels may then sum in another order than for four at a time (1e-5
+    in fp32). `lean=False` decodes by the very calls of a whole decode: equal bit for bit.
 
     Source  Wan2.1 (arXiv 2503.20314), diffusers' `AutoencoderKLWan`.
     Shapes  normalised latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
@@ -43,18 +47,26 @@ class WanVae:
         folder: str,
         weights: Literal["checkpoint", "random"] = "checkpoint",
         dtype: str = "bfloat16",
+        lean: bool = True,
     ) -> None:
         """Remember the settings; `random` builds the published sizes with seeded noise."""
         if weights not in ("checkpoint", "random"):
             raise UserError(f"vae.weights={weights}: choose checkpoint or random")
         if dtype not in _DTYPES:
             raise UserError(f"vae.dtype={dtype}: choose {', '.join(_DTYPES)}")
-        self.folder, self.weights, self.dtype = folder, weights, dtype
+        self.folder, self.weights, self.dtype, self.lean = folder, weights, dtype, lean
+        self.feature_bytes = 0
         self._vae: Any = None
 
     def locate(self, root: Path) -> None:
-        """Read the folder below `root` from now on, unless it is absolute."""
-        self.folder = str(root / self.folder)
+        """Read below `root` from now on what is not absolute or in the hub's cache."""
+        if self.weights == "checkpoint":
+            self.folder = str(located(root, self.folder, HUB))
+
+    def missing(self) -> list[Path]:
+        """Folders that `decode` will need and that are not there."""
+        folder = Path(self.folder) / "vae"
+        return [] if self.weights == "random" or is_complete(folder) else [folder]
 
     def to(self, device: torch.device | str) -> WanVae:
         """Load the decoder if it is not there, and move it to `device`."""
@@ -80,8 +92,8 @@ class WanVae:
         kind = _autoencoder()
         with torch.device("meta"):
             vae = torch.nn.Module.to(kind(), getattr(torch, self.dtype))
-        hollow = WanVae(self.folder, self.weights, self.dtype)
-        hollow._vae = _decoder_of(vae)
+        hollow = WanVae(self.folder, self.weights, self.dtype, self.lean)
+        hollow._vae = _decoder_of(vae, self.lean)
         return hollow
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
@@ -97,8 +109,13 @@ class WanVae:
             self.to(latents_FChw.device)
         _demand_channels(latents_FChw, self._vae.config.z_dim)
         z = self._scaled(latents_FChw.transpose(0, 1)[None])
-        with torch.no_grad():
-            frames = self._vae.decode(z.to(self._vae.dtype)).sample
+        self.feature_bytes = 0
+        watch = self._vae.decoder.register_forward_hook(lambda *_: self._see(self._vae._feat_map))
+        try:
+            with torch.no_grad():
+                frames = self._vae.decode(z.to(self._vae.dtype)).sample
+        finally:
+            watch.remove()
         whole: Tensor = frames[0].transpose(0, 1).float().clamp(-1, 1)
         return whole
 
@@ -119,20 +136,31 @@ class WanVae:
     def _stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         vae = self._vae
         vae.clear_cache()
+        self.feature_bytes = 0
         # A list of our own, as long as the model's, which would be held after the last frame.
         cache = [None] * len(vae._feat_map)
-        for latent_Chw in latents_FChw:
+        for i, latent_Chw in enumerate(latents_FChw):
             z = self._scaled(latent_Chw[None, :, None])
             with torch.no_grad():
-                frames = decode_frame(vae.decoder, vae.post_quant_conv(z.to(vae.dtype)), cache)
+                x = vae.post_quant_conv(z.to(vae.dtype))
+                if self.lean:
+                    frames = decode_frame(vae.decoder, x, cache)
+                else:
+                    frames = decode_as_published(vae.decoder, x, cache, first=i == 0)
+            self._see(cache)
             yield frames[0].transpose(0, 1)
+
+    def _see(self, cache: Sequence[Any]) -> None:
+        """Note what the convolutions hold of the frames so far; some hold a word, not a tensor."""
+        held = sum(x.nbytes for x in cache if isinstance(x, Tensor))
+        self.feature_bytes = max(self.feature_bytes, held)
 
     def _load(self) -> Any:
         build = self._random if self.weights == "random" else self._checkpoint
         vae = build(_autoencoder())
         if vae.config.patch_size is not None:
             raise UserError(f"the VAE in {self.folder} is Wan2.2's: choose the folder of a Wan2.1")
-        return _decoder_of(vae)
+        return _decoder_of(vae, self.lean)
 
     def _random(self, kind: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -167,10 +195,10 @@ def _autoencoder() -> Any:
     return AutoencoderKLWan
 
 
-def _decoder_of(vae: Any) -> Any:
-    """Nothing here encodes: 54 M parameters less on the device. What is here decodes leanly."""
+def _decoder_of(vae: Any, lean: bool) -> Any:
+    """Nothing here encodes: 54 M parameters less on the device. What is here may decode leanly."""
     vae.encoder = torch.nn.Identity()
-    for block in vae.decoder.up_blocks:
+    for block in vae.decoder.up_blocks if lean else ():
         for upsampler in block.upsamplers or ():
             upsampler.resample = FrameByFrame(upsampler.resample)
     return vae.eval().requires_grad_(False)

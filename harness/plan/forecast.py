@@ -13,6 +13,7 @@ from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work
 from harness.plan.workload import Needs
+from harness.sampler import ChunkLoop
 from harness.sizes import GIB
 from harness.suites import pixel_frames
 
@@ -89,7 +90,15 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     longest = None
     if setting.memory_gib is not None:
         longest = budget.longest(best, int(setting.memory_gib * GIB))
-    done = work(model, setting.needs.network, budget.storage, moments, backend)
+    dit_s = None
+    if not isinstance(model.loop, ChunkLoop):
+        reasons.append(
+            f"DiT s is unknown: passes of {type(model.loop).__name__} are not counted, only those "
+            "of the chunk loop"
+        )
+    elif setting.ceilings is not None:
+        done = work(model, setting.needs.network, budget.storage, moments, backend)
+        dit_s = done.seconds(setting.ceilings)
     return Forecast(
         method=name,
         model=setting.model_name,
@@ -100,7 +109,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         video_s=pixel_frames(num_frames) / model.fps,
         stored=stored,
         stored_bytes=sum(stored.values()),
-        allocated_bytes=sum(budget.allocated(held, num_frames).values()),
+        allocated_bytes=sum(budget.allocated(held, model.loop.histories(num_frames)[0]).values()),
         frames_full=end.full,
         frames_pooled=end.pooled,
         ratio_full_length=bf16 * num_frames / sum(stored.values()),
@@ -109,7 +118,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         best_peak_bytes=peak(phases),
         published=as_published,
         published_peak_bytes=peak(as_published),
-        dit_s=done.seconds(setting.ceilings) if setting.ceilings else None,
+        dit_s=dit_s,
         memory_gib=setting.memory_gib,
         longest_frames=longest,
         longest_s=pixel_frames(longest) / model.fps if longest else None,

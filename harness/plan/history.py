@@ -31,7 +31,7 @@ from harness.api import (
     TokenPolicy,
 )
 from harness.cache import sized
-from harness.layers.sizes import tiers_of
+from harness.layers.sizes import SINK, tiers_of
 
 FAR = 160  # chunks
 WINDOWS = 64  # places at which a made-up frame begins in the noise
@@ -132,7 +132,8 @@ class Course:
         self.lengths = False
         self._spec, self._num_frames = spec, num_frames
         self._spans = {name: tier.span for name, tier in tiers_of(method).items()}
-        self._layers = [_Layer({**self._spans, POOL: 1})]
+        own = {SINK: 1} if spec.sink_rate else {}
+        self._layers = [_Layer({**self._spans, POOL: 1, **own})]
         self._notes: dict[int, Tensor] = {}
         self._before: dict[int, Tensor] = {}
         self._num_tokens = 0
@@ -148,7 +149,7 @@ class Course:
         policy, per_frame = self.policy, self._spec.tokens_per_frame
         if isinstance(policy, TokenPolicy):
             return moment
-        reach = self._reach(num_frames or self._num_frames)
+        reach = self._reach(num_frames or self._num_frames) - len(self._own)
         tiers = {}
         for name, counted in moment.tiers.items():
             bound = policy.most(name, reach)
@@ -194,10 +195,11 @@ class Course:
 
     def _decisions(self, policy: FramePolicy, frames: range) -> list[Mapping[int, Fate]]:
         """What becomes of frames in each layer, or in all of them where they are alike."""
-        found = []
+        found: list[Mapping[int, Fate]] = []
         for number, layer in enumerate(self._layers):
             asked = self._history(policy, frames, layer, number)
-            found.append(policy.decide(asked))
+            fates = policy.decide(asked) if asked.frames else {}
+            found.append({**fates, **dict.fromkeys(set(frames) & self._own, SINK)})
             self.lengths |= "capacity" in asked.asked
             if len(self._layers) < self._spec.num_layers and "layer" in asked.asked:
                 layers = range(self._spec.num_layers)
@@ -206,14 +208,14 @@ class Course:
         return found
 
     def _history(self, policy: FramePolicy, frames: range, layer: _Layer, number: int) -> _Asked:
-        stored = sorted({*layer.fates, *frames})
+        stored = sorted({*layer.fates, *frames} - self._own)
         mass: dict[int, float] = {}
         if policy.queries:
             draws = {frame: _loudness(frame) for frame in stored}
             mass = {frame: draw / sum(draws.values()) for frame, draw in draws.items()}
         return _Asked(
             frames=stored,
-            num_frames=self._reach(frames.stop),
+            num_frames=self._reach(frames.stop) - len(self._own & set(range(frames.stop))),
             notes=self._notes,
             before=self._before,
             tiers=layer.fates,
@@ -222,6 +224,11 @@ class Course:
             layer=number,
             num_layers=self._spec.num_layers,
         )
+
+    @property
+    def _own(self) -> set[int]:
+        """Frames of a sink that changes, which are not the policy's."""
+        return set(range(self._spec.sink)) if self._spec.sink_rate else set()
 
     def _observe(self, policy: FramePolicy, frames: range) -> None:
         """Notes on made-up frames, the same in every layer."""

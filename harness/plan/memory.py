@@ -70,10 +70,13 @@ class Budget:
         return replace(self.model.spec, window=contract.window)
 
     def moments(self, contract: Contract, num_frames: int) -> list[Moment]:
-        """The chunks of a video."""
+        """The chunks of a video, of one history after the other."""
         asked = self.spec(contract), num_frames
         if asked not in self._moments:
-            self._moments[asked] = video(asked[0], self.method, num_frames)
+            lengths = self.model.loop.histories(num_frames)
+            whole = video(asked[0], self.method, lengths[0])
+            step = self.model.chunk_frames
+            self._moments[asked] = [m for n in lengths for m in whole[: -(-n // step)]]
         return self._moments[asked]
 
     def stored(self, moment: Moment) -> dict[str, int]:
@@ -92,7 +95,7 @@ class Budget:
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
         resident: Sizes = {"text K/V": network.text_kv_bytes}
-        resident |= self.allocated(held, num_frames)
+        resident |= self.allocated(held, self.model.loop.histories(num_frames)[0])
         latents = num_frames * _latent_bytes(self.model)
         running = {**base, **decoder, **resident, "latents": latents}
         running["scratch"] = self._scratch(contract, held)
@@ -121,7 +124,8 @@ class Budget:
         while low < high:
             middle = (low + high + 1) // 2
             num_frames = middle * chunk
-            phases = self.phases(contract, num_frames, growth.held(num_frames))
+            held = growth.held(self.model.loop.histories(num_frames)[0])
+            phases = self.phases(contract, num_frames, held)
             taken = largest(*phases.values())
             if taken is None:
                 return None

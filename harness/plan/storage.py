@@ -13,6 +13,7 @@ from harness.api import (
     KEEP,
     POOL,
     CacheSpec,
+    Exact,
     FramePolicy,
     Method,
     Quantizer,
@@ -22,7 +23,7 @@ from harness.api import (
     Tokens,
 )
 from harness.cache import sized
-from harness.layers.sizes import ORIGIN_BYTES, frame_bytes, tier_bytes, tiers_of
+from harness.layers.sizes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes, tiers_of
 from harness.plan.history import Moment
 from harness.plan.live import LiveBytes, on_meta
 
@@ -41,7 +42,7 @@ class Storage:
         """Ask quantizers and policy; dtype is the model's."""
         self.spec, self.method, self.dtype = spec, method, dtype
         self._policy = sized(method, spec, LENGTH)
-        self._tiers = dict(tiers_of(method))
+        self._tiers = {**tiers_of(method), SINK: Tier(Exact(), Exact())}
         self._frames: dict[tuple[str, int], Parts] = {}
         self._encoding: dict[tuple[str, tuple[int, ...]], int] = {}
         self.note = self._note()

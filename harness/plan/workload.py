@@ -29,7 +29,7 @@ SETTLED = 4  # latent frames after which every further one decodes alike
 class Network:
     """The transformer: bytes of its weights and of a prompt's keys and values, FLOPs of a pass.
 
-    flops: linears, convolutions and cross-attention of one chunk; self-attention is apart.
+    flops: linears, convolutions and cross-attention of one pass; self-attention is apart.
     pass_bytes: peak of one pass above weights, inputs, history and scratch. storing_from: what of
     it lives while a layer stores the chunk.
     """
@@ -186,7 +186,8 @@ def _hollow(model: VideoModel) -> Wan:
 
 
 def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
-    shape = (1, *model.latent_shape(model.chunk_frames))
+    num_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
+    shape = (1, *model.latent_shape(num_frames))
     return on_meta(shape, DTYPES[model.dtype]), on_meta(shape[:2], torch.float32)
 
 

@@ -1,0 +1,214 @@
+"""A model under examination: its files, their tensors, its text and decoder, one small pass."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from harness import weights
+from harness.api import Exact, Method
+from harness.attention.portable import Portable
+from harness.cache import Session
+from harness.check import Verdict, sentence
+from harness.check.small import CPU
+from harness.errors import UserError
+from harness.models.load import matched
+from harness.models.model import DTYPES, VideoModel
+from harness.models.wan import Wan
+from harness.sampler import Sampler
+from harness.sizes import size
+from harness.suites import data_folder
+from harness.weights import Entry
+from methods.retention.keep import KeepAll
+
+SMALL = (4, 4)  # latents of the pass: four tokens a frame
+BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
+
+
+@runtime_checkable
+class Examines(Protocol):
+    """A text encoder that can say what it would load, without loading it."""
+
+    def examine(self) -> str:
+        """What is there, in words."""
+
+
+@dataclass(frozen=True)
+class ModelSubject:
+    """A name, the resolved configuration of its model, and where files are."""
+
+    name: str
+    config: Mapping[str, Any]
+    data_dir: str | None
+
+    @cached_property
+    def folder(self) -> Path:
+        """The data folder."""
+        return data_folder(self.data_dir)[0]
+
+    @cached_property
+    def model(self) -> VideoModel:
+        """The preset, built; its text encoder and decoder know where their files are."""
+        model: VideoModel = instantiate(self.config)
+        model.text.locate(self.folder)
+        model.decoder.locate(self.folder)
+        return model
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What `conf/weights` describes of the files that this model reads."""
+        parts = (self.model.text, self.model.decoder)
+        used = {Path(getattr(part, "folder", "")).absolute() for part in parts}
+        if self.model.weights == "checkpoint":
+            adapter = self.model.adapter(self.folder)
+            used |= {self.model.path(self.folder).absolute()}
+            used |= {adapter.path.absolute()} if adapter is not None else set()
+        known = weights.entries().values()
+        return [each for each in known if used & {self.place(each), *self.place(each).parents}]
+
+    def place(self, entry: Entry) -> Path:
+        """Where an entry's file or folder belongs."""
+        return (self.folder / weights.FOLDER / entry.path).absolute()
+
+
+def it_can_be_built(subject: ModelSubject) -> str:
+    """The configuration makes a preset; the note is that preset."""
+    return subject.model.preset
+
+
+def its_described_files_are_right(subject: ModelSubject) -> str | None:
+    """Files that `conf/weights` describes are there, with the size and checksum that it gives."""
+    if subject.model.weights != "checkpoint":
+        return None
+    problems, right = [], 0
+    for entry in subject.entries:
+        looks = [weights.look(file, subject.data_dir) for file in entry.files]
+        missing = sum(each.state == "missing" for each in looks)
+        problems += [f"{entry.name} lacks {missing} of {len(looks)} files"] if missing else []
+        problems += [each.wrong for each in looks if each.state == "wrong"]
+        right += sum(each.state == "there" for each in looks)
+    if problems:
+        place = f" data_dir={shlex.quote(subject.data_dir)}" if subject.data_dir else ""
+        raise UserError(
+            f"{', '.join(problems)}: type python -m harness fetch weights model={subject.name}"
+            f"{place}, which says sizes and licences first"
+        )
+    return f"{right} files" if right else "conf/weights describes none of its files"
+
+
+def its_weights_have_the_tensors(subject: ModelSubject) -> str:
+    """Names and shapes of the checkpoint, and of its adapter, are exactly the network's."""
+    model = subject.model
+    if model.weights in ("seeded", "random"):
+        return f"weights={model.weights}: no file"
+    network = _hollow(model)
+    stored = matched(network, model.path(subject.folder), ema=model.ema, source=model.source)
+    made = sum(math.prod(x.shape) for x in stored.values()) * DTYPES[model.dtype].itemsize
+    note = f"{len(stored)} tensors, {size(made)} as {model.dtype}, ema={model.ema}"
+    adapter = model.adapter(subject.folder)
+    if adapter is not None:
+        shapes = {name: tuple(x.shape) for name, x in network.state_dict().items()}
+        note += f"; LoRA of {len(adapter.read(shapes).factors)} tensors, scale {adapter.scale:g}"
+    return note
+
+
+def its_weights_have_a_checksum(subject: ModelSubject) -> str:
+    """Every byte can be read, and is what the configuration asks for; rows record the note."""
+    return subject.model.origin(subject.folder)
+
+
+def its_prompts_can_be_encoded(subject: ModelSubject) -> str:
+    """The text encoder's packages and files are there and fit; it is not loaded if it is large."""
+    text = subject.model.text
+    if isinstance(text, Examines):
+        return text.examine()
+    rows = text.encode(["a red ball rolls to the right"])
+    text.close()
+    _demand_finite(rows, "text rows")
+    return f"rows {[*rows.shape[1:]]}"
+
+
+def its_latents_can_be_decoded(subject: ModelSubject) -> str:
+    """Two latent frames of a small picture."""
+    model = subject.model
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, model.dims.latent_channels, *SMALL, generator=generator)
+    frames = [frame.shape for frame in model.decoder.decode(latents)]
+    model.decoder.close()
+    num_frames, (_, height, width, _) = sum(shape[0] for shape in frames), frames[0]
+    return f"{num_frames} pixel frames of {height}x{width}"
+
+
+def a_small_pass_is_finite(subject: ModelSubject) -> str:
+    """The loaded weights predict flows of two chunks of a tiny picture; one has history."""
+    model = subject.model
+    small = replace(model, latent_size=SMALL)
+    network = small.build(CPU, subject.folder).network
+    sampler = Sampler(network, model.schedule, model.chunk_frames)
+    frames = 2 * model.chunk_frames
+    session = Session(replace(model.spec, grid=small.spec.grid), BF16, Portable(), frames, CPU)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 8, model.dims.text_dim, generator=generator) * 0.1
+    x = torch.randn(1, frames, model.dims.latent_channels, *SMALL, generator=generator)
+    x = x.to(network.head.head.weight.dtype)
+    with torch.inference_mode():
+        text_kv = network.text_kv(rows.to(x.dtype))
+        for start in (0, model.chunk_frames):
+            chunk = range(start, start + model.chunk_frames)
+            t = torch.zeros(1, model.chunk_frames)
+            flow = sampler.flow(x[:, chunk.start : chunk.stop], t, text_kv, session, chunk, True)
+            _demand_finite(flow, "the flow")
+    return f"flow of standard deviation {flow.float().std():.2f} on noise"
+
+
+CONTRACTS: tuple[Callable[[ModelSubject], str | None], ...] = (
+    it_can_be_built,
+    its_described_files_are_right,
+    its_weights_have_the_tensors,
+    its_weights_have_a_checksum,
+    its_prompts_can_be_encoded,
+    its_latents_can_be_decoded,
+    a_small_pass_is_finite,
+)
+_OF_LOADING = (its_weights_have_a_checksum, a_small_pass_is_finite)  # follow from the tensors
+
+
+def verdicts(subject: ModelSubject) -> Iterator[Verdict]:
+    """All contracts, one after the other, but for those whose ground is broken already."""
+    broken: set[Callable[[ModelSubject], str | None]] = set()
+    for contract in CONTRACTS:
+        if its_weights_have_the_tensors in broken and contract in _OF_LOADING:
+            continue
+        start = time.perf_counter()
+        try:
+            note, held = contract(subject) or "", True
+        except Exception as error:  # noqa: BLE001  the classes may be anybody's
+            note, held = sentence(error), False
+            broken.add(contract)
+        name = contract.__name__.replace("_", " ")
+        yield Verdict(name, held, note, time.perf_counter() - start)
+        if it_can_be_built in broken:
+            return
+
+
+def _hollow(model: VideoModel) -> Wan:
+    with torch.device("meta"):
+        return Wan(model.dims)
+
+
+def _demand_finite(x: Tensor, what: str) -> None:
+    if not x.isfinite().all() or not x.any():
+        raise UserError(
+            f"{what} is zero or not finite: the weights are damaged or of another model, so "
+            "download them again"
+        )

@@ -1,0 +1,215 @@
+"""Files of weights: what lies in them, and their tensors a few at a time.
+
+What is in a file is read first, without its values. Values are taken in batches, and the files are
+mapped anew for each: a mapped page that was read counts as memory of the process until its file is
+closed, and files are up to four times as large as the network that is made from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.models.names import some
+
+_TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
+_BATCHES = 32  # of all bytes: what is mapped at a time
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file. keys: how deep it lies in the file's dicts."""
+
+    file: Path
+    keys: tuple[Any, ...]
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def files_of(path: Path, source: str | None = None) -> list[Path]:
+    """The files that hold a checkpoint: itself, or the shards in a folder.
+
+    Raises  UserError: missing or of another kind.
+    """
+    if path.is_dir():
+        return _shards(path)
+    if not path.exists():
+        get = f"type `{_download(path, source)}` or " if source else ""
+        raise UserError(f"found no checkpoint at {path}: {get}set the model's path to where it is")
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise UserError(f"{path} is no .pt, .pth, .safetensors file and no folder: choose another")
+    return [path]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder of a hub's layout has its settings and all of its shards; none is read."""
+    try:
+        return (folder / "config.json").is_file() and bool(files_of(folder))
+    except UserError:
+        return False
+
+
+def contents(files: Sequence[Path]) -> dict[str, object]:
+    """All files as one dict with `Stored` in the place of every tensor, one dict deep.
+
+    Raises  UserError: a file that cannot be read, or names that come twice.
+    """
+    content: dict[str, object] = {}
+    for file in files:
+        part = _inside(file)
+        twice = sorted(content.keys() & part.keys())
+        if twice:
+            raise UserError(f"{file.parent} holds {some(twice)} twice: keep one model's shards")
+        content |= part
+    return content
+
+
+def batches(stored: Mapping[str, Stored]) -> Iterator[list[str]]:
+    """Names in the order of their files, in lists of some bytes each, a file a list."""
+    limit = sum(each.nbytes for each in stored.values()) / _BATCHES
+    batch: list[str] = []
+    taken = 0
+    for name, each in sorted(stored.items(), key=lambda item: item[1].file):
+        if batch and (taken + each.nbytes > limit or stored[batch[0]].file != each.file):
+            yield batch
+            batch, taken = [], 0
+        batch.append(name)
+        taken += each.nbytes
+    if batch:
+        yield batch
+
+
+def take(stored: Sequence[Stored]) -> list[Tensor]:
+    """Tensors on their files, mapped: let them go before the next ones are taken.
+
+    Raises  UserError: a file that cannot be read.
+    """
+    found: dict[Stored, Tensor] = {}
+    for file in {each.file for each in stored}:
+        own = [each for each in stored if each.file == file]
+        read = _safetensors if file.suffix == ".safetensors" else _torch
+        found |= zip(own, read(file, own), strict=True)
+    return [found[each] for each in stored]
+
+
+def _torch(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
+    content = _mapped(file)
+    tensors = []
+    for each in stored:
+        value: Any = content
+        for key in each.keys:
+            value = value[key]
+        tensors.append(value)
+    return tensors
+
+
+def _safetensors(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return [opened.get_tensor(each.keys[0]) for each in stored]
+    except _TORN as error:
+        raise _unreadable(file) from error
+
+
+def _inside(file: Path) -> dict[str, object]:
+    """What a file holds, without values."""
+    if file.suffix == ".safetensors":
+        return {**_header(file)}
+    inside: dict[str, object] = {}
+    for key, value in _mapped(file).items():
+        if isinstance(value, Mapping):
+            inside[str(key)] = {str(k): _stored(v, file, (key, k)) for k, v in value.items()}
+        else:
+            inside[str(key)] = _stored(value, file, (key,))
+    return inside
+
+
+def _stored(value: object, file: Path, keys: tuple[Any, ...]) -> object:
+    """What stands for a tensor; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return Stored(file, keys, tuple(value.shape), value.nbytes)
+
+
+def _mapped(file: Path) -> Mapping[Any, object]:
+    """A file of torch; its tensors stay on disk until they are touched."""
+    try:
+        return {**torch.load(file, map_location="cpu", weights_only=True, mmap=True)}
+    except _TORN as error:
+        raise _unreadable(file) from error
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file, from its first bytes, against its size.
+
+    Source  the format: eight bytes of length, a JSON of names, shapes and places, the values.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            size = file.stat().st_size
+            if not 0 < length <= size - 8:
+                raise ValueError("no header")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        ends = {name: 8 + length + each["data_offsets"][1] for name, each in header.items()}
+        torn = sorted((name for name in ends if ends[name] > size), key=lambda name: ends[name])
+        stored = {
+            name: Stored(
+                file, (name,), tuple(x["shape"]), x["data_offsets"][1] - x["data_offsets"][0]
+            )
+            for name, x in header.items()
+        }
+    except (*_TORN, LookupError, AttributeError) as error:
+        raise _unreadable(file) from error
+    if torn:
+        raise UserError(
+            f"{file} is truncated in {torn[0]}: it has {size} of {max(ends.values())} bytes, so "
+            "download it again"
+        )
+    return stored
+
+
+def _unreadable(file: Path) -> UserError:
+    return UserError(
+        f"cannot read {file}, which is truncated, corrupt or holds more than named tensors: "
+        "compare its size with the hub's and download it again"
+    )
+
+
+def _download(path: Path, source: str) -> str:
+    """The command that fetches `source`, to `path` where their ends agree."""
+    inside = source.partition(" ")[2]
+    root = str(path).removesuffix(inside)
+    # `hf download` repeats the repository's own folders below --local-dir.
+    return f"hf download {source}" + (f" --local-dir {root}" if root.endswith("/") else "")
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The shards that the index names, or all of them where there is no index."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    shards = sorted(folder.glob("*.safetensors"))
+    if len(indices) > 1 or not shards:
+        raise UserError(
+            f"{folder} holds {len(indices)} indices and {len(shards)} .safetensors files: choose a "
+            "folder with the weights of one model (`transformer` in a diffusers folder)"
+        )
+    if not indices:
+        return shards
+    try:
+        names = set(json.loads(indices[0].read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{indices[0]} is no index of shards: download it again") from error
+    missing = sorted(names - {shard.name for shard in shards})
+    if missing:
+        raise UserError(f"{folder} lacks shards ({some(missing)}): download them again")
+    return [shard for shard in shards if shard.name in names]

@@ -1,0 +1,115 @@
+"""Low-rank adapters: a second file whose factors are added to the weights as they are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.models.checkpoint import Stored, contents, files_of, take
+from harness.models.names import diffusers_name, lora_part, some
+
+_SET = "generator_lora"  # the key of a training dump; without it the factors lie at the top
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter's file, how strongly it is added, and where the hub has it.
+
+    A weight becomes W + scale * B A, in fp32, before it is cast: a network without adapters, whose
+    rounding differs from that of one that adds them at every call.
+
+    scale: alpha / rank of its training; the file does not say.
+    Source  LoRA (arXiv 2106.09685), in the names of peft.
+    """
+
+    path: Path
+    scale: float = 1.0
+    source: str | None = None
+
+    def read(self, shapes: Mapping[str, tuple[int, ...]]) -> Pairs:
+        """Both factors of every weight that is changed, without their values.
+
+        shapes: of the network's tensors, by native name.
+        Raises  UserError: file missing, unreadable, or no adapter of this network.
+        """
+        inside = contents(files_of(self.path, self.source))
+        chosen = inside.get(_SET)
+        factors = chosen if isinstance(chosen, Mapping) else inside
+        known = {name: name for name in shapes} | {diffusers_name(name): name for name in shapes}
+        found: dict[str, dict[str, Stored]] = {}
+        for key, value in factors.items():
+            part = lora_part(str(key))
+            if part is None or part[0] not in known or not isinstance(value, Stored):
+                raise UserError(
+                    f"{self.path} holds {key}, which is no LoRA factor of a tensor of this model: "
+                    "choose the LoRA of this model"
+                )
+            found.setdefault(known[part[0]], {})[part[1]] = value
+        if not found:
+            raise UserError(f"{self.path} holds no LoRA factors: choose the LoRA of this model")
+        self._demand_pairs(found, shapes)
+        self._demand_every_block(found, shapes)
+        pairs = {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+        largest = max(math.prod(shapes[name]) for name in pairs)
+        return Pairs(pairs, self.scale, torch.empty(largest))
+
+    def _demand_pairs(
+        self, found: Mapping[str, Mapping[str, Stored]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """Every weight has both factors, and they make its shape."""
+        for name, pair in sorted(found.items()):
+            if len(pair) < 2:
+                raise UserError(
+                    f"{self.path} lacks a factor of {name}, only {' '.join(pair)} is there: "
+                    "download it again"
+                )
+            a, b = pair["A"].shape, pair["B"].shape
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != tuple(shapes[name]):
+                raise UserError(
+                    f"{self.path} holds factors of {name} of shapes {[*b]} and {[*a]} for "
+                    f"{[*shapes[name]]}: choose the LoRA of this model"
+                )
+
+    def _demand_every_block(
+        self, found: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """What is changed in one block is changed in all: a file that was cut has gaps."""
+        blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
+        kinds = {name.split(".", 2)[2] for name in found if name.startswith("blocks.")}
+        wanted = {f"blocks.{block}.{kind}" for block in blocks for kind in kinds}
+        missing = sorted(wanted - found.keys())
+        if missing:
+            raise UserError(
+                f"{self.path} changes some blocks only, without {len(missing)} tensors "
+                f"({some(missing)}): download it again, or choose the LoRA of this model"
+            )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The factors A and B of every changed weight, by native name, on their files."""
+
+    factors: Mapping[str, tuple[Stored, Stored]]
+    scale: float
+    scratch: Tensor
+
+    def take(self, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The factors of those of these weights that are changed, mapped."""
+        changed = [name for name in names if name in self.factors]
+        taken = take([part for name in changed for part in self.factors[name]])
+        return dict(zip(changed, zip(taken[::2], taken[1::2], strict=True), strict=True))
+
+    def added(self, weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+        """The weight with what its factors add, fp32, in memory that the next one takes over.
+
+        Large temporary tensors between ones that stay would leave holes in the heap.
+        """
+        a, b = factors
+        out = self.scratch[: weight.numel()].view(weight.shape)
+        return out.copy_(weight).addmm_(b.float(), a.float(), alpha=self.scale)

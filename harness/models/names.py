@@ -1,0 +1,67 @@
+"""Names of tensors: what training left around them, native names, diffusers' names, LoRA's."""
+
+from __future__ import annotations
+
+import re
+
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+_LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+
+# Applied in this order. The norms swap numbers: diffusers' norm2 is the native norm3, and its own
+# norm3 has no weights.
+_TO_DIFFUSERS = (
+    ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
+    ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
+    ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
+    ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
+    ("time_projection.1.", "condition_embedder.time_proj."),
+    ("head.modulation", "scale_shift_table"),
+    ("head.head.", "proj_out."),
+    (".modulation", ".scale_shift_table"),
+    (".self_attn.", ".attn1."),
+    (".cross_attn.", ".attn2."),
+    *((f".{name}.", f".to_{name}.") for name in "qkv"),
+    (".o.", ".to_out.0."),
+    (".norm3.", ".norm2."),
+    (".ffn.0.", ".ffn.net.0.proj."),
+    (".ffn.2.", ".ffn.net.2."),
+)
+
+
+def diffusers_name(native: str) -> str:
+    """Name of a native Wan2.1 tensor in diffusers' `WanTransformer3DModel`; shapes are equal."""
+    for ours, theirs in _TO_DIFFUSERS:
+        native = native.replace(ours, theirs)
+    return native
+
+
+def is_diffusers(name: str) -> bool:
+    """Whether a plain name is diffusers': every such model has some that begin like this."""
+    return name.startswith("condition_embedder.")
+
+
+def plain(key: str) -> str:
+    """A key of a file without what training wrappers added and without one leading `model.`."""
+    return _unwrapped(key).removeprefix("model.")
+
+
+def lora_part(key: str) -> tuple[str, str] | None:
+    """The weight that a key of a LoRA file changes, and which factor it is, `A` or `B`; else None.
+
+    Source  peft's names, `base_model.model.<path>.lora_A.weight`, adapter `default` named or not.
+    """
+    found = _LORA.fullmatch(_unwrapped(key))
+    if found is None:
+        return None
+    return f"{found[1].removeprefix('base_model.model.').removeprefix('model.')}.weight", found[2]
+
+
+def _unwrapped(key: str) -> str:
+    for wrapper in _WRAPPERS:
+        key = key.replace(wrapper, "")
+    return key
+
+
+def some(names: list[str]) -> str:
+    """The first names of a list, for a sentence."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,108 @@
+"""Encoded prompts in a file of one's own, read instead of loading an encoder.
+
+Two forms are read. A `.pt` or `.pth` file is a dict from prompt to rows. A `.safetensors` file
+names its tensors `0`, `1`, ... and lists the prompts, in that order, as JSON under `prompts` in its
+metadata. Rows are [tokens, width]; those that a prompt lacks up to the model's length are zero, as
+after an encoder that masks its padding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness import digests
+from harness.errors import UserError
+
+_PROMPTS = "prompts"
+_TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
+
+
+class RowsFile:
+    """The prompts of one file.
+
+    Shapes  num_prompts strings -> [num_prompts, length, width] float32 on the CPU.
+    Raises  UserError, from every method: no such file, another form, a prompt that it lacks, rows
+            of another width or too many of them.
+    """
+
+    def __init__(self, path: Path, length: int, width: int) -> None:
+        """Nothing is read yet."""
+        self.path, self.length, self.width = path, length, width
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Rows of these prompts, found by their exact words."""
+        known = self._read()
+        lacking = [prompt for prompt in prompts if prompt not in known]
+        if lacking:
+            raise UserError(
+                f"{self.path} has rows of {len(known)} prompts and none of {lacking[0][:60]!r}: "
+                "choose a file with every prompt of the suite, or leave text.embeddings out"
+            )
+        rows = torch.zeros(len(prompts), self.length, self.width)
+        for own, prompt in zip(rows, prompts, strict=True):
+            own[: len(known[prompt])] = known[prompt]
+        return rows
+
+    def prompts(self) -> list[str]:
+        """All that it holds."""
+        return list(self._read())
+
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        try:
+            return digests.remembered(self.path)
+        except OSError as error:
+            raise self._unreadable() from error
+
+    def _read(self) -> dict[str, Tensor]:
+        if not self.path.is_file():
+            raise UserError(
+                f"found no embeddings at {self.path}: set text.embeddings to where they are"
+            )
+        try:
+            read = _safetensors if self.path.suffix == ".safetensors" else _torch
+            known = read(self.path)
+        except (*_TORN, LookupError, AttributeError) as error:
+            raise self._unreadable() from error
+        for prompt, rows in known.items():
+            if rows.dim() != 2 or rows.shape[1] != self.width or len(rows) > self.length:
+                raise UserError(
+                    f"{self.path} has rows of shape {[*rows.shape]} for {prompt[:60]!r}: give at "
+                    f"most {self.length} rows of {self.width} a prompt"
+                )
+        return known
+
+    def _unreadable(self) -> UserError:
+        return UserError(
+            f"cannot read {self.path} as embeddings: give a .pt with a dict of prompts to rows, or "
+            "a .safetensors that lists its prompts (docs/weights.md)"
+        )
+
+
+def write_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """A `.safetensors` file of encoded prompts, [tokens, width] each."""
+    named = {str(i): each.contiguous() for i, each in enumerate(rows.values())}
+    save_file(named, path, metadata={_PROMPTS: json.dumps(list(rows))})
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        prompts = json.loads((file.metadata() or {})[_PROMPTS])
+        if sorted(file.keys()) != sorted(map(str, range(len(prompts)))):
+            raise ValueError("other tensors than prompts")
+        return {prompt: file.get_tensor(str(i)).clone() for i, prompt in enumerate(prompts)}
+
+
+def _torch(path: Path) -> dict[str, Tensor]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        raise ValueError("no dict of prompts to rows")
+    return dict(content)

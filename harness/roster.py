@@ -1,0 +1,122 @@
+"""Facts about every model, from its own preset: for `ls models`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from harness import weights
+from harness.compose import choices, composing, described
+from harness.errors import UserError
+from harness.models.model import VideoModel
+from harness.sizes import GIB
+from harness.suites import SuiteConfig, data_folder, latent_frames
+from harness.worker import of_construction
+
+SECONDS = 10
+HEAD = (
+    "model", "weights", f"{SECONDS} s GiB", "held GiB", "window", "sink", "chunk", "steps",
+    "shift", "ema", "positions", "keys",
+)  # fmt: skip
+
+
+@runtime_checkable
+class Lacks(Protocol):
+    """A part of a model that reads files."""
+
+    def missing(self) -> list[Path]:
+        """Files and folders that it will need and that are not there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model and what is known of its files. missing: what the loaders will not find."""
+
+    name: str
+    model: VideoModel
+    missing: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """Whether its weights are there."""
+        if self.model.weights != "checkpoint":
+            return {"bundled": "ship with it"}.get(self.model.weights, self.model.weights)
+        return f"{len(self.missing)} missing" if self.missing else "there"
+
+
+def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
+    """Every model, a user's own included.
+
+    Raises  UserError, HydraException, ...: a file that cannot be read or built.
+    """
+    root = data_folder(data_dir)[0]
+    files = choices("model", folder)
+    with composing(folder) as composer:
+        for name, file in files.items():
+            try:
+                model: VideoModel = instantiate(composer.resolved([f"model={name}"])["model"])
+            except InstantiationException as error:
+                raise UserError(f"model {name}: {of_construction(error)}") from error
+            missing = tuple(_missing(model, root))
+            notes = (described(file), *_origin(model, folder))
+            if missing:
+                listed = ", ".join(map(str, missing))
+                place = f" data_dir={shlex.quote(data_dir)}" if data_dir else ""
+                notes += (
+                    f"missing: {listed}: type python -m harness fetch weights model={name}{place}",
+                )
+            yield Entry(name, model, missing, tuple(filter(None, notes)))
+
+
+def cells(entry: Entry) -> tuple[str, ...]:
+    """A line of the table; GiB are keys and values in BF16, of a whole video and of the window."""
+    model = entry.model
+    length = SuiteConfig(file="", seconds=SECONDS)
+    num_frames = latent_frames(length, model.chunk_frames, model.fps)
+    held = min(model.window or num_frames, num_frames)
+    full, kept = (
+        f"{frames * model.spec.bf16_frame_bytes / GIB:.4g}" for frames in (num_frames, held)
+    )
+    schedule = model.schedule
+    first = f", first {_steps(schedule.first_steps)}" if schedule.first_steps else ""
+    steps = f"{_steps(schedule.steps)}{first}{'' if schedule.warp else ' unwarped'}"
+    return (
+        entry.name, entry.state, full, kept, str(model.window or "full"), str(model.sink),
+        str(model.chunk_frames), steps, f"{schedule.shift:g}", "yes" if model.ema else "no",
+        model.positions, model.keys,
+    )  # fmt: skip
+
+
+def _steps(steps: tuple[int, ...]) -> str:
+    return "/".join(map(str, steps))
+
+
+def _missing(model: VideoModel, root: Path) -> Iterator[Path]:
+    """What is not there of weights, adapter, text encoder and decoder."""
+    if model.weights == "checkpoint":
+        adapter = model.adapter(root)
+        for path in (model.path(root), *([adapter.path] if adapter else [])):
+            if not path.exists():
+                yield path
+    for part in (model.text, model.decoder):
+        part.locate(root)
+        if isinstance(part, Lacks):
+            yield from part.missing()
+
+
+def _origin(model: VideoModel, folder: Path | None) -> Iterator[str]:
+    """Where the weights are from and under which licence, as `conf/weights` notes it."""
+    if model.weights != "checkpoint":
+        return
+    known = weights.entries(folder).values()
+    for file, source in ((model.checkpoint, model.source), (model.lora, model.lora_source)):
+        own = {entry.licence for entry in known if f"{weights.FOLDER}/{entry.path}" == file}
+        if file is not None:
+            yield f"{source or file}; licence: {'; '.join(sorted(own)) or 'not described'}"
