@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,9 @@ from analysis.figures.families import family_of
 from analysis.figures.figure import Axis, Curve, Curves, Panels
 from analysis.figures.paper import svg as drawn
 from analysis.grids import Grid
-from analysis.ranks import Array, interval, resampled
+from analysis.ranks import interval
+from analysis.section import VIDEO
+from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, redrawn
 from analysis.tables import title
 from harness.errors import UserError
 from harness.metrics.lpips import Lpips
@@ -28,10 +29,6 @@ from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.windows import Quantity
 
-NUM_DRAWS, SEED = 10_000, 0
-# Prompts; of fewer, an interval spans the smallest and the largest value whatever they are.
-FEWEST = 4
-VIDEO = ["prompt_index", "sample"]
 PARTS = {"last_minus_first": "last less first second", "slope": "slope per second"}
 ACROSS = 3  # panels of a picture beside each other
 
@@ -70,15 +67,6 @@ NOTES = (
     "prompts on; n: prompts that have the value",
     "less BF16's: of videos paired by prompt and seed, without the drift of the model itself",
 )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over prompts and its interval; None for too few prompts."""
-
-    mean: float
-    bounds: tuple[float, float] | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -150,15 +138,9 @@ def estimate(values: pd.Series) -> Estimate | None:
     by_prompt = values.dropna().groupby(level="prompt_index").mean().to_numpy(float)
     if not by_prompt.size:
         return None
-    means = _redrawn(len(by_prompt)) @ by_prompt
+    means = redrawn(len(by_prompt)) @ by_prompt
     bounds = interval(means[1:]) if len(by_prompt) >= FEWEST else None
     return Estimate(float(means[0]), bounds, len(by_prompt))
-
-
-@lru_cache(maxsize=8)
-def _redrawn(num: int) -> Array:
-    """The same draws for all values of as many prompts."""
-    return resampled(num, NUM_DRAWS, SEED)
 
 
 def _lines(run_ids: Sequence[str], runs: dict[str, pd.DataFrame]) -> list[Line]:

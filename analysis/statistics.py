@@ -172,7 +172,7 @@ def _means(table: pd.DataFrame) -> dict[str, tuple[float, tuple[float, float] | 
         means = values.mean(0)
         finite = np.isfinite(means)  # an infinite value has a mean and no interval
         shown = finite if len(values) >= FEWEST else np.zeros_like(finite)
-        draws = iter((_redrawn(len(values))[1:] @ values[:, shown]).T)
+        draws = iter((redrawn(len(values))[1:] @ values[:, shown]).T)
         for column, mean, is_shown in zip(columns, means, shown, strict=True):
             bounds = interval(next(draws)) if is_shown else None
             found[column] = (float(mean), bounds, len(values))
@@ -192,6 +192,6 @@ def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
 
 
 @lru_cache(maxsize=4)
-def _redrawn(num: int) -> Array:
+def redrawn(num: int) -> Array:
     """The same draws for all values of as many prompts."""
     return resampled(num, NUM_DRAWS, SEED)

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from analysis import drift as drifts
-from analysis.drift import FEWEST, MEASURES, drift, estimate, svg
+from analysis.drift import MEASURES, drift, estimate, svg
+from analysis.statistics import FEWEST
 from harness.errors import UserError
 from tests.test_cli import command
 
