@@ -74,6 +74,7 @@ class Session:
         """Forget everything: the next pass begins a history at frame 0."""
         self.ledger()
         self._layers = [layer_of(self._context, layer) for layer in range(self.spec.num_layers)]
+        self._scratch = Scratch()
         self._end = 0
 
     def attend(

@@ -25,10 +25,12 @@ from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES, VideoModel
 from harness.models.vae import pixels
 from harness.models.wan import TextKV
+from harness.noise import SeededNoise
 from harness.progress import Progress
 from harness.record import Held, Recorder
+from harness.reel import Reel
 from harness.run import ENVIRONMENT, Item, Run
-from harness.sampler import Sampler, SeededNoise, Silent
+from harness.sampler import Sampler, Silent
 from harness.scores import Key
 from harness.store import Rows, TracePoint, write_trace
 from harness.video import Frames, write_raw
@@ -52,7 +54,7 @@ class Generator:
         sized(self.method, self.model.spec, num_held).check(self.model.spec)
         self.integration: Integration = instantiate(run.integration)
         self.integration.check(self.model.spec, self.method)
-        self.model.loop.check(self.integration, self.method)
+        self.model.loop.check(self.integration, self.method, self.model.decoder)
         self.backend: Backend = self.integration.resolve(
             instantiate(run.attention), self.model.spec, self.method, self.device
         )
@@ -104,15 +106,18 @@ class Generator:
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         text_kv = self.model.text_kv(self.sampler, next(iter(self.texts.values()))[0])
         session = self.session(num_frames)
-        chunks = self.sampler.sample(session, text_kv, noise, num_frames, Silent())
-        self.decode(torch.cat(list(chunks), dim=1))
+        reel = Reel(self.model.decoder, Silent())
+        for latents in self.sampler.sample(session, text_kv, noise, num_frames, Silent(), reel):
+            reel.latents.append(latents)
+        reel.end(self.decode)
         self._previous = ()  # the first video has none before it
 
     def make(self, item: Item, meter: Meter) -> tuple[Frames, Held, list[TracePoint]]:
         """One video: its pixels, what the cache came to hold, and its trace."""
         rows, encoding = self.texts[item.prompt.text]
         meter.include(encoding)
-        alive = Alive()
+        reel = Reel(self.model.decoder, meter)
+        alive = Alive(reel)
         meter.components = lambda: self._resident() | alive.ledger()
         with meter.phase("text"):
             alive.text_kv = self.model.text_kv(self.sampler, rows)
@@ -122,30 +127,27 @@ class Generator:
         if self._on(noise.video):
             alive.noise = noise.video
         trace: list[TracePoint] = []
-        for latents in self.sampler.sample(session, alive.text_kv, noise, num_frames, meter):
-            alive.latents.append(latents)
+        chunks = self.sampler.sample(session, alive.text_kv, noise, num_frames, meter, reel)
+        for chunk, latents in enumerate(chunks):
+            reel.latents.append(latents)
             time_s = time.perf_counter() - meter.start
-            chunk = len(alive.latents) - 1
             in_use = {"in_use": self.memory.now()}
             trace += self.record.sampled(item, chunk, time_s, session.ledger() | in_use)
         held = Held.of(session)
-        del session, noise
+        del session, noise, chunks
         if self.integration.free_before_decode:
             alive.free()
-        with meter.phase("decode"):
-            frames = self.decode(torch.cat(alive.latents, dim=1))
-            alive.decoder_features = getattr(self.model.decoder, "feature_bytes", 0)
+        frames = reel.end(self.decode)
         return frames, held, trace + self.record.peaks(item, meter)
 
-    def decode(self, latents_BFChw: Tensor) -> Frames:
-        """Pixels of the first sample, on the host."""
-        latents = latents_BFChw[0]
+    def decode(self, latents_FChw: Tensor) -> Frames:
+        """Pixels on the host, as the integration decodes."""
         with torch.inference_mode():
             if self.integration.stream_decode:
-                return np.concatenate(list(self.model.decoder.decode(latents)))
-            video = self.model.decoder.decode_whole(latents)
+                return np.concatenate(list(self.model.decoder.decode(latents_FChw)))
+            video = self.model.decoder.decode_whole(latents_FChw)
         if self.integration.keep_previous:
-            self._previous = (video, latents)
+            self._previous = (video, latents_FChw)
         return pixels(video)
 
     def _encode(self, prompts: Sequence[str], keep: Keep | None = None) -> None:
@@ -179,24 +181,22 @@ class Generator:
 class Alive:
     """What one video holds on the device."""
 
+    reel: Reel
     text_kv: TextKV = field(default_factory=list)
     session: CacheSession | None = None
     noise: Tensor | None = None
-    latents: list[Tensor] = field(default_factory=list)
-    decoder_features: int = 0  # what a decoder held of earlier frames at most, while it decoded
 
     def ledger(self) -> dict[str, int]:
         """Bytes by what they are."""
         cross = sum(x.nbytes for pair in self.text_kv for x in pair)
-        latents = sum(x.nbytes for x in self.latents)
         held = self.session.ledger() if self.session is not None else {}
         noise = self.noise.nbytes if self.noise is not None else 0
-        parts = {"cross_attention": cross, "noise": noise, "latents": latents, **held}
-        parts["decoder_features"] = self.decoder_features
+        parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes, **held}
+        parts["decoder_features"] = self.reel.decoder_features
         return {name: size for name, size in parts.items() if size}
 
     def free(self) -> None:
-        """Let go of all but the latents."""
+        """Let go of all but the reel."""
         self.text_kv, self.session, self.noise = [], None, None
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from harness.api import Method
 from harness.cache import Session
 from harness.integration import CacheSession, Integration, Packed
+from harness.models.decoder import Codec, Decoder
 from harness.models.wan import TextKV
-from harness.sampler import Loop, Noise, Observer, Sampler, Schedule, chunks
+from harness.noise import Noise
+from harness.sampler import Joint, Loop, Observer, Pass, Sampler, Schedule, chunks
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RollingLoop(Loop):
     Source  Rolling Forcing (arXiv 2509.25161).
     """
 
-    def check(self, integration: Integration, method: Method) -> None:
+    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
         """A chunk's passes are shared with others, none of which may be left out."""
         if method.reuse is not None:
             raise ValueError(
@@ -43,6 +45,7 @@ class RollingLoop(Loop):
         noise: Noise,
         num_frames: int,
         observer: Observer,
+        joint: Joint | None,
     ) -> Iterator[Tensor]:
         """A chunk of latents a window, once the first chunk is finished."""
         parts = chunks(num_frames, sampler.chunk_frames)
@@ -60,10 +63,14 @@ class RollingLoop(Loop):
                 del under_way.latents[first]
                 yield x0
 
-    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+    def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
         """A joint pass and a commit a window."""
-        num_windows = len(chunks(num_frames, chunk_frames)) + len(schedule.steps) - 1
-        return 2 * num_windows
+        parts, num_steps = chunks(num_frames, chunk_frames), len(schedule.steps)
+        for last in range(len(parts) + num_steps - 1):
+            first = max(0, last - num_steps + 1)
+            newest = parts[min(last, len(parts) - 1)]
+            yield Pass(0, range(parts[first].start, newest.stop), last - first)
+            yield Pass(0, parts[first], None)
 
     def pass_frames(self, schedule: Schedule, chunk_frames: int) -> int:
         """A chunk a step."""
@@ -111,12 +118,12 @@ class _UnderWay:
 class RestartLoop(Loop):
     """The chunk loop, but history ends after some frames and begins anew from the last of them.
 
-    frames: of one history. overlap: the newest of them, which the next history begins with: their
-    latents pass once more at t = 0, at positions from 0, and are not denoised again. What was
-    published also decodes the first of them and encodes it as the first frame of a video; here
-    latents stay as they are, and the video is decoded as one.
+    frames: of one history. overlap: the newest of them, which the next history begins with: they
+    pass once more at t = 0, at positions from 0, and are not denoised again. A history is a video
+    of its own to the decoder: what is done of it is decoded before the next begins, and the last
+    picture that came of the first overlapping frame is encoded as the first of a video.
 
-    Source  CausVid (arXiv 2412.07772).
+    Source  CausVid (arXiv 2412.07772) and its program for long videos.
     Raises  ValueError: no frames, or as many overlapping as there are.
     """
 
@@ -132,12 +139,17 @@ class RestartLoop(Loop):
                 "more frames than overlap and at least 1 of it"
             )
 
-    def check(self, integration: Integration, method: Method) -> None:
-        """The cache must be able to forget."""
+    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+        """The cache must be able to forget, and the decoder to encode."""
         if not isinstance(integration, Packed):
             raise ValueError(
                 f"integration={integration.name} keeps one history a video, but RestartLoop begins "
                 f"a new one after {self.frames} frames: choose integration=packed"
+            )
+        if not isinstance(decoder, Codec):
+            raise ValueError(
+                f"{type(decoder).__name__} does not encode, but RestartLoop begins a history with "
+                "a picture: choose model.decoder._target_=harness.models.vae.WanCodec"
             )
 
     def run(
@@ -148,29 +160,35 @@ class RestartLoop(Loop):
         noise: Noise,
         num_frames: int,
         observer: Observer,
+        joint: Joint | None,
     ) -> Iterator[Tensor]:
         """Chunks of the first history, then those of the next behind its overlap."""
         assert isinstance(session, Session)
         self._demand_chunks(sampler.chunk_frames)
-        begin, recent = 0, torch.empty(0)
+        begin = 0
         for frames in chunks(num_frames, sampler.chunk_frames):
             if frames.start == begin + self.frames:
                 begin = frames.start - self.overlap
                 session.restart()
+                assert joint is not None, "a video of several histories needs somebody to join them"
+                again = joint.rejoin(self.overlap)
                 for part in chunks(self.overlap, sampler.chunk_frames):
-                    again = recent[:, part.start : part.stop]
-                    sampler.commit(session, text_kv, again, part, observer)
+                    latents = again[:, part.start : part.stop]
+                    sampler.commit(session, text_kv, latents, part, observer)
             latents = sampler.denoise(session, text_kv, noise, frames, observer, begin)
             placed = range(frames.start - begin, frames.stop - begin)
             sampler.commit(session, text_kv, latents, placed, observer)
-            recent = torch.cat([recent, latents], dim=1) if recent.numel() else latents
-            recent = recent[:, -self.overlap :]
             yield latents
 
-    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+    def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
         """Those of the chunk loop, and commits of the overlaps."""
-        again = (len(self.histories(num_frames)) - 1) * len(chunks(self.overlap, chunk_frames))
-        return schedule.num_passes(len(chunks(num_frames, chunk_frames))) + again
+        for number, length in enumerate(self.histories(num_frames)):
+            for frames in chunks(length, chunk_frames):
+                again = number > 0 and frames.start < self.overlap
+                steps = 0 if again else len(schedule.times(number == 0 and frames.start == 0))
+                for step in range(steps):
+                    yield Pass(number, frames, step)
+                yield Pass(number, frames, None)
 
     def histories(self, num_frames: int) -> Sequence[int]:
         """Whole ones, then what is left."""

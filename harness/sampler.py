@@ -15,7 +15,9 @@ from torch import Tensor
 
 from harness.api import Method, Reuse
 from harness.integration import CacheSession, Integration
+from harness.models.decoder import Decoder
 from harness.models.wan import TextKV, Wan
+from harness.noise import Noise
 from harness.residual import Residual
 
 GRID = 1000  # training timesteps
@@ -65,42 +67,6 @@ class Schedule:
         grid = self._sigmas * GRID
         return self._sigmas[(t.cpu().float()[..., None] - grid).abs().argmin(-1)].to(t.device)
 
-    def num_passes(self, num_chunks: int) -> int:
-        """Network passes of a video, the commit pass of every chunk included."""
-        first = len(self.first_steps or self.steps)
-        return first + (num_chunks - 1) * len(self.steps) + num_chunks
-
-
-class Noise(Protocol):
-    """Where random numbers come from."""
-
-    def initial(self, frames: range) -> Tensor:
-        """The noise that a chunk starts from [B, F, C, h, w] fp32 on the CPU."""
-
-    def fresh(self, num_frames: int) -> Tensor:
-        """New noise for the next denoising pass [B, F, C, h, w] fp32 on the CPU."""
-
-
-class SeededNoise:
-    """Gaussian noise of one video, drawn in fp32 on the CPU: the same on every device.
-
-    The whole video's initial noise is drawn first, so that a method cannot shift the draws.
-    """
-
-    def __init__(self, seed: int, shape_FChw: Sequence[int]) -> None:
-        """Seeded by prompt and sample alone."""
-        self._generator = torch.Generator().manual_seed(seed)
-        self._shape = tuple(shape_FChw)
-        self.video = torch.randn(1, *self._shape, generator=self._generator)
-
-    def initial(self, frames: range) -> Tensor:
-        """The chunk's part of the video's noise."""
-        return self.video[:, frames.start : frames.stop]
-
-    def fresh(self, num_frames: int) -> Tensor:
-        """The next draw."""
-        return torch.randn(1, num_frames, *self._shape[1:], generator=self._generator)
-
 
 class Observer(Protocol):
     """Who watches the passes: times them and shows progress."""
@@ -124,6 +90,26 @@ class Silent:
         """Nobody counts."""
 
 
+class Joint(Protocol):
+    """Joins histories: whoever collects a video's latents as they come, and decodes them."""
+
+    def rejoin(self, overlap: int) -> Tensor:
+        """The newest latents [B, overlap, C, h, w], as the beginning of a video of its own."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the network.
+
+    history: its number, 0 but for loops that begin anew. frames: their places in it. step: of the
+    frames that are denoised first; None in a commit.
+    """
+
+    history: int
+    frames: range
+    step: int | None
+
+
 class Loop(ABC):
     """In which order a video's passes are made: `model.loop` of a preset. Without state."""
 
@@ -136,14 +122,21 @@ class Loop(ABC):
         noise: Noise,
         num_frames: int,
         observer: Observer,
+        joint: Joint | None,
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk, once they are committed."""
 
     @abstractmethod
-    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
-        """Network passes of a video, those of commits included."""
+    def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
+        """The passes that `run` makes, one by one; reuse may leave some of them out."""
 
-    def check(self, integration: Integration, method: Method) -> None:  # noqa: B027  most serve all
+    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+        """How many there are, commits included."""
+        return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))
+
+    def check(  # noqa: B027  most serve all
+        self, integration: Integration, method: Method, decoder: Decoder
+    ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot be served."""
 
     def histories(self, num_frames: int) -> Sequence[int]:
@@ -170,6 +163,7 @@ class ChunkLoop(Loop):
         noise: Noise,
         num_frames: int,
         observer: Observer,
+        joint: Joint | None,
     ) -> Iterator[Tensor]:
         """The last chunk holds what is left of num_frames."""
         for frames in chunks(num_frames, sampler.chunk_frames):
@@ -177,9 +171,12 @@ class ChunkLoop(Loop):
             sampler.commit(session, text_kv, latents, frames, observer)
             yield latents
 
-    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+    def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
         """Every step and a commit of every chunk."""
-        return schedule.num_passes(len(chunks(num_frames, chunk_frames)))
+        for frames in chunks(num_frames, chunk_frames):
+            for step in range(len(schedule.times(frames.start == 0))):
+                yield Pass(0, frames, step)
+            yield Pass(0, frames, None)
 
 
 def chunks(num_frames: int, chunk_frames: int) -> list[range]:
@@ -211,12 +208,14 @@ class Sampler:
         noise: Noise,
         num_frames: int,
         observer: Observer,
+        joint: Joint | None = None,
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
-        The commit pass of a chunk has run when its latents arrive.
+        The commit pass of a chunk has run when its latents arrive. joint: asked by a loop that
+        begins histories anew.
         """
-        yield from self.loop.run(self, session, text_kv, noise, num_frames, observer)
+        yield from self.loop.run(self, session, text_kv, noise, num_frames, observer, joint)
 
     def flow(
         self,

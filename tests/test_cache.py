@@ -15,7 +15,8 @@ from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
-from harness.sampler import Sampler, Schedule, SeededNoise, Silent
+from harness.noise import SeededNoise
+from harness.sampler import Sampler, Schedule, Silent
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune

@@ -13,7 +13,8 @@ from harness.api import DROP, Fate, FramePolicy, History, Method
 from harness.attention.portable import Portable
 from harness.cache import Session, anchored
 from harness.loops import RestartLoop, RollingLoop
-from harness.sampler import Sampler, Schedule, SeededNoise, Silent
+from harness.noise import SeededNoise
+from harness.sampler import Sampler, Schedule, Silent
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window
@@ -84,6 +85,16 @@ def test_where_the_anchor_is(frames: range, commit: bool, lift: int, hidden: ran
     assert anchored(shape, frames, commit) == (lift, hidden)
 
 
+@dataclass
+class AsTheyAre:
+    """Joins histories without a picture between them."""
+
+    parts: list[Tensor]
+
+    def rejoin(self, overlap: int) -> Tensor:
+        return torch.cat(self.parts, dim=1)[:, -overlap:]
+
+
 def test_a_restarted_history_is_that_of_a_new_video_from_the_overlap() -> None:
     net, shape = network(), spec()
     loop = RestartLoop(frames=6, overlap=3)
@@ -91,7 +102,9 @@ def test_a_restarted_history_is_that_of_a_new_video_from_the_overlap() -> None:
     watcher = Counted()
     session = Session(shape, BF16, Portable(), 6, CPU)
     noise = SeededNoise(0, (12, 4, 2 * GRID[0], 2 * GRID[1]))
-    parts = list(sampler.sample(session, text(net), noise, 12, watcher))
+    parts: list[Tensor] = []
+    for latents in sampler.sample(session, text(net), noise, 12, watcher, AsTheyAre(parts)):
+        parts.append(latents)
     assert len(watcher.seen) == loop.num_passes(TWO, 12, 3) == 4 * 3 + 2
     assert session.stored(0)[0] == [*range(6)]
 

@@ -17,7 +17,8 @@ from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.models.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
-from harness.sampler import Sampler, Schedule, SeededNoise, Silent
+from harness.noise import SeededNoise
+from harness.sampler import Sampler, Schedule, Silent
 from tests.geometry import BF16, CPU
 
 DIMS = WanDims(

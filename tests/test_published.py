@@ -36,9 +36,10 @@ from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.generate import Generator
 from harness.models.rope import Rope, rotate
+from harness.noise import SeededNoise
 from harness.published import Published, PublishedSession
 from harness.published.layout import layout, places
-from harness.sampler import Sampler, Schedule, SeededNoise, Silent
+from harness.sampler import Sampler, Schedule, Silent
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot

@@ -14,9 +14,10 @@ from hydra.utils import instantiate
 from harness import store
 from harness.api import Method
 from harness.integration import Packed
+from harness.noise import SeededNoise
 from harness.plan import published as plan
 from harness.published import Published
-from harness.sampler import Sampler, Schedule, SeededNoise
+from harness.sampler import Sampler, Schedule
 from tests.geometry import (
     BF16,
     CONF,

@@ -21,8 +21,9 @@ from harness.bench.timing import Spread, Wall, interleave
 from harness.compose import configured
 from harness.generate import Generator, make_one
 from harness.measure import Meter
+from harness.noise import SeededNoise
 from harness.run import Execution, Run
-from harness.sampler import SeededNoise, Silent
+from harness.sampler import Silent
 from harness.store import OBSERVATIONS, Rows
 from harness.suites import Prompt, Suite
 

@@ -22,6 +22,7 @@ from harness.cache import Session
 from harness.check import Verdict, sentence
 from harness.check.small import CPU
 from harness.errors import UserError
+from harness.models.decoder import Codec
 from harness.models.load import matched
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
@@ -139,14 +140,20 @@ def its_prompts_can_be_encoded(subject: ModelSubject) -> str:
 
 
 def its_latents_can_be_decoded(subject: ModelSubject) -> str:
-    """Two latent frames of a small picture."""
+    """Two latent frames of a small picture; one back, where the loop will ask for that."""
     model = subject.model
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, model.dims.latent_channels, *SMALL, generator=generator)
     frames = [frame.shape for frame in model.decoder.decode(latents)]
-    model.decoder.close()
     num_frames, (_, height, width, _) = sum(shape[0] for shape in frames), frames[0]
-    return f"{num_frames} pixel frames of {height}x{width}"
+    note = f"{num_frames} pixel frames of {height}x{width}"
+    if isinstance(model.decoder, Codec):
+        with torch.inference_mode():
+            again = model.decoder.encode(torch.zeros(1, 3, height, width))
+        _demand_finite(again, "an encoded picture")
+        note += f", one encoded as latents {[*again.shape]}"
+    model.decoder.close()
+    return note
 
 
 def a_small_pass_is_finite(subject: ModelSubject) -> str:

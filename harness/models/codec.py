@@ -72,9 +72,13 @@ def encode(keyframes_FHWC: NDArray[np.uint8] | Tensor) -> Tensor:
             f"keyframes of shape {list(shape)} cannot be encoded: "
             "give [F, H, W, 3] with H and W divisible by 8"
         )
-    rgb = torch.as_tensor(keyframes_FHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
-    basis, mean, scale = _transform(rgb.device)
-    return (F.conv2d(rgb, basis, stride=BLOCK) - mean) / scale
+    return _encoded(torch.as_tensor(keyframes_FHWC).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+def _encoded(rgb_F3HW: Tensor) -> Tensor:
+    """Latents of pixels in -1..1."""
+    basis, mean, scale = _transform(rgb_F3HW.device)
+    return (F.conv2d(rgb_F3HW, basis, stride=BLOCK) - mean) / scale
 
 
 def linear(latents_FChw: Tensor) -> Tensor:
@@ -195,6 +199,10 @@ class KeyframeDecoder:
         """Each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1; meta is one, too."""
         _demand_channels(latents_FChw)
         return self._stream(self._loaded(latents_FChw.device), latents_FChw)
+
+    def encode(self, frame_13HW: Tensor) -> Tensor:
+        """The latent of a keyframe [1, 16, h, w] fp32."""
+        return _encoded(frame_13HW.float())
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
         """The whole video on the device [T, 3, H, W] fp32 in -1..1, equal to the stream."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -13,12 +13,12 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.errors import UserError
 from harness.models.bundled import bundled
+from harness.models.decoder import Decoder
 from harness.models.hub import located
 from harness.models.load import checkpoint_sha256, load_weights
 from harness.models.lora import Lora
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
 from harness.sampler import ChunkLoop, Loop, Sampler, Schedule
-from harness.video import Frames
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -45,26 +45,6 @@ class Recorded(Protocol):
 
     def recorded(self) -> str | None:
         """A file and its SHA-256; None if it encodes prompts itself."""
-
-
-class Decoder(Protocol):
-    """Turns latents into pixels, frame by frame."""
-
-    def locate(self, root: Path) -> None:
-        """Look for files below `root`."""
-
-    def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
-        """Per latent frame: uint8 pixels [1 or 4, H, W, 3]."""
-
-    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """The whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights on the device."""
-
-    def close(self) -> None:
-        """Free what was loaded."""
 
 
 @dataclass(frozen=True)

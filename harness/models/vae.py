@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class WanVae:
     """
 
     stride = (4, 8)
+    encodes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,23 +82,26 @@ class WanVae:
             torch.cuda.empty_cache()
 
     def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
-        """Pixels of each latent frame [1 or 4, H, W, 3]; loads where the latents are, if needed."""
-        if self._vae is None:
-            self.to(latents_FChw.device)
-        _demand_channels(latents_FChw, self._vae.config.z_dim)
-        return map(pixels, self._stream(latents_FChw))
+        """Pixels of each latent frame [1 or 4, H, W, 3]."""
+        return map(pixels, self.stream(latents_FChw))
 
     def hollow(self) -> WanVae:
         """The same decoder on the meta device: true sizes, no values, no files."""
         kind = _autoencoder()
         with torch.device("meta"):
             vae = torch.nn.Module.to(kind(), getattr(torch, self.dtype))
-        hollow = WanVae(self.folder, self.weights, self.dtype, self.lean)
-        hollow._vae = _decoder_of(vae, self.lean)
+        hollow = type(self)(self.folder, self.weights, self.dtype, self.lean)
+        hollow._vae = self._fitted(vae)
         return hollow
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        """Each latent frame where the decoder lies [1 or 4, 3, H, W] fp32 in -1..1."""
+        """Each latent frame where the decoder lies [1 or 4, 3, H, W] fp32 in -1..1.
+
+        Loads where the latents are, if nothing is loaded.
+        """
+        if self._vae is None:
+            self.to(latents_FChw.device)
+        _demand_channels(latents_FChw, self._vae.config.z_dim)
         return self._stream(latents_FChw)
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
@@ -127,11 +131,24 @@ class WanVae:
 
     def _scaled(self, latents_BCFhw: Tensor) -> Tensor:
         """Latents as the VAE made them, fp32."""
-        mean, std = (
-            torch.tensor(values, device=self._vae.device).view(1, -1, 1, 1, 1)
-            for values in (self._vae.config.latents_mean, self._vae.config.latents_std)
-        )
+        mean, std = self._scale()
         return latents_BCFhw.to(self._vae.device).float() * std + mean
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of every channel [1, C, 1, 1, 1], fp32."""
+        config, device = self._vae.config, self._vae.device
+        values = (config.latents_mean, config.latents_std)
+        mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1, 1) for x in values)
+        return mean, std
+
+    def _fitted(self, vae: Any) -> Any:
+        """What is not needed leaves the device, 54 M parameters; the rest may decode leanly."""
+        if not self.encodes:
+            vae.encoder = torch.nn.Identity()
+        for block in vae.decoder.up_blocks if self.lean else ():
+            for upsampler in block.upsamplers or ():
+                upsampler.resample = FrameByFrame(upsampler.resample)
+        return vae.eval().requires_grad_(False)
 
     def _stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         vae = self._vae
@@ -160,7 +177,7 @@ class WanVae:
         vae = build(_autoencoder())
         if vae.config.patch_size is not None:
             raise UserError(f"the VAE in {self.folder} is Wan2.2's: choose the folder of a Wan2.1")
-        return _decoder_of(vae, self.lean)
+        return self._fitted(vae)
 
     def _random(self, kind: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -186,6 +203,22 @@ class WanVae:
         return vae
 
 
+class WanCodec(WanVae):
+    """The Wan VAE with its encoder, for loops that begin a history with a picture."""
+
+    encodes = True
+
+    def encode(self, frame_13HW: Tensor) -> Tensor:
+        """The most likely latent of a video's first picture [1, 16, h, w] fp32, normalised."""
+        if self._vae is None:
+            self.to(frame_13HW.device)
+        x = frame_13HW.to(self._vae.device, self._vae.dtype).transpose(0, 1)[None]
+        mean, std = self._scale()
+        with torch.no_grad():
+            z: Tensor = self._vae.encode(x).latent_dist.mode()
+        return ((z.float() - mean) / std)[0].transpose(0, 1)
+
+
 def _autoencoder() -> Any:
     """The class of the Wan2.1 VAE."""
     try:
@@ -193,15 +226,6 @@ def _autoencoder() -> Any:
     except ImportError as error:
         raise missing_packages("the Wan VAE") from error
     return AutoencoderKLWan
-
-
-def _decoder_of(vae: Any, lean: bool) -> Any:
-    """Nothing here encodes: 54 M parameters less on the device. What is here may decode leanly."""
-    vae.encoder = torch.nn.Identity()
-    for block in vae.decoder.up_blocks if lean else ():
-        for upsampler in block.upsamplers or ():
-            upsampler.resample = FrameByFrame(upsampler.resample)
-    return vae.eval().requires_grad_(False)
 
 
 def _demand_channels(latents_FChw: Tensor, channels: int) -> None:

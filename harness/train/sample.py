@@ -15,7 +15,8 @@ from harness.cache import Session
 from harness.models.codec import encode, preview
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
-from harness.sampler import Sampler, SeededNoise, Silent
+from harness.noise import SeededNoise
+from harness.sampler import Sampler, Silent
 from harness.sheet import contact_sheet
 from harness.train.state import State
 from harness.world import clip

@@ -25,7 +25,8 @@ from harness.compose import configured
 from harness.integration import Packed
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
-from harness.sampler import SeededNoise, Silent
+from harness.noise import SeededNoise
+from harness.sampler import Silent
 from harness.sizes import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
