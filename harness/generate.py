@@ -26,11 +26,12 @@ from harness.models.model import DTYPES, VideoModel
 from harness.models.vae import pixels
 from harness.models.wan import TextKV
 from harness.noise import SeededNoise
+from harness.passes import Silent
 from harness.progress import Progress
 from harness.record import Held, Recorder
 from harness.reel import Reel
 from harness.run import ENVIRONMENT, Item, Run
-from harness.sampler import Sampler, Silent
+from harness.sampler import Sampler
 from harness.scores import Key
 from harness.store import Rows, TracePoint, write_trace
 from harness.video import Frames, write_raw

@@ -14,7 +14,8 @@ from harness.integration import CacheSession, Integration, Packed
 from harness.models.decoder import Codec, Decoder
 from harness.models.wan import TextKV
 from harness.noise import Noise
-from harness.sampler import Joint, Loop, Observer, Pass, Sampler, Schedule, chunks
+from harness.passes import Observer, Pass, chunks
+from harness.sampler import Joint, Loop, Sampler, Schedule
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RollingLoop(Loop):
             first = max(0, last - num_steps + 1)
             newest = parts[min(last, len(parts) - 1)]
             yield Pass(0, range(parts[first].start, newest.stop), last - first)
-            yield Pass(0, parts[first], None)
+            yield Pass(0, parts[first], stores=last - first == num_steps - 1)
 
     def pass_frames(self, schedule: Schedule, chunk_frames: int) -> int:
         """A chunk a step."""
@@ -188,7 +189,7 @@ class RestartLoop(Loop):
                 steps = 0 if again else len(schedule.times(number == 0 and frames.start == 0))
                 for step in range(steps):
                     yield Pass(number, frames, step)
-                yield Pass(number, frames, None)
+                yield Pass(number, frames, stores=True)
 
     def histories(self, num_frames: int) -> Sequence[int]:
         """Whole ones, then what is left."""

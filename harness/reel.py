@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.models.decoder import Codec, Decoder
 from harness.models.vae import pixels
-from harness.sampler import Observer
+from harness.passes import Observer
 from harness.video import Frames
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +17,7 @@ from harness.integration import CacheSession, Integration
 from harness.models.decoder import Decoder
 from harness.models.wan import TextKV, Wan
 from harness.noise import Noise
+from harness.passes import Observer, Pass, chunks
 from harness.residual import Residual
 
 GRID = 1000  # training timesteps
@@ -68,46 +68,11 @@ class Schedule:
         return self._sigmas[(t.cpu().float()[..., None] - grid).abs().argmin(-1)].to(t.device)
 
 
-class Observer(Protocol):
-    """Who watches the passes: times them and shows progress."""
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Surrounds one pass; name is `denoise` or `commit`."""
-
-    def reused(self) -> None:
-        """A pass was not run: an earlier one stood in for it."""
-
-
-class Silent:
-    """An observer that watches nothing."""
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Surrounds a pass."""
-        yield
-
-    def reused(self) -> None:
-        """Nobody counts."""
-
-
 class Joint(Protocol):
     """Joins histories: whoever collects a video's latents as they come, and decodes them."""
 
     def rejoin(self, overlap: int) -> Tensor:
         """The newest latents [B, overlap, C, h, w], as the beginning of a video of its own."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One call of the network.
-
-    history: its number, 0 but for loops that begin anew. frames: their places in it. step: of the
-    frames that are denoised first; None in a commit.
-    """
-
-    history: int
-    frames: range
-    step: int | None
 
 
 class Loop(ABC):
@@ -176,15 +141,7 @@ class ChunkLoop(Loop):
         for frames in chunks(num_frames, chunk_frames):
             for step in range(len(schedule.times(frames.start == 0))):
                 yield Pass(0, frames, step)
-            yield Pass(0, frames, None)
-
-
-def chunks(num_frames: int, chunk_frames: int) -> list[range]:
-    """The chunks of a video; the last one holds what is left."""
-    return [
-        range(start, min(start + chunk_frames, num_frames))
-        for start in range(0, num_frames, chunk_frames)
-    ]
+            yield Pass(0, frames, stores=True)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from harness.compose import configured, method_files
 from harness.layers.base import Context
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
-from harness.sampler import Sampler, Schedule, Silent
+from harness.passes import Silent
+from harness.sampler import Sampler, Schedule
 from methods.retention.keep import KeepAll
 
 __all__ = ["BF16", "CONF", "CPU", "GRID", "configured", "generate", "live_bytes", "method_names"]

@@ -16,7 +16,8 @@ from harness.cache import Session
 from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
 from harness.noise import SeededNoise
-from harness.sampler import Sampler, Schedule, Silent
+from harness.passes import Silent
+from harness.sampler import Sampler, Schedule
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune

@@ -124,11 +124,6 @@ def test_long_videos_hold_what_the_planner_foresees(
     assert row["kv_frames_held"] == (plan.frames_full if method == "window_bf16" else held)
 
 
-def test_the_planner_says_what_it_does_not_count(tmp_path: Path) -> None:
-    reasons = planned(tiny(tmp_path, "rolling_forcing", "bf16", 9)).reasons
-    assert any("DiT s is unknown: passes of RollingLoop" in reason for reason in reasons)
-
-
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [

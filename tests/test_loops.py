@@ -14,7 +14,8 @@ from harness.attention.portable import Portable
 from harness.cache import Session, anchored
 from harness.loops import RestartLoop, RollingLoop
 from harness.noise import SeededNoise
-from harness.sampler import Sampler, Schedule, Silent
+from harness.passes import Silent
+from harness.sampler import Sampler, Schedule
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window

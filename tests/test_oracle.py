@@ -18,7 +18,8 @@ from harness.cache import Session
 from harness.models.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.noise import SeededNoise
-from harness.sampler import Sampler, Schedule, Silent
+from harness.passes import Silent
+from harness.sampler import Sampler, Schedule
 from tests.geometry import BF16, CPU
 
 DIMS = WanDims(

@@ -13,7 +13,8 @@ from harness.cache import Session
 from harness.loops import RollingLoop
 from harness.models.rope import Rope, rotate
 from harness.models.wan import Wan, WanDims
-from harness.sampler import ChunkLoop, Loop, Sampler, Schedule, Silent
+from harness.passes import Silent
+from harness.sampler import ChunkLoop, Loop, Sampler, Schedule
 from methods.retention.keep import KeepAll
 
 TOLERANCE = 1e-4

@@ -426,12 +426,12 @@ def test_time_is_work_over_ceilings() -> None:
     model = model_of("self_forcing")
     method = method_of("rtn_int4", "model=self_forcing")
     storage = Storage(model.spec, method, torch.bfloat16)
-    moments = video(model.spec, method, 42)
-    done = work(model, network(model), storage, moments, Staged())
+    histories = [video(model.spec, method, 42)]
+    done = work(model, network(model), storage, histories, 42, Staged())
     assert done.gemm_flops == pytest.approx(0.850e15, rel=0.01)
     assert done.attention_flops == pytest.approx(1.554e15, rel=0.001)
     assert done.seconds(card("h200")) == pytest.approx(3.58 + 0.12, rel=0.02)
-    fused = work(model, network(model), storage, moments, Fused())
+    fused = work(model, network(model), storage, histories, 42, Fused())
     assert fused.staging_bytes < 0.25 * done.staging_bytes
     assert done.seconds(Ceilings("a", "b", 1e12, 2e12, 1e12)) < done.seconds(
         Ceilings("a", "b", 1e12, 1e12, 1e12)
@@ -455,7 +455,7 @@ def test_passes_that_are_surely_skipped_are_not_counted() -> None:
     for name, reuse in (("none", None), ("fixed", Skipping()), ("drift", Skipping(True))):
         each = replace(method, reuse=reuse)
         storage = Storage(model.spec, each, torch.bfloat16)
-        found[name] = work(model, network(model), storage, moments, Staged()).gemm_flops
+        found[name] = work(model, network(model), storage, [moments], 12, Staged()).gemm_flops
         budget = Budget(model, needs(model), each, Staged())
         denoise = budget.phases(BEST, 12, most(moments))["denoise"]
         assert denoise.get("residual", 0) == (3 * 3 * 32 * 192 * 2 if reuse else 0)
@@ -467,7 +467,8 @@ def test_a_partial_last_chunk_is_less_work() -> None:
     model, method = model_of("small"), method_of("bf16")
     storage, net = Storage(model.spec, method, torch.bfloat16), network(model)
     done = {
-        n: work(model, net, storage, video(model.spec, method, n), Staged()) for n in (9, 10, 12)
+        n: work(model, net, storage, [video(model.spec, method, n)], n, Staged())
+        for n in (9, 10, 12)
     }
     assert done[10].gemm_flops - done[9].gemm_flops == pytest.approx(
         (done[12].gemm_flops - done[9].gemm_flops) / 3

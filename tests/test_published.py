@@ -37,9 +37,10 @@ from harness.cache import Session
 from harness.generate import Generator
 from harness.models.rope import Rope, rotate
 from harness.noise import SeededNoise
+from harness.passes import Silent
 from harness.published import Published, PublishedSession
 from harness.published.layout import layout, places
-from harness.sampler import Sampler, Schedule, Silent
+from harness.sampler import Sampler, Schedule
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot

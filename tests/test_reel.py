@@ -17,8 +17,8 @@ from harness.loops import RestartLoop
 from harness.models.codec import KeyframeDecoder
 from harness.models.decoder import Codec
 from harness.models.vae import WanCodec, WanVae, pixels
+from harness.passes import Silent
 from harness.reel import Reel
-from harness.sampler import Silent
 from harness.video import Frames
 from tests.geometry import BF16
 from tests.test_vae import build

@@ -18,7 +18,7 @@ from harness.models import bundled
 from harness.models.codec import encode
 from harness.models.model import VideoModel
 from harness.noise import SeededNoise
-from harness.sampler import Silent
+from harness.passes import Silent
 from harness.world import clip
 from methods.retention.keep import KeepAll
 from tests.test_cli import SHORT, command

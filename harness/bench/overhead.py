@@ -22,8 +22,8 @@ from harness.compose import configured
 from harness.generate import Generator, make_one
 from harness.measure import Meter
 from harness.noise import SeededNoise
+from harness.passes import Silent
 from harness.run import Execution, Run
-from harness.sampler import Silent
 from harness.store import OBSERVATIONS, Rows
 from harness.suites import Prompt, Suite
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from harness.api import CacheSpec, Reuse
 from harness.integration import CacheSession
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
-from harness.sampler import Sampler, Schedule, Silent
+from harness.passes import Silent
+from harness.sampler import Sampler, Schedule
 
 CPU = torch.device("cpu")
 DIMS = WanDims(

@@ -13,7 +13,6 @@ from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work
 from harness.plan.workload import Needs
-from harness.sampler import ChunkLoop
 from harness.sizes import GIB
 from harness.suites import pixel_frames
 
@@ -91,13 +90,9 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     if setting.memory_gib is not None:
         longest = budget.longest(best, int(setting.memory_gib * GIB))
     dit_s = None
-    if not isinstance(model.loop, ChunkLoop):
-        reasons.append(
-            f"DiT s is unknown: passes of {type(model.loop).__name__} are not counted, only those "
-            "of the chunk loop"
-        )
-    elif setting.ceilings is not None:
-        done = work(model, setting.needs.network, budget.storage, moments, backend)
+    if setting.ceilings is not None:
+        histories = budget.histories(best, num_frames)
+        done = work(model, setting.needs.network, budget.storage, histories, num_frames, backend)
         dit_s = done.seconds(setting.ceilings)
     return Forecast(
         method=name,

@@ -32,6 +32,7 @@ from harness.api import (
 )
 from harness.cache import sized
 from harness.layers.sizes import SINK, tiers_of
+from harness.passes import chunks
 
 FAR = 160  # chunks
 WINDOWS = 64  # places at which a made-up frame begins in the noise
@@ -109,13 +110,15 @@ def most(moments: Iterable[Moment]) -> Moment:
     return largest
 
 
-def video(spec: CacheSpec, method: Method, num_frames: int) -> list[Moment]:
-    """The chunks of a video of so many latent frames, the last one maybe partial."""
+def video(spec: CacheSpec, method: Method, num_frames: int, end: int | None = None) -> list[Moment]:
+    """The chunks of a video of so many latent frames, the last one maybe partial.
+
+    end: frames after which it ends all the same, in a cache that was made for num_frames.
+    """
     course = Course(spec, method, num_frames)
-    starts = range(0, num_frames, spec.chunk_frames)
     return [
-        course.fitted(course.chunk(range(start, min(start + spec.chunk_frames, num_frames))))
-        for start in starts
+        course.fitted(course.chunk(frames))
+        for frames in chunks(end or num_frames, spec.chunk_frames)
     ]
 
 

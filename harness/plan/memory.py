@@ -63,21 +63,24 @@ class Budget:
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
-        self._moments: dict[tuple[CacheSpec, int], list[Moment]] = {}
+        self._histories: dict[tuple[CacheSpec, int], list[list[Moment]]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:
         """The geometry under a contract's window."""
         return replace(self.model.spec, window=contract.window)
 
-    def moments(self, contract: Contract, num_frames: int) -> list[Moment]:
-        """The chunks of a video, of one history after the other."""
+    def histories(self, contract: Contract, num_frames: int) -> list[list[Moment]]:
+        """The chunks of every history of a video; each has a cache made for the longest."""
         asked = self.spec(contract), num_frames
-        if asked not in self._moments:
+        if asked not in self._histories:
             lengths = self.model.loop.histories(num_frames)
-            whole = video(asked[0], self.method, lengths[0])
-            step = self.model.chunk_frames
-            self._moments[asked] = [m for n in lengths for m in whole[: -(-n // step)]]
-        return self._moments[asked]
+            of = {n: video(asked[0], self.method, lengths[0], end=n) for n in set(lengths)}
+            self._histories[asked] = [of[n] for n in lengths]
+        return self._histories[asked]
+
+    def moments(self, contract: Contract, num_frames: int) -> list[Moment]:
+        """All chunks of a video."""
+        return [moment for each in self.histories(contract, num_frames) for moment in each]
 
     def stored(self, moment: Moment) -> dict[str, int]:
         """Bytes of the history that a chunk leaves, by what they are."""
@@ -91,15 +94,17 @@ class Budget:
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Components of every phase at its largest moment, for what is held at most."""
-        network = self.needs.network
+        network, lengths = self.needs.network, self.model.loop.histories(num_frames)
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
         resident: Sizes = {"text K/V": network.text_kv_bytes}
-        resident |= self.allocated(held, self.model.loop.histories(num_frames)[0])
-        latents = num_frames * _latent_bytes(self.model)
+        resident |= self.allocated(held, lengths[0])
+        latents = lengths[0] * _latent_bytes(self.model)
         running = {**base, **decoder, **resident, "latents": latents}
         running["scratch"] = self._scratch(contract, held)
         decode = {**base, **decoder, **({} if contract.best else resident)}
+        if len(lengths) > 1:  # the next history wants the prompt's, when the last is decoded
+            decode["text K/V"] = network.text_kv_bytes
         decode["latents"] = 2 * latents  # the chunks' and their concatenation
         decode["activations"] = self._decode(contract, num_frames)
         if not contract.best:

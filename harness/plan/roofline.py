@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import yaml
 from harness.api import POOL, CacheSpec, Reuse
 from harness.attention.base import Backend
 from harness.attention.fused import Fused
+from harness.cache import anchored
 from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
+from harness.passes import Pass
 from harness.plan.history import Moment
 from harness.plan.storage import Storage
 from harness.plan.workload import Network
@@ -61,48 +64,81 @@ class Work:
 
 
 def work(
-    model: VideoModel, network: Network, storage: Storage, moments: list[Moment], backend: Backend
+    model: VideoModel,
+    network: Network,
+    storage: Storage,
+    histories: Sequence[Sequence[Moment]],
+    num_frames: int,
+    backend: Backend,
 ) -> Work:
-    """Add up the passes of a video.
+    """Add up the passes of a video; histories: the moments of each that it begins.
 
     Source  4 q N C FLOPs of attention a layer and pass: two products of 2 q N C each, for q queries
             over N tokens of width C.
     """
     spec, itemsize = model.spec, DTYPES[model.dtype].itemsize
     width = spec.num_heads * spec.head_dim
+    most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
+    staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
-    for moment in moments:
-        passes = 1 + _denoising(model, moment.frames.start == 0, storage.method.reuse)
-        queries = len(moment.frames) * spec.tokens_per_frame
+    for each in _run(model, num_frames, storage.method.reuse):
+        moment = histories[each.history][each.frames.start // spec.chunk_frames]
+        queries = len(each.frames) * spec.tokens_per_frame
         history = packed = stored = 0.0
         for name, count in moment.tiers.items():
-            history += count.seen * (1 if name == POOL else spec.tokens_per_frame)
-            packed += count.seen * storage.total(name, moment.parts[name])
+            seen = count.seen * _visible(spec, each)
+            history += seen * (1 if name == POOL else spec.tokens_per_frame)
+            packed += seen * storage.total(name, moment.parts[name])
             stored += count.stored * storage.total(name, moment.parts[name])
-        staged = not isinstance(backend, Fused)
         decoded = 2 * history * width * itemsize * spec.num_layers * staged
-        gemm += passes * network.flops * len(moment.frames) / spec.chunk_frames
-        attention += passes * 4 * queries * (history + queries) * width * spec.num_layers
-        staging += passes * (packed + decoded)
-        read = len(moment.frames) + moment.moved
-        encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
+        gemm += network.flops * len(each.frames) / most_frames
+        attention += 4 * queries * (history + queries) * width * spec.num_layers
+        staging += packed + decoded
+        if each.stores:
+            read = len(each.frames) + moment.moved
+            encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
     return Work(gemm, attention, staging, encoding)
 
 
-def _denoising(model: VideoModel, first_chunk: bool, reuse: Reuse | None) -> int:
-    """Denoising passes of a chunk that are run.
+def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
+    """The passes of a video that no reuse stands in for."""
+    skipped = {first: _skipped(reuse, len(model.schedule.times(first))) for first in (True, False)}
+    for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
+        first = each.history == 0 and each.frames.start == 0
+        if each.step is None or each.step not in skipped[first]:
+            yield each
+
+
+def _skipped(reuse: Reuse | None, num_steps: int) -> set[int]:
+    """Denoising passes of a chunk that are left out.
 
     Nothing is known of drifts before a run: a policy that goes by them is taken to skip nothing.
     """
-    num_steps = len(model.schedule.times(first_chunk))
+    found: set[int] = set()
     if reuse is None:
-        return num_steps
-    run, drifts = 1, 0
+        return found
+    drifts = 0
     for step in range(1, num_steps):
         drifts += 1
-        if not reuse.skips(step, num_steps, [math.inf] * drifts):
-            run, drifts = run + 1, 0
-    return run
+        if reuse.skips(step, num_steps, [math.inf] * drifts):
+            found.add(step)
+        else:
+            drifts = 0
+    return found
+
+
+def _visible(spec: CacheSpec, each: Pass) -> float:
+    """Share of the frames held that a pass sees: all, but where a sink is moved beside the newest.
+
+    A policy that let some of them go is taken to have let go of hidden and seen ones alike.
+    """
+    if spec.positions != "anchored" or spec.window is None:
+        return 1.0
+    end = min(each.frames.stop, each.frames.start + spec.chunk_frames)
+    first = max(spec.sink, end - spec.window + spec.sink)
+    held = {*range(min(spec.sink, each.frames.start)), *range(first, each.frames.start)}
+    _, hidden = anchored(spec, each.frames, each.step is None)
+    return 1 - len(held & set(hidden)) / len(held) if held else 1.0
 
 
 def _frame_values(spec: CacheSpec) -> int:

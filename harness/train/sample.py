@@ -16,7 +16,8 @@ from harness.models.codec import encode, preview
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
-from harness.sampler import Sampler, Silent
+from harness.passes import Silent
+from harness.sampler import Sampler
 from harness.sheet import contact_sheet
 from harness.train.state import State
 from harness.world import clip

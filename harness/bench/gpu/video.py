@@ -26,7 +26,7 @@ from harness.integration import Packed
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
 from harness.noise import SeededNoise
-from harness.sampler import Silent
+from harness.passes import Silent
 from harness.sizes import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
