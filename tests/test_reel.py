@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.passes import Silent
 from harness.reel import Reel
 from harness.video import Frames
 from tests.geometry import BF16
+from tests.test_family import made, tiny
 from tests.test_vae import build
 
 
@@ -50,8 +52,8 @@ def as_published(rollouts: list[Tensor], overlap: int) -> tuple[Frames, list[Ten
     )
     cut, shown, starts = 4 * (overlap - 1) + 1, [], []
     start = torch.empty(1, 0, 16, 6, 8)
-    for i, made in enumerate(rollouts):
-        latents = torch.cat([start, made], dim=1)
+    for i, fresh in enumerate(rollouts):
+        latents = torch.cat([start, fresh], dim=1)
         with torch.no_grad():
             video = vae.decode(latents.transpose(1, 2) * std + mean).sample
             z = vae.encode(video[:, :, -cut : video.shape[2] - cut + 1]).latent_dist.mode()
@@ -70,9 +72,9 @@ def test_histories_are_joined_as_published(lean: bool, folder: Path) -> None:
     reel = Reel(codec, Silent())
     reel.latents += rollouts[0].split(3, dim=1)
     starts = []
-    for made in rollouts[1:]:
+    for fresh in rollouts[1:]:
         starts.append(reel.rejoin(3))
-        reel.latents.append(made)
+        reel.latents.append(fresh)
     video = reel.end(lambda rest: np.concatenate(list(codec.decode(rest))))
     expected, expected_starts = as_published(rollouts, 3)
     assert video.shape == expected.shape == (4 * 16 + 1, 48, 64, 3)  # as of 17 latents in a row
@@ -137,3 +139,13 @@ def test_what_is_decoded_is_let_go_and_features_belong_to_the_phase(folder: Path
     assert [(name, held) for name, held, _ in watcher.seen] == 2 * [("decode", whole // 3)]
     assert all(features > 0 for *_, features in watcher.seen)
     assert reel.decoder_features == 0
+
+
+def test_a_run_of_several_histories_from_prompt_to_row(folder: Path, tmp_path: Path) -> None:
+    """Frames of the length that was asked for; seconds of the joints are part of decoding."""
+    this = tiny(tmp_path, "causvid", "rtn_int4", 15, "model.loop.frames=9")
+    decoder = {"_target_": "harness.models.vae.WanCodec", "folder": str(folder)}
+    row = made(replace(this, model={**this.model, "decoder": decoder | {"dtype": "float32"}}))
+    assert row["num_pixel_frames"] == 4 * 14 + 1
+    assert row["num_passes"] == 5 * (3 + 1) + 1  # a commit of the overlap
+    assert row["decode_s"] > 0
