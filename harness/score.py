@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from hydra.utils import get_class
+
 from harness import scores, store
 from harness.errors import UserError, cause_of, first_line, last_frame
 from harness.files import sha256
@@ -28,6 +30,7 @@ MOST_AT_ONCE = 16  # videos: with its reference, 10 s of 480x832 are half a GiB
 IS_REFERENCE = "this is the BF16 reference itself"
 NO_REFERENCE = "the BF16 reference is not there"
 RANDOM_WEIGHTS = "model.weights=random: values that mean nothing, for systems measurements only"
+PREVIEW = "model.decoder is a preview's: its pixels are to look at, not to measure"
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,8 @@ def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str
     """Why a metric that could be tried is not; None if it is."""
     if task.run.model["weights"] == "random":
         return RANDOM_WEIGHTS
+    if _is_preview(task.run.model["decoder"]["_target_"]):
+        return PREVIEW
     if video.reason is not None or not metric.against_reference:
         return video.reason
     if reference is video:
@@ -233,6 +238,12 @@ def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str
     if reference.reason in (None, NO_REFERENCE):
         return reference.reason
     return f"the reference: {reference.reason}"
+
+
+@lru_cache
+def _is_preview(decoder: str) -> bool:
+    """Whether a class of decoders says so of itself."""
+    return getattr(get_class(decoder), "preview", False)
 
 
 def _finite(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
