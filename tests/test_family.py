@@ -15,11 +15,12 @@ from harness.api import Method
 from harness.cli import main
 from harness.compose import choices, described
 from harness.generate import Generator
+from harness.measure import Meter
 from harness.models.model import VideoModel
 from harness.plan.forecast import Setting, forecast
 from harness.plan.request import backend_of
 from harness.plan.workload import Needs, network
-from harness.run import Run
+from harness.run import Item, Run
 from harness.suites import Prompt, Suite
 from tests.geometry import configured
 from tests.test_generate import make_all
@@ -174,6 +175,45 @@ def test_one_more_preset_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert row.isna()["failure"] and CHECKPOINT in row["weights"]
     assert row["num_passes"] == 6, "two chunks and two steps: three windows, each with a commit"
     assert "sink=2" in row["preset"] and "RollingLoop" in row["preset"]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames", "words"),
+    [("rolling_forcing", 9, ()), ("causvid", 12, ("model.loop.frames=9",))],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    num_frames: int,
+    words: tuple[str, ...],
+) -> None:
+    """Ctrl-C when the second of three videos is made, and not yet on disk."""
+    prompts = tuple(Prompt(i, f"prompt {i}") for i in range(3))
+    whole, stopped = (
+        replace(each, suite=replace(each.suite, prompts=prompts))
+        for folder in ("whole", "stopped")
+        for each in [tiny(tmp_path / folder, name, "rtn_int4", num_frames, *words)]
+    )
+    for each in (whole, stopped):
+        each.make_folders()
+    make_all(whole)
+    make = Generator.make
+
+    def interrupted(self: Generator, item: Item, meter: Meter) -> Any:
+        made = make(self, item, meter)
+        if item.prompt.index == 1:
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(Generator, "make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_all(stopped)
+    monkeypatch.undo()
+    assert len(store.frames(stopped.folder)) == 1 and len(stopped.missing()) == 2
+    make_all(stopped)
+    assert store.frames(stopped.folder) == store.frames(whole.folder)
+    assert len(set(store.frames(whole.folder).values())) == 3
 
 
 def test_random_weights_never_touch_files(tmp_path: Path) -> None:
