@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from harness.cli import CONF
 from harness.errors import UserError
+from harness.read_once import read_once
 
 
 class Composer:
@@ -38,8 +40,9 @@ class Composer:
 
 @contextmanager
 def composing(folder: Path | None = None) -> Iterator[Composer]:
-    """Hydra, ready to compose."""
+    """Hydra, ready to compose; files are read once in all."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        read_once(GlobalHydra.instance().config_loader())
         yield Composer(folder)
 
 

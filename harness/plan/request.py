@@ -28,6 +28,7 @@ from harness.models.wan import WanDims
 from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs
+from harness.read_once import read_once
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def resolve(
         words = [*words, f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
     asked, others = _methods(words)
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        read_once(GlobalHydra.instance().config_loader())
         first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
         names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
         configs = {name: _compose([*others, f"method={name}"]) for name in names}

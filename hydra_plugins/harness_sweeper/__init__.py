@@ -7,13 +7,14 @@ For jobs that only find that they are done, that is most of their time.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig
+
+from harness.read_once import read_once
 
 
 class Once(BasicSweeper):
@@ -29,8 +30,7 @@ class Once(BasicSweeper):
             return
         assert self.hydra_context is not None and self.config is not None
         loader: Any = self.hydra_context.config_loader
-        if not isinstance(loader.repository, _ReadOnce):
-            loader.repository = _ReadOnce(loader.repository)
+        read_once(loader)
         compose: Callable[..., DictConfig] = type(loader).load_sweep_config
         composed = {tuple(job): compose(loader, self.config, list(job)) for job in batch}
 
@@ -38,26 +38,3 @@ class Once(BasicSweeper):
             return composed.pop(tuple(job), None) or compose(loader, master, job)
 
         loader.load_sweep_config = once
-
-
-class _ReadOnce:
-    """A repository of configuration files that remembers what it has read.
-
-    Hydra copies the repository for each composition; the copies share the memory.
-    """
-
-    def __init__(self, repository: Any) -> None:
-        self._repository = repository
-        self._read: dict[str, Any] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _ReadOnce:
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._repository, name)
-
-    def load_config(self, config_path: str) -> Any:
-        """What a file holds; Hydra changes the object, so each caller gets one of its own."""
-        if config_path not in self._read:
-            self._read[config_path] = self._repository.load_config(config_path=config_path)
-        return copy.copy(self._read[config_path])
