@@ -1,6 +1,6 @@
 """What tables, figures and choices speak of: one name, unit and direction a quantity.
 
-Sources (`analysis.published`, `analysis.measured`) translate their own columns into these names and
+Sources (`analysis.published`, `analysis.results`) translate their own columns into these names and
 nothing downstream knows another column.
 """
 

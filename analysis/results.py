@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.integrity.mend import Origin
 from harness.metrics.psnr import CAP_DB
 from harness.run import Run, run_id_of
-from harness.store import OBSERVATIONS, load
+from harness.store import OBSERVATIONS, load, load_run, load_runs
 
 PHASES = "text, denoise, commit and decode, after the device has finished"
 CAPPED = f"PSNR: an identical frame counts as {CAP_DB:g} dB"
@@ -63,18 +63,37 @@ class Told:
 
 
 def sections(results: Path) -> list[Section]:
-    """Everything below a folder of results.
+    """Everything below a folder of results that can be read; what cannot is said in every section.
 
-    Raises  UserError: nothing there, or a damaged file (named, with what to do).
+    Raises  UserError: nothing there, or only damaged files (named, with what to do).
     """
     folders = {run_id_of(path.parent): path.parent for path in results.glob(f"**/{OBSERVATIONS}")}
     groups: dict[tuple[str, int, str], list[Told]] = {}
-    for run_id, rows in load(results).groupby("run_id", sort=False):
+    table, damaged = _rows(results, sorted(folders.values()))
+    for run_id, rows in table.groupby("run_id", sort=False):
         told = _told(str(run_id), folders.get(str(run_id)), rows)
         frames = int(rows["num_latent_frames"].iloc[0])
         groups.setdefault((title(rows), frames, told.reference_id), []).append(told)
     titles = [name for name, _, _ in groups]
-    return [_section(_unique(key, titles), runs) for key, runs in groups.items()]
+    return [_section(_unique(key, titles), runs, damaged) for key, runs in groups.items()]
+
+
+def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of all runs that can be read, and why others cannot."""
+    try:
+        return load(results), []
+    except UserError:
+        whole, damaged = [], []
+        for folder in folders:
+            try:
+                load_run(folder)
+            except UserError as error:
+                damaged.append(f"left out, a run that cannot be read: {error}")
+            else:
+                whole.append(folder)
+        if not whole:
+            raise
+        return load_runs(whole), damaged
 
 
 def _unique(key: tuple[str, int, str], titles: Sequence[str]) -> str:
@@ -93,11 +112,12 @@ def _told(run_id: str, folder: Path | None, rows: pd.DataFrame) -> Told:
     return Told(run_id, folder, request, rows)
 
 
-def _section(name: str, runs: Sequence[Told]) -> Section:
-    """BF16 first, then what is BF16 again, then as they come."""
+def _section(name: str, runs: Sequence[Told], damaged: Sequence[str]) -> Section:
+    """BF16 first, then what is BF16 again, then as they come; damaged: what could not be read."""
     base = next((run for run in runs if run.run_id == run.reference_id), None)
-    floors = [run for run in runs if base and _is_floor(run, base)]
-    reruns = [run for run in runs if base and _is_rerun(run, base)]
+    again = [run for run in runs if base and _is_again(run, base)]
+    reruns = [run for run in again if _attention(run) == _attention(base)]  # nothing changed
+    floors = [run for run in again if _attention(run) != _attention(base)]  # in another order
     first = [run for run in (base, *reruns, *floors) if run]
     ordered = [*first, *(run for run in runs if not any(run is each for each in first))]
     names = _names(ordered)
@@ -124,7 +144,7 @@ def _section(name: str, runs: Sequence[Told]) -> Section:
         seconds_generated=float(seconds.iloc[0]) if len(seconds) else None,
         phases=PHASES,
         remarks=REMARKS,
-        notes=list(_notes(named, base)),
+        notes=[*_notes(named, base), *damaged, *kept.damaged],
     )  # fmt: skip
 
 
@@ -161,18 +181,8 @@ def _is_again(run: Told, base: Told) -> bool:
     )
 
 
-def _is_rerun(run: Told, base: Told) -> bool:
-    """BF16 once more, with nothing changed."""
-    return _is_again(run, base) and _attention(run) == _attention(base)
-
-
-def _is_floor(run: Told, base: Told) -> bool:
-    """BF16 whose attention is summed in another order."""
-    return _is_again(run, base) and _attention(run) != _attention(base)
-
-
-def _attention(run: Told) -> object:
-    return run.request.attention if run.request else None
+def _attention(run: Told | None) -> object:
+    return run.request.attention if run and run.request else None
 
 
 def _videos(name: str, run: Told) -> pd.DataFrame:

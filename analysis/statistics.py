@@ -94,6 +94,19 @@ def differences(section: Section, quantity: str) -> dict[str, Difference]:
     return {name: Difference(*found[name], tests[name], adjusted[name]) for name in found}
 
 
+def again(section: Section, quantity: str) -> dict[str, Estimate]:
+    """BF16's reruns and floors less BF16: what runs differ by without any method; untested.
+
+    Of fidelity there is none: BF16 has no value of its own.
+    """
+    table, base = by_prompt(section, quantity), section.reference
+    if QUANTITIES[quantity].fidelity or base not in table:
+        return {}
+    others = [name for name in (*section.reruns, *section.floors) if name in table]
+    paired = table[others].sub(table[base], axis=0)
+    return {name: Estimate(*each) for name, each in _means(paired).items()}
+
+
 def between(section: Section, quantity: str, a: str, b: str) -> Difference | None:
     """Method a less method b on the prompts both have; None if there are none.
 

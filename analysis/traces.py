@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.section import Trace
 from harness import parquet
+from harness.errors import UserError
 from harness.sizes import GIB
 
 PROCESS = "in_use"  # everything, of which the others are parts
@@ -19,11 +20,15 @@ SCRATCH = "scratch"  # held while attending, no history
 
 @dataclass(frozen=True)
 class Traced:
-    """The traces of one video, the one that most methods have; empty without any."""
+    """The traces of one video, the one that most methods have; empty without any.
+
+    damaged: which could not be read, and what helps.
+    """
 
     traces: Mapping[str, Mapping[str, Trace]] = field(default_factory=dict)
     components: pd.DataFrame = field(default_factory=pd.DataFrame)
     said: str = ""
+    damaged: Sequence[str] = ()
 
 
 def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
@@ -38,7 +43,15 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
         return Traced()
     stem = min(stems, key=lambda each: (-stems[each], each))
     files = {name: folder / "trace" / f"{stem}.parquet" for name, folder in folders.items()}
-    tables = {name: _read(path) for name, path in files.items() if path.exists()}
+    tables, damaged = {}, []
+    for name, path in files.items():
+        try:
+            if path.exists():
+                tables[name] = _read(path)
+        except UserError as error:
+            damaged.append(f"{name}: no trace, {error}")
+    if not tables:
+        return Traced(damaged=damaged)
     parts = {name: _at_peak(table) for name, table in tables.items()}
     over_time = {
         "kv": {name: _trace(table, is_kv=True) for name, table in tables.items()},
@@ -46,7 +59,7 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
     }
     first = next(iter(tables.values())).iloc[0]
     said = ", ".join(f"{name.replace('_index', '')} {first[name]}" for name in key)
-    return Traced(over_time, pd.DataFrame(parts).T.fillna(0.0), said)
+    return Traced(over_time, pd.DataFrame(parts).T.fillna(0.0), said, damaged)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -151,6 +151,18 @@ def test_the_table_has_every_number_of_the_section(report: Path, section: Sectio
     assert any(cell.difference and cell.bounds for cell in cells[list(cells)[1]].values())
 
 
+def test_bf16_again_has_its_difference_and_no_mark(section: Section) -> None:
+    first, second, *_ = list(section.methods)
+    videos = section.videos.sort_index()
+    videos["runtime_s"] = 10.0 + 0.1 * videos.index.get_level_values("prompt_index").to_numpy()
+    prompts = videos.loc[second].index.get_level_values("prompt_index").to_numpy()
+    videos.loc[second, "runtime_s"] = 12.0 + 0.11 * prompts
+    told = replace(section, reference=first, reruns=[second], videos=videos)
+    cell = numbers(told).cells[second]["runtime_s"]
+    assert cell.difference.startswith("+2.0")
+    assert (cell.mark, "not tested" in cell.said) == ("", True)
+
+
 def test_a_failed_video_stands_with_its_cause(report: Path) -> None:
     said = (report / f"prompts/moviegen-{FAILED:03d}.html").read_text()
     assert f"Failed: oom. {escape(EVIL)}" in said

@@ -148,6 +148,24 @@ def test_failed_and_unfinished_and_unreadable_are_said(tmp_path: Path) -> None:
     assert "request.json cannot be read" in notes
 
 
+def test_a_damaged_file_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    write_results(tmp_path, 12, 3)
+    first, second, third = sorted(path.parent for path in tmp_path.glob("**/observations.parquet"))
+    (second / "trace").mkdir(exist_ok=True)
+    (second / "trace" / "0000-0.parquet").write_bytes(b"PAR1 and no more")
+    (third / "observations.parquet").write_bytes(b"PAR1 and no more")
+    (section,) = sections(tmp_path)
+    assert [method.folder for method in section.methods.values()] == [first, second]
+    said = [note for note in section.notes if "damaged" in note]
+    assert len(said) == 2
+    assert said[0].startswith("left out, a run that cannot be read:") and str(third) in said[0]
+    assert f"no trace, {second / 'trace' / '0000-0.parquet'} is damaged" in said[1]
+    for folder in (first, second):
+        (folder / "observations.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match="is damaged"):
+        sections(tmp_path)
+
+
 def test_without_bf16_there_is_no_reference_and_that_is_said(tmp_path: Path) -> None:
     write_results(tmp_path, 4, 2)
     (bf16,) = tmp_path.glob("**/bf16-*")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis import statistics
+from analysis.chance import beside_reruns
 from analysis.choosing import frontiers
 from analysis.quantities import QUANTITIES, Quantity
 from analysis.report.progress import shown
@@ -41,21 +42,29 @@ class Cell:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Cells by method and quantity; bases: what each quantity's differences are held against."""
+    """Cells by method and quantity; bases: what each quantity's differences are held against.
+
+    missing: why a quantity has no column. chances: marks that the machine may have made.
+    """
 
     quantities: Sequence[Quantity]
     cells: Mapping[str, Mapping[str, Cell]]
     bases: Mapping[str, str | None]
     missing: Mapping[str, str]
+    chances: Sequence[str] = ()
 
 
 def numbers(section: Section) -> Numbers:
-    """All cells of a section; `missing` says why a quantity has no column."""
+    """All cells of a section."""
     kept = [each for name, each in QUANTITIES.items() if section.has(name)]
     cells: dict[str, dict[str, Cell]] = {name: {} for name in section.methods}
+    chances: list[str] = []
     for quantity in shown(kept, f"quantities of {section.suite}"):
         means = statistics.estimates(section, quantity.name)
-        paired = statistics.differences(section, quantity.name)
+        tested = statistics.differences(section, quantity.name)
+        paired = {**statistics.again(section, quantity.name), **tested}
+        if quantity.over == "mean" and (said := beside_reruns(section, quantity.name, tested)):
+            chances.append(said)
         for name in section.methods:
             cells[name][quantity.name] = cell(
                 section, name, quantity, means.get(name), paired.get(name)
@@ -66,6 +75,7 @@ def numbers(section: Section) -> Numbers:
         {each.name: statistics.base_of(section, each.name) for each in kept},
         {each.title: section.why_not(name) for name, each in QUANTITIES.items()
          if not section.has(name)},
+        chances,
     )  # fmt: skip
 
 
@@ -74,21 +84,22 @@ def cell(
     name: str,
     quantity: Quantity,
     mean: Estimate | None,
-    paired: Difference | None,
+    paired: Estimate | None,
 ) -> Cell:
-    """The number of a method with what is known of it."""
+    """The number of a method with what is known of it; only a tested difference may have a mark."""
     value = frontiers.cell(section.values, name, quantity.name)
     if math.isnan(value):
         return Cell(value, NONE, said=_why_none(section, name, quantity))
     bounds = _span(mean.bounds, quantity) if mean and quantity.over == "mean" else ""
     if paired is None or not _is_told(paired, quantity):
         return Cell(value, number(value, quantity.decimals), bounds)
-    mark = ""
-    if paired.is_supported and paired.mean:
-        mark = "better" if quantity.improves(paired.mean, 0.0) else "worse"
+    mark, said = "", f"n = {paired.n}, BF16 again: not tested"
+    if isinstance(paired, Difference):
+        said = f"n = {paired.n}, p = {paired.adjusted:.3g} after Holm"
+        if paired.is_supported and paired.mean:
+            mark = "better" if quantity.improves(paired.mean, 0.0) else "worse"
     difference = number(paired.mean, quantity.decimals, sign="+")
     interval = _span(paired.bounds, quantity)
-    said = f"n = {paired.n}, p = {paired.adjusted:.3g} after Holm"
     return Cell(
         value, number(value, quantity.decimals), bounds, f"{difference} {interval}".strip(),
         mark, said,
@@ -120,7 +131,7 @@ def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:
     return chosen, order
 
 
-def _is_told(paired: Difference, quantity: Quantity) -> bool:
+def _is_told(paired: Estimate, quantity: Quantity) -> bool:
     """Not of the largest of all videos, nor of what is the same in every video: no sample of it."""
     same = paired.bounds is not None and math.isclose(*paired.bounds, rel_tol=1e-9)
     return quantity.over == "mean" and math.isfinite(paired.mean) and not same

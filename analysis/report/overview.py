@@ -198,6 +198,7 @@ def _legend(part: Part) -> list[str]:
         *found,
         f"▲ better and ▼ worse stand only where the paired test, corrected over all methods of the "
         f"column, supports it (p ≤ {float(ALPHA):g})",
+        *part.numbers.chances,
         *(said[each.name] for each in shown if each.name in said),
         *(f"{title}: not shown, {why}" for title, why in part.numbers.missing.items()),
     ]

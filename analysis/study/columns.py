@@ -11,7 +11,7 @@ import numpy as np
 from analysis.choosing.frontiers import cell
 from analysis.quantities import QUANTITIES, Quantity
 from analysis.section import Section
-from analysis.statistics import Difference, Estimate, by_prompt, differences, estimates
+from analysis.statistics import Difference, Estimate, again, by_prompt, differences, estimates
 
 MISSING, MARK = "NA", "*"
 COUNTED = ("ratio", "ratio_same", "kv_gib")  # bytes, the same whenever they are counted again
@@ -34,6 +34,7 @@ class Known:
     section: Section
     _estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict, repr=False)
     _differences: dict[str, dict[str, Difference]] = field(default_factory=dict, repr=False)
+    _again: dict[str, dict[str, Estimate]] = field(default_factory=dict, repr=False)
 
     def estimates(self, quantity: str) -> dict[str, Estimate]:
         """As `statistics.estimates`."""
@@ -46,6 +47,12 @@ class Known:
         if quantity not in self._differences:
             self._differences[quantity] = differences(self.section, quantity)
         return self._differences[quantity]
+
+    def again(self, quantity: str) -> dict[str, Estimate]:
+        """As `statistics.again`."""
+        if quantity not in self._again:
+            self._again[quantity] = again(self.section, quantity)
+        return self._again[quantity]
 
 
 @dataclass(frozen=True)
@@ -161,13 +168,14 @@ def _difference(
 ) -> list[Column]:
     """Paired differences times a scale, their intervals, and marks where they are supported."""
     found = view.known.differences(name)
+    shown: dict[str, Estimate] = {**view.known.again(name), **found}
     values, bounds, marks = [], [], []
     for method in view.names:
-        each = found.get(method)
+        each = shown.get(method)
         factor = scale.get(method, np.nan)
         values.append(number(each.mean * factor, places, "+") + unit if each else "")
         bounds.append(_bounds(each, places, "+", factor))
-        marks.append(bool(each and each.is_supported))
+        marks.append(method in found and found[method].is_supported)
     if not view.split:
         return [_joined(header, values, bounds, marks)]
     tested = _answers(view.names, found, marks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from analysis.chance import beside_reruns
 from analysis.choosing.frontiers import frontiers
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
@@ -102,6 +103,8 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
     if set(shown) & set(FOLLOWS):
         yield f"{_titles(FOLLOWS)}: the runtime over the seconds generated"
     yield from _power(view, sampled)
+    said = (beside_reruns(section, name, view.known.differences(name)) for name in held)
+    yield from filter(None, said)
     yield from _numbers(view, sampled)
 
 
@@ -120,7 +123,8 @@ def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
 def _can_show(num_prompts: int, num_comparisons: int) -> str:
     if num_prompts < least_prompts(num_comparisons) or smallest_p(num_prompts) > ALPHA:
         return sentence(num_prompts, num_comparisons)
-    return f"{num_comparisons} comparisons on {num_prompts} prompts"
+    plural = "" if num_comparisons == 1 else "s"
+    return f"{num_comparisons} comparison{plural} on {num_prompts} prompts"
 
 
 def _numbers(view: View, sampled: Sequence[str]) -> Iterator[str]:
