@@ -146,6 +146,12 @@ def test_what_the_rules_come_to_is_said(study: dict[str, Section]) -> None:
     assert default.fell_back[-1] == "within all tolerances"
 
 
+def test_a_method_without_values_keeps_to_no_tolerance_by_construction() -> None:
+    failed = dict.fromkeys(SMALL["a"], np.nan)
+    said = plainly(section({name: SMALL[name] for name in ("bf16", "a", "b")} | {"failed": failed}))
+    assert said[-1].endswith("which b, a then keep to by construction")
+
+
 def test_calibrated_tolerances_let_the_first_three_pass(study: dict[str, Section]) -> None:
     values = objectives(study["moviegen"]).drop(index="BF16")
     best = ordered(values, preset("single_gpu").by).iloc[:3]

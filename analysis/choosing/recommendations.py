@@ -141,7 +141,8 @@ def _circular(others: pd.DataFrame) -> list[str]:
         f"{shown(key, value)}"
         for key, value in limits.items()
     ]
-    best = ", ".join(map(str, ordered(others, _order(name)).index[:3]))
+    first = ordered(others, _order(name)).iloc[:3]
+    best = ", ".join(map(str, first.index[first[list(limits)].notna().all(axis=1)]))
     return [
         f"the study's page moves the tolerances to the worst of the first three in its own order "
         f"({', '.join(bounds)}), which {best} then keep to by construction"
