@@ -223,7 +223,9 @@ def test_names_on_a_page_stand_apart_or_are_left_to_hovering() -> None:
     full = around([(200, 50)] * 40, [(i, 40) for i in range(40)], 12, (400, 100))
     assert 0 in full and 2 <= len(full) < 10
     assert around([(5, 50)], [(0, 40)], 12, (400, 100)) == {0: "middle right"}
-    crowd = [Point(f"m{i}", 1.0, 1.0 + i / 1e6, "RTN") for i in range(30)]
+    # Above it is another mark that is named itself, below it the plot's edge.
+    assert around([(50, 10), (50, 24)], [(0, 40), (1, 40)], 12, (400, 100))[0] == "middle right"
+    crowd = [Point(f"m{i}", 1.0, 1.0 + (i == 0), "RTN") for i in range(30)]
     figure = Scatter("s", "t", Axis("x"), Axis("y"), crowd, [p.name for p in crowd])
     (trace,) = plotted(figure)["data"]
     assert trace["text"].count("") > 5 and len(trace["customdata"]) == 30

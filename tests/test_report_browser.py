@@ -303,6 +303,28 @@ def test_dark_follows_the_system_and_the_button_is_remembered(report: Path, brow
         assert found.errors == []
 
 
+NAMES = """() => [...document.querySelectorAll("[data-plot] .textpoint text")]
+  .filter((name) => name.textContent)
+  .map((name) => name.getBoundingClientRect())
+  .map(({ left, top, right, bottom }) => [left, top + 2, right, bottom - 2])"""  # less its leading
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_of_marks_never_meet(width: int, report: Path, browser: Any) -> None:
+    with watched(browser, width=width) as found:
+        page = found.go(report / "index.html")
+        for plot in page.locator("[data-plot]").all():
+            if plot.is_visible():
+                plot.scroll_into_view_if_needed()
+        page.wait_for_function("document.querySelectorAll('[data-plot] .points').length > 3")
+        boxes = page.evaluate(NAMES)
+    assert bool(boxes) == (width > 540)  # on a phone marks are named by touch and in the table
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[:i]:
+            across = min(right, other[2]) - max(left, other[0])
+            assert across <= 1 or min(bottom, other[3]) - max(top, other[1]) <= 1
+
+
 def test_plots_have_words_and_numbers_beside_them(overview: Any) -> None:
     shown = overview
     for more in shown.locator("details.more > summary").all():

@@ -26,13 +26,14 @@ from typing import Any
 
 from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Point, Scatter
 from analysis.figures.looks import DASHES, Look, look, part, told_apart
-from analysis.figures.spread import around
+from analysis.figures.spread import around, ends, shares
 from analysis.figures.words import described
 
 Json = dict[str, Any]
 GREY = "#888888"  # seen on light and on dark
 CLEAR = "rgba(0,0,0,0)"
-PLOT_PX, LETTER_PX, NAME_PX = (480.0, 340.0), 6.4, 12.0  # of a plot, of a letter, of a name's line
+# Of a plot that names its marks (narrower ones do not, as its script says), a letter, a line.
+PLOT_PX, LETTER_PX, NAME_PX = (440.0, 285.0), 6.4, 12.0
 
 
 def _themed(ink: str, rule: str) -> Json:
@@ -112,25 +113,22 @@ def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
         groups.setdefault("" if point.is_reference else point.family, []).append(point)
     spots = _names(figure)
     data = [_marks(figure, family, points, spots) for family, points in groups.items()]
-    return data, {"yaxis": _axis(figure.y), "shapes": _lines(figure), "height": 460}
+    axes = {
+        "xaxis": _axis(figure.x) | {"range": ends([point.x for point in figure.points])},
+        "yaxis": _axis(figure.y) | {"range": ends([point.y for point in figure.points])},
+    }
+    return data, {**axes, "shapes": _lines(figure), "height": 460}
 
 
 def _names(figure: Scatter) -> dict[str, str]:
     """Where the names stand that have room on a page of usual width; hovering tells the others."""
     points = figure.points
-    xs, ys = _shares([p.x for p in points]), _shares([p.y for p in points])
+    xs, ys = shares([p.x for p in points]), shares([p.y for p in points])
     marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
     wanted = sorted(range(len(points)), key=lambda i: not points[i].is_reference)
     sizes = [(i, LETTER_PX * len(points[i].name)) for i in wanted if _is_named(figure, points[i])]
     found = around(marks, sizes, NAME_PX, PLOT_PX)
     return {points[i].name: position for i, position in found.items()}
-
-
-def _shares(values: Sequence[float]) -> list[float]:
-    """Where values lie between the ends of an axis, which leaves a margin."""
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    margin = 0.06 * (high - low) or 1.0
-    return [(value - low + margin) / (high - low + 2 * margin) for value in values]
 
 
 def _is_named(figure: Scatter, point: Point) -> bool:

@@ -1,4 +1,4 @@
-"""Places for names beside a plot, so that none covers another."""
+"""Places for names beside and inside a plot, so that none covers another."""
 
 from __future__ import annotations
 
@@ -27,12 +27,27 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return [place for _, place in sorted(zip(order, places, strict=True))]
 
 
-# Where a name may stand about its mark, best first: the shares of its size that it is moved by.
+def ends(values: Sequence[float]) -> list[float]:
+    """The ends of an axis."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    margin = MARGIN * (high - low) or MARGIN * abs(high) or 1.0
+    return [low - margin, high + margin]
+
+
+def shares(values: Sequence[float]) -> list[float]:
+    """Where values lie between the ends of their axis."""
+    low, high = ends(values)
+    return [(value - low) / (high - low) for value in values]
+
+
+# Where a name may stand about its mark, best first: which side across, which side upwards.
 AROUND = {
-    "top center": (-0.5, 0.35), "bottom center": (-0.5, -1.35), "middle right": (0.1, -0.5),
-    "middle left": (-1.1, -0.5), "top right": (0.05, 0.2), "top left": (-1.05, 0.2),
-    "bottom right": (0.05, -1.2), "bottom left": (-1.05, -1.2),
+    "top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0),
+    "top right": (1, 1), "top left": (-1, 1), "bottom right": (1, -1), "bottom left": (-1, -1),
 }  # fmt: skip
+MARGIN = 0.07  # of an axis, beyond the outermost points
+MARK, OFF = 6.0, 8.5  # from the middle of a mark to its edge, and to a name
+Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def around(
@@ -41,18 +56,21 @@ def around(
     height: float,
     limits: tuple[float, float],
 ) -> dict[int, str]:
-    """Where names may stand about their marks without covering a name or leaving the plot.
+    """Where names may stand about their marks: over no other name or named mark, inside the plot.
 
     marks: places of all. names: of which, and how wide, the most important first; one that finds no
-    place is left out. height: of a name. limits: width and height of the plot, from (0, 0).
+    place is left out. height: of a name. limits: width and height of the plot, from (0, 0), above
+    which there is room for one name.
     """
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
+    for at, _ in names:
+        x, y = marks[at]
+        taken.append((x - MARK, y - MARK, x + MARK, y + MARK))
     found: dict[int, str] = {}
     for at, width in names:
-        for position, (right, up) in AROUND.items():
-            x, y = marks[at][0] + right * width, marks[at][1] + up * height
-            box = (x, y, x + width, y + height)
-            inside = box[0] >= 0 and box[2] <= limits[0] and box[3] <= limits[1] + height
+        for position, sides in AROUND.items():
+            box = _beside(marks[at], sides, width, height)
+            inside = min(box[:2]) >= 0 and box[2] <= limits[0] and box[3] <= limits[1] + height
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 found[at] = position
@@ -60,5 +78,14 @@ def around(
     return found
 
 
-def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _beside(mark: tuple[float, float], sides: tuple[int, int], width: float, height: float) -> Box:
+    """A name's box on one side of its mark; 0 is centred on it."""
+    left, bottom = (
+        at + {-1: -OFF - size, 0: -size / 2, 1: OFF}[side]
+        for at, side, size in zip(mark, sides, (width, height), strict=True)
+    )
+    return (left, bottom, left + width, bottom + height)
+
+
+def _meet(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -2,11 +2,14 @@
 "use strict";
 
 (() => {
+  const NAMED = 540; // pixels: names of marks were placed for this width, narrower they would meet
+
   // Families have a colour for light and one for dark; text and lines are the page's own.
-  function coloured(trace) {
+  function coloured(trace, width) {
     const colour = trace.meta?.[window.currentTheme()];
     if (!colour) return trace;
     const painted = { ...trace, cliponaxis: trace.type === "bar" ? undefined : false };
+    if (trace.mode === "markers+text" && width < NAMED) painted.mode = "markers";
     if (trace.marker) painted.marker = { ...trace.marker, color: colour };
     if (trace.line) painted.line = { ...trace.line, color: colour };
     return painted;
@@ -53,7 +56,9 @@
 
   function draw(element) {
     const figure = JSON.parse(element.dataset.plot);
-    Plotly.react(element, figure.data.map(coloured), layout(figure, element.clientWidth), {
+    const width = element.clientWidth;
+    const data = figure.data.map((trace) => coloured(trace, width));
+    Plotly.react(element, data, layout(figure, width), {
       responsive: true,
       displaylogo: false,
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
