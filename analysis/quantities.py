@@ -6,6 +6,7 @@ nothing downstream knows another column.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,12 @@ class Quantity:
     def heading(self) -> str:
         """Title and unit, as over a column or beside an axis."""
         return f"{self.title} {self.unit}".strip()
+
+    def places(self, size: float) -> int:
+        """Decimals of numbers as large as `size`: of small sizes and times three digits remain."""
+        if self.unit not in ("GiB", "s") or not math.isfinite(size) or not size:
+            return self.decimals
+        return max(self.decimals, 2 - math.floor(math.log10(abs(size))))
 
     def improves(self, new: float, old: float) -> bool:
         """Whether `new` is better than `old`."""
@@ -64,7 +71,8 @@ QUANTITIES = _listed(
     ),
     Quantity(
         "psnr_rest_db", "PSNR rest", "dB", "higher", 2,
-        "of the mean squared error after the first chunk, which no method changes", fidelity=True,
+        "of the mean squared error after the first chunk, which only skipped passes change",
+        fidelity=True,
     ),
     Quantity("ssim", "SSIM", "", "higher", 3, "mean over frames", fidelity=True),
     Quantity("lpips", "LPIPS", "", "lower", 3, "mean over frames, AlexNet", fidelity=True),

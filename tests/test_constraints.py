@@ -108,6 +108,9 @@ def test_a_quantity_that_nothing_has_is_refused_unless_a_preset_asks() -> None:
 def test_values_are_never_rounded_away() -> None:
     assert shown("peak_gib", 0.0123) == "0.0123"
     assert shown("peak_gib", 19.283) == "19.28"
+    # Of small sizes and times three digits, in a column as many decimals as its largest has.
+    assert (shown("runtime_s", 1.534), shown("runtime_s", 58.64)) == ("1.53", "58.6")
+    assert (shown("peak_gib", 0.6512), shown("runtime_s", 1.534, 1)) == ("0.651", "1.5")
     assert (shown("ssim", np.nan), shown("psnr_db", np.inf)) == ("-", "inf")
 
 

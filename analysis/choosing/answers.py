@@ -187,5 +187,7 @@ def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]
 def _cells(name: str, column: pd.Series) -> list[str]:
     """A column's texts; of a quantity as its numbers are printed."""
     if name in QUANTITIES:
-        return [shown(name, float(value)) for value in column]
+        sizes = column.astype(float).abs()
+        places = QUANTITIES[name].places(float(sizes[np.isfinite(sizes)].max()))
+        return [shown(name, float(value), places) for value in column]
     return [str(value) for value in column]

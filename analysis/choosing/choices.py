@@ -125,13 +125,16 @@ def ordered(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return values.loc[order]
 
 
-def shown(quantity: str, value: float) -> str:
-    """A value as it is printed; three digits of one that its decimals would round away."""
+def shown(quantity: str, value: float, places: int | None = None) -> str:
+    """A value as it is printed; three digits of one that its decimals would round away.
+
+    places: decimals of a whole column, else those of this value.
+    """
     if np.isnan(value):
         return "-"
     if not np.isfinite(value):
         return "inf" if value > 0 else "-inf"
-    decimals = QUANTITIES[quantity].decimals
+    decimals = QUANTITIES[quantity].places(value) if places is None else places
     if value and abs(value) < 10.0 ** (1 - decimals):
         return f"{value:.3g}"
     return f"{value:.{decimals}f}"

@@ -90,18 +90,19 @@ def cell(
     value = frontiers.cell(section.values, name, quantity.name)
     if math.isnan(value):
         return Cell(value, NONE, said=_why_none(section, name, quantity))
-    bounds = _span(mean.bounds, quantity) if mean and quantity.over == "mean" else ""
+    places = quantity.places(value)
+    bounds = _span(mean.bounds, places) if mean and quantity.over == "mean" else ""
     if paired is None or not _is_told(paired, quantity):
-        return Cell(value, number(value, quantity.decimals), bounds)
+        return Cell(value, number(value, places), bounds)
     mark, said = "", f"n = {paired.n}, BF16 again: not tested"
     if isinstance(paired, Difference):
         said = f"n = {paired.n}, p = {paired.adjusted:.3g} after Holm"
         if paired.is_supported and paired.mean:
             mark = "better" if quantity.improves(paired.mean, 0.0) else "worse"
-    difference = number(paired.mean, quantity.decimals, sign="+")
-    interval = _span(paired.bounds, quantity)
+    difference = number(paired.mean, places, sign="+")
+    interval = _span(paired.bounds, places)
     return Cell(
-        value, number(value, quantity.decimals), bounds, f"{difference} {interval}".strip(),
+        value, number(value, places), bounds, f"{difference} {interval}".strip(),
         mark, said,
     )  # fmt: skip
 
@@ -137,11 +138,11 @@ def _is_told(paired: Estimate, quantity: Quantity) -> bool:
     return quantity.over == "mean" and math.isfinite(paired.mean) and not same
 
 
-def _span(bounds: tuple[float, float] | None, quantity: Quantity) -> str:
+def _span(bounds: tuple[float, float] | None, places: int) -> str:
     """An interval in brackets; none where it is a point."""
     if bounds is None or math.isclose(*bounds, rel_tol=1e-9):
         return ""
-    low, high = (number(x, quantity.decimals) for x in bounds)
+    low, high = (number(x, places) for x in bounds)
     return f"[{low}, {high}]" if low != high else ""
 
 

@@ -96,9 +96,9 @@ def _numbers(part: Part, made: pd.Series | None) -> list[tuple[str, str]]:
     if made is None:
         return []
     return [
-        (each.title, f"{number(float(made[each.name]), each.decimals)} {each.unit}".strip())
+        (each.title, f"{number(size, each.places(size))} {each.unit}".strip())
         for each in part.numbers.quantities
-        if each.name in SHORT and each.name in made and pd.notna(made[each.name])
+        if each.name in SHORT and each.name in made and pd.notna(size := float(made[each.name]))
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -86,11 +85,10 @@ class View:
         if self.decimals is not None:
             return self.decimals
         asked = QUANTITIES[quantity]
-        if self.section.is_published or asked.unit not in ("GiB", "s"):
+        if self.section.is_published:
             return asked.decimals
-        largest = max((abs(x) for x in self.values(quantity) if np.isfinite(x)), default=0.0)
-        digits = 2 - math.floor(math.log10(largest)) if largest > 0 else 0
-        return max(asked.decimals, digits)
+        finite = (abs(x) for x in self.values(quantity) if np.isfinite(x))
+        return asked.places(max(finite, default=0.0))
 
 
 def columns(view: View, name: str) -> list[Column]:

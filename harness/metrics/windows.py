@@ -4,7 +4,8 @@ Definitions, the same for every metric:
 
 - *Per frame*: one value per pixel frame.
 - *First chunk*: the pixel frames of the first chunk of latent frames. It is made before any
-  history exists, so every method shows it exactly; averaged in, it flatters. Hence apart.
+  history exists, so every method that skips no pass shows it exactly; averaged in, it flatters.
+  Hence apart.
 - *Rest*: all frames after the first chunk.
 - *0-2 s, 2-5 s, after 5 s*: by time from frame 0, first chunk included.
 - *Windows*: consecutive spans of one second from frame 0, first chunk included. A last partial
