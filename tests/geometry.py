@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
+from harness import compose
 from harness.api import Exact, Method
 from harness.attention.base import Backend
 from harness.attention.portable import Portable
@@ -15,7 +18,7 @@ from harness.check import walk
 from harness.check.small import CPU, GRID, network, spec
 from harness.check.small import text_kv as text
 from harness.cli import CONF
-from harness.compose import configured, method_files
+from harness.compose import method_files
 from harness.layers.base import Context
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
@@ -47,6 +50,16 @@ def generate(
     noise = SeededNoise(seed, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     chunks = sampler.sample(session, text(net, seed), noise, num_frames, Silent())
     return torch.cat(list(chunks), dim=1), session
+
+
+def configured(*words: str, **where: Any) -> dict[str, Any]:
+    """One resolved configuration, to be changed at will; of our own files composed once."""
+    return compose.configured(*words, **where) if where else deepcopy(_composed(words))
+
+
+@cache
+def _composed(words: tuple[str, ...]) -> dict[str, Any]:
+    return compose.configured(*words)
 
 
 def method_of(name: str, *overrides: str) -> Method:
