@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,30 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)  # the test runner starts one worker a core
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file whose tests share what a fixture makes goes to one worker, so it is made once.
+
+    All other tests go one by one to whoever is free, after the files: no worker is left over with
+    a long file at the end.
+    """
+    if config.getvalue("dist") != "load":  # another way is asked for
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if _shares(file) else nodeid
+
+    return Shared(config, log)
+
+
+@cache
+def _shares(file: str) -> bool:
+    return 'scope="module"' in (ROOT / file).read_text()
 
 
 @pytest.fixture(scope="session", autouse=True)
