@@ -6,7 +6,7 @@ import pytest
 
 from harness.catalogue import Facts, facts
 from harness.docs import PAGE, page
-from tests.test_cli import command, one_sentence
+from tests.test_cli import one_sentence, within
 
 
 def fact(name: str) -> Facts:
@@ -44,11 +44,11 @@ def test_the_page_is_what_make_docs_writes() -> None:
 
 
 def test_ls_methods_has_a_line_with_facts_each() -> None:
-    done = command("ls", "methods", "round")
+    done = within("ls", "methods", "round")
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
     assert head.split()[:5] == ["method", "family", "source", "bits", "ratio"]
     assert {row.split()[0] for row in rows} >= {"rtn_int2", "rtn_int4", "rtn_int8"}
     (four,) = [row for row in rows if row.startswith("rtn_int4 ")]
     assert " 5.01    3.20  Round to nearest" in four
-    assert one_sentence(command("ls", "methods", "nonsense")).startswith("error: ls methods")
+    assert one_sentence(within("ls", "methods", "nonsense")).startswith("error: ls methods")

@@ -22,7 +22,7 @@ from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window
 from tests.geometry import configured
-from tests.test_cli import SHORT, command, one_sentence
+from tests.test_cli import SHORT, command, one_sentence, within
 
 CALLS = count()
 
@@ -214,7 +214,7 @@ def test_bytes_are_found_once_wherever_they_hide() -> None:
 
 
 def test_the_verb_prints_a_line_a_contract() -> None:
-    done = command("check", "method=rtn_int4")
+    done = within("check", "method=rtn_int4")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == len(CONTRACTS)
@@ -232,7 +232,7 @@ def test_the_verb_prints_a_line_a_contract() -> None:
     ],
 )
 def test_bad_input_ends_with_one_sentence(words: list[str], message: str) -> None:
-    done = command("check", *words)
+    done = within("check", *words)
     assert done.returncode == 2
     assert message in one_sentence(done)
 

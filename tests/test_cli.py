@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import duckdb
 import numpy as np
@@ -15,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from harness.__main__ import main
 from harness.video import frames_file, read_frames
 from tests.conftest import ROOT
 
@@ -31,6 +35,23 @@ def command(*words: str, module: str = "harness", cwd: Path = ROOT, **env: str) 
     return subprocess.run(
         [sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=cwd, env=full
     )
+
+
+def within(*words: str, cwd: Path = ROOT) -> Done:
+    """The same in this process, for verbs of which not the process but the answer is tested."""
+    said, erred = StringIO(), StringIO()
+    with (
+        pytest.MonkeyPatch.context() as here,
+        patch.dict(os.environ),  # put back as they were: a user's folder is added to both
+        patch.object(sys, "path", [*sys.path]),
+        redirect_stdout(said),
+        redirect_stderr(erred),
+    ):
+        here.setattr(sys, "argv", ["harness", *words])
+        here.delenv("HARNESS_DATA", raising=False)
+        here.chdir(cwd)
+        code = main()
+    return Done(words, code, said.getvalue(), erred.getvalue())
 
 
 @pytest.fixture(scope="module")

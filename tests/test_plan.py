@@ -55,7 +55,7 @@ from methods.retention.tokens.deepforcing import DeepForcing
 from methods.retention.tokens.memrope import MemRoPE
 from tests.conftest import SHARED
 from tests.geometry import configured, generate, method_names, method_of, spec
-from tests.test_cli import command, one_sentence
+from tests.test_cli import command, one_sentence, within
 
 GIB = 2**30
 BEST = Contract(best=True, window=None)
@@ -524,7 +524,7 @@ def test_the_published_peaks_follow_from_what_was_stored() -> None:
 
 
 def test_the_command_prints_a_row_for_every_method() -> None:
-    done = command("plan", "method=all", "card=h200", "suite.frames=12", "--format", "json")
+    done = within("plan", "method=all", "card=h200", "suite.frames=12", "--format", "json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [row["method"] for row in rows] == [x for x in method_names() if "/" not in x]

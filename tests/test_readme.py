@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_cli import SHORT, SWEEP, command
+from tests.test_cli import SHORT, SWEEP, command, within
 
 README = (ROOT / "README.md").read_text()
 OWN = (ROOT / "docs" / "your-own.md").read_text()  # files and commands that need them
@@ -84,7 +84,7 @@ def test_readme_command(line: str, tmp_path: Path, made_results: Path) -> None:
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "plan" in c.split()])
 def test_readme_plans(line: str, tmp_path: Path) -> None:
-    done = command(*line.split()[1:], cwd=tmp_path)
+    done = within(*line.split()[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "GiB" in done.stdout
 
