@@ -10,7 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.api import Method
+from harness.plan.forecast import Forecast, Setting, forecast
 from tests.conftest import ROOT
+from tests.geometry import method_names
 from tests.test_cli import SHORT, SWEEP, command, within
 
 README = (ROOT / "README.md").read_text()
@@ -83,10 +86,23 @@ def test_readme_command(line: str, tmp_path: Path, made_results: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if "plan" in c.split()])
-def test_readme_plans(line: str, tmp_path: Path) -> None:
+def test_readme_plans(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Forecast] = []
+
+    def noted(name: str, method: Method, setting: Setting) -> Forecast:
+        rows.append(forecast(name, method, setting))
+        return rows[-1]
+
+    monkeypatch.setattr("harness.plan.forecast.forecast", noted)
     done = within(*line.split()[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "GiB" in done.stdout
+    if "all" in words_of(line):
+        assert [row.method for row in rows] == method_names()
+        assert all(row.dit_s is not None and row.dit_s > 0 for row in rows)
+        assert all(row.best_peak_bytes > 0 for row in rows)
+        shown = [row.split()[0] for row in done.stdout.splitlines() if row.strip()]
+        assert [name for name in shown if name in method_names()] == method_names()
 
 
 def test_the_checkpoint_commands_say_what_is_missing(tmp_path: Path) -> None:
