@@ -13,6 +13,8 @@ from harness.compose import choices, described, method_files
 from harness.errors import UserError
 from harness.isolate import USER_ERROR
 from harness.own import own_folder
+from harness.readers import readers
+from harness.suites import data_folder
 
 
 def main(words: Sequence[str]) -> int:
@@ -135,10 +137,16 @@ def _configs(group: str, folder: Path | None = None) -> Iterator[tuple[str, str]
 
 def _weights(data_dir: str | None, folder: Path | None) -> Iterator[tuple[str, str]]:
     """Files of weights: who uses them, bytes, state, place and licence."""
+    known = weights.entries(folder).values()
+    try:
+        models = readers(known, data_folder(data_dir)[0], folder)
+    except OF_COMPOSING as error:
+        raise UserError(" ".join(str(error).split())) from error
     rows = [
         (entry.name if len(entry.files) == 1 else f"{entry.name}/{Path(file.path).name}",
-         ",".join(entry.used_by), *weights.state(file, data_dir), entry.licence)
-        for entry in weights.entries(folder).values()
+         ",".join([*entry.used_by, *models.get(entry.name, ())]) or "-",
+         *weights.state(file, data_dir), entry.licence)
+        for entry in known
         for file in entry.files
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

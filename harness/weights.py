@@ -46,7 +46,8 @@ class File:
 class Entry:
     """One file of `conf/weights`: a file, or several that lie in one folder and count as one.
 
-    used_by: metrics (as `metrics=` takes them) and models. path: the file, or the folder.
+    used_by: metrics (as `metrics=` takes them); models name what they read themselves. path: the
+    file, or the folder.
     """
 
     name: str
@@ -111,16 +112,13 @@ def complaint(file: File, data_dir: str | None) -> str | None:
 
 
 def command(entries: Sequence[Entry], data_dir: str | None) -> str:
-    """The command that fetches entries, by a metric or model that uses them all if there is one."""
+    """The command that fetches entries, by a metric that uses them all if there is one."""
     shared = [use for use in entries[0].used_by if all(use in each.used_by for each in entries)]
-    uses = shared[:1] or list(dict.fromkeys(each.used_by[0] for each in entries))
-    models = [use for use in uses if (CONF / "model" / f"{use}.yaml").is_file()]
-    metrics = [use for use in uses if use not in models]
+    uses = shared[:1] or list(dict.fromkeys(each.used_by[0] for each in entries if each.used_by))
     words = ["python -m harness fetch weights"]
-    for group, chosen in (("metrics", metrics), ("model", models)):
-        if chosen:
-            listed = ",".join(chosen)
-            words.append(f"{group}={listed if len(chosen) == 1 else f'[{listed}]'}")
+    if uses:
+        listed = ",".join(uses)
+        words.append(f"metrics={listed if len(uses) == 1 else f'[{listed}]'}")
     if data_dir is not None:
         words.append(f"data_dir={shlex.quote(data_dir)}")
     return " ".join(words)
@@ -217,10 +215,11 @@ def _parsed(name: str, source: Path) -> Entry:
     several = said.get("files")
     _check(source, said, [*OF_ENTRY, "files"] if several else [*OF_ENTRY, *OF_FILE])
     files = [_file(source, said)] if several is None else _files(source, said)
-    if not said.get("used_by") or not isinstance(said["used_by"], list):
-        raise UserError(f"{source}: used_by is a list of metrics and models, and has at least one")
+    used_by = said.get("used_by", [])
+    if not isinstance(used_by, list):
+        raise UserError(f"{source}: used_by={used_by} is no list: give metrics, as [lpips]")
     licence = str(said.get("licence") or "unknown")
-    return Entry(name, str(said["path"]), tuple(files), licence, tuple(map(str, said["used_by"])))
+    return Entry(name, str(said["path"]), tuple(files), licence, tuple(map(str, used_by)))
 
 
 def _files(source: Path, said: dict[str, Any]) -> list[File]:

@@ -75,10 +75,10 @@ def test_described_files_name_the_command(check: Any, data: Path, tmp_path: Path
     folder = tmp_path / "own" / "weights"
     folder.mkdir(parents=True)
     (folder / "net.yaml").write_text(
-        "path: tiny.pt\nurl: https://example.org/tiny.pt\nlicence: ours\nused_by: [tiny]\n"
+        "path: tiny.pt\nurl: https://example.org/tiny.pt\nlicence: ours\n"
         f"bytes: {(data / CHECKPOINT).stat().st_size + 1}\n"
     )
-    (folder / "other.yaml").write_text("path: x.pt\nurl: https://example.org/x\nused_by: [tiny]\n")
+    (folder / "other.yaml").write_text("path: x.pt\nurl: https://example.org/x\n")
     from harness import own
 
     with pytest.MonkeyPatch.context() as patch:

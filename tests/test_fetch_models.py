@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from harness import listing
 from harness.errors import UserError
 from harness.fetch.verb import main
 from harness.fetch.wanted import Place, of_weights
 from tests.tiny_wan import choose
 
+PARTS_MADE_UP = {"folder": "weights/Wan2.1-T2V-1.3B-Diffusers", "weights": "random"}
 TEXT = {"folder": "weights/Wan2.1-T2V-1.3B-Diffusers"}
 
 
@@ -19,11 +21,10 @@ def names(model: str, own: Path | None) -> set[str]:
     return {"/".join(each.name.split("/")[:2]) for each in found}  # entries, without their files
 
 
-def describe(own: Path, name: str, path: str, used_by: str = "nobody") -> None:
+def describe(own: Path, name: str, path: str) -> None:
     (own / "weights").mkdir(parents=True, exist_ok=True)
     (own / "weights" / f"{name}.yaml").write_text(
-        f"path: {path}\nurl: http://127.0.0.1:9/{path}\nlicence: ours\nused_by: [{used_by}]\n"
-        "bytes: 5\n"
+        f"path: {path}\nurl: http://127.0.0.1:9/{path}\nlicence: ours\nbytes: 5\n"
     )
 
 
@@ -45,12 +46,30 @@ def test_a_preset_made_from_another_fetches_what_it_reads_itself(tmp_path: Path)
     }  # in the folder of its text encoder, which the decoder shares
 
 
-def test_what_an_entry_says_of_a_model_counts_too(tmp_path: Path) -> None:
-    own = choose(tmp_path, checkpoint="weights/mine/base.pt")
+def test_a_preset_on_published_parts_needs_no_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint of one's own, text encoder and VAE of the published ones; `ls` says the same."""
+    own = choose(tmp_path, text=TEXT, decoder=TEXT, checkpoint="weights/mine/base.pt")
+    assert names("tiny", own) == {"wan/text_encoder", "wan/tokenizer", "wan/vae"}
+    (tmp_path / "data").mkdir()
+    asked = ["weights", f"data_dir={tmp_path / 'data'}", "--config-dir", str(own)]
+    assert listing.main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = {line.split()[0].rpartition("/")[0] for line in lines if ",tiny " in f"{line} "}
+    assert said == {"wan/text_encoder", "wan/tokenizer", "wan/vae"}
+
+
+def test_only_what_is_read_is_fetched(tmp_path: Path) -> None:
+    """Made-up parts bring nothing; an absolute place is found."""
+    own = choose(tmp_path, text={**TEXT, "weights": "random"}, decoder=PARTS_MADE_UP)
     with pytest.raises(UserError, match="describes no file of model=tiny"):
         names("tiny", own)
-    describe(own, "mine_extra", "elsewhere.pt", used_by="tiny")
-    assert names("tiny", own) == {"mine_extra"}
+    choose(tmp_path, text={**TEXT, "weights": "random"}, decoder=PARTS_MADE_UP,
+           checkpoint="/data/weights/mine/base.pt")  # fmt: skip
+    describe(own, "mine_base", "mine/base.pt")
+    describe(own, "mine_other", "mine/base.pt2")
+    assert names("tiny", own) == {"mine_base"}
 
 
 def test_disk_and_licence_are_said_first(

@@ -137,7 +137,7 @@ def test_torch_hub_serves_if_its_file_is_right(describe, data: Path, tmp_path: P
 
 def test_several_files_are_one_entry(describe, data: Path, tmp_path: Path) -> None:
     files = [{"path": f"{n}.safetensors", "sha256": sha} for n, sha in (("a", SHA), ("b", OTHER))]
-    describe(path="wan/text", url="https://example.org/wan", files=files, used_by=["self_forcing"])
+    describe(path="wan/text", url="https://example.org/wan", files=files, used_by=["psnr"])
     described = weights.read("some").files
     assert [file.urls for file in described] == [
         ("https://example.org/wan/a.safetensors",),
@@ -150,7 +150,7 @@ def test_several_files_are_one_entry(describe, data: Path, tmp_path: Path) -> No
     (tmp_path / "torch" / "hub" / "checkpoints" / "b.safetensors").write_bytes(CONTENT[::-1])
     sentence = str(weights.missing(["some"], str(data)))
     assert f"no file {folder / 'b.safetensors'}:" in sentence and "a.safetensors" not in sentence
-    assert "fetch weights model=self_forcing" in sentence
+    assert "fetch weights metrics=psnr" in sentence
     assert weights.digest("some", str(data)) is None
     (folder / "b.safetensors").write_bytes(CONTENT[::-1])
     assert weights.missing(["some"], str(data)) is None
@@ -160,11 +160,11 @@ def test_several_files_are_one_entry(describe, data: Path, tmp_path: Path) -> No
 
 def test_the_command_names_what_uses_all_that_is_missing(describe, data: Path) -> None:
     describe("one", used_by=["lpips", "psnr"])
-    describe("two", path="two.pth", used_by=["psnr", "self_forcing"])
-    describe("three", path="three.pth", used_by=["self_forcing"])
+    describe("two", path="two.pth", used_by=["psnr", "ssim"])
+    describe("three", path="three.pth", used_by=["ssim"])
     ending = f"data_dir={data}"
     assert f"weights metrics=psnr {ending}" in str(weights.missing(["one", "two"], str(data)))
-    assert f"weights metrics=lpips model=self_forcing {ending}" in str(
+    assert f"weights metrics=[lpips,ssim] {ending}" in str(
         weights.missing(["one", "three"], str(data))
     )
 
@@ -177,7 +177,7 @@ def test_the_command_names_what_uses_all_that_is_missing(describe, data: Path) -
         ({"shasum": SHA}, "has shasum: choose among path, url"),
         ({"sha256_prefix": 12345678}, "put quotes"),
         ({"bytes": "343 MB"}, "give the exact size"),
-        ({"used_by": []}, "has at least one"),
+        ({"used_by": "lpips"}, "is no list: give metrics"),
         ({"files": [{"name": "a"}]}, "names no path"),
         ({"files": [{"path": "a"}], "sha256": SHA}, "has sha256: choose among"),
     ],

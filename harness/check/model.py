@@ -26,6 +26,7 @@ from harness.models.decoder import Codec
 from harness.models.load import matched
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
+from harness.readers import read_by
 from harness.sampler import Sampler
 from harness.sizes import size
 from harness.suites import data_folder
@@ -67,19 +68,15 @@ class ModelSubject:
 
     @property
     def entries(self) -> list[Entry]:
-        """What `conf/weights` describes of the files that this model reads."""
-        parts = (self.model.text, self.model.decoder)
-        used = {Path(getattr(part, "folder", "")).absolute() for part in parts}
-        if self.model.weights == "checkpoint":
-            adapter = self.model.adapter(self.folder)
-            used |= {self.model.path(self.folder).absolute()}
-            used |= {adapter.path.absolute()} if adapter is not None else set()
-        known = weights.entries().values()
-        return [each for each in known if used & {self.place(each), *self.place(each).parents}]
-
-    def place(self, entry: Entry) -> Path:
-        """Where an entry's file or folder belongs."""
-        return (self.folder / weights.FOLDER / entry.path).absolute()
+        """What `conf/weights` describes of the files that this model reads, where it reads them."""
+        asked = read_by(self.config, weights.entries().values(), self.folder)
+        model = self.model
+        found = [getattr(part, "folder", None) for part in (model.text, model.decoder)]
+        if model.weights == "checkpoint":
+            adapter = model.adapter(self.folder)
+            found += [model.path(self.folder), adapter.path if adapter is not None else None]
+        places = {str(n): str(each) for n, each in enumerate(found) if each is not None}
+        return read_by(places, asked, self.folder)  # what the hub's cache has lacks nowhere
 
 
 def it_can_be_built(subject: ModelSubject) -> str:

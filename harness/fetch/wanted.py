@@ -14,6 +14,7 @@ from harness.compose import choices, composing
 from harness.errors import UserError
 from harness.fetch.source import addresses
 from harness.fetch.target import Target
+from harness.readers import read_by
 from harness.suites import SuiteConfig, official
 from harness.weights import Entry, File
 
@@ -61,37 +62,17 @@ def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> l
 
 
 def _of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
-    """Entries that say that a model uses them, or that lie where its configuration reads.
-
-    A preset made from another one thus fetches what it reads itself: a model of a user's own needs
-    no word in the entries, and one with a checkpoint of its own does not fetch the other's.
-    """
+    """Entries that lie where a model's configuration reads."""
     _check("model", [name], list(choices("model", place.own)))
     with composing(place.own) as composer:
-        read = set(_texts(composer.resolved([f"model={name}"])["model"]))
-    found = [
-        entry
-        for entry in known
-        if name in entry.used_by
-        or any(
-            f"{weights.FOLDER}/{entry.path}/".startswith(f"{path.rstrip('/')}/") for path in read
-        )
-    ]
+        config = composer.resolved([f"model={name}"])["model"]
+    found = read_by(config, known, place.folder)
     if not found:
         raise UserError(
             f"conf/weights describes no file of model={name}: README says where its "
             "weights are from, and python -m harness ls weights lists what is described"
         )
     return found
-
-
-def _texts(config: object) -> Iterator[str]:
-    """All words of a configuration that could be paths."""
-    if isinstance(config, dict):
-        for each in config.values():
-            yield from _texts(each)
-    elif isinstance(config, str) and config.startswith(f"{weights.FOLDER}/"):
-        yield config
 
 
 def of_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
