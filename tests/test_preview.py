@@ -100,6 +100,8 @@ def test_both_formats_load_and_others_are_refused(folder: Path, tmp_path: Path) 
     save_file(state, folder / "taew2_1.safetensors")
     with pytest.raises(UserError, match=r"1 missing \(decoder\.22\.bias\)"):
         WanPreview(str(folder)).to("cpu")
+    assert WanPreview(str(folder)).missing() == WanPreview("nowhere", "random").missing() == []
+    assert WanPreview(str(tmp_path / "nowhere")).missing() == [tmp_path / "nowhere"]
     with pytest.raises(UserError, match=r"found neither .* set model\.decoder\.folder"):
         WanPreview(str(tmp_path / "nowhere")).to("cpu")
     with pytest.raises(UserError, match="4 channels and the decoder takes 16"):

@@ -130,6 +130,11 @@ class WanPreview:
         """Read below `root` from now on what is not absolute."""
         self.folder = str(root / self.folder)
 
+    def missing(self) -> list[Path]:
+        """The folder, if `decode` will need a file of it that is not there."""
+        needed = self.weights == "checkpoint" and not any(x.is_file() for x in self._choices())
+        return [Path(self.folder)] if needed else []
+
     def to(self, device: torch.device | str) -> WanPreview:
         """Load the decoder if it is not there, and move it to `device`."""
         self._decoder = (self._decoder or self._load()).to(device)
@@ -197,14 +202,17 @@ class WanPreview:
 
     def _file(self) -> Path:
         """The file of weights, in whichever format is there."""
-        choices = [Path(self.folder) / f"{FILE}{suffix}" for suffix in (".safetensors", ".pth")]
-        found = [path for path in choices if path.is_file()]
+        found = [path for path in self._choices() if path.is_file()]
         if not found:
+            names = " nor ".join(path.name for path in self._choices())
             raise UserError(
-                f"found neither {choices[0].name} nor {choices[1].name} in {self.folder}: get one "
-                "from github.com/madebyollin/taehv, or set model.decoder.folder to where it is"
+                f"found neither {names} in {self.folder}: get one from "
+                "github.com/madebyollin/taehv, or set model.decoder.folder to where it is"
             )
         return found[0]
+
+    def _choices(self) -> list[Path]:
+        return [Path(self.folder) / f"{FILE}{suffix}" for suffix in (".safetensors", ".pth")]
 
 
 def _through(
