@@ -367,9 +367,11 @@ def command(folder: Path) -> list[str]:
 
 
 def begin(folder: Path) -> subprocess.Popen[str]:
+    """Started as from a terminal: what a shell puts into the background does not hear Ctrl-C."""
     return subprocess.Popen(
-        command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
+        command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def wait_for(what: Callable[[], bool]) -> None:
