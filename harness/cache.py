@@ -7,8 +7,9 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, FramePolicy, Method, Room, TokenPolicy
+from harness.api import CacheSpec, FramePolicy, Method, Room, Stores, TokenPolicy
 from harness.attention.base import Backend, Scratch
+from harness.layers.active import ActiveChunks
 from harness.layers.base import Chunk, Context, Layer, Plan
 from harness.layers.frames import FrameLayer
 from harness.layers.sizes import frame_bytes
@@ -19,10 +20,11 @@ from harness.models.rope import Rope, rotate
 class Session:
     """Keys and values of one video under one method.
 
-    `plan` is called once a pass, `attend` by the network once a pass and layer. Noisy keys and
-    values are never stored: only a commit pass, which attends to its own exact chunk first, stores
-    it, each token once. Frames that the model's window no longer reaches leave at the first pass of
-    a chunk; what the method's policy lets go leaves in the commit pass, before it encodes.
+    `plan` is called once a pass, `attend` by the network once a pass and layer. Only a pass that
+    stores history encodes its chunk, each token once, after attending to the exact chunk. A pass
+    that stores an active chunk keeps it exact until the chunk's next pass. The first pass of a
+    chunk evicts the frames that the model's window no longer reaches; the pass that stores a chunk
+    evicts what the method's policy drops, before it encodes.
     """
 
     def __init__(
@@ -53,27 +55,32 @@ class Session:
             roped=method.keys_in(spec) == "roped",
         )
         self._layers = [layer_of(self._context, layer) for layer in range(spec.num_layers)]
+        self._active = [ActiveChunks(self._context) for _ in range(spec.num_layers)]
         self._end = 0  # frames of the video so far, the current chunk included
 
-    def plan(self, frames: range, commit: bool) -> Plan:
+    def plan(self, frames: range, stores: Stores) -> Plan:
         """Place a pass over the chunk `frames`; evicts if the chunk is new."""
         end = min(frames.stop, frames.start + self.spec.chunk_frames)  # the rest is not history yet
         if end > self._end:
             self._end = end
             self._evict()
-        if commit:  # the scratch of this chunk has its full size now, history has not grown yet
+        if (
+            stores == "history"
+        ):  # the scratch of this chunk has its full size now, history has not grown yet
             self.ledger()
         self._context.turns.clear()
         shift = self._shift()
         turns = self._rope.frames([f - shift for f in frames]).view().flatten(0, 1)
         if self.spec.positions != "anchored" or self.spec.window is None:
-            return Plan(frames, commit, shift, turns)
-        return Plan(frames, commit, shift, turns, *anchored(self.spec, frames, commit))
+            return Plan(frames, stores, shift, turns)
+        lift, hidden = anchored(self.spec, frames, stores == "history")
+        return Plan(frames, stores, shift, turns, lift, hidden)
 
     def restart(self) -> None:
         """Forget everything: the next pass begins a history at frame 0."""
         self.ledger()
         self._layers = [layer_of(self._context, layer) for layer in range(self.spec.num_layers)]
+        self._active = [ActiveChunks(self._context) for _ in range(self.spec.num_layers)]
         self._scratch = Scratch()
         self._end = 0
 
@@ -83,12 +90,17 @@ class Session:
         """Attention of the current chunk over the layer's history and itself [B, H, T, D]."""
         store = self._layers[layer]
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
-        out = self._backend.attend(q, k, v_BHTD, store.segments(plan), self._scratch)
+        active = self._active[layer]
+        seen = store.segments(plan) + active.segments(plan)
+        out = self._backend.attend(q, k, v_BHTD, seen, self._scratch)
         chunk = Chunk(k_BHTD, v_BHTD, turned_query=q, turned_key=k)
-        if plan.commit:
+        if plan.stores == "history":
+            active.free(plan.frames)
             store.commit(chunk, plan)
-        else:
-            store.watch(chunk, plan)
+            return out
+        store.watch(chunk, plan)
+        if plan.stores == "active":
+            active.store(chunk, plan)
         return out
 
     def ledger(self) -> dict[str, int]:
@@ -100,14 +112,16 @@ class Session:
         held: Counter[str] = Counter()
         for layer in self._layers:
             held += layer.ledger
+        held["active"] = sum(active.nbytes for active in self._active)
         held["scratch"] = self._scratch.nbytes
         self.peak_bytes = max(self.peak_bytes, held.total())
         return {name: size for name, size in held.items() if size}
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that history occupies: the ledger without scratch."""
-        return sum(size for name, size in self.ledger().items() if name != "scratch")
+        """Bytes that history occupies: the ledger without scratch and chunks under way."""
+        apart = ("active", "scratch")
+        return sum(size for name, size in self.ledger().items() if name not in apart)
 
     @property
     def nominal_bytes(self) -> int:

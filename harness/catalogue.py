@@ -188,7 +188,7 @@ def _filled(method: Method, integration: Integration, spec: CacheSpec) -> CacheS
         num_tokens = len(frames) * spec.tokens_per_frame
         size = (3, 1, spec.num_heads, num_tokens, spec.head_dim)
         q, k, v = torch.randn(size, generator=generator).to(DTYPE)
-        plan = session.plan(frames, commit=True)
+        plan = session.plan(frames, "history")
         for layer in range(spec.num_layers):
             session.attend(layer, q, k, v, plan)
     return session

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, FramePolicy, Method
+from harness.api import CacheSpec, FramePolicy, Method, Stores
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
 from harness.cache import Session
@@ -23,8 +23,11 @@ class CacheSession(Protocol):
     spec: CacheSpec
     peak_bytes: int
 
-    def plan(self, frames: range, commit: bool) -> Plan:
-        """Place a pass over the chunk `frames`."""
+    def plan(self, frames: range, stores: Stores) -> Plan:
+        """Place a pass over the chunk `frames`; stores says what is kept of it."""
+
+    def restart(self) -> None:
+        """Forget everything: the next pass starts a history at frame 0."""
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan

@@ -1,52 +1,74 @@
-"""The passes of a video: over which frames, and who watches them."""
+"""The passes of a video: which chunks run in which order, and the observer that times them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from harness.api import Stores
+
 
 def chunks(num_frames: int, chunk_frames: int) -> list[range]:
-    """The chunks of a video; the last one holds what is left."""
+    """Split a video into chunks; the last one holds what is left."""
     return [
         range(start, min(start + chunk_frames, num_frames))
         for start in range(0, num_frames, chunk_frames)
     ]
 
 
+def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tuple[int, int]]]:
+    """Yield the rows of a step matrix: the chunks under way, oldest first, each with its own step.
+
+    num_steps: denoising steps of each chunk. offset: rows between the starts of two neighbouring
+    chunks; None, or more rows than a chunk has steps, starts a chunk when the one before is done.
+    """
+    starts = [0]
+    for steps in num_steps[:-1]:
+        starts.append(starts[-1] + (steps if offset is None else min(offset, steps)))
+    under_way = list(zip(starts, num_steps, strict=True))
+    for row in range(max((start + steps for start, steps in under_way), default=0)):
+        yield [
+            (chunk, row - start)
+            for chunk, (start, steps) in enumerate(under_way)
+            if start <= row < start + steps
+        ]
+
+
 @dataclass(frozen=True)
 class Pass:
     """One call of the network.
 
-    history: its number, 0 but for loops that begin anew. frames: their places in it. step: of the
-    oldest of them; None in a commit. stores: whether it stores them.
+    history: number of the history; 0 except where histories restart.
+    frames: frames of the pass, counted from the start of the history.
+    step: own step of the oldest chunk in the pass; None in a commit pass.
+    stores: what the cache session keeps of the pass.
     """
 
     history: int
     frames: range
     step: int | None = None
-    stores: bool = False
+    stores: Stores = "nothing"
 
 
 class Observer(Protocol):
-    """Who watches the passes: times them and shows progress."""
+    """Times passes and shows progress."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Surrounds one pass; name is `denoise` or `commit`."""
+        """Surround one pass; name is `denoise` or `commit`."""
 
     def reused(self) -> None:
-        """A pass was not run: an earlier one stood in for it."""
+        """Count a pass that was skipped because an earlier one was reused."""
 
 
 class Silent:
-    """An observer that watches nothing."""
+    """Observer that ignores everything."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Surrounds a pass."""
+        """Surround a pass."""
         yield
 
     def reused(self) -> None:
-        """Nobody counts."""
+        """Ignore a skipped pass."""

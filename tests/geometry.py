@@ -23,7 +23,8 @@ from harness.layers.base import Context
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
 from harness.passes import Silent
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from methods.retention.keep import KeepAll
 
 __all__ = ["BF16", "CONF", "CPU", "GRID", "configured", "generate", "live_bytes", "method_names"]

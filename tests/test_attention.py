@@ -71,7 +71,7 @@ def filled(
     session = Session(shape, method, backend, 15, DEVICE)
     for start in range(0, 12, 3):
         q, k, v = chunk(start, dtype)
-        session.attend(0, q, k, v, session.plan(range(start, start + 3), commit=True))
+        session.attend(0, q, k, v, session.plan(range(start, start + 3), "history"))
     return session
 
 
@@ -83,7 +83,7 @@ def chunk(seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
 def attended(session: Session, backend: Backend, dtype: torch.dtype = torch.float32) -> Tensor:
     """What the next chunk draws from the history through a backend."""
     session._backend = backend.resolve(session.spec, session.method, DEVICE)
-    return session.attend(0, *chunk(99, dtype), session.plan(range(12, 15), commit=False)).cpu()
+    return session.attend(0, *chunk(99, dtype), session.plan(range(12, 15), "nothing")).cpu()
 
 
 def demand_triton() -> None:

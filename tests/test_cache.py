@@ -17,7 +17,8 @@ from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
 from harness.noise import SeededNoise
 from harness.passes import Silent
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
@@ -40,8 +41,8 @@ class Dense:
 
 
 class Recording(Sampler):
-    def flow(self, x, t, text_kv, session, frames, commit):
-        flow = super().flow(x, t, text_kv, session, frames, commit)
+    def flow(self, x, t, text_kv, session, frames, stores="nothing", reuse=None):
+        flow = super().flow(x, t, text_kv, session, frames, stores, reuse)
         self.passes.append((frames, x, t, flow))
         return flow
 
@@ -74,9 +75,9 @@ def test_noisy_keys_are_never_stored() -> None:
     x = torch.randn(1, 3, 4, 8, 16)
     with torch.inference_mode():
         for time in (1000.0, 625.0):
-            sampler.flow(x, torch.full((1, 3), time), text(net), session, range(3), False)
+            sampler.flow(x, torch.full((1, 3), time), text(net), session, range(3))
             assert session.stored_bytes == 0
-        sampler.flow(x, torch.zeros(1, 3), text(net), session, range(3), True)
+        sampler.flow(x, torch.zeros(1, 3), text(net), session, range(3), "history")
     assert session.stored(0)[0] == [0, 1, 2]
 
 
@@ -141,7 +142,7 @@ def pooled_session(keys: str, shift: int = 0) -> tuple[Session, list[tuple[Tenso
     stored = []
     for start in (0, 3):
         k, v = (torch.randn(1, 2, 96, 32, generator=generator) for _ in range(2))
-        plan = session.plan(range(start, start + 3), commit=True)
+        plan = session.plan(range(start, start + 3), "history")
         session.attend(0, k, k, v, plan)
         stored.append((k, v))
     return session, stored
@@ -152,7 +153,7 @@ def test_a_pooled_frame_draws_the_attention_of_its_tokens(keys: str) -> None:
     """One token with bias log n equals n copies of the mean, to 1e-5."""
     session, [(k0, v0), (k1, v1)] = pooled_session(keys)
     q, k, v = (torch.randn(1, 2, 96, 32, generator=torch.Generator().manual_seed(2)) for _ in "qkv")
-    out = session.attend(0, q, k, v, session.plan(range(6, 9), commit=False))
+    out = session.attend(0, q, k, v, session.plan(range(6, 9), "nothing"))
 
     rope = Rope(32, GRID, CPU)
     turned = [
@@ -178,7 +179,7 @@ def test_pooled_frames_move_with_relative_positions(keys: str) -> None:
     moved, _ = pooled_session(keys, shift=3)
     still, _ = pooled_session(keys)
     q, k, v = (torch.randn(1, 2, 96, 32, generator=torch.Generator().manual_seed(2)) for _ in "qkv")
-    outs = [s.attend(0, q, k, v, s.plan(range(6, 9), commit=False)) for s in (moved, still)]
+    outs = [s.attend(0, q, k, v, s.plan(range(6, 9), "nothing")) for s in (moved, still)]
     torch.testing.assert_close(outs[0], outs[1], atol=1e-4, rtol=0)
 
 

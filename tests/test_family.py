@@ -174,7 +174,7 @@ def test_one_more_preset_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     row = store.load_run(folder).iloc[0]
     assert row.isna()["failure"] and CHECKPOINT in row["weights"]
     assert row["num_passes"] == 6, "two chunks and two steps: three windows, each with a commit"
-    assert "sink=2" in row["preset"] and "RollingLoop" in row["preset"]
+    assert "sink=2" in row["preset"] and "joint=True" in row["preset"]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ from torch import Tensor
 from harness.api import DROP, Fate, FramePolicy, History, Method
 from harness.attention.portable import Portable
 from harness.cache import Session, anchored
-from harness.loops import RestartLoop, RollingLoop
+from harness.loop import Loop
 from harness.noise import SeededNoise
 from harness.passes import Silent
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
+from harness.solver import Renoise
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window
@@ -41,7 +43,7 @@ def rolled(method: Method, num_frames: int, observer: Silent | None = None) -> t
     net, shape = network(), spec(**ANCHORED)
     method.check(shape)
     session = Session(shape, method, Portable(), num_frames, CPU)
-    sampler = Sampler(net, TWO, 3, loop=RollingLoop())
+    sampler = Sampler(net, TWO, 3, loop=Loop(offset=1, joint=True))
     noise = SeededNoise(0, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     parts = sampler.sample(session, text(net), noise, num_frames, observer or Counted())
     return list(parts), session
@@ -54,7 +56,7 @@ def test_a_rolling_video_comes_chunk_by_chunk_with_its_passes() -> None:
     assert all(part.isfinite().all() for part in parts)
     windows = 7 + 2 - 1
     assert watcher.seen == ["denoise", "commit"] * windows
-    assert RollingLoop().num_passes(TWO, 20, 3) == 2 * windows
+    assert Loop(offset=1, joint=True).num_passes(TWO, 20, 3) == 2 * windows
     assert session.stored(0)[0] == [0, 1, 2, *range(8, 20)]
     assert live_bytes(session) == session.stored_bytes
 
@@ -98,7 +100,7 @@ class AsTheyAre:
 
 def test_a_restarted_history_is_that_of_a_new_video_from_the_overlap() -> None:
     net, shape = network(), spec()
-    loop = RestartLoop(frames=6, overlap=3)
+    loop = Loop(frames=6, overlap=3)
     sampler = Sampler(net, TWO, 3, loop=loop)
     watcher = Counted()
     session = Session(shape, BF16, Portable(), 6, CPU)
@@ -112,24 +114,28 @@ def test_a_restarted_history_is_that_of_a_new_video_from_the_overlap() -> None:
     anew = Session(shape, BF16, Portable(), 6, CPU)
     fresh = Sampler(net, TWO, 3)
     with torch.inference_mode():
-        fresh.commit(anew, text(net), parts[2], range(3), Silent())
+        fresh.flow(parts[2], torch.zeros(1, 3), text(net), anew, range(3), "history")
         again = SeededNoise(0, (12, 4, 2 * GRID[0], 2 * GRID[1]))
         for _ in range(3):  # one draw a chunk before this one
             again.fresh(3)
-        last = fresh.denoise(anew, text(net), again, range(9, 12), Silent(), begin=6)
+        solver, last = Renoise(TWO, TWO.times(False)), again.initial(range(9, 12))
+        for _ in range(2):
+            t = torch.full((1, 3), solver.time)
+            flow = fresh.flow(last, t, text(net), anew, range(3, 6))
+            last = solver.step(last, flow, lambda: again.fresh(3))
     torch.testing.assert_close(parts[3], last)
     straight, _ = generate(BF16, 12, net)
     assert straight.shape == torch.cat(parts, 1).shape
 
 
 def test_histories_of_a_long_video() -> None:
-    loop = RestartLoop()
+    loop = Loop(frames=21, overlap=3)
     assert loop.histories(12) == [12]
     assert loop.histories(21) == [21]
     assert loop.histories(42) == [21, 21, 6]
     with pytest.raises(ValueError, match="more frames than overlap"):
-        RestartLoop(frames=3, overlap=3)
-    sampler = Sampler(network(), TWO, 3, loop=RestartLoop(frames=7, overlap=3))
+        Loop(frames=3, overlap=3)
+    sampler = Sampler(network(), TWO, 3, loop=Loop(frames=7, overlap=3))
     session = Session(spec(), BF16, Portable(), 12, CPU)
     noise = SeededNoise(0, (12, 4, 8, 16))
     with pytest.raises(ValueError, match="multiples of the model's chunk of 3"):

@@ -19,7 +19,8 @@ from harness.models.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.noise import SeededNoise
 from harness.passes import Silent
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from tests.geometry import BF16, CPU
 
 DIMS = WanDims(
@@ -32,8 +33,9 @@ TOLERANCE = 1e-4
 class Watching(Sampler):
     """A sampler that keeps x, t and flow of every pass."""
 
-    def flow(self, x, t, text_kv, session, frames, commit):
-        flow = super().flow(x, t, text_kv, session, frames, commit)
+    def flow(self, x, t, text_kv, session, frames, stores="nothing", reuse=None):
+        flow = super().flow(x, t, text_kv, session, frames, stores, reuse)
+        commit = stores == "history"
         self.__dict__.setdefault("passes", []).append((frames, commit, x, t, flow))
         return flow
 
@@ -140,7 +142,7 @@ def test_frames_have_times_of_their_own(network: Wan, oracle: Any, text: Tensor)
     def flow(t: Tensor) -> Tensor:
         session = Session(spec, BF16, Portable(), CHUNK, CPU)
         with torch.inference_mode():
-            return sampler.flow(x, t, text_kv, session, range(CHUNK), False)
+            return sampler.flow(x, t, text_kv, session, range(CHUNK))
 
     mixed = torch.tensor([[1000.0, 625.0, 0.0]])
     torch.testing.assert_close(

@@ -10,11 +10,12 @@ import torch
 from harness.api import CacheSpec, Exact, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
-from harness.loops import RollingLoop
+from harness.loop import Loop
 from harness.models.rope import Rope, rotate
 from harness.models.wan import Wan, WanDims
 from harness.passes import Silent
-from harness.sampler import ChunkLoop, Loop, Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from methods.retention.keep import KeepAll
 
 TOLERANCE = 1e-4
@@ -29,7 +30,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "reward_forcing": {**UNROPED, "sink_rate": 0.001},
     "rolling_forcing": {"window": 24, "sink": 3, "positions": "anchored"},
 }
-LOOPS = {"rolling_forcing": RollingLoop()}
+LOOPS = {"rolling_forcing": Loop(offset=1, joint=True)}
 
 
 class Recorded:
@@ -49,12 +50,13 @@ class Recorded:
 class Watching(Sampler):
     """A sampler that keeps every pass: (flow, x0, stored keys and values after a commit)."""
 
-    def flow(self, x, t, text_kv, session, frames, commit):
-        flow = super().flow(x, t, text_kv, session, frames, commit)
-        stored = (
-            [session.stored(layer) for layer in range(session.spec.num_layers)] if commit else []
-        )
-        self.passes.append((t, flow, self.clean(x, flow, t), stored))
+    def flow(self, x, t, text_kv, session, frames, stores="nothing", reuse=None):
+        flow = super().flow(x, t, text_kv, session, frames, stores, reuse)
+        layers = range(session.spec.num_layers) if stores == "history" else ()
+        stored = [session.stored(layer) for layer in layers]
+        sigma = self.schedule.sigma(t).double()[:, :, None, None, None]
+        clean = (x.double() - sigma * flow.double()).to(x.dtype)
+        self.passes.append((t, flow, clean, stored))
         return flow
 
     @property
@@ -119,7 +121,7 @@ def replay(
 ) -> None:
     network.load_state_dict(state)
     of_config = schedule(scenario["config"])
-    loop = loop or ChunkLoop()
+    loop = loop or Loop()
     sampler = Watching(network.eval(), of_config, spec.chunk_frames, loop=loop)
     inputs = scenario["inputs"]
     with torch.inference_mode():
@@ -188,7 +190,8 @@ def test_every_frame_has_its_own_modulation(golden: Any) -> None:
         )
         for x, t, start, commit in calls:
             frames = range(start, start + 3)
-            sampler.flow(x, t, text_kv, session, frames, commit)
+            stores = "history" if commit else "nothing"
+            sampler.flow(x, t, text_kv, session, frames, stores)
     for (_, flow, x0, stored), call in zip(sampler.passes, scenario["calls"], strict=True):
         torch.testing.assert_close(flow, call["flow"], atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(x0, call["x0"], atol=TOLERANCE, rtol=0)

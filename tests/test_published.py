@@ -40,7 +40,8 @@ from harness.noise import SeededNoise
 from harness.passes import Silent
 from harness.published import Published, PublishedSession
 from harness.published.layout import layout, places
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
@@ -280,7 +281,7 @@ def third_chunk(session: Any) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     for start in (0, 3, 6):
         q, k, v = (torch.randn(1, 2, 96, 32, generator=generator) for _ in "qkv")
-        plan = session.plan(range(start, start + 3), commit=True)
+        plan = session.plan(range(start, start + 3), "history")
         out = session.attend(0, q, k, v, plan)
     return out
 

@@ -17,7 +17,8 @@ from harness.integration import Packed
 from harness.noise import SeededNoise
 from harness.plan import published as plan
 from harness.published import Published
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from tests.geometry import (
     BF16,
     CONF,

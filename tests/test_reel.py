@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.integration import Packed
-from harness.loops import RestartLoop
+from harness.loop import Loop
 from harness.models.codec import KeyframeDecoder
 from harness.models.decoder import Codec
 from harness.models.vae import WanCodec, WanVae, pixels
@@ -108,7 +108,7 @@ def test_the_small_models_codec_comes_back_to_the_latents_it_decodes() -> None:
 
 
 def test_a_loop_that_joins_demands_a_codec() -> None:
-    loop = RestartLoop()
+    loop = Loop(frames=21, overlap=3)
     loop.check(Packed(), BF16, KeyframeDecoder(weights="seeded"))
     with pytest.raises(ValueError, match=r"WanVae does not encode.*vae\.WanCodec"):
         loop.check(Packed(), BF16, WanVae("nowhere"))

@@ -14,7 +14,8 @@ from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.noise import SeededNoise
 from harness.residual import Residual
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from methods.reuse.drift import Drift
 from methods.reuse.fixed import Fixed
 from tests.geometry import BF16, CPU, network, spec, text

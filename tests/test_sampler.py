@@ -4,10 +4,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from harness.loop import Loop
 from harness.models.model import VideoModel
 from harness.models.wan import Wan, WanDims
 from harness.noise import SeededNoise
-from harness.sampler import ChunkLoop, Schedule
+from harness.schedule import Schedule
 from tests.geometry import configured
 
 
@@ -26,9 +27,9 @@ def test_sigma_is_that_of_the_nearest_grid_entry() -> None:
 
 
 def test_passes_are_counted_with_commits() -> None:
-    assert ChunkLoop().num_passes(Schedule(), 42, 3) == 70
+    assert Loop().num_passes(Schedule(), 42, 3) == 70
     two = Schedule(steps=(1000, 500), first_steps=(1000, 750, 500, 250))
-    assert ChunkLoop().num_passes(two, 12, 3) == 14
+    assert Loop().num_passes(two, 12, 3) == 14
 
 
 @pytest.mark.parametrize("steps", [(), (500, 750), (1001,), (0,)])

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.api import Stores
 from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.check.small import DIMS
 from harness.errors import UserError
 from harness.layers.base import Plan
 from harness.models.wan import Wan
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 from harness.train.loop import Trainer
 from harness.train.objective import Batch, Objective, commit, spread
 from harness.train.stages import Stage, Training
@@ -39,15 +41,15 @@ def test_chunks_of_one_pass_see_what_the_sampler_shows_them() -> None:
     times = torch.tensor([1000.0, 750.0, 500.0, 250.0]).repeat_interleave(3)[None]
     forcing = TeacherForcing(shape, CPU)
     commit(net, clean[:, :9], text_kv, forcing, first=0)
-    flow = net(noisy, times, text_kv, forcing, forcing.plan(range(12), False))
+    flow = net(noisy, times, text_kv, forcing, forcing.plan(range(12), "nothing"))
 
     sampler = Sampler(net, SCHEDULE, 3)
     session = Session(shape, BF16, Portable(), 12, CPU)
     for first in range(0, 12, 3):
         frames, part = range(first, first + 3), slice(first, first + 3)
-        alone = sampler.flow(noisy[:, part], times[:, part], text_kv, session, frames, False)
+        alone = sampler.flow(noisy[:, part], times[:, part], text_kv, session, frames)
         torch.testing.assert_close(flow[:, part], alone, atol=1e-4, rtol=0)
-        sampler.flow(clean[:, part], torch.zeros(1, 3), text_kv, session, frames, True)
+        sampler.flow(clean[:, part], torch.zeros(1, 3), text_kv, session, frames, "history")
 
 
 def source(stage: Stage, first: int) -> Iterator[Batch]:
@@ -131,19 +133,19 @@ def test_own_history_replaces_chunks_and_keeps_the_first_of_a_window_within() ->
 def test_the_last_chunk_is_no_history_and_the_first_one_within_a_video_no_target(
     monkeypatch: pytest.MonkeyPatch, from_start: bool, first: int
 ) -> None:
-    passes: list[tuple[range, bool]] = []
+    passes: list[tuple[range, Stores]] = []
     plan = TeacherForcing.plan
 
-    def spied(self: TeacherForcing, frames: range, commit: bool) -> Plan:
-        passes.append((frames, commit))
-        return plan(self, frames, commit)
+    def spied(self: TeacherForcing, frames: range, stores: Stores) -> Plan:
+        passes.append((frames, stores))
+        return plan(self, frames, stores)
 
     monkeypatch.setattr(TeacherForcing, "plan", spied)
     rows = torch.randn(1, 6, DIMS.text_dim, generator=seeded())
     x = latents(9)
     batch = Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start)
     Objective(SCHEDULE, spec(), 0.0).loss(network(), batch, replace(STEPS, batch=1), seeded())
-    assert passes == [(range(0, 6), True), (range(first, 9), False)]
+    assert passes == [(range(0, 6), "history"), (range(first, 9), "nothing")]
 
 
 def test_times_are_the_samplers_and_each_comes_equally_often() -> None:

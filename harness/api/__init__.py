@@ -21,7 +21,7 @@ from harness.api.retention import (
     Tokens,
 )
 from harness.api.reuse import Reuse
-from harness.api.spec import Budget, CacheSpec, Room
+from harness.api.spec import Budget, CacheSpec, Room, Stores
 from harness.api.storage import Exact, Form, Packed, Plane, Quantizer
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Revision",
     "Room",
     "Split",
+    "Stores",
     "Tier",
     "TokenPolicy",
     "Tokens",

@@ -6,6 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+# What a cache session keeps of a pass: nothing; `active`, the exact keys and values until the
+# chunk's next pass, so that later chunks see one that is still being denoised; or `history`,
+# encoded by the method.
+Stores = Literal["nothing", "active", "history"]
+
 
 @dataclass(frozen=True)
 class CacheSpec:

@@ -12,7 +12,8 @@ from harness.api import CacheSpec, Reuse
 from harness.integration import CacheSession
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
 from harness.passes import Silent
-from harness.sampler import Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 
 CPU = torch.device("cpu")
 DIMS = WanDims(

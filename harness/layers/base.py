@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from harness.api import DROP, POOL, CacheSpec, Fate, Method, Retention, Split
+from harness.api import DROP, POOL, CacheSpec, Fate, Method, Retention, Split, Stores
 from harness.attention.base import Backend, Segment
 from harness.models.rope import Rope, Turns, rotate
 
@@ -18,13 +18,15 @@ from harness.models.rope import Rope, Turns, rotate
 class Plan:
     """Where one pass stands in the video, the same for all layers.
 
-    shift: how far the model's positions are moved back for every frame behind the sink. lift: how
-    far those of the sink are moved forward. hidden: stored frames that this pass does not see.
-    turns: rotation of the current chunk's queries and keys [F * T, D/2].
+    stores: what is kept of the pass.
+    shift: frames by which positions behind the sink move back.
+    lift: frames by which positions of the sink move forward.
+    hidden: stored frames that this pass does not see.
+    turns: rotation of the current chunk's queries and keys [F * T, D/2] complex64.
     """
 
     frames: range
-    commit: bool
+    stores: Stores
     shift: int
     turns: Tensor
     lift: int = 0

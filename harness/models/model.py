@@ -12,13 +12,15 @@ from torch import Tensor
 
 from harness.api import CacheSpec
 from harness.errors import UserError
+from harness.loop import Loop
 from harness.models.bundled import bundled
 from harness.models.decoder import Decoder
 from harness.models.hub import located
 from harness.models.load import checkpoint_sha256, load_weights
 from harness.models.lora import Lora
 from harness.models.wan import TextKV, Wan, WanDims, init_weights
-from harness.sampler import ChunkLoop, Loop, Sampler, Schedule
+from harness.sampler import Sampler
+from harness.schedule import Schedule
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -88,7 +90,7 @@ class VideoModel:
     lora_source: str | None = None
     lora_scale: float = 1.0
     sink_rate: float = 0.0
-    loop: Loop = field(default_factory=ChunkLoop)
+    loop: Loop = field(default_factory=Loop)
 
     def __post_init__(self) -> None:
         """Refuse presets that cannot run."""
@@ -173,7 +175,7 @@ class VideoModel:
             f"warp={self.schedule.warp} ema={self.ema} positions={self.positions} "
             f"keys={self.keys} dtype={self.dtype}"
             f"{f' sink_rate={self.sink_rate:g}' if self.sink_rate else ''}"
-            f"{'' if self.loop == ChunkLoop() else f' loop={self.loop}'}"
+            f"{'' if self.loop == Loop() else f' loop={self.loop}'}"
         )
 
     def build(self, device: torch.device, data_dir: Path) -> Sampler:

@@ -94,7 +94,7 @@ def work(
         gemm += network.flops * len(each.frames) / most_frames
         attention += 4 * queries * (history + queries) * width * spec.num_layers
         staging += packed + decoded
-        if each.stores:
+        if each.stores == "history":
             read = len(each.frames) + moment.moved
             encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
     return Work(gemm, attention, staging, encoding)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.api import DROP, CacheSpec, Method
+from harness.api import DROP, CacheSpec, Method, Stores
 from harness.attention.base import Backend, Scratch
 from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
@@ -42,19 +42,24 @@ class PublishedSession:
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._end = 0  # frames of the video so far, the current chunk included
 
-    def plan(self, frames: range, commit: bool) -> Plan:
+    def plan(self, frames: range, stores: Stores) -> Plan:
         """Place a pass over the chunk `frames`."""
+        assert stores != "active", "Executor.check refuses chunks under way"
         self.ledger()
         self._end = max(self._end, frames.stop)
         turns = self._rope.frames(frames).view().flatten(0, 1)
-        return Plan(frames, commit, 0, turns)
+        return Plan(frames, stores, 0, turns)
+
+    def restart(self) -> None:
+        """Refuse: the study's programs keep one history per video (`Executor.check`)."""
+        raise AssertionError("the published integration keeps one history per video")
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
         """Attention of the current chunk over the window and itself [B, H, T, D]."""
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
-        keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.commit)
+        keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.stores == "history")
         size = self.spec.tokens_per_frame
         seen = slice(self._reach.start * size, self._reach.stop * size)
         return self._backend.attend(q, keys[:, :, seen], values[:, :, seen], (), Scratch())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec
 from harness.models.wan import TextKV, Wan
-from harness.sampler import Schedule
+from harness.schedule import Schedule
 from harness.train.stages import Stage
 from harness.train.teacher import TeacherForcing
 
@@ -67,9 +67,8 @@ class Objective:
         for _ in range(stage.copies):
             t_BF = self.times(x0.shape[0], frames, draws)
             noise = randn(x0, draws)
-            flow = network(
-                self._noisy(x0, noise, t_BF), t_BF, text_kv, forcing, forcing.plan(frames, False)
-            )
+            plan = forcing.plan(frames, "nothing")
+            flow = network(self._noisy(x0, noise, t_BF), t_BF, text_kv, forcing, plan)
             squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)
             errors.append((weight * squared_BFhw).mean((2, 3)))
             times.append(t_BF)
@@ -143,7 +142,7 @@ class _Flow:
     frames: range
 
     def __call__(self, x_BFChw: Tensor, t_BF: Tensor) -> Tensor:
-        plan = self.forcing.plan(self.frames, False)
+        plan = self.forcing.plan(self.frames, "nothing")
         flow: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
         return flow.float()
 
@@ -154,7 +153,7 @@ def commit(
     """Make clean chunks, the first of which begins at frame `first`, part of the history."""
     if not x_BFChw.shape[1]:
         return
-    plan = forcing.plan(range(first, first + x_BFChw.shape[1]), True)
+    plan = forcing.plan(range(first, first + x_BFChw.shape[1]), "history")
     e_BFD = network.embed_time(torch.zeros(x_BFChw.shape[:2], device=x_BFChw.device))
     network.run(network.embed(x_BFChw), e_BFD, text_kv, forcing, plan)
 

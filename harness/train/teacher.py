@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.api import CacheSpec
+from harness.api import CacheSpec, Stores
 from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
 
@@ -33,11 +33,11 @@ class TeacherForcing:
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._history: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def plan(self, frames: range, commit: bool) -> Plan:
+    def plan(self, frames: range, stores: Stores) -> Plan:
         """Place a pass over the chunks of `frames`."""
         if frames.start % self._chunk_frames or len(frames) % self._chunk_frames:
             raise ValueError(f"{frames} does not divide into chunks of {self._chunk_frames} frames")
-        return Plan(frames, commit, 0, self._rope.frames(frames).view().flatten(0, 1))
+        return Plan(frames, stores, 0, self._rope.frames(frames).view().flatten(0, 1))
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
@@ -47,7 +47,8 @@ class TeacherForcing:
         q = rotate(q_BHTD, plan.turns).to(v_BHTD.dtype)
         k = rotate(k_BHTD, plan.turns).to(v_BHTD.dtype)
         past_k, past_v = self._history.get(layer, (k[:, :, :0], v_BHTD[:, :, :0]))
-        if plan.commit:
+        stored = plan.stores == "history"
+        if stored:
             start = plan.frames.start * self._frame_tokens
             past_k = torch.cat([past_k[:, :, :start], k], dim=2)
             past_v = torch.cat([past_v[:, :, :start], v_BHTD], dim=2)
@@ -55,9 +56,9 @@ class TeacherForcing:
         out = []
         for first in plan.frames[:: self._chunk_frames]:
             chunk = self._tokens(first - plan.frames.start)
-            end = (first + self._chunk_frames * plan.commit) * self._frame_tokens
+            end = (first + self._chunk_frames * stored) * self._frame_tokens
             keys, values = past_k[:, :, :end], past_v[:, :, :end]
-            if not plan.commit:
+            if not stored:
                 keys = torch.cat([keys, k[:, :, chunk]], dim=2)
                 values = torch.cat([values, v_BHTD[:, :, chunk]], dim=2)
             out.append(attention(q[:, :, chunk], keys, values))

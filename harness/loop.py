@@ -1,0 +1,138 @@
+"""The order of a video's passes, as a model's preset describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.api import Method, Stores
+from harness.integration import Integration, Packed
+from harness.models.decoder import Codec, Decoder
+from harness.passes import Pass, chunks, step_rows
+from harness.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Order of passes: `model.loop` of a preset. Holds no state of a video.
+
+    offset: rows between the starts of two chunks; null starts a chunk when the one before is done.
+        With an offset, later chunks see the keys and values of earlier ones that are still noisy.
+    joint: all chunks under way share one pass of the network, without a cache between them.
+    frames: length of a history, after which a new one starts; null keeps one history per video.
+    overlap: newest frames of a history that are encoded again as the start of the next.
+
+    Sources  Self-Forcing (arXiv 2506.08009): the defaults. Rolling Forcing (arXiv 2509.25161):
+             offset=1, joint=true. CausVid (arXiv 2412.07772): frames=21, overlap=3.
+    Raises   ValueError: an offset below 1, joint without offset, an overlap that is not shorter
+             than a history.
+    """
+
+    offset: int | None = None
+    joint: bool = False
+    frames: int | None = None
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.offset is not None and (type(self.offset) is not int or self.offset < 1):
+            raise ValueError(f"model.loop.offset={self.offset}: give 1 row or more, or null")
+        if self.joint and self.offset is None:
+            raise ValueError(
+                "model.loop.joint=true shares a pass between chunks, but without an offset only "
+                "one chunk is under way: give model.loop.offset=1"
+            )
+        lengths = [n for n in (self.frames, self.overlap) if n is not None]
+        whole = all(type(n) is int for n in lengths)
+        if self.frames is None and whole and self.overlap == 0:
+            return
+        if self.frames is None or not whole or not 0 < self.overlap < self.frames:
+            raise ValueError(
+                f"model.loop.frames={self.frames}, overlap={self.overlap}: give whole numbers, "
+                "more frames than overlap and at least 1 of it"
+            )
+
+    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+        """Raise ValueError, before anything is generated, if a part cannot be served."""
+        if self.joint and method.reuse is not None:
+            raise ValueError(
+                f"{type(method.reuse).__name__} skips passes of one chunk, but model.loop.joint "
+                "denoises several chunks in one pass: choose a method without reuse"
+            )
+        if self.offset is not None and not self.joint and not isinstance(integration, Packed):
+            raise ValueError(
+                f"integration={integration.name} keeps finished chunks only, but model.loop.offset "
+                "shows chunks that are still being denoised: choose integration=packed"
+            )
+        if self.frames is None:
+            return
+        if not isinstance(integration, Packed):
+            raise ValueError(
+                f"integration={integration.name} keeps one history per video, but "
+                f"model.loop.frames={self.frames} starts new ones: choose integration=packed"
+            )
+        if not isinstance(decoder, Codec):
+            raise ValueError(
+                f"{type(decoder).__name__} does not encode, but model.loop.frames starts a history "
+                "with a picture: choose model.decoder._target_=harness.models.vae.WanCodec"
+            )
+
+    def histories(self, num_frames: int) -> Sequence[int]:
+        """Return the frames of each history of a video, overlaps included; the first is longest."""
+        if self.frames is None:
+            return (num_frames,)
+        found, left = [min(num_frames, self.frames)], num_frames - self.frames
+        while left > 0:
+            found.append(min(self.frames, self.overlap + left))
+            left -= self.frames - self.overlap
+        return found
+
+    def pass_frames(self, schedule: Schedule, chunk_frames: int) -> int:
+        """Return the most frames of one pass."""
+        if not self.joint or self.offset is None:
+            return chunk_frames
+        under_way = -(-len(schedule.steps) // self.offset)
+        return under_way * chunk_frames
+
+    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+        """Return the number of passes, commits included."""
+        return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))
+
+    def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
+        """Yield the sampler's passes one by one; a reuse policy may skip some of them."""
+        for number, length in enumerate(self.histories(num_frames)):
+            parts, given = self.parts(number, length, chunk_frames)
+            for part in parts[:given]:
+                yield Pass(number, part, stores="history")
+            num_steps = [
+                len(schedule.times(first_chunk=number == 0 and part.start == 0))
+                for part in parts[given:]
+            ]
+            for row in step_rows(num_steps, self.offset):
+                if self.joint:
+                    (oldest, step), (newest, _) = row[0], row[-1]
+                    frames = range(parts[given + oldest].start, parts[given + newest].stop)
+                    yield Pass(number, frames, step)
+                    done = step + 1 == num_steps[oldest]
+                    yield Pass(
+                        number, parts[given + oldest], stores="history" if done else "nothing"
+                    )
+                    continue
+                for chunk, step in row:
+                    yield Pass(number, parts[given + chunk], step, self.while_noisy)
+                    if step + 1 == num_steps[chunk]:
+                        yield Pass(number, parts[given + chunk], stores="history")
+
+    def parts(self, number: int, length: int, chunk_frames: int) -> tuple[list[range], int]:
+        """Return the chunks of a history, and how many of them the history before has given."""
+        if self.frames is not None and (self.frames % chunk_frames or self.overlap % chunk_frames):
+            raise ValueError(
+                f"model.loop.frames={self.frames}, overlap={self.overlap}: give multiples of the "
+                f"model's chunk of {chunk_frames}"
+            )
+        return chunks(length, chunk_frames), self.overlap // chunk_frames if number else 0
+
+    @property
+    def while_noisy(self) -> Stores:
+        """What a denoising pass stores: its chunk, if later chunks run before it is finished."""
+        return "nothing" if self.offset is None or self.joint else "active"
