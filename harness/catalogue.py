@@ -209,7 +209,7 @@ def video(likeness: float) -> list[tuple[Plan, Chunk]]:
         turns = _rope().frames(frames).view().flatten(0, 1)
         q, k, v = x[:, :, :, start : frames.stop].flatten(3, 4).to(DTYPE)
         chunk = Chunk(k, v, turned_query=rotate(q, turns), turned_key=rotate(k, turns))
-        passes.append((Plan(frames, True, 0, turns), chunk))
+        passes.append((Plan(frames, "history", 0, turns), chunk))
     return passes
 
 
