@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from harness.attention.portable import Portable
-from harness.bench import Options, main, read
+from harness.bench import BENCHES, Options, main, read
 from harness.bench.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
 from harness.bench.checks import errors, largest_new_tensor, pooled_identity
 from harness.bench.gpu.calls import crossing
@@ -24,6 +25,7 @@ from harness.bench.gpu.study import FORMATS as STUDY
 from harness.bench.gpu.study import fwht
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, interleave, told
+from harness.errors import UserError
 from methods.quantizers import grouped
 from methods.quantizers.quarot import hadamard
 from tests.conftest import ROOT
@@ -200,6 +202,37 @@ def test_the_studys_formats_come_back_close(name: str) -> None:
 def test_concatenation_is_a_hadamard_transform() -> None:
     x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(fwht(x), x @ hadamard(32, CPU))
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHES if name != "gpu"])
+def test_every_bench_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
+    assert main([name, "--quick", "--out", str(tmp_path)]) == 0
+    found = only(tmp_path, f"*-{name}-quick.json")
+    assert found["state"] == "done" and len(found["rows"]) > 3
+    assert [row for row in found["rows"] if row["value"] is None] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("mend me"), 2), (RuntimeError("broken"), 1), (None, 0)]
+)
+def test_a_bench_that_fails_does_not_stop_the_others(
+    error: Exception | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of all did, for as long as nobody looked."""
+    ran: list[str] = []
+
+    def bench(name: str) -> SimpleNamespace:
+        def run(_: Options) -> int:
+            ran.append(name.removeprefix("harness.bench."))
+            if error is not None and len(ran) == 1:
+                raise error
+            return 0
+
+        return SimpleNamespace(run=run)
+
+    monkeypatch.setattr("harness.bench.importlib.import_module", bench)
+    assert main([]) == code
+    assert ran == [name for name in BENCHES if name != "gpu"]
 
 
 def test_the_gpu_bench_runs_dry(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_everything_is_encoded_at_every_pass() -> None:
         ("rtn_int4", torch.bfloat16),
         ("rtn_int4", torch.float32),
         ("rtn_int2", torch.bfloat16),
-        ("kivi_int4", torch.bfloat16),
+        ("kivi_nowindow_int4", torch.bfloat16),
     ],
 )
 def test_levels_that_hold_a_groups_extremes_survive_being_encoded_again(

@@ -151,7 +151,8 @@ def test_hadamard_is_orthonormal_and_spreads_outliers() -> None:
             "does not divide the 32 tokens of a frame: choose 2, 4",
         ),
         (lambda: Affine(group=5, axis="channels").check(spec()), "32 channels of a head"),
-        (lambda: Affine(group=64, short_tail=True).check(spec()), "does not divide"),
+        (lambda: Affine(group=64).check(spec()), "does not divide"),
+        (lambda: Affine(group=24, axis="channels", short_tail=True).check(spec()), "does not"),
         (
             lambda: PRQ(QuaRot(RTN()), RTN()).check(spec()),
             "QuaRot rotates: choose RTN or Affine",

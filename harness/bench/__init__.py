@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,20 +47,32 @@ class Options:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the benches named, or all but `gpu`; exit code 2 for what the user can mend."""
+    """Run the benches named, or all but `gpu`; exit code 2 for what the user can mend.
+
+    One that fails does not stop the others; the worst of their exit codes is returned.
+    """
     try:
         names, options = read(words)
-        codes = []
-        for name in names or BENCHES[:-1]:
-            bench = importlib.import_module(f"harness.bench.{name}")  # torch waits until here
-            codes.append(int(bench.run(options)))
+        return max(_run_one(name, options) for name in names or BENCHES[:-1])
     except UserError as error:
         complain(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; the rows so far are kept", file=sys.stderr)
         return INTERRUPTED
-    return max(codes)
+
+
+def _run_one(name: str, options: Options) -> int:
+    """The exit code of one bench; what it raises is printed."""
+    try:
+        bench = importlib.import_module(f"harness.bench.{name}")  # torch waits until here
+        return int(bench.run(options))
+    except UserError as error:
+        complain(error)
+        return USER_ERROR
+    except Exception:  # noqa: BLE001  a fault of this bench, told in full; the others go on
+        traceback.print_exc()
+        return 1
 
 
 def read(words: Sequence[str]) -> tuple[list[str], Options]:

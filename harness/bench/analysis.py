@@ -25,7 +25,7 @@ TITLE = "Reading 100,000 observations of 60 methods"
 PACKAGES = ("pandas", "pyarrow", "numpy", "matplotlib", "plotly")
 SECONDS, PEAK_GIB = 60.0, 2.0  # wanted: at most, of tables and report
 ROWS, METHODS = 100_000, 60
-QUICK_ROWS, QUICK_METHODS = 120, 6
+QUICK_ROWS, QUICK_METHODS = 24, 3
 
 
 def run(options: Options) -> int:

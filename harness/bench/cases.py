@@ -18,6 +18,7 @@ from harness.compose import configured
 PRQ = "prq_int4"
 FORMATS = ("rtn_int8", "rtn_int4", "rtn_int2", "kivi_int4", "quarot_int4", PRQ)
 SOFT_PRUNE = "softprune_int4"
+FEW = ("bf16", "rtn_int4", "kivi_int4", "qvg_int2", "snapkv_bf16", "reuse_fixed_bf16", SOFT_PRUNE)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from harness import env
 from harness.bench import Options
 from harness.bench.report import Report, Row
@@ -23,6 +21,7 @@ from harness.generate import Generator, make_one
 from harness.measure import Meter
 from harness.noise import SeededNoise
 from harness.passes import Silent
+from harness.reel import Reel
 from harness.run import Execution, Run
 from harness.store import OBSERVATIONS, Rows
 from harness.suites import Prompt, Suite
@@ -34,7 +33,7 @@ SHARE = 0.03  # wanted: at most
 
 def run(options: Options) -> int:
     """For each method, what the harness adds, seen in both ways."""
-    rounds, num_frames = (2, 6) if options.quick else (10, 42)
+    rounds, num_frames = (1, 6) if options.quick else (10, 42)
     device = env.choose_device("auto")
     with Report("overhead", TITLE, device, options) as report:
         for method in METHODS:
@@ -69,8 +68,11 @@ class Bench:
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))
         session = generator.session(num_frames)
         text_kv = model.text_kv(generator.sampler, generator.text_rows(item))
-        chunks = generator.sampler.sample(session, text_kv, noise, num_frames, Silent())
-        generator.decode(torch.cat(list(chunks), dim=1))
+        reel = Reel(model.decoder, Silent())
+        chunks = generator.sampler.sample(session, text_kv, noise, num_frames, Silent(), reel)
+        for latents in chunks:
+            reel.latents.append(latents)
+        reel.end(generator.decode)
 
     def whole(self, index: int) -> None:
         """A video as the first stage makes it; notes the share of it that is the harness."""

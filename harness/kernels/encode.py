@@ -118,7 +118,7 @@ def fit(values, plane, SPEC: tl.constexpr, CUT: tl.constexpr):
         high = tl.max(high, AXIS, keep_dims=True)
         zero = tl.minimum(tl.maximum(low, -65504.0), 65504.0).to(tl.float16)
         step = tl.div_rn(high - zero.to(tl.float32), 2.0**SPEC.bits - 1)
-        scale = tl.minimum(tl.maximum(step, 0.0), 65504.0).to(tl.float16)
+        scale = tl.minimum(tl.maximum(step, 2.0**-24), 65504.0).to(tl.float16)
     return scale, zero
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from harness.api import Form, Plane
-from methods.quantizers.grouped import FP16_MAX, SCALE_MIN, Grouped
+from methods.quantizers.grouped import FP16_MAX, FP16_MIN, SCALE_MIN, Grouped
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Affine(Grouped):
     """Levels evenly spread from the smallest to the largest value of a group.
 
     The zero point is the group's minimum as a float, never clamped into the range of the codes,
-    so groups far from zero and constant groups keep their values.
+    so groups far from zero and constant groups keep their values. Values beyond 65504, where fp16
+    ends, are moved towards it.
 
     clamp_zero: round the zero point to a code and clamp it into the range of codes, as arXiv
     2603.27469 did: x = (code - zero) * scale. A group that does not reach zero is moved there,
@@ -35,7 +36,8 @@ class Affine(Grouped):
             return {name: x.clamp_max(FP16_MAX).half() for name, x in self._clamped(low, high)}
         zero = low.clamp(-FP16_MAX, FP16_MAX).half()
         scale = (high - zero.float()) / (2**self.bits - 1)
-        return {"scale": scale.clamp(0, FP16_MAX).half(), "zero": zero}
+        # A step rounded to nothing would move a whole group to its minimum.
+        return {"scale": scale.clamp(FP16_MIN, FP16_MAX).half(), "zero": zero}
 
     def measure(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """As `fit`."""

@@ -76,7 +76,8 @@ class MXFP4(FP4):
     """Blocks of 32 channels with a power of two as scale.
 
     Source  OCP Microscaling Formats (MX) v1.0, MXFP4 and its conversion from scalars: the scale's
-    exponent is the largest value's minus that of the largest number, 2.
+    exponent is the largest value's minus that of the largest number, 2. The price of that rule:
+    what lies between 6 and 8 times the scale is cut down to 6, by up to a quarter.
     Shapes  scale [B, H, F, T, D / 32] u8, the bits of E8M0: exponent + 127.
     """
 

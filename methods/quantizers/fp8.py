@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Packed, Quantizer
-from methods.quantizers.grouped import FP16_MAX, staged
+from methods.quantizers.grouped import FP16_MAX, FP16_MIN, staged
 from methods.quantizers.levels import look_up
 
 DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
@@ -21,7 +21,8 @@ class FP8(Quantizer):
     """Rounds to the nearest number of the format, ties to even, saturating at its largest.
 
     scaled: divide each token of a head by a scale that puts its largest value on the largest number
-    of the format; without, values are stored as they come, as caches in E5M2 usually are.
+    of the format; without, values are stored as they come, as caches in E5M2 usually are: what is
+    beyond the format's largest number is cut down to it, what is below half its smallest is lost.
 
     Source  FP8 formats for deep learning (arXiv 2209.05433), section 3; scales as serving engines
     use them, there a layer or head, here a token and head.
@@ -48,8 +49,8 @@ class FP8(Quantizer):
         dtype, x, parts = DTYPES[self.format], x_BHFTD.float(), {}
         largest = torch.finfo(dtype).max
         if self.scaled:
-            scale = (x.abs().amax(-1) / largest).clamp_max(FP16_MAX).half()
-            x = x / scale.float().clamp_min(1e-30)[..., None]
+            scale = (x.abs().amax(-1) / largest).clamp(FP16_MIN, FP16_MAX).half()
+            x = x / scale.float()[..., None]
             parts["scale"] = scale
         codes = x.clamp(-largest, largest).to(dtype).view(torch.uint8)
         return Packed({"codes": codes, **parts}, 8, (x.shape[3], x.shape[4]))

@@ -15,6 +15,8 @@ from harness.api import CacheSpec, Form, Packed, Plane, Quantizer
 from harness.bits import WIDTHS, pack, unpack
 
 FP16_MAX = 65504.0
+FP16_MIN = 2.0**-24  # the smallest above zero
+TINY = 2.0**-126  # stands in for a scale of zero, by which nothing can be divided
 SCALE_MIN = 1e-8  # of a group without spread, where scales are found in the dtype of x
 OPTIONS = {
     "axis": ("tokens", "channels"),
@@ -32,8 +34,8 @@ class Grouped(Quantizer):
     bits: width of a code, 2, 4 or 8. group: values that share metadata. axis: `tokens` groups
     neighbouring tokens of one channel (scale [.., N, D]), `channels` groups neighbouring channels
     of one token and head (scale [.., T, N]). short_tail: allow the last group of tokens of a frame
-    to be shorter (1560 tokens are 97.5 groups of 16), and a group of channels to be cut down to the
-    head (128 are the whole head of models of any size).
+    to be shorter (1560 tokens are 97.5 groups of 16), and a group to be cut down to the frame or to
+    the head (128 channels are the whole head of models of any size).
 
     Three options are as a published study did it (arXiv 2603.27469), each worse than the default:
     compute=`input` finds scales and codes in the dtype of x (BF16) and then keeps scales as fp16;
@@ -77,7 +79,7 @@ class Grouped(Quantizer):
         name = type(self).__name__
         size = spec.tokens_per_frame if self.axis == "tokens" else spec.head_dim
         thing = "tokens of a frame" if self.axis == "tokens" else "channels of a head"
-        fits = self.group <= size if self.axis == "tokens" else self.group >= size
+        fits = self.axis == "tokens" or self.group >= size
         ragged = self.short_tail and fits
         if size % self.group and not ragged:
             allowed = ", ".join(str(d) for d in range(2, size + 1) if size % d == 0)
@@ -138,7 +140,7 @@ class Grouped(Quantizer):
             parts = self.fit(*self._extremes(x))
             scale, zero = self.grid(parts)
             for (x_part, out), s, z in self._pieces((x, codes), scale, zero):
-                torch.div(x_part - z, s.clamp_min(1e-30), out=out)
+                torch.div(x_part - z, s.clamp_min(TINY), out=out)
         codes = codes.round_().clamp_(0, 2**self.bits - 1).to(torch.uint8)
         if self.heads == "together":
             parts = {name: p.expand(-1, x.shape[1], *p.shape[2:]) for name, p in parts.items()}

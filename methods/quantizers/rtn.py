@@ -17,7 +17,12 @@ class RTN(Grouped):
     """Symmetric rounding; all 2**bits levels are used.
 
     The levels lie at (code - top) * scale with top = (2**bits - 1) / 2, half a step off zero, so
-    that 2 bits mean four levels.
+    that 2 bits mean four levels. The price: where one value of a group is much larger than all
+    others, these are moved to half a step from zero, which is a third of that value at 2 bits. A
+    group of n then has a relative error of up to sqrt(n - 1) / (2**bits - 1): for 16 values 1.29 at
+    2 bits, 0.26 at 4 and 0.015 at 8; for 128 values 3.8, 0.75 and 0.044. `Affine` and `zero_level`
+    do not have it. A scale below 2**-25, where fp16 ends, is stored as zero, and with it all values
+    of the group: at 8 bits if the largest is below 3.8e-6.
 
     zero_level: put a level at zero and the largest magnitude 2**(bits-1) - 1 steps away, which
     leaves the lowest code unused and only three levels in 2 bits, as arXiv 2603.27469 did.

@@ -18,7 +18,9 @@ class RTNE4M3(RTN):
     """RTN with scales in E4M3, in units of a scale of their head and frame.
 
     Source  the residuals of Quant VideoGen (arXiv 2602.02958), which store scales in E4M3 without
-    a unit: below 2**-10 those are zero. It leaves one of 2**bits levels unused; RTN does not.
+    a unit: below 2**-10 those are zero. Theirs have a level at zero and leave one of the 2**bits
+    unused, as zero_level does here: at 2 bits -1, 0 and 1. Without it four levels have an error of
+    0.49 on noise where three have 0.70, and of 2.6 on one outlier in a group of 64 zeros.
     Shapes  as RTN, but scale u8, the bits of E4M3; unit [B, H, F] fp32.
     """
 
@@ -42,4 +44,4 @@ class RTNE4M3(RTN):
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The zero follows from the scale."""
         scale = parts["scale"].view(E4M3).float() * parts["unit"][..., None, None]
-        return scale, scale * -self._top
+        return scale, scale * -self._zero
