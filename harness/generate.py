@@ -227,9 +227,9 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
                 raise
             except Exception as error:  # noqa: BLE001  this video's row; the others go on
                 rows.put(generator.record.failed(item, error))
-                progress.failed(item, error)
+                progress.failed(f"prompt {item.prompt.index}", error)
             else:
-                progress.finished(item)
+                progress.finished()
 
 
 def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows) -> None:

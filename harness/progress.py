@@ -18,7 +18,6 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from harness.errors import first_line, last_frame
-from harness.run import Item
 
 
 class Shown:
@@ -73,8 +72,8 @@ class Progress(Shown):
         """One unit of work is done."""
         self._bar.advance(self._task)
 
-    def finished(self, item: Item) -> None:
-        """A video is done."""
+    def finished(self) -> None:
+        """Count a video that is done."""
         self._done += 1
         self._bar.update(self._task, videos=f"{self._done}/{self._num_videos} videos")
         if self._bar.disable:
@@ -83,8 +82,8 @@ class Progress(Shown):
             done = f"{self._done}/{self._num_videos} videos"
             self.say(f"{self._name}: {done}, {spent:.0f} s, {left:.0f} s left")
 
-    def failed(self, item: Item, error: Exception) -> None:
-        """A video could not be made."""
+    def failed(self, label: str, error: Exception) -> None:
+        """Count a video that could not be made and print why; label: which video it was."""
         self._done += 1
         said = f"{first_line(error)} ({last_frame(error)})"
-        self.say(f"{self._name}: prompt {item.prompt.index} failed: {said}")
+        self.say(f"{self._name}: {label} failed: {said}")

@@ -124,7 +124,7 @@ def score(
                     rows[path] = rows.get(path) or Scores(path)
                     rows[path].put(scored, results)
                     progress.tick()
-                    progress.finished(task.item)
+                    progress.finished()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

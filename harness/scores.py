@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from harness import parquet
 from harness.errors import UserError
@@ -18,12 +18,42 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harness.metrics.metric import Column, Metric, Value
-
 SCORES = "scores.parquet"
 VERSION = 5  # of the columns of `Scored`
 Key = tuple[int, int]  # prompt index and sample
 Row = dict[str, Any]
+Value = float | int | str | list[float] | None  # of a metric
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a metric's rows.
+
+    better: which way a video improves; None where neither does. kind: float, int, str or
+    list[float]. An empty unit is a pure number.
+    """
+
+    name: str
+    meaning: str
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+    kind: type = float
+
+
+class DescribedMetric(Protocol):
+    """What this file needs to know of a metric."""
+
+    against_reference: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """Stem of its columns."""
+
+    def columns(self) -> tuple[Column, ...]:
+        """Describe the columns of its values, in order."""
+
+
+AnyMetric = TypeVar("AnyMetric", bound=DescribedMetric)
 
 
 @dataclass(frozen=True)
@@ -58,7 +88,7 @@ class Result:
     weights: str | None
 
 
-def fields(metric: Metric) -> list[pa.Field]:
+def fields(metric: DescribedMetric) -> list[pa.Field]:
     """The columns of a metric: its own, then why they are null, its version and its weights."""
     import pyarrow as pa
 
@@ -94,7 +124,7 @@ class Scores:
         self._fields: dict[str, pa.Field] = {field.name: field for field in table.schema}
         self._rows: dict[Key, Row] = {key(row): row for row in table.to_pylist()}
 
-    def put(self, scored: Scored, results: Mapping[Metric, Result]) -> None:
+    def put(self, scored: Scored, results: Mapping[AnyMetric, Result]) -> None:
         """Add results to a video's row; those of other frames or another reference are gone.
 
         What is known of a reference that is no longer there stays. Rows lie in the order of videos,
@@ -125,7 +155,7 @@ class Scores:
         told = self._fields[column].metadata or {}
         return told.get(b"against") == b"reference"
 
-    def _describe(self, metric: Metric) -> None:
+    def _describe(self, metric: DescribedMetric) -> None:
         """Take in a metric's columns, in place of those that an earlier version of it had."""
         wanted = fields(metric)
         known = [x for x in self._fields.values() if _metric_of(x) == metric.name]

@@ -164,7 +164,7 @@ def a_small_pass_is_finite(subject: ModelSubject) -> str:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, 8, model.dims.text_dim, generator=generator) * 0.1
     x = torch.randn(1, frames, model.dims.latent_channels, *SMALL, generator=generator)
-    x = x.to(network.head.head.weight.dtype)
+    x = x.to(network.dtype)
     with torch.inference_mode():
         text_kv = network.text_kv(rows.to(x.dtype))
         for start in (0, model.chunk_frames):

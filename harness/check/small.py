@@ -39,7 +39,7 @@ def network(dtype: torch.dtype = torch.float32) -> Wan:
 def text_kv(net: Wan, seed: int = 0, batch: int = 1) -> TextKV:
     """A prompt's cross-attention keys and values, drawn."""
     rows = torch.randn(batch, 6, DIMS.text_dim, generator=torch.Generator().manual_seed(seed))
-    return net.text_kv(rows.to(net.head.head.weight.dtype))
+    return net.text_kv(rows.to(net.dtype))
 
 
 class Draws:

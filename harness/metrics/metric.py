@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.scores import Column as Column
+from harness.scores import Value as Value
+
 Frames = NDArray[np.uint8]
-Value = float | int | str | list[float] | None
 
 
 class Unscorable(ValueError):
@@ -20,21 +22,6 @@ class Unscorable(ValueError):
 
 class Unavailable(Unscorable):
     """What a metric needs fails for now (a server, a key): the video is worth another try."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a metric's rows.
-
-    better: which way a video improves; None where neither does. kind: float, int, str or
-    list[float]. An empty unit is a pure number.
-    """
-
-    name: str
-    meaning: str
-    unit: str = ""
-    better: Literal["higher", "lower"] | None = None
-    kind: type = float
 
 
 @dataclass(frozen=True)

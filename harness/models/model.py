@@ -210,9 +210,9 @@ class VideoModel:
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
         """Cross-attention keys and values of a prompt's rows, computed once a video."""
-        weight = sampler.network.head.head.weight
+        network = sampler.network
         with torch.inference_mode():
-            return sampler.network.text_kv(rows_TE[None].to(weight.device, weight.dtype))
+            return network.text_kv(rows_TE[None].to(network.device, network.dtype))
 
     def latent_shape(self, num_frames: int) -> tuple[int, int, int, int]:
         """[F, C, h, w] of a video."""

@@ -10,26 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.sampling.network import Attends as Attends
+from harness.sampling.network import TextKV as TextKV
+
 if TYPE_CHECKING:
     from harness.layers.base import Plan
-
-TextKV = list[tuple[Tensor, Tensor]]
-
-
-class Attends(Protocol):
-    """What the network asks of a cache session: attention over history and the current chunk."""
-
-    def attend(
-        self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
-    ) -> Tensor:
-        """Self-attention of one layer; q and k normed and un-rotated; output [B, H, T, D]."""
-
 
 @dataclass(frozen=True)
 class WanDims:
@@ -84,6 +75,16 @@ class Wan(nn.Module):
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
         self.head = Head(dims)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.head.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.head.head.weight.dtype
+
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Cross-attention keys and values of every layer; depends on the prompt alone.
 
@@ -112,8 +113,8 @@ class Wan(nn.Module):
 
     def embed_time(self, t_BF: Tensor) -> Tensor:
         """The embedding of every frame's time [B, F, dim]."""
-        dtype = self.head.head.weight.dtype
-        embedded: Tensor = self.time_embedding(sinusoid(t_BF, self.dims.freq_dim).to(dtype))
+        times = sinusoid(t_BF, self.dims.freq_dim).to(self.dtype)
+        embedded: Tensor = self.time_embedding(times)
         return embedded
 
     def run(
