@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq --constraint
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help run test vbench check format docs bench bench-gpu train-small validity sweep-moviegen sweep-storyeval clean
+.PHONY: help run test test-all vbench check format docs bench bench-gpu train-small validity sweep-moviegen sweep-storyeval clean
 
 .DEFAULT_GOAL := help
 
@@ -18,6 +18,9 @@ run: $(VENV)/run ## set up what is missing, then benchmark softprune_int4 agains
 	$(BIN)/python -m harness method=softprune_int4 suite=moviegen
 
 test: $(VENV)/dev ## set up what is missing, then run the tests
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: $(VENV)/dev ## the same with the slow ones: kills, full disks, launchers, browser, training, wheel
 	$(BIN)/python -m pytest -n auto
 
 vbench: $(VBENCH)/vbench ## the environment of VBench's dimensions (three minutes, 6.7 GB; docs/vbench.md)
@@ -71,11 +74,11 @@ $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/run: $(VENV)/python pyproject.toml constraints.txt
+$(VENV)/run: $(VENV)/python pyproject.toml setup.py constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
+$(VENV)/dev: $(VENV)/python pyproject.toml setup.py constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/run
 

@@ -1,4 +1,4 @@
-"""`python -m harness`: the verbs; everything else goes to the Hydra entry."""
+"""`python -m harness` and `video-kv-bench`: the verbs; everything else goes to the Hydra entry."""
 
 from __future__ import annotations
 
@@ -44,5 +44,10 @@ def main() -> int:
     return run()
 
 
-if __name__ == "__main__":
+def run_program() -> None:
+    """Run the command line and exit with its code; `video-kv-bench` starts here."""
     exit_with(main)
+
+
+if __name__ == "__main__":
+    run_program()

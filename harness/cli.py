@@ -23,11 +23,11 @@ from harness import store, suites, sweep, track
 from harness.errors import AlreadySaid, RunFailed, UserError, first_line
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.job import carry_out
+from harness.paths import CONF
 from harness.run import Execution, Run, run_id_of
 from harness.scores import Key
 from harness.sweep import Job
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 REFERENCE = "bf16"
 # What composing raises that the user can mend.
 OF_COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError)

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from harness.cli import CONF
 from harness.errors import UserError
+from harness.paths import CONF
 from harness.read_once import read_once
 
 

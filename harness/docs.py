@@ -6,12 +6,12 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from harness.catalogue import Facts, facts
 from harness.cli import REFERENCE
+from harness.paths import ROOT, checkout
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+PAGE = ROOT / "docs" / "methods.md"
 INTRO = """# Methods
 
 Written by `make docs` from the files in `conf/method/` and the objects they build; a test fails
@@ -116,6 +116,9 @@ def main(words: Sequence[str]) -> int:
     """Write the page."""
     if words:
         print("error: python -m harness.docs takes no words", file=sys.stderr)
+        return 2
+    if checkout() is None:
+        print("error: docs/methods.md is written in a checkout only: clone one", file=sys.stderr)
         return 2
     PAGE.write_text(page(facts()))
     print(PAGE)

@@ -18,9 +18,10 @@ from harness.fetch.download import Mismatch, download
 from harness.fetch.source import addresses
 from harness.fetch.target import Target
 from harness.files import locked
+from harness.paths import shipped
 
 TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same in every Wan VAE
-BUNDLED = Path(__file__).parent / "prompts"
+BUNDLED = shipped("harness", "prompts")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
 MAX_SECONDS = 24 * 3600
 

@@ -6,10 +6,10 @@ import hashlib
 import importlib.metadata
 import subprocess
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from harness.paths import ROOT
+
 SOURCES = ("harness", "methods")  # what a row's values come from
 
 
@@ -24,6 +24,8 @@ def code_version() -> str:
 def git_state() -> dict[str, Any]:
     """Commit of the harness and whether its sources were changed; nulls outside a checkout."""
     try:
+        # An installed package may lie inside another project's repository (`project/.venv/...`).
+        _git("ls-files", "--error-unmatch", "--", "harness/version.py")
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", *SOURCES))}
     except (OSError, subprocess.SubprocessError):

@@ -15,10 +15,10 @@ import yaml
 from harness import digests
 from harness.errors import UserError
 from harness.own import exposed
+from harness.paths import CONF
 from harness.sizes import size
 from harness.suites import data_folder
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 FOLDER = "weights"  # of conf, and below the data folder
 OF_ENTRY = ("path", "url", "licence", "used_by")
 OF_FILE = ("sha256", "sha256_prefix", "bytes", "member")

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
+from harness.paths import shipped
 
-PRESETS = Path(__file__).parent / "presets.yaml"
+PRESETS = shipped("analysis.choosing", "presets.yaml")
 EPSILON = 1e-9  # the study's; equal numbers differ by rounding
 # What a video has that is held against itself.
 OF_ITSELF = {"psnr_db": np.inf, "psnr_rest_db": np.inf, "ssim": 1.0, "lpips": 0.0}

@@ -11,15 +11,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from analysis.quantities import QUANTITIES
 from harness.errors import UserError
+from harness.paths import shipped
 
-FOLDER = Path(__file__).parent
+FOLDER = shipped("analysis.published")
 Made = TypeVar("Made")
 NEEDS = ("model", "length", "size", "prompts", "device", "build")
 

@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+
+from harness.paths import shipped
 
 ASSETS = ("style.css", "theme.js", "table.js", "axes.js", "plots.js", "player.js")
 # A report opens from disk, where an origin is `file:`, and works from a server as well.
@@ -62,7 +63,7 @@ def write_assets(folder: Path) -> None:
     target = folder / "assets"
     target.mkdir()
     for name in ASSETS:
-        source = files("analysis.report") / "assets" / name
+        source = shipped("analysis.report", "assets", name)
         (target / name).write_text(source.read_text("utf-8"), "utf-8")
 
 

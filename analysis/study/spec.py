@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from harness.errors import UserError
+from harness.paths import shipped
 
-FILE = Path(__file__).with_name("tables.yaml")
+FILE = shipped("analysis.study", "tables.yaml")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from harness.cli import complain
 from harness.errors import UserError
 from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.paths import checkout
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
 FLAGS = ("--out <folder>", "--quick", "--dry-run")
@@ -40,10 +41,13 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Where the files go; those of small sizes are not for the repository."""
-        root = Path(__file__).resolve().parent.parent.parent
-        usual = "results/bench" if self.quick or self.dry_run else "docs/benchmarks"
-        return root / usual if self.out is None else self.out
+        """Where the files go: full sizes into the docs of a checkout, all else below results."""
+        if self.out is not None:
+            return self.out
+        root = checkout()
+        if root is None or self.quick or self.dry_run:
+            return (root or Path.cwd()) / "results" / "bench"
+        return root / "docs" / "benchmarks"
 
 
 def main(words: Sequence[str]) -> int:

@@ -15,9 +15,10 @@ from torch import Tensor
 from harness.api import CacheSpec, Exact, Method, Tier
 from harness.attention.auto import Auto
 from harness.check.small import CPU, spec, video
-from harness.cli import CONF, REFERENCE
+from harness.cli import REFERENCE
 from harness.integration import CacheSession, Integration, Packed
 from harness.layers.sizes import tiers_of
+from harness.paths import CONF
 
 NUM_FRAMES = 17  # five chunks and two frames: the shipped windows of 12 let frames go
 

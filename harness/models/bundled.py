@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.paths import shipped
 
-FOLDER = Path(__file__).parent / "small"
+FOLDER = shipped("harness.models", "small")
 
 
 def bundled(name: str, sha256: str) -> Path:

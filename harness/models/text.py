@@ -256,7 +256,9 @@ def clean(prompt: str) -> str:
 
 def missing_packages(what: str) -> UserError:
     """The error for parts of the Wan checkpoints that need the `wan` extra."""
-    return UserError(f"{what} needs packages that are not here: pip install -e '.[wan]'")
+    return UserError(
+        f"{what} needs packages that are not here: type pip install 'video-kv-bench[wan]'"
+    )
 
 
 def missing_folder(root: Path, part: str, *wanted: str) -> UserError:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from harness import cli, suites
 from harness.errors import UserError
 from harness.models.model import VideoModel
+from harness.paths import CONF
 from harness.plan.published import Row, catalogue, geometry, row
 from harness.plan.table import gib, print_lines
 
@@ -117,7 +118,7 @@ def _cells(line: dict[str, Any]) -> list[str]:
 
 def _model(suite_name: str) -> tuple[VideoModel, int]:
     """The study's model, and the latent frames of a suite."""
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
     model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))
     typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), config.suite)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from harness.models.model import VideoModel
+from harness.paths import shipped
 from harness.plan.live import allocated
 from harness.plan.workload import network
 from harness.suites import pixel_frames
 
-FILE = Path(__file__).parent / "published.yaml"
+FILE = shipped("harness.plan", "published.yaml")
 INDEX_BYTES = 8  # int64, a token of a tier
 OUTLIER_BYTES = (4, 2)  # int32 index and fp16 value
 SPAN_BYTES = 16  # where a pooled chunk lay, in their own count of bytes

@@ -25,6 +25,7 @@ from harness.errors import UserError
 from harness.integration import Packed
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
+from harness.paths import CONF
 from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs
@@ -101,7 +102,7 @@ def resolve(
             raise UserError(f"--config-dir {config_dir} is no folder: give one with method/*.yaml")
         words = [*words, f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
     asked, others = _methods(words)
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         read_once(GlobalHydra.instance().config_loader())
         first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
         names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]

@@ -18,11 +18,12 @@ from harness.cache import anchored
 from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
 from harness.passes import Pass
+from harness.paths import shipped
 from harness.plan.history import Moment
 from harness.plan.storage import Storage
 from harness.plan.workload import Network
 
-CARDS = Path(__file__).parent / "cards.yaml"
+CARDS = shipped("harness.plan", "cards.yaml")
 RATES = ("gemm_flops_per_s", "attention_flops_per_s", "copy_bytes_per_s")
 KEYS = (*RATES, "device", "date")
 

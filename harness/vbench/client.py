@@ -19,11 +19,12 @@ from typing import IO, Any
 from harness import weights
 from harness.errors import cause_of
 from harness.metrics.metric import Unscorable
+from harness.paths import shipped
 from harness.vbench.dimensions import Dimension
 from harness.vbench.environment import bare
 from harness.vbench.staging import Stage
 
-RUNNER = Path(__file__).with_name("runner.py")
+RUNNER = shipped("harness.vbench", "runner.py")
 PATIENCE_S = 5  # between closing its input and killing it
 LAST_WORDS = 300  # characters of what it printed last
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from harness.paths import checkout
 from harness.vbench.dimensions import DETECTRON2, DIMENSIONS, VERSION
-from harness.version import ROOT
 
 PYTHON = ".venv-vbench/bin/python"  # of the checkout; what `make vbench` sets up
 PATIENCE_S = 60
@@ -29,16 +29,18 @@ print(json.dumps(found))
 
 
 def interpreter(configured: str | None) -> Path:
-    """The interpreter that has vbench: the configured one, else the checkout's.
+    """The interpreter that has vbench: the configured one, else the checkout's or this folder's.
 
     Not resolved: a virtual environment's interpreter is a link, and must be called by its name.
     """
-    return Path(os.path.abspath(Path(configured or ROOT / PYTHON).expanduser()))
+    usual = (checkout() or Path.cwd()) / PYTHON
+    return Path(os.path.abspath(Path(configured or usual).expanduser()))
 
 
 def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
     """Why this interpreter cannot compute with VBench and these packages, and what to type."""
-    mend = "type make vbench, or set HARNESS_VBENCH_PYTHON to a Python that has it"
+    make = "type make vbench, or " if checkout() else ""  # a wheel brings no Makefile
+    mend = f"{make}set HARNESS_VBENCH_PYTHON to a Python that has it"
     if not python.is_file():
         return f"VBench needs an environment of its own and {python} does not exist: {mend}"
     try:
@@ -55,7 +57,7 @@ def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
                 "install --no-build-isolation <a clone of github.com/facebookresearch/detectron2>"
             )
         if package not in found:
-            return f"{python} has no {package}: type make vbench"
+            return f"{python} has no {package}: {mend}"
     return None
 
 
