@@ -14,6 +14,7 @@ from harness.layers.frames import FrameLayer
 from harness.layers.sizes import frame_bytes
 from harness.layers.tokens import TokenLayer
 from harness.models.rope import Rope, rotate
+from harness.numerics import KeyValueWatch, are_finite
 
 
 class Session:
@@ -40,6 +41,7 @@ class Session:
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
+        self.watch = KeyValueWatch()
         self._backend = backend
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
@@ -82,8 +84,14 @@ class Session:
     ) -> Tensor:
         """Attention of the current chunk over the layer's history and itself [B, H, T, D]."""
         store = self._layers[layer]
+        if plan.commit:
+            self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
+            self._scratch.finite = []
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
         out = self._backend.attend(q, k, v_BHTD, store.segments(plan), self._scratch)
+        if self._scratch.finite is not None:
+            self.watch.note(layer, True, *self._scratch.finite)
+            self._scratch.finite = None
         chunk = Chunk(k_BHTD, v_BHTD, turned_query=q, turned_key=k)
         if plan.commit:
             store.commit(chunk, plan)

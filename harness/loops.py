@@ -14,6 +14,7 @@ from harness.integration import CacheSession, Integration, Packed
 from harness.models.decoder import Codec, Decoder
 from harness.models.wan import TextKV
 from harness.noise import Noise
+from harness.numerics import are_finite, demand_finite_passes
 from harness.passes import Observer, Pass, chunks
 from harness.sampler import Joint, Loop, Sampler, Schedule
 
@@ -107,6 +108,11 @@ class _UnderWay:
         t_BF = t.expand(x.shape[0], -1)
         flow = sampler.flow(x, t_BF, self.text_kv, self.session, frames, False)
         clean = sampler.clean(x, flow, t_BF)
+        # One joint pass a chunk: it has the number of the chunk that it finishes.
+        first = parts[min(self.latents)]
+        demand_finite_passes(
+            [are_finite(clean)], f"the window from {sampler.place(first)} on", self.session
+        )
         for i in self.latents:
             if last - i + 1 < len(times):
                 own = slice(parts[i].start - frames.start, parts[i].stop - frames.start)
