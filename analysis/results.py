@@ -24,6 +24,7 @@ from harness.errors import UserError
 from harness.integrity.mend import Origin
 from harness.metrics.psnr import CAP_DB
 from harness.run import Run, run_id_of
+from harness.scores import CONSTANT
 from harness.store import OBSERVATIONS, load, load_run, load_runs
 
 PHASES = "text, denoise, commit and decode, after the device has finished"
@@ -265,6 +266,13 @@ def _command(run: Told) -> str:
     return origin.typed({item.key for item in run.request.items})
 
 
+def _num_constant(made: pd.DataFrame) -> int:
+    """How many videos have scores with the word that the video or its reference is constant."""
+    reasons = made[[column for column in made if column.endswith("_reason")]].fillna("")
+    told = reasons.apply(lambda column: column.str.contains(CONSTANT, regex=False))
+    return int(told.any(axis=1).sum())
+
+
 def _notes(runs: Mapping[str, Told], base: Told | None) -> list[str]:
     """Mixed machines and code, failures, what is unfinished, what there is no reference for."""
     found = []
@@ -287,6 +295,11 @@ def _notes(runs: Mapping[str, Told], base: Told | None) -> list[str]:
         if failed:
             causes = ", ".join(sorted(run.rows["failure"].dropna().unique()))
             found.append(f"{name}: {failed} of {len(run.rows)} videos failed ({causes})")
+        if constant := _num_constant(run.made):
+            found.append(
+                f"{name}: {constant} of {len(run.made)} videos are {CONSTANT}, or their reference "
+                "is: their scores say nothing of quality"
+            )
         wanted = len(run.request.items) if run.request else len(run.rows)
         if len(run.rows) < wanted:
             found.append(

@@ -171,7 +171,7 @@ def _mean(values: pd.Series | None, unit: float = 1.0) -> float | None:
 
 
 def _reasons(made: pd.DataFrame) -> tuple[str, ...]:
-    """Why values in the table are null, each reason once."""
+    """Why values in the table are null, or what makes them mean little; each reason once."""
     columns = [f"{metric}_reason" for metric in ("psnr", "ssim", "lpips")]
     found = [made[column].dropna() for column in columns if column in made]
     return tuple(dict.fromkeys(reason for reasons in found for reason in reasons))

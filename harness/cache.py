@@ -15,6 +15,7 @@ from harness.layers.frames import FrameLayer
 from harness.layers.sizes import frame_bytes
 from harness.layers.tokens import TokenLayer
 from harness.models.rope import Rope, rotate
+from harness.numerics import KeyValueWatch, are_finite
 
 
 class Session:
@@ -42,6 +43,7 @@ class Session:
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
+        self.watch = KeyValueWatch()
         self._backend = backend
         self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
@@ -89,10 +91,16 @@ class Session:
     ) -> Tensor:
         """Attention of the current chunk over the layer's history and itself [B, H, T, D]."""
         store = self._layers[layer]
+        if plan.stores == "history":
+            self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
+            self._scratch.finite = []
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
         active = self._active[layer]
         seen = store.segments(plan) + active.segments(plan)
         out = self._backend.attend(q, k, v_BHTD, seen, self._scratch)
+        if self._scratch.finite is not None:
+            self.watch.note(layer, True, *self._scratch.finite)
+            self._scratch.finite = None
         chunk = Chunk(k_BHTD, v_BHTD, turned_query=q, turned_key=k)
         if plan.stores == "history":
             active.free(plan.frames)

@@ -33,6 +33,7 @@ from harness.models.model import TextEncoder
 from harness.run import Run
 
 FOLDER = ".text"  # below the results, beside the suites
+FORMAT = 2  # of `measured`: files of another one are not read
 
 Encoded = tuple[Tensor, Meter]  # rows [length, width] and what making them took
 Keep = Callable[[str, Encoded], None]
@@ -78,6 +79,7 @@ class Embeddings:
             "origin": origin,
             "code": _code(encoder),
             "dtype": run.model["dtype"],
+            "format": FORMAT,
             "machine": [env.device_name(device), memory.source, torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -149,7 +151,7 @@ class Embeddings:
         meter = Meter(self.device, self.memory)
         meter.seconds.update(values["seconds"])
         meter.peaks.update(values["peaks"])
-        meter.peak_reserved = values["peak_reserved"]
+        meter.peak_reserved.update(values["peak_reserved"])
         meter.ledgers.update(values["ledgers"])
         return meter
 

@@ -6,7 +6,7 @@ import errno
 import traceback
 from typing import Literal
 
-Cause = Literal["oom", "killed", "crash", "timeout", "error"]
+Cause = Literal["oom", "killed", "crash", "timeout", "numerics", "error"]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -23,7 +23,8 @@ def last_frame(error: BaseException) -> str:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """`oom` for what allocators of Python, torch and the kernel say, else `error`.
+    """`oom` for what allocators of Python, torch and the kernel say, `numerics` for `NotFinite`,
+    else `error`.
 
     What an error was raised from counts too: libraries have words of their own for a lack of
     memory that they met.
@@ -33,6 +34,8 @@ def cause_of(error: BaseException) -> Cause:
     while at is not None and at not in seen:
         if _is_oom(at):
             return "oom"
+        if isinstance(at, NotFinite):
+            return "numerics"
         seen.append(at)
         at = at.__cause__ or at.__context__
     return "error"
@@ -62,6 +65,13 @@ class UserError(Exception):
     """
 
 
+class NotFinite(ArithmeticError):
+    """NaN or infinity in a video's numbers: what it would come to means nothing.
+
+    The message says where it began.
+    """
+
+
 class AlreadySaid(UserError):
     """A child process has printed the sentence; the parent only passes the exit code on."""
 
@@ -71,8 +81,8 @@ class RunFailed(Exception):
 
     cause: `oom` (an allocator, or the kernel's out-of-memory killer), `killed` (SIGKILL, SIGTERM or
     an interrupt from outside), `crash` (another signal, an exit without a word), `timeout`
-    (`run.timeout_s`), `error` (an exception). video: the one in work (prompt index, sample), None
-    if none had begun.
+    (`run.timeout_s`), `numerics` (values that are not finite), `error` (any other exception).
+    video: the one in work (prompt index, sample), None if none had begun.
     """
 
     def __init__(self, cause: Cause, reason: str, video: tuple[int, int] | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +20,7 @@ from harness.api import Method
 from harness.attention.base import Backend
 from harness.cache import sized
 from harness.embeddings import Embeddings, Encoded, Keep
-from harness.errors import UserError
+from harness.errors import NotFinite, UserError
 from harness.files import write_json
 from harness.integration import CacheSession, Integration
 from harness.measure import Meter, memory_of
@@ -26,6 +28,7 @@ from harness.models.model import DTYPES, VideoModel
 from harness.models.vae import pixels
 from harness.models.wan import TextKV
 from harness.noise import SeededNoise
+from harness.numerics import are_finite
 from harness.passes import Silent
 from harness.progress import Progress
 from harness.record import Held, Recorder
@@ -48,6 +51,13 @@ class Generator:
         """Build everything; ValueError or UserError before any video is made."""
         self.run = run
         self.device = env.choose_device(run.execution.device)
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+        if self.device.type == "cpu" and run.execution.device == "auto" and named not in ("", "-1"):
+            print(
+                f"warning: CUDA_VISIBLE_DEVICES={named}, but torch finds no GPU that works: the "
+                "videos are made on the CPU (run.device=cuda refuses this)",
+                file=sys.stderr,
+            )
         self.method: Method = instantiate(run.method)
         self.model: VideoModel = instantiate(run.model)
         self.method.check(self.model.spec)
@@ -116,6 +126,8 @@ class Generator:
     def make(self, item: Item, meter: Meter) -> tuple[Frames, Held, list[TracePoint]]:
         """One video: its pixels, what the cache came to hold, and its trace."""
         rows, encoding = self.texts[item.prompt.text]
+        if not are_finite(rows):
+            raise NotFinite("the encoded prompt is not finite, before the first pass")
         meter.include(encoding)
         reel = Reel(self.model.decoder, meter)
         alive = Alive(reel)

@@ -15,6 +15,7 @@ from harness.attention.base import Backend
 from harness.cache import Session
 from harness.layers.base import Plan
 from harness.layers.sizes import tiers_of
+from harness.numerics import KeyValueWatch
 
 
 class CacheSession(Protocol):
@@ -22,6 +23,7 @@ class CacheSession(Protocol):
 
     spec: CacheSpec
     peak_bytes: int
+    watch: KeyValueWatch  # has seen what the last commit pass stored
 
     def plan(self, frames: range, stores: Stores) -> Plan:
         """Place a pass over the chunk `frames`; stores says what is kept of it."""

@@ -123,17 +123,23 @@ def _open(path: Path) -> int:
 
 @cache
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, in CUDA's order, by names that CUDA takes."""
+    """The GPUs that this process may use, in CUDA's order, by names that CUDA takes.
+
+    None where none is installed, whatever CUDA_VISIBLE_DEVICES names: schedulers and containers set
+    it on machines without a GPU too.
+    """
     listed = _installed_gpus()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
+    if named is None or not listed:
         return listed
-    visible = []
-    for word in filter(None, (word.strip() for word in named.split(","))):
-        if word.startswith("-"):
+    visible: list[str] = []
+    for word in (word.strip() for word in named.split(",")):
+        if word.isdecimal() and int(word) < len(listed):
+            visible.append(listed[int(word)])
+        elif word.startswith("MIG-") or any(gpu.startswith(word) for gpu in listed if word):
+            visible.append(word)  # a part of a GPU, or the beginning of a name
+        else:
             break  # CUDA stops at the first that is none
-        known = word.isdecimal() and int(word) < len(listed)
-        visible.append(listed[int(word)] if known else word)
     return visible
 
 

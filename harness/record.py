@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +71,8 @@ class Recorder:
             num_passes=meter.num_passes,
             num_reused=meter.num_reused,
             memory_source=self.memory_source,
-            peak_bytes=max(peak for phase, peak in meter.peaks.items() if phase != "text"),
-            peak_reserved_bytes=meter.peak_reserved,
+            peak_bytes=largest(meter.peaks),
+            peak_reserved_bytes=largest(meter.peak_reserved),
             kv_nominal_bytes=held.nominal_bytes,
             kv_stored_bytes=held.stored_bytes,
             kv_peak_bytes=held.peak_bytes,
@@ -120,3 +121,8 @@ class Recorder:
             "device": env.device_name(self.device),
             "torch_version": torch.__version__,
         }
+
+
+def largest(peaks: Mapping[str, int]) -> int:
+    """The largest peak of a video's phases; `text` is left out, as its encoder is gone by then."""
+    return max(peak for phase, peak in peaks.items() if phase != "text")

@@ -100,16 +100,21 @@ def _score(found: Sequence[Run], settings: Execution) -> int:
 
 
 def _told(found: Sequence[Run], num_scored: int) -> int:
-    """Say how many videos have each metric, and why the others have not."""
+    """Say how many videos have each metric, why the others have not, and which are constant."""
     metrics = built(json.dumps(found[0].metrics, sort_keys=True))
-    counts = {metric: Counter[str | None]() for metric in metrics}
+    counts = {metric: Counter[tuple[bool, str | None]]() for metric in metrics}
+    of_metrics = [f"{metric.name}_reason" for metric in metrics]
+    of_metrics += [metric.columns()[0].name for metric in metrics]
     for run in found:
-        for row in rows(run.folder, [f"{metric.name}_reason" for metric in metrics]).values():
+        for row in rows(run.folder, of_metrics).values():
             for metric, counted in counts.items():
-                counted[row.get(f"{metric.name}_reason")] += 1
+                reason = row.get(f"{metric.name}_reason")
+                has_value = reason is None or row.get(metric.columns()[0].name) is not None
+                counted[has_value, reason] += 1
     print(f"{num_scored} videos scored; now in {len(found)} runs:")
     for metric, counted in counts.items():
-        print(f"{metric.name}: {counted.pop(None, 0)} videos")
-        for reason, number in counted.items():
-            print(f"  {number} without it: {reason}")
+        print(f"{metric.name}: {sum(n for (has, _), n in counted.items() if has)} videos")
+        for (has_value, reason), number in counted.items():
+            if reason is not None:
+                print(f"  {number} {'with' if has_value else 'without'} it: {reason}")
     return int(all(metric.missing() is not None for metric in metrics))

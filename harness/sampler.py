@@ -14,6 +14,7 @@ from harness.integration import CacheSession
 from harness.loop import Loop
 from harness.models.wan import TextKV, Wan
 from harness.noise import Noise
+from harness.numerics import are_finite, demand_finite_passes
 from harness.passes import Observer, step_rows
 from harness.residual import Residual
 from harness.schedule import Schedule
@@ -46,14 +47,18 @@ class Generation:
 class ChunkUnderWay:
     """A chunk that is being denoised.
 
-    placed: its frames in the current history. latents: [B, F, C, h, w], noisy until the solver has
-    finished. reuse: stands in for passes that the method's reuse policy skips.
+    frames: its frames in the video; placed: its frames in the current history.
+    latents: [B, F, C, h, w], noisy until the solver has finished.
+    reuse: stands in for passes that the method's reuse policy skips.
+    finite: whether the latents of each pass so far were finite.
     """
 
+    frames: range
     placed: range
     latents: Tensor
     solver: Solver
     reuse: Residual | None
+    finite: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class Sampler:
                 again_BFChw = video.segments.rejoin(self.loop.overlap)
                 for part in parts[:given]:
                     latents = again_BFChw[:, part.start : part.stop]
-                    self._commit(video, latents, part)
+                    self._commit(video, latents, part, begin)
             yield from self._run_history(video, parts[given:], begin)
             begin += length - self.loop.overlap
 
@@ -143,15 +148,18 @@ class Sampler:
             if self.loop.joint:
                 yield from self._run_joint_row(video, parts, begin, under_way, row)
                 continue
-            for index, step in row:
-                with video.observer.phase("denoise"):
+            for part, step in row:
+                index = (parts[part].start + begin) // self.chunk_frames
+                with video.observer.phase("denoise", index, step):
                     if step == 0:
-                        under_way[index] = self._start(video, parts[index], begin)
-                    chunk = under_way[index]
+                        under_way[part] = self._start(video, parts[part], begin)
+                    chunk = under_way[part]
                     self._denoise(video, chunk)
                 if chunk.solver.finished:
-                    del under_way[index]
-                    self._commit(video, chunk.latents, chunk.placed)
+                    del under_way[part]
+                    # Answers are read once a chunk, so that no pass waits for the device.
+                    demand_finite_passes(chunk.finite, self._name(chunk.frames), video.session)
+                    self._commit(video, chunk.latents, chunk.placed, begin)
                     yield chunk.latents
 
     def _run_joint_row(
@@ -168,28 +176,33 @@ class Sampler:
         they are not stored: no pass would see them before they are stored anew. Also as in the
         original, noise is drawn for the whole pass each time and a chunk takes its own part.
         """
-        with video.observer.phase("denoise"):
-            for index, step in row:
+        first, first_step = row[0]
+        index = (parts[first].start + begin) // self.chunk_frames
+        with video.observer.phase("denoise", index, first_step):
+            for part, step in row:
                 if step == 0:
-                    under_way[index] = self._start(video, parts[index], begin)
-            active = [under_way[index] for index, _ in row]
+                    under_way[part] = self._start(video, parts[part], begin)
+            active = [under_way[part] for part, _ in row]
             oldest = active[0]
-            frames = range(oldest.placed.start, active[-1].placed.stop)
+            placed = range(oldest.placed.start, active[-1].placed.stop)
             x_BFChw = torch.cat([chunk.latents for chunk in active], dim=1)
             times = [chunk.solver.time for chunk in active for _ in chunk.placed]
             t_BF = torch.tensor(times).expand(x_BFChw.shape[0], -1)
-            flow_BFChw = self.flow(x_BFChw, t_BF, video.text_kv, video.session, frames)
+            flow_BFChw = self.flow(x_BFChw, t_BF, video.text_kv, video.session, placed)
             for chunk in active:
-                own = slice(chunk.placed.start - frames.start, chunk.placed.stop - frames.start)
+                own = slice(chunk.placed.start - placed.start, chunk.placed.stop - placed.start)
 
                 def fresh(own: slice = own) -> Tensor:
-                    return video.noise.fresh(len(frames))[:, own]
+                    return video.noise.fresh(len(placed))[:, own]
 
                 chunk.latents = chunk.solver.step(chunk.latents, flow_BFChw[:, own], fresh)
+        finite = are_finite(*(chunk.solver.clean for chunk in active))
+        where = f"the window from {self._name(oldest.frames)} on"
+        demand_finite_passes([finite], where, video.session)
         done = oldest.solver.finished
-        self._commit(video, oldest.solver.clean, oldest.placed, store=done)
+        self._commit(video, oldest.solver.clean, oldest.placed, begin, store=done)
         if done:
-            del under_way[row[0][0]]
+            del under_way[first]
             yield oldest.latents
 
     def _start(self, video: Generation, placed: range, begin: int) -> ChunkUnderWay:
@@ -200,34 +213,44 @@ class Sampler:
         if self.reuse is not None:
             reuse = Residual(self.reuse, len(times), video.observer.reused)
         latents = self.to_network(video.noise.initial(frames))
-        return ChunkUnderWay(placed, latents, Renoise(self.schedule, times), reuse)
+        solver = Renoise(self.schedule, times)
+        return ChunkUnderWay(frames, placed, latents, solver, reuse)
 
     def _denoise(self, video: Generation, chunk: ChunkUnderWay) -> None:
         """Run one denoising pass of a chunk, or its reuse, and one step of its solver."""
-        x_BFChw = chunk.latents
+        x_BFChw, reuse = chunk.latents, chunk.reuse
         t_BF = torch.full(x_BFChw.shape[:2], chunk.solver.time)
+        stores = self.loop.while_noisy
         flow_BFChw = self.flow(
-            x_BFChw,
-            t_BF,
-            video.text_kv,
-            video.session,
-            chunk.placed,
-            self.loop.while_noisy,
-            chunk.reuse,
+            x_BFChw, t_BF, video.text_kv, video.session, chunk.placed, stores, reuse
         )
+        if reuse is not None and reuse.drift is not None and reuse.accumulated is not None:
+            video.observer.drifted(reuse.drift, reuse.accumulated)
         chunk.latents = chunk.solver.step(
             x_BFChw, flow_BFChw, lambda: video.noise.fresh(len(chunk.placed))
         )
+        chunk.finite.append(are_finite(chunk.solver.clean))
 
     def _commit(
         self,
         video: Generation,
         x0_BFChw: Tensor,
         placed: range,
+        begin: int,
         store: bool = True,
     ) -> None:
-        """Run the pass at t = 0 that stores finished latents; store=False only spends its time."""
+        """Run the pass at t = 0 that stores finished latents; store=False only spends its time.
+
+        Raises  NotFinite: keys or values that it stored.
+        """
         t_BF = torch.zeros(x0_BFChw.shape[:2])
         stores: Stores = "history" if store else "nothing"
-        with video.observer.phase("commit"):
+        frames = range(placed.start + begin, placed.stop + begin)
+        with video.observer.phase("commit", frames.start // self.chunk_frames):
             self.flow(x0_BFChw, t_BF, video.text_kv, video.session, placed, stores)
+        video.session.watch.demand_finite(self._name(frames), video.session)
+
+    def _name(self, frames: range) -> str:
+        """Name a chunk in a message by its number and its frames in the video, from 0."""
+        number = frames.start // self.chunk_frames
+        return f"chunk {number} (frames {frames.start} to {frames.stop - 1})"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -198,7 +198,9 @@ class _Bench:
         values, strange = _finite(values)
         if strange:
             reason = f"not finite: {', '.join(strange)}"
-        return Result(values, reason, None if reason == NO_REFERENCE else metric.version(), used)
+        version = None if reason == NO_REFERENCE else metric.version()
+        constant = _constant(video, reference, metric.against_reference)
+        return Result(values, "; ".join(filter(None, (reason, constant))) or None, version, used)
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,13 @@ class _Video:
     clip: Clip | None
     sha256: str | None
     reason: str | None = None
+
+    @cached_property
+    def flat(self) -> bool:
+        """Whether every frame is of one colour, the same one or not."""
+        return self.clip is not None and all(
+            (frame_HWC == frame_HWC[0, 0]).all() for frame_HWC in self.clip.frames_THWC
+        )
 
     @classmethod
     def read(cls, stem: Path, run: Run, item: Item, pack: bool) -> _Video:
@@ -255,6 +264,15 @@ def _finite(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
 
     strange = [name for name, value in values.items() if is_strange(value)]
     return {n: None if n in strange else value for n, value in values.items()}, strange
+
+
+def _constant(video: _Video, reference: _Video, against_reference: bool) -> str | None:
+    """Says beside the values if a video shows nothing, as two black videos score as perfect."""
+    whose = {"the video": video.flat}
+    if against_reference and reference is not video:
+        whose["its reference"] = reference.flat
+    flat = " and ".join(name for name, is_flat in whose.items() if is_flat)
+    return f"{flat}: {scores.CONSTANT}" if flat else None
 
 
 def _draw(task: Task, video: _Video, reference: _Video) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.parquet"
 VERSION = 5  # of the columns of `Scored`
+CONSTANT = "constant, every frame is one flat colour"  # in reasons, beside values or none
 Key = tuple[int, int]  # prompt index and sample
 Row = dict[str, Any]
 Value = float | int | str | list[float] | None  # of a metric
@@ -77,6 +78,9 @@ class Scored:
 @dataclass(frozen=True)
 class Result:
     """What one metric says of one video: values, or the reason why there are none.
+
+    A reason beside values says why they mean little: a video that is CONSTANT, columns that were
+    not finite.
 
     version is null where the metric could not be tried (no weights, no reference); it is as soon
     as it can be.

@@ -33,15 +33,15 @@ class Observation:
     `peak_text_bytes` are those of the run that encoded the prompt, where runs share it. Of the
     `num_passes` of a video, earlier ones stood in for `num_reused`. Peaks are bytes a phase:
     allocated memory on CUDA, resident memory of the process on a CPU (`memory_source`);
-    `peak_bytes` is the largest but that of `text`, whose encoder is gone before the first video
-    starts. KV bytes: `nominal` codes alone, `stored` tensors held after the last commit, `peak` the
-    most that history and scratch ever held together. `contract` is how much history attention may
-    reach, `integration` how the method is built in (`conf/integration`), `attention_backend` what
-    attended. Ratios put BF16 bytes over stored bytes: of
-    the frames that still have a place in the attention, and of all frames; null where nothing is
-    stored. A video that could not be made has a `failure` (`harness.errors.RunFailed` lists the
-    causes), its reason, and no measurements. frames_sha256 is that of its
-    shape and pixels (`harness.video.digest`).
+    `peak_bytes` and `peak_reserved_bytes` are the largest but that of `text`, whose encoder is gone
+    before the first video starts. KV bytes: `nominal` codes alone, `stored` tensors held after the
+    last commit, `peak` the most that history and scratch ever held together. `contract` is how much
+    history attention may reach, `integration` how the method is built in (`conf/integration`),
+    `attention_backend` what attended. Ratios put BF16 bytes over stored bytes: of the frames that
+    still have a place in the attention, and of all frames; null where nothing is stored. A video
+    that could not be made has a `failure` (`harness.errors.RunFailed` lists the causes), its
+    reason, and no measurements. frames_sha256 is that of its shape and pixels
+    (`harness.video.digest`).
     """
 
     run_id: str

@@ -215,15 +215,24 @@ def _download(config: SuiteConfig, folder: Path) -> None:
 def _lines(content: bytes, name: str) -> list[str]:
     """The prompts of a file: its lines, or what VBench's list of objects calls `prompt_en`."""
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # editors may put a byte order mark in front
         is_list = name.endswith(".json")
-        lines = [entry["prompt_en"] for entry in json.loads(text)] if is_list else text.splitlines()
+        # Not splitlines, which would also cut prompts at U+2028, form feeds and the like.
+        lines = [x["prompt_en"] for x in json.loads(text)] if is_list else re.split(r"\r?\n", text)
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is no UTF-8 text ({error}): replace the file") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{name} is no list of prompts of VBench: replace the file") from error
-    if not lines or not all(line.strip() for line in lines):
-        raise UserError(f"{name} has no prompts or blank lines: give one prompt a line")
+    if not is_list and lines[-1] == "":  # behind the last line's end
+        del lines[-1]
+    if not lines:
+        raise UserError(f"{name} has no prompts: give one a line")
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, str) or not line.strip():
+            raise UserError(
+                f"{name} has no prompt in {'entry' if is_list else 'line'} {number}: give one "
+                "prompt a line, with no blank lines between"
+            )
     return lines
 
 

@@ -61,7 +61,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 def _work(given: argparse.Namespace, reports: Reports) -> None:
     """The stage, on the videos that the parent names on standard input."""
     run = Run.from_folder(given.folder)
-    run = replace(run, execution=replace(run.execution, device=given.device))
+    if run.execution.device != "auto":  # else CUDA where it works, of what the lease left visible
+        run = replace(run, execution=replace(run.execution, device=given.device))
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
     if given.stage == "generate":
         from harness.generate import generate

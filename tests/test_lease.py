@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness import lease
 from tests.conftest import ROOT
 from tests.test_cli import Done
 
@@ -120,6 +122,27 @@ def test_four_processes_share_two_gpus_and_never_one(machine: Machine) -> None:
 def test_a_scheduler_says_which_gpu(machine: Machine, named: str, gpu: str) -> None:
     with machine.holder(hold=0, CUDA_VISIBLE_DEVICES=named) as holder:
         assert holder.gpu == gpu
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, list(GPUS)), ("0", [GPUS[0]]), (" 1 , 0 ", [GPUS[1], GPUS[0]]), ("2", []),
+        ("0,7,1", [GPUS[0]]), ("", []), ("-1", []), ("none", []), ("NoDevFiles", []), (",0", []),
+        ("GPU-a", ["GPU-a"]), ("GPU-cccc", []), ("MIG-1", ["MIG-1"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("installed", [GPUS, ()])
+def test_names_of_gpus_that_are_not_there_count_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, expected: list[str], installed: Any
+) -> None:
+    """Schedulers and containers set CUDA_VISIBLE_DEVICES on machines without a GPU too."""
+    monkeypatch.setattr(lease, "_installed_gpus", lambda: list(installed))
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert lease.visible_gpus.__wrapped__() == (expected if installed else [])
 
 
 def test_two_that_may_use_one_gpu_wait_for_each_other(machine: Machine) -> None:

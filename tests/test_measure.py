@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from mmap import PAGESIZE, mmap
+from pathlib import Path
 
 import pytest
 import torch
 
 from harness.measure import Meter, ResidentMemory, memory_of
+from harness.record import largest
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -39,6 +45,67 @@ def test_each_phase_has_its_own_peak() -> None:
         pass
     assert meter.peaks["decode"] >= meter.peaks["text"] + 190 * MIB
     assert meter.peaks["commit"] < meter.peaks["decode"] - 150 * MIB
+
+
+def test_peaks_are_this_process_own_and_not_its_parents() -> None:
+    """`ru_maxrss` survives exec: a child of a large process would report the parent's peak."""
+    if not isinstance(memory_of(CPU), ResidentMemory):
+        pytest.skip("this kernel keeps no peak that can be reset")
+    child = (
+        "import subprocess, sys; from mmap import mmap; big = mmap(-1, 1500 * 2**20)\n"
+        "for page in range(0, len(big), 4096): big[page] = 1\n"
+        "code = 'from harness.measure import ResidentMemory as R; r = R(); r.reset(); '"
+        "'print(r.peak()[0])'\n"
+        "sys.exit(subprocess.run([sys.executable, '-c', code]).returncode)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", child], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert 0 < int(told.stdout) < 1400 * MIB
+
+
+@pytest.mark.parametrize("status", ["Name:\tpython\nVmRSS:\t 5 kB\n", None])
+def test_a_system_without_the_mark_says_what_is_used_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str | None
+) -> None:
+    if status is not None:
+        (tmp_path / "status").write_text(status)
+    (tmp_path / "clear_refs").touch()
+    monkeypatch.setattr(ResidentMemory, "_status", tmp_path / "status")
+    monkeypatch.setattr(ResidentMemory, "_clear", tmp_path / "clear_refs")
+    memory = memory_of(CPU)
+    assert memory.source == "process rss, end of phase"
+    assert memory.peak()[0] > MIB
+
+
+@dataclass
+class Told:
+    """A device whose peaks are given, allocated and reserved."""
+
+    peaks: list[tuple[int, int]]
+    source: str = "made up"
+
+    def reset(self) -> None: ...
+
+    def now(self) -> int:
+        return 0
+
+    def peak(self) -> tuple[int, int]:
+        return self.peaks.pop(0)
+
+
+def test_both_peaks_cover_the_same_phases() -> None:
+    """The encoder is gone before the first video: neither peak may be its."""
+    encoding = Meter(CPU, Told([(900, 1000)]))
+    with encoding.phase("text"):
+        pass
+    meter = Meter(CPU, Told([(10, 20), (50, 70), (40, 90), (30, 60)]))
+    meter.include(encoding)
+    for name in ("text", "denoise", "commit", "decode"):
+        with meter.phase(name):
+            pass
+    assert (largest(meter.peaks), largest(meter.peak_reserved)) == (50, 90)
+    assert (meter.peaks["text"], meter.peak_reserved["text"]) == (900, 1000)
 
 
 def test_what_was_measured_before_counts() -> None:

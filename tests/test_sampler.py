@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -36,6 +39,37 @@ def test_passes_are_counted_with_commits() -> None:
 def test_impossible_step_lists(steps: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"falling times in 1\.\.1000"):
         Schedule(steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("shift", [0, -1, -0.0, 1e-9, 1e9, math.nan, math.inf, -math.inf, "five", True, None]),
+        ("warp", ["no", 1, None]),
+        ("steps", [5, "1000", None, [math.nan], [math.inf, 500], [1000, math.nan], [1000, 1000]]),
+        ("steps", [[1000, -5], [1000.5], ["a"], [True], [1000, None], [750.5, 500]]),
+        ("first_steps", [[], [0], [500, 600], [math.nan], 7]),
+    ],
+)
+def test_settings_that_give_no_noise_levels_are_refused(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^model\.schedule\.{name}=.*(give|choose) "):
+            Schedule(**{name: value})
+
+
+@pytest.mark.parametrize("shift", [0.001, 0.5, 1, 5.0, 8, 17, 1000])
+def test_noise_levels_fall_from_one_wherever_the_shift_is_allowed(shift: float) -> None:
+    levels = Schedule(shift=shift)._sigmas
+    assert levels.dtype == torch.float32
+    assert levels[0].item() == pytest.approx(1)
+    assert (levels.diff() < 0).all()
+    assert (levels > 0).all()
+    assert all(math.isfinite(time) for time in Schedule(shift=shift).times(True))
+
+
+def test_times_between_the_grid_are_taken_as_they_are() -> None:
+    assert Schedule(steps=[999.5, 300.25], warp=False).times(True) == [999.5, 300.25]
+    assert Schedule(steps=[1000.0, 500.0]).steps == (1000, 500)
 
 
 def test_noise_depends_on_the_seed_alone() -> None:

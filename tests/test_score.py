@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.tables import notes, summarize
 from harness import integrity, manifest, scores, store
 from harness.metrics.metric import Clip, Frames, Unscorable, Value
 from harness.run import Run
 from harness.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
-from harness.scores import SCORES
-from harness.store import Rows
+from harness.scores import CONSTANT, SCORES
+from harness.store import Rows, load_run
 from harness.video import digest, write_lossless, write_raw
 from tests.conftest import ROOT
 from tests.metrics import Broken, Grey
@@ -169,6 +170,46 @@ def test_a_video_that_cannot_be_read_has_a_row_with_the_reason(tmp_path: Path) -
     write_lossless(this.packed(this.items[0]), noisy(moving(20)), 16)
     assert [word for word in finish(this) if word.startswith("0")] == ["0 grey", "0 psnr", "0 ssim"]
     assert row(this)["psnr_db"] > 20, "it was mended"
+
+
+@pytest.mark.parametrize("colour", [0, 128, 255])
+@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize("whose", ["both", "video", "reference"])
+def test_constant_videos_are_named_beside_their_scores(
+    tmp_path: Path, colour: int, changes: bool, whose: str
+) -> None:
+    """Two black videos have the best scores there are; so have two that flicker alike."""
+    this, reference = pair(tmp_path, FAITHFUL, num_videos=1)
+    flat = np.full_like(moving(20), colour)
+    flat[1::2] += np.uint8(7 if changes else 0)
+    for name, each in (("video", this), ("reference", reference)):
+        if whose in ("both", name):
+            leave(each, 0, flat)
+    finish(reference, this)
+    for metric, value in (("psnr", "psnr_db"), ("ssim", "ssim")):
+        said = str(row(this)[f"{metric}_reason"])
+        assert (row(this)[value] == (100.0 if metric == "psnr" else 1.0)) == (whose == "both")
+        assert "constant, every frame is one flat colour" in said
+        assert said.startswith(
+            {"both": "the video and its reference", "video": "the video:"}.get(
+                whose, "its reference"
+            )
+        )
+    told = str(row(reference)["psnr_reason"])
+    assert told.startswith(IS_REFERENCE)
+    assert (CONSTANT in told) == (whose != "video")
+    assert not lacking(this), "a reason beside values is no lack"
+    assert any(CONSTANT in note for note in notes(summarize([load_run(this.folder)])))
+
+
+def test_a_video_with_one_other_pixel_is_not_constant(tmp_path: Path) -> None:
+    this, reference = pair(tmp_path, FAITHFUL, num_videos=1)
+    flat = np.zeros_like(moving(20))
+    flat[-1, -1, -1, -1] = 1
+    for each in (reference, this):
+        leave(each, 0, flat)
+    finish(reference, this)
+    assert row(this)["psnr_reason"] is None
 
 
 @pytest.mark.parametrize(

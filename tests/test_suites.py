@@ -57,6 +57,37 @@ def test_official_list_is_found_by_either_name(data: Path, monkeypatch) -> None:
     assert resolve("mine", config(), None, 3, 16) == suite
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "end"])
+@pytest.mark.parametrize("inside", [*"\u2028\u2029\x0b\x0c\x1c\x1d\x1e\x85\r", "\ufeff"])
+def test_only_ends_of_lines_part_prompts(
+    data: Path, mark: str, end: str, last: str, inside: str
+) -> None:
+    """A mark at the very beginning belongs to the file; what else looks like a line's end does not
+    end one."""
+    prompts = ["a fox", f"one{inside}prompt", "a river"]
+    text = mark + end.join(prompts) + (end if last else "")
+    (data / "prompts" / "mine.txt").write_bytes(text.encode())
+    suite = resolve("mine", config(sha256=None), str(data), 3, 16)
+    assert [p.text for p in suite.prompts] == prompts
+    assert suite.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "has no prompts"), ("\ufeff", "has no prompts"), ("\n", "no prompt in line 1"),
+        ("a\n\nb\n", "no prompt in line 2"), ("a\n\u2028\n", "no prompt in line 2"),
+        ("a\n\n", "no prompt in line 2"),
+    ],
+)  # fmt: skip
+def test_a_line_without_a_prompt_is_named(data: Path, content: str, said: str) -> None:
+    (data / "prompts" / "mine.txt").write_bytes(content.encode())
+    with pytest.raises(UserError, match=said):
+        resolve("mine", config(sha256=None), str(data), 3, 16)
+
+
 def test_offline_without_a_folder_the_bundled_prompts_serve() -> None:
     suite = resolve("mine", config(), None, 3, 16)
     assert suite.source == "bundled"

@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.arena import Pages, encode_into
 from harness.models.rope import TokenTurns, Turns, rotate
+from harness.numerics import are_finite
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,23 @@ class Segment:
 
 @dataclass
 class Scratch:
-    """Decoded keys and values of one tile, reused by all layers of a session."""
+    """Decoded keys and values of one tile, reused by all layers of a session.
+
+    finite: whether what backends decoded is finite, an answer a tile; None while nobody asks.
+    """
 
     buffer: Tensor = field(default_factory=lambda: torch.empty(0))
+    finite: list[Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return self.buffer.nbytes
+
+    def look(self, *decoded: Tensor) -> None:
+        """Note whether decoded history is finite, if somebody asks."""
+        if self.finite is not None:
+            self.finite.append(are_finite(*decoded))
 
     def take(self, like: Tensor, num_heads: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Room for keys and values [B, num_heads, num_tokens, D] of the dtype of `like`."""

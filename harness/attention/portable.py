@@ -93,6 +93,7 @@ class Portable(Backend):
         num_stored = sum(segment.num_tokens for segment in history)
         room = scratch.take(k, k.shape[1], num_stored + k.shape[2])
         load(history, heads, room, bases(history))
+        scratch.look(*(part[:, :, :num_stored] for part in room))
         for part, current in zip(room, (k, v), strict=True):
             part[:, :, num_stored:] = current
         mask = _mask(history, num_stored + k.shape[2], q, heads)
@@ -110,6 +111,7 @@ class Portable(Backend):
             room = scratch.take(k, k.shape[1], num_tokens)
             segment.load_keys(heads, frames, room[0], key_basis)
             segment.load_values(heads, frames, room[1], value_basis)
+            scratch.look(*room)
             bias = None if segment.bias is None else segment.bias[:, heads, :]
             merged.add(*attend_dense(q, *room, segment.log_count, bias))
         return merged.out

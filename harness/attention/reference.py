@@ -35,6 +35,7 @@ class Reference(Backend):
             k, v = (torch.empty(shape, dtype=torch.float32, device=q_BHTD.device) for _ in "kv")
             segment.load_keys(slice(0, shape[1]), slice(0, num_frames), k, None)
             segment.load_values(slice(0, shape[1]), slice(0, num_frames), v, None)
+            scratch.look(k, v)
             keys.append(k)
             values.append(v)
             shared = k.new_full((*k.shape[:2], 1, k.shape[2]), segment.log_count)

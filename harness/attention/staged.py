@@ -76,6 +76,7 @@ class Staged(ByKernel):
         for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib, self.least_heads):
             room = scratch.take(k, heads.stop - heads.start, num_stored + k.shape[2])
             _stage_all(full, heads, room, (key_basis, value_basis))
+            scratch.look(*(part[:, :, :num_stored] for part in room))
             for part, current in zip(room, (k, v), strict=True):
                 part[:, :, num_stored:] = current[:, heads]
             if not pooled:
@@ -84,6 +85,7 @@ class Staged(ByKernel):
             merged = Merge(*attend_dense(q[:, heads], *room))
             for segment in pooled:
                 rows = read_rows(segment, heads, q, (key_basis, value_basis))
+                scratch.look(*rows)
                 merged.add(*attend_dense(q[:, heads], *rows, segment.log_count))
             out[:, heads] = merged.out
         return out_of(out, value_basis)

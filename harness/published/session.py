@@ -12,6 +12,7 @@ from harness.api import DROP, CacheSpec, Method, Stores
 from harness.attention.base import Backend, Scratch
 from harness.layers.base import Plan
 from harness.models.rope import Rope, rotate
+from harness.numerics import KeyValueWatch, are_finite
 from harness.published.layer import Layer
 
 
@@ -37,6 +38,7 @@ class PublishedSession:
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
+        self.watch = KeyValueWatch()
         self._backend = backend
         self._layers = layers
         self._rope = Rope(spec.head_dim, spec.grid, device)
@@ -58,10 +60,14 @@ class PublishedSession:
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
         """Attention of the current chunk over the window and itself [B, H, T, D]."""
+        if plan.stores == "history":
+            self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
         keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.stores == "history")
         size = self.spec.tokens_per_frame
         seen = slice(self._reach.start * size, self._reach.stop * size)
+        if plan.stores == "history":
+            self.watch.note(layer, True, are_finite(keys[:, :, seen], values[:, :, seen]))
         return self._backend.attend(q, keys[:, :, seen], values[:, :, seen], (), Scratch())
 
     def ledger(self) -> dict[str, int]:
