@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.columns import SOURCES, WINDOWS, reason, values_of
+from analysis.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Setting
 from analysis.tables import title
@@ -216,15 +216,13 @@ def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _curves(key: str, runs: Mapping[str, Told]) -> pd.DataFrame:
-    """The mean over videos, second by second, as far as all of them go."""
+    """The mean over videos of each run, second by second."""
     means: dict[str, pd.Series] = {}
     for name, run in runs.items():
-        made = run.made
-        lists = list(made[WINDOWS[key]].dropna()) if WINDOWS[key] in made else []
-        length = min(map(len, lists), default=0)
-        if length and not (_is_fidelity(key) and run.run_id == run.reference_id):
-            table = np.array([values[:length] for values in lists], float)
-            means[name] = pd.Series(table.mean(0), index=np.arange(length) + 0.5)
+        if not (_is_fidelity(key) and run.run_id == run.reference_id):
+            found = by_second(run.made, WINDOWS[key])
+            if found is not None:
+                means[name] = found
     return pd.DataFrame(means)
 
 

@@ -54,7 +54,7 @@ class RollingLoop(Loop):
         under_way = _UnderWay(sampler, session, text_kv, noise, parts)
         for last in range(len(parts) + num_steps - 1):
             first = max(0, last - num_steps + 1)
-            with observer.phase("denoise"):
+            with observer.phase("denoise", first, last - first):
                 if last < len(parts):
                     under_way.come(last)
                 x0 = under_way.step(last)
@@ -175,10 +175,10 @@ class RestartLoop(Loop):
                 again = joint.rejoin(self.overlap)
                 for part in chunks(self.overlap, sampler.chunk_frames):
                     latents = again[:, part.start : part.stop]
-                    sampler.commit(session, text_kv, latents, part, observer)
+                    sampler.commit(session, text_kv, latents, part, observer, begin=begin)
             latents = sampler.denoise(session, text_kv, noise, frames, observer, begin)
             placed = range(frames.start - begin, frames.stop - begin)
-            sampler.commit(session, text_kv, latents, placed, observer)
+            sampler.commit(session, text_kv, latents, placed, observer, begin=begin)
             yield latents
 
     def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:

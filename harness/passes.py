@@ -33,20 +33,36 @@ class Pass:
 class Observer(Protocol):
     """Who watches the passes: times them and shows progress."""
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Surrounds one pass; name is `denoise` or `commit`."""
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Surround one pass, or another part of a video.
+
+        name: `denoise` or `commit` for a pass. chunk: of the video, from 0; the oldest where a pass
+        is over several. step: of that chunk, from 0; None in a commit.
+        """
 
     def reused(self) -> None:
-        """A pass was not run: an earlier one stood in for it."""
+        """Take note that the pass under way is skipped: an earlier one stands in for it."""
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        """Take note of what the reuse policy decided on the pass under way by.
+
+        drift: relative L1 change of the pass's input since the pass before. accumulated: the sum of
+        the drifts since the last pass that ran, this one included.
+        """
 
 
 class Silent:
     """An observer that watches nothing."""
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Surrounds a pass."""
+    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
+        """Do nothing."""
         yield
 
     def reused(self) -> None:
-        """Nobody counts."""
+        """Do nothing."""
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        """Do nothing."""

@@ -196,9 +196,13 @@ class Sampler:
         frames: range,
         observer: Observer,
         store: bool = True,
+        begin: int = 0,
     ) -> None:
-        """The pass at t = 0 that stores finished latents; `store=False` only spends its time."""
-        with observer.phase("commit"):
+        """The pass at t = 0 that stores finished latents; `store=False` only spends its time.
+
+        begin: the frame of the video that its history begins at.
+        """
+        with observer.phase("commit", (begin + frames.start) // self.chunk_frames):
             self.flow(x0_BFChw, torch.zeros(x0_BFChw.shape[:2]), text_kv, session, frames, store)
 
     def noised(self, x0_BFChw: Tensor, draw: Tensor, time: float) -> Tensor:
@@ -250,11 +254,13 @@ class Sampler:
         residual = None if self.reuse is None else Residual(self.reuse, len(times), observer.reused)
         for i, time in enumerate(times):
             t_BF = torch.full(x.shape[:2], time)
-            with observer.phase("denoise"):
+            with observer.phase("denoise", frames.start // self.chunk_frames, i):
                 if residual is None:
                     flow = self.flow(x, t_BF, text_kv, session, placed, False)
                 else:
                     flow = self._reused(residual, x, t_BF, text_kv, session, placed)
+                    if residual.drift is not None and residual.accumulated is not None:
+                        observer.drifted(residual.drift, residual.accumulated)
                 x = self.clean(x, flow, t_BF)
                 if i + 1 < len(times):
                     x = self.noised(x, noise.fresh(len(frames)), times[i + 1])
