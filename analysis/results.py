@@ -23,12 +23,17 @@ from harness.compose import choices, described
 from harness.errors import UserError
 from harness.integrity.mend import Origin
 from harness.metrics.psnr import CAP_DB
+from harness.older import without_older
 from harness.run import Run, run_id_of
 from harness.store import OBSERVATIONS, load, load_run, load_runs
 
 PHASES = "text, denoise, commit and decode, after the device has finished"
-CAPPED = f"PSNR: an identical frame counts as {CAP_DB:g} dB"
-REMARKS = {"psnr_db": CAPPED}
+CAPPED = f"PSNR: a video that equals BF16's counts as {CAP_DB:g} dB"
+REMARKS = {
+    "psnr_db": CAPPED,
+    "psnr_frame_mean_db": f"PSNR frame mean: an identical frame counts as {CAP_DB:g} dB",
+    "psnr_drift": "PSNR drift: null where a second equals BF16's, since no slope to the cap is one",
+}
 ROW = re.compile(r", row (\w+)$")  # how a method's file names the study's row that it repeats
 
 
@@ -69,7 +74,7 @@ def sections(results: Path) -> list[Section]:
     """
     folders = {run_id_of(path.parent): path.parent for path in results.glob(f"**/{OBSERVATIONS}")}
     groups: dict[tuple[str, int, str], list[Told]] = {}
-    table, damaged = _rows(results, sorted(folders.values()))
+    table, damaged = _rows(results, without_older(results, sorted(folders.values())))
     for run_id, rows in table.groupby("run_id", sort=False):
         told = _told(str(run_id), folders.get(str(run_id)), rows)
         frames = int(rows["num_latent_frames"].iloc[0])

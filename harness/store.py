@@ -14,6 +14,7 @@ from harness.observation import PHASES as PHASES
 from harness.observation import SCHEMA_VERSION as SCHEMA_VERSION
 from harness.observation import Observation as Observation
 from harness.observation import TracePoint as TracePoint
+from harness.older import without_older
 from harness.scores import Key
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _folders(results: Path) -> list[Path]:
     folders = sorted(path.parent for path in results.glob(f"**/{OBSERVATIONS}"))
     if not folders:
         raise UserError(f"no results below {results}: run python -m harness first")
-    return folders
+    return without_older(results, folders)
 
 
 def _joined(folders: Sequence[Path]) -> pa.Table:
