@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from harness.metrics.lpips import Lpips
@@ -35,7 +36,8 @@ SOURCES: Mapping[str, Source] = {
     "kv_gib": Source("kv_stored_bytes", GIB),
     "peak_gib": Source("peak_bytes", GIB),
     "runtime_s": Source("generate_s"),
-    "psnr_db": Source("psnr_frame_mean_db", metric="psnr"),
+    "psnr_db": Source("psnr_db", metric="psnr"),
+    "psnr_frame_mean_db": Source("psnr_frame_mean_db", metric="psnr"),
     "psnr_rest_db": Source("psnr_rest_db", metric="psnr"),
     "ssim": Source("ssim", metric="ssim"),
     "lpips": Source("lpips", metric="lpips"),
@@ -45,8 +47,9 @@ SOURCES: Mapping[str, Source] = {
     "aesthetic": Source("vbench_aesthetic_quality", metric="vbench_aesthetic_quality"),
     "drift_last": Source("drift_published", metric="drift_published"),
     "imaging_drift": Source(
-        "vbench_imaging_quality_last_minus_first", metric="vbench_imaging_quality"
+        "drift_vbench_imaging_quality_last_minus_first", metric="vbench_imaging_quality"
     ),
+    "psnr_drift": Source("drift_psnr_slope_db_per_s", metric="psnr"),
 }
 
 
@@ -77,6 +80,25 @@ def values_of(rows: pd.DataFrame) -> pd.DataFrame:
         seconds = rows["num_pixel_frames"].astype(float) / rows["fps"].astype(float)
         found["seconds_ratio"] = rows["generate_s"].astype(float) / seconds
     return found
+
+
+def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
+    """Mean over videos of a column of windows, as far as all videos go; None if there is none.
+
+    Indexed by the centres of the windows, in seconds of the video: they begin behind the first
+    chunk. A window that one video has no value of is left out.
+    """
+    lists = list(rows[column].dropna()) if column in rows else []
+    length = min(map(len, lists), default=0)
+    means = (
+        np.array([values[:length] for values in lists], float).mean(0) if length else np.array([])
+    )
+    start_s = 0.0
+    if "first_chunk_pixel_frames" in rows:
+        starts = (rows["first_chunk_pixel_frames"] / rows["fps"]).dropna()
+        start_s = float(starts.iloc[0]) if len(starts) else 0.0
+    known = pd.Series(means, index=start_s + np.arange(length) + 0.5, dtype=float).dropna()
+    return known if len(known) else None
 
 
 def reason(rows: pd.DataFrame, source: Source) -> str | None:

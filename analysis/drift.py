@@ -8,12 +8,13 @@ prompt and seed are paired first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
+from analysis.columns import by_second
 from analysis.figures.families import family_of
 from analysis.figures.figure import Axis, Curve, Curves, Panels
 from analysis.figures.paper import svg as drawn
@@ -29,7 +30,10 @@ from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.windows import Quantity
 
-PARTS = {"last_minus_first": "last less first second", "slope": "slope per second"}
+PARTS: Mapping[Literal["last_minus_first", "slope"], str] = {
+    "last_minus_first": "last less first second",
+    "slope": "slope per second",
+}
 ACROSS = 3  # panels of a picture beside each other
 
 
@@ -42,10 +46,10 @@ class Measure:
     quantity: Quantity
     against_reference: bool = False  # and therefore without a value for BF16 itself
 
-    def column(self, part: str) -> str:
-        """The column of a part of the quantity, as its rows call it."""
-        per_s = "_per_s" if part == "slope" else ""
-        return f"{self.quantity.name}_{part}{self.quantity.suffix}{per_s}"
+    @property
+    def windows(self) -> str:
+        """The column with a value a second."""
+        return f"{self.quantity.name}_windows{self.quantity.suffix}"
 
     @property
     def said(self) -> str:
@@ -191,7 +195,7 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
     """What one line says of a measure; None if nothing."""
     found: list[Estimate | None] = []
     for part in PARTS:
-        column = measure.column(part)
+        column = measure.quantity.drift_column(part)
         if column not in of.rows:
             return None
         own = of.rows[column].astype(float)
@@ -235,22 +239,19 @@ def _texts(column: Sequence[Estimate | None]) -> list[str]:
 
 
 def _curve(measure: Measure, of: Line) -> Curve | None:
-    """The mean over videos, second by second, as far as all of them go."""
-    column = measure.column("windows")
-    videos = list(of.rows[column].dropna()) if column in of.rows else []
-    seconds = min((len(video) for video in videos), default=0)
-    if not seconds:
+    """The mean over videos, second by second."""
+    found = by_second(of.rows, measure.windows)
+    if found is None:
         return None
-    mean = np.mean([np.asarray(video, float)[:seconds] for video in videos], axis=0)
-    middles = [second + 0.5 for second in range(seconds)]
-    return Curve(of.name, middles, [float(y) for y in mean], of.family, of.is_reference)
+    xs, ys = list(map(float, found.index)), list(map(float, found))
+    return Curve(of.name, xs, ys, of.family, of.is_reference)
 
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:
     """Why values are not there, each reason once."""
     for metric in dict.fromkeys(measure.metric for measure in MEASURES):
         measure = next(each for each in MEASURES if each.metric == metric)
-        column = measure.column("last_minus_first")
+        column = measure.quantity.drift_column("last_minus_first")
         asked = [x for x in lines if not (measure.against_reference and x.is_reference)]
         whys: dict[str, list[str]] = {}
         for each in asked:
@@ -273,7 +274,11 @@ def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int
         word = measure.metric.replace("vbench_", "vbench/")
         return {f"not scored: python -m harness score <results> metrics=[{word}]": len(rows)}
     without = rows[rows[column].isna()]
-    told = without.get(f"{measure.metric}_reason", pd.Series(dtype=object)).dropna()
+    told = pd.Series(None, without.index, dtype=object)
+    for name in (f"{measure.metric}_reason", measure.quantity.drift_column("reason")):
+        if name in without:
+            told = told.fillna(without[name])
+    told = told.dropna()
     unsaid = len(without) - len(told)
-    short = {"not scored, or shorter than two windows of a second": unsaid} if unsaid else {}
+    short = {"not scored": unsaid} if unsaid else {}
     return {**{str(reason): int(n) for reason, n in told.value_counts().items()}, **short}

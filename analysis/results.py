@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.columns import SOURCES, WINDOWS, reason, values_of
+from analysis.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Setting
 from analysis.tables import title
@@ -23,13 +23,18 @@ from harness.compose import choices, described
 from harness.errors import UserError
 from harness.integrity.mend import Origin
 from harness.metrics.psnr import CAP_DB
+from harness.older import without_older
 from harness.run import Run, run_id_of
 from harness.scores import CONSTANT
 from harness.store import OBSERVATIONS, load, load_run, load_runs
 
 PHASES = "text, denoise, commit and decode, after the device has finished"
-CAPPED = f"PSNR: an identical frame counts as {CAP_DB:g} dB"
-REMARKS = {"psnr_db": CAPPED}
+CAPPED = f"PSNR: a video that equals BF16's counts as {CAP_DB:g} dB"
+REMARKS = {
+    "psnr_db": CAPPED,
+    "psnr_frame_mean_db": f"PSNR frame mean: an identical frame counts as {CAP_DB:g} dB",
+    "psnr_drift": "PSNR drift: null where a second equals BF16's, since no slope to the cap is one",
+}
 ROW = re.compile(r", row (\w+)$")  # how a method's file names the study's row that it repeats
 
 
@@ -70,7 +75,7 @@ def sections(results: Path) -> list[Section]:
     """
     folders = {run_id_of(path.parent): path.parent for path in results.glob(f"**/{OBSERVATIONS}")}
     groups: dict[tuple[str, int, str], list[Told]] = {}
-    table, damaged = _rows(results, sorted(folders.values()))
+    table, damaged = _rows(results, without_older(results, sorted(folders.values())))
     for run_id, rows in table.groupby("run_id", sort=False):
         told = _told(str(run_id), folders.get(str(run_id)), rows)
         frames = int(rows["num_latent_frames"].iloc[0])
@@ -217,15 +222,13 @@ def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _curves(key: str, runs: Mapping[str, Told]) -> pd.DataFrame:
-    """The mean over videos, second by second, as far as all of them go."""
+    """The mean over videos of each run, second by second."""
     means: dict[str, pd.Series] = {}
     for name, run in runs.items():
-        made = run.made
-        lists = list(made[WINDOWS[key]].dropna()) if WINDOWS[key] in made else []
-        length = min(map(len, lists), default=0)
-        if length and not (_is_fidelity(key) and run.run_id == run.reference_id):
-            table = np.array([values[:length] for values in lists], float)
-            means[name] = pd.Series(table.mean(0), index=np.arange(length) + 0.5)
+        if not (_is_fidelity(key) and run.run_id == run.reference_id):
+            found = by_second(run.made, WINDOWS[key])
+            if found is not None:
+                means[name] = found
     return pd.DataFrame(means)
 
 

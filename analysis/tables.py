@@ -8,12 +8,17 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.grids import Grid
+from analysis.quantities import QUANTITIES
 from harness.sizes import GIB, MIB
+from harness.summary import summarize as over_videos
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run in the table; means over videos, None where nothing was measured."""
+    """One run in the table; None where nothing was measured.
+
+    Numbers are those of `harness.summary.summarize`, in the units of the table.
+    """
 
     method: str
     n: int
@@ -27,23 +32,27 @@ class Line:
     psnr_db: float | None
     ssim: float | None
     lpips: float | None
+    drift_psnr: float | None
+    imaging: float | None
     reasons: tuple[str, ...]
     devices: tuple[str, ...] = ()
     code_versions: tuple[str, ...] = ()
 
 
-COLUMNS = {
+COLUMNS = {  # headings are those of `analysis.quantities`
     "method": "method",
     "n": "n",
-    "ratio_same_frames": "ratio same",
-    "ratio_full_length": "ratio full",
+    "ratio_same_frames": QUANTITIES["ratio_same"].heading,
+    "ratio_full_length": QUANTITIES["ratio"].heading,
     "kv_mib": "KV MiB",
-    "peak_gib": "peak GiB",
+    "peak_gib": QUANTITIES["peak_gib"].heading,
     "published_gib": "as published",
-    "seconds": "s/video",
-    "psnr_db": "PSNR dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
+    "seconds": QUANTITIES["runtime_s"].heading,
+    "psnr_db": QUANTITIES["psnr_db"].heading,
+    "ssim": QUANTITIES["ssim"].heading,
+    "lpips": QUANTITIES["lpips"].heading,
+    "drift_psnr": QUANTITIES["psnr_drift"].heading,
+    "imaging": QUANTITIES["imaging"].heading,
 }
 DECIMALS = {
     "kv_mib": 2,
@@ -53,7 +62,10 @@ DECIMALS = {
     "psnr_db": 2,
     "ssim": 4,
     "lpips": 4,
+    "drift_psnr": 3,
+    "imaging": 4,
 }
+METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")  # whose columns the table has
 
 
 @dataclass(frozen=True)
@@ -92,13 +104,18 @@ def cells(line: Line) -> list[str]:
 def notes(lines: Sequence[Line]) -> list[str]:
     """What the reader must know beneath the table: phases, reference, failures, missing values."""
     found = [
-        "ratio: BF16 bytes of the frames still attended (same), or of all frames (full), over the "
-        "bytes stored",
-        "s/video: text, denoise, commit and decode, device finished; peak: the largest of denoise, "
-        "commit and decode over all videos; as published: the same, measured in the study's way of "
-        "building a method in (integration=published)",
-        "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed",
+        "ratio: BF16 bytes of all frames over the bytes stored; ratio same: of the frames that are "
+        "still attended",
+        "runtime: text, denoise, commit and decode, device finished; peak: the largest of denoise, "
+        "commit and decode over all videos",
+        "PSNR, SSIM, LPIPS: lossless frames against the BF16 video of the same prompt and seed; "
+        "PSNR drift: its change behind the first chunk; imaging: VBench imaging quality",
     ]
+    if any(line.published_gib is not None for line in lines):
+        found.append(
+            "as published: the peak, measured in the study's way of building a method in "
+            "(integration=published)"
+        )
     for what, makers in (
         ("machines", [device for line in lines for device in line.devices]),
         ("versions of the code", [version for line in lines for version in line.code_versions]),
@@ -109,9 +126,11 @@ def notes(lines: Sequence[Line]) -> list[str]:
     for line in lines:
         if line.failed:
             found.append(f"{line.method}: {line.failed} videos failed, see failure_reason")
+    everyone = [line.method for line in lines]
     for reason in dict.fromkeys(reason for line in lines for reason in line.reasons):
         methods = [line.method for line in lines if reason in line.reasons]
-        found.append(f"{', '.join(methods)}: {reason}")
+        whole = methods == everyone and len(lines) > 2
+        found.append(f"{f'all {len(lines)} runs' if whole else ', '.join(methods)}: {reason}")
     return found
 
 
@@ -132,26 +151,38 @@ def markdown(section: Section) -> str:
 
 
 def _grid(section: Section) -> Grid:
-    return Grid(section.title, list(COLUMNS.values()), [cells(line) for line in section.lines])
+    """The table, without the peak of another program where no run of it is there."""
+    drop = all(line.published_gib is None for line in section.lines)
+    kept = [i for i, name in enumerate(COLUMNS) if not (drop and name == "published_gib")]
+    lines = [cells(line) for line in section.lines]
+    header = list(COLUMNS.values())
+    return Grid(section.title, [header[i] for i in kept], [[x[i] for i in kept] for x in lines])
 
 
 def _line(rows: pd.DataFrame) -> Line:
     made = rows[rows["failure"].isna()]
-    peak = None if made.empty else float(made["peak_bytes"].max()) / GIB
+    known = over_videos(rows)
+
+    def of(column: str, unit: float = 1.0) -> float | None:
+        return known[column] / unit if column in known else None
+
+    peak = of("peak_bytes", GIB)
     published = rows["integration"].iloc[0] == "published"
     return Line(
         method=" ".join(str(rows[name].iloc[0]) for name in ("method", "settings")).strip(),
         n=len(made),
         failed=len(rows) - len(made),
-        ratio_same_frames=_mean(made["kv_ratio_same_frames"]),
-        ratio_full_length=_mean(made["kv_ratio_full_length"]),
-        kv_mib=_mean(made["kv_stored_bytes"], MIB),
+        ratio_same_frames=of("kv_ratio_same_frames"),
+        ratio_full_length=of("kv_ratio_full_length"),
+        kv_mib=of("kv_stored_bytes", MIB),
         peak_gib=None if published else peak,
         published_gib=peak if published else None,
-        seconds=_mean(made["generate_s"]),
-        psnr_db=_mean(made.get("psnr_db")),
-        ssim=_mean(made.get("ssim")),
-        lpips=_mean(made.get("lpips")),
+        seconds=of("generate_s"),
+        psnr_db=of("psnr_db"),
+        ssim=of("ssim"),
+        lpips=of("lpips"),
+        drift_psnr=of("drift_psnr_slope_db_per_s"),
+        imaging=of("vbench_imaging_quality"),
         reasons=_reasons(made),
         devices=tuple(made["device"].dropna().unique()),
         code_versions=tuple(made["code_version"].dropna().unique()),
@@ -165,13 +196,8 @@ def title(rows: pd.DataFrame) -> str:
     return f"{first['suite']}, {first['model']}, {history}, {first['prompt_source']} prompts"
 
 
-def _mean(values: pd.Series | None, unit: float = 1.0) -> float | None:
-    known = None if values is None else values.dropna()
-    return None if known is None or known.empty else float(known.mean()) / unit
-
-
 def _reasons(made: pd.DataFrame) -> tuple[str, ...]:
     """Why values in the table are null, or what makes them mean little; each reason once."""
-    columns = [f"{metric}_reason" for metric in ("psnr", "ssim", "lpips")]
+    columns = [*(f"{metric}_reason" for metric in METRICS), "drift_psnr_reason"]
     found = [made[column].dropna() for column in columns if column in made]
     return tuple(dict.fromkeys(reason for reasons in found for reason in reasons))

@@ -79,8 +79,8 @@ def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
 
 
 def _at_peak(table: pd.DataFrame) -> pd.Series:
-    """GiB by component at the phase whose peak was the largest."""
-    peaks = table[table["moment"] == "peak"]
+    """GiB by component at the largest peak, as `peak_bytes` of the observations: text is apart."""
+    peaks = table[(table["moment"] == "peak") & (table["phase"] != "text")]
     if peaks.empty:
         return pd.Series(dtype=float)
     largest = peaks.groupby("phase")["bytes"].sum().idxmax()

@@ -35,8 +35,8 @@ class Metric:
     decimals: int
 
 
-PSNR = Metric("PSNR dB", "psnr", "psnr_frame_mean_db", True, 2)
-LATER = Metric("PSNR dB, later frames", "psnr", "psnr_rest_db", True, 2)
+PSNR = Metric("PSNR frame mean dB", "psnr", "psnr_frame_mean_db", True, 2)
+LATER = Metric("PSNR rest dB", "psnr", "psnr_rest_db", True, 2)
 SSIM = Metric("SSIM", "ssim", "ssim", True, 3)
 LPIPS = Metric("LPIPS", "lpips", "lpips", False, 3)
 RANKED = (PSNR, LATER, SSIM, LPIPS)
@@ -143,16 +143,17 @@ def notes(
         "published values are held fixed, methods are not redrawn"
     )
     yield (
-        "PSNR: theirs is the mean over frames in dB after H.264, ours psnr_frame_mean_db on "
-        "lossless frames, where an identical frame counts 100 dB, as the first chunk of nearly "
-        "every method does; later frames: psnr_rest_db, dB of the mean squared error after the "
-        "first chunk. SSIM: ssim. LPIPS: lpips. Means over videos; both: mean of the two suites"
+        "PSNR frame mean: theirs is the mean over frames in dB after H.264, ours "
+        "psnr_frame_mean_db on lossless frames, where an identical frame counts 100 dB, as the "
+        "first chunk of nearly every method does; PSNR rest: psnr_rest_db, dB of the mean squared "
+        "error after the first chunk. SSIM: ssim. LPIPS: lpips. Means over videos; both: mean of "
+        "the two suites"
     )
     for pair in found:
         theirs = pair.published
         if theirs.infinite_prompts:
             yield (
-                f"{theirs.suite}: published PSNR is the mean without prompts "
+                f"{theirs.suite}: published PSNR frame mean is the mean without prompts "
                 f"{', '.join(map(str, theirs.infinite_prompts))}, on each of which some method is "
                 "infinite (one frame equals the reference)"
             )

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Command:
     def __init__(self) -> None:
         """Nothing has run yet."""
         self.jobs: list[Job] = []
+        self.complained: set[str] = set()  # sentences that were printed
         self._warned: set[str] = set()
 
     def job(self, config: DictConfig) -> None:
@@ -49,15 +50,53 @@ class Command:
         try:
             run, reference = plan(config)
             self._warn_if_bundled(run)
-            ended = _ended(begun, run, reference, config.run.dry)
+            ended = self._carry_out(begun, run, reference, config.run.dry)
         except (UserError, OmegaConfBaseException) as error:
-            complain(error)
+            self._complain(error)
             ended = replace(begun, state="failed", cause="settings", reason=sentence(error))
         except OSError as error:  # a full disk, a file system that went away
             reason = f"cannot go on: {error}; finished videos are kept"
-            complain(UserError(reason))
+            self._complain(UserError(reason))
             ended = replace(begun, state="failed", cause="settings", reason=reason)
         self.jobs.append(replace(ended, seconds=time.perf_counter() - start).record())
+
+    def _carry_out(self, begun: Job, run: Run, reference: Run, dry: bool) -> Job:
+        """Carry a job out, or only look at it; a failed run has a place in the tables."""
+        keys = [item.key for item in run.items]
+        known = replace(
+            begun,
+            name=str(run.folder.relative_to(run.results_dir)),
+            total=len(keys),
+            results_dir=run.results_dir,
+            folders=(str(reference.folder), str(run.folder)),
+            videos=tuple(keys),
+        )
+        if dry:
+            from harness.dry import outlooks
+
+            found = tuple(map(asdict, outlooks(run, reference)))
+            return replace(known, state="dry", outlooks=found)
+        known.record()
+        try:
+            known = replace(known, state=carry_out(run, reference))
+        except RunFailed as error:
+            self._complain(error)
+            known = replace(known, state="failed", cause=error.cause, reason=error.reason)
+        except UserError as error:  # its rows may be what cannot be read
+            self._complain(error)
+            reason = sentence(error)
+            return replace(known, state="failed", cause="settings", reason=reason, folders=())
+        return replace(known, made=len(store.made(run.folder) & set(keys)))
+
+    def _complain(self, error: Exception) -> None:
+        """Print one sentence for what went wrong, unless a job before this one met the same.
+
+        How many jobs share it is said at the end, when all of them are known.
+        """
+        said = sentence(error)
+        if said not in self.complained:
+            complain(error)
+            self.complained.add(said)
 
     def _warn_if_bundled(self, run: Run) -> None:
         """Say loudly, once, that these are not the official prompts."""
@@ -70,33 +109,6 @@ class Command:
                 "prompt_source=bundled",
                 file=sys.stderr,
             )
-
-
-def _ended(begun: Job, run: Run, reference: Run, dry: bool) -> Job:
-    """Carry a job out, or only look at it; a failed run has a place in the tables."""
-    keys = [item.key for item in run.items]
-    known = replace(
-        begun,
-        name=str(run.folder.relative_to(run.results_dir)),
-        total=len(keys),
-        results_dir=run.results_dir,
-        folders=(str(reference.folder), str(run.folder)),
-        videos=tuple(keys),
-    )
-    if dry:
-        from harness.dry import outlooks
-
-        return replace(known, state="dry", outlooks=tuple(map(asdict, outlooks(run, reference))))
-    known.record()
-    try:
-        known = replace(known, state=carry_out(run, reference))
-    except RunFailed as error:
-        complain(error)
-        known = replace(known, state="failed", cause=error.cause, reason=error.reason)
-    except UserError as error:  # its rows may be what cannot be read
-        complain(error)
-        return replace(known, state="failed", cause="settings", reason=sentence(error), folders=())
-    return replace(known, made=len(store.made(run.folder) & set(keys)))
 
 
 def main() -> int:
@@ -116,11 +128,11 @@ def main() -> int:
         if sweep.Folder.path is None:
             raise
         print(f"error: the launcher gave up: {first_line(error)}", file=sys.stderr)
-        conclude_sweep(sweep.jobs(sweep.Folder.path))
+        conclude_sweep(sweep.jobs(sweep.Folder.path), command.complained)
         return 1
     if sweep.Folder.path is None:
         return conclude(command.jobs)
-    return conclude_sweep(sweep.jobs(sweep.Folder.path))
+    return conclude_sweep(sweep.jobs(sweep.Folder.path), command.complained)
 
 
 def conclude(jobs: Sequence[Job]) -> int:
@@ -129,11 +141,18 @@ def conclude(jobs: Sequence[Job]) -> int:
     return USER_ERROR if any(job.cause == "settings" for job in jobs) else code
 
 
-def conclude_sweep(jobs: Sequence[Job]) -> int:
-    """Show what the jobs of a sweep came to; exit code 1 if any of them failed."""
+def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int:
+    """Show what the jobs of a sweep came to; exit code 1 if any of them failed.
+
+    complained: sentences that this process has printed already.
+    """
     code = show(jobs)
-    if len(jobs) > 1 and all(job.state != "dry" for job in jobs):
+    ends = {(job.cause, job.reason) for job in jobs}
+    refused = len(ends) == 1 and jobs[0].cause == "settings"  # one line says it for all
+    if len(jobs) > 1 and not refused and all(job.state != "dry" for job in jobs):
         sweep.show(jobs)
+    if len(jobs) > 1:
+        sweep.show_failures(jobs, complained)
     return code
 
 

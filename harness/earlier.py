@@ -19,6 +19,7 @@ from typing import Any
 
 from harness import store
 from harness.errors import UserError
+from harness.older import schema_of
 from harness.run import Run
 
 ALIKE = ("model_name", "model", "method_name", "attention", "integration")
@@ -107,7 +108,9 @@ def _is_alike(run: Run, request: Path) -> bool:
 def _timed(folder: Path) -> list[tuple[str, float]]:
     """Where each video of a run was made, and its seconds."""
     path = folder / store.OBSERVATIONS
-    return _read(path, path.stat().st_mtime_ns) if path.exists() else []
+    if not path.exists() or schema_of(folder) is not None:
+        return []
+    return _read(path, path.stat().st_mtime_ns)
 
 
 @cache

@@ -151,7 +151,8 @@ class Generator:
         if self.integration.free_before_decode:
             alive.free()
         frames = reel.end(self.decode)
-        return frames, held, trace + self.record.peaks(item, meter)
+        trace += self.record.passes(item, meter) + self.record.peaks(item, meter)
+        return frames, held, trace
 
     def decode(self, latents_FChw: Tensor) -> Frames:
         """Pixels on the host, as the integration decodes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import weights
@@ -12,6 +12,8 @@ from harness.cli import OF_COMPOSING, complain
 from harness.compose import choices, described, method_files
 from harness.errors import UserError
 from harness.isolate import USER_ERROR
+from harness.observation import Observation, TracePoint
+from harness.observation import described as described_columns
 from harness.own import own_folder
 from harness.readers import readers
 from harness.suites import data_folder
@@ -38,9 +40,21 @@ def main(words: Sequence[str]) -> int:
         words = ["weights"]
     if words and words[0] == "models" and all(word.startswith("data_dir=") for word in words[1:]):
         return _models(dict(word.split("=", 1) for word in words[1:]).get("data_dir"), folder)
+    if words == ["columns"]:
+        return _columns(folder)
+    return _lists(words, lists, folder)
+
+
+def _lists(
+    words: Sequence[str],
+    lists: Mapping[str, Callable[[], Iterator[tuple[str, str]]]],
+    folder: Path | None,
+) -> int:
+    """Print the list that is asked for, or all of them."""
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
-        complain(UserError(f"ls {' '.join(words)}: choose ls {'|'.join(lists)}, or ls alone"))
+        known = "|".join([*lists, "columns"])
+        complain(UserError(f"ls {' '.join(words)}: choose ls {known}, or ls alone"))
         return USER_ERROR
     for name in words or lists:
         if not words:
@@ -53,7 +67,7 @@ def main(words: Sequence[str]) -> int:
         width = max(len(entry) for entry, _ in entries)
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
-            if words == ["metrics"]:
+            if list(words) == ["metrics"]:
                 _tell_metrics(entry, folder)
     return 0
 
@@ -74,6 +88,37 @@ def _tell_metrics(name: str, folder: Path | None) -> None:
             better = f"{column.better} is better" if column.better else "no better or worse"
             unit = f"{column.unit}, " if column.unit else ""
             print(f"    {column.name}  {unit}{better}: {column.meaning}")
+
+
+def _columns(folder: Path | None) -> int:
+    """Print every column of the files of a run: name, unit and meaning."""
+    from harness.compose import configured
+    from harness.score import built
+    from harness.scores import SCORES, Scored, fields
+    from harness.store import OBSERVATIONS, WIDE
+
+    metrics = configured(f"metrics=[{','.join(choices('metrics', folder))}]", folder=folder)
+    scored = [
+        (column.name, (column.metadata.get(b"unit") or b"").decode(),
+         column.metadata[b"meaning"].decode())
+        for metric in built(json.dumps(metrics["metrics"], sort_keys=True))
+        for column in fields(metric)
+    ]  # fmt: skip
+    files = {
+        f"{OBSERVATIONS}, a row a video": [*described_columns(Observation)],
+        "trace/*.parquet, a file a video": [*described_columns(TracePoint)],
+        f"{SCORES}, a row a video (of the metrics that were asked for)": [
+            *described_columns(Scored),
+            *scored,
+        ],
+    }
+    for title, columns in files.items():
+        print(f"{title}:")
+        width = max(len(name) for name, _, _ in columns)
+        for name, unit, meaning in columns:
+            print(f"  {name:<{width}}  {f'[{unit}] ' if unit else ''}{meaning}")
+    print(f"{WIDE} has the observations and scores of all runs below its folder side by side")
+    return 0
 
 
 def _with_facts(words: Sequence[str], folder: Path | None) -> int:

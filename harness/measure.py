@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -111,6 +112,24 @@ def memory_of(device: torch.device) -> Memory:
     return resident
 
 
+@dataclass
+class TimedPass:
+    """One pass of the network, and what the reuse policy decided on it.
+
+    chunk, step: as in `harness.passes.Observer.phase`. time_s: at its end, since the video began.
+    drift, accumulated: None where nothing was decided.
+    """
+
+    phase: str
+    chunk: int | None
+    step: int | None
+    time_s: float = 0.0
+    seconds: float = 0.0
+    reused: bool = False
+    drift: float | None = None
+    accumulated: float | None = None
+
+
 class Meter:
     """Seconds, peaks and passes of one video, by phase."""
 
@@ -126,8 +145,7 @@ class Meter:
         self.seconds: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, int] = defaultdict(int)
         self.peak_reserved: dict[str, int] = defaultdict(int)
-        self.num_passes = 0
-        self.num_reused = 0
+        self.passes: list[TimedPass] = []
         self.ledgers: dict[str, dict[str, int]] = {}
         self.components: Callable[[], dict[str, int]] = dict
         self.start = time.perf_counter()
@@ -135,29 +153,56 @@ class Meter:
         self._memory = memory
         self._tick = tick
 
+    @property
+    def num_passes(self) -> int:
+        """Passes of the network, skipped ones included."""
+        return len(self.passes)
+
+    @property
+    def num_reused(self) -> int:
+        """Passes that were skipped."""
+        return sum(each.reused for each in self.passes)
+
+    @property
+    def chunk_s(self) -> list[float]:
+        """Seconds of the passes of each chunk of the video."""
+        found: defaultdict[int, float] = defaultdict(float)
+        for each in self.passes:
+            if each.chunk is not None:
+                found[each.chunk] += each.seconds
+        return [found[chunk] for chunk in range(max(found, default=-1) + 1)]
+
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
         """Time a block and take its peak; phases of the same name add up."""
+        is_pass = name in ("denoise", "commit")
+        if is_pass:
+            self.passes.append(TimedPass(name, chunk, step))
         self._synchronize()
         self._memory.reset()
         unknown = self._memory.now() - sum(self.components().values())
         start = time.perf_counter()
         yield
         self._synchronize()
-        self.seconds[name] += time.perf_counter() - start
+        end = time.perf_counter()
+        self.seconds[name] += end - start
         used, reserved = self._memory.peak()
         if used > self.peaks[name]:
             self.peaks[name] = used
             self.ledgers[name] = self._explain(unknown, used)
         self.peak_reserved[name] = max(self.peak_reserved[name], reserved)
-        if name in ("denoise", "commit"):
-            self.num_passes += 1
+        if is_pass:
+            self.passes[-1].seconds, self.passes[-1].time_s = end - start, end - self.start
             if self._tick is not None:
                 self._tick()
 
     def reused(self) -> None:
-        """One of the passes was not run."""
-        self.num_reused += 1
+        """Mark the pass under way as skipped."""
+        self.passes[-1].reused = True
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        """Keep what was decided on the pass under way by."""
+        self.passes[-1].drift, self.passes[-1].accumulated = drift, accumulated
 
     def include(self, other: Meter) -> None:
         """Add what was measured before this video began."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Sequence
@@ -16,19 +17,24 @@ if TYPE_CHECKING:
 
 
 def schema(row_type: type) -> pa.Schema:
-    """The parquet schema of a row type, from its annotations; every column may be null."""
+    """The parquet schema of a row type, from its annotations; every column may be null.
+
+    What a field's metadata says of it (unit, meaning) becomes the metadata of its column.
+    """
     import pyarrow as pa
 
+    about = {field.name: dict(field.metadata) for field in dataclasses.fields(row_type)}
     columns = []
     for name, hint in typing.get_type_hints(row_type).items():
         if isinstance(hint, types.UnionType):
             hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        columns.append((name, arrow_type(hint)))
+        if name in about:  # a class variable is no column
+            columns.append(pa.field(name, arrow_type(hint), metadata=about[name] or None))
     return pa.schema(columns)
 
 
 def arrow_type(kind: type) -> pa.DataType:
-    """The type of a column of float, int, str or list[float]."""
+    """The type of a column of float, int, str, list[float] or list[int]."""
     import pyarrow as pa
 
     known = {
@@ -36,6 +42,7 @@ def arrow_type(kind: type) -> pa.DataType:
         int: pa.int64(),
         float: pa.float64(),
         list[float]: pa.list_(pa.float64()),
+        list[int]: pa.list_(pa.int64()),
     }
     return known[kind]
 

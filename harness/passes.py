@@ -55,20 +55,36 @@ class Pass:
 class Observer(Protocol):
     """Times passes and shows progress."""
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Surround one pass; name is `denoise` or `commit`."""
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Surround one pass, or another part of a video.
+
+        name: `denoise` or `commit` for a pass. chunk: its number in the video, from 0; the oldest
+        where a pass covers several. step: step of that chunk, from 0; None in a commit.
+        """
 
     def reused(self) -> None:
-        """Count a pass that was skipped because an earlier one was reused."""
+        """Count the pass under way as skipped, because an earlier one was reused."""
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        """Record what the reuse policy decided the pass under way by.
+
+        drift: relative L1 change of the pass's input since the pass before. accumulated: the sum of
+        the drifts since the last pass that ran, this one included.
+        """
 
 
 class Silent:
     """Observer that ignores everything."""
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
         """Surround a pass."""
         yield
 
     def reused(self) -> None:
         """Ignore a skipped pass."""
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        """Ignore a drift."""

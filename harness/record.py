@@ -15,6 +15,7 @@ from harness.measure import Meter
 from harness.models.model import VideoModel
 from harness.run import Item, Run
 from harness.store import PHASES, Observation, TracePoint
+from harness.suites import pixel_frames
 from harness.video import Frames, digest
 
 
@@ -56,6 +57,7 @@ class Recorder:
     def made(self, item: Item, meter: Meter, held: Held, frames: Frames) -> Observation:
         """The row of a finished video."""
         frame = self.model.spec.bf16_frame_bytes
+        num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
         by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}
@@ -63,18 +65,23 @@ class Recorder:
             item,
             **self._setting(),
             num_pixel_frames=frames.shape[0],
+            first_chunk_pixel_frames=min(pixel_frames(self.model.chunk_frames), frames.shape[0]),
             height=frames.shape[1],
             width=frames.shape[2],
             fps=self.model.fps,
             **by_phase,
             generate_s=sum(meter.seconds[phase] for phase in PHASES),
+            chunk_s=meter.chunk_s,
             num_passes=meter.num_passes,
+            num_commits=meter.num_passes - num_denoise,
             num_reused=meter.num_reused,
+            skip_ratio=meter.num_reused / num_denoise if num_denoise else None,
             memory_source=self.memory_source,
             peak_bytes=largest(meter.peaks),
             peak_reserved_bytes=largest(meter.peak_reserved),
             kv_nominal_bytes=held.nominal_bytes,
             kv_stored_bytes=held.stored_bytes,
+            kv_stored_bytes_by_branch=[held.stored_bytes],  # no model has a second branch yet
             kv_peak_bytes=held.peak_bytes,
             kv_bf16_same_frames_bytes=same,
             kv_bf16_full_length_bytes=full,
@@ -108,6 +115,27 @@ class Recorder:
             TracePoint(*key, "peak", phase, None, None, name, size)
             for phase, ledger in meter.ledgers.items()
             for name, size in ledger.items()
+        ]
+
+    def passes(self, item: Item, meter: Meter) -> list[TracePoint]:
+        """Every pass of a video, in order, with what was decided on it."""
+        return [
+            TracePoint(
+                self.run.run_id,
+                *item.key,
+                moment="pass",
+                phase=each.phase,
+                chunk=each.chunk,
+                time_s=each.time_s,
+                step=each.step,
+                branch=0,
+                reused=int(each.reused),
+                drift=each.drift,
+                accumulated_drift=each.accumulated,
+                kv_age=0 if each.phase == "commit" else None,  # a commit is never skipped
+                seconds=each.seconds,
+            )
+            for each in meter.passes
         ]
 
     def _setting(self) -> dict[str, Any]:

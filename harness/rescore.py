@@ -19,6 +19,7 @@ from harness.files import locked
 from harness.integrity import runs
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.lease import leased, threads
+from harness.older import without_older
 from harness.own import own_folder
 from harness.run import Execution, Run
 from harness.score import built, lacking, score
@@ -46,7 +47,7 @@ def main(words: Sequence[str]) -> int:
             raise UserError(
                 "no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics"
             )
-        found = [_run(folder, chosen) for folder in runs(roots)]
+        found = [_run(folder, chosen) for folder in without_older(roots[0], runs(roots))]
         return _score(found, execution(config["run"]))
     except (UserError, *OF_COMPOSING, ValueError) as error:
         complain(error)

@@ -13,7 +13,8 @@ class Residual:
     """The passes of one chunk under a reuse policy; gone with the chunk.
 
     Keeps the tokens before the first block of the last pass, and what the blocks added to them in
-    the last pass that was run.
+    the last pass that was run. drift, accumulated: what the decision on the latest pass was made by
+    (`harness.passes.Observer.drifted`); None in the first pass, on which nothing is decided.
     """
 
     def __init__(self, policy: Reuse, num_steps: int, reused: Callable[[], None]) -> None:
@@ -22,6 +23,8 @@ class Residual:
         self._num_steps = num_steps
         self._reused = reused
         self._step = 0
+        self.drift: float | None = None
+        self.accumulated: float | None = None
         self._drifts: list[float] = []  # since the last pass that was run
         self._before: Tensor | None = None
         self._added: Tensor | None = None
@@ -44,5 +47,7 @@ class Residual:
         if self._before is None:  # there is nothing to reuse in the first pass
             return False
         change = (tokens.float() - self._before.float()).abs().mean()
-        self._drifts.append((change / self._before.float().abs().mean()).item())
+        self.drift = (change / self._before.float().abs().mean()).item()
+        self._drifts.append(self.drift)
+        self.accumulated = sum(self._drifts)
         return self._policy.skips(self._step, self._num_steps, self._drifts)

@@ -210,7 +210,7 @@ class Run:
         return self.video(item).with_suffix(".mkv")
 
     def trace(self, item: Item) -> Path:
-        """Where the memory trace of a video lies."""
+        """Where the trace of a video lies."""
         return self.folder / "trace" / f"{item.stem}.parquet"
 
     @contextmanager

@@ -119,8 +119,7 @@ class Sampler:
 
     def to_network(self, x: Tensor) -> Tensor:
         """Return x on the network's device, in its dtype."""
-        weight = self.network.head.head.weight
-        return x.to(weight.device, weight.dtype)
+        return x.to(self.network.device, self.network.dtype)
 
     def _run(self, video: Generation) -> Iterator[Tensor]:
         """Yield the finished latents [B, F, C, h, w] of each chunk after its commit pass."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from harness import parquet
 from harness.errors import UserError
+from harness.observation import column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +23,11 @@ SCORES = "scores.parquet"
 VERSION = 5  # of the columns of `Scored`
 CONSTANT = "constant, every frame is one flat colour"  # in reasons, beside values or none
 Key = tuple[int, int]  # prompt index and sample
+BESIDE = {  # columns that every metric has beside its own, after its name
+    "reason": "why the metric has no value; null where it has one",
+    "version": "definition, packages and windows behind the value; null where it was not tried",
+    "weights": "files of weights and their checksums",
+}
 Row = dict[str, Any]
 Value = float | int | str | list[float] | None  # of a metric
 
@@ -59,20 +65,18 @@ AnyMetric = TypeVar("AnyMetric", bound=DescribedMetric)
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored: which video, against which reference.
+    """Which video was scored, against which reference."""
 
-    frames_sha256 are digests of shape and pixels (`harness.video.digest`), null where the frames
-    could not be read; video_sha256 is that of the lossless file.
-    """
-
-    run_id: str
-    prompt_index: int
-    sample: int
-    reference_run_id: str
-    frames_sha256: str | None
-    reference_frames_sha256: str | None
-    video_sha256: str | None
-    scores_version: int = VERSION
+    run_id: str = column("as in the observations")
+    prompt_index: int = column("as in the observations")
+    sample: int = column("as in the observations")
+    reference_run_id: str = column("run of the BF16 videos that the scores are against")
+    frames_sha256: str | None = column(
+        "digest of shape and pixels of the frames scored; null where they could not be read"
+    )
+    reference_frames_sha256: str | None = column("the same of the BF16 video")
+    video_sha256: str | None = column("checksum of the lossless file")
+    scores_version: int = column("version of these columns", default=VERSION)
 
 
 @dataclass(frozen=True)
@@ -99,18 +103,18 @@ def fields(metric: DescribedMetric) -> list[pa.Field]:
     whose = {"metric": metric.name, "against": "reference" if metric.against_reference else ""}
 
     def field(column: Column) -> pa.Field:
-        told = {
+        about = {
             "meaning": column.meaning,
             "unit": column.unit,
             "better": column.better or "neither",
         }
-        return pa.field(column.name, parquet.arrow_type(column.kind), metadata=whose | told)
+        return pa.field(column.name, parquet.arrow_type(column.kind), metadata=whose | about)
 
     return [
         *map(field, metric.columns()),
         *(
-            pa.field(f"{metric.name}_{name}", pa.string(), metadata=whose)
-            for name in ("reason", "version", "weights")
+            pa.field(f"{metric.name}_{name}", pa.string(), metadata=whose | {"meaning": meaning})
+            for name, meaning in BESIDE.items()
         ),
     ]
 

@@ -4,116 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import parquet, scores
 from harness.errors import UserError
+from harness.observation import PHASES as PHASES
+from harness.observation import SCHEMA_VERSION as SCHEMA_VERSION
+from harness.observation import Observation as Observation
+from harness.observation import TracePoint as TracePoint
+from harness.older import without_older
 from harness.scores import Key
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 4
 OBSERVATIONS = "observations.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
-PHASES = ("text", "denoise", "commit", "decode")  # of a video, in order
 KEY = ["run_id", "prompt_index", "sample"]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One generated video and the systems measurements of making it; a row of observations.parquet.
-
-    settings are the words that changed method or model on the command line. Times are seconds
-    after the device has finished, by phase; `generate_s` is their sum; `text_s` and
-    `peak_text_bytes` are those of the run that encoded the prompt, where runs share it. Of the
-    `num_passes` of a video, earlier ones stood in for `num_reused`. Peaks are bytes a phase:
-    allocated memory on CUDA, resident memory of the process on a CPU (`memory_source`);
-    `peak_bytes` and `peak_reserved_bytes` are the largest but that of `text`, whose encoder is gone
-    before the first video starts. KV bytes: `nominal` codes alone, `stored` tensors held after the
-    last commit, `peak` the most that history and scratch ever held together. `contract` is how much
-    history attention may reach, `integration` how the method is built in (`conf/integration`),
-    `attention_backend` what attended. Ratios put BF16 bytes over stored bytes: of the frames that
-    still have a place in the attention, and of all frames; null where nothing is stored. A video
-    that could not be made has a `failure` (`harness.errors.RunFailed` lists the causes), its
-    reason, and no measurements. frames_sha256 is that of its shape and pixels
-    (`harness.video.digest`).
-    """
-
-    run_id: str
-    suite: str
-    model: str
-    method: str
-    settings: str
-    prompt_index: int
-    sample: int
-    seed: int
-    prompt: str
-    prompt_source: str
-    num_latent_frames: int
-    num_pixel_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps: int | None = None
-    failure: str | None = None
-    failure_reason: str | None = None
-    text_s: float | None = None
-    denoise_s: float | None = None
-    commit_s: float | None = None
-    decode_s: float | None = None
-    generate_s: float | None = None
-    num_passes: int | None = None
-    num_reused: int | None = None
-    memory_source: str | None = None
-    peak_bytes: int | None = None
-    peak_reserved_bytes: int | None = None
-    peak_text_bytes: int | None = None
-    peak_denoise_bytes: int | None = None
-    peak_commit_bytes: int | None = None
-    peak_decode_bytes: int | None = None
-    kv_nominal_bytes: int | None = None
-    kv_stored_bytes: int | None = None
-    kv_peak_bytes: int | None = None
-    kv_bf16_same_frames_bytes: int | None = None
-    kv_bf16_full_length_bytes: int | None = None
-    kv_ratio_same_frames: float | None = None
-    kv_ratio_full_length: float | None = None
-    kv_frames_held: float | None = None
-    scratch_bytes: int | None = None
-    attention_backend: str | None = None
-    integration: str | None = None
-    contract: str | None = None
-    preset: str | None = None
-    weights: str | None = None
-    device: str | None = None
-    torch_version: str | None = None
-    code_version: str | None = None
-    video: str | None = None
-    frames_sha256: str | None = None
-    schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True)
-class TracePoint:
-    """Bytes of one component at a moment of a video.
-
-    moment is `chunk` (after the commit of that chunk: what the cache holds) or `peak` (the largest
-    moment of that phase: everything, adding up to the measured peak; time and chunk are null).
-    """
-
-    run_id: str
-    prompt_index: int
-    sample: int
-    moment: str
-    phase: str
-    chunk: int | None
-    time_s: float | None
-    component: str
-    bytes: int
 
 
 class Rows:
@@ -241,7 +151,7 @@ def _folders(results: Path) -> list[Path]:
     folders = sorted(path.parent for path in results.glob(f"**/{OBSERVATIONS}"))
     if not folders:
         raise UserError(f"no results below {results}: run python -m harness first")
-    return folders
+    return without_older(results, folders)
 
 
 def _joined(folders: Sequence[Path]) -> pa.Table:

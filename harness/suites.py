@@ -246,9 +246,13 @@ def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list
         )
     if config.prompts is None and config.num_prompts is not None:
         if not 1 <= config.num_prompts <= len(chosen):
+            more = (
+                f": type python -m harness fetch prompts suite={name}, which gets the official "
+                f"list, or suite.num_prompts={len(chosen)}"
+            )
             raise UserError(
                 f"suite.num_prompts={config.num_prompts}: {name} ({source}) offers 1 to "
-                f"{len(chosen)} prompts here"
+                f"{len(chosen)} prompts here{more if source == 'bundled' else ''}"
             )
         chosen = chosen[: config.num_prompts]
     return list(dict.fromkeys(chosen))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from harness.files import write_json
 from harness.scores import Key
 
+WIDTH = 60  # of the beginning of a sentence that was printed before
 State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
 
 
@@ -86,7 +88,7 @@ def jobs(folder: Path) -> list[Job]:
 
 
 def show(jobs: Sequence[Job]) -> None:
-    """The table at the end of a sweep, what failed, and what to type next."""
+    """Print the table at the end of a sweep."""
     from analysis.grids import Grid
 
     counts = {state: sum(job.state == state for job in jobs) for state in _ENDS}
@@ -95,9 +97,22 @@ def show(jobs: Sequence[Job]) -> None:
         [job.name, job.state, f"{job.made}/{job.total}", f"{job.seconds / 60:.1f}"] for job in jobs
     ]
     Grid(f"{len(jobs)} jobs: {title}", ["run", "state", "videos", "min"], body).show()
+
+
+def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None:
+    """Print why jobs failed and what to type next; a reason that jobs share is printed once.
+
+    complained: sentences that were printed before; of these the beginning is enough.
+    """
     failed = [job for job in jobs if job.state == "failed"]
+    sharing: dict[tuple[str, str], list[Job]] = {}
     for job in failed:
-        print(f"failed  {job.name}  {job.cause}: {job.reason}", file=sys.stderr)
+        sharing.setdefault((str(job.cause), str(job.reason)), []).append(job)
+    for (cause, reason), several in sharing.items():
+        who = several[0].name if len(several) == 1 else f"{len(several)} of {len(jobs)} jobs"
+        if reason in complained:
+            reason = textwrap.shorten(reason, WIDTH, placeholder=" ... (see above)")
+        print(f"failed  {who}  {cause}: {reason}", file=sys.stderr)
     again = retry({str(job.cause) for job in failed})
     if again is not None:
         more = f" with {again}" if again else ""

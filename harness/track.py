@@ -5,11 +5,12 @@ from __future__ import annotations
 import netrc
 import os
 import sys
-from typing import Any, Literal
+from typing import Literal
 
 from harness import store
 from harness.errors import UserError, first_line
 from harness.run import Run
+from harness.summary import summarize
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -27,7 +28,7 @@ def mode(wanted: str) -> Mode:
 
 
 def mirror(run: Run) -> None:
-    """Send the rows, the means and the contact sheets of a run to wandb."""
+    """Send the rows, their summary and the contact sheets of a run to wandb."""
     if mode(run.track["mode"]) == "disabled":
         return
     try:
@@ -60,12 +61,7 @@ def _mirror(run: Run) -> None:
             sheet = run.folder / "videos" / f"{row.prompt_index:04d}-{row.sample}.png"
             if sheet.exists():
                 session.log({"sheet": wandb.Image(str(sheet), caption=str(row.prompt))})
-        session.summary.update(_means(table))
-
-
-def _means(table: Any) -> dict[str, float]:
-    means = table.mean(numeric_only=True).dropna()
-    return {name: float(value) for name, value in means.items()}
+        session.summary.update(summarize(table))
 
 
 def _has_account() -> bool:

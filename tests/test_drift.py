@@ -33,8 +33,8 @@ def rows(run_id: str, changes: Sequence[float | None], method: str = "m", **more
             {
                 **made,
                 "prompt_index": i,
-                "signals_brightness_last_minus_first": change,
-                "signals_brightness_slope_per_s": None if change is None else change / 10,
+                "drift_signals_brightness_last_minus_first": change,
+                "drift_signals_brightness_slope_per_s": None if change is None else change / 10,
                 "signals_brightness_windows": None if change is None else [5.0, 5.0 + change],
                 "signals_reason": "no frames" if change is None else None,
                 **more,
@@ -54,8 +54,8 @@ def cells(table: pd.DataFrame) -> dict[str, list[str]]:
 def test_names_of_columns_are_those_of_the_metrics() -> None:
     for measure in MEASURES:
         columns = [column.name for column in measure.quantity.columns()]
-        for part in ("last_minus_first", "slope", "windows"):
-            assert measure.column(part) in columns
+        parts = ("last_minus_first", "slope", "reason")
+        assert {measure.windows, *map(measure.quantity.drift_column, parts)} <= set(columns)
 
 
 def test_a_mean_and_its_interval_are_those_of_prompts() -> None:
@@ -105,7 +105,7 @@ def test_a_prompt_that_one_side_lacks_is_in_no_pair() -> None:
 
 def test_what_is_against_bf16_has_no_row_of_it_and_no_difference() -> None:
     of_method = {
-        "psnr_last_minus_first_db": -3.0, "psnr_slope_db_per_s": -0.5,
+        "drift_psnr_last_minus_first_db": -3.0, "drift_psnr_slope_db_per_s": -0.5,
         "psnr_windows_db": [30.0, 27.0],
     }  # fmt: skip
     table = pd.concat([rows("ref", [0.0] * 4, "bf16"), rows("x", [0.0] * 4)]).astype(

@@ -12,10 +12,14 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from harness.cli import CONF
-from harness.compose import choices, method_files
+from harness import suites
+from harness.cli import CONF, Command, conclude_sweep
+from harness.compose import choices, described, method_files
+from harness.errors import UserError
+from harness.suites import SuiteConfig
+from harness.sweep import Job
 from tests.conftest import SHARED
 from tests.test_cli import command
 
@@ -148,3 +152,88 @@ def test_ls_gives_every_experiment_its_line() -> None:
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert set(lines) == set(COUNTS)
     assert not any(line.startswith("@") for line in lines.values())
+
+
+def without_network(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    """An empty data folder, and no way to fill it."""
+
+    def refuse(config: SuiteConfig, folder: Path) -> None:
+        raise OSError("cannot reach example.org")
+
+    monkeypatch.setattr(suites, "_download", refuse)
+    monkeypatch.setattr(suites, "CACHE", data)
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_an_experiment_runs_out_of_the_box_or_its_first_line_says_what_to_fetch(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Prompts and weights that ship with the package need no word."""
+    without_network(monkeypatch, tmp_path)
+    lacks = set()
+    for words in jobs(name):
+        config: Any = OmegaConf.to_container(composed(f"experiment={name}", *words), resolve=False)
+        suite = dict(config["suite"])
+        chosen = composed(f"experiment={name}", *words).hydra.runtime.choices
+        if chosen["model"] != "small":
+            lacks.add(f"fetch weights model={chosen['model']}")
+        try:
+            suites.resolve(chosen["suite"], SuiteConfig(**suite), None, 3, 16)
+        except UserError:
+            lacks.add("fetch prompts")
+    first = described(choices("experiment")[name])
+    assert all(each in first for each in lacks), (first, lacks)
+
+
+@pytest.mark.parametrize("num_prompts", [25, 32, 1003])
+@pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
+def test_more_prompts_than_are_bundled_says_what_to_fetch(
+    suite: str, num_prompts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_network(monkeypatch, tmp_path)
+    shipped: Any = OmegaConf.to_container(composed(f"suite={suite}").suite, resolve=True)
+    config = SuiteConfig(**{**shipped, "num_prompts": num_prompts})
+    with pytest.raises(UserError, match=f"fetch prompts suite={suite}.* or suite.num_prompts=24"):
+        suites.resolve(suite, config, None, 3, 16)
+
+
+def job(number: int, state: Any, cause: str | None = None, reason: str | None = None) -> Job:
+    return Job(number, f"run {number}", state=state, cause=cause, reason=reason)
+
+
+LONG = "the list of prompts is neither here nor to be had, " * 4 + "so put it there"
+
+
+@pytest.mark.parametrize("said_before", [False, True])
+@pytest.mark.parametrize(
+    ("jobs_done", "reasons"),
+    [
+        (0, [LONG] * 33),
+        (3, [LONG] * 2),
+        (3, [LONG, "another reason"]),
+        (1, ["another reason", LONG, LONG, "another reason", LONG]),
+    ],
+)
+def test_a_cause_that_jobs_share_is_told_once_with_how_many_share_it(
+    jobs_done: int, reasons: list[str], said_before: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [job(i, "done") for i in range(jobs_done)]
+    found += [job(i + jobs_done, "failed", "settings", reason) for i, reason in enumerate(reasons)]
+    assert conclude_sweep(found, set(reasons) if said_before else ()) == 1
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("failed")]
+    assert len(lines) == len(set(reasons))
+    assert said.err.count(LONG) == (0 if said_before else reasons.count(LONG) > 0)
+    for reason in set(reasons):
+        sharing = reasons.count(reason)
+        who = f"{sharing} of {len(found)} jobs" if sharing > 1 else "run "
+        assert any(who in line and reason[:20] in line for line in lines)
+    assert ("jobs: " in said.out) == bool(jobs_done), "a table of one line is none"
+
+
+def test_jobs_of_one_process_complain_once(capsys: pytest.CaptureFixture[str]) -> None:
+    told = Command()
+    for reason in (LONG, LONG, "another", LONG):
+        told._complain(UserError(reason))
+    assert capsys.readouterr().err.splitlines() == [f"error: {LONG}", "error: another"]

@@ -95,6 +95,42 @@ def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
     assert row["kv_peak_bytes"] >= row["kv_stored_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("method", "num_reused"), [("bf16", 0), ("reuse_fixed_bf16", 2), ("reuse_drift_bf16", None)]
+)
+def test_the_trace_has_every_pass_with_what_was_decided(
+    tmp_path: Path, method: str, num_reused: int | None
+) -> None:
+    """Rows and trace tell the same: passes, skips, seconds by chunk."""
+    this = run(tmp_path, *SMALL, f"method={method}")
+    this.make_folders()
+    make_all(this)
+    row = store.load_run(this.folder).iloc[0]
+    import pandas as pd
+
+    trace = pd.read_parquet(this.trace(this.items[0]))
+    passes = trace[trace["moment"] == "pass"]
+    denoise, commit = (passes[passes["phase"] == phase] for phase in ("denoise", "commit"))
+    assert len(passes) == row["num_passes"] == 2 * (4 + 1)
+    assert len(commit) == row["num_commits"] == 2
+    assert denoise[["chunk", "step"]].to_numpy().tolist() == [
+        [chunk, step] for chunk in range(2) for step in range(4)
+    ]
+    assert denoise["reused"].sum() == row["num_reused"]
+    assert num_reused is None or row["num_reused"] == num_reused
+    assert row["skip_ratio"] == row["num_reused"] / 8
+    assert (passes["branch"] == 0).all() and (commit["kv_age"] == 0).all()
+    assert denoise["kv_age"].isna().all() and commit["reused"].sum() == 0
+    decided = denoise[denoise["step"] > 0] if method != "bf16" else denoise[:0]
+    assert passes["drift"].notna().sum() == len(decided) == decided["drift"].gt(0).sum()
+    assert decided["accumulated_drift"].ge(decided["drift"] - 1e-12).all()
+    by_chunk = passes.groupby("chunk")["seconds"].sum()
+    assert list(row["chunk_s"]) == pytest.approx(list(by_chunk))
+    assert sum(row["chunk_s"]) == pytest.approx(row["denoise_s"] + row["commit_s"])
+    assert list(row["kv_stored_bytes_by_branch"]) == [row["kv_stored_bytes"]]
+    assert row["first_chunk_pixel_frames"] == 9
+
+
 def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> None:
     """True-size networks run without a checkpoint, for systems measurements only."""
     metrics = configured()["metrics"]

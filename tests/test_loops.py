@@ -33,9 +33,11 @@ class Counted(Silent):
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.places: list[tuple[int | None, int | None]] = []
 
-    def phase(self, name: str) -> Any:
+    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Any:
         self.seen.append(name)
+        self.places.append((chunk, step))
         return super().phase(name)
 
 
@@ -56,6 +58,9 @@ def test_a_rolling_video_comes_chunk_by_chunk_with_its_passes() -> None:
     assert all(part.isfinite().all() for part in parts)
     windows = 7 + 2 - 1
     assert watcher.seen == ["denoise", "commit"] * windows
+    oldest = [0, 0, 1, 2, 3, 4, 5, 6]
+    assert watcher.places[::2] == list(zip(oldest, [0, *[1] * 7], strict=True))
+    assert watcher.places[1::2] == [(chunk, None) for chunk in oldest]
     assert Loop(offset=1, joint=True).num_passes(TWO, 20, 3) == 2 * windows
     assert session.stored(0)[0] == [0, 1, 2, *range(8, 20)]
     assert live_bytes(session) == session.stored_bytes

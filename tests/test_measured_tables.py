@@ -143,7 +143,8 @@ def test_no_quantity_is_dropped() -> None:
     (systems, quality), _ = made(chosen("A1,A2"), [section(values=everything)], None, False)
     shown = {*systems.header, *quality.header}
     assert {each.heading for each in QUANTITIES.values()} <= shown
-    assert quality.header[quality.header.index("PSNR dB") + 1] == "PSNR rest dB"
+    at = quality.header.index("PSNR dB")
+    assert quality.header[at + 1 : at + 3] == ["PSNR frame mean dB", "PSNR rest dB"]
 
 
 # ---- numbers -----------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def test_what_is_missing_is_left_out_with_its_reason() -> None:
     grid = table("4", section())
     assert "LPIPS" not in grid.header
     assert "no LPIPS: LPIPS has no backbone: type python -m harness fetch weights" in said(grid)
-    assert "no PSNR, PSNR rest" in said(grid)
+    assert "no PSNR, PSNR frame mean, PSNR rest" in said(grid)
     assert said(grid).count("has no backbone") == 1
 
 

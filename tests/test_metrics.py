@@ -17,8 +17,10 @@ from harness.compose import choices, configured
 from harness.metrics import lpips, psnr
 from harness.metrics.lpips import Lpips
 from harness.metrics.metric import Clip, Frames, Metric, Unscorable
-from harness.metrics.psnr import Psnr
-from harness.metrics.windows import Quantity, Series, Summary, summarise, windows
+from harness.metrics.psnr import CAP_DB, Psnr
+from harness.metrics.signals import Signals
+from harness.metrics.ssim import Ssim, SsimGaussian
+from harness.metrics.windows import Quantity, Series, summarise, windows
 from harness.suites import pixel_frames
 
 
@@ -61,15 +63,15 @@ def test_windows(num_frames: int, length: int, expected: list[tuple[int, int]]) 
 
 
 def test_summary_by_hand() -> None:
-    # 2 frames a second; windows of 1 s: (1, 1) (4, 6) (8, 8) (10); the first chunk fills the first.
+    # 2 frames a second; windows of 1 s behind a first chunk of 2 frames: (4, 6) (8, 8) (10).
     series = np.array([1, 1, 4, 6, 8, 8, 10], dtype=np.float64)
     summary = summarise(series, empty(7, 2, 2))
     assert summary.mean == pytest.approx(38 / 7)
     assert summary.first_chunk == 1
     assert summary.rest == pytest.approx(36 / 5)
-    assert summary.windows == [1, 5, 8, 10]
+    assert summary.windows == [5, 8, 10]
     assert summary.spans == {"0_2s": 3.0, "2_5s": pytest.approx(26 / 3), "after_5s": None}
-    assert summary.last_minus_first == 9
+    assert summary.last_minus_first == 5
     # Centres 1.5, 2.5, 3.25 s. About their means (29/12 s, 23/3): sum of products 4.4167 over
     # sum of squares 1.5417.
     assert summary.slope_per_s == pytest.approx(53 / 18.5)
@@ -81,22 +83,79 @@ def test_spans_are_cut_by_time() -> None:
     assert spans == {"0_2s": 0.5, "2_5s": 3.0, "after_5s": 6.0}
 
 
-def test_slope_counts_a_window_only_partly_in_the_first_chunk() -> None:
+@pytest.mark.parametrize("first_chunk_frames", [0, 1, 9, 15, 16, 17, 31])
+def test_the_first_chunk_has_no_part_in_the_drift(first_chunk_frames: int) -> None:
     line: Series = 5.0 - 0.25 * np.arange(64, dtype=np.float64)
-    for first_chunk_frames in (0, 9, 15, 16, 17, 32):
-        summary = summarise(line, empty(64, 16, first_chunk_frames))
-        assert summary.slope_per_s == pytest.approx(-4)
-    line[:16] = 1000.0
-    assert summarise(line, empty(64, 16, 16)).slope_per_s == pytest.approx(-4)
-    assert summarise(line, empty(64, 16, 15)).slope_per_s != pytest.approx(-4)
-    assert summarise(line, empty(64, 16, 48)).slope_per_s is None
+    line[:first_chunk_frames] = 1000.0
+    summary = summarise(line, empty(64, 16, first_chunk_frames))
+    assert summary.slope_per_s == pytest.approx(-4)
+    assert summary.drift_reason is None
+    assert summary.last_minus_first is not None and summary.last_minus_first < 0
 
 
-def test_what_cannot_be_had_is_none() -> None:
-    one = summarise(np.array([2.0]), empty(1, 16, 9))
-    spans = {"0_2s": 2.0, "2_5s": None, "after_5s": None}
-    assert one == Summary(2.0, 2.0, None, spans, [2.0], None, None)
+@pytest.mark.parametrize(
+    ("num_frames", "first_chunk_frames", "reason"),
+    [
+        (1, 9, "no frame behind the first chunk"),
+        (9, 9, "no frame behind the first chunk"),
+        (20, 9, "a single window of a second behind the first chunk"),
+        (32, 9, "a single window of a second behind the first chunk"),
+        (33, 9, None),
+    ],
+)
+def test_what_cannot_be_had_is_none_with_a_reason(
+    num_frames: int, first_chunk_frames: int, reason: str | None
+) -> None:
+    summary = summarise(np.arange(float(num_frames)), empty(num_frames, 16, first_chunk_frames))
+    assert summary.drift_reason == reason
+    assert (summary.slope_per_s is None) == (summary.last_minus_first is None) == bool(reason)
+    assert bool(summary.windows) == (num_frames > first_chunk_frames)
     assert summarise(np.array([2.0]), empty(1, 16, 0)).first_chunk is None
+
+
+@pytest.mark.parametrize("fps", [8.0, 16.0, 23.976])
+@pytest.mark.parametrize("first_chunk_frames", [1, 5, 9, 21])
+@pytest.mark.parametrize("error", [1, 4, 32])
+def test_a_constant_error_behind_an_exact_first_chunk_is_no_drift(
+    error: int, first_chunk_frames: int, fps: float
+) -> None:
+    """By every metric whose value depends on the error alone."""
+    reference = np.repeat(moving(1, 16, 16), 90, 0)
+    video = reference.copy()
+    video[first_chunk_frames:] ^= error
+    ours, theirs = (clip(x, fps, first_chunk_frames) for x in (video, reference))
+    for metric in (Psnr(), Ssim(), SsimGaussian()):
+        row = metric.measure(ours, theirs, "cpu")
+        for part in ("last_minus_first", "slope"):
+            assert row[metric.quantity.drift_column(part)] == pytest.approx(0, abs=1e-9)
+        assert row[metric.quantity.drift_column("reason")] is None
+    signals = [Signals().measure(each, None, "cpu") for each in (ours, theirs)]
+    for each in (Signals.brightness, Signals.contrast, Signals.sharpness):
+        own, base = (row[each.drift_column("slope")] for row in signals)
+        assert own == pytest.approx(base, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("exact", "num_capped"),
+    [
+        (slice(0, 64), 3),  # the whole video
+        (slice(0, 32), 1),  # a method that changes nothing for a while
+        (slice(40, 64), 1),
+        (slice(0, 48), 2),
+    ],
+)
+def test_windows_at_the_cap_are_null_and_there_is_no_drift(exact: slice, num_capped: int) -> None:
+    reference = moving(60)
+    video = reference ^ 4
+    video[exact] = reference[exact]
+    row = Psnr().measure(clip(video), clip(reference), "cpu")
+    windows = row["psnr_windows_db"]
+    assert isinstance(windows, list) and windows.count(None) == num_capped
+    assert all(level is None or level < CAP_DB for level in windows)
+    assert row["drift_psnr_slope_db_per_s"] is row["drift_psnr_last_minus_first_db"] is None
+    reason = row["drift_psnr_reason"]
+    assert isinstance(reason, str) and reason.startswith(f"{num_capped} of 3 windows equal")
+    assert row["psnr_rest_db"] is not None
 
 
 @pytest.mark.parametrize(
@@ -119,7 +178,7 @@ def test_a_row_has_what_its_columns_name() -> None:
     assert list(row) == [column.name for column in columns]
     assert row["loud_db"] == 47.5 and row["loud_after_5s_db"] == 87.5
     units = {column.name: column.unit for column in columns}
-    assert units["loud_slope_db_per_s"] == "dB/s" and units["loud_rest_db"] == "dB"
+    assert units["drift_loud_slope_db_per_s"] == "dB/s" and units["loud_rest_db"] == "dB"
 
 
 # PSNR
@@ -151,8 +210,7 @@ def test_psnr_of_a_video_whose_first_chunk_is_exact() -> None:
     assert row["psnr_rest_db"] == pytest.approx(after_db)
     assert row["psnr_db"] == pytest.approx(10 * math.log10(255**2 / (16 * 31 / 40)))
     assert row["psnr_frame_mean_db"] == pytest.approx((9 * 100 + 31 * after_db) / 40)
-    mixed_db = 10 * math.log10(255**2 / (16 * 7 / 16))
-    assert row["psnr_windows_db"] == pytest.approx([mixed_db, after_db, after_db])
+    assert row["psnr_windows_db"] == pytest.approx([after_db, after_db])
 
 
 # LPIPS
@@ -240,7 +298,8 @@ def test_every_metric_says_how_it_is_read() -> None:
     for metric in found:
         assert metric.version()
         assert all(column.meaning for column in metric.columns())
-        assert all(column.name.startswith(metric.name) for column in metric.columns())
+        names = [column.name.removeprefix("drift_") for column in metric.columns()]
+        assert all(name.startswith(metric.name.removeprefix("drift_")) for name in names)
 
 
 def test_metrics_are_built_without_heavy_imports() -> None:

@@ -20,7 +20,7 @@ NAMES = {
     "compression_ratio": "ratio",
     "peak_vram_gb": "peak_gib",
     "runtime_s": "runtime_s",
-    "psnr": "psnr_db",
+    "psnr": "psnr_frame_mean_db",
     "ssim": "ssim",
     "lpips": "lpips",
     "background_consistency": "background",

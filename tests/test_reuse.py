@@ -13,6 +13,7 @@ from harness.api import Reuse
 from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.noise import SeededNoise
+from harness.passes import Silent
 from harness.residual import Residual
 from harness.sampler import Sampler
 from harness.schedule import Schedule
@@ -22,17 +23,21 @@ from tests.geometry import BF16, CPU, network, spec, text
 
 
 @dataclass
-class Watcher:
+class Watcher(Silent):
     phases: list[str] = field(default_factory=list)
     num_reused: int = 0
+    drifts: list[tuple[float, float]] = field(default_factory=list)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
         self.phases.append(name)
         yield
 
     def reused(self) -> None:
         self.num_reused += 1
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        self.drifts.append((drift, accumulated))
 
 
 def video(reuse: Reuse | None, num_frames: int = 9) -> tuple[torch.Tensor, Watcher, list[int]]:
@@ -127,3 +132,15 @@ def test_the_last_chunk_may_be_partial(num_frames: int) -> None:
     assert watcher.phases.count("commit") == len(calls)
     assert latents.isfinite().all()
     assert whole.shape[1] == 9
+
+
+@pytest.mark.parametrize("threshold", [1e-9, 0.5, 1e9])
+def test_observers_hear_the_numbers_behind_every_decision(threshold: float) -> None:
+    """None for the first pass of a chunk, on which nothing is decided."""
+    _, watcher, _ = video(Drift(threshold=threshold, warmup=0))
+    assert len(watcher.drifts) == 3 * 3
+    for start in range(0, 9, 3):
+        drifts, sums = zip(*watcher.drifts[start : start + 3], strict=True)
+        assert sums[0] == drifts[0]
+        for before, own, total in zip(sums, drifts[1:], sums[1:], strict=False):
+            assert total in (pytest.approx(own), pytest.approx(before + own))

@@ -25,7 +25,7 @@ PRINTED = {
     "ratio": ("compression_ratio", 2),
     "peak GiB": ("peak_vram_gb", 2),
     "runtime s": ("runtime_s", 1),
-    "PSNR dB": ("psnr", 2),
+    "PSNR frame mean dB": ("psnr", 2),
     "SSIM": ("ssim", 3),
     "LPIPS": ("lpips", 3),
     "background": ("background_consistency", 3),
@@ -204,7 +204,7 @@ def test_derived_columns_by_hand() -> None:
     assert float(rtn["speed-up"]) == pytest.approx(58.5726 / 86.2636, abs=1e-4)
     assert float(rtn["peak reduction %"]) == pytest.approx(100 * (1 - 19.9831 / 19.2801), abs=1e-3)
     assert rtn["compression gain"] == "3.2000"
-    assert {row["PSNR - BF16"] for row in rows} == {"NA"}  # BF16's is infinite
+    assert {row["PSNR frame mean - BF16"] for row in rows} == {"NA"}  # BF16's is infinite
     assert found["KIVI_K2_V4"]["compression gain"] == "NA"
 
 
@@ -240,7 +240,7 @@ def test_what_is_known_of_the_course_of_a_video() -> None:
 
 def test_statistics_of_the_study_when_asked(study: list[Section]) -> None:
     plain, full = one(study, "B2"), one(study, "B2", statistics=True)
-    assert "[" not in plain.lines[0][1] and plain.header[1] == "PSNR dB"
+    assert "[" not in plain.lines[0][1] and plain.header[1] == "PSNR frame mean dB"
     cells = dict(zip(full.header, full.lines[1], strict=True))
     assert cells["SSIM"].startswith("0.451 [")
     said = " ".join(full.notes)

@@ -29,7 +29,21 @@ def made(index: int, peak_bytes: int, seconds: float) -> object:
 def test_means_over_videos_and_the_largest_peak() -> None:
     table = rows(made(0, GIB, 1.0), made(1, 2 * GIB, 2.0), psnr_db=[30.0, 34.0], ssim=[0.9, None])
     (line,) = summarize([table])
-    expected = ["x", "2", "3.20", "5.00", "3.00", "2.000", "-", "1.50", "32.00", "0.9000", "-"]
+    expected = [
+        "x",
+        "2",
+        "3.20",
+        "5.00",
+        "3.00",
+        "2.000",
+        "-",
+        "1.50",
+        "32.00",
+        "0.9000",
+        "-",
+        "-",
+        "-",
+    ]
     assert cells(line) == expected
 
 
@@ -42,7 +56,7 @@ def test_failed_videos_are_counted_apart_and_said() -> None:
 
 def test_a_run_without_any_video_has_no_numbers() -> None:
     (line,) = summarize([rows(observation(0, failure="oom"))])
-    assert cells(line)[2:] == ["-"] * 9
+    assert cells(line)[2:] == ["-"] * 11
 
 
 def test_a_missing_value_says_why_once_for_all_methods() -> None:

@@ -180,8 +180,8 @@ def test_imaging_quality_has_every_frame_and_its_network_once(python: Path) -> N
     assert [list(row) for row in rows] == [[c.name for c in metric.columns()]] * 2
     assert rows[0]["vbench_imaging_quality_raw"] == pytest.approx(10 * np.arange(1, 49).mean())
     assert rows[0]["vbench_imaging_quality"] == pytest.approx(0.1 * np.arange(1, 49).mean())
-    assert rows[0]["vbench_imaging_quality_windows"] == pytest.approx([0.85, 2.45, 4.05])
-    assert rows[0]["vbench_imaging_quality_slope_per_s"] == pytest.approx(1.6)
+    assert rows[0]["vbench_imaging_quality_windows"] == pytest.approx([1.75, 3.7])
+    assert rows[0]["drift_vbench_imaging_quality_slope_per_s"] == pytest.approx(1.6)
 
 
 def test_frames_that_were_not_scored_are_a_reason(python: Path) -> None:
@@ -264,7 +264,7 @@ def test_every_dimension_has_a_file_and_the_groups_select_them() -> None:
     for name, metric in zip(chosen, built(json.dumps(chosen)), strict=True):
         assert metric.name == name
         assert metric.one_at_a_time
-        assert all(column.name.startswith(name) for column in metric.columns())
+        assert all(column.name.startswith((name, f"drift_{name}")) for column in metric.columns())
     seven = configured("metrics=[vbench]")["metrics"]
     assert set(seven) == {f"vbench_{name}" for name in totals.QUALITY}
     assert len(seven) == 7

@@ -26,7 +26,12 @@ from harness.paths import shipped
 PRESETS = shipped("analysis.choosing", "presets.yaml")
 EPSILON = 1e-9  # the study's; equal numbers differ by rounding
 # What a video has that is held against itself.
-OF_ITSELF = {"psnr_db": np.inf, "psnr_rest_db": np.inf, "ssim": 1.0, "lpips": 0.0}
+OF_ITSELF = {
+    **dict.fromkeys(("psnr_db", "psnr_frame_mean_db", "psnr_rest_db"), np.inf),
+    "psnr_drift": 0.0,
+    "ssim": 1.0,
+    "lpips": 0.0,
+}
 
 
 @dataclass(frozen=True)

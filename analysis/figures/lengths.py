@@ -141,7 +141,7 @@ SHEETS: Mapping[str, Lengths] = {
         ),
         Lengths(
             "experiments-fidelity", "fidelity of the quantizers",
-            ("psnr_db", "ssim", "lpips"), "experiments-moviegen",
+            ("psnr_frame_mean_db", "ssim", "lpips"), "experiments-moviegen",
         ),
         Lengths(
             "experiments-vbench", "VBench of the quantizers", VBENCH, "experiments-moviegen"

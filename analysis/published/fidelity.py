@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.section import Section
 
-METRICS = {"psnr_db": "psnr", "ssim": "ssim", "lpips": "lpips"}
+METRICS = {"psnr_frame_mean_db": "psnr", "ssim": "ssim", "lpips": "lpips"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def fidelity(sections: Sequence[Section]) -> dict[str, Published]:
 def _suite(section: Section) -> Published:
     """With PSNR over the prompts that are finite for every method."""
     methods = {name: x for name, x in section.methods.items() if name != section.reference}
-    psnr = section.videos["psnr_db"].unstack("method")[list(methods)]
+    psnr = section.videos["psnr_frame_mean_db"].unstack("method")[list(methods)]
     infinite = pd.Series(np.isinf(psnr.to_numpy()).any(axis=1), psnr.index)
     values = section.values.loc[list(methods), list(METRICS)].rename(columns=METRICS)
     told = {

@@ -18,7 +18,10 @@ from analysis.section import Section
 from analysis.statistics import Difference, Estimate
 
 # What tells a method's good prompts from its bad ones: the first of these that there is.
-BY_PROMPT = ("lpips", "ssim", "psnr_rest_db", "psnr_db", "imaging", "aesthetic")
+BY_PROMPT = (
+    *("lpips", "ssim", "psnr_rest_db", "psnr_db", "psnr_frame_mean_db"),
+    *("imaging", "aesthetic"),
+)
 NONE = "\u2013"  # a dash
 MINUS = "\u2212"
 

@@ -15,7 +15,7 @@ from analysis.report.parts import Part
 
 # Numbers beneath a video; the card has them all.
 SHORT = (
-    *("ratio", "peak_gib", "runtime_s", "psnr_db", "ssim", "lpips"),
+    *("ratio", "peak_gib", "runtime_s", "psnr_db", "psnr_frame_mean_db", "ssim", "lpips"),
     *("background", "imaging", "subject", "aesthetic"),
 )
 Files = Mapping[tuple[str, int, int], str]  # by method, prompt and sample

@@ -15,6 +15,7 @@ from harness.integrity import tables, video
 from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
 from harness.integrity.tables import Newer, Older, Wrong
+from harness.older import command_of
 from harness.run import Run, run_id_of
 from harness.scores import SCORES, Key, key
 from harness.store import Observation
@@ -65,7 +66,8 @@ class _Folder:
         except Newer as newer:
             return [Finding(str(newer), tables.UPDATE)]
         except Older as older:
-            again = f"`{removing([self.folder], '-r')}` and the command that made it"
+            removal, command = removing([self.folder], "-r"), command_of(self.folder, self._own)
+            again = f"`{removal} && {command}`" if command else f"`{removal}` and {NOT_KNOWN}"
             return [Finding(str(older), again)]
 
     def _findings(self) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness import weights
 from harness.metrics.metric import Clip, Column, Frames, Metric, Unscorable, Value, check_pair
-from harness.metrics.windows import Quantity, Series, summarise
+from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.version import package_version
 
 BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package
@@ -42,7 +42,7 @@ class Lpips(Metric):
     def version(self) -> str:
         """The package, the net and its heads, how frames go in."""
         package = f"lpips {package_version('lpips')}"
-        return f"{package}, AlexNet, v0.1, every frame, full size, windows of 1 s"
+        return f"{package}, AlexNet, v0.1, every frame, full size, {WINDOWS}"
 
     def missing(self) -> str | None:
         """The backbone's file or the package."""

@@ -52,7 +52,10 @@ class Metric(ABC):
 
     @abstractmethod
     def columns(self) -> tuple[Column, ...]:
-        """What `measure` gives, in order; each name begins with the metric's."""
+        """What `measure` gives, in order.
+
+        Each name begins with the metric's, or with `drift_` and the metric's.
+        """
 
     @abstractmethod
     def version(self) -> str:

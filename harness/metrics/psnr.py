@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from harness.metrics.metric import Clip, Column, Frames, Metric, Value, check_pair
-from harness.metrics.windows import Quantity, Series, summarise
+from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 CAP_DB = 100.0
+FRAME_MEAN = "mean over frames of each frame's PSNR, as the published study has it"
 
 
 class Psnr(Metric):
@@ -22,22 +23,22 @@ class Psnr(Metric):
 
     name = "psnr"
     against_reference = True
-    quantity = Quantity("psnr", "PSNR of the mean squared error", "higher", "_db", "dB")
+    quantity = Quantity("psnr", "PSNR of the mean squared error", "higher", "_db", "dB", CAP_DB)
 
     def columns(self) -> tuple[Column, ...]:
         """The clip's by windows, and the mean of frames."""
-        mean = Column("psnr_frame_mean_db", "mean over frames of their PSNR", "dB", "higher")
+        mean = Column("psnr_frame_mean_db", FRAME_MEAN, "dB", "higher")
         return (*self.quantity.columns(), mean)
 
     def version(self) -> str:
         """A definition of ours: no package has a part in it."""
-        return f"8-bit RGB, every frame, windows of 1 s, capped at {CAP_DB:g} dB"
+        return f"8-bit RGB, every frame, {WINDOWS}, capped at {CAP_DB:g} dB"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
         """See `columns`."""
         mse_T = per_frame_mse(*check_pair(clip, reference))
         frame_mean = float(np.mean([from_mse(mse) for mse in mse_T.tolist()]))
-        row = self.quantity.row(summarise(mse_T, clip, read=from_mse))
+        row = self.quantity.row(summarise(mse_T, clip, read=from_mse, cap=CAP_DB))
         return {**row, "psnr_frame_mean_db": frame_mean}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.metric import Clip, Column, Metric, Unscorable, Value
-from harness.metrics.windows import Quantity, Series, summarise
+from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 Pixels = NDArray[np.float32]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -39,7 +39,8 @@ class Signals(Metric):
 
     def version(self) -> str:
         """Definitions of ours, but for the published one of colourfulness."""
-        return "luma of BT.601, Laplacian of 4 neighbours, Hasler and Süsstrunk, every frame"
+        said = "luma of BT.601, Laplacian of 4 neighbours, Hasler and Süsstrunk, every frame"
+        return f"{said}, {WINDOWS}"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
         """See `columns`."""

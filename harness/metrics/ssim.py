@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.metric import Clip, Column, Frames, Metric, Unscorable, Value, check_pair
-from harness.metrics.windows import WINDOW_S, Quantity, Series, summarise
+from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's constants for values of 0..255
 BOX_PX = 7
@@ -69,7 +69,7 @@ class Ssim(Metric):
 
     def version(self) -> str:
         """A definition of ours, of the values of scikit-image."""
-        how = f"mean of channels, windows of {WINDOW_S:g} s"
+        how = f"mean of channels, {WINDOWS}"
         return f"{self.window.said}, 8-bit RGB, every frame, {how}"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:

@@ -10,7 +10,7 @@ import numpy as np
 from harness import weights
 from harness.errors import UserError
 from harness.metrics.metric import Clip, Column, Metric, Unscorable, Value
-from harness.metrics.windows import Quantity, summarise
+from harness.metrics.windows import WINDOWS, Quantity, summarise
 from harness.vbench import client, environment
 from harness.vbench.clips import LONGEST_WHOLE_S, protocol, spans
 from harness.vbench.dimensions import DIMENSIONS
@@ -111,6 +111,10 @@ class ImagingQuality(Dimension):
         """See `Dimension`."""
         super().__init__("imaging_quality", python, data_dir)
         self._quantity = Quantity(self.name, self._dimension.meaning, "higher")
+
+    def version(self) -> str:
+        """As `Dimension` has it, and the windows."""
+        return f"{super().version()}; {WINDOWS}"
 
     def columns(self) -> tuple[Column, ...]:
         """The value on 0..1, also by windows, and as `Dimension` has it."""

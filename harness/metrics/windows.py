@@ -8,15 +8,17 @@ Definitions, the same for every metric:
   Hence apart.
 - *Rest*: all frames after the first chunk.
 - *0-2 s, 2-5 s, after 5 s*: by time from frame 0, first chunk included.
-- *Windows*: consecutive spans of one second from frame 0, first chunk included. A last partial
-  span stands alone if it is at least half full and else joins the span before it.
-- *Last minus first*: the last window less the first one.
-- *Slope*: least squares over (centre of window in seconds, value of window), without the windows
-  that lie wholly in the first chunk. This is the drift of one clip, in units per second.
+- *Windows*: consecutive spans of one second that begin behind the first chunk. The first chunk is
+  exact, so a window with frames of it would make a constant error look like one that grows. A last
+  partial span stands alone if it is at least half full and else joins the span before it. A window
+  at the cap of its quantity (PSNR of identical frames) is None.
+- *Drift*: how the windows change. *Last minus first* is the last window less the first one; *slope*
+  is least squares over (centre of window in seconds, value of window), in units per second.
 - *Means* are means of the per-frame quantity. For PSNR that is the squared error, and decibels are
   taken of the mean, so that one identical frame cannot lift a whole clip.
 
-A value that cannot be had (no frame after the first chunk, a single window) is None.
+A value that cannot be had is None. Why there is no drift (no frame behind the first chunk, a single
+window, a window at the cap) stands in a column of its own: the other values are there.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from harness.metrics.metric import Clip, Column, Unscorable, Value
 
 Series = NDArray[np.float64]
 WINDOW_S = 1.0
+WINDOWS = f"windows of {WINDOW_S:g} s behind the first chunk"  # as the metrics' versions say it
 _SPANS = ("0 to 2 s", "2 to 5 s", "after 5 s")
 SPANS_S = {"0_2s": (0.0, 2.0), "2_5s": (2.0, 5.0), "after_5s": (5.0, np.inf)}
 
@@ -40,7 +43,8 @@ SPANS_S = {"0_2s": (0.0, 2.0), "2_5s": (2.0, 5.0), "after_5s": (5.0, np.inf)}
 class Quantity:
     """A quantity of every frame: the names, units and meanings of the columns it is told in.
 
-    unit: as it ends the names of columns (`_db`), with what it stands for (`dB`).
+    suffix: how the unit ends the names of columns (`_db`). unit: what it stands for (`dB`).
+    cap: the value that stands for identical frames, where the true one is infinite.
     """
 
     name: str
@@ -48,6 +52,14 @@ class Quantity:
     better: Literal["higher", "lower"] | None = None
     suffix: str = ""
     unit: str = ""
+    cap: float | None = None
+
+    def drift_column(self, part: Literal["last_minus_first", "slope", "reason"]) -> str:
+        """The name of a column of the drift."""
+        if part == "reason":
+            return f"drift_{self.name}_reason"
+        per_s = "_per_s" if part == "slope" else ""
+        return f"drift_{self.name}_{part}{self.suffix}{per_s}"
 
     def columns(self) -> tuple[Column, ...]:
         """In the order of a row."""
@@ -62,14 +74,17 @@ class Quantity:
             column("_first_chunk", ", first chunk"),
             column("_rest", ", after the first chunk"),
             *(column(f"_{span}", f", {said}") for span, said in zip(SPANS_S, _SPANS, strict=True)),
-            column("_windows", ", each second", list[float]),
-            column("_last_minus_first", ", last second less the first"),
+            column("_windows", ", each second behind the first chunk", list[float]),
             Column(
-                f"{self.name}_slope{self.suffix}_per_s",
-                f"{self.meaning}, change in time",
-                per_s,
+                self.drift_column("last_minus_first"),
+                f"{self.meaning}, last second less the first one behind the first chunk",
+                self.unit,
                 self.better,
             ),
+            Column(
+                self.drift_column("slope"), f"{self.meaning}, change in time", per_s, self.better
+            ),
+            Column(self.drift_column("reason"), f"why {self.name} has no drift", "", None, str),
         )
 
     def row(self, summary: Summary) -> dict[str, Value]:
@@ -82,6 +97,7 @@ class Quantity:
             summary.windows,
             summary.last_minus_first,
             summary.slope_per_s,
+            summary.drift_reason,
         )
         names = (column.name for column in self.columns())
         return dict(zip(names, values, strict=True))
@@ -98,19 +114,25 @@ class Summary:
     first_chunk: float | None
     rest: float | None
     spans: dict[str, float | None]
-    windows: list[float]
+    windows: list[float | None]
     last_minus_first: float | None
     slope_per_s: float | None
+    drift_reason: str | None = None
 
 
 def summarise(
-    per_frame_T: Series, clip: Clip, read: Callable[[float], float] = float, first_frame: int = 0
+    per_frame_T: Series,
+    clip: Clip,
+    read: Callable[[float], float] = float,
+    first_frame: int = 0,
+    cap: float | None = None,
 ) -> Summary:
     """Means over the clip, its parts and each window, and the drift.
 
     `read` turns a mean of the per-frame quantity into what is reported: squared error to decibels.
     `first_frame` is the frame of the first value: 1 for a change from the frame before. Windows and
-    parts are of frames all the same; the first of them has a value less.
+    parts are of frames all the same; the first part has a value less.
+    `cap` is what `read` gives for identical frames: a window at it has no value.
 
     Shapes  per_frame_T [T - first_frame] f64.
     Raises  Unscorable: no frames, or a value that is not finite.
@@ -130,20 +152,33 @@ def summarise(
         name: [min(num_frames, round(min(t, num_frames) * clip.fps)) for t in span]
         for name, span in SPANS_S.items()
     }
-    timed = [(x, mean(*x)) for x in windows(num_frames, max(1, round(WINDOW_S * clip.fps)))]
-    pieces = [piece for piece, level in timed if level is not None]
-    levels = [level for _, level in timed if level is not None]
-    drifting = [i for i, (_, stop) in enumerate(pieces) if stop > clip.first_chunk_frames]
+    pieces = windows(num_frames - first, max(1, round(WINDOW_S * clip.fps)))
+    centres_s, levels = [], []
+    for start, stop in pieces if first < num_frames else ():
+        level = mean(first + start, first + stop)
+        if level is not None:  # a change has no value in a video of one frame
+            centres_s.append((first + (start + stop) / 2) / clip.fps)
+            levels.append(level)
+    num_capped = sum(cap is not None and level >= cap for level in levels)
+    reason = None
+    if not levels:
+        reason = "no frame behind the first chunk"
+    elif len(levels) == 1:
+        reason = "a single window of a second behind the first chunk"
+    elif num_capped:
+        reason = (
+            f"{num_capped} of {len(levels)} windows equal the reference's: {cap:g} stands for "
+            "infinity there, and no difference to it means anything"
+        )
     return Summary(
         mean=read(float(per_frame_T.mean())),
         first_chunk=mean(0, first),
         rest=mean(first, num_frames),
         spans={name: mean(*span) for name, span in edges.items()},
-        windows=levels,
-        last_minus_first=levels[-1] - levels[0] if len(levels) > 1 else None,
-        slope_per_s=slope(
-            [sum(pieces[i]) / 2 / clip.fps for i in drifting], [levels[i] for i in drifting]
-        ),
+        windows=[None if cap is not None and level >= cap else level for level in levels],
+        last_minus_first=None if reason else levels[-1] - levels[0],
+        slope_per_s=None if reason else slope(centres_s, levels),
+        drift_reason=reason,
     )
 
 

@@ -11,7 +11,7 @@ from harness.store import PHASES
 from harness.suites import MAX_SECONDS
 
 COLUMNS = (
-    "method", "contract", "KV MiB", "ratio full", "ratio same", "frames", "generate", "decode",
+    "method", "contract", "KV MiB", "ratio", "ratio same", "frames", "generate", "decode",
     "peak GiB", "as published", "DiT s", "longest",
 )  # fmt: skip
 WORDS = ("method", "contract", "component", "suite", "phase")  # columns of words

@@ -1,0 +1,114 @@
+"""Runs that an earlier version of the harness wrote: they are left out, and that is said once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.observation import SCHEMA_VERSION, Observation
+
+MAX_COMMANDS = 3  # that are shown; `check` names the others
+_told: set[Path] = set()  # roots whose older runs this process has named
+
+
+def schema_of(folder: Path) -> int | None:
+    """Schema version of a run's observations if it is an older one, else None.
+
+    A damaged file is nobody's older one: whoever reads it says what is wrong with it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from harness import parquet
+    from harness.store import OBSERVATIONS
+
+    try:
+        file = pq.ParquetFile(folder / OBSERVATIONS)
+        names = file.schema_arrow.names
+        if names == parquet.schema(Observation).names or "schema_version" not in names:
+            return None
+        versions = file.read(["schema_version"])["schema_version"].unique().to_pylist()
+    except (pa.ArrowException, OSError):
+        return None
+    found = [version for version in versions if type(version) is int]
+    return min(found) if found and max(found) < SCHEMA_VERSION else None
+
+
+def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
+    """Drop the older runs among some folders of runs, and name them once a process.
+
+    Raises  UserError: all of them are older.
+    """
+    versions = {folder: schema_of(folder) for folder in folders}
+    older = [folder for folder in folders if versions[folder] is not None]
+    kept = [folder for folder in folders if versions[folder] is None]
+    if not older:
+        return kept
+    schemas = sorted({str(versions[folder]) for folder in older})
+    message = describe(root, older, " and ".join(schemas))
+    if not kept:
+        raise UserError(message)
+    if root.absolute() not in _told:
+        _told.add(root.absolute())
+        print(f"note: {message}", file=sys.stderr)
+    return kept
+
+
+def describe(root: Path, older: Sequence[Path], schemas: str) -> str:
+    """Say which runs are no longer read, and the commands that make them again."""
+    from harness.integrity.mend import shown
+
+    runs = "1 run" if len(older) == 1 else f"{len(older)} runs"
+    are = "is" if len(older) == 1 else "are"
+    names = ", ".join(folder.name for folder in older[:MAX_COMMANDS])
+    more = f" and {len(older) - MAX_COMMANDS} more" if len(older) > MAX_COMMANDS else ""
+    commands = commands_of(older)
+    again = " and ".join(f"`{command}`" for command in commands[:MAX_COMMANDS])
+    if len(commands) > MAX_COMMANDS or not commands:
+        check = f"`python -m harness check {shlex.quote(shown(root))}`"
+        again = f"{again}; {check} names the others" if again else f"see {check}"
+    return (
+        f"{runs} below {shown(root)} ({names}{more}) {are} of an earlier version of the harness "
+        f"(schema {schemas}, this one reads {SCHEMA_VERSION}) and no longer read; to make them "
+        f"again type {again}"
+    )
+
+
+def commands_of(folders: Sequence[Path]) -> list[str]:
+    """The commands that make some runs again; runs that differ in the method alone share one.
+
+    A run whose request cannot be read has none.
+    """
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for folder in folders:
+        command = command_of(folder)
+        if command is not None:
+            words = shlex.split(command)
+            method = next(word for word in words if word.startswith("method="))
+            others = tuple(word for word in words if word != method)
+            methods.setdefault(others, []).append(method.removeprefix("method="))
+    found = []
+    for (python, m, harness, *words), names in methods.items():
+        names = list(dict.fromkeys(names))
+        sweep = ["-m"] if len(names) > 1 else []
+        method = f"method={','.join(names)}"
+        found.append(shlex.join([python, m, harness, *sweep, method, *words]))
+    return found
+
+
+def command_of(folder: Path, own: Path | None = None) -> str | None:
+    """The command that makes a run again, as its request tells; None where that cannot be read.
+
+    own: the folder of `--config-dir`.
+    """
+    from harness.integrity.mend import Origin
+    from harness.run import Run
+
+    try:
+        run = Run.from_folder(folder)
+    except UserError:
+        return None
+    return Origin.of_run(folder, own, run, ()).typed({item.key for item in run.items})

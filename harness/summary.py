@@ -1,0 +1,34 @@
+"""One number a column over the videos of a run, for tables and the tracker's summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness import parquet
+from harness.observation import over_videos
+from harness.scores import Scored
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def summarize(rows: pd.DataFrame) -> dict[str, float]:
+    """Aggregate the rows of one run over the videos that were made.
+
+    Columns of the observations say themselves how (`harness.observation.column`): peaks are the
+    largest, other measurements means, and what tells videos apart (seed, index, size) has no
+    aggregate. Scores are means. A column without any value is left out.
+
+    num_videos: videos that were made. num_failed: videos that could not be.
+    """
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    made = rows[rows["failure"].isna()]
+    found: dict[str, float] = {"num_videos": len(made), "num_failed": len(rows) - len(made)}
+    known = {**dict.fromkeys(parquet.schema(Scored).names, ""), **over_videos()}
+    for name in map(str, rows.columns):
+        values = made[name].dropna().infer_objects()
+        over = known.get(name, "mean")
+        if over and len(values) and is_numeric_dtype(values) and not is_bool_dtype(values):
+            found[name] = float(values.max() if over == "max" else values.mean())
+    return found
