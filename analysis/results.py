@@ -271,7 +271,7 @@ def _command(run: Told) -> str:
 
 def _num_constant(made: pd.DataFrame) -> int:
     """How many videos have scores with the word that the video or its reference is constant."""
-    reasons = made[[column for column in made if column.endswith("_reason")]].fillna("")
+    reasons = made[[name for name in map(str, made.columns) if name.endswith("_reason")]].fillna("")
     told = reasons.apply(lambda column: column.str.contains(CONSTANT, regex=False))
     return int(told.any(axis=1).sum())
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from harness.errors import AlreadySaid, RunFailed
 from harness.lease import Grant, leased
+from harness.paths import ROOT
 from harness.run import Run
 from harness.scores import Key
-from harness.version import ROOT
 
 USER_ERROR = 2  # exit code of a child that has already said what the user can mend
 INTERRUPTED = 130  # what shells report for Ctrl-C

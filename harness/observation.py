@@ -97,7 +97,7 @@ class Observation:
         "max",
     )
     peak_reserved_bytes: int | None = measured(
-        "most memory that the allocator reserved", "bytes", "max"
+        "most memory reserved by the allocator in the phases of peak_bytes", "bytes", "max"
     )
     peak_text_bytes: int | None = measured("peak of the phase text", "bytes", "max")
     peak_denoise_bytes: int | None = measured("peak of the phase denoise", "bytes", "max")

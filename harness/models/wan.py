@@ -22,6 +22,7 @@ from harness.sampling.network import TextKV as TextKV
 if TYPE_CHECKING:
     from harness.layers.base import Plan
 
+
 @dataclass(frozen=True)
 class WanDims:
     """Sizes of the network; the defaults are Wan2.1-T2V-1.3B.
