@@ -89,7 +89,7 @@ class Quantity:
 
     def row(self, summary: Summary) -> dict[str, Value]:
         """The columns' values."""
-        values = (
+        values: tuple[Value, ...] = (
             summary.mean,
             summary.first_chunk,
             summary.rest,
