@@ -87,7 +87,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_sealed(content: Mapping[str, Any]) -> bool:
     """Whether a manifest is what was written, to the letter."""
-    return content.get(SEAL) == sealed(content)[SEAL]
+    return bool(content.get(SEAL) == sealed(content)[SEAL])
 
 
 def is_there(folder: Path) -> bool:

@@ -58,7 +58,7 @@ def plain_streams() -> Iterator[None]:
     """Clean all that is printed meanwhile, on both streams."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (
-        stream if stream is None or isinstance(stream, PlainStream) else PlainStream(stream)  # type: ignore[assignment]
+        stream if stream is None or isinstance(stream, PlainStream) else PlainStream(stream)
         for stream in before
     )
     try:
