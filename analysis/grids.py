@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.plain import plain, plain_cell
+
 if TYPE_CHECKING:  # rich is slow to import and only needed to print
     from rich.console import Console
 
@@ -22,6 +24,7 @@ SPECIAL = {
     '"': "''",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
+BEGINS_A_NUMBER = re.compile(r"[+-]?\.?\d")
 NEGATIVE = re.compile(r"(^|[\s\[])-(?=[\d.])")  # a minus, where a hyphen would be set
 
 
@@ -40,6 +43,13 @@ class Grid:
     made_by: Sequence[str] = ()
     words: Collection[int] = (0,)
     name: str = ""
+
+    def __post_init__(self) -> None:
+        """Show control characters in all texts, whatever they are written to."""
+        for name in ("header", "notes", "made_by"):
+            object.__setattr__(self, name, [plain(text) for text in getattr(self, name)])
+        object.__setattr__(self, "title", plain(self.title))
+        object.__setattr__(self, "lines", [[plain(cell) for cell in row] for row in self.lines])
 
     def show(self) -> None:
         """Print it; a cell is never cut."""
@@ -82,9 +92,15 @@ class Grid:
         return f"{self.title}\n\n{table}" + (f"\n{noted}{made}" if noted or made else "")
 
     def csv(self) -> str:
-        """Header and cells alone; notes have no place in it."""
+        """Header and cells alone; notes have no place in it. No cell of words is a formula."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.lines])
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(plain_cell, self.header))
+        for line in self.lines:  # numbers may have words behind them: -0.5 [-0.7, -0.3]
+            writer.writerow(
+                cell if i not in self.words and BEGINS_A_NUMBER.match(cell) else plain_cell(cell)
+                for i, cell in enumerate(line)
+            )
         return text.getvalue()
 
     def latex(self) -> str:

@@ -26,7 +26,7 @@ from harness.metrics.psnr import CAP_DB
 from harness.older import without_older
 from harness.run import Run, run_id_of
 from harness.scores import CONSTANT
-from harness.store import OBSERVATIONS, load, load_run, load_runs
+from harness.store import Twice, folders_below, load, load_run, load_runs, refuse_twice
 
 PHASES = "text, denoise, commit and decode, after the device has finished"
 CAPPED = f"PSNR: a video that equals BF16's counts as {CAP_DB:g} dB"
@@ -73,7 +73,9 @@ def sections(results: Path) -> list[Section]:
 
     Raises  UserError: nothing there, or only damaged files (named, with what to do).
     """
-    folders = {run_id_of(path.parent): path.parent for path in results.glob(f"**/{OBSERVATIONS}")}
+    found = folders_below(results)
+    refuse_twice((run_id_of(folder), folder) for folder in found)
+    folders = {run_id_of(folder): folder for folder in found}
     groups: dict[tuple[str, int, str], list[Told]] = {}
     table, damaged = _rows(results, without_older(results, sorted(folders.values())))
     for run_id, rows in table.groupby("run_id", sort=False):
@@ -88,6 +90,8 @@ def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[st
     """The rows of all runs that can be read, and why others cannot."""
     try:
         return load(results), []
+    except Twice:
+        raise
     except UserError:
         whole, damaged = [], []
         for folder in folders:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from harness.errors import UserError
+from harness.files import slug
+from harness.run import run_id_of
 from harness.sheet import contact_sheet
+from harness.store import readable_below
 from harness.video import Frames, read_frames
 
 _LETTERS = 34  # of a line beside the frames
@@ -24,14 +28,18 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
     if made.empty:
         raise UserError(f"no finished video below {results}: repeat the runs that make them")
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    folders = {run_id_of(folder): folder for folder in readable_below(results)}
+    paths: list[Path] = []
     for (suite, index), videos in made.groupby(["suite", "prompt_index"], sort=True):
-        paths.append(out / f"{suite}-{index:03d}.png")
-        _draw(paths[-1], videos, results, columns)
+        path = out / f"{slug(str(suite))}-{index:03d}.png"
+        if path in paths:  # of a suite whose name differs in letters that no file has
+            path = out / f"{slug(str(suite))}-{len(paths)}-{index:03d}.png"
+        paths.append(path)
+        _draw(path, videos, folders, columns)
     return paths
 
 
-def _draw(path: Path, videos: pd.DataFrame, results: Path, columns: int) -> None:
+def _draw(path: Path, videos: pd.DataFrame, folders: Mapping[str, Path], columns: int) -> None:
     first = videos["run_id"] == videos["reference_run_id"]
     psnr_db = videos.get("psnr_db", pd.Series(float("nan"), videos.index))
     ordered = videos.assign(first=first, psnr_db=psnr_db)
@@ -40,13 +48,14 @@ def _draw(path: Path, videos: pd.DataFrame, results: Path, columns: int) -> None
     for row in ordered.itertuples():
         words = f"{row.psnr_db:.1f} dB" if pictured else str(row.prompt)
         label = "\n".join([str(row.method), *textwrap.wrap(words, _LETTERS, max_lines=5)])
-        pictured.append((label, read_frames(_folder(str(row.run_id), results) / str(row.video))))
+        stem = f"{row.prompt_index:04d}-{row.sample}"
+        folder = _folder(str(row.run_id), folders)
+        pictured.append((label, read_frames(folder / "videos" / stem)))
     contact_sheet(path, pictured, columns)
 
 
-def _folder(run_id: str, results: Path) -> Path:
+def _folder(run_id: str, folders: Mapping[str, Path]) -> Path:
     """The folder of a run, whose id ends its name."""
-    found = next(results.glob(f"**/*-{run_id}/"), None)
-    if found is None:
-        raise UserError(f"found no folder of run {run_id} below {results}: repeat that run")
-    return found
+    if run_id not in folders:
+        raise UserError(f"found no folder of run {run_id} below the results: repeat that run")
+    return folders[run_id]

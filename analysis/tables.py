@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.grids import Grid
 from analysis.quantities import QUANTITIES
+from harness.plain import plain
 from harness.sizes import GIB, MIB
 from harness.summary import summarize as over_videos
 
@@ -141,12 +142,12 @@ def print_section(section: Section) -> None:
     _grid(section).show()
     console = Console()
     for note in notes(section.lines):
-        console.print(note, style="dim", highlight=False, soft_wrap=True)
+        console.print(plain(note), style="dim", highlight=False, soft_wrap=True)
 
 
 def markdown(section: Section) -> str:
     """The table in Markdown, with its notes."""
-    noted = "".join(f"- {note}\n" for note in notes(section.lines))
+    noted = "".join(f"- {plain(note)}\n" for note in notes(section.lines))
     return f"{_grid(section).markdown()}\n{noted}"
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from harness.isolate import INTERRUPTED
+from harness.plain import plain_streams
 
 UNREAD = 141  # what shells report for a program whose reader left (128 + SIGPIPE)
 
@@ -14,7 +15,8 @@ UNREAD = 141  # what shells report for a program whose reader left (128 + SIGPIP
 def exit_with(main: Callable[[], int]) -> None:
     """Run a program and leave; a reader that has seen enough (`| head`) ends it without a word."""
     try:
-        code = main()
+        with plain_streams():
+            code = main()
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more while it ends, and would complain then.

@@ -19,14 +19,16 @@ def carry_out(run: Run, reference: Run) -> State:
 
     Gives what that came to: skipped, resumed or done.
     Raises  RunFailed: some videos could not be made or scored; the others are there. AlreadySaid:
-    the settings cannot run.
+    the settings cannot run. UserError: the run was finished and a file of it is damaged.
     """
     if is_done(run):
         return "skipped"
     before = store.failures(run.folder)
-    with run.prepared() as lock:
+    with run.held() as lock:
         if is_done(run):  # by the command that held it before
             return "skipped"
+        manifest.verify(run.folder)
+        run.leave_request()
         _warn_of_other_code(run)
         manifest.clear(run.folder)
         generate(run, lock)
@@ -46,6 +48,7 @@ def is_done(run: Run) -> bool:
     """Whether there is nothing to do, as the manifest says and the files show."""
     return (
         manifest.is_there(run.folder)
+        and manifest.is_whole(run.folder)
         and run.is_requested()
         and not (run.missing() or run.failed() or lacking(run))
     )

@@ -10,6 +10,7 @@ import fcntl
 import os
 import random
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from harness.errors import UserError
+from harness.files import is_regular
 from harness.run import Execution
 
+SHARED = 0o1777  # mode of a folder in which every user may make files, and remove only their own
 PAUSE_S = 0.2  # between two looks for something free
 
 
@@ -98,27 +102,46 @@ def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
 
 
 def folder() -> Path:
-    """Where the locks lie, open to every user of the machine."""
+    """Where the locks lie, open to every user of the machine.
+
+    Raises  UserError: something else lies there, as a link that another user left.
+    """
     path = Path(tempfile.gettempdir()) / "video-kv-bench-leases"
-    path.mkdir(exist_ok=True)
-    with suppress(PermissionError):  # of another user, who has opened it to us
-        path.chmod(0o1777)
+    with suppress(FileExistsError):
+        path.mkdir()
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(
+            f"{path} is no folder of ours ({error.strerror}), and links are not followed: remove "
+            "it, or type TMPDIR=<a folder of yours> before the command"
+        ) from error
+    try:
+        if stat.S_IMODE(os.fstat(opened).st_mode) != SHARED:
+            with suppress(PermissionError):  # of another user, who has opened it to us
+                os.fchmod(opened, SHARED)
+    finally:
+        os.close(opened)
     return path
 
 
 def _open(path: Path) -> int:
-    """Open a lock's file, made if it is not there.
+    """Open a lock's file, made if it is not there; a link is not followed.
 
     Not O_CREAT on one that is there: kernels refuse that in a shared folder for files of others.
+    Raises  UserError: it is a link, or no file.
     """
-    try:
-        return os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+    how = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for _ in range(2):
+        if not is_regular(path) and (path.is_symlink() or path.exists()):
+            raise UserError(f"{path} is a link or no file, and a lock must be a file: remove it")
+        with suppress(FileNotFoundError):
+            return os.open(path, how)
         with suppress(FileExistsError):
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            file = os.open(path, how | os.O_CREAT | os.O_EXCL)
             os.fchmod(file, 0o666)
             return file
-        return os.open(path, os.O_RDWR)
+    return os.open(path, how)
 
 
 @cache

@@ -1,8 +1,15 @@
-"""Parquet files of rows: schemas from annotations, atomic writes, damage told in a sentence."""
+"""Parquet files of rows: schemas from annotations, atomic writes, damage told in a sentence.
+
+Checksums of pages cover values, but neither the headers of pages nor the footer, where a flipped
+bit gives other numbers of rows, offsets or names. So a file also carries the SHA-256 of all its
+other bytes. It lies between the last page and the footer, where readers that follow the offsets of
+the footer (all of them) never look.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import types
 import typing
 from collections.abc import Sequence
@@ -14,6 +21,9 @@ from harness.files import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+MARK = b"video-kv-bench sha256 "  # stands before the digest
+DIGEST_BYTES = 32
 
 
 def schema(row_type: type) -> pa.Schema:
@@ -62,24 +72,53 @@ def plain(table: pa.Table) -> pa.Table:
 
 
 def write(path: Path, table: pa.Table) -> None:
-    """Replace a file by this table, atomically and durably."""
+    """Replace a file by this table, atomically and durably, with checksums of pages and file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    content = sink.getvalue().to_pybytes()
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # where the footer begins
+    pages, footer = content[:at], content[at:]
     with whole_file(path) as unfinished:
-        pq.write_table(table, unfinished)
+        unfinished.write_bytes(pages + MARK + _digest(pages, footer) + footer)
 
 
 def read(path: Path, columns: Sequence[str] | None, mend: str) -> pa.Table:
     """A file, or those of some columns that it has; `mend` says what to type if it is damaged.
 
+    Every byte is held against the digest in the file. One that another program wrote has none, and
+    is held against the checksums of its pages, if it has these.
     Raises  UserError: it is damaged.
+    """
+    try:
+        return checked(path, columns)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}") from error
+
+
+def checked(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The same, for callers who have a sentence of their own.
+
+    Raises  ValueError: it is damaged; in what way.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        content = path.read_bytes()
+        at = content.rfind(MARK)
+        if at >= 0:
+            begin, end = at + len(MARK), at + len(MARK) + DIGEST_BYTES
+            if content[begin:end] != _digest(content[:at], content[end:]):
+                raise ValueError("its bytes are not those that were written")
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         names = file.schema_arrow.names
         return file.read(None if columns is None else [x for x in columns if x in names])
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0][:80]}): {mend}") from error
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:80]) from error
+
+
+def _digest(pages: bytes, footer: bytes) -> bytes:
+    return hashlib.sha256(pages + footer).digest()

@@ -11,17 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import manifest, store
+from harness import manifest, store, stored
 from harness.cli import OF_COMPOSING, complain, execution
 from harness.compose import configured
 from harness.errors import UserError
-from harness.files import locked
 from harness.integrity import runs
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.lease import leased, threads
 from harness.older import without_older
 from harness.own import own_folder
-from harness.run import Execution, Run
+from harness.run import REQUEST, Execution, Run
 from harness.score import built, lacking, score
 from harness.scores import rows
 from harness.track import mirror
@@ -47,8 +46,10 @@ def main(words: Sequence[str]) -> int:
             raise UserError(
                 "no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics"
             )
-        found = [_run(folder, chosen) for folder in without_older(roots[0], runs(roots))]
-        return _score(found, execution(config["run"]))
+        found = [_run(folder, chosen, own) for folder in without_older(roots[0], runs(roots))]
+        store.refuse_twice((run.run_id, run.folder) for run in found)
+        own_words = any(word.startswith("track") for word in settings)
+        return _score(found, execution(config["run"]), config["track"], own_words)
     except (UserError, *OF_COMPOSING, ValueError) as error:
         complain(error)
         return USER_ERROR
@@ -66,9 +67,17 @@ def _listed(word: str) -> str:
     return f"{name}=[{value}]" if name == "metrics" and "," in value and "[" not in value else word
 
 
-def _run(folder: Path, metrics: dict[str, Any]) -> Run:
+def _run(folder: Path, metrics: dict[str, Any], own: Path | None) -> Run:
     """A run as it was asked for, with these metrics; that of the reference is to be known."""
     run = Run.from_folder(folder)
+    if not (run.folder.exists() and run.folder.samefile(folder)):
+        raise UserError(
+            f"{folder} says in its {REQUEST} that it is {run.folder}: it was copied or renamed, or "
+            "is not of this harness; move it to that place, or away from the results"
+        )
+    stored.check(run.model, folder / REQUEST, own)  # scoring asks its decoder's class
+    if not (isinstance(decoder := run.model.get("decoder"), dict) and stored.TARGET in decoder):
+        raise UserError(f"{folder / REQUEST} names no decoder: repeat the command of this run")
     if not run.reference_id:
         raise UserError(
             f"{folder} does not say what it is held against: repeat the command of this run first"
@@ -76,24 +85,35 @@ def _run(folder: Path, metrics: dict[str, Any]) -> Run:
     return replace(run, metrics=metrics)
 
 
-def _score(found: Sequence[Run], settings: Execution) -> int:
-    """Hold all folders, score, and leave manifests and the wide table as they should be."""
+def _score(
+    found: Sequence[Run], settings: Execution, track: dict[str, Any], track_is_typed: bool
+) -> int:
+    """Hold all folders, score, and leave manifests and the wide table as they should be.
+
+    track: of this command, the only one that says whether and where anything is sent. A run that
+    was made with `track=disabled` is sent only where that was typed.
+    """
     ordered = sorted(found, key=lambda run: run.run_id != run.reference_id)  # references first
     with ExitStack() as held:
         for run in ordered:
-            said = f"waiting for another command that works on {run.folder}"
-            held.enter_context(locked(run.folder, said))
+            held.enter_context(run.held())
+        for run in ordered:  # all of them, before anything is added to one
+            manifest.verify(run.folder, score_only=True)
         tasks = [task for run in ordered for task in lacking(run)]
+        changed = {run.run_id: run for run in ordered if manifest.was_finished(run.folder)}
+        for run in changed.values():
+            manifest.begin_scoring(run.folder)
         try:
             if tasks:
                 grant = held.enter_context(leased(settings, "score"))
                 score(tasks, lambda _: None, grant.device, threads(settings), "score")
         finally:
-            for run in ordered:
-                if manifest.is_there(run.folder):
-                    manifest.write(run)
+            for run in changed.values():
+                manifest.write(run)
     for folder in dict.fromkeys(task.run.folder for task in tasks):
-        mirror(Run.from_folder(folder))
+        run = Run.from_folder(folder)
+        if track_is_typed or run.track.get("mode") != "disabled":
+            mirror(replace(run, track=track))
     for root in dict.fromkeys(Path(run.results_dir) for run in ordered):
         store.write_wide(root)
         print(root / store.WIDE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,22 @@ from typing import Any
 
 from harness import store
 from harness.errors import UserError, first_line
-from harness.files import locked, write_json, writing
+from harness.files import (
+    locked,
+    open_lock,
+    refuse_links,
+    remove_unfinished,
+    write_json,
+    writing,
+)
 from harness.scores import Key
-from harness.store import Observation
+from harness.store import Observation, Twice
 from harness.suites import Prompt, Suite
 from harness.version import code_version
 from harness.video import frames_file
 
+REQUEST = "request.json"
+SUBFOLDERS = ("videos", "trace")
 ENVIRONMENT = "environment.json"  # machine and versions of the child that last made videos
 SAMPLE_SEED_STEP = 1_000_003  # apart from the step of 1 between prompts
 WORDS = ("family", "source")  # what a method's file says about it, not what it does
@@ -137,7 +148,7 @@ class Run:
     def folder(self) -> Path:
         """`<results>/<suite>/<model>/<method>-<run_id>`; the id decides, whatever its name."""
         parent = Path(self.results_dir) / self.suite.name / self.model_name
-        known = next(parent.glob(f"*-{self.run_id}"), None)
+        known = folder_of(parent, self.run_id)
         return known or parent / f"{self.method_name.replace('/', '-')}-{self.run_id}"
 
     @property
@@ -145,8 +156,7 @@ class Run:
         """That of the BF16 videos it is held against, its own for these; None if there is none."""
         if self.reference_id == self.run_id:
             return self.folder
-        found = self.folder.parent.glob(f"*-{self.reference_id}") if self.reference_id else ()
-        return next(iter(found), None)
+        return folder_of(self.folder.parent, self.reference_id) if self.reference_id else None
 
     @property
     def track_id(self) -> str:
@@ -214,20 +224,31 @@ class Run:
         return self.folder / "trace" / f"{item.stem}.parquet"
 
     @contextmanager
-    def prepared(self) -> Iterator[int]:
-        """Hold the folder alone among commands, with the request in it for the child.
+    def held(self) -> Iterator[int]:
+        """Hold the folder alone among commands, without what killed ones left half written.
 
         Gives the open file of the lock, for a child that has to keep it.
 
-        Raises  UserError: the folder cannot be written.
+        Raises  UserError: the folder cannot be written, or a part of it is a link.
         """
         self.make_folders()
         with locked(
             self.folder, f"waiting for another command that works on {self.folder}"
         ) as lock:
             self.make_folders()  # whoever held it may have discarded it
-            write_json(self.folder / "request.json", asdict(self))
+            remove_unfinished(self.folder)
             yield lock
+
+    @contextmanager
+    def prepared(self) -> Iterator[int]:
+        """The same, with the request in the folder for the child."""
+        with self.held() as lock:
+            self.leave_request()
+            yield lock
+
+    def leave_request(self) -> None:
+        """Write what is asked for into the folder, which is held."""
+        write_json(self.folder / REQUEST, asdict(self))
 
     def make_folders(self) -> None:
         """Make the run's folders.
@@ -235,9 +256,10 @@ class Run:
         Raises  UserError: they cannot be written.
         """
         with writing("results", self.folder):
-            for name in ("videos", "trace"):
+            for name in SUBFOLDERS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            (self.folder / ".lock").touch()
+            os.close(open_lock(self.folder))
+        refuse_links(self.folder / name for name in SUBFOLDERS)
 
     def discard_if_empty(self) -> None:
         """Remove the folder if no video was ever tried in it."""
@@ -258,19 +280,45 @@ class Run:
 
         Raises  UserError: there is none, or it is damaged.
         """
-        path = folder / "request.json"
+        path = folder / REQUEST
         try:
             request = json.loads(path.read_text())
             prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
             suite = Suite(prompts=prompts, **request["suite"])
             execution = Execution(**request["execution"])
             place = {"results_dir": str(folder.absolute().parents[2])}
-            return cls(**{**request, **place, "suite": suite, "execution": execution})
+            run = cls(**{**request, **place, "suite": suite, "execution": execution})
+            _check_names(run)
+            return run
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} cannot be read ({first_line(error)}): repeat the command of this run, "
                 "which writes it anew"
             ) from error
+
+
+def _check_names(run: Run) -> None:
+    """Refuse a request whose names would lead out of the results, whoever wrote it.
+
+    Raises  ValueError, TypeError.
+    """
+    for name in (run.suite.name, run.model_name, run.method_name):
+        parts = name.split("/")
+        if name.startswith("/") or {"", ".", ".."} & set(parts) or not name.isprintable():
+            raise ValueError(f"{name!r} is no name of a suite, a model or a method")
+    if run.reference_id and not re.fullmatch("[0-9a-f]{8}", run.reference_id):
+        raise ValueError(f"{run.reference_id!r} is no id of a run")
+
+
+def folder_of(parent: Path, run_id: str) -> Path | None:
+    """The folder of a run among others; None if there is none.
+
+    Raises  UserError: there are two, so nobody knows which of them is the run.
+    """
+    found = sorted(parent.glob(f"*-{run_id}"))
+    if len({path.resolve() for path in found}) > 1:
+        raise Twice(run_id, found)
+    return found[0] if found else None
 
 
 def run_id_of(folder: Path) -> str:

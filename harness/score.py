@@ -35,7 +35,7 @@ PREVIEW = "model.decoder is a preview's: its pixels are to look at, not to measu
 
 @dataclass(frozen=True)
 class Task:
-    """One video to score by the metrics that it lacks; none if it only has to be packed."""
+    """One video to score by the metrics that it lacks; none if only its files are to be made."""
 
     run: Run
     item: Item
@@ -74,9 +74,14 @@ def lacking(run: Run) -> list[Task]:
         if row is not None and row["frames_sha256"] == frames[item.key]:
             reference = of_reference.get(item.key)
             lacks = tuple(metric for metric in metrics if is_lacking(metric, row, reference))
-        if lacks or frames_file(run.video(item)) != run.packed(item):
+        if lacks or frames_file(run.video(item)) != run.packed(item) or _lacks_pictures(run, item):
             tasks.append(Task(run, item, lacks))
     return tasks
+
+
+def _lacks_pictures(run: Run, item: Item) -> bool:
+    """Whether the files for people are not there, which scoring makes of the frames."""
+    return not all(run.video(item).with_suffix(end).exists() for end in (".mp4", ".png"))
 
 
 @lru_cache(maxsize=64)

@@ -29,7 +29,7 @@ BESIDE = {  # columns that every metric has beside its own, after its name
     "weights": "files of weights and their checksums",
 }
 Row = dict[str, Any]
-Value = float | int | str | list[float] | None  # of a metric
+Value = float | int | str | list[float] | list[float | None] | None  # of a metric
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import parquet, scores
 from harness.errors import UserError
+from harness.files import stale
 from harness.observation import PHASES as PHASES
 from harness.observation import SCHEMA_VERSION as SCHEMA_VERSION
 from harness.observation import Observation as Observation
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 OBSERVATIONS = "observations.parquet"
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
+OF_A_RUN = ("videos", "trace", "wandb")  # folders of a run, which hold no other runs
 KEY = ["run_id", "prompt_index", "sample"]
 
 
@@ -123,17 +126,35 @@ def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
     parquet.write(path, pa.Table.from_pylist(rows, parquet.schema(TracePoint)))
 
 
+class Twice(UserError):
+    """Two folders are the same run, so every video of it would count twice."""
+
+    def __init__(self, run_id: str, folders: Sequence[Path]) -> None:
+        """folders: all of them."""
+        named = " and ".join(map(str, folders))
+        super().__init__(
+            f"run {run_id} is there more than once, in {named}: keep one of these folders below "
+            "the results and move the others away, else its videos count twice"
+        )
+        self.run_id = run_id
+        self.folders = tuple(folders)
+
+
 def load(results: Path | str) -> pd.DataFrame:
     """Every observation below a results folder with its scores beside it, one wide table.
 
-    Raises  UserError: no results here, or a damaged file (named, with what to do).
+    Links to folders are followed.
+    Raises  UserError: no results here, or a damaged file (named, with what to do). Twice: a run is
+    there in two folders.
     """
-    return load_runs(_folders(Path(results)))
+    return load_runs(readable_below(Path(results)))
 
 
 def write_wide(results: Path) -> None:
     """Rewrite `results.parquet`, the table of `load`, atomically."""
-    parquet.write(results / WIDE, _joined(_folders(results)))
+    for path in stale(results, below=False):
+        path.unlink(missing_ok=True)
+    parquet.write(results / WIDE, _joined(readable_below(results)))
 
 
 def load_run(folder: Path) -> pd.DataFrame:
@@ -147,11 +168,50 @@ def load_runs(folders: Sequence[Path]) -> pd.DataFrame:
     return table
 
 
-def _folders(results: Path) -> list[Path]:
-    folders = sorted(path.parent for path in results.glob(f"**/{OBSERVATIONS}"))
-    if not folders:
+def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> list[Path]:
+    """The folders of runs at or below a folder, in order: those with any of some files.
+
+    Links to folders are followed, each folder is entered once, and whole trees of results that lie
+    inside another one or inside a run are found too.
+    Raises  UserError: there is none.
+    """
+    found, entered = [], set()
+    waiting = [results]
+    while waiting:  # links after everything else, so that a folder goes by its own name
+        for path, below, files in os.walk(waiting.pop(0)):
+            real = os.path.realpath(path)
+            if real in entered:
+                below.clear()
+                continue
+            entered.add(real)
+            if set(marks) & set(files):
+                found.append(Path(path))
+            below[:] = [name for name in sorted(below) if name not in OF_A_RUN]
+            waiting += [Path(path, name) for name in below if Path(path, name).is_symlink()]
+    if not found:
         raise UserError(f"no results below {results}: run python -m harness first")
-    return without_older(results, folders)
+    return sorted(found)
+
+
+def readable_below(results: Path) -> list[Path]:
+    """Return the folders of runs below a folder without those of an older schema, which are named.
+
+    Raises  UserError: there is none that can be read.
+    """
+    return without_older(results, folders_below(results))
+
+
+def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
+    """Refuse two folders of one run.
+
+    folders: with the ids of their runs.
+    Raises  Twice.
+    """
+    known: dict[str, Path] = {}
+    for run_id, folder in folders:
+        other = known.setdefault(run_id, folder)
+        if other.resolve() != folder.resolve():
+            raise Twice(run_id, [other, folder])
 
 
 def _joined(folders: Sequence[Path]) -> pa.Table:
@@ -159,7 +219,13 @@ def _joined(folders: Sequence[Path]) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    left = pa.concat_tables([_table(folder / OBSERVATIONS) for folder in folders])
+    tables = [_table(folder / OBSERVATIONS) for folder in folders]
+    refuse_twice(
+        (run_id, folder)
+        for folder, table in zip(folders, tables, strict=True)
+        for run_id in table["run_id"].unique().to_pylist()
+    )
+    left = pa.concat_tables(tables)
     paths = [folder / scores.SCORES for folder in folders]
     found = [scores.read(path) for path in paths if path.exists()]
     right = pa.concat_tables(

@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 
 from harness.errors import UserError, cause_of, first_line, last_frame
 from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.plain import plain_streams
 from harness.reports import Reports, die_with
 from harness.run import Run
 
@@ -118,4 +119,5 @@ def _cause(error: InstantiationException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with plain_streams():
+        sys.exit(main(sys.argv[1:]))

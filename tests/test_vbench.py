@@ -19,11 +19,11 @@ from harness.errors import UserError
 from harness.metrics.drift_published import DriftPublished, prefixes
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.vbench import Dimension, ImagingQuality
+from harness.paths import ROOT
 from harness.score import built
 from harness.suites import SuiteConfig, resolve
 from harness.vbench import client, clips, environment, totals
 from harness.vbench.dimensions import DIMENSIONS
-from harness.version import ROOT
 from tests import vbench_fake
 from tests.geometry import configured
 

@@ -13,7 +13,7 @@ from typing import Any
 from analysis.choosing.frontiers import cell
 from analysis.section import Method, Section
 from harness.errors import UserError, first_line
-from harness.run import Run
+from harness.run import REQUEST, Run
 
 MAX_SHOWN_S = 86_340  # the planner looks no further than a day
 
@@ -85,15 +85,17 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
     known: what models take, by their settings; filled here, to count each once.
     """
     from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
 
+    from harness import stored
     from harness.integration import Packed
     from harness.plan import request
     from harness.plan.forecast import Setting, forecast
     from harness.plan.workload import needs
 
+    for part in (run.integration, run.model, run.attention, run.method):
+        stored.check(part, run.folder / REQUEST)  # before any of them is built
     try:
-        if not isinstance(instantiate(run.integration), Packed):
+        if not isinstance(stored.build(run.integration, run.folder), Packed):
             return None, "built in as the published study did, which the planner counts apart"
         model = request.model_of(run.model_name, run.model)
         if (key := repr(run.model)) not in known:
@@ -102,7 +104,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
             run.model_name, run.suite.name, model, known[key], run.suite.num_frames,
             request.backend_of(run.attention), None, card_gib,
         )  # fmt: skip
-        found = forecast(run.method_name, instantiate(run.method), setting)
+        found = forecast(run.method_name, stored.build(run.method, run.folder), setting)
     except (InstantiationException, ValueError) as error:
         return None, f"cannot be planned here: {first_line(error)}"
     if found.longest_frames is None:

@@ -21,6 +21,7 @@ from analysis.figures.figure import Bars, Curve, Curves, Figure, Panels, Scatter
 from analysis.figures.looks import look, told_apart
 from analysis.figures.panels import GREY, Room, draw, room
 from analysis.figures.words import described
+from harness.plain import plain
 
 PT = 72.0
 EDGE_PT, BETWEEN_PT, HEADING_PT, NOTE_PT = 10.0, 12.0, 20.0, 9.0
@@ -45,7 +46,8 @@ def svg(figure: Figure | Panels) -> str:
     Raises  ValueError: a panel without anything in it.
     """
     data = {"Date": None, "Creator": "video-kv-bench", "Title": _title(figure)}
-    return _saved(figure, "svg", {**data, "Description": described(figure)}).decode()
+    drawn = _saved(figure, "svg", {**data, "Description": described(figure)}).decode()
+    return plain(drawn)  # XML has no place for control characters, not even as references
 
 
 def pdf(figure: Figure | Panels) -> bytes:

@@ -65,15 +65,18 @@ def refuse_others(out: Path) -> None:
 
 
 def link(source: Path, target: Path) -> int:
-    """Give a file a second name, or copy it where that cannot be; gives its bytes."""
+    """Give a file a second name, or copy it where that cannot be; gives its bytes.
+
+    A link is never followed.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source, target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
             raise
-        shutil.copyfile(source, target)
-    return target.stat().st_size
+        shutil.copyfile(source, target, follow_symlinks=False)
+    return target.lstat().st_size
 
 
 def _files(folder: Path) -> set[str]:

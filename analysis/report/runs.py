@@ -12,6 +12,7 @@ import pandas as pd
 
 from harness import parquet
 from harness.errors import UserError
+from harness.files import is_regular
 from harness.manifest import MANIFEST
 from harness.run import ENVIRONMENT
 from harness.scores import SCORES
@@ -69,7 +70,7 @@ def facts(folder: Path) -> Facts:
     request = _json(folder / REQUEST, problems)
     manifest = _json(folder / MANIFEST, problems)
     environment = _json(folder / ENVIRONMENT, problems)
-    stems = {f"videos/{path.stem}" for path in folder.glob("videos/*.mp4")}
+    stems = {f"videos/{path.stem}" for path in _mp4s(folder / "videos", problems)}
     made = rows[rows["failure"].isna()]
     mp4 = rows["video"].isin(stems) & rows["failure"].isna()
     kept = rows.assign(mp4=mp4)[mp4 | rows["failure"].notna()]
@@ -87,6 +88,15 @@ def facts(folder: Path) -> Facts:
         finished=str(manifest.get("finished", "")),
         problems=problems,
     )
+
+
+def _mp4s(videos: Path, problems: list[str]) -> list[Path]:
+    """The MP4s that lie in a folder themselves; links may lead to any file of this machine."""
+    found = sorted(videos.glob("*.mp4"))
+    kept = [] if videos.is_symlink() else [path for path in found if is_regular(path)]
+    if left := len(found) - len(kept):
+        problems.append(f"{left} MP4s in {videos} are links, which are not followed: left out")
+    return kept
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
@@ -126,20 +136,16 @@ def _json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _versions(folder: Path, problems: list[str]) -> dict[str, list[str]]:
     """Each metric's version and the digests of its weights, as the scores say them."""
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
     path = folder / SCORES
     if not path.exists():
         return {}
     try:
-        wanted = [x for x in pq.read_schema(path).names if x.endswith(("_version", "_weights"))]
-        scores = parquet.read(path, wanted, MEND).to_pandas()
-    except (UserError, ArrowException, OSError):
+        scores = parquet.read(path, None, MEND).to_pandas()
+    except UserError:
         problems.append(f"{path} is damaged: {MEND}")
         return {}
     found: dict[str, list[str]] = {}
-    for column in wanted:
+    for column in (x for x in scores if x.endswith(("_version", "_weights"))):
         metric, _, kind = column.rpartition("_")
         for value in _distinct(scores[column]):
             said = value if kind == "version" else f"weights {value}"

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from analysis.choosing import answers
 from analysis.choosing.choices import Question, preset
@@ -18,6 +19,7 @@ from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.verbs.common import of_source, source
 from harness.errors import UserError
+from harness.own import expose
 
 View = Callable[[Section], Iterator[Grid]]
 
@@ -57,6 +59,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--card-gib", type=_positive, metavar="N",
         help="the longest video that a card of so many GiB holds, as planned",
     )  # fmt: skip
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="FOLDER",
+        help="your own folder, whose classes --card-gib may build; else only the harness's are",
+    )  # fmt: skip
 
 
 def run(words: argparse.Namespace) -> int:
@@ -64,6 +70,8 @@ def run(words: argparse.Namespace) -> int:
 
     Raises  UserError: a wrong word, or nothing could be shown.
     """
+    if words.config_dir is not None:
+        expose(words.config_dir.absolute())
     sections = _of_suite(source(words), words.suite)
     grids: list[Grid] = []
     refused: list[tuple[str, str]] = []

@@ -12,6 +12,7 @@ from analysis.figures.paper import pdf, svg
 from analysis.pages import write
 from analysis.verbs.common import of_source, source
 from harness.errors import UserError
+from harness.files import slug
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +35,16 @@ def run(words: argparse.Namespace) -> int:
     absent: dict[str, list[str]] = {}
     count = 0
     for section in sections:
-        suites[section.suite] += 1
-        nth = f"-{suites[section.suite]}" if suites[section.suite] > 1 else ""
+        suite = slug(section.suite)  # as results say it, which may be anything
+        suites[suite] += 1
+        nth = f"-{suites[suite]}" if suites[suite] > 1 else ""
         if len(sections) > 1 or nth:
             print(f"{section.title}:")
         for each in drawn(section, names):
             if isinstance(each, Absent):
-                absent.setdefault(f"{each.name}: {each.reason}", []).append(section.suite + nth)
+                absent.setdefault(f"{each.name}: {each.reason}", []).append(suite + nth)
                 continue
-            path = words.out / f"{section.suite}{nth}-{each.name}.{words.format}"
+            path = words.out / f"{suite}{nth}-{each.name}.{words.format}"
             write(path, svg(each) if words.format == "svg" else pdf(each))
             print(f"{path}  {each.title}")
             count += 1

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 TIMEOUT_S = 15  # without a byte
@@ -106,6 +106,25 @@ def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
         raise Unavailable(f"{url} is no address: choose http, https or file")
 
 
+class _KeepsTls(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but none from https to an address that anybody on the way may change.
+
+    Files whose digest is not known are taken as they come, so the connection vouches for them.
+    """
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """The request to the new address.
+
+        Raises  HTTPError: it is not as safe as the old one.
+        """
+        if req.type == "https" and urlsplit(newurl).scheme != "https":
+            said = f"and sends to {newurl}, which is not https; it is not followed"
+            raise urllib.error.HTTPError(req.full_url, code, said, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 @contextmanager
 def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPResponse]:
     """What the server answers, redirections followed."""
@@ -115,7 +134,7 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
         if tag:
             headers["If-Range"] = tag
     try:
-        answer = urllib.request.urlopen(
+        answer = urllib.request.build_opener(_KeepsTls).open(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
         )
     except urllib.error.HTTPError as error:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness import store
 from harness.errors import UserError
-from harness.integrity.folder import dead, examine
+from harness.files import stale
+from harness.integrity import tables
+from harness.integrity.folder import examine
 from harness.integrity.mend import removing, shown
 from harness.integrity.report import Report
 from harness.manifest import MANIFEST
@@ -25,24 +27,23 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     Raises  UserError: there is no run below the folders.
     """
     folders = runs(roots)
-    reports, strays = [], [stray for root in roots for stray in _strays(root)]
+    reports, wrong = [], 0
     for folder in _watched(folders):
         report = examine(folder, own)
         reports.append(report)
         for finding in report.findings:
             print(f"{shown(folder)}: {finding}", flush=True)
-    for stray in strays:
-        print(
-            f"{shown(stray.parent)}: {stray.name} was left; type `{removing([stray])}` to mend it"
-        )
-    for note in mixed(reports):
+    for said in (*_twice(reports), *_wide(roots, folders)):
+        print(said)
+        wrong += 1
+    for note in (*_unfinished(roots), *mixed(reports)):
         print(f"note: {note}")
     states = Counter(report.state for report in reports)
     print(
         f"{len(reports)} runs: {states['complete']} complete, {states['unfinished']} unfinished, "
         f"{states['problem']} with problems"
     )
-    return int(states["complete"] < len(reports) or bool(strays))
+    return int(states["complete"] < len(reports) or wrong > 0)
 
 
 def runs(roots: Sequence[Path]) -> list[Path]:
@@ -50,18 +51,15 @@ def runs(roots: Sequence[Path]) -> list[Path]:
 
     Raises  UserError: there is none.
     """
-    folders = sorted({folder for root in roots for folder in _runs(root)})
-    if not folders:
+    found: dict[Path, Path] = {}
+    for root in roots:
+        with suppress(UserError):
+            for folder in store.folders_below(root, MARKS):
+                found.setdefault(folder.resolve(), folder.absolute())
+    if not found:
         named = " and ".join(map(str, roots))
         raise UserError(f"no runs below {named}: give a folder that python -m harness wrote")
-    return folders
-
-
-def _runs(root: Path) -> Iterator[Path]:
-    for path, below, files in os.walk(root):
-        if MARKS & set(files):
-            below.clear()
-            yield Path(path).absolute()
+    return sorted(found.values())
 
 
 def mixed(reports: Iterable[Report]) -> Iterator[str]:
@@ -83,13 +81,43 @@ def mixed(reports: Iterable[Report]) -> Iterator[str]:
                     yield f"{shown(place)}: rows of {len(counts)} {what}: {named}"
 
 
-def _strays(root: Path) -> Iterator[Path]:
-    """Halves of files in a results folder itself."""
-    return (path for path in sorted(root.glob(".*.unfinished")) if _is_no_run(root) and dead(path))
+def _twice(reports: Sequence[Report]) -> Iterator[str]:
+    """Runs that are there in several folders: whoever reads them all counts their videos twice."""
+    places: dict[str, list[Path]] = {}
+    for report in reports:
+        for run_id in report.run_ids:
+            places.setdefault(run_id, []).append(report.folder)
+    for run_id, folders in places.items():
+        if len(folders) > 1:
+            named = ", ".join(map(shown, folders))
+            yield (
+                f"run {run_id} is there {len(folders)} times ({named}), so its videos count as "
+                "often; keep one of these folders below the results and move the others away"
+            )
 
 
-def _is_no_run(folder: Path) -> bool:
-    return not any((folder / name).exists() for name in MARKS)
+def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
+    """Tables of whole results folders that are damaged; every command writes them anew."""
+    tops = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
+    for path in sorted({top.absolute() / store.WIDE for top in (*roots, *tops)}):
+        try:
+            if path.exists():
+                tables.checked(path)
+        except tables.Wrong as wrong:
+            yield (
+                f"{shown(path)}: {wrong}; type `{removing([path])}` to mend it, and the next "
+                "command on these results writes it anew"
+            )
+
+
+def _unfinished(roots: Sequence[Path]) -> Iterator[str]:
+    """What killed processes left half written, which nothing reads."""
+    left = sorted({path.absolute() for root in roots for path in stale(root)})
+    for path in left:
+        yield (
+            f"{shown(path)} was left by a process that was killed; nothing reads it, and the next "
+            "command on this folder removes it"
+        )
 
 
 def _watched(folders: Sequence[Path]) -> Iterable[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +12,13 @@ from typing import Any
 
 from harness import manifest, store
 from harness.errors import UserError
+from harness.files import LOCK
 from harness.integrity import tables, video
 from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
 from harness.integrity.tables import Newer, Older, Wrong
 from harness.older import command_of
-from harness.run import Run, run_id_of
+from harness.run import Run, folder_of, run_id_of
 from harness.scores import SCORES, Key, key
 from harness.store import Observation
 from harness.suites import Suite
@@ -37,6 +39,8 @@ def examine(folder: Path, own: Path | None = None) -> Report:
         return report
     examined = _Folder(folder, own)
     report.findings += examined.findings()
+    report.run_ids.update(str(row.get("run_id")) for row in examined.rows)
+    report.run_ids = report.run_ids or {examined.run_id}
     report.devices.update(row["device"] for row in examined.rows if row.get("device"))
     report.code_versions.update(
         row["code_version"] for row in examined.rows if row.get("code_version")
@@ -58,6 +62,7 @@ class _Folder:
         self._suites: list[tuple[Suite, int]] = []  # what the manifest says, and the base seed
         self._origin: Origin | None = None
         self._made: dict[str, set[Key] | None] = {}  # by references
+        self._told: set[str] = set()  # files of which something was said, without their endings
 
     def findings(self) -> list[Finding]:
         """All of them; one file of a newer harness is told alone."""
@@ -96,6 +101,9 @@ class _Folder:
             if has_scores and self._run is not None:
                 yield from self._progress()
         yield from self._leftovers()
+        if self._manifest is not None:
+            told = {*self._told, *(name for _, files in wrong for name in files)}
+            yield from self._against_manifest(self._manifest, told)
 
     def _read_manifest(self) -> None:
         path = self.folder / manifest.MANIFEST
@@ -130,7 +138,7 @@ class _Folder:
             found = tables.scored(path)
             tables.check_keys(found, self.run_id, path.name)
             self.scores = {key(score): score for score in found}
-        if self._manifest is not None:
+        if self._manifest is not None and self._manifest.get("state") != manifest.SCORING:
             tables.check_digest(path, self._manifest["files"].get(path.name))
         known = {key(row) for row in self.rows} | self._asked()
         if self.rows and (strange := self.scores.keys() - known):
@@ -161,6 +169,7 @@ class _Folder:
             return
         for name in ("model", "method", "attention", "integration"):
             if _unnamed(self._manifest.get(name)) != _unnamed(getattr(run, name)):
+                self._told.add(manifest.MANIFEST)
                 raise Wrong(f"run.json tells another {name} than request.json, which has the id")
 
     def _told_by(self) -> Origin | None:
@@ -193,8 +202,9 @@ class _Folder:
             said += video.of_bytes(row, self.folder / "trace" / f"{stem}.parquet")
             if said:
                 keys = self._asked() if key(row) in self._asked() else {key(row)}
-                files = [self.folder / "videos" / f"{stem}.*"]
-                yield Finding(f"video {stem}: {', and '.join(said)}", self._again(files, keys))
+                self._told |= {f"videos/{stem}", f"trace/{stem}"}
+                finding = f"video {stem}: {', and '.join(said)}"
+                yield Finding(finding, self._again([self._frames(stem)], keys))
 
     def _progress(self) -> Iterator[Finding]:
         """What of the request is not there yet."""
@@ -207,20 +217,46 @@ class _Folder:
             causes = ", ".join(f"{count} {cause}" for cause, count in sorted(failed.items()))
             counts.append(f"{failed.total()} failed ({causes})")
         is_whole = scored == asked
-        if is_whole and (self.folder / manifest.MANIFEST).exists():
+        is_scoring = (self._manifest or {}).get("state") == manifest.SCORING
+        if is_scoring:
+            counts.append("scores were being added when its command ended")
+        elif is_whole and (self.folder / manifest.MANIFEST).exists():
             counted, rows_made = (self._manifest or {}).get("num_videos"), len(self._made_here())
             if self._manifest is not None and counted != rows_made:
+                self._told.add(manifest.MANIFEST)
                 again = self._again([self.folder / manifest.MANIFEST], asked)
                 yield Finding(f"run.json counts {counted} videos, its rows {rows_made}", again)
             return
-        if is_whole:
+        elif is_whole:
             counts.append("run.json not written")
         word = retry(failed)
         mend = self._again([], asked, *([word] if word else []))
-        if self._manifest is None:
+        if self._manifest is None or is_scoring:
             yield Finding(f"unfinished, {', '.join(counts)}", mend, unfinished=True)
         else:
             yield Finding(f"run.json says done, but only {', '.join(counts)}", mend)
+
+    def _against_manifest(self, content: dict[str, Any], told: set[str]) -> Iterator[Finding]:
+        """Files that are not what the finished run left and of which nothing was said yet."""
+        asked = self._asked() | self._made_here()
+        if manifest.MANIFEST not in told and not manifest.is_sealed(content):
+            what = f"{manifest.MANIFEST} is damaged (it is not what was written)"
+            yield Finding(what, self._again([self.folder / manifest.MANIFEST], asked))
+            return
+        by_score = {f"videos/{_stem(video)}.mkv" for video in self.scores}  # held against that
+        for name, digest in content["files"].items():
+            path = self.folder / name
+            if name in told or f"{path.parent.name}/{path.stem}" in told or name in by_score:
+                continue
+            if not manifest.is_below(name):
+                yield Finding(f"{manifest.MANIFEST} names {name}, outside the run", "nothing")
+            elif wrong := tables.against_digest(path, digest):
+                remove = [path] if path.parent.name != "trace" else [path, self._frames(path.stem)]
+                yield Finding(f"{name}: {wrong}", self._again(remove, asked))
+
+    def _frames(self, stem: str) -> Path:
+        """All files of a video, as `removing` takes them."""
+        return self.folder / "videos" / f"{stem}.*"
 
     def _scored_early(self, video: Key) -> bool:
         """Scored without a reference that has come since."""
@@ -234,8 +270,8 @@ class _Folder:
     def _made_by(self, run_id: str) -> set[Key] | None:
         """The videos of a run beside this one; None where its own rows are damaged."""
         if run_id not in self._made:
-            folder = next(self.folder.parent.glob(f"*-{run_id}"), None)
             try:
+                folder = folder_of(self.folder.parent, run_id)
                 self._made[run_id] = store.made(folder) if folder is not None else set()
             except UserError:
                 self._made[run_id] = None
@@ -243,7 +279,7 @@ class _Folder:
 
     def _leftovers(self) -> Iterator[Finding]:
         """Files that no row tells of, once the run will not need them any more."""
-        lost = [path for path in sorted(self.folder.rglob(".*.unfinished")) if dead(path)]
+        lost: list[Path] = []
         videos, traces = self._files("videos"), self._files("trace")
         for paths in videos.values():
             endings = {path.suffix: path for path in paths}
@@ -276,19 +312,18 @@ def _stem(video: Key) -> str:
     return f"{video[0]:04d}-{video[1]}"
 
 
-def dead(unfinished: Path) -> bool:
-    """Whether the process that wrote this half of a file is gone from this machine."""
-    writer = re.search(r"\.(\d+)\.unfinished$", unfinished.name)
-    return writer is not None and not Path(f"/proc/{writer[1]}").exists()
-
-
 def _in_work(folder: Path) -> bool:
     """Whether a command holds the folder."""
     try:
-        with (folder / ".lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False  # no lock was ever there
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        return False  # no lock was ever there
+        return False
+    finally:
+        os.close(lock)
     return False

@@ -11,11 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness import stored
+from harness.errors import UserError
 from harness.run import SAMPLE_SEED_STEP, Execution, Run, run_id_of
 from harness.scores import Key
 from harness.suites import CACHE, Suite
 
 # Words that a run's settings keep in full; all others are of the method.
+GROUPS = ("model", "method", "attention", "integration")
 OWN_GROUPS = r"(model|attention|integration|rerun|attention@reference|reference)[.=]"
 
 
@@ -93,11 +96,13 @@ class Origin:
         from harness.cli import OF_COMPOSING
         from harness.compose import configured
 
-        if self.source == "custom":
+        if self.source == "custom" or any("${" in word for word in self.choices):
             return False
         try:
             config = configured(*self.choices, folder=self.own)
-        except OF_COMPOSING:
+            for group in GROUPS:  # nobody is told to type what builds something else
+                stored.check(config[group], self.folder, self.own)
+        except (UserError, *OF_COMPOSING):
             return False
         wanted = run_id_of(self.folder)
         return any(_identity(config, suite, seed) == wanted for suite, seed in self.suites)
@@ -138,7 +143,7 @@ def shown(path: Path) -> str:
 
 def _identity(config: Mapping[str, Any], suite: Suite, seed: int) -> str:
     """The id of the run that a configuration gives."""
-    groups = {name: config[name] for name in ("model", "method", "attention", "integration")}
+    groups = {name: config[name] for name in GROUPS}
     return Run(
         results_dir="", model_name="", method_name="", **groups, suite=replace(suite, prompts=()),
         rerun=config["rerun"], seed=seed, samples=1, data_dir="", execution=Execution(), track={},

@@ -29,6 +29,7 @@ class Report:
 
     folder: Path
     findings: list[Finding] = field(default_factory=list)
+    run_ids: set[str] = field(default_factory=set)
     devices: Counter[str] = field(default_factory=Counter)
     code_versions: Counter[str] = field(default_factory=Counter)
 

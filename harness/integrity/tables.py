@@ -57,14 +57,19 @@ def scored(path: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    table = checked(path)
+    return table, table.to_pylist()
 
+
+def checked(path: Path) -> pa.Table:
+    """The table in a file.
+
+    Raises  Wrong: it cannot be read.
+    """
     try:
-        table = pq.ParquetFile(path).read()
-        return table, table.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise Wrong(f"{path.name} is damaged ({str(error).splitlines()[0][:80]})") from error
+        return parquet.checked(path)
+    except ValueError as error:
+        raise Wrong(f"{path.name} is damaged ({error})") from error
 
 
 def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
@@ -128,12 +133,19 @@ def check_digest(path: Path, expected: Any) -> None:
 
     Raises  Wrong.
     """
+    if wrong := against_digest(path, expected):
+        raise Wrong(f"{path.name} {wrong}")
+
+
+def against_digest(path: Path, expected: Any) -> str:
+    """How a file differs from its digest in the manifest; empty if it does not."""
     found = sha256(path) if path.exists() else "no file"
-    if found != expected:
-        raise Wrong(
-            f"{path.name} is not what the finished run left (found digest {found[:12]}, expected "
-            f"{str(expected)[:12]})"
-        )
+    if found == expected:
+        return ""
+    return (
+        f"is not what the finished run left (found digest {found[:12]}, expected "
+        f"{str(expected)[:12]})"
+    )
 
 
 @cache
