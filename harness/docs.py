@@ -53,6 +53,9 @@ The first holds it against the contract of every method (`harness/check/contract
 seconds; the second runs it. `family:` and `source:` in the file are what tables call it; they do
 not change a run's identity. To ship one, put the class into `methods/` and the file into
 `conf/method/`, with its description as the comment in the first line, and type `make docs`.
+
+A name means one file everywhere, so a file with the name of one that ships is refused: give yours
+another.
 """
 HEAD = "| method | bits | ratio | source | |\n| --- | ---: | ---: | --- | --- |\n"
 
@@ -85,8 +88,11 @@ def ratio(facts: Facts) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Write the page."""
+    if words and set(words) <= {"-h", "--help"}:
+        print(f"python -m harness.docs\n\n  Writes {PAGE} from the methods themselves.")
+        return 0
     if words:
-        print("error: python -m harness.docs takes no words", file=sys.stderr)
+        print(f"error: python -m harness.docs takes no words, found {words[0]}", file=sys.stderr)
         return 2
     PAGE.write_text(page(facts()))
     print(PAGE)

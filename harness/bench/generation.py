@@ -17,12 +17,12 @@ from harness.bench.overhead import request
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Spread, interleave, told
 from harness.cache import Session
-from harness.cli import CONF
 from harness.errors import UserError, first_line
 from harness.generate import Generator
 from harness.layers.frames import FrameLayer
 from harness.layers.tokens import TokenLayer
 from harness.measure import Meter
+from harness.paths import CONF
 
 TITLE = "Videos of the small model under every method"
 BASE = "bf16"

@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from harness import cli, suites
-from harness.errors import UserError
+from harness import suites
+from harness.errors import UserError, did_you_mean
 from harness.models.model import VideoModel
+from harness.paths import CONF
 from harness.plan.published import Row, catalogue, geometry, row
 from harness.plan.table import gib, print_lines
 
@@ -60,7 +61,7 @@ def rows(words: Sequence[str] = ()) -> list[Row]:
         known = {"method": list(book.methods), "suite": list(book.budgets)}[key]
         for name in value.split(","):
             if name not in known:
-                near = cli.did_you_mean(name, known)
+                near = did_you_mean(name, known)
                 raise UserError(f"unknown {key} {name}{near}: choose {', '.join(known)}")
         chosen[key] = value.split(",")
     found = []
@@ -117,9 +118,8 @@ def _cells(line: dict[str, Any]) -> list[str]:
 
 def _model(suite_name: str) -> tuple[VideoModel, int]:
     """The study's model, and the latent frames of a suite."""
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
     model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))
-    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), config.suite)
-    suite: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
+    suite = suites.configured(OmegaConf.to_container(config.suite, resolve=True))
     return model, suites.latent_frames(suite, model.chunk_frames, model.fps)
