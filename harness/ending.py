@@ -71,9 +71,7 @@ def exit_with(main: Callable[[], int]) -> None:
     except FileNotFoundError as error:
         if error.filename is not None or _has_folder():
             raise
-        print(
-            "error: the current folder was removed: type cd to one that is there", file=sys.stderr
-        )
+        print("error: the current folder was removed: cd to one that is there", file=sys.stderr)
         code = USER_ERROR
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
