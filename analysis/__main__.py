@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from harness.ending import exit_with
-from harness.errors import UserError
+from harness.errors import Parser, UserError, did_you_mean, of_system
 from harness.isolate import USER_ERROR
 
 # Verbs are imported when they are asked for: each has `arguments(parser)` and `run(words) -> int`.
@@ -27,14 +26,6 @@ VERBS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, as every other error here."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with the exit code of what the user can mend."""
-        self.exit(USER_ERROR, f"error: {message}; {self.prog} --help says more\n")
-
-
 def main(words: Sequence[str]) -> int:
     """Do what is asked for; exit code 2 for what the user can mend."""
     listed = "\n".join(f"  {verb:10} {said}" for verb, said in VERBS.items())
@@ -43,8 +34,12 @@ def main(words: Sequence[str]) -> int:
         description=f"{__doc__}\n\nverbs:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", choices=VERBS, metavar="verb")
+    parser.add_argument("verb", metavar="verb")
     verb = parser.parse_args(words[:1]).verb
+    if verb not in VERBS:
+        near = did_you_mean(verb, list(VERBS))
+        print(f"error: unknown verb {verb!r}{near}? Choose {', '.join(VERBS)}", file=sys.stderr)
+        return USER_ERROR
     module = import_module(f"analysis.verbs.{verb}")
     own = Parser(prog=f"python -m analysis {verb}", description=VERBS[verb])
     module.arguments(own)
@@ -52,7 +47,9 @@ def main(words: Sequence[str]) -> int:
         return int(module.run(own.parse_args(words[1:])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+    except OSError as error:
+        print(f"error: {of_system(error)}", file=sys.stderr)
+    return USER_ERROR
 
 
 if __name__ == "__main__":

@@ -3,45 +3,108 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
 from harness.ending import exit_with
+from harness.errors import UserError, did_you_mean, of_system
+from harness.isolate import USER_ERROR
 from harness.own import OPTIONS, expose, own_folder
+
+# Heavy imports wait until a verb needs them: each module has `main(words) -> int`.
+VERBS = {
+    "ls": "harness.listing",
+    "check": "harness.check",
+    "bench": "harness.bench",
+    "plan": "harness.plan",
+    "fetch": "harness.fetch.verb",
+    "score": "harness.rescore",
+}
+ELSEWHERE = {
+    "analysis": "python -m analysis",
+    "train": "python -m harness.train",
+    "world": "python -m harness.world",
+    "docs": "python -m harness.docs",
+    "run": "python -m harness method=<name>",
+    "help": "python -m harness --help",
+    "version": "python -m harness --version",
+}
+# Options of Hydra's that a run takes; others would replace all that ships.
+ALONE = (
+    "-m",
+    "--multirun",
+    "-h",
+    "--help",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "-r",
+    "--run",
+)
+_SHOWN = ("job", "hydra", "all")
+_TOLD = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+WITH_VALUE = {"--cfg": _SHOWN, "-c": _SHOWN, "--info": _TOLD, "-i": _TOLD}
 
 
 def main() -> int:
-    """Dispatch on the first word; heavy imports wait until a verb needs them."""
-    folder, words = own_folder(sys.argv[1:])
-    verb, *words = words or [""]
-    if folder is not None:  # for a verb it may stand before or after it
-        expose(folder)
-        words += [OPTIONS[0], str(folder)]
-    if verb == "ls":
-        from harness.listing import main as ls
+    """Dispatch on the first word; exit code 2 for what the user can mend, in one sentence."""
+    try:
+        folder, words = own_folder(sys.argv[1:])
+        if folder is not None:
+            expose(folder)
+        verb, *rest = words or [""]
+        if verb in VERBS:  # the folder may stand before it or after it
+            module = import_module(VERBS[verb])
+            if {"-h", "--help"} & set(rest) and hasattr(module, "USAGE"):
+                print(module.USAGE)
+                return 0
+            own = [OPTIONS[0], str(folder)] if folder is not None else []
+            return int(module.main([*rest, *own]))
+        options, settings = _parted(words)
+        from harness.cli import main as run_jobs
 
-        return ls(words)
-    if verb == "check":
-        from harness.check import main as check
+        return run_jobs([*options, *settings], folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {of_system(error)}", file=sys.stderr)
+    return USER_ERROR
 
-        return check(words)
-    if verb == "bench":
-        from harness.bench import main as bench
 
-        return bench(words)
-    if verb == "plan":
-        from harness.plan import main as plan
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options and settings of a run, each in order, whatever stood between them.
 
-        return plan(words)
-    if verb == "fetch":
-        from harness.fetch.verb import main as fetch
+    Raises  UserError: a word that is neither, which Hydra would tell by its grammar.
+    """
+    options, settings = [], []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in WITH_VALUE:
+            value = value if equals else next(rest, "")
+            if value not in WITH_VALUE[name]:
+                raise UserError(f"{name} {value}: choose {', '.join(WITH_VALUE[name])}")
+            options += [name, value]
+        elif word in ALONE:
+            options.append(word)
+        elif word.startswith("-"):
+            known = ", ".join([OPTIONS[0], *(each for each in ALONE if each.startswith("--"))])
+            raise UserError(f"there is no option {word}: choose {known}, or give name=value")
+        elif equals or word.startswith("~"):
+            settings.append(word)
+        else:
+            raise UserError(_of_word(word))
+    return options, settings
 
-        return fetch(words)
-    if verb == "score":
-        from harness.rescore import main as score
 
-        return score(words)
-    from harness.cli import main as run
-
-    return run()
+def _of_word(word: str) -> str:
+    if word in ELSEWHERE:
+        return f"{word} is no verb of python -m harness: type {ELSEWHERE[word]}"
+    near = did_you_mean(word, list(VERBS))
+    return (
+        f"{word!r} is neither a verb nor a setting{near}? Choose {', '.join(VERBS)}, or give "
+        "name=value, as method=rtn_int4; python -m harness --help says more"
+    )
 
 
 def run_program() -> None:

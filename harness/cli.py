@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from harness import store, suites, sweep, track
+from harness import store, suites, sweep
 from harness.errors import AlreadySaid, RunFailed, UserError, first_line
+from harness.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.job import carry_out
+from harness.own import checked
 from harness.paths import CONF
-from harness.run import Execution, Run, run_id_of
+from harness.run import Run, run_id_of
 from harness.scores import Key
+from harness.settings import execution, resolve
 from harness.sweep import Job
 
 REFERENCE = "bf16"
-# What composing raises that the user can mend.
-OF_COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
 
 
@@ -111,12 +109,19 @@ class Command:
             )
 
 
-def main() -> int:
-    """Compose, run, print the tables; exit code 0 done, 1 a run failed, 2 the user can mend it."""
+def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
+    """Compose, run, print the tables; exit code 0 done, 1 a run failed, 2 the user can mend it.
+
+    words: options first, then settings; those of the command line if none are given. own: the
+    folder of `--config-dir`.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
     command = Command()
+    if words is not None:
+        sys.argv[1:] = [*(["--config-dir", str(own)] if own is not None else []), *words]
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
+        demand_choices(word for word in sys.argv[1:] if not word.startswith("-"))
         entry()
     except (UserError, *OF_COMPOSING) as error:
         complain(error)
@@ -158,11 +163,12 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
 
 def plan(config: DictConfig) -> tuple[Run, Run]:
     """The run that a configuration asks for, and the BF16 run it is held against."""
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "file" and Path(source.path) != CONF and source.path:
+            checked(Path(source.path))
+    resolved = resolve(config)
     choices = HydraConfig.get().runtime.choices
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), resolved["suite"])
-    suite_config: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
-    check(resolved)
+    suite_config = suites.configured(resolved["suite"])
     model = resolved["model"]
     data_dir, _ = suites.data_folder(resolved["data_dir"])
     suite = suites.resolve(
@@ -218,49 +224,11 @@ def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str],
     return [f"{OF_REFERENCE}={choice}", *changes], [f"attention={choice}", *own]
 
 
-def execution(settings: dict[str, Any]) -> Execution:
-    """How runs are carried out, as the group `run` says.
-
-    Raises  UserError: a setting that is not there, or out of range.
-    """
-    if type(settings["dry"]) is not bool:
-        raise UserError(f"run.dry={settings['dry']}: choose true or false")
-    known = [field.name for field in fields(Execution)]
-    return Execution(**{name: settings[name] for name in known})
-
-
 def _shipped(group: str, name: str) -> dict[str, Any]:
     """A file of ours as it is, whatever the command line changed."""
     file = OmegaConf.load(CONF / group / f"{name}.yaml")
     resolved: dict[str, Any] = OmegaConf.to_container(file, resolve=True)  # type: ignore[assignment]
     return resolved
-
-
-def check(config: dict[str, Any]) -> None:
-    """Refuse what the parent needs and cannot use; the child checks the rest.
-
-    Raises  UserError: a setting of the wrong kind.
-    """
-    model = config["model"]
-    for name in ("chunk_frames", "fps"):
-        if type(model[name]) is not int or model[name] < 1:
-            raise UserError(f"model.{name}={model[name]}: give a positive whole number")
-    for name in ("results_dir", "data_dir"):
-        value = config[name]
-        if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
-            raise UserError(f"{name}={value}: give the name of a folder")
-    if type(config["rerun"]) is not int or config["rerun"] < 0:
-        raise UserError(f"rerun={config['rerun']}: give a whole number, 0 for none")
-    bases = {"method": "bf16", "attention": "auto", "integration": "packed", "reference": "auto"}
-    if config["reference"] is None:  # attends as the run does
-        del bases["reference"]
-    for name, base in bases.items():
-        if not isinstance(config[name], dict) or "_target_" not in config[name]:
-            raise UserError(
-                f"the {name}'s file names no _target_: begin it with defaults: [{base}, _self_] "
-                "and change what differs"
-            )
-    track.mode(config["track"]["mode"])
 
 
 def show(jobs: Sequence[Job]) -> int:
@@ -329,30 +297,3 @@ def complain(error: Exception) -> None:
     """Print one sentence for what went wrong, unless a child has said it already."""
     if not isinstance(error, AlreadySaid):
         print(f"error: {sentence(error)}", file=sys.stderr)
-
-
-def sentence(error: Exception) -> str:
-    """What was found, what is allowed: Hydra's errors in one line, with near matches."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        options = error.options or _shipped_names(group)  # Hydra has none where a list is chosen
-        choices = f"Choose {group}={'|'.join(sorted(options))}"
-        return f"unknown {group} {name}{did_you_mean(name, options)}? {choices}"
-    cause = error.__cause__
-    if isinstance(cause, ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
-        keys = sorted(str(key) for key in cause.parent_node)
-        near = did_you_mean(str(cause.key), keys)
-        return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
-    return " ".join(str(error).split())
-
-
-def _shipped_names(group: str) -> list[str]:
-    """The choices of a config group that ship."""
-    root = CONF / group
-    return [str(path.relative_to(root).with_suffix("")) for path in root.glob("**/*.yaml")]
-
-
-def did_you_mean(name: str, options: Sequence[str]) -> str:
-    """Words about the nearest options, or nothing."""
-    near = difflib.get_close_matches(name, options, cutoff=0.5)
-    return f", did you mean {' or '.join(near)}" if near else ""

@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from harness.errors import UserError
+from harness.hydra_errors import demand_choices
+from harness.own import searchpath
 from harness.paths import CONF
 from harness.read_once import read_once
 
@@ -20,20 +21,21 @@ class Composer:
     """Composes many command lines against one folder of choices."""
 
     def __init__(self, folder: Path | None) -> None:
-        """With a user's own folder on top of what ships.
+        """With a user's own folder beside what ships.
 
-        Raises  UserError: the folder is not there.
+        Raises  UserError: the folder is not there, or has a file by the name of one that ships.
         """
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"--config-dir {folder} is no folder: give one with method/*.yaml")
-        self._search = [f"hydra.searchpath=[file://{folder}]"] if folder else []
+        self._search = searchpath(folder)
 
     def resolved(self, words: Sequence[str]) -> dict[str, Any]:
         """The whole configuration, interpolations resolved.
 
-        Raises  HydraException, OmegaConfBaseException, YAMLError: what the user can mend.
+        Raises  UserError and OF_COMPOSING of `harness.hydra_errors`: what the user can mend.
         """
-        config = OmegaConf.to_container(compose("config", [*words, *self._search]), resolve=True)
+        demand_choices(words)
+        config = OmegaConf.to_container(
+            compose("config", [*words, *self._search]), resolve=True, throw_on_missing=True
+        )
         assert isinstance(config, dict)
         return {str(name): value for name, value in config.items()}
 

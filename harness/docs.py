@@ -54,6 +54,9 @@ seconds; the second runs it. `family:` and `source:` in the file are what tables
 not change a run's identity. To ship one, put the class into `methods/` and the file into
 `conf/method/`, with its description as the comment in the first line, and type `make docs`.
 
+A name means one file everywhere, so a file with the name of one that ships is refused: give yours
+another.
+
 **Inputs that fit a format badly.** `tests/test_quantizers_adversarial.py` encodes equal channels,
 single outliers, offsets, alternating signs and the ends of the range of BF16 with every quantizer.
 The relative error stays below 0.52 with codes of 2 bits, 0.15 with 4 and 0.045 with 8, except here:
@@ -114,8 +117,11 @@ def ratio(facts: Facts) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Write the page."""
+    if words and set(words) <= {"-h", "--help"}:
+        print(f"python -m harness.docs\n\n  Writes {PAGE} from the methods themselves.")
+        return 0
     if words:
-        print("error: python -m harness.docs takes no words", file=sys.stderr)
+        print(f"error: python -m harness.docs takes no words, found {words[0]}", file=sys.stderr)
         return 2
     if checkout() is None:
         print("error: docs/methods.md is written in a checkout only: clone one", file=sys.stderr)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import errno
 import traceback
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NoReturn
 
 Cause = Literal["oom", "killed", "crash", "timeout", "numerics", "error"]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -14,6 +17,27 @@ def first_line(error: Exception) -> str:
     """The kind of an error and the first line of what it says."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def did_you_mean(name: str, options: Sequence[str]) -> str:
+    """Words about the nearest options, or nothing."""
+    near = difflib.get_close_matches(name, options, cutoff=0.5)
+    return f", did you mean {' or '.join(near)}" if near else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as every other error here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the exit code of what the user can mend."""
+        said = " ".join(message.split())
+        self.exit(2, f"error: {self.prog}: {said}; {self.prog} --help says more\n")
+
+
+def of_system(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    files = [str(each) for each in (error.filename, error.filename2) if each is not None]
+    return f"{' and '.join(files) or 'the system'}: {error.strerror or error}"
 
 
 def last_frame(error: BaseException) -> str:

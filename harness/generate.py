@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from harness import env, store
@@ -37,6 +36,7 @@ from harness.run import ENVIRONMENT, Item, Run
 from harness.sampler import Sampler
 from harness.scores import Key
 from harness.store import Rows, TracePoint, write_trace
+from harness.typed import build
 from harness.video import Frames, write_raw
 
 
@@ -58,16 +58,16 @@ class Generator:
                 "videos are made on the CPU (run.device=cuda refuses this)",
                 file=sys.stderr,
             )
-        self.method: Method = instantiate(run.method)
-        self.model: VideoModel = instantiate(run.model)
+        self.method: Method = build("method", run.method)
+        self.model: VideoModel = build("model", run.model)
         self.method.check(self.model.spec)
         num_held = self.model.loop.histories(run.suite.num_frames)[0]
         sized(self.method, self.model.spec, num_held).check(self.model.spec)
-        self.integration: Integration = instantiate(run.integration)
+        self.integration: Integration = build("integration", run.integration)
         self.integration.check(self.model.spec, self.method)
         self.model.loop.check(self.integration, self.method, self.model.decoder)
         self.backend: Backend = self.integration.resolve(
-            instantiate(run.attention), self.model.spec, self.method, self.device
+            build("attention", run.attention), self.model.spec, self.method, self.device
         )
         sampler = self.model.build(self.device, Path(run.data_dir))
         self.sampler: Sampler = replace(sampler, reuse=self.method.reuse)

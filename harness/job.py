@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 from harness import manifest, scores, store
 from harness.errors import AlreadySaid, RunFailed
 from harness.isolate import run_stage
 from harness.run import Item, Run
-from harness.score import lacking
+from harness.score import built, lacking
 from harness.store import Rows
 from harness.sweep import State
 from harness.version import code_version
@@ -19,8 +20,10 @@ def carry_out(run: Run, reference: Run) -> State:
 
     Gives what that came to: skipped, resumed or done.
     Raises  RunFailed: some videos could not be made or scored; the others are there. AlreadySaid:
-    the settings cannot run. UserError: the run was finished and a file of it is damaged.
+    the settings cannot run. UserError: a metric refuses its settings, or the run was finished and
+    a file of it is damaged.
     """
+    built(json.dumps(run.metrics, sort_keys=True))  # what they refuse is told before all work
     if is_done(run):
         return "skipped"
     before = store.failures(run.folder)

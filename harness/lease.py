@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import UserError, of_system
 from harness.files import is_regular
 from harness.run import Execution
 
@@ -93,7 +93,13 @@ def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
     for index, name in enumerate(names):
         if len(taken) == count:
             break
-        file = _open(folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}.lock")
+        try:
+            file = _open(folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}.lock")
+        except OSError as error:
+            raise UserError(
+                f"cannot write the locks of cores and GPUs ({of_system(error)}): set TMPDIR to a "
+                "folder that you may write"
+            ) from error
         stack.callback(os.close, file)
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,15 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import weights
-from harness.cli import OF_COMPOSING, complain
+from harness.cli import complain
 from harness.compose import choices, described, method_files
 from harness.errors import UserError
+from harness.hydra_errors import OF_COMPOSING
 from harness.isolate import USER_ERROR
 from harness.observation import Observation, TracePoint
 from harness.observation import described as described_columns
 from harness.own import own_folder
 from harness.readers import readers
 from harness.suites import data_folder
+
+USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
+
+  Shows what there is to choose from, a line each. Lists: methods, suites, models, attentions,
+  integrations, experiments, metrics, weights; all of them without a word. `ls methods WORD` shows
+  those whose name or description has the word, `ls weights data_dir=FOLDER` the files below it."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import manifest, store, stored
-from harness.cli import OF_COMPOSING, complain, execution
+from harness.cli import complain
 from harness.compose import configured
 from harness.errors import UserError
+from harness.hydra_errors import OF_COMPOSING
 from harness.integrity import runs
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.lease import leased, threads
@@ -23,6 +24,7 @@ from harness.own import own_folder
 from harness.run import REQUEST, Execution, Run
 from harness.score import built, lacking, score
 from harness.scores import rows
+from harness.settings import check, execution
 from harness.track import mirror
 
 USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [run.threads=2]
@@ -41,6 +43,7 @@ def main(words: Sequence[str]) -> int:
         if not roots or any(str(root).startswith("-") for root in roots):
             raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
         config = configured(*settings, folder=own)
+        check(config)
         chosen = config.get("metrics") or {}
         if not chosen:
             raise UserError(

@@ -27,12 +27,15 @@ from harness.files import (
 from harness.scores import Key
 from harness.store import Observation, Twice
 from harness.suites import Prompt, Suite
+from harness.typed import shown
 from harness.version import code_version
 from harness.video import frames_file
 
 REQUEST = "request.json"
 SUBFOLDERS = ("videos", "trace")
 ENVIRONMENT = "environment.json"  # machine and versions of the child that last made videos
+MAX_THREADS = 4096
+MAX_TIMEOUT_S = 10**9  # clocks of the kernel take no more
 SAMPLE_SEED_STEP = 1_000_003  # apart from the step of 1 between prompts
 WORDS = ("family", "source")  # what a method's file says about it, not what it does
 
@@ -74,15 +77,25 @@ class Execution:
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         if not isinstance(self.device, str) or not self.device:
-            raise UserError(f"run.device={self.device}: choose auto, cpu, cuda or cuda:<n>")
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise UserError(f"run.threads={self.threads}: give a positive whole number, or null")
-        if self.timeout_s is not None and not (
-            isinstance(self.timeout_s, int | float) and self.timeout_s > 0
+            raise UserError(f"run.device={shown(self.device)}: choose auto, cpu, cuda or cuda:<n>")
+        if self.threads is not None and not (
+            type(self.threads) is int and 1 <= self.threads <= MAX_THREADS
         ):
-            raise UserError(f"run.timeout_s={self.timeout_s}: give seconds above 0, or null")
+            raise UserError(
+                f"run.threads={shown(self.threads)}: give a positive whole number, at most "
+                f"{MAX_THREADS}, or null"
+            )
+        if self.timeout_s is not None and not (
+            type(self.timeout_s) in (int, float) and 0 < self.timeout_s <= MAX_TIMEOUT_S
+        ):
+            raise UserError(
+                f"run.timeout_s={shown(self.timeout_s)}: give seconds above 0, at most "
+                f"{MAX_TIMEOUT_S}, or null"
+            )
         if self.retry not in (None, "oom", "failed"):
-            raise UserError(f"run.retry={self.retry}: choose oom, failed (any cause) or null")
+            raise UserError(
+                f"run.retry={shown(self.retry)}: choose oom, failed (any cause) or null"
+            )
 
     def retries(self, failure: str) -> bool:
         """Whether a video with this failure is tried again.

@@ -24,6 +24,7 @@ from harness.run import Item, Run
 from harness.scores import Key, Result, Row, Scored, Scores
 from harness.sheet import contact_sheet
 from harness.suites import pixel_frames
+from harness.typed import build
 from harness.video import Frames, digest, frames_file, pack_frames, read_frames, write_mp4
 
 MOST_AT_ONCE = 16  # videos: with its reference, 10 s of 480x832 are half a GiB
@@ -91,10 +92,9 @@ def built(settings: str) -> tuple[Metric, ...]:
     Raises  UserError: a setting that a metric refuses.
     """
     from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
 
     try:
-        return tuple(instantiate(each) for each in json.loads(settings).values())
+        return tuple(build(f"metrics.{name}", each) for name, each in json.loads(settings).items())
     except InstantiationException as error:
         from harness.worker import of_construction
 

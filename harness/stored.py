@@ -24,10 +24,10 @@ PARTS = (
     "harness.api",
     "harness.attention",
     "harness.integration",
-    "harness.loops",
+    "harness.loop",
     "harness.models",
     "harness.published",
-    "harness.sampler",
+    "harness.schedule",
     "harness.world",
     "methods",
 )

@@ -19,11 +19,13 @@ from harness.fetch.source import addresses
 from harness.fetch.target import Target
 from harness.files import locked
 from harness.paths import shipped
+from harness.typed import demand_fields, shown
 
 TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same in every Wan VAE
 BUNDLED = shipped("harness", "prompts")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
 MAX_SECONDS = 24 * 3600
+MAX_SAMPLES = 10_000  # videos of one prompt
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,22 @@ class SuiteConfig:
             raise UserError("the videos have no length: type suite.seconds=10 or suite.frames=42")
         if not 0 <= self.seed < 2**62:
             raise UserError(f"suite.seed={self.seed}: give a whole number from 0 to 2**62")
-        if self.samples < 1:
-            raise UserError(f"suite.samples={self.samples}: give at least 1 sample per prompt")
+        if not 1 <= self.samples <= MAX_SAMPLES:
+            raise UserError(
+                f"suite.samples={self.samples}: give at least 1 sample per prompt, at most "
+                f"{MAX_SAMPLES}"
+            )
+        if not self.file or "\0" in self.file:
+            raise UserError(f"suite.file={self.file!r}: give the path of a list of prompts")
+
+
+def configured(values: Any) -> SuiteConfig:
+    """The group `suite` of a resolved configuration.
+
+    Raises  UserError: a setting that is not there, of another type, or out of range.
+    """
+    demand_fields("suite", values, SuiteConfig)
+    return SuiteConfig(**values)
 
 
 def data_folder(configured: str | None) -> tuple[Path, bool]:
@@ -132,6 +148,7 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
 
     Raises  UserError: no positive length, or frames that are no multiple of the chunk.
     """
+    most = MAX_SECONDS * fps // TEMPORAL_STRIDE
     if config.frames is None:
         assert config.seconds is not None
         if not 0 < config.seconds <= MAX_SECONDS:
@@ -140,6 +157,10 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
             )
         latent = math.ceil((config.seconds * fps + TEMPORAL_STRIDE - 1) / TEMPORAL_STRIDE)
         return latent if config.partial_chunk else math.ceil(latent / chunk_frames) * chunk_frames
+    if config.frames > most:
+        raise UserError(
+            f"suite.frames={config.frames}: give at most {most} latent frames, a day of video"
+        )
     if config.frames > 0 and config.partial_chunk:
         return config.frames
     if config.frames < 1 or config.frames % chunk_frames:
@@ -239,10 +260,10 @@ def _lines(content: bytes, name: str) -> list[str]:
 def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list[int]:
     """Line indices by `suite.prompts` (list or start:stop), else the first `num_prompts`."""
     chosen = _indices(config.prompts, num_lines)
-    wrong = [index for index in chosen if not 0 <= index < num_lines]
-    if wrong:
+    wrong = next((index for index in chosen if not 0 <= index < num_lines), None)
+    if wrong is not None:
         raise UserError(
-            f"suite.prompts has {wrong[0]}, but {name} ({source}) has prompts 0 to {num_lines - 1}"
+            f"suite.prompts has {wrong}, but {name} ({source}) has prompts 0 to {num_lines - 1}"
         )
     if config.prompts is None and config.num_prompts is not None:
         if not 1 <= config.num_prompts <= len(chosen):
@@ -258,16 +279,15 @@ def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list
     return list(dict.fromkeys(chosen))
 
 
-def _indices(prompts: Any, num_lines: int) -> list[int]:
+def _indices(prompts: Any, num_lines: int) -> Sequence[int]:
     if prompts is None:
-        return list(range(num_lines))
+        return range(num_lines)
     if isinstance(prompts, str):
-        span = re.fullmatch(r"(\d+):(\d+)", prompts.strip())
-        if span is None or int(span[1]) >= int(span[2]):
-            raise UserError(
-                f"suite.prompts={prompts}: give indices like [0,4,9] or a range like 0:10"
-            )
-        return list(range(int(span[1]), int(span[2])))
-    if not isinstance(prompts, Sequence) or not prompts or not all(type(i) is int for i in prompts):
-        raise UserError(f"suite.prompts={prompts}: give indices like [0,4,9] or a range like 0:10")
-    return list(prompts)
+        span = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", prompts.strip())
+        if span is not None and int(span[1]) < int(span[2]):
+            return range(int(span[1]), int(span[2]))
+    elif isinstance(prompts, Sequence) and prompts and all(type(i) is int for i in prompts):
+        return prompts
+    raise UserError(
+        f"suite.prompts={shown(prompts)}: give indices like [0,4,9] or a range like 0:10"
+    )

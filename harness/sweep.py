@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.files import write_json
 from harness.scores import Key
@@ -50,7 +50,8 @@ class Job:
         """The job that Hydra is running in this process, before it is known what it asks for."""
         config = HydraConfig.get()
         number = config.job.num if config.mode == RunMode.MULTIRUN else 0
-        return cls(number, " ".join(config.overrides.task) or "defaults")
+        words: Any = OmegaConf.to_container(config.overrides.task, resolve=False)
+        return cls(number, " ".join(map(str, words)) or "defaults")
 
     def record(self) -> Job:
         """Leave it on disk for the command that started the sweep; itself again."""

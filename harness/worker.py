@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 
+from harness.ending import lasting_streams
 from harness.errors import UserError, cause_of, first_line, last_frame
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.plain import plain_streams
@@ -119,5 +120,6 @@ def _cause(error: InstantiationException) -> str:
 
 
 if __name__ == "__main__":
+    lasting_streams()
     with plain_streams():
         sys.exit(main(sys.argv[1:]))

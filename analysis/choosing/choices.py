@@ -16,7 +16,7 @@ from analysis.choosing.frontiers import EPSILON, cell, frontier, objectives, pre
 from analysis.choosing.sureness import sureness
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,6 @@ def preset(name: str) -> Question:
     """
     known = presets()["presets"]
     if name not in known:
-        from harness.cli import did_you_mean
-
         raise UserError(
             f"there is no preset {name!r}{did_you_mean(name, list(known))}: choose "
             f"{', '.join(known)}"

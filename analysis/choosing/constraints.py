@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.choosing.frontiers import EPSILON, OF_ITSELF
 from analysis.quantities import QUANTITIES
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 FORM = re.compile(
@@ -96,8 +96,6 @@ def named(name: str, known: Collection[str]) -> str:
     """
     if name in QUANTITIES:
         return name
-    from harness.cli import did_you_mean
-
     hint = did_you_mean(name, list(QUANTITIES))
     raise UserError(f"there is no quantity {name!r}{hint}: choose {', '.join(known)}")
 

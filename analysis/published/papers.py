@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from analysis.quantities import QUANTITIES
-from harness.errors import UserError
+from harness.errors import UserError, did_you_mean
 from harness.paths import shipped
 
 FOLDER = shipped("analysis.published")
@@ -140,8 +140,6 @@ def paper(name: str) -> Paper:
 
     Raises  UserError: no such paper.
     """
-    from harness.cli import did_you_mean
-
     if name not in names():
         raise UserError(
             f"no published numbers are named {name}{did_you_mean(name, names())}: choose "

@@ -9,12 +9,21 @@ from analysis.sheets import draw_sheets
 from analysis.verbs.common import of_results
 from harness.store import load
 
+MOST_COLUMNS = 1000
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The folder, where the pictures go, how many instants."""
     of_results(parser)
     parser.add_argument("--out", type=Path, default=Path("sheets"), help="folder of the pictures")
-    parser.add_argument("--columns", type=int, default=6, help="instants, evenly over the video")
+    parser.add_argument("--columns", type=_count, default=6, help="instants, evenly over the video")
+
+
+def _count(word: str) -> int:
+    """A number of pictures in a row, for argparse."""
+    if not (word.isdecimal() and 1 <= int(word) <= MOST_COLUMNS):
+        raise argparse.ArgumentTypeError(f"{word}: give a whole number from 1 to {MOST_COLUMNS}")
+    return int(word)
 
 
 def run(words: argparse.Namespace) -> int:

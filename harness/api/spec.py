@@ -73,7 +73,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read."""
-        if self._parsed is None or self._parsed[0] <= 0:
+        amount, unit = self._parsed or (0.0, "")
+        if amount <= 0 or (unit == "x" and amount < 1):  # below 1x: more than the whole video takes
             raise ValueError(
                 f"budget={self.text}: give an amount and a unit: 4096 tokens, 12 frames, "
                 "1.5 GiB, or 4x for a quarter of BF16"

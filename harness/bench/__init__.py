@@ -19,6 +19,10 @@ from harness.paths import checkout
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
 FLAGS = ("--out <folder>", "--quick", "--dry-run")
+USAGE = f"""python -m harness bench [NAME ...] [--out FOLDER] [--quick] [--dry-run]
+
+  Measures side by side, in one run: {", ".join(BENCHES)}; all but gpu without a name.
+  --quick: small sizes, to see that it runs. --dry-run: the GPU bench at tiny sizes on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def read(words: Sequence[str]) -> tuple[list[str], Options]:
     for word in rest:
         if word == "--out":
             folder = next(rest, "--")
-            if folder.startswith("--"):
+            if not folder or folder.startswith("--"):
                 raise UserError("bench --out: name the folder for the files, --out <folder>")
             out = Path(folder)
         elif word in given:

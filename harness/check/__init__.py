@@ -68,8 +68,9 @@ def main(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return 0
-    from harness.cli import OF_COMPOSING, complain
+    from harness.cli import complain
     from harness.errors import UserError
+    from harness.hydra_errors import OF_COMPOSING
     from harness.own import own_folder
 
     own, rest = own_folder(words)
@@ -86,10 +87,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
-    from harness.cli import check
     from harness.compose import choices, composing, method_files
     from harness.errors import UserError
     from harness.own import own_folder
+    from harness.settings import check
 
     folder, rest = own_folder(words)
     # A method is examined on a small network whatever the model, so the model is the subject only

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from harness import weights
@@ -30,6 +29,7 @@ from harness.readers import read_by
 from harness.sampler import Sampler
 from harness.sizes import size
 from harness.suites import data_folder
+from harness.typed import build
 from harness.weights import Entry
 from methods.retention.keep import KeepAll
 
@@ -61,7 +61,7 @@ class ModelSubject:
     @cached_property
     def model(self) -> VideoModel:
         """The preset, built; its text encoder and decoder know where their files are."""
-        model: VideoModel = instantiate(self.config)
+        model: VideoModel = build("model", self.config)
         model.text.locate(self.folder)
         model.decoder.locate(self.folder)
         return model

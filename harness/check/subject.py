@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from harness.cli import REFERENCE
 from harness.integration import CacheSession, Integration, Packed
 from harness.layers.sizes import tiers_of
 from harness.paths import CONF
+from harness.typed import build
 
 NUM_FRAMES = 17  # five chunks and two frames: the shipped windows of 12 let frames go
 
@@ -37,7 +37,7 @@ class Subject:
 
     def build(self) -> Method:
         """Another one, which has seen nothing yet."""
-        method = instantiate(self.config["method"])
+        method = build("method", self.config["method"])
         if not isinstance(method, Method):
             raise ValueError(f"the file builds {type(method).__name__}: give a harness.api.Method")
         return method
@@ -45,7 +45,7 @@ class Subject:
     @cached_property
     def integration(self) -> Integration:
         """How its file wants it built in."""
-        integration: Integration = instantiate(self.config["integration"])
+        integration: Integration = build("integration", self.config["integration"])
         return integration
 
     @property

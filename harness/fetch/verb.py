@@ -9,13 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.cli import OF_COMPOSING, complain
+from harness.cli import complain
 from harness.errors import UserError
 from harness.fetch.bar import Bar
 from harness.fetch.download import bytes_to_come, download
 from harness.fetch.source import Unavailable, host_of
 from harness.fetch.wanted import Place, Wanted, of_prompts, of_weights
 from harness.files import locked
+from harness.hydra_errors import OF_COMPOSING
 from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.own import own_folder
 from harness.sizes import size
@@ -27,10 +28,19 @@ WORDS = {
 }
 
 
+USAGE = """python -m harness fetch weights [metrics=[NAMES]] [model=NAMES] [data_dir=FOLDER]
+python -m harness fetch prompts [suite=NAMES] [data_dir=FOLDER]
+
+  Downloads what metrics, models and suites read and is not there, verified, all of it where no
+  name is given. It can be stopped anywhere and typed again. fetch.base=<address or folder> takes
+  files from a copy of a data folder. Exit code 0: all that was asked for is there; 2: something is
+  missing."""
+
+
 def main(words: Sequence[str]) -> int:
     """Fetch what is not there; exit code 0 if all that was asked for is there, else 2."""
-    own, rest = own_folder(words)
     try:
+        own, rest = own_folder(words)
         what, settings = _parsed(rest)
         place = _place(settings, own)
         if what == "weights":

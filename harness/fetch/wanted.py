@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.fetch.source import addresses
 from harness.fetch.target import Target
 from harness.readers import read_by
-from harness.suites import SuiteConfig, official
+from harness.suites import SuiteConfig, configured, official
 from harness.weights import Entry, File
 
 
@@ -86,7 +86,7 @@ def of_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
     with composing(place.own) as composer:
         for name in suites or known:
             said = composer.resolved([f"suite={name}"])["suite"]
-            found += _list(name, SuiteConfig(**said), place)
+            found += _list(name, configured(said), place)
     return found
 
 

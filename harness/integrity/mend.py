@@ -93,8 +93,8 @@ class Origin:
         They do not where its files lie elsewhere (another `--config-dir`) or have changed since,
         and where a word was typed that settings do not keep.
         """
-        from harness.cli import OF_COMPOSING
         from harness.compose import configured
+        from harness.hydra_errors import OF_COMPOSING
 
         if self.source == "custom" or any("${" in word for word in self.choices):
             return False
@@ -161,7 +161,7 @@ def _selection(indices: Sequence[int]) -> str:
 def _for_hydra(word: str) -> str:
     """Quote a value that Hydra's grammar would take apart: a folder with a comma or a quote."""
     name, _, value = word.partition("=")
-    if name not in ("results_dir", "data_dir") or re.fullmatch(r"[\w./:@%+-]+", value):
+    if name not in ("results_dir", "data_dir") or re.fullmatch(r"[\w./:@%+-]+", value, re.ASCII):
         return word
     escaped = value.replace("'", r"\'")
     return f"{name}='{escaped}'"

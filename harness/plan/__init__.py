@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NoReturn
 
+from harness.errors import Parser
 from harness.isolate import USER_ERROR
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, as every other error here."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with the exit code of what the user can mend."""
-        self.exit(USER_ERROR, f"error: plan: {message}; python -m harness plan --help says more\n")
 
 
 def main(words: Sequence[str]) -> int:
@@ -35,8 +26,9 @@ def main(words: Sequence[str]) -> int:
 
     from hydra.errors import InstantiationException
 
-    from harness.cli import OF_COMPOSING, complain
-    from harness.errors import UserError
+    from harness.cli import complain
+    from harness.errors import UserError, of_system
+    from harness.hydra_errors import OF_COMPOSING
     from harness.worker import of_construction
 
     try:
@@ -45,6 +37,8 @@ def main(words: Sequence[str]) -> int:
         complain(UserError(of_construction(error)))
     except (UserError, ValueError, *OF_COMPOSING) as error:
         complain(error)
+    except OSError as error:
+        complain(UserError(of_system(error)))
     else:
         return 0
     return USER_ERROR

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from harness import cli, suites
-from harness.errors import UserError
+from harness import suites
+from harness.errors import UserError, did_you_mean
 from harness.models.model import VideoModel
 from harness.paths import CONF
 from harness.plan.published import Row, catalogue, geometry, row
@@ -61,7 +61,7 @@ def rows(words: Sequence[str] = ()) -> list[Row]:
         known = {"method": list(book.methods), "suite": list(book.budgets)}[key]
         for name in value.split(","):
             if name not in known:
-                near = cli.did_you_mean(name, known)
+                near = did_you_mean(name, known)
                 raise UserError(f"unknown {key} {name}{near}: choose {', '.join(known)}")
         chosen[key] = value.split(",")
     found = []
@@ -121,6 +121,5 @@ def _model(suite_name: str) -> tuple[VideoModel, int]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
     model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))
-    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), config.suite)
-    suite: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
+    suite = suites.configured(OmegaConf.to_container(config.suite, resolve=True))
     return model, suites.latent_frames(suite, model.chunk_frames, model.fps)

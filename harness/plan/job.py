@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from harness.api import Method
 from harness.catalogue import NUM_FRAMES, TRUE
@@ -22,6 +21,7 @@ from harness.plan.workload import Needs, needs
 from harness.published import Published
 from harness.run import Run
 from harness.suites import TEMPORAL_STRIDE, pixel_frames
+from harness.typed import build
 from harness.worker import of_construction
 
 STUDY = "published/"  # where the methods of the published study lie
@@ -78,8 +78,8 @@ def _counted(
     run: Run, model: VideoModel, need: Needs
 ) -> tuple[int | None, int | None, tuple[str, ...]]:
     """History and peak, and what the reader must know of them."""
-    method: Method = instantiate(run.method)
-    integration: Integration = instantiate(run.integration)
+    method: Method = build("method", run.method)
+    integration: Integration = build("integration", run.integration)
     method.check(model.spec)
     integration.check(model.spec, method)
     if isinstance(integration, Published):

@@ -11,10 +11,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from harness import cli, suites
+from harness import settings, suites
 from harness.api import Method
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
@@ -22,14 +21,17 @@ from harness.attention.fused import Fused
 from harness.attention.portable import Portable
 from harness.attention.staged import Staged
 from harness.errors import UserError
+from harness.hydra_errors import demand_choices
 from harness.integration import Packed
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
+from harness.own import searchpath
 from harness.paths import CONF
 from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs
 from harness.read_once import read_once
+from harness.typed import build
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,7 @@ def resolve(
     """
     limits = ceilings(options)
     limit_gib = memory_gib(options, limits)
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise UserError(f"--config-dir {config_dir} is no folder: give one with method/*.yaml")
-        words = [*words, f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    words = [*words, *searchpath(Path(config_dir) if config_dir is not None else None)]
     asked, others = _methods(words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         read_once(GlobalHydra.instance().config_loader())
@@ -147,6 +146,7 @@ def _methods(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _compose(words: list[str]) -> DictConfig:
     words = [word for word in words if word != "method=all"]
+    demand_choices(words)
     return compose("config", words, return_hydra_config=True)
 
 
@@ -167,25 +167,23 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
     if not isinstance(config.get("dims"), dict):
         wanted = ", ".join(field.name for field in fields(WanDims))
         raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
-    model: VideoModel = instantiate(config)
+    model: VideoModel = build("model", config)
     return model
 
 
 def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
     """Latent frames of a suite's videos."""
-    typed = OmegaConf.merge(OmegaConf.structured(suites.SuiteConfig), config)
-    suite: suites.SuiteConfig = OmegaConf.to_object(typed)  # type: ignore[assignment]
-    return suites.latent_frames(suite, model.chunk_frames, model.fps)
+    return suites.latent_frames(suites.configured(config), model.chunk_frames, model.fps)
 
 
 def _method(config: DictConfig) -> Method:
-    method: Method = instantiate(_resolved(config)["method"])
+    method: Method = build("method", _resolved(config)["method"])
     return method
 
 
 def _demand_packed(name: str, config: DictConfig) -> None:
     """Other integrations store something else than what is planned here."""
-    if not isinstance(instantiate(_resolved(config)["integration"]), Packed):
+    if not isinstance(build("integration", _resolved(config)["integration"]), Packed):
         raise UserError(
             f"{name} runs under integration={_choice(config, 'integration')}, which is counted "
             "apart: type python -m harness plan integration=published"
@@ -197,7 +195,7 @@ def backend_of(attention: dict[str, Any]) -> Backend:
 
     Raises  UserError: nothing is known of its memory.
     """
-    built = instantiate(attention)
+    built = build("attention", attention)
     if isinstance(built, Auto):
         return Staged()
     if not isinstance(built, (Portable, Staged, Fused)):
@@ -208,6 +206,4 @@ def backend_of(attention: dict[str, Any]) -> Backend:
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration without Hydra's own part, checked as a run checks it."""
     own = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
-    resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(own), resolve=True)  # type: ignore[assignment]
-    cli.check(resolved)
-    return resolved
+    return settings.resolve(OmegaConf.create(own))

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import InstantiationException
 
 from harness import env
 from harness.api import Method
 from harness.cli import complain
 from harness.compose import configured
-from harness.errors import UserError
+from harness.errors import UserError, of_system
+from harness.hydra_errors import OF_COMPOSING
 from harness.isolate import USER_ERROR
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
 from harness.suites import TEMPORAL_STRIDE
 from harness.train.stages import Training
 from harness.train.state import State, load_state
+from harness.typed import build
 from harness.worker import of_construction
 
 VERBS = ("train", "export", "sample")
@@ -31,6 +31,9 @@ _SHOWN = 6  # clips of a sheet
 
 def main(words: Sequence[str]) -> int:
     """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
+    if {"-h", "--help"} & set(words):
+        print(__doc__, "Settings: conf/train/small.yaml and those of a run.", sep="\n\n  ")
+        return 0
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     try:
         if verb not in VERBS:
@@ -39,8 +42,10 @@ def main(words: Sequence[str]) -> int:
         return {"train": train, "export": export, "sample": sample}[verb](config)
     except InstantiationException as error:
         complain(UserError(of_construction(error)))
-    except (UserError, ValueError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, ValueError, *OF_COMPOSING) as error:
         complain(error)
+    except OSError as error:
+        complain(UserError(of_system(error)))
     return USER_ERROR
 
 
@@ -50,8 +55,8 @@ def train(config: dict[str, Any]) -> int:
     from harness.train.loop import Trainer
     from harness.train.objective import Objective
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
     device = env.choose_device(config["run"]["device"])
     objective = Objective(model.schedule, model.spec, training.history_noise)
     trainer = Trainer(training, Wan(model.dims), objective, device)
@@ -68,7 +73,7 @@ def export(config: dict[str, Any]) -> int:
     """Write the averaged weights of the newest checkpoint and the loss curve."""
     from harness.train.export import export as write
 
-    training: Training = instantiate(config["train"])
+    training: Training = build("train", config["train"])
     for name, value in write(_state(training), _out(training)).items():
         print(f"{name}: {value}")
     return 0
@@ -78,11 +83,11 @@ def sample(config: dict[str, Any]) -> int:
     """Make videos of held-out clips: the drift curve, and a sheet of made over true."""
     from harness.train.sample import SHEET, Studio, draw_sheet, report
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
-    method: Method = instantiate(config["method"])
+    training: Training = build("train", config["train"])
+    model: VideoModel = build("model", config["model"])
+    method: Method = build("method", config["method"])
     device = env.choose_device(config["run"]["device"])
-    backend = instantiate(config["attention"]).resolve(model.spec, method, device)
+    backend = build("attention", config["attention"]).resolve(model.spec, method, device)
     studio = Studio(model, method, backend, device)
     shown = studio.show(_state(training), range(training.samples), training.video_frames)
     print(report(shown, model.chunk_frames))

@@ -8,16 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli import complain
-from harness.errors import UserError
+from harness.errors import Parser, UserError, of_system
 from harness.isolate import USER_ERROR
 from harness.world.clip import HELD_OUT, clip
 from harness.world.report import Videos, of_run, of_world, report
+
+MOST = 1_000_000  # clips and seeds of one command
 
 
 def main(words: Sequence[str]) -> int:
     """Print what was asked for; exit code 2 for what the user can mend."""
     given = _parser().parse_args(words)
     try:
+        if given.verb == "captions" and not (0 <= given.first < MOST and 0 < given.n < MOST):
+            raise UserError(
+                f"captions --first {given.first} -n {given.n}: give a seed from 0 and at least one "
+                f"caption, both below {MOST}"
+            )
         if given.verb == "captions":
             print(
                 "\n".join(clip(seed).prompt for seed in range(given.first, given.first + given.n))
@@ -25,16 +32,16 @@ def main(words: Sequence[str]) -> int:
         else:
             for source in _sources(given):
                 print(report(source, given.format), flush=True)
-    except UserError as error:
-        complain(error)
+    except (UserError, OSError) as error:
+        complain(error if isinstance(error, UserError) else UserError(of_system(error)))
         return USER_ERROR
     return 0
 
 
 def _sources(given: argparse.Namespace) -> list[Videos]:
     """What is to be measured, one table each."""
-    if given.truth is not None and given.truth < 2:
-        raise UserError(f"measure --truth {given.truth}: give at least 2 clips")
+    if given.truth is not None and not 2 <= given.truth < MOST:
+        raise UserError(f"measure --truth {given.truth}: give at least 2 clips, below {MOST}")
     if not given.folders and given.truth is None:
         raise UserError("measure: name the folder of a run, or type measure --truth 32")
     clips = [] if given.truth is None else [of_world(0, given.truth)]
@@ -42,7 +49,7 @@ def _sources(given: argparse.Namespace) -> list[Videos]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.world", description=__doc__)
+    parser = Parser(prog="python -m harness.world", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     captions = verbs.add_parser("captions", help="print captions, a line each")
     captions.add_argument("--first", type=int, default=0, help=f"seed; up to {HELD_OUT} held out")

@@ -7,18 +7,47 @@ For jobs that only find that they are done, that is most of their time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from omegaconf import DictConfig
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
+from harness.errors import UserError
 from harness.read_once import read_once
+
+MOST_JOBS = 100_000
 
 
 class Once(BasicSweeper):
     """Reads every file once, and keeps what the check of a batch has composed for its jobs."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the jobs.
+
+        Raises  UserError: there are none, or more than anybody can mean. HydraException: a word
+                cannot be read.
+        """
+        assert self.hydra_context is not None and self.config is not None
+        demand_jobs(arguments, self.hydra_context.config_loader)
+        try:
+            return super().sweep(arguments)
+        except HydraException:  # no job has begun: Hydra's own note of the sweep says nothing
+            folder = Path(str(OmegaConf.select(self.config, "hydra.sweep.dir")))
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            with suppress(OSError):  # other files lie there
+                folder.rmdir()
+                folder.parent.rmdir()
+            raise
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose all jobs of a batch; a launcher in this process asks for them next.
@@ -38,3 +67,32 @@ class Once(BasicSweeper):
             return composed.pop(tuple(job), None) or compose(loader, master, job)
 
         loader.load_sweep_config = once
+
+
+def demand_jobs(words: Sequence[str], loader: ConfigLoader) -> None:
+    """Refuse words of a sweep that give no job, or more than anybody can mean.
+
+    Raises  UserError: the word. HydraException: it cannot be read.
+    """
+    numbers = []
+    for override in OverridesParser.create(loader).parse_overrides(list(words)):
+        if not override.is_sweep_override():
+            continue
+        if override.is_interval_sweep():
+            raise UserError(f"{override.input_line}: give a list, as 1,2,3, or range(1,4)")
+        numbers.append(_num_values(override))
+        if not numbers[-1]:
+            raise UserError(f"{override.input_line} is no job at all: give values, as 1,2,3")
+    if math.prod(numbers) > MOST_JOBS:
+        raise UserError(f"{' '.join(words)} is more than {MOST_JOBS} jobs: give fewer values")
+
+
+def _num_values(override: Override) -> int:
+    """How many values a word sweeps over; no more than just too many are counted."""
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        steps = (float(value.stop or 0) - float(value.start or 0)) / float(value.step or math.nan)
+        if not math.isfinite(steps):
+            raise UserError(f"{override.input_line}: give a range whose step is not 0")
+        return max(0, math.ceil(steps))
+    return sum(1 for _ in islice(override.sweep_iterator(), MOST_JOBS + 1))

@@ -1,0 +1,145 @@
+"""Errors of Hydra and OmegaConf as one sentence: what was typed, what is allowed, what to type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from harness.errors import UserError, did_you_mean
+from harness.own import exposed
+from harness.paths import CONF
+
+# What composing raises that the user can mend: wrong words, and wrong files of their own.
+OF_COMPOSING = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    UnicodeDecodeError,
+    RecursionError,
+)
+# Groups that `ls` lists, and what it calls them.
+LS = {name: f"{name}s" for name in ("method", "suite", "model", "attention", "integration")}
+LS |= {"experiment": "experiments", "metrics": "metrics", "weights": "weights"}
+SETTING = "name=value, as method=rtn_int4"
+
+
+def demand_choices(words: Iterable[str]) -> None:
+    """Refuse words that give a group of choices something else than names.
+
+    Raises  UserError: the word, and what such a group takes. HydraException: it cannot be read.
+    """
+    for word in words:
+        name = word.partition("=")[0].lstrip("+").partition("@")[0]
+        if not name:
+            raise UserError(_of_word(word))
+        if "=" not in word or word.startswith("~") or not (CONF / name).is_dir():
+            continue
+        (override,) = OverridesParser.create().parse_overrides([word])
+        value = None if override.is_sweep_override() else override.value()
+        named = value if isinstance(value, list) and value else [value]
+        if override.is_sweep_override() or all(map(_can_name, named)):
+            continue
+        if isinstance(value, list) and not value and name == "metrics":
+            continue
+        listed = f", python -m harness ls {LS[name]} shows them" if name in LS else ""
+        example = "metrics=[psnr,ssim] or metrics=[]" if name == "metrics" else f"{name}=<name>"
+        raise UserError(f"{word}: give the name of a choice, as {example}{listed}")
+
+
+def _can_name(value: object) -> bool:
+    """Whether a value can be the name of a file of choices below its group."""
+    if not isinstance(value, str) or not value or value.endswith(".yaml"):
+        return False
+    return not value.startswith("/") and ".." not in value.split("/")
+
+
+def sentence(error: Exception) -> str:
+    """What was found, what is allowed: Hydra's errors in one line, with near matches."""
+    if isinstance(error, OverrideParseException):
+        return _of_word(error.override)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _of_choice(error)
+    if isinstance(error, UnicodeDecodeError | RecursionError):
+        return _of_files(error)
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(
+        cause.parent_node, DictConfig
+    ):
+        keys = sorted(str(key) for key in cause.parent_node)
+        near = did_you_mean(str(cause.key), keys)
+        return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        return " ".join(f"{error} ({cause})".split())
+    return " ".join(str(error).split())
+
+
+def _of_word(word: str) -> str:
+    """A word that Hydra's grammar does not have."""
+    name, equals, value = word.partition("=")
+    if not equals:
+        return f"{word!r} is no setting: give {SETTING}; python -m harness --help names them"
+    if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@-]*", name, re.ASCII):
+        return f"{word!r} has no name that a setting can have: give {SETTING}"
+    for opening, closing in ("[]", "{}", "()"):
+        if value.count(opening) != value.count(closing):
+            return f"{word!r} has a bracket {opening} without its {closing}: give both"
+    for quote in "'\"":
+        if value.replace(f"\\{quote}", "").count(quote) % 2:
+            return f"{word!r} has a quote {quote} without the other: give both"
+    quoted = f"{name}='{value}'"
+    if "'" not in value and _can_read(quoted):
+        return f'{word} cannot be read without quotes: type "{quoted}"'
+    return f"{word!r} cannot be read: give {SETTING}, texts in quotes"
+
+
+def _can_read(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
+
+
+def _of_choice(error: MissingConfigException) -> str:
+    """A name that no file of its group has."""
+    assert error.missing_cfg_file is not None
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    options = error.options or _shipped_names(group)  # Hydra has none where a list is chosen
+    if not options:
+        return " ".join(str(error).split())
+    near = did_you_mean(name, options)
+    return f"unknown {group} {name}{near}? Choose {group}={'|'.join(sorted(options))}"
+
+
+def _shipped_names(group: str) -> list[str]:
+    """The choices of a config group that ship."""
+    root = CONF / group
+    return [str(path.relative_to(root).with_suffix("")) for path in root.glob("**/*.yaml")]
+
+
+def _of_files(error: Exception) -> str:
+    """An error that names no file comes from one of the user's own: which, is found by reading."""
+    folder = exposed()
+    if isinstance(error, RecursionError):
+        where = f"a file of {folder}" if folder else "a setting"
+        return f"{where} refers to itself: look at defaults: and ${{...}} of what was chosen"
+    faults = list(unreadable(folder)) if folder else []
+    return faults[0] if faults else f"a file is no UTF-8 text ({error}): save it as such"
+
+
+def unreadable(folder: Path) -> Iterator[str]:
+    """Files of choices in a folder that are no YAML in UTF-8, with what is wrong of each."""
+    for path in sorted(folder.glob("*/**/*.yaml")):
+        try:
+            yaml.safe_load(path.read_text("utf-8"))
+        except UnicodeDecodeError as error:
+            yield f"{path} is no UTF-8 text ({error}): save it as such"
+        except (yaml.YAMLError, RecursionError, OSError) as error:
+            yield f"{path} cannot be read ({' '.join(str(error).split())})"

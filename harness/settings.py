@@ -1,0 +1,138 @@
+"""A resolved configuration held against what a run reads. Imports no torch: the parent uses it.
+
+What is built later (method, model, metrics, attention) is held against its annotations by
+`harness.typed` where it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness import track
+from harness.errors import UserError
+from harness.hydra_errors import LS
+from harness.run import Execution
+from harness.suites import SuiteConfig
+from harness.typed import TARGET, demand, demand_fields, demand_known, shown
+
+# Groups of choices that every run has, with the file that one of your own begins with.
+BUILT = {"model": "small", "method": "bf16", "attention": "auto", "integration": "packed"}
+KNOWN = (*BUILT, "suite", "metrics", "track", "reference", "judge", "rerun", "results_dir",
+         "data_dir", "run")  # fmt: skip
+MOST_RERUNS = 10**9
+MOST_FPS = 1000
+MOST_CHUNK_FRAMES = 10_000
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse what the parent needs and cannot use; the child checks the rest.
+
+    Raises  UserError: a group that is not there, a setting that nothing reads or of the wrong kind.
+    """
+    demand_known("", config, KNOWN)
+    for name in (*BUILT, "suite", "track", "run"):
+        _demand_group(name, config.get(name))
+    for name, base in {**BUILT, "reference": "auto"}.items():
+        if name == "reference" and config.get(name) is None:  # attends as the run does
+            continue
+        _demand_group(name, config[name])
+        if TARGET not in config[name]:
+            raise UserError(
+                f"the {name}'s file names no {TARGET}: begin it with defaults: [{base}, _self_] "
+                "and change what differs"
+            )
+    for name, most in (("chunk_frames", MOST_CHUNK_FRAMES), ("fps", MOST_FPS)):
+        _demand_count(f"model.{name}", config["model"].get(name), 1, most)
+    _demand_count("rerun", config.get("rerun", 0), 0, MOST_RERUNS)
+    _check_folders(config)
+    _check_metrics(config.get("metrics"))
+    demand_fields("suite", config["suite"], SuiteConfig)
+    execution(config["run"])
+    _check_track(config["track"])
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration with its interpolations resolved, and checked.
+
+    Raises  UserError, OmegaConfBaseException: a group or a setting that cannot be used.
+    """
+    for name in (*BUILT, "suite", "track", "run"):  # others refer to them
+        if name not in config:
+            _demand_group(name, None)
+    resolved: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+        config, resolve=True, throw_on_missing=True
+    )
+    check(resolved)
+    return resolved
+
+
+def execution(settings: Any) -> Execution:
+    """How runs are carried out, as the group `run` says.
+
+    Raises  UserError: a setting that is not there, of another type, or out of range.
+    """
+    _demand_group("run", settings)
+    known = {field.name: field.type for field in fields(Execution)}
+    demand_known("run", settings, [*known, "dry"])
+    for name in ("dry", *known):
+        if name not in settings:
+            raise UserError(f"run.{name} was removed: leave it as it is, or give it a value")
+    if type(settings["dry"]) is not bool:
+        raise UserError(f"run.dry={shown(settings['dry'])}: choose true or false")
+    return Execution(**{name: settings[name] for name in known})
+
+
+def _demand_group(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        return
+    if name == "run":
+        raise UserError(f"run={shown(value)}: give its settings one by one, as run.device=cpu")
+    if value is not None and name in BUILT:
+        raise UserError(
+            f"{name}={shown(value)} names no {TARGET}: begin its file with defaults: "
+            f"[{BUILT[name]}, _self_] and change what differs"
+        )
+    listed = f", python -m harness ls {LS[name]} shows them" if name in LS else ""
+    example = {"suite": "moviegen", "track": "disabled", "reference": "null"}
+    raise UserError(
+        f"{name}={shown(value)}: every run needs one; type {name}=<name>, as "
+        f"{name}={example.get(name) or BUILT[name]}{listed}"
+    )
+
+
+def _check_metrics(value: Any) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"metrics={shown(value)}: give names in brackets, as metrics=[psnr,ssim]")
+    for name, each in (value or {}).items():
+        if not isinstance(each, Mapping) or TARGET not in each:
+            raise UserError(
+                f"metrics.{name}={shown(each)} names no {TARGET}: choose metrics by name, as "
+                "metrics=[psnr,ssim]; python -m harness ls metrics shows them"
+            )
+        demand(f"metrics.{name}.{TARGET}", str, each[TARGET])
+
+
+def _demand_count(name: str, value: Any, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        kind = "a positive whole number" if least else "a whole number, 0 for none"
+        raise UserError(f"{name}={shown(value)}: give {kind}, at most {most}")
+
+
+def _check_folders(config: Mapping[str, Any]) -> None:
+    for name in ("results_dir", "data_dir"):
+        value = config.get(name)
+        if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
+            raise UserError(f"{name}={shown(value)}: give the name of a folder")
+
+
+def _check_track(config: Mapping[str, Any]) -> None:
+    demand_known("track", config, ("mode", "project"))
+    for name in ("mode", "project"):
+        value = config.get(name)
+        if not (isinstance(value, str) and value.strip()):
+            raise UserError(f"track.{name}={shown(value)}: give a word, or type track=disabled")
+    track.mode(config["mode"])

@@ -1,0 +1,184 @@
+"""Settings held against the types of the fields that they fill, with a sentence for what differs.
+
+Whatever a configuration builds (models, methods, metrics, attention) says by its annotations what
+it takes. They are looked at before anything is built, so a constructor meets no value of another
+kind, and every refusal reads alike: name=value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from harness.errors import UserError, did_you_mean
+
+TARGET = "_target_"
+OF_HYDRA = (TARGET, "_args_", "_partial_", "_recursive_", "_convert_")
+LARGEST = 2**63  # beyond it neither tensors nor tables have a place for a whole number
+
+
+def wanted(hint: Any, value: Any) -> str | None:
+    """What to give instead of a value that is not of a type; None if it is of it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return None
+    if origin in (Union, types.UnionType):
+        asked = [wanted(each, value) for each in inner]
+        return None if None in asked else " or ".join(dict.fromkeys(map(str, asked)))
+    if hint in PLAIN:
+        fits, words = PLAIN[hint]
+        return None if fits(value) else words
+    if origin is Literal:
+        is_one = any(value == each and type(value) is type(each) for each in inner)
+        return None if is_one else f"one of {', '.join(map(str, inner))}"
+    if origin in LISTS:
+        return _wanted_list(origin, inner, value)
+    if hint is dict or origin in (dict, Mapping):
+        return None if isinstance(value, Mapping) else "a group of settings"
+    if inspect.isclass(hint) and hint is not object and not isinstance(value, Mapping):
+        is_built = not isinstance(value, str | int | float | list | None)
+        return None if is_built else f"what builds a {hint.__name__}, as {{{TARGET}: <class>}}"
+    return None
+
+
+def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
+    """The same of lists and tuples, of any length or of a fixed one."""
+    of_each = [hint for hint in inner if hint is not Ellipsis]
+    is_fixed = origin is tuple and Ellipsis not in inner
+    many = f"a list of {len(of_each)}" if is_fixed else "a list"
+    words = f"{many}, each {wanted(of_each[0], ...)}" if of_each else many
+    if not isinstance(value, list | tuple) or (is_fixed and len(value) != len(of_each)):
+        return words
+    hints = of_each if is_fixed else of_each[:1] * len(value)
+    fits = all(wanted(*pair) is None for pair in zip(hints, value, strict=False))
+    return None if fits else words
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+# What a value of a plain type must be, and what to give otherwise.
+PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    None: (lambda value: value is None, "null"),
+    types.NoneType: (lambda value: value is None, "null"),
+    bool: (lambda value: type(value) is bool, "true or false"),
+    int: (lambda value: type(value) is int and abs(value) < LARGEST, "a whole number"),
+    float: (_is_number, "a finite number"),
+    str: (lambda value: isinstance(value, str), "a text in quotes"),
+}
+LISTS = (list, tuple, Sequence)
+
+
+def demand(name: str, hint: Any, value: Any) -> None:
+    """Refuse a value of another type.
+
+    Raises  UserError: name=value and what to give.
+    """
+    asked = wanted(hint, value)
+    if asked is not None:
+        raise UserError(f"{name}={shown(value)}: give {asked}")
+
+
+def demand_known(name: str, given: Iterable[Any], known: Sequence[str]) -> None:
+    """Refuse settings of a group that nothing reads.
+
+    Raises  UserError: the first of them, and those that there are.
+    """
+    for key in given:
+        if key not in known:
+            near = did_you_mean(str(key), known)
+            full = f"{name}.{key}" if name else str(key)
+            raise UserError(f"there is no setting {full}{near}? Choose {', '.join(known)}")
+
+
+def demand_fields(name: str, values: Any, kind: type[Any]) -> None:
+    """Hold a group of settings against a dataclass: known fields of the right types, none missing.
+
+    Raises  UserError: it is no group, or one of its settings cannot be used.
+    """
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}={shown(values)} is no group of settings: leave {name} as it is")
+    demand_known(name, values, list(hints))
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            demand(f"{name}.{field.name}", hints[field.name], values[field.name])
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{name} lacks {field.name}: type +{name}.{field.name}=<value>")
+
+
+def check_parts(name: str, config: Any) -> None:
+    """Hold whatever a configuration builds against its annotations, parts of parts included.
+
+    Classes are imported for it. What cannot be found is left to whoever builds: it says so.
+    Raises  UserError: a setting that is not there, is missing or has a value of another type.
+    """
+    if isinstance(config, Mapping):
+        if TARGET in config:
+            _check_call(name, config)
+        for key, value in config.items():
+            check_parts(f"{name}.{key}", value)
+    elif isinstance(config, list):
+        for value in config:
+            check_parts(name, value)
+
+
+def build(name: str, config: Any) -> Any:
+    """What a resolved configuration describes; `name` is what the command line calls it.
+
+    Raises  UserError: a setting of the wrong type. InstantiationException: its class is not there
+            or refuses its settings.
+    """
+    from hydra.utils import instantiate
+
+    check_parts(name, config)
+    return instantiate(config)
+
+
+def _check_call(name: str, config: Mapping[Any, Any]) -> None:
+    target = config[TARGET]
+    if not isinstance(target, str) or not target:
+        raise UserError(f"{name}.{TARGET}={shown(target)}: give a class as module.Class")
+    from hydra.utils import get_object
+
+    try:
+        found = get_object(target)
+        parameters = inspect.signature(found).parameters
+        hints = typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    except Exception:  # noqa: BLE001  whatever an import of anybody's does, building names it
+        return
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    known = [each.name for each in parameters.values() if each.kind is not each.VAR_KEYWORD]
+    given = [key for key in config if key not in OF_HYDRA]
+    if not takes_all:
+        demand_known(name, given, known)
+    needed = [each.name for each in parameters.values() if _is_needed(each)]
+    missing = [] if "_args_" in config else [each for each in needed if each not in config]
+    if missing:
+        raise UserError(f"{name} lacks {', '.join(missing)}: type +{name}.{missing[0]}=<value>")
+    for key in given:
+        if key in hints:
+            demand(f"{name}.{key}", hints[key], config[key])
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    by_name = (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return parameter.kind in by_name and parameter.default is parameter.empty
+
+
+def shown(value: Any) -> str:
+    """A value as the command line writes it, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    else:
+        text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
