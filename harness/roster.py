@@ -94,7 +94,7 @@ def cells(entry: Entry) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _steps(steps: tuple[int, ...]) -> str:
+def _steps(steps: tuple[float, ...]) -> str:
     return "/".join(map(str, steps))
 
 
