@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from analysis.grids import Grid
 from harness import earlier, power
+from harness.errors import UserError
 from harness.run import Item, Run
 from harness.score import lacking
 from harness.sizes import size
+
+if TYPE_CHECKING:
+    from harness.parts import Parts
 
 Videos = tuple[str, ...]  # file names without endings
 HEADER = ("method", "state", "made", "left", "failed", "minutes", "from", "KV", "peak", "disk")
@@ -104,6 +109,7 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     from harness.plan.job import memory  # torch, which the parent of a run never needs
 
+    parts = _parts(run)
     failed = run.failed()
     left = run.missing()
     without = {item.key for item in left}
@@ -112,7 +118,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     time = earlier.seconds(run, reference, machine)
     disk = earlier.disk_bytes(run, reference)
     planned = memory(run)
-    told = (*time.reasons, *disk.reasons)
+    told = (*time.reasons, *disk.reasons, *_refused_here(run, parts))
     if machine is None:
         told = (f"run.device={device} is not here: minutes are of any machine", *told)
     return Outlook(
@@ -138,6 +144,43 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
         peak_bytes=planned.peak_bytes,
         reasons=(*(told if left else ()), *planned.reasons),
     )
+
+
+def _parts(run: Run) -> Parts:
+    """What the run is made of, refused as the run itself would refuse it.
+
+    Raises  UserError: its settings cannot run, on whatever machine.
+    """
+    from hydra.errors import InstantiationException
+
+    from harness.parts import Parts
+    from harness.worker import of_construction
+
+    try:
+        return Parts.of(run)
+    except InstantiationException as error:
+        raise UserError(of_construction(error)) from error
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _refused_here(run: Run, parts: Parts) -> list[str]:
+    """Why the run could not start on this machine, though it may on another."""
+    from harness import env
+
+    told = []
+    model, data_dir = parts.model, Path(run.data_dir)
+    try:
+        device = env.choose_device(run.execution.device)
+        parts.integration.resolve(parts.attention, model.spec, parts.method, device)
+    except (UserError, ValueError) as error:
+        told.append(f"it cannot start here: {error}")
+    if model.weights == "checkpoint" and not model.path(data_dir).is_file():
+        told.append(
+            f"it cannot start here: {model.path(data_dir)} is not there, python -m harness check "
+            f"model={run.model_name} says what to fetch"
+        )
+    return told
 
 
 def _table(run: Run) -> str:

@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 
 from harness import env, store
-from harness.api import Method
-from harness.attention.base import Backend
-from harness.cache import sized
 from harness.embeddings import Embeddings, Encoded, Keep
 from harness.errors import NotFinite, UserError
 from harness.files import write_json
-from harness.integration import CacheSession, Integration
+from harness.integration import CacheSession
 from harness.measure import Meter, memory_of
-from harness.models.model import DTYPES, VideoModel
+from harness.models.model import DTYPES
 from harness.models.vae import pixels
 from harness.models.wan import TextKV
 from harness.noise import SeededNoise
 from harness.numerics import are_finite
+from harness.parts import Parts
 from harness.passes import Silent
 from harness.progress import Progress
 from harness.record import Held, Recorder
@@ -36,7 +34,6 @@ from harness.run import ENVIRONMENT, Item, Run
 from harness.sampler import Sampler
 from harness.scores import Key
 from harness.store import Rows, TracePoint, write_trace
-from harness.typed import build
 from harness.video import Frames, write_raw
 
 
@@ -58,16 +55,10 @@ class Generator:
                 "videos are made on the CPU (run.device=cuda refuses this)",
                 file=sys.stderr,
             )
-        self.method: Method = build("method", run.method)
-        self.model: VideoModel = build("model", run.model)
-        self.method.check(self.model.spec)
-        num_held = self.model.loop.histories(run.suite.num_frames)[0]
-        sized(self.method, self.model.spec, num_held).check(self.model.spec)
-        self.integration: Integration = build("integration", run.integration)
-        self.integration.check(self.model.spec, self.method)
-        self.model.loop.check(self.integration, self.method, self.model.decoder)
-        self.backend: Backend = self.integration.resolve(
-            build("attention", run.attention), self.model.spec, self.method, self.device
+        parts = Parts.of(run)
+        self.model, self.method, self.integration = parts.model, parts.method, parts.integration
+        self.backend = self.integration.resolve(
+            parts.attention, self.model.spec, self.method, self.device
         )
         sampler = self.model.build(self.device, Path(run.data_dir))
         self.sampler: Sampler = replace(sampler, reuse=self.method.reuse)

@@ -62,7 +62,7 @@ class _Child:
             [sys.executable, "-m", "harness.worker", stage, str(run.folder), *told],
             stdin=subprocess.PIPE,
             pass_fds=(writer, *files),
-            env={**os.environ, "PYTHONPATH": _path(), **grant.variables},
+            env={**os.environ, "PYTHONPATH": search_path(), **grant.variables},
             text=True,
         )
         os.close(writer)
@@ -134,8 +134,8 @@ class _Child:
             raise RunFailed("crash", reason, self._at)
 
 
-def _path() -> str:
-    """Where the child finds its modules: the harness that this process has, wherever it runs.
+def search_path() -> str:
+    """Where a child finds its modules: the harness that this process has, wherever it runs.
 
     A worker of Ray's runs in a folder of its own, from where another copy may be found.
     """

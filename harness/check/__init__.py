@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.isolate import USER_ERROR
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
 
-  Holds a method against the contract of every method, one line each. method=all or names with
-  commas examine several. Exit code 0: all hold; 1: one does not; 2: there is no such method.
+  Holds a method against the contract of every method, one line each, in a process of its own, which
+  may take run.timeout_s seconds for a contract (600). method=all or names with commas examine
+  several. Exit code 0: all hold; 1: one does not; 2: there is no such method.
 
 python -m harness check model=NAME [key=value ...] [--config-dir FOLDER]
 
@@ -47,17 +48,23 @@ class Verdict:
         return f"{line}  {self.note}".rstrip()
 
 
-def verdicts(subject: Subject) -> Iterator[Verdict]:
-    """All contracts, one after the other; only the first if nothing can be built."""
+def verdicts(
+    subject: Subject, begins: Callable[[str], None] = lambda contract: None
+) -> Iterator[Verdict]:
+    """All contracts, one after the other; only the first if nothing can be built.
+
+    begins: called with the name of each before it is tried.
+    """
     from harness.check.contracts import CONTRACTS
 
     for contract in CONTRACTS:
+        name = contract.__name__.replace("_", " ")
+        begins(name)
         start = time.perf_counter()
         try:
             note, held = contract(subject) or "", True
-        except Exception as error:  # noqa: BLE001  the method may be anybody's
+        except (Exception, SystemExit) as error:  # noqa: BLE001  the method may be anybody's
             note, held = sentence(error), False
-        name = contract.__name__.replace("_", " ")
         yield Verdict(name, held, note, time.perf_counter() - start)
         if contract is CONTRACTS[0] and not held:
             return
@@ -87,10 +94,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
+    from harness.check.child import LIMIT_S, judged
     from harness.compose import choices, composing, method_files
     from harness.errors import UserError
     from harness.own import own_folder
-    from harness.settings import check
+    from harness.settings import check, execution
 
     folder, rest = own_folder(words)
     # A method is examined on a small network whatever the model, so the model is the subject only
@@ -108,13 +116,18 @@ def _check(words: Sequence[str]) -> int:
     with composing(folder) as composer:
         configs = {name: composer.resolved([*others, f"{group}={name}"]) for name in names}
     broken = 0
-    for name, config in configs.items():
+    for config in configs.values():
         check(config)
-        if len(configs) > 1:
+    limit_s = execution(next(iter(configs.values()))["run"]).timeout_s
+    if limit_s is None and group == "method":  # files of models may take any time to read
+        limit_s = LIMIT_S
+    last = None
+    for name, verdict in judged(group, configs, limit_s):
+        if len(configs) > 1 and name != last:
             print(f"{name}:")
-        for verdict in _verdicts(group, name, config):
-            print(verdict, flush=True)
-            broken += not verdict.held
+        last = name
+        print(verdict, flush=True)
+        broken += not verdict.held
     if broken:
         print(f"{broken} broken: harness/check/{_ASKED[group]} says what is asked", file=sys.stderr)
     return 1 if broken else 0
@@ -123,17 +136,7 @@ def _check(words: Sequence[str]) -> int:
 _ASKED = {"method": "contracts.py", "model": "model.py"}
 
 
-def _verdicts(group: str, name: str, config: dict[str, Any]) -> Iterator[Verdict]:
-    if group == "method":
-        from harness.check.subject import Subject
-
-        return verdicts(Subject(name, config))
-    from harness.check import model
-
-    return model.verdicts(model.ModelSubject(name, config["model"], config["data_dir"]))
-
-
-def sentence(error: Exception) -> str:
+def sentence(error: Exception | SystemExit) -> str:
     """What did not hold; where it was raised, if nobody meant it to be."""
     from hydra.errors import InstantiationException
 
@@ -141,6 +144,8 @@ def sentence(error: Exception) -> str:
     from harness.errors import UserError, first_line, last_frame
     from harness.worker import of_construction
 
+    if isinstance(error, SystemExit):
+        return f"it ends the process by sys.exit({error.code!r}) ({last_frame(error)})"
     if isinstance(error, InstantiationException):
         return of_construction(error)
     if isinstance(error, (Broken, UserError, ValueError)):

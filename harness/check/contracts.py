@@ -18,7 +18,7 @@ from harness.check.bits import errors_by_bits
 from harness.check.declared import declared_bytes, outgrown
 from harness.check.small import spec, video
 from harness.check.subject import NUM_FRAMES, Subject
-from harness.check.walk import SHARED, live_bytes
+from harness.check.walk import SHARED, held_by_process, live_bytes, reached
 from harness.integration import CacheSession
 
 Contract = Callable[[Subject], str | None]
@@ -114,6 +114,25 @@ def methods_hold_no_history(s: Subject) -> None:
         raise Broken(
             f"its objects hold {few} bytes of tensors after 3 frames and {many} after {NUM_FRAMES} "
             "or more: history belongs into parts and notes, where it is counted"
+        )
+
+
+def nothing_is_held_outside_the_cache(s: Subject) -> None:
+    """What the process holds after another video is what the cache holds, and what was there."""
+    assert s.first  # tables that are made once are there
+    before = held_by_process()
+    latents, session = s.run(s.method, prompt=1)
+    known = before.keys() | reached(session, s.method, latents).keys()
+    hidden = [found for at, found in held_by_process().items() if at not in known and found[1]]
+    if hidden:
+        largest, _ = max(hidden, key=lambda found: found[1])
+        what = type(largest).__name__
+        if isinstance(largest, torch.Tensor):
+            what = f"tensor {list(largest.shape)} {largest.dtype}"
+        raise Broken(
+            f"a video leaves {sum(size for _, size in hidden)} bytes that it does not declare, in "
+            f"{len(hidden)} objects outside the cache (globals, class attributes, closures, "
+            f"caches), the largest a {what}: keep history in parts and notes, where it is counted"
         )
 
 
@@ -227,6 +246,7 @@ CONTRACTS: tuple[Contract, ...] = (
     prompts_do_not_affect_each_other,
     stored_bytes_are_those_of_live_tensors,
     methods_hold_no_history,
+    nothing_is_held_outside_the_cache,
     declared_bytes_are_stored,
     runs_on_any_model,
     odd_sizes_are_served_or_refused,

@@ -188,19 +188,25 @@ CONTRACTS: tuple[Callable[[ModelSubject], str | None], ...] = (
 _OF_LOADING = (its_weights_have_a_checksum, a_small_pass_is_finite)  # follow from the tensors
 
 
-def verdicts(subject: ModelSubject) -> Iterator[Verdict]:
-    """All contracts, one after the other, but for those whose ground is broken already."""
+def verdicts(
+    subject: ModelSubject, begins: Callable[[str], None] = lambda contract: None
+) -> Iterator[Verdict]:
+    """All contracts, one after the other, but for those whose ground is broken already.
+
+    begins: called with the name of each before it is tried.
+    """
     broken: set[Callable[[ModelSubject], str | None]] = set()
     for contract in CONTRACTS:
         if its_weights_have_the_tensors in broken and contract in _OF_LOADING:
             continue
+        name = contract.__name__.replace("_", " ")
+        begins(name)
         start = time.perf_counter()
         try:
             note, held = contract(subject) or "", True
-        except Exception as error:  # noqa: BLE001  the classes may be anybody's
+        except (Exception, SystemExit) as error:  # noqa: BLE001  the classes may be anybody's
             note, held = sentence(error), False
             broken.add(contract)
-        name = contract.__name__.replace("_", " ")
         yield Verdict(name, held, note, time.perf_counter() - start)
         if it_can_be_built in broken:
             return

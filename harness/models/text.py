@@ -11,6 +11,7 @@ import html
 import importlib.metadata
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,14 @@ class UmT5Text:
         """Rows of the prompt's own tokens [num_tokens, width] float32."""
         self._loaded = self._loaded or self._load()
         tokenizer, encoder = self._loaded
+        num_tokens = len(tokenizer([prompt]).input_ids[0])
+        if num_tokens > self.length:
+            print(
+                f"warning: a prompt has {num_tokens} tokens and the text encoder takes "
+                f"{self.length}: its last {num_tokens - self.length} are not read "
+                f"({prompt[:60]!r})",
+                file=sys.stderr,
+            )
         tokens = tokenizer(
             [prompt],
             padding="max_length",

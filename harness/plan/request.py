@@ -26,6 +26,7 @@ from harness.integration import Packed
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
 from harness.own import searchpath
+from harness.parts import demand_fit
 from harness.paths import CONF
 from harness.plan import roofline
 from harness.plan.forecast import Setting
@@ -109,13 +110,13 @@ def resolve(
     config = next(iter(configs.values()))
     resolved = _resolved(config)
     model = model_of(_choice(config, "model"), resolved["model"])
-    for name, each in configs.items():
-        _demand_packed(name, each)
+    num_frames = _num_frames(resolved["suite"], model)
+    packed = {name: _packed(name, each) for name, each in configs.items()}
     methods = {name: _method(config) for name, config in configs.items()}
     refused: list[str] = []
     for name, method in list(methods.items()):
         try:
-            method.check(model.spec)
+            demand_fit(model, method, packed[name], num_frames)
         except ValueError as error:
             if asked != ["all"]:
                 raise
@@ -126,7 +127,7 @@ def resolve(
         suite_name=_choice(config, "suite"),
         model=model,
         needs=needs(model),
-        num_frames=_num_frames(resolved["suite"], model),
+        num_frames=num_frames,
         backend=backend_of(resolved["attention"]),
         ceilings=limits,
         memory_gib=limit_gib,
@@ -181,13 +182,15 @@ def _method(config: DictConfig) -> Method:
     return method
 
 
-def _demand_packed(name: str, config: DictConfig) -> None:
-    """Other integrations store something else than what is planned here."""
-    if not isinstance(build("integration", _resolved(config)["integration"]), Packed):
+def _packed(name: str, config: DictConfig) -> Packed:
+    """Build the integration; others than Packed are planned elsewhere."""
+    integration = build("integration", _resolved(config)["integration"])
+    if not isinstance(integration, Packed):
         raise UserError(
             f"{name} runs under integration={_choice(config, 'integration')}, which is counted "
             "apart: type python -m harness plan integration=published"
         )
+    return integration
 
 
 def backend_of(attention: dict[str, Any]) -> Backend:

@@ -1,0 +1,131 @@
+"""Contracts in a process of their own, whose death is a verdict too."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from harness.check import Verdict
+from harness.isolate import search_path
+from harness.reports import die_with
+
+LIMIT_S = 600.0  # of one contract of a method, the start of the process included
+
+
+def judged(
+    group: str, configs: Mapping[str, Mapping[str, Any]], limit_s: float | None
+) -> Iterator[tuple[str, Verdict]]:
+    """Examine methods or models in a child, and yield each verdict with the name of its subject.
+
+    A child that dies or takes longer than `limit_s` for a contract breaks that contract; the rest
+    of its subject's contracts are left out, and another child examines the other subjects.
+    """
+    todo = dict(configs)
+    while todo:
+        process, reports = _start(group, todo)
+        name, contract, since = next(iter(todo)), "starts", time.perf_counter()
+        try:
+            while (line := reports.get(timeout=limit_s)) is not None:
+                with suppress(json.JSONDecodeError):  # a child that dies may leave half a line
+                    said = json.loads(line)
+                    if "verdict" in said:
+                        yield name, Verdict(**said["verdict"])
+                    elif "contract" in said:
+                        name, contract, since = said["name"], said["contract"], time.perf_counter()
+                    else:
+                        del todo[said["finished"]]
+            death = f"its process ended {_how(process.wait())}"
+        except queue.Empty:
+            death = (
+                f"it took longer than {limit_s:g} s and was ended: run.timeout_s=<seconds> sets "
+                "another limit"
+            )
+        finally:
+            process.kill()
+            process.wait()
+        if todo:
+            yield name, Verdict(contract, False, death, time.perf_counter() - since)
+            del todo[name]
+
+
+def _start(
+    group: str, configs: Mapping[str, Mapping[str, Any]]
+) -> tuple[subprocess.Popen[str], queue.SimpleQueue[str | None]]:
+    """A child that is told what to examine, and the lines of its reports; None is the last."""
+    reader, writer = os.pipe()
+    told = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.check.child", *told],
+        stdin=subprocess.PIPE,
+        pass_fds=(writer,),
+        env={**os.environ, "PYTHONPATH": search_path()},
+        text=True,
+    )
+    os.close(writer)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as stdin:
+        json.dump(configs, stdin)
+    reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        with os.fdopen(reader) as lines:
+            for line in lines:
+                reports.put(line)
+        reports.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return process, reports
+
+
+def _how(code: int) -> str:
+    """An exit code in words."""
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code} and no word"
+
+
+def main() -> None:
+    """The child: examine what standard input names, a line a report."""
+    parser = argparse.ArgumentParser(prog="harness.check.child")
+    parser.add_argument("--group", choices=["method", "model"], required=True)
+    parser.add_argument("--reports", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    given = parser.parse_args()
+    die_with(given.parent)
+    os.set_inheritable(given.reports, False)
+    configs = json.load(sys.stdin)
+
+    def report(**said: Any) -> None:
+        os.write(given.reports, f"{json.dumps(said)}\n".encode())
+
+    for name, config in configs.items():
+
+        def begins(contract: str, name: str = name) -> None:
+            report(name=name, contract=contract)
+
+        if given.group == "method":
+            from harness.check import verdicts
+            from harness.check.subject import Subject
+
+            found = verdicts(Subject(name, config), begins)
+        else:
+            from harness.check import model
+
+            subject = model.ModelSubject(name, config["model"], config["data_dir"])
+            found = model.verdicts(subject, begins)
+        for verdict in found:
+            report(verdict=asdict(verdict))
+        report(finished=name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The parts that a configuration names, built without weights and held against each other.
+
+Runs, dry runs and plans all ask here, so that none accepts what another refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.api import Method
+from harness.attention.auto import Auto
+from harness.attention.base import Backend
+from harness.cache import sized
+from harness.integration import Integration
+from harness.models.model import VideoModel
+from harness.run import Run
+from harness.typed import build
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; `attention` as asked for, before a device decides."""
+
+    model: VideoModel
+    method: Method
+    integration: Integration
+    attention: Auto | Backend
+
+    @classmethod
+    def of(cls, run: Run) -> Parts:
+        """Build those of a run.
+
+        Raises  InstantiationException, UserError, ValueError: a part that refuses its settings, or
+                parts that do not fit each other.
+        """
+        parts = cls(
+            method=build("method", run.method),
+            model=build("model", run.model),
+            integration=build("integration", run.integration),
+            attention=build("attention", run.attention),
+        )
+        demand_fit(parts.model, parts.method, parts.integration, run.suite.num_frames)
+        return parts
+
+
+def demand_fit(
+    model: VideoModel, method: Method, integration: Integration, num_frames: int
+) -> None:
+    """Raise ValueError where a model cannot be served, or a video of so many frames."""
+    spec = model.spec
+    method.check(spec)
+    sized(method, spec, model.loop.histories(num_frames)[0]).check(spec)
+    integration.check(spec, method)
+    model.loop.check(integration, method, model.decoder)
