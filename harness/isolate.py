@@ -9,16 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from harness.errors import AlreadySaid, RunFailed
 from harness.lease import Grant, leased
+from harness.paths import ROOT
 from harness.run import Run
 from harness.scores import Key
-from harness.version import ROOT
 
 USER_ERROR = 2  # exit code of a child that has already said what the user can mend
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -37,6 +37,22 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
     """
     with leased(run.execution, stage) as grant:
         _Child(stage, run, grant, (lock, *grant.files)).watch(videos)
+
+
+def start_worker(
+    words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start `python -m harness.worker <words>` with these open files and environment variables.
+
+    The only place where a stage becomes a process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.worker", *words],
+        stdin=subprocess.PIPE,
+        pass_fds=files,
+        env=variables,
+        text=True,
+    )
 
 
 class _Child:
@@ -58,13 +74,9 @@ class _Child:
         reader, writer = os.pipe()
         self._reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         told = ["--device", grant.device, "--reports", str(writer), "--parent", str(os.getpid())]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker", stage, str(run.folder), *told],
-            stdin=subprocess.PIPE,
-            pass_fds=(writer, *files),
-            env={**os.environ, "PYTHONPATH": _path(), **grant.variables},
-            text=True,
-        )
+        variables = {**os.environ, "PYTHONPATH": _path(), **grant.variables}
+        words = [stage, str(run.folder), *told]
+        self._process = start_worker(words, (writer, *files), variables)
         os.close(writer)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
 
