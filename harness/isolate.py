@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,22 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
         _Child(stage, run, grant, (lock, *grant.files)).watch(videos)
 
 
+def start_worker(
+    words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start `python -m harness.worker <words>` with these open files and environment variables.
+
+    The only place where a stage becomes a process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness.worker", *words],
+        stdin=subprocess.PIPE,
+        pass_fds=files,
+        env=variables,
+        text=True,
+    )
+
+
 class _Child:
     """One child: told on its standard input what to do, heard through a pipe, a line a report.
 
@@ -58,13 +74,9 @@ class _Child:
         reader, writer = os.pipe()
         self._reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         told = ["--device", grant.device, "--reports", str(writer), "--parent", str(os.getpid())]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker", stage, str(run.folder), *told],
-            stdin=subprocess.PIPE,
-            pass_fds=(writer, *files),
-            env={**os.environ, "PYTHONPATH": search_path(), **grant.variables},
-            text=True,
-        )
+        variables = {**os.environ, "PYTHONPATH": search_path(), **grant.variables}
+        words = [stage, str(run.folder), *told]
+        self._process = start_worker(words, (writer, *files), variables)
         os.close(writer)
         threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from harness.files import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))
@@ -40,6 +45,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Shared(config, log)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """After more than one file: the ten that took longest, set-up included."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if len(seconds) > 1:
+        terminalreporter.section("slowest files, seconds of one worker")
+        for file, spent in seconds.most_common(10):
+            terminalreporter.line(f"{spent:7.1f}  {file}")
+
+
 @cache
 def _shares(file: str) -> bool:
     return 'scope="module"' in (ROOT / file).read_text()
@@ -52,6 +70,76 @@ def _leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # its sockets allow no longer path
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("leases")))
         yield
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep that all tests of a session read, and none changes."""
+
+    results: Path
+    stdout: str
+    stderr: str
+
+    def copied(self, to: Path) -> Path:
+        """A copy of the results to go on with or to damage."""
+        return Path(shutil.copytree(self.results, to, dirs_exist_ok=True))
+
+    def linked(self, to: Path) -> Path:
+        """The same by hard links, for tests that write no file in place.
+
+        Locks are left out: linked ones would be held together.
+        """
+        ignore = shutil.ignore_patterns(".lock")
+        shutil.copytree(self.results, to, ignore=ignore, copy_function=os.link, dirs_exist_ok=True)
+        return to
+
+
+@pytest.fixture(scope="session")
+def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
+    """Run commands into one results folder, once for all workers of a test session."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, *commands: Sequence[str]) -> Sweep:
+        from tests.test_cli import command
+
+        folder = root / f"sweep-{name}"
+        folder.mkdir(exist_ok=True)
+        said = [folder / "stdout", folder / "stderr"]
+        with locked(folder, f"waiting for another worker that makes the sweep {name}"):
+            if not said[1].exists():
+                done = [command(*words, f"results_dir={folder / 'results'}") for words in commands]
+                assert all(each.returncode == 0 for each in done), [x.stderr for x in done]
+                said[0].write_text("".join(each.stdout for each in done))
+                said[1].write_text("".join(each.stderr for each in done))
+        return Sweep(folder / "results", *(path.read_text() for path in said))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def readme_sweep(make_sweep: Callable[..., Sweep]) -> Sweep:
+    """The sweep of the README: five methods, three StoryEval prompts, on 12 frames."""
+    return make_sweep(
+        "readme",
+        [
+            *("-m", "method=bf16,rtn_int8,rtn_int4,rtn_int2,softprune_int4", "suite=storyeval"),
+            *("suite.num_prompts=3", "suite.frames=12", "suite.source=bundled", "track=disabled"),
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def short_sweep(make_sweep: Callable[..., Sweep]) -> Sweep:
+    """BF16 and two methods, two MovieGen prompts each, on the shortest clips there are."""
+    return make_sweep(
+        "short",
+        [
+            *("-m", "method=bf16,rtn_int4,rtn_int8", "suite=moviegen", "suite.num_prompts=2"),
+            *("suite.frames=3", "suite.source=bundled", "track=disabled"),
+        ],
+    )
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ import torch
 from harness.api import Fate, FramePolicy, History
 from harness.models.model import VideoModel
 from harness.sampler import Sampler
+from tests import forks
 from tests.conftest import ROOT
 
 SHORT = ("suite.frames=3", "suite.source=bundled", "track=disabled", "run.device=cpu")
@@ -104,6 +105,11 @@ class Place:
 
     def start(self, *words: str, limits: Sequence[str] = (), **env: str) -> Running:
         """Begin a command; `limits` are options of prlimit(1)."""
+        return self._start([sys.executable], *words, limits=limits, **env)
+
+    def _start(
+        self, python: Sequence[str], *words: str, limits: Sequence[str] = (), **env: str
+    ) -> Running:
         hooks, leases = self.root / "hooks", self.root / "leases"
         for folder in (hooks, leases):
             folder.mkdir(exist_ok=True)
@@ -118,7 +124,7 @@ class Place:
         typed = [*words, *SHORT, *(f"results_dir={folder}" for folder in into)]
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "harness", *typed],
+                [*prefix, *python, "-m", "harness", *typed],
                 stdout=subprocess.DEVNULL,
                 stderr=file,
                 text=True,
@@ -129,8 +135,9 @@ class Place:
         return self.started[-1]
 
     def run(self, *words: str, limits: Sequence[str] = (), **env: str) -> Running:
-        """A command from beginning to end."""
-        done = self.start(*words, limits=limits, **env)
+        """A command from beginning to end; forked if it needs no hook and no limit."""
+        python = [sys.executable] if self.hook or limits else forks.python()
+        done = self._start(python, *words, limits=limits, **env)
         done.wait()
         return done
 

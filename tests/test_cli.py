@@ -20,7 +20,8 @@ from PIL import Image
 
 from harness.__main__ import main
 from harness.video import frames_file, read_frames
-from tests.conftest import ROOT
+from tests import forks
+from tests.conftest import ROOT, Sweep
 
 SHORT = ["suite.frames=12", "suite.source=bundled"]
 SWEEP = "bf16,rtn_int8,rtn_int4,rtn_int2,softprune_int4"
@@ -28,12 +29,17 @@ Done = subprocess.CompletedProcess[str]
 
 
 def command(*words: str, module: str = "harness", cwd: Path = ROOT, **env: str) -> Done:
-    """Run `python -m <module> ...` from a folder, one thread, without an account or a cache."""
+    """Run `python -m <module> ...` from a folder, one thread, without an account or a cache.
+
+    The process is forked from one that has imported the harness, unless `env` has something that
+    must be there while Python starts.
+    """
+    python = (sys.executable,) if forks.READ_AT_START & env.keys() else forks.python()
     full = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
     for name in {"HARNESS_DATA", "TRITON_INTERPRET"} - env.keys():
         full.pop(name, None)
     return subprocess.run(
-        [sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=cwd, env=full
+        [*python, "-m", module, *words], capture_output=True, text=True, cwd=cwd, env=full
     )
 
 
@@ -55,15 +61,10 @@ def within(*words: str, cwd: Path = ROOT) -> Done:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def sweep(readme_sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """The sweep of the README, on 12 frames."""
-    results = tmp_path_factory.mktemp("sweep")
-    done = command(
-        "-m", f"method={SWEEP}", "suite=storyeval", "suite.num_prompts=3", *SHORT,
-        "track=disabled", f"results_dir={results}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return results, done
+    results = readme_sweep.linked(tmp_path_factory.mktemp("sweep"))
+    return results, Done((), 0, readme_sweep.stdout, readme_sweep.stderr)
 
 
 def test_a_sweep_is_one_table_of_fifteen_rows(sweep: tuple[Path, Done]) -> None:

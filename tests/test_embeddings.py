@@ -306,6 +306,7 @@ def as_bytes(generator: Generator) -> bytes:
     return rows.view(torch.uint8).numpy().tobytes()
 
 
+@pytest.mark.slow
 def test_three_at_once_encode_every_prompt_once(tmp_path: Path) -> None:
     names = ("one", "two", "three")
     with children(tmp_path, *names, holds=PROMPTS[1]) as started:
@@ -322,6 +323,7 @@ def test_three_at_once_encode_every_prompt_once(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.rows").read_bytes() == alone(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_is_killed_and_the_other_completes(tmp_path: Path) -> None:
     """What was made stays; the prompt in flight is the only one encoded again."""
     with children(tmp_path, "one", "two", holds=PROMPTS[2]) as (first, second):

@@ -23,6 +23,7 @@ from methods.quantizers.grouped import Grouped
 from methods.quantizers.prq import PRQ
 from methods.quantizers.rtn import RTN
 from tests.conftest import ROOT
+from tests.test_kernels import tiered
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
@@ -54,7 +55,7 @@ def check_encode(quantizer: Grouped, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("axis", ["tokens", "channels"])
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", tiered([2, 4, 8], 4))
 @pytest.mark.parametrize("kind", [RTN, Affine])
 def test_every_width_axis_and_fit(kind: type[Grouped], bits: int, axis: str) -> None:
     """Strided bf16, batch 2, a short tail, and groups that are hard to scale."""
@@ -82,7 +83,7 @@ def test_groups_and_dtypes(quantizer: Grouped, dtype: torch.dtype) -> None:
     check_encode(quantizer, normal(1, 1, 2, 23, 32).to(dtype))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", tiered([2, 4, 8], 2))
 @pytest.mark.parametrize("kind", [RTN, Affine])
 def test_codes_next_to_ties(kind: type[Grouped], bits: int) -> None:
     """Values in the middle of two codes, which fp32 holds exactly, and the floats beside them."""

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,8 @@ from harness.scores import SCORES
 from harness.store import OBSERVATIONS
 from harness.suites import Prompt
 from harness.video import frames_file, read_frames
-from tests.faults import Place, Running, errors, gone, tmpfs, until
+from tests.conftest import Sweep
+from tests.faults import SHORT, Place, Running, errors, gone, tmpfs, until
 from tests.test_run import run
 
 KILLS = 20
@@ -48,12 +49,9 @@ def _end(here: Place) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def finished(make_sweep: Callable[..., Sweep]) -> Place:
     """BF16 and a method, two videos each, done."""
-    here = Place(tmp_path_factory.mktemp("finished"))
-    done = here.run(*SWEEP)
-    assert done.wait() == 0, done.said
-    return here
+    return Place(make_sweep("faults", [*SWEEP, *SHORT]).results.parent)
 
 
 SWEEP = ("-m", "method=bf16,rtn_int4", "suite.num_prompts=2")
@@ -106,6 +104,7 @@ class Watch:
                 self._packed.setdefault(path, path.stat().st_ino)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_twenty_times_and_typed_again(tmp_path: Path) -> None:
     words = ("method=rtn_int4", "suite.num_prompts=6")
     calm, killed = Place(tmp_path / "calm"), Place(tmp_path / "killed")
@@ -186,6 +185,7 @@ def _struck(command: Running, victim: str, step: int, dice: random.Random) -> st
     return at
 
 
+@pytest.mark.slow
 def test_a_row_stays_when_its_process_dies_right_after_it(place: Place) -> None:
     place.hook = (
         "import os, signal, sys\n"
@@ -199,6 +199,7 @@ def test_a_row_stays_when_its_process_dies_right_after_it(place: Place) -> None:
     assert pd.read_parquet(place.results / store.WIDE)["failure"].isna().all()
 
 
+@pytest.mark.slow
 def test_two_identical_commands_at_once(place: Place) -> None:
     words = ("method=bf16", "suite.num_prompts=3")
     first = place.start(*words)
@@ -249,6 +250,7 @@ def troubled(folder: Path) -> Run:
     )
 
 
+@pytest.mark.slow
 def test_every_death_is_a_row_and_the_next_videos_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +283,7 @@ def test_every_death_is_a_row_and_the_next_videos_are_made(
     assert first_failure(this) is None
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_is_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +297,7 @@ def test_a_model_that_does_not_fit_is_out_of_memory(
     assert (row["prompt_index"], row["failure"]) == (0, "oom"), row["failure_reason"]
 
 
+@pytest.mark.slow
 def test_a_child_without_room_for_its_libraries_is_a_row_and_the_sweep_goes_on(
     place: Place,
 ) -> None:
@@ -329,6 +333,7 @@ if "score" in sys.orig_argv and os.environ.get("FILL"):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_same_command_completes(place: Place) -> None:
     words = ("method=bf16", "suite.num_prompts=4")
     filler = place.results / "filler"
@@ -357,6 +362,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_completes(place: Place
             read_frames(folder_of(place, "bf16") / "videos" / f"{index:04d}-0")
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_said_too(place: Place) -> None:
     words = ("method=bf16", "suite.num_prompts=1")
     done = place.run(*words, limits=["--fsize=100000"])  # raw frames take more
@@ -367,6 +373,7 @@ def test_a_limit_on_the_size_of_files_is_said_too(place: Place) -> None:
     assert not list(place.results.glob("**/.*.unfinished"))
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written_are_shown_and_not_continued(
     finished: Place, place: Place
 ) -> None:
@@ -461,6 +468,7 @@ time.time_ns = lambda: int(time.time() * 10**9)
 """
 
 
+@pytest.mark.slow
 def test_clocks_that_jump_change_nothing(copied: Place) -> None:
     before = pd.read_parquet(folder_of(copied, "rtn_int4") / OBSERVATIONS)
     copied.hook = JUMPING_CLOCK
@@ -484,6 +492,7 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.mark.slow
 def test_two_hundred_finished_runs_start_nothing(finished: Place, place: Place) -> None:
     original = Run.from_folder(folder_of(finished, "bf16"))
     for seed in range(200):

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,27 +21,24 @@ from harness.files import locked, sha256, write_json
 from harness.run import Run
 from harness.scores import SCORES
 from harness.video import read_frames, write_lossless
-from tests.conftest import ROOT
+from tests import forks
+from tests.conftest import ROOT, Sweep
 from tests.test_cli import command, one_sentence
 
 WORDS = ["suite=moviegen", "suite.frames=3", "suite.source=bundled", "track=disabled"]
 VIDEO = "videos/0001-0"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def made(short_sweep: Sweep) -> Path:
     """Two methods and their reference, two videos each."""
-    results = tmp_path_factory.mktemp("made")
-    words = ["method=rtn_int4,rtn_int8", "suite.num_prompts=2", *WORDS, f"results_dir={results}"]
-    done = command("-m", *words)
-    assert done.returncode == 0, done.stderr
-    return results
+    return short_sweep.results
 
 
 @pytest.fixture
-def results(made: Path, tmp_path: Path) -> Path:
+def results(short_sweep: Sweep, tmp_path: Path) -> Path:
     """A copy to damage: results may be moved, with a space and a comma in the folder's name."""
-    return Path(shutil.copytree(made, tmp_path / "the results, moved"))
+    return short_sweep.copied(tmp_path / "the results, moved")
 
 
 def folder(results: Path, method: str = "rtn_int4") -> Path:
@@ -60,7 +56,7 @@ def mend(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines = checked(results, capsys)
     assert code == 1
     typed = [re.search("type `(.*)` to mend it$", line) for line in lines if "; type " in line]
-    path, said = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), []
+    path, said = os.pathsep.join([str(forks.folder()), os.environ["PATH"]]), []
     for each in typed:
         assert each is not None, lines
         done = subprocess.run(

@@ -160,6 +160,7 @@ def test_the_second_gpu_is_leased_by_its_number(machine: Machine) -> None:
         assert holder.gpu == GPUS[1]
 
 
+@pytest.mark.slow
 def test_a_killed_holder_frees_its_gpu(machine: Machine) -> None:
     with machine.holder("cuda:0", hold=600) as first:
         first.wait_until_it_holds()
@@ -182,6 +183,7 @@ def test_no_gpu_is_visible_where_none_is_named(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+@pytest.mark.slow
 def test_two_jobs_on_one_core_never_compute_at_once(tmp_path: Path) -> None:
     """Each child notes when it lives; joblib starts both jobs at the same time."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ import pytest
 
 from harness.api import Method
 from harness.plan.forecast import Forecast, Setting, forecast
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Sweep
 from tests.geometry import method_names
 from tests.test_cli import SHORT, SWEEP, command, within
 
@@ -51,17 +50,8 @@ def test_the_sweep_is_the_one_that_the_command_tests_run() -> None:
 RUNS = [c for c in COMMANDS if not {"plan", "fetch"} & set(c.split()) and SWEEP not in words_of(c)]
 
 
-@pytest.fixture(scope="module")
-def made_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results for the commands that read some: a method and its BF16."""
-    results = tmp_path_factory.mktemp("made") / "results"
-    done = command("method=rtn_int4", *QUICK, f"results_dir={results}")
-    assert done.returncode == 0, done.stderr
-    return results
-
-
 @pytest.mark.parametrize("line", [c for c in RUNS if "self_forcing" not in words_of(c)])
-def test_readme_command(line: str, tmp_path: Path, made_results: Path) -> None:
+def test_readme_command(line: str, tmp_path: Path, readme_sweep: Sweep) -> None:
     module, *words = shlex.split(line)
     results = tmp_path / "results"
     for language, block in BLOCKS:  # the example's files, where the README puts them
@@ -70,7 +60,7 @@ def test_readme_command(line: str, tmp_path: Path, made_results: Path) -> None:
             (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name[1]).write_text(block)
     if module == "analysis" or words[0] == "score":
-        shutil.copytree(made_results, results)
+        readme_sweep.linked(results)
     elif words[0] not in VERBS:
         words += [*QUICK, f"results_dir={results}"]
     done = command(*words, module=module, cwd=tmp_path)

@@ -19,6 +19,8 @@ from harness.bench.made_up import FPS, NUM_PIXEL_FRAMES
 from tests.browser import Watched, chromium, watched
 from tests.filmed import EVIL, NUM_METHODS, write_filmed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,7 @@ from harness.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
 from harness.scores import CONSTANT, SCORES
 from harness.store import Rows, load_run
 from harness.video import digest, write_lossless, write_raw
+from tests import forks
 from tests.conftest import ROOT
 from tests.metrics import Broken, Grey
 from tests.test_metrics import moving, noisy
@@ -294,7 +295,7 @@ def test_two_videos_at_once_unless_a_metric_wants_one(
 
 
 def verb(*words: Path | str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", "score", *map(str, words)]
+    command = [*forks.python(), "-m", "harness", "score", *map(str, words)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env}
     )

@@ -119,6 +119,7 @@ LAUNCHERS = {
         ),
     ),
 }  # fmt: skip
+TIERED = [pytest.param(name, marks=[pytest.mark.slow] * (name != "basic")) for name in LAUNCHERS]
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ def swept(
                 "RAY_AUTH_MODE": "disabled",
                 "RAY_DEDUP_LOGS": "0",
             }
+            if name != "basic":  # others start interpreters themselves, so begin with a real one
+                env["PYTHONPATH"] = str(ROOT)
             both = (",".join([*GOOD, *BAD]), ",".join(GOOD))
             mixed, again = (command(*common, f"method={words}", **env) for words in both)
             known[name] = Sweep(results, folder, mixed, again)
@@ -204,7 +207,7 @@ def rows(results: Path, name: str) -> list[dict[str, object]]:
     return [{key: row[key] for key in row.keys() - MEASURED} for row in found]
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", TIERED)
 def test_rows_are_those_of_jobs_one_after_the_other(
     swept: Callable[[str], Sweep], name: str
 ) -> None:
@@ -220,7 +223,7 @@ def test_rows_are_those_of_jobs_one_after_the_other(
     assert scores == rows(alone.results, "scores")
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", TIERED)
 def test_the_end_says_every_job_and_what_failed(swept: Callable[[str], Sweep], name: str) -> None:
     sweep = swept(name)
     assert sweep.mixed.returncode == 1, sweep.mixed.stderr
@@ -243,7 +246,7 @@ def test_the_end_says_every_job_and_what_failed(swept: Callable[[str], Sweep], n
     assert "run.retry=failed" in sweep.mixed.stderr
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", TIERED)
 def test_again_without_the_failed_it_is_all_skipped(
     swept: Callable[[str], Sweep], name: str
 ) -> None:
@@ -252,14 +255,14 @@ def test_again_without_the_failed_it_is_all_skipped(
     assert f"{len(GOOD)} jobs: {len(GOOD)} skipped" in sweep.again.stdout
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", TIERED)
 def test_the_reference_is_made_once(swept: Callable[[str], Sweep], name: str) -> None:
     said = swept(name).said
     for number in range(1, VIDEOS + 1):
         assert said.count(f"bf16: {number}/{VIDEOS} videos") == 1, said
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", TIERED)
 def test_launchers_leave_nothing_outside_the_results(
     swept: Callable[[str], Sweep], name: str
 ) -> None:
@@ -270,6 +273,7 @@ def test_launchers_leave_nothing_outside_the_results(
     assert len(list(sweep.results.glob(".sweeps/*"))) == 2  # every job found its sweep's folder
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_for_one_gpu_a_job(swept: Callable[[str], Sweep], slurm: Path) -> None:
     swept("submitit_slurm")
     script = (slurm / "script").read_text().splitlines()

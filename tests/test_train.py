@@ -98,6 +98,7 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
     assert [row["step"] for row in second.rows] == [row["step"] for row in whole.rows] == [2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollout", [0, 2])
 def test_what_is_shown_again_and_again_is_learned(tmp_path: Path, rollout: int) -> None:
     trained = trainer(tmp_path, replace(STEPS, steps=30, lr=1e-2, rollout=rollout))
