@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
-Value = float | int | str | list[float] | None
+Value = float | int | str | list[float] | list[float | None] | None  # null: a window at the cap
 
 
 class Unscorable(ValueError):
