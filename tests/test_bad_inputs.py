@@ -69,7 +69,7 @@ def build_only(stage: str, run: Run, lock: int, videos: object) -> None:
         pass
 
     try:
-        with patch.object(generate.VideoModel, "build", side_effect=Built):
+        with patch.object(VideoModel, "build", side_effect=Built):
             generate.Generator(run)
     except Built:
         built(json.dumps(run.metrics, sort_keys=True))
