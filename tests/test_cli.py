@@ -101,7 +101,7 @@ def test_rows_hold_what_they_promise(sweep: tuple[Path, Done]) -> None:
     assert np.isfinite(compared["psnr_first_chunk_db"]).all()
     assert (compared["psnr_first_chunk_db"] == 100).all()  # exact: no history yet; the cap
     assert (compared["lpips"].notna() | compared["lpips_reason"].notna()).all()
-    assert all(len(windows) == 3 for windows in compared["psnr_windows_db"])
+    assert all(len(windows) == 2 for windows in compared["psnr_windows_db"])
 
 
 def test_a_run_leaves_its_files(sweep: tuple[Path, Done]) -> None:
