@@ -20,6 +20,7 @@ import analysis.__main__
 import harness.__main__
 from harness import generate, sweep
 from harness.errors import AlreadySaid
+from harness.models.model import VideoModel
 from harness.run import Run
 from harness.score import built
 from harness.worker import mendable
