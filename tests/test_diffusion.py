@@ -48,7 +48,9 @@ def trainer(folder: Path, stage: Stage = STAGE) -> TeacherTrainer:
 
 
 def source(stage: Stage, step: int) -> Iterator[Batch]:
-    return batches(Windows(training(Path(), stage), stage, 3, drop=0.1), step, workers=0)
+    return batches(
+        Windows(training(Path(), stage), stage, 3, drop=0.1, layout=0.5), step, workers=0
+    )
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_batches_are_functions_of_their_step_and_some_have_no_prompt() -> None:
     stage = Stage(frames=3, batch=40, lr=1e-3, steps=1, from_start=1.0)
-    windows = Windows(training(Path(), stage), stage, 3, drop=0.3)
+    windows = Windows(training(Path(), stage), stage, 3, drop=0.3, layout=0.5)
     one, again, other = windows[5], windows[5], windows[6]
     assert torch.equal(one.x_BFChw, again.x_BFChw) and torch.equal(one.text_BTE, again.text_BTE)
     assert not torch.equal(one.x_BFChw, other.x_BFChw)
@@ -195,7 +197,7 @@ def test_key_statistics_of_known_keys() -> None:
 
 def test_given_keys_reach_zero_less_often(network: Wan) -> None:
     stage = Stage(frames=6, batch=1, lr=1e-3, steps=1, from_start=1.0)
-    batch = Windows(training(Path(), stage), stage, 3, drop=0.0)[0]
+    batch = Windows(training(Path(), stage), stage, 3, drop=0.0, layout=1.0)[0]
     given = keys_of(network, SPEC, batch)
     initialise(network, 0)
     drawn = keys_of(network, SPEC, batch)

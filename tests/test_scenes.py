@@ -188,6 +188,16 @@ def test_rows_tell_scenes_apart_and_leave_absent_things_zero() -> None:
         assert not torch.equal(rows(scene(other)), alone)
 
 
+def test_rows_without_layout_tell_what_a_prompt_tells() -> None:
+    one = thing("dog", "walk", "away", "jump")
+    moved = replace(one, x=0.8, y=0.1, phase=0.9)
+    shifted = replace(scene(moved), shift=0.7)
+    assert torch.equal(rows(scene(one), layout=False), rows(shifted, layout=False))
+    assert not torch.equal(rows(scene(one)), rows(shifted))
+    for other in (thing("cat", "walk", "away", "jump"), thing("dog", "run", "away", "jump")):
+        assert not torch.equal(rows(scene(one), layout=False), rows(scene(other), layout=False))
+
+
 def test_names_may_be_appended() -> None:
     names = {"place": PLACES, "kind": KINDS, "colour": COLOURS, "action": ACTIONS}
     for facet, listed in names.items():

@@ -56,7 +56,9 @@ def train(config: dict[str, Any]) -> int:
     trainer = TeacherTrainer(training, Wan(model.dims), objective, device, teacher.keys)
     finished = trainer.run(
         lambda stage, step: batches(
-            Windows(training, stage, model.chunk_frames, teacher.drop), step, training.workers
+            Windows(training, stage, model.chunk_frames, teacher.drop, teacher.layout),
+            step,
+            training.workers,
         )
     )
     print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
@@ -70,11 +72,10 @@ def sample(config: dict[str, Any]) -> int:
 
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
-    clips, text = held_out(training.samples)
+    teacher: Teacher = instantiate(config["teacher"])
+    clips, text = held_out(training.samples, layout=teacher.sample_layout)
     network = _trained(training, model)
-    made = make(
-        network, model.spec, instantiate(config["teacher"]), text, training.video_frames, seed=0
-    )
+    made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
     path = Path(training.out or training.folder) / SHEET
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(path, clips, made, model.fps / TEMPORAL_STRIDE)
@@ -89,7 +90,7 @@ def keys(config: dict[str, Any]) -> int:
 
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
-    clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0)
+    clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0, layout=1.0)
     print(table(keys_of(_trained(training, model), model.spec, clips[0])))
     return 0
 

@@ -25,14 +25,16 @@ GRID = SIDE // BLOCK
 class Windows(Dataset[Batch]):
     """The batches of a stage, by step: a pure function of seed, stage and step.
 
-    drop: share of the windows whose rows are left out (all zero), for guidance. No clip comes twice
-    but by chance, and none that is held out.
+    drop: share of the windows whose rows are left out (all zero), for guidance. layout: share of
+    the others whose rows tell where things are. No clip comes twice but by chance, and none that is
+    held out.
     """
 
     training: Training
     stage: Stage
     chunk_frames: int
     drop: float
+    layout: float
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step."""
@@ -48,7 +50,8 @@ class Windows(Dataset[Batch]):
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
-            texts.append(rows(one.scene) * float(draws.random() >= self.drop))
+            told = rows(one.scene, layout=bool(draws.random() < self.layout))
+            texts.append(told * float(draws.random() >= self.drop))
         whole = from_start or latest == 0
         return Batch(torch.stack(latents), torch.stack(texts), torch.stack(weights), whole)
 

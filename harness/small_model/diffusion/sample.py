@@ -95,7 +95,7 @@ def summary(one: Clip) -> str:
     return "\n".join([f"{scene.place}, {scene.light}, {scene.weather}", *things])
 
 
-def held_out(count: int) -> tuple[list[Clip], Tensor]:
+def held_out(count: int, layout: bool) -> tuple[list[Clip], Tensor]:
     """The first held-out clips and their rows [B, 10, width]."""
     clips = [clip(seed) for seed in range(count)]
-    return clips, torch.stack([rows(one.scene) for one in clips])
+    return clips, torch.stack([rows(one.scene, layout) for one in clips])

@@ -18,17 +18,21 @@ from harness.train.stages import Training
 class Teacher:
     """What makes the training of a teacher, beside its stages.
 
-    shift, clean: of `DiffusionForcing`. drop: share of windows without a prompt. keys: offsets and
-    outliers. steps, sample_shift, guidance: how `sample` draws videos.
+    shift, clean: of `DiffusionForcing`. drop: share of windows without a prompt. layout: share
+    of the others whose rows tell where things are. keys: offsets and
+    outliers. steps, sample_shift, guidance, sample_layout: how `sample` draws videos, and whether
+    it is told where things are.
     """
 
     shift: float = 2.0
     clean: float = 0.2
     drop: float = 0.1
+    layout: float = 0.4
     keys: KeyShape = field(default_factory=KeyShape)
     steps: int = 50
     sample_shift: float = 3.0
     guidance: float = 3.0
+    sample_layout: bool = False
 
 
 class TeacherTrainer(Trainer):

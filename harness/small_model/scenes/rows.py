@@ -30,16 +30,18 @@ PARTS = len(EVENTS_S)
 LENGTH = 1 + MOST * PARTS  # one row for the setting, one for each act of each thing
 # Every list of names has more columns than names, so that names may be appended later: the others
 # keep their columns, and a trained network goes on.
-WIDTH = 288
+WIDTH = 320
 _ROOM = {"place": 32, "light": 6, "weather": 6, "camera": 8, "kind": 80, "colour": 12, "action": 16}
 _SETTING_WIDTH = 64
 
 
-def rows(scene: Scene) -> Tensor:
-    """A scene as rows [10, 288] float32; rows of absent things are zero.
+def rows(scene: Scene, layout: bool = True) -> Tensor:
+    """A scene as rows [10, 320] float32; rows of absent things are zero.
 
     Row 0 tells place, light, weather, camera and shift. Row 1 + 3 i + p tells what thing i is, what
     it does in part p of the clip, and where it is as the part begins, half-way and as it ends.
+    layout: without it, shift, phases and where things are stay untold (zero), as no prompt tells
+    them; noise decides them then, and what was drawn before keeps them.
     """
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
@@ -47,24 +49,24 @@ def rows(scene: Scene) -> Tensor:
         *_one_of(LIGHTS, scene.light, _ROOM["light"]),
         *_one_of(WEATHERS, scene.weather, _ROOM["weather"]),
         *_one_of(CAMERAS, scene.camera, _ROOM["camera"]),
-        *_waves(scene.shift, 4),
+        *(layout * wave for wave in _waves(scene.shift, 4)),
     ]
     table[0, : len(setting)] = torch.tensor(setting)
     for i, thing in enumerate(scene.things):
-        for p, values in enumerate(_acts(thing)):
+        for p, values in enumerate(_acts(thing, layout)):
             row = [*_one_of(range(MOST), i), *_one_of(range(PARTS), p), *values]
             at = 1 + PARTS * i + p
             table[at, _SETTING_WIDTH : _SETTING_WIDTH + len(row)] = torch.tensor(row)
     return table
 
 
-def _acts(thing: Thing) -> list[list[float]]:
+def _acts(thing: Thing, layout: bool) -> list[list[float]]:
     """The numbers of every act of a thing."""
     begins = np.array([*EVENTS_S, LENGTH_S])
     # Just before an end, since at the very time the next part has begun.
     times = np.stack([begins[:-1], (begins[:-1] + begins[1:]) / 2, begins[1:] - 1e-3], 1)
     way = path(thing, times.ravel())
-    look = [*_one_of(SIZES, thing.size), *_waves(thing.phase, 2)]
+    look = [*_one_of(SIZES, thing.size), *(layout * wave for wave in _waves(thing.phase, 2))]
     acts = []
     for p, act in enumerate(thing.acts):
         places: list[float] = []
@@ -79,7 +81,7 @@ def _acts(thing: Thing) -> list[list[float]]:
                 *_one_of(ACTIONS, act.action, _ROOM["action"]),
                 float(ahead),
                 *look,
-                *(float(v) for v in places),
+                *(layout * float(v) for v in places),
             ]
         )
     return acts
