@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.small_model.scenes import rows as table
+from harness.small_model.scenes.__main__ import main
 from harness.small_model.scenes.caption import describe
 from harness.small_model.scenes.clip import clip
 from harness.small_model.scenes.interpret import interpret, read
@@ -155,6 +157,22 @@ def test_what_a_prompt_leaves_open_is_its_own() -> None:
     assert interpret("Xyzzy   plugh") == interpret("xyzzy plugh")
     others = {interpret(f"xyzzy {word}").things[0] for word in ("a", "b", "c", "d", "e")}
     assert len(others) == 5
+
+
+def test_who_is_told_to_do_nothing_stays_calm() -> None:
+    for number in range(40):
+        got = interpret(f"a man beside a cup of number {number}")
+        man, cup = got.things
+        assert {act.action for act in man.acts} <= {"rest", "walk", "sway", "nod"}
+        assert {act.action for act in cup.acts} <= {"rest", "sway"}
+
+
+def test_prompts_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["draw", "a red car in a street", "--out", str(tmp_path / "one.png")]) == 0
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.width > 7 * 128
+    assert main(["captions", "-n", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [describe(clip(i).scene) for i in (0, 1)]
 
 
 def test_events_come_in_order() -> None:

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.small_model.scenes.scene import (
-    ACTIONS,
     CAMERAS,
     COLOURS,
     EVENTS_S,
     KINDS,
     LIGHTS,
+    LIVING,
     MOST,
     PLACES,
     SHELTERED,
@@ -36,7 +36,8 @@ _ALL: dict[str, Sequence[str]] = {
     "kind": KINDS,
     "colour": COLOURS,
     "size": SIZES,
-    "action": tuple(action for action in ACTIONS if action != "away"),
+    "living": ("rest", "walk", "sway", "nod"),  # what those do of whom no act is told
+    "lifeless": ("rest", "rest", "rest", "sway"),
     "place": PLACES,
     "light": LIGHTS,
     "weather": WEATHERS,
@@ -192,7 +193,7 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
     x = min(1.0, max(0.0, x))
     said = draft.said
     colour = chance.choose("colour", said, name)
-    action = chance.choose("action", {}, name)
+    action = chance.choose("living" if draft.kind in LIVING else "lifeless", {}, name)
     first = next((draft.actions[part] for part in sorted(draft.actions)), action)
     acts: list[Act] = []
     here = x

@@ -21,6 +21,7 @@ KINDS = (
     *("clock", "umbrella", "bag", "screen", "guitar", "hat", "cake", "fruit", "pencil", "door"),
     *("tree", "flower", "leaf", "rock", "star", "cloud", "bubble", "fire", "house", "kite"),
 )
+LIVING = frozenset(KINDS[: KINDS.index("dragon") + 1])  # people and animals come first
 COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black", "brown"),
     "grey",
