@@ -180,6 +180,10 @@ def test_events_come_in_order() -> None:
     acts = got.things[0].acts
     assert [act.action for act in acts] == ["jump", "rest", "away"]
     assert [act.colour for act in acts] == ["red", "blue", "blue"]
+    late = interpret("A dog is here, then the dog jumps, finally a cat sways.")
+    dog, cat = late.things
+    assert dog.acts[0].action != "jump" == dog.acts[1].action == dog.acts[2].action
+    assert [act.action for act in cat.acts] == ["away", "away", "sway"]
 
 
 @pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
@@ -219,7 +223,7 @@ def test_rows_without_layout_tell_what_a_prompt_tells() -> None:
 def test_names_may_be_appended() -> None:
     names = {"place": PLACES, "kind": KINDS, "colour": COLOURS, "action": ACTIONS}
     for facet, listed in names.items():
-        assert len(listed) <= table._ROOM[facet]
+        assert len(listed) <= table.ROOM[facet]
         assert len(set(listed)) == len(listed)
 
 

@@ -194,20 +194,15 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
     said = draft.said
     colour = chance.choose("colour", said, name)
     action = chance.choose("living" if draft.kind in LIVING else "lifeless", {}, name)
-    first = next((draft.actions[part] for part in sorted(draft.actions)), action)
     acts: list[Act] = []
     here = x
     for part in range(len(EVENTS_S)):
-        action = draft.actions.get(part, acts[-1].action if acts else first)
-        if part < draft.since:
-            action = "away"
-        elif action == "away" and part not in draft.actions and part == draft.since:
-            action = first
+        action = draft.actions.get(part, action)
         colour = draft.colours.get(part, colour)
         goal = here
         if action in ("walk", "run"):
             goal = 0.4 * chance.number(f"to {name} {part}") + (0.6 if here < 0.5 else 0.0)
-        acts.append(Act(action, colour, goal))
+        acts.append(Act(action if part >= draft.since else "away", colour, goal))
         here = goal
     return Thing(
         kind=draft.kind,

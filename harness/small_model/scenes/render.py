@@ -35,7 +35,7 @@ COLOURS: dict[str, RGB] = {
 }
 _PAN_PX_S = 6.0
 _NIGHT = np.array([0.5, 0.54, 0.76], np.float32)
-_LOW_SUN = np.array([0.82, 0.56, 0.5], np.float32)
+_LOW_SUN = np.array([0.656, 0.448, 0.4], np.float32)
 _FOG = np.array([214, 218, 222], np.float32)
 
 
@@ -226,8 +226,8 @@ def _lit(pixels: NDArray[np.uint8], scene: Scene, t: float) -> NDArray[np.uint8]
     tint = {
         "day": one,
         "night": _NIGHT,
-        "dusk": one + way * (_LOW_SUN * 0.8 - one),
-        "dawn": _LOW_SUN * 0.8 + way * (one - _LOW_SUN * 0.8),
+        "dusk": one + way * (_LOW_SUN - one),
+        "dawn": _LOW_SUN + way * (one - _LOW_SUN),
     }[scene.light]
     lit = pixels * tint
     if scene.weather == "fog":

@@ -31,7 +31,7 @@ LENGTH = 1 + MOST * PARTS  # one row for the setting, one for each act of each t
 # Every list of names has more columns than names, so that names may be appended later: the others
 # keep their columns, and a trained network goes on.
 WIDTH = 320
-_ROOM = {"place": 32, "light": 6, "weather": 6, "camera": 8, "kind": 80, "colour": 12, "action": 16}
+ROOM = {"place": 32, "light": 6, "weather": 6, "camera": 8, "kind": 80, "colour": 12, "action": 16}
 _SETTING_WIDTH = 64
 
 
@@ -45,10 +45,10 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
     """
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
-        *_one_of(PLACES, scene.place, _ROOM["place"]),
-        *_one_of(LIGHTS, scene.light, _ROOM["light"]),
-        *_one_of(WEATHERS, scene.weather, _ROOM["weather"]),
-        *_one_of(CAMERAS, scene.camera, _ROOM["camera"]),
+        *_one_of(PLACES, scene.place, ROOM["place"]),
+        *_one_of(LIGHTS, scene.light, ROOM["light"]),
+        *_one_of(WEATHERS, scene.weather, ROOM["weather"]),
+        *_one_of(CAMERAS, scene.camera, ROOM["camera"]),
         *(layout * wave for wave in _waves(scene.shift, 4)),
     ]
     table[0, : len(setting)] = torch.tensor(setting)
@@ -76,9 +76,9 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
         ahead = thing.acts[p - 1].action == "away" if p else False
         acts.append(
             [
-                *_one_of(KINDS, thing.kind, _ROOM["kind"]),
-                *_one_of(COLOURS, act.colour, _ROOM["colour"]),
-                *_one_of(ACTIONS, act.action, _ROOM["action"]),
+                *_one_of(KINDS, thing.kind, ROOM["kind"]),
+                *_one_of(COLOURS, act.colour, ROOM["colour"]),
+                *_one_of(ACTIONS, act.action, ROOM["action"]),
                 float(ahead),
                 *look,
                 *(layout * float(v) for v in places),

@@ -75,8 +75,10 @@ def _by_hand() -> dict[str, dict[str, str]]:
         for word in text.split():
             entry = table.setdefault(word, {})
             entry.setdefault("found", value)
-            for facet, other in known.get(word, {}).items():
-                entry.setdefault(facet, other)
+            for form in _forms(word):  # what else it means: "books" is a book, too
+                for facet, other in (table.get(form, {}) | known.get(form, {})).items():
+                    if form == word or facet in ("kind", "action"):
+                        entry.setdefault(facet, other)
     return table
 
 
