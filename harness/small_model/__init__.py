@@ -1,0 +1,1 @@
+"""The second version of the small model: its world (`scenes`) and its training (`diffusion`)."""

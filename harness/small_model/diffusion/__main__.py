@@ -1,0 +1,112 @@
+"""`python -m harness.small_model.diffusion [train | sample | keys] [setting=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import env
+from harness.cli import complain
+from harness.compose import configured
+from harness.errors import UserError
+from harness.isolate import USER_ERROR
+from harness.models.model import VideoModel
+from harness.models.wan import Wan
+from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
+from harness.suites import TEMPORAL_STRIDE
+from harness.train.stages import Training
+from harness.train.state import load_state
+from harness.worker import of_construction
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
+    verb, *settings = words if words and "=" not in words[0] else ("train", *words)
+    verbs = {"train": train, "sample": sample, "keys": keys}
+    try:
+        if verb not in verbs:
+            raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
+        return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
+    except InstantiationException as error:
+        complain(UserError(of_construction(error)))
+    except (UserError, ValueError, HydraException, OmegaConfBaseException) as error:
+        complain(error)
+    return USER_ERROR
+
+
+def train(config: dict[str, Any]) -> int:
+    """Train until the end of the last stage, or until a signal; the same words go on."""
+    from harness.small_model.diffusion.data import Windows, batches
+    from harness.small_model.diffusion.objective import DiffusionForcing
+
+    training: Training = instantiate(config["train"])
+    teacher: Teacher = instantiate(config["teacher"])
+    model: VideoModel = instantiate(config["model"])
+    objective = DiffusionForcing(
+        model.schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
+    )
+    device = env.choose_device(config["run"]["device"])
+    trainer = TeacherTrainer(training, Wan(model.dims), objective, device, teacher.keys)
+    finished = trainer.run(
+        lambda stage, step: batches(
+            Windows(training, stage, model.chunk_frames, teacher.drop, teacher.layout),
+            step,
+            training.workers,
+        )
+    )
+    print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
+    return 0
+
+
+def sample(config: dict[str, Any]) -> int:
+    """Make videos of held-out clips and write a sheet of made over true."""
+    from harness.small_model.diffusion.sample import SHEET, draw_sheet, held_out
+    from harness.small_model.diffusion.sample import sample as make
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    teacher: Teacher = instantiate(config["teacher"])
+    clips, text = held_out(training.samples, layout=teacher.sample_layout)
+    network = _trained(training, model)
+    made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
+    path = Path(training.out or training.folder) / SHEET
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(path, clips, made, model.fps / TEMPORAL_STRIDE)
+    print(path)
+    return 0
+
+
+def keys(config: dict[str, Any]) -> int:
+    """Print the statistics of the keys of every layer, of one true video at full length."""
+    from harness.small_model.diffusion.data import Windows
+    from harness.small_model.diffusion.watch import keys_of, table
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0, layout=1.0)
+    print(table(keys_of(_trained(training, model), model.spec, clips[0])))
+    return 0
+
+
+def _trained(training: Training, model: VideoModel) -> Wan:
+    """The averaged weights of the newest checkpoint."""
+    state = load_state(Path(training.folder), torch.device("cpu"))
+    if state is None:
+        raise UserError(
+            f"found no checkpoint in {training.folder}: train first or set train.folder to where "
+            "it is"
+        )
+    network = Wan(model.dims)
+    network.load_state_dict(state.ema)
+    return network.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""What is trained on: windows of clips, drawn while training, encoded by the fixed codec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from harness.models.codec import BLOCK, encode
+from harness.small_model.scenes.clip import HELD_OUT, clip
+from harness.small_model.scenes.motion import SIDE
+from harness.small_model.scenes.rows import rows
+from harness.train.objective import Batch
+from harness.train.stages import Stage, Training
+
+GRID = SIDE // BLOCK
+
+
+@dataclass(frozen=True)
+class Windows(Dataset[Batch]):
+    """The batches of a stage, by step: a pure function of seed, stage and step.
+
+    drop: share of the windows whose rows are left out (all zero), for guidance. layout: share of
+    the others whose rows tell where things are. No clip comes twice but by chance, and none that is
+    held out.
+    """
+
+    training: Training
+    stage: Stage
+    chunk_frames: int
+    drop: float
+    layout: float
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        draws = np.random.default_rng([self.training.seed, step])
+        from_start = bool(draws.random() < self.stage.from_start)
+        latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
+        latents, texts, weights = [], [], []
+        for seed in draws.integers(HELD_OUT, 2**31, self.stage.batch):
+            start = 0
+            if not from_start and latest > 0:
+                start = self.chunk_frames * int(draws.integers(1, latest + 1))
+            one = clip(int(seed))
+            drawing = one.drawing(range(start, start + self.stage.frames))
+            latents.append(encode(drawing.pixels(one.hues)))
+            weights.append(cell_weights(drawing.boxes(), self.training.focus))
+            told = rows(one.scene, layout=bool(draws.random() < self.layout))
+            texts.append(told * float(draws.random() >= self.drop))
+        whole = from_start or latest == 0
+        return Batch(torch.stack(latents), torch.stack(texts), torch.stack(weights), whole)
+
+
+def cell_weights(boxes: NDArray[np.float64], focus: float) -> Tensor:
+    """What every latent cell counts in the loss [F, h, w]: `focus` inside boxes, 1 elsewhere.
+
+    Shapes  boxes [things, F, 4] in pixels, nan where a thing is not in the picture.
+    """
+    cells = (np.arange(GRID) + 0.5) * BLOCK
+    half = BLOCK / 2  # a cell counts as soon as the box touches it
+    left, top, right, bottom = np.moveaxis(boxes[..., None], 2, 0)
+    across = (cells > left - half) & (cells < right + half)
+    down = (cells > top - half) & (cells < bottom + half)
+    inside = (down[..., :, None] & across[..., None, :]).any(0)
+    return torch.as_tensor(np.where(inside, focus, 1.0), dtype=torch.float32)
+
+
+def batches(windows: Windows, first_step: int, workers: int) -> Iterator[Batch]:
+    """The batches of a stage from a step on, without end.
+
+    workers: processes that prepare them; 0 prepares each when it is asked for.
+    """
+    steps = range(first_step, 2**31)
+    yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)

@@ -1,0 +1,77 @@
+"""What the teacher learns: the flow of every chunk at a noise level of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.models.wan import Wan
+from harness.sampler import GRID
+from harness.train.objective import Batch, Objective, randn
+from harness.train.stages import Stage
+from harness.train.teacher import TeacherForcing
+
+BINS = 4  # of noise levels, in the log
+
+
+@dataclass(frozen=True)
+class DiffusionForcing(Objective):
+    """The loss of a many-step teacher: one causal pass over chunks at independent noise levels.
+
+    shift: noise levels are shift * u / (1 + (shift - 1) * u) of uniform u. clean: share of chunks
+    that are shown without noise, as history is when sampling; they do not count in the loss, nor
+    does the first chunk of a window that begins amid a video, which is always clean.
+
+    Source  Diffusion Forcing (arXiv 2407.01392) as SkyReels-V2 (arXiv 2504.13074) uses it, with the
+            mask causal by blocks; flow matching x_t = (1 - s) x0 + s n, target n - x0.
+    """
+
+    shift: float = 2.0
+    clean: float = 0.2
+
+    def loss(
+        self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
+    ) -> tuple[Tensor, dict[float, float]]:
+        """Mean squared error of the flow as cells are weighed, and its mean by noise level.
+
+        All random numbers come from `draws`, a generator on the batch's device.
+        """
+        x0 = batch.x_BFChw
+        sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
+        noise = randn(x0, draws)
+        sigma = sigma_BF[:, :, None, None, None]
+        forcing = TeacherForcing(self.spec, x0.device)
+        plan = forcing.plan(range(x0.shape[1]), True)
+        text_kv = network.text_kv(batch.text_BTE)
+        flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
+        squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)
+        weight = batch.weight_BFhw / batch.weight_BFhw.mean()
+        error_BF = (weight * squared_BFhw).mean((2, 3))
+        counts_BF = sigma_BF > 0
+        by_time = {}
+        for i in range(BINS):
+            here = counts_BF & (sigma_BF > i / BINS) & (sigma_BF <= (i + 1) / BINS)
+            if here.any():
+                by_time[GRID * (i + 0.5) / BINS] = error_BF[here].mean().item()
+        return error_BF[counts_BF].mean(), by_time
+
+    def levels(self, batch: int, frames: int, from_start: bool, draws: torch.Generator) -> Tensor:
+        """Noise levels of the frames [B, F], equal inside a chunk; at least one above 0.
+
+        The levels of a batch are spread evenly, so that its loss says more about the weights than
+        about the draw.
+        """
+        size = self.spec.chunk_frames
+        shape = batch, frames // size
+        count = shape[0] * shape[1]
+        order = torch.randperm(count, generator=draws, device=draws.device)
+        u = (order + torch.rand(count, generator=draws, device=draws.device)) / count
+        sigma = (self.shift * u / (1 + (self.shift - 1) * u)).view(shape)
+        sigma = sigma.clamp(min=1e-3)
+        is_clean = torch.rand(shape, generator=draws, device=draws.device) < self.clean
+        is_clean[:, -1] = False
+        if not from_start and shape[1] > 1:
+            is_clean[:, 0] = True
+        return sigma.masked_fill(is_clean, 0.0).repeat_interleave(size, dim=1)

@@ -1,0 +1,101 @@
+"""Videos of a teacher: chunk by chunk with many steps and guidance, and how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.models.codec import encode, preview
+from harness.models.wan import TextKV, Wan
+from harness.sampler import GRID
+from harness.sheet import contact_sheet
+from harness.small_model.diffusion.teacher import Teacher
+from harness.small_model.scenes.clip import Clip, clip
+from harness.small_model.scenes.rows import rows
+from harness.train.objective import commit
+from harness.train.teacher import TeacherForcing
+
+SHEET = "sheet.png"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The network under one prompt for each video, with the history that goes with it."""
+
+    network: Wan
+    text_kv: TextKV
+    forcing: TeacherForcing
+
+    def flow(self, x_BFChw: Tensor, sigma: float, frames: range) -> Tensor:
+        """The flow of one chunk at a noise level, fp32."""
+        t_BF = torch.full(x_BFChw.shape[:2], GRID * sigma)
+        plan = self.forcing.plan(frames, False)
+        out: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
+        return out.float()
+
+    def commit(self, x_BFChw: Tensor, frames: range) -> None:
+        """Make a finished chunk part of the history."""
+        commit(self.network, x_BFChw, self.text_kv, self.forcing, frames.start)
+
+
+@torch.no_grad()
+def sample(
+    network: Wan, spec: CacheSpec, teacher: Teacher, text_BTE: Tensor, num_frames: int, seed: int
+) -> Tensor:
+    """Videos [B, F, C, h, w] of prompts' rows: Euler steps from noise, guided, chunk by chunk.
+
+    Each chunk is finished before the next begins, and read clean by it.
+    """
+    device = torch.device("cpu")
+    draws = torch.Generator().manual_seed(seed)
+    branches = [
+        Branch(network, network.text_kv(text), TeacherForcing(spec, device))
+        for text in (text_BTE, torch.zeros_like(text_BTE))
+    ]
+    u = torch.linspace(1, 0, teacher.steps + 1, dtype=torch.float64)
+    sigmas = (teacher.sample_shift * u / (1 + (teacher.sample_shift - 1) * u)).tolist()
+    shape = (len(text_BTE), spec.chunk_frames, network.dims.latent_channels)
+    sides = [2 * n for n in spec.grid]
+    chunks = []
+    for first in range(0, num_frames, spec.chunk_frames):
+        frames = range(first, first + spec.chunk_frames)
+        x = torch.randn(*shape, *sides, generator=draws)
+        for now, after in pairwise(sigmas):
+            told, untold = (branch.flow(x, now, frames) for branch in branches)
+            x = x + (after - now) * (untold + teacher.guidance * (told - untold))
+        for branch in branches:
+            branch.commit(x, frames)
+        chunks.append(x)
+    return torch.cat(chunks, dim=1)
+
+
+def draw_sheet(path: Path, clips: Sequence[Clip], made_BFChw: Tensor, fps: float) -> None:
+    """Made over true, clip by clip, linear decodes of the keyframes. fps: of latent frames."""
+    frames = range(made_BFChw.shape[1])
+    pictures = []
+    for one, made in zip(clips, made_BFChw, strict=True):
+        pictures.append((f"made\n{summary(one)}", preview(made)))
+        pictures.append(("true", preview(encode(one.keyframes(frames)))))
+    contact_sheet(path, pictures, fps=fps)
+
+
+def summary(one: Clip) -> str:
+    """A scene in a few words, a line a thing."""
+    scene = one.scene
+    things = [
+        f"{thing.acts[0].colour} {thing.kind}: {', '.join(act.action for act in thing.acts)}"
+        for thing in scene.things
+    ]
+    return "\n".join([f"{scene.place}, {scene.light}, {scene.weather}", *things])
+
+
+def held_out(count: int, layout: bool) -> tuple[list[Clip], Tensor]:
+    """The first held-out clips and their rows [B, 10, width]."""
+    clips = [clip(seed) for seed in range(count)]
+    return clips, torch.stack([rows(one.scene, layout) for one in clips])

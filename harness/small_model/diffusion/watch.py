@@ -1,0 +1,56 @@
+"""Looking at keys: what a network hands to its cache, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.layers.base import Plan
+from harness.models.rope import rotate
+from harness.models.wan import Wan
+from harness.small_model.diffusion.keys import KeyStatistics, key_statistics
+from harness.train.objective import Batch
+from harness.train.teacher import TeacherForcing
+
+
+class Watched(TeacherForcing):
+    """Teacher forcing that keeps the rotated keys of every layer [H, T, D], of the first video."""
+
+    def __init__(self, spec: CacheSpec, device: torch.device) -> None:
+        """Nothing kept yet."""
+        super().__init__(spec, device)
+        self.keys: list[Tensor] = []
+
+    def attend(
+        self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
+    ) -> Tensor:
+        """As teacher forcing does."""
+        self.keys.append(rotate(k_BHTD, plan.turns)[0].float())
+        return super().attend(layer, q_BHTD, k_BHTD, v_BHTD, plan)
+
+
+@torch.no_grad()
+def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
+    """Statistics of every layer's keys for the clean frames of a batch's first video."""
+    watched = Watched(spec, batch.x_BFChw.device)
+    x, text_kv = batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1])
+    plan = watched.plan(range(x.shape[1]), True)
+    e_BFD = network.embed_time(torch.zeros(x.shape[:2], device=x.device))
+    network.run(network.embed(x), e_BFD, text_kv, watched, plan)
+    return [key_statistics(keys) for keys in watched.keys]
+
+
+def table(layers: Sequence[KeyStatistics]) -> str:
+    """A line a layer."""
+    lines = ["layer  |mean|/dev 25 50 75 95 %      kurtosis  largest  zero-free  energy 1 4 16"]
+    for i, layer in enumerate(layers):
+        offset = " ".join(f"{value:6.2f}" for value in layer.offset)
+        energy = " ".join(f"{value:.2f}" for value in layer.energy)
+        lines.append(
+            f"{i:5d}  {offset}  {layer.kurtosis:8.1f}  {layer.largest:7.1f}  "
+            f"{layer.zero_free:9.2f}  {energy}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""`python -m harness.small_model.scenes captions | draw`: captions of the world, prompts drawn."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from harness.sheet import contact_sheet
+from harness.small_model.scenes.caption import describe
+from harness.small_model.scenes.clip import FPS, HELD_OUT, Clip, clip
+from harness.small_model.scenes.interpret import interpret
+from harness.small_model.scenes.scene import MOST
+from harness.suites import TEMPORAL_STRIDE
+
+_FRAMES = range(42)  # of latents, 10 s
+_LINE = 34  # letters of a label's line
+
+
+def main(words: Sequence[str]) -> int:
+    """Print captions of held-out clips, or draw how prompts are read."""
+    given = _parser().parse_args(words)
+    clips = [clip(seed) for seed in range(given.n)]
+    if given.verb == "captions":
+        print("\n".join(describe(one.scene) for one in clips))
+        return 0
+    if given.prompts:
+        hues = np.random.Generator(np.random.PCG64(0)).random(MOST).tolist()
+        shown = [(prompt, Clip(interpret(prompt), tuple(hues))) for prompt in given.prompts]
+    else:
+        shown = [(describe(one.scene), one) for one in clips]
+    rows = [(_label(i, prompt), one.keyframes(_FRAMES)) for i, (prompt, one) in enumerate(shown)]
+    contact_sheet(given.out, rows, columns=7, fps=FPS / TEMPORAL_STRIDE)
+    print(given.out)
+    return 0
+
+
+def _label(index: int, prompt: str) -> str:
+    """A number, and the prompt in lines."""
+    lines = [str(index)]
+    for word in prompt.split():
+        if len(lines) == 1 or len(lines[-1]) + len(word) > _LINE:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return "\n".join(lines[:8])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.small_model.scenes")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    captions = verbs.add_parser("captions", help="print captions of held-out clips, a line each")
+    draw = verbs.add_parser("draw", help="draw prompts as the world reads them, a row each")
+    draw.add_argument("prompts", nargs="*", help="none: captions of held-out clips")
+    draw.add_argument("--out", type=Path, default=Path("scenes.png"), help="a PNG")
+    for verb, count in ((captions, 32), (draw, 8)):
+        verb.add_argument("-n", type=_held_out, default=count, help="how many held-out clips")
+    return parser
+
+
+def _held_out(word: str) -> int:
+    count = int(word)
+    if not 1 <= count <= HELD_OUT:
+        raise argparse.ArgumentTypeError(f"{count} clips: give 1 to {HELD_OUT}")
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,231 @@
+"""Any prompt to a scene: known words mean what they say, the rest is drawn from the prompt itself.
+
+Reading is by rule. A noun that is a figure is a thing, adjectives before it and verbs behind it are
+its own, "then" and "finally" begin the next part of the clip. Every word that names a place, or
+something found in one, speaks for that place. What a prompt leaves open is decided by a hash of it:
+the same prompt is the same scene on every machine, and two prompts of no known word are two scenes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from harness.small_model.scenes.scene import (
+    CAMERAS,
+    COLOURS,
+    EVENTS_S,
+    KINDS,
+    LIGHTS,
+    LIVING,
+    MOST,
+    PLACES,
+    SHELTERED,
+    SIZES,
+    WEATHERS,
+    Act,
+    Scene,
+    Thing,
+)
+from harness.small_model.scenes.words import BEFORE_NOUNS, THEN, home, meanings
+
+_ALL: dict[str, Sequence[str]] = {
+    "kind": KINDS,
+    "colour": COLOURS,
+    "size": SIZES,
+    "living": ("rest", "walk", "sway", "nod"),  # what those do of whom no act is told
+    "lifeless": ("rest", "rest", "rest", "sway"),
+    "place": PLACES,
+    "light": LIGHTS,
+    "weather": WEATHERS,
+    "camera": CAMERAS,
+}
+_MOVES = re.compile(r"\b(?:pan(?:s|ning)?) (?:to the )?(left|right)|\bzoom(?:s|ing)? (in|out)")
+_NEAR, _FAR = re.compile(r"\bclose[- ]?ups?\b"), re.compile(r"\b(?:aerial|drone view|wide shot)\b")
+_SIDES = {"left": 0.0, "middle": 0.5, "right": 1.0}
+# How much a word speaks for a place that it names, or that it is found in; behind most other places
+# there is a sky.
+_NAMED, _SKY, _TOLD = 3, 2, 1
+
+
+@dataclass
+class _Draft:
+    """A thing while it is read: what the prompt said of it, and of its acts by part."""
+
+    kind: str
+    said: dict[str, str]
+    side: float | None
+    since: int
+    actions: dict[int, str] = field(default_factory=dict)
+    colours: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a prompt says: things, votes for places, light, weather and camera."""
+
+    drafts: tuple[_Draft, ...]
+    places: Counter[str]
+    setting: dict[str, str]
+
+    @property
+    def names_thing(self) -> bool:
+        """Whether the prompt names a thing that the world draws."""
+        return bool(self.drafts)
+
+    @property
+    def names_place(self) -> bool:
+        """Whether the prompt names a place, or something found in one."""
+        return bool(self.places)
+
+
+def interpret(prompt: str) -> Scene:
+    """The scene of a prompt; a pure function of its words, letter case and spaces aside."""
+    text = " ".join(prompt.lower().split())
+    reading = read(text)
+    chance = _Chance(text)
+    drafts = reading.drafts or (_Draft(chance.choose("kind", {}, "thing"), {}, None, 0),)
+    setting = reading.setting
+    votes = reading.places.most_common(1)
+    place = votes[0][0] if votes else home(drafts[0].kind)
+    return Scene(
+        place=place,
+        light=setting.get("light", "day"),
+        weather="clear" if place in SHELTERED else setting.get("weather", "clear"),
+        camera=setting.get("camera", "still"),
+        shift=chance.number("shift"),
+        things=tuple(_thing(draft, i, chance) for i, draft in enumerate(drafts[:MOST])),
+    )
+
+
+def read(text: str) -> Reading:
+    """What a prompt in lower case says."""
+    reader = _Reader()
+    camera = _camera(text)
+    for word in re.findall(r"[a-z]+|[,.;:]", _MOVES.sub(",", text)):
+        reader.read(word)
+    setting = reader.setting | ({"camera": camera} if camera else {})
+    return Reading(tuple(reader.drafts), reader.places, setting)
+
+
+def _camera(text: str) -> str | None:
+    """What the camera does, as far as it is said."""
+    found = _MOVES.search(text)
+    if found:
+        return found[1] or found[2]
+    if _NEAR.search(text):
+        return "in"
+    return "out" if _FAR.search(text) else None
+
+
+class _Reader:
+    """Reads word by word; knows the thing it is at and the adjectives that wait for a noun."""
+
+    def __init__(self) -> None:
+        self.drafts: list[_Draft] = []
+        self.places: Counter[str] = Counter()
+        self.setting: dict[str, str] = {}
+        self._adjectives: dict[str, str] = {}
+        self._side: float | None = None
+        self._last: _Draft | None = None
+        self._part = 0
+        self._awaits_noun = True
+        self._voted: set[str] = set()
+
+    def read(self, word: str) -> None:
+        """The next word or punctuation mark."""
+        if word in THEN:
+            self._part = min(self._part + 1, len(EVENTS_S) - 1)
+        elif not word.isalpha():
+            self._adjectives, self._side, self._awaits_noun = {}, None, False
+        elif word in BEFORE_NOUNS:
+            self._awaits_noun = True
+        elif word in _SIDES:
+            self._side = _SIDES[word]
+            if self._last and self._last.side is None:
+                self._last.side = self._side
+        else:
+            self._take(word, meanings(word))
+
+    def _take(self, word: str, known: dict[str, str]) -> None:
+        is_verb = "action" in known and not self._awaits_noun
+        if word not in self._voted:
+            self._voted.add(word)
+            if "place" in known and not is_verb:
+                self.places[known["place"]] += _SKY if known["place"] == "sky" else _NAMED
+            elif "found" in known:
+                self.places[known["found"]] += _TOLD
+        for facet in ("light", "weather"):
+            if facet in known:
+                self.setting.setdefault(facet, known[facet])
+        if "kind" in known and not is_verb and not known.keys() & {"colour", "place"}:
+            self._noun(known["kind"])
+            self._awaits_noun = False
+        elif "colour" in known or "size" in known:
+            self._adjective(known)
+        elif "action" in known and self._last:
+            self._last.actions.setdefault(self._part, known["action"])
+
+    def _adjective(self, known: dict[str, str]) -> None:
+        """A colour or size: of the noun to come, or in a later part the last one's new colour."""
+        self._adjectives |= {facet: known[facet] for facet in ("colour", "size") if facet in known}
+        is_new = self._last is not None and self._last.since < self._part
+        if is_new and self._last and "colour" in known and not self._awaits_noun:
+            self._last.colours.setdefault(self._part, known["colour"])
+
+    def _noun(self, kind: str) -> None:
+        known = [draft for draft in self.drafts if draft.kind == kind]
+        if not known:
+            self.drafts.append(_Draft(kind, dict(self._adjectives), self._side, self._part))
+        self._last = known[0] if known else self.drafts[-1]
+        self._adjectives = {}
+
+
+def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
+    """The thing of a draft; what was not said is drawn."""
+    name = f"{draft.kind} {index}"
+    slots = sorted(range(MOST), key=lambda i: chance.number(f"slot {i}"))
+    wander = chance.number(f"x {name}") - 0.5
+    x = (slots[index] / (MOST - 1) if draft.side is None else draft.side) + 0.2 * wander
+    x = min(1.0, max(0.0, x))
+    said = draft.said
+    colour = chance.choose("colour", said, name)
+    action = chance.choose("living" if draft.kind in LIVING else "lifeless", {}, name)
+    acts: list[Act] = []
+    here = x
+    for part in range(len(EVENTS_S)):
+        action = draft.actions.get(part, action)
+        colour = draft.colours.get(part, colour)
+        goal = here
+        if action in ("walk", "run"):
+            goal = 0.4 * chance.number(f"to {name} {part}") + (0.6 if here < 0.5 else 0.0)
+        acts.append(Act(action if part >= draft.since else "away", colour, goal))
+        here = goal
+    return Thing(
+        kind=draft.kind,
+        size=chance.choose("size", said, name),
+        x=x,
+        y=chance.number(f"y {name}"),
+        phase=chance.number(f"phase {name}"),
+        acts=(acts[0], acts[1], acts[2]),
+    )
+
+
+class _Chance:
+    """Numbers that a text decides: hashes of it and of what they are for."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def number(self, what: str) -> float:
+        """In 0..1, in steps of 2^-16, exact everywhere."""
+        digest = hashlib.sha256(f"{self._text}|{what}".encode()).digest()
+        return int.from_bytes(digest[:2], "big") / 65536
+
+    def choose(self, facet: str, said: dict[str, str], whose: str) -> str:
+        """What was said of a facet, or one of its values."""
+        values = _ALL[facet]
+        return said.get(facet) or values[int(self.number(f"{facet} {whose}") * len(values))]

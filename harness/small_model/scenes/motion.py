@@ -1,0 +1,151 @@
+"""Where things are: the three acts of a thing as one continuous path.
+
+Shapes  t [F] times in seconds; pixels of a frame of `SIDE` x `SIDE`, y downwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.small_model.scenes.scene import EVENTS_S, LENGTH_S, Act, Thing
+
+Floats = NDArray[np.float64]
+
+SIDE = 128
+HEIGHTS = {"small": 34.0, "medium": 46.0, "large": 58.0}  # pixels of a figure
+GROUND, FLYING = (100.0, 118.0), (48.0, 78.0)  # where feet are, from far to near
+FLYERS = frozenset(
+    {"bird", "butterfly", "insect", "plane", "rocket", "balloon", "kite", "cloud", "star"}
+    | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
+)
+_ENTRY_S = 0.9  # how long coming and going last
+_TOP = 46.0  # how far things rise
+# An act lasts a whole number of these, so it ends where it began.
+_BEAT_S = 3.5 / 2  # of turning, swaying, nodding and shining
+_HOP_S = 3.5 / 3
+
+
+@dataclass(frozen=True)
+class Path:
+    """A thing at some times, all [F]. x, y: where its feet are; y of flyers is their lower edge.
+
+    height: pixels. facing: 1 to the right, -1 to the left, between while it turns. angle: radians,
+    clockwise. gait, reach, nod, glow: how much it swings its legs (signed), raises its arms (0..1),
+    bows (0..1), shines (0..1). shown: whether it is in the picture at all.
+    """
+
+    x: Floats
+    y: Floats
+    height: Floats
+    facing: Floats
+    angle: Floats
+    gait: Floats
+    reach: Floats
+    nod: Floats
+    glow: Floats
+    shown: NDArray[np.bool_]
+
+
+_MOVING = tuple(field.name for field in fields(Path) if field.name != "shown")
+
+
+@dataclass
+class _Stance:
+    """How a thing stands between two acts."""
+
+    x: float
+    y: float
+    scale: float
+    facing: float
+    angle: float
+
+
+def path(thing: Thing, t: Floats) -> Path:
+    """The path of a thing: each act begins where the one before has ended."""
+    lanes = FLYING if thing.kind in FLYERS else GROUND
+    floor = lanes[0] + (lanes[1] - lanes[0]) * thing.y
+    stance = _Stance(across(thing.x), floor, 1.0, 1.0 if thing.x < 0.5 else -1.0, 0.0)
+    columns = {name: np.zeros(len(t)) for name in _MOVING}
+    shown = np.zeros(len(t), bool)
+    ends = (*EVENTS_S[1:], LENGTH_S)
+    for index, (act, begin, end) in enumerate(zip(thing.acts, EVENTS_S, ends, strict=True)):
+        here = t >= begin if index == len(thing.acts) - 1 else (t >= begin) & (t < end)
+        s = t[here] - begin
+        part = (s / (end - begin)).clip(0, 1)
+        side = -1.0 if stance.x < SIDE / 2 else 1.0  # where it comes from and goes to
+        start = replace(stance)
+        values: dict[str, float | Floats] = {"x": start.x, "y": start.y}
+        values |= {"facing": start.facing, "angle": start.angle}
+        values["height"] = HEIGHTS[thing.size] * start.scale
+        values |= _move(act, stance, s, part, thing.phase)
+        values |= _gesture(act, stance, s, part, thing)
+        was_away = index > 0 and thing.acts[index - 1].action == "away"
+        shown[here] = act.action != "away"
+        if act.action == "away" and index > 0 and not was_away:
+            shown[here] = s < _ENTRY_S
+            values["x"] = start.x + side * 110 * (s / _ENTRY_S).clip(0, 1) ** 2
+        elif act.action != "away" and was_away:
+            values["x"] = values["x"] + side * 90 * (1 - (s / _ENTRY_S).clip(0, 1)) ** 2
+        for name, value in values.items():
+            columns[name][here] = value
+    return Path(**columns, shown=shown)
+
+
+def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> dict[str, Floats]:
+    """Acts that take a thing elsewhere; `stance` becomes the one at the end of the act."""
+    wave = 2 * np.pi * (s + phase)
+    x, y, angle = stance.x, stance.y, stance.angle
+    match act.action:
+        case "walk" | "run":
+            haste = 1.0 if act.action == "walk" else 2.0
+            stance.x, stance.angle = across(act.to), 0.0
+            stance.facing = 1.0 if stance.x > x else -1.0
+            swing = np.sin(wave * (0.3 + 0.5 * haste)) * (part * haste < 1) * (0.7 + 0.3 * haste)
+            gone = (part * haste).clip(0, 1)
+            return {"x": x + (stance.x - x) * gone, "gait": swing} | _steady(stance, s)
+        case "jump":
+            hop = np.abs(np.sin(np.pi * s / _HOP_S))
+            stance.angle = 0.0
+            return {"y": y - 24 * hop, "gait": 0.6 * hop, "reach": hop} | _steady(stance, s)
+        case "rise":
+            stance.y, stance.angle = _TOP, 0.0
+            reach = 0.5 + 0.5 * np.sin(wave)
+            return {"y": y + (_TOP - y) * part, "reach": reach} | _steady(stance, s)
+        case "fall":
+            way = (s / 1.5).clip(0, 1) ** 2
+            stance.y, stance.angle = GROUND[1], np.pi / 2 * stance.facing
+            return {"y": y + (stance.y - y) * way, "angle": angle + (stance.angle - angle) * way}
+    return {}
+
+
+def _steady(stance: _Stance, s: Floats) -> dict[str, Floats]:
+    """Facing and angle of a thing that stands upright."""
+    return {"facing": 0 * s + stance.facing, "angle": 0 * s}
+
+
+def _gesture(act: Act, stance: _Stance, s: Floats, part: Floats, thing: Thing) -> dict[str, Floats]:
+    """Acts on the spot; `stance` becomes the one at the end of the act."""
+    slow = 0.5 - 0.5 * np.cos(2 * np.pi * s / _BEAT_S)
+    match act.action:
+        case "turn":
+            return {"facing": np.cos(2 * np.pi * s / _BEAT_S) * stance.facing}
+        case "sway":
+            swing = np.sin(2 * np.pi * s / _BEAT_S)
+            stance.angle = 0.0
+            return {"angle": 0.22 * swing, "reach": 0.5 + 0.5 * swing, "x": stance.x + 5 * swing}
+        case "grow" | "shrink":
+            more = 1.45 if act.action == "grow" else 0.62
+            height = HEIGHTS[thing.size] * stance.scale * (1 + (more - 1) * part)
+            stance.scale *= more
+            return {"height": height}
+        case "nod" | "glow":
+            return {act.action: slow}
+    return {}
+
+
+def across(share: float) -> float:
+    """Pixel column of a place 0..1 on the stage."""
+    return 20 + 88 * share

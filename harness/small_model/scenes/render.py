@@ -1,0 +1,252 @@
+"""Scenes to pixels: polygons on a canvas three times as fine, then light and weather.
+
+Corners are rounded to a sixteenth of a fine pixel before they are drawn, so that the last bits of
+a sine do not reach the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from harness.small_model.scenes import animals, objects, people
+from harness.small_model.scenes.motion import SIDE, Floats, Path, path
+from harness.small_model.scenes.parts import BODY, DARK, LIGHT, RGB, Part
+from harness.small_model.scenes.places import PLACES
+from harness.small_model.scenes.scene import EVENTS_S, INDOORS, LENGTH_S, Scene, Thing
+
+FINE = 3  # canvas pixels a pixel, each way
+FIGURES = people.FIGURES | animals.FIGURES | objects.FIGURES
+COLOURS: dict[str, RGB] = {
+    "red": (222, 44, 46),
+    "orange": (245, 138, 30),
+    "yellow": (250, 216, 56),
+    "green": (44, 160, 70),
+    "blue": (44, 92, 222),
+    "purple": (140, 60, 190),
+    "pink": (248, 138, 184),
+    "white": (246, 246, 246),
+    "black": (40, 40, 46),
+    "brown": (132, 82, 44),
+    "grey": (140, 144, 152),
+}
+_PAN_PX_S = 6.0
+_NIGHT = np.array([0.5, 0.54, 0.76], np.float32)
+_LOW_SUN = np.array([0.656, 0.448, 0.4], np.float32)
+_FOG = np.array([214, 218, 222], np.float32)
+
+
+class Drawing:
+    """A scene at some times: its figures laid out once, for pixels and for boxes."""
+
+    def __init__(self, scene: Scene, times_s: Floats) -> None:
+        """Lay out every figure at these times [F]."""
+        self.scene, self.times_s = scene, times_s
+        self._paths = [path(thing, times_s) for thing in scene.things]
+        self._outlines = [
+            figure_outlines(thing, way, times_s)
+            for thing, way in zip(scene.things, self._paths, strict=True)
+        ]
+
+    def pixels(self, hues: Sequence[float]) -> NDArray[np.uint8]:
+        """Frames [F, 128, 128, 3] uint8. hues: 0..1, of the marks, one a thing."""
+        scene = self.scene
+        frames = np.empty((len(self.times_s), SIDE, SIDE, 3), np.uint8)
+        backdrop: Image.Image | None = None
+        for f, t in enumerate(self.times_s.tolist()):
+            if backdrop is None or scene.camera != "still":
+                backdrop = _backdrop(scene, t)
+            canvas = backdrop.copy()
+            pen = ImageDraw.Draw(canvas)
+            nearer = zoom(scene, t)
+            _timekeeper(pen, scene, t, nearer)
+            for thing, hue, way, parts in zip(
+                scene.things, hues, self._paths, self._outlines, strict=False
+            ):
+                if way.shown[f]:
+                    _halo(pen, way, f, nearer)
+                    paints = _paints(_colour(thing, t), hue)
+                    for part, points in zip(FIGURES[thing.kind], parts, strict=True):
+                        paint = paints[part.paint] if isinstance(part.paint, str) else part.paint
+                        _polygon(pen, points[f], paint, nearer)
+            _fall(pen, scene, t)
+            frames[f] = _lit(np.asarray(canvas.reduce(FINE)), scene, t)
+        return frames
+
+    def boxes(self) -> NDArray[np.float64]:
+        """Where each thing is in the frame [things, F, 4]: left, top, right, bottom in pixels.
+
+        Nan where a thing is not in the picture.
+        """
+        near = np.array([zoom(self.scene, t) for t in self.times_s.tolist()])[:, None]
+        found = np.full((len(self.scene.things), len(self.times_s), 4), np.nan)
+        for i, (way, parts) in enumerate(zip(self._paths, self._outlines, strict=True)):
+            low = np.min([points.min(1) for points in parts], axis=0)
+            high = np.max([points.max(1) for points in parts], axis=0)
+            corners = [(edge - SIDE / 2) * near + SIDE / 2 for edge in (low, high)]
+            found[i] = np.where(way.shown[:, None], np.concatenate(corners, axis=1), np.nan)
+        return found
+
+
+def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np.float64]]:
+    """Every part of a figure over time, in pixels before the camera [F, P, 2] each."""
+    lean = np.stack([np.cos(way.angle), np.sin(way.angle)])
+    gone = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(way.x)))]) / 14
+    drives = {
+        "leg": way.gait,
+        "arm": way.gait * 0.8 - way.reach,
+        "reach": way.reach - 0.35 * way.gait,
+        "nod": way.nod,
+        "flap": np.sin(2 * np.pi * (times_s / 1.1 + thing.phase)),
+        "roll": gone,
+        "tick": 2 * np.pi * times_s / LENGTH_S,
+    }
+    middle = -0.5 * np.abs(way.angle) / (np.pi / 2)  # who lies, lies on the ground
+    outlines = []
+    for part in FIGURES[thing.kind]:
+        x, y = _jointed(part, drives, len(times_s))
+        x = x * np.where(np.abs(way.facing) < 0.15, 0.15, way.facing)[:, None]
+        px = lean[0][:, None] * x - lean[1][:, None] * (y + 0.5)
+        py = lean[1][:, None] * x + lean[0][:, None] * (y + 0.5) - 0.5 - 0.4 * middle[:, None]
+        size = way.height[:, None]
+        outlines.append(np.stack([way.x[:, None] + px * size, way.y[:, None] + py * size], -1))
+    return outlines
+
+
+def _jointed(
+    part: Part, drives: dict[str, Floats], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A part after its own joint: x, y [F, P]."""
+    x, y = (np.broadcast_to(part.outline[:, i], (count, len(part.outline))) for i in (0, 1))
+    if part.joint is None:
+        return x, y
+    turn = part.joint.by * drives[part.joint.drive][:, None]
+    cos, sin = np.cos(turn), np.sin(turn)
+    dx, dy = x - part.joint.x, y - part.joint.y
+    return part.joint.x + cos * dx - sin * dy, part.joint.y + sin * dx + cos * dy
+
+
+def zoom(scene: Scene, t: float) -> float:
+    """How much nearer than at rest the camera is, about the middle of the frame."""
+    way = min(1.0, t / LENGTH_S)
+    return {"in": 1 + 0.3 * way, "out": 1.3 - 0.3 * way}.get(scene.camera, 1.0)
+
+
+def pan(scene: Scene, t: float) -> float:
+    """How far the camera has gone to the right, in pixels of the ground."""
+    return {"right": _PAN_PX_S, "left": -_PAN_PX_S}.get(scene.camera, 0.0) * t
+
+
+def mark_paint(hue: float) -> RGB:
+    """The colour of a mark: a pure hue."""
+    away = np.abs((hue * 6 + np.array([0.0, 4, 2])) % 6 - 3)
+    red, green, blue = (round(255 * float(v)) for v in (away - 1).clip(0, 1))
+    return red, green, blue
+
+
+def _colour(thing: Thing, t: float) -> str:
+    return thing.acts[sum(t >= begin for begin in EVENTS_S) - 1].colour
+
+
+def _paints(colour: str, hue: float) -> dict[str, RGB]:
+    body = COLOURS[colour]
+    return {
+        BODY: body,
+        DARK: _shade(body, 0.68, 0),
+        LIGHT: _shade(body, 0.72, 71),
+        "mark": mark_paint(hue),
+    }
+
+
+def _shade(paint: RGB, share: float, more: float) -> RGB:
+    red, green, blue = (min(255, round(v * share + more)) for v in paint)
+    return red, green, blue
+
+
+def _backdrop(scene: Scene, t: float) -> Image.Image:
+    """The place alone, on the fine canvas."""
+    canvas = Image.new("RGB", (SIDE * FINE, SIDE * FINE))
+    pen = ImageDraw.Draw(canvas)
+    nearer, moved = zoom(scene, t), pan(scene, t) + 32 * scene.shift
+    for patch in PLACES[scene.place]:
+        x0, x1 = patch.outline[:, 0].min(), patch.outline[:, 0].max()
+        if x1 - moved * patch.depth > 0 and x0 - moved * patch.depth < SIDE:
+            _polygon(pen, patch.outline - (moved * patch.depth, 0), patch.paint, nearer)
+    return canvas
+
+
+def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float) -> None:
+    """What tells the time of every scene: a sun that crosses the sky once, or a clock's hand."""
+    way = min(1.0, t / LENGTH_S)
+    if scene.place in INDOORS:
+        turn = 2 * np.pi * way
+        hand = np.array([(112.0, 16.0), (112 + np.sin(turn) * 9, 16 - np.cos(turn) * 9)])
+        _disc(pen, 112, 16, 12, (96, 64, 44), nearer)
+        _disc(pen, 112, 16, 10, (250, 246, 232), nearer)
+        side = np.array([np.cos(turn), np.sin(turn)]) * 1.6
+        corners = np.stack([hand[0] - side, hand[1] - side / 2, hand[1] + side / 2, hand[0] + side])
+        _polygon(pen, corners, (30, 26, 30), nearer)
+    else:
+        pale = scene.light == "night" or scene.place in ("space", "underwater")
+        paint = (236, 240, 250) if pale else (255, 238, 130)
+        _disc(pen, 8 + 112 * way, 18 - 9 * (1 - (2 * way - 1) ** 2), 7, paint, nearer)
+
+
+def _halo(pen: ImageDraw.ImageDraw, way: Path, f: int, nearer: float) -> None:
+    """The light around a thing that shines."""
+    if way.glow[f] > 0.02:
+        radius = way.height[f] * (0.5 + 0.3 * way.glow[f])
+        _disc(pen, way.x[f], way.y[f] - way.height[f] / 2, radius, (255, 240, 170), nearer)
+
+
+def _fall(pen: ImageDraw.ImageDraw, scene: Scene, t: float) -> None:
+    """Rain or snow in front of everything."""
+    if scene.weather not in ("rain", "snowfall"):
+        return
+    for i in range(36):
+        fast, slant = (90.0, 8.0) if scene.weather == "rain" else (24.0, 3.0 * (i % 3 - 1))
+        y = (i * 53 % 139 + fast * t) % 139 - 6
+        x = (i * 37 % SIDE + slant * t) % SIDE
+        if scene.weather == "rain":
+            _polygon(pen, np.array([(x, y), (x + 1, y), (x + 2, y + 8), (x + 1, y + 8)]),
+                     (190, 210, 230), 1.0)  # fmt: skip
+        else:
+            _disc(pen, x, y, 1.6, (252, 252, 255), 1.0)
+
+
+def _lit(pixels: NDArray[np.uint8], scene: Scene, t: float) -> NDArray[np.uint8]:
+    """Light and fog over a frame [H, W, 3]."""
+    if scene.light == "day" and scene.weather != "fog":
+        return pixels
+    way = np.float32(min(1.0, t / LENGTH_S))
+    one = np.ones(3, np.float32)
+    tint = {
+        "day": one,
+        "night": _NIGHT,
+        "dusk": one + way * (_LOW_SUN - one),
+        "dawn": _LOW_SUN + way * (one - _LOW_SUN),
+    }[scene.light]
+    lit = pixels * tint
+    if scene.weather == "fog":
+        lit = lit * np.float32(0.55) + _FOG * tint * np.float32(0.45)
+    return np.asarray((lit + np.float32(0.5)).clip(0, 255), np.uint8)
+
+
+_CIRCLE = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * np.pi / 10)], 1)
+
+
+def _disc(
+    pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, paint: RGB, nearer: float
+) -> None:
+    _polygon(pen, _CIRCLE * radius + (x, y), paint, nearer)
+
+
+def _polygon(
+    pen: ImageDraw.ImageDraw, points: NDArray[np.float64], paint: RGB, nearer: float
+) -> None:
+    """Fill a polygon given in pixels before the camera [P, 2]."""
+    fine = ((points - SIDE / 2) * nearer + SIDE / 2) * FINE
+    pen.polygon((np.rint(fine * 16) / 16).ravel().tolist(), fill=paint)

@@ -1,0 +1,99 @@
+"""Scenes as rows of numbers: what the network reads in place of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.small_model.scenes.motion import SIDE, path
+from harness.small_model.scenes.scene import (
+    ACTIONS,
+    CAMERAS,
+    COLOURS,
+    EVENTS_S,
+    KINDS,
+    LENGTH_S,
+    LIGHTS,
+    MOST,
+    PLACES,
+    SIZES,
+    WEATHERS,
+    Scene,
+    Thing,
+)
+
+PARTS = len(EVENTS_S)
+LENGTH = 1 + MOST * PARTS  # one row for the setting, one for each act of each thing
+# Every list of names has more columns than names, so that names may be appended later: the others
+# keep their columns, and a trained network goes on.
+WIDTH = 320
+ROOM = {"place": 32, "light": 6, "weather": 6, "camera": 8, "kind": 80, "colour": 12, "action": 16}
+_SETTING_WIDTH = 64
+
+
+def rows(scene: Scene, layout: bool = True) -> Tensor:
+    """A scene as rows [10, 320] float32; rows of absent things are zero.
+
+    Row 0 tells place, light, weather, camera and shift. Row 1 + 3 i + p tells what thing i is, what
+    it does in part p of the clip, and where it is as the part begins, half-way and as it ends.
+    layout: without it, shift, phases and where things are stay untold (zero), as no prompt tells
+    them; noise decides them then, and what was drawn before keeps them.
+    """
+    table = torch.zeros(LENGTH, WIDTH)
+    setting = [
+        *_one_of(PLACES, scene.place, ROOM["place"]),
+        *_one_of(LIGHTS, scene.light, ROOM["light"]),
+        *_one_of(WEATHERS, scene.weather, ROOM["weather"]),
+        *_one_of(CAMERAS, scene.camera, ROOM["camera"]),
+        *(layout * wave for wave in _waves(scene.shift, 4)),
+    ]
+    table[0, : len(setting)] = torch.tensor(setting)
+    for i, thing in enumerate(scene.things):
+        for p, values in enumerate(_acts(thing, layout)):
+            row = [*_one_of(range(MOST), i), *_one_of(range(PARTS), p), *values]
+            at = 1 + PARTS * i + p
+            table[at, _SETTING_WIDTH : _SETTING_WIDTH + len(row)] = torch.tensor(row)
+    return table
+
+
+def _acts(thing: Thing, layout: bool) -> list[list[float]]:
+    """The numbers of every act of a thing."""
+    begins = np.array([*EVENTS_S, LENGTH_S])
+    # Just before an end, since at the very time the next part has begun.
+    times = np.stack([begins[:-1], (begins[:-1] + begins[1:]) / 2, begins[1:] - 1e-3], 1)
+    way = path(thing, times.ravel())
+    look = [*_one_of(SIZES, thing.size), *(layout * wave for wave in _waves(thing.phase, 2))]
+    acts = []
+    for p, act in enumerate(thing.acts):
+        places: list[float] = []
+        for k in range(PARTS * p, PARTS * p + 3):
+            places += _waves(way.x[k] / SIDE, 8) + _waves(way.y[k] / SIDE, 6)
+            places += [way.height[k] / SIDE, way.facing[k], way.angle[k]]
+        ahead = thing.acts[p - 1].action == "away" if p else False
+        acts.append(
+            [
+                *_one_of(KINDS, thing.kind, ROOM["kind"]),
+                *_one_of(COLOURS, act.colour, ROOM["colour"]),
+                *_one_of(ACTIONS, act.action, ROOM["action"]),
+                float(ahead),
+                *look,
+                *(layout * float(v) for v in places),
+            ]
+        )
+    return acts
+
+
+def _one_of(values: Sequence[object], value: object, room: int = 0) -> list[float]:
+    """One column for each value, 1 for the one that holds, padded to `room` columns."""
+    columns = [float(value == each) for each in values]
+    return columns + [0.0] * (room - len(columns))
+
+
+def _waves(value: float, count: int) -> list[float]:
+    """A number of 0..1 as itself and waves, which a linear layer can tell apart."""
+    angles = [2 * math.pi * k * value for k in range(1, count + 1)]
+    return [value, *(wave for angle in angles for wave in (math.sin(angle), math.cos(angle)))]

@@ -1,0 +1,99 @@
+"""What words mean in the world: some by hand (`words.yaml`), the rest by WordNet (`words.txt`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from harness.small_model.scenes.scene import KINDS
+
+_BY_HAND = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
+# Facet -> value -> words.
+SAID: dict[str, dict[str, list[str]]] = {
+    facet: {value: words.split() for value, words in values.items()}
+    for facet, values in _BY_HAND.items()
+    if facet not in ("found", "home", "words")
+}
+ABOUT, THEN, BEFORE_NOUNS = (
+    frozenset(_BY_HAND["words"][name].split()) for name in ("about", "then", "before_nouns")
+)
+_TABLE = Path(__file__).with_name("words.txt")
+_ENDINGS = (("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"),
+            ("ning", "n"), ("ping", "p"), ("ting", "t"))  # fmt: skip
+
+
+def meanings(word: str) -> dict[str, str]:
+    """Value by facet of a lower-case word, its endings aside; empty where it means nothing.
+
+    Facets are those of `SAID`, and "found" for a place that the word is found in.
+    """
+    if word in ABOUT:
+        return {}
+    for form in _forms(word):
+        if known := _by_hand().get(form):
+            return known
+    for form in _forms(word):
+        if known := _by_wordnet().get(form):
+            return known
+    return {}
+
+
+def home(kind: str) -> str:
+    """The place in which a figure is at home."""
+    return _homes().get(kind, "room")
+
+
+def spoken(facet: str, value: str) -> str:
+    """The word captions use for a value."""
+    words = SAID[facet].get(value)
+    return words[0] if words else value
+
+
+def _forms(word: str) -> list[str]:
+    """A word as it stands, then without its ending."""
+    cut = [
+        word[: len(word) - len(ending)] + instead
+        for ending, instead in _ENDINGS
+        if word.endswith(ending) and len(word) > len(ending) + 2
+    ]
+    return [word, *cut, f"{word}s"]
+
+
+@cache
+def _by_hand() -> dict[str, dict[str, str]]:
+    table: dict[str, dict[str, str]] = {}
+    for facet, values in SAID.items():
+        for value, words in values.items():
+            for word in words:
+                table.setdefault(word, {}).setdefault(facet, value)
+    for kind in KINDS:  # a figure's own name always means it
+        table.setdefault(kind, {}).setdefault("kind", kind)
+    known = _by_wordnet()
+    for value, text in _BY_HAND["found"].items():
+        for word in text.split():
+            entry = table.setdefault(word, {})
+            entry.setdefault("found", value)
+            for form in _forms(word):  # what else it means: "books" is a book, too
+                for facet, other in (table.get(form, {}) | known.get(form, {})).items():
+                    if form == word or facet in ("kind", "action"):
+                        entry.setdefault(facet, other)
+    return table
+
+
+@cache
+def _by_wordnet() -> dict[str, dict[str, str]]:
+    table: dict[str, dict[str, str]] = {}
+    for line in _TABLE.read_text().splitlines():
+        if not line.startswith("#"):
+            name, _, words = line.partition(": ")
+            facet, value = name.split(" ")
+            for word in words.split():
+                table.setdefault(word, {}).setdefault(facet, value)
+    return table
+
+
+@cache
+def _homes() -> dict[str, str]:
+    return {kind: place for place, kinds in _BY_HAND["home"].items() for kind in kinds.split()}
