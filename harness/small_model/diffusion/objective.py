@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.models.wan import Wan
-from harness.sampler import GRID
+from harness.schedule import GRID
 from harness.train.objective import Batch, Objective, randn
 from harness.train.stages import Stage
 from harness.train.teacher import TeacherForcing
@@ -43,7 +43,7 @@ class DiffusionForcing(Objective):
         noise = randn(x0, draws)
         sigma = sigma_BF[:, :, None, None, None]
         forcing = TeacherForcing(self.spec, x0.device)
-        plan = forcing.plan(range(x0.shape[1]), True)
+        plan = forcing.plan(range(x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
         flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
         squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.models.codec import encode, preview
 from harness.models.wan import TextKV, Wan
-from harness.sampler import GRID
+from harness.schedule import GRID
 from harness.sheet import contact_sheet
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip, clip
@@ -35,7 +35,7 @@ class Branch:
     def flow(self, x_BFChw: Tensor, sigma: float, frames: range) -> Tensor:
         """The flow of one chunk at a noise level, fp32."""
         t_BF = torch.full(x_BFChw.shape[:2], GRID * sigma)
-        plan = self.forcing.plan(frames, False)
+        plan = self.forcing.plan(frames, "nothing")
         out: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
         return out.float()
 

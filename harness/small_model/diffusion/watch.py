@@ -37,7 +37,7 @@ def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
     """Statistics of every layer's keys for the clean frames of a batch's first video."""
     watched = Watched(spec, batch.x_BFChw.device)
     x, text_kv = batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1])
-    plan = watched.plan(range(x.shape[1]), True)
+    plan = watched.plan(range(x.shape[1]), "history")
     e_BFD = network.embed_time(torch.zeros(x.shape[:2], device=x.device))
     network.run(network.embed(x), e_BFD, text_kv, watched, plan)
     return [key_statistics(keys) for keys in watched.keys]
