@@ -88,7 +88,7 @@ def test_the_pass_is_causal_by_chunks(network: Wan) -> None:
     flows = []
     for given in (x, other):
         forcing = TeacherForcing(SPEC, CPU)
-        flows.append(network(given, t, text, forcing, forcing.plan(range(9), True)))
+        flows.append(network(given, t, text, forcing, forcing.plan(range(9), "history")))
     assert torch.equal(flows[0][:, :6], flows[1][:, :6])
     assert not torch.equal(flows[0][:, 6:], flows[1][:, 6:])
 
