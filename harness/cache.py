@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, FramePolicy, Method, Room, Stores, TokenPolicy
+from harness.api import CacheSpec, FramePolicy, Method, Stores, TokenPolicy, VideoSize
 from harness.attention.base import Backend, Scratch
 from harness.layers.active import ActiveChunks
 from harness.layers.base import Chunk, Context, Layer, Plan
@@ -101,12 +101,12 @@ class Session:
         if self._scratch.finite is not None:
             self.watch.note(layer, True, *self._scratch.finite)
             self._scratch.finite = None
-        chunk = Chunk(k_BHTD, v_BHTD, turned_query=q, turned_key=k)
+        chunk = Chunk(k_BHTD, v_BHTD, rotated_query=q, rotated_key=k)
         if plan.stores == "history":
             active.free(plan.frames)
             store.commit(chunk, plan)
             return out
-        store.watch(chunk, plan)
+        store.observe_noisy(chunk, plan)
         if plan.stores == "active":
             active.store(chunk, plan)
         return out
@@ -179,7 +179,7 @@ def anchored(spec: CacheSpec, frames: range, commit: bool) -> tuple[int, range]:
 
 def sized(method: Method, spec: CacheSpec, num_frames: int) -> FramePolicy | TokenPolicy:
     """The method's policy for a video: with its budget, if it has one, counted in tokens."""
-    room = Room(
+    room = VideoSize(
         tokens_per_frame=spec.tokens_per_frame,
         num_frames=num_frames,
         frame_bytes=frame_bytes(method, spec),

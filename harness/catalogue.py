@@ -17,7 +17,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from harness.api import POOL, CacheSpec, Exact, Method, Room
+from harness.api import POOL, CacheSpec, Exact, Method, VideoSize
 from harness.attention.auto import Auto
 from harness.attention.portable import Portable
 from harness.cache import layer_of
@@ -133,7 +133,9 @@ def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
         value=exact,
         tiers={name: replace(tier, key=exact, value=exact) for name, tier in method.tiers.items()},
     )
-    room = Room(FEW.tokens_per_frame, NUM_FRAMES, frame_bytes(method, TRUE), TRUE.bf16_frame_bytes)
+    room = VideoSize(
+        FEW.tokens_per_frame, NUM_FRAMES, frame_bytes(method, TRUE), TRUE.bf16_frame_bytes
+    )
     context = Context(
         spec=FEW,
         method=plain,
@@ -146,7 +148,7 @@ def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
     layer = layer_of(context, index)
     for plan, chunk in video(likeness):
         context.turns.clear()
-        layer.watch(chunk, plan)
+        layer.observe_noisy(chunk, plan)
         layer.commit(chunk, plan)
     return _at_true_size(layer, method)
 
@@ -208,7 +210,7 @@ def video(likeness: float) -> list[tuple[Plan, Chunk]]:
         frames = range(start, start + FEW.chunk_frames)
         turns = _rope().frames(frames).view().flatten(0, 1)
         q, k, v = x[:, :, :, start : frames.stop].flatten(3, 4).to(DTYPE)
-        chunk = Chunk(k, v, turned_query=rotate(q, turns), turned_key=rotate(k, turns))
+        chunk = Chunk(k, v, rotated_query=rotate(q, turns), rotated_key=rotate(k, turns))
         passes.append((Plan(frames, "history", 0, turns), chunk))
     return passes
 
@@ -244,7 +246,7 @@ def _at_true_size(layer: Layer, method: Method) -> Stored:
 
 def _note_bytes(layer: FrameLayer) -> int:
     """What the policy writes down of a frame of the true size, for each frame it noted."""
-    num_notes = len(layer.notes) + len(layer.before)
+    num_notes = len(layer.notes) + len(layer.noisy_notes)
     if not num_notes:
         return 0
     frame = torch.zeros(1, TRUE.num_heads, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from harness.api import Fate, FramePolicy, History
+from harness.api import FramePolicy, History, Placement
 from harness.models.model import VideoModel
 from harness.sampler import Sampler
 from tests import forks
@@ -179,7 +179,7 @@ class Trouble(FramePolicy):
 
     plan: str = ""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         if history.layer == 0:
             _Calls.count += 1
             if _Calls.count > 1:

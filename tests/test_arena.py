@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.api import DROP, Exact, Fate, FramePolicy, History, Method
+from harness.api import DROP, Exact, FramePolicy, History, Method, Placement
 from harness.arena import Arena, Pages
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
@@ -89,7 +89,7 @@ def test_runs_cover_the_slots_in_order() -> None:
 class Unforeseen(FramePolicy):
     """Keeps every third frame, and does not say how many that will be."""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return {f: DROP for f in history.frames[:-3] if f % 3}
 
 

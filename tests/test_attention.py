@@ -133,7 +133,7 @@ def test_kernels_store_what_torch_stores(name: str) -> None:
 
 @pytest.mark.parametrize("backend", ["heads", "tokens", "staged", "fused"])
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
-@pytest.mark.parametrize("keys", ["roped", "unroped"])
+@pytest.mark.parametrize("keys", ["roped", "pre_rope"])
 def test_keys_turn_on_reading_alike(backend: str, positions: str, keys: str) -> None:
     """Under a window with a sink, where relative positions move and some frames do not."""
     if backend in TRITON:
@@ -149,7 +149,7 @@ def test_keys_turn_on_reading_alike(backend: str, positions: str, keys: str) -> 
 def test_a_rotation_from_before_the_position_is_undone_first() -> None:
     """Keys stored un-roped and rotated by a Hadamard matrix cannot be folded into the query."""
     quarot = QUANTIZERS["quarot4"]
-    session = filled(Method(quarot, quarot, KeepAll(), keys="unroped"))
+    session = filled(Method(quarot, quarot, KeepAll(), keys="pre_rope"))
     oracle = attended(session, Reference())
     backends = [Portable(), Portable(axis="tokens", tile_tokens=40)]
     if kernels.missing(DEVICE) is None:
@@ -184,7 +184,7 @@ def test_parts_merge_to_the_whole() -> None:
 class Opaque(RTN):
     """A quantizer that only torch can read."""
 
-    def form(self) -> None:
+    def kernel_layout(self) -> None:
         return None
 
 

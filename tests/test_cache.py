@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.api import POOL, Exact, Fate, FramePolicy, History, Method
+from harness.api import POOL, Exact, FramePolicy, History, Method, Placement
 from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.layers.base import Plan
@@ -81,7 +81,7 @@ def test_noisy_keys_are_never_stored() -> None:
     assert session.stored(0)[0] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("keys", ["roped", "unroped"])
+@pytest.mark.parametrize("keys", ["roped", "pre_rope"])
 def test_roped_and_unroped_storage_agree(keys: str) -> None:
     latents, _ = generate(BF16)
     other, _ = generate(replace(BF16, keys=keys))
@@ -91,11 +91,11 @@ def test_roped_and_unroped_storage_agree(keys: str) -> None:
 def test_relative_positions_equal_absolute_ones_without_a_sink() -> None:
     """Logits depend on differences of positions only; with a sink they must differ."""
     absolute, _ = generate(BF16, window=6)
-    for keys in ("roped", "unroped"):
+    for keys in ("roped", "pre_rope"):
         relative, _ = generate(BF16, window=6, positions="relative", keys=keys)
         torch.testing.assert_close(relative, absolute, atol=1e-4, rtol=0)
     sunk, _ = generate(BF16, window=9, sink=3, num_frames=15)
-    for keys in ("roped", "unroped"):
+    for keys in ("roped", "pre_rope"):
         moved, _ = generate(BF16, window=9, sink=3, positions="relative", keys=keys, num_frames=15)
         assert (moved - sunk).abs().max() > 1e-2
 
@@ -118,14 +118,14 @@ def test_a_window_of_the_method_drops_frames_and_frees_them() -> None:
 class PoolOld(FramePolicy):
     """Pools every frame but the newest three."""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return {frame: POOL for frame in history.frames[:-3]}
 
 
 class Misspelt(FramePolicy):
     """Sends the oldest frame to a tier that the method does not have."""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return {history.frames[0]: "recnt"}
 
 
@@ -148,7 +148,7 @@ def pooled_session(keys: str, shift: int = 0) -> tuple[Session, list[tuple[Tenso
     return session, stored
 
 
-@pytest.mark.parametrize("keys", ["roped", "unroped"])
+@pytest.mark.parametrize("keys", ["roped", "pre_rope"])
 def test_a_pooled_frame_draws_the_attention_of_its_tokens(keys: str) -> None:
     """One token with bias log n equals n copies of the mean, to 1e-5."""
     session, [(k0, v0), (k1, v1)] = pooled_session(keys)
@@ -173,7 +173,7 @@ def test_a_pooled_frame_draws_the_attention_of_its_tokens(keys: str) -> None:
     assert session.ledger()["pooled"] == 2 * 3 * 2 * 32 * 4
 
 
-@pytest.mark.parametrize("keys", ["roped", "unroped"])
+@pytest.mark.parametrize("keys", ["roped", "pre_rope"])
 def test_pooled_frames_move_with_relative_positions(keys: str) -> None:
     """Shifting all positions alike changes nothing, also for pooled keys."""
     moved, _ = pooled_session(keys, shift=3)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import DROP, CacheSpec, Exact, Fate, History, Method, Packed, Room
+from harness.api import DROP, CacheSpec, Exact, History, Method, Packed, Placement, VideoSize
 from harness.check import verdicts
 from harness.check.bits import errors_by_bits, with_bits
 from harness.check.contracts import CONTRACTS
@@ -99,7 +99,7 @@ class Secret(KeepAll):
 
     hoard: list[Tensor] = field(default_factory=list)
 
-    def sized(self, room: Room) -> Secret:
+    def sized(self, room: VideoSize) -> Secret:
         return Secret()
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> None:
@@ -110,7 +110,7 @@ class Secret(KeepAll):
 class Liar(KeepAll):
     """Says that it keeps three frames."""
 
-    def most(self, tier: str, num_frames: int) -> int:
+    def max_frames(self, tier: str, num_frames: int) -> int:
         return 3
 
 
@@ -120,7 +120,7 @@ class Remembers(KeepAll):
 
     seen: list[int] = field(default_factory=list)
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         self.seen.append(1)
         late = len(self.seen) > 12 and 0 in history.frames and len(history.frames) > 3
         return {0: DROP} if late else {}
@@ -139,7 +139,7 @@ class Moody(KeepAll):
 class Explodes(KeepAll):
     """Divides by zero."""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return {0: DROP} if 1 // (9 - len(history.frames)) > 1 else {}
 
 
@@ -165,11 +165,11 @@ def of(kind: type, **changes: Any) -> dict[str, Any]:
         ({"key": of(Hoarder)}, "methods hold", "history belongs into parts"),
         ({"retention": of(Secret)}, "stored bytes", "are counted"),
         ({"key": of(Padded)}, "declared", "declare"),
-        ({"retention": of(Liar)}, "declared", "Liar.most says 3 frames for keep"),
+        ({"retention": of(Liar)}, "declared", "Liar.max_frames says 3 frames for keep"),
         ({"retention": of(Remembers)}, "prompts", "after another one than alone"),
         ({"retention": of(Moody)}, "runs on", "without naming what to choose instead: no"),
         ({"retention": of(Explodes)}, "first chunk", "ZeroDivisionError"),
-        ({"keys": "sideways"}, "builds", "choose model, roped or unroped"),
+        ({"keys": "sideways"}, "builds", "choose model, roped or pre_rope"),
         ({"key": {"_target_": "nope.Nope"}}, "builds", "there is no class nope.Nope"),
         ({"_target_": "builtins.dict"}, "builds", "give a harness.api.Method"),
     ],

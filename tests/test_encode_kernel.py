@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import Exact, Form, Plane
+from harness.api import CodePlane, Exact, KernelLayout
 from methods.quantizers.affine import Affine
 from methods.quantizers.grouped import Grouped
 from methods.quantizers.prq import PRQ
@@ -48,7 +48,7 @@ def check_encode(quantizer: Grouped, x: Tensor) -> None:
     pages = replace(expected, parts={name: part.clone().to(DEVICE) for name, part in slab.items()})
     slots = torch.tensor([3, 0], dtype=torch.int32, device=DEVICE)
     on_device = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=DEVICE).copy_(x)
-    encode(quantizer.form(), on_device, pages, slots)
+    encode(quantizer.kernel_layout(), on_device, pages, slots)
     for name, part in slab.items():
         part[:, :, [3, 0]] = expected.parts[name]
         assert torch.equal(pages.parts[name].cpu(), part), name
@@ -101,13 +101,13 @@ def test_codes_next_to_ties(kind: type[Grouped], bits: int) -> None:
 def test_forms_that_cannot_be_encoded() -> None:
     from harness.kernels.encode import can_encode
 
-    assert can_encode(RTN().form()) and can_encode(Affine(axis="channels").form())
+    assert can_encode(RTN().kernel_layout()) and can_encode(Affine(axis="channels").kernel_layout())
     assert not can_encode(None)
-    assert not can_encode(Exact().form())
-    assert not can_encode(Form((Plane(4, 16, "tokens", -7.5),)))
-    assert not can_encode(RTN(group=1560).form())
-    assert not can_encode(replace(RTN().form(), channel_mean="channel_mean"))
-    assert not can_encode(PRQ(RTN(), RTN()).form())
+    assert not can_encode(Exact().kernel_layout())
+    assert not can_encode(KernelLayout((CodePlane(4, 16, "tokens", -7.5),)))
+    assert not can_encode(RTN(group=1560).kernel_layout())
+    assert not can_encode(replace(RTN().kernel_layout(), channel_mean="channel_mean"))
+    assert not can_encode(PRQ(RTN(), RTN()).kernel_layout())
 
 
 def test_compiles_ahead_for_two_gpus() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness import store
-from harness.api import DROP, Fate, FramePolicy, History
+from harness.api import DROP, FramePolicy, History, Placement
 from harness.generate import Generator, generate
 from harness.run import Execution, Run
 from harness.score import RANDOM_WEIGHTS, lacking, score
@@ -57,7 +57,7 @@ class DropAll(FramePolicy):
 
     fails: bool = False
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         if self.fails:
             raise KeyError("boom")
         return dict.fromkeys(history.frames, DROP)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import Exact, Form, Packed, Plane, Quantizer
+from harness.api import CodePlane, Exact, KernelLayout, Packed, Quantizer
 from harness.kernels import check_head_dim, missing
 from harness.models.rope import Turns, rotate
 from methods.quantizers.affine import Affine
@@ -40,13 +40,13 @@ class Case(NamedTuple):
     """A way to store, with its form, and how the test reads it back [B, H, F, T, D] fp32."""
 
     encode: Callable[[Tensor], Packed]
-    form: Form
+    form: KernelLayout
     decode: Callable[[Packed], Tensor]
 
 
-def plane(q: Grouped, index: str = "") -> Plane:
+def plane(q: Grouped, index: str = "") -> CodePlane:
     symmetric = isinstance(q, RTN)
-    return Plane(
+    return CodePlane(
         bits=q.bits,
         group=q.group,
         axis=q.axis,
@@ -57,13 +57,13 @@ def plane(q: Grouped, index: str = "") -> Plane:
     )
 
 
-def single(quantizer: Quantizer, form: Form) -> Case:
+def single(quantizer: Quantizer, form: KernelLayout) -> Case:
     return Case(quantizer.encode, form, lambda packed: quantizer.decode(packed, torch.float32))
 
 
 def grouped(kind: type[Grouped], bits: int, axis: Any, group: int) -> Case:
     quantizer = kind(bits=bits, axis=axis, group=group, short_tail=True)
-    return single(quantizer, Form((plane(quantizer),)))
+    return single(quantizer, KernelLayout((plane(quantizer),)))
 
 
 def two_planes(base: Grouped, residual: Grouped) -> Case:
@@ -83,7 +83,7 @@ def two_planes(base: Grouped, residual: Grouped) -> Case:
         first, second = split(packed, ""), split(packed, "1")
         return base.decode(first, torch.float32) + residual.decode(second, torch.float32)
 
-    return Case(encode, Form((plane(base), plane(residual, "1"))), decode)
+    return Case(encode, KernelLayout((plane(base), plane(residual, "1"))), decode)
 
 
 def channelled(quantizer: Grouped) -> Case:
@@ -102,7 +102,7 @@ def channelled(quantizer: Grouped) -> Case:
         scale, mean = (packed.parts[name][:, :, :, None] for name in names)
         return quantizer.decode(inner, torch.float32) * scale + mean
 
-    return Case(encode, Form((plane(quantizer),), *names), decode)
+    return Case(encode, KernelLayout((plane(quantizer),), *names), decode)
 
 
 def hadamard_case() -> Case:
@@ -110,13 +110,13 @@ def hadamard_case() -> Case:
     inner = Affine(bits=4, axis="channels", group=DIM)
     return Case(
         QuaRot(inner).encode,
-        Form((plane(inner),)),
+        KernelLayout((plane(inner),)),
         lambda packed: inner.decode(packed, torch.float32),
     )
 
 
 CASES = {
-    "exact": single(Exact(), Form()),
+    "exact": single(Exact(), KernelLayout()),
     **{
         f"{kind.__name__.lower()}{bits}_{axis}{group}": grouped(kind, bits, axis, group)
         for kind in (RTN, Affine)
@@ -259,7 +259,7 @@ def test_stage_copies_bf16_bit_by_bit() -> None:
 
     packed = Exact().encode(normal(BATCH, HEADS, SLOTS, 24, DIM).bfloat16())
     out = torch.zeros(BATCH, HEADS, 72, DIM, dtype=torch.bfloat16, device=DEVICE)
-    stage(Form(), packed, slots_of(ORDER), (0, HEADS), out)
+    stage(KernelLayout(), packed, slots_of(ORDER), (0, HEADS), out)
     assert torch.equal(out, packed.parts["exact"][:, :, ORDER].flatten(2, 3))
 
 
@@ -349,7 +349,7 @@ def test_bf16_queries_and_history() -> None:
 
     q = normal(BATCH, 8, HEADS, DIM, seed=2).bfloat16().transpose(1, 2)
     k, v = (Exact().encode(normal(BATCH, HEADS, SLOTS, 24, DIM, seed=s).bfloat16()) for s in (0, 1))
-    out, lse = attend_packed(q, Form(), k, Form(), v, slots_of(ORDER))
+    out, lse = attend_packed(q, KernelLayout(), k, KernelLayout(), v, slots_of(ORDER))
     plain = [x.parts["exact"][:, :, ORDER].flatten(2, 3).float() for x in (k, v)]
     logits = q.float() @ plain[0].mT / DIM**0.5
     tolerance = 1e-2 if DEVICE.type == "cuda" else 1e-5

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import DROP, Fate, FramePolicy, History, Method
+from harness.api import DROP, FramePolicy, History, Method, Placement
 from harness.attention.portable import Portable
 from harness.cache import Session, anchored
 from harness.loop import Loop
@@ -24,7 +24,7 @@ from methods.retention.window import Window
 from tests.geometry import BF16, CPU, GRID, generate, live_bytes, network, spec, text
 
 ANCHORED = {"window": 15, "sink": 3, "positions": "anchored"}
-MIXED = {"window": 9, "sink": 3, "positions": "relative", "keys": "unroped", "sink_rate": 0.25}
+MIXED = {"window": 9, "sink": 3, "positions": "relative", "keys": "pre_rope", "sink_rate": 0.25}
 TWO = Schedule(steps=(1000, 500))
 
 
@@ -183,7 +183,7 @@ def test_the_sink_is_exact_however_coarsely_the_rest_is_stored() -> None:
 class DropEverything(FramePolicy):
     """Keeps nothing that it is asked about."""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         assert min(history.frames) >= 3
         return dict.fromkeys(history.frames, DROP)
 

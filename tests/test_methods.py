@@ -55,7 +55,7 @@ def test_storage_is_taken_once_and_hardly_more_than_used(name: str, window: int 
     for layer in session._layers:
         assert isinstance(layer, FrameLayer)
         (slab,) = layer.arenas["keep"].slabs
-        kept = layer.policy.most("keep", window or 18)
+        kept = layer.policy.max_frames("keep", window or 18)
         assert slab.key.shape[2] == kept
         assert len(layer.arenas["keep"].places) + len(slab.free) == kept
         assert len(slab.free) <= 3  # rounding: the last chunk may need a page less

@@ -21,7 +21,7 @@ from methods.retention.keep import KeepAll
 TOLERANCE = 1e-5  # the largest difference found is 5e-6
 BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
 SCENARIOS = ["global_b1", "rolling_b1", "rolling_sink1_b2", "longlive_like", "framewise_b1"]
-UNROPED = {"keys": "unroped", "positions": "relative"}
+UNROPED = {"keys": "pre_rope", "positions": "relative"}
 FAMILY: dict[str, dict[str, Any]] = {
     "longlive": {},
     "longlive_infinity": UNROPED,

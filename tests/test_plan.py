@@ -19,18 +19,18 @@ from harness.api import (
     POOL,
     CacheSpec,
     Exact,
-    Fate,
     FramePolicy,
     History,
     Method,
     Packed,
+    Placement,
     Reuse,
     Revision,
-    Room,
     Split,
     Tier,
     TokenPolicy,
     Tokens,
+    VideoSize,
 )
 from harness.attention.fused import Fused
 from harness.attention.portable import Portable
@@ -119,20 +119,20 @@ class Ages(FramePolicy):
     """The newest four frames exact, pages of two frames behind them, the oldest pooled."""
 
     tiers = ("exact", "pairs")
-    watches = True
+    observes_noisy = True
     queries = 4
 
     def observe(self, k_BHTD: torch.Tensor, v_BHTD: torch.Tensor) -> torch.Tensor:
         return k_BHTD.mean(3)
 
-    def decide(self, history: History) -> dict[int, Fate]:
-        assert set(history.notes) == set(history.before) == set(range(max(history.frames) + 1))
+    def decide(self, history: History) -> dict[int, Placement]:
+        assert set(history.notes) == set(history.noisy_notes) == set(range(max(history.frames) + 1))
         assert sum(history.mass[f] for f in history.frames) == pytest.approx(1, abs=1e-3)
         exact = [f for f in history.frames if history.tiers.get(f) not in ("pairs",)]
         leaving = exact[: max(0, len(exact) - 4) // 2 * 2]
         pairs = [f for f in history.frames if f not in exact]
-        fates: dict[int, Fate] = {f: "exact" for f in exact}
-        return fates | dict.fromkeys(leaving, "pairs") | dict.fromkeys(pairs[:-6], POOL)
+        placements: dict[int, Placement] = {f: "exact" for f in exact}
+        return placements | dict.fromkeys(leaving, "pairs") | dict.fromkeys(pairs[:-6], POOL)
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ class Halves(FramePolicy):
     def tiers(self) -> tuple[str, ...]:
         return ("fine", "coarse")
 
-    def sized(self, room: Room) -> Halves:
+    def sized(self, room: VideoSize) -> Halves:
         return Halves(room.tokens_per_frame // 4)
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         return {"fine": None, "coarse": 12}.get(tier, 0)
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         split = Split(torch.arange(self.tokens), "fine", "coarse")
         new = [f for f in history.frames if f not in history.tiers]
         return dict.fromkeys(new, split) | dict.fromkeys(history.frames[:-9], DROP)
@@ -161,7 +161,7 @@ class Halves(FramePolicy):
 class Deeper(FramePolicy):
     """Keeps more frames in each layer than in the one before."""
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return dict.fromkeys(history.frames[: -4 - 3 * history.layer], DROP)
 
 
@@ -172,7 +172,7 @@ class Newest(TokenPolicy):
     number: int = 200
     writes: bool = False
 
-    def most(self, num_tokens: int) -> int:
+    def max_tokens(self, num_tokens: int) -> int:
         return min(num_tokens, self.number)
 
     def revise(self, tokens: Tokens) -> Revision:
@@ -203,7 +203,7 @@ OF_ALL_KINDS = {
     "layers": Method(RTN(), RTN(), Deeper()),
     "tokens": Method(Exact(), Exact(), Newest()),
     "noted": Method(Exact(), Exact(), Newest(writes=True)),
-    "merged": Method(Exact(), Exact(), Merging(writes=True), keys="unroped"),
+    "merged": Method(Exact(), Exact(), Merging(writes=True), keys="pre_rope"),
 }
 
 
@@ -233,15 +233,15 @@ class Share(FramePolicy):
 
     number: int = 0
 
-    def sized(self, room: Room) -> Share:
+    def sized(self, room: VideoSize) -> Share:
         return Share(room.num_frames // 4)
 
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return dict.fromkeys(history.frames[: -self.number], DROP)
 
 
 class OfCapacity(FramePolicy):
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         return dict.fromkeys(history.frames[: -history.capacity // 4], DROP)
 
 

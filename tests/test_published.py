@@ -22,11 +22,11 @@ from harness.api import (
     POOL,
     CacheSpec,
     Exact,
-    Fate,
     FramePolicy,
     History,
     Method,
     Packed,
+    Placement,
     Quantizer,
     Tier,
     TokenPolicy,
@@ -130,7 +130,7 @@ def test_what_is_stored_is_what_the_quantizer_says(quantizer: Quantizer, codes: 
     """One encoding through wide codes, read back bit for bit."""
     session = cache(Method(quantizer, quantizer, KeepAll()), 6, codes=codes)
     side, x = session._layers[0].key, torch.randn(1, 2, 6 * 32, 32)
-    where = layout(fates := dict.fromkeys(range(6), KEEP), places(fates, 32, CPU), 32)
+    where = layout(placements := dict.fromkeys(range(6), KEEP), places(placements, 32, CPU), 32)
     side.write(x, where)
     expected = quantizer.decode(quantizer.encode(x[:, :, None]), torch.float32)[:, :, 0]
     assert torch.equal(side.read(x, 6 * 32, where), expected)
@@ -268,12 +268,12 @@ def test_other_quantizers_lose_more_each_time(method: Quantizer, dtype: torch.dt
 
 @dataclass(frozen=True)
 class LetGo(FramePolicy):
-    """Every frame but the newest three meets one fate."""
+    """Every frame but the newest three meets one placement."""
 
-    fate: str
+    placement: str
 
-    def decide(self, history: History) -> dict[int, Fate]:
-        return dict.fromkeys(history.frames[:-3], self.fate)
+    def decide(self, history: History) -> dict[int, Placement]:
+        return dict.fromkeys(history.frames[:-3], self.placement)
 
 
 def third_chunk(session: Any) -> Tensor:
@@ -286,9 +286,9 @@ def third_chunk(session: Any) -> Tensor:
     return out
 
 
-def both_ways(fate: str) -> tuple[Tensor, Tensor, PublishedSession]:
+def both_ways(placement: str) -> tuple[Tensor, Tensor, PublishedSession]:
     """Packed and published output, and the published session that gave it."""
-    shape, method = spec(num_layers=1), Method(Exact(), Exact(), LetGo(fate))
+    shape, method = spec(num_layers=1), Method(Exact(), Exact(), LetGo(placement))
     session = cache(method, 12, shape, extent="filled")
     return (
         third_chunk(Session(shape, method, Portable(), 12, CPU)),
@@ -344,8 +344,8 @@ def test_every_method_runs_and_is_counted_to_the_byte(name: str) -> None:
     [
         ({"window": 9, "sink": 3}, "model", "cannot serve sink=3, only 0: choose"),
         ({"positions": "relative"}, "model", "positions=relative, only absolute"),
-        ({"keys": "unroped"}, "model", "keys=unroped, only roped"),
-        ({}, "unroped", "keys=unroped, only roped: choose integration=packed"),
+        ({"keys": "pre_rope"}, "model", "keys=pre_rope, only roped"),
+        ({}, "pre_rope", "keys=pre_rope, only roped: choose integration=packed"),
     ],
 )
 def test_what_it_cannot_serve_is_refused(changes: Any, keys: Any, message: str) -> None:

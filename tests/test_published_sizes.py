@@ -75,11 +75,11 @@ def notes(policy: FramePolicy) -> dict[int, torch.Tensor]:
 def layer_bytes(layer: Layer, policy: FramePolicy) -> int:
     """One layer of a full capacity, as the study counted it."""
     known = notes(policy)
-    fates = policy.decide(
+    placements = policy.decide(
         History(range(FRAMES), FRAMES, known, known, {}, {}, FRAMES, layer.layer, SPEC.num_layers)
     )
     layer.end = FRAMES
-    layer.place(fates, CPU)
+    layer.place(placements, CPU)
     x = torch.empty(1, 12, FRAMES * 1560, 128, dtype=torch.bfloat16, device=META)
     for side in (layer.key, layer.value):
         side.buffer = x if side.beside else None

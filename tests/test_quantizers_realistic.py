@@ -45,6 +45,6 @@ def test_outliers_and_fitted_levels_pay_for_themselves() -> None:
 
 
 def test_centroids_pay_on_unroped_keys() -> None:
-    unroped = realistic_keys(SMALL, 2, roped=False)
-    qvg, pro = (error(method_of(name).key, unroped) for name in ("qvg_int2", "qvg_pro_int2"))
-    assert pro < qvg < error(method_of("qvg_int2").key.residual, unroped)
+    pre_rope = realistic_keys(SMALL, 2, roped=False)
+    qvg, pro = (error(method_of(name).key, pre_rope) for name in ("qvg_int2", "qvg_pro_int2"))
+    assert pro < qvg < error(method_of("qvg_int2").key.residual, pre_rope)

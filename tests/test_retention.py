@@ -16,11 +16,11 @@ from harness.api import (
     POOL,
     Budget,
     CacheSpec,
-    Fate,
     FramePolicy,
     History,
-    Room,
+    Placement,
     Split,
+    VideoSize,
 )
 from methods.retention.age import Age
 from methods.retention.ends import Ends
@@ -32,7 +32,7 @@ from methods.retention.spatial import Foreground
 from methods.retention.window import Window
 
 TOKENS = 32
-ROOM = Room(TOKENS, 42, frame_bytes=100, bf16_frame_bytes=320)
+ROOM = VideoSize(TOKENS, 42, frame_bytes=100, bf16_frame_bytes=320)
 
 
 def spec(**changes) -> CacheSpec:
@@ -49,9 +49,12 @@ def history(frames, **more) -> History:
     return History(frames, more.pop("num_frames", frames[-1] + 1), **more)
 
 
-def ranges(fates: dict[int, Fate]) -> dict[Fate, list[int]]:
-    """Frames by fate, ascending."""
-    return {fate: [f for f in sorted(fates) if fates[f] == fate] for fate in set(fates.values())}
+def ranges(placements: dict[int, Placement]) -> dict[Placement, list[int]]:
+    """Frames by placement, ascending."""
+    return {
+        placement: [f for f in sorted(placements) if placements[f] == placement]
+        for placement in set(placements.values())
+    }
 
 
 def note(policy: FramePolicy, draw: torch.Generator) -> torch.Tensor | None:
@@ -62,33 +65,33 @@ def note(policy: FramePolicy, draw: torch.Generator) -> torch.Tensor | None:
 
 def grown(
     policy: FramePolicy, num_frames: int, reach: int | None = None, seed: int = 0
-) -> list[dict[int, Fate]]:
+) -> list[dict[int, Placement]]:
     """What is stored after every chunk of three frames, as a cache with a window would hold it."""
     draw = torch.Generator().manual_seed(seed)
-    stored: dict[int, Fate] = {}
+    stored: dict[int, Placement] = {}
     pooled: set[int] = set()
     states = []
     notes: dict[int, torch.Tensor | None] = {}
-    before: dict[int, torch.Tensor | None] = {}
+    noisy_notes: dict[int, torch.Tensor | None] = {}
     for end in range(3, num_frames + 1, 3):
         size = end if reach is None else min(end, reach)
         stored = {f: t for f, t in stored.items() if f >= end - size}
         pooled = {f for f in pooled if f >= end - size}
         for f in range(end - 3, end):
-            notes[f], before[f] = note(policy, draw), note(policy, draw)
+            notes[f], noisy_notes[f] = note(policy, draw), note(policy, draw)
         frames = (*stored, *range(end - 3, end))
         mass = dict.fromkeys(frames, 1 / len(frames))
-        seen = History(frames, size, notes, before, dict(stored), mass, num_frames)
-        fates = policy.decide(seen)
-        assert set(fates) <= set(frames)
-        after = {f: fates.get(f, stored.get(f, KEEP)) for f in frames}
+        seen = History(frames, size, notes, noisy_notes, dict(stored), mass, num_frames)
+        placements = policy.decide(seen)
+        assert set(placements) <= set(frames)
+        after = {f: placements.get(f, stored.get(f, KEEP)) for f in frames}
         pooled |= {f for f, t in after.items() if t == POOL}
         stored = {f: t for f, t in after.items() if t not in (POOL, DROP)}
         states.append({**stored, **dict.fromkeys(pooled, POOL)})
     return states
 
 
-def held(state: dict[int, Fate], tier: str) -> int:
+def held(state: dict[int, Placement], tier: str) -> int:
     """Frames with a part in a tier."""
     return sum(
         tier in ((t.first, t.rest) if isinstance(t, Split) else (t,)) for t in state.values()
@@ -132,7 +135,7 @@ def test_no_tier_ever_holds_more_than_the_most_it_promised(policy, reach, seed) 
     """Storage of that size is taken once, so one frame more would have no page."""
     for state in grown(policy, 42, reach, seed):
         for tier in (KEEP, POOL, *policy.tiers):
-            most = policy.most(tier, reach or 42)
+            most = policy.max_frames(tier, reach or 42)
             assert most is None or held(state, tier) <= most, tier
         assert set(state.values()) - {KEEP, POOL} <= set(policy.tiers) or any(
             isinstance(t, Split) for t in state.values()
@@ -143,7 +146,7 @@ def test_no_tier_ever_holds_more_than_the_most_it_promised(policy, reach, seed) 
 def test_what_was_promised_is_used_but_for_rounding(policy, reach) -> None:
     states = grown(policy, 42, reach)
     for tier in (KEEP, *policy.tiers):
-        most = policy.most(tier, reach or 42)
+        most = policy.max_frames(tier, reach or 42)
         if reach and isinstance(policy, Ends):
             continue  # a sink that leaves the model's window leaves its pages
         assert most is None or max(held(state, tier) for state in states) >= most - 3, tier
@@ -152,26 +155,26 @@ def test_what_was_promised_is_used_but_for_rounding(policy, reach) -> None:
 @given(policies)
 def test_the_order_in_which_notes_came_means_nothing(policy) -> None:
     draw = torch.Generator().manual_seed(0)
-    notes, before = ({f: note(policy, draw) for f in range(12)} for _ in "nb")
+    notes, noisy_notes = ({f: note(policy, draw) for f in range(12)} for _ in "nb")
     mass = {f: 1 / (f + 2) for f in notes}
-    straight = History(range(12), 12, notes, before, {}, mass, 12)
+    straight = History(range(12), 12, notes, noisy_notes, {}, mass, 12)
     turned = {
         name: dict(reversed(getattr(straight, name).items()))
         for name in ("notes", "before", "mass")
     }
-    fates = policy.decide(straight)
+    placements = policy.decide(straight)
     other = policy.decide(replace(straight, **turned))
-    assert sorted(fates) == sorted(other)
-    for frame, fate in fates.items():
-        if isinstance(fate, Split):
-            assert torch.equal(fate.tokens, other[frame].tokens)
+    assert sorted(placements) == sorted(other)
+    for frame, placement in placements.items():
+        if isinstance(placement, Split):
+            assert torch.equal(placement.tokens, other[frame].tokens)
         else:
-            assert fate == other[frame]
+            assert placement == other[frame]
 
 
 def test_keep_all_changes_nothing() -> None:
     assert KeepAll().decide(history(range(8))) == {}
-    assert (KeepAll().most(KEEP, 8), KeepAll().most(DROP, 8)) == (8, 0)
+    assert (KeepAll().max_frames(KEEP, 8), KeepAll().max_frames(DROP, 8)) == (8, 0)
 
 
 def test_window_keeps_sink_and_newest() -> None:
@@ -189,7 +192,7 @@ def test_window_keeps_sink_and_newest() -> None:
 )
 def test_budgets_of_every_unit_become_whole_frames(budget: str, frames: int) -> None:
     assert Window(budget).sized(ROOM).frames == frames == Budget(budget).frames(ROOM)
-    assert Window(budget).sized(ROOM).most(KEEP, 42) == frames
+    assert Window(budget).sized(ROOM).max_frames(KEEP, 42) == frames
     pruned = Prune(keep=None, budget=budget).sized(ROOM)
     assert sum(pruned.counts(42)) == frames
 
@@ -204,8 +207,8 @@ def test_a_window_in_bytes_is_checked_once_sizes_are_known() -> None:
 
 
 def test_age_counts_the_frames_there_are() -> None:
-    fates = Age(share=0.3).decide(history(range(10)))
-    assert ranges(fates) == {KEEP: list(range(7)), "recent": [7, 8, 9]}
+    placements = Age(share=0.3).decide(history(range(10)))
+    assert ranges(placements) == {KEEP: list(range(7)), "recent": [7, 8, 9]}
     late = Age(share=0.3).decide(history(range(50, 60), num_frames=10))
     assert ranges(late) == {KEEP: list(range(50, 57)), "recent": [57, 58, 59]}
 
@@ -218,26 +221,28 @@ def test_age_never_promotes() -> None:
 
 def test_age_over_the_capacity_as_published() -> None:
     """30 % of 65520 tokens: recent begins at token 45864, 624 tokens into frame 29."""
-    room = Room(1560, 42, 1, 1)
+    room = VideoSize(1560, 42, 1, 1)
     policy = Age(share=0.3, over="capacity").sized(room)
-    fates = policy.decide(history(range(42)))
-    assert all(fates[f] == KEEP for f in range(29)) and all(
-        fates[f] == "recent" for f in range(30, 42)
+    placements = policy.decide(history(range(42)))
+    assert all(placements[f] == KEEP for f in range(29)) and all(
+        placements[f] == "recent" for f in range(30, 42)
     )
-    split = fates[29]
+    split = placements[29]
     assert isinstance(split, Split) and (split.first, split.rest) == (KEEP, "recent")
     assert torch.equal(split.tokens, torch.arange(624))
     early = policy.decide(history(range(27)))
     assert set(early.values()) == {KEEP}  # nothing is recent before the tenth chunk
-    assert policy.most("recent", 42) is None
+    assert policy.max_frames("recent", 42) is None
     with pytest.raises(ValueError, match="call sized"):
         Age(over="capacity").decide(history(range(3)))
 
 
 def test_tptq_recency_over_the_capacity_begins_at_token_55692() -> None:
-    fates = Age(share=0.15, over="capacity").sized(Room(1560, 42, 1, 1)).decide(history(range(42)))
-    (frame,) = [f for f, fate in fates.items() if isinstance(fate, Split)]
-    assert frame * 1560 + len(fates[frame].tokens) == 55692
+    placements = (
+        Age(share=0.15, over="capacity").sized(VideoSize(1560, 42, 1, 1)).decide(history(range(42)))
+    )
+    (frame,) = [f for f, placement in placements.items() if isinstance(placement, Split)]
+    assert frame * 1560 + len(placements[frame].tokens) == 55692
 
 
 def test_ends_keep_two_chunks_exact_the_newest_among_them() -> None:
@@ -263,18 +268,18 @@ def test_ends_hand_over_frames_as_new() -> None:
 def test_ends_pass_on_what_the_inner_policy_asks() -> None:
     inner = Grade()
     ends = Ends(inner, sink=3)
-    assert (ends.watches, ends.queries) == (True, 0)
+    assert (ends.observes_noisy, ends.queries) == (True, 0)
     assert ends.tiers == ("exact", "high")
     k = torch.randn(1, 2, 8, 4)
     assert torch.equal(ends.observe(k, k), inner.observe(k, k))
-    assert Ends(KeepAll(), sink=1).watches is False
+    assert Ends(KeepAll(), sink=1).observes_noisy is False
 
 
 def test_ends_give_the_places_of_a_lost_sink_away() -> None:
     """Without a window of the model the sink stays, and its pages are not counted twice."""
     ends = Ends(KeepAll(), sink=3, recent=3).sized(ROOM)
-    assert ends.most(KEEP, 42) == 36
-    assert ends.most(KEEP, 21) == 18
+    assert ends.max_frames(KEEP, 42) == 36
+    assert ends.max_frames(KEEP, 21) == 18
     assert held(grown(ends, 42, reach=21)[-1], KEEP) == 18
 
 
@@ -283,7 +288,7 @@ def test_spans_wait_until_they_are_complete() -> None:
     assert ranges(states[0]) == {"recent": [0, 1, 2]}
     assert ranges(states[1]) == {KEEP: list(range(6))}
     assert ranges(states[-1]) == {KEEP: list(range(12)), "recent": [12, 13, 14]}
-    assert Spans(span=6).most(KEEP, 15) == 12
+    assert Spans(span=6).max_frames(KEEP, 15) == 12
 
 
 @pytest.mark.parametrize("changes", [{"window": 21}, {"window": 21, "sink": 3}, {}])

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from harness.api import DROP, KEEP, POOL, CacheSpec, Exact, History, Method, Room
+from harness.api import DROP, KEEP, POOL, CacheSpec, Exact, History, Method, VideoSize
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SPECS = {
@@ -76,8 +76,8 @@ def test_a_file_builds_a_method_that_serves_the_model(name: str, model: str) -> 
 @pytest.mark.parametrize("name", PLACED)
 def test_a_file_holds_so_many_frames_in_each_tier(name: str) -> None:
     needs(name)
-    policy = built(name, "small").retention.sized(Room(96, 42, 100, 320))
-    found = {tier: policy.most(tier, 42) for tier in (KEEP, POOL, *policy.tiers)}
+    policy = built(name, "small").retention.sized(VideoSize(96, 42, 100, 320))
+    found = {tier: policy.max_frames(tier, 42) for tier in (KEEP, POOL, *policy.tiers)}
     assert {tier: count for tier, count in found.items() if count} == PLACED[name]
 
 
@@ -85,10 +85,10 @@ def test_pruning_at_equal_memory_is_one_override_away() -> None:
     method = built(
         "softprune_int4", "small", "method.retention.keep=null", "method.retention.budget=12 frames"
     )
-    policy = method.retention.sized(Room(96, 42, 100, 320))
-    fates = policy.decide(History(range(42), 42))
-    assert list(fates.values()).count(KEEP) == 12
-    assert DROP not in fates.values()
+    policy = method.retention.sized(VideoSize(96, 42, 100, 320))
+    placements = policy.decide(History(range(42), 42))
+    assert list(placements.values()).count(KEEP) == 12
+    assert DROP not in placements.values()
 
 
 def test_the_tiers_hold_the_bits_that_the_names_say() -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.api import DROP, KEEP, POOL, History, Room
+from harness.api import DROP, KEEP, POOL, History, VideoSize
 from methods.retention.grade import Grade
 from methods.retention.importance import Drift, Mass, Novelty, Score, ranks
 from methods.retention.prune import Prune, SoftPrune
@@ -28,16 +28,16 @@ def history(frames, values, num_frames=None, **more) -> History:
     return History(tuple(frames), num_frames or len(values), profiles(values), **more)
 
 
-def at(fates, fate) -> list[int]:
-    return [frame for frame in sorted(fates) if fates[frame] == fate]
+def at(placements, placement) -> list[int]:
+    return [frame for frame in sorted(placements) if placements[frame] == placement]
 
 
 def test_prune_drops_the_frames_that_bring_nothing_new() -> None:
     """Frame 3 jumps, frame 0 is the first: both stay; still frames 1, 2, 4 and 5 compete."""
     seen = history(range(8), [1, 1, 1, 5, 5, 5, 5, 5])
-    fates = Prune(recent=0.25, keep=0.5, score=NEIGHBOUR).decide(seen)
-    assert at(fates, DROP) == [1, 2, 4]
-    assert at(fates, KEEP) == [0, 3, 5, 6, 7]
+    placements = Prune(recent=0.25, keep=0.5, score=NEIGHBOUR).decide(seen)
+    assert at(placements, DROP) == [1, 2, 4]
+    assert at(placements, KEEP) == [0, 3, 5, 6, 7]
 
 
 def test_soft_prune_pools_what_prune_drops() -> None:
@@ -55,13 +55,13 @@ def test_frames_that_left_count_towards_the_share() -> None:
 def test_drift_compares_a_frame_with_itself_in_the_pass_before() -> None:
     """Frames 1 and 4 moved since; that they differ from their neighbours means nothing."""
     now = [1, 2, 3, 4, 5, 6, 7, 8]
-    before = profiles([1, 1, 3, 4, 2, 6, 7, 8])
-    fates = Prune(keep=0.34).decide(history(range(8), now, before=before))
-    assert at(fates, KEEP) == [1, 4, 6, 7]
+    noisy_notes = profiles([1, 1, 3, 4, 2, 6, 7, 8])
+    placements = Prune(keep=0.34).decide(history(range(8), now, noisy_notes=noisy_notes))
+    assert at(placements, KEEP) == [1, 4, 6, 7]
 
 
 def test_a_frame_without_a_pass_before_counts_as_wholly_new() -> None:
-    seen = history(range(4), [1, 1, 1, 1], before=profiles([1, 1, 1]))
+    seen = history(range(4), [1, 1, 1, 1], noisy_notes=profiles([1, 1, 1]))
     assert Drift().of(range(4), seen) == [0, 0, 0, 1]
     assert Drift().of(range(4), history(range(4), [1] * 4)) == [1] * 4
 
@@ -72,16 +72,16 @@ def test_novelty_compares_neighbours_dropped_or_not() -> None:
 
 
 def test_aligned_at_the_tail_frames_meet_the_one_three_before_as_published() -> None:
-    now, before = [1, 2, 3, 4, 5, 6], profiles([1, 2, 3])
-    change = Drift(align="tail").of(range(6), history(range(6), now, before=before))
+    now, noisy_notes = [1, 2, 3, 4, 5, 6], profiles([1, 2, 3])
+    change = Drift(align="tail").of(range(6), history(range(6), now, noisy_notes=noisy_notes))
     assert change == [1, 1, 1, 3, 1.5, 1]  # frames 0..2 without a reference, 3 against 0, ...
-    same = Drift(align="tail").of(range(6), history(range(6), now, before=profiles(now)))
+    same = Drift(align="tail").of(range(6), history(range(6), now, noisy_notes=profiles(now)))
     assert same == [0] * 6  # not grown: each with its own
 
 
 def test_against_a_zeroed_frame_the_published_ratio_explodes() -> None:
     """An evicted chunk is zero; whatever is compared with it wins."""
-    seen = history(range(6), [1] * 6, before=profiles([0, 1, 1]))
+    seen = history(range(6), [1] * 6, noisy_notes=profiles([0, 1, 1]))
     assert Drift(align="tail").of([3, 4], seen) == [1e6, 0]
     score = Score(Drift(align="tail"), mix="values").of([3, 4], seen)
     assert score[3] == pytest.approx(7e5) and score[4] == pytest.approx(0.3 * 4 / 5)
@@ -95,8 +95,8 @@ def test_values_are_summed_as_they_are_with_recency_from_0_to_1() -> None:
 
 def test_in_ranks_small_drifts_outweigh_age() -> None:
     """Drifts of a few percent: as values recency alone decides, as ranks the weight does."""
-    before = profiles([1.0] * 8)
-    seen = history(range(8), [1.04, 1.03, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], before=before)
+    noisy_notes = profiles([1.0] * 8)
+    seen = history(range(8), [1.04, 1.03, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], noisy_notes=noisy_notes)
     assert at(Prune(keep=0.34).decide(seen), KEEP)[:2] == [0, 1]
     by_value = Prune(keep=0.34, score=Score(mix="values"))
     assert at(by_value.decide(seen), KEEP)[:2] == [4, 5]
@@ -114,7 +114,7 @@ def test_ranks_are_shared_by_equals_and_span_0_to_1(values) -> None:
 def test_mass_ranks_by_the_attention_drawn() -> None:
     score = Score(Mass(queries=16))
     policy = SoftPrune(keep=0.34, score=score)
-    assert (policy.queries, policy.watches) == (16, False)
+    assert (policy.queries, policy.observes_noisy) == (16, False)
     assert policy.observe(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4)) is None
     mass = dict(zip(range(8), [0.3, 0.01, 0.2, 0.01, 0.01, 0.01, 0.2, 0.26], strict=True))
     seen = History(range(8), 8, mass=mass)
@@ -125,9 +125,9 @@ def test_only_frames_that_compete_are_watched() -> None:
     """Without important frames a graded history goes by age alone: nothing is noted."""
     ones = torch.ones(1, 2, 3, 4)
     by_age = Grade(important=0)
-    assert (by_age.watches, by_age.queries, by_age.observe(ones, ones)) == (False, 0, None)
-    assert Grade().watches and Prune().watches
-    assert not Prune(score=NEIGHBOUR).watches
+    assert (by_age.observes_noisy, by_age.queries, by_age.observe(ones, ones)) == (False, 0, None)
+    assert Grade().observes_noisy and Prune().observes_noisy
+    assert not Prune(score=NEIGHBOUR).observes_noisy
     assert at(by_age.decide(History(range(8), 8)), "high") == [6, 7]
 
 
@@ -137,46 +137,46 @@ def test_a_profile_is_the_mean_magnitude_of_each_head() -> None:
 
 
 def test_grade_keeps_the_important_in_the_best_tier() -> None:
-    before = profiles([1, 1, 2, 1, 1, 1, 1, 1])
-    fates = Grade(important=0.2).decide(history(range(8), [1] * 8, before=before))
-    assert at(fates, "high") == [2, 6, 7]
-    assert at(fates, KEEP) == [0, 1, 3, 4, 5]
+    noisy_notes = profiles([1, 1, 2, 1, 1, 1, 1, 1])
+    placements = Grade(important=0.2).decide(history(range(8), [1] * 8, noisy_notes=noisy_notes))
+    assert at(placements, "high") == [2, 6, 7]
+    assert at(placements, KEEP) == [0, 1, 3, 4, 5]
 
 
 def test_what_lost_its_bits_rises_again_only_as_published() -> None:
     """Frame 1 is by far the most important, but lies in KEEP already."""
-    before = profiles([1, 9, 2, 1, 1, 1, 1, 1])
+    noisy_notes = profiles([1, 9, 2, 1, 1, 1, 1, 1])
     tiers = dict.fromkeys((0, 1), KEEP) | dict.fromkeys((2, 3, 4), "high")
-    seen = history(range(8), [1] * 8, before=before, tiers=tiers)
+    seen = history(range(8), [1] * 8, noisy_notes=noisy_notes, tiers=tiers)
     assert at(Grade().decide(seen), "high") == [2, 6, 7]
     assert at(Grade(promote=True).decide(seen), "high") == [1, 6, 7]
 
 
 def test_prune_has_three_rungs() -> None:
-    before = profiles([1, 3, 1, 2, 1, 1, 1, 1])
+    noisy_notes = profiles([1, 3, 1, 2, 1, 1, 1, 1])
     policy = Prune(important=0.2, keep=0.34, best="high")
-    fates = policy.decide(history(range(8), [1] * 8, before=before))
-    assert at(fates, "high") == [1, 6, 7]
-    assert at(fates, KEEP) == [3, 5]
-    assert at(fates, DROP) == [0, 2, 4]
+    placements = policy.decide(history(range(8), [1] * 8, noisy_notes=noisy_notes))
+    assert at(placements, "high") == [1, 6, 7]
+    assert at(placements, KEEP) == [3, 5]
+    assert at(placements, DROP) == [0, 2, 4]
 
 
 def test_retained_frames_compete_by_their_score_whatever_tier_they_are_in() -> None:
     """Frame 1 may not rise, but it stays before frames that matter less."""
-    before = profiles([1, 9, 1, 2, 1, 1, 1, 1])
-    seen = history(range(8), [1] * 8, before=before, tiers={0: KEEP, 1: KEEP, 2: "high"})
-    fates = Prune(important=0.2, keep=0.2, best="high").decide(seen)
-    assert at(fates, "high") == [3, 6, 7]
-    assert at(fates, KEEP) == [1]
-    assert at(fates, DROP) == [0, 2, 4, 5]
+    noisy_notes = profiles([1, 9, 1, 2, 1, 1, 1, 1])
+    seen = history(range(8), [1] * 8, noisy_notes=noisy_notes, tiers={0: KEEP, 1: KEEP, 2: "high"})
+    placements = Prune(important=0.2, keep=0.2, best="high").decide(seen)
+    assert at(placements, "high") == [3, 6, 7]
+    assert at(placements, KEEP) == [1]
+    assert at(placements, DROP) == [0, 2, 4, 5]
 
 
 def test_a_budget_is_filled_by_the_newest_and_the_best() -> None:
-    room = Room(32, 42, 100, 320)
+    room = VideoSize(32, 42, 100, 320)
     policy = Prune(keep=None, budget="6 frames", score=NEIGHBOUR).sized(room)
-    fates = policy.decide(history(range(9), [1, 1, 1, 5, 5, 5, 5, 5, 5]))
-    assert at(fates, KEEP) == [0, 3, 5, 6, 7, 8]
-    assert policy.most(KEEP, 42) == 6
+    placements = policy.decide(history(range(9), [1, 1, 1, 5, 5, 5, 5, 5, 5]))
+    assert at(placements, KEEP) == [0, 3, 5, 6, 7, 8]
+    assert policy.max_frames(KEEP, 42) == 6
     assert at(policy.decide(history(range(3), [1] * 3)), DROP) == []
 
 
@@ -207,13 +207,13 @@ def test_counts_are_parts_of_the_history(n, recent, important, keep, layers, lay
 
 @given(st.lists(st.integers(0, 2), min_size=12, max_size=12))
 def test_ties_are_broken_towards_the_newer_every_time(values) -> None:
-    seen = history(range(12), [1] * 12, before=profiles([v + 1 for v in values]))
+    seen = history(range(12), [1] * 12, noisy_notes=profiles([v + 1 for v in values]))
     policy = Prune(score=Score(weight=1.0))
-    fates = policy.decide(seen)
-    assert fates == policy.decide(replace(seen, frames=list(range(12))))
+    placements = policy.decide(seen)
+    assert placements == policy.decide(replace(seen, frames=list(range(12))))
     drift = Drift().of(range(9), seen)
-    for f in at(fates, DROP):
-        assert all((drift[g], g) > (drift[f], f) for g in at(fates, KEEP) if g < 9)
+    for f in at(placements, DROP):
+        assert all((drift[g], g) > (drift[f], f) for g in at(placements, KEEP) if g < 9)
 
 
 def test_factors_of_the_layers_lie_on_straight_lines() -> None:
@@ -224,8 +224,8 @@ def test_factors_of_the_layers_lie_on_straight_lines() -> None:
     assert table.factor(1, 5) == pytest.approx(1.0)
     assert Prune(layers=(0.8,)).factor(7, 30) == 0.8
     assert ends.factor(0, 1) == 0.75
-    assert ends.most(KEEP, 42) is None  # layers hold different numbers
-    assert Prune(layers=(0.8, 0.8)).most(KEEP, 42) is not None
+    assert ends.max_frames(KEEP, 42) is None  # layers hold different numbers
+    assert Prune(layers=(0.8, 0.8)).max_frames(KEEP, 42) is not None
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_counts_of_the_published_runs(keep: float, mean: float) -> None:
             "Prune.budget=6 frames: not counted in frames, call sized",
         ),
         (
-            lambda: Prune(keep=None, budget="6 tokens").sized(Room(32, 42, 1, 1)),
+            lambda: Prune(keep=None, budget="6 tokens").sized(VideoSize(32, 42, 1, 1)),
             "Prune.budget=6 tokens holds no whole frame",
         ),
     ],

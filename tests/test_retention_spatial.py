@@ -31,10 +31,12 @@ def seen_by(policy: Foreground, frames: list[torch.Tensor], **more) -> History:
 
 
 def foreground(policy: Foreground, seen: History) -> dict[int, list[int]]:
-    fates = policy.decide(seen)
-    assert all(isinstance(fate, Split) for fate in fates.values())
-    assert {(fate.first, fate.rest) for fate in fates.values()} <= {(FOREGROUND, KEEP)}
-    return {frame: fate.tokens.tolist() for frame, fate in fates.items()}
+    placements = policy.decide(seen)
+    assert all(isinstance(placement, Split) for placement in placements.values())
+    assert {(placement.first, placement.rest) for placement in placements.values()} <= {
+        (FOREGROUND, KEEP)
+    }
+    return {frame: placement.tokens.tolist() for frame, placement in placements.items()}
 
 
 def moving(*places: int) -> list[torch.Tensor]:
@@ -119,7 +121,7 @@ def test_a_share_is_exact_and_ties_go_to_the_lower_position(share, steps) -> Non
     count = round(share * TOKENS)
     best = sorted(range(TOKENS), key=lambda t: (-steps[t], t))[:count]
     assert chosen == {0: sorted(best), 1: sorted(best)}
-    assert policy.most(FOREGROUND, 7) == policy.most(KEEP, 7) == 7
+    assert policy.max_frames(FOREGROUND, 7) == policy.max_frames(KEEP, 7) == 7
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_thresholds_are_bounded_or_replaced_by_a_share(num_above, bounded, hybri
     score[:num_above] = 0.03
     assert Above().count(score) == bounded
     assert AboveOrTop().count(score) == hybrid
-    assert Foreground(choice=Above()).most(KEEP, 7) is None  # frames differ in size
+    assert Foreground(choice=Above()).max_frames(KEEP, 7) is None  # frames differ in size
 
 
 def test_counts_of_the_published_shares_at_1560_positions() -> None:

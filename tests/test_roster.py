@@ -40,7 +40,7 @@ def test_a_preset_of_ones_own_is_one_file(tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "own"
     data.mkdir()
     changes = {
-        "window": 9, "sink": 3, "chunk_frames": 1, "positions": "relative", "keys": "unroped",
+        "window": 9, "sink": 3, "chunk_frames": 1, "positions": "relative", "keys": "pre_rope",
         "ema": False, "lora": "lora.pt", "lora_source": "owner/name lora.pt",
         "schedule": {"steps": [1000, 500], "first_steps": [1000], "shift": 8, "warp": False},
     }  # fmt: skip

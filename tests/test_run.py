@@ -58,7 +58,7 @@ def test_words_about_a_method_do_not(tmp_path: Path) -> None:
     base = run(tmp_path)
     method = {**base.method, "family": "another", "source": "elsewhere"}
     assert replace(base, method=method).run_id == base.run_id
-    assert replace(base, method={**base.method, "keys": "unroped"}).run_id != base.run_id
+    assert replace(base, method={**base.method, "keys": "pre_rope"}).run_id != base.run_id
 
 
 def test_paths_trackers_devices_and_selection_do_not(tmp_path: Path) -> None:

@@ -34,12 +34,12 @@ VIDEOS = 2
 RAISING = """
 from dataclasses import dataclass
 
-from harness.api import Fate, FramePolicy, History
+from harness.api import Placement, FramePolicy, History
 
 
 @dataclass(frozen=True)
 class Raising(FramePolicy):
-    def decide(self, history: History) -> dict[int, Fate]:
+    def decide(self, history: History) -> dict[int, Placement]:
         raise RuntimeError("no frame pleases me")
 """
 # Commands of Slurm, as far as submitit uses them: jobs of an array run two at a time.

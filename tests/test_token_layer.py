@@ -67,7 +67,7 @@ def method(policy: TokenPolicy, **changes: object) -> Method:
         {"window": 9},
         {"window": 9, "sink": 3},
         {"window": 9, "sink": 3, "positions": "relative"},
-        {"window": 9, "sink": 3, "positions": "relative", "keys": "unroped"},
+        {"window": 9, "sink": 3, "positions": "relative", "keys": "pre_rope"},
     ],
     ids=str,
 )
@@ -80,14 +80,14 @@ def test_keeping_every_token_equals_keeping_every_frame(policy: TokenPolicy, cha
 
 def test_unroped_tokens_are_turned_to_their_places() -> None:
     expected, _ = generate(BF16)
-    latents, _ = generate(method(Backwards(), keys="unroped"))
+    latents, _ = generate(method(Backwards(), keys="pre_rope"))
     torch.testing.assert_close(latents, expected, atol=1e-4, rtol=0)
 
 
 def test_counts_are_a_bias() -> None:
     """Counting every stored token twice is not what one copy gives; two copies do."""
     once, _ = generate(method(All()))
-    twice, session = generate(method(Twice(), keys="unroped"))
+    twice, session = generate(method(Twice(), keys="pre_rope"))
     assert (once - twice).abs().max() > 1e-3
     assert session.ledger()["counts"] > 0
 
@@ -113,6 +113,6 @@ def test_impossible_combinations_say_what_to_change() -> None:
     with pytest.raises(ValueError, match=r"picks single tokens, but RTN shares .* axis=channels"):
         replace(method(All()), key=RTN()).check(spec())
     with pytest.raises(ValueError, match=r"Twice merges tokens, .* choose harness.api.Exact"):
-        replace(method(Twice(), keys="unroped"), key=RTN(axis="channels")).check(spec())
-    with pytest.raises(ValueError, match=r"Twice merges tokens .* choose unroped"):
+        replace(method(Twice(), keys="pre_rope"), key=RTN(axis="channels")).check(spec())
+    with pytest.raises(ValueError, match=r"Twice merges tokens .* choose pre_rope"):
         method(Twice()).check(spec())

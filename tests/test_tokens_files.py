@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from harness.api import CacheSpec, Exact, Method, Room, TokenPolicy
+from harness.api import CacheSpec, Exact, Method, TokenPolicy, VideoSize
 from methods.retention.tokens.budgeted import Budgeted
 from tests.tokens import CHUNK, SIZE, draw, room_of, spec_of, video
 
@@ -50,7 +50,7 @@ def test_the_file_builds_a_method_with_a_family_and_a_source(name: str) -> None:
     assert isinstance(method.retention, TokenPolicy)
     assert method.family and "arXiv" in method.source
     assert (CONF / "method" / f"{name}.yaml").read_text().startswith("# ")
-    assert (method.keys == "unroped") == method.retention.rewrites
+    assert (method.keys == "pre_rope") == method.retention.rewrites
     if name.endswith("bf16"):
         assert isinstance(method.key, Exact)
         method.check(CacheSpec(4, 4, 32, (8, 12), 3))
@@ -61,7 +61,7 @@ def test_the_file_holds_twelve_frames_of_any_video(name: str) -> None:
     """Equal memory: as much history as window_bf16, chunk by chunk."""
     policy = method_of(name).retention
     assert isinstance(policy, Budgeted)
-    policy = policy.sized(Room(SIZE, 60, frame_bytes=1, bf16_frame_bytes=1))
+    policy = policy.sized(VideoSize(SIZE, 60, frame_bytes=1, bf16_frame_bytes=1))
     policy.check(spec_of())
     for chunk, (seen, stored) in enumerate(video(policy, 7)):
         assert stored.frame.shape == (2, 2, min(12, 3 * chunk + 3) * SIZE)
@@ -84,7 +84,7 @@ def test_bf16_tokens_stay_bf16(name: str) -> None:
         tokens,
         key=tokens.key.bfloat16(),
         value=tokens.value.bfloat16(),
-        turned=tokens.turned.bfloat16(),
+        rotated=tokens.rotated.bfloat16(),
         query=tokens.query.bfloat16(),
     )
     revision = policy.revise(tokens)
@@ -99,6 +99,6 @@ def test_a_policy_never_changes_what_it_sees() -> None:
         policy = method_of(name).retention
         assert isinstance(policy, Budgeted)
         tokens = draw(15)
-        before = {n: x.clone() for n, x in vars(tokens).items() if isinstance(x, Tensor)}
+        noisy_notes = {n: x.clone() for n, x in vars(tokens).items() if isinstance(x, Tensor)}
         policy.sized(room_of()).revise(tokens)
-        assert all(torch.equal(getattr(tokens, n), x) for n, x in before.items())
+        assert all(torch.equal(getattr(tokens, n), x) for n, x in noisy_notes.items())

@@ -40,7 +40,7 @@ def test_mass_is_that_of_dense_attention(seed: int, queries: str | int, dead: in
     tokens.count[:, :, dead : dead + 4] = 3.5
     number = {"frame": SIZE, "chunk": CHUNK * SIZE}.get(str(queries), queries)
     assert isinstance(number, int)
-    query, key = tokens.query[:, :, -number:].double(), tokens.turned.double()
+    query, key = tokens.query[:, :, -number:].double(), tokens.rotated.double()
     logits = query @ key.mT / key.shape[-1] ** 0.5 + tokens.count.double().log()[:, :, None]
     expected = logits.softmax(-1).mean(2)
     found = SnapKV(queries=queries).mass(tokens)  # type: ignore[arg-type]
@@ -68,15 +68,15 @@ def test_h2o_accumulates_as_brute_force_does(seed: int, decay: float) -> None:
     sums: dict[tuple[int, ...], float] = {}
     for new in video:
         seen = new if stored is None else joined(stored, new)
-        logits = new.query[:, :, -SIZE:].double() @ seen.turned.double().mT / 8**0.5
+        logits = new.query[:, :, -SIZE:].double() @ seen.rotated.double().mT / 8**0.5
         mass = logits.softmax(-1).mean(2)
         token = seen.frame * SIZE + seen.place
         fresh = {}
         for b in range(2):
             for h in range(2):
                 for i, t in enumerate(token[b, h].tolist()):
-                    before = sums.get((b, h, t), 0.0)
-                    fresh[b, h, t] = decay * before + mass[b, h, i].item()
+                    noisy_notes = sums.get((b, h, t), 0.0)
+                    fresh[b, h, t] = decay * noisy_notes + mass[b, h, i].item()
         revision = policy.revise(seen)
         assert revision.note is not None
         sums = {}
@@ -97,7 +97,7 @@ def test_h2o_accumulates_as_brute_force_does(seed: int, decay: float) -> None:
 def _taken(tokens: Tokens, index: Tensor, note: Tensor) -> Tokens:
     rows = {
         name: getattr(tokens, name).gather(2, index[..., None].expand(*index.shape, 8))
-        for name in ("key", "value", "turned")
+        for name in ("key", "value", "rotated")
     }
     flat = {name: getattr(tokens, name).gather(2, index) for name in ("frame", "place", "count")}
     return replace(tokens, **rows, **flat, note=note)

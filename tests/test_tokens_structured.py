@@ -35,7 +35,7 @@ seeds = st.integers(0, 2**31)
 
 def test_participation_is_the_sum_of_products() -> None:
     tokens = draw(6)
-    expected = (tokens.query @ tokens.turned.mT).sum(2)
+    expected = (tokens.query @ tokens.rotated.mT).sum(2)
     torch.testing.assert_close(Participation().score(tokens), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -115,9 +115,9 @@ def test_merging_identical_keys_leaves_attention_as_it_was(
     assert stored.frame.shape[2] == min(budget, 66 - gone)
     assert torch.equal(stored.count.sum(2), tokens.count.sum(2))
     query = tokens.query.double()
-    before = attention(query, key, value, tokens.count.double())
+    noisy_notes = attention(query, key, value, tokens.count.double())
     after = attention(query, stored.key, stored.value, stored.count.double())
-    torch.testing.assert_close(after, before, rtol=0, atol=5e-6)  # means are taken in fp32
+    torch.testing.assert_close(after, noisy_notes, rtol=0, atol=5e-6)  # means are taken in fp32
 
 
 @settings(max_examples=30, deadline=None)

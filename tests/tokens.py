@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Revision, Room, Tokens
+from harness.api import CacheSpec, Revision, Tokens, VideoSize
 from methods.retention.tokens.budgeted import Budgeted
 from methods.retention.tokens.order import picked, reordered
 
@@ -20,8 +20,8 @@ def spec_of(heads: int = 2) -> CacheSpec:
     return CacheSpec(1, heads, WIDTH, GRID, CHUNK)
 
 
-def room_of(num_frames: int = 60) -> Room:
-    return Room(SIZE, num_frames, frame_bytes=10, bf16_frame_bytes=10)
+def room_of(num_frames: int = 60) -> VideoSize:
+    return VideoSize(SIZE, num_frames, frame_bytes=10, bf16_frame_bytes=10)
 
 
 def draw(
@@ -49,7 +49,7 @@ def draw(
     return Tokens(
         key=key,
         value=value,
-        turned=torch.randn(shape, generator=random) + 0.5,
+        rotated=torch.randn(shape, generator=random) + 0.5,
         query=torch.randn((batch, heads, new, WIDTH), generator=random),
         frame=frame,
         place=place,
@@ -78,7 +78,7 @@ def joined(old: Tokens, new: Tokens) -> Tokens:
     """What is stored, then a new chunk."""
     both = {
         name: torch.cat([getattr(old, name), getattr(new, name)], 2)
-        for name in ("key", "value", "turned", "frame", "place", "count", "note")
+        for name in ("key", "value", "rotated", "frame", "place", "count", "note")
     }
     return replace(new, **both)  # type: ignore[arg-type]
 
@@ -86,7 +86,7 @@ def joined(old: Tokens, new: Tokens) -> Tokens:
 def applied(tokens: Tokens, revision: Revision) -> Tokens:
     """What a store holds after a revision."""
     rows = {
-        name: picked(getattr(tokens, name), revision.index) for name in ("key", "value", "turned")
+        name: picked(getattr(tokens, name), revision.index) for name in ("key", "value", "rotated")
     }
     flat = {
         name: getattr(tokens, name).gather(2, revision.index)

@@ -11,9 +11,9 @@ from harness.api.retention import (
     DROP,
     KEEP,
     POOL,
-    Fate,
     FramePolicy,
     History,
+    Placement,
     Retention,
     Revision,
     Split,
@@ -21,8 +21,8 @@ from harness.api.retention import (
     Tokens,
 )
 from harness.api.reuse import Reuse
-from harness.api.spec import Budget, CacheSpec, Room, Stores
-from harness.api.storage import Exact, Form, Packed, Plane, Quantizer
+from harness.api.spec import Budget, CacheSpec, Stores, VideoSize
+from harness.api.storage import CodePlane, Exact, KernelLayout, Packed, Quantizer
 
 __all__ = [
     "DROP",
@@ -30,22 +30,22 @@ __all__ = [
     "POOL",
     "Budget",
     "CacheSpec",
+    "CodePlane",
     "Exact",
-    "Fate",
-    "Form",
     "FramePolicy",
     "History",
+    "KernelLayout",
     "Method",
     "Packed",
-    "Plane",
+    "Placement",
     "Quantizer",
     "Retention",
     "Reuse",
     "Revision",
-    "Room",
     "Split",
     "Stores",
     "Tier",
     "TokenPolicy",
     "Tokens",
+    "VideoSize",
 ]

@@ -50,7 +50,7 @@ class Method:
     key: Quantizer
     value: Quantizer
     retention: Retention
-    keys: Literal["model", "roped", "unroped"] = "model"
+    keys: Literal["model", "roped", "pre_rope"] = "model"
     tiers: Mapping[str, Tier] = field(default_factory=dict)
     reuse: Reuse | None = None
     family: str = ""
@@ -62,8 +62,8 @@ class Method:
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"method.{name}={getattr(self, name)}: give a {kind.__name__}")
-        if self.keys not in ("model", "roped", "unroped"):
-            raise ValueError(f"method.keys={self.keys}: choose model, roped or unroped")
+        if self.keys not in ("model", "roped", "pre_rope"):
+            raise ValueError(f"method.keys={self.keys}: choose model, roped or pre_rope")
         if self.reuse is not None and not isinstance(self.reuse, Reuse):
             raise ValueError(f"method.reuse={self.reuse}: give a Reuse or null")
         wanted = set(self.retention.tiers)
@@ -74,7 +74,7 @@ class Method:
                 f"method.tiers: found {found}, {type(self.retention).__name__} uses {names}"
             )
 
-    def keys_in(self, spec: CacheSpec) -> Literal["roped", "unroped"]:
+    def keys_in(self, spec: CacheSpec) -> Literal["roped", "pre_rope"]:
         """How keys are stored on a model."""
         return spec.keys if self.keys == "model" else self.keys
 
@@ -88,7 +88,7 @@ class Method:
             self._check_sink(spec)
         if isinstance(self.retention, TokenPolicy):
             self._check_tokens(self.retention, self.keys_in(spec))
-        elif getattr(self.retention, "splits", False) and self.keys_in(spec) == "unroped":
+        elif getattr(self.retention, "splits", False) and self.keys_in(spec) == "pre_rope":
             raise ValueError(
                 f"method.keys={self.keys}: {type(self.retention).__name__} splits frames, and "
                 "tokens of a part cannot be given their positions again: choose roped"
@@ -112,7 +112,7 @@ class Method:
         if spec.sink_rate and self.keys_in(spec) == "roped":
             raise ValueError(
                 f"model.{asked} mixes keys of different frames, which have no common position "
-                "when they are roped: choose method.keys=unroped"
+                "when they are roped: choose method.keys=pre_rope"
             )
 
     def _check_tokens(self, policy: TokenPolicy, keys: str) -> None:
@@ -121,7 +121,7 @@ class Method:
         if policy.rewrites and keys == "roped":
             raise ValueError(
                 f"method.keys={self.keys}: {kind} merges tokens of different frames, whose roped "
-                "keys have different positions: choose unroped"
+                "keys have different positions: choose pre_rope"
             )
         for name in ("key", "value"):
             quantizer = getattr(self, name)

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from harness.api.spec import CacheSpec, Room
+from harness.api.spec import CacheSpec, VideoSize
 
 KEEP = "keep"  # stored by the method's own key and value quantizers
 POOL = "pool"  # one token, the mean of the frame, with logit bias log(tokens it stands for)
@@ -28,7 +28,7 @@ class Split:
     rest: str
 
 
-Fate = str | Split  # KEEP, POOL, DROP or the name of one of the method's tiers
+Placement = str | Split  # KEEP, POOL, DROP or the name of one of the method's tiers
 
 
 class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
@@ -46,7 +46,7 @@ class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
         """Raise ValueError, before anything is generated, if the geometry cannot be served."""
 
-    def sized(self, room: Room) -> Self:
+    def sized(self, room: VideoSize) -> Self:
         """This policy for one video: with its budget, if it has one, counted in tokens."""
         return self
 
@@ -58,18 +58,17 @@ class History:
     frames: absolute indices of the frames that are stored, oldest first, the new chunk included;
     pooled and dropped frames are gone from it. num_frames: the frames an uncompressed cache would
     hold now. capacity: the frames of the whole video. notes: what `observe` returned for every
-    frame so far, by frame, dropped ones included; before: the same of the pass before the commit,
-    for policies that watch. tiers: where each stored frame lies, a split one without its tokens;
-    new ones are absent. mass: share
-    of the attention of the newest frame's queries that each stored frame draws, for policies that
-    ask for queries. layer of num_layers.
+    frame so far, by frame, dropped ones included; noisy_notes: the same of the pass before the
+    commit, for policies that watch. tiers: where each stored frame lies, a split one without its
+    tokens; new ones are absent. mass: share of the attention of the newest frame's queries that
+    each stored frame draws, for policies that ask for queries. layer of num_layers.
     """
 
     frames: Sequence[int]
     num_frames: int
     notes: Mapping[int, Tensor] = field(default_factory=dict)
-    before: Mapping[int, Tensor] = field(default_factory=dict)
-    tiers: Mapping[int, Fate] = field(default_factory=dict)
+    noisy_notes: Mapping[int, Tensor] = field(default_factory=dict)
+    tiers: Mapping[int, Placement] = field(default_factory=dict)
     mass: Mapping[int, float] = field(default_factory=dict)
     capacity: int = 0
     layer: int = 0
@@ -80,14 +79,15 @@ class FramePolicy(Retention):
     """Decides over whole frames: which tier, pooled, dropped.
 
     queries: of the newest frame, evenly spaced, whose attention over history is measured into
-    `History.mass`; 0 measures nothing. watches: `observe` is also called in the pass before the
-    commit, for `History.before`. splits: it gives `Split` fates, which only roped keys can serve.
+    `History.mass`; 0 measures nothing. observes_noisy: `observe` is also called in the pass before
+    the commit, for `History.noisy_notes`. splits: it gives `Split` placements, which only roped
+    keys can serve.
     uneven: its splits differ in size or move, which no pages of one size can serve.
     span: frames that it hands to KEEP at a time and that are encoded there as one page.
     """
 
     queries: int = 0
-    watches: bool = False
+    observes_noisy: bool = False
     splits: bool = False
     uneven: bool = False
     span: int = 1
@@ -96,7 +96,7 @@ class FramePolicy(Retention):
         """A small note on a new frame, kept for the video (un-roped keys, exact values)."""
         return None
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         """The most frames it ever has in a tier (KEEP, POOL, ...) of a history of `num_frames`.
 
         Storage of this size is taken at once, without it (None) it grows chunk by chunk.
@@ -104,8 +104,8 @@ class FramePolicy(Retention):
         return None
 
     @abstractmethod
-    def decide(self, history: History) -> Mapping[int, Fate]:
-        """The fate of frames in `history.frames`.
+    def decide(self, history: History) -> Mapping[int, Placement]:
+        """The placement of frames in `history.frames`.
 
         A frame left out stays where it is; a new one goes to KEEP.
         """
@@ -116,8 +116,8 @@ class Tokens:
     """What a token policy sees of one layer when a chunk is finished: history, then the new chunk.
 
     key, value: [B, H, N, D] as stored, new ones exact; keys roped or not as the method stores
-    them. turned: the keys as attention meets them, at their positions. query: of the new chunk,
-    turned likewise [B, H, T, D]. frame, place: the frame a token came from and its position in it
+    them. rotated: the keys as attention meets them, at their positions. query: of the new chunk,
+    rotated likewise [B, H, T, D]. frame, place: the frame a token came from and its position in it
     [B, H, N] int64. count: how many tokens it stands for [B, H, N] fp32; 0: the model's window no
     longer reaches it. note: what the policy wrote down for it [B, H, N] fp32, 0 for new tokens.
     num_new: tokens of the new chunk, which are the last. layer of num_layers.
@@ -125,7 +125,7 @@ class Tokens:
 
     key: Tensor
     value: Tensor
-    turned: Tensor
+    rotated: Tensor
     query: Tensor
     frame: Tensor
     place: Tensor
@@ -170,7 +170,7 @@ class TokenPolicy(Retention):
     def revise(self, tokens: Tokens) -> Revision:
         """Which tokens stay, and what they become. Equal scores: the newer token stays."""
 
-    def most(self, num_tokens: int) -> int:
+    def max_tokens(self, num_tokens: int) -> int:
         """The most tokens it keeps of a history of so many."""
         return num_tokens
 

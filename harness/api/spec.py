@@ -31,7 +31,7 @@ class CacheSpec:
     window: int | None = None
     sink: int = 0
     positions: Literal["absolute", "relative", "anchored"] = "absolute"
-    keys: Literal["roped", "unroped"] = "roped"
+    keys: Literal["roped", "pre_rope"] = "roped"
     sink_rate: float = 0.0
 
     @property
@@ -46,7 +46,7 @@ class CacheSpec:
 
 
 @dataclass(frozen=True)
-class Room:
+class VideoSize:
     """The sizes against which a budget is counted, batch 1.
 
     num_frames: latent frames of the whole video. frame_bytes: what a frame takes over all layers
@@ -85,7 +85,7 @@ class Budget:
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(tokens|frames|GiB|x)\s*", str(self.text))
         return (float(found[1]), found[2]) if found else None
 
-    def tokens(self, room: Room) -> int:
+    def tokens(self, room: VideoSize) -> int:
         """The budget in tokens of a layer."""
         assert self._parsed is not None
         amount, unit = self._parsed
@@ -97,6 +97,6 @@ class Budget:
             amount = room.bf16_frame_bytes * room.num_frames / amount / room.frame_bytes
         return int(amount * room.tokens_per_frame)
 
-    def frames(self, room: Room) -> int:
+    def frames(self, room: VideoSize) -> int:
         """The budget in whole frames."""
         return self.tokens(room) // room.tokens_per_frame

@@ -47,7 +47,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Plane:
+class CodePlane:
     """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
 
     codes, scale and zero name parts. bits is the width of a code, packed planar: byte j holds
@@ -71,14 +71,14 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Form:
+class KernelLayout:
     """How a kernel reads stored frames: (sum of the planes) * channel_scale + channel_mean.
 
     No planes: the part `exact` holds the values. channel_scale and channel_mean name parts
     [B, H, F, D], one value a channel of a frame.
     """
 
-    planes: tuple[Plane, ...] = ()
+    planes: tuple[CodePlane, ...] = ()
     channel_scale: str | None = None
     channel_mean: str | None = None
 
@@ -87,7 +87,8 @@ class Quantizer(ABC):
     """How stored tokens are encoded: pure, blind to time.
 
     Frames are encoded independently of one another, keys and values apart. A leaf gives `encode`
-    and `stage`; `rotation` and `form` are for quantizers that can do better than the default.
+    and `stage`; `rotation` and `kernel_layout` are for quantizers that can do better than the
+    default.
     """
 
     @property
@@ -123,7 +124,7 @@ class Quantizer(ABC):
         """
         return None
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """How GPU kernels read what `encode` stores; None if only `stage` can."""
         return None
 
@@ -156,6 +157,6 @@ class Exact(Quantizer):
         """Copy."""
         out_BHFTD.copy_(packed.parts["exact"])
 
-    def form(self) -> Form:
+    def kernel_layout(self) -> KernelLayout:
         """No planes."""
-        return Form()
+        return KernelLayout()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness import kernels
-from harness.api import CacheSpec, Form, Method, Packed, Quantizer, TokenPolicy
+from harness.api import CacheSpec, KernelLayout, Method, Packed, Quantizer, TokenPolicy
 from harness.arena import Pages, encode_into
 from harness.attention.base import Backend, Segment
 from harness.errors import UserError
@@ -24,7 +24,7 @@ def unread(method: Method) -> str:
         return f"single tokens, which {type(method.retention).__name__} keeps"
     for tier in tiers_of(method).values():
         for quantizer in (tier.key, tier.value):
-            if quantizer.form() is None or tier.span > 1:
+            if quantizer.kernel_layout() is None or tier.span > 1:
                 return f"what {type(quantizer).__name__} stores"
     return ""
 
@@ -54,7 +54,7 @@ class ByKernel(Backend):
         """By one kernel where it knows the quantizer's fit, else as the quantizer does."""
         from harness.kernels.encode import can_encode, encode  # needs Triton
 
-        form = quantizer.form()
+        form = quantizer.kernel_layout()
         if form is None or not can_encode(form):
             encode_into(quantizer, x_BHFTD, room, pages)
             return
@@ -63,9 +63,9 @@ class ByKernel(Backend):
         encode(form, x, room, pages.table)
 
 
-def form_of(quantizer: Quantizer) -> Form:
+def form_of(quantizer: Quantizer) -> KernelLayout:
     """The form of a quantizer that `ByKernel.resolve` has let through."""
-    form = quantizer.form()
+    form = quantizer.kernel_layout()
     assert form is not None
     return form
 

@@ -31,7 +31,7 @@ class Fused(ByKernel):
         if rotation is not None and (not roped or moves):
             raise UserError(
                 f"attention=fused: {type(method.key).__name__} rotates keys that turn on reading "
-                "(unroped keys or relative positions); type attention=staged"
+                "(pre_rope keys or relative positions); type attention=staged"
             )
         return self
 

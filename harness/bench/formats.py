@@ -33,7 +33,7 @@ def run(options: Options) -> int:
     seen: list[tuple[str, Quantizer, Quantizer, str]] = []
     shape, rounds = (SMALL, 2) if options.quick else (TRUE, ROUNDS)
     names = (*FEW, "published/qaq_int4") if options.quick else method_files()
-    keys = {k: realistic_keys(shape, 3, k == "roped").bfloat16() for k in ("roped", "unroped")}
+    keys = {k: realistic_keys(shape, 3, k == "roped").bfloat16() for k in ("roped", "pre_rope")}
     values = realistic_values(shape, 3).bfloat16()
     with Report("formats", TITLE, torch.device("cpu"), options) as report:
         methods = {name: method_of(name) for name in names}

@@ -120,9 +120,9 @@ def methods_hold_no_history(s: Subject) -> None:
 def nothing_is_held_outside_the_cache(s: Subject) -> None:
     """What the process holds after another video is what the cache holds, and what was there."""
     assert s.first  # tables that are made once are there
-    before = held_by_process()
+    noisy_notes = held_by_process()
     latents, session = s.run(s.method, prompt=1)
-    known = before.keys() | reached(session, s.method, latents).keys()
+    known = noisy_notes.keys() | reached(session, s.method, latents).keys()
     hidden = [found for at, found in held_by_process().items() if at not in known and found[1]]
     if hidden:
         largest, _ = max(hidden, key=lambda found: found[1])
@@ -147,7 +147,8 @@ def declared_bytes_are_stored(s: Subject) -> str | None:
     if abs(declared - stored) > TOLERANCE * stored:
         kind = type(s.method.retention).__name__
         raise Broken(
-            f"its quantizers and {kind}.most declare {declared:.0f} bytes, {stored} are stored"
+            f"its quantizers and {kind}.max_frames declare {declared:.0f} bytes, {stored} are "
+            "stored"
         )
     return None
 

@@ -86,4 +86,4 @@ def _of_tokens(session: Session, layer: TokenLayer) -> float:
 
 
 def _most(session: Session, layer: TokenLayer) -> int:
-    return layer.policy.most(layer.context.reach * session.spec.tokens_per_frame)
+    return layer.policy.max_tokens(layer.context.reach * session.spec.tokens_per_frame)

@@ -21,7 +21,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from harness.api import Form, Packed, Plane
+from harness.api import CodePlane, KernelLayout, Packed
 from harness.kernels import encode, fused, stage
 from harness.kernels.launch import Launch
 from harness.models.rope import Turns
@@ -30,17 +30,19 @@ ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H20
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
 CHUNK = 3  # frames that are encoded together
 FORMS = {
-    "exact": Form(),
-    "int8_tokens": Form((Plane(8, 16, "tokens", -127.5, fit="absmax"),)),
-    "int4_tokens": Form((Plane(4, 16, "tokens", -7.5, fit="absmax"),)),
-    "int2_tokens": Form((Plane(2, 16, "tokens", -1.5, fit="absmax"),)),
-    "int4_token": Form((Plane(4, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
-    "int2_token": Form((Plane(2, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
-    "int4_channels": Form((Plane(4, 32, "channels", zero="zero", fit="minmax"),)),
-    "int4_int4": Form(
-        (Plane(4, 16, "tokens", -7.5), Plane(4, 16, "tokens", -7.5, "codes1", "scale1"))
+    "exact": KernelLayout(),
+    "int8_tokens": KernelLayout((CodePlane(8, 16, "tokens", -127.5, fit="absmax"),)),
+    "int4_tokens": KernelLayout((CodePlane(4, 16, "tokens", -7.5, fit="absmax"),)),
+    "int2_tokens": KernelLayout((CodePlane(2, 16, "tokens", -1.5, fit="absmax"),)),
+    "int4_token": KernelLayout((CodePlane(4, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
+    "int2_token": KernelLayout((CodePlane(2, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
+    "int4_channels": KernelLayout((CodePlane(4, 32, "channels", zero="zero", fit="minmax"),)),
+    "int4_int4": KernelLayout(
+        (CodePlane(4, 16, "tokens", -7.5), CodePlane(4, 16, "tokens", -7.5, "codes1", "scale1"))
     ),
-    "int4_frame": Form((Plane(4, HEAD_DIM, "channels", -7.5),), "channel_scale", "channel_mean"),
+    "int4_frame": KernelLayout(
+        (CodePlane(4, HEAD_DIM, "channels", -7.5),), "channel_scale", "channel_mean"
+    ),
 }
 _TYPES = {
     torch.uint8: "*u8",
@@ -123,7 +125,7 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _stored(form: Form) -> Packed:
+def _stored(form: KernelLayout) -> Packed:
     """Parts of the right shapes and dtypes, without memory."""
     head = (BATCH, HEADS, SLOTS)
     channels = [name for name in (form.channel_scale, form.channel_mean) if name]

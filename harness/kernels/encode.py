@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.api import Form, Packed
+from harness.api import KernelLayout, Packed
 from harness.kernels import check_head_dim
 from harness.kernels.launch import Launch, describe
 from harness.kernels.tiles import start_of
@@ -141,7 +141,7 @@ def nearest(x, scale, zero, SPEC: tl.constexpr):
     return code + ((x > middle) | ((x == middle) & odd)).to(tl.int32)
 
 
-def can_encode(form: Form | None) -> bool:
+def can_encode(form: KernelLayout | None) -> bool:
     """Whether `encode` serves this form: a single plane that says how its metadata is found."""
     if form is None or len(form.planes) != 1 or form.channel_scale or form.channel_mean:
         return False
@@ -153,7 +153,7 @@ def can_encode(form: Form | None) -> bool:
     return plane.fit == "minmax" and plane.zero is not None and plane.offset == 0
 
 
-def encode(form: Form, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> None:
+def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> None:
     """Quantize x [B, H, F, T, D] into the pages of a slab, frame f into slot slots[f].
 
     x: bf16, fp16 or fp32, any strides, last dimension contiguous. pages: parts [B, H, S, ...];
@@ -163,7 +163,7 @@ def encode(form: Form, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> None:
     prepare(form, x_BHFTD, pages, slots).run()
 
 
-def prepare(form: Form, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> Launch:
+def prepare(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> Launch:
     """The launch that `encode` makes."""
     assert can_encode(form), form
     batch, num_heads, num_frames, num_tokens, head_dim = x_BHFTD.shape

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.api import Form, Packed
+from harness.api import KernelLayout, Packed
 from harness.kernels import check_head_dim
 from harness.kernels.launch import (
     Launch,
@@ -117,9 +117,9 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
 
 def attend_packed(
     q_BHMD: Tensor,
-    key_form: Form,
+    key_form: KernelLayout,
     key: Packed,
-    value_form: Form,
+    value_form: KernelLayout,
     value: Packed,
     slots: Tensor,
     turns: Turns | None = None,
@@ -150,8 +150,8 @@ def merge(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
 
 def prepare(
     q_BHMD: Tensor,
-    key: tuple[Form, Packed],
-    value: tuple[Form, Packed],
+    key: tuple[KernelLayout, Packed],
+    value: tuple[KernelLayout, Packed],
     slots: Tensor,
     turns: Turns | None,
     room: Room,

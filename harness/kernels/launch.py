@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.api import Form, Packed, Plane
+from harness.api import CodePlane, KernelLayout, Packed
 from harness.models.rope import Turns
 
 
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What the compiler knows of a plane; `harness.api.Plane` without the names."""
+    """What the compiler knows of a plane; `harness.api.CodePlane` without the names."""
 
     bits: int
     group: int
@@ -83,7 +83,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def describe(form: Form, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
+def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
     """Stored frames as kernels read them, and what the compiler knows of their planes."""
 
     def part(name: str) -> Part:
@@ -101,7 +101,7 @@ def describe(form: Form, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
     return Stored(planes or None, exact, *channels), specs
 
 
-def _spec(plane: Plane, width: int) -> Spec:
+def _spec(plane: CodePlane, width: int) -> Spec:
     """Of a plane of heads of this width; a group of channels ends where the head does."""
     by_tokens = plane.axis == "tokens"
     return Spec(

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.api import Form, Packed
+from harness.api import KernelLayout, Packed
 from harness.kernels import check_head_dim
 from harness.kernels.launch import Launch, describe, describe_turns
 from harness.kernels.tiles import load_finished, load_turns
@@ -51,7 +51,7 @@ def stage_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
 
 
 def stage(
-    form: Form,
+    form: KernelLayout,
     packed: Packed,
     slots: Tensor,
     heads: tuple[int, int],
@@ -69,7 +69,7 @@ def stage(
 
 
 def prepare(
-    form: Form,
+    form: KernelLayout,
     packed: Packed,
     slots: Tensor,
     heads: tuple[int, int],

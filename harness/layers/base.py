@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from harness.api import DROP, POOL, CacheSpec, Fate, Method, Retention, Split, Stores
+from harness.api import DROP, POOL, CacheSpec, Method, Placement, Retention, Split, Stores
 from harness.attention.base import Backend, Segment
 from harness.models.rope import Rope, Turns, rotate
 
@@ -37,13 +37,13 @@ class Plan:
 class Chunk:
     """The current chunk in one layer [B, H, F * T, D].
 
-    key: un-rotated. turned_query, turned_key: at their positions of this pass.
+    key: un-rotated. rotated_query, rotated_key: at their positions of this pass.
     """
 
     key: Tensor
     value: Tensor
-    turned_query: Tensor
-    turned_key: Tensor
+    rotated_query: Tensor
+    rotated_key: Tensor
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Context:
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
         """Keys at their absolute positions [B, H, F * T, D], as they are stored roped."""
         if plan.shift == 0:
-            return chunk.turned_key
+            return chunk.rotated_key
         return rotate(chunk.key, self.rope.frames(plan.frames).view().flatten(0, 1))
 
     def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Turns | None:
@@ -88,16 +88,20 @@ class Context:
         return self.turns[roped, *places]
 
 
-def demand_known(fates: Mapping[int, Fate], frames: Collection[int], tiers: Iterable[str]) -> None:
+def demand_known(
+    placements: Mapping[int, Placement], frames: Collection[int], tiers: Iterable[str]
+) -> None:
     """A policy may decide over stored frames alone, and name tiers that the method has.
 
     Raises  ValueError: it did something else.
     """
     allowed = list(dict.fromkeys((*tiers, POOL, DROP)))
-    for frame, fate in fates.items():
+    for frame, placement in placements.items():
         if frame not in frames:
             raise ValueError(f"the retention policy decided over frame {frame}, not stored")
-        for name in (fate.first, fate.rest) if isinstance(fate, Split) else (fate,):
+        for name in (
+            (placement.first, placement.rest) if isinstance(placement, Split) else (placement,)
+        ):
             if name not in allowed:
                 raise ValueError(
                     f"the retention policy sent frame {frame} to tier {name}: the method has "
@@ -111,7 +115,7 @@ class Layer(Protocol):
     def segments(self, plan: Plan) -> list[Segment]:
         """History as a pass sees it."""
 
-    def watch(self, chunk: Chunk, plan: Plan) -> None:
+    def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """A pass that is not the commit has attended."""
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from harness.api import DROP, KEEP, POOL, Exact, Fate, FramePolicy, History, Split
+from harness.api import DROP, KEEP, POOL, Exact, FramePolicy, History, Placement, Split
 from harness.arena import Arena, Pages
 from harness.attention.base import Segment
 from harness.layers.base import Chunk, Context, Plan, demand_known
@@ -25,19 +25,20 @@ Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, 
 class FrameLayer:
     """Whole frames in the tiers where a `FramePolicy` puts them.
 
-    fates: where each stored frame lies. notes, before: what the policy observed, by frame. first:
-    frames before it, behind the sink, have left the window. Keys of pooled frames are always roped:
-    a mean of tokens has no place of its own. A sink that changes belongs to the model: it is stored
-    exactly, whatever the method does with the rest, and the policy is not shown it.
+    placements: where each stored frame lies. notes, noisy_notes: what the policy observed, by
+    frame. first: frames before it, behind the sink, have left the window. Keys of pooled frames are
+    always roped: a mean of tokens has no place of its own. A sink that changes belongs to the
+    model: it is stored exactly, whatever the method does with the rest, and the policy is not shown
+    it.
     """
 
     context: Context
     policy: FramePolicy
     layer: int
     arenas: dict[str, Arena] = field(init=False)
-    fates: dict[int, Fate] = field(default_factory=dict)
+    placements: dict[int, Placement] = field(default_factory=dict)
     notes: dict[int, Tensor] = field(default_factory=dict)
-    before: dict[int, Tensor] = field(default_factory=dict)
+    noisy_notes: dict[int, Tensor] = field(default_factory=dict)
     first: int = 0
 
     def __post_init__(self) -> None:
@@ -48,7 +49,7 @@ class FrameLayer:
             name: Arena(
                 tier.key,
                 tier.value,
-                self.policy.most(name, context.reach),
+                self.policy.max_frames(name, context.reach),
                 context.backend.write,
                 tier.span,
             )
@@ -56,7 +57,7 @@ class FrameLayer:
         }
         if context.spec.sink_rate:
             self.arenas[SINK] = Arena(Exact(), Exact(), context.spec.sink)
-        self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.most(POOL, context.reach))
+        self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.max_frames(POOL, context.reach))
 
     def segments(self, plan: Plan) -> list[Segment]:
         """The frames of each arena, turned to the positions of the plan."""
@@ -75,26 +76,32 @@ class FrameLayer:
             found.append((frames, Segment(pages, *of, turns, bias, span=arena.span)))
         return found
 
-    def watch(self, chunk: Chunk, plan: Plan) -> None:
+    def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Note the chunk as it is now, for policies that compare passes."""
-        if self.policy.watches:
-            self.before |= self._observe(chunk, plan)
+        if self.policy.observes_noisy:
+            self.noisy_notes |= self._observe(chunk, plan)
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
         """Ask the policy, let frames go, move frames, store new ones: in this order."""
         self.notes |= self._observe(chunk, plan)
         new = self._new(chunk, plan)
         history = self._history(chunk, plan)
-        fates = dict(self.policy.decide(history)) if history.frames else {}
-        demand_known(fates, {*self.fates, *plan.frames}, self.arenas)
-        changed = {f: fates[f] for f in self.fates if fates.get(f, self.fates[f]) != self.fates[f]}
-        fates |= {f: SINK for f in plan.frames if self._is_own(f)}
-        split = [f for f in changed if isinstance(self.fates[f], Split) and changed[f] != DROP]
+        placements = dict(self.policy.decide(history)) if history.frames else {}
+        demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
+        changed = {
+            f: placements[f]
+            for f in self.placements
+            if placements.get(f, self.placements[f]) != self.placements[f]
+        }
+        placements |= {f: SINK for f in plan.frames if self._is_own(f)}
+        split = [f for f in changed if isinstance(self.placements[f], Split) and changed[f] != DROP]
         if split:
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
-        moved = self._read([f for f, fate in changed.items() if fate != DROP], new[1].dtype)
+        moved = self._read(
+            [f for f, placement in changed.items() if placement != DROP], new[1].dtype
+        )
         self._release(changed)
-        coming = {**changed, **{f: fates.get(f, KEEP) for f in plan.frames}}
+        coming = {**changed, **{f: placements.get(f, KEEP) for f in plan.frames}}
         self._store(coming, [*moved, new])
 
     def evict(self, first: int) -> None:
@@ -102,7 +109,7 @@ class FrameLayer:
         if self.context.spec.sink_rate:
             self._mix(range(self.first, first))
         self.first = max(self.first, first)
-        self._release([f for f in self.fates if self.context.spec.sink <= f < first])
+        self._release([f for f in self.placements if self.context.spec.sink <= f < first])
         behind = [f for f in self.arenas[POOL].places if self.context.spec.sink <= f < first]
         self.arenas[POOL].drop(behind)
 
@@ -112,7 +119,7 @@ class FrameLayer:
         held: Counter[str] = Counter()
         for name, arena in self.arenas.items():
             held += Counter({"pooled": arena.ledger.total()}) if name == POOL else arena.ledger
-        held["notes"] += sum(x.nbytes for x in (*self.notes.values(), *self.before.values()))
+        held["notes"] += sum(x.nbytes for x in (*self.notes.values(), *self.noisy_notes.values()))
         return held
 
     @property
@@ -123,11 +130,13 @@ class FrameLayer:
     @property
     def num_frames_held(self) -> float:
         """In full or pooled."""
-        return len(self.fates) + len(self.arenas[POOL].places)
+        return len(self.placements) + len(self.arenas[POOL].places)
 
     def stored(self) -> Frames:
         """Frames in full, decoded, oldest first."""
-        whole = sorted(f for f, fate in self.fates.items() if not isinstance(fate, Split))
+        whole = sorted(
+            f for f, placement in self.placements.items() if not isinstance(placement, Split)
+        )
         parts = self._read(whole, torch.float32)
         return _in_order(parts)
 
@@ -140,7 +149,7 @@ class FrameLayer:
     def _history(self, chunk: Chunk, plan: Plan) -> History:
         spec = self.context.spec
         end = plan.frames.stop
-        frames = sorted({*self.fates, *plan.frames})
+        frames = sorted({*self.placements, *plan.frames})
         own = sum(self._is_own(f) for f in frames)
         mass: Mapping[int, float] = {}
         if self.policy.queries:
@@ -150,8 +159,8 @@ class FrameLayer:
             frames=frames[own:],
             num_frames=(end if spec.window is None else min(end, spec.window)) - own,
             notes=self.notes,
-            before=self.before,
-            tiers=self.fates,
+            noisy_notes=self.noisy_notes,
+            tiers=self.placements,
             mass=mass,
             capacity=self.context.num_frames,
             layer=self.layer,
@@ -170,7 +179,7 @@ class FrameLayer:
         dtype = arena.packed[0].parts["exact"].dtype
         sink, rate = list(range(spec.sink)), spec.sink_rate
         keys, values = (x.to(dtype) for x in arena.read(sink))
-        for frames, *parts in self._read([f for f in leaving if f in self.fates], dtype):
+        for frames, *parts in self._read([f for f in leaving if f in self.placements], dtype):
             at = [frame - leaving.start for frame in frames]
             for kept, old in zip((keys, values), parts, strict=True):
                 kept[:, :, at] = (1 - rate) * kept[:, :, at] + rate * old
@@ -187,29 +196,29 @@ class FrameLayer:
         """Stored frames, decoded, by the tier in which they lie."""
         found = []
         for name, arena in self.arenas.items():
-            here = [f for f in frames if self.fates[f] == name]
+            here = [f for f in frames if self.placements[f] == name]
             if here:
                 k, v = arena.read(here)
                 found.append((here, k.to(dtype), v.to(dtype)))
         return found
 
-    def _release(self, frames: Sequence[int] | Mapping[int, Fate]) -> None:
+    def _release(self, frames: Sequence[int] | Mapping[int, Placement]) -> None:
         """Free the pages of frames, wherever they lie, and of those that share a page with them."""
         full = [arena for name, arena in self.arenas.items() if name != POOL]
         for arena in full:
             arena.drop([f for f in frames if f in arena.places])
         held = {f for arena in full for f in arena.places}
-        self.fates = {f: fate for f, fate in self.fates.items() if f in held}
+        self.placements = {f: placement for f, placement in self.placements.items() if f in held}
 
-    def _store(self, coming: Mapping[int, Fate], sources: Sequence[Frames]) -> None:
+    def _store(self, coming: Mapping[int, Placement], sources: Sequence[Frames]) -> None:
         """Put frames where they belong; those of one tier together, oldest first."""
         for name, arena in self.arenas.items():
             arrivals = [part for source in sources for part in _arrivals(name, source, coming)]
             if arrivals:
                 frames, k, v = _in_order(arrivals)
                 arena.store(frames, *(self._pooled(frames, k, v) if name == POOL else (k, v)))
-        placed = {f: fate for f, fate in coming.items() if fate not in (DROP, POOL)}
-        self.fates |= {f: _without_tokens(fate) for f, fate in placed.items()}
+        placed = {f: placement for f, placement in coming.items() if placement not in (DROP, POOL)}
+        self.placements |= {f: _without_tokens(placement) for f, placement in placed.items()}
 
     def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One token a frame, the mean of the frame's tokens [B, H, F, 1, D]."""
@@ -228,7 +237,7 @@ def _seen(frames: tuple[int, ...], pages: Pages, plan: Plan) -> tuple[tuple[int,
     return tuple(frames[i] for i in seen), Pages(pages.key, pages.value, slots)
 
 
-def _arrivals(name: str, source: Frames, coming: Mapping[int, Fate]) -> Iterator[Frames]:
+def _arrivals(name: str, source: Frames, coming: Mapping[int, Placement]) -> Iterator[Frames]:
     """What of some frames goes to one tier."""
     frames, k, v = source
     whole = [i for i, frame in enumerate(frames) if coming[frame] == name]
@@ -237,15 +246,23 @@ def _arrivals(name: str, source: Frames, coming: Mapping[int, Fate]) -> Iterator
     elif whole:
         yield [frames[i] for i in whole], k[:, :, whole], v[:, :, whole]
     for i, frame in enumerate(frames):
-        fate = coming[frame]
-        if isinstance(fate, Split) and name in (fate.first, fate.rest):
-            tokens = fate.tokens if name == fate.first else _others(fate.tokens, k.shape[3])
+        placement = coming[frame]
+        if isinstance(placement, Split) and name in (placement.first, placement.rest):
+            tokens = (
+                placement.tokens
+                if name == placement.first
+                else _others(placement.tokens, k.shape[3])
+            )
             yield [frame], k[:, :, i : i + 1, tokens], v[:, :, i : i + 1, tokens]
 
 
-def _without_tokens(fate: Fate) -> Fate:
+def _without_tokens(placement: Placement) -> Placement:
     """Where a frame lies; which of its tokens lie where is not kept."""
-    return replace(fate, tokens=fate.tokens.new_empty(0)) if isinstance(fate, Split) else fate
+    return (
+        replace(placement, tokens=placement.tokens.new_empty(0))
+        if isinstance(placement, Split)
+        else placement
+    )
 
 
 def _others(tokens: Tensor, num_tokens: int) -> Tensor:

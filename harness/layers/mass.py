@@ -20,8 +20,8 @@ def frame_mass(
     history: frames, and the segment in which they lie. The queries are evenly spaced; keys are
     decoded one head at a time. Pooled frames draw nothing here.
     """
-    num_frames, num_heads = len(plan.frames), chunk.turned_query.shape[1]
-    newest = chunk.turned_query.unflatten(2, (num_frames, -1))[:, :, -1]
+    num_frames, num_heads = len(plan.frames), chunk.rotated_query.shape[1]
+    newest = chunk.rotated_query.unflatten(2, (num_frames, -1))[:, :, -1]
     at = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
     query = newest[:, :, at.to(newest.device)].float() / newest.shape[3] ** 0.5
     frames = [f for of, _ in history for f in of] + list(plan.frames)
@@ -29,7 +29,7 @@ def frame_mass(
     for head in range(num_heads):
         heads = slice(head, head + 1)
         logits = [_logits(query[:, heads], s, heads, len(of)) for of, s in history]
-        own = chunk.turned_key[:, heads].unflatten(2, (num_frames, -1))
+        own = chunk.rotated_key[:, heads].unflatten(2, (num_frames, -1))
         logits.append(torch.einsum("bhod,bhftd->bhoft", query[:, heads], own.float()))
         by_frame = torch.cat([x.logsumexp(4) for x in logits], 3)
         total += by_frame.softmax(3).mean((0, 1, 2))

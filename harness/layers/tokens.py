@@ -85,7 +85,7 @@ class TokenLayer:
         pages = Pages(held.key, held.value, (0,))
         return [Segment(pages, method.key, method.value, turns, bias=self._bias(held.count, times))]
 
-    def watch(self, chunk: Chunk, plan: Plan) -> None:
+    def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Token policies look at finished chunks alone."""
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
@@ -166,7 +166,7 @@ class TokenLayer:
         """What the policy sees: stored tokens decoded, new ones exact."""
         context, new = self.context, k_BHTD.shape[2]
         frame, place = self._frame_and_place(both.origin)
-        key, value, turned, times = k_BHTD, chunk.value, chunk.turned_key, frame
+        key, value, turned, times = k_BHTD, chunk.value, chunk.rotated_key, frame
         if self.held is not None:
             old_k, old_v = self._decoded(self.held, k_BHTD.dtype)
             old_times = self.policy.times(frame[:, :, :-new], plan.frames.start)
@@ -179,8 +179,8 @@ class TokenLayer:
         return Tokens(
             key=key,
             value=value,
-            turned=turned,
-            query=chunk.turned_query,
+            rotated=turned,
+            query=chunk.rotated_query,
             frame=frame,
             place=place,
             count=both.counts if bias is None else bias.exp(),

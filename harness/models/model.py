@@ -83,7 +83,7 @@ class VideoModel:
     window: int | None = None
     sink: int = 0
     positions: Literal["absolute", "relative", "anchored"] = "absolute"
-    keys: Literal["roped", "unroped"] = "roped"
+    keys: Literal["roped", "pre_rope"] = "roped"
     short_tail: bool = False
     seed: int = 0
     lora: str | None = None
@@ -98,7 +98,7 @@ class VideoModel:
             "weights": ("bundled", "checkpoint", "seeded", "random"),
             "dtype": tuple(DTYPES),
             "positions": ("absolute", "relative", "anchored"),
-            "keys": ("roped", "unroped"),
+            "keys": ("roped", "pre_rope"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -130,10 +130,10 @@ class VideoModel:
                 f"many frames, found sink={self.sink} window={self.window}: choose a sink of "
                 f"{self.chunk_frames} and a window that is a multiple of it"
             )
-        if self.sink_rate and (self.keys, self.positions) != ("unroped", "relative"):
+        if self.sink_rate and (self.keys, self.positions) != ("pre_rope", "relative"):
             raise ValueError(
                 f"model.sink_rate={self.sink_rate:g} mixes keys without positions: choose "
-                "model.keys=unroped model.positions=relative"
+                "model.keys=pre_rope model.positions=relative"
             )
         wanted = 2 * self.sink + self.loop.pass_frames(self.schedule, self.chunk_frames)
         if self.positions == "anchored" and (not self.sink or window < wanted):

@@ -23,10 +23,10 @@ from harness.api import (
     KEEP,
     POOL,
     CacheSpec,
-    Fate,
     FramePolicy,
     History,
     Method,
+    Placement,
     Split,
     TokenPolicy,
 )
@@ -138,7 +138,7 @@ class Course:
         own = {SINK: 1} if spec.sink_rate else {}
         self._layers = [_Layer({**self._spans, POOL: 1, **own})]
         self._notes: dict[int, Tensor] = {}
-        self._before: dict[int, Tensor] = {}
+        self._noisy_notes: dict[int, Tensor] = {}
         self._num_tokens = 0
 
     def chunk(self, frames: range) -> Moment:
@@ -155,7 +155,7 @@ class Course:
         reach = self._reach(num_frames or self._num_frames) - len(self._own)
         tiers = {}
         for name, counted in moment.tiers.items():
-            bound = policy.most(name, reach)
+            bound = policy.max_frames(name, reach)
             if bound is not None:
                 span = self._spans.get(name, 1)
                 taken = counted.users * (bound // span * span) * moment.parts[name] / per_frame
@@ -173,7 +173,7 @@ class Course:
         seen, new = self._num_tokens, len(frames) * per_frame
         moves = type(policy).times is not TokenPolicy.times
         reach = frames.stop if moves else self._reach(frames.stop)
-        bound = policy.most(reach * per_frame)
+        bound = policy.max_tokens(reach * per_frame)
         self._num_tokens = held = min(seen + new, bound)
         counted = Count(seen / per_frame, held / per_frame, held / per_frame, len(frames), 1.0)
         return Moment(frames, {KEEP: counted}, {KEEP: per_frame}, float(seen))
@@ -191,18 +191,18 @@ class Course:
         if len(decisions) > len(seen):  # the policy has just asked for the layer
             seen *= len(decisions)
         moved = [
-            layer.settle(fates, frames, spec.tokens_per_frame)
-            for layer, fates in zip(self._layers, decisions, strict=True)
+            layer.settle(placements, frames, spec.tokens_per_frame)
+            for layer, placements in zip(self._layers, decisions, strict=True)
         ]
         return _moment(frames, spec.tokens_per_frame, seen, self._layers, moved)
 
-    def _decisions(self, policy: FramePolicy, frames: range) -> list[Mapping[int, Fate]]:
+    def _decisions(self, policy: FramePolicy, frames: range) -> list[Mapping[int, Placement]]:
         """What becomes of frames in each layer, or in all of them where they are alike."""
-        found: list[Mapping[int, Fate]] = []
+        found: list[Mapping[int, Placement]] = []
         for number, layer in enumerate(self._layers):
             asked = self._history(policy, frames, layer, number)
-            fates = policy.decide(asked) if asked.frames else {}
-            found.append({**fates, **dict.fromkeys(set(frames) & self._own, SINK)})
+            placements = policy.decide(asked) if asked.frames else {}
+            found.append({**placements, **dict.fromkeys(set(frames) & self._own, SINK)})
             self.lengths |= "capacity" in asked.asked
             if len(self._layers) < self._spec.num_layers and "layer" in asked.asked:
                 layers = range(self._spec.num_layers)
@@ -211,7 +211,7 @@ class Course:
         return found
 
     def _history(self, policy: FramePolicy, frames: range, layer: _Layer, number: int) -> _Asked:
-        stored = sorted({*layer.fates, *frames} - self._own)
+        stored = sorted({*layer.placements, *frames} - self._own)
         mass: dict[int, float] = {}
         if policy.queries:
             draws = {frame: _loudness(frame) for frame in stored}
@@ -220,8 +220,8 @@ class Course:
             frames=stored,
             num_frames=self._reach(frames.stop) - len(self._own & set(range(frames.stop))),
             notes=self._notes,
-            before=self._before,
-            tiers=layer.fates,
+            noisy_notes=self._noisy_notes,
+            tiers=layer.placements,
             mass=mass,
             capacity=self._num_frames,
             layer=number,
@@ -240,8 +240,8 @@ class Course:
         for frame in frames:
             x = _made_up(frame, self._spec)
             passes = [(x, self._notes)]
-            if policy.watches:  # noisier a pass before
-                passes.append((x + 0.1 * _made_up(frame + 1, self._spec), self._before))
+            if policy.observes_noisy:  # noisier a pass before
+                passes.append((x + 0.1 * _made_up(frame + 1, self._spec), self._noisy_notes))
             for (k, v), notes in passes:
                 note = policy.observe(k, v)
                 if note is not None:
@@ -361,37 +361,45 @@ class _Layer:
     """Where the frames of one layer lie; as `harness.layers.frames.FrameLayer`, without values."""
 
     def __init__(self, spans: Mapping[str, int]) -> None:
-        self.fates: dict[int, Fate] = {}
+        self.placements: dict[int, Placement] = {}
         self.tiers = {name: _Tier(span) for name, span in spans.items()}
         self.stored: dict[str, int] = {}
 
     def copy(self) -> _Layer:
-        """Another layer in the same state; what a policy gave as a fate stays that object."""
+        """Another layer in the same state; what a policy gave as a placement stays that object."""
         other = _Layer({})
-        other.fates = dict(self.fates)
+        other.placements = dict(self.placements)
         other.tiers = copy.deepcopy(self.tiers)
         return other
 
     def evict(self, frames: range) -> None:
         """The model's window no longer reaches them."""
-        self._release([frame for frame in self.fates if frame in frames])
+        self._release([frame for frame in self.placements if frame in frames])
         self.tiers[POOL].drop([frame for frame in self.tiers[POOL].places if frame in frames])
 
-    def settle(self, fates: Mapping[int, Fate], new: range, num_tokens: int) -> int:
+    def settle(self, placements: Mapping[int, Placement], new: range, num_tokens: int) -> int:
         """Let frames go and store what comes; how many were moved."""
-        changed = {f: fates[f] for f in self.fates if fates.get(f, self.fates[f]) != self.fates[f]}
-        coming = {**changed, **{f: fates.get(f, KEEP) for f in new}}
+        changed = {
+            f: placements[f]
+            for f in self.placements
+            if placements.get(f, self.placements[f]) != self.placements[f]
+        }
+        coming = {**changed, **{f: placements.get(f, KEEP) for f in new}}
         self._release(changed)
         self.stored = {}
         for name, tier in self.tiers.items():
-            arrivals = {f: _part(fate, name, num_tokens) for f, fate in sorted(coming.items())}
+            arrivals = {
+                f: _part(placement, name, num_tokens) for f, placement in sorted(coming.items())
+            }
             frames = [frame for frame, part in arrivals.items() if part]
             if frames:
                 tier.tokens = arrivals[frames[0]]
                 tier.store(frames)
                 self.stored[name] = len(frames)
-        self.fates |= {f: fate for f, fate in coming.items() if fate not in (DROP, POOL)}
-        return sum(fate != DROP for fate in changed.values())
+        self.placements |= {
+            f: placement for f, placement in coming.items() if placement not in (DROP, POOL)
+        }
+        return sum(placement != DROP for placement in changed.values())
 
     def counts(self, num_tokens: int) -> dict[str, float]:
         """Frames by tier; of split ones their share."""
@@ -405,16 +413,18 @@ class _Layer:
         for tier in full:
             tier.drop(frames)
         held = {frame for tier in full for frame in tier.places}
-        self.fates = {frame: fate for frame, fate in self.fates.items() if frame in held}
+        self.placements = {
+            frame: placement for frame, placement in self.placements.items() if frame in held
+        }
 
 
-def _part(fate: Fate, tier: str, num_tokens: int) -> int:
-    """Tokens of a frame of this fate that lie in a tier; a pooled one counts all of its own."""
-    if not isinstance(fate, Split):
-        return num_tokens if fate == tier else 0
-    if tier == fate.first:
-        return len(fate.tokens)
-    return num_tokens - len(fate.tokens) if tier == fate.rest else 0
+def _part(placement: Placement, tier: str, num_tokens: int) -> int:
+    """Tokens of a frame so placed that lie in a tier; a pooled one counts all of its own."""
+    if not isinstance(placement, Split):
+        return num_tokens if placement == tier else 0
+    if tier == placement.first:
+        return len(placement.tokens)
+    return num_tokens - len(placement.tokens) if tier == placement.rest else 0
 
 
 def _share(tier: _Tier, num_tokens: int) -> float:

@@ -17,10 +17,10 @@ from harness.api import (
     FramePolicy,
     Method,
     Quantizer,
-    Room,
     Tier,
     TokenPolicy,
     Tokens,
+    VideoSize,
 )
 from harness.cache import sized
 from harness.layers.sizes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes, tiers_of
@@ -130,7 +130,7 @@ class Storage:
             return 0
         x = torch.zeros(1, spec.num_heads, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
         note = policy.observe(x, x)
-        passes = 1 + policy.watches
+        passes = 1 + policy.observes_noisy
         return 0 if note is None else passes * spec.num_layers * note.nbytes
 
     def _encoding_bytes(self, tier: str, tokens: int, frames: int) -> int:
@@ -181,11 +181,11 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     """
     per_frame = SMALL[0] * SMALL[1]
     small = replace(spec, grid=SMALL, num_heads=2, num_layers=1, window=None)
-    room = Room(per_frame, LENGTH, frame_bytes(method, spec), spec.bf16_frame_bytes)
+    room = VideoSize(per_frame, LENGTH, frame_bytes(method, spec), spec.bf16_frame_bytes)
     policy = method.retention.sized(room)
     assert isinstance(policy, TokenPolicy)
     new = spec.chunk_frames * per_frame
-    num_tokens = min(policy.most(MANY), MANY) // per_frame * per_frame + 2 * new
+    num_tokens = min(policy.max_tokens(MANY), MANY) // per_frame * per_frame + 2 * new
     shape = (1, small.num_heads, num_tokens)
     generator = torch.Generator().manual_seed(0)
     key, value = torch.randn(2, *shape, spec.head_dim, generator=generator)
@@ -193,7 +193,7 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     tokens = Tokens(
         key=key,
         value=value,
-        turned=key,
+        rotated=key,
         query=key[:, :, -new:],
         frame=at // per_frame,
         place=at % per_frame,

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.api import DROP, KEEP, POOL, CacheSpec, Fate, FramePolicy, History, Method, Split, Tier
+from harness.api import (
+    DROP,
+    KEEP,
+    POOL,
+    CacheSpec,
+    FramePolicy,
+    History,
+    Method,
+    Placement,
+    Split,
+    Tier,
+)
 from harness.layers.base import demand_known
 from harness.published.count import Count, pages_bytes, pooled_bytes
 from harness.published.layout import Layout, layout, places
@@ -20,7 +31,7 @@ from harness.published.side import Side
 class Layer:
     """Keys and values of one layer of one video of `capacity` frames.
 
-    fates: what each stored frame became. notes: what the policy observed when it last decided.
+    placements: what each stored frame became. notes: what the policy observed when it last decided.
     """
 
     program: Program
@@ -31,7 +42,7 @@ class Layer:
     layer: int
     key: Side = field(init=False)
     value: Side = field(init=False)
-    fates: dict[int, Fate] = field(default_factory=dict)
+    placements: dict[int, Placement] = field(default_factory=dict)
     notes: dict[int, Tensor] = field(default_factory=dict)
     end: int = 0  # frames of the video so far
     _shown: int = 0  # frames that the policy saw when it was last asked
@@ -60,8 +71,8 @@ class Layer:
         keys[:, :, chunk], values[:, :, chunk] = k_BHTD, v_BHTD
         self.end = max(self.end, frames.stop)
         if commit or self.program.cadence == "pass":
-            fates = self._decide(*(x.unflatten(2, (-1, size)) for x in (keys, values)))
-            self.place(fates, keys.device)
+            placements = self._decide(*(x.unflatten(2, (-1, size)) for x in (keys, values)))
+            self.place(placements, keys.device)
             self.write(keys, values)
         return keys, values
 
@@ -72,14 +83,16 @@ class Layer:
         keys, values = (side.read(like, num_tokens, self._layout) for side, like in sides)
         return keys, values
 
-    def place(self, fates: Mapping[int, Fate], device: torch.device) -> None:
+    def place(self, placements: Mapping[int, Placement], device: torch.device) -> None:
         """Where frames lie from now on; one that is not named stays, or is new and kept."""
         stored = self.capacity if self.program.extent == "capacity" else self.end
-        if not fates and len(self.fates) == stored:
+        if not placements and len(self.placements) == stored:
             return
-        self.fates = {f: fates.get(f, self.fates.get(f, KEEP)) for f in range(stored)}
-        tiers = places(self.fates, self.spec.tokens_per_frame, device)
-        self._layout = layout(self.fates, tiers, self.spec.tokens_per_frame)
+        self.placements = {
+            f: placements.get(f, self.placements.get(f, KEEP)) for f in range(stored)
+        }
+        tiers = places(self.placements, self.spec.tokens_per_frame, device)
+        self._layout = layout(self.placements, tiers, self.spec.tokens_per_frame)
         self._lists = list(self._listed(tiers)) if self.method.tiers else []
 
     def write(self, keys_BHND: Tensor, values_BHND: Tensor) -> None:
@@ -88,31 +101,31 @@ class Layer:
         self.key.write(keys_BHND, self._layout)
         self.value.write(values_BHND, self._layout)
 
-    def _decide(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Mapping[int, Fate]:
+    def _decide(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Mapping[int, Placement]:
         """Note every frame anew, as it lies there by now, and let the policy choose.
 
         An empty answer is no decision: what was noted at the last one stays too.
         """
         stop = self.capacity if self.program.history == "capacity" else self.end
         out = () if self.program.compete else (DROP, POOL)
-        seen = [f for f in range(stop) if self.fates.get(f) not in out]
+        seen = [f for f in range(stop) if self.placements.get(f) not in out]
         notes = {f: self.policy.observe(k_BHFTD[:, :, f], v_BHFTD[:, :, f]) for f in seen}
         history = History(
             frames=seen,
             num_frames=stop,
             notes={f: note for f, note in notes.items() if note is not None},
-            before=self.notes,
-            tiers={f: fate for f, fate in self.fates.items() if f < self._shown},
+            noisy_notes=self.notes,
+            tiers={f: placement for f, placement in self.placements.items() if f < self._shown},
             capacity=self.capacity,
             layer=self.layer,
             num_layers=self.spec.num_layers,
         )
-        fates = self.policy.decide(history)
-        demand_known(fates, seen, (KEEP, *self.method.tiers))
-        if fates:
+        placements = self.policy.decide(history)
+        demand_known(placements, seen, (KEEP, *self.method.tiers))
+        if placements:
             self.notes = dict(history.notes)
         self._shown = stop
-        return fates
+        return placements
 
     def _listed(self, tiers: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Where tokens lie, as the program remembers it."""
@@ -133,7 +146,7 @@ class Layer:
         yield from self._lists
         spans = self._layout.spans if self._layout is not None else {}
         yield from (("places", span) for span in spans.values() if isinstance(span, Tensor))
-        yield from (("places", x.tokens) for x in self.fates.values() if isinstance(x, Split))
+        yield from (("places", x.tokens) for x in self.placements.values() if isinstance(x, Split))
         yield from (("notes", note) for note in self.notes.values())
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.api import DROP, POOL, Fate, Split
+from harness.api import DROP, POOL, Placement, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,29 +25,33 @@ class Layout:
     frame_tokens: int
 
 
-def places(fates: Mapping[int, Fate], frame_tokens: int, device: torch.device) -> dict[str, Tensor]:
+def places(
+    placements: Mapping[int, Placement], frame_tokens: int, device: torch.device
+) -> dict[str, Tensor]:
     """Positions in the capacity of the tokens of each tier [N] int64, ascending."""
     found: dict[str, list[Tensor]] = {}
     inside = torch.arange(frame_tokens, device=device)
-    for frame in sorted(fates):
-        fate = fates[frame]
-        if isinstance(fate, Split):
-            first = fate.tokens.to(device)
+    for frame in sorted(placements):
+        placement = placements[frame]
+        if isinstance(placement, Split):
+            first = placement.tokens.to(device)
             rest = torch.ones_like(inside, dtype=torch.bool).index_fill_(0, first, False)
-            found.setdefault(fate.first, []).append(first + frame * frame_tokens)
-            found.setdefault(fate.rest, []).append(inside[rest] + frame * frame_tokens)
-        elif fate not in (DROP, POOL):
-            found.setdefault(fate, []).append(inside + frame * frame_tokens)
+            found.setdefault(placement.first, []).append(first + frame * frame_tokens)
+            found.setdefault(placement.rest, []).append(inside[rest] + frame * frame_tokens)
+        elif placement not in (DROP, POOL):
+            found.setdefault(placement, []).append(inside + frame * frame_tokens)
     whole = {name: torch.cat(pieces) for name, pieces in found.items()}
     return {name: tokens for name, tokens in whole.items() if tokens.numel()}
 
 
-def layout(fates: Mapping[int, Fate], tiers: Mapping[str, Tensor], frame_tokens: int) -> Layout:
-    """Of frames with these fates, whose `places` are `tiers`; no other frame is stored."""
+def layout(
+    placements: Mapping[int, Placement], tiers: Mapping[str, Tensor], frame_tokens: int
+) -> Layout:
+    """Of frames with these placements, whose `places` are `tiers`; no other frame is stored."""
     return Layout(
         spans={name: _span(tokens) for name, tokens in tiers.items()},
-        pooled=tuple(f for f in sorted(fates) if fates[f] == POOL),
-        dropped=tuple(f for f in sorted(fates) if fates[f] == DROP),
+        pooled=tuple(f for f in sorted(placements) if placements[f] == POOL),
+        dropped=tuple(f for f in sorted(placements) if placements[f] == DROP),
         frame_tokens=frame_tokens,
     )
 

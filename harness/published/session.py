@@ -101,7 +101,7 @@ class PublishedSession:
     def num_frames_held(self) -> float:
         """Frames of the window that are stored, full or pooled; mean over layers."""
         reach = range(self._end)[self._reach]
-        kept = [f for layer in self._layers for f in reach if layer.fates.get(f) != DROP]
+        kept = [f for layer in self._layers for f in reach if layer.placements.get(f) != DROP]
         return len(kept) / self.spec.num_layers
 
     @property

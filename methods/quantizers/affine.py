@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.api import Form, Plane
+from harness.api import CodePlane, KernelLayout
 from methods.quantizers.grouped import FP16_MAX, FP16_MIN, SCALE_MIN, Grouped
 
 
@@ -56,14 +56,14 @@ class Affine(Grouped):
         """By the code of zero, or by the distance from the minimum."""
         return (x / scale + zero).round() if self.clamp_zero else ((x - zero) / scale).round()
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """None with a clamped zero: kernels read zeros that are values."""
-        return None if self.clamp_zero else super().form()
+        return None if self.clamp_zero else super().kernel_layout()
 
-    def plane(self) -> Plane:
+    def plane(self) -> CodePlane:
         """The zero is stored."""
         fit: Literal["minmax"] | None = "minmax" if self.plain else None
-        return Plane(self.bits, self.group, self.axis, zero="zero", fit=fit)
+        return CodePlane(self.bits, self.group, self.axis, zero="zero", fit=fit)
 
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Both are stored."""

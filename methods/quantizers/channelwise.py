@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Form, Packed, Quantizer
+from harness.api import CacheSpec, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, staged
 
 
@@ -27,7 +27,7 @@ class Channelwise(Quantizer):
 
     def check(self, spec: CacheSpec) -> None:
         """The inner quantizer must serve the model, in plain channels."""
-        form = self.inner.form()
+        form = self.inner.kernel_layout()
         nested = form is not None and (form.channel_scale or form.channel_mean)
         if nested or self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
             name = type(self).__name__
@@ -63,9 +63,9 @@ class Centered(Channelwise):
         """Add the mean back."""
         x_BHFTD.add_(packed.parts["channel_mean"].float()[:, :, :, None])
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """That of the inner quantizer with the mean."""
-        form = self.inner.form()
+        form = self.inner.kernel_layout()
         return form and replace(form, channel_mean="channel_mean")
 
 
@@ -87,7 +87,7 @@ class ChannelScaled(Channelwise):
         """Multiply by the scale."""
         x_BHFTD.mul_(packed.parts["channel_scale"].float()[:, :, :, None])
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """That of the inner quantizer with the scale."""
-        form = self.inner.form()
+        form = self.inner.kernel_layout()
         return form and replace(form, channel_scale="channel_scale")

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Form, Packed, Plane, Quantizer
+from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.bits import WIDTHS, pack, unpack
 
 FP16_MAX = 65504.0
@@ -111,12 +111,12 @@ class Grouped(Quantizer):
         """Whether no published option changes how groups are fitted: a kernel may encode."""
         return (self.compute, self.pad, self.heads) == ("float32", "last", "apart")
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """One plane."""
-        return Form((self.plane(),))
+        return KernelLayout((self.plane(),))
 
     @abstractmethod
-    def plane(self) -> Plane:
+    def plane(self) -> CodePlane:
         """How kernels read the codes."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Form, Packed, Plane, Quantizer
+from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import staged
 from methods.quantizers.nested import inner_of, named
 
@@ -54,15 +54,15 @@ class PRQ(Quantizer):
             self.residual.stage(inner_of(tile, "residual"), rest)
             total.add_(rest)
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """The planes of both, where both have them."""
-        base, rest = self.base.form(), self.residual.form()
+        base, rest = self.base.kernel_layout(), self.residual.kernel_layout()
         if base is None or rest is None or not (base.planes and rest.planes):
             return None
-        return Form((*_renamed(base, "base"), *_renamed(rest, "residual")))
+        return KernelLayout((*_renamed(base, "base"), *_renamed(rest, "residual")))
 
 
-def _renamed(form: Form, stage: str) -> list[Plane]:
+def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
     """Planes that look for their parts under the names given here."""
     return [
         replace(

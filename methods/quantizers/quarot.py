@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Form, Packed, Quantizer
+from harness.api import CacheSpec, KernelLayout, Packed, Quantizer
 
 LARGEST = 2.0**100  # far beyond what any inner quantizer stores, and far from overflowing
 
@@ -85,9 +85,9 @@ class QuaRot(Quantizer):
             return butterfly(self.inner.decode(packed, torch.float32)).to(dtype)
         return super().decode(packed, dtype)
 
-    def form(self) -> Form | None:
+    def kernel_layout(self) -> KernelLayout | None:
         """That of the inner quantizer."""
-        return self.inner.form()
+        return self.inner.kernel_layout()
 
 
 def butterfly(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from harness.api import Plane
+from harness.api import CodePlane
 from methods.quantizers.grouped import FP16_MAX, SCALE_MIN, Grouped
 
 
@@ -57,10 +57,10 @@ class RTN(Grouped):
             return (x / scale).round() + self._zero
         return (x / scale + self._zero).round()
 
-    def plane(self) -> Plane:
+    def plane(self) -> CodePlane:
         """Levels evenly around zero; kernels encode where the outermost are the extremes."""
         fit: Literal["absmax"] | None = "absmax" if self.plain and not self.zero_level else None
-        return Plane(self.bits, self.group, self.axis, offset=-self._zero, fit=fit)
+        return CodePlane(self.bits, self.group, self.axis, offset=-self._zero, fit=fit)
 
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The zero follows from the scale and is not stored."""

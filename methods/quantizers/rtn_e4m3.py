@@ -37,7 +37,7 @@ class RTNE4M3(RTN):
         small = (scale / unit.clamp_min(1e-38)[..., None, None]).clamp_max(top)
         return {"scale": small.to(E4M3).view(torch.uint8), "unit": unit}
 
-    def form(self) -> None:
+    def kernel_layout(self) -> None:
         """None: kernels read scales of fp16."""
         return None
 

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import torch
 
-from harness.api import KEEP, Fate, FramePolicy, History, Room, Split
+from harness.api import KEEP, FramePolicy, History, Placement, Split, VideoSize
 from methods.retention.bounds import require_choice, require_shares
 
 RECENT = "recent"
@@ -29,7 +29,7 @@ class Age(FramePolicy):
 
     share: float = 0.3
     over: Literal["filled", "capacity"] = "filled"
-    room: Room | None = None
+    room: VideoSize | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no share, and other words."""
@@ -46,11 +46,11 @@ class Age(FramePolicy):
         """The border of the capacity lies inside a frame."""
         return self.over == "capacity"
 
-    def sized(self, room: Room) -> Self:
+    def sized(self, room: VideoSize) -> Self:
         """With the capacity of the video."""
         return replace(self, room=room)
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Both grow with history, up to rounding."""
         if self.over == "capacity":
             return None
@@ -58,7 +58,7 @@ class Age(FramePolicy):
         placed = {RECENT: recent, KEEP: [n - r for n, r in enumerate(recent, 1)]}
         return max(placed.get(tier, []), default=0)
 
-    def decide(self, history: History) -> Mapping[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Placement]:
         """Every frame by its age."""
         if self.over == "capacity":
             return {frame: self._by_place(frame) for frame in history.frames}
@@ -68,7 +68,7 @@ class Age(FramePolicy):
     def _num_recent(self, num_frames: int) -> int:
         return max(1, round(self.share * num_frames))
 
-    def _by_place(self, frame: int) -> Fate:
+    def _by_place(self, frame: int) -> Placement:
         """By where the frame's tokens lie in the capacity."""
         if self.room is None:
             raise ValueError("Age.over=capacity: the capacity is not known, call sized()")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.api import Budget, CacheSpec, Room
+from harness.api import Budget, CacheSpec, VideoSize
 
 
 def require_shares(owner: object, *names: str, above: bool = False) -> None:
@@ -45,7 +45,7 @@ def require_counts(owner: object, *names: str, least: int = 0) -> None:
 def most_frames(budget: str, spec: CacheSpec) -> int:
     """Frames that a budget can hold at most, before the sizes of the video are known.
 
-    Exact for frames and tokens; budgets in bytes mean something only in a `Room`, so they are
+    Exact for frames and tokens; budgets in bytes mean something only in a `VideoSize`, so they are
     taken for as large as can be and checked when the policy is `sized`.
     """
-    return Budget(budget).frames(Room(spec.tokens_per_frame, 2**40, 1, 1))
+    return Budget(budget).frames(VideoSize(spec.tokens_per_frame, 2**40, 1, 1))

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from harness.api import KEEP, CacheSpec, Fate, FramePolicy, History, Room
+from harness.api import KEEP, CacheSpec, FramePolicy, History, Placement, VideoSize
 from methods.retention.bounds import require_counts
 
 EXACT = "exact"
@@ -55,9 +55,9 @@ class Ends(FramePolicy):
         return self.inner.queries
 
     @property
-    def watches(self) -> bool:  # type: ignore[override]
+    def observes_noisy(self) -> bool:  # type: ignore[override]
         """As the inner policy does."""
-        return self.inner.watches
+        return self.inner.observes_noisy
 
     @property
     def splits(self) -> bool:  # type: ignore[override]
@@ -78,7 +78,7 @@ class Ends(FramePolicy):
         """As the inner policy."""
         self.inner.check(spec)
 
-    def sized(self, room: Room) -> Self:
+    def sized(self, room: VideoSize) -> Self:
         """With the inner policy sized."""
         return replace(self, inner=self.inner.sized(room), num_frames=room.num_frames)
 
@@ -86,7 +86,7 @@ class Ends(FramePolicy):
         """The inner policy's note."""
         return self.inner.observe(k_BHTD, v_BHTD)
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         """The ends, and the inner policy's of what lies between.
 
         Where the model's window is shorter than the video, its sink frames may leave it, and the
@@ -95,20 +95,20 @@ class Ends(FramePolicy):
         if tier == EXACT:
             return min(num_frames, self.sink + self.recent)
         sink = self.sink if num_frames == self.num_frames else 0
-        return self.inner.most(tier, max(0, num_frames - self.recent - sink))
+        return self.inner.max_frames(tier, max(0, num_frames - self.recent - sink))
 
-    def decide(self, history: History) -> Mapping[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Placement]:
         """The ends, then the inner policy over the frames between them."""
         ends = {f for f in history.frames if f < self.sink}
         if self.recent:
             ends |= set(history.frames[-self.recent :])
-        fates: dict[int, Fate] = dict.fromkeys(sorted(ends), EXACT)
+        placements: dict[int, Placement] = dict.fromkeys(sorted(ends), EXACT)
         between = [f for f in history.frames if f not in ends]
         if not between:
-            return fates
+            return placements
         # A frame that was exact is new to the inner policy, and a new one it leaves out is kept.
-        fates |= {f: KEEP for f in between if history.tiers.get(f) == EXACT}
+        placements |= {f: KEEP for f in between if history.tiers.get(f) == EXACT}
         known = {f: t for f, t in history.tiers.items() if f not in ends and t != EXACT}
         num_frames = history.num_frames - len(ends)
         seen = replace(history, frames=between, num_frames=num_frames, tiers=known)
-        return {**fates, **self.inner.decide(seen)}
+        return {**placements, **self.inner.decide(seen)}

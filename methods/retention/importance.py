@@ -20,7 +20,7 @@ class Importance(ABC):
     """What is measured of a frame. A leaf gives `of`; the rest is as in `FramePolicy`."""
 
     queries: int = 0
-    watches: bool = False
+    observes_noisy: bool = False
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
         """A small note on a new frame."""
@@ -73,7 +73,7 @@ class Drift(Change):
     """
 
     align: Literal["frame", "tail"] = "frame"
-    watches = True  # no field: it follows from what is compared
+    observes_noisy = True  # no field: it follows from what is compared
 
     def __post_init__(self) -> None:
         """Refuse other words."""
@@ -82,10 +82,10 @@ class Drift(Change):
     def references(self, history: History) -> Mapping[int, Tensor]:
         """Profiles of the pass before."""
         if self.align == "frame":
-            return history.before
-        now, then = sorted(history.frames), sorted(history.before)
+            return history.noisy_notes
+        now, then = sorted(history.frames), sorted(history.noisy_notes)
         pairs = zip(reversed(now), reversed(then), strict=False)
-        return {frame: history.before[other] for frame, other in pairs}
+        return {frame: history.noisy_notes[other] for frame, other in pairs}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from harness.api import DROP, KEEP, POOL, Fate, FramePolicy, History
+from harness.api import DROP, KEEP, POOL, FramePolicy, History, Placement
 from methods.retention.bounds import require_choice, require_shares
 from methods.retention.importance import Score
 
@@ -50,7 +50,7 @@ class Ladder(FramePolicy):
     rest: ClassVar[str] = DROP  # what becomes of the frames that are not retained
 
     def __post_init__(self) -> None:
-        """Refuse shares outside 0..1, factors that are not positive, fates that are no tiers."""
+        """Refuse shares outside 0..1, factors of 0 or less, placements that are no tiers."""
         require_shares(self, "recent", "important")
         require_choice(self, "replan", "growth", "call")
         name = type(self).__name__
@@ -82,22 +82,22 @@ class Ladder(FramePolicy):
         return self.score.importance.queries if self.competes else 0
 
     @property
-    def watches(self) -> bool:  # type: ignore[override]
+    def observes_noisy(self) -> bool:  # type: ignore[override]
         """As its measure of importance does."""
-        return self.competes and self.score.importance.watches
+        return self.competes and self.score.importance.observes_noisy
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
         """What its measure of importance notes."""
         return self.score.importance.observe(k_BHTD, v_BHTD) if self.competes else None
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         """The count at its largest: rounding makes it waver as history grows."""
         if len(set(self.layers)) > 1:
             return None
         held = (self._placed(n)[tier] for n in range(1, num_frames + 1))
         return max(held, default=0)
 
-    def decide(self, history: History) -> Mapping[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Placement]:
         """The rung of every frame; nothing where it has said so and no frame is new."""
         if self.replan == "growth" and all(f in history.tiers for f in history.frames):
             return {}
@@ -106,10 +106,10 @@ class Ladder(FramePolicy):
         ranked = self._ranked(old, history) if old and self.competes else old
         important = self._rising(ranked, history)[: counts.important]
         others = [f for f in ranked if f not in important]
-        fates: dict[int, Fate] = dict.fromkeys(others[counts.retained :], self.rest)
-        fates |= dict.fromkeys(others[: counts.retained], KEEP)
-        fates |= dict.fromkeys(important, self.best) | dict.fromkeys(recent, self._newest)
-        return dict(sorted(fates.items()))
+        placements: dict[int, Placement] = dict.fromkeys(others[counts.retained :], self.rest)
+        placements |= dict.fromkeys(others[: counts.retained], KEEP)
+        placements |= dict.fromkeys(important, self.best) | dict.fromkeys(recent, self._newest)
+        return dict(sorted(placements.items()))
 
     def counts(self, num_frames: int, layer: int = 0, num_layers: int = 1) -> Counts:
         """Frames on each rung, of a history of `num_frames` of which none has left."""

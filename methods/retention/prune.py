@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from harness.api import DROP, POOL, Budget, CacheSpec, Room
+from harness.api import DROP, POOL, Budget, CacheSpec, VideoSize
 from methods.retention.bounds import most_frames, require_shares
 from methods.retention.ladder import Counts, Ladder, share_of
 
@@ -54,7 +54,7 @@ class Prune(Ladder):
                 f"{spec.chunk_frames}: choose at least {spec.chunk_frames} frames"
             )
 
-    def sized(self, room: Room) -> Self:
+    def sized(self, room: VideoSize) -> Self:
         """With the budget, if there is one, in whole frames."""
         if self.budget is None:
             return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.api import KEEP, CacheSpec, Fate, FramePolicy, History
+from harness.api import KEEP, CacheSpec, FramePolicy, History, Placement
 from methods.retention.bounds import require_counts
 
 RECENT = "recent"
@@ -46,13 +46,13 @@ class Spans(FramePolicy):
                     "or model.window=null"
                 )
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Whole spans; how many frames wait depends on the chunks."""
         if tier == RECENT:
             return None
         return num_frames // self.span * self.span if tier == KEEP else 0
 
-    def decide(self, history: History) -> Mapping[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Placement]:
         """Complete spans are kept."""
         stored = set(history.frames)
         return {f: KEEP if self._of(f) <= stored else RECENT for f in history.frames}

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.api import KEEP, CacheSpec, Fate, FramePolicy, History, Split
+from harness.api import KEEP, CacheSpec, FramePolicy, History, Placement, Split
 from methods.retention.bounds import require_choice, require_shares
 
 FOREGROUND = "foreground"
@@ -210,13 +210,13 @@ class Foreground(FramePolicy):
         """What the scores are made of."""
         return self.saliency.observe(v_BHTD)
 
-    def most(self, tier: str, num_frames: int) -> int | None:
+    def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Every frame has a part in both tiers."""
         if not self.choice.fixed:
             return None
         return num_frames if tier in (FOREGROUND, KEEP) else 0
 
-    def decide(self, history: History) -> Mapping[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Placement]:
         """Split the frames that are new, or all."""
         frames = [f for f in history.frames if not (self.frozen and f in history.tiers)]
         if self.saliency.shared and frames:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from harness.api import DROP, KEEP, Budget, CacheSpec, Fate, FramePolicy, History, Room
+from harness.api import DROP, KEEP, Budget, CacheSpec, FramePolicy, History, Placement, VideoSize
 from methods.retention.bounds import most_frames, require_counts
 
 
@@ -42,7 +42,7 @@ class Window(FramePolicy):
                 f"a chunk of {spec.chunk_frames}: choose at least {least} frames"
             )
 
-    def sized(self, room: Room) -> Self:
+    def sized(self, room: VideoSize) -> Self:
         """With the budget in whole frames."""
         frames = Budget(self.budget).frames(room)
         if frames <= self.sink:
@@ -52,11 +52,11 @@ class Window(FramePolicy):
             )
         return replace(self, frames=frames)
 
-    def most(self, tier: str, num_frames: int) -> int:
+    def max_frames(self, tier: str, num_frames: int) -> int:
         """The window."""
         return min(self._held, num_frames) if tier == KEEP else 0
 
-    def decide(self, history: History) -> Mapping[int, Fate]:
+    def decide(self, history: History) -> Mapping[int, Placement]:
         """Drop what is neither sink nor among the newest."""
         newest = set(history.frames[-(self._held - self.sink) :])
         return {f: DROP for f in history.frames if f >= self.sink and f not in newest}

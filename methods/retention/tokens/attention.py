@@ -19,7 +19,7 @@ Queries = Literal["frame", "chunk"] | int
 
 @dataclass(frozen=True, kw_only=True)
 class Observing(Scorer):
-    """A scorer that watches what queries of the new chunk attend to.
+    """A scorer that observes_noisy what queries of the new chunk attend to.
 
     queries: of the newest `frame`, of the whole `chunk`, or that many of the last ones.
 
@@ -61,7 +61,7 @@ class Observing(Scorer):
         bias = tokens.count.log()
         mass = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
-            mass[b, h] = _mass(query[b, h], tokens.turned[b, h], bias[b, h])
+            mass[b, h] = _mass(query[b, h], tokens.rotated[b, h], bias[b, h])
         return mass
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from harness.api import Budget, CacheSpec, Revision, Room, TokenPolicy, Tokens
+from harness.api import Budget, CacheSpec, Revision, TokenPolicy, Tokens, VideoSize
 from methods.retention.tokens.order import as_given, oldest_first
 
 
@@ -24,7 +24,7 @@ class Budgeted(TokenPolicy):
     """
 
     budget: str
-    room: Room | None = None
+    room: VideoSize | None = None
 
     def __post_init__(self) -> None:
         """Refuse a budget that cannot be read."""
@@ -41,12 +41,12 @@ class Budgeted(TokenPolicy):
         return Budget(self.budget).frames(self._room)
 
     @property
-    def _room(self) -> Room:
+    def _room(self) -> VideoSize:
         if self.room is None:
             raise RuntimeError(f"{type(self).__name__} counts its budget only once it is `sized`")
         return self.room
 
-    def sized(self, room: Room) -> Self:
+    def sized(self, room: VideoSize) -> Self:
         """With its budget counted in tokens; what is protected must fit into it."""
         policy = replace(self, room=room)
         policy._demand(1)
@@ -60,7 +60,7 @@ class Budgeted(TokenPolicy):
         if self.room is not None:
             self._demand(spec.chunk_frames)
 
-    def most(self, num_tokens: int) -> int:
+    def max_tokens(self, num_tokens: int) -> int:
         """The budget."""
         return min(num_tokens, self.limit)
 

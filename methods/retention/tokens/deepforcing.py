@@ -27,7 +27,7 @@ class Participation(Scorer):
         """Scores [B, H, N] fp32: the sum is linear, so the queries are summed first."""
         score = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
-            score[b, h] = tokens.turned[b, h].float() @ tokens.query[b, h].float().sum(0)
+            score[b, h] = tokens.rotated[b, h].float() @ tokens.query[b, h].float().sum(0)
         return score
 
 

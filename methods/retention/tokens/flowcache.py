@@ -80,7 +80,7 @@ def _redundancy(tokens: Tokens) -> Tensor:
     redundancy = torch.empty_like(tokens.count)
     for b, h in heads(tokens):
         live = tokens.count[b, h] > 0
-        likeness = mean_cosine(unit(tokens.turned[b, h].float()), live)
+        likeness = mean_cosine(unit(tokens.rotated[b, h].float()), live)
         redundancy[b, h] = likeness.masked_fill(~live, -torch.inf).softmax(0)
     return redundancy
 

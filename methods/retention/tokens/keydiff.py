@@ -25,7 +25,7 @@ class KeyDiff(Scorer):
         """Scores [B, H, N] fp32, -1 to 1."""
         score = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
-            keys = unit(tokens.turned[b, h].float())
+            keys = unit(tokens.rotated[b, h].float())
             live = (tokens.count[b, h] > 0).float()
             score[b, h] = -(keys @ unit((live @ keys)[None])[0])
         return score

@@ -21,7 +21,7 @@ class MemRoPE(Budgeted):
 
     The recent frames are what the budget, in whole frames, has left. Frames that leave them are
     folded into both memories, place by place, keys (which must be stored without positions, `keys:
-    unroped`) and values alike:
+    pre_rope`) and values alike:
 
         memory = (1 - rate) * memory + rate * (mean of the frames that leave with one chunk)
 

@@ -43,7 +43,7 @@ def reordered(tokens: Tokens, order_BHN: Tensor) -> Tokens:
         tokens,
         key=picked(tokens.key, order_BHN),
         value=picked(tokens.value, order_BHN),
-        turned=picked(tokens.turned, order_BHN),
+        rotated=picked(tokens.rotated, order_BHN),
         frame=tokens.frame.gather(2, order_BHN),
         place=tokens.place.gather(2, order_BHN),
         count=tokens.count.gather(2, order_BHN),

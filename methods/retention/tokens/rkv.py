@@ -45,7 +45,7 @@ class RKV(Importance):
         redundancy = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             live = tokens.count[b, h] > 0
-            likeness = self.likeness(tokens.turned[b, h].float(), live)
+            likeness = self.likeness(tokens.rotated[b, h].float(), live)
             redundancy[b, h] = likeness.masked_fill(~live, -torch.inf).softmax(0)
         return self.weight * self.importance(tokens) - (1 - self.weight) * redundancy
 

@@ -24,7 +24,7 @@ class TempCache(Budgeted):
     token, the newest, with the count-weighted mean of keys and of values, and the sum of counts,
     which is a logit bias of log(count). Merging equal keys changes no attention.
 
-    Keys should be stored without positions (`keys: unroped`): the same content at one place has
+    Keys should be stored without positions (`keys: pre_rope`): the same content at one place has
     another key in every frame otherwise. Tokens out of the window's reach go first. Where there are
     too few pairs, the oldest clusters go, by the frame of their newest token.
 
