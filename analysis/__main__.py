@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from harness.ending import exit_with
-from harness.errors import Parser, UserError, did_you_mean, of_system
-from harness.isolate import USER_ERROR
+from harness.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
 
 # Verbs are imported when they are asked for: each has `arguments(parser)` and `run(words) -> int`.
 VERBS = {

@@ -10,9 +10,9 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.files import slug
+from harness.results.all_runs import readable_below
 from harness.run import run_id_of
 from harness.sheet import contact_sheet
-from harness.store import readable_below
 from harness.video import Frames, read_frames
 
 _LETTERS = 34  # of a line beside the frames
@@ -21,7 +21,7 @@ _LETTERS = 34  # of a line beside the frames
 def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> list[Path]:
     """A PNG a suite and prompt in folder `out`, BF16 on top, the others by their fidelity.
 
-    rows: of `harness.store.load`. Returns the files in order.
+    rows: of `harness.results.all_runs.load`. Returns the files in order.
     Raises  UserError: no finished video among the rows, or the frames of one are gone.
     """
     made = rows[rows["failure"].isna()]

@@ -18,18 +18,19 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from harness.api import POOL, CacheSpec, Exact, Method, VideoSize
+from harness.api.method import tiers_of
 from harness.attention.auto import Auto
 from harness.attention.portable import Portable
 from harness.cache import layer_of
 from harness.compose import composing, described, method_files
+from harness.config.messages import of_construction
 from harness.errors import UserError
 from harness.integration import CacheSession, Integration, Packed
 from harness.layers.base import Chunk, Context, Layer, Plan
 from harness.layers.frames import FrameLayer
-from harness.layers.sizes import frame_bytes, tier_bytes, tiers_of
+from harness.layers.sizes import frame_bytes, tier_bytes
 from harness.layers.tokens import TokenLayer
 from harness.models.rope import Rope, rotate
-from harness.worker import of_construction
 
 CPU = torch.device("cpu")
 DTYPE = torch.bfloat16

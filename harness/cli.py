@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import store, suites, sweep
-from harness.errors import AlreadySaid, RunFailed, UserError, first_line
+from harness import store, sweep
+from harness.config.messages import complain
+from harness.config.request import plan
+from harness.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
 from harness.hydra_errors import OF_COMPOSING, demand_choices, sentence
-from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.job import carry_out
-from harness.own import checked
 from harness.paths import CONF
+from harness.results import all_runs
 from harness.run import Run, run_id_of
 from harness.scores import Key
-from harness.settings import execution, resolve
 from harness.sweep import Job
-
-REFERENCE = "bf16"
-OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
 
 
 class Command:
@@ -161,76 +155,6 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
     return code
 
 
-def plan(config: DictConfig) -> tuple[Run, Run]:
-    """The run that a configuration asks for, and the BF16 run it is held against."""
-    for source in HydraConfig.get().runtime.config_sources:
-        if source.schema == "file" and Path(source.path) != CONF and source.path:
-            checked(Path(source.path))
-    resolved = resolve(config)
-    choices = HydraConfig.get().runtime.choices
-    suite_config = suites.configured(resolved["suite"])
-    model = resolved["model"]
-    data_dir, _ = suites.data_folder(resolved["data_dir"])
-    suite = suites.resolve(
-        choices["suite"], suite_config, resolved["data_dir"], model["chunk_frames"], model["fps"]
-    )
-    words = HydraConfig.get().overrides.task
-    of_model = [word for word in words if word.startswith("model.")]
-    of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
-    of_rerun = [f"rerun={resolved['rerun']}"] if resolved["rerun"] else []
-    of_reference, as_reference = _attending(resolved, words)
-    of_method = [word.removeprefix("method.") for word in words if word.startswith("method.")]
-    shared: dict[str, Any] = {
-        "results_dir": str(Path(resolved["results_dir"]).absolute()),
-        "model_name": choices["model"],
-        "model": model,
-        "suite": suite,
-        "seed": suite_config.seed,
-        "samples": suite_config.samples,
-        "data_dir": str(data_dir.absolute()),
-        "execution": execution(resolved["run"]),
-        "track": resolved["track"],
-        "metrics": resolved.get("metrics") or {},
-    }
-    reference = Run(
-        method_name=REFERENCE,
-        method=_shipped("method", REFERENCE),
-        attention=resolved["reference"] or resolved["attention"],
-        integration=_shipped("integration", "packed"),
-        settings=" ".join(of_model + as_reference),
-        **shared,
-    )
-    reference = replace(reference, reference_id=reference.run_id)
-    run = Run(
-        method_name=choices["method"],
-        method=resolved["method"],
-        attention=resolved["attention"],
-        integration=resolved["integration"],
-        settings=" ".join(of_method + of_model + of_rerun + of_build + of_reference),
-        rerun=resolved["rerun"],
-        reference_id=reference.run_id,
-        **shared,
-    )
-    return run, reference
-
-
-def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words that settings keep of how the reference attends: those of the run, and its own."""
-    if config["reference"] in (None, config["attention"]):
-        return [], [word for word in words if re.match(r"attention[.=]", word)]
-    choice = HydraConfig.get().runtime.choices[OF_REFERENCE]
-    changes = [word for word in words if word.startswith("reference.")]
-    own = [word.replace("reference", "attention", 1) for word in changes]
-    return [f"{OF_REFERENCE}={choice}", *changes], [f"attention={choice}", *own]
-
-
-def _shipped(group: str, name: str) -> dict[str, Any]:
-    """A file of ours as it is, whatever the command line changed."""
-    file = OmegaConf.load(CONF / group / f"{name}.yaml")
-    resolved: dict[str, Any] = OmegaConf.to_container(file, resolve=True)  # type: ignore[assignment]
-    return resolved
-
-
 def show(jobs: Sequence[Job]) -> int:
     """Print the table of the runs that have rows, and where everything lies.
 
@@ -260,7 +184,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
     from analysis.tables import print_section, sections
 
     selected = []
-    rows = store.load_runs(list(wanted))
+    rows = all_runs.load_runs(list(wanted))
     for folder, keys in wanted.items():
         own = rows[rows["run_id"] == run_id_of(folder)]
         mask = [key in keys for key in zip(own["prompt_index"], own["sample"], strict=True)]
@@ -269,7 +193,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
         print_section(section)
     roots = dict.fromkeys(Path(job.results_dir) for job in jobs if job.results_dir)
     written = [root for root in roots if _write_wide(root)]
-    for path in (*(root / store.WIDE for root in written), *wanted):
+    for path in (*(root / all_runs.WIDE for root in written), *wanted):
         print(path)
     return len(written) == len(roots)
 
@@ -280,20 +204,14 @@ def _write_wide(root: Path) -> bool:
     Another run's damage is said, and is no fault of this command.
     """
     try:
-        store.write_wide(root)
+        all_runs.write_wide(root)
     except OSError as error:
-        complain(UserError(f"{root / store.WIDE} stays as it was: {sentence(error)}"))
+        complain(UserError(f"{root / all_runs.WIDE} stays as it was: {sentence(error)}"))
         return False
     except (UserError, ValueError) as error:
         print(
-            f"warning: {root / store.WIDE} stays as it was ({sentence(error)}): type "
+            f"warning: {root / all_runs.WIDE} stays as it was ({sentence(error)}): type "
             f"python -m harness check {root}",
             file=sys.stderr,
         )
     return True
-
-
-def complain(error: Exception) -> None:
-    """Print one sentence for what went wrong, unless a child has said it already."""
-    if not isinstance(error, AlreadySaid):
-        print(f"error: {sentence(error)}", file=sys.stderr)

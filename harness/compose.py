@@ -16,6 +16,8 @@ from harness.own import searchpath
 from harness.paths import CONF
 from harness.read_once import read_once
 
+REFERENCE = "bf16"
+
 
 class Composer:
     """Composes many command lines against one folder of choices."""

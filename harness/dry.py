@@ -153,8 +153,8 @@ def _parts(run: Run) -> Parts:
     """
     from hydra.errors import InstantiationException
 
+    from harness.config.messages import of_construction
     from harness.parts import Parts
-    from harness.worker import of_construction
 
     try:
         return Parts.of(run)

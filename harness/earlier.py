@@ -20,6 +20,7 @@ from typing import Any
 from harness import store
 from harness.errors import UserError
 from harness.older import schema_of
+from harness.results import all_runs
 from harness.run import Run
 
 ALIKE = ("model_name", "model", "method_name", "attention", "integration")
@@ -116,7 +117,7 @@ def _timed(folder: Path) -> list[tuple[str, float]]:
 @cache
 def _read(path: Path, modified: int) -> list[tuple[str, float]]:
     """The jobs of a sweep ask for the same files again and again."""
-    rows = store.load_run(path.parent)
+    rows = all_runs.load_run(path.parent)
     made = rows[rows["failure"].isna() & rows["generate_s"].notna() & rows["device"].notna()]
     return [
         (machine(where), float(each))

@@ -8,8 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness.errors import UserError
-from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.plain import plain_streams
 
 UNREAD = 141  # what shells report for a program whose reader left (128 + SIGPIPE)

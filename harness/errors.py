@@ -6,11 +6,13 @@ import argparse
 import difflib
 import errno
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NoReturn
 
 Cause = Literal["oom", "killed", "crash", "timeout", "numerics", "error"]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+USER_ERROR = 2  # exit code of a child that has already said what the user can mend
+INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 def first_line(error: Exception) -> str:
@@ -115,3 +117,13 @@ class RunFailed(Exception):
         self.cause: Cause = cause
         self.reason = reason
         self.video = video
+
+
+def retry(causes: Iterable[str]) -> str | None:
+    """The word that has failed videos tried again, if one is needed; None: nothing failed."""
+    causes = set(causes) - {"settings"}
+    if not causes:
+        return None
+    if causes == {"killed"}:
+        return ""
+    return "run.retry=oom" if causes <= {"oom", "killed"} else "run.retry=failed"

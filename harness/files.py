@@ -181,3 +181,9 @@ def write_json(path: Path, content: dict[str, Any], durable: bool = True) -> Non
     """Write a JSON file whole; one that is not durable may be lost with the machine's power."""
     with whole_file(path, durable) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -21,19 +21,19 @@ from harness.files import write_json
 from harness.integration import CacheSession
 from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES
-from harness.models.vae import pixels
-from harness.models.wan import TextKV
 from harness.noise import SeededNoise
 from harness.numerics import are_finite
+from harness.observation import TracePoint
 from harness.parts import Parts
 from harness.passes import Silent
 from harness.progress import Progress
 from harness.record import Held, Recorder
-from harness.reel import Reel
+from harness.reel import Reel, pixels
 from harness.run import ENVIRONMENT, Item, Run
 from harness.sampler import Sampler
+from harness.sampling.network import TextKV
 from harness.scores import Key
-from harness.store import Rows, TracePoint, write_trace
+from harness.store import Rows, write_trace
 from harness.video import Frames, write_raw
 
 
@@ -74,7 +74,7 @@ class Generator:
         )
         self.texts: dict[str, Encoded] = {}
         self._previous: tuple[Tensor, ...] = ()
-        self._weight_bytes = sum(w.nbytes for w in self.sampler.network.state_dict().values())
+        self._weight_bytes = self.sampler.network.nbytes
 
     def encode(self, texts: Sequence[str]) -> None:
         """Find the rows of all prompts or make them, then free the encoder.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores
+from harness.api.method import tiers_of
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
 from harness.cache import Session
 from harness.layers.base import Plan
-from harness.layers.sizes import tiers_of
 from harness.numerics import KeyValueWatch
 
 

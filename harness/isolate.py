@@ -14,14 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.errors import AlreadySaid, RunFailed
+from harness.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 from harness.lease import Grant, leased
-from harness.paths import ROOT
 from harness.run import Run
 from harness.scores import Key
+from harness.system.child_process import search_path
 
-USER_ERROR = 2  # exit code of a child that has already said what the user can mend
-INTERRUPTED = 130  # what shells report for Ctrl-C
 PATIENCE_S = 10  # between asking a child to end and making it
 SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # the time is nearly over
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *SLURM_WARNS)
@@ -144,15 +142,6 @@ class _Child:
         if code or not self._ended:  # a method may exit, with any code
             reason = f"{self._what} ended with exit code {code} and no word"
             raise RunFailed("crash", reason, self._at)
-
-
-def search_path() -> str:
-    """Where a child finds its modules: the harness that this process has, wherever it runs.
-
-    A worker of Ray's runs in a folder of its own, from where another copy may be found.
-    """
-    known = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(ROOT), *([known] if known else [])])
 
 
 def kernel_kills() -> int:

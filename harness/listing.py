@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import weights
-from harness.cli import complain
 from harness.compose import choices, described, method_files
-from harness.errors import UserError
+from harness.config.messages import complain
+from harness.downloads.data_folder import data_folder
+from harness.errors import USER_ERROR, UserError
 from harness.hydra_errors import OF_COMPOSING
-from harness.isolate import USER_ERROR
 from harness.observation import Observation, TracePoint
 from harness.observation import described as described_columns
 from harness.own import own_folder
 from harness.readers import readers
-from harness.suites import data_folder
 
 USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
 
@@ -100,9 +99,10 @@ def _tell_metrics(name: str, folder: Path | None) -> None:
 def _columns(folder: Path | None) -> int:
     """Print every column of the files of a run: name, unit and meaning."""
     from harness.compose import configured
+    from harness.results.all_runs import WIDE
     from harness.score import built
     from harness.scores import SCORES, Scored, fields
-    from harness.store import OBSERVATIONS, WIDE
+    from harness.store import OBSERVATIONS
 
     metrics = configured(f"metrics=[{','.join(choices('metrics', folder))}]", folder=folder)
     scored = [

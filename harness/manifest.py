@@ -10,12 +10,13 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness import store
+from harness import observation, store
 from harness.errors import UserError
 from harness.files import sha256, write_json
 from harness.run import ENVIRONMENT, SUBFOLDERS, Run
@@ -25,6 +26,7 @@ MANIFEST = "run.json"
 DONE, SCORING = "done", "scoring"  # its states; the second while scores are added to a finished run
 SEAL = "sha256"  # the digest of the manifest itself
 MADE_BY_SCORING = (SCORES, ".png", ".mp4")  # ends of names
+MARKS = {"request.json", MANIFEST, store.OBSERVATIONS}  # any of them makes a folder a run
 
 
 class Damaged(ValueError):
@@ -45,7 +47,7 @@ def write(run: Run) -> None:
         "attention": run.attention,
         "integration": run.integration,
         "weights": store.weights(run.folder),
-        "schema_version": store.SCHEMA_VERSION,
+        "schema_version": observation.SCHEMA_VERSION,
         "code_versions": store.code_versions(run.folder),
         "environment": _environment(run.folder),
         "files": {name: sha256(run.folder / name) for name in _files(run.folder)},
@@ -115,13 +117,14 @@ def _state(folder: Path) -> str | None:
         version = int(content["schema_version"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    if version > store.SCHEMA_VERSION:
+    if version > observation.SCHEMA_VERSION:
         raise UserError(
             f"{path} was written by a newer version of the harness (schema {version}, this one "
-            f"writes {store.SCHEMA_VERSION}): update the harness, or move {folder} away and type "
+            f"writes {observation.SCHEMA_VERSION}): update the harness, or move {folder} away and "
+            "type "
             "the same command again"
         )
-    return str(content.get("state")) if version == store.SCHEMA_VERSION else None
+    return str(content.get("state")) if version == observation.SCHEMA_VERSION else None
 
 
 def is_whole(folder: Path) -> bool:
@@ -227,3 +230,19 @@ def begin_scoring(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """A run that is worked on is not done."""
     (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def runs(roots: Sequence[Path]) -> list[Path]:
+    """Every folder of a run at or below some folders, in order.
+
+    Raises  UserError: there is none.
+    """
+    found: dict[Path, Path] = {}
+    for root in roots:
+        with suppress(UserError):
+            for folder in store.folders_below(root, MARKS):
+                found.setdefault(folder.resolve(), folder.absolute())
+    if not found:
+        named = " and ".join(map(str, roots))
+        raise UserError(f"no runs below {named}: give a folder that python -m harness wrote")
+    return sorted(found.values())

@@ -59,7 +59,7 @@ def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
 
 def describe(root: Path, older: Sequence[Path], schemas: str) -> str:
     """Say which runs are no longer read, and the commands that make them again."""
-    from harness.integrity.mend import shown
+    from harness.files import shown
 
     runs = "1 run" if len(older) == 1 else f"{len(older)} runs"
     are = "is" if len(older) == 1 else "are"

@@ -13,8 +13,8 @@ from harness.errors import cause_of, first_line, last_frame
 from harness.integration import CacheSession
 from harness.measure import Meter
 from harness.models.model import VideoModel
+from harness.observation import PHASES, Observation, TracePoint
 from harness.run import Item, Run
-from harness.store import PHASES, Observation, TracePoint
 from harness.suites import pixel_frames
 from harness.video import Frames, digest
 

@@ -9,10 +9,12 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.errors import NotFinite
 from harness.models.decoder import Codec, Decoder
-from harness.models.vae import pixels
+from harness.numerics import are_finite
 from harness.passes import Observer
 from harness.video import Frames
 
@@ -70,3 +72,14 @@ class Reel:
             yield
             self.decoder_features = getattr(self.decoder, "feature_bytes", 0)
         self.decoder_features = 0
+
+
+def pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
+    """[T, 3, H, W] in -1..1 -> uint8 [T, H, W, 3] on the host, rounded to nearest.
+
+    Raises  NotFinite: NaN, of which bytes would make black.
+    """
+    if not are_finite(frames_T3HW):
+        raise NotFinite("the decoder gives pixels that are not finite, of latents that are")
+    levels = ((frames_T3HW + 1) * 127.5).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

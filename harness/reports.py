@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import sys
 
 from harness.errors import Cause
 from harness.scores import Key
-
-_SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
 class Reports:
@@ -36,14 +31,3 @@ class Reports:
 
     def _send(self, report: object) -> None:
         os.write(self._file, f"{json.dumps(report)}\n".encode())
-
-
-def die_with(parent: int) -> None:
-    """End when the parent ends, however it does: nobody would wait for the rows.
-
-    Where the kernel does not offer this (macOS), the run's lock keeps others out until the end.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before
-            os.kill(os.getpid(), signal.SIGKILL)

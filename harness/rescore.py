@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from harness import manifest, store, stored
-from harness.cli import complain
 from harness.compose import configured
-from harness.errors import UserError
+from harness.config.messages import complain
+from harness.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.hydra_errors import OF_COMPOSING
-from harness.integrity import runs
-from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.lease import leased, threads
+from harness.manifest import runs
 from harness.older import without_older
 from harness.own import own_folder
+from harness.results import all_runs
 from harness.run import REQUEST, Execution, Run
 from harness.score import built, lacking, score
 from harness.scores import rows
@@ -118,8 +118,8 @@ def _score(
         if track_is_typed or run.track.get("mode") != "disabled":
             mirror(replace(run, track=track))
     for root in dict.fromkeys(Path(run.results_dir) for run in ordered):
-        store.write_wide(root)
-        print(root / store.WIDE)
+        all_runs.write_wide(root)
+        print(root / all_runs.WIDE)
     return _told(ordered, len(tasks))
 
 

@@ -13,11 +13,12 @@ from hydra.utils import instantiate
 
 from harness import weights
 from harness.compose import choices, composing, described
+from harness.config.messages import of_construction
+from harness.downloads.data_folder import data_folder
 from harness.errors import UserError
 from harness.models.model import VideoModel
 from harness.sizes import GIB
-from harness.suites import SuiteConfig, data_folder, latent_frames
-from harness.worker import of_construction
+from harness.suites import SuiteConfig, latent_frames
 
 SECONDS = 10
 HEAD = (

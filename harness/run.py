@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import store
+from harness import observation, store
 from harness.errors import UserError, first_line
 from harness.files import (
     locked,
@@ -24,8 +24,9 @@ from harness.files import (
     write_json,
     writing,
 )
+from harness.observation import Observation
 from harness.scores import Key
-from harness.store import Observation, Twice
+from harness.store import Twice
 from harness.suites import Prompt, Suite
 from harness.typed import shown
 from harness.version import code_version
@@ -145,7 +146,7 @@ class Run:
         """
         method = {name: value for name, value in self.method.items() if name not in WORDS}
         identity: dict[str, Any] = {
-            "schema": store.SCHEMA_VERSION,
+            "schema": observation.SCHEMA_VERSION,
             "model": self.model,
             "method": method,
             "attention": self.attention,

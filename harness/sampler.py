@@ -12,11 +12,11 @@ from torch import Tensor
 from harness.api import Reuse, Stores
 from harness.integration import CacheSession
 from harness.loop import Loop
-from harness.models.wan import TextKV, Wan
 from harness.noise import Noise
 from harness.numerics import are_finite, demand_finite_passes
 from harness.passes import Observer, step_rows
 from harness.residual import Residual
+from harness.sampling.network import Network, TextKV
 from harness.schedule import Schedule
 from harness.solver import Renoise, Solver
 
@@ -68,7 +68,7 @@ class Sampler:
     reuse: decides which denoising passes are skipped; None runs all.
     """
 
-    network: Wan
+    network: Network
     schedule: Schedule
     chunk_frames: int
     reuse: Reuse | None = None

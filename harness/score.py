@@ -18,10 +18,10 @@ from hydra.utils import get_class
 from harness import scores, store
 from harness.errors import UserError, cause_of, first_line, last_frame
 from harness.files import sha256
-from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable, Value
+from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable
 from harness.progress import Progress
 from harness.run import Item, Run
-from harness.scores import Key, Result, Row, Scored, Scores
+from harness.scores import Key, Result, Row, Scored, Scores, Value
 from harness.sheet import contact_sheet
 from harness.suites import pixel_frames
 from harness.typed import build
@@ -96,7 +96,7 @@ def built(settings: str) -> tuple[Metric, ...]:
     try:
         return tuple(build(f"metrics.{name}", each) for name, each in json.loads(settings).items())
     except InstantiationException as error:
-        from harness.worker import of_construction
+        from harness.config.messages import of_construction
 
         raise UserError(f"metrics: {of_construction(error)}") from error
 

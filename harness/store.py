@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness import parquet, scores
 from harness.errors import UserError
-from harness.files import stale
-from harness.observation import PHASES as PHASES
-from harness.observation import SCHEMA_VERSION as SCHEMA_VERSION
-from harness.observation import Observation as Observation
-from harness.observation import TracePoint as TracePoint
-from harness.older import without_older
+from harness.observation import Observation, TracePoint
 from harness.scores import Key
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 OBSERVATIONS = "observations.parquet"
-WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
 OF_A_RUN = ("videos", "trace", "wandb")  # folders of a run, which hold no other runs
 KEY = ["run_id", "prompt_index", "sample"]
 
@@ -41,7 +34,7 @@ class Rows:
         """Open an existing file, or begin one."""
         self._path = path
         known = path.exists()
-        self._table = _table(path) if known else parquet.schema(Observation).empty_table()
+        self._table = read_table(path) if known else parquet.schema(Observation).empty_table()
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -71,7 +64,7 @@ def observations(folder: Path, *columns: str) -> list[dict[str, Any]]:
     Raises  UserError: they cannot be read.
     """
     path = folder / OBSERVATIONS
-    return _table(path, columns).to_pylist() if path.exists() else []
+    return read_table(path, columns).to_pylist() if path.exists() else []
 
 
 def failures(folder: Path) -> dict[Key, str | None]:
@@ -140,34 +133,6 @@ class Twice(UserError):
         self.folders = tuple(folders)
 
 
-def load(results: Path | str) -> pd.DataFrame:
-    """Every observation below a results folder with its scores beside it, one wide table.
-
-    Links to folders are followed.
-    Raises  UserError: no results here, or a damaged file (named, with what to do). Twice: a run is
-    there in two folders.
-    """
-    return load_runs(readable_below(Path(results)))
-
-
-def write_wide(results: Path) -> None:
-    """Rewrite `results.parquet`, the table of `load`, atomically."""
-    for path in stale(results, below=False):
-        path.unlink(missing_ok=True)
-    parquet.write(results / WIDE, _joined(readable_below(results)))
-
-
-def load_run(folder: Path) -> pd.DataFrame:
-    """The observations of one run with their scores, a row a video."""
-    return load_runs([folder])
-
-
-def load_runs(folders: Sequence[Path]) -> pd.DataFrame:
-    """The same of several runs, one after the other; null where a metric was not asked for."""
-    table: pd.DataFrame = _joined(folders).to_pandas()
-    return table
-
-
 def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> list[Path]:
     """The folders of runs at or below a folder, in order: those with any of some files.
 
@@ -193,14 +158,6 @@ def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> li
     return sorted(found)
 
 
-def readable_below(results: Path) -> list[Path]:
-    """Return the folders of runs below a folder without those of an older schema, which are named.
-
-    Raises  UserError: there is none that can be read.
-    """
-    return without_older(results, folders_below(results))
-
-
 def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
     """Refuse two folders of one run.
 
@@ -214,39 +171,7 @@ def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
             raise Twice(run_id, [other, folder])
 
 
-def _joined(folders: Sequence[Path]) -> pa.Table:
-    """Observations beside scores, in the order of the observations."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    tables = [_table(folder / OBSERVATIONS) for folder in folders]
-    refuse_twice(
-        (run_id, folder)
-        for folder, table in zip(folders, tables, strict=True)
-        for run_id in table["run_id"].unique().to_pylist()
-    )
-    left = pa.concat_tables(tables)
-    paths = [folder / scores.SCORES for folder in folders]
-    found = [scores.read(path) for path in paths if path.exists()]
-    right = pa.concat_tables(
-        [parquet.schema(scores.Scored).empty_table(), *found], promote_options="permissive"
-    )
-    of_left = right.take(pc.index_in(_keys(left), _keys(right)))  # null where there is none
-    for field in right.schema:
-        if field.name not in left.schema.names:
-            left = left.append_column(field, of_left[field.name])
-    return left
-
-
-def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """One text a video."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in KEY), "/")
-
-
-def _table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
     """Read observations, or some columns of them, and hold them against the schema."""
     import pyarrow as pa
 

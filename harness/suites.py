@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.downloads.data_folder import data_folder
 from harness.errors import UserError
 from harness.events import split
 from harness.fetch.download import Mismatch, download
@@ -23,7 +23,6 @@ from harness.typed import demand_fields, shown
 
 TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same in every Wan VAE
 BUNDLED = shipped("harness", "prompts")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
 MAX_SECONDS = 24 * 3600
 MAX_SAMPLES = 10_000  # videos of one prompt
 
@@ -105,20 +104,6 @@ def configured(values: Any) -> SuiteConfig:
     """
     demand_fields("suite", values, SuiteConfig)
     return SuiteConfig(**values)
-
-
-def data_folder(configured: str | None) -> tuple[Path, bool]:
-    """The data folder, and whether the user named it (`data_dir=...` or HARNESS_DATA)."""
-    named = configured or os.environ.get("HARNESS_DATA")
-    if not named:
-        return CACHE, False
-    folder = Path(named).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"the data folder {folder} does not exist or is no folder: create it with "
-            "prompts/moviegen.txt inside, or drop data_dir and HARNESS_DATA"
-        )
-    return folder, True
 
 
 def resolve(

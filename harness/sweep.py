@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from harness.errors import retry
 from harness.files import write_json
 from harness.scores import Key
 
@@ -121,13 +122,3 @@ def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None
 
 
 _ENDS: tuple[State, ...] = ("done", "resumed", "skipped", "failed")
-
-
-def retry(causes: Iterable[str]) -> str | None:
-    """The word that has failed videos tried again, if one is needed; None: nothing failed."""
-    causes = set(causes) - {"settings"}
-    if not causes:
-        return None
-    if causes == {"killed"}:
-        return ""
-    return "run.retry=oom" if causes <= {"oom", "killed"} else "run.retry=failed"

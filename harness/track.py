@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Literal
 
-from harness import store
 from harness.errors import UserError, first_line
+from harness.results import all_runs
 from harness.run import Run
 from harness.summary import summarize
 
@@ -45,7 +45,7 @@ def _mirror(run: Run) -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    table = store.load_run(run.folder)
+    table = all_runs.load_run(run.folder)
     with wandb.init(
         project=run.track["project"],
         name=f"{run.suite.name}/{run.model_name}/{run.folder.name}",

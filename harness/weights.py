@@ -13,11 +13,11 @@ from typing import Any, Literal
 import yaml
 
 from harness import digests
+from harness.downloads.data_folder import data_folder
 from harness.errors import UserError
 from harness.own import exposed
 from harness.paths import CONF
 from harness.sizes import size
-from harness.suites import data_folder
 
 FOLDER = "weights"  # of conf, and below the data folder
 OF_ENTRY = ("path", "url", "licence", "used_by")

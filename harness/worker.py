@@ -6,7 +6,6 @@ import argparse
 import errno
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 
+from harness.config.messages import of_construction
 from harness.ending import lasting_streams
-from harness.errors import UserError, cause_of, first_line, last_frame
-from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.errors import INTERRUPTED, USER_ERROR, UserError, cause_of, first_line, last_frame
 from harness.plain import plain_streams
-from harness.reports import Reports, die_with
+from harness.reports import Reports
 from harness.run import Run
+from harness.system.child_process import die_with
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -95,28 +95,6 @@ def mendable(error: Exception, folder: Path) -> str | None:
     if isinstance(error, InstantiationException):
         return of_construction(error)
     return str(error) if isinstance(error, UserError | ValueError) else None
-
-
-def of_construction(error: InstantiationException) -> str:
-    """Hydra wraps what a constructor raised, or says that there is no such class."""
-    missing = re.search(r"Error locating target '([^']*)'", str(error))
-    if missing:
-        return (
-            f"there is no class {missing[1]}: its module must lie in this folder, in that of "
-            f"--config-dir or on PYTHONPATH, and import without error{_cause(error)}"
-        )
-    known = isinstance(error.__cause__, (UserError, ValueError))
-    return " ".join(str(error.__cause__ if known else error).split())
-
-
-def _cause(error: InstantiationException) -> str:
-    """What the import of a class ended with, where that says more than the missing class."""
-    cause: BaseException | None = error
-    while cause is not None and (cause.__cause__ or cause.__context__) is not None:
-        cause = cause.__cause__ or cause.__context__
-    if cause is error or not isinstance(cause, Exception):
-        return ""
-    return f" ({first_line(cause)})"
 
 
 if __name__ == "__main__":

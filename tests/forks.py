@@ -40,7 +40,7 @@ CLIENT = Path(__file__).with_name("forked_python.py")
 # Read when torch or the harness is imported, or by Python before that: a fork would miss them.
 READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS", "TRITON_INTERPRET", "XDG_CACHE_HOME"}
 _starting = threading.Lock()
-PACKAGES = ("harness.metrics", "harness.models", "harness.plan", "harness.check", "methods")
+PACKAGES = ("harness.metrics", "harness.models", "harness.planning", "harness.checks", "methods")
 MODULES = (
     "harness.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
     "harness.score", "harness.rescore", "harness.track", "harness.fetch.verb", "harness.listing",

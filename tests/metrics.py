@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.metrics.metric import Clip, Column, Metric, Value, check_pair
+from harness.metrics.metric import Clip, Metric, check_pair
+from harness.scores import Column, Value
 
 
 class Grey(Metric):

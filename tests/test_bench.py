@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from harness.attention.portable import Portable
-from harness.bench import BENCHES, Options, main, read
+from harness.bench import BENCHES, main, read
 from harness.bench.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
 from harness.bench.checks import errors, largest_new_tensor, pooled_identity
 from harness.bench.gpu.calls import crossing
@@ -25,6 +25,7 @@ from harness.bench.gpu.study import FORMATS as STUDY
 from harness.bench.gpu.study import fwht
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, interleave, told
+from harness.benchmarks.options import Options
 from harness.errors import UserError
 from methods.quantizers import grouped
 from methods.quantizers.quarot import hadamard

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, CacheSpec, Exact, History, Method, Packed, Placement, VideoSize
-from harness.check import verdicts
 from harness.check.bits import errors_by_bits, with_bits
-from harness.check.contracts import CONTRACTS
+from harness.check.contracts import CONTRACTS, verdicts
 from harness.check.subject import Subject
 from harness.check.walk import live_bytes
 from methods.quantizers.rtn import RTN

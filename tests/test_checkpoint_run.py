@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import manifest, store
+from harness import manifest
 from harness.generate import generate
 from harness.models.rows import write_rows
+from harness.results import all_runs
 from harness.run import Run
 from harness.scores import SCORES
 from tests.geometry import configured
@@ -44,7 +45,7 @@ def make(this: Run) -> None:
 def test_rows_and_manifest_record_the_checksum(tiny: Run) -> None:
     make(tiny)
     sha256 = hashlib.sha256((Path(tiny.data_dir) / CHECKPOINT).read_bytes()).hexdigest()
-    rows = store.load_run(tiny.folder)
+    rows = all_runs.load_run(tiny.folder)
     assert rows["failure"].isna().all()
     assert set(rows["weights"]) == {f"{CHECKPOINT} {sha256}"}
     (tiny.folder / SCORES).touch()
@@ -59,7 +60,7 @@ def test_the_trace_tells_the_decoders_feature_cache_apart(tiny: Run) -> None:
     features = trace[trace["component"] == "decoder_features"]
     assert set(features["phase"]) == {"decode"} and (features["moment"] == "peak").all()
     assert features["bytes"].nunique() == 1 and features["bytes"].iloc[0] > 2 * 16 * 4 * 8 * 4
-    peaks = store.load_run(tiny.folder).set_index("prompt_index")["peak_decode_bytes"]
+    peaks = all_runs.load_run(tiny.folder).set_index("prompt_index")["peak_decode_bytes"]
     decode = trace[(trace["phase"] == "decode") & (trace["moment"] == "peak")]
     summed = decode.groupby("prompt_index")["bytes"].sum()
     assert (summed == peaks).all()
@@ -82,7 +83,7 @@ def test_ready_rows_stand_in_for_the_encoder(tiny: Run, tmp_path: Path) -> None:
     assert this.run_id != tiny.run_id
     make(this)
     digest = hashlib.sha256((Path(tiny.data_dir) / "rows.safetensors").read_bytes()).hexdigest()
-    weights = store.load_run(this.folder)["weights"]
+    weights = all_runs.load_run(this.folder)["weights"]
     assert weights.str.endswith(f" + rows.safetensors {digest}").all()
     assert not (tmp_path / "results" / ".text").exists(), "nothing was encoded"
 

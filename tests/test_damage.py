@@ -16,17 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, job, manifest, parquet, rescore, store
+from harness import integrity, job, manifest, observation, parquet, rescore, store
 from harness.bench.made_up import write_results
 from harness.errors import UserError
 from harness.files import write_json
+from harness.observation import TracePoint
+from harness.results import all_runs
 from harness.run import ENVIRONMENT, Run
 from harness.scores import SCORES
-from harness.store import OBSERVATIONS, Rows, TracePoint, write_trace
+from harness.store import OBSERVATIONS, Rows, write_trace
 from tests.test_score import FAITHFUL, finish, pair, with_metrics
 
 BYTES = {
-    **dict.fromkeys([f"peak_{phase}_bytes" for phase in store.PHASES], 0),
+    **dict.fromkeys([f"peak_{phase}_bytes" for phase in observation.PHASES], 0),
     **dict.fromkeys(["kv_nominal_bytes", "kv_stored_bytes", "kv_peak_bytes"], 0),
     **dict.fromkeys(["kv_bf16_same_frames_bytes", "kv_bf16_full_length_bytes"], 0),
     **{"peak_text_bytes": 7, "peak_bytes": 0, "scratch_bytes": 0},
@@ -86,13 +88,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file of each kind that the project writes."""
     top = tmp_path_factory.mktemp("tables")
     write_results(top, 24, 2)
-    store.write_wide(top)
+    all_runs.write_wide(top)
     run = next(top.glob(f"**/{OBSERVATIONS}")).parent
     found = {name: run / name for name in (OBSERVATIONS, SCORES)}
-    return {**found, "trace": next((run / "trace").iterdir()), store.WIDE: top / store.WIDE}
+    return {**found, "trace": next((run / "trace").iterdir()), all_runs.WIDE: top / all_runs.WIDE}
 
 
-@pytest.mark.parametrize("kind", [OBSERVATIONS, SCORES, "trace", store.WIDE])
+@pytest.mark.parametrize("kind", [OBSERVATIONS, SCORES, "trace", all_runs.WIDE])
 def test_a_flipped_bit_is_said_or_changes_no_value(
     kind: str, tables: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -307,9 +309,9 @@ def test_halves_of_files_go_with_the_next_command_and_fail_nothing(
 
 def test_halves_of_the_wide_table_go_too(finished: Run) -> None:
     top = Path(finished.results_dir)
-    dead, alive = (top / f".{store.WIDE}.{pid}.unfinished" for pid in (DEAD, 1))
+    dead, alive = (top / f".{all_runs.WIDE}.{pid}.unfinished" for pid in (DEAD, 1))
     dead.touch(), alive.touch()
-    store.write_wide(top)
+    all_runs.write_wide(top)
     assert alive.exists() and not dead.exists()
 
 
@@ -318,9 +320,9 @@ def test_a_damaged_wide_table_is_said(
     finished: Run, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     top = Path(finished.results_dir)
-    store.write_wide(top)
-    assert not any(store.WIDE in line for line in lines_of_check(finished, capsys))
-    damage(top / store.WIDE)
+    all_runs.write_wide(top)
+    assert not any(all_runs.WIDE in line for line in lines_of_check(finished, capsys))
+    damage(top / all_runs.WIDE)
     assert integrity.check([top]) == 1
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if store.WIDE in x]
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if all_runs.WIDE in x]
     assert "is damaged" in line and "type `rm -f " in line

@@ -18,11 +18,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import store
 from harness.embeddings import FOLDER
 from harness.errors import UserError
 from harness.generate import Generator
 from harness.models.words import HashText
+from harness.results import all_runs
 from harness.run import Run
 from harness.suites import Prompt, Suite
 from tests.conftest import ROOT
@@ -132,7 +132,7 @@ def test_videos_are_the_same_bit_for_bit_with_and_without_sharing(tmp_path: Path
         make_all(this)
         assert not this.missing()
         frames[name] = this.video(this.items[0]).with_suffix(".npy").read_bytes()
-        row = store.load_run(this.folder).iloc[0]
+        row = all_runs.load_run(this.folder).iloc[0]
         assert row["text_s"] >= 0.05 and row["peak_text_bytes"] > 0
         assert len(files(folder)) == (weights is not None)
     assert asked(tmp_path) == ["loaded", PROMPTS[0]] * 2

@@ -20,6 +20,7 @@ from harness.models.model import VideoModel
 from harness.plan.forecast import Setting, forecast
 from harness.plan.request import backend_of
 from harness.plan.workload import Needs, network
+from harness.results import all_runs
 from harness.run import Item, Run
 from harness.suites import Prompt, Suite
 from tests.geometry import configured
@@ -63,7 +64,7 @@ def tiny(tmp_path: Path, name: str, method: str, num_frames: int, *words: str) -
 def made(this: Run) -> Any:
     this.make_folders()
     make_all(this)
-    row = store.load_run(this.folder).iloc[0]
+    row = all_runs.load_run(this.folder).iloc[0]
     assert row.isna()["failure"], row["failure_reason"]
     return row
 
@@ -171,7 +172,7 @@ def test_one_more_preset_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     assert main() == 0
     (folder,) = results.glob("*/mine/bf16-*")
-    row = store.load_run(folder).iloc[0]
+    row = all_runs.load_run(folder).iloc[0]
     assert row.isna()["failure"] and CHECKPOINT in row["weights"]
     assert row["num_passes"] == 6, "two chunks and two steps: three windows, each with a commit"
     assert "sink=2" in row["preset"] and "joint=True" in row["preset"]

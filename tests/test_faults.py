@@ -20,6 +20,7 @@ import pytest
 from harness import manifest, store
 from harness.errors import UserError
 from harness.job import first_failure, generate
+from harness.results import all_runs
 from harness.run import Execution, Run
 from harness.scores import SCORES
 from harness.store import OBSERVATIONS
@@ -128,7 +129,7 @@ def test_killed_anywhere_twenty_times_and_typed_again(tmp_path: Path) -> None:
         finished = sum(each.progress.count(method) for each in killed.started)
         assert finished <= 6, "a video was made again that was not in flight"
     pd.testing.assert_frame_equal(
-        table(calm.results / store.WIDE), table(killed.results / store.WIDE)
+        table(calm.results / all_runs.WIDE), table(killed.results / all_runs.WIDE)
     )
     assert not list(killed.results.glob("**/*.npy"))
 
@@ -196,7 +197,7 @@ def test_a_row_stays_when_its_process_dies_right_after_it(place: Place) -> None:
     done = place.run("method=bf16", "suite.num_prompts=1")
     assert done.wait() == 0, done.said
     assert "was killed by SIGKILL; finished videos are kept" in done.said
-    assert pd.read_parquet(place.results / store.WIDE)["failure"].isna().all()
+    assert pd.read_parquet(place.results / all_runs.WIDE)["failure"].isna().all()
 
 
 @pytest.mark.slow
@@ -304,7 +305,7 @@ def test_a_child_without_room_for_its_libraries_is_a_row_and_the_sweep_goes_on(
     words = ("-m", "method=bf16", "suite.seed=0,1", "suite.num_prompts=1")
     done = place.run(*words, limits=[f"--as={1500 * 2**20}"])  # torch maps more than twice of it
     assert done.wait() == 1, done.said
-    rows = pd.read_parquet(place.results / store.WIDE)
+    rows = pd.read_parquet(place.results / all_runs.WIDE)
     assert rows["failure"].tolist() == ["oom", "oom"], done.said
     assert "type the same command with run.retry=oom" in done.said
     assert "oom: 1 of 1 videos failed, prompt 0 by: " in done.said
@@ -314,7 +315,7 @@ def test_a_child_without_room_for_its_libraries_is_a_row_and_the_sweep_goes_on(
     assert same.progress == []
     again = place.run(*words, "run.retry=oom")
     assert again.wait() == 0, again.said
-    rows = pd.read_parquet(place.results / store.WIDE)
+    rows = pd.read_parquet(place.results / all_runs.WIDE)
     assert len(rows) == 2
     assert rows["failure"].isna().all()
 
@@ -355,7 +356,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_completes(place: Place
         done = place.run(*words)
         assert done.wait() == 0, done.said
         assert done.progress == ["bf16 score"] * 4
-        rows = pd.read_parquet(place.results / store.WIDE)
+        rows = pd.read_parquet(place.results / all_runs.WIDE)
         assert rows["generate_s"][: len(first)].tolist() == first["generate_s"].tolist()
         assert rows["video_sha256"].notna().all()
         for index in range(4):
@@ -402,7 +403,7 @@ def test_a_parquet_cut_in_half_ends_its_own_job(copied: Place, name: str) -> Non
     assert f"settings: {path} is damaged" in done.said
     path.unlink()
     assert copied.run(*SWEEP).wait() == 0
-    assert len(pd.read_parquet(copied.results / store.WIDE)) == 4
+    assert len(pd.read_parquet(copied.results / all_runs.WIDE)) == 4
 
 
 def test_a_manifest_of_a_version_to_come_is_left_alone(copied: Place) -> None:
@@ -507,7 +508,7 @@ def test_two_hundred_finished_runs_start_nothing(finished: Place, place: Place) 
     assert not watched.exists(), watched.read_text()
     after = {path: path.stat().st_mtime_ns for path in place.results.glob("*/*/*/**/*")}
     assert after == before
-    assert len(pd.read_parquet(place.results / store.WIDE)) == 400
+    assert len(pd.read_parquet(place.results / all_runs.WIDE)) == 400
     (records,) = (place.results / ".sweeps").glob("*")
     states = [json.loads(path.read_text())["state"] for path in records.glob("job-*.json")]
     assert states == ["skipped"] * 200

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness import store
 from harness.api import DROP, FramePolicy, History, Placement
 from harness.generate import Generator, generate
+from harness.results import all_runs
 from harness.run import Execution, Run
 from harness.score import RANDOM_WEIGHTS, lacking, score
 from tests.geometry import configured
@@ -40,7 +40,7 @@ def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
 
     monkeypatch.setattr(Generator, "make", starve)
     make_all(this)
-    rows = store.load_run(this.folder).set_index("prompt_index")
+    rows = all_runs.load_run(this.folder).set_index("prompt_index")
     assert rows.loc[1, "failure"] == "oom"
     assert "Tried to allocate 9 GiB" in rows.loc[1, "failure_reason"]
     assert rows.loc[[0, 2], "failure"].isna().all()
@@ -48,7 +48,7 @@ def test_a_video_that_runs_out_of_memory_is_a_row_and_the_others_go_on(
 
     monkeypatch.undo()
     make_all(replace(this, execution=Execution(retry="oom")))
-    assert store.load_run(this.folder)["failure"].isna().all()
+    assert all_runs.load_run(this.folder)["failure"].isna().all()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def test_a_users_policy_cannot_end_a_run(tmp_path: Path, fails: bool) -> None:
     this.make_folders()
     make_all(this)
     assert len(this.failed()) == (3 if fails else 0)
-    rows = store.load_run(this.folder)
+    rows = all_runs.load_run(this.folder)
     if fails:
         assert rows["failure_reason"].str.contains("KeyError: 'boom'").all()
         assert rows["failure_reason"].str.contains("in decide").all()
@@ -85,7 +85,7 @@ def test_stored_bytes_are_those_of_the_trace(tmp_path: Path) -> None:
     this = run(tmp_path, *SMALL)
     this.make_folders()
     make_all(this)
-    row = store.load_run(this.folder).iloc[0]
+    row = all_runs.load_run(this.folder).iloc[0]
     import pandas as pd
 
     trace = pd.read_parquet(this.trace(this.items[0]))
@@ -105,7 +105,7 @@ def test_the_trace_has_every_pass_with_what_was_decided(
     this = run(tmp_path, *SMALL, f"method={method}")
     this.make_folders()
     make_all(this)
-    row = store.load_run(this.folder).iloc[0]
+    row = all_runs.load_run(this.folder).iloc[0]
     import pandas as pd
 
     trace = pd.read_parquet(this.trace(this.items[0]))
@@ -142,7 +142,7 @@ def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> N
         each.make_folders()
         make_all(each)
     score(lacking(this), lambda key: None, "cpu", 1, "score")
-    rows = store.load_run(this.folder)
+    rows = all_runs.load_run(this.folder)
     assert (rows["psnr_reason"] == RANDOM_WEIGHTS).all()
     assert rows[["psnr_db", "ssim", "lpips"]].isna().all().all()
     assert rows["generate_s"].gt(0).all()

@@ -18,6 +18,7 @@ import pytest
 
 from harness import integrity, manifest, parquet, store
 from harness.files import locked, sha256, write_json
+from harness.results import all_runs
 from harness.run import Run
 from harness.scores import SCORES
 from harness.video import read_frames, write_lossless
@@ -306,9 +307,9 @@ def test_what_is_printed_mends_it(
     same = ["prompt_index", "frames_sha256", "kv_stored_bytes", "psnr_db", "video_sha256"]
     for method in damages:
         for each in (folder(results, method), folder(made, method)):
-            assert len(store.load_run(each)) == 2
+            assert len(all_runs.load_run(each)) == 2
         rows = [
-            store.load_run(folder(root, method)).sort_values("prompt_index", ignore_index=True)
+            all_runs.load_run(folder(root, method)).sort_values("prompt_index", ignore_index=True)
             for root in (results, made)
         ]
         pd.testing.assert_frame_equal(rows[0][same], rows[1][same])

@@ -18,11 +18,12 @@ import pytest
 from analysis.__main__ import main as analysis
 from analysis.report.folder import link
 from analysis.results import sections
-from harness import integrity, lease, rescore, store
+from harness import integrity, lease, manifest, rescore
 from harness.bench.made_up import write_results
 from harness.errors import UserError
 from harness.fetch.source import _KeepsTls
 from harness.files import locked, whole_file, write_json
+from harness.results import all_runs
 from harness.run import REQUEST, Run
 from harness.store import OBSERVATIONS, Twice
 from tests.filmed import write_filmed
@@ -73,8 +74,8 @@ def a_link_to_a_copy(results: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "load": store.load,
-    "write_wide": store.write_wide,
+    "load": all_runs.load,
+    "write_wide": all_runs.write_wide,
     "sections": sections,
 }
 VERBS = ["table", "tables --source", "choose --best ssim --source", "report"]
@@ -117,7 +118,7 @@ def test_a_run_beside_its_copy_is_not_continued(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [0, 1, 2], ids=["suite", "model", "run"])
 def test_links_to_folders_are_followed_once(results: Path, tmp_path: Path, depth: int) -> None:
-    rows = len(store.load(results))
+    rows = len(all_runs.load(results))
     moved = run_of(results)
     for _ in range(2 - depth):
         moved = moved.parent
@@ -126,9 +127,9 @@ def test_links_to_folders_are_followed_once(results: Path, tmp_path: Path, depth
     (results / "loop").symlink_to(results)
     (results / "again").symlink_to(moved)
     (results / "dangling").symlink_to("nowhere")
-    assert len(store.load(results)) == rows
-    assert len(integrity.runs([results])) == 2
-    assert len(integrity.runs([results, away, results / "again"])) == 2
+    assert len(all_runs.load(results)) == rows
+    assert len(manifest.runs([results])) == 2
+    assert len(manifest.runs([results, away, results / "again"])) == 2
 
 
 # Links where something is written

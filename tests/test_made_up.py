@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import store
 from harness.bench.made_up import write_results
+from harness.results import all_runs
 
 
 def test_made_up_rows_are_read_as_real_ones(tmp_path: Path) -> None:
     assert write_results(tmp_path, 10, 3) == 12
-    table = store.load(tmp_path)
+    table = all_runs.load(tmp_path)
     assert len(table) == 12
     assert table["method"].nunique() == 3
     bf16 = table[table["method"] == "bf16"]

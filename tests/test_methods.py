@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.check import verdicts
+from harness.check.contracts import verdicts
 from harness.check.subject import Subject
 from harness.layers.frames import FrameLayer
 from tests.geometry import configured, generate, method_names, method_of, network, published_names

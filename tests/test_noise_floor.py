@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import store
+from harness import observation
 from harness.metrics.psnr import CAP_DB
+from harness.results import all_runs
 from harness.run import WORDS, Execution, Run
 from harness.suites import Suite
 from tests.geometry import configured
@@ -36,7 +37,7 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 @pytest.fixture(scope="module")
 def rows(floor: tuple[Path, Done]) -> pd.DataFrame:
-    table = pd.read_parquet(floor[0] / store.WIDE)
+    table = pd.read_parquet(floor[0] / all_runs.WIDE)
     return table.set_index(table["method"] + " " + table["settings"])
 
 
@@ -86,7 +87,7 @@ def test_ids_without_a_rerun_stay_what_they_were(tmp_path: Path) -> None:
         execution=Execution("cpu"), track={"mode": "disabled"},
     )  # fmt: skip
     identity = {
-        "schema": store.SCHEMA_VERSION,
+        "schema": observation.SCHEMA_VERSION,
         "model": base.model,
         "method": {name: value for name, value in base.method.items() if name not in WORDS},
         "attention": base.attention,

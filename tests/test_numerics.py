@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import store
 from harness.api import Exact, Packed
 from harness.errors import NotFinite, cause_of
 from harness.generate import generate
-from harness.models.vae import pixels
 from harness.models.wan import Wan
 from harness.numerics import are_finite
+from harness.reel import pixels
+from harness.results import all_runs
 from harness.run import Run
 from tests.test_run import run
 
@@ -56,7 +56,7 @@ def broken(tmp_path: Path, **changes: Any) -> Run:
 
 def failures(this: Run) -> list[tuple[str, str]]:
     generate(this, this.missing(), lambda key: None)
-    rows = store.load_run(this.folder)
+    rows = all_runs.load_run(this.folder)
     assert rows["psnr_db"].isna().all() if "psnr_db" in rows else True
     return list(zip(rows["failure"], rows["failure_reason"], strict=True))
 

@@ -17,6 +17,7 @@ from harness.compose import configured
 from harness.errors import UserError
 from harness.integrity import check
 from harness.rescore import main as score
+from harness.results import all_runs
 from harness.run import Run
 from tests.test_run import run
 from tests.test_store import observation
@@ -52,7 +53,7 @@ def _not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "load": store.load,
+    "load": all_runs.load,
     "end of a run": _write_wide,
     "table": lambda results: analysis(["table", str(results)]),
     "choose": lambda results: analysis(["choose", "--source", str(results)]),
@@ -78,7 +79,7 @@ def test_every_reader_names_older_runs_once_and_reads_the_others(
     assert "`python -m harness method=rtn_int8 suite=" in said.err
     (note,) = (line for line in said.err.splitlines() if "earlier version" in line)
     assert new.folder.name not in note
-    assert set(store.load(tmp_path)["run_id"]) == {new.run_id}
+    assert set(all_runs.load(tmp_path)["run_id"]) == {new.run_id}
     assert not capsys.readouterr().err, "it was said before"
 
 
@@ -90,7 +91,7 @@ def test_a_folder_of_older_runs_alone_is_a_sentence(
     for name, schema in zip(names, schemas, strict=False):
         put(tmp_path, name, schema=schema)
     with pytest.raises(UserError, match="earlier version") as refused:
-        store.load(tmp_path)
+        all_runs.load(tmp_path)
     assert len(str(refused.value).splitlines()) == 1
     assert all(str(schema) in str(refused.value) for schema in schemas)
     for verb in (["table", str(tmp_path)], ["choose", "--source", str(tmp_path)]):

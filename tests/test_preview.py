@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness import store
 from harness.errors import UserError
 from harness.models.decoder import Codec
 from harness.models.preview import Grow, Memory, TinyAutoencoder, WanPreview
+from harness.results import all_runs
 from harness.score import PREVIEW, lacking, score
 from tests.geometry import configured
 from tests.test_family import made, tiny
@@ -118,5 +118,5 @@ def test_previews_are_never_scored(tmp_path: Path) -> None:
     row = made(this)
     assert row["num_pixel_frames"] == 9 and row["decode_s"] > 0
     score(lacking(this), lambda key: None, "cpu", 1, "score")
-    (scored,) = store.load_run(this.folder).to_dict("records")
+    (scored,) = all_runs.load_run(this.folder).to_dict("records")
     assert scored["psnr_reason"] == PREVIEW and np.isnan(scored["psnr_db"])

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import store
 from harness.api import (
     DROP,
     KEEP,
@@ -40,6 +39,7 @@ from harness.noise import SeededNoise
 from harness.passes import Silent
 from harness.published import Published, PublishedSession
 from harness.published.layout import layout, places
+from harness.results import all_runs
 from harness.sampler import Sampler
 from harness.schedule import Schedule
 from methods.quantizers.affine import Affine
@@ -414,7 +414,7 @@ def test_what_outlives_a_video(integration: str, tmp_path: Path, witness: Witnes
     assert witness.alive == [0, 0]  # of the caches and of the chunks themselves
     kept = 2 if integration == "published" else 0
     assert witness.previous == [0, kept]
-    rows = store.load_run(this.folder)
+    rows = all_runs.load_run(this.folder)
     trace = pd.concat(pd.read_parquet(this.trace(item)) for item in this.items)
     held = trace[trace["component"] == "previous_video"].groupby("prompt_index")["bytes"].max()
     video_bytes = 3 * 21 * 64 * 64 * 4 + 6 * 16 * 8 * 8 * 2  # decoded in fp32, and its latents

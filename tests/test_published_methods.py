@@ -11,12 +11,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness import store
 from harness.api import Method
 from harness.integration import Packed
 from harness.noise import SeededNoise
 from harness.plan import published as plan
 from harness.published import Published
+from harness.results import all_runs
 from harness.sampler import Sampler
 from harness.schedule import Schedule
 from tests.geometry import (
@@ -125,6 +125,6 @@ def test_generates_through_the_whole_program(name: str, tmp_path: Path) -> None:
     this = replace(this, suite=replace(this.suite, prompts=this.suite.prompts[:1]))
     this.make_folders()
     make_all(this)
-    (row,) = store.load_run(this.folder).to_dict("records")
+    (row,) = all_runs.load_run(this.folder).to_dict("records")
     assert row["integration"] == "published" and row["attention_backend"] == "published dense"
     assert row["failure"] != row["failure"] or row["failure"] is None

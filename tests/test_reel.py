@@ -17,9 +17,9 @@ from harness.integration import Packed
 from harness.loop import Loop
 from harness.models.codec import KeyframeDecoder
 from harness.models.decoder import Codec
-from harness.models.vae import WanCodec, WanVae, pixels
+from harness.models.vae import WanCodec, WanVae
 from harness.passes import Silent
-from harness.reel import Reel
+from harness.reel import Reel, pixels
 from harness.video import Frames
 from tests.geometry import BF16
 from tests.test_family import made, tiny

@@ -11,10 +11,11 @@ import pytest
 
 from analysis.results import sections
 from analysis.section import Section
-from harness import parquet, store
+from harness import observation, parquet, store
 from harness.bench.made_up import write_results
 from harness.errors import UserError
 from harness.files import write_json
+from harness.results import all_runs
 from harness.run import Run
 from tests.test_cli import command
 
@@ -62,7 +63,7 @@ def test_a_row_of_the_study_is_known_by_its_file(section: Section) -> None:
 
 
 def test_values_are_means_and_largest_peaks_of_the_rows(section: Section, real: Path) -> None:
-    rows = store.load(real)
+    rows = all_runs.load(real)
     own = rows[(rows["method"] == "rtn_int4") & (rows["settings"] == "")]
     found = section.values.loc["rtn_int4"]
     assert found["peak_gib"] == own["peak_bytes"].max() / 2**30
@@ -119,7 +120,7 @@ def test_another_length_or_reference_is_another_section(tmp_path: Path) -> None:
     write_json(other.folder / "request.json", {**asdict(other), "reference_id": other.run_id})
     rows = parquet.read(run / store.OBSERVATIONS, None, "").to_pylist()
     table = [{**row, "run_id": other.run_id} for row in rows]
-    schema = parquet.schema(store.Observation)
+    schema = parquet.schema(observation.Observation)
     parquet.write(other.folder / store.OBSERVATIONS, pa.Table.from_pylist(table, schema))
     found = sections(tmp_path)
     assert len(found) == 2
@@ -135,7 +136,7 @@ def test_failed_and_unfinished_and_unreadable_are_said(tmp_path: Path) -> None:
     ]
     table = parquet.read(failed, None, "").to_pylist()
     table[0] |= {"failure": "oom", "failure_reason": "no room", "device": "other"}
-    parquet.write(failed, pa.Table.from_pylist(table[:3], parquet.schema(store.Observation)))
+    parquet.write(failed, pa.Table.from_pylist(table[:3], parquet.schema(observation.Observation)))
     (unread.parent / "request.json").write_text("{")
     (section,) = sections(tmp_path)
     method = next(each for each in section.methods.values() if each.num_failed)

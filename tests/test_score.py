@@ -18,11 +18,13 @@ import pytest
 
 from analysis.tables import notes, summarize
 from harness import integrity, manifest, scores, store
-from harness.metrics.metric import Clip, Frames, Unscorable, Value
+from harness.metrics.metric import Clip, Frames, Unscorable
+from harness.results import all_runs
+from harness.results.all_runs import load_run
 from harness.run import Run
 from harness.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
-from harness.scores import CONSTANT, SCORES
-from harness.store import Rows, load_run
+from harness.scores import CONSTANT, SCORES, Value
+from harness.store import Rows
 from harness.video import digest, write_lossless, write_raw
 from tests import forks
 from tests.conftest import ROOT
@@ -310,7 +312,7 @@ def test_the_verb_scores_everything_below_a_folder_and_only_once(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "4 videos scored; now in 2 runs" in done.stdout
     assert "psnr: 2 videos" in done.stdout and IS_REFERENCE in done.stdout
-    before = pd.read_parquet(tmp_path / store.WIDE)
+    before = pd.read_parquet(tmp_path / all_runs.WIDE)
     assert before["psnr_db"].notna().sum() == 2
     assert "0 videos scored" in verb(tmp_path, "metrics=psnr,ssim").stdout
     twice = verb(tmp_path, this.folder, "metrics=[psnr,ssim]")
@@ -318,7 +320,7 @@ def test_the_verb_scores_everything_below_a_folder_and_only_once(tmp_path: Path)
     for each in (reference, this):
         (each.folder / SCORES).unlink()
     assert verb(tmp_path, "metrics=[psnr,ssim]").returncode == 0
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / store.WIDE), before)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / all_runs.WIDE), before)
 
 
 SLOW = """

@@ -9,8 +9,10 @@ import pytest
 
 from harness import store
 from harness.errors import UserError
+from harness.observation import Observation
+from harness.results import all_runs
 from harness.scores import SCORES, Result, Scored, Scores
-from harness.store import Observation, Rows
+from harness.store import Rows
 from tests.metrics import Grey
 
 
@@ -78,7 +80,7 @@ def test_load_joins_scores_and_keeps_unscored_videos(tmp_path: Path) -> None:
     values = {"grey": 30.0, "grey_by_frame": [31.0, 29.0]}
     scores = Scores(folder / SCORES)
     scores.put(scored("a", 1), {Grey(): Result(values, None, "1", None)})
-    table = store.load(tmp_path)
+    table = all_runs.load(tmp_path)
     assert list(table["run_id"]) == ["a"] * 3 + ["b"] * 2
     assert list(table["prompt_index"]) == [0, 1, 2, 0, 1]
     assert table["grey"].notna().tolist() == [False, True, False, False, False]
@@ -137,10 +139,10 @@ def test_scores_that_another_program_wrote_anew_are_read_and_joined(tmp_path: Pa
         Scores(folder / SCORES).put(scored(folder.name, 0), {Grey(): result})
     path = folders[0] / SCORES
     pd.read_parquet(path).to_parquet(path, index=False)
-    assert store.load(tmp_path)["grey"].tolist() == [1.5, 1.5]
+    assert all_runs.load(tmp_path)["grey"].tolist() == [1.5, 1.5]
     again = Result({"grey": 2.5}, None, "2", None)
     Scores(path).put(scored("a", 0), {Grey(version="2"): again})
-    assert store.load(tmp_path)["grey"].tolist() == [2.5, 1.5]
+    assert all_runs.load(tmp_path)["grey"].tolist() == [2.5, 1.5]
 
 
 def test_scores_of_another_layout_say_what_to_type(tmp_path: Path) -> None:
@@ -153,8 +155,8 @@ def test_scores_of_another_layout_say_what_to_type(tmp_path: Path) -> None:
 def test_the_wide_table_is_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
     folder_with(tmp_path, "a")
     folder_with(tmp_path, "b")
-    store.write_wide(tmp_path)
-    assert len(pd.read_parquet(tmp_path / store.WIDE)) == 6
+    all_runs.write_wide(tmp_path)
+    assert len(pd.read_parquet(tmp_path / all_runs.WIDE)) == 6
     count = f"select count(*) from '{tmp_path}/**/{store.OBSERVATIONS}'"
     assert duckdb.sql(count).fetchall() == [(6,)]
 
@@ -163,10 +165,10 @@ def test_a_file_cut_in_half_is_named_and_the_others_stay_readable(tmp_path: Path
     whole, cut = folder_with(tmp_path, "a"), folder_with(tmp_path, "b")
     path = cut / store.OBSERVATIONS
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for attempt in (lambda: store.load(tmp_path), lambda: store.made(cut)):
+    for attempt in (lambda: all_runs.load(tmp_path), lambda: store.made(cut)):
         with pytest.raises(UserError, match=f"{path} is damaged .* move it away"):
             attempt()
-    assert len(store.load_run(whole)) == 3
+    assert len(all_runs.load_run(whole)) == 3
 
 
 def test_rows_of_another_version_are_refused(tmp_path: Path) -> None:
@@ -174,9 +176,9 @@ def test_rows_of_another_version_are_refused(tmp_path: Path) -> None:
     path = folder / store.OBSERVATIONS
     pd.read_parquet(path).drop(columns="seed").to_parquet(path)
     with pytest.raises(UserError, match="another version of the harness"):
-        store.load(tmp_path)
+        all_runs.load(tmp_path)
 
 
 def test_an_empty_results_folder_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run python -m harness first"):
-        store.load(tmp_path)
+        all_runs.load(tmp_path)

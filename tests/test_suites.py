@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness import suites
+from harness.downloads import data_folder
 from harness.errors import UserError
 from harness.fetch import download
 from harness.suites import SuiteConfig, pixel_frames, resolve
@@ -36,7 +36,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(suites, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(data_folder, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(download, "_unreached", {})
     for name in ("HARNESS_DATA", "HARNESS_FETCH_BASE"):
         monkeypatch.delenv(name, raising=False)
@@ -98,12 +98,12 @@ def test_a_download_is_verified_and_kept(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_bytes(LIST)
     online = config(url=(tmp_path / "mine.txt").as_uri())
     assert resolve("mine", online, None, 3, 16).source == "official"
-    assert (suites.CACHE / "prompts" / "mine.txt").read_bytes() == LIST
-    monkeypatch.setattr(suites, "CACHE", suites.CACHE / "other")
+    assert (data_folder.CACHE / "prompts" / "mine.txt").read_bytes() == LIST
+    monkeypatch.setattr(data_folder, "CACHE", data_folder.CACHE / "other")
     (tmp_path / "mine.txt").write_bytes(b"else\n")
     with pytest.raises(UserError, match="now has checksum"):
         resolve("mine", online, None, 3, 16)
-    assert not list(suites.CACHE.glob("**/mine.txt*"))
+    assert not list(data_folder.CACHE.glob("**/mine.txt*"))
 
 
 def test_selection(data: Path) -> None:

@@ -20,8 +20,9 @@ from analysis.published.observations import sections
 from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
 from harness import parquet, store
 from harness.errors import UserError
+from harness.observation import Observation
 from harness.scores import SCORES, Scored
-from harness.store import Observation, Rows
+from harness.store import Rows
 from tests.conftest import SHARED
 from tests.test_observations import row, written
 from tests.test_store import observation

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from analysis.section import Section
-from harness.suites import data_folder
+from harness.downloads.data_folder import data_folder
 
 PUBLISHED = "published"
 FILE = "published/observations.parquet"  # below the data folder

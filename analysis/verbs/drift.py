@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis import drift
 from analysis.pages import write
 from analysis.verbs.common import of_results, of_text
-from harness.store import load
+from harness.results.all_runs import load
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.sheets import draw_sheets
 from analysis.verbs.common import of_results
-from harness.store import load
+from harness.results.all_runs import load
 
 MOST_COLUMNS = 1000
 

@@ -10,7 +10,7 @@ from analysis.published.fidelity import fidelity
 from analysis.published.observations import sections
 from analysis.validity_report import report
 from analysis.verbs.common import observations, of_observations, of_results, of_text
-from harness.store import load
+from harness.results.all_runs import load
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

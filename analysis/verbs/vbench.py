@@ -6,7 +6,7 @@ import argparse
 
 from analysis import vbench
 from analysis.verbs.common import of_results, of_text
-from harness.store import load
+from harness.results.all_runs import load
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

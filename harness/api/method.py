@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.api.retention import Retention, TokenPolicy
+from harness.api.retention import KEEP, FramePolicy, Retention, TokenPolicy
 from harness.api.reuse import Reuse
 from harness.api.spec import CacheSpec
 from harness.api.storage import Exact, Quantizer
@@ -135,3 +135,10 @@ class Method:
                     f"method.{name}: {kind} picks single tokens, but {type(quantizer).__name__} "
                     "shares metadata between tokens: choose axis=channels or harness.api.Exact"
                 )
+
+
+def tiers_of(method: Method) -> Mapping[str, Tier]:
+    """All tiers of a method by name, KEEP first."""
+    policy = method.retention
+    span = policy.span if isinstance(policy, FramePolicy) else 1
+    return {KEEP: Tier(method.key, method.value, span), **method.tiers}

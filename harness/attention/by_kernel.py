@@ -9,10 +9,10 @@ from torch import Tensor
 
 from harness import kernels
 from harness.api import CacheSpec, KernelLayout, Method, Packed, Quantizer, TokenPolicy
+from harness.api.method import tiers_of
 from harness.arena import Pages, encode_into
 from harness.attention.base import Backend, Segment
 from harness.errors import UserError
-from harness.layers.sizes import tiers_of
 
 
 def unread(method: Method) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cli import complain
-from harness.errors import UserError
-from harness.isolate import INTERRUPTED, USER_ERROR
+from harness.benchmarks.options import Options
+from harness.config.messages import complain
+from harness.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.paths import checkout
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
@@ -23,35 +23,6 @@ USAGE = f"""python -m harness bench [NAME ...] [--out FOLDER] [--quick] [--dry-r
 
   Measures side by side, in one run: {", ".join(BENCHES)}; all but gpu without a name.
   --quick: small sizes, to see that it runs. --dry-run: the GPU bench at tiny sizes on a CPU."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a bench runs.
-
-    out: the folder of its files, None for the usual one. quick: small sizes, to see that it runs.
-    dry_run: the GPU bench on a CPU at tiny sizes; its times mean nothing.
-    """
-
-    out: Path | None = None
-    quick: bool = False
-    dry_run: bool = False
-
-    @property
-    def words(self) -> list[str]:
-        """As typed."""
-        out = [] if self.out is None else ["--out", str(self.out)]
-        return [*out, *["--quick"] * self.quick, *["--dry-run"] * self.dry_run]
-
-    @property
-    def folder(self) -> Path:
-        """Where the files go: full sizes into the docs of a checkout, all else below results."""
-        if self.out is not None:
-            return self.out
-        root = checkout()
-        if root is None or self.quick or self.dry_run:
-            return (root or Path.cwd()) / "results" / "bench"
-        return root / "docs" / "benchmarks"
 
 
 def main(words: Sequence[str]) -> int:

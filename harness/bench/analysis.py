@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from harness.bench import Options
 from harness.bench.made_up import write_results
 from harness.bench.report import Report, Row
+from harness.benchmarks.options import Options
 from harness.errors import UserError
 
 TITLE = "Reading 100,000 observations of 60 methods"

@@ -19,7 +19,6 @@ from harness.api import Method
 from harness.arena import Arena
 from harness.attention.base import Scratch, Segment
 from harness.attention.portable import Portable
-from harness.bench import Options
 from harness.bench.cases import (
     FORMATS,
     PRQ,
@@ -36,6 +35,7 @@ from harness.bench.cases import (
 from harness.bench.checks import decoded, errors, pooled_identity
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Action, Times, Wall, interleave
+from harness.benchmarks.options import Options
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"
 CPU = torch.device("cpu")

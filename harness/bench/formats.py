@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Exact, Method, Quantizer, Tier
-from harness.bench import Options
+from harness.api.method import tiers_of
 from harness.bench.cases import FEW, method_of
 from harness.bench.realistic import realistic_keys, realistic_values
 from harness.bench.report import Report, Row
+from harness.benchmarks.options import Options
 from harness.compose import method_files
-from harness.layers.sizes import tiers_of
 
 TITLE = "Relative error of keys and values at their stored bits, on synthetic realistic tokens"
 ROUNDS = 70  # passes of a video of 14 chunks

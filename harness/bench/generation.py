@@ -11,11 +11,11 @@ from typing import Any
 from unittest import mock
 
 from harness import env
-from harness.bench import Options
 from harness.bench.cases import FEW, SOFT_PRUNE
 from harness.bench.overhead import request
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Spread, interleave, told
+from harness.benchmarks.options import Options
 from harness.cache import Session
 from harness.errors import UserError, first_line
 from harness.generate import Generator

@@ -23,9 +23,10 @@ from harness.metrics.psnr import Psnr
 from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.vbench import Dimension
+from harness.observation import PHASES, Observation, TracePoint
 from harness.run import Execution, Run
 from harness.scores import SCORES, Scored, fields
-from harness.store import OBSERVATIONS, PHASES, Observation, TracePoint
+from harness.store import OBSERVATIONS
 from harness.suites import Prompt, Suite
 
 REFERENCE = "bf16"

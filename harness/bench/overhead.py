@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from harness import env
-from harness.bench import Options
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, Wall, interleave
+from harness.benchmarks.options import Options
 from harness.compose import configured
 from harness.generate import Generator, make_one
 from harness.measure import Meter

@@ -15,8 +15,8 @@ from typing import Any, Self
 import torch
 
 from harness import env
-from harness.bench import Options
 from harness.bench.timing import Spread
+from harness.benchmarks.options import Options
 from harness.errors import UserError, first_line
 from harness.files import whole_file, write_json
 from harness.version import git_state

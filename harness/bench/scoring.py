@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.bench import Options
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Action, Wall, interleave, told
+from harness.benchmarks.options import Options
 from harness.metrics import psnr, ssim
 from harness.metrics.metric import Clip, Frames
 from harness.metrics.windows import Series

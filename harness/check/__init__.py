@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.isolate import USER_ERROR
+from harness.errors import USER_ERROR
 
 if TYPE_CHECKING:
     from harness.check.subject import Subject
+from harness.checks.verdict import Verdict, sentence
 
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
 
@@ -33,49 +34,12 @@ python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
   or not finished; 2: there is no run."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one contract; `note` is why it was broken, or why it says nothing."""
-
-    name: str
-    held: bool
-    note: str
-    seconds: float
-
-    def __str__(self) -> str:
-        """A line, with the contract's name where it does not hold."""
-        line = f"{'✓' if self.held else '✗'} {self.name:<42} {self.seconds:5.2f} s"
-        return f"{line}  {self.note}".rstrip()
-
-
-def verdicts(
-    subject: Subject, begins: Callable[[str], None] = lambda contract: None
-) -> Iterator[Verdict]:
-    """All contracts, one after the other; only the first if nothing can be built.
-
-    begins: called with the name of each before it is tried.
-    """
-    from harness.check.contracts import CONTRACTS
-
-    for contract in CONTRACTS:
-        name = contract.__name__.replace("_", " ")
-        begins(name)
-        start = time.perf_counter()
-        try:
-            note, held = contract(subject) or "", True
-        except (Exception, SystemExit) as error:  # noqa: BLE001  the method may be anybody's
-            note, held = sentence(error), False
-        yield Verdict(name, held, note, time.perf_counter() - start)
-        if contract is CONTRACTS[0] and not held:
-            return
-
-
 def main(words: Sequence[str]) -> int:
     """Print what does not hold of methods or of results; exit code 1 for that, 2 for bad input."""
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return 0
-    from harness.cli import complain
+    from harness.config.messages import complain
     from harness.errors import UserError
     from harness.hydra_errors import OF_COMPOSING
     from harness.own import own_folder
@@ -134,20 +98,3 @@ def _check(words: Sequence[str]) -> int:
 
 
 _ASKED = {"method": "contracts.py", "model": "model.py"}
-
-
-def sentence(error: Exception | SystemExit) -> str:
-    """What did not hold; where it was raised, if nobody meant it to be."""
-    from hydra.errors import InstantiationException
-
-    from harness.check.contracts import Broken
-    from harness.errors import UserError, first_line, last_frame
-    from harness.worker import of_construction
-
-    if isinstance(error, SystemExit):
-        return f"it ends the process by sys.exit({error.code!r}) ({last_frame(error)})"
-    if isinstance(error, InstantiationException):
-        return of_construction(error)
-    if isinstance(error, (Broken, UserError, ValueError)):
-        return " ".join(str(error).split())
-    return f"{first_line(error)} ({last_frame(error)})"

@@ -10,8 +10,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from harness.api import KEEP, Method
+from harness.api.method import tiers_of
 from harness.check.small import spec
-from harness.layers.sizes import tiers_of
 
 WIDTHS = (2, 4, 8)
 

@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from harness.check import Verdict
-from harness.isolate import search_path
-from harness.reports import die_with
+from harness.checks.verdict import Verdict
+from harness.system.child_process import die_with, search_path
 
 LIMIT_S = 600.0  # of one contract of a method, the start of the process included
 
@@ -113,7 +112,7 @@ def main() -> None:
             report(name=name, contract=contract)
 
         if given.group == "method":
-            from harness.check import verdicts
+            from harness.check.contracts import verdicts
             from harness.check.subject import Subject
 
             found = verdicts(Subject(name, config), begins)

@@ -6,8 +6,10 @@ is raised as `Broken`, in one sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,7 +21,12 @@ from harness.check.declared import declared_bytes, outgrown
 from harness.check.small import spec, video
 from harness.check.subject import NUM_FRAMES, Subject
 from harness.check.walk import SHARED, held_by_process, live_bytes, reached
+from harness.checks.verdict import Broken
 from harness.integration import CacheSession
+
+if TYPE_CHECKING:
+    from harness.check.subject import Subject
+from harness.checks.verdict import Verdict, sentence
 
 Contract = Callable[[Subject], str | None]
 WORST = 1.0  # relative error of a round trip; to store zeros has this
@@ -27,10 +34,6 @@ TOLERANCE = 0.02  # of declared bytes
 NAMES_A_WAY_OUT = ("choose ", "give ", "type ")
 EXOTIC = {"window": 9, "sink": 3, "positions": "relative"}
 ODD = {"head_dim": 24, "num_heads": 3, "grid": (3, 5)}
-
-
-class Broken(Exception):
-    """A contract that does not hold, and why, in one sentence."""
 
 
 def builds(s: Subject) -> None:
@@ -290,3 +293,25 @@ def _words(shape: CacheSpec) -> str:
     changed = vars(replace(shape))
     usual = vars(spec())
     return ", ".join(f"{name}={x}" for name, x in changed.items() if x != usual[name])
+
+
+def verdicts(
+    subject: Subject, begins: Callable[[str], None] = lambda contract: None
+) -> Iterator[Verdict]:
+    """All contracts, one after the other; only the first if nothing can be built.
+
+    begins: called with the name of each before it is tried.
+    """
+    from harness.check.contracts import CONTRACTS
+
+    for contract in CONTRACTS:
+        name = contract.__name__.replace("_", " ")
+        begins(name)
+        start = time.perf_counter()
+        try:
+            note, held = contract(subject) or "", True
+        except (Exception, SystemExit) as error:  # noqa: BLE001  the method may be anybody's
+            note, held = sentence(error), False
+        yield Verdict(name, held, note, time.perf_counter() - start)
+        if contract is CONTRACTS[0] and not held:
+            return

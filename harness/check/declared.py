@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 
 from harness.api import POOL, CacheSpec, Tier
+from harness.api.method import tiers_of
 from harness.arena import Arena
 from harness.cache import Session
 from harness.layers.frames import FrameLayer
-from harness.layers.sizes import frame_bytes, tier_bytes, tiers_of
+from harness.layers.sizes import frame_bytes, tier_bytes
 from harness.layers.tokens import TokenLayer
 
 DTYPE = torch.bfloat16

@@ -18,8 +18,9 @@ from harness import weights
 from harness.api import Exact, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
-from harness.check import Verdict, sentence
 from harness.check.small import CPU
+from harness.checks.verdict import Verdict, sentence
+from harness.downloads.data_folder import data_folder
 from harness.errors import UserError
 from harness.models.decoder import Codec
 from harness.models.load import matched
@@ -28,7 +29,6 @@ from harness.models.wan import Wan
 from harness.readers import read_by
 from harness.sampler import Sampler
 from harness.sizes import size
-from harness.suites import data_folder
 from harness.typed import build
 from harness.weights import Entry
 from methods.retention.keep import KeepAll

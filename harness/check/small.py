@@ -10,9 +10,10 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Reuse
 from harness.integration import CacheSession
-from harness.models.wan import TextKV, Wan, WanDims, init_weights
+from harness.models.wan import Wan, WanDims, init_weights
 from harness.passes import Silent
 from harness.sampler import Sampler
+from harness.sampling.network import TextKV
 from harness.schedule import Schedule
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from harness.api import CacheSpec, Exact, Method, Tier
+from harness.api.method import tiers_of
 from harness.attention.auto import Auto
 from harness.check.small import CPU, spec, video
-from harness.cli import REFERENCE
+from harness.compose import REFERENCE
 from harness.integration import CacheSession, Integration, Packed
-from harness.layers.sizes import tiers_of
 from harness.paths import CONF
 from harness.typed import build
 

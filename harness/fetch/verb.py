@@ -9,18 +9,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.cli import complain
-from harness.errors import UserError
+from harness.config.messages import complain
+from harness.downloads.data_folder import data_folder
+from harness.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.fetch.bar import Bar
 from harness.fetch.download import bytes_to_come, download
 from harness.fetch.source import Unavailable, host_of
 from harness.fetch.wanted import Place, Wanted, of_prompts, of_weights
 from harness.files import locked
 from harness.hydra_errors import OF_COMPOSING
-from harness.isolate import INTERRUPTED, USER_ERROR
 from harness.own import own_folder
 from harness.sizes import size
-from harness.suites import data_folder
 
 WORDS = {
     "weights": ("metrics", "model", "data_dir", "fetch.base"),

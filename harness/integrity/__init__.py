@@ -10,14 +10,13 @@ from pathlib import Path
 
 from harness import store
 from harness.errors import UserError
-from harness.files import stale
+from harness.files import shown, stale
 from harness.integrity import tables
 from harness.integrity.folder import examine
-from harness.integrity.mend import removing, shown
+from harness.integrity.mend import removing
 from harness.integrity.report import Report
-from harness.manifest import MANIFEST
-
-MARKS = {"request.json", MANIFEST, store.OBSERVATIONS}  # any of them makes a folder a run
+from harness.manifest import MANIFEST, runs
+from harness.results import all_runs
 
 
 def check(roots: Sequence[Path], own: Path | None = None) -> int:
@@ -44,22 +43,6 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
         f"{states['problem']} with problems"
     )
     return int(states["complete"] < len(reports) or wrong > 0)
-
-
-def runs(roots: Sequence[Path]) -> list[Path]:
-    """Every folder of a run at or below some folders, in order.
-
-    Raises  UserError: there is none.
-    """
-    found: dict[Path, Path] = {}
-    for root in roots:
-        with suppress(UserError):
-            for folder in store.folders_below(root, MARKS):
-                found.setdefault(folder.resolve(), folder.absolute())
-    if not found:
-        named = " and ".join(map(str, roots))
-        raise UserError(f"no runs below {named}: give a folder that python -m harness wrote")
-    return sorted(found.values())
 
 
 def mixed(reports: Iterable[Report]) -> Iterator[str]:
@@ -99,7 +82,7 @@ def _twice(reports: Sequence[Report]) -> Iterator[str]:
 def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
     """Tables of whole results folders that are damaged; every command writes them anew."""
     tops = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
-    for path in sorted({top.absolute() / store.WIDE for top in (*roots, *tops)}):
+    for path in sorted({top.absolute() / all_runs.WIDE for top in (*roots, *tops)}):
         try:
             if path.exists():
                 tables.checked(path)

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from harness import manifest, store
-from harness.errors import UserError
+from harness.checks.known_command import known_command
+from harness.errors import UserError, retry
 from harness.files import LOCK
 from harness.integrity import tables, video
 from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
 from harness.integrity.tables import Newer, Older, Wrong
+from harness.observation import Observation
 from harness.older import command_of
 from harness.run import Run, folder_of, run_id_of
 from harness.scores import SCORES, Key, key
-from harness.store import Observation
 from harness.suites import Suite
-from harness.sweep import retry
 
 NOT_KNOWN = (
     "the command that made it, which cannot be told from here (its files were changed since, or "
@@ -182,7 +182,7 @@ class _Folder:
 
     def _again(self, remove: Sequence[Path], keys: set[Key], *words: str) -> str:
         """Remove files, then make these videos."""
-        command = self._origin and self._origin.command(keys, *words)
+        command = known_command(self._origin, keys, *words) if self._origin else None
         first = removing(remove) if remove else ""
         if command is None:
             return f"`{first}` and {NOT_KNOWN}" if first else NOT_KNOWN

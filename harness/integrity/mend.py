@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import stored
-from harness.errors import UserError
-from harness.run import SAMPLE_SEED_STEP, Execution, Run, run_id_of
+from harness.downloads.data_folder import CACHE
+from harness.files import shown
+from harness.run import SAMPLE_SEED_STEP, Run
 from harness.scores import Key
-from harness.suites import CACHE, Suite
+from harness.suites import Suite
 
 # Words that a run's settings keep in full; all others are of the method.
 GROUPS = ("model", "method", "attention", "integration")
@@ -86,31 +84,6 @@ class Origin:
         ]
         return [f"method={self.method}", f"suite={self.suite}", f"model={self.model}", *settings]
 
-    @cached_property
-    def is_known(self) -> bool:
-        """Whether these words still give the run of this folder, by its id.
-
-        They do not where its files lie elsewhere (another `--config-dir`) or have changed since,
-        and where a word was typed that settings do not keep.
-        """
-        from harness.compose import configured
-        from harness.hydra_errors import OF_COMPOSING
-
-        if self.source == "custom" or any("${" in word for word in self.choices):
-            return False
-        try:
-            config = configured(*self.choices, folder=self.own)
-            for group in GROUPS:  # nobody is told to type what builds something else
-                stored.check(config[group], self.folder, self.own)
-        except (UserError, *OF_COMPOSING):
-            return False
-        wanted = run_id_of(self.folder)
-        return any(_identity(config, suite, seed) == wanted for suite, seed in self.suites)
-
-    def command(self, keys: Collection[Key], *words: str) -> str | None:
-        """What to type so that these videos are made and scored; None if it is not known."""
-        return self.typed(keys, *words) if self.is_known and keys else None
-
     def typed(self, keys: Collection[Key], *words: str) -> str:
         """The same, whether or not these words still give this run."""
         indices, samples = sorted({index for index, _ in keys}), 1 + max(key[1] for key in keys)
@@ -133,21 +106,6 @@ def removing(paths: Sequence[Path], option: str = "-f") -> str:
         for path in paths
     ]
     return " ".join(["rm", option, *quoted])
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    path = Path(os.path.abspath(path))
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _identity(config: Mapping[str, Any], suite: Suite, seed: int) -> str:
-    """The id of the run that a configuration gives."""
-    groups = {name: config[name] for name in GROUPS}
-    return Run(
-        results_dir="", model_name="", method_name="", **groups, suite=replace(suite, prompts=()),
-        rerun=config["rerun"], seed=seed, samples=1, data_dir="", execution=Execution(), track={},
-    ).run_id  # fmt: skip
 
 
 def _selection(indices: Sequence[int]) -> str:

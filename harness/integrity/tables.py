@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import parquet, scores, store
+from harness import observation, parquet, scores
 from harness.files import sha256
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def rows(path: Path, row_type: type) -> list[dict[str, Any]]:
     """
     table, found = _read(path)
     for row in found:
-        check_version(row.get("schema_version", store.SCHEMA_VERSION), path.name)
+        check_version(row.get("schema_version", observation.SCHEMA_VERSION), path.name)
     _check_columns(path, table.schema, _schema(row_type))
     if strange := sorted(set(table.schema.names) - set(_schema(row_type).names)):
         raise Wrong(f"{path.name} has other columns than this harness writes ({strange[0]}, ...)")
@@ -100,7 +100,7 @@ def json_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_version(found: Any, name: str, known: int = store.SCHEMA_VERSION) -> None:
+def check_version(found: Any, name: str, known: int = observation.SCHEMA_VERSION) -> None:
     """Refuse what another schema wrote.
 
     Raises  Newer or Older.

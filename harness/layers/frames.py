@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, KEEP, POOL, Exact, FramePolicy, History, Placement, Split
+from harness.api.method import tiers_of
 from harness.arena import Arena, Pages
 from harness.attention.base import Segment
 from harness.layers.base import Chunk, Context, Plan, demand_known
 from harness.layers.mass import frame_mass
-from harness.layers.sizes import SINK, tiers_of
+from harness.layers.sizes import SINK
 from harness.models.rope import rotate
 
 Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, T, D]

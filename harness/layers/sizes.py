@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 import torch
 
-from harness.api import KEEP, CacheSpec, FramePolicy, Method, Tier, TokenPolicy
+from harness.api import KEEP, CacheSpec, Method, Tier, TokenPolicy
+from harness.api.method import tiers_of
 
 SINK = "sink"  # where a sink that changes lies, which no method encodes
 ORIGIN_BYTES = 4  # where a token came from, for policies that pick single tokens
@@ -26,13 +26,6 @@ def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int
         for name, part in quantizer.encode(x).parts.items():
             sizes[name] += spec.num_layers * spec.num_heads * part.nbytes
     return {name: size // tier.span for name, size in sizes.items()}
-
-
-def tiers_of(method: Method) -> Mapping[str, Tier]:
-    """All tiers of a method by name, KEEP first."""
-    policy = method.retention
-    span = policy.span if isinstance(policy, FramePolicy) else 1
-    return {KEEP: Tier(method.key, method.value, span), **method.tiers}
 
 
 def frame_bytes(method: Method, spec: CacheSpec, dtype: torch.dtype = torch.bfloat16) -> int:

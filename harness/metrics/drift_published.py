@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.metrics.metric import Clip, Column, Unscorable, Value
+from harness.metrics.metric import Clip, Unscorable
 from harness.metrics.vbench import Dimension
+from harness.scores import Column, Value
 from harness.vbench import environment, staging
 
 STEP_FRAMES = 50

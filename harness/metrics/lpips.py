@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from harness import weights
-from harness.metrics.metric import Clip, Column, Frames, Metric, Unscorable, Value, check_pair
+from harness.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
 from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
+from harness.scores import Column, Value
 from harness.version import package_version
 
 BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package

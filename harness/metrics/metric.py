@@ -10,8 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.scores import Column as Column
-from harness.scores import Value as Value
+from harness.scores import Column, Value
 
 Frames = NDArray[np.uint8]
 

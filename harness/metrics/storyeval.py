@@ -9,7 +9,8 @@ import numpy as np
 from harness.errors import UserError
 from harness.judge.judge import Judge, Verdict
 from harness.judge.question import TEMPLATE_SHA256
-from harness.metrics.metric import Clip, Column, Metric, Unscorable, Value
+from harness.metrics.metric import Clip, Metric, Unscorable
+from harness.scores import Column, Value
 
 NO_EVENTS = (
     "the prompt has no events: choose suite=storyeval, or type suite.events=true for stories of "

@@ -9,8 +9,9 @@ import numpy as np
 
 from harness import weights
 from harness.errors import UserError
-from harness.metrics.metric import Clip, Column, Metric, Unscorable, Value
+from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.windows import WINDOWS, Quantity, summarise
+from harness.scores import Column, Value
 from harness.vbench import client, environment
 from harness.vbench.clips import LONGEST_WHOLE_S, protocol, spans
 from harness.vbench.dimensions import DIMENSIONS

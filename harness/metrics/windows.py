@@ -30,7 +30,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.metric import Clip, Column, Unscorable, Value
+from harness.metrics.metric import Clip, Unscorable
+from harness.scores import Column, Value
 
 Series = NDArray[np.float64]
 WINDOW_S = 1.0

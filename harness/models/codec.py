@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.models.bundled import bundled
-from harness.models.vae import pixels
+from harness.reel import pixels
 
 BLOCK = 8
 _WIDE, _FINE = 64, 24  # channels on the grid of latents, and on the finer ones

@@ -18,8 +18,9 @@ from harness.models.decoder import Decoder
 from harness.models.hub import located
 from harness.models.load import checkpoint_sha256, load_weights
 from harness.models.lora import Lora
-from harness.models.wan import TextKV, Wan, WanDims, init_weights
+from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampler import Sampler
+from harness.sampling.network import TextKV
 from harness.schedule import Schedule
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}

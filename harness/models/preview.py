@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.models.load import load_weights
-from harness.models.vae import pixels
+from harness.reel import pixels
 from harness.video import Frames
 
 FILE = "taew2_1"  # .pth or .safetensors, in the decoder's folder

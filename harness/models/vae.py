@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.errors import NotFinite, UserError
+from harness.errors import UserError
 from harness.models.checkpoint import is_complete
 from harness.models.hub import located
 from harness.models.stream import FrameByFrame, decode_as_published, decode_frame
 from harness.models.text import HUB, missing_folder, missing_packages
-from harness.numerics import are_finite
+from harness.reel import pixels
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -235,14 +235,3 @@ def _demand_channels(latents_FChw: Tensor, channels: int) -> None:
             f"latents have {latents_FChw.shape[1]} channels and the decoder takes {channels}: "
             "choose the decoder of this model"
         )
-
-
-def pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
-    """[T, 3, H, W] in -1..1 -> uint8 [T, H, W, 3] on the host, rounded to nearest.
-
-    Raises  NotFinite: NaN, of which bytes would make black.
-    """
-    if not are_finite(frames_T3HW):
-        raise NotFinite("the decoder gives pixels that are not finite, of latents that are")
-    levels = ((frames_T3HW + 1) * 127.5).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

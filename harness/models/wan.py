@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.sampling.network import Attends as Attends
-from harness.sampling.network import TextKV as TextKV
+from harness.sampling.network import Attends, TextKV
 
 if TYPE_CHECKING:
     from harness.layers.base import Plan
@@ -85,6 +84,11 @@ class Wan(nn.Module):
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
         return self.head.head.weight.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Cross-attention keys and values of every layer; depends on the prompt alone.

@@ -30,8 +30,9 @@ from harness.api import (
     Split,
     TokenPolicy,
 )
+from harness.api.method import tiers_of
 from harness.cache import sized
-from harness.layers.sizes import SINK, tiers_of
+from harness.layers.sizes import SINK
 from harness.passes import chunks
 
 FAR = 160  # chunks

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 
 from harness.api import Method
 from harness.catalogue import NUM_FRAMES, TRUE
+from harness.config.messages import of_construction
 from harness.errors import UserError, first_line
 from harness.integration import Integration, Packed
 from harness.models.model import VideoModel
@@ -22,7 +23,6 @@ from harness.published import Published
 from harness.run import Run
 from harness.suites import TEMPORAL_STRIDE, pixel_frames
 from harness.typed import build
-from harness.worker import of_construction
 
 STUDY = "published/"  # where the methods of the published study lie
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from harness.api import CacheSpec, Method
 from harness.attention.base import Backend
 from harness.models.model import DTYPES, VideoModel
+from harness.observation import PHASES
 from harness.plan.history import Growth, Moment, video
 from harness.plan.storage import Storage
 from harness.plan.workload import Needs
-from harness.store import PHASES
 from harness.suites import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 
 Sizes = dict[str, int | None]  # None: unknown, with a reason beside it

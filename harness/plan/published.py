@@ -19,7 +19,7 @@ from harness.plan.live import allocated
 from harness.plan.workload import network
 from harness.suites import pixel_frames
 
-FILE = shipped("harness.plan", "published.yaml")
+FILE = shipped("harness.planning", "published.yaml")
 INDEX_BYTES = 8  # int64, a token of a tier
 OUTLIER_BYTES = (4, 2)  # int32 index and fp16 value
 SPAN_BYTES = 16  # where a pooled chunk lay, in their own count of bytes

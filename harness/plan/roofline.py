@@ -23,7 +23,7 @@ from harness.plan.history import Moment
 from harness.plan.storage import Storage
 from harness.plan.workload import Network
 
-CARDS = shipped("harness.plan", "cards.yaml")
+CARDS = shipped("harness.planning", "cards.yaml")
 RATES = ("gemm_flops_per_s", "attention_flops_per_s", "copy_bytes_per_s")
 KEYS = (*RATES, "device", "date")
 

@@ -22,8 +22,9 @@ from harness.api import (
     Tokens,
     VideoSize,
 )
+from harness.api.method import tiers_of
 from harness.cache import sized
-from harness.layers.sizes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes, tiers_of
+from harness.layers.sizes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes
 from harness.plan.history import Moment
 from harness.plan.live import LiveBytes, on_meta
 

@@ -36,6 +36,10 @@ class Network(Protocol):
     def dtype(self) -> torch.dtype:
         """Dtype of the weights, and of the latents that it takes."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Compute the cross-attention keys and values of every layer for encoded prompts."""
 

@@ -12,18 +12,16 @@ from hydra.errors import InstantiationException
 
 from harness import env
 from harness.api import Method
-from harness.cli import complain
 from harness.compose import configured
-from harness.errors import UserError, of_system
+from harness.config.messages import complain, of_construction
+from harness.errors import USER_ERROR, UserError, of_system
 from harness.hydra_errors import OF_COMPOSING
-from harness.isolate import USER_ERROR
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
 from harness.suites import TEMPORAL_STRIDE
 from harness.train.stages import Training
 from harness.train.state import State, load_state
 from harness.typed import build
-from harness.worker import of_construction
 
 VERBS = ("train", "export", "sample")
 _SHOWN = 6  # clips of a sheet

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.models.wan import TextKV, Wan
+from harness.models.wan import Wan
+from harness.sampling.network import TextKV
 from harness.schedule import Schedule
 from harness.train.stages import Stage
 from harness.train.teacher import TeacherForcing

@@ -11,6 +11,7 @@ import numpy as np
 
 from harness import store
 from harness.errors import UserError
+from harness.results import all_runs
 from harness.suites import TEMPORAL_STRIDE
 from harness.video import read_frames
 from harness.world.backgrounds import Array
@@ -57,7 +58,7 @@ def of_run(folder: Path) -> Videos:
     """
     if not (folder / store.OBSERVATIONS).is_file():
         raise UserError(f"{folder} is no folder of a run: name one with {store.OBSERVATIONS} in it")
-    rows = store.load_run(folder)
+    rows = all_runs.load_run(folder)
     made = rows[rows["failure"].isna()]
     if made.empty:
         raise UserError(f"{folder} has no finished video: repeat the run that makes it")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.bench import Options
 from harness.bench.gpu import calls, exact, mma, rates, staging, study, video
 from harness.bench.gpu.lab import FULL, SMALL, Lab
 from harness.bench.report import Report, Row, nvidia_smi
+from harness.benchmarks.options import Options
 from harness.errors import UserError, first_line
 
 TITLE = "Attention over packed history beside BF16 on a GPU"

@@ -13,17 +13,15 @@ from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import env
-from harness.cli import complain
 from harness.compose import configured
-from harness.errors import UserError
-from harness.isolate import USER_ERROR
+from harness.config.messages import complain, of_construction
+from harness.errors import USER_ERROR, UserError
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.suites import TEMPORAL_STRIDE
 from harness.train.stages import Training
 from harness.train.state import load_state
-from harness.worker import of_construction
 
 
 def main(words: Sequence[str]) -> int:

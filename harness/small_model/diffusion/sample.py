@@ -12,7 +12,8 @@ from torch import Tensor
 
 from harness.api import CacheSpec
 from harness.models.codec import encode, preview
-from harness.models.wan import TextKV, Wan
+from harness.models.wan import Wan
+from harness.sampling.network import TextKV
 from harness.schedule import GRID
 from harness.sheet import contact_sheet
 from harness.small_model.diffusion.teacher import Teacher

@@ -1,0 +1,37 @@
+"""How a benchmark runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.paths import checkout
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bench runs.
+
+    out: the folder of its files, None for the usual one. quick: small sizes, to see that it runs.
+    dry_run: the GPU bench on a CPU at tiny sizes; its times mean nothing.
+    """
+
+    out: Path | None = None
+    quick: bool = False
+    dry_run: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """As typed."""
+        out = [] if self.out is None else ["--out", str(self.out)]
+        return [*out, *["--quick"] * self.quick, *["--dry-run"] * self.dry_run]
+
+    @property
+    def folder(self) -> Path:
+        """Where the files go: full sizes into the docs of a checkout, all else below results."""
+        if self.out is not None:
+            return self.out
+        root = checkout()
+        if root is None or self.quick or self.dry_run:
+            return (root or Path.cwd()) / "results" / "bench"
+        return root / "docs" / "benchmarks"

@@ -1,0 +1,1 @@
+"""Checks of methods, models and folders of results."""

@@ -1,0 +1,51 @@
+"""Whether the command of a run still gives that run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from harness import stored
+from harness.errors import UserError
+from harness.integrity.mend import GROUPS, Origin
+from harness.run import Execution, Run, run_id_of
+from harness.scores import Key
+from harness.suites import Suite
+
+
+@lru_cache(maxsize=8)
+def is_known(origin: Origin) -> bool:
+    """Whether these words still give the run of this folder, by its id.
+
+    They do not where its files lie elsewhere (another `--config-dir`) or have changed since,
+    and where a word was typed that settings do not keep.
+    """
+    from harness.compose import configured
+    from harness.hydra_errors import OF_COMPOSING
+
+    if origin.source == "custom" or any("${" in word for word in origin.choices):
+        return False
+    try:
+        config = configured(*origin.choices, folder=origin.own)
+        for group in GROUPS:  # nobody is told to type what builds something else
+            stored.check(config[group], origin.folder, origin.own)
+    except (UserError, *OF_COMPOSING):
+        return False
+    wanted = run_id_of(origin.folder)
+    return any(_identity(config, suite, seed) == wanted for suite, seed in origin.suites)
+
+
+def known_command(origin: Origin, keys: Collection[Key], *words: str) -> str | None:
+    """What to type so that these videos are made and scored; None if it is not known."""
+    return origin.typed(keys, *words) if is_known(origin) and keys else None
+
+
+def _identity(config: Mapping[str, Any], suite: Suite, seed: int) -> str:
+    """The id of the run that a configuration gives."""
+    groups = {name: config[name] for name in GROUPS}
+    return Run(
+        results_dir="", model_name="", method_name="", **groups, suite=replace(suite, prompts=()),
+        rerun=config["rerun"], seed=seed, samples=1, data_dir="", execution=Execution(), track={},
+    ).run_id  # fmt: skip

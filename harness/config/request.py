@@ -1,0 +1,92 @@
+"""Build the runs that a composed configuration asks for; imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from harness import suites
+from harness.compose import REFERENCE
+from harness.downloads import data_folder
+from harness.own import checked
+from harness.paths import CONF
+from harness.run import Run
+from harness.settings import execution, resolve
+
+OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
+
+
+def plan(config: DictConfig) -> tuple[Run, Run]:
+    """The run that a configuration asks for, and the BF16 run it is held against."""
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "file" and Path(source.path) != CONF and source.path:
+            checked(Path(source.path))
+    resolved = resolve(config)
+    choices = HydraConfig.get().runtime.choices
+    suite_config = suites.configured(resolved["suite"])
+    model = resolved["model"]
+    data_dir, _ = data_folder.data_folder(resolved["data_dir"])
+    suite = suites.resolve(
+        choices["suite"], suite_config, resolved["data_dir"], model["chunk_frames"], model["fps"]
+    )
+    words = HydraConfig.get().overrides.task
+    of_model = [word for word in words if word.startswith("model.")]
+    of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
+    of_rerun = [f"rerun={resolved['rerun']}"] if resolved["rerun"] else []
+    of_reference, as_reference = _attending(resolved, words)
+    of_method = [word.removeprefix("method.") for word in words if word.startswith("method.")]
+    shared: dict[str, Any] = {
+        "results_dir": str(Path(resolved["results_dir"]).absolute()),
+        "model_name": choices["model"],
+        "model": model,
+        "suite": suite,
+        "seed": suite_config.seed,
+        "samples": suite_config.samples,
+        "data_dir": str(data_dir.absolute()),
+        "execution": execution(resolved["run"]),
+        "track": resolved["track"],
+        "metrics": resolved.get("metrics") or {},
+    }
+    reference = Run(
+        method_name=REFERENCE,
+        method=_shipped("method", REFERENCE),
+        attention=resolved["reference"] or resolved["attention"],
+        integration=_shipped("integration", "packed"),
+        settings=" ".join(of_model + as_reference),
+        **shared,
+    )
+    reference = replace(reference, reference_id=reference.run_id)
+    run = Run(
+        method_name=choices["method"],
+        method=resolved["method"],
+        attention=resolved["attention"],
+        integration=resolved["integration"],
+        settings=" ".join(of_method + of_model + of_rerun + of_build + of_reference),
+        rerun=resolved["rerun"],
+        reference_id=reference.run_id,
+        **shared,
+    )
+    return run, reference
+
+
+def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words that settings keep of how the reference attends: those of the run, and its own."""
+    if config["reference"] in (None, config["attention"]):
+        return [], [word for word in words if re.match(r"attention[.=]", word)]
+    choice = HydraConfig.get().runtime.choices[OF_REFERENCE]
+    changes = [word for word in words if word.startswith("reference.")]
+    own = [word.replace("reference", "attention", 1) for word in changes]
+    return [f"{OF_REFERENCE}={choice}", *changes], [f"attention={choice}", *own]
+
+
+def _shipped(group: str, name: str) -> dict[str, Any]:
+    """A file of ours as it is, whatever the command line changed."""
+    file = OmegaConf.load(CONF / group / f"{name}.yaml")
+    resolved: dict[str, Any] = OmegaConf.to_container(file, resolve=True)  # type: ignore[assignment]
+    return resolved

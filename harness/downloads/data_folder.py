@@ -1,0 +1,24 @@
+"""Where prompt lists and weights lie: the data folder that a user names, or a cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.errors import UserError
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
+
+
+def data_folder(configured: str | None) -> tuple[Path, bool]:
+    """The data folder, and whether the user named it (`data_dir=...` or HARNESS_DATA)."""
+    named = configured or os.environ.get("HARNESS_DATA")
+    if not named:
+        return CACHE, False
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"the data folder {folder} does not exist or is no folder: create it with "
+            "prompts/moviegen.txt inside, or drop data_dir and HARNESS_DATA"
+        )
+    return folder, True

@@ -1,0 +1,1 @@
+"""What a run is, and its files: request, observations, scores, manifest, videos."""

@@ -1,0 +1,1 @@
+"""Nothing about video: errors, files, units, hashes, versions, progress, text tables."""
