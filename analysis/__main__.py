@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.ending import exit_with
-from harness.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
+from harness.system.ending import exit_with
+from harness.system.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
 
 # Verbs are imported when they are asked for: each has `arguments(parser)` and `run(words) -> int`.
 VERBS = {

@@ -13,7 +13,7 @@ from harness.metrics.psnr import Psnr
 from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.windows import Quantity
-from harness.sizes import GIB
+from harness.system.units import GIB
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.counted import Counted
-from analysis.grids import Grid
 from analysis.published.papers import Number, Paper
 from analysis.section import Method, Section
 from analysis.statistics import FEWEST, estimates
+from harness.system.text_table import Grid
 
 Word = Literal["agrees", "differs", "not comparable", "not run"]
 POINTS = ("ratio", "peak_gib")  # counted or largest: no mean over prompts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.sizes import GIB
+from harness.system.units import GIB
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ from analysis.columns import by_second
 from analysis.figures.families import family_of
 from analysis.figures.figure import Axis, Curve, Curves, Panels
 from analysis.figures.paper import svg as drawn
-from analysis.grids import Grid
 from analysis.ranks import interval
 from analysis.section import VIDEO
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, redrawn
 from analysis.tables import title
-from harness.errors import UserError
 from harness.metrics.lpips import Lpips
 from harness.metrics.psnr import Psnr
 from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.windows import Quantity
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
 
 PARTS: Mapping[Literal["last_minus_first", "slope"], str] = {
     "last_minus_first": "last less first second",

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from harness.compose import choices
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 FOLDER = "published/"  # of conf/method
 # What may not be mixed: rows that differ in one of these are not of the same sweep.

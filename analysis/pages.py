@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.files import whole_file
+from harness.system.errors import UserError
+from harness.system.files import whole_file
 
 BEGIN, END = "<!-- written by make validity, from here -->", "<!-- to here -->"
 

@@ -20,7 +20,6 @@ from analysis.section import VIDEO, Method, Section, Setting
 from analysis.tables import title
 from analysis.traces import traced
 from harness.compose import choices, described
-from harness.errors import UserError
 from harness.integrity.mend import Origin
 from harness.metrics.psnr import CAP_DB
 from harness.older import without_older
@@ -28,6 +27,7 @@ from harness.results.all_runs import load, load_run, load_runs
 from harness.run import Run, run_id_of
 from harness.scores import CONSTANT
 from harness.store import Twice, folders_below, refuse_twice
+from harness.system.errors import UserError
 
 PHASES = "text, denoise, commit and decode, after the device has finished"
 CAPPED = f"PSNR: a video that equals BF16's counts as {CAP_DB:g} dB"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.grids import Grid
 from analysis.quantities import QUANTITIES
-from harness.plain import plain
-from harness.sizes import GIB, MIB
 from harness.summary import summarize as over_videos
+from harness.system.plain import plain
+from harness.system.text_table import Grid
+from harness.system.units import GIB, MIB
 
 
 @dataclass(frozen=True)

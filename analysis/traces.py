@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.section import Trace
-from harness import parquet
-from harness.errors import UserError
-from harness.sizes import GIB
+from harness.system import parquet
+from harness.system.errors import UserError
+from harness.system.units import GIB
 
 PROCESS = "in_use"  # everything, of which the others are parts
 SCRATCH = "scratch"  # held while attending, no history

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.grids import Grid
 from analysis.measured import Measured
 from analysis.published.fidelity import Published
 from analysis.published.observations import REFERENCE
 from analysis.ranks import Array, interval, ranks, resampled, spearman
-from harness.errors import UserError
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
 
 NUM_DRAWS, SEED = 2000, 0
 FEWEST = 3  # methods; two always agree or disagree fully

@@ -10,9 +10,9 @@ import pandas as pd
 from analysis import measured as ours
 from analysis.figures.figure import Axis, Panels, Point, Scatter
 from analysis.figures.paper import svg
-from analysis.grids import Grid
 from analysis.published.fidelity import Published
 from analysis.validity import LISTED, Metric, Pair, agreement, listing, notes, pairs
+from harness.system.text_table import Grid
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.grids import Grid
 from analysis.tables import title
 from harness.downloads.data_folder import data_folder
-from harness.errors import UserError
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
 from harness.vbench.dimensions import DIMENSIONS
 from harness.vbench.totals import Totals, dimension_means, official_prompts, totals
 

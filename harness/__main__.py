@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.ending import exit_with
-from harness.errors import USER_ERROR, UserError, did_you_mean, of_system
-from harness.own import OPTIONS, expose, own_folder
+from harness.system.ending import exit_with
+from harness.system.errors import USER_ERROR, UserError, did_you_mean, of_system
+from harness.system.user_folder import OPTIONS, expose, own_folder
 
 # Heavy imports wait until a verb needs them: each module has `main(words) -> int`.
 VERBS = {

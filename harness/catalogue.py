@@ -24,13 +24,13 @@ from harness.attention.portable import Portable
 from harness.cache import layer_of
 from harness.compose import composing, described, method_files
 from harness.config.messages import of_construction
-from harness.errors import UserError
 from harness.integration import CacheSession, Integration, Packed
 from harness.layers.base import Chunk, Context, Layer, Plan
 from harness.layers.frames import FrameLayer
 from harness.layers.sizes import frame_bytes, tier_bytes
 from harness.layers.tokens import TokenLayer
 from harness.models.rope import Rope, rotate
+from harness.system.errors import UserError
 
 CPU = torch.device("cpu")
 DTYPE = torch.bfloat16

@@ -16,14 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import store, sweep
 from harness.config.messages import complain
 from harness.config.request import plan
-from harness.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
 from harness.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.job import carry_out
-from harness.paths import CONF
 from harness.results import all_runs
 from harness.run import Run, run_id_of
 from harness.scores import Key
 from harness.sweep import Job
+from harness.system.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
+from harness.system.paths import CONF
 
 
 class Command:

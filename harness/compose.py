@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from harness.hydra_errors import demand_choices
-from harness.own import searchpath
-from harness.paths import CONF
 from harness.read_once import read_once
+from harness.system.paths import CONF
+from harness.system.user_folder import searchpath
 
 REFERENCE = "bf16"
 

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from harness.catalogue import Facts, facts
 from harness.compose import REFERENCE
-from harness.paths import ROOT, checkout
+from harness.system.paths import ROOT, checkout
 
 PAGE = ROOT / "docs" / "methods.md"
 INTRO = """# Methods

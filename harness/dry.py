@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.grids import Grid
 from harness import earlier, power
-from harness.errors import UserError
 from harness.run import Item, Run
 from harness.score import lacking
-from harness.sizes import size
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
+from harness.system.units import size
 
 if TYPE_CHECKING:
     from harness.parts import Parts
@@ -166,7 +166,7 @@ def _parts(run: Run) -> Parts:
 
 def _refused_here(run: Run, parts: Parts) -> list[str]:
     """Why the run could not start on this machine, though it may on another."""
-    from harness import env
+    from harness.system import machine as env
 
     told = []
     model, data_dir = parts.model, Path(run.data_dir)
@@ -196,7 +196,7 @@ def _stems(items: Sequence[Item]) -> Videos:
 
 def _machine(device: str) -> str | None:
     """The card or processor of a device; None if this machine does not have it."""
-    from harness import env
+    from harness.system import machine as env
 
     try:
         return earlier.machine(env.device_name(env.choose_device(device)))

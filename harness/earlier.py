@@ -18,10 +18,10 @@ from statistics import fmean, median
 from typing import Any
 
 from harness import store
-from harness.errors import UserError
 from harness.older import schema_of
 from harness.results import all_runs
 from harness.run import Run
+from harness.system.errors import UserError
 
 ALIKE = ("model_name", "model", "method_name", "attention", "integration")
 

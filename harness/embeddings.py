@@ -26,11 +26,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from harness import env
-from harness.files import locked, sha256, whole_file, writing
 from harness.measure import Memory, Meter
 from harness.models.model import TextEncoder
 from harness.run import Run
+from harness.system import machine
+from harness.system.files import locked, sha256, whole_file, writing
 
 FOLDER = ".text"  # below the results, beside the suites
 FORMAT = 2  # of `measured`: files of another one are not read
@@ -80,7 +80,7 @@ class Embeddings:
             "code": _code(encoder),
             "dtype": run.model["dtype"],
             "format": FORMAT,
-            "machine": [env.device_name(device), memory.source, torch.__version__],
+            "machine": [machine.device_name(device), memory.source, torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         folder = Path(run.results_dir) / FOLDER / digest[:8]

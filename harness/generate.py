@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import env, store
+from harness import store
 from harness.embeddings import Embeddings, Encoded, Keep
-from harness.errors import NotFinite, UserError
-from harness.files import write_json
 from harness.integration import CacheSession
 from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES
@@ -26,7 +24,6 @@ from harness.numerics import are_finite
 from harness.observation import TracePoint
 from harness.parts import Parts
 from harness.passes import Silent
-from harness.progress import Progress
 from harness.record import Held, Recorder
 from harness.reel import Reel, pixels
 from harness.run import ENVIRONMENT, Item, Run
@@ -34,6 +31,10 @@ from harness.sampler import Sampler
 from harness.sampling.network import TextKV
 from harness.scores import Key
 from harness.store import Rows, write_trace
+from harness.system import machine
+from harness.system.errors import NotFinite, UserError
+from harness.system.files import write_json
+from harness.system.progress import Progress
 from harness.video import Frames, write_raw
 
 
@@ -47,7 +48,7 @@ class Generator:
     def __init__(self, run: Run) -> None:
         """Build everything; ValueError or UserError before any video is made."""
         self.run = run
-        self.device = env.choose_device(run.execution.device)
+        self.device = machine.choose_device(run.execution.device)
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
         if self.device.type == "cpu" and run.execution.device == "auto" and named not in ("", "-1"):
             print(
@@ -214,7 +215,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     if not items:
         return
     generator = Generator(run)
-    write_json(run.folder / ENVIRONMENT, env.describe(generator.device))
+    write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
     passes = model.loop.num_passes(model.schedule, run.suite.num_frames, model.chunk_frames)
     generator.encode([item.prompt.text for item in items])

@@ -12,9 +12,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from harness.errors import UserError, did_you_mean
-from harness.own import exposed
-from harness.paths import CONF
+from harness.system.errors import UserError, did_you_mean
+from harness.system.paths import CONF
+from harness.system.user_folder import exposed
 
 # What composing raises that the user can mend: wrong words, and wrong files of their own.
 OF_COMPOSING = (

@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 from harness.lease import Grant, leased
 from harness.run import Run
 from harness.scores import Key
 from harness.system.child_process import search_path
+from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 
 PATIENCE_S = 10  # between asking a child to end and making it
 SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # the time is nearly over

@@ -6,13 +6,13 @@ import json
 import sys
 
 from harness import manifest, scores, store
-from harness.errors import AlreadySaid, RunFailed
 from harness.isolate import run_stage
 from harness.run import Item, Run
 from harness.score import built, lacking
 from harness.store import Rows
 from harness.sweep import State
-from harness.version import code_version
+from harness.system.errors import AlreadySaid, RunFailed
+from harness.system.version import code_version
 
 
 def carry_out(run: Run, reference: Run) -> State:

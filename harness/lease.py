@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from harness.errors import UserError, of_system
-from harness.files import is_regular
 from harness.run import Execution
+from harness.system.errors import UserError, of_system
+from harness.system.files import is_regular
 
 SHARED = 0o1777  # mode of a folder in which every user may make files, and remove only their own
 PAUSE_S = 0.2  # between two looks for something free

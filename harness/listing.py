@@ -11,12 +11,12 @@ from harness import weights
 from harness.compose import choices, described, method_files
 from harness.config.messages import complain
 from harness.downloads.data_folder import data_folder
-from harness.errors import USER_ERROR, UserError
 from harness.hydra_errors import OF_COMPOSING
 from harness.observation import Observation, TracePoint
 from harness.observation import described as described_columns
-from harness.own import own_folder
 from harness.readers import readers
+from harness.system.errors import USER_ERROR, UserError
+from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
 

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness import observation, store
-from harness.errors import UserError
-from harness.files import sha256, write_json
 from harness.run import ENVIRONMENT, SUBFOLDERS, Run
 from harness.scores import SCORES
+from harness.system.errors import UserError
+from harness.system.files import sha256, write_json
 
 MANIFEST = "run.json"
 DONE, SCORING = "done", "scoring"  # its states; the second while scores are added to a finished run

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import NotFinite, first_line
+from harness.system.errors import NotFinite, first_line
 
 
 def are_finite(*tensors: Tensor) -> Tensor:

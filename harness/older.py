@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
 from harness.observation import SCHEMA_VERSION, Observation
+from harness.system.errors import UserError
 
 MAX_COMMANDS = 3  # that are shown; `check` names the others
 _told: set[Path] = set()  # roots whose older runs this process has named
@@ -22,8 +22,8 @@ def schema_of(folder: Path) -> int | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from harness import parquet
     from harness.store import OBSERVATIONS
+    from harness.system import parquet
 
     try:
         file = pq.ParquetFile(folder / OBSERVATIONS)
@@ -59,7 +59,7 @@ def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
 
 def describe(root: Path, older: Sequence[Path], schemas: str) -> str:
     """Say which runs are no longer read, and the commands that make them again."""
-    from harness.files import shown
+    from harness.system.files import shown
 
     runs = "1 run" if len(older) == 1 else f"{len(older)} runs"
     are = "is" if len(older) == 1 else "are"

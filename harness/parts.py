@@ -14,7 +14,7 @@ from harness.cache import sized
 from harness.integration import Integration
 from harness.models.model import VideoModel
 from harness.run import Run
-from harness.typed import build
+from harness.system.typed import build
 
 
 @dataclass(frozen=True)

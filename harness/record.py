@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from harness import env
-from harness.errors import cause_of, first_line, last_frame
 from harness.integration import CacheSession
 from harness.measure import Meter
 from harness.models.model import VideoModel
 from harness.observation import PHASES, Observation, TracePoint
 from harness.run import Item, Run
 from harness.suites import pixel_frames
+from harness.system import machine
+from harness.system.errors import cause_of, first_line, last_frame
 from harness.video import Frames, digest
 
 
@@ -146,7 +146,7 @@ class Recorder:
             "contract": self.model.contract,
             "preset": self.model.preset,
             "weights": self.weights,
-            "device": env.device_name(self.device),
+            "device": machine.device_name(self.device),
             "torch_version": torch.__version__,
         }
 

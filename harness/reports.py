@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from harness.errors import Cause
 from harness.scores import Key
+from harness.system.errors import Cause
 
 
 class Reports:

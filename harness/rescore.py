@@ -14,17 +14,17 @@ from typing import Any
 from harness import manifest, store, stored
 from harness.compose import configured
 from harness.config.messages import complain
-from harness.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.hydra_errors import OF_COMPOSING
 from harness.lease import leased, threads
 from harness.manifest import runs
 from harness.older import without_older
-from harness.own import own_folder
 from harness.results import all_runs
 from harness.run import REQUEST, Execution, Run
 from harness.score import built, lacking, score
 from harness.scores import rows
 from harness.settings import check, execution
+from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.system.user_folder import own_folder
 from harness.track import mirror
 
 USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [run.threads=2]

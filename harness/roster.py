@@ -15,10 +15,10 @@ from harness import weights
 from harness.compose import choices, composing, described
 from harness.config.messages import of_construction
 from harness.downloads.data_folder import data_folder
-from harness.errors import UserError
 from harness.models.model import VideoModel
-from harness.sizes import GIB
 from harness.suites import SuiteConfig, latent_frames
+from harness.system.errors import UserError
+from harness.system.units import GIB
 
 SECONDS = 10
 HEAD = (

@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import observation, store
-from harness.errors import UserError, first_line
-from harness.files import (
+from harness.observation import Observation
+from harness.scores import Key
+from harness.store import Twice
+from harness.suites import Prompt, Suite
+from harness.system.errors import UserError, first_line
+from harness.system.files import (
     locked,
     open_lock,
     refuse_links,
@@ -24,12 +28,8 @@ from harness.files import (
     write_json,
     writing,
 )
-from harness.observation import Observation
-from harness.scores import Key
-from harness.store import Twice
-from harness.suites import Prompt, Suite
-from harness.typed import shown
-from harness.version import code_version
+from harness.system.typed import shown
+from harness.system.version import code_version
 from harness.video import frames_file
 
 REQUEST = "request.json"

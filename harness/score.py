@@ -16,15 +16,15 @@ from typing import Any
 from hydra.utils import get_class
 
 from harness import scores, store
-from harness.errors import UserError, cause_of, first_line, last_frame
-from harness.files import sha256
 from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable
-from harness.progress import Progress
 from harness.run import Item, Run
 from harness.scores import Key, Result, Row, Scored, Scores, Value
 from harness.sheet import contact_sheet
 from harness.suites import pixel_frames
-from harness.typed import build
+from harness.system.errors import UserError, cause_of, first_line, last_frame
+from harness.system.files import sha256
+from harness.system.progress import Progress
+from harness.system.typed import build
 from harness.video import Frames, digest, frames_file, pack_frames, read_frames, write_mp4
 
 MOST_AT_ONCE = 16  # videos: with its reference, 10 s of 480x832 are half a GiB

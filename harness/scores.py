@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from harness import parquet
-from harness.errors import UserError
 from harness.observation import column
+from harness.system import parquet
+from harness.system.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,7 +1,7 @@
 """A resolved configuration held against what a run reads. Imports no torch: the parent uses it.
 
 What is built later (method, model, metrics, attention) is held against its annotations by
-`harness.typed` where it is built.
+`harness.system.typed` where it is built.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness import track
-from harness.errors import UserError
 from harness.hydra_errors import LS
 from harness.run import Execution
 from harness.suites import SuiteConfig
-from harness.typed import TARGET, demand, demand_fields, demand_known, shown
+from harness.system.errors import UserError
+from harness.system.typed import TARGET, demand, demand_fields, demand_known, shown
 
 # Groups of choices that every run has, with the file that one of your own begins with.
 BUILT = {"model": "small", "method": "bf16", "attention": "auto", "integration": "packed"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.files import whole_file
+from harness.system.files import whole_file
 from harness.video import Frames, check_frames
 
 if TYPE_CHECKING:

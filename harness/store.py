@@ -9,10 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import parquet, scores
-from harness.errors import UserError
+from harness import scores
 from harness.observation import Observation, TracePoint
 from harness.scores import Key
+from harness.system import parquet
+from harness.system.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.own import exposed
-from harness.paths import ROOT
+from harness.system.errors import UserError
+from harness.system.paths import ROOT
+from harness.system.user_folder import exposed
 
 OURS = ("harness", "methods")
 # Where the parts of a run are written, of all modules of the harness: the others hold classes that

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.downloads.data_folder import data_folder
-from harness.errors import UserError
 from harness.events import split
 from harness.fetch.download import Mismatch, download
 from harness.fetch.source import addresses
 from harness.fetch.target import Target
-from harness.files import locked
-from harness.paths import shipped
-from harness.typed import demand_fields, shown
+from harness.system.errors import UserError
+from harness.system.files import locked
+from harness.system.paths import shipped
+from harness.system.typed import demand_fields, shown
 
 TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same in every Wan VAE
 BUNDLED = shipped("harness", "prompts")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness import parquet
 from harness.observation import over_videos
 from harness.scores import Scored
+from harness.system import parquet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,9 +15,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness.errors import retry
-from harness.files import write_json
 from harness.scores import Key
+from harness.system.errors import retry
+from harness.system.files import write_json
 
 WIDTH = 60  # of the beginning of a sentence that was printed before
 State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
@@ -91,7 +91,7 @@ def jobs(folder: Path) -> list[Job]:
 
 def show(jobs: Sequence[Job]) -> None:
     """Print the table at the end of a sweep."""
-    from analysis.grids import Grid
+    from harness.system.text_table import Grid
 
     counts = {state: sum(job.state == state for job in jobs) for state in _ENDS}
     title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)

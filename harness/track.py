@@ -7,10 +7,10 @@ import os
 import sys
 from typing import Literal
 
-from harness.errors import UserError, first_line
 from harness.results import all_runs
 from harness.run import Run
 from harness.summary import summarize
+from harness.system.errors import UserError, first_line
 
 Mode = Literal["online", "offline", "disabled"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import UserError
-from harness.files import whole_file
+from harness.system.errors import UserError
+from harness.system.files import whole_file
 
 Frames = NDArray[np.uint8]
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import yaml
 
-from harness import digests
 from harness.downloads.data_folder import data_folder
-from harness.errors import UserError
-from harness.own import exposed
-from harness.paths import CONF
-from harness.sizes import size
+from harness.system import file_hashes
+from harness.system.errors import UserError
+from harness.system.paths import CONF
+from harness.system.units import size
+from harness.system.user_folder import exposed
 
 FOLDER = "weights"  # of conf, and below the data folder
 OF_ENTRY = ("path", "url", "licence", "used_by")
@@ -95,7 +95,7 @@ def digest(name: str, data_dir: str | None) -> str | None:
         place = look(file, data_dir).path
         if not place.is_file():
             return None
-        found[file.path] = digests.remembered(place)
+        found[file.path] = file_hashes.remembered(place)
     if len(found) == 1:
         return next(iter(found.values()))
     lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(found.items()))
@@ -154,7 +154,7 @@ def mistake(file: File, found: Path) -> str | None:
     if file.sha256 is None and file.sha256_prefix is None and file.bytes not in (None, nbytes):
         return f"{found} has {nbytes} bytes, expected {file.bytes}"
     try:
-        sha256 = digests.remembered(found)
+        sha256 = file_hashes.remembered(found)
     except OSError as error:
         return f"{found} cannot be read ({error.strerror})"
     start, said = expected(file, found)
@@ -167,7 +167,7 @@ def expected(file: File, place: Path) -> tuple[str, str]:
         return file.sha256, f"expected {file.sha256}"
     if file.sha256_prefix is not None:
         return file.sha256_prefix, f"expected one that begins with {file.sha256_prefix}"
-    first, note = digests.first(place) or "", digests.note_of(place)
+    first, note = file_hashes.first(place) or "", file_hashes.note_of(place)
     return first, f"that of the first one here was {first} (remove {note} to accept another)"
 
 

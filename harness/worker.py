@@ -15,12 +15,19 @@ from pathlib import Path
 from hydra.errors import InstantiationException
 
 from harness.config.messages import of_construction
-from harness.ending import lasting_streams
-from harness.errors import INTERRUPTED, USER_ERROR, UserError, cause_of, first_line, last_frame
-from harness.plain import plain_streams
 from harness.reports import Reports
 from harness.run import Run
 from harness.system.child_process import die_with
+from harness.system.ending import lasting_streams
+from harness.system.errors import (
+    INTERRUPTED,
+    USER_ERROR,
+    UserError,
+    cause_of,
+    first_line,
+    last_frame,
+)
+from harness.system.plain import plain_streams
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

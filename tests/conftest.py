@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.files import locked
+from harness.system.files import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))

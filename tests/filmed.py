@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness import parquet
 from harness.bench.made_up import FPS, NUM_PIXEL_FRAMES, write_results
 from harness.store import OBSERVATIONS
+from harness.system import parquet
 from harness.video import write_mp4
 
 EVIL = "</script><img src=x onerror=\"alert('x')\">&'\"{{ 7 * 7 }}"

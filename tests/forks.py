@@ -42,7 +42,7 @@ READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS", "TRITON_INTERPRET", "XDG_CACHE
 _starting = threading.Lock()
 PACKAGES = ("harness.metrics", "harness.models", "harness.planning", "harness.checks", "methods")
 MODULES = (
-    "harness.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
+    "harness.system.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
     "harness.score", "harness.rescore", "harness.track", "harness.fetch.verb", "harness.listing",
     "harness.integrity", "analysis.tables", "av", "PIL.Image", "lpips", "skimage.metrics",
     "torchvision",

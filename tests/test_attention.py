@@ -20,7 +20,7 @@ from harness.attention.portable import Portable
 from harness.attention.reference import Reference
 from harness.attention.staged import Staged
 from harness.cache import Session
-from harness.errors import UserError
+from harness.system.errors import UserError
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.normed import Normed

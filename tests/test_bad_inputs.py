@@ -19,10 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 import analysis.__main__
 import harness.__main__
 from harness import generate, sweep
-from harness.errors import AlreadySaid
 from harness.models.model import VideoModel
 from harness.run import Run
 from harness.score import built
+from harness.system.errors import AlreadySaid
 from harness.worker import mendable
 from tests.conftest import ROOT
 

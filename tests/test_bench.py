@@ -26,7 +26,7 @@ from harness.bench.gpu.study import fwht
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, interleave, told
 from harness.benchmarks.options import Options
-from harness.errors import UserError
+from harness.system.errors import UserError
 from methods.quantizers import grouped
 from methods.quantizers.quarot import hadamard
 from tests.conftest import ROOT

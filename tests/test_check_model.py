@@ -47,8 +47,8 @@ class Told:
 @pytest.fixture
 def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     def run(data: Path, *words: str, **changes: Any) -> Told:
-        own = choose(tmp_path / "own", **changes)
-        code = main(["model=tiny", f"data_dir={data}", *words, "--config-dir", str(own)])
+        user_folder = choose(tmp_path / "own", **changes)
+        code = main(["model=tiny", f"data_dir={data}", *words, "--config-dir", str(user_folder)])
         return Told(code, capsys.readouterr().out)
 
     return run
@@ -79,10 +79,10 @@ def test_described_files_name_the_command(check: Any, data: Path, tmp_path: Path
         f"bytes: {(data / CHECKPOINT).stat().st_size + 1}\n"
     )
     (folder / "other.yaml").write_text("path: x.pt\nurl: https://example.org/x\n")
-    from harness import own
+    from harness.system import user_folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(own.EXPOSED, str(tmp_path / "own"))
+        patch.setenv(user_folder.EXPOSED, str(tmp_path / "own"))
         told = check(data)
         assert told.broken.keys() == {"its described files are right"}, told.out
         said = told.broken["its described files are right"]

@@ -17,7 +17,7 @@ from analysis.choosing.equal_memory import PLAIN, at, baseline, groups, kind, sh
 from analysis.results import sections
 from analysis.section import Method, Section
 from harness.bench.made_up import write_results
-from harness.errors import UserError
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 
 COMMAND = (

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 from torch import Tensor
 
-from harness.errors import UserError
 from harness.metrics import psnr
 from harness.models import bundled as bundled_module
 from harness.models import codec
 from harness.models.bundled import bundled
 from harness.models.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview
 from harness.plan.live import on_meta
+from harness.system.errors import UserError
 from harness.train import decoder as training
 from harness.train.decoder import Settings, Training
 from harness.world import clip

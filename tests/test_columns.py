@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from harness import parquet, store
+from harness import store
 from harness.compose import choices
 from harness.listing import main
 from harness.observation import Observation, TracePoint, described, over_videos
 from harness.results import all_runs
 from harness.scores import Scored
+from harness.system import parquet
 from tests.test_store import folder_with
 
 ROW_TYPES = [Observation, TracePoint, Scored]

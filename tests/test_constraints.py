@@ -12,7 +12,7 @@ from analysis.choosing.choices import Question, ask, preset, shown
 from analysis.choosing.constraints import fixed, parse
 from analysis.quantities import QUANTITIES
 from analysis.statistics import between
-from harness.errors import UserError
+from harness.system.errors import UserError
 from tests.test_choices import SMALL, section
 
 

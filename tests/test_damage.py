@@ -16,15 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, job, manifest, observation, parquet, rescore, store
+from harness import integrity, job, manifest, observation, rescore, store
 from harness.bench.made_up import write_results
-from harness.errors import UserError
-from harness.files import write_json
 from harness.observation import TracePoint
 from harness.results import all_runs
 from harness.run import ENVIRONMENT, Run
 from harness.scores import SCORES
 from harness.store import OBSERVATIONS, Rows, write_trace
+from harness.system import parquet
+from harness.system.errors import UserError
+from harness.system.files import write_json
 from tests.test_score import FAITHFUL, finish, pair, with_metrics
 
 BYTES = {

@@ -15,7 +15,7 @@ import pytest
 from analysis import drift as drifts
 from analysis.drift import MEASURES, drift, estimate, svg
 from analysis.statistics import FEWEST
-from harness.errors import UserError
+from harness.system.errors import UserError
 from tests.test_cli import command
 
 SVG = "{http://www.w3.org/2000/svg}"

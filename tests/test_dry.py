@@ -13,21 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import earlier, env, power, store
+from harness import earlier, power, store
 from harness.dry import Outlook, cells, merged, outlooks, print_outlooks, shown, total
-from harness.errors import UserError
 from harness.plan.job import memory
 from harness.run import Run
 from harness.scores import SCORES, Result, Scored, Scores
 from harness.store import Rows
 from harness.suites import Prompt, Suite
+from harness.system import machine
+from harness.system.errors import UserError
 from harness.video import write_lossless
 from tests.metrics import Grey
 from tests.test_cli import command
 from tests.test_run import run, without
 from tests.test_store import observation
 
-HERE = env.device_name(env.choose_device("cpu"))
+HERE = machine.device_name(machine.choose_device("cpu"))
 PIXELS = np.zeros((1, 2, 2, 3), np.uint8)
 
 

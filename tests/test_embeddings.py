@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from harness.embeddings import FOLDER
-from harness.errors import UserError
 from harness.generate import Generator
 from harness.models.words import HashText
 from harness.results import all_runs
 from harness.run import Run
 from harness.suites import Prompt, Suite
+from harness.system.errors import UserError
 from tests.conftest import ROOT
 from tests.test_generate import make_all
 from tests.test_run import run

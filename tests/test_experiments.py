@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from harness import suites
 from harness.cli import CONF, Command, conclude_sweep
 from harness.compose import choices, described, method_files
-from harness.errors import UserError
 from harness.suites import SuiteConfig
 from harness.sweep import Job
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 from tests.test_cli import command
 

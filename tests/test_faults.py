@@ -18,13 +18,13 @@ import psutil
 import pytest
 
 from harness import manifest, store
-from harness.errors import UserError
 from harness.job import first_failure, generate
 from harness.results import all_runs
 from harness.run import Execution, Run
 from harness.scores import SCORES
 from harness.store import OBSERVATIONS
 from harness.suites import Prompt
+from harness.system.errors import UserError
 from harness.video import frames_file, read_frames
 from tests.conftest import Sweep
 from tests.faults import SHORT, Place, Running, errors, gone, tmpfs, until

@@ -21,11 +21,11 @@ import pytest
 import yaml
 
 from harness.fetch import download, source
-from harness.fetch.bar import progress
 from harness.fetch.download import Mismatch
 from harness.fetch.source import Unavailable, Unreached
 from harness.fetch.target import Target
 from harness.fetch.verb import main
+from harness.system.download_bar import progress
 from tests.conftest import ROOT, SHARED
 from tests.server import Site, serving
 

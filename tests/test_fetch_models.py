@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness import listing
-from harness.errors import UserError
 from harness.fetch.verb import main
 from harness.fetch.wanted import Place, of_weights
+from harness.system.errors import UserError
 from tests.tiny_wan import choose
 
 PARTS_MADE_UP = {"folder": "weights/Wan2.1-T2V-1.3B-Diffusers", "weights": "random"}

@@ -16,7 +16,7 @@ from analysis.figures.catalogue import FIGURES, chosen, drawn
 from analysis.figures.figure import Absent, Bars, Curves, Panels, Scatter
 from analysis.published.observations import sections
 from analysis.section import Method, Section, Trace
-from harness.errors import UserError
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 
 OBSERVATIONS = SHARED / "published" / "observations.parquet"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.grids import Grid, escaped
+from harness.system.text_table import Grid, escaped
 from tests.latex import check
 
 GRID = Grid(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
 from harness.models.hub import located
 from harness.models.model import VideoModel
+from harness.system.errors import UserError
 from tests.tiny_wan import tiny_model
 
 

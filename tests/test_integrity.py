@@ -16,11 +16,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, manifest, parquet, store
-from harness.files import locked, sha256, write_json
+from harness import integrity, manifest, store
 from harness.results import all_runs
 from harness.run import Run
 from harness.scores import SCORES
+from harness.system import parquet
+from harness.system.files import locked, sha256, write_json
 from harness.video import read_frames, write_lossless
 from tests import forks
 from tests.conftest import ROOT, Sweep

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import UserError
 from harness.judge.local import Local
 from harness.metrics.metric import Clip, Unscorable
 from harness.metrics.storyeval import StoryEval
+from harness.system.errors import UserError
 
 EVENTS = ("A newt swims", "A newt naps")
 FRAMES = np.random.default_rng(0).integers(0, 256, (9, 20, 30, 3), dtype=np.uint8)

@@ -20,12 +20,12 @@ from analysis.report.folder import link
 from analysis.results import sections
 from harness import integrity, lease, manifest, rescore
 from harness.bench.made_up import write_results
-from harness.errors import UserError
 from harness.fetch.source import _KeepsTls
-from harness.files import locked, whole_file, write_json
 from harness.results import all_runs
 from harness.run import REQUEST, Run
 from harness.store import OBSERVATIONS, Twice
+from harness.system.errors import UserError
+from harness.system.files import locked, whole_file, write_json
 from tests.filmed import write_filmed
 from tests.test_score import FAITHFUL, finish, pair
 
@@ -217,7 +217,7 @@ def test_figures_and_sheets_stay_in_their_folder(
 ) -> None:
     import pyarrow as pa
 
-    from harness import parquet
+    from harness.system import parquet
 
     for path in results.glob(f"**/{OBSERVATIONS}"):
         table = parquet.checked(path)
@@ -277,7 +277,7 @@ def test_a_request_leads_nowhere_else(tmp_path: Path, changes: dict[str, object]
         Run.from_folder(this.folder)
 
 
-TARGETS = ["os.system", "psutil.Popen", "harness.files.write_json", "builtins.eval"]
+TARGETS = ["os.system", "psutil.Popen", "harness.system.files.write_json", "builtins.eval"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -12,12 +12,12 @@ import pytest
 
 from analysis import statistics
 from analysis.__main__ import main
-from analysis.grids import Grid
 from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Trace
 from analysis.study.across import correlation, made
 from analysis.study.spec import chosen
-from harness.errors import UserError
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
 from tests.latex import check
 
 NUM = 12  # prompts; the fewest with which three methods can be told from BF16 are seven

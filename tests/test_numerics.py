@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Packed
-from harness.errors import NotFinite, cause_of
 from harness.generate import generate
 from harness.models.wan import Wan
 from harness.numerics import are_finite
 from harness.reel import pixels
 from harness.results import all_runs
 from harness.run import Run
+from harness.system.errors import NotFinite, cause_of
 from tests.test_run import run
 
 BAD = [math.nan, math.inf, -math.inf]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.published.observations import NUMBERS, sections
-from harness.errors import UserError
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 
 STUDY = SHARED / "published"

@@ -14,11 +14,11 @@ from analysis.__main__ import main as analysis
 from harness import older, store
 from harness.cli import _write_wide
 from harness.compose import configured
-from harness.errors import UserError
 from harness.integrity import check
 from harness.rescore import main as score
 from harness.results import all_runs
 from harness.run import Run
+from harness.system.errors import UserError
 from tests.test_run import run
 from tests.test_store import observation
 

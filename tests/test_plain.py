@@ -13,9 +13,9 @@ from rich.console import Console
 
 from analysis.figures.figure import Axis, Bar, Bars
 from analysis.figures.paper import svg
-from analysis.grids import Grid
-from harness.files import slug
-from harness.plain import PlainStream, plain, plain_cell, plain_streams
+from harness.system.files import slug
+from harness.system.plain import PlainStream, plain, plain_cell, plain_streams
+from harness.system.text_table import Grid
 
 HOSTILE = [
     "\x1b[2J\x1b[31mred",

@@ -36,7 +36,6 @@ from harness.attention.fused import Fused
 from harness.attention.portable import Portable
 from harness.attention.staged import Staged
 from harness.cache import Session
-from harness.errors import UserError
 from harness.models import vae
 from harness.models.model import VideoModel
 from harness.models.vae import WanVae
@@ -49,6 +48,7 @@ from harness.plan.roofline import Ceilings, card, work
 from harness.plan.storage import Storage
 from harness.plan.table import cells
 from harness.plan.workload import Needs, decoding, needs, network
+from harness.system.errors import UserError
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.tokens.deepforcing import DeepForcing

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.errors import UserError
 from harness.models.decoder import Codec
 from harness.models.preview import Grow, Memory, TinyAutoencoder, WanPreview
 from harness.results import all_runs
 from harness.score import PREVIEW, lacking, score
+from harness.system.errors import UserError
 from tests.geometry import configured
 from tests.test_family import made, tiny
 

@@ -22,10 +22,10 @@ from analysis.report.numbers import NONE, number, numbers
 from analysis.report.write import write
 from analysis.results import sections
 from analysis.section import Section
-from harness import parquet
 from harness.bench.made_up import write_results
-from harness.errors import UserError
 from harness.store import OBSERVATIONS
+from harness.system import parquet
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 from tests.filmed import EVIL, FAILED, NUM_FILMED, NUM_METHODS, NUM_PROMPTS, write_filmed
 

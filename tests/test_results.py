@@ -11,12 +11,13 @@ import pytest
 
 from analysis.results import sections
 from analysis.section import Section
-from harness import observation, parquet, store
+from harness import observation, store
 from harness.bench.made_up import write_results
-from harness.errors import UserError
-from harness.files import write_json
 from harness.results import all_runs
 from harness.run import Run
+from harness.system import parquet
+from harness.system.errors import UserError
+from harness.system.files import write_json
 from tests.test_cli import command
 
 CLIP = [

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import listing, own
+from harness import listing
 from harness.roster import HEAD, Entry, cells, entries
+from harness.system import user_folder
 from tests.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
 
 
@@ -81,6 +82,6 @@ def test_a_preset_that_cannot_be_built_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = choose(tmp_path / "own", window=2)
-    assert listing.main(["models", *[own.OPTIONS[0], str(folder)]]) == 2
+    assert listing.main(["models", *[user_folder.OPTIONS[0], str(folder)]]) == 2
     said = capsys.readouterr().err
     assert "model tiny: model.window=2" in said and len(said.splitlines()) == 1

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.errors import UserError
 from harness.models.rows import RowsFile, write_rows
 from harness.models.text import UmT5Text
+from harness.system.errors import UserError
 from tests.tiny_wan import tiny_model, write_text
 
 LENGTH, WIDTH = 6, 4

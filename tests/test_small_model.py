@@ -13,12 +13,12 @@ from harness.api import Exact, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.compose import configured
-from harness.errors import UserError
 from harness.models import bundled
 from harness.models.codec import encode
 from harness.models.model import VideoModel
 from harness.noise import SeededNoise
 from harness.passes import Silent
+from harness.system.errors import UserError
 from harness.world import clip
 from methods.retention.keep import KeepAll
 from tests.test_cli import SHORT, command

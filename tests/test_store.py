@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness import store
-from harness.errors import UserError
 from harness.observation import Observation
 from harness.results import all_runs
 from harness.scores import SCORES, Result, Scored, Scores
 from harness.store import Rows
+from harness.system.errors import UserError
 from tests.metrics import Grey
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness import stored
 from harness.compose import composing, method_files
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 HOSTILE = [
     "os.system",
@@ -48,8 +48,8 @@ HOSTILE = [
     "harness.api.method.dataclass",
     "harness.models.load.torch.load",
     "harness.models.text.Path",
-    "harness.files.write_json",
-    "harness.files.os.system",
+    "harness.system.files.write_json",
+    "harness.system.files.os.system",
     "harness.worker.main",
     "harness.isolate._Child",
     "harness.track.mirror",

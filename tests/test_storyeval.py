@@ -21,7 +21,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from harness.cli import CONF
-from harness.errors import UserError
 from harness.judge.judge import spaced
 from harness.judge.nobody import NO_JUDGE, Nobody
 from harness.judge.openai import OpenAI
@@ -30,6 +29,7 @@ from harness.metrics.metric import Clip, Unavailable, Unscorable
 from harness.metrics.storyeval import StoryEval
 from harness.run import Run
 from harness.suites import Prompt
+from harness.system.errors import UserError
 from tests.test_run import run
 from tests.test_score import finish, leave, row
 

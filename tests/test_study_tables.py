@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.grids import Grid
 from analysis.published.observations import sections
 from analysis.section import Section
 from analysis.study.across import made
 from analysis.study.spec import chosen, tables
+from harness.system.text_table import Grid
 from tests.conftest import SHARED
 from tests.latex import check
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.downloads import data_folder
-from harness.errors import UserError
 from harness.fetch import download
 from harness.suites import SuiteConfig, pixel_frames, resolve
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 from tests.geometry import CONF, configured
 

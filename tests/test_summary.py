@@ -16,8 +16,8 @@ from analysis.quantities import QUANTITIES
 from harness import store, track
 from harness.bench.made_up import SECONDS
 from harness.observation import over_videos
-from harness.sizes import GIB, MIB
 from harness.summary import summarize
+from harness.system.units import GIB, MIB
 from tests.test_store import observation
 
 PEAKS = [name for name, over in over_videos().items() if over == "max"]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.errors import UserError
 from harness.models.text import HUB, UmT5Text, clean
 from harness.models.words import HashText
+from harness.system.errors import UserError
 from tests.tiny_wan import write_text
 
 LENGTH, WIDTH = 12, 32

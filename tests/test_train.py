@@ -15,11 +15,11 @@ from harness.api import Stores
 from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.check.small import DIMS
-from harness.errors import UserError
 from harness.layers.base import Plan
 from harness.models.wan import Wan
 from harness.sampler import Sampler
 from harness.schedule import Schedule
+from harness.system.errors import UserError
 from harness.train.loop import Trainer
 from harness.train.objective import Batch, Objective, commit, spread
 from harness.train.stages import Stage, Training

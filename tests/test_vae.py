@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
 from harness.models import vae as vae_module
 from harness.models.vae import WanVae
+from harness.system.errors import UserError
 
 TINY = {
     "base_dim": 3,

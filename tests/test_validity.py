@@ -18,11 +18,12 @@ from analysis.pages import BEGIN, END
 from analysis.published.fidelity import Published, fidelity
 from analysis.published.observations import sections
 from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
-from harness import parquet, store
-from harness.errors import UserError
+from harness import store
 from harness.observation import Observation
 from harness.scores import SCORES, Scored
 from harness.store import Rows
+from harness.system import parquet
+from harness.system.errors import UserError
 from tests.conftest import SHARED
 from tests.test_observations import row, written
 from tests.test_store import observation

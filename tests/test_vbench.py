@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from harness import weights
-from harness.errors import UserError
 from harness.metrics.drift_published import DriftPublished, prefixes
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.vbench import Dimension, ImagingQuality
-from harness.paths import ROOT
 from harness.score import built
 from harness.suites import SuiteConfig, resolve
+from harness.system.errors import UserError
+from harness.system.paths import ROOT
 from harness.vbench import client, clips, environment, totals
 from harness.vbench.dimensions import DIMENSIONS
 from tests import vbench_fake

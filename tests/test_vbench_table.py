@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.vbench import LISTING, tables
-from harness.errors import UserError
+from harness.system.errors import UserError
 from harness.vbench.totals import QUALITY, RANGES, SEMANTIC
 from tests.test_store import observation
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from harness import video
-from harness.errors import UserError
 from harness.sheet import contact_sheet
+from harness.system.errors import UserError
 from harness.video import Frames
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import digests, listing, own, weights
-from harness.errors import UserError
+from harness import listing, weights
+from harness.system import file_hashes, user_folder
+from harness.system.errors import UserError
 from tests.conftest import ROOT
 
 CONTENT = b"weights of some network"
@@ -28,7 +29,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HARNESS_DATA", "HARNESS_FETCH_BASE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv(own.EXPOSED, str(tmp_path / "own"))
+    monkeypatch.setenv(user_folder.EXPOSED, str(tmp_path / "own"))
     (tmp_path / "own" / "weights").mkdir(parents=True)
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "data" / "weights").mkdir(parents=True)
@@ -86,15 +87,15 @@ def test_a_digest_is_read_once_while_the_file_is_unchanged(
     place = data / "weights" / "some.pth"
     place.write_bytes(CONTENT)
     weights.missing(["some"], str(data))
-    digests._remembered.cache_clear()  # as another process
+    file_hashes._remembered.cache_clear()  # as another process
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "sha256", lambda path: pytest.fail(f"{path} is read again"))
+        patch.setattr(file_hashes, "sha256", lambda path: pytest.fail(f"{path} is read again"))
         assert weights.digest("some", str(data)) == SHA
     os.utime(place, ns=(0, 0))
     place.write_bytes(CONTENT[::-1])
     assert weights.digest("some", str(data)) == OTHER
-    digests.note_of(place).write_text("{damaged")
-    digests._remembered.cache_clear()
+    file_hashes.note_of(place).write_text("{damaged")
+    file_hashes._remembered.cache_clear()
     assert weights.digest("some", str(data)) == OTHER
 
 
@@ -102,7 +103,7 @@ def test_a_folder_that_takes_no_notes_is_no_error(describe, data: Path) -> None:
     describe(sha256=SHA)
     place = data / "weights" / "some.pth"
     place.write_bytes(CONTENT)
-    digests.note_of(place).mkdir()  # no permission would not stop a superuser
+    file_hashes.note_of(place).mkdir()  # no permission would not stop a superuser
     assert weights.missing(["some"], str(data)) is None
 
 
@@ -117,8 +118,8 @@ def test_without_a_published_checksum_the_first_file_counts(describe, data: Path
     os.utime(place, ns=(0, 0))
     sentence = str(weights.missing(["some"], str(data)))
     assert f"has SHA-256 {OTHER}, that of the first one here was {SHA}" in sentence
-    digests.note_of(place).unlink()
-    digests._remembered.cache_clear()
+    file_hashes.note_of(place).unlink()
+    file_hashes._remembered.cache_clear()
     assert weights.missing(["some"], str(data)) is None
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.errors import UserError
 from harness.store import OBSERVATIONS, Rows
 from harness.suites import BUNDLED
+from harness.system.errors import UserError
 from harness.video import write_raw
 from harness.world import clip, interpret
 from harness.world.__main__ import HELD_OUT, main

@@ -12,10 +12,10 @@ from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
 from analysis.choosing.frontiers import frontiers, objectives, row, usable
 from analysis.choosing.recommendations import cards, cautions, plainly
-from analysis.grids import Grid
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
-from harness.errors import UserError
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
 
 SUMMARY = ("ratio", "peak_gib", "runtime_s", "ssim", "lpips", "drift_last")
 AGAINST = " (held against)"

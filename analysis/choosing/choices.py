@@ -16,7 +16,7 @@ from analysis.choosing.frontiers import EPSILON, cell, frontier, objectives, pre
 from analysis.choosing.sureness import sureness
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
-from harness.errors import UserError, did_you_mean
+from harness.system.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.choosing.frontiers import EPSILON, OF_ITSELF
 from analysis.quantities import QUANTITIES
-from harness.errors import UserError, did_you_mean
+from harness.system.errors import UserError, did_you_mean
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 FORM = re.compile(

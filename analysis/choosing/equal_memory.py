@@ -17,7 +17,7 @@ from analysis.choosing.choices import ordered, shown
 from analysis.choosing.frontiers import cell, objectives
 from analysis.choosing.sureness import compared
 from analysis.section import Method, Section
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 TOLERANCE = 0.05  # of the bytes
 DROPS = 1.01  # a ratio so much above that of the frames still attended: frames were dropped

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
-from harness.paths import shipped
+from harness.system.paths import shipped
 
 PRESETS = shipped("analysis.choosing", "presets.yaml")
 EPSILON = 1e-9  # the study's; equal numbers differ by rounding

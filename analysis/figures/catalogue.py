@@ -12,7 +12,7 @@ from analysis.figures.lengths import SHEETS
 from analysis.figures.places import SCATTERS, Places
 from analysis.section import Section
 from analysis.study.spec import suite_title
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 Drawn = Scatter | Curves | Bars | Panels | Absent
 Builder = Callable[[Section], Drawn]

@@ -21,7 +21,7 @@ from analysis.figures.figure import Bars, Curve, Curves, Figure, Panels, Scatter
 from analysis.figures.looks import look, told_apart
 from analysis.figures.panels import GREY, Room, draw, room
 from analysis.figures.words import described
-from harness.plain import plain
+from harness.system.plain import plain
 
 PT = 72.0
 EDGE_PT, BETWEEN_PT, HEADING_PT, NOTE_PT = 10.0, 12.0, 20.0, 9.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Panels, Point, Scatter
-from analysis.grids import Grid
+from harness.system.text_table import Grid
 
 DIRECTION = {"higher": ", higher is better", "lower": ", lower is better", None: ""}
 MANY = 12  # names that a sentence takes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 DRIFT, PEAKS = "drift_points.csv", "trace_peaks.csv"
 TRACES = {"allocated_gb": "memory", "reserved_gb": "reserved", "compressed_kv_gb": "kv"}

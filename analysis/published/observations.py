@@ -17,8 +17,8 @@ import pandas as pd
 from analysis.published.companions import curves, maxima
 from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Setting
-from harness.errors import UserError
-from harness.sizes import GIB
+from harness.system.errors import UserError
+from harness.system.units import GIB
 
 REFERENCE = "BF16"
 SOURCE = "arXiv 2603.27469"

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import yaml
 
 from analysis.quantities import QUANTITIES
-from harness.errors import UserError, did_you_mean
-from harness.paths import shipped
+from harness.system.errors import UserError, did_you_mean
+from harness.system.paths import shipped
 
 FOLDER = shipped("analysis.published")
 Made = TypeVar("Made")

@@ -12,7 +12,7 @@ from analysis.report.overview import title_of
 from analysis.report.pages import page
 from analysis.report.parts import Part
 from analysis.report.runs import Facts
-from harness.sizes import size
+from harness.system.units import size
 
 NUM_EXTREMES = 3  # prompts at either end
 HELD = {

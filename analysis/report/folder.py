@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 MARKER = "report.json"  # lists the files of a report; no folder without it is ever replaced
 MADE_BY = "video-kv-bench report"

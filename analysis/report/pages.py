@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from harness.paths import shipped
+from harness.system.paths import shipped
 
 ASSETS = ("style.css", "theme.js", "table.js", "axes.js", "plots.js", "player.js")
 # A report opens from disk, where an origin is `file:`, and works from a server as well.

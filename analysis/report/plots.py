@@ -11,9 +11,9 @@ from analysis.figures.catalogue import drawn
 from analysis.figures.figure import Absent, Curves, Figure, Panels
 from analysis.figures.page import div
 from analysis.figures.words import described, rows
-from analysis.grids import Grid
 from analysis.report import links
 from analysis.section import Section
+from harness.system.text_table import Grid
 
 # Headings and the figures under each, by their names in the catalogue.
 GROUPS = {

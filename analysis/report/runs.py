@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness import parquet
-from harness.errors import UserError
-from harness.files import is_regular
 from harness.manifest import MANIFEST
 from harness.run import ENVIRONMENT
 from harness.scores import SCORES
 from harness.store import OBSERVATIONS
+from harness.system import parquet
+from harness.system.errors import UserError
+from harness.system.files import is_regular
 
 REQUEST = "request.json"
 OF_VIDEOS = (

@@ -16,8 +16,8 @@ from analysis.report.progress import shown
 from analysis.report.prompts import Files, prompt_page
 from analysis.report.provenance import provenance
 from analysis.section import Section
-from harness.sizes import size
-from harness.version import code_version
+from harness.system.units import size
+from harness.system.version import code_version
 
 
 @dataclass(frozen=True)

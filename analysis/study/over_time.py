@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.grids import Grid
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.study.columns import number
@@ -15,6 +14,7 @@ from analysis.study.methods import Source, titled
 from analysis.study.notes import made_by
 from analysis.study.rows import label, names_of
 from analysis.study.spec import Table, suite_title
+from harness.system.text_table import Grid
 
 CURVES = ("drift_last", "imaging")  # the study's prefix clips; ours, second by second
 KINDS = {"memory": "memory GiB", "reserved": "reserved GiB", "kv": "KV GiB"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UserError
-from harness.paths import shipped
+from harness.system.errors import UserError
+from harness.system.paths import shipped
 
 FILE = shipped("analysis.study", "tables.yaml")
 

@@ -14,12 +14,12 @@ from analysis.choosing.choices import Question, preset
 from analysis.choosing.constraints import named, parse
 from analysis.choosing.equal_memory import TOLERANCE
 from analysis.choosing.frontiers import presets
-from analysis.grids import Grid
 from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.verbs.common import of_source, source
-from harness.errors import UserError
-from harness.own import expose
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
+from harness.system.user_folder import expose
 
 View = Callable[[Section], Iterator[Grid]]
 

@@ -11,8 +11,8 @@ from analysis.figures.figure import Absent
 from analysis.figures.paper import pdf, svg
 from analysis.pages import write
 from analysis.verbs.common import of_source, source
-from harness.errors import UserError
-from harness.files import slug
+from harness.system.errors import UserError
+from harness.system.files import slug
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.verbs.common import of_source, source
-from harness.errors import UserError
-from harness.sizes import size
+from harness.system.errors import UserError
+from harness.system.units import size
 
 OUT = "report"
 

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.grids import Grid
 from analysis.pages import write
 from analysis.study.across import made
 from analysis.study.spec import chosen
 from analysis.verbs.common import of_source, source
-from harness.errors import UserError
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
 
 ENDINGS = {"text": "txt", "md": "md", "latex": "tex", "csv": "csv"}
 LINE = {"text": "", "md": "- ", "latex": "% "}

@@ -12,7 +12,7 @@ from harness.attention.by_kernel import ByKernel
 from harness.attention.fused import Fused
 from harness.attention.portable import Portable
 from harness.attention.staged import Staged
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 FEW_QUERIES = 512  # where unpacking in the loop stops paying (docs/benchmarks)
 

@@ -12,7 +12,7 @@ from harness.api import CacheSpec, KernelLayout, Method, Packed, Quantizer, Toke
 from harness.api.method import tiers_of
 from harness.arena import Pages, encode_into
 from harness.attention.base import Backend, Segment
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 
 def unread(method: Method) -> str:

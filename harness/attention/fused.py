@@ -13,7 +13,7 @@ from harness.api import CacheSpec, Method
 from harness.attention.base import Scratch, Segment, into, out_of
 from harness.attention.by_kernel import ByKernel, form_of, read_rows
 from harness.attention.dense import Merge, attend_dense, attend_plain
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from harness.benchmarks.options import Options
 from harness.config.messages import complain
-from harness.errors import INTERRUPTED, USER_ERROR, UserError
-from harness.paths import checkout
+from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.system.paths import checkout
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
 FLAGS = ("--out <folder>", "--quick", "--dry-run")

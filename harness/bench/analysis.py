@@ -19,7 +19,7 @@ import torch
 from harness.bench.made_up import write_results
 from harness.bench.report import Report, Row
 from harness.benchmarks.options import Options
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 TITLE = "Reading 100,000 observations of 60 methods"
 PACKAGES = ("pandas", "pyarrow", "numpy", "matplotlib", "plotly")

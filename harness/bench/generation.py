@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from harness import env
 from harness.bench.cases import FEW, SOFT_PRUNE
 from harness.bench.overhead import request
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Spread, interleave, told
 from harness.benchmarks.options import Options
 from harness.cache import Session
-from harness.errors import UserError, first_line
 from harness.generate import Generator
 from harness.layers.frames import FrameLayer
 from harness.layers.tokens import TokenLayer
 from harness.measure import Meter
-from harness.paths import CONF
+from harness.system import machine
+from harness.system.errors import UserError, first_line
+from harness.system.paths import CONF
 
 TITLE = "Videos of the small model under every method"
 BASE = "bf16"
@@ -40,7 +40,7 @@ def run(options: Options) -> int:
     rounds, num_frames = (1, 6) if options.quick else (ROUNDS, 42)
     every = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     names = FEW if options.quick else every
-    device = env.choose_device("auto")
+    device = machine.choose_device("auto")
     with Report("generation", TITLE, device, options) as report, _folder() as folder:
         videos = {}
         for name in names:

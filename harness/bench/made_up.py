@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness import parquet
 from harness.compose import composing, method_files
-from harness.files import write_json
 from harness.metrics.drift_published import DriftPublished
 from harness.metrics.lpips import Lpips
 from harness.metrics.metric import Metric
@@ -28,6 +26,8 @@ from harness.run import Execution, Run
 from harness.scores import SCORES, Scored, fields
 from harness.store import OBSERVATIONS
 from harness.suites import Prompt, Suite
+from harness.system import parquet
+from harness.system.files import write_json
 
 REFERENCE = "bf16"
 SCORED = ("background_consistency", "imaging_quality", "subject_consistency", "aesthetic_quality")

@@ -12,7 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import env
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, Wall, interleave
 from harness.benchmarks.options import Options
@@ -25,6 +24,7 @@ from harness.reel import Reel
 from harness.run import Execution, Run
 from harness.store import OBSERVATIONS, Rows
 from harness.suites import Prompt, Suite
+from harness.system import machine
 
 TITLE = "What the harness adds around generation"
 METHODS = ("bf16", "softprune_int4")
@@ -34,7 +34,7 @@ SHARE = 0.03  # wanted: at most
 def run(options: Options) -> int:
     """For each method, what the harness adds, seen in both ways."""
     rounds, num_frames = (1, 6) if options.quick else (10, 42)
-    device = env.choose_device("auto")
+    device = machine.choose_device("auto")
     with Report("overhead", TITLE, device, options) as report:
         for method in METHODS:
             with tempfile.TemporaryDirectory() as folder:

@@ -14,12 +14,12 @@ from typing import Any, Self
 
 import torch
 
-from harness import env
 from harness.bench.timing import Spread
 from harness.benchmarks.options import Options
-from harness.errors import UserError, first_line
-from harness.files import whole_file, write_json
-from harness.version import git_state
+from harness.system import machine
+from harness.system.errors import UserError, first_line
+from harness.system.files import whole_file, write_json
+from harness.system.version import git_state
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Report:
         """
         now = datetime.now(UTC)
         kind = "-dry-run" if options.dry_run else "-quick" if options.quick else ""
-        stem = f"{now:%Y-%m-%d}-{_slug(env.device_name(device))}-{name}{kind}"
+        stem = f"{now:%Y-%m-%d}-{_slug(machine.device_name(device))}-{name}{kind}"
         self.path = options.folder / f"{stem}.json"
         self.rows: list[Row] = []
         self.head: dict[str, Any] = {
             "title": title,
             "date": now.isoformat(timespec="seconds"),
             "command": shlex.join(["python", "-m", "harness", "bench", name, *options.words]),
-            "device": env.device_name(device),
+            "device": machine.device_name(device),
             "threads": torch.get_num_threads(),
             "versions": versions(device, packages),
             "git": git_state(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.paths import checkout
+from harness.system.paths import checkout
 
 
 @dataclass(frozen=True)

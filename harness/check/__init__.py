@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import USER_ERROR
+from harness.system.errors import USER_ERROR
 
 if TYPE_CHECKING:
     from harness.check.subject import Subject
@@ -40,9 +40,9 @@ def main(words: Sequence[str]) -> int:
         print(USAGE)
         return 0
     from harness.config.messages import complain
-    from harness.errors import UserError
     from harness.hydra_errors import OF_COMPOSING
-    from harness.own import own_folder
+    from harness.system.errors import UserError
+    from harness.system.user_folder import own_folder
 
     own, rest = own_folder(words)
     folders = [Path(word) for word in rest]
@@ -60,9 +60,9 @@ def main(words: Sequence[str]) -> int:
 def _check(words: Sequence[str]) -> int:
     from harness.check.child import LIMIT_S, judged
     from harness.compose import choices, composing, method_files
-    from harness.errors import UserError
-    from harness.own import own_folder
     from harness.settings import check, execution
+    from harness.system.errors import UserError
+    from harness.system.user_folder import own_folder
 
     folder, rest = own_folder(words)
     # A method is examined on a small network whatever the model, so the model is the subject only

@@ -21,15 +21,15 @@ from harness.cache import Session
 from harness.check.small import CPU
 from harness.checks.verdict import Verdict, sentence
 from harness.downloads.data_folder import data_folder
-from harness.errors import UserError
 from harness.models.decoder import Codec
 from harness.models.load import matched
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.readers import read_by
 from harness.sampler import Sampler
-from harness.sizes import size
-from harness.typed import build
+from harness.system.errors import UserError
+from harness.system.typed import build
+from harness.system.units import size
 from harness.weights import Entry
 from methods.retention.keep import KeepAll
 

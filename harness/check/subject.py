@@ -17,8 +17,8 @@ from harness.attention.auto import Auto
 from harness.check.small import CPU, spec, video
 from harness.compose import REFERENCE
 from harness.integration import CacheSession, Integration, Packed
-from harness.paths import CONF
-from harness.typed import build
+from harness.system.paths import CONF
+from harness.system.typed import build
 
 NUM_FRAMES = 17  # five chunks and two frames: the shipped windows of 12 let frames go
 

@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from harness import stored
-from harness.errors import UserError
 from harness.integrity.mend import GROUPS, Origin
 from harness.run import Execution, Run, run_id_of
 from harness.scores import Key
 from harness.suites import Suite
+from harness.system.errors import UserError
 
 
 @lru_cache(maxsize=8)

@@ -29,7 +29,7 @@ def sentence(error: Exception | SystemExit) -> str:
     from hydra.errors import InstantiationException
 
     from harness.config.messages import of_construction
-    from harness.errors import UserError, first_line, last_frame
+    from harness.system.errors import UserError, first_line, last_frame
 
     if isinstance(error, SystemExit):
         return f"it ends the process by sys.exit({error.code!r}) ({last_frame(error)})"

@@ -7,12 +7,8 @@ import sys
 
 from hydra.errors import InstantiationException
 
-from harness.errors import (
-    AlreadySaid,
-    UserError,
-    first_line,
-)
 from harness.hydra_errors import sentence
+from harness.system.errors import AlreadySaid, UserError, first_line
 
 
 def of_construction(error: InstantiationException) -> str:

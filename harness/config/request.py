@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from harness import suites
 from harness.compose import REFERENCE
 from harness.downloads import data_folder
-from harness.own import checked
-from harness.paths import CONF
 from harness.run import Run
 from harness.settings import execution, resolve
+from harness.system.paths import CONF
+from harness.system.user_folder import checked
 
 OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from harness import digests
-from harness.errors import UserError
 from harness.fetch.source import Dropped, Reply, Unavailable, Unreached, host_of, opened, piece
 from harness.fetch.target import Note, Target, forget
-from harness.files import into_place, sha256
-from harness.sizes import size
+from harness.system import file_hashes
+from harness.system.errors import UserError
+from harness.system.files import into_place, sha256
+from harness.system.units import size
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # before another try, while nothing more comes
 PIECE_BYTES = 2**18
@@ -206,7 +206,7 @@ def _settle(url: str, target: Target, whole: Path) -> None:
         raise Mismatch(url, found, f"and {nbytes} bytes, expected {target.bytes}")
     with _writing(target):
         into_place(whole, target.path)
-    digests.remember(target.path, found)
+    file_hashes.remember(target.path, found)
 
 
 def _check_room(target: Target, came: int, total: int | None) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.files import write_json
+from harness.system.files import write_json
 
 
 @dataclass(frozen=True)

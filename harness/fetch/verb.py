@@ -11,15 +11,15 @@ from pathlib import Path
 
 from harness.config.messages import complain
 from harness.downloads.data_folder import data_folder
-from harness.errors import INTERRUPTED, USER_ERROR, UserError
-from harness.fetch.bar import Bar
 from harness.fetch.download import bytes_to_come, download
 from harness.fetch.source import Unavailable, host_of
 from harness.fetch.wanted import Place, Wanted, of_prompts, of_weights
-from harness.files import locked
 from harness.hydra_errors import OF_COMPOSING
-from harness.own import own_folder
-from harness.sizes import size
+from harness.system.download_bar import Bar
+from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.system.files import locked
+from harness.system.units import size
+from harness.system.user_folder import own_folder
 
 WORDS = {
     "weights": ("metrics", "model", "data_dir", "fetch.base"),

@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from harness import digests, weights
+from harness import weights
 from harness.compose import choices, composing
-from harness.errors import UserError
 from harness.fetch.source import addresses
 from harness.fetch.target import Target
 from harness.readers import read_by
 from harness.suites import SuiteConfig, configured, official
+from harness.system import file_hashes
+from harness.system.errors import UserError
 from harness.weights import Entry, File
 
 
@@ -99,7 +100,7 @@ def _list(name: str, config: SuiteConfig, place: Place) -> Iterator[Wanted]:
         if not target.path.is_file():
             return f"there is no file {target.path}"
         try:
-            found = digests.remembered(target.path)
+            found = file_hashes.remembered(target.path)
         except OSError as error:
             return f"{target.path} cannot be read ({error.strerror})"
         return None if found == target.start else f"{target.path} has SHA-256 {found}"

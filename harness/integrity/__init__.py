@@ -9,14 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness import store
-from harness.errors import UserError
-from harness.files import shown, stale
 from harness.integrity import tables
 from harness.integrity.folder import examine
 from harness.integrity.mend import removing
 from harness.integrity.report import Report
 from harness.manifest import MANIFEST, runs
 from harness.results import all_runs
+from harness.system.errors import UserError
+from harness.system.files import shown, stale
 
 
 def check(roots: Sequence[Path], own: Path | None = None) -> int:

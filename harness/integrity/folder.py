@@ -12,8 +12,6 @@ from typing import Any
 
 from harness import manifest, store
 from harness.checks.known_command import known_command
-from harness.errors import UserError, retry
-from harness.files import LOCK
 from harness.integrity import tables, video
 from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
@@ -23,6 +21,8 @@ from harness.older import command_of
 from harness.run import Run, folder_of, run_id_of
 from harness.scores import SCORES, Key, key
 from harness.suites import Suite
+from harness.system.errors import UserError, retry
+from harness.system.files import LOCK
 
 NOT_KNOWN = (
     "the command that made it, which cannot be told from here (its files were changed since, or "

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import observation, parquet, scores
-from harness.files import sha256
+from harness import observation, scores
+from harness.system import parquet
+from harness.system.files import sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa

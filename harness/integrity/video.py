@@ -9,11 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from harness.files import sha256
 from harness.integrity.tables import Wrong, rows
 from harness.observation import PHASES, TracePoint
 from harness.run import SAMPLE_SEED_STEP, Run
 from harness.scores import key
+from harness.system.files import sha256
 from harness.video import digest, frames_file
 
 Row = dict[str, Any]

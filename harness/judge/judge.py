@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import UserError
 from harness.metrics.metric import Frames
+from harness.system.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

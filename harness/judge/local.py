@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.files import sha256
 from harness.judge.judge import Judge, Verdict, check_frames, images
 from harness.judge.question import question, read
 from harness.metrics.metric import Frames
+from harness.system.errors import UserError
+from harness.system.files import sha256
 
 
 class Local(Judge):

@@ -13,7 +13,7 @@ from harness import weights
 from harness.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
 from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.scores import Column, Value
-from harness.version import package_version
+from harness.system.version import package_version
 
 BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package
 BATCH_FRAMES = 8
@@ -77,11 +77,11 @@ class Lpips(Metric):
         """Shapes  both [T, H, W, 3] u8 -> [T] f64."""
         import torch
 
-        from harness import env
+        from harness.system import machine
 
         if self._model is None:
             path = weights.path(BACKBONE, self._data_dir)
-            self._model = _network(path).to(env.choose_device(device))
+            self._model = _network(path).to(machine.choose_device(device))
         place = next(self._model.parameters()).device
 
         def to_input(frames_THWC: Frames) -> torch.Tensor:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.errors import UserError
 from harness.judge.judge import Judge, Verdict
 from harness.judge.question import TEMPLATE_SHA256
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.scores import Column, Value
+from harness.system.errors import UserError
 
 NO_EVENTS = (
     "the prompt has no events: choose suite=storyeval, or type suite.events=true for stories of "

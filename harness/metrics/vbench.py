@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 
 from harness import weights
-from harness.errors import UserError
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.windows import WINDOWS, Quantity, summarise
 from harness.scores import Column, Value
+from harness.system.errors import UserError
 from harness.vbench import client, environment
 from harness.vbench.clips import LONGEST_WHOLE_S, protocol, spans
 from harness.vbench.dimensions import DIMENSIONS

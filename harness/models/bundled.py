@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.paths import shipped
+from harness.system.errors import UserError
+from harness.system.paths import shipped
 
 FOLDER = shipped("harness.models", "small")
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.errors import UserError
 from harness.models.names import some
+from harness.system.errors import UserError
 
 _TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
 _BATCHES = 32  # of all bytes: what is mapped at a time

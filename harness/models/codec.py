@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.errors import UserError
 from harness.models.bundled import bundled
 from harness.reel import pixels
+from harness.system.errors import UserError
 
 BLOCK = 8
 _WIDE, _FINE = 64, 24  # channels on the grid of latents, and on the finer ones

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 SCHEME = "hf://"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness import digests
-from harness.errors import UserError
 from harness.models.checkpoint import Stored, batches, contents, files_of, take
 from harness.models.lora import Lora
 from harness.models.names import diffusers_name, is_diffusers, plain, some
+from harness.system import file_hashes
+from harness.system.errors import UserError
 
 _MIB = 1 << 20
 
@@ -103,15 +103,15 @@ def checkpoint_digest(path: Path) -> str:
 def checkpoint_sha256(path: Path) -> str:
     """Checksum of all bytes: SHA-256 of the file; of several shards that of theirs, by name.
 
-    Read once and noted beside each file, see `harness.digests`.
+    Read once and noted beside each file, see `harness.system.file_hashes`.
 
     Units   64 hexadecimal digits.
     Raises  UserError: file missing or of another kind.
     """
     files = files_of(path)
     if files == [path]:
-        return digests.remembered(path)
-    lines = "".join(f"{digests.remembered(file)}  {file.name}\n" for file in files)
+        return file_hashes.remembered(path)
+    lines = "".join(f"{file_hashes.remembered(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

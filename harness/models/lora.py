@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
 from harness.models.checkpoint import Stored, contents, files_of, take
 from harness.models.names import diffusers_name, lora_part, some
+from harness.system.errors import UserError
 
 _SET = "generator_lora"  # the key of a training dump; without it the factors lie at the top
 

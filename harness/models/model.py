@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.errors import UserError
 from harness.loop import Loop
 from harness.models.bundled import bundled
 from harness.models.decoder import Decoder
@@ -22,6 +21,7 @@ from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampler import Sampler
 from harness.sampling.network import TextKV
 from harness.schedule import Schedule
+from harness.system.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import UserError
 from harness.models.load import load_weights
 from harness.reel import pixels
+from harness.system.errors import UserError
 from harness.video import Frames
 
 FILE = "taew2_1"  # .pth or .safetensors, in the decoder's folder

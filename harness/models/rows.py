@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness import digests
-from harness.errors import UserError
+from harness.system import file_hashes
+from harness.system.errors import UserError
 
 _PROMPTS = "prompts"
 _TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
@@ -58,7 +58,7 @@ class RowsFile:
     def digest(self) -> str:
         """SHA-256 of the file."""
         try:
-            return digests.remembered(self.path)
+            return file_hashes.remembered(self.path)
         except OSError as error:
             raise self._unreadable() from error
 

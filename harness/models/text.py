@@ -20,13 +20,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.errors import UserError
 from harness.models.checkpoint import Stored, contents, files_of, is_complete
 from harness.models.hub import located
 from harness.models.load import checkpoint_digest
 from harness.models.rows import RowsFile
 from harness.models.words import HashText
-from harness.sizes import size
+from harness.system.errors import UserError
+from harness.system.units import size
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 _PARTS = ("text_encoder", "tokenizer")  # folders below the encoder's own

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.errors import UserError
 from harness.models.checkpoint import is_complete
 from harness.models.hub import located
 from harness.models.stream import FrameByFrame, decode_as_published, decode_frame
 from harness.models.text import HUB, missing_folder, missing_packages
 from harness.reel import pixels
+from harness.system.errors import UserError
 
 _DTYPES = ("bfloat16", "float16", "float32")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 _POSITION_SCALE = 0.1  # of a word's own spread: order counts, words count more
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from harness.errors import USER_ERROR, Parser
+from harness.system.errors import USER_ERROR, Parser
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,8 +26,8 @@ def main(words: Sequence[str]) -> int:
     from hydra.errors import InstantiationException
 
     from harness.config.messages import complain, of_construction
-    from harness.errors import UserError, of_system
     from harness.hydra_errors import OF_COMPOSING
+    from harness.system.errors import UserError, of_system
 
     try:
         _plan(given.words, given.format == "json", given.config_dir)

@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from harness import suites
-from harness.errors import UserError, did_you_mean
 from harness.models.model import VideoModel
-from harness.paths import CONF
 from harness.plan.published import Row, catalogue, geometry, row
 from harness.plan.table import gib, print_lines
+from harness.system.errors import UserError, did_you_mean
+from harness.system.paths import CONF
 
 LIMITS_GIB = (0.1, 0.01, 0.001)
 Published = dict[tuple[str, str], float]

@@ -13,8 +13,8 @@ from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work
 from harness.plan.workload import Needs
-from harness.sizes import GIB
 from harness.suites import pixel_frames
+from harness.system.units import GIB
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from hydra.errors import InstantiationException
 from harness.api import Method
 from harness.catalogue import NUM_FRAMES, TRUE
 from harness.config.messages import of_construction
-from harness.errors import UserError, first_line
 from harness.integration import Integration, Packed
 from harness.models.model import VideoModel
 from harness.plan.forecast import Setting, forecast
@@ -22,7 +21,8 @@ from harness.plan.workload import Needs, needs
 from harness.published import Published
 from harness.run import Run
 from harness.suites import TEMPORAL_STRIDE, pixel_frames
-from harness.typed import build
+from harness.system.errors import UserError, first_line
+from harness.system.typed import build
 
 STUDY = "published/"  # where the methods of the published study lie
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import yaml
 
 from harness.models.model import VideoModel
-from harness.paths import shipped
 from harness.plan.live import allocated
 from harness.plan.workload import network
 from harness.suites import pixel_frames
+from harness.system.paths import shipped
 
 FILE = shipped("harness.planning", "published.yaml")
 INDEX_BYTES = 8  # int64, a token of a tier

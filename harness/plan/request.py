@@ -20,19 +20,19 @@ from harness.attention.base import Backend
 from harness.attention.fused import Fused
 from harness.attention.portable import Portable
 from harness.attention.staged import Staged
-from harness.errors import UserError
 from harness.hydra_errors import demand_choices
 from harness.integration import Packed
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
-from harness.own import searchpath
 from harness.parts import demand_fit
-from harness.paths import CONF
 from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs
 from harness.read_once import read_once
-from harness.typed import build
+from harness.system.errors import UserError
+from harness.system.paths import CONF
+from harness.system.typed import build
+from harness.system.user_folder import searchpath
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from harness.api import POOL, CacheSpec, Reuse
 from harness.attention.base import Backend
 from harness.attention.fused import Fused
 from harness.cache import anchored
-from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
 from harness.passes import Pass
-from harness.paths import shipped
 from harness.plan.history import Moment
 from harness.plan.storage import Storage
 from harness.plan.workload import Network
+from harness.system.errors import UserError
+from harness.system.paths import shipped
 
 CARDS = shipped("harness.planning", "cards.yaml")
 RATES = ("gemm_flops_per_s", "attention_flops_per_s", "copy_bytes_per_s")

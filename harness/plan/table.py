@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from harness.observation import PHASES
 from harness.plan.forecast import Forecast, Setting
 from harness.plan.memory import Sizes, largest, total
-from harness.sizes import GIB, MIB
 from harness.suites import MAX_SECONDS
+from harness.system.units import GIB, MIB
 
 COLUMNS = (
     "method", "contract", "KV MiB", "ratio", "ratio same", "frames", "generate", "decode",

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.errors import UserError
 from harness.models.model import DTYPES, VideoModel
 from harness.models.rope import rotate
 from harness.models.wan import Wan
 from harness.plan.live import LiveBytes, on_meta
 from harness.sampling.network import TextKV
 from harness.suites import pixel_frames
+from harness.system.errors import UserError
 
 SETTLED = 4  # latent frames after which every further one decodes alike
 

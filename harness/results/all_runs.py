@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import parquet, scores
-from harness.files import stale
+from harness import scores
 from harness.older import without_older
+from harness.system import parquet
+from harness.system.files import stale
 
 if TYPE_CHECKING:
     import pandas as pd

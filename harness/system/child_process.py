@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from harness.paths import ROOT
+from harness.system.paths import ROOT
 
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 

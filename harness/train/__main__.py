@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 
-from harness import env
 from harness.api import Method
 from harness.compose import configured
 from harness.config.messages import complain, of_construction
-from harness.errors import USER_ERROR, UserError, of_system
 from harness.hydra_errors import OF_COMPOSING
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
 from harness.suites import TEMPORAL_STRIDE
+from harness.system import machine
+from harness.system.errors import USER_ERROR, UserError, of_system
+from harness.system.typed import build
 from harness.train.stages import Training
 from harness.train.state import State, load_state
-from harness.typed import build
 
 VERBS = ("train", "export", "sample")
 _SHOWN = 6  # clips of a sheet
@@ -55,7 +55,7 @@ def train(config: dict[str, Any]) -> int:
 
     training: Training = build("train", config["train"])
     model: VideoModel = build("model", config["model"])
-    device = env.choose_device(config["run"]["device"])
+    device = machine.choose_device(config["run"]["device"])
     objective = Objective(model.schedule, model.spec, training.history_noise)
     trainer = Trainer(training, Wan(model.dims), objective, device)
     finished = trainer.run(
@@ -84,7 +84,7 @@ def sample(config: dict[str, Any]) -> int:
     training: Training = build("train", config["train"])
     model: VideoModel = build("model", config["model"])
     method: Method = build("method", config["method"])
-    device = env.choose_device(config["run"]["device"])
+    device = machine.choose_device(config["run"]["device"])
     backend = build("attention", config["attention"]).resolve(model.spec, method, device)
     studio = Studio(model, method, backend, device)
     shown = studio.show(_state(training), range(training.samples), training.video_frames)

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from harness.errors import UserError
-from harness.files import whole_file
 from harness.metrics import psnr
 from harness.models.bundled import FOLDER
 from harness.models.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
+from harness.system.errors import UserError
+from harness.system.files import whole_file
 from harness.train.export import write_weights
 from harness.world import clip
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.files import sha256, whole_file
+from harness.system.files import sha256, whole_file
 from harness.train.state import State
 
 WEIGHTS = "network.safetensors"

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.errors import UserError
-from harness.files import whole_file
 from harness.models.wan import Wan
+from harness.system.errors import UserError
+from harness.system.files import whole_file
 from harness.train.objective import Batch, Objective
 from harness.train.optim import Average, initialise, optimisers, set_lr
 from harness.train.stages import Stage, Training

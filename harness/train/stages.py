@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 
 @dataclass(frozen=True)

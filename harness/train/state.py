@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import UserError
-from harness.files import whole_file
+from harness.system.errors import UserError
+from harness.system.files import whole_file
 
 CHECKPOINT = "checkpoint.pt"
 _TORN = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, UnpicklingError)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness import weights
-from harness.errors import cause_of
 from harness.metrics.metric import Unscorable
-from harness.paths import shipped
+from harness.system.errors import cause_of
+from harness.system.paths import shipped
 from harness.vbench.dimensions import Dimension
 from harness.vbench.environment import bare
 from harness.vbench.staging import Stage

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from harness.paths import checkout
+from harness.system.paths import checkout
 from harness.vbench.dimensions import DETECTRON2, DIMENSIONS, VERSION
 
 PYTHON = ".venv-vbench/bin/python"  # of the checkout; what `make vbench` sets up

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.messages import complain
-from harness.errors import USER_ERROR, Parser, UserError, of_system
+from harness.system.errors import USER_ERROR, Parser, UserError, of_system
 from harness.world.clip import HELD_OUT, clip
 from harness.world.report import Videos, of_run, of_world, report
 

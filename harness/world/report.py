@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from harness import store
-from harness.errors import UserError
 from harness.results import all_runs
 from harness.suites import TEMPORAL_STRIDE
+from harness.system.errors import UserError
 from harness.video import read_frames
 from harness.world.backgrounds import Array
 from harness.world.clip import FPS, clip

@@ -20,7 +20,7 @@ from harness.bench.gpu import calls, exact, mma, rates, staging, study, video
 from harness.bench.gpu.lab import FULL, SMALL, Lab
 from harness.bench.report import Report, Row, nvidia_smi
 from harness.benchmarks.options import Options
-from harness.errors import UserError, first_line
+from harness.system.errors import UserError, first_line
 
 TITLE = "Attention over packed history beside BF16 on a GPU"
 LIMIT_S = 540  # of all items together; the rest of ten minutes is for starting and writing

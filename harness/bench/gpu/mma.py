@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Action
-from harness.errors import first_line
+from harness.system.errors import first_line
 
 ADOPT = 0.95  # of BF16's time, at most, before it is worth writing
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness import env
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Action
-from harness.errors import first_line
-from harness.files import write_json
+from harness.system import machine as env
+from harness.system.errors import first_line
+from harness.system.files import write_json
 
 Attend = Callable[[Tensor, Tensor, Tensor], object]
 LSE, LSE_COSTS = " lse", 1.02  # at most

@@ -27,7 +27,7 @@ from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
 from harness.noise import SeededNoise
 from harness.passes import Silent
-from harness.sizes import GIB
+from harness.system.units import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
 QUANTIZED, PRUNED = 1.05, 0.80  # of BF16's time, at most

@@ -12,14 +12,14 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import env
 from harness.compose import configured
 from harness.config.messages import complain, of_construction
-from harness.errors import USER_ERROR, UserError
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.suites import TEMPORAL_STRIDE
+from harness.system import machine
+from harness.system.errors import USER_ERROR, UserError
 from harness.train.stages import Training
 from harness.train.state import load_state
 
@@ -50,7 +50,7 @@ def train(config: dict[str, Any]) -> int:
     objective = DiffusionForcing(
         model.schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
     )
-    device = env.choose_device(config["run"]["device"])
+    device = machine.choose_device(config["run"]["device"])
     trainer = TeacherTrainer(training, Wan(model.dims), objective, device, teacher.keys)
     finished = trainer.run(
         lambda stage, step: batches(

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.files import whole_file
+from harness.system.files import whole_file
 
 TABLE = Path(__file__).with_name("words.txt")
 _LONGEST = 14  # letters of a word

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
-from harness.files import whole_file
+from harness.system.errors import UserError
+from harness.system.files import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.plain import plain, plain_cell
+from harness.system.plain import plain, plain_cell
 
 if TYPE_CHECKING:  # rich is slow to import and only needed to print
     from rich.console import Console

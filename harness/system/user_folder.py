@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.paths import CONF
+from harness.system.errors import UserError
+from harness.system.paths import CONF
 
 OPTIONS = ("--config-dir", "-cd")  # Hydra's names for it
 EXPOSED = "HARNESS_CONFIG_DIR"  # how children know of it

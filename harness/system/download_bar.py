@@ -6,8 +6,8 @@ import time
 
 from rich.progress import TextColumn
 
-from harness.progress import Shown
-from harness.sizes import size
+from harness.system.progress import Shown
+from harness.system.units import size
 
 LINE_S = 10.0  # between two lines where there is no terminal
 

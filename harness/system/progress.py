@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from harness.errors import first_line, last_frame
+from harness.system.errors import first_line, last_frame
 
 
 class Shown:

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from harness.errors import UserError, did_you_mean
+from harness.system.errors import UserError, did_you_mean
 
 TARGET = "_target_"
 OF_HYDRA = (TARGET, "_args_", "_partial_", "_recursive_", "_convert_")

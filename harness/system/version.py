@@ -8,7 +8,7 @@ import subprocess
 from functools import cache
 from typing import Any
 
-from harness.paths import ROOT
+from harness.system.paths import ROOT
 
 SOURCES = ("harness", "methods")  # what a row's values come from
 
@@ -25,7 +25,7 @@ def git_state() -> dict[str, Any]:
     """Commit of the harness and whether its sources were changed; nulls outside a checkout."""
     try:
         # An installed package may lie inside another project's repository (`project/.venv/...`).
-        _git("ls-files", "--error-unmatch", "--", "harness/version.py")
+        _git("ls-files", "--error-unmatch", "--", "harness/system/version.py")
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", *SOURCES))}
     except (OSError, subprocess.SubprocessError):

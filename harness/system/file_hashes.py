@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.files import sha256, write_json
+from harness.system.files import sha256, write_json
 
 
 def remembered(path: Path) -> str:

@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness.errors import INTERRUPTED, USER_ERROR, UserError
-from harness.plain import plain_streams
+from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.system.plain import plain_streams
 
 UNREAD = 141  # what shells report for a program whose reader left (128 + SIGPIPE)
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from harness.version import code_version, git_state, package_version
+from harness.system.version import code_version, git_state, package_version
 
 PACKAGES = ("torch", "numpy", "hydra-core", "diffusers", "transformers", "scikit-image", "lpips")
 

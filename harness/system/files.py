@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.system.errors import UserError
 
 LOCK = ".lock"  # the file of a folder's lock
 LONGEST_NAME = 80  # letters of a file's name that was made from data
