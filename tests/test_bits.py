@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.bits import WIDTHS, pack, unpack
+from harness.api.bits import WIDTHS, pack, unpack
 
 
 @settings(deadline=None)  # the first call of a loaded machine is slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.api import Exact, FramePolicy, Method, Quantizer, Tier
-from harness.bits import unpack
+from harness.api.bits import unpack
 from harness.integration import Packed
 from harness.published import Published
 from methods.quantizers.affine import Affine

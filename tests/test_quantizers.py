@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.api import Exact, Quantizer
-from harness.bits import unpack
+from harness.api.bits import unpack
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.prq import PRQ

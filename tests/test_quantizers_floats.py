@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.bits import unpack
+from harness.api.bits import unpack
 from methods.quantizers.fp4 import E2M1, FP4, MXFP4, NVFP4
 from methods.quantizers.fp8 import FP8
 from methods.quantizers.rtn import RTN

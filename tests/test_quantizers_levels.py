@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.api import Quantizer
-from harness.bits import pack
+from harness.api.bits import pack
 from methods.quantizers.affine import Affine
 from methods.quantizers.clustered import Clustered
 from methods.quantizers.kmeans import cluster

@@ -51,7 +51,7 @@ class CodePlane:
     """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
 
     codes, scale and zero name parts. bits is the width of a code, packed planar: byte j holds
-    channels j, j + D * bits / 8, ... (`harness.bits`). Metadata is shared by `group`
+    channels j, j + D * bits / 8, ... (`harness.api.bits`). Metadata is shared by `group`
     neighbouring tokens of a channel (axis `tokens`, [B, H, F, N, D], the last group may be short)
     or by `group` neighbouring channels of a token (axis `channels`, [B, H, F, T, N]).
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Packed, Quantizer
-from harness.bits import WIDTHS, pack, unpack
+from harness.api.bits import WIDTHS, pack, unpack
 from harness.published.layout import Layout
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Packed, Quantizer
-from harness.bits import pack
+from harness.api.bits import pack
 from methods.quantizers.grouped import staged
 from methods.quantizers.levels import look_up
 
@@ -31,8 +31,8 @@ E8M0 = torch.float8_e8m0fnu
 class FP4(Quantizer):
     """E2M1 codes of x over the scale of its block; leaves say what a scale is.
 
-    Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D / 2] u8, two in a byte as `harness.bits` packs
-    them, and the leaf's scales.
+    Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D / 2] u8, two in a byte as `harness.api.bits`
+    packs them, and the leaf's scales.
     Raises  ValueError: a head that is not made of whole blocks.
     """
 

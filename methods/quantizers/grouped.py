@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
-from harness.bits import WIDTHS, pack, unpack
+from harness.api.bits import WIDTHS, pack, unpack
 
 FP16_MAX = 65504.0
 FP16_MIN = 2.0**-24  # the smallest above zero

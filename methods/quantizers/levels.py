@@ -20,7 +20,7 @@ def nearest(x_BHFTD: Tensor, levels: Tensor) -> Tensor:
 
 
 def look_up(packed: Tensor, bits: int, levels: Tensor, out_BHFTD: Tensor) -> None:
-    """Write the level of each code into out; packed [B, H, F, T, D * bits / 8] as `harness.bits`.
+    """Write the level of each code into out; packed [B, H, F, T, D * bits / 8] as `api.bits`.
 
     levels: as above, in any order. A whole byte is looked up, once for each code in it, which saves
     unpacking; out is contiguous.

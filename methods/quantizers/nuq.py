@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Packed, Quantizer
-from harness.bits import pack
+from harness.api.bits import pack
 from methods.quantizers.grouped import FP16_MAX, staged
 from methods.quantizers.levels import look_up, nearest
 
