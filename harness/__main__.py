@@ -16,7 +16,7 @@ VERBS = {
     "check": "harness.check",
     "bench": "harness.bench",
     "plan": "harness.plan",
-    "fetch": "harness.fetch.verb",
+    "fetch": "harness.downloads.verb",
     "score": "harness.rescore",
 }
 ELSEWHERE = {

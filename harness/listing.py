@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness import weights
 from harness.compose import choices, described, method_files
 from harness.config.messages import complain
+from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.hydra_errors import OF_COMPOSING
 from harness.observation import Observation, TracePoint

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import weights
 from harness.compose import choices, composing
-from harness.weights import Entry
+from harness.downloads import weights
+from harness.downloads.weights import Entry
 
 FROM_FILES = (None, "checkpoint")  # what `weights` of a model or of its part says if it reads files
 

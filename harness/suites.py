@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.downloads.data_folder import data_folder
+from harness.downloads.download import Mismatch, download
+from harness.downloads.source import addresses
+from harness.downloads.target import Target
 from harness.events import split
-from harness.fetch.download import Mismatch, download
-from harness.fetch.source import addresses
-from harness.fetch.target import Target
 from harness.system.errors import UserError
 from harness.system.files import locked
 from harness.system.paths import shipped

@@ -43,7 +43,8 @@ _starting = threading.Lock()
 PACKAGES = ("harness.metrics", "harness.models", "harness.planning", "harness.checks", "methods")
 MODULES = (
     "harness.system.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
-    "harness.score", "harness.rescore", "harness.track", "harness.fetch.verb", "harness.listing",
+    "harness.score", "harness.rescore", "harness.track", "harness.downloads.verb",
+    "harness.listing",
     "harness.integrity", "analysis.tables", "av", "PIL.Image", "lpips", "skimage.metrics",
     "torchvision",
 )  # fmt: skip

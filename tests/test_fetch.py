@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.fetch import download, source
-from harness.fetch.download import Mismatch
-from harness.fetch.source import Unavailable, Unreached
-from harness.fetch.target import Target
+from harness.downloads import download, source
+from harness.downloads.download import Mismatch
+from harness.downloads.source import Unavailable, Unreached
+from harness.downloads.target import Target
 from harness.fetch.verb import main
 from harness.system.download_bar import progress
 from tests.conftest import ROOT, SHARED

@@ -20,7 +20,7 @@ from analysis.report.folder import link
 from analysis.results import sections
 from harness import integrity, lease, manifest, rescore
 from harness.bench.made_up import write_results
-from harness.fetch.source import _KeepsTls
+from harness.downloads.source import _KeepsTls
 from harness.results import all_runs
 from harness.run import REQUEST, Run
 from harness.store import OBSERVATIONS, Twice

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import weights
 from harness.compose import choices, configured
+from harness.downloads import weights
 from harness.metrics import lpips, psnr
 from harness.metrics.lpips import Lpips
 from harness.metrics.metric import Clip, Frames, Metric, Unscorable

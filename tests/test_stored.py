@@ -55,7 +55,7 @@ HOSTILE = [
     "harness.track.mirror",
     "harness.store.Rows",
     "harness.vbench.client.subprocess.run",
-    "harness.fetch.download.download",
+    "harness.downloads.download.download",
     "harness.api",
     "harness",
     "methods",

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.downloads import data_folder
-from harness.fetch import download
+from harness.downloads import data_folder, download
 from harness.suites import SuiteConfig, pixel_frames, resolve
 from harness.system.errors import UserError
 from tests.conftest import SHARED

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import weights
+from harness.downloads import weights
 from harness.metrics.drift_published import DriftPublished, prefixes
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.vbench import Dimension, ImagingQuality

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import listing, weights
+from harness import listing
+from harness.downloads import weights
 from harness.system import file_hashes, user_folder
 from harness.system.errors import UserError
 from tests.conftest import ROOT

@@ -14,13 +14,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from harness import weights
 from harness.api import Exact, Method
 from harness.attention.portable import Portable
 from harness.cache import Session
 from harness.check.small import CPU
 from harness.checks.verdict import Verdict, sentence
+from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
+from harness.downloads.weights import Entry
 from harness.models.decoder import Codec
 from harness.models.load import matched
 from harness.models.model import DTYPES, VideoModel
@@ -30,7 +31,6 @@ from harness.sampler import Sampler
 from harness.system.errors import UserError
 from harness.system.typed import build
 from harness.system.units import size
-from harness.weights import Entry
 from methods.retention.keep import KeepAll
 
 SMALL = (4, 4)  # latents of the pass: four tokens a frame

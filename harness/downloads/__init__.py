@@ -1,1 +1,1 @@
-"""Weights and prompt lists: what is described, where it lies, how it is fetched."""
+"""Downloads that can be broken off and go on: weights and prompt lists into one data folder."""

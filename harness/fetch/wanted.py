@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from harness import weights
 from harness.compose import choices, composing
-from harness.fetch.source import addresses
-from harness.fetch.target import Target
+from harness.downloads import weights
+from harness.downloads.source import addresses
+from harness.downloads.target import Target
+from harness.downloads.weights import Entry, File
 from harness.readers import read_by
 from harness.suites import SuiteConfig, configured, official
 from harness.system import file_hashes
 from harness.system.errors import UserError
-from harness.weights import Entry, File
 
 
 @dataclass(frozen=True)

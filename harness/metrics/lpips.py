@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import weights
+from harness.downloads import weights
 from harness.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
 from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.scores import Column, Value

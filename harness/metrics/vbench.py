@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness import weights
+from harness.downloads import weights
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.windows import WINDOWS, Quantity, summarise
 from harness.scores import Column, Value

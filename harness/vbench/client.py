@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from harness import weights
+from harness.downloads import weights
 from harness.metrics.metric import Unscorable
 from harness.system.errors import cause_of
 from harness.system.paths import shipped

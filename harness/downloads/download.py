@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from harness.fetch.source import Dropped, Reply, Unavailable, Unreached, host_of, opened, piece
-from harness.fetch.target import Note, Target, forget
+from harness.downloads.source import Dropped, Reply, Unavailable, Unreached, host_of, opened, piece
+from harness.downloads.target import Note, Target, forget
 from harness.system import file_hashes
 from harness.system.errors import UserError
 from harness.system.files import into_place, sha256
