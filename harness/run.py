@@ -16,9 +16,9 @@ from typing import Any
 
 from harness import observation, store
 from harness.observation import Observation
+from harness.prompts.suite import Prompt, Suite
 from harness.scores import Key
 from harness.store import Twice
-from harness.suites import Prompt, Suite
 from harness.system.errors import UserError, first_line
 from harness.system.files import (
     locked,

@@ -17,10 +17,10 @@ from hydra.utils import get_class
 
 from harness import scores, store
 from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable
+from harness.prompts.suite import pixel_frames
 from harness.run import Item, Run
 from harness.scores import Key, Result, Row, Scored, Scores, Value
 from harness.sheet import contact_sheet
-from harness.suites import pixel_frames
 from harness.system.errors import UserError, cause_of, first_line, last_frame
 from harness.system.files import sha256
 from harness.system.progress import Progress

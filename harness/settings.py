@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import track
 from harness.hydra_errors import LS
+from harness.prompts.suite import SuiteConfig
 from harness.run import Execution
-from harness.suites import SuiteConfig
 from harness.system.errors import UserError
 from harness.system.typed import TARGET, demand, demand_fields, demand_known, shown
 

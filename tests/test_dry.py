@@ -16,10 +16,10 @@ import pytest
 from harness import earlier, power, store
 from harness.dry import Outlook, cells, merged, outlooks, print_outlooks, shown, total
 from harness.plan.job import memory
+from harness.prompts.suite import Prompt, Suite
 from harness.run import Run
 from harness.scores import SCORES, Result, Scored, Scores
 from harness.store import Rows
-from harness.suites import Prompt, Suite
 from harness.system import machine
 from harness.system.errors import UserError
 from harness.video import write_lossless

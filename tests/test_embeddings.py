@@ -21,9 +21,9 @@ from torch import Tensor
 from harness.embeddings import FOLDER
 from harness.generate import Generator
 from harness.models.words import HashText
+from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.run import Run
-from harness.suites import Prompt, Suite
 from harness.system.errors import UserError
 from tests.conftest import ROOT
 from tests.test_generate import make_all

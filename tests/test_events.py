@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.events import split
+from harness.prompts.story_events import split
+from harness.prompts.suite import BUNDLED, Prompt, SuiteConfig, resolve
 from harness.run import Run
-from harness.suites import BUNDLED, Prompt, SuiteConfig, resolve
 from tests.conftest import SHARED
 from tests.geometry import configured
 from tests.test_run import run

@@ -14,10 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness import suites
 from harness.cli import CONF, Command, conclude_sweep
 from harness.compose import choices, described, method_files
-from harness.suites import SuiteConfig
+from harness.prompts import suite as suites
+from harness.prompts.suite import SuiteConfig
 from harness.sweep import Job
 from harness.system.errors import UserError
 from tests.conftest import SHARED

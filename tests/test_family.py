@@ -20,9 +20,9 @@ from harness.models.model import VideoModel
 from harness.plan.forecast import Setting, forecast
 from harness.plan.request import backend_of
 from harness.plan.workload import Needs, network
+from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.run import Item, Run
-from harness.suites import Prompt, Suite
 from tests.geometry import configured
 from tests.test_generate import make_all
 from tests.test_run import run

@@ -19,11 +19,11 @@ import pytest
 
 from harness import manifest, store
 from harness.job import first_failure, generate
+from harness.prompts.suite import Prompt
 from harness.results import all_runs
 from harness.run import Execution, Run
 from harness.scores import SCORES
 from harness.store import OBSERVATIONS
-from harness.suites import Prompt
 from harness.system.errors import UserError
 from harness.video import frames_file, read_frames
 from tests.conftest import Sweep

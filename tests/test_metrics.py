@@ -21,7 +21,7 @@ from harness.metrics.psnr import CAP_DB, Psnr
 from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim, SsimGaussian
 from harness.metrics.windows import Quantity, Series, summarise, windows
-from harness.suites import pixel_frames
+from harness.prompts.suite import pixel_frames
 
 
 def moving(num_frames: int = 20, height: int = 40, width: int = 48) -> Frames:

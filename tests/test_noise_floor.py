@@ -12,9 +12,9 @@ import pytest
 
 from harness import observation
 from harness.metrics.psnr import CAP_DB
+from harness.prompts.suite import Suite
 from harness.results import all_runs
 from harness.run import WORDS, Execution, Run
-from harness.suites import Suite
 from tests.geometry import configured
 from tests.test_cli import Done, command
 from tests.test_experiments import composed

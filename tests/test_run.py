@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from harness import store
+from harness.prompts.suite import Prompt, Suite
 from harness.run import Execution, Run
 from harness.score import lacking
 from harness.store import Rows
-from harness.suites import Prompt, Suite
 from harness.system.errors import UserError
 from harness.video import write_raw
 from tests.geometry import configured

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.downloads import data_folder, download
-from harness.suites import SuiteConfig, pixel_frames, resolve
+from harness.prompts.suite import SuiteConfig, pixel_frames, resolve
 from harness.system.errors import UserError
 from tests.conftest import SHARED
 from tests.geometry import CONF, configured

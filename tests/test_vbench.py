@@ -18,8 +18,8 @@ from harness.downloads import weights
 from harness.metrics.drift_published import DriftPublished, prefixes
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.vbench import Dimension, ImagingQuality
+from harness.prompts.suite import SuiteConfig, resolve
 from harness.score import built
-from harness.suites import SuiteConfig, resolve
 from harness.system.errors import UserError
 from harness.system.paths import ROOT
 from harness.vbench import client, clips, environment, totals

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import suites
+from harness.prompts import suite as suites
 from harness.world import Scene, Thing, WorldText, clip, interpret
 from harness.world.render import place, render
 from harness.world.words import SAID, meaning
@@ -97,7 +97,7 @@ def test_unknown_words_still_give_distinct_stable_scenes() -> None:
 
 @pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
 def test_prompts_of_the_suites_give_distinct_scenes(suite: str) -> None:
-    folder = Path(suites.__file__).parent / "prompts"
+    folder = Path(suites.__file__).parent
     prompts = (folder / f"{suite}.txt").read_text().splitlines()
     scenes = {interpret(prompt) for prompt in prompts}
     assert len(scenes) == len(prompts)

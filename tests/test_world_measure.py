@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.prompts.suite import BUNDLED
 from harness.store import OBSERVATIONS, Rows
-from harness.suites import BUNDLED
 from harness.system.errors import UserError
 from harness.video import write_raw
 from harness.world import clip, interpret

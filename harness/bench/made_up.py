@@ -22,10 +22,10 @@ from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.vbench import Dimension
 from harness.observation import PHASES, Observation, TracePoint
+from harness.prompts.suite import Prompt, Suite
 from harness.run import Execution, Run
 from harness.scores import SCORES, Scored, fields
 from harness.store import OBSERVATIONS
-from harness.suites import Prompt, Suite
 from harness.system import parquet
 from harness.system.files import write_json
 

@@ -20,10 +20,10 @@ from harness.generate import Generator, make_one
 from harness.measure import Meter
 from harness.noise import SeededNoise
 from harness.passes import Silent
+from harness.prompts.suite import Prompt, Suite
 from harness.reel import Reel
 from harness.run import Execution, Run
 from harness.store import OBSERVATIONS, Rows
-from harness.suites import Prompt, Suite
 from harness.system import machine
 
 TITLE = "What the harness adds around generation"

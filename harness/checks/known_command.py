@@ -9,9 +9,9 @@ from typing import Any
 
 from harness import stored
 from harness.integrity.mend import GROUPS, Origin
+from harness.prompts.suite import Suite
 from harness.run import Execution, Run, run_id_of
 from harness.scores import Key
-from harness.suites import Suite
 from harness.system.errors import UserError
 
 

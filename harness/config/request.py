@@ -11,9 +11,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from harness import suites
 from harness.compose import REFERENCE
 from harness.downloads import data_folder
+from harness.prompts import suite as suites
 from harness.run import Run
 from harness.settings import execution, resolve
 from harness.system.paths import CONF

@@ -14,8 +14,8 @@ from harness.downloads import weights
 from harness.downloads.source import addresses
 from harness.downloads.target import Target
 from harness.downloads.weights import Entry, File
+from harness.prompts.suite import SuiteConfig, configured, official
 from harness.readers import read_by
-from harness.suites import SuiteConfig, configured, official
 from harness.system import file_hashes
 from harness.system.errors import UserError
 

@@ -18,9 +18,9 @@ from harness.integrity.report import Finding, Report
 from harness.integrity.tables import Newer, Older, Wrong
 from harness.observation import Observation
 from harness.older import command_of
+from harness.prompts.suite import Suite
 from harness.run import Run, folder_of, run_id_of
 from harness.scores import SCORES, Key, key
-from harness.suites import Suite
 from harness.system.errors import UserError, retry
 from harness.system.files import LOCK
 

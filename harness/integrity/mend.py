@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.downloads.data_folder import CACHE
+from harness.prompts.suite import Suite
 from harness.run import SAMPLE_SEED_STEP, Run
 from harness.scores import Key
-from harness.suites import Suite
 from harness.system.files import shown
 
 # Words that a run's settings keep in full; all others are of the method.

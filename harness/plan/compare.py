@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from harness import suites
 from harness.models.model import VideoModel
 from harness.plan.published import Row, catalogue, geometry, row
 from harness.plan.table import gib, print_lines
+from harness.prompts import suite as suites
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import CONF
 

@@ -13,7 +13,7 @@ from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work
 from harness.plan.workload import Needs
-from harness.suites import pixel_frames
+from harness.prompts.suite import pixel_frames
 from harness.system.units import GIB
 
 

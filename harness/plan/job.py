@@ -18,9 +18,9 @@ from harness.plan.forecast import Setting, forecast
 from harness.plan.published import catalogue, geometry, row
 from harness.plan.request import backend_of, model_of
 from harness.plan.workload import Needs, needs
+from harness.prompts.suite import TEMPORAL_STRIDE, pixel_frames
 from harness.published import Published
 from harness.run import Run
-from harness.suites import TEMPORAL_STRIDE, pixel_frames
 from harness.system.errors import UserError, first_line
 from harness.system.typed import build
 

@@ -13,7 +13,7 @@ from harness.observation import PHASES
 from harness.plan.history import Growth, Moment, video
 from harness.plan.storage import Storage
 from harness.plan.workload import Needs
-from harness.suites import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
+from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 
 Sizes = dict[str, int | None]  # None: unknown, with a reason beside it
 

@@ -16,7 +16,7 @@ import yaml
 from harness.models.model import VideoModel
 from harness.plan.live import allocated
 from harness.plan.workload import network
-from harness.suites import pixel_frames
+from harness.prompts.suite import pixel_frames
 from harness.system.paths import shipped
 
 FILE = shipped("harness.planning", "published.yaml")

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from harness import settings, suites
+from harness import settings
 from harness.api import Method
 from harness.attention.auto import Auto
 from harness.attention.base import Backend
@@ -28,6 +28,7 @@ from harness.parts import demand_fit
 from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs
+from harness.prompts import suite
 from harness.read_once import read_once
 from harness.system.errors import UserError
 from harness.system.paths import CONF
@@ -174,7 +175,7 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
 
 def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
     """Latent frames of a suite's videos."""
-    return suites.latent_frames(suites.configured(config), model.chunk_frames, model.fps)
+    return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps)
 
 
 def _method(config: DictConfig) -> Method:

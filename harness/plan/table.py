@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.observation import PHASES
 from harness.plan.forecast import Forecast, Setting
 from harness.plan.memory import Sizes, largest, total
-from harness.suites import MAX_SECONDS
+from harness.prompts.suite import MAX_SECONDS
 from harness.system.units import GIB, MIB
 
 COLUMNS = (

@@ -19,8 +19,8 @@ from harness.models.model import DTYPES, VideoModel
 from harness.models.rope import rotate
 from harness.models.wan import Wan
 from harness.plan.live import LiveBytes, on_meta
+from harness.prompts.suite import pixel_frames
 from harness.sampling.network import TextKV
-from harness.suites import pixel_frames
 from harness.system.errors import UserError
 
 SETTLED = 4  # latent frames after which every further one decodes alike

@@ -16,7 +16,7 @@ from harness.config.messages import complain, of_construction
 from harness.hydra_errors import OF_COMPOSING
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
-from harness.suites import TEMPORAL_STRIDE
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.system import machine
 from harness.system.errors import USER_ERROR, UserError, of_system
 from harness.system.typed import build

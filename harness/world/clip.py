@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.suites import TEMPORAL_STRIDE
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.world.caption import caption
 from harness.world.interpret import interpret
 from harness.world.render import render

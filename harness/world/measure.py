@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics import signals
-from harness.suites import TEMPORAL_STRIDE
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.world import render
 from harness.world.backgrounds import Array
 from harness.world.clip import FPS, Clip

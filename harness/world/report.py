@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from harness import store
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.results import all_runs
-from harness.suites import TEMPORAL_STRIDE
 from harness.system.errors import UserError
 from harness.video import read_frames
 from harness.world.backgrounds import Array

@@ -16,8 +16,8 @@ from harness.compose import configured
 from harness.config.messages import complain, of_construction
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
-from harness.suites import TEMPORAL_STRIDE
 from harness.system import machine
 from harness.system.errors import USER_ERROR, UserError
 from harness.train.stages import Training

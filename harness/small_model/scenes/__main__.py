@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.sheet import contact_sheet
 from harness.small_model.scenes.caption import describe
 from harness.small_model.scenes.clip import FPS, HELD_OUT, Clip, clip
 from harness.small_model.scenes.interpret import interpret
 from harness.small_model.scenes.scene import MOST
-from harness.suites import TEMPORAL_STRIDE
 
 _FRAMES = range(42)  # of latents, 10 s
 _LINE = 34  # letters of a label's line

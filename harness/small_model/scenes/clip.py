@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.scenes.draw import draw_scene
 from harness.small_model.scenes.render import Drawing
 from harness.small_model.scenes.scene import MOST, Scene
-from harness.suites import TEMPORAL_STRIDE
 
 FPS = 16
 HELD_OUT = 1000  # clips of seeds below this are never trained on

@@ -15,7 +15,7 @@ from harness.downloads.data_folder import data_folder
 from harness.downloads.download import Mismatch, download
 from harness.downloads.source import addresses
 from harness.downloads.target import Target
-from harness.events import split
+from harness.prompts.story_events import split
 from harness.system.errors import UserError
 from harness.system.files import locked
 from harness.system.paths import shipped

@@ -1,0 +1,1 @@
+"""Prompt suites, story events and the lists that ship."""
