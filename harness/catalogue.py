@@ -19,17 +19,17 @@ from hydra.utils import instantiate
 
 from harness.api import POOL, CacheSpec, Exact, Method, VideoSize
 from harness.api.method import tiers_of
-from harness.attention.auto import Auto
-from harness.attention.portable import Portable
-from harness.cache import layer_of
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.portable import Portable
+from harness.cache.frame_layer import FrameLayer
+from harness.cache.integration import CacheSession, Integration, Packed
+from harness.cache.layer import Chunk, Context, Layer, Plan
+from harness.cache.positions import Rope, rotate
+from harness.cache.session import layer_of
+from harness.cache.stored_bytes import frame_bytes, tier_bytes
+from harness.cache.token_layer import TokenLayer
 from harness.compose import composing, described, method_files
 from harness.config.messages import of_construction
-from harness.integration import CacheSession, Integration, Packed
-from harness.layers.base import Chunk, Context, Layer, Plan
-from harness.layers.frames import FrameLayer
-from harness.layers.sizes import frame_bytes, tier_bytes
-from harness.layers.tokens import TokenLayer
-from harness.models.rope import Rope, rotate
 from harness.system.errors import UserError
 
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from harness import store
+from harness.cache.integration import CacheSession
+from harness.cache.numerics import are_finite
 from harness.embeddings import Embeddings, Encoded, Keep
-from harness.integration import CacheSession
 from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES
 from harness.noise import SeededNoise
-from harness.numerics import are_finite
 from harness.observation import TracePoint
 from harness.parts import Parts
 from harness.passes import Silent

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.api import Method, Stores
-from harness.integration import Integration, Packed
+from harness.cache.integration import Integration, Packed
 from harness.models.decoder import Codec, Decoder
 from harness.passes import Pass, chunks, step_rows
 from harness.schedule import Schedule

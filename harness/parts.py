@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.api import Method
-from harness.attention.auto import Auto
-from harness.attention.base import Backend
-from harness.cache import sized
-from harness.integration import Integration
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.base import Backend
+from harness.cache.integration import Integration
+from harness.cache.session import sized
 from harness.models.model import VideoModel
 from harness.run import Run
 from harness.system.typed import build

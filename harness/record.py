@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.integration import CacheSession
+from harness.cache.integration import CacheSession
 from harness.measure import Meter
 from harness.models.model import VideoModel
 from harness.observation import PHASES, Observation, TracePoint

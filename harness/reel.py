@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.cache.numerics import are_finite
 from harness.models.decoder import Codec, Decoder
-from harness.numerics import are_finite
 from harness.passes import Observer
 from harness.system.errors import NotFinite
 from harness.video import Frames

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from harness.api import Reuse, Stores
-from harness.integration import CacheSession
+from harness.cache.integration import CacheSession
+from harness.cache.numerics import are_finite, demand_finite_passes
 from harness.loop import Loop
 from harness.noise import Noise
-from harness.numerics import are_finite, demand_finite_passes
 from harness.passes import Observer, step_rows
 from harness.residual import Residual
 from harness.sampling.network import Network, TextKV

@@ -22,11 +22,11 @@ OURS = ("harness", "methods")
 # open files or start processes when they are called.
 PARTS = (
     "harness.api",
-    "harness.attention",
-    "harness.integration",
+    "harness.cache.attention",
+    "harness.cache.integration",
     "harness.loop",
     "harness.models",
-    "harness.published",
+    "harness.cache.published",
     "harness.schedule",
     "harness.world",
     "methods",

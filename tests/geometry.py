@@ -11,15 +11,15 @@ from hydra.utils import instantiate
 
 from harness import compose
 from harness.api import Exact, Method
-from harness.attention.base import Backend
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.base import Backend
+from harness.cache.attention.portable import Portable
+from harness.cache.layer import Context
+from harness.cache.session import Session
 from harness.check import walk
 from harness.check.small import CPU, GRID, network, spec
 from harness.check.small import text_kv as text
 from harness.cli import CONF
 from harness.compose import method_files
-from harness.layers.base import Context
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
 from harness.passes import Silent

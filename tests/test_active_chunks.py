@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from harness.api import Method
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
 from harness.loop import Loop
 from harness.noise import SeededNoise
 from harness.passes import Silent, step_rows

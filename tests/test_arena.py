@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.api import DROP, Exact, FramePolicy, History, Method, Placement
-from harness.arena import Arena, Pages
+from harness.cache.pages import Arena, Pages
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from tests.geometry import generate, live_bytes

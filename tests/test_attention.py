@@ -9,17 +9,17 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from harness import kernels
 from harness.api import Exact, Method, Quantizer, Tier
-from harness.attention.auto import Auto
-from harness.attention.base import Backend
-from harness.attention.by_kernel import unread
-from harness.attention.dense import Merge, attend_dense
-from harness.attention.fused import Fused
-from harness.attention.portable import Portable
-from harness.attention.reference import Reference
-from harness.attention.staged import Staged
-from harness.cache import Session
+from harness.cache import kernels
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.base import Backend
+from harness.cache.attention.by_kernel import unread
+from harness.cache.attention.dense import Merge, attend_dense
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.reference import Reference
+from harness.cache.attention.staged import Staged
+from harness.cache.session import Session
 from harness.system.errors import UserError
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled

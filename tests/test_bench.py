@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness.attention.portable import Portable
 from harness.bench import BENCHES, main, read
 from harness.bench.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
 from harness.bench.checks import errors, largest_new_tensor, pooled_identity
@@ -26,6 +25,7 @@ from harness.bench.gpu.study import fwht
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, interleave, told
 from harness.benchmarks.options import Options
+from harness.cache.attention.portable import Portable
 from harness.system.errors import UserError
 from methods.quantizers import grouped
 from methods.quantizers.quarot import hadamard

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.api import POOL, Exact, FramePolicy, History, Method, Placement
-from harness.attention.portable import Portable
-from harness.cache import Session
-from harness.layers.base import Plan
-from harness.models.rope import Rope, rotate
+from harness.cache.attention.portable import Portable
+from harness.cache.layer import Plan
+from harness.cache.positions import Rope, rotate
+from harness.cache.session import Session
 from harness.noise import SeededNoise
 from harness.passes import Silent
 from harness.sampler import Sampler

@@ -38,7 +38,7 @@ def normal(*shape: int) -> Tensor:
 
 def check_encode(quantizer: Grouped, x: Tensor) -> None:
     """Encode two frames into slots 3 and 0 of 5 and hold all slots against the oracle."""
-    from harness.kernels.encode import encode
+    from harness.cache.kernels.encode import encode
 
     expected = quantizer.encode(x)
     slab = {
@@ -99,7 +99,7 @@ def test_codes_next_to_ties(kind: type[Grouped], bits: int) -> None:
 
 
 def test_forms_that_cannot_be_encoded() -> None:
-    from harness.kernels.encode import can_encode
+    from harness.cache.kernels.encode import can_encode
 
     assert can_encode(RTN().kernel_layout()) and can_encode(Affine(axis="channels").kernel_layout())
     assert not can_encode(None)
@@ -114,7 +114,7 @@ def test_compiles_ahead_for_two_gpus() -> None:
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     kernels = ("encode/int4_tokens", "encode/int2_token")
     run = subprocess.run(
-        [sys.executable, "-m", "harness.kernels.ahead", "--only", *kernels],
+        [sys.executable, "-m", "harness.cache.kernels.ahead", "--only", *kernels],
         cwd=ROOT,
         env=env,
         capture_output=True,

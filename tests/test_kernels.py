@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from harness.api import CodePlane, Exact, KernelLayout, Packed, Quantizer
-from harness.kernels import check_head_dim, missing
-from harness.models.rope import Turns, rotate
+from harness.cache.kernels import check_head_dim, missing
+from harness.cache.positions import Turns, rotate
 from methods.quantizers.affine import Affine
 from methods.quantizers.grouped import Grouped
 from methods.quantizers.quarot import QuaRot, hadamard
@@ -185,7 +185,7 @@ def check_stage(
     shape: tuple[int, int] = (24, DIM),
 ) -> None:
     """Stage heads 1 and 2 of 4 into a strided view and hold it against decoding and turning."""
-    from harness.kernels.stage import stage
+    from harness.cache.kernels.stage import stage
 
     num_tokens, dim = shape
     packed = stored(case, num_tokens, dim)
@@ -210,7 +210,7 @@ def check_attention(
     order: list[int] = ORDER,
 ) -> tuple[Tensor, Tensor]:
     """Fused attention of M queries over T tokens a frame against softmax over what was decoded."""
-    from harness.kernels.fused import attend_packed
+    from harness.cache.kernels.fused import attend_packed
 
     num_queries, num_tokens, dim = shape
     packed = stored(key, num_tokens, dim), stored(value, num_tokens, dim, seed=1)
@@ -255,7 +255,7 @@ def test_stage_serves_other_head_widths(shape: tuple[int, int]) -> None:
 
 @needs_triton
 def test_stage_copies_bf16_bit_by_bit() -> None:
-    from harness.kernels.stage import stage
+    from harness.cache.kernels.stage import stage
 
     packed = Exact().encode(normal(BATCH, HEADS, SLOTS, 24, DIM).bfloat16())
     out = torch.zeros(BATCH, HEADS, 72, DIM, dtype=torch.bfloat16, device=DEVICE)
@@ -288,7 +288,7 @@ def test_fused_attention_at_full_head_width() -> None:
 @needs_triton
 def test_turns_folded_into_queries_change_nothing() -> None:
     """Turns that leave space alone turn q; with a table of ones for space they turn the keys."""
-    from harness.kernels.fused import attend_packed
+    from harness.cache.kernels.fused import attend_packed
 
     case = CASES["channelled"]
     k, v, q = stored(case), stored(case, seed=1), normal(BATCH, HEADS, 8, DIM, seed=2)
@@ -313,7 +313,7 @@ def test_order_of_slots_changes_nothing() -> None:
 @needs_triton
 def test_rotated_storage_is_the_callers_business() -> None:
     """q times the Hadamard matrix in, output times it back: attention over plain values."""
-    from harness.kernels.fused import attend_packed
+    from harness.cache.kernels.fused import attend_packed
 
     case, quarot = CASES["hadamard"], QuaRot(Affine(4, DIM, "channels"))
     k, v, q = stored(case), stored(case, seed=1), normal(BATCH, HEADS, 8, DIM, seed=2)
@@ -327,7 +327,7 @@ def test_rotated_storage_is_the_callers_business() -> None:
 @needs_triton
 def test_parts_of_the_history_merge() -> None:
     """Few queries share the frames among programs: 2, 2 and 1 of 5."""
-    from harness.kernels.fused import Room, merge, prepare
+    from harness.cache.kernels.fused import Room, merge, prepare
 
     case, order = CASES["affine4_token"], [3, 0, 4, 1, 2]
     stores = (case.form, stored(case)), (case.form, stored(case, seed=1))
@@ -345,7 +345,7 @@ def test_parts_of_the_history_merge() -> None:
 @needs_triton
 def test_bf16_queries_and_history() -> None:
     """Queries as a view of [B, M, H, D]. BF16 products on a GPU, exact ones in the interpreter."""
-    from harness.kernels.fused import attend_packed
+    from harness.cache.kernels.fused import attend_packed
 
     q = normal(BATCH, 8, HEADS, DIM, seed=2).bfloat16().transpose(1, 2)
     k, v = (Exact().encode(normal(BATCH, HEADS, SLOTS, 24, DIM, seed=s).bfloat16()) for s in (0, 1))
@@ -376,12 +376,16 @@ def test_what_is_missing_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_the_package_does_not_import_triton() -> None:
-    check = "import sys, harness.kernels; sys.exit('triton' in sys.modules)"
+    check = "import sys, harness.cache.kernels; sys.exit('triton' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
 
 
 STAGED = ["exact", "int8_tokens", "int4_tokens", "int2_tokens", "int4_token", "int4_int4"]
-FUSED = ["exact", "int4_tokens", "int4_int4"]  # `python -m harness.kernels.ahead` compiles all
+FUSED = [
+    "exact",
+    "int4_tokens",
+    "int4_int4",
+]  # `python -m harness.cache.kernels.ahead` compiles all
 COMPILED = [f"stage/{form}" for form in STAGED] + [f"fused/{form}" for form in FUSED]
 COMPILED += ["stage_turns/int4_tokens", "fused_turns/int4_tokens"]
 
@@ -394,7 +398,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    command = [sys.executable, "-m", "harness.kernels.ahead", "--only", *COMPILED]
+    command = [sys.executable, "-m", "harness.cache.kernels.ahead", "--only", *COMPILED]
     run = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in run.stdout.splitlines()]
 

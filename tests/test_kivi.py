@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.api import Exact
-from harness.layers.frames import FrameLayer
+from harness.cache.frame_layer import FrameLayer
 from methods.quantizers.affine import Affine
 from tests.geometry import generate, method_names, method_of, network
 

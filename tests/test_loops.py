@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, FramePolicy, History, Method, Placement
-from harness.attention.portable import Portable
-from harness.cache import Session, anchored
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session, anchored
 from harness.loop import Loop
 from harness.noise import SeededNoise
 from harness.passes import Silent

@@ -102,7 +102,7 @@ def test_ids_without_a_rerun_stay_what_they_were(tmp_path: Path) -> None:
 def test_the_reference_attends_as_the_run_unless_told() -> None:
     assert composed("attention=portable").reference is None
     told = composed("attention=portable", "attention@reference=reference").reference
-    assert told._target_ == "harness.attention.reference.Reference"
+    assert told._target_ == "harness.cache.attention.Reference"
 
 
 @pytest.mark.parametrize("word", ["rerun=-1", "rerun=often", "rerun=null"])

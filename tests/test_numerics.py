@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Packed
+from harness.cache.numerics import are_finite
 from harness.generate import generate
 from harness.models.wan import Wan
-from harness.numerics import are_finite
 from harness.reel import pixels
 from harness.results import all_runs
 from harness.run import Run
@@ -112,8 +112,8 @@ def test_keys_and_values_of_a_commit_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projection: str, layer: int, integration: str
 ) -> None:
     """The commit pass alone breaks, which no latents of the last chunk would ever show."""
-    from harness.cache import Session
-    from harness.published.session import PublishedSession
+    from harness.cache.published.session import PublishedSession
+    from harness.cache.session import Session
 
     kind = {"packed": Session, "published": PublishedSession}[integration]
     attend = kind.attend

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
 from harness.models.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.noise import SeededNoise

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from harness.api import CacheSpec, Exact, Method
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.positions import Rope, rotate
+from harness.cache.session import Session
 from harness.loop import Loop
-from harness.models.rope import Rope, rotate
 from harness.models.wan import Wan, WanDims
 from harness.passes import Silent
 from harness.sampler import Sampler

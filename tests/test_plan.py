@@ -32,10 +32,10 @@ from harness.api import (
     Tokens,
     VideoSize,
 )
-from harness.attention.fused import Fused
-from harness.attention.portable import Portable
-from harness.attention.staged import Staged
-from harness.cache import Session
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.staged import Staged
+from harness.cache.session import Session
 from harness.models import vae
 from harness.models.model import VideoModel
 from harness.models.vae import WanVae

@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.api import Method
-from harness.attention.base import Scratch, Segment
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.base import Scratch, Segment
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
 from harness.models.model import VideoModel
 from harness.noise import SeededNoise
 from harness.passes import Silent

@@ -30,15 +30,15 @@ from harness.api import (
     Tier,
     TokenPolicy,
 )
-from harness.attention.auto import Auto
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.portable import Portable
+from harness.cache.positions import Rope, rotate
+from harness.cache.published import Published, PublishedSession
+from harness.cache.published.layout import layout, places
+from harness.cache.session import Session
 from harness.generate import Generator
-from harness.models.rope import Rope, rotate
 from harness.noise import SeededNoise
 from harness.passes import Silent
-from harness.published import Published, PublishedSession
-from harness.published.layout import layout, places
 from harness.results import all_runs
 from harness.sampler import Sampler
 from harness.schedule import Schedule

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.published import Dense
-from harness.published.layer import Layer
+from harness.cache.published import Dense
+from harness.cache.published.layer import Layer
 from tests.geometry import CPU, configured, spec
 
 NAMES = [

@@ -12,10 +12,10 @@ import torch
 from hydra.utils import instantiate
 
 from harness.api import Method
-from harness.integration import Packed
+from harness.cache.integration import Packed
+from harness.cache.published import Published
 from harness.noise import SeededNoise
 from harness.plan import published as plan
-from harness.published import Published
 from harness.results import all_runs
 from harness.sampler import Sampler
 from harness.schedule import Schedule
@@ -60,7 +60,7 @@ def video(name: str, num_frames: int = 12, **changes: Any) -> tuple[torch.Tensor
     return torch.cat(list(chunks), dim=1), session
 
 
-AUTO = "harness.attention.auto.Auto"
+AUTO = "harness.cache.attention.Auto"
 
 
 def test_there_is_one_for_each_row_of_the_study() -> None:

@@ -9,8 +9,8 @@ import torch
 
 from harness.api import Exact, FramePolicy, Method, Quantizer, Tier
 from harness.api.bits import unpack
-from harness.integration import Packed
-from harness.published import Published
+from harness.cache.integration import Packed
+from harness.cache.published import Published
 from methods.quantizers.affine import Affine
 from methods.quantizers.grouped import Grouped
 from methods.quantizers.quarot import QuaRot, butterfly, hadamard

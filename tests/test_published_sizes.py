@@ -1,7 +1,7 @@
 """The study's compression ratios, from what the methods' files build: sizes only, no values.
 
 Quantizers say what they store of tensors without memory, policies how many frames lie where; the
-study's own way to count bytes is `harness.published.count`.
+study's own way to count bytes is `harness.cache.published.count`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from hydra.utils import instantiate
 
 from harness.api import CacheSpec, FramePolicy, History, Method
+from harness.cache.published import Dense, Published
+from harness.cache.published.layer import Layer
 from harness.plan import published as plan
-from harness.published import Dense, Published
-from harness.published.layer import Layer
 from methods.quantizers.sigma import Sigma
 from methods.retention.ladder import Ladder
 from tests.conftest import SHARED

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.integration import Packed
+from harness.cache.integration import Packed
 from harness.loop import Loop
 from harness.models.codec import KeyframeDecoder
 from harness.models.decoder import Codec

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.api import Reuse
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
 from harness.noise import SeededNoise
 from harness.passes import Silent
 from harness.residual import Residual

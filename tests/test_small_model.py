@@ -10,8 +10,8 @@ import torch
 from hydra.utils import instantiate
 
 from harness.api import Exact, Method
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
 from harness.compose import configured
 from harness.models import bundled
 from harness.models.codec import encode

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from harness.api import Exact, Method, Revision, TokenPolicy, Tokens
-from harness.attention.portable import Portable
-from harness.attention.reference import Reference
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.reference import Reference
 from methods.quantizers.rtn import RTN
 from tests.geometry import BF16, generate, live_bytes, network, spec
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from harness.api import Stores
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.layer import Plan
+from harness.cache.session import Session
 from harness.check.small import DIMS
-from harness.layers.base import Plan
 from harness.models.wan import Wan
 from harness.sampler import Sampler
 from harness.schedule import Schedule

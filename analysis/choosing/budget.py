@@ -87,7 +87,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
     from hydra.errors import InstantiationException
 
     from harness import stored
-    from harness.integration import Packed
+    from harness.cache.integration import Packed
     from harness.plan import request
     from harness.plan.forecast import Setting, forecast
     from harness.plan.workload import needs

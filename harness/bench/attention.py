@@ -16,9 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from harness.api import Method
-from harness.arena import Arena
-from harness.attention.base import Scratch, Segment
-from harness.attention.portable import Portable
 from harness.bench.cases import (
     FORMATS,
     PRQ,
@@ -36,6 +33,9 @@ from harness.bench.checks import decoded, errors, pooled_identity
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Action, Times, Wall, interleave
 from harness.benchmarks.options import Options
+from harness.cache.attention.base import Scratch, Segment
+from harness.cache.attention.portable import Portable
+from harness.cache.pages import Arena
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.api import Exact, Method
-from harness.arena import Arena
-from harness.attention.base import Segment
+from harness.cache.attention.base import Segment
+from harness.cache.pages import Arena
 from harness.compose import configured
 
 PRQ = "prq_int4"

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.api import Exact
-from harness.arena import Arena
-from harness.attention.base import Backend, Scratch, Segment
-from harness.attention.dense import attend_plain
-from harness.attention.reference import Reference
 from harness.bench.cases import Chunk, segments
+from harness.cache.attention.base import Backend, Scratch, Segment
+from harness.cache.attention.dense import attend_plain
+from harness.cache.attention.reference import Reference
+from harness.cache.pages import Arena
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

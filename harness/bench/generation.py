@@ -15,10 +15,10 @@ from harness.bench.overhead import request
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Spread, interleave, told
 from harness.benchmarks.options import Options
-from harness.cache import Session
+from harness.cache.frame_layer import FrameLayer
+from harness.cache.session import Session
+from harness.cache.token_layer import TokenLayer
 from harness.generate import Generator
-from harness.layers.frames import FrameLayer
-from harness.layers.tokens import TokenLayer
 from harness.measure import Meter
 from harness.system import machine
 from harness.system.errors import UserError, first_line

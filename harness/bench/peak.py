@@ -20,9 +20,9 @@ def main(name: str, axis: str, size: str) -> None:
     """Store, warm up on a little, then watch one call."""
     import torch
 
-    from harness.attention.base import Scratch
-    from harness.attention.portable import Portable
     from harness.bench.attention import FULL, QUICK, Sizes, history_of
+    from harness.cache.attention.base import Scratch
+    from harness.cache.attention.portable import Portable
     from harness.measure import memory_of
 
     sizes = {"full": FULL, "quick": QUICK}[size]

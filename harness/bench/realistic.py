@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.models.rope import Rope, rotate
+from harness.cache.positions import Rope, rotate
 
 
 def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: int = 0) -> Tensor:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy
-from harness.cache import Session
+from harness.cache.integration import CacheSession
+from harness.cache.session import Session
 from harness.check.bits import errors_by_bits
 from harness.check.declared import declared_bytes, outgrown
 from harness.check.small import spec, video
 from harness.check.subject import NUM_FRAMES, Subject
 from harness.check.walk import SHARED, held_by_process, live_bytes, reached
 from harness.checks.verdict import Broken
-from harness.integration import CacheSession
 
 if TYPE_CHECKING:
     from harness.check.subject import Subject

@@ -8,11 +8,11 @@ import torch
 
 from harness.api import POOL, CacheSpec, Tier
 from harness.api.method import tiers_of
-from harness.arena import Arena
-from harness.cache import Session
-from harness.layers.frames import FrameLayer
-from harness.layers.sizes import frame_bytes, tier_bytes
-from harness.layers.tokens import TokenLayer
+from harness.cache.frame_layer import FrameLayer
+from harness.cache.pages import Arena
+from harness.cache.session import Session
+from harness.cache.stored_bytes import frame_bytes, tier_bytes
+from harness.cache.token_layer import TokenLayer
 
 DTYPE = torch.bfloat16
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Method
-from harness.attention.portable import Portable
-from harness.cache import Session
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
 from harness.check.small import CPU
 from harness.checks.verdict import Verdict, sentence
 from harness.downloads import weights

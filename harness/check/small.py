@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Reuse
-from harness.integration import CacheSession
+from harness.cache.integration import CacheSession
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.passes import Silent
 from harness.sampler import Sampler

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Exact, Method, Tier
 from harness.api.method import tiers_of
-from harness.attention.auto import Auto
+from harness.cache.attention.auto import Auto
+from harness.cache.integration import CacheSession, Integration, Packed
 from harness.check.small import CPU, spec, video
 from harness.compose import REFERENCE
-from harness.integration import CacheSession, Integration, Packed
 from harness.system.paths import CONF
 from harness.system.typed import build
 
@@ -50,7 +50,7 @@ class Subject:
 
     @property
     def packed(self) -> bool:
-        """Whether its cache is that of `harness.cache`."""
+        """Whether its cache is that of `harness.cache.session`."""
         return isinstance(self.integration, Packed)
 
     def page(self, span: int) -> tuple[int, int]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.attention.base import Backend, Scratch
-from harness.layers.base import Context
-from harness.models.rope import Rope
+from harness.cache.attention.base import Backend, Scratch
+from harness.cache.layer import Context
+from harness.cache.positions import Rope
 
 LEAST_BYTES = 1024  # of a byte string that could hold a history: code is made of shorter ones
 SHARED = (Context, Rope, Scratch, Backend)  # of the session, the same whatever history holds

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from harness.sampling.network import Attends, TextKV
 
 if TYPE_CHECKING:
-    from harness.layers.base import Plan
+    from harness.cache.layer import Plan
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.api import Method, TokenPolicy
-from harness.attention.base import Backend
-from harness.attention.by_kernel import ByKernel, unread
-from harness.attention.portable import Portable
+from harness.cache.attention.base import Backend
+from harness.cache.attention.by_kernel import ByKernel, unread
+from harness.cache.attention.portable import Portable
 from harness.models.model import VideoModel
 from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak

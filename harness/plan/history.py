@@ -31,8 +31,8 @@ from harness.api import (
     TokenPolicy,
 )
 from harness.api.method import tiers_of
-from harness.cache import sized
-from harness.layers.sizes import SINK
+from harness.cache.session import sized
+from harness.cache.stored_bytes import SINK
 from harness.passes import chunks
 
 FAR = 160  # chunks
@@ -359,7 +359,7 @@ class _Tier:
 
 
 class _Layer:
-    """Where the frames of one layer lie; as `harness.layers.frames.FrameLayer`, without values."""
+    """Where the frames of one layer lie; as `cache.frame_layer.FrameLayer`, without values."""
 
     def __init__(self, spans: Mapping[str, int]) -> None:
         self.placements: dict[int, Placement] = {}

@@ -10,16 +10,16 @@ from typing import Any
 from hydra.errors import InstantiationException
 
 from harness.api import Method
+from harness.cache.integration import Integration, Packed
+from harness.cache.published import Published
 from harness.catalogue import NUM_FRAMES, TRUE
 from harness.config.messages import of_construction
-from harness.integration import Integration, Packed
 from harness.models.model import VideoModel
 from harness.plan.forecast import Setting, forecast
 from harness.plan.published import catalogue, geometry, row
 from harness.plan.request import backend_of, model_of
 from harness.plan.workload import Needs, needs
 from harness.prompts.suite import TEMPORAL_STRIDE, pixel_frames
-from harness.published import Published
 from harness.run import Run
 from harness.system.errors import UserError, first_line
 from harness.system.typed import build

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.api import CacheSpec, Method
-from harness.attention.base import Backend
+from harness.cache.attention.base import Backend
 from harness.models.model import DTYPES, VideoModel
 from harness.observation import PHASES
 from harness.plan.history import Growth, Moment, video

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness import settings
 from harness.api import Method
-from harness.attention.auto import Auto
-from harness.attention.base import Backend
-from harness.attention.fused import Fused
-from harness.attention.portable import Portable
-from harness.attention.staged import Staged
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.base import Backend
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.staged import Staged
+from harness.cache.integration import Packed
 from harness.hydra_errors import demand_choices
-from harness.integration import Packed
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
 from harness.parts import demand_fit

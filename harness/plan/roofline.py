@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from harness.api import POOL, CacheSpec, Reuse
-from harness.attention.base import Backend
-from harness.attention.fused import Fused
-from harness.cache import anchored
+from harness.cache.attention.base import Backend
+from harness.cache.attention.fused import Fused
+from harness.cache.session import anchored
 from harness.models.model import DTYPES, VideoModel
 from harness.passes import Pass
 from harness.plan.history import Moment

@@ -23,8 +23,8 @@ from harness.api import (
     VideoSize,
 )
 from harness.api.method import tiers_of
-from harness.cache import sized
-from harness.layers.sizes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes
+from harness.cache.session import sized
+from harness.cache.stored_bytes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes
 from harness.plan.history import Moment
 from harness.plan.live import LiveBytes, on_meta
 
@@ -144,7 +144,7 @@ class Storage:
         return self._encoding[tier, shape]
 
     def _picking_bytes(self, held: Moment) -> int:
-        """What `harness.layers.tokens.TokenLayer.commit` makes of one layer's tokens."""
+        """What `harness.cache.token_layer.TokenLayer.commit` makes of one layer's tokens."""
         spec, size = self.spec, self.dtype.itemsize
         values = spec.num_heads * spec.head_dim
         new = spec.chunk_frames * spec.tokens_per_frame

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.cache.positions import rotate
 from harness.models.model import DTYPES, VideoModel
-from harness.models.rope import rotate
 from harness.models.wan import Wan
 from harness.plan.live import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames

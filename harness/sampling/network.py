@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from harness.layers.base import Plan
+    from harness.cache.layer import Plan
 
 TextKV = list[tuple[Tensor, Tensor]]  # cross-attention (k, v) of every layer, each [B, H, T, D]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.api import Method
-from harness.attention.base import Backend
-from harness.cache import Session
+from harness.cache.attention.base import Backend
+from harness.cache.session import Session
 from harness.models.codec import encode, preview
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.api import CacheSpec, Stores
-from harness.layers.base import Plan
-from harness.models.rope import Rope, rotate
+from harness.cache.layer import Plan
+from harness.cache.positions import Rope, rotate
 
 
 class TeacherForcing:

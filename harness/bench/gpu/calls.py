@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from harness.attention.base import Backend, Scratch, Segment
-from harness.attention.dense import attend_plain
 from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, Chunk, num_rows, spread_out
 from harness.bench.checks import decoded
 from harness.bench.gpu.lab import Lab, call
 from harness.bench.gpu.prototypes import Lane, by_tokens, overlapped
 from harness.bench.timing import Action, Spread, Times
+from harness.cache.attention.base import Backend, Scratch, Segment
+from harness.cache.attention.dense import attend_plain
 
 RATIO = {**dict.fromkeys(FORMATS, 1.05), "quarot_int4": 1.06, PRQ: 1.07}  # at most
 BEST, SCRATCH_MB = 1.03, 60

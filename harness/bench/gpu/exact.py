@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.attention.base import Backend, Scratch, Segment
 from harness.bench.cases import FORMATS, SOFT_PRUNE, Chunk, spread_out
 from harness.bench.checks import errors, pooled_identity
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Action
+from harness.cache.attention.base import Backend, Scratch, Segment
 
 TIMES_BF16 = 2  # the error of BF16 SDPA over the same tensors
 IDENTITY = {torch.bfloat16: 1e-2, torch.float32: 1e-5}

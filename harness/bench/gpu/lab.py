@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from harness import kernels
-from harness.attention import dense
-from harness.attention.base import Backend, Scratch, Segment
-from harness.attention.fused import Fused
-from harness.attention.portable import Portable
-from harness.attention.staged import Staged
 from harness.bench.cases import Chunk, Shape, draw_chunk, draw_history, method_of, stored
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Action, Clock, Spread, Times, clock_of, interleave
+from harness.cache import kernels
+from harness.cache.attention import dense
+from harness.cache.attention.base import Backend, Scratch, Segment
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.staged import Staged
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from harness import kernels
-from harness.attention.base import Scratch, Segment
-from harness.attention.by_kernel import form_of
-from harness.attention.dense import Merge, attend_dense, attend_plain
 from harness.bench.cases import Chunk, num_rows
+from harness.cache import kernels
+from harness.cache.attention.base import Scratch, Segment
+from harness.cache.attention.by_kernel import form_of
+from harness.cache.attention.dense import Merge, attend_dense, attend_plain
 
 
 def by_tokens(chunk: Chunk, history: Sequence[Segment], tile: int, scratch: Scratch) -> Tensor:
@@ -64,7 +64,7 @@ def fill(segment: Segment, heads: slice, frames: slice, room: tuple[Tensor, Tens
         segment.load_keys(heads, frames, room[0], None)
         segment.load_values(heads, frames, room[1], None)
         return
-    from harness.kernels.stage import stage
+    from harness.cache.kernels.stage import stage
 
     span, slots = (heads.start, heads.stop), pages.table[frames]
     stage(form_of(segment.key_quantizer), pages.key, slots, span, room[0])

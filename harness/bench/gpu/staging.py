@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from harness.api import Method, Packed, Quantizer
-from harness.arena import Arena
-from harness.attention.by_kernel import form_of
 from harness.bench.cases import FORMATS, PRQ, method_of
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Action, clock_of
+from harness.cache.attention.by_kernel import form_of
+from harness.cache.pages import Arena
 from methods.quantizers.grouped import Grouped
 
 OF_COPY_RATE = 0.7  # at least
@@ -63,7 +63,7 @@ def _stage(lab: Lab, quantizer: Quantizer, packed: Packed, out: Tensor) -> Actio
     if lab.missing:
         pages = out.unflatten(2, (num_frames, -1))
         return lambda _: quantizer.stage(packed, pages)
-    from harness.kernels.stage import stage
+    from harness.cache.kernels.stage import stage
 
     slots = torch.arange(num_frames, dtype=torch.int32, device=lab.device)
     return lambda _: stage(form_of(quantizer), packed, slots, (0, num_heads), out)

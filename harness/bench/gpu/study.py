@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.attention.dense import attend_plain
 from harness.bench.cases import PRQ, Chunk, num_rows
 from harness.bench.checks import decoded
 from harness.bench.gpu.lab import Lab, call
 from harness.bench.timing import Action
+from harness.cache.attention.dense import attend_plain
 
 GROUP = 16
 LEVELS = 7  # of 4 bits, on each side of zero

@@ -16,13 +16,13 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.api import CacheSpec, Method
-from harness.attention.base import Backend, Scratch, Segment
 from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, method_of
 from harness.bench.checks import largest_new_tensor
 from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Spread, Wall, interleave, told
+from harness.cache.attention.base import Backend, Scratch, Segment
+from harness.cache.integration import Packed
 from harness.compose import configured
-from harness.integration import Packed
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
 from harness.noise import SeededNoise

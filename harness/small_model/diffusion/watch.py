@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.layers.base import Plan
-from harness.models.rope import rotate
+from harness.cache.layer import Plan
+from harness.cache.positions import rotate
 from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyStatistics, key_statistics
 from harness.train.objective import Batch

@@ -1,0 +1,57 @@
+"""Exact keys and values of chunks that are still being denoised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.api import Exact, Packed
+from harness.cache.attention.base import Segment
+from harness.cache.layer import Chunk, Context, Plan
+from harness.cache.pages import Pages
+
+
+@dataclass
+class ActiveChunks:
+    """Chunks under way in one layer, each as its newest pass left it.
+
+    A pass sees the chunks before its own. A chunk's entry is replaced at each of its passes and
+    freed when the chunk is stored in history. A skipped pass leaves the entry as it was.
+    """
+
+    context: Context
+    held: dict[range, tuple[Packed, Packed]] = field(default_factory=dict)
+
+    def store(self, chunk: Chunk, plan: Plan) -> None:
+        """Keep a chunk's keys, rotated to absolute positions, and its values."""
+        sizes = (len(plan.frames), -1)
+        keys, values = self.context.roped_keys(chunk, plan), chunk.value
+        self.held[plan.frames] = (
+            Exact().encode(keys.unflatten(2, sizes)),
+            Exact().encode(values.unflatten(2, sizes)),
+        )
+
+    def free(self, frames: range) -> None:
+        """Forget a chunk, if it is held."""
+        self.held.pop(frames, None)
+
+    def segments(self, plan: Plan) -> list[Segment]:
+        """Return the chunks that a pass sees, turned to the positions of the plan."""
+        exact, found = Exact(), []
+        for frames in sorted(self.held, key=lambda each: each.start):
+            if frames.start >= plan.frames.start:
+                break
+            key, value = self.held[frames]
+            pages = Pages(key, value, tuple(range(len(frames))))
+            turns = self.context.turns_of(list(frames), plan, roped=True)
+            found.append(Segment(pages, exact, exact, turns))
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors held."""
+        return sum(
+            part.nbytes
+            for pair in self.held.values()
+            for packed in pair
+            for part in packed.parts.values()
+        )

@@ -1,0 +1,9 @@
+"""Attention over packed history: one contract, `base.Backend`, and the backends that meet it."""
+
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.reference import Reference
+from harness.cache.attention.staged import Staged
+
+__all__ = ["Auto", "Fused", "Portable", "Reference", "Staged"]

@@ -1,0 +1,69 @@
+"""One Triton kernel that unpacks inside the attention loop: few queries, no scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Method
+from harness.cache.attention.base import Scratch, Segment, into, out_of
+from harness.cache.attention.by_kernel import ByKernel, form_of, read_rows
+from harness.cache.attention.dense import Merge, attend_dense, attend_plain
+from harness.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Fused(ByKernel):
+    """Every tile of queries unpacks the history for itself; what is merged is its log-sum-exp."""
+
+    name: ClassVar[str] = "fused"
+
+    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Self:
+        """Kernels as for `staged`; a rotation from before the position cannot be folded."""
+        super().resolve(spec, method, device)
+        roped = method.keys_in(spec) == "roped"
+        moves = spec.positions == "relative" and spec.window is not None
+        rotation = method.key.rotation(spec.head_dim, device)
+        if rotation is not None and (not roped or moves):
+            raise UserError(
+                f"attention=fused: {type(method.key).__name__} rotates keys that turn on reading "
+                "(pre_rope keys or relative positions); type attention=staged"
+            )
+        return self
+
+    def attend(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        history: Sequence[Segment],
+        scratch: Scratch,
+    ) -> Tensor:
+        """The current chunk densely, then segment by segment, each in its own basis."""
+        from harness.cache.kernels.fused import attend_packed  # needs Triton
+
+        if not history:
+            return attend_plain(q_BHTD, k_BHTD, v_BHTD)
+        merged = Merge(*attend_dense(q_BHTD, k_BHTD, v_BHTD))
+        for segment in history:
+            q = into(q_BHTD, segment.key_basis)
+            if segment.log_count:
+                rows = read_rows(segment, slice(0, q.shape[1]), q, (None, None))
+                merged.add(*attend_dense(q, *rows, segment.log_count))
+                continue
+            pages = segment.pages
+            out, lse = attend_packed(
+                q,
+                form_of(segment.key_quantizer),
+                pages.key,
+                form_of(segment.value_quantizer),
+                pages.value,
+                pages.table,
+                segment.frame_turns,
+            )
+            merged.add(out_of(out, segment.value_basis), lse)
+        return merged.out.to(q_BHTD.dtype)

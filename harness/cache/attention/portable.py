@@ -1,0 +1,150 @@
+"""Attention over packed history in plain torch, on any device; the fast path on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.cache.attention.base import (
+    Backend,
+    Scratch,
+    Segment,
+    bases,
+    head_groups,
+    heads_in,
+    into,
+    out_of,
+    spans,
+)
+from harness.cache.attention.dense import Merge, attend_dense
+
+Chunk = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of a group of heads [B, h, T, D]
+
+
+@dataclass(frozen=True)
+class Portable(Backend):
+    """One tile of history is decoded into scratch, attended, and forgotten.
+
+    axis `heads`: a tile is a group of heads with all their tokens, as many as fit into
+    `scratch_mib` (at least one head). Heads are independent, so nothing is merged. axis `tokens`:
+    a tile is some frames of `tile_tokens` tokens (at least one frame), merged in place by its
+    log-sum-exp; less to decode at a time, which pays for few queries.
+
+    Raises  ValueError: another axis, a size that is not positive.
+    """
+
+    axis: Literal["heads", "tokens"] = "heads"
+    scratch_mib: float = 40
+    tile_tokens: int = 4096
+    name: ClassVar[str] = "portable"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a tile."""
+        if self.axis not in ("heads", "tokens"):
+            raise ValueError(f"attention.axis={self.axis}: choose heads or tokens")
+        for name in ("scratch_mib", "tile_tokens"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")
+
+    def describe(self, device: torch.device) -> str:
+        """With what a tile is."""
+        return f"{self.name}/{self.axis}"
+
+    def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
+        """Of a tile."""
+        seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
+        head_bytes = 2 * seen * spec.head_dim * itemsize
+        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib)
+
+    def attend(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        history: Sequence[Segment],
+        scratch: Scratch,
+    ) -> Tensor:
+        """Rotations of the stored tokens go into q, the current chunk and the output."""
+        if not history:
+            return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)
+        key_basis, value_basis = bases(history)
+        num_tokens = k_BHTD.shape[2] + sum(segment.num_tokens for segment in history)
+        attend = self._whole if self.axis == "heads" else self._in_tiles
+        out = torch.empty_like(q_BHTD)
+        for heads in head_groups(
+            q_BHTD, num_tokens if self.axis == "heads" else self.tile_tokens, self.scratch_mib
+        ):
+            q, k = (into(x[:, heads], key_basis) for x in (q_BHTD, k_BHTD))
+            v = into(v_BHTD[:, heads], value_basis)
+            out[:, heads] = out_of(attend(heads, (q, k, v), history, scratch), value_basis)
+        return out
+
+    def _whole(
+        self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
+    ) -> Tensor:
+        """All tokens of a group of heads."""
+        q, k, v = chunk
+        num_stored = sum(segment.num_tokens for segment in history)
+        room = scratch.take(k, k.shape[1], num_stored + k.shape[2])
+        load(history, heads, room, bases(history))
+        scratch.look(*(part[:, :, :num_stored] for part in room))
+        for part, current in zip(room, (k, v), strict=True):
+            part[:, :, num_stored:] = current
+        mask = _mask(history, num_stored + k.shape[2], q, heads)
+        return F.scaled_dot_product_attention(q, *room, attn_mask=mask)
+
+    def _in_tiles(
+        self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
+    ) -> Tensor:
+        """A few frames of a group of heads at a time, after the current chunk."""
+        q, k, v = chunk
+        key_basis, value_basis = bases(history)
+        merged = Merge(*attend_dense(q, k, v))
+        for segment, frames in self._tiles(history):
+            num_tokens = (frames.stop - frames.start) * segment.pages.key.page[0]
+            room = scratch.take(k, k.shape[1], num_tokens)
+            segment.load_keys(heads, frames, room[0], key_basis)
+            segment.load_values(heads, frames, room[1], value_basis)
+            scratch.look(*room)
+            bias = None if segment.bias is None else segment.bias[:, heads, :]
+            merged.add(*attend_dense(q, *room, segment.log_count, bias))
+        return merged.out
+
+    def _tiles(self, history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
+        """Segments cut into frames."""
+        for segment in history:
+            step = max(1, self.tile_tokens // segment.pages.key.page[0])
+            num_frames = len(segment.pages.slots)
+            for start in range(0, num_frames, step):
+                yield segment, slice(start, min(start + step, num_frames))
+
+
+def load(
+    history: Sequence[Segment],
+    heads: slice,
+    room: tuple[Tensor, Tensor],
+    basis: tuple[Tensor | None, Tensor | None],
+) -> None:
+    """Write all of history into the beginning of keys and values [B, h, tokens, D]."""
+    for segment, span in spans(history):
+        frames = slice(0, len(segment.pages.slots))
+        segment.load_keys(heads, frames, room[0][:, :, span], basis[0])
+        segment.load_values(heads, frames, room[1][:, :, span], basis[1])
+
+
+def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice) -> Tensor | None:
+    """Additive logits [B or 1, h or 1, 1, num_tokens], None where no token stands for several."""
+    if not any(segment.log_count or segment.bias is not None for segment in history):
+        return None
+    alike = all(segment.bias is None for segment in history)
+    mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
+    for segment, span in spans(history):
+        own = segment.log_count if segment.bias is None else segment.bias[:, heads, None]
+        mask[..., span] = own
+    return mask

@@ -1,0 +1,119 @@
+"""Stage a group of heads by one Triton kernel, then the vendor's flash kernel: many queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.cache.attention.base import (
+    Scratch,
+    Segment,
+    bases,
+    change_basis,
+    head_groups,
+    heads_in,
+    into,
+    out_of,
+    spans,
+)
+from harness.cache.attention.by_kernel import ByKernel, form_of, read_rows
+from harness.cache.attention.dense import Merge, attend_dense, attend_plain, vendor
+from harness.cache.positions import rotate
+
+
+@dataclass(frozen=True)
+class Staged(ByKernel):
+    """Every stored value is decoded once a pass and layer, into scratch that fits a cache.
+
+    Many queries read every key, so decoding inside the attention loop would repeat it; here it is
+    one pass over the packed bytes. scratch_mib bounds the group of heads, but not below
+    least_heads: with fewer, a GPU's multiprocessors stand idle.
+
+    Raises  ValueError: a size that is not positive.
+    """
+
+    scratch_mib: float = 50
+    least_heads: int = 3
+    name: ClassVar[str] = "staged"
+
+    def __post_init__(self) -> None:
+        """Refuse scratch that holds nothing."""
+        for name in ("scratch_mib", "least_heads"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")
+
+    def describe(self, device: torch.device) -> str:
+        """With the kernel that attends."""
+        return f"{self.name}/{vendor(device)}"
+
+    def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
+        """Of a group of heads."""
+        head_bytes = 2 * num_tokens * spec.head_dim * itemsize
+        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib, self.least_heads)
+
+    def attend(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        history: Sequence[Segment],
+        scratch: Scratch,
+    ) -> Tensor:
+        """Frames in full together, without a bias; pooled frames apart, merged by log-sum-exp."""
+        if not history:
+            return attend_plain(q_BHTD, k_BHTD, v_BHTD)
+        key_basis, value_basis = bases(history)
+        q, k, v = into(q_BHTD, key_basis), into(k_BHTD, key_basis), into(v_BHTD, value_basis)
+        full = [segment for segment in history if not segment.log_count]
+        pooled = [segment for segment in history if segment.log_count]
+        num_stored = sum(segment.num_tokens for segment in full)
+        out = torch.empty_like(q)
+        for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib, self.least_heads):
+            room = scratch.take(k, heads.stop - heads.start, num_stored + k.shape[2])
+            _stage_all(full, heads, room, (key_basis, value_basis))
+            scratch.look(*(part[:, :, :num_stored] for part in room))
+            for part, current in zip(room, (k, v), strict=True):
+                part[:, :, num_stored:] = current[:, heads]
+            if not pooled:
+                out[:, heads] = attend_plain(q[:, heads], *room)
+                continue
+            merged = Merge(*attend_dense(q[:, heads], *room))
+            for segment in pooled:
+                rows = read_rows(segment, heads, q, (key_basis, value_basis))
+                scratch.look(*rows)
+                merged.add(*attend_dense(q[:, heads], *rows, segment.log_count))
+            out[:, heads] = merged.out
+        return out_of(out, value_basis)
+
+
+def _stage_all(
+    history: Sequence[Segment],
+    heads: slice,
+    room: tuple[Tensor, Tensor],
+    basis: tuple[Tensor | None, Tensor | None],
+) -> None:
+    """As `portable.load`, by kernels."""
+    from harness.cache.kernels.stage import stage  # needs Triton
+
+    group = heads.start, heads.stop
+    for segment, span in spans(history):
+        pages = segment.pages
+        k, v = (part[:, :, span] for part in room)
+        form, own = form_of(segment.key_quantizer), segment.key_rotation
+        if segment.turns is not None and own is not None:  # back to plain channels, then turn
+            stage(form, pages.key, pages.table, group, k, None)
+            change_basis(k, own, None)
+            k.copy_(
+                rotate(k.unflatten(2, (-1, pages.key.page[0])), segment.turns.view()).flatten(2, 3)
+            )
+            own = None
+        else:
+            stage(form, pages.key, pages.table, group, k, segment.frame_turns)
+        change_basis(k, own, basis[0])
+        stage(form_of(segment.value_quantizer), pages.value, pages.table, group, v, None)
+        change_basis(v, segment.value_basis, basis[1])

@@ -1,0 +1,47 @@
+"""How much of the attention each stored frame draws."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.cache.attention.base import Segment
+from harness.cache.layer import Chunk, Plan
+
+
+def frame_mass(
+    history: Sequence[tuple[tuple[int, ...], Segment]], chunk: Chunk, plan: Plan, num_queries: int
+) -> dict[int, float]:
+    """Share of attention by frame, mean over heads and queries of the newest frame.
+
+    history: frames, and the segment in which they lie. The queries are evenly spaced; keys are
+    decoded one head at a time. Pooled frames draw nothing here.
+    """
+    num_frames, num_heads = len(plan.frames), chunk.rotated_query.shape[1]
+    newest = chunk.rotated_query.unflatten(2, (num_frames, -1))[:, :, -1]
+    at = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
+    query = newest[:, :, at.to(newest.device)].float() / newest.shape[3] ** 0.5
+    frames = [f for of, _ in history for f in of] + list(plan.frames)
+    total = torch.zeros(len(frames), device=query.device)
+    for head in range(num_heads):
+        heads = slice(head, head + 1)
+        logits = [_logits(query[:, heads], s, heads, len(of)) for of, s in history]
+        own = chunk.rotated_key[:, heads].unflatten(2, (num_frames, -1))
+        logits.append(torch.einsum("bhod,bhftd->bhoft", query[:, heads], own.float()))
+        by_frame = torch.cat([x.logsumexp(4) for x in logits], 3)
+        total += by_frame.softmax(3).mean((0, 1, 2))
+    mass: dict[int, float] = defaultdict(float)
+    for frame, share in zip(frames, (total / num_heads).tolist(), strict=True):
+        mass[frame] += share  # tokens of a split frame lie in two segments
+    return mass
+
+
+def _logits(query_BhOD: Tensor, segment: Segment, heads: slice, num_frames: int) -> Tensor:
+    """Of a segment's tokens by frame [B, h, O, F, T]."""
+    batch, num_heads, _, width = query_BhOD.shape
+    k = query_BhOD.new_empty(batch, num_heads, segment.num_tokens, width)
+    segment.load_keys(heads, slice(0, len(segment.pages.slots)), k, None)
+    return torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))

@@ -1,0 +1,286 @@
+"""The history of one layer under a frame policy: an arena a tier, moved frame by frame."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from harness.api import DROP, KEEP, POOL, Exact, FramePolicy, History, Placement, Split
+from harness.api.method import tiers_of
+from harness.cache.attention.base import Segment
+from harness.cache.frame_attention import frame_mass
+from harness.cache.layer import Chunk, Context, Plan, demand_known
+from harness.cache.pages import Arena, Pages
+from harness.cache.positions import rotate
+from harness.cache.stored_bytes import SINK
+
+Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, T, D]
+
+
+@dataclass
+class FrameLayer:
+    """Whole frames in the tiers where a `FramePolicy` puts them.
+
+    placements: where each stored frame lies. notes, noisy_notes: what the policy observed, by
+    frame. first: frames before it, behind the sink, have left the window. Keys of pooled frames are
+    always roped: a mean of tokens has no place of its own. A sink that changes belongs to the
+    model: it is stored exactly, whatever the method does with the rest, and the policy is not shown
+    it.
+    """
+
+    context: Context
+    policy: FramePolicy
+    layer: int
+    arenas: dict[str, Arena] = field(init=False)
+    placements: dict[int, Placement] = field(default_factory=dict)
+    notes: dict[int, Tensor] = field(default_factory=dict)
+    noisy_notes: dict[int, Tensor] = field(default_factory=dict)
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        """Empty arenas; each takes its room when the first frames come."""
+        context = self.context
+        self.first = context.spec.sink
+        self.arenas = {
+            name: Arena(
+                tier.key,
+                tier.value,
+                self.policy.max_frames(name, context.reach),
+                context.backend.write,
+                tier.span,
+            )
+            for name, tier in tiers_of(context.method).items()
+        }
+        if context.spec.sink_rate:
+            self.arenas[SINK] = Arena(Exact(), Exact(), context.spec.sink)
+        self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.max_frames(POOL, context.reach))
+
+    def segments(self, plan: Plan) -> list[Segment]:
+        """The frames of each arena, turned to the positions of the plan."""
+        return [s for name in self.arenas for _, s in self._placed(name, plan)]
+
+    def _placed(self, name: str, plan: Plan) -> list[tuple[tuple[int, ...], Segment]]:
+        """Frames of one arena and the segments in which they lie."""
+        arena, pooled, found = self.arenas[name], name == POOL, []
+        bias = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
+        for frames, pages in arena.pages:
+            frames, pages = _seen(frames, pages, plan)
+            if not frames:
+                continue
+            turns = self.context.turns_of(frames, plan, self.context.roped or pooled)
+            of = arena.key_quantizer, arena.value_quantizer
+            found.append((frames, Segment(pages, *of, turns, bias, span=arena.span)))
+        return found
+
+    def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
+        """Note the chunk as it is now, for policies that compare passes."""
+        if self.policy.observes_noisy:
+            self.noisy_notes |= self._observe(chunk, plan)
+
+    def commit(self, chunk: Chunk, plan: Plan) -> None:
+        """Ask the policy, let frames go, move frames, store new ones: in this order."""
+        self.notes |= self._observe(chunk, plan)
+        new = self._new(chunk, plan)
+        history = self._history(chunk, plan)
+        placements = dict(self.policy.decide(history)) if history.frames else {}
+        demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
+        changed = {
+            f: placements[f]
+            for f in self.placements
+            if placements.get(f, self.placements[f]) != self.placements[f]
+        }
+        placements |= {f: SINK for f in plan.frames if self._is_own(f)}
+        split = [f for f in changed if isinstance(self.placements[f], Split) and changed[f] != DROP]
+        if split:
+            raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
+        moved = self._read(
+            [f for f, placement in changed.items() if placement != DROP], new[1].dtype
+        )
+        self._release(changed)
+        coming = {**changed, **{f: placements.get(f, KEEP) for f in plan.frames}}
+        self._store(coming, [*moved, new])
+
+    def evict(self, first: int) -> None:
+        """Let go of what lies neither in the model's sink nor in its window."""
+        if self.context.spec.sink_rate:
+            self._mix(range(self.first, first))
+        self.first = max(self.first, first)
+        self._release([f for f in self.placements if self.context.spec.sink <= f < first])
+        behind = [f for f in self.arenas[POOL].places if self.context.spec.sink <= f < first]
+        self.arenas[POOL].drop(behind)
+
+    @property
+    def ledger(self) -> Counter[str]:
+        """Parts of all tiers together; pooled frames and notes apart."""
+        held: Counter[str] = Counter()
+        for name, arena in self.arenas.items():
+            held += Counter({"pooled": arena.ledger.total()}) if name == POOL else arena.ledger
+        held["notes"] += sum(x.nbytes for x in (*self.notes.values(), *self.noisy_notes.values()))
+        return held
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Of all arenas."""
+        return sum(arena.nominal_bytes for arena in self.arenas.values())
+
+    @property
+    def num_frames_held(self) -> float:
+        """In full or pooled."""
+        return len(self.placements) + len(self.arenas[POOL].places)
+
+    def stored(self) -> Frames:
+        """Frames in full, decoded, oldest first."""
+        whole = sorted(
+            f for f, placement in self.placements.items() if not isinstance(placement, Split)
+        )
+        parts = self._read(whole, torch.float32)
+        return _in_order(parts)
+
+    def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
+        """Notes on the frames of the chunk."""
+        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
+        notes = {f: self.policy.observe(k[:, :, i], v[:, :, i]) for i, f in enumerate(plan.frames)}
+        return {frame: note for frame, note in notes.items() if note is not None}
+
+    def _history(self, chunk: Chunk, plan: Plan) -> History:
+        spec = self.context.spec
+        end = plan.frames.stop
+        frames = sorted({*self.placements, *plan.frames})
+        own = sum(self._is_own(f) for f in frames)
+        mass: Mapping[int, float] = {}
+        if self.policy.queries:
+            full = [s for name in self.arenas if name != POOL for s in self._placed(name, plan)]
+            mass = frame_mass(full, chunk, plan, self.policy.queries)
+        return History(
+            frames=frames[own:],
+            num_frames=(end if spec.window is None else min(end, spec.window)) - own,
+            notes=self.notes,
+            noisy_notes=self.noisy_notes,
+            tiers=self.placements,
+            mass=mass,
+            capacity=self.context.num_frames,
+            layer=self.layer,
+            num_layers=spec.num_layers,
+        )
+
+    def _is_own(self, frame: int) -> bool:
+        """Whether a frame is the model's, not the policy's."""
+        return bool(self.context.spec.sink_rate) and frame < self.context.spec.sink
+
+    def _mix(self, leaving: range) -> None:
+        """Mix as many frames into the sink as it has; of those a policy dropped nothing is left."""
+        spec, arena = self.context.spec, self.arenas[SINK]
+        if len(leaving) != spec.sink or not arena.places:
+            return
+        dtype = arena.packed[0].parts["exact"].dtype
+        sink, rate = list(range(spec.sink)), spec.sink_rate
+        keys, values = (x.to(dtype) for x in arena.read(sink))
+        for frames, *parts in self._read([f for f in leaving if f in self.placements], dtype):
+            at = [frame - leaving.start for frame in frames]
+            for kept, old in zip((keys, values), parts, strict=True):
+                kept[:, :, at] = (1 - rate) * kept[:, :, at] + rate * old
+        arena.drop(sink)
+        arena.store(sink, keys, values)
+
+    def _new(self, chunk: Chunk, plan: Plan) -> Frames:
+        """The chunk's frames as they are stored, exact."""
+        k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
+        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k, chunk.value))
+        return list(plan.frames), k, v
+
+    def _read(self, frames: Sequence[int], dtype: torch.dtype) -> list[Frames]:
+        """Stored frames, decoded, by the tier in which they lie."""
+        found = []
+        for name, arena in self.arenas.items():
+            here = [f for f in frames if self.placements[f] == name]
+            if here:
+                k, v = arena.read(here)
+                found.append((here, k.to(dtype), v.to(dtype)))
+        return found
+
+    def _release(self, frames: Sequence[int] | Mapping[int, Placement]) -> None:
+        """Free the pages of frames, wherever they lie, and of those that share a page with them."""
+        full = [arena for name, arena in self.arenas.items() if name != POOL]
+        for arena in full:
+            arena.drop([f for f in frames if f in arena.places])
+        held = {f for arena in full for f in arena.places}
+        self.placements = {f: placement for f, placement in self.placements.items() if f in held}
+
+    def _store(self, coming: Mapping[int, Placement], sources: Sequence[Frames]) -> None:
+        """Put frames where they belong; those of one tier together, oldest first."""
+        for name, arena in self.arenas.items():
+            arrivals = [part for source in sources for part in _arrivals(name, source, coming)]
+            if arrivals:
+                frames, k, v = _in_order(arrivals)
+                arena.store(frames, *(self._pooled(frames, k, v) if name == POOL else (k, v)))
+        placed = {f: placement for f, placement in coming.items() if placement not in (DROP, POOL)}
+        self.placements |= {f: _without_tokens(placement) for f, placement in placed.items()}
+
+    def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """One token a frame, the mean of the frame's tokens [B, H, F, 1, D]."""
+        if not self.context.roped:
+            k = rotate(k, self.context.rope.frames(frames).view())
+        k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
+        return k, v
+
+
+def _seen(frames: tuple[int, ...], pages: Pages, plan: Plan) -> tuple[tuple[int, ...], Pages]:
+    """What a pass sees of some frames; where any is hidden, each has a page of its own."""
+    seen = tuple(i for i, frame in enumerate(frames) if frame not in plan.hidden)
+    if len(seen) == len(frames):
+        return frames, pages
+    slots = tuple(pages.slots[i] for i in seen)
+    return tuple(frames[i] for i in seen), Pages(pages.key, pages.value, slots)
+
+
+def _arrivals(name: str, source: Frames, coming: Mapping[int, Placement]) -> Iterator[Frames]:
+    """What of some frames goes to one tier."""
+    frames, k, v = source
+    whole = [i for i, frame in enumerate(frames) if coming[frame] == name]
+    if len(whole) == len(frames):
+        yield source
+    elif whole:
+        yield [frames[i] for i in whole], k[:, :, whole], v[:, :, whole]
+    for i, frame in enumerate(frames):
+        placement = coming[frame]
+        if isinstance(placement, Split) and name in (placement.first, placement.rest):
+            tokens = (
+                placement.tokens
+                if name == placement.first
+                else _others(placement.tokens, k.shape[3])
+            )
+            yield [frame], k[:, :, i : i + 1, tokens], v[:, :, i : i + 1, tokens]
+
+
+def _without_tokens(placement: Placement) -> Placement:
+    """Where a frame lies; which of its tokens lie where is not kept."""
+    return (
+        replace(placement, tokens=placement.tokens.new_empty(0))
+        if isinstance(placement, Split)
+        else placement
+    )
+
+
+def _others(tokens: Tensor, num_tokens: int) -> Tensor:
+    """The positions of a frame that are not among `tokens` [n] int64."""
+    rest = torch.ones(num_tokens, dtype=torch.bool, device=tokens.device)
+    rest[tokens] = False
+    return rest.nonzero()[:, 0]
+
+
+def _in_order(arrivals: Sequence[Frames]) -> Frames:
+    """Frames from several places together, oldest first."""
+    if len(arrivals) == 1:
+        return arrivals[0]
+    frames = [f for of, _, _ in arrivals for f in of]
+    order = sorted(range(len(frames)), key=frames.__getitem__)
+    k, v = (
+        torch.cat(parts, 2)[:, :, order]
+        for parts in ([a[1] for a in arrivals], [a[2] for a in arrivals])
+    )
+    return [frames[i] for i in order], k, v

@@ -1,0 +1,180 @@
+"""Compile the kernels for GPUs that are not there, and count what came out.
+
+`python -m harness.cache.kernels.ahead` prints one JSON line a kernel, format and target. It must
+run without TRITON_INTERPRET, which replaces the compiler; hence a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from harness.api import CodePlane, KernelLayout, Packed
+from harness.cache.kernels import encode, fused, stage
+from harness.cache.kernels.launch import Launch
+from harness.cache.positions import Turns
+
+ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
+BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
+CHUNK = 3  # frames that are encoded together
+FORMS = {
+    "exact": KernelLayout(),
+    "int8_tokens": KernelLayout((CodePlane(8, 16, "tokens", -127.5, fit="absmax"),)),
+    "int4_tokens": KernelLayout((CodePlane(4, 16, "tokens", -7.5, fit="absmax"),)),
+    "int2_tokens": KernelLayout((CodePlane(2, 16, "tokens", -1.5, fit="absmax"),)),
+    "int4_token": KernelLayout((CodePlane(4, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
+    "int2_token": KernelLayout((CodePlane(2, HEAD_DIM, "channels", zero="zero", fit="minmax"),)),
+    "int4_channels": KernelLayout((CodePlane(4, 32, "channels", zero="zero", fit="minmax"),)),
+    "int4_int4": KernelLayout(
+        (CodePlane(4, 16, "tokens", -7.5), CodePlane(4, 16, "tokens", -7.5, "codes1", "scale1"))
+    ),
+    "int4_frame": KernelLayout(
+        (CodePlane(4, HEAD_DIM, "channels", -7.5),), "channel_scale", "channel_mean"
+    ),
+}
+_TYPES = {
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+}
+
+
+def launches(name: str, capability: int) -> Iterator[tuple[str, Launch]]:
+    """The launches of one format at the size of the Wan checkpoints, on tensors without memory."""
+    form, packed = FORMS[name], _stored(FORMS[name])
+    slots = _empty(SLOTS, dtype=torch.int32)
+    shifts = Turns(_empty(SLOTS, 22, dtype=torch.complex64), None)
+    turns = Turns(shifts.time, _empty(TOKENS, 42, dtype=torch.complex64))
+    out = _empty(BATCH, 3, SLOTS * TOKENS, HEAD_DIM, dtype=torch.bfloat16)
+    yield "stage", stage.prepare(form, packed, slots, (0, 3), out)
+    yield "stage_turns", stage.prepare(form, packed, slots, (0, 3), out, turns)
+    q = _empty(BATCH, HEADS, 256, HEAD_DIM, dtype=torch.bfloat16)
+    both = (form, packed), (form, packed)
+    if encode.can_encode(form):
+        chunk = _empty(BATCH, CHUNK, TOKENS, HEADS, HEAD_DIM, dtype=torch.bfloat16)
+        x = chunk.permute(0, 3, 1, 2, 4)  # as the network makes it
+        yield "encode", encode.prepare(form, x, packed, slots[:CHUNK])
+    for suffix, kind in (("", None), ("_shifts", shifts), ("_turns", turns)):
+        yield "fused" + suffix, fused.prepare(q, *both, slots, kind, ROOMS[capability])
+
+
+def compiled(launch: Launch, capability: int) -> dict[str, Any]:
+    """Compile for one target: registers, stack and shared bytes, kind of MMA, instructions.
+
+    loops: instructions of each loop, inner ones first.
+    """
+    binary = triton.compile(
+        _source(launch), GPUTarget("cuda", capability, 32), options=dict(launch.options)
+    )
+    usage = _dump("-res-usage", binary.asm["cubin"])
+    sass = re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", _dump("-sass", binary.asm["cubin"]))
+    return {
+        "registers": int(re.findall(r"REG:(\d+)", usage)[-1]),
+        "stack": int(re.findall(r"STACK:(\d+)", usage)[-1]),
+        "shared": binary.metadata.shared,
+        "mma": sorted(set(re.findall(r"wgmma\.mma_async|mma\.sync", binary.asm["ptx"]))),
+        "instructions": len(sass),
+        "loops": _loops([(int(address, 16), text) for address, text in sass]),
+    }
+
+
+def _source(launch: Launch) -> ASTSource:
+    """The kernel with the types and specializations that this launch would give it."""
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    divisible: list[tuple[int, ...]] = []
+
+    def type_of(value: Any, path: tuple[int, ...], special: bool) -> Any:
+        if isinstance(value, tuple):
+            types = [type_of(x, (*path, i), special) for i, x in enumerate(value)]
+            return type(value)(*types) if hasattr(value, "_fields") else tuple(types)
+        if value is None or (special and isinstance(value, int) and value == 1):
+            constants[path] = value
+            return "constexpr"
+        if isinstance(value, Tensor) or (special and value % 16 == 0):
+            divisible.append(path)
+        if isinstance(value, Tensor):
+            return _TYPES[value.dtype]
+        return "i32" if abs(value) < 2**31 else "i64"
+
+    for i, name in enumerate(launch.kernel.arg_names):
+        if name in launch.constants:
+            signature[name], constants[(i,)] = "constexpr", launch.constants[name]
+        else:
+            special = name not in launch.kernel.do_not_specialize
+            signature[name] = type_of(launch.arguments[name], (i,), special)
+    attributes = {path: [["tt.divisibility", 16]] for path in divisible}
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _stored(form: KernelLayout) -> Packed:
+    """Parts of the right shapes and dtypes, without memory."""
+    head = (BATCH, HEADS, SLOTS)
+    channels = [name for name in (form.channel_scale, form.channel_mean) if name]
+    parts = {name: _empty(*head, HEAD_DIM, dtype=torch.float32) for name in channels}
+    if not form.planes:
+        parts["exact"] = _empty(*head, TOKENS, HEAD_DIM, dtype=torch.bfloat16)
+    for plane in form.planes:
+        parts[plane.codes] = _empty(*head, TOKENS, HEAD_DIM * plane.bits // 8, dtype=torch.uint8)
+        by_tokens = -(-TOKENS // plane.group), HEAD_DIM
+        by_channels = TOKENS, HEAD_DIM // plane.group
+        shape = by_tokens if plane.axis == "tokens" else by_channels
+        for name in (plane.scale, plane.zero):
+            if name:
+                parts[name] = _empty(*head, *shape, dtype=torch.float16)
+    return Packed(parts, 0, (TOKENS, HEAD_DIM))
+
+
+def _dump(what: str, cubin: bytes) -> str:
+    """What cuobjdump says of a binary."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = triton.knobs.nvidia.cuobjdump.path
+        return subprocess.run([tool, what, path], capture_output=True, text=True, check=True).stdout
+
+
+def _loops(sass: list[tuple[int, str]]) -> list[int]:
+    """Instructions from the target of each backward jump to the jump."""
+    loops = []
+    for address, text in sass:
+        jump = re.search(r"BRA\b.*0x([0-9a-f]+)", text)
+        if jump and int(jump[1], 16) < address:
+            loops.append(sum(int(jump[1], 16) <= at <= address for at, _ in sass))
+    return sorted(loops)
+
+
+def main() -> None:
+    """Compile every kernel and format, or those named, for every target."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="FORM or KERNEL/FORM")
+    only = set(parser.parse_args().only)
+    for capability in ROOMS:
+        for form in FORMS:
+            for kernel, launch in launches(form, capability):
+                if only and not only & {form, f"{kernel}/{form}"}:
+                    continue
+                row = {"kernel": kernel, "form": form, "sm": capability}
+                print(json.dumps({**row, **compiled(launch, capability)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Fused attention: a flash loop over packed history, decoded in registers tile by tile.
+
+Each program repeats the decoding for its tile of queries, so this pays off for few queries only
+(some hundreds); with thousands, staging the history once is faster. What it saves is the scratch.
+
+Of the work in the loop, only turns that depend on the frame alone are moved out of it: a turned key
+meets a query as the key meets the query turned back, so q is turned once a frame, exactly. Scales
+and zeros stay where they are, one multiply-add an element of K or V. Moving those of a token onto
+columns of the logits and probabilities takes as many operations for 128 queries of width 128 as it
+saves, and the compiled loop was a quarter (sm_86) to a third (sm_90) longer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from harness.api import KernelLayout, Packed
+from harness.cache.kernels import check_head_dim
+from harness.cache.kernels.launch import Launch, Spec, describe, describe_turns, interpreted
+from harness.cache.kernels.tiles import load_finished, load_time, load_turns, turn_pairs
+from harness.cache.positions import Turns
+
+
+class Plan(NamedTuple):
+    """What the compiler knows of a launch.
+
+    queries, block: the tile of logits. time: channels that turn with the frame. scale: of the
+    logits, with log2(e) in it.
+    """
+
+    key: tuple[Spec, ...]
+    value: tuple[Spec, ...]
+    queries: int
+    block: int
+    time: int
+    scale: float
+    head_dim: int
+
+
+class Room(NamedTuple):
+    """What a device offers: its compute capability (90 is sm_90) and its multiprocessors."""
+
+    capability: int
+    num_sms: int
+
+
+# Numbers that change as the history grows must not bring a new binary with them.
+@triton.jit(do_not_specialize=["shape", "frames_each"])
+def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
+    q,
+    q_strides,
+    key,
+    value,
+    slots,
+    q_turns,
+    k_turns,
+    out,
+    lse,
+    shape,
+    frames_each,
+    P: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """Grid: tiles of queries, B * H, parts of the frames; out and lse [parts, B, H, M, ..].
+
+    shape: (H, M, F, T). q_turns: of the frames, turned back on q. k_turns: turned on the keys.
+    """
+    num_heads, num_queries, num_frames, num_tokens = shape
+    b = (tl.program_id(1) // num_heads).to(tl.int64)
+    h = (tl.program_id(1) % num_heads).to(tl.int64)
+    m = tl.program_id(0) * P.queries + tl.arange(0, P.queries)
+    d = tl.arange(0, P.head_dim)
+    asked = (m < num_queries)[:, None]
+    q_at = q + b * q_strides[0] + h * q_strides[1] + m[:, None] * q_strides[2] + d[None, :]
+    top = tl.full([P.queries], float("-inf"), tl.float32)
+    total = tl.zeros([P.queries], tl.float32)
+    acc = tl.zeros([P.queries, P.head_dim], tl.float32)
+    first = tl.program_id(2) * frames_each
+    for f in range(first, tl.minimum(first + frames_each, num_frames)):
+        slot = tl.load(slots + f).to(tl.int64)
+        # Loaded anew for every frame: q beside a turned q would cost registers in the loop.
+        q_frame = tl.load(q_at, mask=asked, other=0)
+        if q_turns is not None:
+            back = load_time(q_turns, f, P.time, P.head_dim)
+            q_frame = turn_pairs(q_frame, back, True, P.head_dim)
+        q_frame = q_frame.to(DOT)
+        for start in range(0, num_tokens, P.block):
+            t = start + tl.arange(0, P.block)
+            live = t < num_tokens
+            angles = load_turns(k_turns, f, t, live, P.time, P.head_dim)
+            k = load_finished(key, P.key, angles, (b, h, slot), t, live, P.head_dim)
+            v = load_finished(value, P.value, None, (b, h, slot), t, live, P.head_dim)
+            s = tl.dot(q_frame, tl.trans(k.to(DOT)), input_precision="ieee") * P.scale
+            s = tl.where(live[None, :], s, float("-inf"))
+            new_top = tl.maximum(top, tl.max(s, 1))
+            p = tl.exp2(s - new_top[:, None])
+            shrink = tl.exp2(top - new_top)
+            total = total * shrink + tl.sum(p, 1)
+            acc = tl.dot(p.to(DOT), v.to(DOT), acc * shrink[:, None], input_precision="ieee")
+            top = new_top
+    part = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    row = part * num_queries + m
+    tl.store(out + row[:, None] * P.head_dim + d[None, :], acc / total[:, None], mask=asked)
+    tl.store(lse + row, (top + tl.log2(total)) * 0.6931471805599453, mask=m < num_queries)
+
+
+def attend_packed(
+    q_BHMD: Tensor,
+    key_form: KernelLayout,
+    key: Packed,
+    value_form: KernelLayout,
+    value: Packed,
+    slots: Tensor,
+    turns: Turns | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention over stored frames: output [B, H, M, D] and log-sum-exp [B, H, M], fp32.
+
+    q [B, H, M, D] bf16, fp16 or fp32, last dimension contiguous, rotated as the keys are (by
+    position, and by a Hadamard matrix if keys are stored so; values stored so leave the output
+    rotated). slots: [F] int32, F at least 1. turns: rotations of the stored keys. The logits are
+    scaled by 1 / sqrt(D); the log-sum-exp is natural, so that parts of a softmax can be merged.
+    Products are taken in the dtype of q (in fp32 by the interpreter, whose BF16 product is wrong).
+    Raises  ValueError: a head width that no kernel serves.
+    """
+    launch = prepare(
+        q_BHMD, (key_form, key), (value_form, value), slots, turns, _room(q_BHMD.device)
+    )
+    launch.run()
+    return merge(launch.arguments["out"], launch.arguments["lse"])
+
+
+def merge(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Join parts of a softmax: out [parts, ..., D] and lse [parts, ...] -> [..., D] and [...]."""
+    if len(out) == 1:
+        return out[0], lse[0]
+    whole = lse.logsumexp(0)
+    return (out * (lse - whole).exp()[..., None]).sum(0), whole
+
+
+def prepare(
+    q_BHMD: Tensor,
+    key: tuple[KernelLayout, Packed],
+    value: tuple[KernelLayout, Packed],
+    slots: Tensor,
+    turns: Turns | None,
+    room: Room,
+) -> Launch:
+    """The launch that `attend_packed` makes: out and lse in parts, so that all of a GPU works."""
+    batch, heads, num_queries, head_dim = q_BHMD.shape
+    check_head_dim(head_dim)
+    num_tokens, num_frames = key[1].page[0], len(slots)
+    assert key[1].shape == value[1].shape
+    assert q_BHMD.stride(3) == 1 and num_frames > 0
+    stored_key, key_specs = describe(*key)
+    stored_value, value_specs = describe(*value)
+    tables, time = describe_turns(turns)
+    spatial = tables is not None and tables.space is not None
+    dot = tl.float32 if interpreted() else _DOTS[q_BHMD.dtype]
+    queries, block, options = _tile(dot, room, len(key_specs) > 1 or spatial)
+    plan = Plan(
+        key_specs, value_specs, queries, block, time, 1.4426950408889634 / head_dim**0.5, head_dim
+    )
+    rows = triton.cdiv(num_queries, queries), batch * heads
+    each = triton.cdiv(num_frames, max(1, min(num_frames, room.num_sms // (rows[0] * rows[1]))))
+    parts = triton.cdiv(num_frames, each)
+    arguments = {
+        "q": q_BHMD,
+        "q_strides": q_BHMD.stride()[:3],
+        "key": stored_key,
+        "value": stored_value,
+        "slots": slots,
+        "q_turns": None if spatial else tables,
+        "k_turns": tables if spatial else None,
+        "out": q_BHMD.new_empty((parts, *q_BHMD.shape), dtype=torch.float32),
+        "lse": q_BHMD.new_empty((parts, *q_BHMD.shape[:3]), dtype=torch.float32),
+        "shape": (heads, num_queries, num_frames, num_tokens),
+        "frames_each": each,
+    }
+    return Launch(attend_kernel, (*rows, parts), arguments, {"P": plan, "DOT": dot}, options)
+
+
+_DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+def _tile(dot: tl.dtype, room: Room, heavy: bool) -> tuple[int, int, dict[str, int]]:
+    """Queries and tokens of a tile, and compiler options.
+
+    heavy: keys need more than one plane's room in shared memory while the next tile is fetched.
+    """
+    if dot == tl.float32:  # for tests: products without tensor cores
+        return 32, 32, {"num_warps": 4, "num_stages": 1}
+    if room.capability // 10 in (9, 10):  # 227 KiB of shared memory a block, 99 KiB elsewhere
+        return 128, 64, {"num_warps": 8, "num_stages": 2}
+    return 128, 32, {"num_warps": 8, "num_stages": 1 if heavy else 2}
+
+
+def _room(device: torch.device) -> Room:
+    if device.type != "cuda":
+        return Room(0, 1)
+    major, minor = torch.cuda.get_device_capability(device)
+    return Room(10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count)

@@ -1,0 +1,121 @@
+"""What the host hands to kernels: stored frames and turns as tuples, and one launch of a kernel.
+
+Triton passes named tuples of tensors and numbers as they are, which keeps the argument lists short
+for any number of planes; None stands for what is not there and is known to the compiler.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.api import CodePlane, KernelLayout, Packed
+from harness.cache.positions import Turns
+
+
+class Part(NamedTuple):
+    """One part of stored frames [B, H, S, ...], contiguous within a frame; strides in elements."""
+
+    start: Tensor
+    of_batch: int
+    of_head: int
+    of_slot: int
+
+
+class PlaneParts(NamedTuple):
+    """The parts of one plane."""
+
+    codes: Part
+    scale: Part
+    zero: Part | None
+
+
+class Stored(NamedTuple):
+    """Stored frames: either `exact` or planes."""
+
+    planes: tuple[PlaneParts, ...] | None
+    exact: Part | None
+    channel_scale: Part | None
+    channel_mean: Part | None
+
+
+class Spec(NamedTuple):
+    """What the compiler knows of a plane; `harness.api.CodePlane` without the names."""
+
+    bits: int
+    group: int
+    by_tokens: bool
+    offset: float
+
+
+class Tables(NamedTuple):
+    """Turns as alternating real and imaginary parts, fp32.
+
+    time: [F, TIME]. space: [T, D - TIME].
+    """
+
+    time: Tensor
+    space: Tensor | None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel: arguments by name, those known at compile time, compiler options."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    options: Mapping[str, int]
+
+    def run(self) -> None:
+        """Launch it on the current stream."""
+        self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
+    """Stored frames as kernels read them, and what the compiler knows of their planes."""
+
+    def part(name: str) -> Part:
+        tensor = packed.parts[name]
+        assert tensor[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
+        return Part(tensor, tensor.stride(0), tensor.stride(1), tensor.stride(2))
+
+    def maybe(name: str | None) -> Part | None:
+        return None if name is None else part(name)
+
+    planes = tuple(PlaneParts(part(p.codes), part(p.scale), maybe(p.zero)) for p in form.planes)
+    specs = tuple(_spec(p, packed.page[1]) for p in form.planes)
+    exact = None if planes else part("exact")
+    channels = maybe(form.channel_scale), maybe(form.channel_mean)
+    return Stored(planes or None, exact, *channels), specs
+
+
+def _spec(plane: CodePlane, width: int) -> Spec:
+    """Of a plane of heads of this width; a group of channels ends where the head does."""
+    by_tokens = plane.axis == "tokens"
+    return Spec(
+        plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens, plane.offset
+    )
+
+
+def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:
+    """Complex turns as real tables, and how many channels turn with the frame."""
+    if turns is None:
+        return None, 0
+    space = None if turns.space is None else _alternating(turns.space)
+    return Tables(_alternating(turns.time), space), 2 * turns.time.shape[1]
+
+
+def _alternating(turns: Tensor) -> Tensor:
+    return torch.view_as_real(turns.contiguous()).flatten(1)

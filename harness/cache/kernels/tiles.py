@@ -1,0 +1,129 @@
+"""Decoding a tile of stored tokens in registers: the device functions that both kernels share.
+
+frame is (b, h, slot), one head of one stored frame, int64 since offsets exceed 2**31; t [BLOCK] are
+token indices in the frame, live [BLOCK] which of them exist. `stored`, `specs` and `turns` are what
+`harness.cache.kernels.launch` describes them as; TIME is the number of channels that turn with the
+frame.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def start_of(part, frame):
+    """Pointer to the first value of one head of one stored frame."""
+    b, h, slot = frame
+    return part.start + b * part.of_batch + h * part.of_head + slot * part.of_slot
+
+
+@triton.jit
+def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """Codes of a plane [BLOCK, D] fp32 with the offset added: exact in BF16 up to 8 bits.
+
+    Byte j holds channels j, j + WIDTH, ...: each channel reads the byte it lies in. The bytes of a
+    row are thus read 8 / bits times, from L1, which leaves every thread with neighbouring channels
+    of one row in natural order, for wide stores and for turning pairs.
+    """
+    WIDTH: tl.constexpr = D * spec.bits // 8
+    c = tl.arange(0, D)
+    at = t[:, None] * WIDTH + (c % WIDTH)[None, :]
+    code = tl.load(start_of(plane.codes, frame) + at, mask=live[:, None], other=0)
+    if spec.bits < 8:
+        shift = (c // WIDTH * spec.bits).to(tl.uint8)
+        code = (code >> shift[None, :]) & (2**spec.bits - 1)
+    return code.to(tl.float32) + spec.offset
+
+
+@triton.jit
+def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """Scale or zero, fp32, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
+    start = start_of(part, frame)
+    if spec.by_tokens:  # a row [D] serves `group` tokens: from L1 after the first of them
+        at = (t // spec.group)[:, None] * D + tl.arange(0, D)[None, :]
+        values = tl.load(start + at, mask=live[:, None], other=0)[:, None, :]
+    else:
+        N: tl.constexpr = D // spec.group
+        at = t[:, None] * N + tl.arange(0, N)[None, :]
+        values = tl.load(start + at, mask=live[:, None], other=0)[:, :, None]
+    return values.to(tl.float32)
+
+
+@triton.jit
+def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """One plane decoded [BLOCK, D] fp32: (code + offset) * scale, plus zero."""
+    x = load_codes(plane, spec, frame, t, live, D)
+    N: tl.constexpr = 1 if spec.by_tokens else D // spec.group
+    x = tl.reshape(x, [t.shape[0], N, D // N])
+    x = x * load_metadata(plane.scale, spec, frame, t, live, D)
+    if plane.zero is not None:
+        x = x + load_metadata(plane.zero, spec, frame, t, live, D)
+    return tl.reshape(x, [t.shape[0], D])
+
+
+@triton.jit
+def load_tile(stored, specs: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """The sum of the planes [BLOCK, D] fp32, or the exact values in their own dtype."""
+    if stored.exact is not None:
+        at = t[:, None] * D + tl.arange(0, D)[None, :]
+        x = tl.load(start_of(stored.exact, frame) + at, mask=live[:, None], other=0)
+    else:
+        x = load_plane(stored.planes[0], specs[0], frame, t, live, D)
+        for i in tl.static_range(1, len(specs)):
+            x += load_plane(stored.planes[i], specs[i], frame, t, live, D)
+    return x
+
+
+@triton.jit
+def load_channels(part, frame, D: tl.constexpr):
+    """One value a channel of a stored frame [1, D] fp32: channel_scale or channel_mean."""
+    values = tl.load(start_of(part, frame) + tl.arange(0, D)).to(tl.float32)
+    return values[None, :]
+
+
+@triton.jit
+def load_time(turns, f, TIME: tl.constexpr, D: tl.constexpr):
+    """Turns of a frame [1, D] fp32, real and imaginary parts alternating; 1 + 0i for the rest."""
+    c = tl.arange(0, D)
+    still = ((c + 1) % 2).to(tl.float32)
+    return tl.load(turns.time + f * TIME + c, mask=c < TIME, other=still)[None, :]
+
+
+@triton.jit
+def load_turns(turns, f, t, live, TIME: tl.constexpr, D: tl.constexpr):
+    """Turns of a tile of frame f [BLOCK or 1, D] fp32, alternating as above; None without turns."""
+    angles = None
+    if turns is not None:
+        angles = load_time(turns, f, TIME, D)
+        if turns.space is not None:
+            c = tl.arange(0, D) - TIME
+            at = t[:, None] * (D - TIME) + c[None, :]
+            spatial = (c >= 0)[None, :]
+            space = tl.load(turns.space + at, mask=live[:, None] & spatial, other=0)
+            angles = tl.where(spatial, space, angles)
+    return angles
+
+
+@triton.jit
+def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
+    """Turn the channel pairs of x [ROWS, D] by `angles` [ROWS or 1, D], or back; fp32."""
+    even, odd = tl.split(tl.reshape(x.to(tl.float32), [x.shape[0], D // 2, 2]))
+    cos, sin = tl.split(tl.reshape(angles, [angles.shape[0], D // 2, 2]))
+    if BACK:
+        sin = -sin
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), [x.shape[0], D])
+
+
+@triton.jit
+def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.constexpr):
+    """A tile with everything that belongs to it: planes, channel scale and mean, turns."""
+    x = load_tile(stored, specs, frame, t, live, D)
+    if stored.channel_scale is not None:
+        x = x * load_channels(stored.channel_scale, frame, D)
+    if stored.channel_mean is not None:
+        x = x + load_channels(stored.channel_mean, frame, D)
+    if angles is not None:
+        x = turn_pairs(x, angles, False, D)
+    return x

@@ -1,0 +1,109 @@
+"""The published integration as `conf/integration` builds it, and how it attends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, FramePolicy, Method
+from harness.cache.attention.auto import Auto
+from harness.cache.attention.base import Backend, Scratch, Segment
+from harness.cache.attention.dense import attend_plain
+from harness.cache.integration import Integration
+from harness.cache.published.layer import Layer
+from harness.cache.published.program import Program
+from harness.cache.published.session import PublishedSession
+from harness.cache.session import sized
+
+
+@dataclass(frozen=True)
+class Dense(Backend):
+    """Attention over tensors that lie there decoded: there is no packed history to read."""
+
+    name: ClassVar[str] = "published dense"
+
+    def attend(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        history: Sequence[Segment],
+        scratch: Scratch,
+    ) -> Tensor:
+        """The device's own kernel."""
+        assert not history
+        return attend_plain(q_BHTD, k_BHTD, v_BHTD)
+
+
+@dataclass(frozen=True)
+class Published(Program, Integration):
+    """Everything is decoded, attended densely and encoded again, as one of the study's programs."""
+
+    free_before_decode: bool = False
+    stream_decode: bool = False
+    keep_previous: bool = True
+    name: ClassVar[str] = "published"
+
+    def check(self, spec: CacheSpec, method: Method) -> None:
+        """Keys lie roped at absolute positions, and the window has no sink.
+
+        Raises  ValueError: a model or method that it cannot serve.
+        """
+        found = {"sink": spec.sink, "positions": spec.positions, "keys": method.keys_in(spec)}
+        served = {"sink": 0, "positions": "absolute", "keys": "roped"}
+        for name, value in found.items():
+            if value != served[name]:
+                raise ValueError(
+                    f"integration=published cannot serve {name}={value}, only {served[name]}: "
+                    "choose integration=packed"
+                )
+        self._policy(method)
+
+    def resolve(
+        self, attention: Auto | Backend, spec: CacheSpec, method: Method, device: torch.device
+    ) -> Backend:
+        """Its own; no backend for packed history has anything to read here."""
+        if not isinstance(attention, Auto):
+            raise ValueError(
+                f"integration=published cannot use attention={attention.name}, it attends "
+                "densely: leave attention=auto or choose integration=packed"
+            )
+        return Dense()
+
+    def session(
+        self,
+        spec: CacheSpec,
+        method: Method,
+        backend: Backend,
+        num_frames: int,
+        device: torch.device,
+    ) -> PublishedSession:
+        """A cache whose capacity is the whole video, whatever the model's window."""
+        self._policy(method)
+        policy = sized(method, spec, num_frames)
+        assert isinstance(policy, FramePolicy)
+        layers = [
+            Layer(self, method, policy, spec, num_frames, layer) for layer in range(spec.num_layers)
+        ]
+        return PublishedSession(spec, method, backend, layers, device)
+
+    @staticmethod
+    def _policy(method: Method) -> FramePolicy:
+        """The method's, which decides over frames and asks for nothing that is not here."""
+        policy = method.retention
+        kind = type(policy).__name__
+        if not isinstance(policy, FramePolicy):
+            raise ValueError(
+                f"integration=published cannot serve {kind}, which decides over single tokens: "
+                "choose integration=packed"
+            )
+        if policy.queries:
+            raise ValueError(
+                f"integration=published cannot serve {kind}, which measures attention: choose "
+                "integration=packed"
+            )
+        return policy

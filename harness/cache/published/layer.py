@@ -1,0 +1,181 @@
+"""One layer of the published integration: decode, write the chunk, decide, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.api import (
+    DROP,
+    KEEP,
+    POOL,
+    CacheSpec,
+    FramePolicy,
+    History,
+    Method,
+    Placement,
+    Split,
+    Tier,
+)
+from harness.cache.layer import demand_known
+from harness.cache.published.count import Count, pages_bytes, pooled_bytes
+from harness.cache.published.layout import Layout, layout, places
+from harness.cache.published.program import Program
+from harness.cache.published.side import Side
+
+
+@dataclass
+class Layer:
+    """Keys and values of one layer of one video of `capacity` frames.
+
+    placements: what each stored frame became. notes: what the policy observed when it last decided.
+    """
+
+    program: Program
+    method: Method
+    policy: FramePolicy
+    spec: CacheSpec
+    capacity: int
+    layer: int
+    key: Side = field(init=False)
+    value: Side = field(init=False)
+    placements: dict[int, Placement] = field(default_factory=dict)
+    notes: dict[int, Tensor] = field(default_factory=dict)
+    end: int = 0  # frames of the video so far
+    _shown: int = 0  # frames that the policy saw when it was last asked
+    _layout: Layout | None = None
+    _lists: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Nothing is stored."""
+        wide = getattr(torch, self.program.codes)
+        tiers = {KEEP: Tier(self.method.key, self.method.value), **self.method.tiers}
+        beside = self.program.beside
+        self.key = Side({name: tier.key for name, tier in tiers.items()}, wide, beside)
+        self.value = Side({name: tier.value for name, tier in tiers.items()}, wide, beside)
+
+    def step(
+        self, k_BHTD: Tensor, v_BHTD: Tensor, frames: range, commit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """One pass: the capacity [B, H, N, D] as its attention meets keys and values.
+
+        k, v: of the chunk `frames`, keys roped, exact in what is returned. Then all of it is
+        encoded again, unless the program waits for the commit.
+        """
+        keys, values = self.read(k_BHTD, v_BHTD)
+        size = self.spec.tokens_per_frame
+        chunk = slice(frames.start * size, frames.stop * size)
+        keys[:, :, chunk], values[:, :, chunk] = k_BHTD, v_BHTD
+        self.end = max(self.end, frames.stop)
+        if commit or self.program.cadence == "pass":
+            placements = self._decide(*(x.unflatten(2, (-1, size)) for x in (keys, values)))
+            self.place(placements, keys.device)
+            self.write(keys, values)
+        return keys, values
+
+    def read(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """What is stored, decoded over the capacity [B, H, N, D] to the arguments' dtype."""
+        num_tokens = self.capacity * self.spec.tokens_per_frame
+        sides = ((self.key, k_BHTD), (self.value, v_BHTD))
+        keys, values = (side.read(like, num_tokens, self._layout) for side, like in sides)
+        return keys, values
+
+    def place(self, placements: Mapping[int, Placement], device: torch.device) -> None:
+        """Where frames lie from now on; one that is not named stays, or is new and kept."""
+        stored = self.capacity if self.program.extent == "capacity" else self.end
+        if not placements and len(self.placements) == stored:
+            return
+        self.placements = {
+            f: placements.get(f, self.placements.get(f, KEEP)) for f in range(stored)
+        }
+        tiers = places(self.placements, self.spec.tokens_per_frame, device)
+        self._layout = layout(self.placements, tiers, self.spec.tokens_per_frame)
+        self._lists = list(self._listed(tiers)) if self.method.tiers else []
+
+    def write(self, keys_BHND: Tensor, values_BHND: Tensor) -> None:
+        """Encode what is stored of the capacity."""
+        assert self._layout is not None
+        self.key.write(keys_BHND, self._layout)
+        self.value.write(values_BHND, self._layout)
+
+    def _decide(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Mapping[int, Placement]:
+        """Note every frame anew, as it lies there by now, and let the policy choose.
+
+        An empty answer is no decision: what was noted at the last one stays too.
+        """
+        stop = self.capacity if self.program.history == "capacity" else self.end
+        out = () if self.program.compete else (DROP, POOL)
+        seen = [f for f in range(stop) if self.placements.get(f) not in out]
+        notes = {f: self.policy.observe(k_BHFTD[:, :, f], v_BHFTD[:, :, f]) for f in seen}
+        history = History(
+            frames=seen,
+            num_frames=stop,
+            notes={f: note for f, note in notes.items() if note is not None},
+            noisy_notes=self.notes,
+            tiers={f: placement for f, placement in self.placements.items() if f < self._shown},
+            capacity=self.capacity,
+            layer=self.layer,
+            num_layers=self.spec.num_layers,
+        )
+        placements = self.policy.decide(history)
+        demand_known(placements, seen, (KEEP, *self.method.tiers))
+        if placements:
+            self.notes = dict(history.notes)
+        self._shown = stop
+        return placements
+
+    def _listed(self, tiers: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Where tokens lie, as the program remembers it."""
+        if self.program.places != "none":
+            yield from (("index", tokens) for tokens in tiers.values())
+        if self.program.places == "mask":
+            num_tokens = self.capacity * self.spec.tokens_per_frame
+            mask = torch.zeros(num_tokens, dtype=torch.bool)
+            for name, tokens in tiers.items():
+                mask = mask.to(tokens.device).index_fill_(0, tokens, name != KEEP)
+            yield "mask", mask
+
+    @property
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What is held between passes, by what it is."""
+        yield from self.key.tensors
+        yield from self.value.tensors
+        yield from self._lists
+        spans = self._layout.spans if self._layout is not None else {}
+        yield from (("places", span) for span in spans.values() if isinstance(span, Tensor))
+        yield from (("places", x.tokens) for x in self.placements.values() if isinstance(x, Split))
+        yield from (("notes", note) for note in self.notes.values())
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Bytes of what is stored if codes were packed and metadata cost nothing."""
+        total = 0
+        for side in (self.key, self.value):
+            for page in side.pages.values():
+                shape = torch.Size(page.packed.shape)
+                total += shape.numel() * page.packed.bits // 8
+            total += side.means.nbytes if side.means is not None else 0
+            total += self._exact_bytes(side)
+        return total
+
+    @property
+    def count(self) -> Count:
+        """What is stored as the study counted it."""
+        pooled = 0 if self._layout is None else len(self._layout.pooled)
+        sides = (self.key, self.value)
+        return Count(
+            pages=sum(pages_bytes(x.pages.values()) + self._exact_bytes(x) for x in sides),
+            index=sum(x.nbytes for name, x in self._lists if name == "index"),
+            mask=sum(x.nbytes for name, x in self._lists if name == "mask"),
+            pooled=pooled_bytes([side.means for side in sides], pooled),
+        )
+
+    def _exact_bytes(self, side: Side) -> int:
+        """Tokens of tiers that lie in the buffer beside."""
+        if side.buffer is None or self._layout is None:
+            return 0
+        spans = self._layout.spans.items()
+        return sum(side.buffer[:, :, x].nbytes for name, x in spans if name not in side.pages)

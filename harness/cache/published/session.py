@@ -1,0 +1,111 @@
+"""The cache session of the published integration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.api import DROP, CacheSpec, Method, Stores
+from harness.cache.attention.base import Backend, Scratch
+from harness.cache.layer import Plan
+from harness.cache.numerics import KeyValueWatch, are_finite
+from harness.cache.positions import Rope, rotate
+from harness.cache.published.layer import Layer
+
+
+class PublishedSession:
+    """Keys and values of one video; a `CacheSession`.
+
+    The policy decides after the attention of a pass, over what is stored and the chunk's own keys,
+    noisy or not: roped, as they lie there. Frames it drops stay in the attention as zero keys and
+    values (logit 0, value 0), pooled ones as copies of their mean, which is taken anew at every
+    pass; what they were is lost. Frames that the window no longer reaches stay stored. Dense
+    tensors are a pass's activations, not part of the ledger, unless the program holds them beside.
+    """
+
+    def __init__(
+        self,
+        spec: CacheSpec,
+        method: Method,
+        backend: Backend,
+        layers: Sequence[Layer],
+        device: torch.device,
+    ) -> None:
+        """An empty cache; the integration has checked what it must serve."""
+        self.spec = spec
+        self.method = method
+        self.peak_bytes = 0
+        self.watch = KeyValueWatch()
+        self._backend = backend
+        self._layers = layers
+        self._rope = Rope(spec.head_dim, spec.grid, device)
+        self._end = 0  # frames of the video so far, the current chunk included
+
+    def plan(self, frames: range, stores: Stores) -> Plan:
+        """Place a pass over the chunk `frames`."""
+        assert stores != "active", "Executor.check refuses chunks under way"
+        self.ledger()
+        self._end = max(self._end, frames.stop)
+        turns = self._rope.frames(frames).view().flatten(0, 1)
+        return Plan(frames, stores, 0, turns)
+
+    def restart(self) -> None:
+        """Refuse: the study's programs keep one history per video (`Executor.check`)."""
+        raise AssertionError("the published integration keeps one history per video")
+
+    def attend(
+        self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
+    ) -> Tensor:
+        """Attention of the current chunk over the window and itself [B, H, T, D]."""
+        if plan.stores == "history":
+            self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
+        q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
+        keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.stores == "history")
+        size = self.spec.tokens_per_frame
+        seen = slice(self._reach.start * size, self._reach.stop * size)
+        if plan.stores == "history":
+            self.watch.note(layer, True, are_finite(keys[:, :, seen], values[:, :, seen]))
+        return self._backend.attend(q, keys[:, :, seen], values[:, :, seen], (), Scratch())
+
+    def ledger(self) -> dict[str, int]:
+        """Bytes of the tensors held between passes, by what they are; shared memory once.
+
+        `peak_bytes` is the largest sum it has seen: `plan` looks before each pass, and whoever
+        runs the session after the last.
+        """
+        held: Counter[str] = Counter()
+        seen: set[int] = set()
+        for layer in self._layers:
+            for name, tensor in layer.tensors:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in seen:
+                    seen.add(storage.data_ptr())
+                    held[name] += storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, held.total())
+        return {name: size for name, size in held.items() if size}
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that history occupies, room for what is still to come included."""
+        return sum(self.ledger().values())
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Bytes of what is stored if codes were packed and metadata cost nothing."""
+        return sum(layer.nominal_bytes for layer in self._layers)
+
+    @property
+    def num_frames_held(self) -> float:
+        """Frames of the window that are stored, full or pooled; mean over layers."""
+        reach = range(self._end)[self._reach]
+        kept = [f for layer in self._layers for f in reach if layer.placements.get(f) != DROP]
+        return len(kept) / self.spec.num_layers
+
+    @property
+    def _reach(self) -> slice:
+        """Frames that the window reaches, the current chunk included."""
+        window = self._end if self.spec.window is None else self.spec.window
+        return slice(max(0, self._end - window), self._end)

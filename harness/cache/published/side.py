@@ -1,0 +1,130 @@
+"""Keys or values of one layer between two passes: a page a tier, codes not packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from harness.api import Exact, Packed, Quantizer
+from harness.api.bits import WIDTHS, pack, unpack
+from harness.cache.published.layout import Layout
+
+
+@dataclass(frozen=True)
+class Page:
+    """The tokens of a tier, encoded as one page [B, H, 1, N, D].
+
+    bits: the width of the codes in each part that holds an element a code.
+    """
+
+    packed: Packed
+    bits: Mapping[str, int]
+
+
+@dataclass
+class Side:
+    """Keys or values between passes: tokens of tiers encoded, pooled frames as means.
+
+    quantizers: by tier. wide: the type of a code. beside: hold the exact capacity `buffer`
+    [B, H, N, D] beside the codes; exact tiers then lie in it and have no page. means: of pooled
+    frames [B, H, F, 1, D].
+    """
+
+    quantizers: Mapping[str, Quantizer]
+    wide: torch.dtype
+    beside: bool = False
+    buffer: Tensor | None = None
+    pages: dict[str, Page] = field(default_factory=dict)
+    means: Tensor | None = None
+
+    def read(self, like_BHTD: Tensor, num_tokens: int, layout: Layout | None) -> Tensor:
+        """The whole capacity of `num_tokens` [B, H, N, D], decoded to the dtype of `like`.
+
+        What no tier holds is zero. Values that are stored as they came are not copied: the pass
+        writes into its cache.
+        """
+        batch, heads, _, width = like_BHTD.shape
+        spans = layout.spans if layout is not None else {}
+        for name, span in spans.items():
+            whole = isinstance(span, slice) and span.stop - span.start == num_tokens
+            if whole and self.buffer is None:
+                return self._decode(name, like_BHTD.dtype)
+        dense = self.buffer
+        if dense is None:
+            dense = like_BHTD.new_zeros(batch, heads, num_tokens, width)
+            self.buffer = dense if self.beside else None
+        if layout is None:
+            return dense
+        for name, span in spans.items():
+            if name in self.pages:
+                dense[:, :, span] = self._decode(name, like_BHTD.dtype)
+        frames = dense.unflatten(2, (-1, layout.frame_tokens))
+        if self.means is not None:  # a copy for each token of the frame
+            frames[:, :, list(layout.pooled)] = self.means
+        if self.buffer is not None:
+            frames[:, :, list(layout.dropped)] = 0
+        return dense
+
+    def write(self, dense_BHND: Tensor, layout: Layout) -> None:
+        """Encode tiers of the capacity, whether their tokens are new or not; pool frames."""
+        pages = {}
+        for name, span in layout.spans.items():
+            exact = isinstance(self.quantizers[name], Exact)
+            if exact and self.buffer is not None:
+                continue
+            x = dense_BHND[:, :, span]
+            if exact and x.numel() < dense_BHND.numel():
+                x = x.clone()  # a view would keep the dense tensor
+            pages[name] = self._encode(name, x[:, :, None])
+        mean = None
+        if layout.pooled:
+            frames = dense_BHND.unflatten(2, (-1, layout.frame_tokens))[:, :, list(layout.pooled)]
+            mean = frames.float().mean(3, keepdim=True).to(dense_BHND.dtype)
+        self.pages, self.means = pages, mean
+
+    @property
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What is held, by what it is."""
+        if self.buffer is not None:
+            yield "beside", self.buffer
+        for page in self.pages.values():
+            yield from page.packed.parts.items()
+        if self.means is not None:
+            yield "pooled", self.means
+
+    def _encode(self, name: str, x_BHFTD: Tensor) -> Page:
+        return widened(self.quantizers[name].encode(x_BHFTD), self.wide)
+
+    def _decode(self, name: str, dtype: torch.dtype) -> Tensor:
+        quantizer, page = self.quantizers[name], self.pages[name]
+        if isinstance(quantizer, Exact):
+            return page.packed.parts["exact"][:, :, 0].to(dtype)
+        return quantizer.decode(narrowed(page), dtype)[:, :, 0]
+
+
+def widened(packed: Packed, wide: torch.dtype) -> Page:
+    """With one element of type `wide` a code.
+
+    Codes are what is stored in bytes; whatever else a part of bytes may hold comes back as it was.
+    """
+    parts, bits = dict(packed.parts), {}
+    for name, part in packed.parts.items():
+        width = 8 * part.shape[-1] / packed.page[1]
+        if part.dtype == torch.uint8 and width in WIDTHS:
+            bits[name] = int(width)
+            codes = unpack(part, bits[name])
+            parts[name] = codes.view(wide) if wide.itemsize == 1 else codes.to(wide)
+    return Page(replace(packed, parts=parts), bits)
+
+
+def narrowed(page: Page) -> Packed:
+    """The inverse of `widened`."""
+    parts = dict(page.packed.parts)
+    for name, bits in page.bits.items():
+        codes = parts[name]
+        codes = codes.view(torch.uint8) if codes.itemsize == 1 else codes.to(torch.uint8)
+        parts[name] = pack(codes, bits)
+    return replace(page.packed, parts=parts)

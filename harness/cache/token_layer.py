@@ -1,0 +1,252 @@
+"""The history of one layer under a token policy: one page of tokens that came from anywhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.api import Packed, TokenPolicy, Tokens
+from harness.cache.attention.base import Segment
+from harness.cache.layer import Chunk, Context, Plan
+from harness.cache.pages import Pages
+from harness.cache.positions import TokenTurns, rotate
+
+HIDDEN = -1e4  # a logit that draws no attention, finite so that hidden tokens alone stay a number
+
+
+@dataclass
+class Held:
+    """Tokens that are stored [B, H, N].
+
+    key, value: one page each [B, H, 1, N, ...]. origin: frame * tokens of a frame + place, int32.
+    count, note: fp32; None where every token stands for itself, where the policy notes nothing.
+    """
+
+    key: Packed
+    value: Packed
+    origin: Tensor
+    count: Tensor | None
+    note: Tensor | None
+
+    @property
+    def counts(self) -> Tensor:
+        """How many tokens each stands for."""
+        return self._filled(1) if self.count is None else self.count
+
+    @property
+    def notes(self) -> Tensor:
+        """What the policy wrote down."""
+        return self._filled(0) if self.note is None else self.note
+
+    def picked(self, index_BHK: Tensor) -> Held:
+        """Some tokens, as they are stored."""
+        rest = (None if x is None else x.gather(2, index_BHK) for x in (self.count, self.note))
+        key, value = picked(self.key, index_BHK), picked(self.value, index_BHK)
+        return Held(key, value, self.origin.gather(2, index_BHK), *rest)
+
+    def _filled(self, number: float) -> Tensor:
+        return torch.full_like(self.origin, number, dtype=torch.float32)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by what they are."""
+        held = Counter({name: part.nbytes for name, part in self.key.parts.items()})
+        held.update({name: part.nbytes for name, part in self.value.parts.items()})
+        held["origin"] = self.origin.nbytes
+        held["counts"] = 0 if self.count is None else self.count.nbytes
+        held["notes"] = 0 if self.note is None else self.note.nbytes
+        return held
+
+
+@dataclass
+class TokenLayer:
+    """Single tokens, chosen head by head by a `TokenPolicy`.
+
+    A token is encoded once; what the policy picks moves as it is stored, undecoded.
+    """
+
+    context: Context
+    policy: TokenPolicy
+    layer: int
+    held: Held | None = None
+    first: int = 0  # frames before it, behind the sink, are out of reach
+
+    def segments(self, plan: Plan) -> list[Segment]:
+        """All tokens, as one page."""
+        held, method = self.held, self.context.method
+        if held is None:
+            return []
+        frame, place = self._frame_and_place(held.origin)
+        times = self.policy.times(frame, plan.frames.start)
+        turns = self._turns(times, frame, place, plan)
+        pages = Pages(held.key, held.value, (0,))
+        return [Segment(pages, method.key, method.value, turns, bias=self._bias(held.count, times))]
+
+    def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
+        """Token policies look at finished chunks alone."""
+
+    def commit(self, chunk: Chunk, plan: Plan) -> None:
+        """Show the policy history and the chunk; store what it picks, the new tokens encoded."""
+        method, context = self.context.method, self.context
+        k = context.roped_keys(chunk, plan) if context.roped else chunk.key
+        self._let_go(plan)
+        both = _joined(self.held, self._encoded(chunk, k, plan))
+        revision = self.policy.revise(self._tokens(both, chunk, k, plan))
+        index = revision.index
+        if revision.key is not None and revision.value is not None:
+            key = method.key.encode(revision.key[:, :, None])
+            value = method.value.encode(revision.value[:, :, None])
+        else:
+            key, value = picked(both.key, index), picked(both.value, index)
+        origin = both.origin.gather(2, index)
+        if revision.frame is not None:
+            per_frame = context.spec.tokens_per_frame
+            origin = (revision.frame * per_frame + origin % per_frame).int()
+        count = None
+        if self.policy.rewrites:
+            count = both.counts.gather(2, index) if revision.count is None else revision.count
+        self.held = Held(key, value, origin, count, revision.note)
+
+    def _let_go(self, plan: Plan) -> None:
+        """Drop tokens that the model's window has left behind, as many in every head."""
+        held, sink = self.held, self.context.spec.sink
+        if held is None or self.first <= sink:
+            return
+        times = self.policy.times(self._frame_and_place(held.origin)[0], plan.frames.start)
+        gone = (times >= sink) & (times < self.first)
+        num_gone = int(gone.sum(2).min())
+        kept = ~(gone & (gone.cumsum(2) <= num_gone))
+        index = kept.int().argsort(dim=2, descending=True, stable=True)
+        self.held = held.picked(index[:, :, : held.origin.shape[2] - num_gone])
+
+    def evict(self, first: int) -> None:
+        """Hide what lies neither in the model's sink nor in its window, until the next commit."""
+        self.first = first
+
+    @property
+    def ledger(self) -> Counter[str]:
+        """Parts of keys and values, and what is kept beside them."""
+        return Counter(self.held.sizes if self.held else {})
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Codes of the tokens that are held."""
+        if self.held is None:
+            return 0
+        packed = self.held.key, self.held.value
+        return sum(torch.Size(x.shape).numel() * x.bits // 8 for x in packed)
+
+    @property
+    def num_frames_held(self) -> float:
+        """As many tokens, in frames."""
+        if self.held is None:
+            return 0.0
+        return self.held.origin.shape[2] / self.context.spec.tokens_per_frame
+
+    def stored(self) -> tuple[list[int], Tensor, Tensor]:
+        """All tokens, decoded, as frame 0: they form no frames [B, H, 1, N, D] fp32."""
+        assert self.held is not None
+        method = self.context.method
+        key, value = self.held.key, self.held.value
+        return [0], method.key.decode(key, torch.float32), method.value.decode(value, torch.float32)
+
+    def _encoded(self, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Held:
+        """The chunk's tokens as they are stored."""
+        method, per_frame = self.context.method, self.context.spec.tokens_per_frame
+        key = method.key.encode(k_BHTD[:, :, None])
+        value = method.value.encode(chunk.value[:, :, None])
+        first = plan.frames.start * per_frame
+        origin = torch.arange(k_BHTD.shape[2], dtype=torch.int32, device=k_BHTD.device) + first
+        return Held(key, value, origin.expand(k_BHTD.shape[:3]), None, None)
+
+    def _tokens(self, both: Held, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Tokens:
+        """What the policy sees: stored tokens decoded, new ones exact."""
+        context, new = self.context, k_BHTD.shape[2]
+        frame, place = self._frame_and_place(both.origin)
+        key, value, turned, times = k_BHTD, chunk.value, chunk.rotated_key, frame
+        if self.held is not None:
+            old_k, old_v = self._decoded(self.held, k_BHTD.dtype)
+            old_times = self.policy.times(frame[:, :, :-new], plan.frames.start)
+            turns = self._turns(old_times, frame[:, :, :-new], place[:, :, :-new], plan)
+            old_turned = old_k if turns is None else rotate(old_k, turns.view()[:, :, 0])
+            key, value = torch.cat([old_k, key], 2), torch.cat([old_v, value], 2)
+            turned = torch.cat([old_turned, turned], 2)
+            times = torch.cat([old_times, frame[:, :, -new:]], 2)
+        bias = self._bias(both.count, times)
+        return Tokens(
+            key=key,
+            value=value,
+            rotated=turned,
+            query=chunk.rotated_query,
+            frame=frame,
+            place=place,
+            count=both.counts if bias is None else bias.exp(),
+            note=both.notes,
+            num_new=new,
+            spec=context.spec,
+            layer=self.layer,
+            num_layers=context.spec.num_layers,
+        )
+
+    def _decoded(self, held: Held, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Stored tokens [B, H, N, D]."""
+        key, value = self.context.method.key, self.context.method.value
+        return key.decode(held.key, dtype)[:, :, 0], value.decode(held.value, dtype)[:, :, 0]
+
+    def _frame_and_place(self, origin: Tensor) -> tuple[Tensor, Tensor]:
+        """Where tokens came from [B, H, N] int64."""
+        per_frame = self.context.spec.tokens_per_frame
+        return (origin // per_frame).long(), (origin % per_frame).long()
+
+    def _turns(self, times: Tensor, frame: Tensor, place: Tensor, plan: Plan) -> TokenTurns | None:
+        """How stored keys turn on reading; None where they lie as they are needed."""
+        context = self.context
+        if context.roped and times is frame and plan.shift == 0:
+            return None
+        times = times - plan.shift * (frame >= context.spec.sink)
+        if context.roped:
+            return context.rope.tokens(times - frame, None, context.num_frames)
+        return context.rope.tokens(times, place, context.num_frames)
+
+    def _bias(self, count: Tensor | None, times: Tensor) -> Tensor | None:
+        """Logits to add [B, H, N] fp32: log of the counts, HIDDEN for what is out of reach.
+
+        The model's window reaches tokens at the times at which they are attended.
+        """
+        bias = None if count is None else count.log()
+        if self.first > self.context.spec.sink:
+            gone = (times >= self.context.spec.sink) & (times < self.first)
+            bias = torch.zeros_like(times, dtype=torch.float32) if bias is None else bias
+            bias = bias.masked_fill(gone, HIDDEN)
+        return bias
+
+
+def picked(packed: Packed, index_BHK: Tensor) -> Packed:
+    """Some tokens of one page [B, H, 1, N, ...], as they are stored."""
+    parts = {}
+    for name, part in packed.parts.items():
+        at = index_BHK[:, :, None].reshape(*index_BHK.shape[:2], 1, -1, *[1] * (part.dim() - 4))
+        parts[name] = part.gather(3, at.expand(*at.shape[:4], *part.shape[4:]))
+    return replace(packed, parts=parts, page=(index_BHK.shape[2], packed.page[1]))
+
+
+def _joined(held: Held | None, new: Held) -> Held:
+    """Stored tokens, then new ones."""
+    if held is None:
+        return new
+    return Held(
+        _cat(held.key, new.key),
+        _cat(held.value, new.value),
+        torch.cat([held.origin, new.origin], 2),
+        torch.cat([held.counts, new.counts], 2),
+        torch.cat([held.notes, new.notes], 2),
+    )
+
+
+def _cat(old: Packed, new: Packed) -> Packed:
+    """Tokens of two pages in one."""
+    parts = {name: torch.cat([part, new.parts[name]], 3) for name, part in old.parts.items()}
+    return replace(old, parts=parts, page=(old.page[0] + new.page[0], old.page[1]))
