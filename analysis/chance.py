@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.statistics import Difference, again
+from harness.results.quantities import QUANTITIES
 
 NUM_NAMED = 6  # methods; more are counted
 

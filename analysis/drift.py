@@ -21,12 +21,12 @@ from analysis.figures.paper import svg as drawn
 from analysis.ranks import interval
 from analysis.section import VIDEO
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, redrawn
-from analysis.tables import title
 from harness.metrics.lpips import Lpips
 from harness.metrics.psnr import Psnr
 from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.windows import Quantity
+from harness.results.summary_table import title
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 

@@ -27,9 +27,9 @@ VIDEO = ["prompt_index", "sample"]
 class Measured:
     """One suite of ours.
 
-    values: by column of `harness.store`, a row a video, a column a method (published name); a
-    column that not every video has is absent, and `reasons` says why. left_out: methods that miss
-    a video, with the reason.
+    values: by column of `harness.results.observations`, a row a video, a column a method (published
+    name); a column that not every video has is absent, and `reasons` says why. left_out: methods
+    that miss a video, with the reason.
     """
 
     suite: str

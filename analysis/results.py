@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 
 from analysis.columns import SOURCES, WINDOWS, by_second, reason, values_of
-from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Setting
-from analysis.tables import title
 from analysis.traces import traced
 from harness.compose import choices, described
-from harness.integrity.mend import Origin
 from harness.metrics.psnr import CAP_DB
-from harness.older import without_older
 from harness.results.all_runs import load, load_run, load_runs
-from harness.run import Run, run_id_of
-from harness.scores import CONSTANT
-from harness.store import Twice, folders_below, refuse_twice
+from harness.results.command_of_run import Origin
+from harness.results.observations import Twice, folders_below, refuse_twice
+from harness.results.older import without_older
+from harness.results.quantities import QUANTITIES
+from harness.results.run import Run, run_id_of
+from harness.results.scores import CONSTANT
+from harness.results.summary_table import title
 from harness.system.errors import UserError
 
 PHASES = "text, denoise, commit and decode, after the device has finished"

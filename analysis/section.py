@@ -54,7 +54,7 @@ class Method:
     (`packed`; `published`: codes unpacked, as the study's program). settings: the words that
     changed it. run_id, folder, command: how it was made, empty for published ones. num_wanted:
     videos that its request asks for, None where no request tells. failures: causes and reasons.
-    reasons: why it has no value of a quantity (by name of `analysis.quantities`).
+    reasons: why it has no value of a quantity (by name of `harness.results.quantities`).
     """
 
     name: str
@@ -80,8 +80,8 @@ class Section:
 
     title: all of that in words, setting: for programs. is_published: the study's own numbers.
     methods: by name, the reference first, then as they come.
-    values: a row a method (its name), a column a quantity (`analysis.quantities`), each the one
-    number of that method, NaN where there is none; inf is a value (the study printed some).
+    values: a row a method (its name), a column a quantity (`harness.results.quantities`), each the
+    one number of that method, NaN where there is none; inf is a value (the study printed some).
     videos: a row a video that was made, indexed by method, prompt_index and sample; a column a
     quantity. What a run reports once for all videos (`ratio` of the study) is the same in all.
     reference: the BF16 method that fidelity and differences are held against; None: not among them.

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from harness.results.all_runs import readable_below
-from harness.run import run_id_of
-from harness.sheet import contact_sheet
+from harness.results.contact_sheet import contact_sheet
+from harness.results.run import run_id_of
+from harness.results.video_files import Frames, read_frames
 from harness.system.errors import UserError
 from harness.system.files import slug
-from harness.video import Frames, read_frames
 
 _LETTERS = 34  # of a line beside the frames
 

@@ -22,10 +22,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.quantities import QUANTITIES
 from analysis.ranks import Array, interval, resampled
 from analysis.section import Section
 from harness.power import ALPHA
+from harness.results.quantities import QUANTITIES
 
 NUM_DRAWS, NUM_FLIPS, SEED = 10_000, 20_000, 0
 EXACT_UP_TO = 30  # prompts

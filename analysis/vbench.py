@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.tables import title
 from harness.downloads.data_folder import data_folder
+from harness.results.summary_table import title
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 from harness.vbench.dimensions import DIMENSIONS

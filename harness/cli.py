@@ -13,14 +13,14 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import store, sweep
+from harness import sweep
 from harness.config.messages import complain
 from harness.config.request import plan
 from harness.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.job import carry_out
-from harness.results import all_runs
-from harness.run import Run, run_id_of
-from harness.scores import Key
+from harness.results import all_runs, observations
+from harness.results.run import Run, run_id_of
+from harness.results.scores import Key
 from harness.sweep import Job
 from harness.system.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
 from harness.system.paths import CONF
@@ -78,7 +78,7 @@ class Command:
             self._complain(error)
             reason = sentence(error)
             return replace(known, state="failed", cause="settings", reason=reason, folders=())
-        return replace(known, made=len(store.made(run.folder) & set(keys)))
+        return replace(known, made=len(observations.made(run.folder) & set(keys)))
 
     def _complain(self, error: Exception) -> None:
         """Print one sentence for what went wrong, unless a job before this one met the same.
@@ -177,11 +177,11 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
     wanted: dict[Path, set[Key]] = {}
     for job in jobs:
         for folder in map(Path, job.folders):
-            if (folder / store.OBSERVATIONS).exists():
+            if (folder / observations.OBSERVATIONS).exists():
                 wanted.setdefault(folder, set()).update(job.videos)
     if not wanted:
         return True
-    from analysis.tables import print_section, sections
+    from harness.results.summary_table import print_section, sections
 
     selected = []
     rows = all_runs.load_runs(list(wanted))

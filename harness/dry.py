@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import earlier, power
-from harness.run import Item, Run
+from harness.results.run import Item, Run
 from harness.score import lacking
 from harness.system.errors import UserError
 from harness.system.text_table import Grid

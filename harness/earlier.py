@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from harness import store
-from harness.older import schema_of
-from harness.results import all_runs
-from harness.run import Run
+from harness.results import all_runs, observations
+from harness.results.older import schema_of
+from harness.results.run import Run
 from harness.system.errors import UserError
 
 ALIKE = ("model_name", "model", "method_name", "attention", "integration")
@@ -108,7 +107,7 @@ def _is_alike(run: Run, request: Path) -> bool:
 
 def _timed(folder: Path) -> list[tuple[str, float]]:
     """Where each video of a run was made, and its seconds."""
-    path = folder / store.OBSERVATIONS
+    path = folder / observations.OBSERVATIONS
     if not path.exists() or schema_of(folder) is not None:
         return []
     return _read(path, path.stat().st_mtime_ns)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from harness.measure import Memory, Meter
 from harness.models.model import TextEncoder
-from harness.run import Run
+from harness.results.run import Run
 from harness.system import machine
 from harness.system.files import locked, sha256, whole_file, writing
 

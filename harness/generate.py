@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import store
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite
 from harness.embeddings import Embeddings, Encoded, Keep
 from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES
 from harness.noise import SeededNoise
-from harness.observation import TracePoint
 from harness.parts import Parts
 from harness.passes import Silent
 from harness.record import Held, Recorder
 from harness.reel import Reel, pixels
-from harness.run import ENVIRONMENT, Item, Run
+from harness.results import observations
+from harness.results.observation import TracePoint
+from harness.results.observations import Rows, write_trace
+from harness.results.run import ENVIRONMENT, Item, Run
+from harness.results.scores import Key
+from harness.results.video_files import Frames, write_raw
 from harness.sampler import Sampler
 from harness.sampling.network import TextKV
-from harness.scores import Key
-from harness.store import Rows, write_trace
 from harness.system import machine
 from harness.system.errors import NotFinite, UserError
 from harness.system.files import write_json
 from harness.system.progress import Progress
-from harness.video import Frames, write_raw
 
 
 class Generator:
@@ -221,7 +221,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video meets the same error, and its row says so
         generator.warm_up()
-    rows = Rows(run.folder / store.OBSERVATIONS)
+    rows = Rows(run.folder / observations.OBSERVATIONS)
     with Progress(run.method_name, len(items), passes) as progress:
         for item in items:
             begins(item.key)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.lease import Grant, leased
-from harness.run import Run
-from harness.scores import Key
+from harness.results.run import Run
+from harness.results.scores import Key
 from harness.system.child_process import search_path
 from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 

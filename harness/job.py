@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
-from harness import manifest, scores, store
 from harness.isolate import run_stage
-from harness.run import Item, Run
+from harness.results import manifest, observations, scores
+from harness.results.observations import Rows
+from harness.results.run import Item, Run
 from harness.score import built, lacking
-from harness.store import Rows
 from harness.sweep import State
 from harness.system.errors import AlreadySaid, RunFailed
 from harness.system.version import code_version
@@ -26,7 +26,7 @@ def carry_out(run: Run, reference: Run) -> State:
     built(json.dumps(run.metrics, sort_keys=True))  # what they refuse is told before all work
     if is_done(run):
         return "skipped"
-    before = store.failures(run.folder)
+    before = observations.failures(run.folder)
     with run.held() as lock:
         if is_done(run):  # by the command that held it before
             return "skipped"
@@ -36,7 +36,7 @@ def carry_out(run: Run, reference: Run) -> State:
         manifest.clear(run.folder)
         generate(run, lock)
         failure = None
-        if store.made(run.folder):
+        if observations.made(run.folder):
             if reference.run_id != run.run_id:
                 failure = _reference_failure(reference)
             score(run, lock)
@@ -90,7 +90,7 @@ def score(run: Run, lock: int) -> None:
 def first_failure(run: Run) -> RunFailed | None:
     """The first of the videos that failed, with how many did."""
     failed = run.failed()
-    for row in store.observations(run.folder) if failed else ():
+    for row in observations.observations(run.folder) if failed else ():
         key = scores.key(row)
         if key in failed:
             reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {key[0]} by: "
@@ -120,12 +120,14 @@ def _reference_failure(reference: Run) -> RunFailed | None:
 
 def _record(run: Run, item: Item, death: RunFailed) -> None:
     """A video that took its process with it is a row as any other failure."""
-    rows = Rows(run.folder / store.OBSERVATIONS)
+    rows = Rows(run.folder / observations.OBSERVATIONS)
     rows.put(run.row(item, failure=death.cause, failure_reason=death.reason))
 
 
 def _warn_of_other_code(run: Run) -> None:
-    others = [version for version in store.code_versions(run.folder) if version != code_version()]
+    others = [
+        version for version in observations.code_versions(run.folder) if version != code_version()
+    ]
     if others:
         print(
             f"warning: {run.folder.name} has rows made by the code of {', '.join(others)}, this is "

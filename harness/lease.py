@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from harness.run import Execution
+from harness.results.run import Execution
 from harness.system.errors import UserError, of_system
 from harness.system.files import is_regular
 

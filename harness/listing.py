@@ -12,9 +12,9 @@ from harness.config.messages import complain
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.hydra_errors import OF_COMPOSING
-from harness.observation import Observation, TracePoint
-from harness.observation import described as described_columns
 from harness.readers import readers
+from harness.results.observation import Observation, TracePoint
+from harness.results.observation import described as described_columns
 from harness.system.errors import USER_ERROR, UserError
 from harness.system.user_folder import own_folder
 
@@ -100,9 +100,9 @@ def _columns(folder: Path | None) -> int:
     """Print every column of the files of a run: name, unit and meaning."""
     from harness.compose import configured
     from harness.results.all_runs import WIDE
+    from harness.results.observations import OBSERVATIONS
+    from harness.results.scores import SCORES, Scored, fields
     from harness.score import built
-    from harness.scores import SCORES, Scored, fields
-    from harness.store import OBSERVATIONS
 
     metrics = configured(f"metrics=[{','.join(choices('metrics', folder))}]", folder=folder)
     scored = [

@@ -13,7 +13,7 @@ from harness.cache.attention.base import Backend
 from harness.cache.integration import Integration
 from harness.cache.session import sized
 from harness.models.model import VideoModel
-from harness.run import Run
+from harness.results.run import Run
 from harness.system.typed import build
 
 

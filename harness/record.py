@@ -11,12 +11,12 @@ import torch
 from harness.cache.integration import CacheSession
 from harness.measure import Meter
 from harness.models.model import VideoModel
-from harness.observation import PHASES, Observation, TracePoint
 from harness.prompts.suite import pixel_frames
-from harness.run import Item, Run
+from harness.results.observation import PHASES, Observation, TracePoint
+from harness.results.run import Item, Run
+from harness.results.video_files import Frames, digest
 from harness.system import machine
 from harness.system.errors import cause_of, first_line, last_frame
-from harness.video import Frames, digest
 
 
 @dataclass(frozen=True)

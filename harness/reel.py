@@ -15,8 +15,8 @@ from torch import Tensor
 from harness.cache.numerics import are_finite
 from harness.models.decoder import Codec, Decoder
 from harness.passes import Observer
+from harness.results.video_files import Frames
 from harness.system.errors import NotFinite
-from harness.video import Frames
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from harness.scores import Key
+from harness.results.scores import Key
 from harness.system.errors import Cause
 
 

@@ -11,21 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import manifest, store, stored
+from harness import stored
 from harness.compose import configured
 from harness.config.messages import complain
 from harness.hydra_errors import OF_COMPOSING
 from harness.lease import leased, threads
-from harness.manifest import runs
-from harness.older import without_older
-from harness.results import all_runs
-from harness.run import REQUEST, Execution, Run
+from harness.results import all_runs, manifest, observations
+from harness.results.manifest import runs
+from harness.results.older import without_older
+from harness.results.run import REQUEST, Execution, Run
+from harness.results.scores import rows
+from harness.results.wandb_mirror import mirror
 from harness.score import built, lacking, score
-from harness.scores import rows
 from harness.settings import check, execution
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.system.user_folder import own_folder
-from harness.track import mirror
 
 USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [run.threads=2]
 
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
                 "no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics"
             )
         found = [_run(folder, chosen, own) for folder in without_older(roots[0], runs(roots))]
-        store.refuse_twice((run.run_id, run.folder) for run in found)
+        observations.refuse_twice((run.run_id, run.folder) for run in found)
         own_words = any(word.startswith("track") for word in settings)
         return _score(found, execution(config["run"]), config["track"], own_words)
     except (UserError, *OF_COMPOSING, ValueError) as error:

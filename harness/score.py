@@ -15,17 +15,24 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from harness import scores, store
 from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable
 from harness.prompts.suite import pixel_frames
-from harness.run import Item, Run
-from harness.scores import Key, Result, Row, Scored, Scores, Value
-from harness.sheet import contact_sheet
+from harness.results import observations, scores
+from harness.results.contact_sheet import contact_sheet
+from harness.results.run import Item, Run
+from harness.results.scores import Key, Result, Row, Scored, Scores, Value
+from harness.results.video_files import (
+    Frames,
+    digest,
+    frames_file,
+    pack_frames,
+    read_frames,
+    write_mp4,
+)
 from harness.system.errors import UserError, cause_of, first_line, last_frame
 from harness.system.files import sha256
 from harness.system.progress import Progress
 from harness.system.typed import build
-from harness.video import Frames, digest, frames_file, pack_frames, read_frames, write_mp4
 
 MOST_AT_ONCE = 16  # videos: with its reference, 10 s of 480x832 are half a GiB
 IS_REFERENCE = "this is the BF16 reference itself"
@@ -54,7 +61,10 @@ def lacking(run: Run) -> list[Task]:
     names = [f"{metric.name}_{what}" for metric in metrics for what in ("version", "reason")]
     known = scores.rows(run.folder, names)
     against = run.reference_folder
-    frames, of_reference = store.frames(run.folder), store.frames(against) if against else {}
+    frames, of_reference = (
+        observations.frames(run.folder),
+        observations.frames(against) if against else {},
+    )
     can_try = {metric: metric.missing() is None for metric in metrics}
 
     def is_lacking(metric: Metric, row: Row, reference: str | None) -> bool:
@@ -173,7 +183,7 @@ class _Bench:
 
     def _read(self, folder: Path | None, run: Run, item: Item) -> _Video:
         """A video of a run or of its reference; the run's own is left packed."""
-        if folder is None or item.key not in store.frames(folder):
+        if folder is None or item.key not in observations.frames(folder):
             return _Video(None, None, NO_REFERENCE)
         stem = folder / "videos" / item.stem
         with self.files.get(stem, nullcontext()):

@@ -12,10 +12,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness import track
 from harness.hydra_errors import LS
 from harness.prompts.suite import SuiteConfig
-from harness.run import Execution
+from harness.results import wandb_mirror
+from harness.results.run import Execution
 from harness.system.errors import UserError
 from harness.system.typed import TARGET, demand, demand_fields, demand_known, shown
 
@@ -135,4 +135,4 @@ def _check_track(config: Mapping[str, Any]) -> None:
         value = config.get(name)
         if not (isinstance(value, str) and value.strip()):
             raise UserError(f"track.{name}={shown(value)}: give a word, or type track=disabled")
-    track.mode(config["mode"])
+    wandb_mirror.mode(config["mode"])

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness.scores import Key
+from harness.results.scores import Key
 from harness.system.errors import retry
 from harness.system.files import write_json
 

@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 
 from harness.config.messages import of_construction
 from harness.reports import Reports
-from harness.run import Run
+from harness.results.run import Run
 from harness.system.child_process import die_with
 from harness.system.ending import lasting_streams
 from harness.system.errors import (
@@ -80,8 +80,8 @@ def _work(given: argparse.Namespace, reports: Reports) -> None:
         generate(run, items, reports.begins)
     else:
         from harness.lease import threads
+        from harness.results.wandb_mirror import mirror
         from harness.score import lacking, score
-        from harness.track import mirror
 
         tasks = [x for x in lacking(run) if x.item.key in keys]
         score(

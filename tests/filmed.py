@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from harness.bench.made_up import FPS, NUM_PIXEL_FRAMES, write_results
-from harness.store import OBSERVATIONS
+from harness.results.observations import OBSERVATIONS
+from harness.results.video_files import write_mp4
 from harness.system import parquet
-from harness.video import write_mp4
 
 EVIL = "</script><img src=x onerror=\"alert('x')\">&'\"{{ 7 * 7 }}"
 NUM_METHODS, NUM_PROMPTS, NUM_FILMED = 6, 6, 2

@@ -43,9 +43,10 @@ _starting = threading.Lock()
 PACKAGES = ("harness.metrics", "harness.models", "harness.planning", "harness.checks", "methods")
 MODULES = (
     "harness.system.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
-    "harness.score", "harness.rescore", "harness.track", "harness.downloads.verb",
+    "harness.score", "harness.rescore", "harness.results.wandb_mirror", "harness.downloads.verb",
     "harness.listing",
-    "harness.integrity", "analysis.tables", "av", "PIL.Image", "lpips", "skimage.metrics",
+    "harness.integrity", "harness.results.summary_table", "av", "PIL.Image", "lpips",
+    "skimage.metrics",
     "torchvision",
 )  # fmt: skip
 

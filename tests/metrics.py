@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from harness.metrics.metric import Clip, Metric, check_pair
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 
 
 class Grey(Metric):

@@ -20,7 +20,7 @@ import analysis.__main__
 import harness.__main__
 from harness import generate, sweep
 from harness.models.model import VideoModel
-from harness.run import Run
+from harness.results.run import Run
 from harness.score import built
 from harness.system.errors import AlreadySaid
 from harness.worker import mendable

@@ -13,8 +13,8 @@ from analysis.choosing.constraints import fixed
 from analysis.choosing.frontiers import dominated, flags, frontier, frontiers, objectives, unplaced
 from analysis.choosing.recommendations import calibrated, cards, cautions, labels, plainly
 from analysis.published.observations import sections
-from analysis.quantities import QUANTITIES
 from analysis.section import Method, Section
+from harness.results.quantities import QUANTITIES
 from tests.conftest import SHARED
 
 SUITES = ("moviegen", "storyeval")

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
-from harness.video import frames_file, read_frames
+from harness.results.video_files import frames_file, read_frames
 from tests import forks
 from tests.conftest import ROOT, Sweep
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from harness import store
 from harness.compose import choices
 from harness.listing import main
-from harness.observation import Observation, TracePoint, described, over_videos
-from harness.results import all_runs
-from harness.scores import Scored
+from harness.results import all_runs, observations
+from harness.results.observation import Observation, TracePoint, described, over_videos
+from harness.results.scores import Scored
 from harness.system import parquet
 from tests.test_store import folder_with
 
@@ -43,7 +42,7 @@ def test_parquet_fields_carry_the_same_words(row_type: type) -> None:
 def test_files_on_disk_carry_them_too(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "a")
     all_runs.write_wide(tmp_path)
-    for path in (folder / store.OBSERVATIONS, tmp_path / all_runs.WIDE):
+    for path in (folder / observations.OBSERVATIONS, tmp_path / all_runs.WIDE):
         about = pq.read_schema(path).field("generate_s").metadata
         assert about[b"unit"] == b"s" and b"four phases" in about[b"meaning"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from analysis.choosing.choices import Question, ask, preset, shown
 from analysis.choosing.constraints import fixed, parse
-from analysis.quantities import QUANTITIES
 from analysis.statistics import between
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from tests.test_choices import SMALL, section
 

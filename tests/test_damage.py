@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, job, manifest, observation, rescore, store
+from harness import integrity, job, rescore
 from harness.bench.made_up import write_results
-from harness.observation import TracePoint
-from harness.results import all_runs
-from harness.run import ENVIRONMENT, Run
-from harness.scores import SCORES
-from harness.store import OBSERVATIONS, Rows, write_trace
+from harness.results import all_runs, manifest, observation, observations
+from harness.results.observation import TracePoint
+from harness.results.observations import OBSERVATIONS, Rows, write_trace
+from harness.results.run import ENVIRONMENT, Run
+from harness.results.scores import SCORES
 from harness.system import parquet
 from harness.system.errors import UserError
 from harness.system.files import write_json
@@ -45,7 +45,7 @@ def finished(tmp_path: Path) -> Run:
     finish(reference, this)
     for run in (reference, this):
         write_json(run.folder / ENVIRONMENT, {"packages": {"torch": "2"}})
-        rows = {(x["prompt_index"], x["sample"]): x for x in store.observations(run.folder)}
+        rows = {(x["prompt_index"], x["sample"]): x for x in observations.observations(run.folder)}
         for item in run.items[:2]:
             known = ("frames_sha256", "num_pixel_frames", "height", "width")
             made = {name: rows[item.key][name] for name in known}

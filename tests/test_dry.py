@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import earlier, power, store
+from harness import earlier, power
 from harness.dry import Outlook, cells, merged, outlooks, print_outlooks, shown, total
 from harness.plan.job import memory
 from harness.prompts.suite import Prompt, Suite
-from harness.run import Run
-from harness.scores import SCORES, Result, Scored, Scores
-from harness.store import Rows
+from harness.results import observations
+from harness.results.observations import Rows
+from harness.results.run import Run
+from harness.results.scores import SCORES, Result, Scored, Scores
+from harness.results.video_files import write_lossless
 from harness.system import machine
 from harness.system.errors import UserError
-from harness.video import write_lossless
 from tests.metrics import Grey
 from tests.test_cli import command
 from tests.test_run import run, without
@@ -53,7 +54,7 @@ def make(this: Run, *indices: int, scored: bool = True, **changes: Any) -> None:
         if item.prompt.index not in indices:
             continue
         row = {"generate_s": 60.0, "device": HERE, "num_latent_frames": this.suite.num_frames}
-        rows = Rows(this.folder / store.OBSERVATIONS)
+        rows = Rows(this.folder / observations.OBSERVATIONS)
         rows.put(observation(item.prompt.index, run_id=this.run_id, **{**row, **changes}))
         if changes.get("failure") is None:
             write_lossless(this.packed(item), PIXELS, 16)
@@ -117,7 +118,7 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 def test_rows_of_its_own_that_cannot_be_read_are_refused_as_by_the_run(tmp_path: Path) -> None:
     this = method(tmp_path)
     make(this, 0)
-    (this.folder / store.OBSERVATIONS).write_bytes(b"PAR1")
+    (this.folder / observations.OBSERVATIONS).write_bytes(b"PAR1")
     with pytest.raises(UserError, match="is damaged"):
         look(this, reference(tmp_path))
 
@@ -266,7 +267,7 @@ def test_a_damaged_neighbour_is_left_out_and_said(tmp_path: Path) -> None:
     make(bf16, 0, generate_s=20.0)
     damaged = method(tmp_path, "rtn_int4", "method.key.bits=8")
     make(damaged, 0)
-    path = damaged.folder / store.OBSERVATIONS
+    path = damaged.folder / observations.OBSERVATIONS
     path.write_bytes(path.read_bytes()[:-20])
     found = look(this, bf16)
     assert (found.video_s, found.timed_by) == (20, "bf16")
@@ -470,7 +471,7 @@ def test_a_true_run_is_seen_as_it_is(tmp_path: Path) -> None:
     )
     (found,) = outlooks(this, bf16)
     assert (found.state, found.num_made) == ("done", 2)
-    rows = pd.read_parquet(this.folder / store.OBSERVATIONS)
+    rows = pd.read_parquet(this.folder / observations.OBSERVATIONS)
     assert set(rows["kv_stored_bytes"]) == {found.kv_bytes}
 
     more = replace(this.suite, prompts=(*this.suite.prompts, Prompt(7, "a seventh")))

@@ -23,7 +23,7 @@ from harness.generate import Generator
 from harness.models.words import HashText
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
-from harness.run import Run
+from harness.results.run import Run
 from harness.system.errors import UserError
 from tests.conftest import ROOT
 from tests.test_generate import make_all

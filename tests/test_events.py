@@ -10,7 +10,7 @@ import pytest
 
 from harness.prompts.story_events import split
 from harness.prompts.suite import BUNDLED, Prompt, SuiteConfig, resolve
-from harness.run import Run
+from harness.results.run import Run
 from tests.conftest import SHARED
 from tests.geometry import configured
 from tests.test_run import run

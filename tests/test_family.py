@@ -10,7 +10,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness import store
 from harness.api import Method
 from harness.cli import main
 from harness.compose import choices, described
@@ -21,8 +20,8 @@ from harness.plan.forecast import Setting, forecast
 from harness.plan.request import backend_of
 from harness.plan.workload import Needs, network
 from harness.prompts.suite import Prompt, Suite
-from harness.results import all_runs
-from harness.run import Item, Run
+from harness.results import all_runs, observations
+from harness.results.run import Item, Run
 from tests.geometry import configured
 from tests.test_generate import make_all
 from tests.test_run import run
@@ -211,10 +210,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     with pytest.raises(KeyboardInterrupt):
         make_all(stopped)
     monkeypatch.undo()
-    assert len(store.frames(stopped.folder)) == 1 and len(stopped.missing()) == 2
+    assert len(observations.frames(stopped.folder)) == 1 and len(stopped.missing()) == 2
     make_all(stopped)
-    assert store.frames(stopped.folder) == store.frames(whole.folder)
-    assert len(set(store.frames(whole.folder).values())) == 3
+    assert observations.frames(stopped.folder) == observations.frames(whole.folder)
+    assert len(set(observations.frames(whole.folder).values())) == 3
 
 
 def test_random_weights_never_touch_files(tmp_path: Path) -> None:

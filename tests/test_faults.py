@@ -17,15 +17,14 @@ import pandas as pd
 import psutil
 import pytest
 
-from harness import manifest, store
 from harness.job import first_failure, generate
 from harness.prompts.suite import Prompt
-from harness.results import all_runs
-from harness.run import Execution, Run
-from harness.scores import SCORES
-from harness.store import OBSERVATIONS
+from harness.results import all_runs, manifest, observations
+from harness.results.observations import OBSERVATIONS
+from harness.results.run import Execution, Run
+from harness.results.scores import SCORES
+from harness.results.video_files import frames_file, read_frames
 from harness.system.errors import UserError
-from harness.video import frames_file, read_frames
 from tests.conftest import Sweep
 from tests.faults import SHORT, Place, Running, errors, gone, tmpfs, until
 from tests.test_run import run
@@ -91,7 +90,7 @@ class Watch:
         """Compare with what was there before, and remember what is new."""
         for path in sorted(self._here.results.glob(f"*/*/*/{OBSERVATIONS}")):
             rows = pd.read_parquet(path)
-            assert not rows.duplicated(store.KEY).any()
+            assert not rows.duplicated(observations.KEY).any()
             made = rows[rows["failure"].isna()]
             seconds = made.set_index("prompt_index")["generate_s"].to_dict()
             now = {(path.parent.name, int(index)): s for index, s in seconds.items()}
@@ -261,7 +260,7 @@ def test_every_death_is_a_row_and_the_next_videos_are_made(
     (tmp_path / "plan").write_text("\n".join(trouble for trouble, *_ in TROUBLES))
     with this.prepared() as lock:
         generate(this, lock)
-    rows = store.observations(this.folder)
+    rows = observations.observations(this.folder)
     assert [row["failure"] for row in rows] == [cause for _, cause, _ in TROUBLES]
     for row, (_, _, reason) in zip(rows, TROUBLES, strict=True):
         assert reason in (row["failure_reason"] or ""), row
@@ -280,7 +279,7 @@ def test_every_death_is_a_row_and_the_next_videos_are_made(
         assert len(asked.missing()) == number
     with asked.prepared() as lock:
         generate(asked, lock)
-    assert store.made(this.folder) == {item.key for item in this.items}
+    assert observations.made(this.folder) == {item.key for item in this.items}
     assert first_failure(this) is None
 
 
@@ -294,7 +293,7 @@ def test_a_model_that_does_not_fit_is_out_of_memory(
     cramped = replace(this, model={**this.model, "_target_": "tests.faults.Cramped"})
     with cramped.prepared() as lock:
         generate(cramped, lock)
-    (row,) = store.observations(cramped.folder)
+    (row,) = observations.observations(cramped.folder)
     assert (row["prompt_index"], row["failure"]) == (0, "oom"), row["failure_reason"]
 
 

@@ -16,13 +16,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, manifest, store
-from harness.results import all_runs
-from harness.run import Run
-from harness.scores import SCORES
+from harness import integrity
+from harness.results import all_runs, manifest, observations
+from harness.results.run import Run
+from harness.results.scores import SCORES
+from harness.results.video_files import read_frames, write_lossless
 from harness.system import parquet
 from harness.system.files import locked, sha256, write_json
-from harness.video import read_frames, write_lossless
 from tests import forks
 from tests.conftest import ROOT, Sweep
 from tests.test_cli import command, one_sentence
@@ -86,11 +86,11 @@ def store_table(table: pd.DataFrame, schema: Any) -> Any:
 def sealed(run: Path) -> None:
     """Let the manifest agree with the files, so that only what they hold can give them away."""
     content = json.loads((run / manifest.MANIFEST).read_text())
-    content["files"] |= {name: sha256(run / name) for name in (store.OBSERVATIONS, SCORES)}
+    content["files"] |= {name: sha256(run / name) for name in (observations.OBSERVATIONS, SCORES)}
     write_json(run / manifest.MANIFEST, manifest.sealed(content))
 
 
-def set_value(run: Path, name: str, value: object, file: str = store.OBSERVATIONS) -> None:
+def set_value(run: Path, name: str, value: object, file: str = observations.OBSERVATIONS) -> None:
     """Change a value of the second video's row, and the digest with it."""
 
     def change(table: pd.DataFrame) -> pd.DataFrame:
@@ -144,11 +144,15 @@ def test_the_verb_needs_no_torch_and_takes_any_number_of_folders(
 
 
 DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
-    ("rows cut", lambda run: cut(run / store.OBSERVATIONS), "observations.parquet is damaged"),
+    (
+        "rows cut",
+        lambda run: cut(run / observations.OBSERVATIONS),
+        "observations.parquet is damaged",
+    ),
     ("scores cut", lambda run: cut(run / SCORES), "scores.parquet is damaged"),
     (
         "a row twice",
-        lambda run: edit(run / store.OBSERVATIONS, lambda rows: pd.concat([rows, rows[1:]])),
+        lambda run: edit(run / observations.OBSERVATIONS, lambda rows: pd.concat([rows, rows[1:]])),
         "observations.parquet has more than one row of video 0001-0",
     ),
     (
@@ -158,7 +162,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     (
         "a changed time",
-        lambda run: edit(run / store.OBSERVATIONS, lambda rows: rows.assign(generate_s=1.0)),
+        lambda run: edit(run / observations.OBSERVATIONS, lambda rows: rows.assign(generate_s=1.0)),
         "observations.parquet is not what the finished run left (found digest ",
     ),
     (
@@ -166,11 +170,15 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
         lambda run: edit(run / SCORES, lambda rows: rows.assign(psnr_db=99.0)),
         "scores.parquet is not what the finished run left (found digest ",
     ),
-    ("no rows", lambda run: (run / store.OBSERVATIONS).unlink(), "(found digest no file, expected"),
+    (
+        "no rows",
+        lambda run: (run / observations.OBSERVATIONS).unlink(),
+        "(found digest no file, expected",
+    ),
     ("no scores", lambda run: (run / SCORES).unlink(), "(found digest no file, expected"),
     (
         "a row less",
-        lambda run: (edit(run / store.OBSERVATIONS, lambda rows: rows[:1]), sealed(run)),
+        lambda run: (edit(run / observations.OBSERVATIONS, lambda rows: rows[:1]), sealed(run)),
         "run.json says done, but only 1 of 2 videos made, 1 scored; type",
     ),
     (
@@ -327,7 +335,7 @@ def test_a_run_that_is_not_finished_says_how_far_it_is(
     assert "unfinished, 2 of 2 videos made, 1 scored; type `python -m harness method=rtn" in line
     request = Run.from_folder(run)
     failed = request.row(request.items[1], failure="oom", failure_reason="no room")
-    store.Rows(run / store.OBSERVATIONS).put(failed)
+    observations.Rows(run / observations.OBSERVATIONS).put(failed)
     shutil.rmtree(run / "trace")
     (run / "trace").mkdir()
     for path in (run / "videos").iterdir():
@@ -371,7 +379,7 @@ def test_a_newer_schema_is_said_and_nothing_else(
     if file == "run.json":
         rewrite(run / file, schema_version=99, later={"more": 1})
     else:
-        edit(run / store.OBSERVATIONS, lambda rows: rows.assign(schema_version=99))
+        edit(run / observations.OBSERVATIONS, lambda rows: rows.assign(schema_version=99))
     _, (line, last) = checked(results, capsys)
     assert "was written by a newer harness (found schema 99, expected " in line
     assert "git pull" in line
@@ -401,7 +409,7 @@ def test_a_command_that_would_make_another_run_is_not_shown(
 
 def test_a_run_in_work_is_left_alone(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder(results)
-    cut(run / store.OBSERVATIONS)
+    cut(run / observations.OBSERVATIONS)
     with locked(run, "waiting"):
         code, (line, last) = checked(results, capsys)
     assert code == 1 and "another command works on it now" in line

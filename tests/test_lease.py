@@ -24,7 +24,7 @@ GPUS = ("GPU-aaaa", "GPU-bbbb")
 HOLDER = """
 import json, sys, time
 from harness.lease import leased
-from harness.run import Execution
+from harness.results.run import Execution
 device, threads, hold, note = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 with leased(Execution(device=device, threads=threads or None), "generate") as grant:
     begun = time.monotonic()

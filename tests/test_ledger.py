@@ -8,8 +8,8 @@ import pytest
 
 from harness.generate import Generator
 from harness.measure import Meter
-from harness.observation import PHASES
 from harness.plan.live import LiveBytes
+from harness.results.observation import PHASES
 from tests.test_run import run
 
 SMALL = ("model.latent_size=[8,8]",)

@@ -18,12 +18,12 @@ import pytest
 from analysis.__main__ import main as analysis
 from analysis.report.folder import link
 from analysis.results import sections
-from harness import integrity, lease, manifest, rescore
+from harness import integrity, lease, rescore
 from harness.bench.made_up import write_results
 from harness.downloads.source import _KeepsTls
-from harness.results import all_runs
-from harness.run import REQUEST, Run
-from harness.store import OBSERVATIONS, Twice
+from harness.results import all_runs, manifest
+from harness.results.observations import OBSERVATIONS, Twice
+from harness.results.run import REQUEST, Run
 from harness.system.errors import UserError
 from harness.system.files import locked, whole_file, write_json
 from tests.filmed import write_filmed

@@ -12,10 +12,10 @@ import pytest
 
 from analysis import statistics
 from analysis.__main__ import main
-from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Trace
 from analysis.study.across import correlation, made
 from analysis.study.spec import chosen
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 from tests.latex import check

@@ -18,7 +18,7 @@ from harness.generate import generate
 from harness.models.wan import Wan
 from harness.reel import pixels
 from harness.results import all_runs
-from harness.run import Run
+from harness.results.run import Run
 from harness.system.errors import NotFinite, cause_of
 from tests.test_run import run
 

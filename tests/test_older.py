@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main as analysis
-from harness import older, store
 from harness.cli import _write_wide
 from harness.compose import configured
 from harness.integrity import check
 from harness.rescore import main as score
-from harness.results import all_runs
-from harness.run import Run
+from harness.results import all_runs, observations, older
+from harness.results.run import Run
 from harness.system.errors import UserError
 from tests.test_run import run
 from tests.test_store import observation
@@ -36,12 +35,12 @@ def put(results: Path, method: str, *words: str, schema: int | None = None) -> R
     )
     with this.prepared():
         pass
-    store.Rows(this.folder / store.OBSERVATIONS).put(
+    observations.Rows(this.folder / observations.OBSERVATIONS).put(
         observation(0, run_id=this.run_id, method=method, contract="full", fps=16,
                     num_pixel_frames=33, generate_s=1.0, integration="packed")
     )  # fmt: skip
     if schema is not None:
-        path = this.folder / store.OBSERVATIONS
+        path = this.folder / observations.OBSERVATIONS
         pd.read_parquet(path).drop(columns=list(NEW)).assign(schema_version=schema).to_parquet(path)
     return this
 
@@ -125,7 +124,7 @@ def test_check_names_each_with_its_command(
 
 def test_a_damaged_or_newer_file_is_not_taken_for_an_older_one(tmp_path: Path) -> None:
     this = put(tmp_path, "rtn_int4")
-    path = this.folder / store.OBSERVATIONS
+    path = this.folder / observations.OBSERVATIONS
     assert older.schema_of(this.folder) is None
     rows = pd.read_parquet(path)
     rows.assign(schema_version=99, more=1).to_parquet(path)

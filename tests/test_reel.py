@@ -20,7 +20,7 @@ from harness.models.decoder import Codec
 from harness.models.vae import WanCodec, WanVae
 from harness.passes import Silent
 from harness.reel import Reel, pixels
-from harness.video import Frames
+from harness.results.video_files import Frames
 from tests.geometry import BF16
 from tests.test_family import made, tiny
 from tests.test_vae import build

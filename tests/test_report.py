@@ -23,7 +23,7 @@ from analysis.report.write import write
 from analysis.results import sections
 from analysis.section import Section
 from harness.bench.made_up import write_results
-from harness.store import OBSERVATIONS
+from harness.results.observations import OBSERVATIONS
 from harness.system import parquet
 from harness.system.errors import UserError
 from tests.conftest import SHARED

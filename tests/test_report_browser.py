@@ -12,10 +12,10 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.choosing.frontiers import frontier, objectives
-from analysis.quantities import QUANTITIES
 from analysis.results import sections
 from analysis.section import Section
 from harness.bench.made_up import FPS, NUM_PIXEL_FRAMES
+from harness.results.quantities import QUANTITIES
 from tests.browser import Watched, chromium, watched
 from tests.filmed import EVIL, NUM_METHODS, write_filmed
 

@@ -11,10 +11,9 @@ import pytest
 
 from analysis.results import sections
 from analysis.section import Section
-from harness import observation, store
 from harness.bench.made_up import write_results
-from harness.results import all_runs
-from harness.run import Run
+from harness.results import all_runs, observation, observations
+from harness.results.run import Run
 from harness.system import parquet
 from harness.system.errors import UserError
 from harness.system.files import write_json
@@ -119,10 +118,10 @@ def test_another_length_or_reference_is_another_section(tmp_path: Path) -> None:
     other = replace(Run.from_folder(run), seed=7, results_dir=str(tmp_path / "b"))
     other.make_folders()
     write_json(other.folder / "request.json", {**asdict(other), "reference_id": other.run_id})
-    rows = parquet.read(run / store.OBSERVATIONS, None, "").to_pylist()
+    rows = parquet.read(run / observations.OBSERVATIONS, None, "").to_pylist()
     table = [{**row, "run_id": other.run_id} for row in rows]
     schema = parquet.schema(observation.Observation)
-    parquet.write(other.folder / store.OBSERVATIONS, pa.Table.from_pylist(table, schema))
+    parquet.write(other.folder / observations.OBSERVATIONS, pa.Table.from_pylist(table, schema))
     found = sections(tmp_path)
     assert len(found) == 2
     assert len({each.title for each in found}) == 2

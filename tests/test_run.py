@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import store
 from harness.prompts.suite import Prompt, Suite
-from harness.run import Execution, Run
+from harness.results import observations
+from harness.results.observations import Rows
+from harness.results.run import Execution, Run
+from harness.results.video_files import write_raw
 from harness.score import lacking
-from harness.store import Rows
 from harness.system.errors import UserError
-from harness.video import write_raw
 from tests.geometry import configured
 from tests.test_store import observation
 
@@ -111,7 +111,7 @@ def test_request_round_trip(tmp_path: Path) -> None:
 def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path) -> None:
     this = run(tmp_path)
     this.make_folders()
-    rows = Rows(this.folder / store.OBSERVATIONS)
+    rows = Rows(this.folder / observations.OBSERVATIONS)
     for index, failure in ((0, None), (1, "oom"), (2, None)):
         rows.put(observation(index, run_id=this.run_id, failure=failure))
     write_raw(this.video(this.items[0]).with_suffix(".npy"), np.zeros((1, 2, 2, 3), np.uint8))

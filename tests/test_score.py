@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.tables import notes, summarize
-from harness import integrity, manifest, scores, store
+from harness import integrity
 from harness.metrics.metric import Clip, Frames, Unscorable
-from harness.results import all_runs
+from harness.results import all_runs, manifest, observations, scores
 from harness.results.all_runs import load_run
-from harness.run import Run
+from harness.results.observations import Rows
+from harness.results.run import Run
+from harness.results.scores import CONSTANT, SCORES, Value
+from harness.results.summary_table import notes, summarize
+from harness.results.video_files import digest, write_lossless, write_raw
 from harness.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
-from harness.scores import CONSTANT, SCORES, Value
-from harness.store import Rows
-from harness.video import digest, write_lossless, write_raw
 from tests import forks
 from tests.conftest import ROOT
 from tests.metrics import Broken, Grey
@@ -49,7 +49,7 @@ def leave(this: Run, index: int, frames: Frames) -> None:
     write_raw(this.video(item).with_suffix(".npy"), frames)
     made = {"run_id": this.run_id, "frames_sha256": digest(frames), "seed": item.seed, "fps": 16}
     size = dict(zip(("num_pixel_frames", "height", "width"), frames.shape, strict=False))
-    Rows(this.folder / store.OBSERVATIONS).put(observation(index, **made, **size))
+    Rows(this.folder / observations.OBSERVATIONS).put(observation(index, **made, **size))
 
 
 def pair(tmp_path: Path, metrics: Mapping[str, Any], num_videos: int = 2) -> tuple[Run, Run]:

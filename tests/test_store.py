@@ -7,11 +7,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness import store
-from harness.observation import Observation
-from harness.results import all_runs
-from harness.scores import SCORES, Result, Scored, Scores
-from harness.store import Rows
+from harness.results import all_runs, observations
+from harness.results.observation import Observation
+from harness.results.observations import Rows
+from harness.results.scores import SCORES, Result, Scored, Scores
 from harness.system.errors import UserError
 from tests.metrics import Grey
 
@@ -41,14 +40,14 @@ def scored(run_id: str, index: int, **changes: str | None) -> Scored:
 def folder_with(tmp_path: Path, name: str, num_rows: int = 3) -> Path:
     folder = tmp_path / "s" / "m" / name
     folder.mkdir(parents=True)
-    rows = Rows(folder / store.OBSERVATIONS)
+    rows = Rows(folder / observations.OBSERVATIONS)
     for index in range(num_rows):
         rows.put(observation(index, run_id=name, generate_s=1.5 if index else None))
     return folder
 
 
 def test_every_row_is_on_disk_before_the_next(tmp_path: Path) -> None:
-    path = tmp_path / store.OBSERVATIONS
+    path = tmp_path / observations.OBSERVATIONS
     rows = Rows(path)
     for index in range(3):
         rows.put(observation(index))
@@ -57,18 +56,18 @@ def test_every_row_is_on_disk_before_the_next(tmp_path: Path) -> None:
 
 
 def test_a_failed_video_tried_again_replaces_its_row(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / store.OBSERVATIONS)
+    rows = Rows(tmp_path / observations.OBSERVATIONS)
     rows.put(observation(0))
     rows.put(observation(1, failure="oom"))
-    assert store.made(tmp_path) == {(0, 0)}
+    assert observations.made(tmp_path) == {(0, 0)}
     rows.put(observation(1))
     assert len(rows) == 2
-    assert store.made(tmp_path) == {(0, 0), (1, 0)}
+    assert observations.made(tmp_path) == {(0, 0), (1, 0)}
 
 
 def test_columns_keep_their_types_when_all_values_are_null(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "a", num_rows=1)
-    types = {f.name: str(f.type) for f in pq.read_schema(folder / store.OBSERVATIONS)}
+    types = {f.name: str(f.type) for f in pq.read_schema(folder / observations.OBSERVATIONS)}
     assert types["generate_s"] == "double"
     assert types["failure"] == "string"
     assert types["kv_stored_bytes"] == "int64"
@@ -157,15 +156,15 @@ def test_the_wide_table_is_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
     folder_with(tmp_path, "b")
     all_runs.write_wide(tmp_path)
     assert len(pd.read_parquet(tmp_path / all_runs.WIDE)) == 6
-    count = f"select count(*) from '{tmp_path}/**/{store.OBSERVATIONS}'"
+    count = f"select count(*) from '{tmp_path}/**/{observations.OBSERVATIONS}'"
     assert duckdb.sql(count).fetchall() == [(6,)]
 
 
 def test_a_file_cut_in_half_is_named_and_the_others_stay_readable(tmp_path: Path) -> None:
     whole, cut = folder_with(tmp_path, "a"), folder_with(tmp_path, "b")
-    path = cut / store.OBSERVATIONS
+    path = cut / observations.OBSERVATIONS
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for attempt in (lambda: all_runs.load(tmp_path), lambda: store.made(cut)):
+    for attempt in (lambda: all_runs.load(tmp_path), lambda: observations.made(cut)):
         with pytest.raises(UserError, match=f"{path} is damaged .* move it away"):
             attempt()
     assert len(all_runs.load_run(whole)) == 3
@@ -173,7 +172,7 @@ def test_a_file_cut_in_half_is_named_and_the_others_stay_readable(tmp_path: Path
 
 def test_rows_of_another_version_are_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "a")
-    path = folder / store.OBSERVATIONS
+    path = folder / observations.OBSERVATIONS
     pd.read_parquet(path).drop(columns="seed").to_parquet(path)
     with pytest.raises(UserError, match="another version of the harness"):
         all_runs.load(tmp_path)

@@ -28,7 +28,7 @@ from harness.judge.question import TEMPLATE, read
 from harness.metrics.metric import Clip, Unavailable, Unscorable
 from harness.metrics.storyeval import StoryEval
 from harness.prompts.suite import Prompt
-from harness.run import Run
+from harness.results.run import Run
 from harness.system.errors import UserError
 from tests.test_run import run
 from tests.test_score import finish, leave, row

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import tables
 from analysis.columns import SOURCES
-from analysis.quantities import QUANTITIES
-from harness import store, track
 from harness.bench.made_up import SECONDS
-from harness.observation import over_videos
-from harness.summary import summarize
+from harness.results import observations, summary_table, wandb_mirror
+from harness.results.observation import over_videos
+from harness.results.quantities import QUANTITIES
+from harness.results.summary import summarize
 from harness.system.units import GIB, MIB
 from tests.test_store import observation
 
@@ -57,7 +56,7 @@ def test_only_what_means_something_is_aggregated(num: int, num_failed: int) -> N
 @pytest.mark.parametrize("num", [1, 3, 8])
 def test_the_summary_is_what_the_table_shows(num: int) -> None:
     table = rows(num, num_failed=1)
-    found, (line,) = summarize(table), tables.summarize([table])
+    found, (line,) = summarize(table), summary_table.summarize([table])
     shown = {
         "num_videos": line.n,
         "kv_ratio_full_length": line.ratio_full_length,
@@ -81,7 +80,9 @@ def test_quantities_of_the_report_are_aggregated_as_in_the_table() -> None:
 
 def test_headings_of_the_table_are_the_names_of_the_quantities() -> None:
     own = {"method", "n", "KV MiB", "as published"}  # MiB where the report has GiB
-    assert set(tables.COLUMNS.values()) - own <= {each.heading for each in QUANTITIES.values()}
+    assert set(summary_table.COLUMNS.values()) - own <= {
+        each.heading for each in QUANTITIES.values()
+    }
 
 
 def test_no_word_names_two_quantities() -> None:
@@ -112,11 +113,11 @@ def test_the_tracker_gets_the_summary_and_nothing_else(
 
     fake = SimpleNamespace(init=lambda **_: Session(), Table=lambda dataframe: dataframe)
     monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
-    monkeypatch.setattr(store, "load_run", lambda folder: table)
+    monkeypatch.setattr(observations, "load_run", lambda folder: table)
     run = {
         "folder": tmp_path, "track": {"project": "p", "mode": "offline"}, "model_name": "m",
         "suite": SimpleNamespace(name="s"), "track_id": "t",
     }  # fmt: skip
     settings: dict[str, Any] = {x: {} for x in ("model", "method", "attention", "integration")}
-    track._mirror(SimpleNamespace(**run, **settings))  # type: ignore[arg-type]
+    wandb_mirror._mirror(SimpleNamespace(**run, **settings))  # type: ignore[arg-type]
     assert kept == summarize(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.tables import cells, markdown, notes, sections, summarize
+from harness.results.summary_table import cells, markdown, notes, sections, summarize
 from tests.test_store import observation
 
 GIB = 2**30

@@ -18,10 +18,10 @@ from analysis.pages import BEGIN, END
 from analysis.published.fidelity import Published, fidelity
 from analysis.published.observations import sections
 from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
-from harness import store
-from harness.observation import Observation
-from harness.scores import SCORES, Scored
-from harness.store import Rows
+from harness.results import observations
+from harness.results.observation import Observation
+from harness.results.observations import Rows
+from harness.results.scores import SCORES, Scored
 from harness.system import parquet
 from harness.system.errors import UserError
 from tests.conftest import SHARED
@@ -228,12 +228,14 @@ def on_disk(folder: Path, table: pd.DataFrame) -> None:
     for run_id, part in table.groupby("run_id"):
         place = folder / str(run_id)
         place.mkdir(parents=True)
-        written = Rows(place / store.OBSERVATIONS)
+        written = Rows(place / observations.OBSERVATIONS)
         seen = part[[name for name in of_videos if name in part]]
         for record in seen.astype(object).where(seen.notna(), None).to_dict("records"):
             written.put(Observation(**record))
-        scored = part[[*store.KEY, *(name for name in part if name not in of_videos)]]
-        identity = {name: None for name in parquet.schema(Scored).names if name not in store.KEY}
+        scored = part[[*observations.KEY, *(name for name in part if name not in of_videos)]]
+        identity = {
+            name: None for name in parquet.schema(Scored).names if name not in observations.KEY
+        }
         ordered = scored.assign(**identity)[[*parquet.schema(Scored).names, *scored.columns[3:]]]
         types = pa.Schema.from_pandas(ordered, preserve_index=False)
         known = [x for x in types if x.name not in parquet.schema(Scored).names]

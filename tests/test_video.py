@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import video
-from harness.sheet import contact_sheet
+from harness.results import video_files
+from harness.results.contact_sheet import contact_sheet
+from harness.results.video_files import Frames
 from harness.system.errors import UserError
-from harness.video import Frames
 
 
 def noise(num_frames: int = 5, height: int = 32, width: int = 48, seed: int = 0) -> Frames:
@@ -34,8 +34,8 @@ def decoded(path: Path) -> Frames:
 )
 def test_lossless_is_bit_exact(tmp_path: Path, height: int, width: int) -> None:
     frames = noise(3, height, width)
-    video.write_lossless(tmp_path / "v.mkv", frames, fps=16)
-    back = video.read_lossless(tmp_path / "v.mkv")
+    video_files.write_lossless(tmp_path / "v.mkv", frames, fps=16)
+    back = video_files.read_lossless(tmp_path / "v.mkv")
     assert back.dtype == np.uint8
     np.testing.assert_array_equal(back, frames)
 
@@ -43,7 +43,7 @@ def test_lossless_is_bit_exact(tmp_path: Path, height: int, width: int) -> None:
 def test_the_same_frames_are_the_same_file(tmp_path: Path) -> None:
     """Containers like to write random ids and dates; rows carry digests of these files."""
     frames = noise(3, 32, 48)
-    for write, ending in ((video.write_lossless, "mkv"), (video.write_mp4, "mp4")):
+    for write, ending in ((video_files.write_lossless, "mkv"), (video_files.write_mp4, "mp4")):
         first, second = (tmp_path / f"{name}.{ending}" for name in "ab")
         write(first, frames, 16)
         write(second, frames, 16)
@@ -53,47 +53,47 @@ def test_the_same_frames_are_the_same_file(tmp_path: Path) -> None:
 def test_lossless_takes_views_single_frames_and_broken_rates(tmp_path: Path) -> None:
     frames = noise(6)[::2, ::-1, 4:]
     frames.flags.writeable = False
-    video.write_lossless(tmp_path / "v.mkv", frames, fps=23.976)
-    np.testing.assert_array_equal(video.read_lossless(tmp_path / "v.mkv"), frames)
+    video_files.write_lossless(tmp_path / "v.mkv", frames, fps=23.976)
+    np.testing.assert_array_equal(video_files.read_lossless(tmp_path / "v.mkv"), frames)
     with av.open(str(tmp_path / "v.mkv")) as container:
         assert float(container.streams.video[0].average_rate) == pytest.approx(23.976, abs=1e-3)
-    video.write_lossless(tmp_path / "v.mkv", frames[:1], fps=16)
-    assert video.read_lossless(tmp_path / "v.mkv").shape == (1, 32, 44, 3)
+    video_files.write_lossless(tmp_path / "v.mkv", frames[:1], fps=16)
+    assert video_files.read_lossless(tmp_path / "v.mkv").shape == (1, 32, 44, 3)
 
 
 def test_equal_frames_are_equal_files(tmp_path: Path) -> None:
     for name in ("a.mkv", "b.mkv"):
-        video.write_lossless(tmp_path / name, noise(), fps=16)
+        video_files.write_lossless(tmp_path / name, noise(), fps=16)
     assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
 def test_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "v.mkv"
-    video.write_lossless(path, noise(8), fps=16)
+    video_files.write_lossless(path, noise(8), fps=16)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError, match=r"v\.mkv.*type `rm") as caught:
-        video.read_lossless(path)
+        video_files.read_lossless(path)
     assert "\n" not in str(caught.value)
 
 
 def test_one_wrong_byte_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.mkv"
-    video.write_lossless(path, noise(8), fps=16)
+    video_files.write_lossless(path, noise(8), fps=16)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x55
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
-        video.read_lossless(path)
+        video_files.read_lossless(path)
 
 
 def test_missing_file_and_file_of_another_origin_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.mkv is missing"):
-        video.read_lossless(tmp_path / "none.mkv")
-    video.write_mp4(tmp_path / "v.mp4", noise(), fps=16)
+        video_files.read_lossless(tmp_path / "none.mkv")
+    video_files.write_mp4(tmp_path / "v.mp4", noise(), fps=16)
     with pytest.raises(UserError, match="of this harness"):
-        video.read_lossless(tmp_path / "v.mp4")
+        video_files.read_lossless(tmp_path / "v.mp4")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_missing_file_and_file_of_another_origin_are_refused(tmp_path: Path) -> 
     ids=["no frames", "one image", "two channels", "floats"],
 )
 def test_what_is_no_video_is_not_written(tmp_path: Path, frames: Frames) -> None:
-    for write in (video.write_lossless, video.write_mp4):
+    for write in (video_files.write_lossless, video_files.write_mp4):
         with pytest.raises(ValueError, match="uint8"):
             write(tmp_path / "v", frames, 16)
     with pytest.raises(ValueError, match="uint8"):
@@ -114,19 +114,19 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "v.mkv"
-    video.write_lossless(path, noise(seed=1), fps=16)
+    video_files.write_lossless(path, noise(seed=1), fps=16)
 
     def encode_half(container: object, stream: object, frames: Frames) -> None:
         real_encode(container, stream, frames[:2])
         assert [p.name for p in tmp_path.iterdir() if p != path], "written under its own name"
         raise KeyboardInterrupt
 
-    real_encode = video._encode
-    monkeypatch.setattr(video, "_encode", encode_half)
+    real_encode = video_files._encode
+    monkeypatch.setattr(video_files, "_encode", encode_half)
     with pytest.raises(KeyboardInterrupt):
-        video.write_lossless(path, noise(seed=2), fps=16)
+        video_files.write_lossless(path, noise(seed=2), fps=16)
     assert list(tmp_path.iterdir()) == [path]
-    np.testing.assert_array_equal(video.read_lossless(path), noise(seed=1))
+    np.testing.assert_array_equal(video_files.read_lossless(path), noise(seed=1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (63, 95), (1, 1)])
@@ -134,7 +134,7 @@ def test_mp4_has_all_frames_even_sides_and_the_colours(
     tmp_path: Path, height: int, width: int
 ) -> None:
     colour = (200, 60, 120)
-    video.write_mp4(tmp_path / "v.mp4", flat(colour, 9, height, width), fps=16)
+    video_files.write_mp4(tmp_path / "v.mp4", flat(colour, 9, height, width), fps=16)
     with av.open(str(tmp_path / "v.mp4")) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from harness.prompts.suite import BUNDLED
-from harness.store import OBSERVATIONS, Rows
+from harness.results.observations import OBSERVATIONS, Rows
+from harness.results.video_files import write_raw
 from harness.system.errors import UserError
-from harness.video import write_raw
 from harness.world import clip, interpret
 from harness.world.__main__ import HELD_OUT, main
 from harness.world.measure import Frames, Judged, by_chance, curve, hue_chance, judge, near

@@ -12,8 +12,8 @@ from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
 from analysis.choosing.frontiers import frontiers, objectives, row, usable
 from analysis.choosing.recommendations import cards, cautions, plainly
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 

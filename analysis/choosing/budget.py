@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.choosing.frontiers import cell
 from analysis.section import Method, Section
-from harness.run import REQUEST, Run
+from harness.results.run import REQUEST, Run
 from harness.system.errors import UserError, first_line
 
 MAX_SHOWN_S = 86_340  # the planner looks no further than a day

@@ -14,8 +14,8 @@ import pandas as pd
 from analysis.choosing.constraints import Constraint, fixed, readable
 from analysis.choosing.frontiers import EPSILON, cell, frontier, objectives, presets, row
 from analysis.choosing.sureness import sureness
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.choosing.frontiers import EPSILON, OF_ITSELF
-from analysis.quantities import QUANTITIES
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"

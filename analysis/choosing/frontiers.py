@@ -19,8 +19,8 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
+from harness.results.quantities import QUANTITIES
 from harness.system.paths import shipped
 
 PRESETS = shipped("analysis.choosing", "presets.yaml")

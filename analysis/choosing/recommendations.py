@@ -19,8 +19,8 @@ import pandas as pd
 from analysis.choosing.choices import ordered, shown
 from analysis.choosing.constraints import Constraint, fixed, readable
 from analysis.choosing.frontiers import EPSILON, cell, frontiers, objectives, presets, row
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
+from harness.results.quantities import QUANTITIES
 
 
 @dataclass(frozen=True)

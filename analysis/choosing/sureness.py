@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.choosing.frontiers import EPSILON, cell
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.statistics import Difference, between
 from harness.power import ALPHA, smallest_p
+from harness.results.quantities import QUANTITIES
 
 
 def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[str]:

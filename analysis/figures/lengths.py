@@ -10,11 +10,11 @@ import numpy as np
 from analysis.choosing.frontiers import objectives
 from analysis.figures.figure import Absent, Bar, Bars, Panels
 from analysis.figures.places import axis, listed, systems_said
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.statistics import Estimate, estimates
 from analysis.study.rows import row_of
 from analysis.study.spec import suite_title, tables
+from harness.results.quantities import QUANTITIES
 
 ACROSS = 2  # panels beside each other
 COUNTED = ("ratio", "ratio_same", "kv_gib", "peak_gib")  # no interval: counted, or the largest

@@ -6,10 +6,10 @@ import pandas as pd
 
 from analysis.figures.figure import Absent, Axis, Bar, Bars, Curve, Curves, Panels
 from analysis.figures.places import listed
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.study.spec import suite_title
 from harness.metrics.signals import Signals
+from harness.results.quantities import QUANTITIES
 
 TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
 OF_ALL = {"memory": "memory", "kv": "bytes of history"}

@@ -10,9 +10,9 @@ import pandas as pd
 
 from analysis.choosing.frontiers import Frontier, frontiers, objectives, of_axes, presets
 from analysis.figures.figure import Absent, Axis, Point, Scatter
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.study.spec import suite_title
+from harness.results.quantities import QUANTITIES
 
 # What stands in on an axis for what was not scored, nearest in meaning first.
 INSTEAD = {

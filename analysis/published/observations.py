@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.published.companions import curves, maxima
-from analysis.quantities import QUANTITIES
 from analysis.section import VIDEO, Method, Section, Setting
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.units import GIB
 

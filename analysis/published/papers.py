@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from analysis.quantities import QUANTITIES
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import shipped
 

@@ -79,7 +79,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
 
 def _unmeasured(part: Part) -> list[tuple[str, str]]:
     """Quantities that no method of a section has: name and title."""
-    from analysis.quantities import QUANTITIES
+    from harness.results.quantities import QUANTITIES
 
     return [(key, each.title) for key, each in QUANTITIES.items() if not part.section.has(key)]
 

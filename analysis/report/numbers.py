@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from analysis import statistics
 from analysis.chance import beside_reruns
 from analysis.choosing import frontiers
-from analysis.quantities import QUANTITIES, Quantity
 from analysis.report.progress import shown
 from analysis.section import Section
 from analysis.statistics import Difference, Estimate
+from harness.results.quantities import QUANTITIES, Quantity
 
 # What tells a method's good prompts from its bad ones: the first of these that there is.
 BY_PROMPT = (

@@ -10,11 +10,11 @@ import pandas as pd
 
 from analysis.choosing.frontiers import frontiers, objectives, row
 from analysis.figures.page import looks
-from analysis.quantities import QUALITY, QUANTITIES, Quantity
 from analysis.report import links
 from analysis.report.pages import page, plotly
 from analysis.report.parts import Part
 from harness.power import ALPHA
+from harness.results.quantities import QUALITY, QUANTITIES, Quantity
 
 LEAD = (
     "Each method is held against BF16 on the same prompts and seeds. The table links to a card a "

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.quantities import QUANTITIES, Quantity
 from analysis.report import links
 from analysis.report.numbers import Numbers, numbers, ranked
 from analysis.report.plots import Group, groups
 from analysis.report.progress import shown
 from analysis.report.runs import OF_VIDEOS, Facts, facts
 from analysis.section import VIDEO, Section
+from harness.results.quantities import QUANTITIES, Quantity
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.manifest import MANIFEST
-from harness.run import ENVIRONMENT
-from harness.scores import SCORES
-from harness.store import OBSERVATIONS
+from harness.results.manifest import MANIFEST
+from harness.results.observations import OBSERVATIONS
+from harness.results.run import ENVIRONMENT
+from harness.results.scores import SCORES
 from harness.system import parquet
 from harness.system.errors import UserError
 from harness.system.files import is_regular

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.choosing.frontiers import cell, frontier, objectives
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.study.columns import Known, View, number
 from analysis.study.methods import Source, beside, merged, of_methods, paired, titled, unpaired
@@ -17,6 +16,7 @@ from analysis.study.notes import made_by, why_none
 from analysis.study.over_time import drift, maxima
 from analysis.study.rows import row_of, rows_missing
 from analysis.study.spec import Table, suite_title
+from harness.results.quantities import QUANTITIES
 from harness.system.text_table import Grid
 
 FEWEST = 3  # methods; two always agree or disagree fully

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.choosing.frontiers import cell
-from analysis.quantities import QUANTITIES, Quantity
 from analysis.section import Section
 from analysis.statistics import Difference, Estimate, again, by_prompt, differences, estimates
+from harness.results.quantities import QUANTITIES, Quantity
 
 MISSING, MARK = "NA", "*"
 COUNTED = ("ratio", "ratio_same", "kv_gib")  # bytes, the same whenever they are counted again

@@ -14,9 +14,9 @@ import pandas as pd
 
 from analysis.choosing.frontiers import cell, flags, objectives, presets
 from analysis.choosing.recommendations import cautions, labels
-from analysis.quantities import QUANTITIES
 from analysis.study import columns as plain
 from analysis.study.columns import Column, View, number
+from harness.results.quantities import QUANTITIES
 
 Formula = Callable[[np.float64, np.float64], np.float64]
 FORMULAS: dict[str, tuple[str, Formula]] = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.study.columns import Column, Known, View
 from analysis.study.derived import columns
 from analysis.study.notes import made_by, notes
 from analysis.study.rows import label, names_of
 from analysis.study.spec import Table, is_of_study, suite_title
+from harness.results.quantities import QUANTITIES
 from harness.system.text_table import Grid
 
 

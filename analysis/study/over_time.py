@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.quantities import QUANTITIES
 from analysis.section import Section
 from analysis.study.columns import number
 from analysis.study.methods import Source, titled
 from analysis.study.notes import made_by
 from analysis.study.rows import label, names_of
 from analysis.study.spec import Table, suite_title
+from harness.results.quantities import QUANTITIES
 from harness.system.text_table import Grid
 
 CURVES = ("drift_last", "imaging")  # the study's prefix clips; ours, second by second

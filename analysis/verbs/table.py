@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from analysis.tables import markdown, print_section, sections
 from analysis.verbs.common import of_results, of_text
 from harness.results.all_runs import load
+from harness.results.summary_table import markdown, print_section, sections
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

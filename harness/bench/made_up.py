@@ -21,11 +21,11 @@ from harness.metrics.psnr import Psnr
 from harness.metrics.signals import Signals
 from harness.metrics.ssim import Ssim
 from harness.metrics.vbench import Dimension
-from harness.observation import PHASES, Observation, TracePoint
 from harness.prompts.suite import Prompt, Suite
-from harness.run import Execution, Run
-from harness.scores import SCORES, Scored, fields
-from harness.store import OBSERVATIONS
+from harness.results.observation import PHASES, Observation, TracePoint
+from harness.results.observations import OBSERVATIONS
+from harness.results.run import Execution, Run
+from harness.results.scores import SCORES, Scored, fields
 from harness.system import parquet
 from harness.system.files import write_json
 

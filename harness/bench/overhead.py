@@ -22,8 +22,8 @@ from harness.noise import SeededNoise
 from harness.passes import Silent
 from harness.prompts.suite import Prompt, Suite
 from harness.reel import Reel
-from harness.run import Execution, Run
-from harness.store import OBSERVATIONS, Rows
+from harness.results.observations import OBSERVATIONS, Rows
+from harness.results.run import Execution, Run
 from harness.system import machine
 
 TITLE = "What the harness adds around generation"

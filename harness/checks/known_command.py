@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from harness import stored
-from harness.integrity.mend import GROUPS, Origin
 from harness.prompts.suite import Suite
-from harness.run import Execution, Run, run_id_of
-from harness.scores import Key
+from harness.results.command_of_run import GROUPS, Origin
+from harness.results.run import Execution, Run, run_id_of
+from harness.results.scores import Key
 from harness.system.errors import UserError
 
 

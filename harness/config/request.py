@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.compose import REFERENCE
 from harness.downloads import data_folder
 from harness.prompts import suite as suites
-from harness.run import Run
+from harness.results.run import Run
 from harness.settings import execution, resolve
 from harness.system.paths import CONF
 from harness.system.user_folder import checked

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness import store
 from harness.integrity import tables
 from harness.integrity.folder import examine
-from harness.integrity.mend import removing
 from harness.integrity.report import Report
-from harness.manifest import MANIFEST, runs
-from harness.results import all_runs
+from harness.results import all_runs, observations
+from harness.results.command_of_run import removing
+from harness.results.manifest import MANIFEST, runs
 from harness.system.errors import UserError
 from harness.system.files import shown, stale
 

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import manifest, store
 from harness.checks.known_command import known_command
 from harness.integrity import tables, video
-from harness.integrity.mend import Origin, removing
 from harness.integrity.report import Finding, Report
 from harness.integrity.tables import Newer, Older, Wrong
-from harness.observation import Observation
-from harness.older import command_of
 from harness.prompts.suite import Suite
-from harness.run import Run, folder_of, run_id_of
-from harness.scores import SCORES, Key, key
+from harness.results import manifest, observations
+from harness.results.command_of_run import Origin, removing
+from harness.results.observation import Observation
+from harness.results.older import command_of
+from harness.results.run import Run, folder_of, run_id_of
+from harness.results.scores import SCORES, Key, key
 from harness.system.errors import UserError, retry
 from harness.system.files import LOCK
 
@@ -89,7 +89,7 @@ class _Folder:
             return True
 
         attempt(self._read_manifest, manifest.MANIFEST)
-        has_rows = attempt(self._read_rows, store.OBSERVATIONS)
+        has_rows = attempt(self._read_rows, observations.OBSERVATIONS)
         attempt(self._read_request, manifest.MANIFEST)
         has_scores = attempt(self._read_scores, SCORES)
         self._origin = self._told_by()
@@ -125,7 +125,7 @@ class _Folder:
         self._manifest = content
 
     def _read_rows(self) -> None:
-        path = self.folder / store.OBSERVATIONS
+        path = self.folder / observations.OBSERVATIONS
         if path.exists():
             self.rows = tables.rows(path, Observation)
             tables.check_keys(self.rows, self.run_id, path.name)
@@ -272,7 +272,7 @@ class _Folder:
         if run_id not in self._made:
             try:
                 folder = folder_of(self.folder.parent, run_id)
-                self._made[run_id] = store.made(folder) if folder is not None else set()
+                self._made[run_id] = observations.made(folder) if folder is not None else set()
             except UserError:
                 self._made[run_id] = None
         return self._made[run_id]

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import observation, scores
+from harness.results import observation, scores
 from harness.system import parquet
 from harness.system.files import sha256
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.integrity.tables import Wrong, rows
-from harness.observation import PHASES, TracePoint
-from harness.run import SAMPLE_SEED_STEP, Run
-from harness.scores import key
+from harness.results.observation import PHASES, TracePoint
+from harness.results.run import SAMPLE_SEED_STEP, Run
+from harness.results.scores import key
+from harness.results.video_files import digest, frames_file
 from harness.system.files import sha256
-from harness.video import digest, frames_file
 
 Row = dict[str, Any]
 NOT_STORED = ("scratch", "in_use")  # sampled beside what the cache holds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.metrics.metric import Clip, Unscorable
 from harness.metrics.vbench import Dimension
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 from harness.vbench import environment, staging
 
 STEP_FRAMES = 50

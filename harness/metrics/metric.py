@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 
 Frames = NDArray[np.uint8]
 

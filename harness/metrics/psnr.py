@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.metrics.metric import Clip, Frames, Metric, check_pair
 from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 
 CAP_DB = 100.0
 FRAME_MEAN = "mean over frames of each frame's PSNR, as the published study has it"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 
 Pixels = NDArray[np.float32]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from harness.judge.judge import Judge, Verdict
 from harness.judge.question import TEMPLATE_SHA256
 from harness.metrics.metric import Clip, Metric, Unscorable
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 from harness.system.errors import UserError
 
 NO_EVENTS = (

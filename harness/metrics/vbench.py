@@ -10,7 +10,7 @@ import numpy as np
 from harness.downloads import weights
 from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.metrics.windows import WINDOWS, Quantity, summarise
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 from harness.system.errors import UserError
 from harness.vbench import client, environment
 from harness.vbench.clips import LONGEST_WHOLE_S, protocol, spans

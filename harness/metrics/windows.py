@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.metric import Clip, Unscorable
-from harness.scores import Column, Value
+from harness.results.scores import Column, Value
 
 Series = NDArray[np.float64]
 WINDOW_S = 1.0

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from harness.video import Frames
+from harness.results.video_files import Frames
 
 
 class Decoder(Protocol):

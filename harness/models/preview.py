@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from harness.models.load import load_weights
 from harness.reel import pixels
+from harness.results.video_files import Frames
 from harness.system.errors import UserError
-from harness.video import Frames
 
 FILE = "taew2_1"  # .pth or .safetensors, in the decoder's folder
 _WIDTHS = (256, 128, 64, 64)  # channels on the grid of latents, and on the finer ones

@@ -20,7 +20,7 @@ from harness.plan.published import catalogue, geometry, row
 from harness.plan.request import backend_of, model_of
 from harness.plan.workload import Needs, needs
 from harness.prompts.suite import TEMPORAL_STRIDE, pixel_frames
-from harness.run import Run
+from harness.results.run import Run
 from harness.system.errors import UserError, first_line
 from harness.system.typed import build
 

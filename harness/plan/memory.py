@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from harness.api import CacheSpec, Method
 from harness.cache.attention.base import Backend
 from harness.models.model import DTYPES, VideoModel
-from harness.observation import PHASES
 from harness.plan.history import Growth, Moment, video
 from harness.plan.storage import Storage
 from harness.plan.workload import Needs
 from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
+from harness.results.observation import PHASES
 
 Sizes = dict[str, int | None]  # None: unknown, with a reason beside it
 

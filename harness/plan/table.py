@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.observation import PHASES
 from harness.plan.forecast import Forecast, Setting
 from harness.plan.memory import Sizes, largest, total
 from harness.prompts.suite import MAX_SECONDS
+from harness.results.observation import PHASES
 from harness.system.units import GIB, MIB
 
 COLUMNS = (

@@ -17,8 +17,8 @@ from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
 from harness.passes import Silent
+from harness.results.contact_sheet import contact_sheet
 from harness.sampler import Sampler
-from harness.sheet import contact_sheet
 from harness.train.state import State
 from harness.world import clip
 

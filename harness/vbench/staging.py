@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.metrics.metric import Frames
-from harness.video import check_frames
+from harness.results.video_files import check_frames
 
 # RGB without a colour conversion and without loss. The package reads by decord and by OpenCV; both
 # give these frames back bit for bit (tests/test_vbench.py). FFV1, which runs keep, needs a Matroska

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import store
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.results import all_runs
+from harness.results import all_runs, observations
+from harness.results.video_files import read_frames
 from harness.system.errors import UserError
-from harness.video import read_frames
 from harness.world.backgrounds import Array
 from harness.world.clip import FPS, clip
 from harness.world.interpret import interpret
@@ -56,8 +55,10 @@ def of_run(folder: Path) -> Videos:
 
     Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
     """
-    if not (folder / store.OBSERVATIONS).is_file():
-        raise UserError(f"{folder} is no folder of a run: name one with {store.OBSERVATIONS} in it")
+    if not (folder / observations.OBSERVATIONS).is_file():
+        raise UserError(
+            f"{folder} is no folder of a run: name one with {observations.OBSERVATIONS} in it"
+        )
     rows = all_runs.load_run(folder)
     made = rows[rows["failure"].isna()]
     if made.empty:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.sheet import contact_sheet
+from harness.results.contact_sheet import contact_sheet
 from harness.small_model.scenes.caption import describe
 from harness.small_model.scenes.clip import FPS, HELD_OUT, Clip, clip
 from harness.small_model.scenes.interpret import interpret

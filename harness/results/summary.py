@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.observation import over_videos
-from harness.scores import Scored
+from harness.results.observation import over_videos
+from harness.results.scores import Scored
 from harness.system import parquet
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def summarize(rows: pd.DataFrame) -> dict[str, float]:
     """Aggregate the rows of one run over the videos that were made.
 
-    Columns of the observations say themselves how (`harness.observation.column`): peaks are the
-    largest, other measurements means, and what tells videos apart (seed, index, size) has no
+    Columns of the observations say themselves how (`harness.results.observation.column`): peaks are
+    the largest, other measurements means, and what tells videos apart (seed, index, size) has no
     aggregate. Scores are means. A column without any value is left out.
 
     num_videos: videos that were made. num_failed: videos that could not be.

@@ -8,8 +8,8 @@ import sys
 from typing import Literal
 
 from harness.results import all_runs
-from harness.run import Run
-from harness.summary import summarize
+from harness.results.run import Run
+from harness.results.summary import summarize
 from harness.system.errors import UserError, first_line
 
 Mode = Literal["online", "offline", "disabled"]

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import scores
-from harness.observation import Observation, TracePoint
-from harness.scores import Key
+from harness.results import scores
+from harness.results.observation import Observation, TracePoint
+from harness.results.scores import Key
 from harness.system import parquet
 from harness.system.errors import UserError
 

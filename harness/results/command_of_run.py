@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.downloads.data_folder import CACHE
 from harness.prompts.suite import Suite
-from harness.run import SAMPLE_SEED_STEP, Run
-from harness.scores import Key
+from harness.results.run import SAMPLE_SEED_STEP, Run
+from harness.results.scores import Key
 from harness.system.files import shown
 
 # Words that a run's settings keep in full; all others are of the method.

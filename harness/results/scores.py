@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from harness.observation import column
+from harness.results.observation import column
 from harness.system import parquet
 from harness.system.errors import UserError
 

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import observation, store
-from harness.observation import Observation
 from harness.prompts.suite import Prompt, Suite
-from harness.scores import Key
-from harness.store import Twice
+from harness.results import observation, observations
+from harness.results.observation import Observation
+from harness.results.observations import Twice
+from harness.results.scores import Key
+from harness.results.video_files import frames_file
 from harness.system.errors import UserError, first_line
 from harness.system.files import (
     locked,
@@ -30,7 +31,6 @@ from harness.system.files import (
 )
 from harness.system.typed import shown
 from harness.system.version import code_version
-from harness.video import frames_file
 
 REQUEST = "request.json"
 SUBFOLDERS = ("videos", "trace")
@@ -191,7 +191,7 @@ class Run:
 
         Raises  UserError: the rows cannot be read.
         """
-        failures = store.failures(self.folder)
+        failures = observations.failures(self.folder)
         return [item for item in self.items if self._is_missing(item, failures)]
 
     def _is_missing(self, item: Item, failures: dict[Key, str | None]) -> bool:
@@ -204,7 +204,7 @@ class Run:
 
     def failed(self) -> dict[Key, str]:
         """Videos asked for that could not be made, and what of."""
-        failures = store.failures(self.folder)
+        failures = observations.failures(self.folder)
         return {item.key: failure for item in self.items if (failure := failures.get(item.key))}
 
     def row(self, item: Item, **values: Any) -> Observation:
@@ -277,7 +277,7 @@ class Run:
 
     def discard_if_empty(self) -> None:
         """Remove the folder if no video was ever tried in it."""
-        if not (self.folder / store.OBSERVATIONS).exists():
+        if not (self.folder / observations.OBSERVATIONS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def is_requested(self) -> bool:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.results.video_files import Frames, check_frames
 from harness.system.files import whole_file
-from harness.video import Frames, check_frames
 
 if TYPE_CHECKING:
     from PIL.Image import Image

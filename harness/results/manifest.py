@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness import observation, store
-from harness.run import ENVIRONMENT, SUBFOLDERS, Run
-from harness.scores import SCORES
+from harness.results import observation, observations
+from harness.results.run import ENVIRONMENT, SUBFOLDERS, Run
+from harness.results.scores import SCORES
 from harness.system.errors import UserError
 from harness.system.files import sha256, write_json
 
@@ -26,7 +26,7 @@ MANIFEST = "run.json"
 DONE, SCORING = "done", "scoring"  # its states; the second while scores are added to a finished run
 SEAL = "sha256"  # the digest of the manifest itself
 MADE_BY_SCORING = (SCORES, ".png", ".mp4")  # ends of names
-MARKS = {"request.json", MANIFEST, store.OBSERVATIONS}  # any of them makes a folder a run
+MARKS = {"request.json", MANIFEST, observations.OBSERVATIONS}  # any of them makes a folder a run
 
 
 class Damaged(ValueError):
@@ -41,14 +41,14 @@ def write(run: Run) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {"name": run.suite.name, "source": run.suite.source, "seed": run.seed}
         | {"sha256": run.suite.sha256, "num_latent_frames": run.suite.num_frames},
-        "num_videos": len(store.made(run.folder)),
+        "num_videos": len(observations.made(run.folder)),
         "model": {"name": run.model_name, **run.model},
         "method": {"name": run.method_name, **run.method},
         "attention": run.attention,
         "integration": run.integration,
-        "weights": store.weights(run.folder),
+        "weights": observations.weights(run.folder),
         "schema_version": observation.SCHEMA_VERSION,
-        "code_versions": store.code_versions(run.folder),
+        "code_versions": observations.code_versions(run.folder),
         "environment": _environment(run.folder),
         "files": {name: sha256(run.folder / name) for name in _files(run.folder)},
     }
@@ -57,7 +57,7 @@ def write(run: Run) -> None:
 
 def _files(folder: Path) -> Iterator[str]:
     """What a run consists of, relative to its folder; requests differ from command to command."""
-    top = [folder / name for name in (store.OBSERVATIONS, SCORES, ENVIRONMENT)]
+    top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
     below = [path for name in SUBFOLDERS for path in sorted((folder / name).iterdir())]
     for path in (*top, *below):
         if path.is_file() and not path.name.startswith("."):
@@ -240,7 +240,7 @@ def runs(roots: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for root in roots:
         with suppress(UserError):
-            for folder in store.folders_below(root, MARKS):
+            for folder in observations.folders_below(root, MARKS):
                 found.setdefault(folder.resolve(), folder.absolute())
     if not found:
         named = " and ".join(map(str, roots))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.quantities import QUANTITIES
-from harness.summary import summarize as over_videos
+from harness.results.quantities import QUANTITIES
+from harness.results.summary import summarize as over_videos
 from harness.system.plain import plain
 from harness.system.text_table import Grid
 from harness.system.units import GIB, MIB
@@ -18,7 +18,7 @@ from harness.system.units import GIB, MIB
 class Line:
     """One run in the table; None where nothing was measured.
 
-    Numbers are those of `harness.summary.summarize`, in the units of the table.
+    Numbers are those of `harness.results.summary.summarize`, in the units of the table.
     """
 
     method: str
@@ -40,7 +40,7 @@ class Line:
     code_versions: tuple[str, ...] = ()
 
 
-COLUMNS = {  # headings are those of `analysis.quantities`
+COLUMNS = {  # headings are those of `harness.results.quantities`
     "method": "method",
     "n": "n",
     "ratio_same_frames": QUANTITIES["ratio_same"].heading,

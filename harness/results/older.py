@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.observation import SCHEMA_VERSION, Observation
+from harness.results.observation import SCHEMA_VERSION, Observation
 from harness.system.errors import UserError
 
 MAX_COMMANDS = 3  # that are shown; `check` names the others
@@ -22,7 +22,7 @@ def schema_of(folder: Path) -> int | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from harness.store import OBSERVATIONS
+    from harness.results.observations import OBSERVATIONS
     from harness.system import parquet
 
     try:
@@ -104,8 +104,8 @@ def command_of(folder: Path, own: Path | None = None) -> str | None:
 
     own: the folder of `--config-dir`.
     """
-    from harness.integrity.mend import Origin
-    from harness.run import Run
+    from harness.results.command_of_run import Origin
+    from harness.results.run import Run
 
     try:
         run = Run.from_folder(folder)
