@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 import yaml
 
-from harness.compose import choices
+from harness.config.compose import choices
 from harness.system.errors import UserError
 
 FOLDER = "published/"  # of conf/method

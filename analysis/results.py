@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.section import VIDEO, Method, Section, Setting
 from analysis.traces import traced
-from harness.compose import choices, described
+from harness.config.compose import choices, described
 from harness.metrics.psnr import CAP_DB
 from harness.results.all_runs import load, load_run, load_runs
 from harness.results.command_of_run import Origin

@@ -28,7 +28,7 @@ from harness.cache.positions import Rope, rotate
 from harness.cache.session import layer_of
 from harness.cache.stored_bytes import frame_bytes, tier_bytes
 from harness.cache.token_layer import TokenLayer
-from harness.compose import composing, described, method_files
+from harness.config.compose import composing, described, method_files
 from harness.config.messages import of_construction
 from harness.system.errors import UserError
 

@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import sweep
+from harness.config.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.config.messages import complain
 from harness.config.request import plan
-from harness.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.job import carry_out
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of

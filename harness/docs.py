@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from harness.catalogue import Facts, facts
-from harness.compose import REFERENCE
+from harness.config.compose import REFERENCE
 from harness.system.paths import ROOT, checkout
 
 PAGE = ROOT / "docs" / "methods.md"

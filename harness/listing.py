@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.compose import choices, described, method_files
+from harness.config.compose import choices, described, method_files
+from harness.config.hydra_errors import OF_COMPOSING
 from harness.config.messages import complain
+from harness.config.weight_readers import readers
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
-from harness.hydra_errors import OF_COMPOSING
-from harness.readers import readers
 from harness.results.observation import Observation, TracePoint
 from harness.results.observation import described as described_columns
 from harness.system.errors import USER_ERROR, UserError
@@ -80,7 +80,7 @@ def _lists(
 
 def _tell_metrics(name: str, folder: Path | None) -> None:
     """What a choice of metrics measures: its columns, how they are read, what it needs."""
-    from harness.compose import configured
+    from harness.config.compose import configured
     from harness.score import built
 
     chosen = configured(f"metrics=[{name}]", folder=folder)["metrics"]
@@ -98,7 +98,7 @@ def _tell_metrics(name: str, folder: Path | None) -> None:
 
 def _columns(folder: Path | None) -> int:
     """Print every column of the files of a run: name, unit and meaning."""
-    from harness.compose import configured
+    from harness.config.compose import configured
     from harness.results.all_runs import WIDE
     from harness.results.observations import OBSERVATIONS
     from harness.results.scores import SCORES, Scored, fields

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import stored
-from harness.compose import configured
+from harness.config import stored
+from harness.config.compose import configured
+from harness.config.hydra_errors import OF_COMPOSING
 from harness.config.messages import complain
-from harness.hydra_errors import OF_COMPOSING
+from harness.config.settings import check, execution
 from harness.lease import leased, threads
 from harness.results import all_runs, manifest, observations
 from harness.results.manifest import runs
@@ -23,7 +24,6 @@ from harness.results.run import REQUEST, Execution, Run
 from harness.results.scores import rows
 from harness.results.wandb_mirror import mirror
 from harness.score import built, lacking, score
-from harness.settings import check, execution
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.system.user_folder import own_folder
 

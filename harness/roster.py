@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from harness.compose import choices, composing, described
+from harness.config.compose import choices, composing, described
 from harness.config.messages import of_construction
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from harness import compose
 from harness.api import Exact, Method
 from harness.cache.attention.base import Backend
 from harness.cache.attention.portable import Portable
@@ -19,7 +18,8 @@ from harness.check import walk
 from harness.check.small import CPU, GRID, network, spec
 from harness.check.small import text_kv as text
 from harness.cli import CONF
-from harness.compose import method_files
+from harness.config import compose
+from harness.config.compose import method_files
 from harness.models.wan import Wan
 from harness.noise import SeededNoise
 from harness.passes import Silent

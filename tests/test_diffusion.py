@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 
 from harness.api import CacheSpec
 from harness.cache.positions import Rope, rotate
-from harness.compose import configured
+from harness.config.compose import configured
 from harness.models.wan import Wan, WanDims
 from harness.sampler import Schedule
 from harness.small_model.diffusion.__main__ import main

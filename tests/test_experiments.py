@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from harness.cli import CONF, Command, conclude_sweep
-from harness.compose import choices, described, method_files
+from harness.config.compose import choices, described, method_files
 from harness.prompts import suite as suites
 from harness.prompts.suite import SuiteConfig
 from harness.sweep import Job

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from harness.api import Method
 from harness.cli import main
-from harness.compose import choices, described
+from harness.config.compose import choices, described
 from harness.generate import Generator
 from harness.measure import Meter
 from harness.models.model import VideoModel

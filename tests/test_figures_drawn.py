@@ -20,7 +20,7 @@ from analysis.figures.panels import LINE_PT, MARKERS
 from analysis.figures.paper import pdf, svg
 from analysis.figures.spread import around, spread
 from analysis.figures.words import described, rows
-from harness.compose import choices
+from harness.config.compose import choices
 
 RNG = np.random.default_rng(0)
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.compose import choices, configured
+from harness.config.compose import choices, configured
 from harness.downloads import weights
 from harness.metrics import lpips, psnr
 from harness.metrics.lpips import Lpips

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.__main__ import main as analysis
 from harness.cli import _write_wide
-from harness.compose import configured
+from harness.config.compose import configured
 from harness.integrity import check
 from harness.rescore import main as score
 from harness.results import all_runs, observations, older

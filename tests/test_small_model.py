@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from harness.api import Exact, Method
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.compose import configured
+from harness.config.compose import configured
 from harness.models import bundled
 from harness.models.codec import encode
 from harness.models.model import VideoModel

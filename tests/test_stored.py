@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import pytest
 
-from harness import stored
-from harness.compose import composing, method_files
+from harness.config import stored
+from harness.config.compose import composing, method_files
 from harness.system.errors import UserError
 
 HOSTILE = [

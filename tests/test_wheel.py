@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import pandas as pd
 import pytest
 
-from harness.compose import method_files
+from harness.config.compose import method_files
 from tests.conftest import ROOT
 from tests.test_cli import SHORT, Done
 

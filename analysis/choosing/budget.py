@@ -86,8 +86,8 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
     """
     from hydra.errors import InstantiationException
 
-    from harness import stored
     from harness.cache.integration import Packed
+    from harness.config import stored
     from harness.plan import request
     from harness.plan.forecast import Setting, forecast
     from harness.plan.workload import needs

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import yaml
 
-from harness.compose import choices
+from harness.config.compose import choices
 
 GROUP = "/method/"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.api import Exact, Method
 from harness.cache.attention.base import Segment
 from harness.cache.pages import Arena
-from harness.compose import configured
+from harness.config.compose import configured
 
 PRQ = "prq_int4"
 FORMATS = ("rtn_int8", "rtn_int4", "rtn_int2", "kivi_int4", "quarot_int4", PRQ)

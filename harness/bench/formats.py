@@ -17,7 +17,7 @@ from harness.bench.cases import FEW, method_of
 from harness.bench.realistic import realistic_keys, realistic_values
 from harness.bench.report import Report, Row
 from harness.benchmarks.options import Options
-from harness.compose import method_files
+from harness.config.compose import method_files
 
 TITLE = "Relative error of keys and values at their stored bits, on synthetic realistic tokens"
 ROUNDS = 70  # passes of a video of 14 chunks

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness.compose import composing, method_files
+from harness.config.compose import composing, method_files
 from harness.metrics.drift_published import DriftPublished
 from harness.metrics.lpips import Lpips
 from harness.metrics.metric import Metric

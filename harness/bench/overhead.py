@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, Wall, interleave
 from harness.benchmarks.options import Options
-from harness.compose import configured
+from harness.config.compose import configured
 from harness.generate import Generator, make_one
 from harness.measure import Meter
 from harness.noise import SeededNoise

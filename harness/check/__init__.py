@@ -39,8 +39,8 @@ def main(words: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(USAGE)
         return 0
+    from harness.config.hydra_errors import OF_COMPOSING
     from harness.config.messages import complain
-    from harness.hydra_errors import OF_COMPOSING
     from harness.system.errors import UserError
     from harness.system.user_folder import own_folder
 
@@ -59,8 +59,8 @@ def main(words: Sequence[str]) -> int:
 
 def _check(words: Sequence[str]) -> int:
     from harness.check.child import LIMIT_S, judged
-    from harness.compose import choices, composing, method_files
-    from harness.settings import check, execution
+    from harness.config.compose import choices, composing, method_files
+    from harness.config.settings import check, execution
     from harness.system.errors import UserError
     from harness.system.user_folder import own_folder
 

@@ -19,6 +19,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.check.small import CPU
 from harness.checks.verdict import Verdict, sentence
+from harness.config.weight_readers import read_by
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
@@ -26,7 +27,6 @@ from harness.models.decoder import Codec
 from harness.models.load import matched
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
-from harness.readers import read_by
 from harness.sampler import Sampler
 from harness.system.errors import UserError
 from harness.system.typed import build

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from harness import stored
+from harness.config import stored
 from harness.prompts.suite import Suite
 from harness.results.command_of_run import GROUPS, Origin
 from harness.results.run import Execution, Run, run_id_of
@@ -22,8 +22,8 @@ def is_known(origin: Origin) -> bool:
     They do not where its files lie elsewhere (another `--config-dir`) or have changed since,
     and where a word was typed that settings do not keep.
     """
-    from harness.compose import configured
-    from harness.hydra_errors import OF_COMPOSING
+    from harness.config.compose import configured
+    from harness.config.hydra_errors import OF_COMPOSING
 
     if origin.source == "custom" or any("${" in word for word in origin.choices):
         return False

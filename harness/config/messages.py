@@ -7,7 +7,7 @@ import sys
 
 from hydra.errors import InstantiationException
 
-from harness.hydra_errors import sentence
+from harness.config.hydra_errors import sentence
 from harness.system.errors import AlreadySaid, UserError, first_line
 
 

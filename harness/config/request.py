@@ -11,11 +11,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from harness.compose import REFERENCE
+from harness.config.compose import REFERENCE
+from harness.config.settings import execution, resolve
 from harness.downloads import data_folder
 from harness.prompts import suite as suites
 from harness.results.run import Run
-from harness.settings import execution, resolve
 from harness.system.paths import CONF
 from harness.system.user_folder import checked
 

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from harness.compose import choices, composing
+from harness.config.compose import choices, composing
+from harness.config.weight_readers import read_by
 from harness.downloads import weights
 from harness.downloads.source import addresses
 from harness.downloads.target import Target
 from harness.downloads.weights import Entry, File
 from harness.prompts.suite import SuiteConfig, configured, official
-from harness.readers import read_by
 from harness.system import file_hashes
 from harness.system.errors import UserError
 

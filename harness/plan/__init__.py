@@ -25,8 +25,8 @@ def main(words: Sequence[str]) -> int:
 
     from hydra.errors import InstantiationException
 
+    from harness.config.hydra_errors import OF_COMPOSING
     from harness.config.messages import complain, of_construction
-    from harness.hydra_errors import OF_COMPOSING
     from harness.system.errors import UserError, of_system
 
     try:

@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from harness import settings
 from harness.api import Method
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
@@ -21,7 +20,9 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
-from harness.hydra_errors import demand_choices
+from harness.config import settings
+from harness.config.hydra_errors import demand_choices
+from harness.config.read_once import read_once
 from harness.models.model import VideoModel
 from harness.models.wan import WanDims
 from harness.parts import demand_fit
@@ -29,7 +30,6 @@ from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs
 from harness.prompts import suite
-from harness.read_once import read_once
 from harness.system.errors import UserError
 from harness.system.paths import CONF
 from harness.system.typed import build

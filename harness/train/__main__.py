@@ -11,9 +11,9 @@ import torch
 from hydra.errors import InstantiationException
 
 from harness.api import Method
-from harness.compose import configured
+from harness.config.compose import configured
+from harness.config.hydra_errors import OF_COMPOSING
 from harness.config.messages import complain, of_construction
-from harness.hydra_errors import OF_COMPOSING
 from harness.models.model import VideoModel
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE

@@ -22,7 +22,7 @@ from harness.bench.gpu.lab import Lab
 from harness.bench.timing import Spread, Wall, interleave, told
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.integration import Packed
-from harness.compose import configured
+from harness.config.compose import configured
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
 from harness.noise import SeededNoise

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import configured
+from harness.config.compose import configured
 from harness.config.messages import complain, of_construction
 from harness.models.model import VideoModel
 from harness.models.wan import Wan

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.compose import choices, composing
+from harness.config.compose import choices, composing
 from harness.downloads import weights
 from harness.downloads.weights import Entry
 

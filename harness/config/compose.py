@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from harness.hydra_errors import demand_choices
-from harness.read_once import read_once
+from harness.config.hydra_errors import demand_choices
+from harness.config.read_once import read_once
 from harness.system.paths import CONF
 from harness.system.user_folder import searchpath
 
@@ -32,7 +32,7 @@ class Composer:
     def resolved(self, words: Sequence[str]) -> dict[str, Any]:
         """The whole configuration, interpolations resolved.
 
-        Raises  UserError and OF_COMPOSING of `harness.hydra_errors`: what the user can mend.
+        Raises  UserError and OF_COMPOSING of `harness.config.hydra_errors`: what the user can mend.
         """
         demand_choices(words)
         config = OmegaConf.to_container(

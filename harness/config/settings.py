@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.hydra_errors import LS
+from harness.config.hydra_errors import LS
 from harness.prompts.suite import SuiteConfig
 from harness.results import wandb_mirror
 from harness.results.run import Execution
