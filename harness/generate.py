@@ -19,19 +19,19 @@ from harness.cache.numerics import are_finite
 from harness.embeddings import Embeddings, Encoded, Keep
 from harness.measure import Meter, memory_of
 from harness.models.model import DTYPES
-from harness.noise import SeededNoise
 from harness.parts import Parts
-from harness.passes import Silent
 from harness.record import Held, Recorder
-from harness.reel import Reel, pixels
 from harness.results import observations
 from harness.results.observation import TracePoint
 from harness.results.observations import Rows, write_trace
 from harness.results.run import ENVIRONMENT, Item, Run
 from harness.results.scores import Key
 from harness.results.video_files import Frames, write_raw
-from harness.sampler import Sampler
+from harness.sampling.decoding import Reel, pixels
 from harness.sampling.network import TextKV
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
 from harness.system import machine
 from harness.system.errors import NotFinite, UserError
 from harness.system.files import write_json

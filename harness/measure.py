@@ -116,7 +116,8 @@ def memory_of(device: torch.device) -> Memory:
 class TimedPass:
     """One pass of the network, and what the reuse policy decided on it.
 
-    chunk, step: as in `harness.passes.Observer.phase`. time_s: at its end, since the video began.
+    chunk, step: as in `harness.sampling.passes.Observer.phase`. time_s: at its end, since the video
+    began.
     drift, accumulated: None where nothing was decided.
     """
 

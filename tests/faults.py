@@ -21,7 +21,7 @@ import torch
 
 from harness.api import FramePolicy, History, Placement
 from harness.models.model import VideoModel
-from harness.sampler import Sampler
+from harness.sampling.sampler import Sampler
 from tests import forks
 from tests.conftest import ROOT
 

@@ -21,10 +21,10 @@ from harness.cli import CONF
 from harness.config import compose
 from harness.config.compose import method_files
 from harness.models.wan import Wan
-from harness.noise import SeededNoise
-from harness.passes import Silent
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from methods.retention.keep import KeepAll
 
 __all__ = ["BF16", "CONF", "CPU", "GRID", "configured", "generate", "live_bytes", "method_names"]

@@ -10,11 +10,11 @@ import torch
 from harness.api import Method
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.loop import Loop
-from harness.noise import SeededNoise
-from harness.passes import Silent, step_rows
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.loop import Loop
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent, step_rows
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from tests.geometry import BF16, CPU, live_bytes, network, spec, text

@@ -15,10 +15,10 @@ from harness.cache.attention.portable import Portable
 from harness.cache.layer import Plan
 from harness.cache.positions import Rope, rotate
 from harness.cache.session import Session
-from harness.noise import SeededNoise
-from harness.passes import Silent
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune

@@ -12,12 +12,12 @@ from torch import Tensor
 from harness.api import DROP, FramePolicy, History, Method, Placement
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session, anchored
-from harness.loop import Loop
-from harness.noise import SeededNoise
-from harness.passes import Silent
-from harness.sampler import Sampler
-from harness.schedule import Schedule
-from harness.solver import Renoise
+from harness.sampling.loop import Loop
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
+from harness.sampling.solver import Renoise
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window

@@ -16,9 +16,9 @@ from harness.api import Exact, Packed
 from harness.cache.numerics import are_finite
 from harness.generate import generate
 from harness.models.wan import Wan
-from harness.reel import pixels
 from harness.results import all_runs
 from harness.results.run import Run
+from harness.sampling.decoding import pixels
 from harness.system.errors import NotFinite, cause_of
 from tests.test_run import run
 

@@ -17,10 +17,10 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.models.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
-from harness.noise import SeededNoise
-from harness.passes import Silent
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from tests.geometry import BF16, CPU
 
 DIMS = WanDims(

@@ -11,11 +11,11 @@ from harness.api import CacheSpec, Exact, Method
 from harness.cache.attention.portable import Portable
 from harness.cache.positions import Rope, rotate
 from harness.cache.session import Session
-from harness.loop import Loop
 from harness.models.wan import Wan, WanDims
-from harness.passes import Silent
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.loop import Loop
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from methods.retention.keep import KeepAll
 
 TOLERANCE = 1e-5  # the largest difference found is 5e-6

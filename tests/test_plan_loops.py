@@ -17,11 +17,11 @@ from harness.cache.attention.base import Scratch, Segment
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.models.model import VideoModel
-from harness.noise import SeededNoise
-from harness.passes import Silent
 from harness.plan.memory import Budget, Contract
 from harness.plan.roofline import work
 from harness.plan.workload import Needs, network
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
 from tests.geometry import CPU
 from tests.test_family import made, planned, tiny
 from tests.test_loops import AsTheyAre

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.models.decoder import Codec
 from harness.models.preview import Grow, Memory, TinyAutoencoder, WanPreview
 from harness.results import all_runs
+from harness.sampling.decoder import Codec
 from harness.score import PREVIEW, lacking, score
 from harness.system.errors import UserError
 from tests.geometry import configured

@@ -37,11 +37,11 @@ from harness.cache.published import Published, PublishedSession
 from harness.cache.published.layout import layout, places
 from harness.cache.session import Session
 from harness.generate import Generator
-from harness.noise import SeededNoise
-from harness.passes import Silent
 from harness.results import all_runs
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from methods.quantizers.affine import Affine
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot

@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from harness.api import Method
 from harness.cache.integration import Packed
 from harness.cache.published import Published
-from harness.noise import SeededNoise
 from harness.plan import published as plan
 from harness.results import all_runs
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.noise import SeededNoise
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from tests.geometry import (
     BF16,
     CONF,

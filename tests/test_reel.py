@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from harness.cache.integration import Packed
-from harness.loop import Loop
 from harness.models.codec import KeyframeDecoder
-from harness.models.decoder import Codec
 from harness.models.vae import WanCodec, WanVae
-from harness.passes import Silent
-from harness.reel import Reel, pixels
 from harness.results.video_files import Frames
+from harness.sampling.decoder import Codec
+from harness.sampling.decoding import Reel, pixels
+from harness.sampling.loop import Loop
+from harness.sampling.passes import Silent
 from tests.geometry import BF16
 from tests.test_family import made, tiny
 from tests.test_vae import build

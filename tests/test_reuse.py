@@ -12,11 +12,11 @@ import torch
 from harness.api import Reuse
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.noise import SeededNoise
-from harness.passes import Silent
-from harness.residual import Residual
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.reuse import Residual
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from methods.reuse.drift import Drift
 from methods.reuse.fixed import Fixed
 from tests.geometry import BF16, CPU, network, spec, text

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.loop import Loop
 from harness.models.model import VideoModel
 from harness.models.wan import Wan, WanDims
-from harness.noise import SeededNoise
-from harness.schedule import Schedule
+from harness.sampling.loop import Loop
+from harness.sampling.noise import SeededNoise
+from harness.sampling.schedule import Schedule
 from tests.geometry import configured
 
 

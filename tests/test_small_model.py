@@ -16,8 +16,8 @@ from harness.config.compose import configured
 from harness.models import bundled
 from harness.models.codec import encode
 from harness.models.model import VideoModel
-from harness.noise import SeededNoise
-from harness.passes import Silent
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
 from harness.system.errors import UserError
 from harness.world import clip
 from methods.retention.keep import KeepAll

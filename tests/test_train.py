@@ -17,8 +17,8 @@ from harness.cache.layer import Plan
 from harness.cache.session import Session
 from harness.check.small import DIMS
 from harness.models.wan import Wan
-from harness.sampler import Sampler
-from harness.schedule import Schedule
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from harness.system.errors import UserError
 from harness.train.loop import Trainer
 from harness.train.objective import Batch, Objective, commit, spread

@@ -13,7 +13,7 @@ from harness.models.model import VideoModel
 from harness.models.text import UmT5Text
 from harness.models.vae import WanVae
 from harness.models.wan import Wan, WanDims, init_weights
-from harness.schedule import Schedule
+from harness.sampling.schedule import Schedule
 
 WORDS = ["a", "red", "fox", "runs", "through", "snow", "&", "cat", "dog", "the", "very", "long"]
 DIMS = WanDims(

@@ -18,12 +18,12 @@ from harness.benchmarks.options import Options
 from harness.config.compose import configured
 from harness.generate import Generator, make_one
 from harness.measure import Meter
-from harness.noise import SeededNoise
-from harness.passes import Silent
 from harness.prompts.suite import Prompt, Suite
-from harness.reel import Reel
 from harness.results.observations import OBSERVATIONS, Rows
 from harness.results.run import Execution, Run
+from harness.sampling.decoding import Reel
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
 from harness.system import machine
 
 TITLE = "What the harness adds around generation"

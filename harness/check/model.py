@@ -23,11 +23,11 @@ from harness.config.weight_readers import read_by
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
-from harness.models.decoder import Codec
 from harness.models.load import matched
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
-from harness.sampler import Sampler
+from harness.sampling.decoder import Codec
+from harness.sampling.sampler import Sampler
 from harness.system.errors import UserError
 from harness.system.typed import build
 from harness.system.units import size

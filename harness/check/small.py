@@ -11,10 +11,10 @@ from torch import Tensor
 from harness.api import CacheSpec, Reuse
 from harness.cache.integration import CacheSession
 from harness.models.wan import Wan, WanDims, init_weights
-from harness.passes import Silent
-from harness.sampler import Sampler
 from harness.sampling.network import TextKV
-from harness.schedule import Schedule
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 
 CPU = torch.device("cpu")
 DIMS = WanDims(

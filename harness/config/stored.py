@@ -24,10 +24,10 @@ PARTS = (
     "harness.api",
     "harness.cache.attention",
     "harness.cache.integration",
-    "harness.loop",
+    "harness.sampling.loop",
     "harness.models",
     "harness.cache.published",
-    "harness.schedule",
+    "harness.sampling.schedule",
     "harness.world",
     "methods",
 )

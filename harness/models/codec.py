@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.models.bundled import bundled
-from harness.reel import pixels
+from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
 BLOCK = 8

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.loop import Loop
 from harness.models.bundled import bundled
-from harness.models.decoder import Decoder
 from harness.models.hub import located
 from harness.models.load import checkpoint_sha256, load_weights
 from harness.models.lora import Lora
 from harness.models.wan import Wan, WanDims, init_weights
-from harness.sampler import Sampler
+from harness.sampling.decoder import Decoder
+from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
-from harness.schedule import Schedule
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
 from harness.system.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}

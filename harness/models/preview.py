@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.models.load import load_weights
-from harness.reel import pixels
 from harness.results.video_files import Frames
+from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
 FILE = "taew2_1"  # .pth or .safetensors, in the decoder's folder

@@ -20,7 +20,7 @@ from harness.models.checkpoint import is_complete
 from harness.models.hub import located
 from harness.models.stream import FrameByFrame, decode_as_published, decode_frame
 from harness.models.text import HUB, missing_folder, missing_packages
-from harness.reel import pixels
+from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
 _DTYPES = ("bfloat16", "float16", "float32")

@@ -33,7 +33,7 @@ from harness.api import (
 from harness.api.method import tiers_of
 from harness.cache.session import sized
 from harness.cache.stored_bytes import SINK
-from harness.passes import chunks
+from harness.sampling.passes import chunks
 
 FAR = 160  # chunks
 WINDOWS = 64  # places at which a made-up frame begins in the noise

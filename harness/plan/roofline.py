@@ -16,10 +16,10 @@ from harness.cache.attention.base import Backend
 from harness.cache.attention.fused import Fused
 from harness.cache.session import anchored
 from harness.models.model import DTYPES, VideoModel
-from harness.passes import Pass
 from harness.plan.history import Moment
 from harness.plan.storage import Storage
 from harness.plan.workload import Network
+from harness.sampling.passes import Pass
 from harness.system.errors import UserError
 from harness.system.paths import shipped
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.models.wan import Wan
 from harness.sampling.network import TextKV
-from harness.schedule import Schedule
+from harness.sampling.schedule import Schedule
 from harness.train.stages import Stage
 from harness.train.teacher import TeacherForcing
 

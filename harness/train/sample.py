@@ -15,10 +15,10 @@ from harness.cache.session import Session
 from harness.models.codec import encode, preview
 from harness.models.model import DTYPES, VideoModel
 from harness.models.wan import Wan
-from harness.noise import SeededNoise
-from harness.passes import Silent
 from harness.results.contact_sheet import contact_sheet
-from harness.sampler import Sampler
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Sampler
 from harness.train.state import State
 from harness.world import clip
 

@@ -25,8 +25,8 @@ from harness.cache.integration import Packed
 from harness.config.compose import configured
 from harness.measure import Memory, memory_of
 from harness.models.model import DTYPES, VideoModel
-from harness.noise import SeededNoise
-from harness.passes import Silent
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
 from harness.system.units import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.models.wan import Wan
-from harness.schedule import GRID
+from harness.sampling.schedule import GRID
 from harness.train.objective import Batch, Objective, randn
 from harness.train.stages import Stage
 from harness.train.teacher import TeacherForcing

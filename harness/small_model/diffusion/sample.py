@@ -15,7 +15,7 @@ from harness.models.codec import encode, preview
 from harness.models.wan import Wan
 from harness.results.contact_sheet import contact_sheet
 from harness.sampling.network import TextKV
-from harness.schedule import GRID
+from harness.sampling.schedule import GRID
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip, clip
 from harness.small_model.scenes.rows import rows

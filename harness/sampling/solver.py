@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.schedule import Schedule
+from harness.sampling.schedule import Schedule
 
 
 class Solver(Protocol):

@@ -12,13 +12,13 @@ from torch import Tensor
 from harness.api import Reuse, Stores
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite, demand_finite_passes
-from harness.loop import Loop
-from harness.noise import Noise
-from harness.passes import Observer, step_rows
-from harness.residual import Residual
+from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
-from harness.schedule import Schedule
-from harness.solver import Renoise, Solver
+from harness.sampling.noise import Noise
+from harness.sampling.passes import Observer, step_rows
+from harness.sampling.reuse import Residual
+from harness.sampling.schedule import Schedule
+from harness.sampling.solver import Renoise, Solver
 
 
 class SegmentDecoder(Protocol):

@@ -14,7 +14,8 @@ class Residual:
 
     Keeps the tokens before the first block of the last pass, and what the blocks added to them in
     the last pass that was run. drift, accumulated: what the decision on the latest pass was made by
-    (`harness.passes.Observer.drifted`); None in the first pass, on which nothing is decided.
+    (`harness.sampling.passes.Observer.drifted`); None in the first pass, on which nothing is
+    decided.
     """
 
     def __init__(self, policy: Reuse, num_steps: int, reused: Callable[[], None]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from harness.api import Method, Stores
 from harness.cache.integration import Integration, Packed
-from harness.models.decoder import Codec, Decoder
-from harness.passes import Pass, chunks, step_rows
-from harness.schedule import Schedule
+from harness.sampling.decoder import Codec, Decoder
+from harness.sampling.passes import Pass, chunks, step_rows
+from harness.sampling.schedule import Schedule
 
 
 @dataclass(frozen=True)

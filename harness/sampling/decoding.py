@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.cache.numerics import are_finite
-from harness.models.decoder import Codec, Decoder
-from harness.passes import Observer
 from harness.results.video_files import Frames
+from harness.sampling.decoder import Codec, Decoder
+from harness.sampling.passes import Observer
 from harness.system.errors import NotFinite
 
 
