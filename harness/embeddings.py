@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.measure import Memory, Meter
-from harness.models.model import TextEncoder
+from harness.models.preset import TextEncoder
 from harness.results.run import Run
 from harness.system import machine
 from harness.system.files import locked, sha256, whole_file, writing

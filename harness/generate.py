@@ -18,7 +18,7 @@ from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite
 from harness.embeddings import Embeddings, Encoded, Keep
 from harness.measure import Meter, memory_of
-from harness.models.model import DTYPES
+from harness.models.preset import DTYPES
 from harness.parts import Parts
 from harness.record import Held, Recorder
 from harness.results import observations

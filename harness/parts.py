@@ -12,7 +12,7 @@ from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.integration import Integration
 from harness.cache.session import sized
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.results.run import Run
 from harness.system.typed import build
 

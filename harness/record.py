@@ -10,7 +10,7 @@ import torch
 
 from harness.cache.integration import CacheSession
 from harness.measure import Meter
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.prompts.suite import pixel_frames
 from harness.results.observation import PHASES, Observation, TracePoint
 from harness.results.run import Item, Run

@@ -15,7 +15,7 @@ from harness.config.compose import choices, composing, described
 from harness.config.messages import of_construction
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.prompts.suite import SuiteConfig, latent_frames
 from harness.system.errors import UserError
 from harness.system.units import GIB

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from harness.api import FramePolicy, History, Placement
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.sampling.sampler import Sampler
 from tests import forks
 from tests.conftest import ROOT

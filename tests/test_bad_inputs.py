@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 import analysis.__main__
 import harness.__main__
 from harness import generate, sweep
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.results.run import Run
 from harness.score import built
 from harness.system.errors import AlreadySaid

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.check import main
-from harness.models.rows import write_rows
+from harness.models.text.stored_rows import write_rows
 from tests.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
 
 

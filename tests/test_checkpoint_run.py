@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.generate import generate
-from harness.models.rows import write_rows
+from harness.models.text.stored_rows import write_rows
 from harness.results import all_runs, manifest
 from harness.results.run import Run
 from harness.results.scores import SCORES

@@ -14,9 +14,9 @@ from scipy.fft import dctn
 from torch import Tensor
 
 from harness.metrics import psnr
-from harness.models import bundled as bundled_module
 from harness.models import codec
-from harness.models.bundled import bundled
+from harness.models.checkpoints import bundled as bundled_module
+from harness.models.checkpoints.bundled import bundled
 from harness.models.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview
 from harness.plan.live import on_meta
 from harness.system.errors import UserError

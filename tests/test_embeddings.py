@@ -20,7 +20,7 @@ from torch import Tensor
 
 from harness.embeddings import FOLDER
 from harness.generate import Generator
-from harness.models.words import HashText
+from harness.models.text.hashed_words import HashText
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.results.run import Run

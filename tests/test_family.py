@@ -15,7 +15,7 @@ from harness.cli import main
 from harness.config.compose import choices, described
 from harness.generate import Generator
 from harness.measure import Meter
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.plan.forecast import Setting, forecast
 from harness.plan.request import backend_of
 from harness.plan.workload import Needs, network

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.hub import located
-from harness.models.model import VideoModel
+from harness.models.checkpoints.locate import located
+from harness.models.preset import VideoModel
 from harness.system.errors import UserError
 from tests.tiny_wan import tiny_model
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.models.load import checkpoint_digest, checkpoint_sha256, load_weights
-from harness.models.names import diffusers_name
+from harness.models.checkpoints.load import checkpoint_digest, checkpoint_sha256, load_weights
+from harness.models.checkpoints.names import diffusers_name
 from harness.system.errors import UserError
 
 DIM, FFN, TEXT, FREQ, CHANNELS = 24, 32, 40, 16, 4

@@ -19,8 +19,8 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
-from harness.models.load import load_weights
-from harness.models.lora import Lora
+from harness.models.checkpoints.load import load_weights
+from harness.models.checkpoints.lora import Lora
 from tests.test_load_memory import DIMS, Wan
 
 def kib(name):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.models.load import load_weights
-from harness.models.lora import Lora
-from harness.models.names import diffusers_name
+from harness.models.checkpoints.load import load_weights
+from harness.models.checkpoints.lora import Lora
+from harness.models.checkpoints.names import diffusers_name
 from harness.system.errors import UserError
 from tests.test_load import meta_network, random_state, saved
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.models.names import diffusers_name
+from harness.models.checkpoints.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent

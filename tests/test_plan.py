@@ -36,9 +36,9 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.session import Session
-from harness.models import vae
-from harness.models.model import VideoModel
-from harness.models.vae import WanVae
+from harness.models.decoders import wan_vae
+from harness.models.decoders.wan_vae import WanVae
+from harness.models.preset import VideoModel
 from harness.plan import compare, request
 from harness.plan.forecast import Forecast, Setting, forecast
 from harness.plan.history import FAR, Growth, most, video
@@ -368,7 +368,7 @@ def test_an_unknown_decoder_is_unknown_never_zero(monkeypatch: pytest.MonkeyPatc
     def missing() -> Any:
         raise UserError("the Wan VAE needs packages that are not here")
 
-    monkeypatch.setattr(vae, "_autoencoder", missing)
+    monkeypatch.setattr(wan_vae, "_autoencoder", missing)
     (row,) = planned("method=bf16", "model=self_forcing", "memory_gib=24")
     assert row.best["decode"]["activations"] is None
     assert row.best_peak_bytes is row.published_peak_bytes is row.longest_frames is None

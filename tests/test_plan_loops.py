@@ -16,7 +16,7 @@ from harness.api import Method
 from harness.cache.attention.base import Scratch, Segment
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.plan.memory import Budget, Contract
 from harness.plan.roofline import work
 from harness.plan.workload import Needs, network

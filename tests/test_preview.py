@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.models.preview import Grow, Memory, TinyAutoencoder, WanPreview
+from harness.models.decoders.preview import Grow, Memory, TinyAutoencoder, WanPreview
 from harness.results import all_runs
 from harness.sampling.decoder import Codec
 from harness.score import PREVIEW, lacking, score
@@ -112,7 +112,7 @@ def test_both_formats_load_and_others_are_refused(folder: Path, tmp_path: Path) 
 
 def test_previews_are_never_scored(tmp_path: Path) -> None:
     this = tiny(tmp_path, "self_forcing", "bf16", 3)
-    decoder = {"_target_": "harness.models.preview.WanPreview", "folder": "", "weights": "random"}
+    decoder = {"_target_": "harness.models.WanPreview", "folder": "", "weights": "random"}
     trained: dict[str, Any] = {**this.model, "decoder": decoder, "weights": "seeded"}
     this = replace(this, model=trained, metrics=configured()["metrics"])
     row = made(this)

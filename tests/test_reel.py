@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.cache.integration import Packed
 from harness.models.codec import KeyframeDecoder
-from harness.models.vae import WanCodec, WanVae
+from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.results.video_files import Frames
 from harness.sampling.decoder import Codec
 from harness.sampling.decoding import Reel, pixels
@@ -144,7 +144,7 @@ def test_what_is_decoded_is_let_go_and_features_belong_to_the_phase(folder: Path
 def test_a_run_of_several_histories_from_prompt_to_row(folder: Path, tmp_path: Path) -> None:
     """Frames of the length that was asked for; seconds of the joints are part of decoding."""
     this = tiny(tmp_path, "causvid", "rtn_int4", 15, "model.loop.frames=9")
-    decoder = {"_target_": "harness.models.vae.WanCodec", "folder": str(folder)}
+    decoder = {"_target_": "harness.models.WanCodec", "folder": str(folder)}
     row = made(replace(this, model={**this.model, "decoder": decoder | {"dtype": "float32"}}))
     assert row["num_pixel_frames"] == 4 * 14 + 1
     assert row["num_passes"] == 5 * (3 + 1) + 1  # a commit of the overlap

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.models.wan import Wan, WanDims
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise

@@ -13,9 +13,9 @@ from harness.api import Exact, Method
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.config.compose import configured
-from harness.models import bundled
+from harness.models.checkpoints import bundled
 from harness.models.codec import encode
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.system.errors import UserError

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.models.text import HUB, UmT5Text, clean
-from harness.models.words import HashText
+from harness.models.text.hashed_words import HashText
+from harness.models.text.umt5 import HUB, UmT5Text, clean
 from harness.system.errors import UserError
 from tests.tiny_wan import write_text
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.models import vae as vae_module
-from harness.models.vae import WanVae
+from harness.models.decoders import wan_vae as vae_module
+from harness.models.decoders.wan_vae import WanVae
 from harness.system.errors import UserError
 
 TINY = {

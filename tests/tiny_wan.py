@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from harness.models.model import VideoModel
-from harness.models.text import UmT5Text
-from harness.models.vae import WanVae
+from harness.models.decoders.wan_vae import WanVae
+from harness.models.preset import VideoModel
+from harness.models.text.umt5 import UmT5Text
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.schedule import Schedule
 

@@ -23,8 +23,8 @@ from harness.config.weight_readers import read_by
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
-from harness.models.load import matched
-from harness.models.model import DTYPES, VideoModel
+from harness.models.checkpoints.load import matched
+from harness.models.preset import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.sampling.decoder import Codec
 from harness.sampling.sampler import Sampler

@@ -1,1 +1,19 @@
 """Base models: one network file, presets in `conf/model/`, loader, text encoders, decoders."""
+
+from harness.models.decoders.preview import WanPreview
+from harness.models.decoders.wan_vae import WanCodec, WanVae
+from harness.models.preset import VideoModel
+from harness.models.text.hashed_words import HashText
+from harness.models.text.umt5 import UmT5Text
+from harness.models.wan import Wan, WanDims
+
+__all__ = [
+    "HashText",
+    "UmT5Text",
+    "VideoModel",
+    "Wan",
+    "WanCodec",
+    "WanDims",
+    "WanPreview",
+    "WanVae",
+]

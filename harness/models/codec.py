@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.models.bundled import bundled
+from harness.models.checkpoints.bundled import bundled
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.plan.published import Row, catalogue, geometry, row
 from harness.plan.table import gib, print_lines
 from harness.prompts import suite as suites

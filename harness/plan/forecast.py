@@ -8,7 +8,7 @@ from harness.api import Method, TokenPolicy
 from harness.cache.attention.base import Backend
 from harness.cache.attention.by_kernel import ByKernel, unread
 from harness.cache.attention.portable import Portable
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.plan.history import most
 from harness.plan.memory import Budget, Contract, Sizes, peak
 from harness.plan.roofline import Ceilings, work

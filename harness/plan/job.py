@@ -14,7 +14,7 @@ from harness.cache.integration import Integration, Packed
 from harness.cache.published import Published
 from harness.catalogue import NUM_FRAMES, TRUE
 from harness.config.messages import of_construction
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.plan.forecast import Setting, forecast
 from harness.plan.published import catalogue, geometry, row
 from harness.plan.request import backend_of, model_of

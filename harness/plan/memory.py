@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.api import CacheSpec, Method
 from harness.cache.attention.base import Backend
-from harness.models.model import DTYPES, VideoModel
+from harness.models.preset import DTYPES, VideoModel
 from harness.plan.history import Growth, Moment, video
 from harness.plan.storage import Storage
 from harness.plan.workload import Needs

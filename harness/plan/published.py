@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.plan.live import allocated
 from harness.plan.workload import network
 from harness.prompts.suite import pixel_frames

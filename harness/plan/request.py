@@ -23,7 +23,7 @@ from harness.cache.integration import Packed
 from harness.config import settings
 from harness.config.hydra_errors import demand_choices
 from harness.config.read_once import read_once
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
 from harness.parts import demand_fit
 from harness.plan import roofline

@@ -15,7 +15,7 @@ from harness.api import POOL, CacheSpec, Reuse
 from harness.cache.attention.base import Backend
 from harness.cache.attention.fused import Fused
 from harness.cache.session import anchored
-from harness.models.model import DTYPES, VideoModel
+from harness.models.preset import DTYPES, VideoModel
 from harness.plan.history import Moment
 from harness.plan.storage import Storage
 from harness.plan.workload import Network

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.cache.positions import rotate
-from harness.models.model import DTYPES, VideoModel
+from harness.models.preset import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.plan.live import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames

@@ -74,7 +74,7 @@ class Loop:
         if not isinstance(decoder, Codec):
             raise ValueError(
                 f"{type(decoder).__name__} does not encode, but model.loop.frames starts a history "
-                "with a picture: choose model.decoder._target_=harness.models.vae.WanCodec"
+                "with a picture: choose model.decoder._target_=harness.models.WanCodec"
             )
 
     def histories(self, num_frames: int) -> Sequence[int]:

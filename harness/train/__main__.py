@@ -14,7 +14,7 @@ from harness.api import Method
 from harness.config.compose import configured
 from harness.config.hydra_errors import OF_COMPOSING
 from harness.config.messages import complain, of_construction
-from harness.models.model import VideoModel
+from harness.models.preset import VideoModel
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.system import machine

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harness.models.codec import encode
-from harness.models.model import TextEncoder
+from harness.models.preset import TextEncoder
 from harness.train.objective import Batch
 from harness.train.stages import Stage, Training
 from harness.world import Clip, clip

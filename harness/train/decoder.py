@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from harness.metrics import psnr
-from harness.models.bundled import FOLDER
+from harness.models.checkpoints.bundled import FOLDER
 from harness.models.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
 from harness.system.errors import UserError
 from harness.system.files import whole_file

@@ -13,7 +13,7 @@ from harness.api import Method
 from harness.cache.attention.base import Backend
 from harness.cache.session import Session
 from harness.models.codec import encode, preview
-from harness.models.model import DTYPES, VideoModel
+from harness.models.preset import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.results.contact_sheet import contact_sheet
 from harness.sampling.noise import SeededNoise

@@ -24,7 +24,7 @@ from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.integration import Packed
 from harness.config.compose import configured
 from harness.measure import Memory, memory_of
-from harness.models.model import DTYPES, VideoModel
+from harness.models.preset import DTYPES, VideoModel
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.system.units import GIB

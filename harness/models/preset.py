@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.models.bundled import bundled
-from harness.models.hub import located
-from harness.models.load import checkpoint_sha256, load_weights
-from harness.models.lora import Lora
+from harness.models.checkpoints.bundled import bundled
+from harness.models.checkpoints.load import checkpoint_sha256, load_weights
+from harness.models.checkpoints.locate import located
+from harness.models.checkpoints.lora import Lora
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.decoder import Decoder
 from harness.sampling.loop import Loop

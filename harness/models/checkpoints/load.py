@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.models.checkpoint import Stored, batches, contents, files_of, take
-from harness.models.lora import Lora
-from harness.models.names import diffusers_name, is_diffusers, plain, some
+from harness.models.checkpoints.files import Stored, batches, contents, files_of, take
+from harness.models.checkpoints.lora import Lora
+from harness.models.checkpoints.names import diffusers_name, is_diffusers, plain, some
 from harness.system import file_hashes
 from harness.system.errors import UserError
 

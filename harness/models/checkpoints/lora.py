@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.models.checkpoint import Stored, contents, files_of, take
-from harness.models.names import diffusers_name, lora_part, some
+from harness.models.checkpoints.files import Stored, contents, files_of, take
+from harness.models.checkpoints.names import diffusers_name, lora_part, some
 from harness.system.errors import UserError
 
 _SET = "generator_lora"  # the key of a training dump; without it the factors lie at the top

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.models.load import load_weights
+from harness.models.checkpoints.load import load_weights
 from harness.results.video_files import Frames
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError

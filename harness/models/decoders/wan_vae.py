@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.models.checkpoint import is_complete
-from harness.models.hub import located
-from harness.models.stream import FrameByFrame, decode_as_published, decode_frame
-from harness.models.text import HUB, missing_folder, missing_packages
+from harness.models.checkpoints.files import is_complete
+from harness.models.checkpoints.locate import located
+from harness.models.decoders.wan_vae_by_frame import FrameByFrame, decode_as_published, decode_frame
+from harness.models.text.umt5 import HUB, missing_folder, missing_packages
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 

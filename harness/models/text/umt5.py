@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from harness.models.checkpoint import Stored, contents, files_of, is_complete
-from harness.models.hub import located
-from harness.models.load import checkpoint_digest
-from harness.models.rows import RowsFile
-from harness.models.words import HashText
+from harness.models.checkpoints.files import Stored, contents, files_of, is_complete
+from harness.models.checkpoints.load import checkpoint_digest
+from harness.models.checkpoints.locate import located
+from harness.models.text.hashed_words import HashText
+from harness.models.text.stored_rows import RowsFile
 from harness.system.errors import UserError
 from harness.system.units import size
 
@@ -41,7 +41,8 @@ class UmT5Text:
     prompt's rows do not depend on its company), and rows past the prompt are set to zero.
     `weights="random"` reads no files: rows of the true shape come from `HashText`, for systems
     measurements whose values mean nothing anyway. `embeddings` is a file of rows that are ready
-    (`harness.models.rows`), below the data folder or absolute: then no encoder is needed.
+    (`harness.models.text.stored_rows`), below the data folder or absolute: then no encoder is
+    needed.
 
     Source  Wan2.1 (arXiv 2503.20314); the steps of diffusers' Wan pipeline, with 512 rows as in
             training instead of its default of 226.

@@ -1,0 +1,1 @@
+"""Files of weights: find, read, rename, load, add an adapter."""

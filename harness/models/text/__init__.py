@@ -1,0 +1,1 @@
+"""From prompts to the rows that a network reads."""
