@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.metrics.lpips import Lpips
-from harness.metrics.psnr import Psnr
-from harness.metrics.signals import Signals
-from harness.metrics.ssim import Ssim
-from harness.metrics.windows import Quantity
+from harness.scoring.metrics.lpips import Lpips
+from harness.scoring.metrics.psnr import Psnr
+from harness.scoring.metrics.signals import Signals
+from harness.scoring.metrics.ssim import Ssim
+from harness.scoring.metrics.windows import Quantity
 from harness.system.units import GIB
 
 

@@ -1,9 +1,9 @@
 """How quality changes in the course of a video, a method at a time and against BF16.
 
-Two numbers a video (`harness.metrics.windows` defines them): the last second less the first, and
-the slope over seconds. Prompts are the sample: of several videos of a prompt the mean is taken, and
-an interval is that of the mean over prompts that are drawn again. Against BF16, videos of the same
-prompt and seed are paired first.
+Two numbers a video (`harness.scoring.metrics.windows` defines them): the last second less the
+first, and the slope over seconds. Prompts are the sample: of several videos of a prompt the mean is
+taken, and an interval is that of the mean over prompts that are drawn again. Against BF16, videos
+of the same prompt and seed are paired first.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from analysis.figures.paper import svg as drawn
 from analysis.ranks import interval
 from analysis.section import VIDEO
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, redrawn
-from harness.metrics.lpips import Lpips
-from harness.metrics.psnr import Psnr
-from harness.metrics.signals import Signals
-from harness.metrics.ssim import Ssim
-from harness.metrics.windows import Quantity
 from harness.results.summary_table import title
+from harness.scoring.metrics.lpips import Lpips
+from harness.scoring.metrics.psnr import Psnr
+from harness.scoring.metrics.signals import Signals
+from harness.scoring.metrics.ssim import Ssim
+from harness.scoring.metrics.windows import Quantity
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 

@@ -18,7 +18,6 @@ from analysis.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.section import VIDEO, Method, Section, Setting
 from analysis.traces import traced
 from harness.config.compose import choices, described
-from harness.metrics.psnr import CAP_DB
 from harness.results.all_runs import load, load_run, load_runs
 from harness.results.command_of_run import Origin
 from harness.results.observations import Twice, folders_below, refuse_twice
@@ -27,6 +26,7 @@ from harness.results.quantities import QUANTITIES
 from harness.results.run import Run, run_id_of
 from harness.results.scores import CONSTANT
 from harness.results.summary_table import title
+from harness.scoring.metrics.psnr import CAP_DB
 from harness.system.errors import UserError
 
 PHASES = "text, denoise, commit and decode, after the device has finished"

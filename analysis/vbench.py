@@ -10,10 +10,10 @@ import pandas as pd
 
 from harness.downloads.data_folder import data_folder
 from harness.results.summary_table import title
+from harness.scoring.vbench.dimensions import DIMENSIONS
+from harness.scoring.vbench.totals import Totals, dimension_means, official_prompts, totals
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
-from harness.vbench.dimensions import DIMENSIONS
-from harness.vbench.totals import Totals, dimension_means, official_prompts, totals
 
 LISTING = "prompts/VBench_full_info.json"  # below the data folder
 SUITE = "vbench"  # the suite of the official prompts
@@ -25,8 +25,8 @@ def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, 
     """A table with its notes for each suite, model and reach of history that has any dimension.
 
     A dimension is the mean over videos; on the official suite, over videos of its own prompts. The
-    scores weigh normalised dimensions as published (`harness.vbench.totals`); one that lacks a
-    dimension is left open and a note names what it lacks.
+    scores weigh normalised dimensions as published (`harness.scoring.vbench.totals`); one that
+    lacks a dimension is left open and a note names what it lacks.
     Raises  UserError: no row has a dimension; the official list cannot be read.
     """
     runs: dict[str, list[pd.DataFrame]] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import earlier, power
 from harness.results.run import Item, Run
-from harness.score import lacking
+from harness.scoring.score import lacking
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 from harness.system.units import size

@@ -9,7 +9,7 @@ from harness.isolate import run_stage
 from harness.results import manifest, observations, scores
 from harness.results.observations import Rows
 from harness.results.run import Item, Run
-from harness.score import built, lacking
+from harness.scoring.score import built, lacking
 from harness.sweep import State
 from harness.system.errors import AlreadySaid, RunFailed
 from harness.system.version import code_version

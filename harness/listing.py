@@ -81,7 +81,7 @@ def _lists(
 def _tell_metrics(name: str, folder: Path | None) -> None:
     """What a choice of metrics measures: its columns, how they are read, what it needs."""
     from harness.config.compose import configured
-    from harness.score import built
+    from harness.scoring.score import built
 
     chosen = configured(f"metrics=[{name}]", folder=folder)["metrics"]
     for metric in built(json.dumps(chosen, sort_keys=True)):
@@ -102,7 +102,7 @@ def _columns(folder: Path | None) -> int:
     from harness.results.all_runs import WIDE
     from harness.results.observations import OBSERVATIONS
     from harness.results.scores import SCORES, Scored, fields
-    from harness.score import built
+    from harness.scoring.score import built
 
     metrics = configured(f"metrics=[{','.join(choices('metrics', folder))}]", folder=folder)
     scored = [

@@ -23,7 +23,7 @@ from harness.results.older import without_older
 from harness.results.run import REQUEST, Execution, Run
 from harness.results.scores import rows
 from harness.results.wandb_mirror import mirror
-from harness.score import built, lacking, score
+from harness.scoring.score import built, lacking, score
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.system.user_folder import own_folder
 

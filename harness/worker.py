@@ -81,7 +81,7 @@ def _work(given: argparse.Namespace, reports: Reports) -> None:
     else:
         from harness.lease import threads
         from harness.results.wandb_mirror import mirror
-        from harness.score import lacking, score
+        from harness.scoring.score import lacking, score
 
         tasks = [x for x in lacking(run) if x.item.key in keys]
         score(

@@ -40,10 +40,17 @@ CLIENT = Path(__file__).with_name("forked_python.py")
 # Read when torch or the harness is imported, or by Python before that: a fork would miss them.
 READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS", "TRITON_INTERPRET", "XDG_CACHE_HOME"}
 _starting = threading.Lock()
-PACKAGES = ("harness.metrics", "harness.models", "harness.planning", "harness.checks", "methods")
+PACKAGES = (
+    "harness.scoring.metrics",
+    "harness.models",
+    "harness.planning",
+    "harness.checks",
+    "methods",
+)
 MODULES = (
     "harness.system.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
-    "harness.score", "harness.rescore", "harness.results.wandb_mirror", "harness.downloads.verb",
+    "harness.scoring.score", "harness.rescore", "harness.results.wandb_mirror",
+    "harness.downloads.verb",
     "harness.listing",
     "harness.integrity", "harness.results.summary_table", "av", "PIL.Image", "lpips",
     "skimage.metrics",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.metrics.metric import Clip, Metric, check_pair
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Metric, check_pair
 
 
 class Grey(Metric):

@@ -21,7 +21,7 @@ import harness.__main__
 from harness import generate, sweep
 from harness.models.preset import VideoModel
 from harness.results.run import Run
-from harness.score import built
+from harness.scoring.score import built
 from harness.system.errors import AlreadySaid
 from harness.worker import mendable
 from tests.conftest import ROOT

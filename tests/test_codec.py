@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 from torch import Tensor
 
-from harness.metrics import psnr
 from harness.models import codec
 from harness.models.checkpoints import bundled as bundled_module
 from harness.models.checkpoints.bundled import bundled
 from harness.models.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview
 from harness.plan.live import on_meta
+from harness.scoring.metrics import psnr
 from harness.system.errors import UserError
 from harness.train import decoder as training
 from harness.train.decoder import Settings, Training

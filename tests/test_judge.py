@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.judge.local import Local
-from harness.metrics.metric import Clip, Unscorable
-from harness.metrics.storyeval import StoryEval
+from harness.scoring.judge.local import Local
+from harness.scoring.metrics.metric import Clip, Unscorable
+from harness.scoring.metrics.storyeval import StoryEval
 from harness.system.errors import UserError
 
 EVENTS = ("A newt swims", "A newt naps")

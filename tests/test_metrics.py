@@ -14,14 +14,14 @@ import pytest
 
 from harness.config.compose import choices, configured
 from harness.downloads import weights
-from harness.metrics import lpips, psnr
-from harness.metrics.lpips import Lpips
-from harness.metrics.metric import Clip, Frames, Metric, Unscorable
-from harness.metrics.psnr import CAP_DB, Psnr
-from harness.metrics.signals import Signals
-from harness.metrics.ssim import Ssim, SsimGaussian
-from harness.metrics.windows import Quantity, Series, summarise, windows
 from harness.prompts.suite import pixel_frames
+from harness.scoring.metrics import lpips, psnr
+from harness.scoring.metrics.lpips import Lpips
+from harness.scoring.metrics.metric import Clip, Frames, Metric, Unscorable
+from harness.scoring.metrics.psnr import CAP_DB, Psnr
+from harness.scoring.metrics.signals import Signals
+from harness.scoring.metrics.ssim import Ssim, SsimGaussian
+from harness.scoring.metrics.windows import Quantity, Series, summarise, windows
 
 
 def moving(num_frames: int = 20, height: int = 40, width: int = 48) -> Frames:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.metrics.psnr import CAP_DB
 from harness.prompts.suite import Suite
 from harness.results import all_runs, observation
 from harness.results.run import WORDS, Execution, Run
+from harness.scoring.metrics.psnr import CAP_DB
 from tests.geometry import configured
 from tests.test_cli import Done, command
 from tests.test_experiments import composed

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.models.decoders.preview import Grow, Memory, TinyAutoencoder, WanPreview
 from harness.results import all_runs
 from harness.sampling.decoder import Codec
-from harness.score import PREVIEW, lacking, score
+from harness.scoring.score import PREVIEW, lacking, score
 from harness.system.errors import UserError
 from tests.geometry import configured
 from tests.test_family import made, tiny

@@ -16,7 +16,7 @@ from harness.results import observations
 from harness.results.observations import Rows
 from harness.results.run import Execution, Run
 from harness.results.video_files import write_raw
-from harness.score import lacking
+from harness.scoring.score import lacking
 from harness.system.errors import UserError
 from tests.geometry import configured
 from tests.test_store import observation

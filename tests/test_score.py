@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 
 from harness import integrity
-from harness.metrics.metric import Clip, Frames, Unscorable
 from harness.results import all_runs, manifest, observations, scores
 from harness.results.all_runs import load_run
 from harness.results.observations import Rows
@@ -25,7 +24,8 @@ from harness.results.run import Run
 from harness.results.scores import CONSTANT, SCORES, Value
 from harness.results.summary_table import notes, summarize
 from harness.results.video_files import digest, write_lossless, write_raw
-from harness.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
+from harness.scoring.metrics.metric import Clip, Frames, Unscorable
+from harness.scoring.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
 from tests import forks
 from tests.conftest import ROOT
 from tests.metrics import Broken, Grey
@@ -36,8 +36,8 @@ from tests.test_store import observation
 GREY = {"grey": {"_target_": "tests.metrics.Grey"}}
 AGAINST = {"grey": {"_target_": "tests.metrics.Grey", "against": True}}
 FAITHFUL = {
-    "psnr": {"_target_": "harness.metrics.psnr.Psnr"},
-    "ssim": {"_target_": "harness.metrics.ssim.Ssim"},
+    "psnr": {"_target_": "harness.scoring.metrics.psnr.Psnr"},
+    "ssim": {"_target_": "harness.scoring.metrics.ssim.Ssim"},
 }
 
 
@@ -249,7 +249,7 @@ def test_a_video_that_is_packed_is_not_read_by_another_thread_meanwhile(
         write_lossless(stem.with_suffix(".mkv"), frames, fps)
         stem.with_suffix(".npy").unlink()
 
-    monkeypatch.setattr("harness.score.pack_frames", slowly)
+    monkeypatch.setattr("harness.scoring.score.pack_frames", slowly)
     finish(reference, this)
     assert len(packed) == len(set(packed)) == 4
     assert [row(this, index)["psnr_reason"] for index in range(2)] == [None, None]

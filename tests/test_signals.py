@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from harness.metrics.metric import Clip, Frames, Unscorable
-from harness.metrics.signals import (
+from harness.scoring.metrics.metric import Clip, Frames, Unscorable
+from harness.scoring.metrics.signals import (
     Signals,
     change,
     colourfulness,
@@ -18,7 +18,7 @@ from harness.metrics.signals import (
     luma,
     sharpness,
 )
-from harness.metrics.windows import summarise
+from harness.scoring.metrics.windows import summarise
 
 FPS = 4
 
@@ -144,7 +144,8 @@ def test_too_little_to_look_at_is_said(shape: tuple[int, ...]) -> None:
 
 def test_describing_it_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from harness.metrics.signals import Signals; s = Signals(); s.columns(); "
+        "import sys; from harness.scoring.metrics.signals import Signals; s = Signals(); "
+        "s.columns(); "
         "s.version(); s.missing(); print({'torch', 'skimage', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from harness.bench import main
-from harness.metrics.metric import Clip, Frames, Unscorable
-from harness.metrics.psnr import per_frame_mse
-from harness.metrics.ssim import Ssim, SsimGaussian, per_frame
+from harness.scoring.metrics.metric import Clip, Frames, Unscorable
+from harness.scoring.metrics.psnr import per_frame_mse
+from harness.scoring.metrics.ssim import Ssim, SsimGaussian, per_frame
 from tests.conftest import ROOT
 
 METRICS = (Ssim(), SsimGaussian())
@@ -181,7 +181,7 @@ def test_the_windows_are_told_apart() -> None:
 def test_what_plans_the_work_waits_for_no_package() -> None:
     code = """
 import sys
-from harness.metrics.ssim import Ssim, SsimGaussian
+from harness.scoring.metrics.ssim import Ssim, SsimGaussian
 for metric in (Ssim(), SsimGaussian()):
     metric.columns(), metric.version(), metric.missing()
 print({"torch", "skimage", "scipy", "pandas"} & set(sys.modules))

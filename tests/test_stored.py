@@ -54,7 +54,7 @@ HOSTILE = [
     "harness.isolate._Child",
     "harness.results.wandb_mirror.mirror",
     "harness.results.observations.Rows",
-    "harness.vbench.client.subprocess.run",
+    "harness.scoring.vbench.client.subprocess.run",
     "harness.downloads.download.download",
     "harness.api",
     "harness",

@@ -21,14 +21,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from harness.cli import CONF
-from harness.judge.judge import spaced
-from harness.judge.nobody import NO_JUDGE, Nobody
-from harness.judge.openai import OpenAI
-from harness.judge.question import TEMPLATE, read
-from harness.metrics.metric import Clip, Unavailable, Unscorable
-from harness.metrics.storyeval import StoryEval
 from harness.prompts.suite import Prompt
 from harness.results.run import Run
+from harness.scoring.judge.judge import spaced
+from harness.scoring.judge.nobody import NO_JUDGE, Nobody
+from harness.scoring.judge.openai import OpenAI
+from harness.scoring.judge.question import TEMPLATE, read
+from harness.scoring.metrics.metric import Clip, Unavailable, Unscorable
+from harness.scoring.metrics.storyeval import StoryEval
 from harness.system.errors import UserError
 from tests.test_run import run
 from tests.test_score import finish, leave, row
@@ -419,8 +419,9 @@ def test_it_is_built_from_the_command_line(server: Server) -> None:
 
 def test_building_one_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from harness.metrics.storyeval import StoryEval;"
-        "from harness.judge.openai import OpenAI; from harness.judge.local import Local;"
+        "import sys; from harness.scoring.metrics.storyeval import StoryEval;"
+        "from harness.scoring.judge.openai import OpenAI; from harness.scoring.judge.local import "
+        "Local;"
         "a = StoryEval(OpenAI('http://h/v1', 'm')); b = StoryEval(Local('/nowhere'));"
         "[(m.version(), m.missing(), m.columns()) for m in (a, b)];"
         "print({'torch', 'transformers', 'PIL', 'pandas'} & set(sys.modules))"

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from harness.downloads import weights
-from harness.metrics.drift_published import DriftPublished, prefixes
-from harness.metrics.metric import Clip, Metric, Unscorable
-from harness.metrics.vbench import Dimension, ImagingQuality
 from harness.prompts.suite import SuiteConfig, resolve
-from harness.score import built
+from harness.scoring.metrics.drift_published import DriftPublished, prefixes
+from harness.scoring.metrics.metric import Clip, Metric, Unscorable
+from harness.scoring.metrics.vbench import Dimension, ImagingQuality
+from harness.scoring.score import built
+from harness.scoring.vbench import client, clips, environment, totals
+from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
 from harness.system.paths import ROOT
-from harness.vbench import client, clips, environment, totals
-from harness.vbench.dimensions import DIMENSIONS
 from tests import vbench_fake
 from tests.geometry import configured
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.vbench import LISTING, tables
+from harness.scoring.vbench.totals import QUALITY, RANGES, SEMANTIC
 from harness.system.errors import UserError
-from harness.vbench.totals import QUALITY, RANGES, SEMANTIC
 from tests.test_store import observation
 
 

@@ -8,8 +8,8 @@ from analysis.figures.figure import Absent, Axis, Bar, Bars, Curve, Curves, Pane
 from analysis.figures.places import listed
 from analysis.section import Section
 from analysis.study.spec import suite_title
-from harness.metrics.signals import Signals
 from harness.results.quantities import QUANTITIES
+from harness.scoring.metrics.signals import Signals
 
 TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
 OF_ALL = {"memory": "memory", "kv": "bytes of history"}

@@ -14,18 +14,18 @@ import numpy as np
 import pyarrow as pa
 
 from harness.config.compose import composing, method_files
-from harness.metrics.drift_published import DriftPublished
-from harness.metrics.lpips import Lpips
-from harness.metrics.metric import Metric
-from harness.metrics.psnr import Psnr
-from harness.metrics.signals import Signals
-from harness.metrics.ssim import Ssim
-from harness.metrics.vbench import Dimension
 from harness.prompts.suite import Prompt, Suite
 from harness.results.observation import PHASES, Observation, TracePoint
 from harness.results.observations import OBSERVATIONS
 from harness.results.run import Execution, Run
 from harness.results.scores import SCORES, Scored, fields
+from harness.scoring.metrics.drift_published import DriftPublished
+from harness.scoring.metrics.lpips import Lpips
+from harness.scoring.metrics.metric import Metric
+from harness.scoring.metrics.psnr import Psnr
+from harness.scoring.metrics.signals import Signals
+from harness.scoring.metrics.ssim import Ssim
+from harness.scoring.metrics.vbench import Dimension
 from harness.system import parquet
 from harness.system.files import write_json
 

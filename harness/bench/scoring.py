@@ -1,8 +1,8 @@
 """PSNR and SSIM of a set of clips, the way the second stage scores them, beside scikit-image.
 
-The scorer's side hands clips to a pool of two threads, as `harness/score.py` does, and a thread
-measures both metrics of its clip. The other side is scikit-image, frame by frame, in the same
-process. Both have the frames in memory; reading and packing them is not in these times.
+The scorer's side hands clips to a pool of two threads, as `harness/scoring/score.py` does, and a
+thread measures both metrics of its clip. The other side is scikit-image, frame by frame, in the
+same process. Both have the frames in memory; reading and packing them is not in these times.
 
 Clips are made on the fly, two at a time to stay below 2 GiB: a soft texture that moves under
 changing light, with noise that is new in each frame; the video drifts away from its reference.
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from harness.bench.report import Report, Row
 from harness.bench.timing import ROUNDS, Action, Wall, interleave, told
 from harness.benchmarks.options import Options
-from harness.metrics import psnr, ssim
-from harness.metrics.metric import Clip, Frames
-from harness.metrics.windows import Series
+from harness.scoring.metrics import psnr, ssim
+from harness.scoring.metrics.metric import Clip, Frames
+from harness.scoring.metrics.windows import Series
 
 TITLE = "Scoring clips by PSNR and SSIM beside scikit-image"
 PACKAGES = ("numpy", "scikit-image", "scipy")

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from harness.metrics import psnr
 from harness.models.checkpoints.bundled import FOLDER
 from harness.models.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
+from harness.scoring.metrics import psnr
 from harness.system.errors import UserError
 from harness.system.files import whole_file
 from harness.train.export import write_weights

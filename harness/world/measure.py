@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import signals
 from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.scoring.metrics import signals
 from harness.world import render
 from harness.world.backgrounds import Array
 from harness.world.clip import FPS, Clip

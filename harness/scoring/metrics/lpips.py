@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from harness.downloads import weights
-from harness.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
-from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
+from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.system.version import package_version
 
 BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.judge.judge import Judge, Verdict
-from harness.judge.question import TEMPLATE_SHA256
-from harness.metrics.metric import Clip, Metric, Unscorable
 from harness.results.scores import Column, Value
+from harness.scoring.judge.judge import Judge, Verdict
+from harness.scoring.judge.question import TEMPLATE_SHA256
+from harness.scoring.metrics.metric import Clip, Metric, Unscorable
 from harness.system.errors import UserError
 
 NO_EVENTS = (

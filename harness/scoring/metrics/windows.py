@@ -30,8 +30,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.metric import Clip, Unscorable
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Unscorable
 
 Series = NDArray[np.float64]
 WINDOW_S = 1.0

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.metrics.metric import Clip, Unscorable
-from harness.metrics.vbench import Dimension
 from harness.results.scores import Column, Value
-from harness.vbench import environment, staging
+from harness.scoring.metrics.metric import Clip, Unscorable
+from harness.scoring.metrics.vbench import Dimension
+from harness.scoring.vbench import environment, staging
 
 STEP_FRAMES = 50
 

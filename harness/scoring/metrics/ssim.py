@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
-from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Frames, Metric, Unscorable, check_pair
+from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's constants for values of 0..255
 BOX_PX = 7

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from harness.judge.judge import Verdict
-from harness.metrics.metric import Unscorable
+from harness.scoring.judge.judge import Verdict
+from harness.scoring.metrics.metric import Unscorable
 
 TEMPLATE = """\
 You see {num_frames} frames of one video in the order of time, evenly spaced from its first frame \

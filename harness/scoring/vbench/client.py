@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.downloads import weights
-from harness.metrics.metric import Unscorable
+from harness.scoring.metrics.metric import Unscorable
+from harness.scoring.vbench.dimensions import Dimension
+from harness.scoring.vbench.environment import bare
+from harness.scoring.vbench.staging import Stage
 from harness.system.errors import cause_of
 from harness.system.paths import shipped
-from harness.vbench.dimensions import Dimension
-from harness.vbench.environment import bare
-from harness.vbench.staging import Stage
 
-RUNNER = shipped("harness.vbench", "runner.py")
+RUNNER = shipped("harness.scoring.vbench", "runner.py")
 PATIENCE_S = 5  # between closing its input and killing it
 LAST_WORDS = 300  # characters of what it printed last
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -15,7 +15,6 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from harness.metrics.metric import Clip, Metric, Unavailable, Unscorable
 from harness.prompts.suite import pixel_frames
 from harness.results import observations, scores
 from harness.results.contact_sheet import contact_sheet
@@ -29,6 +28,7 @@ from harness.results.video_files import (
     read_frames,
     write_mp4,
 )
+from harness.scoring.metrics.metric import Clip, Metric, Unavailable, Unscorable
 from harness.system.errors import UserError, cause_of, first_line, last_frame
 from harness.system.files import sha256
 from harness.system.progress import Progress

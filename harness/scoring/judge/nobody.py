@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.judge.judge import Judge, Verdict
-from harness.metrics.metric import Frames, Unavailable
+from harness.scoring.judge.judge import Judge, Verdict
+from harness.scoring.metrics.metric import Frames, Unavailable
 
 NO_JUDGE = (
     "no judge is set: type judge=openai judge.base_url=https://host/v1 judge.model=<name> for an "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.vbench.dimensions import DIMENSIONS
+from harness.scoring.vbench.dimensions import DIMENSIONS
 
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4, 1
 

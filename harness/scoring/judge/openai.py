@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from harness.judge.judge import Judge, Verdict, check_frames, images
-from harness.judge.question import first_words, question, read
-from harness.metrics.metric import Frames, Unavailable, Unscorable
+from harness.scoring.judge.judge import Judge, Verdict, check_frames, images
+from harness.scoring.judge.question import first_words, question, read
+from harness.scoring.metrics.metric import Frames, Unavailable, Unscorable
 from harness.system.errors import UserError, first_line
 
 if TYPE_CHECKING:

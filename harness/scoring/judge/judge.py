@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.metrics.metric import Frames
+from harness.scoring.metrics.metric import Frames
 from harness.system.errors import UserError
 
 if TYPE_CHECKING:

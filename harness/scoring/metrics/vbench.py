@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 
 from harness.downloads import weights
-from harness.metrics.metric import Clip, Metric, Unscorable
-from harness.metrics.windows import WINDOWS, Quantity, summarise
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Metric, Unscorable
+from harness.scoring.metrics.windows import WINDOWS, Quantity, summarise
+from harness.scoring.vbench import client, environment
+from harness.scoring.vbench.clips import LONGEST_WHOLE_S, protocol, spans
+from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
-from harness.vbench import client, environment
-from harness.vbench.clips import LONGEST_WHOLE_S, protocol, spans
-from harness.vbench.dimensions import DIMENSIONS
 
 NO_BETTER = "dynamic_degree"  # more motion is another video, no better one
 

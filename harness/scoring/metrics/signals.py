@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.metric import Clip, Metric, Unscorable
-from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Metric, Unscorable
+from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 Pixels = NDArray[np.float32]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

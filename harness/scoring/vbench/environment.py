@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from harness.scoring.vbench.dimensions import DETECTRON2, DIMENSIONS, VERSION
 from harness.system.paths import checkout
-from harness.vbench.dimensions import DETECTRON2, DIMENSIONS, VERSION
 
 PYTHON = ".venv-vbench/bin/python"  # of the checkout; what `make vbench` sets up
 PATIENCE_S = 60

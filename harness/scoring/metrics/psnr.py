@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.metrics.metric import Clip, Frames, Metric, check_pair
-from harness.metrics.windows import WINDOWS, Quantity, Series, summarise
 from harness.results.scores import Column, Value
+from harness.scoring.metrics.metric import Clip, Frames, Metric, check_pair
+from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 CAP_DB = 100.0
 FRAME_MEAN = "mean over frames of each frame's PSNR, as the published study has it"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.metrics.metric import Frames
 from harness.results.video_files import check_frames
+from harness.scoring.metrics.metric import Frames
 
 # RGB without a colour conversion and without loss. The package reads by decord and by OpenCV; both
 # give these frames back bit for bit (tests/test_vbench.py). FFV1, which runs keep, needs a Matroska

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.judge.judge import Judge, Verdict, check_frames, images
-from harness.judge.question import question, read
-from harness.metrics.metric import Frames
+from harness.scoring.judge.judge import Judge, Verdict, check_frames, images
+from harness.scoring.judge.question import question, read
+from harness.scoring.metrics.metric import Frames
 from harness.system.errors import UserError
 from harness.system.files import sha256
 

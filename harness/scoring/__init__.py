@@ -1,0 +1,1 @@
+"""From frames of a video to scores: metrics, VBench, judges."""
