@@ -62,7 +62,7 @@ sweep-moviegen sweep-storyeval: sweep-%: $(VENV)/run
 	OMP_NUM_THREADS=1 $(BIN)/python -m harness -m method=$(ROWS) suite=$* suite.prompts=$(PROMPTS) track=disabled results_dir=results/validity $(WORDS)
 
 train-small: $(VENV)/run ## train the small model again (two hours and a quarter; a second `make` goes on)
-	$(BIN)/python -m harness.train
+	$(BIN)/python -m harness.small_model.training
 
 clean: ## remove the environment and the caches; results stay
 	rm -rf $(VENV) $(VBENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

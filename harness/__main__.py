@@ -21,8 +21,8 @@ VERBS = {
 }
 ELSEWHERE = {
     "analysis": "python -m analysis",
-    "train": "python -m harness.train",
-    "world": "python -m harness.world",
+    "train": "python -m harness.small_model.training",
+    "world": "python -m harness.small_model.world",
     "docs": "python -m harness.docs",
     "run": "python -m harness method=<name>",
     "help": "python -m harness --help",

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 from torch import Tensor
 
-from harness.models import codec
 from harness.models.checkpoints import bundled as bundled_module
 from harness.models.checkpoints.bundled import bundled
-from harness.models.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview
 from harness.plan.live import on_meta
 from harness.scoring.metrics import psnr
+from harness.small_model import codec
+from harness.small_model.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview
+from harness.small_model.training import decoder as training
+from harness.small_model.training.decoder import Settings, Training
+from harness.small_model.world import clip
 from harness.system.errors import UserError
-from harness.train import decoder as training
-from harness.train.decoder import Settings, Training
-from harness.world import clip
 
 SHIPPED = bundled_module.FOLDER / "decoder.safetensors"
 FEW = Settings(steps=8, batch=2, pool=4, fresh=1)

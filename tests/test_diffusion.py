@@ -26,9 +26,9 @@ from harness.small_model.diffusion.sample import sample
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.diffusion.watch import keys_of, table
 from harness.small_model.scenes.rows import WIDTH
-from harness.train.objective import Batch
-from harness.train.optim import initialise
-from harness.train.stages import Stage, Training
+from harness.small_model.training.objective import Batch
+from harness.small_model.training.optim import initialise
+from harness.small_model.training.stages import Stage, Training
 
 CPU = torch.device("cpu")
 DIMS = WanDims(
@@ -78,7 +78,7 @@ def test_every_chunk_has_a_noise_level_of_its_own(from_start: bool) -> None:
 
 
 def test_the_pass_is_causal_by_chunks(network: Wan) -> None:
-    from harness.train.teacher import TeacherForcing
+    from harness.small_model.training.teacher import TeacherForcing
 
     x = torch.randn(1, 9, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     other = x.clone()

@@ -140,7 +140,7 @@ def test_keys_and_values_of_a_commit_pass(
 def test_an_encoded_prompt_and_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    from harness.world import WorldText
+    from harness.small_model.world import WorldText
 
     encode = WorldText.encode
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from harness.cache.integration import Packed
-from harness.models.codec import KeyframeDecoder
 from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.results.video_files import Frames
 from harness.sampling.decoder import Codec
 from harness.sampling.decoding import Reel, pixels
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Silent
+from harness.small_model.codec import KeyframeDecoder
 from tests.geometry import BF16
 from tests.test_family import made, tiny
 from tests.test_vae import build

@@ -14,12 +14,12 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.config.compose import configured
 from harness.models.checkpoints import bundled
-from harness.models.codec import encode
 from harness.models.preset import VideoModel
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
+from harness.small_model.codec import encode
+from harness.small_model.world import clip
 from harness.system.errors import UserError
-from harness.world import clip
 from methods.retention.keep import KeepAll
 from tests.test_cli import SHORT, command
 

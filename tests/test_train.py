@@ -19,11 +19,11 @@ from harness.check.small import DIMS
 from harness.models.wan import Wan
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
+from harness.small_model.training.loop import Trainer
+from harness.small_model.training.objective import Batch, Objective, commit, spread
+from harness.small_model.training.stages import Stage, Training
+from harness.small_model.training.teacher import TeacherForcing
 from harness.system.errors import UserError
-from harness.train.loop import Trainer
-from harness.train.objective import Batch, Objective, commit, spread
-from harness.train.stages import Stage, Training
-from harness.train.teacher import TeacherForcing
 from tests.geometry import BF16, CPU, GRID, network, spec, text
 
 SCHEDULE = Schedule(shift=1.0)

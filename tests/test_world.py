@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.prompts import suite as suites
-from harness.world import Scene, Thing, WorldText, clip, interpret
-from harness.world.render import place, render
-from harness.world.words import SAID, meaning
+from harness.small_model.world import Scene, Thing, WorldText, clip, interpret
+from harness.small_model.world.render import place, render
+from harness.small_model.world.words import SAID, meaning
 
 # Of 20 clips, prompts and all keyframes: training data must never change under a trained model.
 CLIPS = "8ee789a984831893648e77a185095086b7c7ebed8d908c913e745ddae13dba3f"

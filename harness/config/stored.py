@@ -28,7 +28,7 @@ PARTS = (
     "harness.models",
     "harness.cache.published",
     "harness.sampling.schedule",
-    "harness.world",
+    "harness.small_model.world",
     "methods",
 )
 TARGET = "_target_"

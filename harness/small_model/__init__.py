@@ -1,1 +1,6 @@
-"""The second version of the small model: its world (`scenes`) and its training (`diffusion`)."""
+"""The small model that ships: the world it shows, its training, its decoder."""
+
+from harness.small_model.codec import KeyframeDecoder
+from harness.small_model.world.text import WorldText
+
+__all__ = ["KeyframeDecoder", "WorldText"]

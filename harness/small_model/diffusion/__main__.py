@@ -18,10 +18,10 @@ from harness.models.preset import VideoModel
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
+from harness.small_model.training.stages import Training
+from harness.small_model.training.state import load_state
 from harness.system import machine
 from harness.system.errors import USER_ERROR, UserError
-from harness.train.stages import Training
-from harness.train.state import load_state
 
 
 def main(words: Sequence[str]) -> int:

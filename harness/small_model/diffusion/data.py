@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.models.codec import BLOCK, encode
+from harness.small_model.codec import BLOCK, encode
 from harness.small_model.scenes.clip import HELD_OUT, clip
 from harness.small_model.scenes.motion import SIDE
 from harness.small_model.scenes.rows import rows
-from harness.train.objective import Batch
-from harness.train.stages import Stage, Training
+from harness.small_model.training.objective import Batch
+from harness.small_model.training.stages import Stage, Training
 
 GRID = SIDE // BLOCK
 

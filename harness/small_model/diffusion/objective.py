@@ -9,9 +9,9 @@ from torch import Tensor
 
 from harness.models.wan import Wan
 from harness.sampling.schedule import GRID
-from harness.train.objective import Batch, Objective, randn
-from harness.train.stages import Stage
-from harness.train.teacher import TeacherForcing
+from harness.small_model.training.objective import Batch, Objective, randn
+from harness.small_model.training.stages import Stage
+from harness.small_model.training.teacher import TeacherForcing
 
 BINS = 4  # of noise levels, in the log
 

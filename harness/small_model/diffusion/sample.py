@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec
-from harness.models.codec import encode, preview
 from harness.models.wan import Wan
 from harness.results.contact_sheet import contact_sheet
 from harness.sampling.network import TextKV
 from harness.sampling.schedule import GRID
+from harness.small_model.codec import encode, preview
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip, clip
 from harness.small_model.scenes.rows import rows
-from harness.train.objective import commit
-from harness.train.teacher import TeacherForcing
+from harness.small_model.training.objective import commit
+from harness.small_model.training.teacher import TeacherForcing
 
 SHEET = "sheet.png"
 

@@ -9,9 +9,9 @@ import torch
 from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyShape, keep_keys
 from harness.small_model.diffusion.objective import DiffusionForcing
-from harness.train.loop import Trainer
-from harness.train.optim import Average
-from harness.train.stages import Training
+from harness.small_model.training.loop import Trainer
+from harness.small_model.training.optim import Average
+from harness.small_model.training.stages import Training
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from harness.cache.layer import Plan
 from harness.cache.positions import rotate
 from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyStatistics, key_statistics
-from harness.train.objective import Batch
-from harness.train.teacher import TeacherForcing
+from harness.small_model.training.objective import Batch
+from harness.small_model.training.teacher import TeacherForcing
 
 
 class Watched(TeacherForcing):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.world.scene import (
+from harness.small_model.world.scene import (
     COLOURS,
     LIGHTS,
     MOTIONS,
@@ -14,7 +14,7 @@ from harness.world.scene import (
     SIZES,
     TEXTURES,
 )
-from harness.world.words import spoken
+from harness.small_model.world.words import spoken
 
 _PLACES = {
     "field": ("in a {}", "on a green {}"),

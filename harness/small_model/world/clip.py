@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.world.caption import caption
-from harness.world.interpret import interpret
-from harness.world.render import render
-from harness.world.scene import MOST, Scene
+from harness.small_model.world.caption import caption
+from harness.small_model.world.interpret import interpret
+from harness.small_model.world.render import render
+from harness.small_model.world.scene import MOST, Scene
 
 FPS = 16
 HELD_OUT = 1000  # clips of seeds below this are never trained on

@@ -1,4 +1,5 @@
-"""`python -m harness.world`: captions of the world, and how well videos keep to theirs."""
+"""`python -m harness.small_model.world`: captions of the world, and how well videos keep to
+theirs."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.messages import complain
+from harness.small_model.world.clip import HELD_OUT, clip
+from harness.small_model.world.report import Videos, of_run, of_world, report
 from harness.system.errors import USER_ERROR, Parser, UserError, of_system
-from harness.world.clip import HELD_OUT, clip
-from harness.world.report import Videos, of_run, of_world, report
 
 MOST = 1_000_000  # clips and seeds of one command
 
@@ -48,7 +49,7 @@ def _sources(given: argparse.Namespace) -> list[Videos]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m harness.world", description=__doc__)
+    parser = Parser(prog="python -m harness.small_model.world", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     captions = verbs.add_parser("captions", help="print captions, a line each")
     captions.add_argument("--first", type=int, default=0, help=f"seed; up to {HELD_OUT} held out")

@@ -12,15 +12,15 @@ from torch import Tensor
 from harness.api import Method
 from harness.cache.attention.base import Backend
 from harness.cache.session import Session
-from harness.models.codec import encode, preview
 from harness.models.preset import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.results.contact_sheet import contact_sheet
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Sampler
-from harness.train.state import State
-from harness.world import clip
+from harness.small_model.codec import encode, preview
+from harness.small_model.training.state import State
+from harness.small_model.world import clip
 
 SHEET = "sheet.png"
 

@@ -1,4 +1,5 @@
-"""Training of the decoder that ships with the small model: `python -m harness.train.decoder`.
+"""Training of the decoder that ships with the small model: `python -m
+harness.small_model.training.decoder`.
 
 Pairs of neighbouring latent frames of random clips against the pixels between them. A pool of
 rendered pairs moves on by a few each step, since rendering costs more than learning; it and every
@@ -21,12 +22,12 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from harness.models.checkpoints.bundled import FOLDER
-from harness.models.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
 from harness.scoring.metrics import psnr
+from harness.small_model.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
+from harness.small_model.training.export import write_weights
+from harness.small_model.world import clip
 from harness.system.errors import UserError
 from harness.system.files import whole_file
-from harness.train.export import write_weights
-from harness.world import clip
 
 HELD_OUT = 2**40  # the first seed that no training draws
 _LENGTH = 42  # latent frames of a clip
@@ -192,7 +193,9 @@ def held_out(decoder: KeyframeDecoder, num_clips: int) -> tuple[float, float, fl
 
 def main() -> int:
     """Train, export, and say how well held-out clips come back."""
-    parser = argparse.ArgumentParser(prog="python -m harness.train.decoder", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.small_model.training.decoder", description=__doc__
+    )
     parser.add_argument("--state", type=Path, default=Path("results/.train/decoder"))
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)

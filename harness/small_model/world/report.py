@@ -12,11 +12,10 @@ import numpy as np
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.results import all_runs, observations
 from harness.results.video_files import read_frames
-from harness.system.errors import UserError
-from harness.world.backgrounds import Array
-from harness.world.clip import FPS, clip
-from harness.world.interpret import interpret
-from harness.world.measure import (
+from harness.small_model.world.backgrounds import Array
+from harness.small_model.world.clip import FPS, clip
+from harness.small_model.world.interpret import interpret
+from harness.small_model.world.measure import (
     QUESTIONS,
     STATISTICS,
     Frames,
@@ -27,7 +26,8 @@ from harness.world.measure import (
     judge,
     true_clip,
 )
-from harness.world.render import HEIGHT, WIDTH
+from harness.small_model.world.render import HEIGHT, WIDTH
+from harness.system.errors import UserError
 
 BAND = (5, 95)  # percentiles of the world's own clips
 COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")

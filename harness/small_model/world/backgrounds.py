@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.world.words import Place
+from harness.small_model.world.words import Place
 
 Array = NDArray[np.floating[Any]]
 

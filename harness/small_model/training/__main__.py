@@ -1,4 +1,4 @@
-"""`python -m harness.train [train | export | sample] [setting=value ...]`."""
+"""`python -m harness.small_model.training [train | export | sample] [setting=value ...]`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.config.messages import complain, of_construction
 from harness.models.preset import VideoModel
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.small_model.training.stages import Training
+from harness.small_model.training.state import State, load_state
 from harness.system import machine
 from harness.system.errors import USER_ERROR, UserError, of_system
 from harness.system.typed import build
-from harness.train.stages import Training
-from harness.train.state import State, load_state
 
 VERBS = ("train", "export", "sample")
 _SHOWN = 6  # clips of a sheet
@@ -35,7 +35,9 @@ def main(words: Sequence[str]) -> int:
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     try:
         if verb not in VERBS:
-            raise UserError(f"{verb} is no verb of harness.train: choose {', '.join(VERBS)}")
+            raise UserError(
+                f"{verb} is no verb of harness.small_model.training: choose {', '.join(VERBS)}"
+            )
         config = configured("+train=small", "method=bf16", *settings)
         return {"train": train, "export": export, "sample": sample}[verb](config)
     except InstantiationException as error:
@@ -49,9 +51,9 @@ def main(words: Sequence[str]) -> int:
 
 def train(config: dict[str, Any]) -> int:
     """Train until the end of the last stage, or until a signal; the same words go on."""
-    from harness.train.data import Windows, batches
-    from harness.train.loop import Trainer
-    from harness.train.objective import Objective
+    from harness.small_model.training.data import Windows, batches
+    from harness.small_model.training.loop import Trainer
+    from harness.small_model.training.objective import Objective
 
     training: Training = build("train", config["train"])
     model: VideoModel = build("model", config["model"])
@@ -69,7 +71,7 @@ def train(config: dict[str, Any]) -> int:
 
 def export(config: dict[str, Any]) -> int:
     """Write the averaged weights of the newest checkpoint and the loss curve."""
-    from harness.train.export import export as write
+    from harness.small_model.training.export import export as write
 
     training: Training = build("train", config["train"])
     for name, value in write(_state(training), _out(training)).items():
@@ -79,7 +81,7 @@ def export(config: dict[str, Any]) -> int:
 
 def sample(config: dict[str, Any]) -> int:
     """Make videos of held-out clips: the drift curve, and a sheet of made over true."""
-    from harness.train.sample import SHEET, Studio, draw_sheet, report
+    from harness.small_model.training.sample import SHEET, Studio, draw_sheet, report
 
     training: Training = build("train", config["train"])
     model: VideoModel = build("model", config["model"])
@@ -103,7 +105,8 @@ def _state(training: Training) -> State:
     state = load_state(Path(training.folder), torch.device("cpu"))
     if state is None:
         raise UserError(
-            f"found no checkpoint in {training.folder}: type `python -m harness.train` first or "
+            f"found no checkpoint in {training.folder}: type `python -m "
+            "harness.small_model.training` first or "
             "set train.folder to where it is"
         )
     return state

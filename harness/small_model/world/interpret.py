@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.world.scene import (
+from harness.small_model.world.scene import (
     CAMERAS,
     COLOURS,
     LIGHTS,
@@ -28,7 +28,7 @@ from harness.world.scene import (
     Scene,
     Thing,
 )
-from harness.world.words import CLAUSE, COMMON, LEAVES, THEN, TURNS, meaning
+from harness.small_model.world.words import CLAUSE, COMMON, LEAVES, THEN, TURNS, meaning
 
 _ALL: dict[str, Sequence[str]] = {
     "shape": SHAPES,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.world.backgrounds import BACKGROUNDS, Array, rgb, triangle
-from harness.world.scene import EVENTS_S, Scene, Thing
-from harness.world.words import Shape, Texture
+from harness.small_model.world.backgrounds import BACKGROUNDS, Array, rgb, triangle
+from harness.small_model.world.scene import EVENTS_S, Scene, Thing
+from harness.small_model.world.words import Shape, Texture
 
 HEIGHT, WIDTH = 64, 128
 LENGTH_S = 10.5  # how long the sun crosses the sky, the light changes and things grow

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.world.interpret import interpret
-from harness.world.render import HEIGHT as HEIGHT_PX
-from harness.world.render import WIDTH as WIDTH_PX
-from harness.world.render import track
-from harness.world.scene import (
+from harness.small_model.world.interpret import interpret
+from harness.small_model.world.render import HEIGHT as HEIGHT_PX
+from harness.small_model.world.render import WIDTH as WIDTH_PX
+from harness.small_model.world.render import track
+from harness.small_model.world.scene import (
     CAMERAS,
     COLOURS,
     EVENTS_S,
@@ -46,7 +46,7 @@ class WorldText:
     Row 0 holds place, light and camera, rows 1 to 3 a thing each: one of so many for every facet,
     waves for numbers; where it begins and how fast is worked out. Rows of absent things are zero.
 
-    Source  ours; reading is `harness.world.interpret`.
+    Source  ours; reading is `harness.small_model.world.interpret`.
     Shapes  num_prompts strings -> [num_prompts, 4, 141] float32 on the CPU.
     """
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from harness.world.words import Camera, Colour, Light, Motion, Pace, Place, Shape, Size, Texture
+from harness.small_model.world.words import (
+    Camera,
+    Colour,
+    Light,
+    Motion,
+    Pace,
+    Place,
+    Shape,
+    Size,
+    Texture,
+)
 
 EVENTS_S = (0.0, 3.5, 6.5)  # the beginning, "then", "finally"
 MOST = 3  # things in a scene

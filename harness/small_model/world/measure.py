@@ -1,8 +1,8 @@
 """Quality of videos by the world's own ground truth: what prompts say, what pixels show.
 
-A prompt decides the scene (`harness.world.interpret`), so each question has a right answer for
-every video of this world's size, whatever the suite. A thing is asked about only where its own
-geometry says that it can be seen; its answer is the majority of its keyframes.
+A prompt decides the scene (`harness.small_model.world.interpret`), so each question has a right
+answer for every video of this world's size, whatever the suite. A thing is asked about only where
+its own geometry says that it can be seen; its answer is the majority of its keyframes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.scoring.metrics import signals
-from harness.world import render
-from harness.world.backgrounds import Array
-from harness.world.clip import FPS, Clip
-from harness.world.fit import REACH, Aim, Fit, entered_s
-from harness.world.interpret import interpret
-from harness.world.render import Times
-from harness.world.scene import (
+from harness.small_model.world import render
+from harness.small_model.world.backgrounds import Array
+from harness.small_model.world.clip import FPS, Clip
+from harness.small_model.world.fit import REACH, Aim, Fit, entered_s
+from harness.small_model.world.interpret import interpret
+from harness.small_model.world.render import Times
+from harness.small_model.world.scene import (
     CAMERAS,
     COLOURS,
     EVENTS_S,
@@ -34,8 +34,8 @@ from harness.world.scene import (
     SHAPES,
     Scene,
 )
-from harness.world.stage import Stage
-from harness.world.words import Colour
+from harness.small_model.world.stage import Stage
+from harness.small_model.world.words import Colour
 
 Frames = NDArray[np.uint8]
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.small_model.training.state import State
 from harness.system.files import sha256, whole_file
-from harness.train.state import State
 
 WEIGHTS = "network.safetensors"
 CURVE = "loss.png"

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.world import render
-from harness.world.backgrounds import Array
-from harness.world.render import HEIGHT, WIDTH, Times
-from harness.world.scene import COLOURS, EVENTS_S, MOTIONS, SHAPES, Thing
-from harness.world.stage import Stage, Track, inside, mark
-from harness.world.words import Colour, Motion, Shape
+from harness.small_model.world import render
+from harness.small_model.world.backgrounds import Array
+from harness.small_model.world.render import HEIGHT, WIDTH, Times
+from harness.small_model.world.scene import COLOURS, EVENTS_S, MOTIONS, SHAPES, Thing
+from harness.small_model.world.stage import Stage, Track, inside, mark
+from harness.small_model.world.words import Colour, Motion, Shape
 
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]

@@ -17,12 +17,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.models.wan import Wan
+from harness.small_model.training.objective import Batch, Objective
+from harness.small_model.training.optim import Average, initialise, optimisers, set_lr
+from harness.small_model.training.stages import Stage, Training
+from harness.small_model.training.state import Clock, State, load_state
 from harness.system.errors import UserError
 from harness.system.files import whole_file
-from harness.train.objective import Batch, Objective
-from harness.train.optim import Average, initialise, optimisers, set_lr
-from harness.train.stages import Stage, Training
-from harness.train.state import Clock, State, load_state
 
 LOG = "log.csv"
 Source = Callable[[Stage, int], Iterator[Batch]]

@@ -10,11 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.world import render
-from harness.world.backgrounds import Array
-from harness.world.render import HEIGHT, WIDTH, Times
-from harness.world.scene import Scene, Thing
-from harness.world.words import Shape
+from harness.small_model.world import render
+from harness.small_model.world.backgrounds import Array
+from harness.small_model.world.render import HEIGHT, WIDTH, Times
+from harness.small_model.world.scene import Scene, Thing
+from harness.small_model.world.words import Shape
 
 Track = tuple[Times, Times, Times]  # x, y, radius [F], before the camera
 

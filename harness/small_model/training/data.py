@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.models.codec import encode
 from harness.models.preset import TextEncoder
-from harness.train.objective import Batch
-from harness.train.stages import Stage, Training
-from harness.world import Clip, clip
-from harness.world.clip import HELD_OUT
+from harness.small_model.codec import encode
+from harness.small_model.training.objective import Batch
+from harness.small_model.training.stages import Stage, Training
+from harness.small_model.world import Clip, clip
+from harness.small_model.world.clip import HELD_OUT
 
 _CHANGED = 0.1  # of a latent, whose spread is about 1
 

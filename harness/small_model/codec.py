@@ -144,7 +144,7 @@ class KeyframeDecoder:
 
     It sees a latent frame and the one before; the first frame is its own past. fp32.
 
-    Source  ours; trained by `python -m harness.train.decoder`.
+    Source  ours; trained by `python -m harness.small_model.training.decoder`.
     Shapes  latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
     Raises  UserError: an unknown word; `to` and `decode`: weights missing or damaged, latents of
             another number of channels.

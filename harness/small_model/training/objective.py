@@ -12,8 +12,8 @@ from harness.api import CacheSpec
 from harness.models.wan import Wan
 from harness.sampling.network import TextKV
 from harness.sampling.schedule import Schedule
-from harness.train.stages import Stage
-from harness.train.teacher import TeacherForcing
+from harness.small_model.training.stages import Stage
+from harness.small_model.training.teacher import TeacherForcing
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Training of the small causal Wan: `python -m harness.small_model.training`."""

@@ -1,1 +1,0 @@
-"""Training of the small causal Wan: `python -m harness.train`."""
