@@ -49,9 +49,9 @@ python -m harness --config-dir mine check method=mine
 python -m harness --config-dir mine method=mine
 ```
 
-The first holds it against the contract of every method (`harness/check/contracts.py`), in a few
-seconds; the second runs it. `family:` and `source:` in the file are what tables call it; they do
-not change a run's identity. To ship one, put the class into `methods/` and the file into
+The first holds it against the contract of every method (`harness/checks/method_contracts.py`), in a
+few seconds; the second runs it. `family:` and `source:` in the file are what tables call it; they
+do not change a run's identity. To ship one, put the class into `methods/` and the file into
 `conf/method/`, with its description as the comment in the first line, and type `make docs`.
 
 A name means one file everywhere, so a file with the name of one that ships is refused: give yours

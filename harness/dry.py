@@ -15,7 +15,7 @@ from harness.system.text_table import Grid
 from harness.system.units import size
 
 if TYPE_CHECKING:
-    from harness.parts import Parts
+    from harness.checks.parts import Parts
 
 Videos = tuple[str, ...]  # file names without endings
 HEADER = ("method", "state", "made", "left", "failed", "minutes", "from", "KV", "peak", "disk")
@@ -153,8 +153,8 @@ def _parts(run: Run) -> Parts:
     """
     from hydra.errors import InstantiationException
 
+    from harness.checks.parts import Parts
     from harness.config.messages import of_construction
-    from harness.parts import Parts
 
     try:
         return Parts.of(run)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite
+from harness.checks.parts import Parts
 from harness.embeddings import Embeddings, Encoded, Keep
 from harness.measure import Meter, memory_of
 from harness.models.preset import DTYPES
-from harness.parts import Parts
 from harness.record import Held, Recorder
 from harness.results import observations
 from harness.results.observation import TracePoint

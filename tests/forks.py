@@ -52,7 +52,7 @@ MODULES = (
     "harness.scoring.score", "harness.rescore", "harness.results.wandb_mirror",
     "harness.downloads.verb",
     "harness.listing",
-    "harness.integrity", "harness.results.summary_table", "av", "PIL.Image", "lpips",
+    "harness.checks.results", "harness.results.summary_table", "av", "PIL.Image", "lpips",
     "skimage.metrics",
     "torchvision",
 )  # fmt: skip

@@ -14,9 +14,9 @@ from harness.cache.attention.base import Backend
 from harness.cache.attention.portable import Portable
 from harness.cache.layer import Context
 from harness.cache.session import Session
-from harness.check import walk
-from harness.check.small import CPU, GRID, network, spec
-from harness.check.small import text_kv as text
+from harness.checks import walk
+from harness.checks.tiny_network import CPU, GRID, network, spec
+from harness.checks.tiny_network import text_kv as text
 from harness.cli import CONF
 from harness.config import compose
 from harness.config.compose import method_files

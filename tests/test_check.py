@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, CacheSpec, Exact, History, Method, Packed, Placement, VideoSize
-from harness.check.bits import errors_by_bits, with_bits
-from harness.check.contracts import CONTRACTS, verdicts
-from harness.check.subject import Subject
-from harness.check.walk import live_bytes
+from harness.checks.error_by_bits import errors_by_bits, with_bits
+from harness.checks.method_contracts import CONTRACTS, verdicts
+from harness.checks.method_subject import Subject
+from harness.checks.walk import live_bytes
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window

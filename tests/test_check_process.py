@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Packed
-from harness.check.child import judged
-from harness.check.contracts import nothing_is_held_outside_the_cache, verdicts
-from harness.check.subject import Subject
+from harness.checks.child import judged
+from harness.checks.method_contracts import nothing_is_held_outside_the_cache, verdicts
+from harness.checks.method_subject import Subject
 from tests.geometry import configured
 
 KEPT: list[Any] = []

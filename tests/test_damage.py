@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity, job, rescore
+from harness import job, rescore
 from harness.bench.made_up import write_results
+from harness.checks import results as integrity
 from harness.results import all_runs, manifest, observation, observations
 from harness.results.observation import TracePoint
 from harness.results.observations import OBSERVATIONS, Rows, write_trace

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness import integrity
+from harness.checks import results as integrity
 from harness.results import all_runs, manifest, observations
 from harness.results.run import Run
 from harness.results.scores import SCORES

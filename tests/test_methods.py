@@ -7,8 +7,8 @@ import json
 import pytest
 
 from harness.cache.frame_layer import FrameLayer
-from harness.check.contracts import verdicts
-from harness.check.subject import Subject
+from harness.checks.method_contracts import verdicts
+from harness.checks.method_subject import Subject
 from tests.geometry import configured, generate, method_names, method_of, network, published_names
 
 NAMES = [*method_names(), *published_names()]

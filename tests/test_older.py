@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main as analysis
+from harness.checks.results import check
 from harness.cli import _write_wide
 from harness.config.compose import configured
-from harness.integrity import check
 from harness.rescore import main as score
 from harness.results import all_runs, observations, older
 from harness.results.run import Run

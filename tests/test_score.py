@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import integrity
+from harness.checks import results
 from harness.results import all_runs, manifest, observations, scores
 from harness.results.all_runs import load_run
 from harness.results.observations import Rows
@@ -357,7 +357,7 @@ def test_killed_and_typed_again_it_ends_complete_and_the_manifest_is_true(tmp_pa
     assert done.returncode == 0, done.stderr
     assert all(x["grey"] is not None and "psnr_version" in x for x in all_rows(tmp_path))
     assert manifest.is_there(this.folder)
-    report = integrity.examine(this.folder, None)
+    report = results.examine(this.folder, None)
     assert not [finding for finding in report.findings if "digest" in str(finding)]
 
 

@@ -15,7 +15,7 @@ from harness.api import Stores
 from harness.cache.attention.portable import Portable
 from harness.cache.layer import Plan
 from harness.cache.session import Session
-from harness.check.small import DIMS
+from harness.checks.tiny_network import DIMS
 from harness.models.wan import Wan
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.system.errors import USER_ERROR
 
 if TYPE_CHECKING:
-    from harness.check.subject import Subject
+    from harness.checks.method_subject import Subject
 from harness.checks.verdict import Verdict, sentence
 
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     folders = [Path(word) for word in rest]
     try:
         if folders and all(folder.is_dir() for folder in folders):
-            from harness.integrity import check
+            from harness.checks.results import check
 
             return check(folders, own)
         return _check(words)
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
-    from harness.check.child import LIMIT_S, judged
+    from harness.checks.child import LIMIT_S, judged
     from harness.config.compose import choices, composing, method_files
     from harness.config.settings import check, execution
     from harness.system.errors import UserError
@@ -93,7 +93,9 @@ def _check(words: Sequence[str]) -> int:
         print(verdict, flush=True)
         broken += not verdict.held
     if broken:
-        print(f"{broken} broken: harness/check/{_ASKED[group]} says what is asked", file=sys.stderr)
+        print(
+            f"{broken} broken: harness/checks/{_ASKED[group]} says what is asked", file=sys.stderr
+        )
     return 1 if broken else 0
 
 

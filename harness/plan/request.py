@@ -20,12 +20,12 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
+from harness.checks.parts import demand_fit
 from harness.config import settings
 from harness.config.hydra_errors import demand_choices
 from harness.config.read_once import read_once
 from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
-from harness.parts import demand_fit
 from harness.plan import roofline
 from harness.plan.forecast import Setting
 from harness.plan.workload import needs

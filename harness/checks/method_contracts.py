@@ -17,15 +17,15 @@ from torch import Tensor
 from harness.api import CacheSpec, FramePolicy
 from harness.cache.integration import CacheSession
 from harness.cache.session import Session
-from harness.check.bits import errors_by_bits
-from harness.check.declared import declared_bytes, outgrown
-from harness.check.small import spec, video
-from harness.check.subject import NUM_FRAMES, Subject
-from harness.check.walk import SHARED, held_by_process, live_bytes, reached
+from harness.checks.declared_bytes import declared_bytes, outgrown
+from harness.checks.error_by_bits import errors_by_bits
+from harness.checks.method_subject import NUM_FRAMES, Subject
+from harness.checks.tiny_network import spec, video
 from harness.checks.verdict import Broken
+from harness.checks.walk import SHARED, held_by_process, live_bytes, reached
 
 if TYPE_CHECKING:
-    from harness.check.subject import Subject
+    from harness.checks.method_subject import Subject
 from harness.checks.verdict import Verdict, sentence
 
 Contract = Callable[[Subject], str | None]
@@ -302,7 +302,7 @@ def verdicts(
 
     begins: called with the name of each before it is tried.
     """
-    from harness.check.contracts import CONTRACTS
+    from harness.checks.method_contracts import CONTRACTS
 
     for contract in CONTRACTS:
         name = contract.__name__.replace("_", " ")

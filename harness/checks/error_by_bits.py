@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from harness.api import KEEP, Method
 from harness.api.method import tiers_of
-from harness.check.small import spec
+from harness.checks.tiny_network import spec
 
 WIDTHS = (2, 4, 8)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.api import Exact, Method
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.check.small import CPU
+from harness.checks.tiny_network import CPU
 from harness.checks.verdict import Verdict, sentence
 from harness.config.weight_readers import read_by
 from harness.downloads import weights

@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from harness.integrity import tables
-from harness.integrity.folder import examine
-from harness.integrity.report import Report
-from harness.results import all_runs, observations
+from harness.checks import files
+from harness.checks.findings import Report
+from harness.checks.run_folder import examine
+from harness.results import all_runs
 from harness.results.command_of_run import removing
-from harness.results.manifest import MANIFEST, runs
-from harness.system.errors import UserError
+from harness.results.manifest import runs
 from harness.system.files import shown, stale
 
 
@@ -46,10 +44,10 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
 
 def mixed(reports: Iterable[Report]) -> Iterator[str]:
     """Where rows of several machines or versions of the code stand in one run or one table."""
-    tables: dict[Path, list[Report]] = {}
+    files: dict[Path, list[Report]] = {}
     for report in reports:
-        tables.setdefault(report.folder.parent, []).append(report)
-    for folder, several in tables.items():
+        files.setdefault(report.folder.parent, []).append(report)
+    for folder, several in files.items():
         places = [(each.folder, [each]) for each in several]
         if len(several) > 1:
             places.append((folder, several))
@@ -84,8 +82,8 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
     for path in sorted({top.absolute() / all_runs.WIDE for top in (*roots, *tops)}):
         try:
             if path.exists():
-                tables.checked(path)
-        except tables.Wrong as wrong:
+                files.checked(path)
+        except files.Wrong as wrong:
             yield (
                 f"{shown(path)}: {wrong}; type `{removing([path])}` to mend it, and the next "
                 "command on these results writes it anew"

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.checks import files as tables
+from harness.checks import video
+from harness.checks.files import Newer, Older, Wrong
+from harness.checks.findings import Finding, Report
 from harness.checks.known_command import known_command
-from harness.integrity import tables, video
-from harness.integrity.report import Finding, Report
-from harness.integrity.tables import Newer, Older, Wrong
 from harness.prompts.suite import Suite
 from harness.results import manifest, observations
 from harness.results.command_of_run import Origin, removing

@@ -15,7 +15,7 @@ from harness.api import CacheSpec, Exact, Method, Tier
 from harness.api.method import tiers_of
 from harness.cache.attention.auto import Auto
 from harness.cache.integration import CacheSession, Integration, Packed
-from harness.check.small import CPU, spec, video
+from harness.checks.tiny_network import CPU, spec, video
 from harness.config.compose import REFERENCE
 from harness.system.paths import CONF
 from harness.system.typed import build

@@ -65,7 +65,7 @@ def _start(
     reader, writer = os.pipe()
     told = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.check.child", *told],
+        [sys.executable, "-m", "harness.checks.child", *told],
         stdin=subprocess.PIPE,
         pass_fds=(writer,),
         env={**os.environ, "PYTHONPATH": search_path()},
@@ -94,7 +94,7 @@ def _how(code: int) -> str:
 
 def main() -> None:
     """The child: examine what standard input names, a line a report."""
-    parser = argparse.ArgumentParser(prog="harness.check.child")
+    parser = argparse.ArgumentParser(prog="harness.checks.child")
     parser.add_argument("--group", choices=["method", "model"], required=True)
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -112,12 +112,12 @@ def main() -> None:
             report(name=name, contract=contract)
 
         if given.group == "method":
-            from harness.check.contracts import verdicts
-            from harness.check.subject import Subject
+            from harness.checks.method_contracts import verdicts
+            from harness.checks.method_subject import Subject
 
             found = verdicts(Subject(name, config), begins)
         else:
-            from harness.check import model
+            from harness.checks import model
 
             subject = model.ModelSubject(name, config["model"], config["data_dir"])
             found = model.verdicts(subject, begins)

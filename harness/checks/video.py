@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from harness.integrity.tables import Wrong, rows
+from harness.checks.files import Wrong, rows
 from harness.results.observation import PHASES, TracePoint
 from harness.results.run import SAMPLE_SEED_STEP, Run
 from harness.results.scores import key
