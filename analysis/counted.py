@@ -18,7 +18,7 @@ class Counted:
 
 def counted() -> list[Counted]:
     """Every row and suite of the study; imports the network, takes some seconds."""
-    from harness.plan.compare import rows
+    from harness.planning.study_table import rows
 
     return [
         Counted(each.suite, each.method, {"ratio": each.ratio, "peak_gib": each.peak_bytes / GIB})

@@ -24,7 +24,7 @@ import pandas as pd
 
 from analysis.ranks import Array, interval, resampled
 from analysis.section import Section
-from harness.power import ALPHA
+from harness.planning.detectable import ALPHA
 from harness.results.quantities import QUANTITIES
 
 NUM_DRAWS, NUM_FLIPS, SEED = 10_000, 20_000, 0

@@ -64,7 +64,7 @@ class Command:
             videos=tuple(keys),
         )
         if dry:
-            from harness.dry import outlooks
+            from harness.planning.dry_run import outlooks
 
             found = tuple(map(asdict, outlooks(run, reference)))
             return replace(known, state="dry", outlooks=found)
@@ -162,7 +162,7 @@ def show(jobs: Sequence[Job]) -> int:
     """
     whole = True
     if outlooks := [each for job in jobs for each in job.outlooks]:
-        from harness.dry import Outlook, print_outlooks
+        from harness.planning.dry_run import Outlook, print_outlooks
 
         print_outlooks([Outlook.from_json(each) for each in outlooks])
     else:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from harness.catalogue import Facts, facts
 from harness.config.compose import REFERENCE
+from harness.planning.method_facts import Facts, facts
 from harness.system.paths import ROOT, checkout
 
 PAGE = ROOT / "docs" / "methods.md"

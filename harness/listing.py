@@ -138,8 +138,8 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     if not files:
         complain(UserError(f"ls methods {' '.join(words)}: no name or description has these words"))
         return USER_ERROR
-    from harness.catalogue import facts
     from harness.docs import bits, ratio
+    from harness.planning.method_facts import facts
 
     texts = [path.read_text() for path in method_files(folder).values()]
     width = max(map(len, files))
@@ -158,7 +158,7 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
 
 def _models(data_dir: str | None, folder: Path | None) -> int:
     """Presets as they are built: whether their files are there, what they hold, how they run."""
-    from harness.roster import HEAD, cells, entries
+    from harness.planning.model_facts import HEAD, cells, entries
 
     try:
         known = list(entries(data_dir, folder))

@@ -48,7 +48,8 @@ PACKAGES = (
     "methods",
 )
 MODULES = (
-    "harness.system.ending", "harness.cli", "harness.dry", "harness.worker", "harness.generate",
+    "harness.system.ending", "harness.cli", "harness.planning.dry_run", "harness.worker",
+    "harness.generate",
     "harness.scoring.score", "harness.rescore", "harness.results.wandb_mirror",
     "harness.downloads.verb",
     "harness.listing",

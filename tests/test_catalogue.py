@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.catalogue import Facts, facts
 from harness.docs import PAGE, page
+from harness.planning.method_facts import Facts, facts
 from tests.test_cli import one_sentence, within
 
 

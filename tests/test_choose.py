@@ -175,8 +175,8 @@ def test_a_window_without_its_sink_is_a_sliding_window() -> None:
 def test_the_command_of_a_plain_window_makes_one_of_that_size(
     name: str, ratio: float, plain: str
 ) -> None:
-    from harness.plan.forecast import forecast
-    from harness.plan.request import resolve, split
+    from harness.planning.forecast import forecast
+    from harness.planning.request import resolve, split
 
     command = baseline(Method(name, "", "", 8, command=COMMAND.format(name)), ratio, plain)
     words = shlex.split(command)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.models.checkpoints import bundled as bundled_module
 from harness.models.checkpoints.bundled import bundled
-from harness.plan.live import on_meta
+from harness.planning.live_bytes import on_meta
 from harness.scoring.metrics import psnr
 from harness.small_model import codec
 from harness.small_model.codec import CHANNELS, KeyframeDecoder, encode, fade, linear, preview

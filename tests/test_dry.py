@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import earlier, power
-from harness.dry import Outlook, cells, merged, outlooks, print_outlooks, shown, total
-from harness.plan.job import memory
+from harness.planning import detectable, past_runs
+from harness.planning.dry_run import Outlook, cells, merged, outlooks, print_outlooks, shown, total
+from harness.planning.run_memory import memory
 from harness.prompts.suite import Prompt, Suite
 from harness.results import observations
 from harness.results.observations import Rows
@@ -233,7 +233,7 @@ def test_another_machine_tells_disk_but_no_minutes(tmp_path: Path) -> None:
     assert found.minutes is None
     assert any("only on NVIDIA H900" in reason for reason in found.reasons)
     assert found.disk_bytes
-    assert earlier.seconds(this, this, None).value == 60  # nobody knows where it will run
+    assert past_runs.seconds(this, this, None).value == 60  # nobody knows where it will run
 
 
 def test_threads_do_not_make_another_machine(tmp_path: Path) -> None:
@@ -360,28 +360,28 @@ def test_what_cannot_be_planned_is_unknown_with_a_reason(
 def test_the_smallest_difference_is_as_by_hand(
     num_prompts: int, num_comparisons: int, sd: float
 ) -> None:
-    assert power.detectable(num_prompts, num_comparisons) == pytest.approx(sd, abs=5e-4)
-    assert f"about {sd:.2f} s.d." in power.sentence(num_prompts, num_comparisons)
+    assert detectable.detectable(num_prompts, num_comparisons) == pytest.approx(sd, abs=5e-4)
+    assert f"about {sd:.2f} s.d." in detectable.sentence(num_prompts, num_comparisons)
 
 
 def test_ten_prompts_cannot_survive_thirty_two_comparisons() -> None:
-    assert float(power.smallest_p(10)) == pytest.approx(0.00195, abs=1e-5)
-    assert float(power.level(32)) == pytest.approx(0.00156, abs=1e-5)
-    assert "10 prompts cannot show any difference" in power.sentence(10, 32)
-    assert "at least 11 could" in power.sentence(10, 32)
-    assert "detectable" in power.sentence(11, 32)
+    assert float(detectable.smallest_p(10)) == pytest.approx(0.00195, abs=1e-5)
+    assert float(detectable.level(32)) == pytest.approx(0.00156, abs=1e-5)
+    assert "10 prompts cannot show any difference" in detectable.sentence(10, 32)
+    assert "at least 11 could" in detectable.sentence(10, 32)
+    assert "detectable" in detectable.sentence(11, 32)
 
 
 @pytest.mark.parametrize("num_comparisons", [1, 2, 5, 32, 1000])
 def test_the_fewest_prompts_are_just_enough(num_comparisons: int) -> None:
-    least = power.least_prompts(num_comparisons)
+    least = detectable.least_prompts(num_comparisons)
     assert 2 / 2**least <= 0.05 / num_comparisons < 2 / 2 ** (least - 1)
 
 
 def test_the_test_finds_that_difference_as_often_as_is_said() -> None:
     """One comparison of 14 prompts, by all sign flips: a power near 0.8, rather less than more."""
     num_prompts = 14
-    d = power.detectable(num_prompts, 1)
+    d = detectable.detectable(num_prompts, 1)
     generator = np.random.default_rng(0)
     differences = generator.standard_normal((400, num_prompts)) + d
     bits = np.arange(2**num_prompts)[:, None] >> np.arange(num_prompts) & 1
@@ -402,7 +402,7 @@ def test_only_methods_of_one_table_are_compared(tmp_path: Path) -> None:
     tables = {each.table for each in found}
     assert len(tables) == 2
     near = [each for each in merged(found) if each.suite == "mine"]
-    assert shown(near) == [power.sentence(32, 2)]
+    assert shown(near) == [detectable.sentence(32, 2)]
     windowed = method(tmp_path, "rtn_int4", "model.window=6")
     assert look(windowed, bf16).table not in tables
 
@@ -436,7 +436,7 @@ def test_the_table_adds_up_and_ends_with_nothing_was_run(
     assert row["rtn_int4"][1:7] == ["partial", "1/3", "2", "0", "20", "own"]
     assert row["kivi_int4"][1:7] == ["missing", "0/3", "3", "0", "15", "bf16"]
     assert any("left: 5 videos; minutes, one video after another: 35;" in line for line in lines)
-    assert power.sentence(3, 2) in lines
+    assert detectable.sentence(3, 2) in lines
     assert lines[-1] == "nothing was run"
     for meaning in ("minutes", "from", "KV", "disk"):
         assert any(line.startswith(f"{meaning}: ") for line in lines)
@@ -454,7 +454,7 @@ def test_what_is_unknown_is_not_summed_as_nothing(tmp_path: Path) -> None:
 
 
 def test_printing_imports_no_torch() -> None:
-    code = "import harness.dry; harness.dry.print_outlooks([])"
+    code = "import harness.planning.dry_run; harness.planning.dry_run.print_outlooks([])"
     said = without({"torch", "pandas", "pyarrow"}, code)
     assert said.splitlines()[-1] == "nothing was run"
 

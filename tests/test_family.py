@@ -16,9 +16,9 @@ from harness.config.compose import choices, described
 from harness.generate import Generator
 from harness.measure import Meter
 from harness.models.preset import VideoModel
-from harness.plan.forecast import Setting, forecast
-from harness.plan.request import backend_of
-from harness.plan.workload import Needs, network
+from harness.planning.forecast import Setting, forecast
+from harness.planning.model_needs import Needs, network
+from harness.planning.request import backend_of
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs, observations
 from harness.results.run import Item, Run

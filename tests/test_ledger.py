@@ -8,7 +8,7 @@ import pytest
 
 from harness.generate import Generator
 from harness.measure import Meter
-from harness.plan.live import LiveBytes
+from harness.planning.live_bytes import LiveBytes
 from harness.results.observation import PHASES
 from tests.test_run import run
 

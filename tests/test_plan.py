@@ -39,15 +39,15 @@ from harness.cache.session import Session
 from harness.models.decoders import wan_vae
 from harness.models.decoders.wan_vae import WanVae
 from harness.models.preset import VideoModel
-from harness.plan import compare, request
-from harness.plan.forecast import Forecast, Setting, forecast
-from harness.plan.history import FAR, Growth, most, video
-from harness.plan.live import LiveBytes, on_meta
-from harness.plan.memory import Budget, Contract, largest
-from harness.plan.roofline import Ceilings, card, work
-from harness.plan.storage import Storage
-from harness.plan.table import cells
-from harness.plan.workload import Needs, decoding, needs, network
+from harness.planning import request, study_table
+from harness.planning.forecast import Forecast, Setting, forecast
+from harness.planning.history import FAR, Growth, most, video
+from harness.planning.live_bytes import LiveBytes, on_meta
+from harness.planning.memory import Budget, Contract, largest
+from harness.planning.model_needs import Needs, decoding, needs, network
+from harness.planning.roofline import Ceilings, card, work
+from harness.planning.storage import Storage
+from harness.planning.table import cells
 from harness.system.errors import UserError
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
@@ -496,8 +496,8 @@ def test_the_published_peaks_follow_from_what_was_stored() -> None:
     summaries = SHARED / "published" / "summaries.csv"
     if not summaries.is_file():
         pytest.skip(f"published summaries not found: {summaries}")
-    published = compare.read(summaries)
-    rows = compare.rows()
+    published = study_table.read(summaries)
+    rows = study_table.rows()
     assert {(row.suite, row.method) for row in rows} == set(published)
     errors = {
         (row.suite, row.method): abs(row.peak_bytes / GIB - published[row.suite, row.method])

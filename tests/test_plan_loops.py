@@ -17,9 +17,9 @@ from harness.cache.attention.base import Scratch, Segment
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.models.preset import VideoModel
-from harness.plan.memory import Budget, Contract
-from harness.plan.roofline import work
-from harness.plan.workload import Needs, network
+from harness.planning.memory import Budget, Contract
+from harness.planning.model_needs import Needs, network
+from harness.planning.roofline import work
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from tests.geometry import CPU

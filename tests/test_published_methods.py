@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from harness.api import Method
 from harness.cache.integration import Packed
 from harness.cache.published import Published
-from harness.plan import published as plan
+from harness.planning import study_peaks as plan
 from harness.results import all_runs
 from harness.sampling.noise import SeededNoise
 from harness.sampling.sampler import Sampler

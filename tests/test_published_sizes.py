@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from harness.api import CacheSpec, FramePolicy, History, Method
 from harness.cache.published import Dense, Published
 from harness.cache.published.layer import Layer
-from harness.plan import published as plan
+from harness.planning import study_peaks as plan
 from methods.quantizers.sigma import Sigma
 from methods.retention.ladder import Ladder
 from tests.conftest import SHARED

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness.api import Method
-from harness.plan.forecast import Forecast, Setting, forecast
+from harness.planning.forecast import Forecast, Setting, forecast
 from tests.conftest import ROOT, Sweep
 from tests.geometry import method_names
 from tests.test_cli import SHORT, SWEEP, command, within
@@ -83,7 +83,7 @@ def test_readme_plans(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         rows.append(forecast(name, method, setting))
         return rows[-1]
 
-    monkeypatch.setattr("harness.plan.forecast.forecast", noted)
+    monkeypatch.setattr("harness.planning.forecast.forecast", noted)
     done = within(*line.split()[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "GiB" in done.stdout

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness import listing
-from harness.roster import HEAD, Entry, cells, entries
+from harness.planning.model_facts import HEAD, Entry, cells, entries
 from harness.system import user_folder
 from tests.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
 

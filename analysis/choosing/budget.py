@@ -88,9 +88,9 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
 
     from harness.cache.integration import Packed
     from harness.config import stored
-    from harness.plan import request
-    from harness.plan.forecast import Setting, forecast
-    from harness.plan.workload import needs
+    from harness.planning import request
+    from harness.planning.forecast import Setting, forecast
+    from harness.planning.model_needs import needs
 
     for part in (run.integration, run.model, run.attention, run.method):
         stored.check(part, run.folder / REQUEST)  # before any of them is built

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.choosing.frontiers import EPSILON, cell
 from analysis.section import Section
 from analysis.statistics import Difference, between
-from harness.power import ALPHA, smallest_p
+from harness.planning.detectable import ALPHA, smallest_p
 from harness.results.quantities import QUANTITIES
 
 

@@ -13,7 +13,7 @@ from analysis.figures.page import looks
 from analysis.report import links
 from analysis.report.pages import page, plotly
 from analysis.report.parts import Part
-from harness.power import ALPHA
+from harness.planning.detectable import ALPHA
 from harness.results.quantities import QUALITY, QUANTITIES, Quantity
 
 LEAD = (

@@ -12,7 +12,7 @@ from analysis.report.pages import page
 from analysis.report.parts import Part
 from analysis.report.runs import DIGEST, SAID
 from analysis.statistics import EXACT_UP_TO, FEWEST, NUM_DRAWS, NUM_FLIPS
-from harness.power import ALPHA
+from harness.planning.detectable import ALPHA
 
 STATISTICS = (
     "Prompts are the sample: of several videos of a prompt the mean is taken first.",

@@ -12,7 +12,7 @@ from analysis.statistics import FEWEST, NUM_DRAWS, base_of
 from analysis.study.columns import COUNTED, FOLLOWS, MARK, View, is_sampled
 from analysis.study.rows import rows_missing
 from analysis.study.spec import Table
-from harness.power import ALPHA, least_prompts, sentence, smallest_p
+from harness.planning.detectable import ALPHA, least_prompts, sentence, smallest_p
 from harness.results.quantities import QUANTITIES
 
 WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")  # of a shell, with its quotes

@@ -43,13 +43,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def _plan(words: Sequence[str], as_json: bool, config_dir: str | None) -> None:
-    from harness.plan import compare, request
-    from harness.plan.forecast import forecast
-    from harness.plan.table import print_table
+    from harness.planning import request, study_table
+    from harness.planning.forecast import forecast
+    from harness.planning.table import print_table
 
     options, others = request.split(words)
     if options.published:
-        compare.show(others, options.against, as_json)
+        study_table.show(others, options.against, as_json)
         return
     setting, methods = request.resolve(options, others, config_dir)
     rows = [forecast(name, method, setting) for name, method in methods.items()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.plan.forecast import Forecast, Setting
-from harness.plan.memory import Sizes, largest, total
+from harness.planning.forecast import Forecast, Setting
+from harness.planning.memory import Sizes, largest, total
 from harness.prompts.suite import MAX_SECONDS
 from harness.results.observation import PHASES
 from harness.system.units import GIB, MIB

@@ -12,13 +12,13 @@ from hydra.errors import InstantiationException
 from harness.api import Method
 from harness.cache.integration import Integration, Packed
 from harness.cache.published import Published
-from harness.catalogue import NUM_FRAMES, TRUE
 from harness.config.messages import of_construction
 from harness.models.preset import VideoModel
-from harness.plan.forecast import Setting, forecast
-from harness.plan.published import catalogue, geometry, row
-from harness.plan.request import backend_of, model_of
-from harness.plan.workload import Needs, needs
+from harness.planning.forecast import Setting, forecast
+from harness.planning.method_facts import NUM_FRAMES, TRUE
+from harness.planning.model_needs import Needs, needs
+from harness.planning.request import backend_of, model_of
+from harness.planning.study_peaks import catalogue, geometry, row
 from harness.prompts.suite import TEMPORAL_STRIDE, pixel_frames
 from harness.results.run import Run
 from harness.system.errors import UserError, first_line

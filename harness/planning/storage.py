@@ -25,8 +25,8 @@ from harness.api import (
 from harness.api.method import tiers_of
 from harness.cache.session import sized
 from harness.cache.stored_bytes import ORIGIN_BYTES, SINK, frame_bytes, tier_bytes
-from harness.plan.history import Moment
-from harness.plan.live import LiveBytes, on_meta
+from harness.planning.history import Moment
+from harness.planning.live_bytes import LiveBytes, on_meta
 
 Parts = dict[str, float]  # bytes by what they are
 COUNT_BYTES = NOTE_BYTES = 4  # fp32, a token

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.cache.positions import rotate
 from harness.models.preset import DTYPES, VideoModel
 from harness.models.wan import Wan
-from harness.plan.live import LiveBytes, on_meta
+from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames
 from harness.sampling.network import TextKV
 from harness.system.errors import UserError

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from harness.api import CacheSpec, Method
 from harness.cache.attention.base import Backend
 from harness.models.preset import DTYPES, VideoModel
-from harness.plan.history import Growth, Moment, video
-from harness.plan.storage import Storage
-from harness.plan.workload import Needs
+from harness.planning.history import Growth, Moment, video
+from harness.planning.model_needs import Needs
+from harness.planning.storage import Storage
 from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 from harness.results.observation import PHASES
 

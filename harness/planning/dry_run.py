@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import earlier, power
+from harness.planning import detectable, past_runs
 from harness.results.run import Item, Run
 from harness.scoring.score import lacking
 from harness.system.errors import UserError
@@ -107,7 +107,7 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
 
 def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
-    from harness.plan.job import memory  # torch, which the parent of a run never needs
+    from harness.planning.run_memory import memory  # torch, which the parent of a run never needs
 
     parts = _parts(run)
     failed = run.failed()
@@ -115,8 +115,8 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     without = {item.key for item in left}
     device = run.execution.device
     machine = _machine(device)
-    time = earlier.seconds(run, reference, machine)
-    disk = earlier.disk_bytes(run, reference)
+    time = past_runs.seconds(run, reference, machine)
+    disk = past_runs.disk_bytes(run, reference)
     planned = memory(run)
     told = (*time.reasons, *disk.reasons, *_refused_here(run, parts))
     if machine is None:
@@ -199,7 +199,7 @@ def _machine(device: str) -> str | None:
     from harness.system import machine as env
 
     try:
-        return earlier.machine(env.device_name(env.choose_device(device)))
+        return past_runs.machine(env.device_name(env.choose_device(device)))
     except ValueError:
         return None
 
@@ -265,7 +265,7 @@ def shown(together: Sequence[Outlook]) -> list[str]:
     """What the prompts of a table can show of its methods; a line for each number of prompts."""
     compared = [each for each in together if each.is_job and not each.is_reference]
     numbers = sorted({each.num_prompts for each in compared})
-    return [power.sentence(number, len(compared)) for number in numbers]
+    return [detectable.sentence(number, len(compared)) for number in numbers]
 
 
 def total(runs: Sequence[Outlook]) -> str:

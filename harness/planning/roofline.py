@@ -16,9 +16,9 @@ from harness.cache.attention.base import Backend
 from harness.cache.attention.fused import Fused
 from harness.cache.session import anchored
 from harness.models.preset import DTYPES, VideoModel
-from harness.plan.history import Moment
-from harness.plan.storage import Storage
-from harness.plan.workload import Network
+from harness.planning.history import Moment
+from harness.planning.model_needs import Network
+from harness.planning.storage import Storage
 from harness.sampling.passes import Pass
 from harness.system.errors import UserError
 from harness.system.paths import shipped

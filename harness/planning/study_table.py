@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from harness.models.preset import VideoModel
-from harness.plan.published import Row, catalogue, geometry, row
-from harness.plan.table import gib, print_lines
+from harness.planning.study_peaks import Row, catalogue, geometry, row
+from harness.planning.table import gib, print_lines
 from harness.prompts import suite as suites
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import CONF

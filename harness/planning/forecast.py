@@ -9,10 +9,10 @@ from harness.cache.attention.base import Backend
 from harness.cache.attention.by_kernel import ByKernel, unread
 from harness.cache.attention.portable import Portable
 from harness.models.preset import VideoModel
-from harness.plan.history import most
-from harness.plan.memory import Budget, Contract, Sizes, peak
-from harness.plan.roofline import Ceilings, work
-from harness.plan.workload import Needs
+from harness.planning.history import most
+from harness.planning.memory import Budget, Contract, Sizes, peak
+from harness.planning.model_needs import Needs
+from harness.planning.roofline import Ceilings, work
 from harness.prompts.suite import pixel_frames
 from harness.system.units import GIB
 

@@ -26,9 +26,9 @@ from harness.config.hydra_errors import demand_choices
 from harness.config.read_once import read_once
 from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
-from harness.plan import roofline
-from harness.plan.forecast import Setting
-from harness.plan.workload import needs
+from harness.planning import roofline
+from harness.planning.forecast import Setting
+from harness.planning.model_needs import needs
 from harness.prompts import suite
 from harness.system.errors import UserError
 from harness.system.paths import CONF

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import yaml
 
 from harness.models.preset import VideoModel
-from harness.plan.live import allocated
-from harness.plan.workload import network
+from harness.planning.live_bytes import allocated
+from harness.planning.model_needs import network
 from harness.prompts.suite import pixel_frames
 from harness.system.paths import shipped
 

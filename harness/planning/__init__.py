@@ -1,0 +1,1 @@
+"""Bytes, peaks and time of a run before anything runs; facts about methods and models."""
