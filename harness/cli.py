@@ -13,15 +13,15 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import sweep
 from harness.config.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.config.messages import complain
 from harness.config.request import plan
-from harness.job import carry_out
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of
 from harness.results.scores import Key
-from harness.sweep import Job
+from harness.runs import sweep
+from harness.runs.job import carry_out
+from harness.runs.sweep import Job
 from harness.system.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
 from harness.system.paths import CONF
 

@@ -16,13 +16,13 @@ from harness.config.compose import configured
 from harness.config.hydra_errors import OF_COMPOSING
 from harness.config.messages import complain
 from harness.config.settings import check, execution
-from harness.lease import leased, threads
 from harness.results import all_runs, manifest, observations
 from harness.results.manifest import runs
 from harness.results.older import without_older
 from harness.results.run import REQUEST, Execution, Run
 from harness.results.scores import rows
 from harness.results.wandb_mirror import mirror
+from harness.runs.lease import leased, threads
 from harness.scoring.score import built, lacking, score
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.system.user_folder import own_folder

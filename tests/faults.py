@@ -60,7 +60,10 @@ class Running:
         found = []
         for child in _descendants(self.process.pid):
             try:
-                if "harness.worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    "harness.runs.worker" in child.cmdline()
+                    and child.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue

@@ -48,8 +48,8 @@ PACKAGES = (
     "methods",
 )
 MODULES = (
-    "harness.system.ending", "harness.cli", "harness.planning.dry_run", "harness.worker",
-    "harness.generate",
+    "harness.system.ending", "harness.cli", "harness.planning.dry_run", "harness.runs.worker",
+    "harness.runs.generate",
     "harness.scoring.score", "harness.rescore", "harness.results.wandb_mirror",
     "harness.downloads.verb",
     "harness.listing",
@@ -162,12 +162,12 @@ def _serve(client: socket.socket) -> NoReturn:
 
 def _become(words: Sequence[str], folder: str, variables: Mapping[str, str]) -> NoReturn:
     """Make this process `python -m <words>`, started in a folder with these variables."""
-    from harness import isolate
+    from harness.runs import child
 
     _start_anew(words, variables)
     os.chdir(folder)
     sys.path[0] = folder
-    isolate.start_worker = fork_worker
+    child.start_worker = fork_worker
     option, module, *rest = words
     assert option == "-m", words
     sys.argv = [module, *rest]
@@ -212,7 +212,7 @@ def _end_with(program: Callable[[], object]) -> NoReturn:
 
 
 class Forked:
-    """A stage's process, with what `harness.isolate` uses of `subprocess.Popen`."""
+    """A stage's process, with what `harness.runs.child` uses of `subprocess.Popen`."""
 
     def __init__(self, pid: int, stdin: Any) -> None:
         self.pid, self.stdin = pid, stdin
@@ -239,7 +239,7 @@ class Forked:
 
 
 def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]) -> Forked:
-    """Stands in for `harness.isolate.start_worker`: the stage is forked from the command."""
+    """Stands in for `harness.runs.child.start_worker`: the stage is forked from the command."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -250,7 +250,7 @@ def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[s
         return Forked(pid, os.fdopen(writer, "w"))
     from hydra.core.global_hydra import GlobalHydra
 
-    from harness import worker
+    from harness.runs import worker
 
     os.dup2(reader, 0)
     for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
@@ -259,9 +259,9 @@ def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[s
                 os.close(int(name))
             except OSError:
                 continue  # that of this list
-    _start_anew(["-m", "harness.worker", *words], variables)
+    _start_anew(["-m", "harness.runs.worker", *words], variables)
     GlobalHydra.instance().clear()
-    sys.argv = ["harness.worker", *words]
+    sys.argv = ["harness.runs.worker", *words]
     _end_with(lambda: sys.exit(worker.main(words)))
 
 

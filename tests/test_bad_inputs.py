@@ -18,12 +18,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 import analysis.__main__
 import harness.__main__
-from harness import generate, sweep
 from harness.models.preset import VideoModel
 from harness.results.run import Run
+from harness.runs import generate, sweep
+from harness.runs.worker import mendable
 from harness.scoring.score import built
 from harness.system.errors import AlreadySaid
-from harness.worker import mendable
 from tests.conftest import ROOT
 
 TABLE = yaml.safe_load((ROOT / "tests" / "bad_inputs.yaml").read_text("utf-8"))
@@ -90,7 +90,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with (
         patch.dict(os.environ),
         patch.object(sys, "path", [*sys.path]),
-        patch("harness.job.run_stage", build_only),
+        patch("harness.runs.job.run_stage", build_only),
     ):
         yield
     GlobalHydra.instance().clear()

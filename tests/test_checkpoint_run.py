@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.generate import generate
 from harness.models.text.stored_rows import write_rows
 from harness.results import all_runs, manifest
 from harness.results.run import Run
 from harness.results.scores import SCORES
+from harness.runs.generate import generate
 from tests.geometry import configured
 from tests.test_run import run
 from tests.tiny_wan import CHECKPOINT, DIMS, choose, write_checkpoint, write_parts

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import job, rescore
+from harness import rescore
 from harness.bench.made_up import write_results
 from harness.checks import results as integrity
 from harness.results import all_runs, manifest, observation, observations
@@ -24,6 +24,7 @@ from harness.results.observation import TracePoint
 from harness.results.observations import OBSERVATIONS, Rows, write_trace
 from harness.results.run import ENVIRONMENT, Run
 from harness.results.scores import SCORES
+from harness.runs import job
 from harness.system import parquet
 from harness.system.errors import UserError
 from harness.system.files import write_json

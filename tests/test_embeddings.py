@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.embeddings import FOLDER
-from harness.generate import Generator
 from harness.models.text.hashed_words import HashText
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.results.run import Run
+from harness.runs.generate import Generator
+from harness.runs.shared_text import FOLDER
 from harness.system.errors import UserError
 from tests.conftest import ROOT
 from tests.test_generate import make_all
@@ -243,7 +243,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tests.test_embeddings import PROMPTS, as_bytes, slow_run
-from harness.generate import Generator
+from harness.runs.generate import Generator
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 generator = Generator(slow_run(folder))

@@ -18,7 +18,7 @@ from harness.cli import CONF, Command, conclude_sweep
 from harness.config.compose import choices, described, method_files
 from harness.prompts import suite as suites
 from harness.prompts.suite import SuiteConfig
-from harness.sweep import Job
+from harness.runs.sweep import Job
 from harness.system.errors import UserError
 from tests.conftest import SHARED
 from tests.test_cli import command

@@ -13,8 +13,6 @@ from hydra.utils import instantiate
 from harness.api import Method
 from harness.cli import main
 from harness.config.compose import choices, described
-from harness.generate import Generator
-from harness.measure import Meter
 from harness.models.preset import VideoModel
 from harness.planning.forecast import Setting, forecast
 from harness.planning.model_needs import Needs, network
@@ -22,6 +20,8 @@ from harness.planning.request import backend_of
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs, observations
 from harness.results.run import Item, Run
+from harness.runs.generate import Generator
+from harness.runs.meter import Meter
 from tests.geometry import configured
 from tests.test_generate import make_all
 from tests.test_run import run

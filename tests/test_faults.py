@@ -17,13 +17,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from harness.job import first_failure, generate
 from harness.prompts.suite import Prompt
 from harness.results import all_runs, manifest, observations
 from harness.results.observations import OBSERVATIONS
 from harness.results.run import Execution, Run
 from harness.results.scores import SCORES
 from harness.results.video_files import frames_file, read_frames
+from harness.runs.job import first_failure, generate
 from harness.system.errors import UserError
 from tests.conftest import Sweep
 from tests.faults import SHORT, Place, Running, errors, gone, tmpfs, until
@@ -190,7 +190,7 @@ def test_a_row_stays_when_its_process_dies_right_after_it(place: Place) -> None:
     place.hook = (
         "import os, signal, sys\n"
         "if 'generate' in sys.orig_argv:\n"
-        "    from harness.reports import Reports\n"
+        "    from harness.runs.reports import Reports\n"
         "    Reports.ends = lambda *said: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = place.run("method=bf16", "suite.num_prompts=1")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness.api import DROP, FramePolicy, History, Placement
-from harness.generate import Generator, generate
 from harness.results import all_runs
 from harness.results.run import Execution, Run
+from harness.runs.generate import Generator, generate
 from harness.scoring.score import RANDOM_WEIGHTS, lacking, score
 from tests.geometry import configured
 from tests.test_run import run

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness import lease
+from harness.runs import lease
 from tests.conftest import ROOT
 from tests.test_cli import Done
 
@@ -23,7 +23,7 @@ GPUS = ("GPU-aaaa", "GPU-bbbb")
 # Notes what it was granted and when, in the machine's one clock of all processes.
 HOLDER = """
 import json, sys, time
-from harness.lease import leased
+from harness.runs.lease import leased
 from harness.results.run import Execution
 device, threads, hold, note = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 with leased(Execution(device=device, threads=threads or None), "generate") as grant:
@@ -189,7 +189,7 @@ def test_two_jobs_on_one_core_never_compute_at_once(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os, sys, time\n"
-        "if 'harness.worker' in sys.orig_argv:\n"
+        "if 'harness.runs.worker' in sys.orig_argv:\n"
         "    begun = time.monotonic()\n"
         f"    path = {str(tmp_path)!r} + f'/child-{{os.getpid()}}.txt'\n"
         "    note = lambda: open(path, 'w').write(f'{begun} {time.monotonic()}')\n"

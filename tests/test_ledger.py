@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.generate import Generator
-from harness.measure import Meter
 from harness.planning.live_bytes import LiveBytes
 from harness.results.observation import PHASES
+from harness.runs.generate import Generator
+from harness.runs.meter import Meter
 from tests.test_run import run
 
 SMALL = ("model.latent_size=[8,8]",)

@@ -18,13 +18,14 @@ import pytest
 from analysis.__main__ import main as analysis
 from analysis.report.folder import link
 from analysis.results import sections
-from harness import lease, rescore
+from harness import rescore
 from harness.bench.made_up import write_results
 from harness.checks import results as integrity
 from harness.downloads.source import _KeepsTls
 from harness.results import all_runs, manifest
 from harness.results.observations import OBSERVATIONS, Twice
 from harness.results.run import REQUEST, Run
+from harness.runs import lease
 from harness.system.errors import UserError
 from harness.system.files import locked, whole_file, write_json
 from tests.filmed import write_filmed

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.measure import Meter, ResidentMemory, memory_of
-from harness.record import largest
+from harness.runs.meter import Meter, ResidentMemory, memory_of
+from harness.runs.record import largest
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_peaks_are_this_process_own_and_not_its_parents() -> None:
     child = (
         "import subprocess, sys; from mmap import mmap; big = mmap(-1, 1500 * 2**20)\n"
         "for page in range(0, len(big), 4096): big[page] = 1\n"
-        "code = 'from harness.measure import ResidentMemory as R; r = R(); r.reset(); '"
+        "code = 'from harness.runs.meter import ResidentMemory as R; r = R(); r.reset(); '"
         "'print(r.peak()[0])'\n"
         "sys.exit(subprocess.run([sys.executable, '-c', code]).returncode)"
     )

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from harness.api import Exact, Packed
 from harness.cache.numerics import are_finite
-from harness.generate import generate
 from harness.models.wan import Wan
 from harness.results import all_runs
 from harness.results.run import Run
+from harness.runs.generate import generate
 from harness.sampling.decoding import pixels
 from harness.system.errors import NotFinite, cause_of
 from tests.test_run import run
@@ -96,7 +96,7 @@ def test_a_network_that_breaks_in_one_pass(
         calls["passes"] += 1
         return flow
 
-    monkeypatch.setattr("harness.generate.Generator.warm_up", lambda self: None)
+    monkeypatch.setattr("harness.runs.generate.Generator.warm_up", lambda self: None)
     monkeypatch.setattr(Wan, "finish", poisoned)
     this = broken(tmp_path)
     (cause, reason), (after, _) = failures(this)

@@ -36,8 +36,8 @@ from harness.cache.positions import Rope, rotate
 from harness.cache.published import Published, PublishedSession
 from harness.cache.published.layout import layout, places
 from harness.cache.session import Session
-from harness.generate import Generator
 from harness.results import all_runs
+from harness.runs.generate import Generator
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Sampler

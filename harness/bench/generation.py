@@ -18,8 +18,8 @@ from harness.benchmarks.options import Options
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.session import Session
 from harness.cache.token_layer import TokenLayer
-from harness.generate import Generator
-from harness.measure import Meter
+from harness.runs.generate import Generator
+from harness.runs.meter import Meter
 from harness.system import machine
 from harness.system.errors import UserError, first_line
 from harness.system.paths import CONF

@@ -16,11 +16,11 @@ from harness.bench.report import Report, Row
 from harness.bench.timing import Spread, Wall, interleave
 from harness.benchmarks.options import Options
 from harness.config.compose import configured
-from harness.generate import Generator, make_one
-from harness.measure import Meter
 from harness.prompts.suite import Prompt, Suite
 from harness.results.observations import OBSERVATIONS, Rows
 from harness.results.run import Execution, Run
+from harness.runs.generate import Generator, make_one
+from harness.runs.meter import Meter
 from harness.sampling.decoding import Reel
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent

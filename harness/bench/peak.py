@@ -23,7 +23,7 @@ def main(name: str, axis: str, size: str) -> None:
     from harness.bench.attention import FULL, QUICK, Sizes, history_of
     from harness.cache.attention.base import Scratch
     from harness.cache.attention.portable import Portable
-    from harness.measure import memory_of
+    from harness.runs.meter import memory_of
 
     sizes = {"full": FULL, "quick": QUICK}[size]
     backend = Portable(axis="tokens" if axis == "tokens" else "heads")

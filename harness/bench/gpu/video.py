@@ -23,8 +23,8 @@ from harness.bench.timing import Spread, Wall, interleave, told
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.integration import Packed
 from harness.config.compose import configured
-from harness.measure import Memory, memory_of
 from harness.models.preset import DTYPES, VideoModel
+from harness.runs.meter import Memory, memory_of
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.system.units import GIB

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from harness.cache.integration import CacheSession
-from harness.measure import Meter
 from harness.models.preset import VideoModel
 from harness.prompts.suite import pixel_frames
 from harness.results.observation import PHASES, Observation, TracePoint
 from harness.results.run import Item, Run
 from harness.results.video_files import Frames, digest
+from harness.runs.meter import Meter
 from harness.system import machine
 from harness.system.errors import cause_of, first_line, last_frame
 

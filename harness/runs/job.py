@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
-from harness.isolate import run_stage
 from harness.results import manifest, observations, scores
 from harness.results.observations import Rows
 from harness.results.run import Item, Run
+from harness.runs.child import run_stage
+from harness.runs.sweep import State
 from harness.scoring.score import built, lacking
-from harness.sweep import State
 from harness.system.errors import AlreadySaid, RunFailed
 from harness.system.version import code_version
 

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.lease import Grant, leased
 from harness.results.run import Run
 from harness.results.scores import Key
+from harness.runs.lease import Grant, leased
 from harness.system.child_process import search_path
 from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 
@@ -40,12 +40,13 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
 def start_worker(
     words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start `python -m harness.worker <words>` with these open files and environment variables.
+    """Start `python -m harness.runs.worker <words>` with these open files and environment
+    variables.
 
     The only place where a stage becomes a process.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "harness.worker", *words],
+        [sys.executable, "-m", "harness.runs.worker", *words],
         stdin=subprocess.PIPE,
         pass_fds=files,
         env=variables,

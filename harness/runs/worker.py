@@ -1,4 +1,4 @@
-"""The child: one stage of one run. Started by `harness.isolate`, talks through files."""
+"""The child: one stage of one run. Started by `harness.runs.child`, talks through files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from hydra.errors import InstantiationException
 
 from harness.config.messages import of_construction
-from harness.reports import Reports
 from harness.results.run import Run
+from harness.runs.reports import Reports
 from harness.system.child_process import die_with
 from harness.system.ending import lasting_streams
 from harness.system.errors import (
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="harness.worker")
+    parser = argparse.ArgumentParser(prog="harness.runs.worker")
     parser.add_argument("stage", choices=["generate", "score"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", required=True)
@@ -74,13 +74,13 @@ def _work(given: argparse.Namespace, reports: Reports) -> None:
         run = replace(run, execution=replace(run.execution, device=given.device))
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
     if given.stage == "generate":
-        from harness.generate import generate
+        from harness.runs.generate import generate
 
         items = [item for item in run.items if item.key in keys]
         generate(run, items, reports.begins)
     else:
-        from harness.lease import threads
         from harness.results.wandb_mirror import mirror
+        from harness.runs.lease import threads
         from harness.scoring.score import lacking, score
 
         tasks = [x for x in lacking(run) if x.item.key in keys]

@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.measure import Memory, Meter
 from harness.models.preset import TextEncoder
 from harness.results.run import Run
+from harness.runs.meter import Memory, Meter
 from harness.system import machine
 from harness.system.files import locked, sha256, whole_file, writing
 

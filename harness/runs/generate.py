@@ -17,16 +17,16 @@ from torch import Tensor
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite
 from harness.checks.parts import Parts
-from harness.embeddings import Embeddings, Encoded, Keep
-from harness.measure import Meter, memory_of
 from harness.models.preset import DTYPES
-from harness.record import Held, Recorder
 from harness.results import observations
 from harness.results.observation import TracePoint
 from harness.results.observations import Rows, write_trace
 from harness.results.run import ENVIRONMENT, Item, Run
 from harness.results.scores import Key
 from harness.results.video_files import Frames, write_raw
+from harness.runs.meter import Meter, memory_of
+from harness.runs.record import Held, Recorder
+from harness.runs.shared_text import Embeddings, Encoded, Keep
 from harness.sampling.decoding import Reel, pixels
 from harness.sampling.network import TextKV
 from harness.sampling.noise import SeededNoise

@@ -10,7 +10,7 @@ from harness.system.errors import Cause
 
 
 class Reports:
-    """Writes a line a report; `harness.isolate` reads them."""
+    """Writes a line a report; `harness.runs.child` reads them."""
 
     def __init__(self, file: int) -> None:
         """Take the pipe's open file; programs that this process starts do not get it."""
