@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness.bench.made_up import FPS, NUM_PIXEL_FRAMES, write_results
+from harness.benchmarks.made_up import FPS, NUM_PIXEL_FRAMES, write_results
 from harness.results.observations import OBSERVATIONS
 from harness.results.video_files import write_mp4
 from harness.system import parquet

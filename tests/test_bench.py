@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from harness.bench import BENCHES, main, read
-from harness.bench.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
-from harness.bench.checks import errors, largest_new_tensor, pooled_identity
-from harness.bench.gpu.calls import crossing
-from harness.bench.gpu.lab import SMALL, Lab
-from harness.bench.gpu.study import FORMATS as STUDY
-from harness.bench.gpu.study import fwht
-from harness.bench.report import Report, Row
-from harness.bench.timing import Spread, interleave, told
+from harness.benchmarks.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
+from harness.benchmarks.checks import errors, largest_new_tensor, pooled_identity
+from harness.benchmarks.gpu.calls import crossing
+from harness.benchmarks.gpu.lab import SMALL, Lab
+from harness.benchmarks.gpu.study import FORMATS as STUDY
+from harness.benchmarks.gpu.study import fwht
 from harness.benchmarks.options import Options
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import Spread, interleave, told
 from harness.cache.attention.portable import Portable
 from harness.system.errors import UserError
 from methods.quantizers import grouped
@@ -85,7 +85,7 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from harness.bench import Options
-from harness.bench.report import Report, Row
+from harness.benchmarks.report import Report, Row
 with Report("sample", "A sample", torch.device("cpu"), Options(Path(sys.argv[1]))) as report:
     report.add(Row("time", "a", 1.0, "s", target=2))
     report.add(Row("time", "b", None, "s", note="not here"))

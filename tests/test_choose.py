@@ -16,7 +16,7 @@ from analysis.choosing.budget import held, reasons
 from analysis.choosing.equal_memory import PLAIN, at, baseline, groups, kind, share_of_gib
 from analysis.results import sections
 from analysis.section import Method, Section
-from harness.bench.made_up import write_results
+from harness.benchmarks.made_up import write_results
 from harness.system.errors import UserError
 from tests.conftest import SHARED
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness import rescore
-from harness.bench.made_up import write_results
+from harness.benchmarks.made_up import write_results
 from harness.checks import results as integrity
 from harness.results import all_runs, manifest, observation, observations
 from harness.results.observation import TracePoint

@@ -19,7 +19,7 @@ from analysis.__main__ import main as analysis
 from analysis.report.folder import link
 from analysis.results import sections
 from harness import rescore
-from harness.bench.made_up import write_results
+from harness.benchmarks.made_up import write_results
 from harness.checks import results as integrity
 from harness.downloads.source import _KeepsTls
 from harness.results import all_runs, manifest

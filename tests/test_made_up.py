@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.bench.made_up import write_results
+from harness.benchmarks.made_up import write_results
 from harness.results import all_runs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.bench.realistic import realistic_keys, realistic_values
+from harness.benchmarks.realistic import realistic_keys, realistic_values
 from tests.errors import bits, error
 from tests.geometry import method_of, spec
 

@@ -22,7 +22,7 @@ from analysis.report.numbers import NONE, number, numbers
 from analysis.report.write import write
 from analysis.results import sections
 from analysis.section import Section
-from harness.bench.made_up import write_results
+from harness.benchmarks.made_up import write_results
 from harness.results.observations import OBSERVATIONS
 from harness.system import parquet
 from harness.system.errors import UserError

@@ -14,7 +14,7 @@ from analysis.__main__ import main
 from analysis.choosing.frontiers import frontier, objectives
 from analysis.results import sections
 from analysis.section import Section
-from harness.bench.made_up import FPS, NUM_PIXEL_FRAMES
+from harness.benchmarks.made_up import FPS, NUM_PIXEL_FRAMES
 from harness.results.quantities import QUANTITIES
 from tests.browser import Watched, chromium, watched
 from tests.filmed import EVIL, NUM_METHODS, write_filmed

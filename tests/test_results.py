@@ -11,7 +11,7 @@ import pytest
 
 from analysis.results import sections
 from analysis.section import Section
-from harness.bench.made_up import write_results
+from harness.benchmarks.made_up import write_results
 from harness.results import all_runs, observation, observations
 from harness.results.run import Run
 from harness.system import parquet

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.columns import SOURCES
-from harness.bench.made_up import SECONDS
+from harness.benchmarks.made_up import SECONDS
 from harness.results import observations, summary_table, wandb_mirror
 from harness.results.observation import over_videos
 from harness.results.quantities import QUANTITIES

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.bench.cases import FORMATS, SOFT_PRUNE, Chunk, spread_out
-from harness.bench.checks import errors, pooled_identity
-from harness.bench.gpu.lab import Lab
-from harness.bench.timing import Action
+from harness.benchmarks.cases import FORMATS, SOFT_PRUNE, Chunk, spread_out
+from harness.benchmarks.checks import errors, pooled_identity
+from harness.benchmarks.gpu.lab import Lab
+from harness.benchmarks.timing import Action
 from harness.cache.attention.base import Backend, Scratch, Segment
 
 TIMES_BF16 = 2  # the error of BF16 SDPA over the same tensors

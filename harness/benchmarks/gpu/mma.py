@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.bench.gpu.lab import Lab
-from harness.bench.timing import Action
+from harness.benchmarks.gpu.lab import Lab
+from harness.benchmarks.timing import Action
 from harness.system.errors import first_line
 
 ADOPT = 0.95  # of BF16's time, at most, before it is worth writing

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.api import Exact
-from harness.bench.cases import Chunk, segments
+from harness.benchmarks.cases import Chunk, segments
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
 from harness.cache.attention.reference import Reference

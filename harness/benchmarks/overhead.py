@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.bench.report import Report, Row
-from harness.bench.timing import Spread, Wall, interleave
 from harness.benchmarks.options import Options
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import Spread, Wall, interleave
 from harness.config.compose import configured
 from harness.prompts.suite import Prompt, Suite
 from harness.results.observations import OBSERVATIONS, Rows

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from harness.bench.cases import Chunk, num_rows
+from harness.benchmarks.cases import Chunk, num_rows
 from harness.cache import kernels
 from harness.cache.attention.base import Scratch, Segment
 from harness.cache.attention.by_kernel import form_of

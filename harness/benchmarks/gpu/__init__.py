@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.bench.gpu import calls, exact, mma, rates, staging, study, video
-from harness.bench.gpu.lab import FULL, SMALL, Lab
-from harness.bench.report import Report, Row, nvidia_smi
+from harness.benchmarks.gpu import calls, exact, mma, rates, staging, study, video
+from harness.benchmarks.gpu.lab import FULL, SMALL, Lab
 from harness.benchmarks.options import Options
+from harness.benchmarks.report import Report, Row, nvidia_smi
 from harness.system.errors import UserError, first_line
 
 TITLE = "Attention over packed history beside BF16 on a GPU"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.bench.cases import PRQ, Chunk, num_rows
-from harness.bench.checks import decoded
-from harness.bench.gpu.lab import Lab, call
-from harness.bench.timing import Action
+from harness.benchmarks.cases import PRQ, Chunk, num_rows
+from harness.benchmarks.checks import decoded
+from harness.benchmarks.gpu.lab import Lab, call
+from harness.benchmarks.timing import Action
 from harness.cache.attention.dense import attend_plain
 
 GROUP = 16

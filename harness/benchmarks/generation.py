@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from harness.bench.cases import FEW, SOFT_PRUNE
-from harness.bench.overhead import request
-from harness.bench.report import Report, Row
-from harness.bench.timing import ROUNDS, Spread, interleave, told
+from harness.benchmarks.cases import FEW, SOFT_PRUNE
 from harness.benchmarks.options import Options
+from harness.benchmarks.overhead import request
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import ROUNDS, Spread, interleave, told
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.session import Session
 from harness.cache.token_layer import TokenLayer

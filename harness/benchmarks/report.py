@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import torch
 
-from harness.bench.timing import Spread
 from harness.benchmarks.options import Options
+from harness.benchmarks.timing import Spread
 from harness.system import machine
 from harness.system.errors import UserError, first_line
 from harness.system.files import whole_file, write_json

@@ -16,10 +16,10 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.api import CacheSpec, Method
-from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, method_of
-from harness.bench.checks import largest_new_tensor
-from harness.bench.gpu.lab import Lab
-from harness.bench.timing import Spread, Wall, interleave, told
+from harness.benchmarks.cases import FORMATS, PRQ, SOFT_PRUNE, method_of
+from harness.benchmarks.checks import largest_new_tensor
+from harness.benchmarks.gpu.lab import Lab
+from harness.benchmarks.timing import Spread, Wall, interleave, told
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.integration import Packed
 from harness.config.compose import configured

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from harness.bench.cases import FORMATS, PRQ, SOFT_PRUNE, Chunk, num_rows, spread_out
-from harness.bench.checks import decoded
-from harness.bench.gpu.lab import Lab, call
-from harness.bench.gpu.prototypes import Lane, by_tokens, overlapped
-from harness.bench.timing import Action, Spread, Times
+from harness.benchmarks.cases import FORMATS, PRQ, SOFT_PRUNE, Chunk, num_rows, spread_out
+from harness.benchmarks.checks import decoded
+from harness.benchmarks.gpu.lab import Lab, call
+from harness.benchmarks.gpu.prototypes import Lane, by_tokens, overlapped
+from harness.benchmarks.timing import Action, Spread, Times
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
 

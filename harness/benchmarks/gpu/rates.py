@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.bench.gpu.lab import Lab
-from harness.bench.timing import Action
+from harness.benchmarks.gpu.lab import Lab
+from harness.benchmarks.timing import Action
 from harness.system import machine as env
 from harness.system.errors import first_line
 from harness.system.files import write_json

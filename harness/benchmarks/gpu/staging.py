@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from harness.api import Method, Packed, Quantizer
-from harness.bench.cases import FORMATS, PRQ, method_of
-from harness.bench.gpu.lab import Lab
-from harness.bench.timing import Action, clock_of
+from harness.benchmarks.cases import FORMATS, PRQ, method_of
+from harness.benchmarks.gpu.lab import Lab
+from harness.benchmarks.timing import Action, clock_of
 from harness.cache.attention.by_kernel import form_of
 from harness.cache.pages import Arena
 from methods.quantizers.grouped import Grouped

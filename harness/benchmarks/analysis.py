@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from harness.bench.made_up import write_results
-from harness.bench.report import Report, Row
+from harness.benchmarks.made_up import write_results
 from harness.benchmarks.options import Options
+from harness.benchmarks.report import Report, Row
 from harness.system.errors import UserError
 
 TITLE = "Reading 100,000 observations of 60 methods"

@@ -1,4 +1,4 @@
-"""`python -m harness.bench.peak <method> <axis> <full|quick>`: what one attention call takes.
+"""`python -m harness.benchmarks.peak <method> <axis> <full|quick>`: what one attention call takes.
 
 A process of its own for each, since a process does not give back all that it had. Prints the bytes
 by which resident memory rose above what was there before the call: scratch, output and temporaries.
@@ -20,7 +20,7 @@ def main(name: str, axis: str, size: str) -> None:
     """Store, warm up on a little, then watch one call."""
     import torch
 
-    from harness.bench.attention import FULL, QUICK, Sizes, history_of
+    from harness.benchmarks.attention import FULL, QUICK, Sizes, history_of
     from harness.cache.attention.base import Scratch
     from harness.cache.attention.portable import Portable
     from harness.runs.meter import memory_of
@@ -51,6 +51,6 @@ def high_water_mark() -> int:
 
 if __name__ == "__main__":
     if any(name not in os.environ for name in THRESHOLD):
-        words = [sys.executable, "-m", "harness.bench.peak", *sys.argv[1:]]
+        words = [sys.executable, "-m", "harness.benchmarks.peak", *sys.argv[1:]]
         os.execve(sys.executable, words, {**os.environ, **THRESHOLD})
     main(*sys.argv[1:])

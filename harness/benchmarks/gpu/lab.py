@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from harness.bench.cases import Chunk, Shape, draw_chunk, draw_history, method_of, stored
-from harness.bench.report import Report, Row
-from harness.bench.timing import ROUNDS, Action, Clock, Spread, Times, clock_of, interleave
+from harness.benchmarks.cases import Chunk, Shape, draw_chunk, draw_history, method_of, stored
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import ROUNDS, Action, Clock, Spread, Times, clock_of, interleave
 from harness.cache import kernels
 from harness.cache.attention import dense
 from harness.cache.attention.base import Backend, Scratch, Segment

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.bench.report import Report, Row
-from harness.bench.timing import ROUNDS, Action, Wall, interleave, told
 from harness.benchmarks.options import Options
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import ROUNDS, Action, Wall, interleave, told
 from harness.scoring.metrics import psnr, ssim
 from harness.scoring.metrics.metric import Clip, Frames
 from harness.scoring.metrics.windows import Series

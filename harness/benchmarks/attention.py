@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.api import Method
-from harness.bench.cases import (
+from harness.benchmarks.cases import (
     FORMATS,
     PRQ,
     SOFT_PRUNE,
@@ -29,10 +29,10 @@ from harness.bench.cases import (
     spread_out,
     stored,
 )
-from harness.bench.checks import decoded, errors, pooled_identity
-from harness.bench.report import Report, Row
-from harness.bench.timing import ROUNDS, Action, Times, Wall, interleave
+from harness.benchmarks.checks import decoded, errors, pooled_identity
 from harness.benchmarks.options import Options
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import ROUNDS, Action, Times, Wall, interleave
 from harness.cache.attention.base import Scratch, Segment
 from harness.cache.attention.portable import Portable
 from harness.cache.pages import Arena
@@ -205,7 +205,7 @@ def _append(method: Method, k: torch.Tensor, v: torch.Tensor) -> Action:
 def extra_peak(name: str, axis: str, quick: bool) -> Row:
     """What one call takes above what is resident, in a process of its own."""
     words = [name, axis, "quick" if quick else "full"]
-    command = [sys.executable, "-m", "harness.bench.peak", *words]
+    command = [sys.executable, "-m", "harness.benchmarks.peak", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     target = EXTRA_MB if axis == "heads" else None
     item, case = "extra peak of a call", f"{name}, by {axis}"

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Exact, Method, Quantizer, Tier
 from harness.api.method import tiers_of
-from harness.bench.cases import FEW, method_of
-from harness.bench.realistic import realistic_keys, realistic_values
-from harness.bench.report import Report, Row
+from harness.benchmarks.cases import FEW, method_of
 from harness.benchmarks.options import Options
+from harness.benchmarks.realistic import realistic_keys, realistic_values
+from harness.benchmarks.report import Report, Row
 from harness.config.compose import method_files
 
 TITLE = "Relative error of keys and values at their stored bits, on synthetic realistic tokens"
