@@ -35,7 +35,7 @@ format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 docs: $(VENV)/run ## write docs/methods.md from the methods themselves
-	$(BIN)/python -m harness.docs
+	$(BIN)/python -m harness.commands.methods_page
 
 bench: $(VENV)/run ## measure overhead, attention, whole videos, scoring and reading results (three quarters of an hour)
 	$(BIN)/python -m harness bench

@@ -12,18 +12,18 @@ from harness.system.user_folder import OPTIONS, expose, own_folder
 
 # Heavy imports wait until a verb needs them: each module has `main(words) -> int`.
 VERBS = {
-    "ls": "harness.listing",
-    "check": "harness.check",
-    "bench": "harness.bench",
-    "plan": "harness.plan",
+    "ls": "harness.commands.ls",
+    "check": "harness.commands.check",
+    "bench": "harness.commands.bench",
+    "plan": "harness.commands.plan",
     "fetch": "harness.downloads.verb",
-    "score": "harness.rescore",
+    "score": "harness.commands.score",
 }
 ELSEWHERE = {
     "analysis": "python -m analysis",
     "train": "python -m harness.small_model.training",
     "world": "python -m harness.small_model.world",
-    "docs": "python -m harness.docs",
+    "docs": "python -m harness.commands.methods_page",
     "run": "python -m harness method=<name>",
     "help": "python -m harness --help",
     "version": "python -m harness --version",
@@ -60,7 +60,7 @@ def main() -> int:
             own = [OPTIONS[0], str(folder)] if folder is not None else []
             return int(module.main([*rest, *own]))
         options, settings = _parted(words)
-        from harness.cli import main as run_jobs
+        from harness.commands.run import main as run_jobs
 
         return run_jobs([*options, *settings], folder)
     except UserError as error:

@@ -48,11 +48,12 @@ PACKAGES = (
     "methods",
 )
 MODULES = (
-    "harness.system.ending", "harness.cli", "harness.planning.dry_run", "harness.runs.worker",
+    "harness.system.ending", "harness.commands.run", "harness.planning.dry_run",
+    "harness.runs.worker",
     "harness.runs.generate",
-    "harness.scoring.score", "harness.rescore", "harness.results.wandb_mirror",
+    "harness.scoring.score", "harness.commands.score", "harness.results.wandb_mirror",
     "harness.downloads.verb",
-    "harness.listing",
+    "harness.commands.ls",
     "harness.checks.results", "harness.results.summary_table", "av", "PIL.Image", "lpips",
     "skimage.metrics",
     "torchvision",

@@ -17,7 +17,7 @@ from harness.cache.session import Session
 from harness.checks import walk
 from harness.checks.tiny_network import CPU, GRID, network, spec
 from harness.checks.tiny_network import text_kv as text
-from harness.cli import CONF
+from harness.commands.run import CONF
 from harness.config import compose
 from harness.config.compose import method_files
 from harness.models.wan import Wan

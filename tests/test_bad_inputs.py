@@ -106,7 +106,9 @@ def typed(program: str, words: list[str]) -> tuple[int, str]:
             elif program == "analysis":
                 code = analysis.__main__.main(words)
             else:
-                at = f"{program}.__main__" if program != "harness.docs" else program
+                at = (
+                    f"{program}.__main__" if program != "harness.commands.methods_page" else program
+                )
                 code = import_module(at).main(words)
         except SystemExit as error:  # of argparse
             code = int(error.code or 0)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness.bench import BENCHES, main, read
 from harness.benchmarks.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
 from harness.benchmarks.checks import errors, largest_new_tensor, pooled_identity
 from harness.benchmarks.gpu.calls import crossing
@@ -26,6 +25,7 @@ from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Spread, interleave, told
 from harness.cache.attention.portable import Portable
+from harness.commands.bench import BENCHES, main, read
 from harness.system.errors import UserError
 from methods.quantizers import grouped
 from methods.quantizers.quarot import hadamard
@@ -84,7 +84,7 @@ def test_words() -> None:
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from harness.bench import Options
+from harness.commands.bench import Options
 from harness.benchmarks.report import Report, Row
 with Report("sample", "A sample", torch.device("cpu"), Options(Path(sys.argv[1]))) as report:
     report.add(Row("time", "a", 1.0, "s", target=2))
@@ -224,14 +224,14 @@ def test_a_bench_that_fails_does_not_stop_the_others(
 
     def bench(name: str) -> SimpleNamespace:
         def run(_: Options) -> int:
-            ran.append(name.removeprefix("harness.bench."))
+            ran.append(name.removeprefix("harness.commands.bench."))
             if error is not None and len(ran) == 1:
                 raise error
             return 0
 
         return SimpleNamespace(run=run)
 
-    monkeypatch.setattr("harness.bench.importlib.import_module", bench)
+    monkeypatch.setattr("harness.commands.bench.importlib.import_module", bench)
     assert main([]) == code
     assert ran == [name for name in BENCHES if name != "gpu"]
 

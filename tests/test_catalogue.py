@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.docs import PAGE, page
+from harness.commands.methods_page import PAGE, page
 from harness.planning.method_facts import Facts, facts
 from tests.test_cli import one_sentence, within
 

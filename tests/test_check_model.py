@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.check import main
+from harness.commands.check import main
 from harness.models.text.stored_rows import write_rows
 from tests.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from harness.commands.ls import main
 from harness.config.compose import choices
-from harness.listing import main
 from harness.results import all_runs, observations
 from harness.results.observation import Observation, TracePoint, described, over_videos
 from harness.results.scores import Scored

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import rescore
 from harness.benchmarks.made_up import write_results
 from harness.checks import results as integrity
+from harness.commands import score
 from harness.results import all_runs, manifest, observation, observations
 from harness.results.observation import TracePoint
 from harness.results.observations import OBSERVATIONS, Rows, write_trace
@@ -184,7 +184,7 @@ def test_nothing_is_added_to_a_damaged_run(
     assert re.search("is damaged|is not what the finished run left", said)
     results = finished.results_dir
     words = [results, "metrics=[psnr,ssim,signals]", "track=disabled"]
-    assert rescore.main(words) == 2
+    assert score.main(words) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert name in line and "type " in line
     assert snapshot(finished) == before, "nothing is overwritten"
@@ -276,10 +276,10 @@ def test_scoring_that_was_killed_is_neither_done_nor_damage(
     assert not manifest.is_there(finished.folder)
     assert any("scores were being added" in line for line in lines_of_check(finished, capsys))
     words = [finished.results_dir, "metrics=[psnr,ssim]", "track=disabled"]
-    assert rescore.main(words) == 0
+    assert score.main(words) == 0
     assert manifest.is_there(finished.folder)
     flip(finished.folder / f"videos/{STEM}.mkv")
-    assert rescore.main(words) == 2, "what scoring does not write is sealed all the time"
+    assert score.main(words) == 2, "what scoring does not write is sealed all the time"
 
 
 # What killed processes leave

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness.cli import CONF, Command, conclude_sweep
+from harness.commands.run import CONF, Command, conclude_sweep
 from harness.config.compose import choices, described, method_files
 from harness.prompts import suite as suites
 from harness.prompts.suite import SuiteConfig

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 
 from harness.api import Method
-from harness.cli import main
+from harness.commands.run import main
 from harness.config.compose import choices, described
 from harness.models.preset import VideoModel
 from harness.planning.forecast import Setting, forecast

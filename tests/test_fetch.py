@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.commands.fetch import main
 from harness.downloads import download, source
 from harness.downloads.download import Mismatch
 from harness.downloads.source import Unavailable, Unreached
 from harness.downloads.target import Target
-from harness.fetch.verb import main
 from harness.system.download_bar import progress
 from tests.conftest import ROOT, SHARED
 from tests.server import Site, serving

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import listing
-from harness.fetch.verb import main
-from harness.fetch.wanted import Place, of_weights
+from harness.commands import ls
+from harness.commands.fetch import main
+from harness.commands.fetch_list import Place, of_weights
 from harness.system.errors import UserError
 from tests.tiny_wan import choose
 
@@ -54,7 +54,7 @@ def test_a_preset_on_published_parts_needs_no_entry(
     assert names("tiny", own) == {"wan/text_encoder", "wan/tokenizer", "wan/vae"}
     (tmp_path / "data").mkdir()
     asked = ["weights", f"data_dir={tmp_path / 'data'}", "--config-dir", str(own)]
-    assert listing.main(asked) == 0
+    assert ls.main(asked) == 0
     lines = capsys.readouterr().out.splitlines()
     said = {line.split()[0].rpartition("/")[0] for line in lines if ",tiny " in f"{line} "}
     assert said == {"wan/text_encoder", "wan/tokenizer", "wan/vae"}

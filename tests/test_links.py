@@ -18,9 +18,9 @@ import pytest
 from analysis.__main__ import main as analysis
 from analysis.report.folder import link
 from analysis.results import sections
-from harness import rescore
 from harness.benchmarks.made_up import write_results
 from harness.checks import results as integrity
+from harness.commands import score
 from harness.downloads.source import _KeepsTls
 from harness.results import all_runs, manifest
 from harness.results.observations import OBSERVATIONS, Twice
@@ -106,7 +106,7 @@ def test_a_run_that_is_there_twice_is_named_by_every_reader(
     assert not (tmp_path / "report").exists()
     assert integrity.check([results]) == 1
     assert f"run {run_id} is there 2 times (" in capsys.readouterr().out
-    assert rescore.main([str(results), "metrics=[psnr]"]) == 2
+    assert score.main([str(results), "metrics=[psnr]"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -180,7 +180,7 @@ def test_a_run_is_not_written_through_links(tmp_path: Path, name: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="link"), this.held():
         pass
-    assert rescore.main([str(tmp_path / "results"), "metrics=[psnr,ssim]"]) == 2
+    assert score.main([str(tmp_path / "results"), "metrics=[psnr,ssim]"]) == 2
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -294,7 +294,7 @@ def test_score_and_choose_build_nothing_that_a_request_names(
     changed.model["decoder"]["_target_"] = target
     folder = this.folder.rename(this.folder.with_name(f"x-{changed.run_id}"))
     write_json(folder / REQUEST, content)
-    assert rescore.main([str(tmp_path / "a"), "metrics=[psnr]"]) == 2
+    assert score.main([str(tmp_path / "a"), "metrics=[psnr]"]) == 2
     assert repr(target) in capsys.readouterr().err
     write_results(tmp_path / "b", 6, 2)
     for path in (tmp_path / "b").glob(f"**/{REQUEST}"):
@@ -328,8 +328,8 @@ def test_a_request_does_not_decide_what_is_sent_where(
     for path in tmp_path.glob(f"**/{REQUEST}"):
         write_json(path, json.loads(path.read_text()) | {"track": stored})
     seen: list[Run] = []
-    monkeypatch.setattr(rescore, "mirror", lambda run: seen.append(run))
-    assert rescore.main([str(tmp_path), "metrics=[psnr]", *typed]) == 0
+    monkeypatch.setattr(score, "mirror", lambda run: seen.append(run))
+    assert score.main([str(tmp_path), "metrics=[psnr]", *typed]) == 0
     modes = {run.track["mode"] for run in seen} - {"disabled"}
     assert modes == ({sent} if sent else set())
     assert all(run.track["project"] != "theirs" for run in seen)

@@ -12,9 +12,9 @@ import pytest
 
 from analysis.__main__ import main as analysis
 from harness.checks.results import check
-from harness.cli import _write_wide
+from harness.commands.run import _write_wide
+from harness.commands.score import main as score
 from harness.config.compose import configured
-from harness.rescore import main as score
 from harness.results import all_runs, observations, older
 from harness.results.run import Run
 from harness.system.errors import UserError

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from harness import plan
 from harness.api import (
     DROP,
     KEEP,
@@ -36,6 +35,7 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.session import Session
+from harness.commands import plan
 from harness.models.decoders import wan_vae
 from harness.models.decoders.wan_vae import WanVae
 from harness.models.preset import VideoModel

@@ -155,7 +155,7 @@ def test_ratios_that_depend_on_the_videos_lie_within_their_bounds(suite: str) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ratios_agree_with_the_planner(name: str) -> None:
-    """Two counts of one study: descriptions in `harness.plan`, and what the methods store."""
+    """Two counts of one study: descriptions in `harness.planning`, and what the methods store."""
     method, integration = built(name)
     found = BF16_BYTES / total_bytes(without_outliers(method), integration)
     book = plan.catalogue()

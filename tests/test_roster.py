@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import listing
+from harness.commands import ls
 from harness.planning.model_facts import HEAD, Entry, cells, entries
 from harness.system import user_folder
 from tests.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
@@ -70,7 +70,7 @@ def test_a_preset_of_ones_own_is_one_file(tmp_path: Path) -> None:
 def test_ls_models_prints_a_line_and_its_notes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert listing.main(["models", f"data_dir={tmp_path}"]) == 0
+    assert ls.main(["models", f"data_dir={tmp_path}"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["model", "weights"]
     rows = {line.split()[0]: line for line in lines if not line.startswith(" ")}
@@ -82,6 +82,6 @@ def test_a_preset_that_cannot_be_built_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = choose(tmp_path / "own", window=2)
-    assert listing.main(["models", *[user_folder.OPTIONS[0], str(folder)]]) == 2
+    assert ls.main(["models", *[user_folder.OPTIONS[0], str(folder)]]) == 2
     said = capsys.readouterr().err
     assert "model tiny: model.window=2" in said and len(said.splitlines()) == 1

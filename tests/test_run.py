@@ -136,4 +136,4 @@ def without(heavy: set[str], code: str) -> str:
 
 def test_the_parent_never_imports_torch() -> None:
     heavy = {"torch", "pandas", "pyarrow", "wandb", "skimage", "av"}
-    without(heavy, "import harness.cli, harness.listing")
+    without(heavy, "import harness.commands.run, harness.commands.ls")

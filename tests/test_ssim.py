@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from harness.bench import main
+from harness.commands.bench import main
 from harness.scoring.metrics.metric import Clip, Frames, Unscorable
 from harness.scoring.metrics.psnr import per_frame_mse
 from harness.scoring.metrics.ssim import Ssim, SsimGaussian, per_frame

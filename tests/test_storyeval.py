@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from harness.cli import CONF
+from harness.commands.run import CONF
 from harness.prompts.suite import Prompt
 from harness.results.run import Run
 from harness.scoring.judge.judge import spaced

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.cli import CONF
+from harness.commands.run import CONF
 from tests.conftest import ROOT
 from tests.test_cli import Done, command
 

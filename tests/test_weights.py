@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import listing
+from harness.commands import ls
 from harness.downloads import weights
 from harness.system import file_hashes, user_folder
 from harness.system.errors import UserError
@@ -219,7 +219,7 @@ def test_ls_weights(describe, data: Path, capsys: pytest.CaptureFixture[str]) ->
     describe("d", path="d.pth")
     for name, content in (("a", CONTENT), ("c", b"else"), ("d", CONTENT)):
         (data / "weights" / f"{name}.pth").write_bytes(content)
-    assert listing.main(["weights", f"data_dir={data}"]) == 0
+    assert ls.main(["weights", f"data_dir={data}"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert f" {data}/weights/a.pth " in lines["a"] and lines["a"].endswith(" MIT")
     assert " there  " in lines["a"] and " 23 B " in lines["a"] and " lpips " in lines["a"]
@@ -227,7 +227,7 @@ def test_ls_weights(describe, data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert " wrong checksum " in lines["c"]
     assert " there (no published checksum) " in lines["d"]
     assert "alexnet" in lines
-    assert listing.main(["weights", "data_dir=/nowhere"]) == 2
+    assert ls.main(["weights", "data_dir=/nowhere"]) == 2
     assert "/nowhere does not exist" in capsys.readouterr().err
 
 

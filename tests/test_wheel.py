@@ -133,12 +133,18 @@ def test_verbs_find_what_ships(
 
 
 @pytest.mark.parametrize(
-    ("module", "code"), [("harness.docs", 2), ("analysis", 2), ("harness", 0)], ids=str
+    ("module", "code"),
+    [("harness.commands.methods_page", 2), ("analysis", 2), ("harness", 0)],
+    ids=str,
 )
 def test_modules_run_without_a_checkout(
     installed: Path, module: str, code: int, tmp_path: Path
 ) -> None:
-    words = {"harness.docs": [], "analysis": ["table", "nothing"], "harness": ["ls", "suites"]}
+    words = {
+        "harness.commands.methods_page": [],
+        "analysis": ["table", "nothing"],
+        "harness": ["ls", "suites"],
+    }
     done = run(installed / "python", "-m", module, *words[module], cwd=tmp_path)
     assert done.returncode == code
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == (code > 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def shipped(package: str, *names: str) -> Path:
-    """Path of a file or folder that ships inside a package, for example `harness.plan`."""
+    """Path of a file or folder that ships inside a package, for example `harness.commands.plan`."""
     return Path(str(files(package).joinpath(*names))).resolve()
 
 

@@ -1,4 +1,4 @@
-"""Training of the decoder that ships with the small model: `python -m
+"""Trains the decoder of the small model: `python -m
 harness.small_model.training.decoder`.
 
 Pairs of neighbouring latent frames of random clips against the pixels between them. A pool of

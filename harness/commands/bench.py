@@ -9,13 +9,11 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.benchmarks.options import Options
 from harness.config.messages import complain
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
-from harness.system.paths import checkout
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
 FLAGS = ("--out <folder>", "--quick", "--dry-run")
@@ -44,7 +42,7 @@ def main(words: Sequence[str]) -> int:
 def _run_one(name: str, options: Options) -> int:
     """The exit code of one bench; what it raises is printed."""
     try:
-        bench = importlib.import_module(f"harness.bench.{name}")  # torch waits until here
+        bench = importlib.import_module(f"harness.benchmarks.{name}")  # torch waits until here
         return int(bench.run(options))
     except UserError as error:
         complain(error)

@@ -1,4 +1,4 @@
-"""`python -m harness.docs`: writes docs/methods.md from the methods themselves."""
+"""`python -m harness.commands.methods_page`: writes docs/methods.md from the methods themselves."""
 
 from __future__ import annotations
 
@@ -118,10 +118,16 @@ def ratio(facts: Facts) -> str:
 def main(words: Sequence[str]) -> int:
     """Write the page."""
     if words and set(words) <= {"-h", "--help"}:
-        print(f"python -m harness.docs\n\n  Writes {PAGE} from the methods themselves.")
+        print(
+            "python -m harness.commands.methods_page\n\n"
+            f"  Writes {PAGE} from the methods themselves."
+        )
         return 0
     if words:
-        print(f"error: python -m harness.docs takes no words, found {words[0]}", file=sys.stderr)
+        print(
+            f"error: python -m harness.commands.methods_page takes no words, found {words[0]}",
+            file=sys.stderr,
+        )
         return 2
     if checkout() is None:
         print("error: docs/methods.md is written in a checkout only: clone one", file=sys.stderr)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.system.errors import USER_ERROR
 
 if TYPE_CHECKING:
-    from harness.checks.method_subject import Subject
-from harness.checks.verdict import Verdict, sentence
+    pass
 
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
 
@@ -99,4 +96,4 @@ def _check(words: Sequence[str]) -> int:
     return 1 if broken else 0
 
 
-_ASKED = {"method": "contracts.py", "model": "model.py"}
+_ASKED = {"method": "method_contracts.py", "model": "model.py"}

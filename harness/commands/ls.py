@@ -138,7 +138,7 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     if not files:
         complain(UserError(f"ls methods {' '.join(words)}: no name or description has these words"))
         return USER_ERROR
-    from harness.docs import bits, ratio
+    from harness.commands.methods_page import bits, ratio
     from harness.planning.method_facts import facts
 
     texts = [path.read_text() for path in method_files(folder).values()]

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.commands.fetch_list import Place, Wanted, of_prompts, of_weights
 from harness.config.hydra_errors import OF_COMPOSING
 from harness.config.messages import complain
 from harness.downloads.data_folder import data_folder
 from harness.downloads.download import bytes_to_come, download
 from harness.downloads.source import Unavailable, host_of
-from harness.fetch.wanted import Place, Wanted, of_prompts, of_weights
 from harness.system.download_bar import Bar
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.system.files import locked
