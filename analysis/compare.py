@@ -1,9 +1,9 @@
 """Published numbers beside ours: what agrees, what differs, and what cannot be compared.
 
 A number of ours is held against a printed one only where everything is the same that the printed
-column needs (`analysis.published.papers.Column.needs`). Then they agree if the printed number's
-rounding interval and our 95 % interval overlap; a number of ours that is no mean over prompts
-(bytes, the largest peak) is a point.
+column needs (`analysis.sources.published.papers.Column.needs`). Then they agree if the printed
+number's rounding interval and our 95 % interval overlap; a number of ours that is no mean over
+prompts (bytes, the largest peak) is a point.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.counted import Counted
-from analysis.published.papers import Number, Paper
 from analysis.section import Method, Section
+from analysis.sources.published.papers import Number, Paper
 from analysis.statistics import FEWEST, estimates
 from harness.system.text_table import Grid
 

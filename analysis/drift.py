@@ -14,12 +14,12 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.columns import by_second
 from analysis.figures.families import family_of
 from analysis.figures.figure import Axis, Curve, Curves, Panels
 from analysis.figures.paper import svg as drawn
 from analysis.ranks import interval
 from analysis.section import VIDEO
+from analysis.sources.columns import by_second
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, redrawn
 from harness.results.summary_table import title
 from harness.scoring.metrics.lpips import Lpips

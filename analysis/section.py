@@ -1,7 +1,7 @@
 """What every source gives and everything downstream takes: runs that may be compared.
 
     study's file, or folder of results -> Section -> statistics -> tables, figures, choices, report
-          analysis.published / results
+          analysis.sources.published / results
 
 A section holds numbers and where they come from; it knows no file format and no way of printing.
 """

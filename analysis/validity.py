@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.measured import Measured
-from analysis.published.fidelity import Published
-from analysis.published.observations import REFERENCE
 from analysis.ranks import Array, interval, ranks, resampled, spearman
+from analysis.sources.published.fidelity import Published
+from analysis.sources.published.observations import REFERENCE
+from analysis.sources.study_methods import Measured
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 

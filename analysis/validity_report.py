@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import measured as ours
 from analysis.figures.figure import Axis, Panels, Point, Scatter
 from analysis.figures.paper import svg
-from analysis.published.fidelity import Published
+from analysis.sources import study_methods as ours
+from analysis.sources.published.fidelity import Published
 from analysis.validity import LISTED, Metric, Pair, agreement, listing, notes, pairs
 from harness.system.text_table import Grid
 

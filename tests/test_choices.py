@@ -12,8 +12,8 @@ from analysis.choosing.choices import ask, ordered, preset
 from analysis.choosing.constraints import fixed
 from analysis.choosing.frontiers import dominated, flags, frontier, frontiers, objectives, unplaced
 from analysis.choosing.recommendations import calibrated, cards, cautions, labels, plainly
-from analysis.published.observations import sections
 from analysis.section import Method, Section
+from analysis.sources.published.observations import sections
 from harness.results.quantities import QUANTITIES
 from tests.conftest import SHARED
 

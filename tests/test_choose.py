@@ -14,8 +14,8 @@ import pytest
 from analysis.__main__ import main
 from analysis.choosing.budget import held, reasons
 from analysis.choosing.equal_memory import PLAIN, at, baseline, groups, kind, share_of_gib
-from analysis.results import sections
 from analysis.section import Method, Section
+from analysis.sources.results import sections
 from harness.benchmarks.made_up import write_results
 from harness.system.errors import UserError
 from tests.conftest import SHARED

@@ -13,8 +13,8 @@ import yaml
 
 from analysis.compare import COUNTED, Ours, count, judged, verdicts
 from analysis.counted import Counted
-from analysis.published.papers import FOLDER, Number, names, paper, parsed
 from analysis.section import Method, Section, Setting
+from analysis.sources.published.papers import FOLDER, Number, names, paper, parsed
 from harness.config.compose import choices
 from tests.conftest import SHARED
 from tests.test_cli import command

@@ -14,8 +14,8 @@ import pytest
 from analysis.__main__ import main
 from analysis.figures.catalogue import FIGURES, chosen, drawn
 from analysis.figures.figure import Absent, Bars, Curves, Panels, Scatter
-from analysis.published.observations import sections
 from analysis.section import Method, Section, Trace
+from analysis.sources.published.observations import sections
 from harness.system.errors import UserError
 from tests.conftest import SHARED
 

@@ -17,7 +17,7 @@ import pytest
 
 from analysis.__main__ import main as analysis
 from analysis.report.folder import link
-from analysis.results import sections
+from analysis.sources.results import sections
 from harness.benchmarks.made_up import write_results
 from harness.checks import results as integrity
 from harness.commands import score

@@ -505,7 +505,7 @@ def test_words_that_are_not_understood(
 
 
 def test_an_empty_folder_is_an_error_in_a_sentence(tmp_path: Path) -> None:
-    from analysis.results import sections
+    from analysis.sources.results import sections
 
     with pytest.raises(UserError):
         sections(tmp_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.published.observations import NUMBERS, sections
+from analysis.sources.published.observations import NUMBERS, sections
 from harness.system.errors import UserError
 from tests.conftest import SHARED
 

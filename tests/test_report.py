@@ -20,8 +20,8 @@ from analysis.__main__ import main
 from analysis.report import folder, links, pages
 from analysis.report.numbers import NONE, number, numbers
 from analysis.report.write import write
-from analysis.results import sections
 from analysis.section import Section
+from analysis.sources.results import sections
 from harness.benchmarks.made_up import write_results
 from harness.results.observations import OBSERVATIONS
 from harness.system import parquet
@@ -304,7 +304,7 @@ def test_the_study_itself_can_be_reported(tmp_path: Path) -> None:
     file = SHARED / "published" / "observations.parquet"
     if not file.is_file():
         pytest.skip(f"the study's data is not there: {file}")
-    pytest.importorskip("analysis.published.observations")
+    pytest.importorskip("analysis.sources.published.observations")
     out = tmp_path / "r"
     assert main(["report", "published", "--observations", str(file), "--out", str(out)]) == 0
     assert len(list((out / "methods").iterdir())) == 33

@@ -12,8 +12,8 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.choosing.frontiers import frontier, objectives
-from analysis.results import sections
 from analysis.section import Section
+from analysis.sources.results import sections
 from harness.benchmarks.made_up import FPS, NUM_PIXEL_FRAMES
 from harness.results.quantities import QUANTITIES
 from tests.browser import Watched, chromium, watched

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.results import sections
 from analysis.section import Section
+from analysis.sources.results import sections
 from harness.benchmarks.made_up import write_results
 from harness.results import all_runs, observation, observations
 from harness.results.run import Run

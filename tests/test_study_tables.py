@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.published.observations import sections
 from analysis.section import Section
+from analysis.sources.published.observations import sections
 from analysis.study.across import made
 from analysis.study.spec import chosen, tables
 from harness.system.text_table import Grid

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.columns import SOURCES
+from analysis.sources.columns import SOURCES
 from harness.benchmarks.made_up import SECONDS
 from harness.results import observations, summary_table, wandb_mirror
 from harness.results.observation import over_videos

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from analysis.__main__ import main
-from analysis.measured import by_suite, one_sweep, published_names
 from analysis.pages import BEGIN, END
-from analysis.published.fidelity import Published, fidelity
-from analysis.published.observations import sections
+from analysis.sources.published.fidelity import Published, fidelity
+from analysis.sources.published.observations import sections
+from analysis.sources.study_methods import by_suite, one_sweep, published_names
 from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
 from harness.results import observations
 from harness.results.observation import Observation

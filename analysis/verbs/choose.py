@@ -15,7 +15,7 @@ from analysis.choosing.constraints import named, parse
 from analysis.choosing.equal_memory import TOLERANCE
 from analysis.choosing.frontiers import presets
 from analysis.section import Section
-from analysis.verbs.common import of_source, source
+from analysis.verb_options import of_source, source
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid

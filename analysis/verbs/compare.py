@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from analysis.compare import grid, verdicts
 from analysis.counted import Counted, counted
-from analysis.published.papers import Paper, names, paper
 from analysis.section import Section
-from analysis.verbs.common import PUBLISHED, of_source, source
+from analysis.sources.published.papers import Paper, names, paper
+from analysis.verb_options import PUBLISHED, of_source, source
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis import drift
 from analysis.pages import write
-from analysis.verbs.common import of_results, of_text
+from analysis.verb_options import of_results, of_text
 from harness.results.all_runs import load
 
 

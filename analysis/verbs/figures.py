@@ -10,7 +10,7 @@ from analysis.figures.catalogue import FIGURES, chosen, drawn
 from analysis.figures.figure import Absent
 from analysis.figures.paper import pdf, svg
 from analysis.pages import write
-from analysis.verbs.common import of_source, source
+from analysis.verb_options import of_source, source
 from harness.system.errors import UserError
 from harness.system.files import slug
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.verbs.common import of_source, source
+from analysis.verb_options import of_source, source
 from harness.system.errors import UserError
 from harness.system.units import size
 

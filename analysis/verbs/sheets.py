@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from analysis.sheets import draw_sheets
-from analysis.verbs.common import of_results
+from analysis.verb_options import of_results
 from harness.results.all_runs import load
 
 MOST_COLUMNS = 1000

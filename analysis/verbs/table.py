@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from analysis.verbs.common import of_results, of_text
+from analysis.verb_options import of_results, of_text
 from harness.results.all_runs import load
 from harness.results.summary_table import markdown, print_section, sections
 

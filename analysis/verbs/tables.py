@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis.pages import write
 from analysis.study.across import made
 from analysis.study.spec import chosen
-from analysis.verbs.common import of_source, source
+from analysis.verb_options import of_source, source
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 

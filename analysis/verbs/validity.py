@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from analysis.pages import into_page, write
-from analysis.published.fidelity import fidelity
-from analysis.published.observations import sections
+from analysis.sources.published.fidelity import fidelity
+from analysis.sources.published.observations import sections
 from analysis.validity_report import report
-from analysis.verbs.common import observations, of_observations, of_results, of_text
+from analysis.verb_options import observations, of_observations, of_results, of_text
 from harness.results.all_runs import load
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from analysis import vbench
-from analysis.verbs.common import of_results, of_text
+from analysis.verb_options import of_results, of_text
 from harness.results.all_runs import load
 
 

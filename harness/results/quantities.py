@@ -1,7 +1,7 @@
 """What tables, figures and choices speak of: one name, unit and direction a quantity.
 
-Sources (`analysis.published`, `analysis.results`) translate their own columns into these names and
-nothing downstream knows another column.
+Sources (`analysis.sources.published`, `analysis.sources.results`) translate their own columns into
+these names and nothing downstream knows another column.
 """
 
 from __future__ import annotations

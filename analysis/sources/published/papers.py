@@ -19,7 +19,7 @@ from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import shipped
 
-FOLDER = shipped("analysis.published")
+FOLDER = shipped("analysis.sources.published")
 Made = TypeVar("Made")
 NEEDS = ("model", "length", "size", "prompts", "device", "build")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.published.companions import curves, maxima
 from analysis.section import VIDEO, Method, Section, Setting
+from analysis.sources.published.companions import curves, maxima
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.units import GIB

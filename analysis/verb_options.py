@@ -55,9 +55,9 @@ def source(words: argparse.Namespace) -> list[Section]:
     Raises  UserError: nothing there, or it cannot be read.
     """
     if words.source == PUBLISHED:
-        from analysis.published.observations import sections as of_study
+        from analysis.sources.published.observations import sections as of_study
 
         return of_study(observations(words))
-    from analysis.results import sections as of_folder
+    from analysis.sources.results import sections as of_folder
 
     return of_folder(Path(words.source))

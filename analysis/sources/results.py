@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.section import VIDEO, Method, Section, Setting
-from analysis.traces import traced
+from analysis.sources.columns import SOURCES, WINDOWS, by_second, reason, values_of
+from analysis.sources.traces import traced
 from harness.config.compose import choices, described
 from harness.results.all_runs import load, load_run, load_runs
 from harness.results.command_of_run import Origin

@@ -1,0 +1,1 @@
+"""Readers of results, of this project and of others."""
