@@ -102,7 +102,7 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]
         root = root.parent
 
     def make(name: str, *commands: Sequence[str]) -> Sweep:
-        from tests.test_cli import command
+        from tests.support.commands import command
 
         folder = root / f"sweep-{name}"
         folder.mkdir(exist_ok=True)

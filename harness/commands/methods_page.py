@@ -57,9 +57,10 @@ do not change a run's identity. To ship one, put the class into `methods/` and t
 A name means one file everywhere, so a file with the name of one that ships is refused: give yours
 another.
 
-**Inputs that fit a format badly.** `tests/test_quantizers_adversarial.py` encodes equal channels,
-single outliers, offsets, alternating signs and the ends of the range of BF16 with every quantizer.
-The relative error stays below 0.52 with codes of 2 bits, 0.15 with 4 and 0.045 with 8, except here:
+**Inputs that fit a format badly.** `tests/methods/test_quantizers_adversarial.py` encodes equal
+channels, single outliers, offsets, alternating signs and the ends of the range of BF16 with every
+quantizer. The relative error stays below 0.52 with codes of 2 bits, 0.15 with 4 and 0.045 with 8,
+except here:
 
 | methods | input | error | why |
 | --- | --- | ---: | --- |

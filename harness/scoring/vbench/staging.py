@@ -16,8 +16,8 @@ from harness.results.video_files import check_frames
 from harness.scoring.metrics.metric import Frames
 
 # RGB without a colour conversion and without loss. The package reads by decord and by OpenCV; both
-# give these frames back bit for bit (tests/test_vbench.py). FFV1, which runs keep, needs a Matroska
-# file, and the package takes no other names than .mp4 and .gif.
+# give these frames back bit for bit (tests/scoring/test_vbench.py). FFV1, which runs keep, needs a
+# Matroska file, and the package takes no other names than .mp4 and .gif.
 LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"})
 STUDY = ("libx264", "yuv420p", {"crf": "23"})  # FFmpeg's defaults, which the study left as they are
 

@@ -1,0 +1,144 @@
+"""`check` against methods that end its process, never return, or hide what they hold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.api import Exact, Packed
+from harness.checks.child import judged
+from harness.checks.method_contracts import nothing_is_held_outside_the_cache, verdicts
+from harness.checks.method_subject import Subject
+from tests.support.geometry import configured
+
+KEPT: list[Any] = []
+LATEST: dict[str, Any] = {}
+FRAME = 1 * 2 * 3 * 32 * 32  # values that a layer stores of a chunk
+
+
+def remember() -> tuple[Callable[[Tensor], None], Callable[[], None]]:
+    """A closure that keeps what it is given."""
+    kept: list[Tensor] = []
+    return kept.append, kept.clear
+
+
+IN_CLOSURE, EMPTY_CLOSURE = remember()
+
+
+@functools.cache
+def cached(number: float, x: Tensor) -> Tensor:
+    return x * number
+
+
+@dataclass(frozen=True)
+class Hides(Exact):
+    """Exact, but what it encodes stays somewhere else too."""
+
+    where: str = "global"
+    attribute: ClassVar[list[Tensor]] = []
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        copy = x_BHFTD.clone()
+        HIDING[self.where](copy)
+        return super().encode(x_BHFTD)
+
+
+HIDING: dict[str, Callable[[Tensor], Any]] = {
+    "global": KEPT.append,
+    "latest": lambda x: LATEST.update(x=x),  # of one video only, the last
+    "class attribute": Hides.attribute.append,
+    "function attribute": lambda x: vars(remember).setdefault("kept", []).append(x),
+    "closure": IN_CLOSURE,
+    "cache": lambda x: cached(float(x.sum()), x),
+    "numpy": lambda x: KEPT.append(x.float().numpy().copy()),
+    "bytes": lambda x: KEPT.append(x.float().numpy().tobytes()),
+    "storage": lambda x: KEPT.append(x.untyped_storage()),
+    "constant": lambda x: LATEST.setdefault("table", torch.ones(100)),  # of no video: made once
+    "nowhere": lambda x: None,
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Any:
+    yield
+    for kept in (KEPT, LATEST, Hides.attribute, vars(remember)):
+        kept.clear()
+    EMPTY_CLOSURE()
+    cached.cache_clear()
+
+
+def subject(**changes: Any) -> Subject:
+    config = configured("method=bf16")
+    return Subject("x", {**config, "method": {**config["method"], **changes}})
+
+
+@pytest.mark.parametrize("where", [x for x in HIDING if x not in ("constant", "nowhere")])
+def test_what_is_hidden_anywhere_is_found(where: str) -> None:
+    hiding = subject(key={"_target_": "tests.checks.test_check_process.Hides", "where": where})
+    name = nothing_is_held_outside_the_cache.__name__.replace("_", " ")
+    (found,) = [each for each in verdicts(hiding) if each.name == name]
+    assert not found.held
+    assert "bytes that it does not declare" in found.note
+    assert int(found.note.split()[3]) >= 2 * FRAME or where == "latest"
+
+
+@pytest.mark.parametrize("where", ["constant", "nowhere"])
+def test_tables_that_are_made_once_are_not_held_against_a_method(where: str) -> None:
+    honest = subject(key={"_target_": "tests.checks.test_check_process.Hides", "where": where})
+    assert nothing_is_held_outside_the_cache(honest) is None  # type: ignore[func-returns-value]
+
+
+@dataclass(frozen=True)
+class Dies(Exact):
+    """Ends the process, or never returns, when it first stores anything."""
+
+    how: str = "sys.exit(0)"
+
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        exec(f"import os, sys, signal, time; {self.how}")
+        return super().encode(x_BHFTD)
+
+
+ROUND_TRIP = "round trip keeps shape and dtype"
+
+
+def test_deaths_are_verdicts_and_the_next_method_is_examined(tmp_path: Path) -> None:
+    deaths = {
+        "os._exit(0)": "with exit code 0 and no word",
+        "os._exit(3)": "with exit code 3 and no word",
+        "os.kill(os.getpid(), signal.SIGSEGV)": "by SIGSEGV",
+        "os.abort()": "by SIGABRT",
+        "time.sleep(1000)": "took longer than 25 s",
+    }
+    configs: dict[str, Any] = {
+        how: subject(key={"_target_": "tests.checks.test_check_process.Dies", "how": how}).config
+        for how in deaths
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, verdict in judged("method", configs, 25):
+        found.setdefault(name, {})[verdict.name] = verdict
+    assert list(found) == list(deaths)
+    for how, said in deaths.items():
+        assert found[how]["builds"].held
+        assert not found[how][ROUND_TRIP].held
+        assert said in found[how][ROUND_TRIP].note
+        assert list(found[how]) == ["builds", ROUND_TRIP], "the rest cannot be examined"
+
+
+@pytest.mark.parametrize("how", ["sys.exit(0)", "sys.exit()", "sys.exit('done')", "quit()"])
+def test_an_exit_is_no_success(how: str) -> None:
+    """The contracts that store something are broken; the child goes on to the others."""
+    found = {v.name: v for v in verdicts(subject(
+        key={"_target_": "tests.checks.test_check_process.Dies", "how": how}
+    ))}  # fmt: skip
+    assert found["builds"].held
+    assert not found[ROUND_TRIP].held
+    assert "it ends the process by sys.exit(" in found[ROUND_TRIP].note
+    assert len(found) > 10

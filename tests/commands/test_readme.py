@@ -1,0 +1,112 @@
+"""What the README says, done: its commands and its example of a method."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.api import Method
+from harness.planning.forecast import Forecast, Setting, forecast
+from tests.conftest import ROOT, Sweep
+from tests.support.commands import SHORT, SWEEP, command, within
+from tests.support.geometry import method_names
+
+README = (ROOT / "README.md").read_text()
+OWN = (ROOT / "docs" / "your-own.md").read_text()  # files and commands that need them
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README + OWN, re.DOTALL)
+COMMANDS = [
+    line.removeprefix("python -m ")
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith("python -m ")
+]
+
+
+def words_of(line: str) -> set[str]:
+    """Keys' values of a command line."""
+    return {word.rpartition("=")[2] for word in line.split()}
+
+
+VERBS = ("ls", "check", "score")  # they make no videos
+
+# Settings that come last win: the same commands on short clips, where no checkpoint is needed.
+QUICK = [*SHORT, "suite.num_prompts=1", "suite.prompts=null", "track=disabled"]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 6
+    assert len(README.splitlines()) < 200
+
+
+def test_the_sweep_is_the_one_that_the_command_tests_run() -> None:
+    assert f"harness -m method={SWEEP} suite=storyeval suite.num_prompts=3" in COMMANDS
+
+
+RUNS = [c for c in COMMANDS if not {"plan", "fetch"} & set(c.split()) and SWEEP not in words_of(c)]
+
+
+@pytest.mark.parametrize("line", [c for c in RUNS if "self_forcing" not in words_of(c)])
+def test_readme_command(line: str, tmp_path: Path, readme_sweep: Sweep) -> None:
+    module, *words = shlex.split(line)
+    results = tmp_path / "results"
+    for language, block in BLOCKS:  # the example's files, where the README puts them
+        name = re.match(r"# (\S+\.(?:py|yaml))\n", block)
+        if language in ("python", "yaml") and name:
+            (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name[1]).write_text(block)
+    if module == "analysis" or words[0] == "score":
+        readme_sweep.linked(results)
+    elif words[0] not in VERBS:
+        words += [*QUICK, f"results_dir={results}"]
+    done = command(*words, module=module, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    if module == "harness" and words[0] not in VERBS:
+        rows = pd.read_parquet(results / "results.parquet")
+        assert rows["failure"].isna().all()
+        if "integration=packed,published" in line:
+            built = rows.set_index(["method", "integration"])["attention_backend"].to_dict()
+            assert built["rtn_int4", "published"] == "published dense"
+            assert built["rtn_int4", "packed"] == built["bf16", "packed"] == "portable/heads"
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "plan" in c.split()])
+def test_readme_plans(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Forecast] = []
+
+    def noted(name: str, method: Method, setting: Setting) -> Forecast:
+        rows.append(forecast(name, method, setting))
+        return rows[-1]
+
+    monkeypatch.setattr("harness.planning.forecast.forecast", noted)
+    done = within(*line.split()[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "GiB" in done.stdout
+    if "all" in words_of(line):
+        assert [row.method for row in rows] == method_names()
+        assert all(row.dit_s is not None and row.dit_s > 0 for row in rows)
+        assert all(row.best_peak_bytes > 0 for row in rows)
+        shown = [row.split()[0] for row in done.stdout.splitlines() if row.strip()]
+        assert [name for name in shown if name in method_names()] == method_names()
+
+
+def test_the_checkpoint_commands_say_what_is_missing(tmp_path: Path) -> None:
+    (line,) = [c for c in RUNS if "self_forcing" in words_of(c)]
+    (tmp_path / "data").mkdir()
+    words = [*line.split()[1:], "suite.source=bundled", f"results_dir={tmp_path}"]
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "found no checkpoint at" in done.stderr
+
+
+def test_the_command_that_fetches_names_what_cannot_be_had(tmp_path: Path) -> None:
+    (line,) = [c for c in COMMANDS if "fetch" in c.split()]
+    done = command(*line.split()[1:], cwd=tmp_path, HARNESS_FETCH_BASE=str(tmp_path / "copy"))
+    assert done.returncode == 2
+    assert "weights/checkpoints/self_forcing_dmd.pt" in done.stdout
+    assert "files are still missing" in done.stderr.splitlines()[-1]

@@ -1,0 +1,68 @@
+"""The contract that every file of conf/method must meet; none of them is listed here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.cache.frame_layer import FrameLayer
+from harness.checks.method_contracts import verdicts
+from harness.checks.method_subject import Subject
+from tests.support.geometry import (
+    configured,
+    generate,
+    method_names,
+    method_of,
+    network,
+    published_names,
+)
+
+NAMES = [*method_names(), *published_names()]
+
+
+def test_the_promised_methods_are_there() -> None:
+    promised = "bf16 rtn_int8 rtn_int4 rtn_int2 kivi_int4 quarot_int4 window_bf16 sink_window_bf16"
+    assert {*promised.split(), "prune_int4", "softprune_int4"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_contract_holds(name: str) -> None:
+    subject = Subject(name, configured(f"method={name}"))
+    broken = [f"{each.name}: {each.note}" for each in verdicts(subject) if not each.held]
+    assert not broken, "\n".join(broken)
+
+
+def test_no_two_files_are_the_same_method() -> None:
+    """A chain of defaults may quietly undo what a file inherits."""
+    same: dict[str, str] = {}
+    for name in NAMES:
+        config = configured(f"method={name}")
+        parts = {k: v for k, v in config["method"].items() if k not in ("family", "source")}
+        key = json.dumps([parts, config["integration"]], sort_keys=True)
+        assert same.setdefault(key, name) == name
+
+
+def test_more_bits_are_closer() -> None:
+    net = network()
+    reference, _ = generate(method_of("bf16"), net=net)
+    distance = [
+        (generate(method_of(name), net=net)[0] - reference).norm().item()
+        for name in ("rtn_int8", "rtn_int4", "rtn_int2")
+    ]
+    assert distance == sorted(distance)
+    assert distance[0] > 0
+
+
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("name", ["bf16", "prune_int4", "softprune_int4", "window_bf16"])
+def test_storage_is_taken_once_and_hardly_more_than_used(name: str, window: int | None) -> None:
+    """`most` holds: one slab a layer, of exactly that many pages, nearly all of them used."""
+    _, session = generate(method_of(name), num_frames=18, window=window)
+    for layer in session._layers:
+        assert isinstance(layer, FrameLayer)
+        (slab,) = layer.arenas["keep"].slabs
+        kept = layer.policy.max_frames("keep", window or 18)
+        assert slab.key.shape[2] == kept
+        assert len(layer.arenas["keep"].places) + len(slab.free) == kept
+        assert len(slab.free) <= 3  # rounding: the last chunk may need a page less

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.downloads import data_folder, download
+from harness.prompts.suite import SuiteConfig, pixel_frames, resolve
+from harness.system.errors import UserError
+from tests.conftest import SHARED
+from tests.support.geometry import CONF, configured
+
+LIST = b"first prompt\nsecond prompt\nthird prompt\n"
+SHA = hashlib.sha256(LIST).hexdigest()
+
+
+def config(**changes: Any) -> SuiteConfig:
+    base: dict[str, Any] = {
+        "file": "prompts/mine.txt",
+        "sha256": SHA,
+        "url": "https://example.invalid/mine.txt",
+        "bundled": "moviegen.txt",
+        "seconds": 10,
+    }
+    return SuiteConfig(**{**base, **changes})
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(data_folder, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(download, "_unreached", {})
+    for name in ("HARNESS_DATA", "HARNESS_FETCH_BASE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "prompts").mkdir(parents=True)
+    (tmp_path / "data" / "prompts" / "mine.txt").write_bytes(LIST)
+    return tmp_path / "data"
+
+
+def test_official_list_is_found_by_either_name(data: Path, monkeypatch) -> None:
+    suite = resolve("mine", config(), str(data), 3, 16)
+    assert [p.text for p in suite.prompts] == ["first prompt", "second prompt", "third prompt"]
+    assert (suite.source, suite.sha256) == ("official", SHA)
+    monkeypatch.setenv("HARNESS_DATA", str(data))
+    assert resolve("mine", config(), None, 3, 16) == suite
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "end"])
+@pytest.mark.parametrize("inside", [*"\u2028\u2029\x0b\x0c\x1c\x1d\x1e\x85\r", "\ufeff"])
+def test_only_ends_of_lines_part_prompts(
+    data: Path, mark: str, end: str, last: str, inside: str
+) -> None:
+    """A mark at the very beginning belongs to the file; what else looks like a line's end does not
+    end one."""
+    prompts = ["a fox", f"one{inside}prompt", "a river"]
+    text = mark + end.join(prompts) + (end if last else "")
+    (data / "prompts" / "mine.txt").write_bytes(text.encode())
+    suite = resolve("mine", config(sha256=None), str(data), 3, 16)
+    assert [p.text for p in suite.prompts] == prompts
+    assert suite.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "has no prompts"), ("\ufeff", "has no prompts"), ("\n", "no prompt in line 1"),
+        ("a\n\nb\n", "no prompt in line 2"), ("a\n\u2028\n", "no prompt in line 2"),
+        ("a\n\n", "no prompt in line 2"),
+    ],
+)  # fmt: skip
+def test_a_line_without_a_prompt_is_named(data: Path, content: str, said: str) -> None:
+    (data / "prompts" / "mine.txt").write_bytes(content.encode())
+    with pytest.raises(UserError, match=said):
+        resolve("mine", config(sha256=None), str(data), 3, 16)
+
+
+def test_offline_without_a_folder_the_bundled_prompts_serve() -> None:
+    suite = resolve("mine", config(), None, 3, 16)
+    assert suite.source == "bundled"
+    assert len(suite.prompts) >= 16
+
+
+def test_a_download_is_verified_and_kept(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_bytes(LIST)
+    online = config(url=(tmp_path / "mine.txt").as_uri())
+    assert resolve("mine", online, None, 3, 16).source == "official"
+    assert (data_folder.CACHE / "prompts" / "mine.txt").read_bytes() == LIST
+    monkeypatch.setattr(data_folder, "CACHE", data_folder.CACHE / "other")
+    (tmp_path / "mine.txt").write_bytes(b"else\n")
+    with pytest.raises(UserError, match="now has checksum"):
+        resolve("mine", online, None, 3, 16)
+    assert not list(data_folder.CACHE.glob("**/mine.txt*"))
+
+
+def test_selection(data: Path) -> None:
+    def chosen(**changes: Any) -> list[int]:
+        return [p.index for p in resolve("m", config(**changes), str(data), 3, 16).prompts]
+
+    assert chosen(prompts=[2, 0]) == [2, 0]
+    assert chosen(prompts="1:3") == [1, 2]
+    assert chosen(num_prompts=2) == [0, 1]
+    assert chosen(prompts=[2, 1], num_prompts=1) == [2, 1]
+
+
+def test_ten_seconds_are_42_latent_frames() -> None:
+    """As the study: ceil((160 + 3) / 4) = 41, rounded up to whole chunks of 3."""
+    assert resolve("m", config(), None, 3, 16).num_frames == 42
+    assert pixel_frames(42) == 165
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": [0, 3]}, "has 3, but m .official. has prompts 0 to 2"),
+        ({"prompts": "3:1"}, "range like 0:10"),
+        ({"prompts": [True]}, "give indices"),
+        ({"num_prompts": 4}, "offers 1 to 3 prompts"),
+        ({"frames": 20}, "choose 18 or 21"),
+        ({"seconds": None}, "have no length"),
+        ({"seconds": -2}, "positive length"),
+        ({"sha256": "0" * 64}, "has checksum"),
+        ({"file": "prompts/none.txt"}, "no prompt file"),
+        ({"file": "prompts/none.txt", "source": "official"}, "no download"),
+        ({"source": "elsewhere"}, "choose auto, official or bundled"),
+        ({"samples": 0}, "at least 1 sample"),
+        ({"bundled": None, "source": "bundled"}, "no bundled prompts"),
+    ],
+)
+def test_what_cannot_be_used_says_what_to_type(data: Path, changes: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve("m", config(**changes), str(data), 3, 16)
+
+
+@pytest.mark.parametrize("content", [b"", b"one\n\nthree\n", b"\xff\xfe\x00bad"])
+def test_corrupt_prompt_files_are_refused(data: Path, content: bytes) -> None:
+    (data / "prompts" / "mine.txt").write_bytes(content)
+    with pytest.raises(UserError):
+        resolve("m", config(sha256=None), str(data), 3, 16)
+
+
+def test_a_missing_data_folder_is_named() -> None:
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        resolve("m", config(), "/nowhere", 3, 16)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "suite").glob("*.yaml")))
+def test_shipped_suites(name: str) -> None:
+    shipped = SuiteConfig(**configured(f"suite={name}")["suite"])
+    if shipped.bundled is not None:
+        bundled = resolve(name, SuiteConfig(**{**vars(shipped), "source": "bundled"}), None, 3, 16)
+        assert len(bundled.prompts) == shipped.num_prompts
+    if not (SHARED / shipped.file).is_file():
+        pytest.skip(f"official list not found: {SHARED / shipped.file}")
+    everything = SuiteConfig(**{**vars(shipped), "num_prompts": None})
+    official = resolve(name, everything, str(SHARED), 3, 16)
+    assert len(official.prompts) == {"moviegen": 1003, "storyeval": 423, "vbench": 946}[name]
+    assert official.source == "official"

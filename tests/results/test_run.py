@@ -1,0 +1,105 @@
+"""Identity and what is missing: what changes a run, and what must not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.results import observations
+from harness.results.observations import Rows
+from harness.results.run import Execution, Run
+from harness.results.video_files import write_raw
+from harness.scoring.score import lacking
+from harness.system.errors import UserError
+from tests.support.observations import observation
+from tests.support.runs import run, without
+
+
+def test_what_decides_the_videos_decides_the_identity(tmp_path: Path) -> None:
+    base = run(tmp_path).run_id
+    suite = run(tmp_path).suite
+    assert run(tmp_path, "method.key.bits=8").run_id != base
+    assert run(tmp_path, "model.window=21").run_id != base
+    assert run(tmp_path, seed=1).run_id != base
+    assert run(tmp_path, suite=replace(suite, num_frames=9)).run_id != base
+    assert run(tmp_path, suite=replace(suite, sha256="1" * 64)).run_id != base
+
+
+def test_words_about_a_method_do_not(tmp_path: Path) -> None:
+    base = run(tmp_path)
+    method = {**base.method, "family": "another", "source": "elsewhere"}
+    assert replace(base, method=method).run_id == base.run_id
+    assert replace(base, method={**base.method, "keys": "pre_rope"}).run_id != base.run_id
+
+
+def test_paths_trackers_devices_and_selection_do_not(tmp_path: Path) -> None:
+    base = run(tmp_path).run_id
+    suite = run(tmp_path).suite
+    same = [
+        run(tmp_path / "elsewhere"),
+        run(
+            tmp_path,
+            data_dir="/other",
+            execution=Execution("cuda", 3, 9.0, "oom"),
+            track={"mode": "online"},
+            metrics={},
+        ),
+        run(tmp_path, suite=replace(suite, prompts=suite.prompts[:1])),
+        run(tmp_path, samples=2),
+    ]
+    assert {each.run_id for each in same} == {base}
+
+
+def test_a_variant_file_equals_the_override(tmp_path: Path) -> None:
+    variant = run(tmp_path, "method=rtn_int8")
+    assert variant.run_id == run(tmp_path, "method=rtn_int4", "method.key.bits=8").run_id
+
+
+def test_one_identity_has_one_folder_whatever_its_name(tmp_path: Path) -> None:
+    variant = run(tmp_path, "method=rtn_int8", method_name="rtn_int8")
+    variant.make_folders()
+    override = run(tmp_path, "method=rtn_int4", "method.key.bits=8", method_name="rtn_int4")
+    assert override.folder == variant.folder
+
+
+def test_a_name_with_a_folder_is_one_folder(tmp_path: Path) -> None:
+    study = run(tmp_path, "method=published/rtn_int4", method_name="published/rtn_int4")
+    assert study.folder.name == f"published-rtn_int4-{study.run_id}"
+
+
+def test_seeds_differ_between_prompts_and_samples(tmp_path: Path) -> None:
+    items = run(tmp_path, samples=2, seed=7).items
+    assert len({item.seed for item in items}) == 6
+    assert items[0].seed == 7
+
+
+def test_request_round_trip(tmp_path: Path) -> None:
+    original = run(tmp_path)
+    with original.prepared():
+        assert Run.from_folder(original.folder) == original
+
+
+def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path) -> None:
+    this = run(tmp_path)
+    this.make_folders()
+    rows = Rows(this.folder / observations.OBSERVATIONS)
+    for index, failure in ((0, None), (1, "oom"), (2, None)):
+        rows.put(observation(index, run_id=this.run_id, failure=failure))
+    write_raw(this.video(this.items[0]).with_suffix(".npy"), np.zeros((1, 2, 2, 3), np.uint8))
+    assert [item.prompt.index for item in this.missing()] == [2]
+    assert this.failed() == {(1, 0): "oom"}
+    assert [task.item.prompt.index for task in lacking(this)] == [0, 2]
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="cannot write results to"):
+        run(tmp_path / "file").make_folders()
+
+
+def test_the_parent_never_imports_torch() -> None:
+    heavy = {"torch", "pandas", "pyarrow", "wandb", "skimage", "av"}
+    without(heavy, "import harness.commands.run, harness.commands.ls")

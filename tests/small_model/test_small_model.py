@@ -1,0 +1,91 @@
+"""The model that ships: its files are those the configuration names, and it draws what is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from harness.api import Exact, Method
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
+from harness.config.compose import configured
+from harness.models.checkpoints import bundled
+from harness.models.preset import VideoModel
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.small_model.codec import encode
+from harness.small_model.world import clip
+from harness.system.errors import UserError
+from methods.retention.keep import KeepAll
+from tests.support.commands import SHORT, command
+
+CPU = torch.device("cpu")
+CONFIG: dict[str, Any] = configured("model=small")["model"]
+
+
+def shipped() -> VideoModel:
+    model: VideoModel = instantiate(CONFIG)
+    return model
+
+
+def test_it_is_small() -> None:
+    files = list(bundled.FOLDER.glob("*"))
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    network = shipped().build(CPU, Path()).network
+    assert sum(weight.numel() for weight in network.state_dict().values()) <= 12e6
+
+
+def test_its_digest_is_recorded_with_every_row() -> None:
+    assert shipped().origin(Path()) == f"network.safetensors {CONFIG['sha256'][:16]}"
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
+def test_damaged_weights_are_refused(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray((bundled.FOLDER / "network.safetensors").read_bytes())
+    if damage == "bit":
+        content[len(content) // 2] ^= 1
+    if damage != "gone":
+        kept = content[: len(content) // 2] if damage == "cut" else content
+        (tmp_path / "network.safetensors").write_bytes(bytes(kept))
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="git checkout") as refused:
+        shipped().build(CPU, Path())
+    assert CONFIG["sha256"] in str(refused.value)
+
+
+def test_another_digest_is_one_sentence(tmp_path: Path) -> None:
+    done = command(
+        "method=bf16", *SHORT, "suite.num_prompts=1", "track=disabled", f"model.sha256={'0' * 64}",
+        f"results_dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "SHA-256" in line and "git checkout" in line
+
+
+def test_weights_without_their_digest_are_refused() -> None:
+    with pytest.raises(Exception, match=r"needs model\.sha256"):
+        instantiate({**CONFIG, "sha256": None})
+
+
+def test_it_draws_what_the_prompt_asks_for() -> None:
+    """Nearer to the world's own clip than the mean of all clips is, on prompts held out."""
+    model, num_frames = shipped(), 9
+    sampler = model.build(CPU, Path())
+    method = Method(key=Exact(), value=Exact(), retention=KeepAll())
+    truth = [encode(clip(seed).keyframes(range(num_frames))) for seed in range(8)]
+    error = []
+    for seed in range(3):
+        text_kv = model.text_kv(sampler, model.text.encode([clip(seed).prompt])[0])
+        session = Session(model.spec, method, Portable(), num_frames, CPU)
+        noise = SeededNoise(seed, model.latent_shape(num_frames))
+        chunks = list(sampler.sample(session, text_kv, noise, num_frames, Silent()))
+        error.append((torch.cat(chunks, 1)[0].float() - truth[seed]).square().mean())
+    spread = torch.stack(truth).var(0).mean()
+    assert torch.stack(error).mean() < 0.7 * spread

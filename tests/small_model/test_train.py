@@ -1,0 +1,173 @@
+"""Training: what a chunk may see, the same steps after a resume, and what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.api import Stores
+from harness.cache.attention.portable import Portable
+from harness.cache.layer import Plan
+from harness.cache.session import Session
+from harness.checks.tiny_network import DIMS
+from harness.models.wan import Wan
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
+from harness.small_model.training.loop import Trainer
+from harness.small_model.training.objective import Batch, Objective, commit, spread
+from harness.small_model.training.stages import Stage, Training
+from harness.small_model.training.teacher import TeacherForcing
+from harness.system.errors import UserError
+from tests.support.geometry import BF16, CPU, GRID, network, spec, text
+
+SCHEDULE = Schedule(shift=1.0)
+STEPS = Stage(frames=6, batch=4, lr=3e-3, steps=2)
+
+
+def latents(frames: int, batch: int = 1, seed: int = 0) -> Tensor:
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, frames, 4, 2 * GRID[0], 2 * GRID[1], generator=draws)
+
+
+def test_chunks_of_one_pass_see_what_the_sampler_shows_them() -> None:
+    net, shape, clean, noisy = network(), spec(), latents(12), latents(12, seed=1)
+    text_kv = text(net, 0)
+    times = torch.tensor([1000.0, 750.0, 500.0, 250.0]).repeat_interleave(3)[None]
+    forcing = TeacherForcing(shape, CPU)
+    commit(net, clean[:, :9], text_kv, forcing, first=0)
+    flow = net(noisy, times, text_kv, forcing, forcing.plan(range(12), "nothing"))
+
+    sampler = Sampler(net, SCHEDULE, 3)
+    session = Session(shape, BF16, Portable(), 12, CPU)
+    for first in range(0, 12, 3):
+        frames, part = range(first, first + 3), slice(first, first + 3)
+        alone = sampler.flow(noisy[:, part], times[:, part], text_kv, session, frames)
+        torch.testing.assert_close(flow[:, part], alone, atol=1e-4, rtol=0)
+        sampler.flow(clean[:, part], torch.zeros(1, 3), text_kv, session, frames, "history")
+
+
+def source(stage: Stage, first: int) -> Iterator[Batch]:
+    """The same two videos in every step: what they hold can be learned by heart."""
+    for _ in count(first):
+        rows = torch.randn(stage.batch, 6, DIMS.text_dim, generator=seeded())
+        x = 0.5 * latents(stage.frames, stage.batch)
+        yield Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start=True)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def trainer(folder: Path, *stages: Stage, **changes: float) -> Trainer:
+    settings = {"warmup_steps": 2, "log_steps": 2, **changes}
+    training = Training(stages=stages, folder=str(folder), **settings)  # type: ignore[arg-type]
+    return Trainer(training, Wan(DIMS), Objective(SCHEDULE, spec(), 0.15), CPU)
+
+
+def weights(trained: Trainer) -> dict[str, Tensor]:
+    return {
+        **trained.network.state_dict(),
+        **{f"ema {n}": w for n, w in trained.average.weights.items()},
+    }
+
+
+def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole", STEPS, replace(STEPS, rollout=2))
+    assert whole.run(source)
+    first = trainer(tmp_path / "parts", STEPS, replace(STEPS, rollout=2))
+
+    def interrupted(stage: Stage, step: int) -> Iterator[Batch]:
+        for at, batch in zip(count(step), source(stage, step), strict=False):
+            if at == 2:
+                first._stop(0, None)
+            yield batch
+
+    assert not first.run(interrupted)
+    assert first.clock.step == 3
+    second = trainer(tmp_path / "parts", STEPS, replace(STEPS, rollout=2))
+    assert second.clock.step == 3
+    assert second.run(source)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(second)[name], weight, atol=0, rtol=0, msg=name)
+    assert [row["step"] for row in second.rows] == [row["step"] for row in whole.rows] == [2, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rollout", [0, 2])
+def test_what_is_shown_again_and_again_is_learned(tmp_path: Path, rollout: int) -> None:
+    trained = trainer(tmp_path, replace(STEPS, steps=30, lr=1e-2, rollout=rollout))
+    trained.run(source)
+    assert trained.rows[-1]["loss"] < 0.7 * trained.rows[0]["loss"]
+
+
+def test_another_network_or_other_stages_are_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, STEPS).save()
+    with pytest.raises(UserError, match="holds a training of 1 stages"):
+        trainer(tmp_path, STEPS, STEPS)
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot read"):
+        trainer(tmp_path, STEPS)
+
+
+def test_own_history_replaces_chunks_and_keeps_the_first_of_a_window_within() -> None:
+    objective = Objective(SCHEDULE, spec(), 0.0)
+    rows = torch.randn(2, 6, DIMS.text_dim, generator=seeded())
+    stage = replace(STEPS, frames=9, batch=2, rollout=2, own=1.0)
+    x = latents(9, 2)
+    within = Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start=False)
+    past = objective._own(network(), within, stage, seeded())
+    assert past.shape[1] == 6
+    torch.testing.assert_close(past[:, :3], within.x_BFChw[:, :3], atol=0, rtol=0)
+    assert (past[:, 3:] - within.x_BFChw[:, 3:6]).abs().mean() > 0.1
+    torch.testing.assert_close(within.x_BFChw, latents(9, 2), atol=0, rtol=0)
+    kept = objective._own(network(), within, replace(stage, own=0.0), seeded())
+    torch.testing.assert_close(kept, within.x_BFChw[:, :6], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("from_start", "first"), [(True, 0), (False, 3)])
+def test_the_last_chunk_is_no_history_and_the_first_one_within_a_video_no_target(
+    monkeypatch: pytest.MonkeyPatch, from_start: bool, first: int
+) -> None:
+    passes: list[tuple[range, Stores]] = []
+    plan = TeacherForcing.plan
+
+    def spied(self: TeacherForcing, frames: range, stores: Stores) -> Plan:
+        passes.append((frames, stores))
+        return plan(self, frames, stores)
+
+    monkeypatch.setattr(TeacherForcing, "plan", spied)
+    rows = torch.randn(1, 6, DIMS.text_dim, generator=seeded())
+    x = latents(9)
+    batch = Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start)
+    Objective(SCHEDULE, spec(), 0.0).loss(network(), batch, replace(STEPS, batch=1), seeded())
+    assert passes == [(range(0, 6), "history"), (range(first, 9), "nothing")]
+
+
+def test_times_are_the_samplers_and_each_comes_equally_often() -> None:
+    schedule = Schedule(steps=(1000, 500), first_steps=(1000,), shift=1.0)
+    times = Objective(schedule, spec(), 0.0).times(4, range(6), seeded())
+    assert times[:, :3].unique().tolist() == [1000.0]
+    assert sorted(times[:, 3].tolist()) == [500.0, 500.0, 1000.0, 1000.0]
+    assert (times[:, 3:] == times[:, 3:4]).all()
+    assert spread([1000, 750, 500, 250], 2) == [1000, 500]
+
+
+def test_minutes_and_steps_of_stages_are_not_mixed() -> None:
+    with pytest.raises(ValueError, match="either steps or minutes"):
+        Stage(frames=6, batch=1, lr=1e-3)
+    with pytest.raises(ValueError, match="all by steps or all by minutes"):
+        Training(stages=[STEPS, replace(STEPS, steps=None, minutes=1.0)], folder="")
+
+
+def test_learning_rate_rises_then_falls_to_zero_over_all_stages() -> None:
+    training = Training(stages=[STEPS, STEPS], folder="", warmup_steps=2, decay_from=0.5)
+    assert training.lr(0, 0.0, 0) == pytest.approx(STEPS.lr / 2)
+    assert training.lr(0, 1.0, 10) == pytest.approx(STEPS.lr)
+    assert training.lr(1, 0.5, 10) == pytest.approx(STEPS.lr / 2)
+    assert training.lr(1, 1.0, 10) == 0

@@ -1,0 +1,14 @@
+"""Generation of short videos of the small model."""
+
+from __future__ import annotations
+
+from harness.results.run import Run
+from harness.runs.generate import generate
+
+
+def make_all(this: Run) -> None:
+    """First stage in this process."""
+    generate(this, this.missing(), lambda key: None)
+
+
+SMALL = ("model.latent_size=[8,8]", "method=rtn_int4")
