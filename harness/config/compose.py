@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from harness.config.hydra_errors import demand_choices
 from harness.config.read_once import read_once
+from harness.config.renamed import with_new_names
 from harness.system.paths import CONF
 from harness.system.user_folder import searchpath
 
@@ -39,7 +40,7 @@ class Composer:
             compose("config", [*words, *self._search]), resolve=True, throw_on_missing=True
         )
         assert isinstance(config, dict)
-        return {str(name): value for name, value in config.items()}
+        return with_new_names({str(name): value for name, value in config.items()})
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.hydra_errors import LS
+from harness.config.renamed import with_new_names
 from harness.prompts.suite import SuiteConfig
 from harness.results import wandb_mirror
 from harness.results.run import Execution
@@ -63,9 +64,10 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     for name in (*BUILT, "suite", "track", "run"):  # others refer to them
         if name not in config:
             _demand_group(name, None)
-    resolved: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
+    values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
         config, resolve=True, throw_on_missing=True
     )
+    resolved = with_new_names(values)
     check(resolved)
     return resolved
 

@@ -1,0 +1,97 @@
+"""Old names in users' configuration files: accepted, with a warning that shows the new name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+# Classes by the `_target_` of earlier versions.
+TARGETS: Mapping[str, str] = {
+    "harness.models.model.VideoModel": "harness.models.VideoModel",
+    "harness.models.wan.WanDims": "harness.models.WanDims",
+    "harness.models.text.UmT5Text": "harness.models.UmT5Text",
+    "harness.models.words.HashText": "harness.models.HashText",
+    "harness.models.vae.WanVae": "harness.models.WanVae",
+    "harness.models.vae.WanCodec": "harness.models.WanCodec",
+    "harness.models.preview.WanPreview": "harness.models.WanPreview",
+    "harness.sampler.Schedule": "harness.sampling.Schedule",
+    "harness.world.WorldText": "harness.small_model.WorldText",
+    "harness.models.codec.KeyframeDecoder": "harness.small_model.KeyframeDecoder",
+    "harness.train.stages.Training": "harness.small_model.training.stages.Training",
+    "harness.train.stages.Stage": "harness.small_model.training.stages.Stage",
+    "harness.attention.reference.Reference": "harness.cache.attention.Reference",
+    "harness.attention.auto.Auto": "harness.cache.attention.Auto",
+    "harness.attention.staged.Staged": "harness.cache.attention.Staged",
+    "harness.attention.portable.Portable": "harness.cache.attention.Portable",
+    "harness.attention.fused.Fused": "harness.cache.attention.Fused",
+    "harness.integration.Packed": "harness.cache.Packed",
+    "harness.published.Published": "harness.cache.published.Published",
+    "harness.metrics.storyeval.StoryEval": "harness.scoring.metrics.storyeval.StoryEval",
+    "harness.metrics.ssim.Ssim": "harness.scoring.metrics.ssim.Ssim",
+    "harness.metrics.ssim.SsimGaussian": "harness.scoring.metrics.ssim.SsimGaussian",
+    "harness.metrics.psnr.Psnr": "harness.scoring.metrics.psnr.Psnr",
+    "harness.metrics.lpips.Lpips": "harness.scoring.metrics.lpips.Lpips",
+    "harness.metrics.vbench.Dimension": "harness.scoring.metrics.vbench.Dimension",
+    "harness.metrics.vbench.ImagingQuality": "harness.scoring.metrics.vbench.ImagingQuality",
+    "harness.metrics.drift_published.DriftPublished": (
+        "harness.scoring.metrics.drift_published.DriftPublished"
+    ),
+    "harness.metrics.signals.Signals": "harness.scoring.metrics.signals.Signals",
+    "harness.judge.openai.OpenAI": "harness.scoring.judge.openai.OpenAI",
+    "harness.judge.nobody.Nobody": "harness.scoring.judge.nobody.Nobody",
+    "harness.judge.local.Local": "harness.scoring.judge.local.Local",
+}
+LOOP = "harness.sampling.Loop"
+# Loops that are settings of one class now.
+LOOPS: Mapping[str, Mapping[str, Any]] = {
+    "harness.loops.RollingLoop": {"offset": 1, "joint": True},
+    "harness.loops.RestartLoop": {"frames": 21, "overlap": 3},
+    "harness.sampler.ChunkLoop": {},
+}
+# Values by setting and earlier spelling.
+VALUES: Mapping[tuple[str, str], str] = {("keys", "unroped"): "pre_rope"}
+
+_warned: set[str] = set()
+
+
+def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved configuration with every old name replaced by the new one.
+
+    Run ids are made of the result, so a file with old names gives the run of the same file with new
+    names. The first use of each old name prints a warning to standard error.
+    """
+    return {name: _renamed(name, value) for name, value in with_target(config).items()}
+
+
+def with_target(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return one part with its new `_target_`, and the settings that it stood for."""
+    old = config.get("_target_")
+    if isinstance(old, str) and old in LOOPS:
+        settings = {**LOOPS[old], **{name: x for name, x in config.items() if name != "_target_"}}
+        words = [f"{name}: {str(value).lower()}" for name, value in settings.items()]
+        _warn(f"_target_: {old}", ", ".join([f"_target_: {LOOP}", *words]))
+        return {"_target_": LOOP, **settings}
+    new = TARGETS.get(old) if isinstance(old, str) else None
+    if new is None:
+        return config
+    _warn(f"_target_: {old}", f"_target_: {new}")
+    return {**config, "_target_": new}
+
+
+def _renamed(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return with_new_names(value)
+    if isinstance(value, list):
+        return [_renamed(name, each) for each in value]
+    new = VALUES.get((name, value)) if isinstance(value, str) else None
+    if new is None:
+        return value
+    _warn(f"{name}: {value}", f"{name}: {new}")
+    return new
+
+
+def _warn(old: str, new: str) -> None:
+    if old not in _warned:
+        _warned.add(old)
+        print(f"warning: {old} is an old name: write {new}", file=sys.stderr)
