@@ -25,10 +25,11 @@ test-all: $(VENV)/dev ## the same with the slow ones: kills, full disks, launche
 
 vbench: $(VBENCH)/vbench ## the environment of VBench's dimensions (three minutes, 6.7 GB; docs/vbench.md)
 
-check: $(VENV)/dev ## ruff and mypy --strict
+check: $(VENV)/dev ## ruff, mypy --strict and the order of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
