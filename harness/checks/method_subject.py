@@ -99,6 +99,7 @@ class Subject:
 
 @cache
 def _reference(integration: str) -> Tensor:
-    method = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{REFERENCE}.yaml"))
+    path = CONF / "method" / f"{REFERENCE}.yaml"
+    method = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     subject = Subject(REFERENCE, {"method": method, "integration": json.loads(integration)})
     return subject.first[0]

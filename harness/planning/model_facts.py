@@ -79,7 +79,7 @@ def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
 def cells(entry: Entry) -> tuple[str, ...]:
     """A line of the table; GiB are keys and values in BF16, of a whole video and of the window."""
     model = entry.model
-    length = SuiteConfig(file="", seconds=SECONDS)
+    length = SuiteConfig(file="prompts.txt", seconds=SECONDS)  # only its length is used
     num_frames = latent_frames(length, model.chunk_frames, model.fps)
     held = min(model.window or num_frames, num_frames)
     full, kept = (

@@ -104,7 +104,7 @@ def show(jobs: Sequence[Job]) -> None:
 def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None:
     """Print why jobs failed and what to type next; a reason that jobs share is printed once.
 
-    complained: sentences that were printed before; of these the beginning is enough.
+    complained: sentences printed before; one that jobs share is shortened here.
     """
     failed = [job for job in jobs if job.state == "failed"]
     sharing: dict[tuple[str, str], list[Job]] = {}
@@ -112,7 +112,7 @@ def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None
         sharing.setdefault((str(job.cause), str(job.reason)), []).append(job)
     for (cause, reason), several in sharing.items():
         who = several[0].name if len(several) == 1 else f"{len(several)} of {len(jobs)} jobs"
-        if reason in complained:
+        if len(several) > 1 and reason in complained:
             reason = textwrap.shorten(reason, WIDTH, placeholder=" ... (see above)")
         print(f"failed  {who}  {cause}: {reason}", file=sys.stderr)
     again = retry({str(job.cause) for job in failed})

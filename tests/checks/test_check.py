@@ -168,7 +168,7 @@ def of(kind: type, **changes: Any) -> dict[str, Any]:
         ({"retention": of(Remembers)}, "prompts", "after another one than alone"),
         ({"retention": of(Moody)}, "runs on", "without naming what to choose instead: no"),
         ({"retention": of(Explodes)}, "first chunk", "ZeroDivisionError"),
-        ({"keys": "sideways"}, "builds", "choose model, roped or pre_rope"),
+        ({"keys": "sideways"}, "builds", "give one of model, roped, pre_rope"),
         ({"key": {"_target_": "nope.Nope"}}, "builds", "there is no class nope.Nope"),
         ({"_target_": "builtins.dict"}, "builds", "give a harness.api.Method"),
     ],

@@ -108,7 +108,5 @@ def test_the_reference_attends_as_the_run_unless_told() -> None:
 def test_a_strange_number_is_refused_in_a_sentence(word: str) -> None:
     done = command(word)
     assert done.returncode == 2
-    assert (
-        done.stderr.strip()
-        == f"error: {word.replace('null', 'None')}: give a whole number, 0 for none"
-    )
+    assert done.stderr.startswith(f"error: {word}: give a whole number, 0 for none")
+    assert len(done.stderr.splitlines()) == 1

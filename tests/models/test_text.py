@@ -169,7 +169,7 @@ def test_umt5_without_files_or_packages_has_no_origin(
     with pytest.raises(UserError, match=f"hf download {HUB}"):
         tiny(tmp_path).origin()
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(UserError, match=r"pip install -e '\.\[wan\]'"):
+    with pytest.raises(UserError, match=r"pip install 'video-kv-bench\[wan\]'"):
         tiny(wan_folder).origin()
 
 
@@ -202,7 +202,7 @@ def test_umt5_missing_package(
     package: str, wan_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[wan\]'"):
+    with pytest.raises(UserError, match=r"pip install 'video-kv-bench\[wan\]'"):
         tiny(wan_folder).encode(["a fox"])
 
 

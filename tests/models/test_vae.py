@@ -173,7 +173,7 @@ def test_wan_missing_folder_says_what_to_fetch(tmp_path: Path) -> None:
 
 def test_wan_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[wan\]'"):
+    with pytest.raises(UserError, match=r"pip install 'video-kv-bench\[wan\]'"):
         WanVae("", "random").to("cpu")
 
 

@@ -434,7 +434,7 @@ def test_what_is_torn_beside_the_rows_is_written_anew(copied: Place) -> None:
     assert Run.from_folder(folder).run_id == Run.from_folder(folder).run_id == folder.name[-8:]
 
 
-def test_a_damaged_video_stops_its_own_scores_and_a_deleted_one_is_made_again(
+def test_a_damaged_video_stops_its_run_untouched_and_a_deleted_one_is_made_again(
     copied: Place,
 ) -> None:
     folder = folder_of(copied, "rtn_int4")
@@ -444,10 +444,9 @@ def test_a_damaged_video_stops_its_own_scores_and_a_deleted_one_is_made_again(
     done = copied.run(*SWEEP)
     assert done.wait() == 1, done.said
     (sentence,) = errors(done)
-    assert sentence.startswith(f"error: error: prompt 1 has no scores: {video} is not a whole")
-    scored = pd.read_parquet(folder / SCORES).set_index("prompt_index")
-    assert scored["psnr_db"].notna().tolist() == [True, False], "the other has its score"
-    assert scored.loc[1, "psnr_reason"] in sentence
+    assert sentence.startswith(f"error: {video} is ")
+    assert f"rm -f {folder}/videos/0001-0.*" in sentence
+    assert not (folder / SCORES).exists(), "nothing was added"
     before = pd.read_parquet(folder / OBSERVATIONS)
     video.unlink()  # as the sentence says
     again = copied.run(*SWEEP)

@@ -52,7 +52,7 @@ MODULES = (
     "harness.runs.worker",
     "harness.runs.generate",
     "harness.scoring.score", "harness.commands.score", "harness.results.wandb_mirror",
-    "harness.downloads.verb",
+    "harness.commands.fetch",
     "harness.commands.ls",
     "harness.checks.results", "harness.results.summary_table", "av", "PIL.Image", "lpips",
     "skimage.metrics",
