@@ -16,7 +16,7 @@ VERBS = {
     "check": "harness.commands.check",
     "bench": "harness.commands.bench",
     "plan": "harness.commands.plan",
-    "fetch": "harness.downloads.verb",
+    "fetch": "harness.commands.fetch",
     "score": "harness.commands.score",
 }
 ELSEWHERE = {
