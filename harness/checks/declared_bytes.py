@@ -40,7 +40,9 @@ def outgrown(session: Session) -> str:
         elif isinstance(layer, TokenLayer) and layer.held is not None:
             held, most = layer.held.origin.shape[2], _most(session, layer)
             if held > most:
-                return f"{type(layer.policy).__name__}.max_frames says {most} tokens, {held} are held"
+                return (
+                    f"{type(layer.policy).__name__}.max_frames says {most} tokens, {held} are held"
+                )
     return ""
 
 

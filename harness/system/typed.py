@@ -151,7 +151,7 @@ def _check_call(name: str, config: Mapping[Any, Any]) -> None:
         raise UserError(f"{name}.{TARGET}={shown(target)}: give a class as module.Class")
 
     try:
-        # Not by Hydra's get_object, which logs a failed import; building reports it in one sentence.
+        # Hydra's get_object would log a failed import; building reports it in one sentence.
         found = pkgutil.resolve_name(target)
         parameters = inspect.signature(found).parameters
         hints = typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)

@@ -1,0 +1,90 @@
+"""Models, methods and videos from Python, without a results folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.api import Method
+from harness.cache.attention.auto import Auto
+from harness.cache.integration import CacheSession, Packed
+from harness.checks.parts import demand_fit
+from harness.config.compose import configured
+from harness.downloads.data_folder import data_folder
+from harness.models.preset import DTYPES, VideoModel
+from harness.results.video_files import Frames
+from harness.sampling.decoding import Reel
+from harness.sampling.noise import SeededNoise
+from harness.sampling.passes import Silent
+from harness.system.typed import build
+
+
+@dataclass(frozen=True)
+class SampledVideo:
+    """One video and the cache that it left.
+
+    frames: [T, H, W, 3] uint8. latents: [F, C, h, w] in the model's dtype.
+    session: the cache after the last commit; `session.ledger()` lists its bytes.
+    """
+
+    frames: Frames
+    latents: Tensor
+    session: CacheSession
+
+
+def load(*words: str) -> tuple[VideoModel, Method]:
+    """Build the model and the method that words of the command line name.
+
+    words: as typed, for example "method=softprune_int4" and "method.key.bits=8".
+    Raises  UserError, InstantiationException: a word, a class or a setting that cannot be used.
+    """
+    config = configured(*words)
+    return build("model", config["model"]), build("method", config["method"])
+
+
+def open_session(
+    model: VideoModel, method: Method, num_frames: int, device: torch.device | None = None
+) -> CacheSession:
+    """Return an empty packed cache for one video of `num_frames` latent frames.
+
+    Raises  ValueError, UserError: the method cannot serve the model or this length.
+    """
+    integration, device = Packed(), device or torch.device("cpu")
+    demand_fit(model, method, integration, num_frames)
+    backend = integration.resolve(Auto(), model.spec, method, device)
+    num_held = model.loop.histories(num_frames)[0]
+    return integration.session(model.spec, method, backend, num_held, device)
+
+
+def sample_video(
+    model: VideoModel,
+    method: Method,
+    prompt: str,
+    num_frames: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+    data_dir: str | None = None,
+) -> SampledVideo:
+    """Generate one video, with the noise that a run draws for this seed.
+
+    num_frames: latent frames; 12 are 2.8 s of the small model. data_dir: where checkpoints lie.
+    Raises  ValueError, UserError: the parts do not fit, or a file is missing.
+    """
+    device = device or torch.device("cpu")
+    session = open_session(model, method, num_frames, device)
+    sampler = replace(model.build(device, Path(data_folder(data_dir)[0])), reuse=method.reuse)
+    rows = model.text.encode([prompt])[0].to(DTYPES[model.dtype])
+    model.text.close()
+    text_kv = model.text_kv(sampler, rows)
+    noise = SeededNoise(seed, model.latent_shape(num_frames))
+    reel, chunks = Reel(model.decoder, Silent()), []
+    for latents in sampler.sample(session, text_kv, noise, num_frames, Silent(), reel):
+        reel.latents.append(latents)
+        chunks.append(latents[0])
+    with torch.inference_mode():
+        frames = reel.end(lambda latents: np.concatenate(list(model.decoder.decode(latents))))
+    return SampledVideo(frames, torch.cat(chunks), session)
