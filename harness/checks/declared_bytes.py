@@ -34,8 +34,8 @@ def outgrown(session: Session) -> str:
                 if arena.capacity is not None and len(arena.slabs) > 1:
                     held = sum(slab.key.shape[2] for slab in arena.slabs) * arena.span
                     return (
-                        f"{type(layer.policy).__name__}.max_frames says {arena.capacity} frames for "
-                        f"{name}, which came to hold {held}"
+                        f"{type(layer.policy).__name__}.max_frames says {arena.capacity} frames "
+                        f"for {name}, which came to hold {held}"
                     )
         elif isinstance(layer, TokenLayer) and layer.held is not None:
             held, most = layer.held.origin.shape[2], _most(session, layer)
