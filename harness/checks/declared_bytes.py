@@ -41,7 +41,7 @@ def outgrown(session: Session) -> str:
             held, most = layer.held.origin.shape[2], _most(session, layer)
             if held > most:
                 return (
-                    f"{type(layer.policy).__name__}.max_frames says {most} tokens, {held} are held"
+                    f"{type(layer.policy).__name__}.max_tokens says {most} tokens, {held} are held"
                 )
     return ""
 

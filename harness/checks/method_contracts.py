@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, FramePolicy
+from harness.api import CacheSpec, FramePolicy, TokenPolicy
 from harness.cache.integration import CacheSession
 from harness.cache.session import Session
 from harness.checks.declared_bytes import declared_bytes, outgrown
@@ -148,10 +148,11 @@ def declared_bytes_are_stored(s: Subject) -> str | None:
         raise Broken(told)
     declared, stored = declared_bytes(session), session.stored_bytes
     if abs(declared - stored) > TOLERANCE * stored:
-        kind = type(s.method.retention).__name__
+        policy = s.method.retention
+        bound = "max_tokens" if isinstance(policy, TokenPolicy) else "max_frames"
         raise Broken(
-            f"its quantizers and {kind}.max_frames declare {declared:.0f} bytes, {stored} are "
-            "stored"
+            f"its quantizers and {type(policy).__name__}.{bound} declare {declared:.0f} bytes, "
+            f"{stored} are stored"
         )
     return None
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from harness.commands.run import Command, conclude_sweep
 from harness.config.compose import choices, described, method_files
+from harness.downloads import data_folder
 from harness.prompts import suite as suites
 from harness.prompts.suite import SuiteConfig
 from harness.runs.sweep import Job
@@ -156,7 +157,7 @@ def without_network(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
         raise OSError("cannot reach example.org")
 
     monkeypatch.setattr(suites, "_download", refuse)
-    monkeypatch.setattr(suites, "CACHE", data)
+    monkeypatch.setattr(data_folder, "CACHE", data)
     monkeypatch.delenv("HARNESS_DATA", raising=False)
 
 

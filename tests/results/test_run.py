@@ -14,6 +14,7 @@ from harness.results.run import Execution, Run
 from harness.results.video_files import write_raw
 from harness.scoring.score import lacking
 from harness.system.errors import UserError
+from tests.conftest import ROOT
 from tests.support.observations import observation
 from tests.support.runs import run, without
 
@@ -103,3 +104,11 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
 def test_the_parent_never_imports_torch() -> None:
     heavy = {"torch", "pandas", "pyarrow", "wandb", "skimage", "av"}
     without(heavy, "import harness.commands.run, harness.commands.ls")
+
+
+@pytest.mark.parametrize("package", ["config", "results", "prompts", "downloads"])
+def test_what_the_parent_works_with_needs_no_torch(package: str) -> None:
+    """Every module of these packages, so that help and dry runs answer at once."""
+    found = (ROOT / "harness" / package).glob("[a-z]*.py")
+    modules = sorted(f"harness.{package}.{path.stem}" for path in found)
+    without({"torch", "harness.api"}, f"import {', '.join(modules)}")

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.sources.columns import SOURCES
 from harness.benchmarks.made_up import SECONDS
-from harness.results import observations, summary_table, wandb_mirror
+from harness.results import all_runs, summary_table, wandb_mirror
 from harness.results.observation import over_videos
 from harness.results.quantities import QUANTITIES
 from harness.results.summary import summarize
@@ -113,7 +113,7 @@ def test_the_tracker_gets_the_summary_and_nothing_else(
 
     fake = SimpleNamespace(init=lambda **_: Session(), Table=lambda dataframe: dataframe)
     monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
-    monkeypatch.setattr(observations, "load_run", lambda folder: table)
+    monkeypatch.setattr(all_runs, "load_run", lambda folder: table)
     run = {
         "folder": tmp_path, "track": {"project": "p", "mode": "offline"}, "model_name": "m",
         "suite": SimpleNamespace(name="s"), "track_id": "t",
