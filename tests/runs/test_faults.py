@@ -451,7 +451,7 @@ def test_a_damaged_video_stops_its_run_untouched_and_a_deleted_one_is_made_again
     video.unlink()  # as the sentence says
     again = copied.run(*SWEEP)
     assert again.wait() == 0, again.said
-    assert again.progress == ["rtn_int4", "rtn_int4 score"]
+    assert again.progress == ["rtn_int4", "rtn_int4 score", "rtn_int4 score"]
     after = pd.read_parquet(folder / OBSERVATIONS)
     assert after["frames_sha256"].tolist() == before["frames_sha256"].tolist()
     assert after["generate_s"][0] == before["generate_s"][0]

@@ -110,7 +110,7 @@ def test_the_small_models_codec_comes_back_to_the_latents_it_decodes() -> None:
 def test_a_loop_that_joins_demands_a_codec() -> None:
     loop = Loop(frames=21, overlap=3)
     loop.check(Packed(), BF16, KeyframeDecoder(weights="seeded"))
-    with pytest.raises(ValueError, match=r"WanVae does not encode.*vae\.WanCodec"):
+    with pytest.raises(ValueError, match=r"WanVae does not encode.*models\.WanCodec"):
         loop.check(Packed(), BF16, WanVae("nowhere"))
 
 
