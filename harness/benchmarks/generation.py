@@ -28,7 +28,7 @@ TITLE = "Videos of the small model under every method"
 BASE = "bf16"
 WATCHED: tuple[tuple[type, str], ...] = (
     (FrameLayer, "commit"),
-    (FrameLayer, "watch"),
+    (FrameLayer, "observe_noisy"),
     (TokenLayer, "commit"),
     (Session, "ledger"),
 )

@@ -224,7 +224,7 @@ def test_a_bench_that_fails_does_not_stop_the_others(
 
     def bench(name: str) -> SimpleNamespace:
         def run(_: Options) -> int:
-            ran.append(name.removeprefix("harness.commands.bench."))
+            ran.append(name.removeprefix("harness.benchmarks."))
             if error is not None and len(ran) == 1:
                 raise error
             return 0
