@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness.checks import files
+from harness.checks import files, known_command
 from harness.checks.findings import Report
 from harness.checks.run_folder import examine
 from harness.results import all_runs
@@ -22,6 +22,7 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     own: the folder of `--config-dir`, where the methods of some runs may lie.
     Raises  UserError: there is no run below the folders.
     """
+    known_command.is_known.cache_clear()  # a user's files may have changed since the last check
     folders = runs(roots)
     reports, wrong = [], 0
     for folder in _watched(folders):
