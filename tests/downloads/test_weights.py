@@ -233,7 +233,7 @@ def test_ls_weights(describe, data: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_asking_what_is_missing_imports_nothing_heavy(tmp_path: Path) -> None:
     asked = (
-        "import sys; from harness import weights; weights.missing(['alexnet'], None);"
+        "import sys; from harness.downloads import weights; weights.missing(['alexnet'], None);"
         "print({'torch', 'numpy', 'hydra', 'pandas', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, cwd=ROOT)
