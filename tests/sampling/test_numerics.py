@@ -30,19 +30,19 @@ NUM_FRAMES = 9  # three chunks
 class Breaks(Exact):
     """Makes one value of each frame a bad one, before it is stored or when it is read."""
 
-    value: float = math.nan
+    value: str = "nan"  # a word: settings that are numbers must be finite
     when: str = "decode"
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         if self.when == "encode":
             x_BHFTD = x_BHFTD.clone()
-            x_BHFTD[..., -1, -1] = self.value
+            x_BHFTD[..., -1, -1] = float(self.value)
         return super().encode(x_BHFTD)
 
     def stage(self, packed: Packed, out: Tensor) -> None:
         super().stage(packed, out)
         if self.when == "decode":
-            out[..., 0, 0] = self.value
+            out[..., 0, 0] = float(self.value)
 
 
 def broken(tmp_path: Path, **changes: Any) -> Run:
@@ -68,7 +68,7 @@ def test_a_quantizer_that_gives_what_is_not_finite(
     tmp_path: Path, value: float, when: str, side: str
 ) -> None:
     """Whether it lies in the codes or is made on reading, the first chunk that reads it fails."""
-    part = {"_target_": "tests.sampling.test_numerics.Breaks", "value": value, "when": when}
+    part = {"_target_": "tests.sampling.test_numerics.Breaks", "value": str(value), "when": when}
     for cause, reason in failures(broken(tmp_path, **{side: part})):
         assert cause == "numerics"
         assert "chunk 1 (frames 3 to 5)" in reason
