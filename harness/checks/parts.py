@@ -14,6 +14,7 @@ from harness.cache.integration import Integration
 from harness.cache.session import sized
 from harness.models.preset import VideoModel
 from harness.results.run import Run
+from harness.system.errors import UserError
 from harness.system.typed import build
 
 
@@ -39,6 +40,16 @@ class Parts:
             integration=build("integration", run.integration),
             attention=build("attention", run.attention),
         )
+        wanted: dict[str, tuple[type, ...]] = {
+            "model": (VideoModel,),
+            "method": (Method,),
+            "integration": (Integration,),
+            "attention": (Auto, Backend),
+        }
+        for name, kinds in wanted.items():
+            if not isinstance(part := getattr(parts, name), kinds):
+                given = " or ".join(kind.__name__ for kind in kinds)
+                raise UserError(f"{name} builds {type(part).__name__}: give a {given}")
         demand_fit(parts.model, parts.method, parts.integration, run.suite.num_frames)
         return parts
 

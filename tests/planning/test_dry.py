@@ -58,6 +58,8 @@ def make(this: Run, *indices: int, scored: bool = True, **changes: Any) -> None:
         rows.put(observation(item.prompt.index, run_id=this.run_id, **{**row, **changes}))
         if changes.get("failure") is None:
             write_lossless(this.packed(item), PIXELS, 16)
+            for picture in (".mp4", ".png"):
+                this.video(item).with_suffix(picture).touch()
         if scored:
             ids = (this.run_id, item.prompt.index, 0, this.reference_id)
             result = {Grey(): Result({"grey": 0.0}, None, "1", None)}
@@ -327,9 +329,6 @@ def test_the_studys_methods_are_counted_as_its_program_held_them(tmp_path: Path)
     [
         (["attention=reference"], {}, "attention=reference is not planned"),
         (["integration=published"], {}, "plan integration=published"),
-        ([], {"method": {"_target_": "nope.Nope"}}, "there is no class nope.Nope"),
-        (["method.key.group=7"], {}, "does not divide"),
-        ([], {"method": {"_target_": "builtins.int"}}, "AttributeError"),
     ],
 )
 def test_what_cannot_be_planned_is_unknown_with_a_reason(
@@ -340,6 +339,23 @@ def test_what_cannot_be_planned_is_unknown_with_a_reason(
     assert (found.kv_bytes, found.peak_bytes) == (None, None)
     assert any(reason in each for each in found.reasons)
     assert found.raw_bytes
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "reason"),
+    [
+        ([], {"method": {"_target_": "nope.Nope"}}, "there is no class nope.Nope"),
+        (["method.key.group=7"], {}, "does not divide"),
+        ([], {"method": {"_target_": "builtins.int"}}, "method builds int: give a Method"),
+        ([], {"attention": {"_target_": "builtins.int"}}, "attention builds int"),
+    ],
+)
+def test_what_a_run_refuses_its_dry_run_refuses(
+    tmp_path: Path, words: list[str], changes: dict[str, Any], reason: str
+) -> None:
+    this = method(tmp_path, "rtn_int4", *words, **changes)
+    with pytest.raises(UserError, match=reason):
+        look(this, reference(tmp_path))
 
 
 # What prompts can show

@@ -622,7 +622,7 @@ def test_methods_of_ones_own_are_planned(
 def test_an_unknown_option_is_one_sentence() -> None:
     done = command("plan", "--formt")
     assert done.returncode == 2
-    assert one_sentence(done).startswith("error: plan: ")
+    assert one_sentence(done).startswith("error: python -m harness plan: ")
 
 
 def test_hollow_decoders_hold_no_values() -> None:

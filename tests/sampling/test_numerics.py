@@ -119,7 +119,7 @@ def test_keys_and_values_of_a_commit_pass(
     attend = kind.attend
 
     def poisoned(self: Any, at: int, q: Tensor, k: Tensor, v: Tensor, plan: Any) -> Tensor:
-        if plan.commit and at == layer and plan.frames.start == NUM_FRAMES - 3:
+        if plan.stores == "history" and at == layer and plan.frames.start == NUM_FRAMES - 3:
             (k if projection == "k" else v)[..., 0, 0] = math.nan
         return attend(self, at, q, k, v, plan)
 
