@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options and settings of a run, each in order, whatever stood between them.
+    """Split the words of a run into options and settings; each keeps its order.
 
     Raises  UserError: a word that is neither, which Hydra would tell by its grammar.
     """

@@ -9,7 +9,6 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.checks.verdict import Verdict
-from harness.system.child_process import die_with, search_path
+from harness.system.child_process import die_with, report_lines, search_path
 
 LIMIT_S = 600.0  # of one contract of a method, the start of the process included
 
@@ -75,16 +74,7 @@ def _start(
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stdin:
         json.dump(configs, stdin)
-    reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def listen() -> None:
-        with os.fdopen(reader) as lines:
-            for line in lines:
-                reports.put(line)
-        reports.put(None)
-
-    threading.Thread(target=listen, daemon=True).start()
-    return process, reports
+    return process, report_lines(reader)
 
 
 def _how(code: int) -> str:

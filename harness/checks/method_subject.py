@@ -37,9 +37,7 @@ class Subject:
 
     def build(self) -> Method:
         """Another one, which has seen nothing yet."""
-        method = build("method", self.config["method"])
-        if not isinstance(method, Method):
-            raise ValueError(f"the file builds {type(method).__name__}: give a harness.api.Method")
+        method: Method = build("method", self.config["method"], Method)
         return method
 
     @cached_property

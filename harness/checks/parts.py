@@ -1,6 +1,6 @@
-"""The parts that a configuration names, built without weights and held against each other.
+"""Builds the parts that a configuration names, without weights, and checks that they fit.
 
-Runs, dry runs and plans all ask here, so that none accepts what another refuses.
+Runs, dry runs and plans all use this, so that none accepts what another refuses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from harness.cache.integration import Integration
 from harness.cache.session import sized
 from harness.models.preset import VideoModel
 from harness.results.run import Run
-from harness.system.errors import UserError
 from harness.system.typed import build
 
 
@@ -35,21 +34,11 @@ class Parts:
                 parts that do not fit each other.
         """
         parts = cls(
-            method=build("method", run.method),
-            model=build("model", run.model),
-            integration=build("integration", run.integration),
-            attention=build("attention", run.attention),
+            method=build("method", run.method, Method),
+            model=build("model", run.model, VideoModel),
+            integration=build("integration", run.integration, Integration),
+            attention=build("attention", run.attention, Auto, Backend),
         )
-        wanted: dict[str, tuple[type, ...]] = {
-            "model": (VideoModel,),
-            "method": (Method,),
-            "integration": (Integration,),
-            "attention": (Auto, Backend),
-        }
-        for name, kinds in wanted.items():
-            if not isinstance(part := getattr(parts, name), kinds):
-                given = " or ".join(kind.__name__ for kind in kinds)
-                raise UserError(f"{name} builds {type(part).__name__}: give a {given}")
         demand_fit(parts.model, parts.method, parts.integration, run.suite.num_frames)
         return parts
 

@@ -78,7 +78,7 @@ def _twice(reports: Sequence[Report]) -> Iterator[str]:
 
 
 def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
-    """Tables of whole results folders that are damaged; every command writes them anew."""
+    """Yield a sentence for each damaged results.parquet; the next command rewrites it."""
     tops = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
     for path in sorted({top.absolute() / all_runs.WIDE for top in (*roots, *tops)}):
         try:
@@ -92,7 +92,7 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
 
 
 def _unfinished(roots: Sequence[Path]) -> Iterator[str]:
-    """What killed processes left half written, which nothing reads."""
+    """Yield a sentence for each half-written file that a killed process left."""
     left = sorted({path.absolute() for root in roots for path in stale(root)})
     for path in left:
         yield (

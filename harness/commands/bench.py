@@ -24,7 +24,7 @@ USAGE = f"""python -m harness bench [NAME ...] [--out FOLDER] [--quick] [--dry-r
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the benches named, or all but `gpu`; exit code 2 for what the user can mend.
+    """Run the benches named, or all but `gpu`; exit code 2 for what the user can fix.
 
     One that fails does not stop the others; the worst of their exit codes is returned.
     """

@@ -1,4 +1,4 @@
-"""`python -m harness score <results>...`: metrics for videos that are there, whenever asked for."""
+"""`python -m harness score <results>...`: add missing scores to existing videos."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Composer:
     """Composes many command lines against one folder of choices."""
 
     def __init__(self, folder: Path | None) -> None:
-        """With a user's own folder beside what ships.
+        """folder: the user's own (`--config-dir`), searched beside the files that ship.
 
         Raises  UserError: the folder is not there, or has a file by the name of one that ships.
         """

@@ -169,7 +169,7 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
     if not isinstance(config.get("dims"), dict):
         wanted = ", ".join(field.name for field in fields(WanDims))
         raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
-    model: VideoModel = build("model", config)
+    model: VideoModel = build("model", config, VideoModel)
     return model
 
 
@@ -179,7 +179,7 @@ def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
 
 
 def _method(config: DictConfig) -> Method:
-    method: Method = build("method", _resolved(config)["method"])
+    method: Method = build("method", _resolved(config)["method"], Method)
     return method
 
 

@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.results import scores
+from harness.results.observations import (
+    KEY,
+    OBSERVATIONS,
+    folders_below,
+    read_table,
+    refuse_twice,
+)
 from harness.results.older import without_older
 from harness.system import parquet
 from harness.system.files import stale
@@ -14,7 +21,6 @@ from harness.system.files import stale
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-from harness.results.observations import KEY, OBSERVATIONS, folders_below, read_table, refuse_twice
 
 WIDE = "results.parquet"  # all runs of a results folder in one table, for other tools
 

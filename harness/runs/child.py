@@ -8,7 +8,6 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from harness.results.run import Run
 from harness.results.scores import Key
 from harness.runs.lease import Grant, leased
-from harness.system.child_process import search_path
+from harness.system.child_process import report_lines, search_path
 from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 
 PATIENCE_S = 10  # between asking a child to end and making it
@@ -40,10 +39,9 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
 def start_worker(
     words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start `python -m harness.runs.worker <words>` with these open files and environment
-    variables.
+    """Start `python -m harness.runs.worker <words>`; the only place that starts a stage.
 
-    The only place where a stage becomes a process.
+    files: open files that the child inherits. variables: its environment.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "harness.runs.worker", *words],
@@ -71,20 +69,12 @@ class _Child:
         self._verdict: dict[str, Any] | None = None
         self._ended, self._refusal = False, ""
         reader, writer = os.pipe()
-        self._reports: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         told = ["--device", grant.device, "--reports", str(writer), "--parent", str(os.getpid())]
         variables = {**os.environ, "PYTHONPATH": search_path(), **grant.variables}
         words = [stage, str(run.folder), *told]
         self._process = start_worker(words, (writer, *files), variables)
         os.close(writer)
-        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
-
-    def _listen(self, reader: int) -> None:
-        """Pass the child's lines on; None when there will be no more."""
-        with os.fdopen(reader) as lines:
-            for line in lines:
-                self._reports.put(line)
-        self._reports.put(None)
+        self._reports = report_lines(reader)
 
     def watch(self, videos: Sequence[Key]) -> None:
         """Tell it the videos, follow what it reports and name its end."""

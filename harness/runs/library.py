@@ -43,7 +43,9 @@ def load(*words: str) -> tuple[VideoModel, Method]:
     Raises  UserError, InstantiationException: a word, a class or a setting that cannot be used.
     """
     config = configured(*words)
-    return build("model", config["model"]), build("method", config["method"])
+    model: VideoModel = build("model", config["model"], VideoModel)
+    method: Method = build("method", config["method"], Method)
+    return model, method
 
 
 def open_session(

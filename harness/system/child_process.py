@@ -1,11 +1,13 @@
-"""What parent and child of any process need: where modules lie, and an end that is shared."""
+"""What a parent and its child process share: a module path, reports, and a common end."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import queue
 import signal
 import sys
+import threading
 
 from harness.system.paths import ROOT
 
@@ -19,6 +21,23 @@ def search_path() -> str:
     """
     known = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(ROOT), *([known] if known else [])])
+
+
+def report_lines(reader: int) -> queue.SimpleQueue[str | None]:
+    """Read a child's reports in a thread; return the queue of their lines, None after the last.
+
+    reader: the reading end of a pipe. A queue lets the parent wait for a line with a time limit.
+    """
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        with os.fdopen(reader) as pipe:
+            for line in pipe:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return lines
 
 
 def die_with(parent: int) -> None:

@@ -133,16 +133,22 @@ def check_parts(name: str, config: Any) -> None:
             check_parts(name, value)
 
 
-def build(name: str, config: Any) -> Any:
-    """What a resolved configuration describes; `name` is what the command line calls it.
+def build(name: str, config: Any, *kinds: type) -> Any:
+    """Build the object that a resolved configuration describes.
 
-    Raises  UserError: a setting of the wrong type. InstantiationException: its class is not there
-            or refuses its settings.
+    name: what the command line calls it. kinds: classes of which it must be one; none allows any.
+    Raises  UserError: a setting of the wrong type, or an object of another kind.
+            InstantiationException: its class is not there or refuses its settings.
     """
     from hydra.utils import instantiate
 
     check_parts(name, config)
-    return instantiate(config)
+    built = instantiate(config)
+    if kinds and not isinstance(built, kinds):
+        # A class is exported by the package that its module lies in: that is its public name.
+        wanted = [f"{kind.__module__.rpartition('.')[0]}.{kind.__name__}" for kind in kinds]
+        raise UserError(f"{name} builds {type(built).__name__}: give a {' or '.join(wanted)}")
+    return built
 
 
 def _check_call(name: str, config: Mapping[Any, Any]) -> None:

@@ -346,8 +346,16 @@ def test_what_cannot_be_planned_is_unknown_with_a_reason(
     [
         ([], {"method": {"_target_": "nope.Nope"}}, "there is no class nope.Nope"),
         (["method.key.group=7"], {}, "does not divide"),
-        ([], {"method": {"_target_": "builtins.int"}}, "method builds int: give a Method"),
-        ([], {"attention": {"_target_": "builtins.int"}}, "attention builds int"),
+        (
+            [],
+            {"method": {"_target_": "builtins.int"}},
+            "method builds int: give a harness.api.Method",
+        ),
+        (
+            [],
+            {"attention": {"_target_": "builtins.int"}},
+            "attention builds int: give a harness.cache.attention.Auto or",
+        ),
     ],
 )
 def test_what_a_run_refuses_its_dry_run_refuses(

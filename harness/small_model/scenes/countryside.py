@@ -19,7 +19,7 @@ from harness.small_model.scenes.patches import (
 
 
 def street() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `street`, back to front."""
     tall, walls = (30, 14, 44, 22, 36), ((176, 120, 104), (150, 150, 168), (204, 176, 132))
 
     def house(x: float, i: int) -> list[Patch]:
@@ -41,7 +41,7 @@ def street() -> list[Patch]:
 
 
 def road() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `road`, back to front."""
     return [
         *sky((126, 190, 236), (222, 236, 240)),
         *hills((120, 164, 110), 92, 24, 60, 0.4),
@@ -62,7 +62,7 @@ def tree(x: float, y: float, size: float, paint: RGB, depth: float) -> list[Patc
 
 
 def field() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `field`, back to front."""
     return [
         *sky((112, 186, 244), (212, 234, 250)),
         *hills((130, 186, 112), 96, 30, 80, 0.4),
@@ -73,7 +73,7 @@ def field() -> list[Patch]:
 
 
 def garden() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `garden`, back to front."""
     blooms: tuple[RGB, ...] = ((236, 90, 120), (250, 210, 80), (180, 110, 210), (250, 250, 250))
     return [
         *sky((130, 196, 244), (224, 240, 246)),
@@ -87,7 +87,7 @@ def garden() -> list[Patch]:
 
 
 def forest() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `forest`, back to front."""
     return [
         *sky((106, 164, 124), (176, 208, 150)),
         *every(24, lambda x, i: [rect((92, 84, 66), x, 0, x + 7, 92, 0.5)]),

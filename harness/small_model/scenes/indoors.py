@@ -55,7 +55,7 @@ _GOODS: tuple[RGB, ...] = ((235, 120, 60), (240, 210, 80), (120, 180, 90), (220,
 
 
 def room() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `room`, back to front."""
     return [
         *_inside((226, 206, 170), (165, 118, 78), (214, 190, 150), 14),
         *every(92, lambda x, i: _window(x + 10, 26)),
@@ -69,7 +69,7 @@ def room() -> list[Patch]:
 
 
 def kitchen() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `kitchen`, back to front."""
     return [
         rect((214, 232, 226), LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(12, lambda x, i: [rect((190, 212, 206), x, 0, x + 1, GROUND_Y, 1.0)]),
@@ -88,7 +88,7 @@ def kitchen() -> list[Patch]:
 
 
 def study() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `study`, back to front."""
     return [
         *_inside((120, 98, 82), (104, 70, 48), (110, 88, 74), 20),
         *every(100, lambda x, i: [
@@ -102,7 +102,7 @@ def study() -> list[Patch]:
 
 
 def hall() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `hall`, back to front."""
     return [
         rect((92, 42, 62), LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(50, lambda x, i: [
@@ -117,7 +117,7 @@ def hall() -> list[Patch]:
 
 
 def shop() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `shop`, back to front."""
     return [
         rect((246, 226, 184), LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(56, lambda x, i: [p for y in (38, 60) for p in _shelf(x, y, _GOODS, 14)]),
@@ -135,7 +135,7 @@ def shop() -> list[Patch]:
 
 
 def cave() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `cave`, back to front."""
     return [
         rect((58, 50, 60), LEFT, 0, RIGHT, 130, 0.4),
         *hills((84, 74, 86), 98, 40, 50, 0.6),

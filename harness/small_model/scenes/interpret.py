@@ -1,4 +1,4 @@
-"""Any prompt to a scene: known words mean what they say, the rest is drawn from the prompt itself.
+"""Turn any prompt into a scene: known words set it, a hash of the prompt decides the rest.
 
 Reading is by rule. A noun that is a figure is a thing, adjectives before it and verbs behind it are
 its own, "then" and "finally" begin the next part of the clip. Every word that names a place, or

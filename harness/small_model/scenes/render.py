@@ -136,7 +136,7 @@ def zoom(scene: Scene, t: float) -> float:
 
 
 def pan(scene: Scene, t: float) -> float:
-    """How far the camera has gone to the right, in pixels of the ground."""
+    """Return how far the camera has moved to the right, in pixels of the ground."""
     return {"right": _PAN_PX_S, "left": -_PAN_PX_S}.get(scene.camera, 0.0) * t
 
 

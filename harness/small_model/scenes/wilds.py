@@ -18,7 +18,7 @@ from harness.small_model.scenes.patches import (
 
 
 def river() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `river`, back to front."""
     return [
         *sky((126, 192, 240), (220, 236, 244)),
         *hills((94, 150, 98), 84, 26, 54, 0.4),
@@ -32,7 +32,7 @@ def river() -> list[Patch]:
 
 
 def beach() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `beach`, back to front."""
     return [
         *sky((104, 190, 244), (226, 240, 246), 70),
         rect((54, 150, 200), LEFT, 62, RIGHT, 92, 0.5),
@@ -48,7 +48,7 @@ def beach() -> list[Patch]:
 
 
 def sea() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `sea`, back to front."""
     return [
         *sky((118, 186, 240), (230, 238, 246), 74),
         rect((36, 108, 174), LEFT, 66, RIGHT, 130, 0.5),
@@ -67,7 +67,7 @@ def sea() -> list[Patch]:
 
 
 def underwater() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `underwater`, back to front."""
     return [
         *sky((60, 170, 200), (16, 70, 120), 112),
         *hills((40, 92, 118), 116, 26, 60, 0.4),
@@ -82,7 +82,7 @@ def underwater() -> list[Patch]:
 
 
 def mountain() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `mountain`, back to front."""
     return [
         *sky((122, 170, 226), (226, 232, 240)),
         *every(74, lambda x, i: [
@@ -97,7 +97,7 @@ def mountain() -> list[Patch]:
 
 
 def snow() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `snow`, back to front."""
     return [
         *sky((168, 196, 226), (228, 234, 242)),
         *hills((214, 224, 238), 96, 26, 70, 0.4),
@@ -110,7 +110,7 @@ def snow() -> list[Patch]:
 
 
 def desert() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `desert`, back to front."""
     return [
         *sky((136, 196, 232), (250, 226, 188)),
         *hills((222, 172, 104), 98, 26, 90, 0.4),
@@ -130,7 +130,7 @@ def desert() -> list[Patch]:
 
 
 def air() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `air`, back to front."""
     return [
         *sky((70, 150, 230), (190, 224, 248), 130),
         *every(66, lambda x, i: [
@@ -142,7 +142,7 @@ def air() -> list[Patch]:
 
 
 def space() -> list[Patch]:
-    """The place of this name."""
+    """Draw the place `space`, back to front."""
     return [
         *sky((10, 10, 34), (44, 26, 74), 130),
         *every(17, lambda x, i: [
