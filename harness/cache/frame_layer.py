@@ -83,7 +83,7 @@ class FrameLayer:
             self.noisy_notes |= self._observe(chunk, plan)
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Ask the policy, let frames go, move frames, store new ones: in this order."""
+        """Ask the policy, evict frames, move frames between tiers, store the new ones."""
         self.notes |= self._observe(chunk, plan)
         new = self._new(chunk, plan)
         history = self._history(chunk, plan)
@@ -96,8 +96,9 @@ class FrameLayer:
         }
         placements |= {f: SINK for f in plan.frames if self._is_own(f)}
         split = [f for f in changed if isinstance(self.placements[f], Split) and changed[f] != DROP]
-        if split:
+        if split:  # which of its tokens lie in which tier is not kept
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
+        # Frames that move are decoded before any page is freed: what is stored next takes its place.
         moved = self._read(
             [f for f, placement in changed.items() if placement != DROP], new[1].dtype
         )
@@ -106,7 +107,7 @@ class FrameLayer:
         self._store(coming, [*moved, new])
 
     def evict(self, first: int) -> None:
-        """Let go of what lies neither in the model's sink nor in its window."""
+        """Free frames that lie neither in the model's sink nor in its window."""
         if self.context.spec.sink_rate:
             self._mix(range(self.first, first))
         self.first = max(self.first, first)
