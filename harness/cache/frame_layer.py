@@ -98,7 +98,7 @@ class FrameLayer:
         split = [f for f in changed if isinstance(self.placements[f], Split) and changed[f] != DROP]
         if split:  # which of its tokens lie in which tier is not kept
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
-        # Frames that move are decoded before any page is freed: what is stored next takes its place.
+        # Decode the frames that move before freeing any page: the next store reuses the pages.
         moved = self._read(
             [f for f, placement in changed.items() if placement != DROP], new[1].dtype
         )
