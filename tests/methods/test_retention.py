@@ -160,7 +160,7 @@ def test_the_order_in_which_notes_came_means_nothing(policy) -> None:
     straight = History(range(12), 12, notes, noisy_notes, {}, mass, 12)
     turned = {
         name: dict(reversed(getattr(straight, name).items()))
-        for name in ("notes", "before", "mass")
+        for name in ("notes", "noisy_notes", "mass")
     }
     placements = policy.decide(straight)
     other = policy.decide(replace(straight, **turned))

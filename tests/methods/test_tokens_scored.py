@@ -184,8 +184,8 @@ def test_bad_parameters_say_which_and_what_is_allowed(make: object, words: str) 
 
 
 def test_a_budget_is_counted_only_with_the_room() -> None:
-    policy = Scored(budget="0.5x", scorer=SnapKV())
+    policy = Scored(budget="1.5x", scorer=SnapKV())
     policy.check(spec_of())
     with pytest.raises(RuntimeError, match="sized"):
         policy.revise(draw(6))
-    assert policy.sized(room_of(9)).limit == 18 * SIZE
+    assert policy.sized(room_of(9)).limit == 6 * SIZE
