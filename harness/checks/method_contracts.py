@@ -7,9 +7,9 @@ is raised as `Broken`, in one sentence.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +21,8 @@ from harness.checks.declared_bytes import declared_bytes, outgrown
 from harness.checks.error_by_bits import errors_by_bits
 from harness.checks.method_subject import NUM_FRAMES, Subject
 from harness.checks.tiny_network import spec, video
-from harness.checks.verdict import Broken
+from harness.checks.verdict import Broken, Verdict, sentence
 from harness.checks.walk import SHARED, held_by_process, live_bytes, reached
-
-if TYPE_CHECKING:
-    from harness.checks.method_subject import Subject
-from harness.checks.verdict import Verdict, sentence
 
 Contract = Callable[[Subject], str | None]
 WORST = 1.0  # relative error of a round trip; to store zeros has this
@@ -122,12 +118,7 @@ def methods_hold_no_history(s: Subject) -> None:
 
 def nothing_is_held_outside_the_cache(s: Subject) -> None:
     """What the process holds after another video is what the cache holds, and what was there."""
-    assert s.first  # tables that are made once are there
-    noisy_notes = held_by_process()
-    latents, session = s.run(s.method, prompt=1)
-    known = noisy_notes.keys() | reached(session, s.method, latents).keys()
-    hidden = [found for at, found in held_by_process().items() if at not in known and found[1]]
-    if hidden:
+    if hidden := held_outside([s]):
         largest, _ = max(hidden, key=lambda found: found[1])
         what = type(largest).__name__
         if isinstance(largest, torch.Tensor):
@@ -137,6 +128,22 @@ def nothing_is_held_outside_the_cache(s: Subject) -> None:
             f"{len(hidden)} objects outside the cache (globals, class attributes, closures, "
             f"caches), the largest a {what}: keep history in parts and notes, where it is counted"
         )
+
+
+def held_outside(subjects: Sequence[Subject]) -> list[tuple[Any, int]]:
+    """Objects, and their bytes, that a second video of each method leaves outside its cache.
+
+    Looking through the process takes a second and more, so several methods can share it. Only the
+    last cache is kept: what an earlier one held has gone with it.
+    """
+    for s in subjects:
+        assert s.first  # tables that are made once are there
+    before = held_by_process()
+    for s in subjects:
+        latents, session = s.run(s.method, prompt=1)
+    methods = [s.method for s in subjects]
+    known = before.keys() | reached(session, latents, *methods).keys()
+    return [found for at, found in held_by_process().items() if at not in known and found[1]]
 
 
 def declared_bytes_are_stored(s: Subject) -> str | None:
@@ -297,15 +304,15 @@ def _words(shape: CacheSpec) -> str:
 
 
 def verdicts(
-    subject: Subject, begins: Callable[[str], None] = lambda contract: None
+    subject: Subject,
+    begins: Callable[[str], None] = lambda contract: None,
+    contracts: Sequence[Contract] = CONTRACTS,
 ) -> Iterator[Verdict]:
-    """All contracts, one after the other; only the first if nothing can be built.
+    """Contracts, one after the other; only the first if nothing can be built.
 
     begins: called with the name of each before it is tried.
     """
-    from harness.checks.method_contracts import CONTRACTS
-
-    for contract in CONTRACTS:
+    for contract in contracts:
         name = contract.__name__.replace("_", " ")
         begins(name)
         start = time.perf_counter()
@@ -314,5 +321,5 @@ def verdicts(
         except (Exception, SystemExit) as error:  # noqa: BLE001  the method may be anybody's
             note, held = sentence(error), False
         yield Verdict(name, held, note, time.perf_counter() - start)
-        if contract is CONTRACTS[0] and not held:
+        if contract is builds and not held:
             return
