@@ -6,7 +6,7 @@ their true schema. Values are drawn around one level a method.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from harness.scoring.metrics.signals import Signals
 from harness.scoring.metrics.ssim import Ssim
 from harness.scoring.metrics.vbench import Dimension
 from harness.system import parquet
-from harness.system.files import write_json
 
 REFERENCE = "bf16"
 SCORED = ("background_consistency", "imaging_quality", "subject_consistency", "aesthetic_quality")
@@ -79,7 +78,7 @@ def _write(
 ) -> None:
     """The files of one run; loss: 0 for BF16, and more the worse it is."""
     run.make_folders()
-    write_json(run.folder / "request.json", {**asdict(run), "reference_id": reference})
+    replace(run, reference_id=reference).leave_request()
     parquet.write(run.folder / OBSERVATIONS, _observations(run, rng, loss))
     parquet.write(run.folder / SCORES, _scores(run, reference, metrics, rng, loss))
     points = [

@@ -41,7 +41,7 @@ class Command:
         start = time.perf_counter()
         try:
             run, reference = plan(config)
-            self._warn_if_bundled(run)
+            self._warn(run)
             ended = self._carry_out(begun, run, reference, config.run.dry)
         except (UserError, OmegaConfBaseException) as error:
             self._complain(error)
@@ -90,9 +90,13 @@ class Command:
             complain(error)
             self.complained.add(said)
 
-    def _warn_if_bundled(self, run: Run) -> None:
-        """Say loudly, once, that these are not the official prompts."""
+    def _warn(self, run: Run) -> None:
+        """Say once that these are not the official prompts, or what else holds for all videos."""
         suite = run.suite
+        for note in run.notes:
+            if note not in self._warned:
+                self._warned.add(note)
+                print(f"warning: {note}; every row says so (column notes)", file=sys.stderr)
         if suite.source == "bundled" and suite.name not in self._warned:
             self._warned.add(suite.name)
             print(

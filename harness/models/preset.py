@@ -38,6 +38,9 @@ class TextEncoder(Protocol):
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """[B, length, width] fp32 on the CPU; padding rows are zero."""
 
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """Whether a prompt fills all rows, so that words at its end may not have been read."""
+
     def close(self) -> None:
         """Free what was loaded."""
 
@@ -59,7 +62,9 @@ class VideoModel:
     seeded initialisation, untrained) or `random` (true sizes, values that mean nothing: for systems
     measurements; quality stays null). window and sink are frames, window=null is the full history.
     short_tail lets token groups end short where they do not divide a frame. positions and sink_rate
-    are those of `CacheSpec`; loop is in which order passes are made.
+    are those of `CacheSpec`; loop is in which order passes are made. trained_frames is the length
+    of the videos that the weights were trained on, in latent frames, null where it is not known;
+    runs with positions beyond it say so.
     checkpoint may be `hf://owner/name/path`, and is looked for in the hub's cache under `source` if
     it is not at its place. sha256 holds a checkpoint to that checksum too, where it is given. lora
     is a second file, likewise with its source, added with lora_scale (alpha / rank).
@@ -92,6 +97,7 @@ class VideoModel:
     lora_scale: float = 1.0
     sink_rate: float = 0.0
     loop: Loop = field(default_factory=Loop)
+    trained_frames: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse presets that cannot run."""
@@ -111,6 +117,9 @@ class VideoModel:
         sides = list(self.latent_size)
         if len(sides) != 2 or not all(type(n) is int and n > 0 and n % 2 == 0 for n in sides):
             raise ValueError(f"model.latent_size={sides}: give two positive even numbers")
+        trained = self.trained_frames
+        if trained is not None and not (type(trained) is int and trained > 0):
+            raise ValueError(f"model.trained_frames={trained}: give 1 or more frames, or null")
         if self.sink < 0:
             raise ValueError(f"model.sink={self.sink}: give 0 or more frames")
         if self.window is not None and self.window < self.sink + self.chunk_frames:

@@ -142,7 +142,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
         raw_bytes=planned.raw_bytes,
         kv_bytes=planned.kv_bytes,
         peak_bytes=planned.peak_bytes,
-        reasons=(*(told if left else ()), *planned.reasons),
+        reasons=(*run.notes, *(told if left else ()), *planned.reasons),
     )
 
 

@@ -178,6 +178,21 @@ class Run:
         return f"{self.suite.name}-{self.run_id}"
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences that a reader of all rows of this run should know; usually none."""
+        trained = self.model.get("trained_frames")
+        window, num_frames = self.model.get("window"), self.suite.num_frames
+        absolute = self.model.get("positions", "absolute") == "absolute"
+        # Relative positions begin anew at the window's oldest frame, so the window limits them.
+        reach = num_frames if absolute else min(window or num_frames, num_frames)
+        if trained is None or reach <= trained:
+            return []
+        return [
+            f"{self.model_name} was trained on {trained} latent frames and these videos have "
+            f"positions of {reach}"
+        ]
+
+    @property
     def items(self) -> list[Item]:
         """All videos asked for, in order."""
         return [
@@ -262,7 +277,8 @@ class Run:
 
     def leave_request(self) -> None:
         """Write what is asked for into the folder, which is held."""
-        write_json(self.folder / REQUEST, asdict(self))
+        content = asdict(self)
+        write_json(self.folder / REQUEST, {**content, "sha256": _digest(content)})
 
     def make_folders(self) -> None:
         """Make the run's folders.
@@ -297,6 +313,11 @@ class Run:
         path = folder / REQUEST
         try:
             request = json.loads(path.read_text())
+            digest = request.pop(
+                "sha256", None
+            )  # requests that were put together by hand have none
+            if digest not in (None, _digest(request)):
+                raise ValueError("its content does not match the digest in it")
             prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
             suite = Suite(prompts=prompts, **request["suite"])
             execution = Execution(**request["execution"])
@@ -309,6 +330,11 @@ class Run:
                 f"{path} cannot be read ({first_line(error)}): repeat the command of this run, "
                 "which writes it anew"
             ) from error
+
+
+def _digest(request: dict[str, Any]) -> str:
+    """SHA-256 of a request's content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _check_names(run: Run) -> None:

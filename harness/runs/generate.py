@@ -96,6 +96,13 @@ class Generator:
         """The encoded prompt of a video [length, width]."""
         return self.texts[item.prompt.text][0]
 
+    def notes(self, item: Item) -> list[str]:
+        """Sentences that a reader of this video's row should know; usually none."""
+        rows = self.text_rows(item)
+        if not self.model.text.is_full(rows):
+            return []
+        return [f"the prompt fills the text encoder's {len(rows)} rows and may have been cut"]
+
     def session(self, num_frames: int) -> CacheSession:
         """An empty cache for a video."""
         num_held = self.model.loop.histories(num_frames)[0]
@@ -245,4 +252,4 @@ def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows) -> None
         stale.unlink()
     write_raw(run.video(item).with_suffix(".npy"), frames)
     write_trace(run.trace(item), trace)
-    rows.put(generator.record.made(item, meter, held, frames))
+    rows.put(generator.record.made(item, meter, held, frames, generator.notes(item)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +54,10 @@ class Recorder:
     device: torch.device
     memory_source: str
 
-    def made(self, item: Item, meter: Meter, held: Held, frames: Frames) -> Observation:
-        """The row of a finished video."""
+    def made(
+        self, item: Item, meter: Meter, held: Held, frames: Frames, notes: Sequence[str] = ()
+    ) -> Observation:
+        """The row of a finished video; notes are those on this video alone."""
         frame = self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
@@ -64,6 +66,7 @@ class Recorder:
         return self.run.row(
             item,
             **self._setting(),
+            notes="; ".join([*self.run.notes, *notes]) or None,
             num_pixel_frames=frames.shape[0],
             first_chunk_pixel_frames=min(pixel_frames(self.model.chunk_frames), frames.shape[0]),
             height=frames.shape[1],

@@ -113,7 +113,10 @@ def cut(path: Path) -> None:
 
 
 def rewrite(path: Path, **changes: object) -> None:
-    write_json(path, json.loads(path.read_text()) | changes)
+    """As somebody might edit it: with content and digest in agreement, where it has one."""
+    content = json.loads(path.read_text()) | changes
+    content.pop("sha256", None)
+    write_json(path, content)
 
 
 def other_frames(run: Path) -> None:
@@ -201,6 +204,13 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
         "a count",
         lambda run: rewrite(run / "run.json", num_videos=3),
         "run.json counts 3 videos, its rows 2",
+    ),
+    (
+        "request flipped",
+        lambda run: write_json(
+            run / "request.json", json.loads((run / "request.json").read_text()) | {"metrics": {}}
+        ),
+        "request.json is damaged (",
     ),
     ("request cut", lambda run: cut(run / "request.json"), "request.json is damaged ("),
     ("no request", lambda run: (run / "request.json").unlink(), "request.json is missing"),

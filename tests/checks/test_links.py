@@ -274,6 +274,7 @@ def test_an_mp4_that_is_a_link_is_left_out_of_the_report_and_said(
 def test_a_request_leads_nowhere_else(tmp_path: Path, changes: dict[str, object]) -> None:
     this, _ = pair(tmp_path, {})
     content = json.loads((this.folder / REQUEST).read_text())
+    del content["sha256"]
     write_json(this.folder / REQUEST, content | changes)
     with pytest.raises(UserError, match=f"{REQUEST} cannot be read"):
         Run.from_folder(this.folder)
@@ -289,6 +290,7 @@ def test_score_and_choose_build_nothing_that_a_request_names(
     this, reference = pair(tmp_path / "a", FAITHFUL)
     finish(reference, this)
     content = json.loads((this.folder / REQUEST).read_text())
+    del content["sha256"]
     content["model"]["decoder"]["_target_"] = target
     changed = Run.from_folder(this.folder)
     changed.model["decoder"]["_target_"] = target
@@ -299,6 +301,7 @@ def test_score_and_choose_build_nothing_that_a_request_names(
     write_results(tmp_path / "b", 6, 2)
     for path in (tmp_path / "b").glob(f"**/{REQUEST}"):
         content = json.loads(path.read_text())
+        content.pop("sha256", None)
         content["method"]["key"] = {"_target_": target, "_args_": [f"touch {tmp_path}/made"]}
         write_json(path, content)
     analysis(["choose", "--card-gib", "80", "--source", str(tmp_path / "b")])
@@ -326,7 +329,9 @@ def test_a_request_does_not_decide_what_is_sent_where(
 ) -> None:
     pair(tmp_path, {})
     for path in tmp_path.glob(f"**/{REQUEST}"):
-        write_json(path, json.loads(path.read_text()) | {"track": stored})
+        content = json.loads(path.read_text()) | {"track": stored}
+        del content["sha256"]
+        write_json(path, content)
     seen: list[Run] = []
     monkeypatch.setattr(score, "mirror", lambda run: seen.append(run))
     assert score.main([str(tmp_path), "metrics=[psnr]", *typed]) == 0

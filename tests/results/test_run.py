@@ -77,6 +77,25 @@ def test_seeds_differ_between_prompts_and_samples(tmp_path: Path) -> None:
     assert items[0].seed == 7
 
 
+@pytest.mark.parametrize(
+    ("words", "reach"),
+    [
+        (["model.trained_frames=null"], None),
+        (["model.trained_frames=6"], None),
+        (["model.trained_frames=5"], 6),
+        (["model.trained_frames=3", "model.window=3"], 6),  # absolute positions go on
+        (["model.trained_frames=3", "model.window=3", "model.positions=relative"], None),
+        (["model.trained_frames=3", "model.positions=relative"], 6),
+    ],
+)
+def test_positions_beyond_training_are_noted(
+    tmp_path: Path, words: list[str], reach: int | None
+) -> None:
+    notes = run(tmp_path, *words).notes
+    assert len(notes) == (reach is not None)
+    assert all(note.endswith(f"positions of {reach}") for note in notes)
+
+
 def test_request_round_trip(tmp_path: Path) -> None:
     original = run(tmp_path)
     with original.prepared():

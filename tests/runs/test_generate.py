@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.api import DROP, FramePolicy, History, Placement
+from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.results.run import Execution
 from harness.runs.generate import Generator
@@ -122,6 +123,22 @@ def test_the_trace_has_every_pass_with_what_was_decided(
     assert sum(row["chunk_s"]) == pytest.approx(row["denoise_s"] + row["commit_s"])
     assert list(row["kv_stored_bytes_by_branch"]) == [row["kv_stored_bytes"]]
     assert row["first_chunk_pixel_frames"] == 9
+
+
+def test_a_row_says_what_its_reader_should_know(tmp_path: Path) -> None:
+    suite = Suite("mine", (Prompt(0, "cut after two"), Prompt(1, "short")), "custom", "0" * 64, 6)
+    this = run(tmp_path, *SMALL, "model.trained_frames=3", suite=suite)
+    width = this.model["dims"]["text_dim"]
+    text = {"_target_": "harness.models.HashText", "length": 2, "width": width}
+    this = replace(this, model={**this.model, "text": text})
+    this.make_folders()
+    make_all(this)
+    (trained,) = this.notes
+    assert trained == "small was trained on 3 latent frames and these videos have positions of 6"
+    cut, short = all_runs.load_run(this.folder)["notes"]
+    assert cut == f"{trained}; the prompt fills the text encoder's 2 rows and may have been cut"
+    assert short == trained
+    assert run(tmp_path, *SMALL).notes == []
 
 
 def test_quality_of_random_weights_is_null_with_that_reason(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class HashText:
     def to(self, device: torch.device) -> None:
         """Nothing to move; encoders share this call."""
 
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """Whether a prompt fills all rows, so that words at its end may not have been read."""
+        return bool(rows_TE[-1].any())
+
     def close(self) -> None:
         """Nothing is held; encoders share this call."""
 

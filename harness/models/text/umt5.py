@@ -160,6 +160,10 @@ class UmT5Text:
             own[: len(hidden)] = hidden
         return rows
 
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """Whether a prompt fills all rows, so that words at its end may not have been read."""
+        return bool(rows_TE[-1].any())
+
     def close(self) -> None:
         """Free the encoder; the next `encode` loads it again."""
         self._loaded = None

@@ -70,6 +70,10 @@ class WorldText:
     def to(self, device: torch.device) -> None:
         """Nothing to move; encoders share this call."""
 
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """No: a prompt is read whole, whatever its length."""
+        return False
+
     def close(self) -> None:
         """Nothing is held; encoders share this call."""
 
