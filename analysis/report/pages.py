@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.system.paths import shipped
+from harness.system.plain import plain
 
 ASSETS = ("style.css", "theme.js", "table.js", "axes.js", "plots.js", "player.js")
 # A report opens from disk, where an origin is `file:`, and works from a server as well.
@@ -27,7 +28,7 @@ POLICY = (
 def page(template: str, root: str, inline: Sequence[str] = (), **values: Any) -> str:
     """One page. root: the way to the report's root (`` or `../`); inline: its scripts, if any."""
     return (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             root=root,
@@ -55,7 +56,7 @@ def data(content: Mapping[str, Any]) -> Markup:
 
 def breakable(name: str) -> Markup:
     """A long name that may be broken where a reader would."""
-    return Markup(re.sub(r"([=/_@.]+)", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([=/_@.]+)", r"\1<wbr>", str(escape(plain(name)))))
 
 
 def write_assets(folder: Path) -> None:
@@ -82,15 +83,22 @@ def plotly() -> str:
     return re.sub("</script", r"<\\/script", str(get_plotlyjs()))
 
 
+def _shown(value: Any) -> Any:
+    """Texts of others without control characters, which HTML's escaping leaves in."""
+    return plain(value) if type(value) is str else value
+
+
 @lru_cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Where templates come from and how what they show is cleaned."""
+    made = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data"] = data
-    environment.filters["breakable"] = breakable
-    return environment
+    made.filters["data"] = data
+    made.filters["breakable"] = breakable
+    return made

@@ -10,9 +10,15 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
-from harness.system.errors import UserError, did_you_mean
+from harness.system.errors import UserError, did_you_mean, first_line
 from harness.system.paths import CONF
 from harness.system.user_folder import exposed
 
@@ -75,6 +81,15 @@ def sentence(error: Exception) -> str:
         keys = sorted(str(key) for key in cause.parent_node)
         near = did_you_mean(str(cause.key), keys)
         return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
+    if isinstance(error, InterpolationKeyError) and error.full_key:
+        missing = re.search(r"Interpolation key '([^']*)'", str(error))
+        return (
+            f"{error.full_key} takes its value from {missing[1] if missing else 'a setting'}, "
+            f"which is not there: leave that setting in, or give {error.full_key} a value"
+        )
+    if isinstance(error, InterpolationResolutionError) and error.full_key:
+        reason = first_line(error).partition("resolving interpolation: ")[2] or first_line(error)
+        return f"{error.full_key} cannot be read ({reason}): give it a value"
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         return " ".join(f"{error} ({cause})".split())
     return " ".join(str(error).split())

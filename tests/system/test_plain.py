@@ -13,6 +13,7 @@ from rich.console import Console
 
 from analysis.figures.figure import Axis, Bar, Bars
 from analysis.figures.paper import svg
+from analysis.report.pages import environment
 from harness.system.files import slug
 from harness.system.plain import PlainStream, plain, plain_cell, plain_streams
 from harness.system.text_table import Grid
@@ -73,6 +74,12 @@ def test_pages_and_files_of_tables_have_none_either(text: str) -> None:
     grid = Grid(text, [text, "n"], [[text, "1"]], notes=[text], made_by=[text])
     for written in (grid.markdown(), grid.latex(), grid.csv(), grid.text()):
         assert not obeyed(written)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_page_of_the_report_has_none_either(text: str) -> None:
+    page = environment().from_string("<p title='{{ x }}'>{{ x }}</p>{{ x|breakable }}")
+    assert not obeyed(page.render(x=text))
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
