@@ -205,6 +205,7 @@ def test_concatenation_is_a_hadamard_transform() -> None:
     torch.testing.assert_close(fwht(x), x @ hadamard(32, CPU))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BENCHES if name != "gpu"])
 def test_every_bench_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
@@ -236,6 +237,7 @@ def test_a_bench_that_fails_does_not_stop_the_others(
     assert ran == [name for name in BENCHES if name != "gpu"]
 
 
+@pytest.mark.slow
 def test_the_gpu_bench_runs_dry(tmp_path: Path) -> None:
     """Every line but the CUDA calls, the kernels in Triton's interpreter."""
     done = run("-m", "harness", "bench", "gpu", "--dry-run", "--out", str(tmp_path))

@@ -31,6 +31,7 @@ from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
 from methods.retention.spans import Spans
 from tests.support.geometry import BF16, CONF, CPU, configured, method_names, method_of, spec
+from tests.support.kernels import tiered
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TORCH = {
@@ -117,7 +118,7 @@ def test_kernels_agree_for_every_quantizer(name: str, backend: str) -> None:
     torch.testing.assert_close(attended(session, TRITON[backend]), oracle, atol=FP32, rtol=0)
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("name", tiered(QUANTIZERS, "rtn4"))
 def test_kernels_store_what_torch_stores(name: str) -> None:
     """Through sessions whose history went through four commits, some frames pooled."""
     demand_triton()

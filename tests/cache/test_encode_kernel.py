@@ -110,6 +110,7 @@ def test_forms_that_cannot_be_encoded() -> None:
     assert not can_encode(PRQ(RTN(), RTN()).kernel_layout())
 
 
+@pytest.mark.slow
 def test_compiles_ahead_for_two_gpus() -> None:
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     kernels = ("encode/int4_tokens", "encode/int2_token")

@@ -397,6 +397,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_gpus(compiled: list[dict[str, Any]]) -> None:
     """The staging kernel keeps everything in registers; fused attention uses the tensor cores."""

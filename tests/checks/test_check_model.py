@@ -71,6 +71,7 @@ def test_without_files_each_line_says_what_to_type(check: Any, tmp_path: Path) -
     assert len(told.broken) == 3  # what follows from the weights is not tried
 
 
+@pytest.mark.slow
 def test_described_files_name_the_command(check: Any, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own" / "weights"
     folder.mkdir(parents=True)
@@ -92,7 +93,10 @@ def test_described_files_name_the_command(check: Any, data: Path, tmp_path: Path
     assert "net lacks 1 of 1 files: type" in told.broken["its described files are right"]
 
 
-@pytest.mark.parametrize("kind", ["missing", "extra", "shape", "torn"])
+REST = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("extra", "shape", "torn")]
+
+
+@pytest.mark.parametrize("kind", ["missing", *REST])
 def test_another_checkpoint_is_named_in_one_sentence(kind: str, check: Any, data: Path) -> None:
     path = data / CHECKPOINT
     if kind == "torn":
@@ -123,6 +127,7 @@ def test_weights_that_are_not_numbers_break_the_pass(check: Any, data: Path) -> 
     assert "download them again" in told.broken["a small pass is finite"]
 
 
+@pytest.mark.slow
 def test_other_widths_of_text_and_a_checksum_that_is_demanded(check: Any, data: Path) -> None:
     told = check(data, text={"folder": PARTS, "length": 12, "width": 40}, sha256="0" * 64)
     assert told.broken.keys() == {"its prompts can be encoded", "its weights have a checksum"}

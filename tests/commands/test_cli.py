@@ -238,6 +238,7 @@ def test_a_deleted_video_is_made_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/*.npy"))
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_on_one_run_both_get_their_videos(tmp_path: Path) -> None:
     base = ["method=rtn_int8", *SHORT, "track=disabled", f"results_dir={tmp_path}"]
     with ThreadPoolExecutor(2) as pool:

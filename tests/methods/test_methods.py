@@ -40,6 +40,7 @@ def test_the_contract_holds(name: str) -> None:
     assert not broken, "\n".join(broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(6))
 def test_nothing_is_held_outside_the_cache(part: int) -> None:
     subjects = [Subject(name, configured(f"method={name}")) for name in NAMES[part::6]]

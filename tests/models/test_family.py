@@ -107,6 +107,7 @@ def test_what_cannot_be_served_is_one_sentence(
     assert "\n" not in str(raised.value).strip() or "Error in call" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_one_more_preset_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative with settings of its own, from its checkpoint to its row, by the command line."""
     data, results = tmp_path / "data", tmp_path / "results"

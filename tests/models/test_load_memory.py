@@ -77,6 +77,7 @@ def with_lora(folder: Path) -> list[Path]:
     return [folder / "a.pt", folder / "lora.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel keeps no VmHWM")
 @pytest.mark.parametrize("make", [two_sets, shards, with_lora])
 def test_peak_is_within_a_fifth_of_the_weights(

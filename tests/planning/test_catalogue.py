@@ -39,6 +39,7 @@ def test_a_pooled_frame_is_one_token_and_a_note_is_counted() -> None:
     assert fact("softprune_int4").ratio == pytest.approx(42 * 2 * frame / (room + pooled + notes))
 
 
+@pytest.mark.slow
 def test_the_page_is_what_make_docs_writes() -> None:
     assert PAGE.read_text() == page(facts()), "docs/methods.md is stale: type make docs"
 

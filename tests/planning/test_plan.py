@@ -98,7 +98,7 @@ def found_in(session: Session) -> dict[str, int]:
     return {part: size for part, size in session.ledger().items() if part != "scratch"}
 
 
-@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("window", [None, pytest.param(9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in method_names() if "/" not in name])
 def test_bytes_are_those_that_a_session_stores(name: str, window: int | None) -> None:
     method, shape = method_of(name), spec(window=window)
@@ -283,6 +283,7 @@ def test_allocated_is_the_most_that_is_held_and_never_a_frame_that_leaves_at_onc
     assert largest.held == largest.room == largest.seen == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bf16", "window_bf16", "prune_int4", "softprune_int4"])
 def test_beyond_the_simulation_history_grows_as_before(name: str) -> None:
     method, shape = method_of(name), spec()
@@ -344,6 +345,7 @@ def test_the_network_is_counted_as_published() -> None:
     assert net.flops == pytest.approx(30 * 0.405e12, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_decoder_streams_in_a_share_of_what_a_whole_video_takes() -> None:
     model = model_of("self_forcing")
     found = decoding(model)
@@ -398,6 +400,7 @@ def test_history_is_no_part_of_decoding_at_best_practice() -> None:
     assert row.best_peak_bytes == largest(*(row.best[x] for x in ("denoise", "commit", "decode")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bf16", "softprune_int4", "window_bf16"])
 def test_the_longest_video_is_the_last_that_fits(name: str) -> None:
     model, method = model_of("small"), method_of(name)

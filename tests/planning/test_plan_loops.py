@@ -111,6 +111,7 @@ def test_a_restarted_video_decodes_beside_its_prompt() -> None:
     assert extra == {"text K/V"}
 
 
+@pytest.mark.slow
 def test_seconds_of_the_loops_follow_from_their_passes() -> None:
     """At true size: a restart adds commits, a window of five chunks five times the queries."""
     seconds = {}

@@ -53,6 +53,7 @@ def test_rows_and_manifest_record_the_checksum(tiny: Run) -> None:
     assert said["weights"] == [f"{CHECKPOINT} {sha256}"]
 
 
+@pytest.mark.slow
 def test_the_trace_tells_the_decoders_feature_cache_apart(tiny: Run) -> None:
     make(tiny)
     trace = pd.concat(pd.read_parquet(tiny.trace(item)) for item in tiny.items)
@@ -67,6 +68,7 @@ def test_the_trace_tells_the_decoders_feature_cache_apart(tiny: Run) -> None:
     assert not held, "history is freed before the decoder runs"
 
 
+@pytest.mark.slow
 def test_ready_rows_stand_in_for_the_encoder(tiny: Run, tmp_path: Path) -> None:
     prompts = {item.prompt.text: torch.randn(3, DIMS.text_dim) for item in tiny.items}
     write_rows(Path(tiny.data_dir) / "rows.safetensors", prompts)

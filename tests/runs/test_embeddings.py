@@ -121,6 +121,7 @@ def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
     assert set(more.texts) == {PROMPTS[0], PROMPTS[2], PROMPTS[3]}
 
 
+@pytest.mark.slow
 def test_videos_are_the_same_bit_for_bit_with_and_without_sharing(tmp_path: Path) -> None:
     """And the row of a run that encoded nothing says what encoding took."""
     frames = {}

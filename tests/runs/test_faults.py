@@ -391,6 +391,7 @@ def test_results_that_cannot_be_written_are_shown_and_not_continued(
     assert "Read-only file system" in errors(swept)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [OBSERVATIONS, SCORES])
 def test_a_parquet_cut_in_half_ends_its_own_job(copied: Place, name: str) -> None:
     path = folder_of(copied, "rtn_int4") / name

@@ -26,6 +26,7 @@ def shell(line: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**full, **env})
 
 
+@pytest.mark.slow
 def test_a_run_whose_reader_left_does_all_its_work(tmp_path: Path) -> None:
     words = " ".join([*ONE_VIDEO, f"results_dir={tmp_path}"])
     done = shell(f"$H {words} 2>{tmp_path}/said | head -1")
