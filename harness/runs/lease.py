@@ -23,7 +23,7 @@ from pathlib import Path
 
 from harness.results.run import Execution
 from harness.system.errors import UserError, of_system
-from harness.system.files import is_regular
+from harness.system.files import is_no_file
 
 SHARED = 0o1777  # mode of a folder in which every user may make files, and remove only their own
 PAUSE_S = 0.2  # between two looks for something free
@@ -139,7 +139,7 @@ def _open(path: Path) -> int:
     """
     how = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for _ in range(2):
-        if not is_regular(path) and (path.is_symlink() or path.exists()):
+        if is_no_file(path):
             raise UserError(f"{path} is a link or no file, and a lock must be a file: remove it")
         with suppress(FileNotFoundError):
             return os.open(path, how)

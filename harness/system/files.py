@@ -89,7 +89,7 @@ def open_lock(folder: Path) -> int:
     Raises  UserError: it is a link, which is not followed, or no file. OSError.
     """
     path = folder / LOCK
-    if not is_regular(path) and (path.is_symlink() or path.exists()):
+    if is_no_file(path):
         raise UserError(
             f"{path} is a link or no file, and a lock must be a file: type "
             f"rm {shlex.quote(str(path))} and the same command again"
@@ -97,10 +97,11 @@ def open_lock(folder: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def is_regular(path: Path) -> bool:
-    """Whether a file lies here itself: not a link to one, nor a folder or a device."""
+def is_no_file(path: Path) -> bool:
+    """Whether something else than a file lies here: a link (even to a file), a folder, a device."""
+    # One look: a file that another process makes between two looks would seem to be no file.
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        return not stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
 
