@@ -10,24 +10,28 @@ from importlib import import_module
 from harness.system.ending import exit_with
 from harness.system.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
 
-# Verbs are imported when they are asked for: each has `arguments(parser)` and `run(words) -> int`.
+# By verb its module, imported when it is asked for, with `arguments(parser)` and
+# `run(words) -> int`, and what it shows.
 VERBS = {
-    "table": "the table of everything below a results folder",
-    "tables": "the published study's tables, from its own data or from results",
-    "figures": "its figures, and those of results, as SVG or PDF",
-    "compare": "published numbers beside measured ones, with a verdict",
-    "choose": "which method: frontiers, presets, constraints, equal memory",
-    "report": "a folder of pages that opens from disk: plots, tables, videos in step",
-    "drift": "how quality changes in the course of the videos",
-    "vbench": "VBench's dimensions, quality and total of every run",
-    "validity": "do methods rank as in the published study? Spearman's correlation",
-    "sheets": "a picture a prompt: all methods at the same instants",
+    "table": ("verbs.table", "the table of everything below a results folder"),
+    "tables": ("verbs.tables", "the published study's tables, from its own data or from results"),
+    "figures": ("verbs.figures", "its figures, and those of results, as SVG or PDF"),
+    "compare": ("compare", "published numbers beside measured ones, with a verdict"),
+    "choose": ("verbs.choose", "which method: frontiers, presets, constraints, equal memory"),
+    "report": (
+        "verbs.report",
+        "a folder of pages that opens from disk: plots, tables, videos in step",
+    ),
+    "drift": ("drift", "how quality changes in the course of the videos"),
+    "vbench": ("vbench", "VBench's dimensions, quality and total of every run"),
+    "validity": ("validity", "do methods rank as in the published study? Spearman's correlation"),
+    "sheets": ("sheets", "a picture a prompt: all methods at the same instants"),
 }
 
 
 def main(words: Sequence[str]) -> int:
     """Do what is asked for; exit code 2 for what the user can mend."""
-    listed = "\n".join(f"  {verb:10} {said}" for verb, said in VERBS.items())
+    listed = "\n".join(f"  {verb:10} {said}" for verb, (_, said) in VERBS.items())
     parser = Parser(
         prog="python -m analysis",
         description=f"{__doc__}\n\nverbs:\n{listed}",
@@ -39,8 +43,9 @@ def main(words: Sequence[str]) -> int:
         near = did_you_mean(verb, list(VERBS))
         print(f"error: unknown verb {verb!r}{near}? Choose {', '.join(VERBS)}", file=sys.stderr)
         return USER_ERROR
-    module = import_module(f"analysis.verbs.{verb}")
-    own = Parser(prog=f"python -m analysis {verb}", description=VERBS[verb])
+    name, said = VERBS[verb]
+    module = import_module(f"analysis.{name}")
+    own = Parser(prog=f"python -m analysis {verb}", description=said)
     module.arguments(own)
     try:
         return int(module.run(own.parse_args(words[1:])))

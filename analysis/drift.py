@@ -8,8 +8,10 @@ of the same prompt and seed are paired first.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -17,10 +19,12 @@ import pandas as pd
 from analysis.figures.families import family_of
 from analysis.figures.figure import Axis, Curve, Curves, Panels
 from analysis.figures.paper import svg as drawn
-from analysis.ranks import interval
+from analysis.pages import Tables, write
 from analysis.section import VIDEO
 from analysis.sources.columns import by_second
-from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, redrawn
+from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, interval, redrawn
+from analysis.verb_options import of_results, of_text
+from harness.results.all_runs import load
 from harness.results.summary_table import title
 from harness.scoring.metrics.lpips import Lpips
 from harness.scoring.metrics.psnr import Psnr
@@ -86,26 +90,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Tables):
     """Runs that may be compared."""
 
-    title: str
-    grids: Sequence[Grid]
-    panels: Sequence[Curves]
-    notes: Sequence[str]
-
-    def show(self) -> None:
-        """Print it as text."""
-        for grid in self.grids:
-            grid.show()
-            print()
-        for note in self.notes:
-            print(f"- {note}")
-
-    def markdown(self) -> str:
-        """The same as Markdown."""
-        noted = "".join(f"- {note}\n" for note in self.notes)
-        return "\n".join([*(grid.markdown() for grid in self.grids), noted])
+    title: str = ""
+    panels: Sequence[Curves] = ()
 
 
 def drift(table: pd.DataFrame) -> list[Section]:
@@ -185,7 +174,7 @@ def _section(name: str, lines: Sequence[Line]) -> Section:
             across, down = Axis("seconds of the video"), Axis(unit, measure.quantity.better)
             panels.append(Curves(measure.quantity.name, measure.title, across, down, curves))
     notes = [*(NOTES if grids else ()), *_missing(lines)]
-    return Section(name, grids, panels, notes)
+    return Section(grids, notes, title=name, panels=panels)
 
 
 Row = tuple[str, list[Estimate | None]]  # of a line: by part its own, then less BF16's
@@ -282,3 +271,20 @@ def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int
     unsaid = len(without) - len(told)
     short = {"not scored": unsaid} if unsaid else {}
     return {**{str(reason): int(n) for reason, n in told.value_counts().items()}, **short}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, the format and the picture."""
+    of_results(parser)
+    of_text(parser)
+    parser.add_argument("--picture", type=Path, help="draw the curves by second into this SVG file")
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print the tables, draw the picture."""
+    found = drift(load(words.results))
+    if words.picture:
+        write(words.picture, svg(found))
+    for section in found:
+        section.show(words.format)
+    return 0

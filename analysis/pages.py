@@ -1,14 +1,45 @@
-"""Into files: whole ones, and the part of a page between two marks."""
+"""What verbs print and write: tables with notes, whole files, a part of a page."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.system.errors import UserError
 from harness.system.files import whole_file
+from harness.system.text_table import Grid
 
 BEGIN, END = "<!-- written by make validity, from here -->", "<!-- to here -->"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables one after the other, notes of all of them beneath."""
+
+    grids: Sequence[Grid]
+    notes: Sequence[str]
+    heading: str = ""
+
+    def show(self, form: str) -> None:
+        """Print them as `text` or `md`."""
+        if form == "md":
+            print(self.markdown())
+            return
+        if self.heading:
+            print(f"{self.heading}\n")
+        for grid in self.grids:
+            grid.show()
+            print()
+        for note in self.notes:
+            print(f"- {note}")
+
+    def markdown(self) -> str:
+        """Heading, tables and notes as Markdown."""
+        heading = [f"{self.heading}\n"] if self.heading else []
+        noted = "".join(f"- {note}\n" for note in self.notes)
+        return "\n".join([*heading, *(grid.markdown() for grid in self.grids), noted])
 
 
 def write(path: Path, text: str | bytes) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from harness.results.all_runs import readable_below
+from analysis.verb_options import of_results
+from harness.results.all_runs import load, readable_below
 from harness.results.contact_sheet import contact_sheet
 from harness.results.run import run_id_of
 from harness.results.video_files import Frames, read_frames
 from harness.system.errors import UserError
 from harness.system.files import slug
 
+MOST_COLUMNS = 1000
 _LETTERS = 34  # of a line beside the frames
 
 
@@ -59,3 +62,25 @@ def _folder(run_id: str, folders: Mapping[str, Path]) -> Path:
     if run_id not in folders:
         raise UserError(f"found no folder of run {run_id} below the results: repeat that run")
     return folders[run_id]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, where the pictures go, how many instants."""
+    of_results(parser)
+    parser.add_argument("--out", type=Path, default=Path("sheets"), help="folder of the pictures")
+    parser.add_argument("--columns", type=_count, default=6, help="instants, evenly over the video")
+
+
+def _count(word: str) -> int:
+    """A number of pictures in a row, for argparse."""
+    if not (word.isdecimal() and 1 <= int(word) <= MOST_COLUMNS):
+        raise argparse.ArgumentTypeError(f"{word}: give a whole number from 1 to {MOST_COLUMNS}")
+    return int(word)
+
+
+def run(words: argparse.Namespace) -> int:
+    """Draw them, and say where they are, a line each."""
+    results = Path(words.results)
+    for path in draw_sheets(load(results), results, words.out, words.columns):
+        print(path)
+    return 0

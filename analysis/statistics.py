@@ -21,17 +21,20 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.ranks import Array, interval, resampled
 from analysis.section import Section
 from harness.planning.detectable import ALPHA
 from harness.results.quantities import QUANTITIES
+
+Array = NDArray[np.float64]
 
 NUM_DRAWS, NUM_FLIPS, SEED = 10_000, 20_000, 0
 EXACT_UP_TO = 30  # prompts
 # Prompts; of fewer, an interval spans the smallest and the largest value whatever they are.
 FEWEST = 4
 AT_ONCE = 1000  # random patterns, to bound memory
+NUM_NAMED = 6  # methods in a note; more are counted
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,29 @@ def again(section: Section, quantity: str) -> dict[str, Estimate]:
     others = [name for name in (*section.reruns, *section.floors) if name in table]
     paired = table[others].sub(table[base], axis=0)
     return {name: Estimate(*each) for name, each in _means(paired).items()}
+
+
+def beside_reruns(section: Section, quantity: str, found: Mapping[str, Difference]) -> str | None:
+    """Which supported differences to BF16 are no larger than that of BF16 made again; None if none.
+
+    The paired test asks whether prompts agree. A machine that was busier during one of two runs
+    moves all of its prompts, so that only a rerun tells.
+    """
+    gaps = again(section, quantity)
+    sizes = [abs(gaps[name].mean) for name in section.reruns if name in gaps]
+    largest = max((size for size in sizes if np.isfinite(size)), default=0.0)
+    within = [
+        name for name, each in found.items() if each.is_supported and abs(each.mean) <= largest
+    ]
+    if not within:
+        return None
+    named = ", ".join(within) if len(within) <= NUM_NAMED else f"{len(within)} methods"
+    what = QUANTITIES[quantity]
+    return (
+        f"{what.title}: BF16 made again differs from {section.reference} by "
+        f"{largest:.2g} {what.unit}".rstrip()
+        + f", so marks of no larger differences may be the machine's: {named}"
+    )
 
 
 def between(section: Section, quantity: str, a: str, b: str) -> Difference | None:
@@ -208,3 +234,54 @@ def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
 def redrawn(num: int) -> Array:
     """The same draws for all values of as many prompts."""
     return resampled(num, NUM_DRAWS, SEED)
+
+
+# ---- ranks, and means over resampled prompts; many draws at once ---------------------------------
+
+
+def ranks(values: Array) -> Array:
+    """Ranks from 1 for the smallest along the last axis; equal values share the mean of theirs.
+
+    Shapes  [..., M] -> [..., M].
+    Raises  ValueError: a value is NaN, which has no rank.
+    """
+    if np.isnan(values).any():
+        raise ValueError("a NaN has no rank: leave out what was not measured")
+    below = (values[..., None, :] < values[..., :, None]).sum(-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
+    found: Array = below + (equal + 1) / 2
+    return found
+
+
+def spearman(first: Array, second: Array) -> Array:
+    """Spearman's correlation along the last axis; NaN where all values of one side are equal.
+
+    Shapes  [..., M], [..., M] -> [...], leading axes broadcast.
+    Raises  ValueError: a value is NaN.
+    """
+    a, b = ((r := ranks(values)) - r.mean(-1, keepdims=True) for values in (first, second))
+    size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    product = (a * b).sum(-1)
+    rho: Array = np.divide(product, size, out=np.full(np.shape(size), np.nan), where=size > 0)
+    return rho
+
+
+def resampled(num: int, num_draws: int, seed: int) -> Array:
+    """Weights of `num` equal items: first all alike, then `num_draws` bootstrap samples of them.
+
+    Shapes  -> [1 + num_draws, num], each row sums to 1.
+    """
+    counts = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), num_draws)
+    return np.concatenate([np.ones((1, num)), counts]) / num
+
+
+def interval(draws: Array, share: float = 0.95) -> tuple[float, float]:
+    """The middle `share` of draws by percentiles; a draw without a value (NaN) is passed over.
+
+    Raises  ValueError: no draw has a value.
+    """
+    known = draws[~np.isnan(draws)]
+    if not known.size:
+        raise ValueError("no draw has a value: there is no interval")
+    low, high = np.quantile(known, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)

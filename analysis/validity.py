@@ -7,16 +7,23 @@ is taken as it is. Methods are the sample in question and are not drawn again.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.ranks import Array, interval, ranks, resampled, spearman
-from analysis.sources.published.fidelity import Published
-from analysis.sources.published.observations import REFERENCE
-from analysis.sources.study_methods import Measured
+from analysis.figures.figure import Axis, Panels, Point, Scatter
+from analysis.figures.paper import svg
+from analysis.pages import Tables, into_page, write
+from analysis.sources.published.fidelity import Published, fidelity
+from analysis.sources.published.observations import REFERENCE, sections
+from analysis.sources.study_methods import Measured, by_suite, one_sweep, published_names
+from analysis.statistics import Array, interval, ranks, resampled, spearman
+from analysis.verb_options import observations, of_observations, of_results, of_text
+from harness.results.all_runs import load
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
@@ -251,3 +258,81 @@ def _left_out(measured: Mapping[str, Measured]) -> str:
     """What was left out, for an error."""
     said = [f"{name} {why}" for ours in measured.values() for name, why in ours.left_out.items()]
     return f" (left out: {'; '.join(said[:3])})" if said else ""
+
+
+# ---- the report and the verb ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report(Tables):
+    """The comparison of one sweep of ours with the study."""
+
+    pairs: Sequence[Pair] = ()
+
+    def svg(self) -> str:
+        """A row of panels a suite, a panel a metric that both sides have."""
+        rows = [
+            [_panel(pair, metric) for metric in LISTED if metric.column in pair.measured.values]
+            for pair in self.pairs
+        ]
+        has_partial = any(set(pair.names) & set(pair.published.partial) for pair in self.pairs)
+        said = "hollow: published with fewer videos" if has_partial else ""
+        return svg(Panels("validity", rows, title="measured against published", note=said))
+
+
+def report(table: pd.DataFrame, study: Mapping[str, Published]) -> Report:
+    """Compare the rows of a results folder with the study.
+
+    Raises  UserError: nothing can be compared.
+    """
+    names = published_names()
+    rows, left_out = one_sweep(table, names)
+    suites = by_suite(rows, names)
+    found = pairs(study, suites)
+    first = rows.iloc[0]
+    history = "full history" if first["contract"] == "full" else f"contract {first['contract']}"
+    heading = (
+        f"{first['model']} ({' '.join(filter(None, [str(first['weights']), first['settings']]))}), "
+        f"{history}, {first['num_latent_frames']} latent frames, {first['prompt_source']} prompts, "
+        "against arXiv 2603.27469"
+    )
+    return Report(
+        [agreement(found), *map(listing, found)],
+        [*left_out, *notes(found, study, suites)],
+        heading,
+        found,
+    )
+
+
+def _panel(pair: Pair, metric: Metric) -> Scatter:
+    """Measured against published, one point a method, published with fewer videos: hollow."""
+    sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
+    families = pair.published.methods["family"]
+    points = [
+        Point(name, float(x), float(y), families[name], hollow=name in pair.published.partial)
+        for name, x, y in zip(pair.names, *sides, strict=True)
+    ]
+    title = f"{pair.published.suite}: {metric.title}"
+    x, y = Axis("published"), Axis("measured on our model")
+    return Scatter(metric.column, title, x, y, points, label_all=True)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, the study's file, and where the text and the picture go."""
+    of_results(parser)
+    of_text(parser)
+    of_observations(parser)
+    parser.add_argument("--picture", type=Path, help="draw the scatter into this SVG file")
+    parser.add_argument("--page", type=Path, help="write the Markdown between this page's marks")
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print, draw, write."""
+    study = fidelity(sections(observations(words)))
+    found = report(load(words.results), study)
+    if words.picture:
+        write(words.picture, found.svg())
+    if words.page:
+        into_page(words.page, found.markdown(), words.picture)
+    found.show(words.format)
+    return 0

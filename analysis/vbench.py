@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.verb_options import of_results, of_text
 from harness.downloads.data_folder import data_folder
+from harness.results.all_runs import load
 from harness.results.summary_table import title
 from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.scoring.vbench.totals import Totals, dimension_means, official_prompts, totals
@@ -88,3 +91,22 @@ def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None
             f"{path} cannot be read ({str(error)[:60]}), and it says which prompts a dimension "
             "counts: type python -m harness fetch prompts suite=vbench"
         ) from error
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, the format, and where the official prompts are."""
+    of_results(parser)
+    of_text(parser)
+    parser.add_argument("--data-dir", help="where the official prompts lie, for suite=vbench")
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print them."""
+    for grid, notes in tables(load(words.results), words.data_dir):
+        if words.format == "md":
+            print(grid.markdown())
+        else:
+            grid.show()
+        for note in notes:
+            print(f"- {note}")
+    return 0

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis import statistics
-from analysis.chance import beside_reruns
 from analysis.choosing import frontiers
 from analysis.report.progress import shown
 from analysis.section import Section
-from analysis.statistics import Difference, Estimate
+from analysis.statistics import Difference, Estimate, beside_reruns
 from harness.results.quantities import QUANTITIES, Quantity
 
 # What tells a method's good prompts from its bad ones: the first of these that there is.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from analysis.chance import beside_reruns
 from analysis.choosing.frontiers import frontiers
 from analysis.section import Section
-from analysis.statistics import FEWEST, NUM_DRAWS, base_of
+from analysis.statistics import FEWEST, NUM_DRAWS, base_of, beside_reruns
 from analysis.study.columns import COUNTED, FOLLOWS, MARK, View, is_sampled
 from analysis.study.rows import rows_missing
 from analysis.study.spec import Table

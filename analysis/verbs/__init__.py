@@ -1,1 +1,1 @@
-"""One module a verb of `python -m analysis`: its arguments, and what it does with them."""
+"""Verbs of `python -m analysis` that serve a whole package: their arguments, what they do."""

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.compare import COUNTED, Ours, count, judged, verdicts
-from analysis.counted import Counted
+from analysis.compare import COUNTED, Counted, Ours, count, judged, verdicts
 from analysis.section import Method, Section, Setting
 from analysis.sources.published.papers import FOLDER, Number, names, paper, parsed
 from harness.config.compose import choices

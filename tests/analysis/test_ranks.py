@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from analysis.ranks import interval, ranks, resampled, spearman
+from analysis.statistics import interval, ranks, resampled, spearman
 
 RNG = np.random.default_rng(0)
 
