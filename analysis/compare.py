@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from analysis.numbers import number as printed
 from analysis.section import Method, Section
 from analysis.sources.published.papers import Number, Paper, names, paper
 from analysis.statistics import FEWEST, estimates
@@ -208,11 +209,11 @@ def _row(verdict: Verdict) -> list[str]:
     number, ours = verdict.number, verdict.ours
     assert ours is not None
     digits = number.column.decimals
-    measured = f"{ours.value:.{digits}f}"
+    measured = printed(ours.value, digits)
     if ours.bounds is not None:
         measured += f" [{ours.bounds[0]:.{digits}f}, {ours.bounds[1]:.{digits}f}]"
     apart = verdict.difference
-    difference = "" if apart is None else f"{round(apart, digits) + 0.0:+.{digits}f}"  # no -0.00
+    difference = "" if apart is None else printed(apart, digits, "+z")
     name = f"{number.column.name} {number.column.unit}".strip()
     return [
         number.table, number.suite, number.row, name, number.printed,

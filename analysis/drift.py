@@ -19,6 +19,7 @@ import pandas as pd
 from analysis.figures.families import family_of
 from analysis.figures.figure import Axis, Curve, Curves, Panels
 from analysis.figures.paper import svg as drawn
+from analysis.numbers import number
 from analysis.pages import Tables, write
 from analysis.section import VIDEO
 from analysis.sources.columns import by_second
@@ -214,17 +215,13 @@ def _texts(column: Sequence[Estimate | None]) -> list[str]:
     largest = max((abs(x.mean) for x in column if x), default=0)
     exponent = int(f"{largest:.2e}".partition("e")[2])
     decimals = max(0, 2 - exponent)
-
-    def said(value: float) -> str:
-        return f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
-
-    def cell(x: Estimate | None) -> str:
-        if x is None:
-            return "-"
-        bounds = "" if x.bounds is None else f" [{said(x.bounds[0])}, {said(x.bounds[1])}]"
-        return said(x.mean) + bounds
-
-    return [cell(x) for x in column]
+    found = []
+    for x in column:
+        mean, *bounds = (
+            number(value, decimals, "z") for value in ([x.mean, *(x.bounds or ())] if x else [None])
+        )
+        found.append(mean + (f" [{', '.join(bounds)}]" if bounds else ""))
+    return found
 
 
 def _curve(measure: Measure, of: Line) -> Curve | None:

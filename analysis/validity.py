@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.figures.figure import Axis, Panels, Point, Scatter
 from analysis.figures.paper import svg
+from analysis.numbers import number
 from analysis.pages import Tables, into_page, write
 from analysis.sources.published.fidelity import Published, fidelity
 from analysis.sources.published.observations import REFERENCE, sections
@@ -220,7 +221,7 @@ def _between(first: Pair, second: Pair, names: Sequence[str]) -> Iterator[list[s
         ours = [pair.ours(metric, names)[0] for pair in both] if here else []
         sides[1][1].append(float(spearman(*ours)) if here else np.nan)
     for side, values in sides:
-        cells = ["-" if np.isnan(value) else f"{value:.3f}" for value in values]
+        cells = [number(value, 3) for value in values]
         yield [f"({side}, {suites})", str(len(names)), *cells]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.numbers import number
 from analysis.verb_options import of_results, of_text
 from harness.downloads.data_folder import data_folder
 from harness.results.all_runs import load
@@ -56,7 +57,7 @@ def _table(
         found = totals(each)
         words = f"{run['method'].iloc[0]} {run['settings'].iloc[0]}".strip()
         cells = [each.get(x) for x in shown] + [getattr(found, x).value for x in SCORES]
-        lines.append([words, str(len(run)), *map(_cell, cells)])
+        lines.append([words, str(len(run)), *(number(x, 4) for x in cells)])
         lacks |= _lacking(found)
     header = ["method", "n", *(x.replace("_", " ") for x in shown), *SCORES]
     counted = (
@@ -73,10 +74,6 @@ def _lacking(found: Totals) -> dict[str, str]:
     """What the scores that are open lack."""
     scores = {name: getattr(found, name) for name in SCORES}
     return {name: ", ".join(x.missing) for name, x in scores.items() if x.missing}
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None:

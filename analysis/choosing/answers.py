@@ -12,6 +12,7 @@ from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
 from analysis.choosing.frontiers import frontiers, objectives, row, usable
 from analysis.choosing.recommendations import cards, cautions, plainly
+from analysis.numbers import number
 from analysis.section import Section
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
@@ -146,10 +147,14 @@ def _group(section: Section, group: Group) -> Grid:
 def longest(section: Section, card_gib: float) -> Iterator[Grid]:
     """A line a method: planned, and beside it what was measured."""
     rows = held(section, card_gib)
+
+    def texts(values: list[float]) -> list[str]:
+        return [number(x, 0 if x >= 100 else None, digits=3) for x in values]
+
     known = {
         "longest video": [each.longest for each in rows],
-        "s per s": [_digits(each.seconds_per_s) for each in rows],
-        "KV MiB per s": [_digits(each.kv_gib_per_s * 1024) for each in rows],
+        "s per s": texts([each.seconds_per_s for each in rows]),
+        "KV MiB per s": texts([each.kv_gib_per_s * 1024 for each in rows]),
         "failed": ["; ".join(each.failures) for each in rows],
     }
     notes = [
@@ -163,12 +168,6 @@ def longest(section: Section, card_gib: float) -> Iterator[Grid]:
     ]
     table = pd.DataFrame(known, index=[each.method for each in rows])
     yield grid(section, f"{section.title}: longest video in {card_gib:g} GiB", table, notes)
-
-
-def _digits(value: float) -> str:
-    if np.isnan(value):
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]) -> Grid:

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.choosing.constraints import Constraint, fixed, readable
 from analysis.choosing.frontiers import EPSILON, cell, frontier, objectives, presets, row
 from analysis.choosing.sureness import sureness
+from analysis.numbers import number
 from analysis.section import Section
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
@@ -128,14 +129,8 @@ def shown(quantity: str, value: float, places: int | None = None) -> str:
 
     places: decimals of a whole column, else those of this value.
     """
-    if np.isnan(value):
-        return "-"
-    if not np.isfinite(value):
-        return "inf" if value > 0 else "-inf"
     decimals = QUANTITIES[quantity].places(value) if places is None else places
-    if value and abs(value) < 10.0 ** (1 - decimals):
-        return f"{value:.3g}"
-    return f"{value:.{decimals}f}"
+    return number(value, decimals, digits=3)
 
 
 def _lacking(section: Section, lacking: Mapping[str, str]) -> str:

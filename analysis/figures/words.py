@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+from analysis import numbers
 from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Panels, Point, Scatter
 from harness.system.text_table import Grid
 
 DIRECTION = {"higher": ", higher is better", "lower": ", lower is better", None: ""}
 MANY = 12  # names that a sentence takes
+number = partial(numbers.number, none="", digits=4)
 
 
 def described(figure: Figure | Panels) -> str:
@@ -28,11 +31,6 @@ def rows(figure: Figure) -> Grid:
     if isinstance(figure, Scatter):
         return _points(figure, notes)
     return _ends(figure, notes) if isinstance(figure, Curves) else _lengths(figure, notes)
-
-
-def number(value: float | None) -> str:
-    """Four digits, as everywhere in figures; an empty cell where there is none."""
-    return "" if value is None else f"{value:.4g}"
 
 
 def _of_scatter(figure: Scatter) -> str:

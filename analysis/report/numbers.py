@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from analysis import numbers as printed
 from analysis import statistics
 from analysis.choosing import frontiers
 from analysis.report.progress import shown
@@ -110,14 +111,11 @@ def cell(
 
 
 def number(value: float, decimals: int, sign: str = "") -> str:
-    """As printed: fixed decimals, or two digits that count where these would show none."""
-    if not math.isfinite(value):
-        return "∞" if value > 0 else f"{MINUS}∞" if value < 0 else NONE
-    if value == 0 or abs(value) >= 10 ** (1 - decimals):
-        said = f"{value:{sign}.{decimals}f}" if value else "0"
-    else:
-        said = f"{value:{sign}.2g}"
-    return said.replace("-", MINUS)
+    """As `analysis.numbers` prints it with two digits left, in the signs of a page."""
+    if not value:
+        return "0"
+    said = printed.number(value, decimals, "" if math.isinf(value) else sign, NONE, 2)
+    return said.replace("inf", "∞").replace("-", MINUS)
 
 
 def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from analysis import numbers
 from analysis.choosing.frontiers import cell
 from analysis.section import Section
 from analysis.statistics import Difference, Estimate, again, by_prompt, differences, estimates
 from harness.results.quantities import QUANTITIES, Quantity
 
 MISSING, MARK = "NA", "*"
+number = partial(numbers.number, none=MISSING)
 COUNTED = ("ratio", "ratio_same", "kv_gib")  # bytes, the same whenever they are counted again
 FOLLOWS = ("seconds_ratio",)  # the runtime in another unit
 
@@ -110,14 +113,10 @@ def is_sampled(quantity: str) -> bool:
     return QUANTITIES[quantity].over == "mean" and quantity not in (*COUNTED, *FOLLOWS)
 
 
-def number(value: float, decimals: int, sign: str = "") -> str:
-    """A number as printed: NA where there is none, a literal inf."""
-    return MISSING if np.isnan(value) else f"{value:{sign}.{decimals}f}"
-
-
 def of_values(view: View, quantity: str) -> Column:
     """The plain column of a quantity."""
-    texts = [number(value, view.places(quantity)) for value in view.values(quantity)]
+    places = view.places(quantity)
+    texts = [number(value, places) for value in view.values(quantity)]
     return Column(QUANTITIES[quantity].heading, texts)
 
 

@@ -7,7 +7,6 @@ their rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from analysis.numbers import number
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import shipped
@@ -85,7 +85,7 @@ class Number:
     @property
     def printed(self) -> str:
         """As it was printed."""
-        return "inf" if math.isinf(self.value) else f"{self.value:.{self.column.decimals}f}"
+        return number(self.value, self.column.decimals)
 
 
 @dataclass(frozen=True)
