@@ -74,7 +74,7 @@ class Method:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # itself alone, so that what is worked out of it can be kept
 class Section:
     """Runs that may be compared: one suite, one model, one contract, one source of prompts.
 

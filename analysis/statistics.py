@@ -34,6 +34,7 @@ EXACT_UP_TO = 30  # prompts
 # Prompts; of fewer, an interval spans the smallest and the largest value whatever they are.
 FEWEST = 4
 AT_ONCE = 1000  # random patterns, to bound memory
+KEPT = 1024  # quantities of sections: tables, figures and report ask for the same ones
 NUM_NAMED = 6  # methods in a note; more are counted
 
 
@@ -68,7 +69,8 @@ def by_prompt(section: Section, quantity: str) -> pd.DataFrame:
     return means.unstack("method")
 
 
-def estimates(section: Section, quantity: str) -> dict[str, Estimate]:
+@lru_cache(maxsize=KEPT)
+def estimates(section: Section, quantity: str) -> Mapping[str, Estimate]:
     """Each method's mean over its prompts, with its interval."""
     return {name: Estimate(*each) for name, each in _means(by_prompt(section, quantity)).items()}
 
@@ -80,7 +82,8 @@ def base_of(section: Section, quantity: str) -> str | None:
     return section.reference
 
 
-def differences(section: Section, quantity: str) -> dict[str, Difference]:
+@lru_cache(maxsize=KEPT)
+def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
     """Every method less its base, on shared prompts; none where there is no base.
 
     BF16, its reruns and the floors have none of their own: they are what is held against.
@@ -97,7 +100,8 @@ def differences(section: Section, quantity: str) -> dict[str, Difference]:
     return {name: Difference(*found[name], tests[name], adjusted[name]) for name in found}
 
 
-def again(section: Section, quantity: str) -> dict[str, Estimate]:
+@lru_cache(maxsize=KEPT)
+def again(section: Section, quantity: str) -> Mapping[str, Estimate]:
     """BF16's reruns and floors less BF16: what runs differ by without any method; untested.
 
     Of fidelity there is none: BF16 has no value of its own.

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.choosing.frontiers import cell, frontier, objectives
 from analysis.section import Section
-from analysis.study.columns import Known, View, number
+from analysis.study.columns import View, number
 from analysis.study.methods import Source, beside, merged, of_methods, paired, titled, unpaired
 from analysis.study.notes import made_by, why_none
 from analysis.study.over_time import drift, maxima
@@ -25,7 +25,7 @@ AXES = {"imaging": "imaging quality", "drift_last": "terminal drift"}
 
 def coverage(table: Table, source: Source) -> Iterator[Grid | str]:
     """How many videos of how many methods."""
-    sections = [known.section for known in source.sections]
+    sections = source.sections
     lines = []
     for section in sections:
         title = suite_title(section.suite) if section.is_published else section.title
@@ -55,20 +55,17 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
     """For each suite the methods that no other beats in ratio and a quality at once."""
     found = source.of_table(table)
     absent = [suite for suite in table.suites if not source.of_suite(suite)]
-    suites = Counter(known.section.suite for known in found)
+    suites = Counter(section.suite for section in found)
     titles = [
-        suite_title(known.section.suite)
-        if suites[known.section.suite] == 1
-        else known.section.title
-        for known in found
+        suite_title(section.suite) if suites[section.suite] == 1 else section.title
+        for section in found
     ]
     lines: list[list[str]] = []
     noted = []
-    for title, known in zip(titles, found, strict=True):
-        section = known.section
+    for title, section in zip(titles, found, strict=True):
         axes = table.shown(section.is_published)
         here = [axis for axis in axes if section.has(axis) and section.has("ratio")]
-        lines += [[title, *cells] for axis in here for cells in front(known, axis)]
+        lines += [[title, *cells] for axis in here for cells in front(section, axis)]
         lacks = [axis for axis in axes if axis not in here]
         noted.append([*why_none(section, lacks), *section.notes])
     notes = merged(titles, noted) if noted else []
@@ -77,25 +74,25 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
         yield "; ".join(notes)
         return
     ours = {name for name in table.measured if name not in table.columns}
-    if ours and not all(known.section.is_published for known in found):
+    if ours and not all(section.is_published for section in found):
         said = ", ".join(QUANTITIES[name].title for name in table.measured if name in ours)
         notes.insert(0, f"{said}: axes of ours, not of the study's table")
     yield Grid(
-        title=titled(table, "", *(known.section for known in found)),
+        title=titled(table, "", *found),
         header=["suite", "quality axis", "method", "ratio", "quality", "runtime s", "peak GiB"],
         lines=lines,
         notes=notes,
-        made_by=made_by(*((known.section, list(known.section.methods)) for known in found)),
+        made_by=made_by(*((section, list(section.methods)) for section in found)),
         words={0, 1, 2},
         name=table.id,
     )
 
 
-def front(known: Known, axis: str) -> list[list[str]]:
+def front(section: Section, axis: str) -> list[list[str]]:
     """The cells of one frontier, largest ratio first."""
-    values = objectives(known.section)
+    values = objectives(section)
     members = frontier(values, ["ratio", axis])
-    view = View(known, members)
+    view = View(section, members)
     shown = ("ratio", axis, "runtime_s", "peak_gib")
     places = {each: view.places(each) for each in shown}
     title = AXES.get(axis, QUANTITIES[axis].title)
@@ -110,8 +107,7 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
     pairs = paired(table, source)
     if not pairs:
         yield unpaired(table, source)
-    for both in pairs:
-        sections = [known.section for known in both]
+    for sections in pairs:
         lines, notes = [], []
         for name in table.shown(sections[0].is_published):
             r, n = correlation(*(_of_methods(section, name) for section in sections))
@@ -158,7 +154,7 @@ def weak(table: Table, source: Source) -> Iterator[Grid | str]:
     if not pairs:
         yield unpaired(table, source)
     for both in pairs:
-        first, second = (known.section for known in both)
+        first, second = both
         lacks = [
             said
             for section in (first, second)
@@ -233,7 +229,7 @@ def made(
     tables: Sequence[Table], sections: Sequence[Section], statistics: bool | None, split: bool
 ) -> tuple[list[Grid], dict[str, str]]:
     """The tables that can be made, and by id why others, or other parts of them, cannot."""
-    source = Source([Known(section) for section in sections], statistics, split)
+    source = Source(sections, statistics, split)
     grids, reasons = [], {}
     for table in tables:
         found = list(KINDS[table.kind](table, source))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -30,34 +30,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Known:
-    """A section with its statistics, each worked out once."""
-
-    section: Section
-    _estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict, repr=False)
-    _differences: dict[str, dict[str, Difference]] = field(default_factory=dict, repr=False)
-    _again: dict[str, dict[str, Estimate]] = field(default_factory=dict, repr=False)
-
-    def estimates(self, quantity: str) -> dict[str, Estimate]:
-        """As `statistics.estimates`."""
-        if quantity not in self._estimates:
-            self._estimates[quantity] = estimates(self.section, quantity)
-        return self._estimates[quantity]
-
-    def differences(self, quantity: str) -> dict[str, Difference]:
-        """As `statistics.differences`."""
-        if quantity not in self._differences:
-            self._differences[quantity] = differences(self.section, quantity)
-        return self._differences[quantity]
-
-    def again(self, quantity: str) -> dict[str, Estimate]:
-        """As `statistics.again`."""
-        if quantity not in self._again:
-            self._again[quantity] = again(self.section, quantity)
-        return self._again[quantity]
-
-
-@dataclass(frozen=True)
 class View:
     """The methods of a table in order, and how their numbers are to be shown.
 
@@ -65,16 +37,11 @@ class View:
     decimals: for all, None for each quantity's own. split: intervals in columns of their own.
     """
 
-    known: Known
+    section: Section
     names: Sequence[str]
     with_statistics: bool = False
     decimals: int | None = None
     split: bool = False
-
-    @property
-    def section(self) -> Section:
-        """Where the numbers come from."""
-        return self.known.section
 
     def values(self, quantity: str) -> Sequence[float]:
         """A number a row, NaN where there is none."""
@@ -102,7 +69,7 @@ def columns(view: View, name: str) -> list[Column]:
         return []
     if not (view.with_statistics and is_sampled(name)):
         return [of_values(view, name)]
-    if QUANTITIES[name].fidelity or not view.known.differences(name):
+    if QUANTITIES[name].fidelity or not differences(view.section, name):
         return _with_interval(view, name)
     beside = [] if name == "runtime_s" else _with_difference(view, name)
     return [of_values(view, name), *beside]
@@ -130,7 +97,7 @@ def is_worse(quantity: Quantity, difference: Difference | None) -> bool:
 def _with_interval(view: View, name: str) -> list[Column]:
     """A value and its interval; of a fidelity a mark where it is worse than the noise floor."""
     quantity, places = QUANTITIES[name], view.places(name)
-    found, held = view.known.estimates(name), view.known.differences(name)
+    found, held = estimates(view.section, name), differences(view.section, name)
     marks = [is_worse(quantity, held.get(method)) for method in view.names]
     bounds = [_bounds(found.get(method), places) for method in view.names]
     values = of_values(view, name)
@@ -151,7 +118,7 @@ def _runtime_vs(view: View) -> list[Column]:
     if not view.section.has("runtime_s") or view.section.reference is None:
         return []
     header, places = "runtime vs BF16", 1
-    if view.with_statistics and view.known.differences("runtime_s"):
+    if view.with_statistics and differences(view.section, "runtime_s"):
         return _difference(view, "runtime_s", header, places, _percent_of_base(view), "%")
     base = cell(view.section.values, view.section.reference, "runtime_s")
     base = base if base > 0 else np.nan
@@ -164,8 +131,8 @@ def _difference(
     view: View, name: str, header: str, places: int, scale: Mapping[str, float], unit: str = ""
 ) -> list[Column]:
     """Paired differences times a scale, their intervals, and marks where they are supported."""
-    found = view.known.differences(name)
-    shown: dict[str, Estimate] = {**view.known.again(name), **found}
+    found = differences(view.section, name)
+    shown: dict[str, Estimate] = {**again(view.section, name), **found}
     values, bounds, marks = [], [], []
     for method in view.names:
         each = shown.get(method)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.section import Section
-from analysis.study.columns import Column, Known, View
+from analysis.study.columns import Column, View
 from analysis.study.derived import columns
 from analysis.study.notes import made_by, notes
 from analysis.study.rows import label, names_of
@@ -17,27 +17,26 @@ from harness.system.text_table import Grid
 
 @dataclass(frozen=True)
 class Source:
-    """All sections of a source with their statistics, and how tables are wanted.
+    """All sections of a source, and how tables are wanted.
 
     statistics: None for what fits the source: with them for results, without for the study.
     split: intervals in columns of their own.
     """
 
-    sections: Sequence[Known]
+    sections: Sequence[Section]
     statistics: bool | None = None
     split: bool = False
 
-    def of_suite(self, suite: str) -> list[Known]:
+    def of_suite(self, suite: str) -> list[Section]:
         """The sections of one suite."""
-        return [known for known in self.sections if known.section.suite == suite]
+        return [section for section in self.sections if section.suite == suite]
 
-    def of_table(self, table: Table) -> list[Known]:
+    def of_table(self, table: Table) -> list[Section]:
         """The sections of a table's suites, and of suites that no table is for."""
         return [
-            known
-            for known in self.sections
-            if known.section.suite in table.suites
-            or (table.any_suite and not is_of_study(known.section.suite))
+            section
+            for section in self.sections
+            if section.suite in table.suites or (table.any_suite and not is_of_study(section.suite))
         ]
 
     def has_statistics(self, table: Table, section: Section) -> bool:
@@ -48,13 +47,12 @@ class Source:
 
 def of_methods(table: Table, source: Source) -> Iterator[Grid | str]:
     """One table a section."""
-    for known in source.of_table(table):
-        view = _view(table, source, known)
+    for section in source.of_table(table):
+        view = _view(table, source, section)
         found, left_out = _columns(table, view)
         if not view.names or not found:
-            yield f"none of its rows or columns is in {known.section.title}"
+            yield f"none of its rows or columns is in {section.title}"
             continue
-        section = known.section
         yield Grid(
             title=titled(table, suite_title(section.suite) + ", ", section),
             header=["method", *(column.header for column in found)],
@@ -72,14 +70,14 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
     if not pairs:
         yield unpaired(table, source)
     for both in pairs:
-        of_each = [names_of(table, known.section) for known in both]
+        of_each = [names_of(table, section) for section in both]
         names = [name for name in of_each[0] if all(name in others for others in of_each)]
         alone = list(dict.fromkeys(name for each in of_each for name in each if name not in names))
         found: list[Column] = []
         noted: list[list[str]] = []
-        for known in both:
-            view = replace(_view(table, source, known), names=names)
-            title = suite_title(known.section.suite)
+        for section in both:
+            view = replace(_view(table, source, section), names=names)
+            title = suite_title(section.suite)
             own, left_out = _columns(table, view)
             found += [replace(column, header=f"{title} {column.header}") for column in own]
             noted.append(notes(table, view, left_out))
@@ -87,14 +85,14 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
             yield "no method and column is in both suites"
             continue
         yield Grid(
-            title=titled(table, "", *(known.section for known in both)),
+            title=titled(table, "", *both),
             header=["method", *(column.header for column in found)],
-            lines=_lines(both[0].section, names, found),
+            lines=_lines(both[0], names, found),
             notes=[
-                *merged([suite_title(known.section.suite) for known in both], noted),
+                *merged([suite_title(section.suite) for section in both], noted),
                 *([f"in one of the suites only: {', '.join(alone)}"] if alone else []),
             ],
-            made_by=made_by(*((known.section, names) for known in both)),
+            made_by=made_by(*((section, names) for section in both)),
             name=table.id,
         )
 
@@ -111,13 +109,13 @@ def merged(titles: Sequence[str], noted: Sequence[Sequence[str]]) -> list[str]:
     return [*shared, *own]
 
 
-def paired(table: Table, source: Source) -> list[list[Known]]:
+def paired(table: Table, source: Source) -> list[list[Section]]:
     """Sections that differ in their suite alone, one of each suite of a table."""
-    found: dict[str, list[list[Known]]] = {}
+    found: dict[str, list[list[Section]]] = {}
     for place, suite in enumerate(table.suites):
-        for known in source.of_suite(suite):
-            places = found.setdefault(_shared(known.section), [[] for _ in table.suites])
-            places[place].append(known)
+        for section in source.of_suite(suite):
+            places = found.setdefault(_shared(section), [[] for _ in table.suites])
+            places[place].append(section)
     # Two of one suite that are called alike: which belongs to which is not known.
     return [[each[0] for each in of] for of in found.values() if all(len(x) == 1 for x in of)]
 
@@ -129,7 +127,7 @@ def _shared(section: Section) -> str:
 
 def unpaired(table: Table, source: Source) -> str:
     """Why a table of two suites cannot be made."""
-    here = dict.fromkeys(known.section.suite for known in source.sections)
+    here = dict.fromkeys(section.suite for section in source.sections)
     wanted = " and ".join(table.suites)
     if set(table.suites) <= set(here):
         return f"it needs {wanted} of the same model and settings, once each"
@@ -145,12 +143,11 @@ def titled(table: Table, before: str, *sections: Section) -> str:
     return f"{number}. {caption[0].upper()}{caption[1:]}{said}"
 
 
-def _view(table: Table, source: Source, known: Known) -> View:
-    section = known.section
+def _view(table: Table, source: Source, section: Section) -> View:
     with_statistics = source.has_statistics(table, section)
     names = names_of(table, section)
     decimals = None if with_statistics else table.decimals
-    return View(known, names, with_statistics, decimals, source.split)
+    return View(section, names, with_statistics, decimals, source.split)
 
 
 def _columns(table: Table, view: View) -> tuple[list[Column], list[str]]:

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.choosing.frontiers import frontiers
 from analysis.section import Section
-from analysis.statistics import FEWEST, NUM_DRAWS, base_of, beside_reruns
+from analysis.statistics import (
+    FEWEST,
+    NUM_DRAWS,
+    base_of,
+    beside_reruns,
+    differences,
+    estimates,
+)
 from analysis.study.columns import COUNTED, FOLLOWS, MARK, View, is_sampled
 from analysis.study.rows import rows_missing
 from analysis.study.spec import Table
@@ -47,7 +54,7 @@ def _has_interval(table: Table, view: View, name: str) -> bool:
     """Whether a table says how sure a quantity is: a runtime only where its difference is shown."""
     if name != "runtime_s" or "runtime_vs" in table.shown(view.section.is_published):
         return True
-    return not view.known.differences(name)
+    return not differences(view.section, name)
 
 
 def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
@@ -78,7 +85,7 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
         f"methods); none for fewer than {FEWEST} prompts"
     )
     test = f"two-sided sign-flip test, Holm-corrected, {float(ALPHA):g}"
-    if any(view.known.differences(name) for name in held):
+    if any(differences(view.section, name) for name in held):
         yield (
             f"vs BF16: method less {section.reference} on the prompts that both have; {MARK} where "
             f"a paired test supports a difference ({test})"
@@ -102,7 +109,7 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
     if set(shown) & set(FOLLOWS):
         yield f"{_titles(FOLLOWS)}: the runtime over the seconds generated"
     yield from _power(view, sampled)
-    said = (beside_reruns(section, name, view.known.differences(name)) for name in held)
+    said = (beside_reruns(section, name, differences(view.section, name)) for name in held)
     yield from filter(None, said)
     yield from _numbers(view, sampled)
 
@@ -111,7 +118,7 @@ def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
     """What the prompts can show, a line for every number of prompts and of comparisons."""
     said: dict[str, list[str]] = {}
     for name in sampled:
-        found = view.known.differences(name)
+        found = differences(view.section, name)
         if found:
             n = max(each.n for each in found.values())
             said.setdefault(_can_show(n, len(found)), []).append(name)
@@ -137,7 +144,7 @@ def _numbers(view: View, sampled: Sequence[str]) -> Iterator[str]:
 
 
 def _of_prompts(view: View, name: str) -> Iterator[str]:
-    counts = {method: each.n for method, each in view.known.estimates(name).items()}
+    counts = {method: each.n for method, each in estimates(view.section, name).items()}
     here = [method for method in view.names if method in view.section.methods]
     most = max(counts.values(), default=0)
     few = [f"{method} {counts[method]}" for method in here if counts.get(method, most) < most]

@@ -22,8 +22,7 @@ KINDS = {"memory": "memory GiB", "reserved": "reserved GiB", "kv": "KV GiB"}
 
 def drift(table: Table, source: Source) -> Iterator[Grid | str]:
     """Imaging quality by second, a row a method, as far as there are points."""
-    for known in source.of_table(table):
-        section = known.section
+    for section in source.of_table(table):
         name = next((each for each in CURVES if each in section.curves), None)
         if name is None:
             yield section.remarks.get("curves") or f"no imaging: {section.why_not('imaging')}"
@@ -35,8 +34,7 @@ def drift(table: Table, source: Source) -> Iterator[Grid | str]:
 
 def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
     """The largest memory and bytes of history in one video's trace."""
-    for known in source.of_table(table):
-        section = known.section
+    for section in source.of_table(table):
         found = section.trace_maxima if section.is_published else _of_traces(section)
         if found.empty:
             yield section.remarks.get("traces") or f"no run of {section.suite} has a trace"
