@@ -1,19 +1,18 @@
-"""One layer's attention over packed history beside BF16 on a CPU: time, memory, errors.
+"""One layer's attention over packed history beside BF16: time, memory, errors; on a CPU or a GPU.
 
 Everybody attends to the same history and the same exact current chunk, whose tokens count for all
-alike. The baseline is SDPA over all of it in BF16, in whichever layout is faster here.
+alike. The baseline is torch's attention over all of it in BF16, in whichever layout is faster here.
 """
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from harness.api import Method
 from harness.benchmarks.cases import (
@@ -22,202 +21,221 @@ from harness.benchmarks.cases import (
     SOFT_PRUNE,
     Chunk,
     Shape,
-    draw_chunk,
     draw_history,
     method_of,
     num_rows,
     spread_out,
-    stored,
 )
 from harness.benchmarks.checks import decoded, errors, pooled_identity
+from harness.benchmarks.lab import Lab, Sizes
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
-from harness.benchmarks.timing import ROUNDS, Action, Times, Wall, interleave
-from harness.cache.attention.base import Scratch, Segment
-from harness.cache.attention.portable import Portable
+from harness.benchmarks.timing import Action, clock_of
+from harness.cache.attention.base import Backend, Scratch, Segment
+from harness.cache.attention.dense import attend_plain
 from harness.cache.pages import Arena
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"
 CPU = torch.device("cpu")
-AXES: tuple[Literal["heads", "tokens"], ...] = ("heads", "tokens")
-RATIO = {"rtn_int8": 1.10, **dict.fromkeys(("rtn_int4", "rtn_int2", "kivi_int4"), 1.05)}
-RATIO |= {"quarot_int4": 1.05, PRQ: 1.07}
-PRQ_FEW_QUERIES = 1.08
-HALF_OF_ROWS = 0.57
-POOL_MARGIN = 0.07  # above the share of rows that is left
+RATIO = {**dict.fromkeys(FORMATS, 1.05), PRQ: 1.07}  # of BF16's time, at most
+BY_DEVICE = {"cpu": {"rtn_int8": 1.10}, "cuda": {"quarot_int4": 1.06}}
+FEW, PRQ_FEW_QUERIES = 512, 1.08
+KEPT, MARGIN = (0.75, 0.50, 0.25), 0.07  # shares of all rows, and above them of the time
 EXTRA_MB = 60  # of a call by groups of heads, above what is resident
-IDENTITY = 1e-5
+TIMES_BF16 = 2  # the error of BF16's attention over the same tensors
+IDENTITY = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+APPEND_US = 25  # a layer on a GPU
+BASE = "bf16"
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """History, queries (the most last) and the chunk that is encoded."""
-
-    history: Shape
-    queries: tuple[int, ...]
-    chunk: Shape
-    rounds: int
-
-
-FULL = Sizes(Shape(12, 128, 1024, 16), (468, 4680), Shape(12, 128, 1560, 3), ROUNDS)
-QUICK = Sizes(Shape(2, 32, 64, 4), (24, 96), Shape(2, 32, 40, 3), 1)
+FULL = Sizes(Shape(12, 128, 1024, 1), (16,), (468, 4680), Shape(12, 128, 1560, 3))
+QUICK = Sizes(Shape(2, 32, 64, 1), (4,), (24, 96), Shape(2, 32, 40, 3), rounds=1)
 
 
 def run(options: Options) -> int:
-    """All rows; the short ones first."""
-    sizes = QUICK if options.quick else FULL
+    """All rows on the CPU; the short ones first."""
     with Report("attention", TITLE, CPU, options) as report:
-        correctness(report, sizes)
-        encoding(report, sizes)
-        for num_queries in sizes.queries:
-            times(report, sizes, num_queries)
-        cases = [(name, axis) for name in ("bf16", *FORMATS, SOFT_PRUNE) for axis in AXES]
+        lab = Lab(CPU, QUICK if options.quick else FULL, report)
+        for title, measure in (
+            ("relative error", correctness),
+            ("encode and append", encoding),
+            ("attention call / BF16", calls),
+        ):
+            lab.begin(title)
+            measure(lab)
+        cases = [(name, axis) for name in (BASE, *FORMATS, SOFT_PRUNE) for axis in lab.backends]
         for name, axis in cases[-1:] if options.quick else cases:  # each starts a process
             report.add(extra_peak(name, axis, options.quick))
     return 0
 
 
-def times(report: Report, sizes: Sizes, num_queries: int) -> None:
-    """Ratios to the baseline, for every format and for histories with fewer rows."""
-    bench = Bench(sizes, num_queries)
-    report.add(bench.baseline_row())
-    for name in ("bf16", *FORMATS):
-        target = PRQ_FEW_QUERIES if name == PRQ and num_queries < 512 else RATIO.get(name)
-        history = stored(method_of(name), *bench.kv)
-        for row in bench.rows(name, history, target):
-            report.add(row)
-    num_frames = sizes.history.num_frames
-    for what, num_kept in (("frames", num_frames // 2), ("rows", bench.frames_for_half())):
-        history = stored(method_of(SOFT_PRUNE), *bench.kv, spread_out(num_frames, num_kept))
-        share = (num_rows(history) + num_queries) / bench.num_rows
-        target = HALF_OF_ROWS if what == "rows" else share + POOL_MARGIN
-        note = f"{num_kept} of {num_frames} frames in full, {share:.3f} of the rows"
-        for row in bench.rows(f"{SOFT_PRUNE} half of the {what}", history, target, note):
-            report.add(row)
+def calls(lab: Lab) -> None:
+    """Ratios to the baseline: every format, and histories with fewer rows.
+
+    With few queries and with many, at every length of history; on a GPU not by the fused kernel,
+    which is for few queries (`crossover`).
+    """
+    backends = {name: each for name, each in lab.backends.items() if name != "fused"}
+    for num_frames in lab.sizes.histories:
+        for num_queries in lab.sizes.queries:
+            chunk = lab.chunk(num_queries)
+            base = baseline(lab, chunk, lab.history(BASE, num_frames))
+            for name in lab.within((BASE, *FORMATS)):
+                target = (RATIO | BY_DEVICE[lab.device.type]).get(name)
+                if name == PRQ and num_queries < FEW:
+                    target = PRQ_FEW_QUERIES
+                history = lab.history(name, num_frames)
+                compare(lab, backends, chunk, history, base, name, target)
+            whole = num_frames * lab.sizes.frame.frame_tokens + num_queries
+            for share in lab.within(KEPT):
+                kept = round((share * whole - num_queries) / lab.sizes.frame.frame_tokens)
+                kept = min(max(1, kept), num_frames)
+                history = lab.history(SOFT_PRUNE, num_frames, spread_out(num_frames, kept))
+                left = (num_rows(history) + num_queries) / whole
+                name = f"{SOFT_PRUNE}, {kept} of {num_frames} frames, {left:.3f} of the rows"
+                compare(lab, backends, chunk, history, base, name, left + MARGIN)
 
 
-class Bench:
-    """Attention of so many queries, which are the current chunk."""
+def baseline(lab: Lab, chunk: Chunk, history: Sequence[Segment]) -> Action:
+    """BF16 attention over all tokens in the faster of two layouts; a row says how long it takes."""
+    k, v = decoded(chunk, history)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (chunk.q, k, v)]
+    cases = {"head-major": dense(chunk.q, k, v), "token-major": dense(*turned)}
+    times = lab.times(cases)
+    note = ", ".join(f"{name} {times.of(name).middle * 1e3:.4g} ms" for name in cases)
+    case = f"{BASE}, {times.fastest}, {chunk.q.shape[2]} queries, N = {k.shape[2]}"
+    lab.add(case, times.of(times.fastest).scaled(1e3), "ms", note=note)
+    return cases[times.fastest]
 
-    def __init__(self, sizes: Sizes, num_queries: int) -> None:
-        """Draw the tensors and find the faster layout of the baseline."""
-        self.shape, self.num_queries, self.rounds = sizes.history, num_queries, sizes.rounds
-        self.chunk = draw_chunk(self.shape, num_queries, CPU)
-        self.kv = draw_history(self.shape, CPU)
-        self.num_rows = self.shape.num_tokens + num_queries
-        exact = stored(method_of("bf16"), *self.kv)
-        self.layouts = {
-            "head-major": (self.chunk.q, *decoded(self.chunk, exact)),
-            "token-major": tuple(
-                x.transpose(1, 2).contiguous().transpose(1, 2)
-                for x in (self.chunk.q, *decoded(self.chunk, exact))
-            ),
-        }
-        self.found = interleave(
-            {name: self._dense(name) for name in self.layouts}, Wall(CPU), self.rounds
+
+def compare(
+    lab: Lab,
+    backends: dict[str, Backend],
+    chunk: Chunk,
+    history: Sequence[Segment],
+    base: Action,
+    name: str,
+    target: float | None,
+) -> None:
+    """A row a backend: its time over that of the baseline, side by side."""
+    scratch = {each: Scratch() for each in backends}
+    cases = {each: call(backends[each], chunk, history, scratch[each]) for each in backends}
+    times = lab.times({BASE: base, **cases})
+    num_queries = chunk.q.shape[2]
+    for each in backends:
+        note = [f"scratch {scratch[each].nbytes / 1e6:.3g} MB", times.note]
+        lab.add(
+            f"{name}, {each}, {num_queries} queries, N = {num_rows(history) + num_queries}",
+            times.ratio(each, BASE),
+            "x",
+            target=target,
+            note="; ".join(filter(None, note)),
+            more={"seconds": times.seconds[each], "bf16_s": times.seconds[BASE]},
         )
 
-    def frames_for_half(self) -> int:
-        """The frames in full with which about half of all rows are left, the chunk included."""
-        return max(1, round((self.num_rows / 2 - self.num_queries) / self.shape.frame_tokens))
 
-    def baseline_row(self) -> Row:
-        """Which layout it is and how long it takes."""
-        layouts = ", ".join(f"{name} {self.found.of(name).middle:.4g} s" for name in self.layouts)
-        return Row.of(
-            "BF16 SDPA, the baseline",
-            f"{self.found.fastest}, {self.num_queries} queries",
-            self.found.of(self.found.fastest),
-            "s",
-            note=f"{self.num_rows} tokens; {layouts}",
-        )
+def crossover(lab: Lab) -> None:
+    """Unpacking in the loop beside staging, by number of queries: where do they cross?"""
+    backends = lab.backends
+    for name in lab.within(("rtn_int4", "rtn_int8", "rtn_int2")):
+        history = lab.history(name, lab.sizes.histories[0])
+        found: dict[int, float] = {}
+        for num_queries in lab.within(lab.sizes.few_queries):
+            chunk = lab.chunk(num_queries)
+            cases = {each: call(backends[each], chunk, history) for each in ("fused", "staged")}
+            times = lab.times({BASE: dense(chunk.q, *decoded(chunk, history)), **cases})
+            ratio = times.ratio("fused", "staged")
+            found[num_queries] = ratio.middle
+            more = {f"{each}_s": times.seconds[each] for each in times.seconds}
+            case = f"{name}, {num_queries} queries, fused / staged"
+            lab.add(case, ratio, "x", note=times.note, more=more)
+        lab.add(f"{name}, as fast at", crossing(found), "queries", note="expected: 300 to 600")
 
-    def rows(
-        self, name: str, history: Sequence[Segment], target: float | None, note: str = ""
-    ) -> list[Row]:
-        """The time by groups of heads and by tiles of tokens over that of the baseline."""
-        cases = {"baseline": self._dense(self.found.fastest)}
-        for axis in AXES:
-            cases[axis] = self._packed(Portable(axis=axis), history)
-        measured: Times = interleave(cases, Wall(CPU), self.rounds)
-        return [
-            Row.of(
-                "attention call / BF16 SDPA",
-                f"{name}, by {axis}, {self.num_queries} queries",
-                measured.ratio(axis, "baseline"),
-                "x",
-                target=target,
-                note=note,
-                more={"seconds": measured.seconds[axis], "bf16_s": measured.seconds["baseline"]},
+
+def crossing(ratios: dict[int, float]) -> float | None:
+    """Where the ratio passes 1 on its way up, between numbers of queries by their logarithms.
+
+    None where it does not.
+    """
+    below: tuple[int, float] | None = None
+    for num_queries, ratio in sorted(ratios.items()):
+        if ratio > 1 and below is not None:
+            share = (1 - below[1]) / (ratio - below[1])
+            return math.exp(
+                math.log(below[0]) + share * (math.log(num_queries) - math.log(below[0]))
             )
-            for axis in AXES
-        ]
-
-    def _dense(self, layout: str) -> Action:
-        q, k, v = self.layouts[layout]
-        return lambda _: F.scaled_dot_product_attention(q, k, v)
-
-    def _packed(self, backend: Portable, history: Sequence[Segment]) -> Action:
-        chunk, scratch = self.chunk, Scratch()
-        return lambda _: backend.attend(chunk.q, chunk.k, chunk.v, history, scratch)
+        below = (num_queries, ratio) if ratio <= 1 else below
+    return None
 
 
-def correctness(report: Report, sizes: Sizes) -> None:
-    """Errors against fp32 attention over the decoded tensors; pooled frames against copies."""
-    k, v = draw_history(sizes.history, CPU)
-    chunk = draw_chunk(sizes.history, sizes.queries[0], CPU)
-    for name in ("bf16", *FORMATS):
-        history = stored(method_of(name), k, v)
-        for axis in AXES:
-            own, dense = errors(Portable(axis=axis), chunk, history)
-            note = f"BF16 SDPA over the same tensors: {dense:.2e}"
-            case = f"{name}, by {axis}"
-            report.add(Row("relative error to fp32", case, own, "", target=2 * dense, note=note))
-    wide = chunk.to(torch.float32)
-    for axis in AXES:
-        own = pooled_identity(Portable(axis=axis), wide, k.float(), v.float())
-        row = Row("pooled token / its copies, fp32", f"by {axis}", own, "", target=IDENTITY)
-        report.add(row)
+def correctness(lab: Lab) -> None:
+    """Errors against fp32 attention over the decoded tensors; pooled frames; repeated calls."""
+    num_frames = lab.sizes.histories[0]
+    chunk = lab.chunk(min(468, lab.sizes.queries[0]))
+    for name in lab.within((BASE, *FORMATS)):
+        history = lab.history(name, num_frames)
+        for each, backend in lab.backends.items():
+            own, other = errors(backend, chunk, history)
+            note = f"BF16 over the same tensors: {other:.2e}"
+            lab.add(f"{name}, {each}", own, "", target=TIMES_BF16 * other, note=note)
+            action = call(backend, chunk, history)
+            first, second = torch.as_tensor(action(0)).clone(), torch.as_tensor(action(1))
+            same = float(torch.equal(first, second))
+            lab.add(f"{name}, {each}, two calls equal", same, "", target=1, at_least=True)
+    k, v = lab.tensors(num_frames)
+    for dtype, bound in IDENTITY.items():
+        for each, backend in lab.backends.items():
+            own = pooled_identity(backend, chunk.to(dtype), k.to(dtype), v.to(dtype))
+            case = f"pooled tokens / their copies, {str(dtype).removeprefix('torch.')}, {each}"
+            lab.add(case, own, "", target=bound)
 
 
-def encoding(report: Report, sizes: Sizes) -> None:
-    """Milliseconds to encode one chunk and append it, a layer."""
-    k, v = draw_history(sizes.chunk, CPU)
-    frames = range(sizes.chunk.num_frames)
-    for name in ("bf16", *FORMATS):
-        spread = interleave({name: _append(method_of(name), k, v)}, Wall(CPU), sizes.rounds)
-        note = f"{len(frames)} frames of {sizes.chunk.frame_tokens} tokens"
-        report.add(Row.of("encode and append", name, spread.of(name).scaled(1e3), "ms", note=note))
+def encoding(lab: Lab) -> None:
+    """Microseconds to encode one chunk and append it, a layer."""
+    shape, num_layers = lab.sizes.encoded, lab.sizes.num_layers
+    k, v = draw_history(shape, lab.device)
+    clock = clock_of(lab.device, head_start_s=0.1)  # on a GPU thousands of launches
+    target = APPEND_US if lab.device.type == "cuda" else None
+    for name in lab.within((BASE, *FORMATS)):
+        times = lab.times({name: _append(method_of(name), num_layers, k, v)}, clock=clock)
+        note = f"{shape.num_frames} frames of {shape.frame_tokens} tokens; {times.note}"
+        spread = times.of(name).scaled(1e6 / num_layers)
+        lab.add(name, spread, "us a layer", target=target, note=note.removesuffix("; "))
 
 
-def _append(method: Method, k: torch.Tensor, v: torch.Tensor) -> Action:
+def _append(method: Method, num_layers: int, k: Tensor, v: Tensor) -> Action:
     """Into pages that are there, as in all chunks of a video but the first."""
     frames = list(range(k.shape[2]))
-    arena = Arena(method.key, method.value, len(frames))
+    layers = [Arena(method.key, method.value, len(frames)) for _ in range(num_layers)]
 
     def append(_: int) -> None:
-        arena.drop(arena.frames)
-        arena.store(frames, k, v)
+        for layer in layers:
+            layer.drop(layer.frames)
+            layer.store(frames, k, v)
 
     return append
 
 
+def call(
+    backend: Backend, chunk: Chunk, history: Sequence[Segment], scratch: Scratch | None = None
+) -> Action:
+    """One attention call, with scratch that is kept."""
+    kept = scratch or Scratch()
+    return lambda _: backend.attend(chunk.q, chunk.k, chunk.v, history, kept)
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor) -> Action:
+    """BF16 attention over decoded tensors [B, H, T, D]."""
+    return lambda _: attend_plain(q, k, v)
+
+
 def extra_peak(name: str, axis: str, quick: bool) -> Row:
     """What one call takes above what is resident, in a process of its own."""
-    words = [name, axis, "quick" if quick else "full"]
+    words = [name, axis.removeprefix("by "), "quick" if quick else "full"]
     command = [sys.executable, "-m", "harness.benchmarks.peak", *words]
     done = subprocess.run(command, capture_output=True, text=True)
-    target = EXTRA_MB if axis == "heads" else None
-    item, case = "extra peak of a call", f"{name}, by {axis}"
+    target = EXTRA_MB if axis == "by heads" else None
+    item, case = "extra peak of a call", f"{name}, {axis}"
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         return Row(item, case, unit="MB", target=target, note=f"no value: {last}")
     return Row(item, case, int(done.stdout) / 1e6, "MB", target=target, note="output included")
-
-
-def history_of(name: str, sizes: Sizes) -> tuple[Chunk, list[Segment]]:
-    """The largest chunk and a method's history; of soft prune half of the frames."""
-    num_frames = sizes.history.num_frames
-    kept = spread_out(num_frames, num_frames // 2) if name == SOFT_PRUNE else None
-    history = stored(method_of(name), *draw_history(sizes.history, CPU), kept)
-    return draw_chunk(sizes.history, sizes.queries[-1], CPU), history

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 # Every large piece of memory apart, given back at once: else what encoding freed hides what the
@@ -20,18 +21,30 @@ def main(name: str, axis: str, size: str) -> None:
     """Store, warm up on a little, then watch one call."""
     import torch
 
-    from harness.benchmarks.attention import FULL, QUICK, Sizes, history_of
+    from harness.benchmarks.attention import FULL, QUICK
+    from harness.benchmarks.cases import (
+        SOFT_PRUNE,
+        draw_chunk,
+        draw_history,
+        method_of,
+        spread_out,
+        stored,
+    )
     from harness.cache.attention.base import Scratch
     from harness.cache.attention.portable import Portable
     from harness.runs.meter import memory_of
 
     sizes = {"full": FULL, "quick": QUICK}[size]
     backend = Portable(axis="tokens" if axis == "tokens" else "heads")
-    memory = memory_of(torch.device("cpu"))
-    small = Sizes(QUICK.history, QUICK.queries, QUICK.chunk, 1)
+    cpu = torch.device("cpu")
+    memory = memory_of(cpu)
     with torch.inference_mode():
-        for each in (small, sizes):  # the first loads what the libraries load late
-            chunk, history = history_of(name, each)
+        for each in (QUICK, sizes):  # the first loads what the libraries load late
+            num_frames = each.histories[-1]
+            kept = spread_out(num_frames, num_frames // 2) if name == SOFT_PRUNE else None
+            shape = replace(each.frame, num_frames=num_frames)
+            history = stored(method_of(name), *draw_history(shape, cpu), kept)
+            chunk = draw_chunk(shape, each.queries[-1], cpu)
             memory.reset()
             before = memory.now()
             backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch())

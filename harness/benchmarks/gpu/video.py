@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Method
 from harness.benchmarks.cases import FORMATS, PRQ, SOFT_PRUNE, method_of
 from harness.benchmarks.checks import largest_new_tensor
-from harness.benchmarks.gpu.lab import Lab
+from harness.benchmarks.lab import Lab
 from harness.benchmarks.timing import Spread, Wall, interleave, told
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.integration import Packed
@@ -157,7 +157,7 @@ class Videos:
         self._network, self._spec, self._num_frames = network, spec, lab.sizes.video
         self._method = method_of(name, lab.sizes.model[0].removeprefix("model="))
         self._method.check(spec)
-        backend = lab.staged().resolve(spec, self._method, lab.device)
+        backend = next(iter(lab.backends.values())).resolve(spec, self._method, lab.device)
         self._backend, self._wall = Watched(backend, lab.device), Wall(lab.device)
         self.peak = self._video(min(self._num_frames, 2 * spec.chunk_frames))
         self._wall(lambda _: None, 0)  # waits for the device
@@ -192,10 +192,10 @@ def peaks(lab: Lab) -> None:
             lab.add(f"{case}, allocator / ledger - 1", error, "", target=KV_ERROR)
             over = (each.peak - (base.peak - (base.kv - each.kv))) / GIB
             lab.add(f"{case}, above BF16 less what is packed", over, "GiB", target=MARGIN_GIB)
-    chunk = lab.chunk()
+    chunk, backend = lab.chunk(), next(iter(lab.backends.values()))
     for name in lab.within(FORMATS):
-        history = lab.history(name, lab.window)
-        buffer = 2 * lab.sizes.window * lab.sizes.frame_tokens * lab.sizes.num_heads
-        share = largest_new_tensor(lab.staged(), chunk, history) / (buffer * lab.sizes.head_dim)
+        history = lab.history(name, lab.sizes.histories[0])
+        window = replace(lab.sizes.frame, num_frames=lab.sizes.window)
+        share = largest_new_tensor(backend, chunk, history) / (window.bf16_bytes / 2)
         note = "of the layer's keys in BF16; operations of torch are watched"
         lab.add(f"{name}, largest tensor of a call", share, "", target=BUFFER, note=note)

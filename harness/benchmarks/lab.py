@@ -1,0 +1,133 @@
+"""What the measurements of a bench share: sizes, time left, tensors, backends and rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from harness.benchmarks.cases import Chunk, Shape, draw_chunk, draw_history, method_of, stored
+from harness.benchmarks.report import Report, Row
+from harness.benchmarks.timing import ROUNDS, Action, Clock, Spread, Times, clock_of, interleave
+from harness.cache import kernels
+from harness.cache.attention.base import Backend, Segment
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.portable import Portable
+from harness.cache.attention.staged import Staged
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is attended to and how often it is timed.
+
+    frame: one frame of history. histories: lengths in frames. queries: tokens of the current chunk,
+    fewest first. encoded: the chunk that is encoded, by num_layers layers at once. few_queries:
+    where the staged and the fused kernel are compared.
+    """
+
+    frame: Shape
+    histories: tuple[int, ...]
+    queries: tuple[int, ...]
+    encoded: Shape
+    rounds: int = ROUNDS
+    warm_up: int = 1
+    num_layers: int = 1
+    few_queries: tuple[int, ...] = ()
+    model: tuple[str, ...] = ()
+    multiples: tuple[int, ...] = ()
+    gemm: tuple[int, int, int] = (0, 0, 0)
+    copy_bytes: int = 0
+    videos: int = 1
+
+    @property
+    def window(self) -> int:
+        """Frames of the shortest history, the current chunk included."""
+        return self.histories[0] + self.encoded.num_frames
+
+    @property
+    def video(self) -> int:
+        """Frames of the longest history, the current chunk included."""
+        return self.histories[-1] + self.encoded.num_frames
+
+
+@dataclass
+class Lab:
+    """One run of a bench.
+
+    copy_rate: bytes a second, found on the way, as whatever measurements leave for later ones in
+    `notes`. title and deadline (`time.perf_counter`) are those of the present measurement.
+    until_end: what one of them changes for all that follow.
+    """
+
+    device: torch.device
+    sizes: Sizes
+    report: Report
+    copy_rate: float = float("nan")
+    notes: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    deadline: float = float("inf")
+    until_end: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        """The clock for calls of milliseconds."""
+        self.clock: Clock = clock_of(self.device)
+
+    def begin(self, title: str, deadline: float = float("inf")) -> None:
+        """The next measurement, and until when it may go on."""
+        self.title, self.deadline = title, deadline
+
+    def add(self, case: str, value: float | Spread | None, unit: str, **rest: Any) -> None:
+        """A row of the present measurement."""
+        if isinstance(value, Spread):
+            self.report.add(Row.of(self.title, case, value, unit, **rest))
+        else:
+            self.report.add(Row(self.title, case, value, unit, **rest))
+
+    def within(self, cases: Sequence[T]) -> Iterator[T]:
+        """The cases for which there is time; a row says which are left out."""
+        for i, case in enumerate(cases):
+            if time.perf_counter() > self.deadline:
+                left = ", ".join(map(str, cases[i:]))
+                self.add(left, None, "", note="left out: the budget is spent")
+                return
+            yield case
+
+    def times(
+        self, cases: Mapping[str, Action], rounds: int | None = None, clock: Clock | None = None
+    ) -> Times:
+        """Interleaved rounds within the budget."""
+        rounds, clock = rounds or self.sizes.rounds, clock or self.clock
+        return interleave(cases, clock, rounds, self.sizes.warm_up, self.deadline)
+
+    def chunk(self, num_queries: int | None = None) -> Chunk:
+        """The current chunk, or one of fewer tokens."""
+        return draw_chunk(self.sizes.frame, num_queries or self.sizes.queries[-1], self.device)
+
+    def tensors(self, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of history before it is stored."""
+        return draw_history(replace(self.sizes.frame, num_frames=num_frames), self.device)
+
+    def history(
+        self, name: str, num_frames: int, kept: Sequence[int] | None = None
+    ) -> list[Segment]:
+        """History as a method stores it."""
+        return stored(method_of(name), *self.tensors(num_frames), kept)
+
+    @property
+    def backends(self) -> dict[str, Backend]:
+        """The backends that are to be fast here; the first serve many queries."""
+        if self.missing:
+            return {"by heads": Portable(axis="heads"), "by tokens": Portable(axis="tokens")}
+        return {"staged": Staged(), "fused": Fused()}
+
+    @property
+    def missing(self) -> str | None:
+        """What keeps the kernels from running here."""
+        return kernels.missing(self.device)
