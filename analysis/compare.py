@@ -73,7 +73,10 @@ def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted
     known = {(each.suite, each.row): each for each in counts}
     found = []
     for number in paper.numbers:
-        ours = [*_of_runs(number, sections), *_of_counts(number, known)]
+        ours = list(_of_runs(number, sections))
+        row, key = known.get((number.suite, number.row)), number.column.quantity
+        if row is not None and key in row.values:
+            ours.append(Ours(str(number.method), COUNTED, row.values[key], None))
         found += [judged(number, each) for each in ours] or [_unmatched(number)]
     return found
 
@@ -96,6 +99,7 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
     if ours is None:
         return ["what it was measured on is not known"]
     size = (theirs.height, theirs.width)
+    their_size = "a known one" if theirs.height is None else f"{theirs.height}x{theirs.width}"
     device = " and ".join(ours.devices) or "unknown"
     checks = {
         "model": (ours.model in theirs.models, f"other model ({ours.model}, not {theirs.model})"),
@@ -105,7 +109,7 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
         ),
         "size": (
             size == (ours.height, ours.width),
-            f"other size ({ours.height}x{ours.width}, not {_size(theirs.height, theirs.width)})",
+            f"other size ({ours.height}x{ours.width}, not {their_size})",
         ),
         "device": (
             bool(theirs.device) and ours.devices == [theirs.device],
@@ -145,10 +149,6 @@ def count(found: Sequence[Verdict]) -> Mapping[Word, int]:
     return {word: sum(each.word == word for each in found) for word in words}
 
 
-def _size(height: int | None, width: int | None) -> str:
-    return "a known one" if height is None else f"{height}x{width}"
-
-
 def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
     """Runs of ours that repeat a row, in every section of its suite."""
     key = number.column.quantity
@@ -158,42 +158,24 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
         if number.suite and section.suite != number.suite:
             continue
         for name, method in section.methods.items():
-            repeats = method.row == number.row if section.is_published else _repeats(number, name)
+            # A run of ours repeats a row with whatever settings.
+            repeats = (
+                method.row == number.row
+                if section.is_published
+                else number.method is not None and name.split()[0] == number.method
+            )
             if not repeats or key not in section.values:
                 continue
             value = float(section.values[key][name]) * number.column.scale
             if not math.isnan(value):
-                bounds = None if section.is_published else _bounds(section, key, name)
+                bounds, source = None, "the study's observations"
+                if not section.is_published:
+                    mean = None if key in POINTS else estimates(section, key).get(name)
+                    bounds, source = mean.bounds if mean else None, f"run {method.run_id}"
                 why = reasons(number, section, method)
                 if bounds is None and key not in POINTS and not section.is_published:
                     why.append(f"fewer than {FEWEST} prompts, so no interval")
-                yield Ours(name, _source(section, method), value, bounds, why)
-
-
-def _repeats(number: Number, name: str) -> bool:
-    """Whether a run of ours is the method that repeats a row, with whatever settings."""
-    return number.method is not None and name.split()[0] == number.method
-
-
-def _bounds(section: Section, key: str, name: str) -> Bounds | None:
-    """The interval of a mean over prompts; none of bytes and largest peaks."""
-    if key in POINTS:
-        return None
-    found = estimates(section, key).get(name)
-    return found.bounds if found else None
-
-
-def _source(section: Section, method: Method) -> str:
-    """Where a number of ours is from."""
-    return "the study's observations" if section.is_published else f"run {method.run_id}"
-
-
-def _of_counts(number: Number, counts: Mapping[tuple[str, str], Counted]) -> Iterator[Ours]:
-    """What the planner counts for a row, at its own sizes."""
-    row = counts.get((number.suite, number.row))
-    key = number.column.quantity
-    if row is not None and key in row.values:
-        yield Ours(str(number.method), COUNTED, row.values[key], None)
+                yield Ours(name, source, value, bounds, why)
 
 
 def _unmatched(number: Number) -> Verdict:
@@ -278,7 +260,7 @@ def run(words: argparse.Namespace) -> int:
     papers = [_narrowed(paper(name), words.suite, words.row) for name in chosen]
     ours, why = _sections(words)
     for each in papers:
-        counts = _counts(each, words.source)
+        counts = counted() if each.counted and words.source != PUBLISHED else ()
         found = verdicts(each, ours, counts)
         table = grid(each, found)
         _print(replace(table, notes=[*table.notes, *why]), words.format)
@@ -293,11 +275,6 @@ def _sections(words: argparse.Namespace) -> tuple[Sequence[Section], list[str]]:
         if words.source == PUBLISHED:
             raise
         return [], [f"no runs of ours: {error}"]
-
-
-def _counts(each: Paper, source: str) -> Sequence[Counted]:
-    """What the planner counts, for the paper whose methods it knows."""
-    return counted() if each.counted and source != PUBLISHED else ()
 
 
 def _narrowed(each: Paper, suite: str | None, word: str | None) -> Paper:

@@ -140,7 +140,12 @@ def estimate(values: pd.Series) -> Estimate | None:
 def _lines(run_ids: Sequence[str], runs: dict[str, pd.DataFrame]) -> list[Line]:
     """BF16 first, then as they come."""
     made = {run_id: rows[rows["failure"].isna()].set_index(VIDEO) for run_id, rows in runs.items()}
-    references = {run_id: _reference_id(runs[run_id]) for run_id in run_ids}
+    references = {
+        run_id: next(iter(runs[run_id]["reference_run_id"].dropna()), None)
+        if "reference_run_id" in runs[run_id]
+        else None
+        for run_id in run_ids
+    }
     lines = [
         Line(
             " ".join(str(runs[run_id][x].iloc[0]) for x in ("method", "settings")).strip(),
@@ -153,13 +158,6 @@ def _lines(run_ids: Sequence[str], runs: dict[str, pd.DataFrame]) -> list[Line]:
         for run_id in run_ids
     ]
     return sorted(lines, key=lambda each: not each.is_reference)
-
-
-def _reference_id(rows: pd.DataFrame) -> str | None:
-    """The run that scored rows were held against."""
-    if "reference_run_id" not in rows:
-        return None
-    return next(iter(rows["reference_run_id"].dropna()), None)
 
 
 def _section(name: str, lines: Sequence[Line]) -> Section:

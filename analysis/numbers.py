@@ -1,8 +1,9 @@
-"""A number as tables, choices, figures and the report print it."""
+"""A number and a list of names, as tables, choices, figures and the report print them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def number(
@@ -25,3 +26,9 @@ def number(
     if decimals is None or (digits and value and abs(value) < 10.0 ** (1 - decimals)):
         return f"{value:{sign}.{digits}g}"
     return f"{value:{sign}.{decimals}f}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The first few of many names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -12,7 +12,7 @@ from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
 from analysis.choosing.frontiers import frontiers, objectives, row, usable
 from analysis.choosing.recommendations import cards, cautions, plainly
-from analysis.numbers import number
+from analysis.numbers import listed, number
 from analysis.section import Section
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
@@ -33,20 +33,17 @@ def overview(section: Section) -> Iterator[Grid]:
     if not columns:
         raise UserError("no method has a value of any quantity")
     table = ordered(values, order)[list(columns)]
-    notes = [f"{each.title}: {_axes(each.axes)}" for each in frontiers(section)]
+    words = {"higher": "high", "lower": "low"}
+    notes = []
+    for each in frontiers(section):
+        axes = [f"{words[QUANTITIES[x].better]} {QUANTITIES[x].title}" for x in each.axes]
+        notes.append(f"{each.title}: {', '.join(axes) or 'nothing that was measured'}")
     notes += [f"no {QUANTITIES[name].title}: {why}" for name, why in without.items()]
     for front in frontiers(section):
         table[front.title] = ["yes" if name in front.members else "" for name in table.index]
     notes += _unplaced(section)
     yield grid(section, f"{section.title}: what no other method beats", table, notes)
     yield _recommended(section)
-
-
-def _axes(axes: Sequence[str]) -> str:
-    """What a frontier is made of, and which way is good."""
-    words = {"higher": "high", "lower": "low"}
-    told = [f"{words[QUANTITIES[axis].better]} {QUANTITIES[axis].title}" for axis in axes]
-    return ", ".join(told) or "nothing that was measured"
 
 
 def _unplaced(section: Section) -> list[str]:
@@ -58,12 +55,7 @@ def _unplaced(section: Section) -> list[str]:
     together: dict[str, list[str]] = {}
     for (name, why), titles in found.items():
         together.setdefault(f"{why}, so not on {', '.join(titles)}", []).append(name)
-    return [f"{_names(names)}: {said}" for said, names in together.items()]
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - NUM_UNTOLD} more" if len(names) > NUM_UNTOLD else ""
-    return ", ".join(names[:NUM_UNTOLD]) + rest
+    return [f"{listed(names, NUM_UNTOLD)}: {said}" for said, names in together.items()]
 
 
 def _recommended(section: Section) -> Grid:
@@ -172,7 +164,13 @@ def longest(section: Section, card_gib: float) -> Iterator[Grid]:
 
 def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]) -> Grid:
     """Cells as they are printed; beneath, what the section says of all of them and of these."""
-    cells = {str(name): _cells(str(name), column) for name, column in table.items()}
+    cells: dict[str, list[str]] = {}
+    for name, column in table.items():
+        cells[str(name)] = [str(value) for value in column]
+        if name in QUANTITIES:
+            sizes = column.astype(float).abs()
+            places = QUANTITIES[str(name)].places(float(sizes[np.isfinite(sizes)].max()))
+            cells[str(name)] = [shown(str(name), float(value), places) for value in column]
     lines = [
         [str(name), *(column[i] for column in cells.values())] for i, name in enumerate(table.index)
     ]
@@ -181,12 +179,3 @@ def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]
     texts = [i for i, name in enumerate(cells, 1) if name in ("frames", "failed")]
     beneath = [*notes, *section.notes, *remarks]
     return Grid(title, ["method", *header], lines, beneath, words=(0, *texts))
-
-
-def _cells(name: str, column: pd.Series) -> list[str]:
-    """A column's texts; of a quantity as its numbers are printed."""
-    if name in QUANTITIES:
-        sizes = column.astype(float).abs()
-        places = QUANTITIES[name].places(float(sizes[np.isfinite(sizes)].max()))
-        return [shown(name, float(value), places) for value in column]
-    return [str(value) for value in column]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.choosing.frontiers import cell
-from analysis.section import Method, Section
+from analysis.section import Section
 from harness.results.run import REQUEST, Run
 from harness.system.errors import UserError, first_line
 
@@ -49,7 +49,12 @@ def held(section: Section, card_gib: float) -> list[Held]:
     needs: dict[str, Any] = {}
     found = []
     for method in section.methods.values():
-        longest, why = _longest(method, card_gib, needs)
+        longest, why = None, "printed numbers only: there is no run whose settings could be planned"
+        if method.folder is not None:
+            try:
+                longest, why = planned(Run.from_folder(method.folder), card_gib, needs)
+            except UserError as error:
+                why = str(error)
         found.append(
             Held(
                 method.name,
@@ -67,16 +72,6 @@ def _per_second(section: Section, name: str, quantity: str) -> float:
     """A quantity of the whole video over its seconds; NaN where either is not known."""
     seconds = section.seconds_generated
     return cell(section.values, name, quantity) / seconds if seconds else float("nan")
-
-
-def _longest(method: Method, card_gib: float, known: dict[str, Any]) -> tuple[float | None, str]:
-    """Seconds of video; else why not."""
-    if method.folder is None:
-        return None, "printed numbers only: there is no run whose settings could be planned"
-    try:
-        return planned(Run.from_folder(method.folder), card_gib, known)
-    except UserError as error:
-        return None, str(error)
 
 
 def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | None, str]:

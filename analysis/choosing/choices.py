@@ -153,17 +153,12 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
         alone, nan = int((mask & (together == 1)).sum()), int(values[each.quantity].isna().sum())
         more = f", {alone} of them by itself" if len(missed) > 1 else ""
         none = f", {nan} for want of a value" if nan else ""
-        found.append(
-            f"{_told(each, limits[each])} excludes {mask.sum()} of {len(values)}{more}{none}"
-        )
+        # A bound that is told in BF16's value is said with its number.
+        number = "" if each.kind == "number" else f" ({shown(each.quantity, limits[each])})"
+        found.append(f"{each}{number} excludes {mask.sum()} of {len(values)}{more}{none}")
     if (together > 0).all():
         found = ["no method keeps to all of it", *found, *_nearest(values, limits)]
     return found
-
-
-def _told(each: Constraint, limit: float) -> str:
-    """A constraint, with its number where it is told in BF16's."""
-    return str(each) if each.kind == "number" else f"{each} ({shown(each.quantity, limit)})"
 
 
 def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from analysis.choosing.frontiers import objectives
 from analysis.figures.figure import Absent, Bar, Bars, Panels
-from analysis.figures.places import axis, listed, systems_said
+from analysis.figures.places import axis, systems_said
+from analysis.numbers import listed
 from analysis.section import Section
 from analysis.statistics import Estimate, estimates
 from analysis.study.rows import row_of
@@ -48,7 +49,9 @@ class Lengths:
         ]
         if not shown:
             return Absent(self.name, self.title, "; ".join(absent))
-        ordered = _ordered(section, shown[0], names)
+        sign = -1.0 if QUANTITIES[shown[0]].better == "higher" else 1.0
+        values = sign * objectives(section).reindex(index=names)[shown[0]]
+        ordered = list(map(str, values.sort_values(kind="stable").index))  # without a value last
         panels = [_panel(section, q, ordered) for q in shown]
         notes = [*self._missing(section, names), *absent, *filter(None, [self.said])]
         notes += systems_said(section, shown)
@@ -72,13 +75,6 @@ class Lengths:
         here = {row_of(section, name) for name in names}
         gone = [row for row in tables()[self.rows].rows if row not in here]
         return [f"not here: {listed(gone)}"] if gone else []
-
-
-def _ordered(section: Section, quantity: str, names: Sequence[str]) -> list[str]:
-    """Best first; without a value last."""
-    values = objectives(section).reindex(index=list(names))
-    sign = -1.0 if QUANTITIES[quantity].better == "higher" else 1.0
-    return list(map(str, (sign * values[quantity]).sort_values(kind="stable").index))
 
 
 def _finite(section: Section, quantity: str, names: Sequence[str]) -> bool:

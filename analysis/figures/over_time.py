@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.figures.figure import Absent, Axis, Bar, Bars, Curve, Curves, Panels
-from analysis.figures.places import listed
+from analysis.numbers import listed
 from analysis.section import Section
 from analysis.study.spec import suite_title
 from harness.results.quantities import QUANTITIES

@@ -158,18 +158,15 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
         "marker": {
             "color": of.light,
             "symbol": [of.marker + ("-open" if p.hollow else "") for p in points],
+            # Areas in proportion; a point without a size is like a middling one.
             "size": [
-                _size_px(p) + 2 * strong for p, strong in zip(points, emphasised, strict=True)
+                (10.0 if p.size is None else 6 + 22 * p.size**0.5) + 2 * strong
+                for p, strong in zip(points, emphasised, strict=True)
             ],
             "opacity": [1.0 if strong else 0.5 for strong in emphasised],
             "line": {"width": [1.5 if strong else 0.5 for strong in emphasised], "color": GREY},
         },
     }
-
-
-def _size_px(point: Point) -> float:
-    """Areas in proportion; a point without a size is like a middling one."""
-    return 10.0 if point.size is None else 6 + 22 * point.size**0.5
 
 
 def _lines(figure: Scatter) -> list[Json]:

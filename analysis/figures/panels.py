@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -257,7 +258,10 @@ def _bars(axes: Axes, figure: Bars, is_named: bool) -> None:
                 facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             start += length
-        _whisker(axes, at, bar.low, bar.high)
+        if bar.low is not None and bar.high is not None:
+            ends = [bar.low, bar.high], [at, at]
+            axes.plot(*ends, color="#222222", linewidth=0.9, zorder=4)
+            axes.plot(*ends, color="#222222", linestyle="none", marker="|", markersize=4)
         axes.annotate(
             f"{bar.total:.4g}",
             (max(bar.total, bar.high or bar.total, 0.0), at),
@@ -284,16 +288,8 @@ def _bars(axes: Axes, figure: Bars, is_named: bool) -> None:
             va="bottom",
         )
     if figure.part_names:
-        _beneath(axes, [_patch(i, name) for i, name in enumerate(figure.part_names)], 3, 36)
-
-
-def _patch(at: int, name: str) -> Patch:
-    colour, _, hatch = part(at)
-    return Patch(facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0.4, label=name)
-
-
-def _whisker(axes: Axes, at: int, low: float | None, high: float | None) -> None:
-    if low is None or high is None:
-        return
-    axes.plot([low, high], [at, at], color="#222222", linewidth=0.9, zorder=4)
-    axes.plot([low, high], [at, at], color="#222222", linestyle="none", marker="|", markersize=4)
+        patches = [
+            Patch(facecolor=c, hatch=hatch, edgecolor="white", linewidth=0.4, label=name)
+            for name, (c, _, hatch) in zip(figure.part_names, map(part, count()), strict=False)
+        ]
+        _beneath(axes, patches, 3, 36)

@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure as Sheet
 
-from analysis.figures.figure import Bars, Curve, Curves, Figure, Panels, Scatter
+from analysis.figures.figure import Bars, Curves, Figure, Panels, Scatter
 from analysis.figures.looks import look, told_apart
 from analysis.figures.panels import GREY, Room, draw, room
 from analysis.figures.words import described
@@ -62,7 +62,8 @@ def pdf(figure: Figure | Panels) -> bytes:
 def _saved(figure: Figure | Panels, how: str, metadata: dict[str, str | None]) -> bytes:
     with _style():
         file = io.BytesIO()
-        _sheet(_panels(figure)).savefig(file, format=how, metadata=metadata)
+        panels = figure if isinstance(figure, Panels) else Panels(figure.name, [[figure]])
+        _sheet(panels).savefig(file, format=how, metadata=metadata)
         return file.getvalue()
 
 
@@ -77,13 +78,6 @@ def _style() -> Iterator[None]:
 
 def _title(figure: Figure | Panels) -> str:
     return figure.title or figure.name
-
-
-def _panels(figure: Figure | Panels) -> Panels:
-    """A single figure as a sheet of one; its note goes beneath."""
-    if isinstance(figure, Panels):
-        return figure
-    return Panels(figure.name, [[figure]])
 
 
 # ---- where panels lie --------------------------------------------------------------------------
@@ -107,7 +101,8 @@ def _sheet(panels: Panels) -> Sheet:
     notes = _notes(panels, width)
     headings = [*panels.headings, *[""] * (len(grid) - len(panels.headings))]
     heads = [HEADING_PT if heading else 0.0 for heading in headings]
-    heights = [max(_down(cell) for cell in row) for row in grid]
+    rooms = [[cell.room for cell in row] for row in grid]
+    heights = [max(each.top + each.height + each.bottom for each in row) for row in rooms]
     top = HEADING_PT + 4 if panels.title else 0.0
     height = EDGE_PT * 2 + top + sum(heads) + sum(heights) + NOTE_PT * len(notes)
     sheet = Sheet(figsize=(width / PT, height / PT), facecolor="white")
@@ -115,7 +110,8 @@ def _sheet(panels: Panels) -> Sheet:
     def words(x: float, y: float, said: str, size: float, **more: Any) -> None:
         sheet.text(x / width, y / height, said, fontsize=size, va="top", **more)
 
-    dashes = told_apart([(c.name, look(c.family).light) for c in _all_curves(panels)])
+    curves = [c for each in panels.figures if isinstance(each, Curves) for c in each.curves]
+    dashes = told_apart([(c.name, look(c.family).light) for c in curves])
     place = height - EDGE_PT
     if panels.title:
         words(EDGE_PT, place, panels.title, 11, fontweight="bold")
@@ -160,20 +156,12 @@ def _across(cell: Cell) -> float:
     return cell.room.left + cell.room.width + cell.room.right + BETWEEN_PT
 
 
-def _down(cell: Cell) -> float:
-    return cell.room.top + cell.room.height + cell.room.bottom
-
-
 def _has(figure: Figure) -> bool:
     if isinstance(figure, Scatter):
         return bool(figure.points)
     if isinstance(figure, Bars):
         return bool(figure.bars)
     return bool(figure.curves) and all(len(each.xs) for each in figure.curves)
-
-
-def _all_curves(panels: Panels) -> list[Curve]:
-    return [c for figure in panels.figures if isinstance(figure, Curves) for c in figure.curves]
 
 
 def _notes(panels: Panels, width: float) -> list[str]:

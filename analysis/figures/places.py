@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.choosing.frontiers import Frontier, frontiers, objectives, of_axes, presets
 from analysis.figures.figure import Absent, Axis, Point, Scatter
+from analysis.numbers import listed
 from analysis.section import Section
 from analysis.study.spec import suite_title
 from harness.results.quantities import QUANTITIES
@@ -41,13 +42,15 @@ class Places:
         lacking = [axis for axis in (x, y) if not section.has(axis)]
         title = self._titled(x, y)
         if lacking:
-            return Absent(self.name, self._titled(self.x, self.y), _why(section, lacking))
+            why = "; ".join(f"no {QUANTITIES[q].title}: {section.why_not(q)}" for q in lacking)
+            return Absent(self.name, self._titled(self.x, self.y), why)
         values = objectives(section)
         points = placed(section, values, x, y, self.size if section.has(self.size) else "")
         if not points:
             said = f"no method has a finite {QUANTITIES[x].title} and {QUANTITIES[y].title}"
             return Absent(self.name, title, said)
-        found = self._frontier(section, x, y)
+        known = {each.name: each for each in frontiers(section)} if self.preset else {}
+        found = known[self.preset] if self.preset else of_axes(section, (x, y))
         return Scatter(
             self.name,
             f"{suite_title(section.suite)}: {title}",
@@ -64,11 +67,6 @@ class Places:
         """The axes that are shown, and the frontier if it is a preset's."""
         of = f", frontier: {presets()['frontiers'][self.preset]['title']}" if self.preset else ""
         return f"{QUANTITIES[x].title} and {QUANTITIES[y].title}{of}"
-
-    def _frontier(self, section: Section, x: str, y: str) -> Frontier:
-        if not self.preset:
-            return of_axes(section, (x, y))
-        return next(each for each in frontiers(section) if each.name == self.preset)
 
 
 def axis(quantity: str) -> Axis:
@@ -123,10 +121,6 @@ def _nearest(section: Section, quantity: str) -> str:
     return quantity
 
 
-def _why(section: Section, quantities: Sequence[str]) -> str:
-    return "; ".join(f"no {QUANTITIES[q].title}: {section.why_not(q)}" for q in quantities)
-
-
 def _said(found: Frontier) -> str:
     """What a frontier was made of, and what its definition has besides."""
     axes = ", ".join(QUANTITIES[each].title for each in found.axes)
@@ -159,12 +153,6 @@ def _note(
     said += systems_said(section, axes)
     said += [section.remarks[each] for each in axes if each in section.remarks]
     return "; ".join(said)
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """Names for a note, the first few of many."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 SCATTERS: Mapping[str, Places] = {

@@ -71,7 +71,10 @@ def around(
         for position, sides in AROUND.items():
             box = _beside(marks[at], sides, width, height)
             inside = min(box[:2]) >= 0 and box[2] <= limits[0] and box[3] <= limits[1] + height
-            if inside and not any(_meet(box, other) for other in taken):
+            covers = any(
+                box[0] < a[2] and a[0] < box[2] and box[1] < a[3] and a[1] < box[3] for a in taken
+            )
+            if inside and not covers:
                 taken.append(box)
                 found[at] = position
                 break
@@ -85,7 +88,3 @@ def _beside(mark: tuple[float, float], sides: tuple[int, int], width: float, hei
         for at, side, size in zip(mark, sides, (width, height), strict=True)
     )
     return (left, bottom, left + width, bottom + height)
-
-
-def _meet(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from analysis import numbers
-from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Panels, Point, Scatter
+from analysis.figures.figure import Axis, Bars, Curves, Figure, Panels, Scatter
 from harness.system.text_table import Grid
 
 DIRECTION = {"higher": ", higher is better", "lower": ", lower is better", None: ""}
@@ -39,11 +39,11 @@ def _of_scatter(figure: Scatter) -> str:
         return f"{figure.title}: no method has a place."
     axes = f"{_axis(figure.y)} over {_axis(figure.x)}"
     said = [f"{figure.title}: {axes}; {_counted(len(points), 'method')}."]
-    for axis, value in ((figure.x, _x), (figure.y, _y)):
-        ordered = sorted(points, key=value)
+    for axis, values in ((figure.x, [p.x for p in points]), (figure.y, [p.y for p in points])):
+        ordered = sorted(zip(values, points, strict=True), key=lambda pair: pair[0])
+        (low, first), (high, last) = ordered[0], ordered[-1]
         said.append(
-            f"{axis.title}: from {number(value(ordered[0]))} ({ordered[0].name}) to "
-            f"{number(value(ordered[-1]))} ({ordered[-1].name})."
+            f"{axis.title}: from {number(low)} ({first.name}) to {number(high)} ({last.name})."
         )
     said += [
         f"{p.name}, the reference, is at {number(p.x)} and {number(p.y)}."
@@ -52,7 +52,7 @@ def _of_scatter(figure: Scatter) -> str:
     ]
     if figure.frontier:
         over = f" ({figure.frontier_said})" if figure.frontier_said else ""
-        said.append(f"On the frontier{over}: {_names(figure.frontier)}.")
+        said.append(f"On the frontier{over}: {numbers.listed(figure.frontier, MANY)}.")
     if figure.size_said:
         said.append(f"Areas of marks: {figure.size_said}.")
     return " ".join([*said, *_noted(figure.note)])
@@ -123,13 +123,12 @@ def _ends(figure: Curves, notes: Sequence[str]) -> Grid:
         title = f"{figure.title}: {figure.y.title} by {figure.x.title}"
         return Grid(title, header, lines, notes, name=figure.name)
     header = ["method", "first", "last", "smallest", "largest", "points"]
-    lines = [[each.name, *_ended(each), str(len(each.ys))] for each in figure.curves]
+    lines = []
+    for each in figure.curves:
+        ends = (each.ys[0], each.ys[-1], min(each.ys), max(each.ys))
+        lines.append([each.name, *map(number, ends), str(len(each.ys))])
     title = f"{figure.title}: {figure.y.title}"
     return Grid(title, header, lines, notes, name=figure.name)
-
-
-def _ended(curve: Curve) -> list[str]:
-    return [number(x) for x in (curve.ys[0], curve.ys[-1], min(curve.ys), max(curve.ys))]
 
 
 def _lengths(figure: Bars, notes: Sequence[str]) -> Grid:
@@ -147,20 +146,6 @@ def _lengths(figure: Bars, notes: Sequence[str]) -> Grid:
 
 def _axis(axis: Axis) -> str:
     return axis.title + DIRECTION[axis.better]
-
-
-def _x(point: Point) -> float:
-    return point.x
-
-
-def _y(point: Point) -> float:
-    return point.y
-
-
-def _names(names: Sequence[str]) -> str:
-    """As many names as a sentence takes."""
-    more = len(names) - MANY
-    return ", ".join(names[:MANY]) + (f" and {more} more" if more > 0 else "")
 
 
 def _counted(count: int, what: str) -> str:
