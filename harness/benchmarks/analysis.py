@@ -38,23 +38,20 @@ def run(options: Options) -> int:
         results = Path(folder, "results")
         made = write_results(results, rows, methods)
         case = f"{made} rows of {methods} methods"
-        for verb, words in _verbs(results, Path(folder)).items():
+        source, out = ["--source", str(results)], ["--out", f"{folder}/out"]
+        verbs = {
+            "tables": [*source, "--format", "md", *out],
+            "choose": source,
+            "figures": [*source, *out],
+            "report": [str(results), "--out", f"{folder}/report"],
+        }
+        for verb, words in verbs.items():
             seconds, peak_gib = measured([verb, *words])
             bounded = verb in ("tables", "report")
             report.add(Row(verb, case, seconds, "s", target=SECONDS if bounded else None))
             target = PEAK_GIB if bounded else None
             report.add(Row(f"{verb}, peak memory", case, peak_gib, "GiB", target=target))
     return 0
-
-
-def _verbs(results: Path, folder: Path) -> dict[str, list[str]]:
-    source = ["--source", str(results)]
-    return {
-        "tables": [*source, "--format", "md", "--out", str(folder / "tables")],
-        "choose": source,
-        "figures": [*source, "--out", str(folder / "figures")],
-        "report": [str(results), "--out", str(folder / "report")],
-    }
 
 
 def measured(words: Sequence[str]) -> tuple[float, float]:

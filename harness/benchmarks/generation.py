@@ -41,7 +41,10 @@ def run(options: Options) -> int:
     every = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     names = FEW if options.quick else every
     device = machine.choose_device("auto")
-    with Report("generation", TITLE, device, options) as report, _folder() as folder:
+    with (
+        Report("generation", TITLE, device, options) as report,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         videos = {}
         for name in names:
             try:
@@ -52,7 +55,8 @@ def run(options: Options) -> int:
         times = interleave(cases, told, rounds)
         for name in videos:
             note = f"{times.of(name).middle:.3f} s; {videos[name].generator.record.backend}"
-            target = _target(name)
+            # Quantizers alone may cost a little; pooling is to save time.
+            target = None if name == BASE else POOLED if name == SOFT_PRUNE else QUANTIZED
             ratio = times.ratio(name, BASE)
             item = "denoising and commit / bf16's"
             more = {"seconds": times.seconds[name]}
@@ -62,17 +66,6 @@ def run(options: Options) -> int:
             item = "share of encoding, policy and ledger"
             report.add(Row.of(item, name, share, "", target=SHARE, note="of the same seconds"))
     return 0
-
-
-def _target(name: str) -> float | None:
-    """Quantizers alone may cost a little; pooling is to save time."""
-    if name == BASE:
-        return None
-    return POOLED if name == SOFT_PRUNE else QUANTIZED
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
 
 
 class Videos:

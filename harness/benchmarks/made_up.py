@@ -6,6 +6,7 @@ their true schema. Values are drawn around one level a method.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
     num_prompts = -(-num_rows // len(names))
     prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_prompts))
     suite = Suite("moviegen", prompts, source="official", sha256="", num_frames=NUM_FRAMES)
-    metrics = _metrics()
+    metrics = [Psnr(), Ssim(), Lpips(), Signals(), DriftPublished(), *map(Dimension, SCORED)]
     with composing(None) as composer:
         requests = [
-            _request(folder, name, composer.resolved([f"method={name}"]), suite) for name in names
+            request(folder, name, composer.resolved([f"method={name}"]), suite) for name in names
         ]
     reference = requests[0].run_id
     for place, run in enumerate(requests):
@@ -51,11 +52,8 @@ def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
     return num_prompts * len(names)
 
 
-def _metrics() -> list[Metric]:
-    return [Psnr(), Ssim(), Lpips(), Signals(), DriftPublished(), *map(Dimension, SCORED)]
-
-
-def _request(folder: Path, name: str, resolved: dict[str, Any], suite: Suite) -> Run:
+def request(folder: Path | str, name: str, resolved: Mapping[str, Any], suite: Suite) -> Run:
+    """A run of the small model; resolved: its configuration."""
     return Run(
         results_dir=str(folder),
         model_name="small",

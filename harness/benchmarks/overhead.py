@@ -12,13 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness.benchmarks import made_up
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Spread, Wall, interleave
 from harness.config.compose import configured
 from harness.prompts.suite import Prompt, Suite
 from harness.results.observations import OBSERVATIONS, Rows
-from harness.results.run import Execution, Run
+from harness.results.run import Run
 from harness.runs.generate import Generator, make_one
 from harness.runs.meter import Meter
 from harness.sampling.decoding import Reel
@@ -86,22 +87,8 @@ class Bench:
 
 def request(method: str, folder: str | Path, num_videos: int, num_frames: int) -> Run:
     """A run of the small model in a folder of its own."""
-    resolved = configured(f"method={method}")
     prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_videos))
-    run = Run(
-        results_dir=str(folder),
-        model_name="small",
-        method_name=method,
-        model=resolved["model"],
-        method=resolved["method"],
-        attention=resolved["attention"],
-        integration=resolved["integration"],
-        suite=Suite("bench", prompts, source="custom", sha256="", num_frames=num_frames),
-        seed=0,
-        samples=1,
-        data_dir=str(folder),
-        execution=Execution(),
-        track={"mode": "disabled"},
-    )
+    suite = Suite("bench", prompts, source="custom", sha256="", num_frames=num_frames)
+    run = made_up.request(folder, method, configured(f"method={method}"), suite)
     run.make_folders()
     return run

@@ -19,6 +19,7 @@ from harness.benchmarks.timing import Spread
 from harness.system import machine
 from harness.system.errors import UserError, first_line
 from harness.system.files import whole_file, write_json
+from harness.system.text_table import Grid
 from harness.system.version import git_state
 
 
@@ -87,7 +88,8 @@ class Report:
         """
         now = datetime.now(UTC)
         kind = "-dry-run" if options.dry_run else "-quick" if options.quick else ""
-        stem = f"{now:%Y-%m-%d}-{_slug(machine.device_name(device))}-{name}{kind}"
+        place = re.sub(r"[^a-z0-9]+", "-", machine.device_name(device).lower()).strip("-")
+        stem = f"{now:%Y-%m-%d}-{place}-{name}{kind}"
         self.path = options.folder / f"{stem}.json"
         self.rows: list[Row] = []
         self.head: dict[str, Any] = {
@@ -140,19 +142,15 @@ class Report:
         """Title, provenance and the rows as a table."""
         head, git = self.head, self.head["git"]
         commit = f"{git['commit']}{' with changes' if git['dirty'] else ''}"
-        lines = [
-            f"# {head['title']}",
-            "",
+        table = Grid(f"# {head['title']}", COLUMNS, [x.cells for x in self.rows], words=range(7))
+        title, _, rows = table.markdown().partition("\n\n")
+        said = (
             f"{head['date']}, {head['device']}, {head['threads']} threads, "
-            f"{_listed(head['versions'])}, commit {commit}.",
+            f"{_listed(head['versions'])}, commit {commit}.\n"
             f"Made by `{head['command']}`; {head['state']}, {len(self.rows)} rows. Values are "
-            "medians over rounds where quartiles stand beside them.",
-            "",
-            f"| {' | '.join(COLUMNS)} |",
-            f"|{' --- |' * len(COLUMNS)}",
-        ]
-        rows = [" | ".join(cell.replace("|", "/") for cell in row.cells) for row in self.rows]
-        return "\n".join([*lines, *(f"| {row} |" for row in rows)]) + "\n"
+            "medians over rounds where quartiles stand beside them."
+        )
+        return f"{title}\n\n{said}\n\n{rows}"
 
     def _write(self) -> None:
         rows = [{**asdict(row), "met": row.met} for row in self.rows]
@@ -186,7 +184,3 @@ def nvidia_smi(fields: str) -> str | None:
 
 def _listed(found: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name} {version or 'absent'}" for name, version in found.items())
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -90,7 +90,9 @@ def run(options: Options) -> int:
     """
     if options.dry_run:
         if os.environ.get("TRITON_INTERPRET") != "1":
-            return _interpreted(options)
+            # In a process that sets Triton's interpreter before anything imports Triton.
+            command = [sys.executable, "-m", "harness", "bench", "gpu", *options.words]
+            return subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}).returncode
         device = torch.device("cpu")
     elif torch.cuda.is_available():
         device = torch.device("cuda")
@@ -131,9 +133,3 @@ def _carry_out(item: Item, lab: Lab, end: float) -> bool:
         if lab.device.type == "cuda":
             torch.cuda.empty_cache()
     return True
-
-
-def _interpreted(options: Options) -> int:
-    """The dry run in a process that sets Triton's interpreter before anything imports Triton."""
-    command = [sys.executable, "-m", "harness", "bench", "gpu", *options.words]
-    return subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}).returncode
