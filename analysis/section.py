@@ -117,6 +117,11 @@ class Section:
     notes: Sequence[str] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def again(self) -> list[str]:
+        """BF16 done once more or with attention in another order: no methods to choose among."""
+        return [*self.floors, *self.reruns]
+
     def has(self, quantity: str) -> bool:
         """Whether any method has a value of a quantity."""
         return quantity in self.values and bool(self.values[quantity].notna().any())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from analysis.section import Section
 from harness.downloads.data_folder import data_folder
+from harness.system.errors import UserError
 
 PUBLISHED = "published"
 FILE = "published/observations.parquet"  # below the data folder
@@ -61,3 +64,21 @@ def source(words: argparse.Namespace) -> list[Section]:
     from analysis.sources.results import sections as of_folder
 
     return of_folder(Path(words.source))
+
+
+def named(words: str | None, known: Collection[str], what: str) -> list[str]:
+    """What is asked for with `--<what> 2,A1`, in small letters or large; all of it without a word.
+
+    Raises  UserError: one of the words is not among the known ones.
+    """
+    if not words:
+        return list(known)
+    asked = [word.strip() for word in words.split(",") if word.strip()]
+    by_lower = {name.lower(): name for name in known}
+    unknown = [word for word in asked if word.lower() not in by_lower]
+    if unknown or not asked:
+        word = unknown[0] if unknown else words
+        near = difflib.get_close_matches(word.lower(), by_lower, cutoff=0.5)
+        hint = f", did you mean {' or '.join(by_lower[each] for each in near)}" if near else ""
+        raise UserError(f"--{what} {word}: no such {what}{hint}; there are {', '.join(known)}")
+    return [by_lower[word.lower()] for word in asked]

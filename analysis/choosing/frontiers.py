@@ -63,8 +63,7 @@ def objectives(section: Section) -> pd.DataFrame:
     BF16 done once more or with attention in another order is nothing to choose and is left out.
     BF16 itself has the fidelity of a video to itself, where a fidelity was measured at all.
     """
-    again = {*section.floors, *section.reruns}
-    values = section.values.loc[[name for name in section.values.index if name not in again]].copy()
+    values = section.values.drop(index=section.again, errors="ignore")
     if section.reference in values.index:
         for quantity, value in OF_ITSELF.items():
             if section.has(quantity):

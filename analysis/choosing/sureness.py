@@ -74,8 +74,7 @@ def _beside_noise(section: Section, quantity: str, gap: float) -> str:
     if QUANTITIES[quantity].fidelity or section.reference is None:
         return ""
     base = cell(section.values, section.reference, quantity)
-    again = [*section.floors, *section.reruns]
-    gaps = [abs(cell(section.values, name, quantity) - base) for name in again]
+    gaps = [abs(cell(section.values, name, quantity) - base) for name in section.again]
     largest = max((each for each in gaps if np.isfinite(each)), default=0.0)
     if largest < gap or not largest:
         return ""

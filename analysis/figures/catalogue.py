@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -12,7 +11,7 @@ from analysis.figures.lengths import SHEETS
 from analysis.figures.places import SCATTERS, Places
 from analysis.section import Section
 from analysis.study.spec import suite_title
-from harness.system.errors import UserError
+from analysis.verb_options import named
 
 Drawn = Scatter | Curves | Bars | Panels | Absent
 Builder = Callable[[Section], Drawn]
@@ -56,16 +55,7 @@ def chosen(words: str | None) -> list[str]:
 
     Raises  UserError: there is no such figure.
     """
-    if not words:
-        return list(FIGURES)
-    asked = [word.strip() for word in words.split(",") if word.strip()]
-    unknown = [word for word in asked if word not in FIGURES]
-    if unknown or not asked:
-        word = unknown[0] if unknown else words
-        near = difflib.get_close_matches(word, FIGURES, cutoff=0.5)
-        hint = f", did you mean {' or '.join(near)}" if near else ""
-        raise UserError(f"--figure {word}: no such figure{hint}; there are {', '.join(FIGURES)}")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(named(words, FIGURES, "figure")))
 
 
 def drawn(section: Section, names: Sequence[str] | None = None) -> list[Drawn]:

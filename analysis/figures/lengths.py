@@ -61,8 +61,7 @@ class Lengths:
         return Panels(self.name, rows, title=title, note="; ".join(notes))
 
     def _names(self, section: Section) -> list[str]:
-        again = {*section.floors, *section.reruns}
-        names = [name for name in section.methods if name not in again]
+        names = [name for name in section.methods if name not in section.again]
         if not self.rows:
             return names
         rows = tables()[self.rows].rows

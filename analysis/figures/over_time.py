@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import pandas as pd
 
 from analysis.figures.figure import Absent, Axis, Bar, Bars, Curve, Curves, Panels
@@ -47,18 +49,8 @@ def curves(section: Section) -> list[Curves]:
 def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves | Absent:
     """One quality by second: the mean over videos of every method."""
     table = section.curves[key]
-    of, again = _axis(key), {*section.floors, *section.reruns}
-    lines = [
-        Curve(
-            str(method),
-            [float(x) for x in known.index],
-            [float(y) for y in known],
-            section.methods[str(method)].family,
-            method == section.reference,
-        )
-        for method in table
-        if method not in again and len(known := _finite(table[method]))
-    ]
+    of, known = _axis(key), {str(method): _finite(table[method]) for method in table}
+    lines = _lines(section, {name: (each.index, each) for name, each in known.items()})
     name, title = name or f"over-time-{key}", title or of.title
     if not lines:
         return Absent(name, title, "no finite value")
@@ -70,18 +62,8 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
     """Memory while one video is made, of all methods; the largest values where only they exist."""
     name, title = f"{kind}-trace", TRACES[kind]
     headed = f"{suite_title(section.suite)}: {title}"
-    again = {*section.floors, *section.reruns}
-    lines = [
-        Curve(
-            method,
-            [float(x) for x in each.time_s],
-            [float(y) for y in each.gib],
-            section.methods[method].family,
-            method == section.reference,
-        )
-        for method, each in section.traces.get(kind, {}).items()
-        if method not in again and len(each.time_s)
-    ]
+    known = section.traces.get(kind, {})
+    lines = _lines(section, {name: (each.time_s, each.gib) for name, each in known.items()})
     if lines:
         x, y = Axis("seconds of making it"), Axis(f"{OF_ALL[kind]} GiB", "lower")
         return Curves(name, headed, x, y, lines, steps=True, note=section.traced)
@@ -94,9 +76,7 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
 def components(section: Section) -> Bars | Absent:
     """What the largest peak of the traced video consists of."""
     name, title = "components", "peak by component"
-    again = {*section.floors, *section.reruns}
-    table = section.components.fillna(0.0)
-    table = table.loc[[method for method in table.index if method not in again]]
+    table = section.components.fillna(0.0).drop(index=section.again, errors="ignore")
     if table.empty or not float(table.to_numpy(float).sum()):
         said = "no component was published" if section.is_published else "no run left a trace"
         return Absent(name, title, said)
@@ -120,6 +100,19 @@ def components(section: Section) -> Bars | Absent:
         [str(part).replace("_", " ") for part in parts],
         note="; ".join(filter(None, noted)),
     )
+
+
+def _lines(
+    section: Section, points: Mapping[str, tuple[Iterable[float], Iterable[float]]]
+) -> list[Curve]:
+    """A line a method that has points, BF16 done again left out."""
+    found = []
+    for name, (x, y) in points.items():
+        xs, ys = list(map(float, x)), list(map(float, y))
+        if name not in section.again and xs:
+            family, is_reference = section.methods[name].family, name == section.reference
+            found.append(Curve(name, xs, ys, family, is_reference))
+    return found
 
 
 def _drift_key(section: Section) -> str | None:

@@ -110,9 +110,14 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
     for sections in pairs:
         lines, notes = [], []
         for name in table.shown(sections[0].is_published):
-            r, n = correlation(*(_of_methods(section, name) for section in sections))
+            none = pd.Series(dtype=float)
+            r, n = correlation(*(objectives(section).get(name, none) for section in sections))
             if np.isnan(r):
-                notes.append(f"no {QUANTITIES[name].title}: {_why_no_r(sections, name, n)}")
+                why = f"{n} methods with a value in both suites, or all values are equal"
+                lacking = [section for section in sections if not section.has(name)]
+                if lacking:
+                    why = f"{lacking[0].suite}: {lacking[0].why_not(name)}"
+                notes.append(f"no {QUANTITIES[name].title}: {why}")
             else:
                 places = 4 if table.decimals is None else table.decimals
                 lines.append([QUANTITIES[name].title, number(r, places), str(n)])
@@ -134,18 +139,6 @@ def correlation(first: pd.Series, second: pd.Series) -> tuple[float, int]:
     if n < FEWEST or (np.ptp(both, axis=1) == 0).any():
         return np.nan, n
     return float(np.corrcoef(both)[0, 1]), n
-
-
-def _of_methods(section: Section, quantity: str) -> pd.Series:
-    values = objectives(section)
-    return values[quantity] if quantity in values else pd.Series(dtype=float)
-
-
-def _why_no_r(sections: Sequence[Section], name: str, n: int) -> str:
-    without = [section for section in sections if not section.has(name)]
-    if without:
-        return f"{without[0].suite}: {without[0].why_not(name)}"
-    return f"{n} methods with a value in both suites, or all values are equal"
 
 
 def weak(table: Table, source: Source) -> Iterator[Grid | str]:

@@ -71,8 +71,13 @@ def columns(view: View, name: str) -> list[Column]:
         return [of_values(view, name)]
     if QUANTITIES[name].fidelity or not differences(view.section, name):
         return _with_interval(view, name)
-    beside = [] if name == "runtime_s" else _with_difference(view, name)
-    return [of_values(view, name), *beside]
+    if name == "runtime_s":  # its difference has a column of its own, in percent
+        return [of_values(view, name)]
+    header, scale = f"{QUANTITIES[name].title} vs BF16", dict.fromkeys(view.names, 1.0)
+    return [
+        of_values(view, name),
+        *_difference(view, name, header, view.places(name), scale),
+    ]
 
 
 def is_sampled(quantity: str) -> bool:
@@ -105,12 +110,6 @@ def _with_interval(view: View, name: str) -> list[Column]:
         return [_joined(values.header, values.texts, bounds, marks)]
     told = Column(f"{quantity.title} below floor", _answers(view.names, held, marks))
     return [values, *_ends(values.header, bounds), *([told] if held else [])]
-
-
-def _with_difference(view: View, name: str) -> list[Column]:
-    """What a method differs from BF16 by."""
-    scale = {method: 1.0 for method in view.names}
-    return _difference(view, name, f"{QUANTITIES[name].title} vs BF16", view.places(name), scale)
 
 
 def _runtime_vs(view: View) -> list[Column]:

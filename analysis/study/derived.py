@@ -59,7 +59,7 @@ def _ratio(name: str) -> Callable[[View], list[Column]]:
 
 def _frontiers(view: View) -> list[Column]:
     """Whether a method is on each of the study's four frontiers."""
-    table = flags(view.section).drop(index=[*view.section.floors, *view.section.reruns])
+    table = flags(view.section).drop(index=view.section.again)
     titles = presets()["frontiers"]
     return [
         Column(f"frontier: {titles[name]['title']}", [_yes(table, row, name) for row in view.names])

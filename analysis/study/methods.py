@@ -114,15 +114,11 @@ def paired(table: Table, source: Source) -> list[list[Section]]:
     found: dict[str, list[list[Section]]] = {}
     for place, suite in enumerate(table.suites):
         for section in source.of_suite(suite):
-            places = found.setdefault(_shared(section), [[] for _ in table.suites])
-            places[place].append(section)
+            # A title without its suite and without the run that it is held against.
+            shared = section.title.removeprefix(section.suite).partition(", against ")[0]
+            found.setdefault(shared, [[] for _ in table.suites])[place].append(section)
     # Two of one suite that are called alike: which belongs to which is not known.
     return [[each[0] for each in of] for of in found.values() if all(len(x) == 1 for x in of)]
-
-
-def _shared(section: Section) -> str:
-    """A section's title without its suite and without the run that it is held against."""
-    return section.title.removeprefix(section.suite).partition(", against ")[0]
 
 
 def unpaired(table: Table, source: Source) -> str:

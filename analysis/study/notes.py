@@ -111,7 +111,11 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
     yield from _power(view, sampled)
     said = (beside_reruns(section, name, differences(view.section, name)) for name in held)
     yield from filter(None, said)
-    yield from _numbers(view, sampled)
+    counted: dict[str, list[str]] = {}
+    for name in sampled:
+        for line in _of_prompts(view, name):
+            counted.setdefault(line, []).append(name)
+    yield from (f"{_titles(names)}: {line}" for line, names in counted.items())
 
 
 def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
@@ -121,29 +125,17 @@ def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
         found = differences(view.section, name)
         if found:
             n = max(each.n for each in found.values())
-            said.setdefault(_can_show(n, len(found)), []).append(name)
-    for sentence_, names in said.items():
-        yield f"{_titles(names)}: {sentence_}"
-
-
-def _can_show(num_prompts: int, num_comparisons: int) -> str:
-    if num_prompts < least_prompts(num_comparisons) or smallest_p(num_prompts) > ALPHA:
-        return sentence(num_prompts, num_comparisons)
-    plural = "" if num_comparisons == 1 else "s"
-    return f"{num_comparisons} comparison{plural} on {num_prompts} prompts"
-
-
-def _numbers(view: View, sampled: Sequence[str]) -> Iterator[str]:
-    """Methods whose numbers rest on fewer prompts than others', and values without rows."""
-    said: dict[str, list[str]] = {}
-    for name in sampled:
-        for sentence_ in _of_prompts(view, name):
-            said.setdefault(sentence_, []).append(name)
+            plural = "" if len(found) == 1 else "s"
+            can_show = f"{len(found)} comparison{plural} on {n} prompts"
+            if n < least_prompts(len(found)) or smallest_p(n) > ALPHA:
+                can_show = sentence(n, len(found))
+            said.setdefault(can_show, []).append(name)
     for sentence_, names in said.items():
         yield f"{_titles(names)}: {sentence_}"
 
 
 def _of_prompts(view: View, name: str) -> Iterator[str]:
+    """Methods whose numbers rest on fewer prompts than others', and values without rows."""
     counts = {method: each.n for method, each in estimates(view.section, name).items()}
     here = [method for method in view.names if method in view.section.methods]
     most = max(counts.values(), default=0)

@@ -35,7 +35,13 @@ def drift(table: Table, source: Source) -> Iterator[Grid | str]:
 def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
     """The largest memory and bytes of history in one video's trace."""
     for section in source.of_table(table):
-        found = section.trace_maxima if section.is_published else _of_traces(section)
+        found = section.trace_maxima
+        if not section.is_published:
+            of_kinds = {
+                kind: {name: float(x.gib.max()) for name, x in traces.items() if len(x.gib)}
+                for kind, traces in section.traces.items()
+            }
+            found = pd.DataFrame(of_kinds)
         if found.empty:
             yield section.remarks.get("traces") or f"no run of {section.suite} has a trace"
             continue
@@ -43,14 +49,6 @@ def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
         least = min(found.max())  # of the smallest kind three digits
         decimals = max(3, 2 - math.floor(math.log10(least))) if least > 0 else 3
         yield _grid(table, section, found, [KINDS[str(kind)] for kind in found], decimals, "traces")
-
-
-def _of_traces(section: Section) -> pd.DataFrame:
-    largest = {
-        kind: {name: float(trace.gib.max()) for name, trace in traces.items() if len(trace.gib)}
-        for kind, traces in section.traces.items()
-    }
-    return pd.DataFrame(largest)
 
 
 def _grid(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from analysis.choosing.choices import ordered
 from analysis.choosing.frontiers import objectives, presets
 from analysis.section import Section
@@ -16,16 +14,19 @@ def names_of(table: Table, section: Section) -> list[str]:
     From the study's own data others follow only where the table is of all methods. BF16 done in
     another way stands beneath BF16.
     """
-    again = [*section.floors, *section.reruns]
-    names = _sorted(section, table.sort) if table.sort else _listed(table, section, again)
+    if table.sort:  # the order of one of the study's presets, BF16 in it
+        by = presets()["presets"][table.sort]["by"]
+        names = list(map(str, ordered(objectives(section), by).index))
+    else:
+        names = _listed(table, section)
     at = names.index(section.reference) + 1 if section.reference in names else 0
-    return [*names[:at], *again, *names[at:]]
+    return [*names[:at], *section.again, *names[at:]]
 
 
-def _listed(table: Table, section: Section, again: Sequence[str]) -> list[str]:
+def _listed(table: Table, section: Section) -> list[str]:
     by_row: dict[str, list[str]] = {}
     for name in section.methods:
-        if name not in again:
+        if name not in section.again:
             by_row.setdefault(row_of(section, name), []).append(name)
     gone = [] if not table.absent else [row for row in table.rows if row not in by_row]
     found = []
@@ -48,12 +49,6 @@ def rows_missing(table: Table, section: Section) -> list[str]:
     """Rows of the study's table that no method here repeats."""
     here = {row_of(section, name) for name in section.methods}
     return [row for row in table.rows if row not in here]
-
-
-def _sorted(section: Section, preset: str) -> list[str]:
-    """The methods in the order of one of the study's presets, BF16 among them."""
-    by = presets()["presets"][preset]["by"]
-    return list(map(str, ordered(objectives(section), by).index))
 
 
 def label(section: Section, name: str) -> str:

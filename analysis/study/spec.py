@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from harness.system.errors import UserError
+from analysis.verb_options import named
 from harness.system.paths import shipped
 
 FILE = shipped("analysis.study", "tables.yaml")
@@ -72,15 +71,4 @@ def chosen(words: str | None) -> list[Table]:
 
     Raises  UserError: there is no such table.
     """
-    known = tables()
-    if not words:
-        return list(known.values())
-    asked = [word.strip() for word in words.split(",") if word.strip()]
-    by_lower = {name.lower(): name for name in known}
-    unknown = [word for word in asked if word.lower() not in by_lower]
-    if unknown or not asked:
-        word = unknown[0] if unknown else words
-        near = difflib.get_close_matches(word.lower(), by_lower, cutoff=0.5)
-        hint = f", did you mean {' or '.join(by_lower[each] for each in near)}" if near else ""
-        raise UserError(f"--table {word}: no such table{hint}; there are {', '.join(known)}")
-    return [known[by_lower[word.lower()]] for word in asked]
+    return [tables()[name] for name in named(words, tables(), "table")]

@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Exact, Method, Quantizer, Tier
 from harness.api.method import tiers_of
 from harness.benchmarks.cases import FEW, method_of
+from harness.benchmarks.checks import relative
 from harness.benchmarks.options import Options
 from harness.benchmarks.realistic import realistic_keys, realistic_values
 from harness.benchmarks.report import Report, Row
@@ -64,11 +65,11 @@ def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, roun
     for _ in range(rounds - 1):
         again = trip(quantizer, again)
     bits = 8 * quantizer.encode(pages(quantizer, x)).nbytes / x.numel()
-    late = error(again, x)
+    late = relative(again, x)
     return Row(
         f"{family}, {side}",
         case,
-        error(once, x),
+        relative(once, x),
         note=f"{bits:.3f} bits; {late:.4f} after {rounds} rounds",
         more={"bits": bits, "error_after_rounds": late, "rounds": rounds},
     )
@@ -83,8 +84,3 @@ def trip(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
 def pages(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
     """As its integration hands it over: what stores all tokens as one piece gets one page."""
     return x_BHFTD if quantizer.paged else x_BHFTD.flatten(2, 3)[:, :, None]
-
-
-def error(back: Tensor, x: Tensor) -> float:
-    """Relative L2 error."""
-    return float((back.float() - x.float()).norm() / x.float().norm())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from harness.api import CacheSpec, Quantizer
-from harness.benchmarks.formats import error as distance
+from harness.benchmarks.checks import relative as distance
 from harness.benchmarks.formats import trip
 
 TRUE = CacheSpec(num_layers=1, num_heads=12, head_dim=128, grid=(30, 52), chunk_frames=3)
