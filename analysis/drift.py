@@ -23,6 +23,7 @@ from analysis.numbers import number
 from analysis.pages import Tables, write
 from analysis.section import VIDEO
 from analysis.sources.columns import by_second
+from analysis.sources.results import LoadedRun
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, interval, redrawn
 from analysis.verb_options import of_results, of_text
 from harness.results.all_runs import load
@@ -103,11 +104,13 @@ def drift(table: pd.DataFrame) -> list[Section]:
 
     Raises  UserError: nothing among them tells a drift.
     """
-    runs = {str(run_id): rows for run_id, rows in table.groupby("run_id", sort=False)}
-    titled: dict[str, list[str]] = {}
-    for run_id, rows in runs.items():
-        titled.setdefault(title(rows), []).append(run_id)
-    sections = [_section(name, _lines(run_ids, runs)) for name, run_ids in titled.items()]
+    runs = {
+        str(run_id): LoadedRun(str(run_id), x) for run_id, x in table.groupby("run_id", sort=False)
+    }
+    titled: dict[str, list[LoadedRun]] = {}
+    for run in runs.values():
+        titled.setdefault(title(run.rows), []).append(run)
+    sections = [_section(name, _lines(group, runs)) for name, group in titled.items()]
     if not any(section.grids for section in sections):
         said = "; ".join(dict.fromkeys(note for each in sections for note in each.notes))
         raise UserError(f"no drift among {len(table)} rows: {said}")
@@ -137,26 +140,22 @@ def estimate(values: pd.Series) -> Estimate | None:
     return Estimate(float(means[0]), bounds, len(by_prompt))
 
 
-def _lines(run_ids: Sequence[str], runs: dict[str, pd.DataFrame]) -> list[Line]:
+def _lines(group: Sequence[LoadedRun], runs: Mapping[str, LoadedRun]) -> list[Line]:
     """BF16 first, then as they come."""
-    made = {run_id: rows[rows["failure"].isna()].set_index(VIDEO) for run_id, rows in runs.items()}
-    references = {
-        run_id: next(iter(runs[run_id]["reference_run_id"].dropna()), None)
-        if "reference_run_id" in runs[run_id]
-        else None
-        for run_id in run_ids
-    }
-    lines = [
-        Line(
-            " ".join(str(runs[run_id][x].iloc[0]) for x in ("method", "settings")).strip(),
-            family_of(str(runs[run_id]["method"].iloc[0])),
-            made[run_id],
-            made.get(references[run_id] or ""),
-            run_id in references.values(),
-            len(runs[run_id]) - len(made[run_id]),
+    references = {run.reference_id for run in group}
+    lines = []
+    for run in group:
+        made, reference = run.made.set_index(VIDEO), runs.get(run.reference_id)
+        lines.append(
+            Line(
+                run.name,
+                family_of(str(run.rows["method"].iloc[0])),
+                made,
+                None if reference is None else reference.made.set_index(VIDEO),
+                run.run_id in references,
+                len(run.rows) - len(made),
+            )
         )
-        for run_id in run_ids
-    ]
     return sorted(lines, key=lambda each: not each.is_reference)
 
 
@@ -167,7 +166,11 @@ def _section(name: str, lines: Sequence[Line]) -> Section:
         if not cells:
             continue
         grids.append(_grid(name, measure, cells))
-        curves = [x for each in lines if (x := _curve(measure, each)) is not None]
+        curves = []
+        for each in lines:
+            if (means := by_second(each.rows, measure.windows)) is not None:
+                xs, ys = list(map(float, means.index)), list(map(float, means))
+                curves.append(Curve(each.name, xs, ys, each.family, each.is_reference))
         unit = measure.quantity.unit or "pure number"
         if curves:
             across, down = Axis("seconds of the video"), Axis(unit, measure.quantity.better)
@@ -220,15 +223,6 @@ def _texts(column: Sequence[Estimate | None]) -> list[str]:
         )
         found.append(mean + (f" [{', '.join(bounds)}]" if bounds else ""))
     return found
-
-
-def _curve(measure: Measure, of: Line) -> Curve | None:
-    """The mean over videos, second by second."""
-    found = by_second(of.rows, measure.windows)
-    if found is None:
-        return None
-    xs, ys = list(map(float, found.index)), list(map(float, found))
-    return Curve(of.name, xs, ys, of.family, of.is_reference)
 
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:

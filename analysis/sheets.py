@@ -52,16 +52,12 @@ def _draw(path: Path, videos: pd.DataFrame, folders: Mapping[str, Path], columns
         words = f"{row.psnr_db:.1f} dB" if pictured else str(row.prompt)
         label = "\n".join([str(row.method), *textwrap.wrap(words, _LETTERS, max_lines=5)])
         stem = f"{row.prompt_index:04d}-{row.sample}"
-        folder = _folder(str(row.run_id), folders)
-        pictured.append((label, read_frames(folder / "videos" / stem)))
+        if row.run_id not in folders:
+            raise UserError(
+                f"found no folder of run {row.run_id} below the results: repeat that run"
+            )
+        pictured.append((label, read_frames(folders[str(row.run_id)] / "videos" / stem)))
     contact_sheet(path, pictured, columns)
-
-
-def _folder(run_id: str, folders: Mapping[str, Path]) -> Path:
-    """The folder of a run, whose id ends its name."""
-    if run_id not in folders:
-        raise UserError(f"found no folder of run {run_id} below the results: repeat that run")
-    return folders[run_id]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

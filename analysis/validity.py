@@ -89,10 +89,17 @@ def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) 
             found.append(Pair(theirs, measured[suite], names, SEED + place))
     found = [pair for pair in found if len(pair.whole) >= FEWEST]
     if not found:
+        ours = ", ".join(
+            f"{len(each.names)} methods on {suite}" for suite, each in measured.items()
+        )
+        whys = [
+            f"{name} {why}" for each in measured.values() for name, why in each.left_out.items()
+        ]
         raise UserError(
-            f"nothing to compare: ours are {_counted(measured)}, and no suite of the study "
+            f"nothing to compare: ours are {ours}, and no suite of the study "
             f"({', '.join(published)}) has {FEWEST} or more of its methods among them: run more "
-            "of them, python -m harness ls methods published names all" + _left_out(measured)
+            "of them, python -m harness ls methods published names all"
+            + (f" (left out: {'; '.join(whys[:3])})" if whys else "")
         )
     return found
 
@@ -248,17 +255,6 @@ def _absent(published: Mapping[str, Published], measured: Mapping[str, Measured]
 
 def _table(pair: Pair) -> pd.DataFrame:
     return pair.measured.values[SSIM.column]
-
-
-def _counted(measured: Mapping[str, Measured]) -> str:
-    """How many methods of ours are complete."""
-    return ", ".join(f"{len(ours.names)} methods on {suite}" for suite, ours in measured.items())
-
-
-def _left_out(measured: Mapping[str, Measured]) -> str:
-    """What was left out, for an error."""
-    said = [f"{name} {why}" for ours in measured.values() for name, why in ours.left_out.items()]
-    return f" (left out: {'; '.join(said[:3])})" if said else ""
 
 
 # ---- the report and the verb ---------------------------------------------------------------------

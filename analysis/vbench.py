@@ -15,7 +15,7 @@ from harness.downloads.data_folder import data_folder
 from harness.results.all_runs import load
 from harness.results.summary_table import title
 from harness.scoring.vbench.dimensions import DIMENSIONS
-from harness.scoring.vbench.totals import Totals, dimension_means, official_prompts, totals
+from harness.scoring.vbench.totals import dimension_means, official_prompts, totals
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
@@ -58,7 +58,8 @@ def _table(
         words = f"{run['method'].iloc[0]} {run['settings'].iloc[0]}".strip()
         cells = [each.get(x) for x in shown] + [getattr(found, x).value for x in SCORES]
         lines.append([words, str(len(run)), *(number(x, 4) for x in cells)])
-        lacks |= _lacking(found)
+        scores = {name: getattr(found, name) for name in SCORES}
+        lacks |= {name: ", ".join(x.missing) for name, x in scores.items() if x.missing}
     header = ["method", "n", *(x.replace("_", " ") for x in shown), *SCORES]
     counted = (
         "each dimension counts the videos of its official prompts"
@@ -68,12 +69,6 @@ def _table(
     notes = [f"0..1, higher is better, means over videos; {counted}"]
     notes += [f"{score} is left open, it lacks: {names}" for score, names in lacks.items() if names]
     return Grid(f"{name}, VBench", header, lines), notes
-
-
-def _lacking(found: Totals) -> dict[str, str]:
-    """What the scores that are open lack."""
-    scores = {name: getattr(found, name) for name in SCORES}
-    return {name: ", ".join(x.missing) for name, x in scores.items() if x.missing}
 
 
 def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None:

@@ -11,7 +11,7 @@ from analysis.report.numbers import number
 from analysis.report.overview import title_of
 from analysis.report.pages import page
 from analysis.report.parts import Part
-from analysis.report.runs import Facts
+from harness.results.quantities import QUANTITIES
 from harness.system.units import size
 
 NUM_EXTREMES = 3  # prompts at either end
@@ -45,7 +45,11 @@ def _context(part: Part, name: str) -> dict[str, Any]:
     section, method, run = part.section, part.section.methods[name], part.runs[name]
     cells, quantity = part.numbers.cells[name], part.quantity
     wanted = f" of {method.num_wanted} asked for" if method.num_wanted else ""
-    missing = {title: method.reasons.get(key, "") for key, title in _unmeasured(part)}
+    missing = {
+        each.title: method.reasons.get(key, "")
+        for key, each in QUANTITIES.items()
+        if not section.has(key)
+    }
     by = f"By {quantity.title} ({quantity.better} is better)" if quantity else ""
     ranked = bool(quantity and part.order.get(name))
     return {
@@ -58,7 +62,10 @@ def _context(part: Part, name: str) -> dict[str, Any]:
             ("finished", run.finished),
             ("could not be read", "; ".join(run.problems)),
         ],
-        "bytes": _bytes(run),
+        # Means over videos, as three numbers that are never mixed.
+        "bytes": [
+            (key, f"{size(run.kv_bytes[key])}: {HELD[key]}") for key in HELD if key in run.kv_bytes
+        ],
         "cells": [
             (each, cells[each.name], part.numbers.bases[each.name])
             for each in part.numbers.quantities
@@ -75,18 +82,6 @@ def _context(part: Part, name: str) -> dict[str, Any]:
             else "The request of this run cannot be read, so its command is not known."
         ),
     }
-
-
-def _unmeasured(part: Part) -> list[tuple[str, str]]:
-    """Quantities that no method of a section has: name and title."""
-    from harness.results.quantities import QUANTITIES
-
-    return [(key, each.title) for key, each in QUANTITIES.items() if not part.section.has(key)]
-
-
-def _bytes(run: Facts) -> list[tuple[str, str]]:
-    """History of one video, mean over videos, as three numbers that are never mixed."""
-    return [(key, f"{size(run.kv_bytes[key])}: {HELD[key]}") for key in HELD if key in run.kv_bytes]
 
 
 def _unranked(part: Part, name: str) -> str:

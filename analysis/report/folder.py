@@ -33,7 +33,8 @@ def replaced(out: Path) -> Iterator[Path]:
         _sweep(out)
         beside.mkdir()
         yield beside
-        _mark(beside)
+        content = {"made_by": MADE_BY, "files": sorted(_files(beside))}
+        (beside / MARKER).write_text(json.dumps(content, indent=1) + "\n")
         _swap(beside, out, earlier)
     except OSError as error:
         raise UserError(f"cannot write the report to {out} ({_cause(error)})") from error
@@ -93,11 +94,6 @@ def _listed(folder: Path) -> set[str] | None:
         return {MARKER, *map(str, content["files"])}
     except (OSError, ValueError, LookupError, TypeError):
         return None
-
-
-def _mark(folder: Path) -> None:
-    content = {"made_by": MADE_BY, "files": sorted(_files(folder))}
-    (folder / MARKER).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _swap(whole: Path, out: Path, earlier: Path) -> None:

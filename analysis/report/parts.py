@@ -82,9 +82,12 @@ def _part(key: str, section: Section, wanted: slice | None) -> Part:
         name: facts(method.folder) if method.folder else Facts()
         for name, method in shown(list(section.methods.items()), f"runs of {section.suite}")
     }
-    videos = _videos(runs)
+    named = [run.videos.assign(method=name) for name, run in runs.items() if len(run.videos)]
+    videos = pd.DataFrame(columns=["method", *OF_VIDEOS, "mp4"])
+    if named:
+        videos = pd.concat(named, ignore_index=True)
     filmed = sorted(videos.loc[videos["mp4"].astype(bool), "prompt_index"].unique())
-    made = _prompts(section)
+    made = {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}
     num_filmed = len(filmed)
     if wanted is not None:
         filmed = [x for x in filmed if x in range(*wanted.indices(max(filmed, default=-1) + 1))]
@@ -103,16 +106,3 @@ def _part(key: str, section: Section, wanted: slice | None) -> Part:
         order,
         groups(section, key),
     )
-
-
-def _videos(runs: Mapping[str, Facts]) -> pd.DataFrame:
-    """The videos of all runs, with the name of their method."""
-    named = [run.videos.assign(method=name) for name, run in runs.items() if len(run.videos)]
-    if named:
-        return pd.concat(named, ignore_index=True)
-    return pd.DataFrame(columns=["method", *OF_VIDEOS, "mp4"])
-
-
-def _prompts(section: Section) -> set[int]:
-    """Prompts that any method has a video of."""
-    return {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}

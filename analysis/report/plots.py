@@ -75,15 +75,15 @@ def _group(section: Section, key: str, heading: str, names: Sequence[str]) -> Gr
         else:
             figures += each.figures if isinstance(each, Panels) else [each]
     ids = links.slugs_of([f"{key}-{heading}-{each.name}" for each in figures])
-    return Group(heading, [_drawn(each, id) for each, id in zip(figures, ids, strict=True)], absent)
-
-
-def _drawn(figure: Figure, id: str) -> Drawn:
-    return Drawn(
-        figure.title,
-        Markup(div(figure, id)),
-        described(figure),
-        figure.note,
-        rows(figure),
-        isinstance(figure, Curves),
-    )
+    found = [
+        Drawn(
+            each.title,
+            Markup(div(each, id)),
+            described(each),
+            each.note,
+            rows(each),
+            isinstance(each, Curves),
+        )
+        for each, id in zip(figures, ids, strict=True)
+    ]
+    return Group(heading, found, absent)

@@ -30,7 +30,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
     shown = rows[rows["mp4"].astype(bool)]
     samples = sorted(int(x) for x in rows["sample"].unique())
     height, width = int(shown["height"].max()), int(shown["width"].max())
-    names = _order(part)
+    names = sorted(part.section.methods, key=lambda name: name != part.section.reference)
     few = names[: max(2, MOST_PIXELS // (height * width * len(samples)))]
     tiles = [
         _tile(part, name, sample, index, rows, files)
@@ -39,6 +39,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
         for sample in samples
         for name in names
     ]
+    frames, fps = int(shown["num_pixel_frames"].max()), float(shown["fps"].iloc[0])
     indices = list(part.prompts)
     place = indices.index(index)
     return page(
@@ -49,9 +50,10 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
         part_id=part.key,
         index=index,
         text=part.prompts[index],
-        said=_said(shown, len(names), f"{width}x{height}"),
-        fps=float(shown["fps"].iloc[0]),
-        frames=int(shown["num_pixel_frames"].max()),
+        said=f"{shown['method'].nunique()} of {len(names)} methods have a video: {width}x{height}, "
+        f"{frames} frames, {fps:g} a second.",
+        fps=fps,
+        frames=frames,
         shape=f"{width} / {height}",
         width=min(WIDE, max(NARROW, width // 2 // 20 * 20)),
         methods=[{"name": x, "slug": cards[x], "is_shown": x in few} for x in names],
@@ -59,11 +61,6 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
         before=_beside(part, indices[:place][-1:]),
         after=_beside(part, indices[place + 1 :][:1]),
     )
-
-
-def _order(part: Part) -> list[str]:
-    """The reference, then the others as the table has them."""
-    return sorted(part.section.methods, key=lambda name: name != part.section.reference)
 
 
 def _tile(
@@ -100,14 +97,6 @@ def _numbers(part: Part, made: pd.Series | None) -> list[tuple[str, str]]:
         for each in part.numbers.quantities
         if each.name in SHORT and each.name in made and pd.notna(size := float(made[each.name]))
     ]
-
-
-def _said(shown: pd.DataFrame, num_methods: int, size: str) -> str:
-    frames, fps = int(shown["num_pixel_frames"].max()), float(shown["fps"].iloc[0])
-    return (
-        f"{shown['method'].nunique()} of {num_methods} methods have a video: {size}, "
-        f"{frames} frames, {fps:g} a second."
-    )
 
 
 def _beside(part: Part, indices: list[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from analysis.report import links, pages
@@ -53,34 +54,24 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
         pages.write_assets(folder)
         linked = _linked(read, folder, cards)
         said = _said(command, linked)
-        made: list[Callable[[], tuple[str, str]]] = [
+        made: list[tuple[str, Callable[[], str]]] = [
             *(
-                _prompt(part, index, cards, linked.files[part.key])
+                (
+                    links.prompt(part.key, index),
+                    partial(prompt_page, part, index, cards, linked.files[part.key]),
+                )
                 for part in read
                 for index in part.prompts
             ),
-            *(_card(name, read, cards) for name in methods),
-            lambda: ("index.html", overview(read, cards, said)),
-            lambda: ("provenance.html", provenance(read, cards, said)),
+            *((links.card(cards[name]), partial(card, name, read, cards)) for name in methods),
+            ("index.html", partial(overview, read, cards, said)),
+            ("provenance.html", partial(provenance, read, cards, said)),
         ]
         nbytes = 0
-        for make in shown(made, "pages"):
-            name, text = make()
-            nbytes += pages.write(folder / name, text)
+        for name, make in shown(made, "pages"):
+            nbytes += pages.write(folder / name, make())
     num_prompts = sum(len(part.prompts) for part in read)
     return Written(out, num_prompts, len(methods), nbytes, linked)
-
-
-def _prompt(
-    part: Part, index: int, cards: Mapping[str, str], files: Files
-) -> Callable[[], tuple[str, str]]:
-    return lambda: (links.prompt(part.key, index), prompt_page(part, index, cards, files))
-
-
-def _card(
-    name: str, read: Sequence[Part], cards: Mapping[str, str]
-) -> Callable[[], tuple[str, str]]:
-    return lambda: (links.card(cards[name]), card(name, read, cards))
 
 
 def _linked(read: Sequence[Part], folder: Path, cards: Mapping[str, str]) -> Linked:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +41,13 @@ ROW = re.compile(r", row (\w+)$")  # how a method's file names the study's row t
 
 
 @dataclass(frozen=True)
-class Told:
-    """One run: its folder, its request if that can be read, and its rows."""
+class LoadedRun:
+    """One run: its rows, and its folder and request where they are known and can be read."""
 
     run_id: str
-    folder: Path | None
-    request: Run | None
     rows: pd.DataFrame
+    folder: Path | None = None
+    request: Run | None = None
 
     @property
     def name(self) -> str:
@@ -74,17 +75,24 @@ def sections(results: Path) -> list[Section]:
 
     Raises  UserError: nothing there, or only damaged files (named, with what to do).
     """
-    found = folders_below(results)
-    refuse_twice((run_id_of(folder), folder) for folder in found)
-    folders = {run_id_of(folder): folder for folder in found}
-    groups: dict[tuple[str, int, str], list[Told]] = {}
+    below = [(run_id_of(folder), folder) for folder in folders_below(results)]
+    refuse_twice(below)
+    folders = dict(below)
+    groups: dict[tuple[str, int, str], list[LoadedRun]] = {}
     table, damaged = _rows(results, without_older(results, sorted(folders.values())))
     for run_id, rows in table.groupby("run_id", sort=False):
-        told = _told(str(run_id), folders.get(str(run_id)), rows)
+        folder, request = folders.get(str(run_id)), None
+        with suppress(UserError):  # rows say enough to be shown; `check` says what is wrong
+            request = Run.from_folder(folder) if folder else None
+        run = LoadedRun(str(run_id), rows, folder, request)
         frames = int(rows["num_latent_frames"].iloc[0])
-        groups.setdefault((title(rows), frames, told.reference_id), []).append(told)
-    titles = [name for name, _, _ in groups]
-    return [_section(_unique(key, titles), runs, damaged) for key, runs in groups.items()]
+        groups.setdefault((title(rows), frames, run.reference_id), []).append(run)
+    titles, found = [name for name, _, _ in groups], []
+    for (name, frames, reference), runs in groups.items():
+        if titles.count(name) > 1:
+            name = f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
+        found.append(_section(name, runs, damaged))
+    return found
 
 
 def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
@@ -107,23 +115,7 @@ def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[st
         return load_runs(whole), damaged
 
 
-def _unique(key: tuple[str, int, str], titles: Sequence[str]) -> str:
-    """The title of a section, with what tells it apart where that is needed."""
-    name, frames, reference = key
-    if titles.count(name) == 1:
-        return name
-    return f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
-
-
-def _told(run_id: str, folder: Path | None, rows: pd.DataFrame) -> Told:
-    try:
-        request = Run.from_folder(folder) if folder else None
-    except UserError:  # rows say enough to be shown; `check` says what is wrong with the folder
-        request = None
-    return Told(run_id, folder, request, rows)
-
-
-def _section(name: str, runs: Sequence[Told], damaged: Sequence[str]) -> Section:
+def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Section:
     """BF16 first, then what is BF16 again, then as they come; damaged: what could not be read."""
     base = next((run for run in runs if run.run_id == run.reference_id), None)
     again = [run for run in runs if base and _is_again(run, base)]
@@ -131,7 +123,11 @@ def _section(name: str, runs: Sequence[Told], damaged: Sequence[str]) -> Section
     floors = [run for run in again if _attention(run) != _attention(base)]  # in another order
     first = [run for run in (base, *reruns, *floors) if run]
     ordered = [*first, *(run for run in runs if not any(run is each for each in first))]
-    names = _names(ordered)
+    printed = [run.name for run in ordered]
+    names = {  # where two would be printed alike, with the run's id
+        run.run_id: run.name if printed.count(run.name) == 1 else f"{run.name} ({run.run_id})"
+        for run in ordered
+    }
     videos = pd.concat([_videos(names[run.run_id], run) for run in ordered])
     seconds = videos.pop("seconds_generated").dropna()
     named = {names[run.run_id]: run for run in ordered}
@@ -159,7 +155,7 @@ def _section(name: str, runs: Sequence[Told], damaged: Sequence[str]) -> Section
     )  # fmt: skip
 
 
-def _setting(runs: Sequence[Told]) -> Setting:
+def _setting(runs: Sequence[LoadedRun]) -> Setting:
     """What the rows of a section share; sizes are those of the first video that was made."""
     rows = pd.concat([run.rows for run in runs])
     made = rows[rows["failure"].isna()]
@@ -173,16 +169,7 @@ def _setting(runs: Sequence[Told]) -> Setting:
     )
 
 
-def _names(runs: Sequence[Told]) -> dict[str, str]:
-    """A name a run; where two would be printed alike, with the run's id."""
-    names = [run.name for run in runs]
-    return {
-        run.run_id: run.name if names.count(run.name) == 1 else f"{run.name} ({run.run_id})"
-        for run in runs
-    }
-
-
-def _is_again(run: Told, base: Told) -> bool:
+def _is_again(run: LoadedRun, base: LoadedRun) -> bool:
     """Whether a run is BF16 of the same model, built in the same way."""
     if run is base or run.request is None or base.request is None:
         return False
@@ -192,11 +179,11 @@ def _is_again(run: Told, base: Told) -> bool:
     )
 
 
-def _attention(run: Told | None) -> object:
+def _attention(run: LoadedRun | None) -> object:
     return run.request.attention if run and run.request else None
 
 
-def _videos(name: str, run: Told) -> pd.DataFrame:
+def _videos(name: str, run: LoadedRun) -> pd.DataFrame:
     """Quantities of the videos that were made, indexed by method, prompt and sample."""
     made = run.made.drop_duplicates(VIDEO, keep="last")
     index = pd.MultiIndex.from_arrays(
@@ -226,7 +213,7 @@ def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return found.reindex(index=list(names), columns=kept)
 
 
-def _curves(key: str, runs: Mapping[str, Told]) -> pd.DataFrame:
+def _curves(key: str, runs: Mapping[str, LoadedRun]) -> pd.DataFrame:
     """The mean over videos of each run, second by second."""
     means: dict[str, pd.Series] = {}
     for name, run in runs.items():
@@ -237,7 +224,7 @@ def _curves(key: str, runs: Mapping[str, Told]) -> pd.DataFrame:
     return pd.DataFrame(means)
 
 
-def _method(name: str, run: Told) -> Method:
+def _method(name: str, run: LoadedRun) -> Method:
     """What is known of a run beside its numbers."""
     first, made, request = run.rows.iloc[0], run.made, run.request
     settings = request.method if request else {}
@@ -246,7 +233,10 @@ def _method(name: str, run: Told) -> Method:
     failed = run.rows[run.rows["failure"].notna()]
     causes = (failed["failure"] + ": " + failed["failure_reason"].fillna("")).value_counts()
     told = {key: reason(made, source) for key, source in SOURCES.items()} if len(made) else {}
-    files = choices("method")
+    files, command = choices("method"), ""
+    if request is not None and run.folder is not None:
+        origin = Origin.of_run(run.folder, None, request, ())
+        command = origin.typed({item.key for item in request.items})
     return Method(
         name=name,
         row=row[1] if row else "",
@@ -259,19 +249,11 @@ def _method(name: str, run: Told) -> Method:
         settings=str(first["settings"]),
         run_id=run.run_id,
         folder=run.folder,
-        command=_command(run),
+        command=command,
         num_wanted=len(request.items) if request else None,
         failures=tuple(f"{count} x {cause}" for cause, count in causes.items()),
         reasons={key: said for key, said in told.items() if said},
     )
-
-
-def _command(run: Told) -> str:
-    """What was typed, as far as its request tells."""
-    if run.request is None or run.folder is None:
-        return ""
-    origin = Origin.of_run(run.folder, None, run.request, ())
-    return origin.typed({item.key for item in run.request.items})
 
 
 def _num_constant(made: pd.DataFrame) -> int:
@@ -281,7 +263,7 @@ def _num_constant(made: pd.DataFrame) -> int:
     return int(told.any(axis=1).sum())
 
 
-def _notes(runs: Mapping[str, Told], base: Told | None) -> list[str]:
+def _notes(runs: Mapping[str, LoadedRun], base: LoadedRun | None) -> list[str]:
     """Mixed machines and code, failures, what is unfinished, what there is no reference for."""
     found = []
     rows = pd.concat([run.rows[["device", "code_version"]] for run in runs.values()])

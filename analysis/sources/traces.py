@@ -47,7 +47,8 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
     for name, path in files.items():
         try:
             if path.exists():
-                tables[name] = _read(path)
+                fix = f"remove it: rm {path}; a trace is drawn, not counted"
+                tables[name] = parquet.read(path, None, fix).to_pandas()
         except UserError as error:
             damaged.append(f"{name}: no trace, {error}")
     if not tables:
@@ -60,13 +61,6 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
     first = next(iter(tables.values())).iloc[0]
     said = ", ".join(f"{name.replace('_index', '')} {first[name]}" for name in key)
     return Traced(over_time, pd.DataFrame(parts).T.fillna(0.0), said, damaged)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    table: pd.DataFrame = parquet.read(
-        path, None, f"remove it: rm {path}; a trace is drawn, not counted"
-    ).to_pandas()
-    return table
 
 
 def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:

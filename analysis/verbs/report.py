@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.verb_options import of_source, source
@@ -46,7 +45,8 @@ def run(words: argparse.Namespace) -> int:
     folder.refuse_others(words.out.resolve())  # before anything is read
     with slow(f"reading {words.source}"):
         found = source(words)
-    made = write(found, words.out, _typed(sys.argv[2:]), words.prompts)
+    typed = shlex.join(["python", "-m", "analysis", "report", *sys.argv[2:]])
+    made = write(found, words.out, typed, words.prompts)
     videos = f"{made.videos.num} videos of {size(made.videos.nbytes)}" if made.videos.num else ""
     print(
         f"{made.out / 'index.html'}: {made.num_methods} methods, {made.num_prompts} prompts in "
@@ -72,7 +72,3 @@ def prompts(text: str) -> slice:
     if len(ends) == 2 and all(end is None or end >= 0 for end in ends):
         return slice(*ends)
     raise argparse.ArgumentTypeError(f"{text}: give a range as 0:8, or one number")
-
-
-def _typed(words: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "analysis", "report", *words])

@@ -67,7 +67,10 @@ def _print(grids: Sequence[Grid], how: str, reasons: Mapping[str, str]) -> None:
     for i, grid in enumerate(grids):
         if i:
             print()
-        _show(grid, how)
+        if how == "text":
+            grid.show()
+        else:
+            print(_text(grid, how), end="")
     if reasons:
         print()
         for line in _not_shown(reasons):
@@ -88,13 +91,6 @@ def _print_csv(grids: Sequence[Grid], reasons: Mapping[str, str]) -> None:
     print(grids[0].csv(), end="")
     for note in (*grids[0].notes, *grids[0].made_by, *_not_shown(reasons)):
         print(note, file=sys.stderr)
-
-
-def _show(grid: Grid, how: str) -> None:
-    if how == "text":
-        grid.show()
-    else:
-        print(_text(grid, how), end="")
 
 
 def _text(grid: Grid, how: str) -> str:

@@ -132,17 +132,13 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
         videos=_videos(rows),
         reference=REFERENCE if REFERENCE in names else None,
         setting=SETTING,
-        curves={} if drift.empty else {"drift_last": drift.reindex(columns=_among(names, drift))},
+        curves={} if drift.empty else {"drift_last": drift[[x for x in names if x in drift]]},
         trace_maxima=large,
         seconds_generated=SECONDS,
         phases=PHASES,
         notes=[] if REFERENCE in names else [f"no {REFERENCE} to hold the others against"],
         remarks=_remarks(drift, large),
     )
-
-
-def _among(names: list[str], table: pd.DataFrame) -> list[str]:
-    return [name for name in names if name in table]
 
 
 def _videos(rows: pd.DataFrame) -> pd.DataFrame:
