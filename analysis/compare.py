@@ -77,7 +77,14 @@ def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted
         row, key = known.get((number.suite, number.row)), number.column.quantity
         if row is not None and key in row.values:
             ours.append(Ours(str(number.method), COUNTED, row.values[key], None))
-        found += [judged(number, each) for each in ours] or [_unmatched(number)]
+        found += [judged(number, each) for each in ours]
+        if not ours and number.column.quantity is None:
+            found.append(Verdict(number, None, "not comparable", number.column.why_not))
+        elif not ours and number.method is None:
+            why = "no method here repeats this row"
+            found.append(Verdict(number, None, "not comparable", why))
+        elif not ours:
+            found.append(Verdict(number, None, "not run", f"no run of {number.method} has it"))
     return found
 
 
@@ -178,15 +185,6 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
                 yield Ours(name, source, value, bounds, why)
 
 
-def _unmatched(number: Number) -> Verdict:
-    """A printed number without one of ours."""
-    if number.column.quantity is None:
-        return Verdict(number, None, "not comparable", number.column.why_not)
-    if number.method is None:
-        return Verdict(number, None, "not comparable", "no method here repeats this row")
-    return Verdict(number, None, "not run", f"no run of {number.method} has it")
-
-
 def _row(verdict: Verdict) -> list[str]:
     number, ours = verdict.number, verdict.ours
     assert ours is not None
@@ -254,7 +252,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(words: argparse.Namespace) -> int:
     """Print a table a paper; numbers without one of ours are counted beneath."""
     if words.published == LIST:
-        _list().show()
+        lines = [[x.name, x.arxiv, str(len(x.numbers)), x.title] for x in map(paper, names())]
+        header = ["name", "arXiv", "numbers", "title"]
+        Grid("published numbers", header, lines, words=(0, 1, 3)).show()
         return 0
     chosen = names() if words.published == "all" else words.published.split(",")
     papers = [_narrowed(paper(name), words.suite, words.row) for name in chosen]
@@ -263,7 +263,13 @@ def run(words: argparse.Namespace) -> int:
         counts = counted() if each.counted and words.source != PUBLISHED else ()
         found = verdicts(each, ours, counts)
         table = grid(each, found)
-        _print(replace(table, notes=[*table.notes, *why]), words.format)
+        table = replace(table, notes=[*table.notes, *why])
+        if words.format == "text":
+            table.show()
+            print()
+        else:
+            written = {"md": table.markdown, "latex": table.latex, "csv": table.csv}
+            print(written[words.format](), end="" if words.format == "csv" else "\n")
     return 0
 
 
@@ -299,20 +305,3 @@ def _narrowed(each: Paper, suite: str | None, word: str | None) -> Paper:
             f"its suites are {', '.join(dict.fromkeys(t.suite for t in each.tables)) or 'none'}"
         )
     return replace(each, tables=tables)
-
-
-def _list() -> Grid:
-    """The papers that there are."""
-    lines = [
-        [each.name, each.arxiv, str(len(each.numbers)), each.title] for each in map(paper, names())
-    ]
-    return Grid("published numbers", ["name", "arXiv", "numbers", "title"], lines, words=(0, 1, 3))
-
-
-def _print(table: Grid, form: str) -> None:
-    written = {"md": table.markdown, "latex": table.latex, "csv": table.csv}
-    if form == "text":
-        table.show()
-        print()
-    else:
-        print(written[form](), end="" if form == "csv" else "\n")

@@ -72,7 +72,7 @@ def by_prompt(section: Section, quantity: str) -> pd.DataFrame:
 @lru_cache(maxsize=KEPT)
 def estimates(section: Section, quantity: str) -> Mapping[str, Estimate]:
     """Each method's mean over its prompts, with its interval."""
-    return {name: Estimate(*each) for name, each in _means(by_prompt(section, quantity)).items()}
+    return _means(by_prompt(section, quantity))
 
 
 def base_of(section: Section, quantity: str) -> str | None:
@@ -97,7 +97,10 @@ def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
     found = _means(paired)
     tests = dict(zip(found, sign_flips(paired[list(found)]), strict=True))
     adjusted = holm(tests)
-    return {name: Difference(*found[name], tests[name], adjusted[name]) for name in found}
+    return {
+        name: Difference(**vars(found[name]), p=tests[name], adjusted=adjusted[name])
+        for name in found
+    }
 
 
 @lru_cache(maxsize=KEPT)
@@ -111,7 +114,7 @@ def again(section: Section, quantity: str) -> Mapping[str, Estimate]:
         return {}
     others = [name for name in (*section.reruns, *section.floors) if name in table]
     paired = table[others].sub(table[base], axis=0)
-    return {name: Estimate(*each) for name, each in _means(paired).items()}
+    return _means(paired)
 
 
 def beside_reruns(section: Section, quantity: str, found: Mapping[str, Difference]) -> str | None:
@@ -151,7 +154,7 @@ def between(section: Section, quantity: str, a: str, b: str) -> Difference | Non
     if found is None:
         return None
     (p,) = sign_flips(paired)
-    return Difference(*found, p, p)
+    return Difference(**vars(found), p=p, adjusted=p)
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
@@ -206,7 +209,7 @@ def _random_p(values: Array) -> Array:
     return p
 
 
-def _means(table: pd.DataFrame) -> dict[str, tuple[float, tuple[float, float] | None, int]]:
+def _means(table: pd.DataFrame) -> dict[str, Estimate]:
     """Of each column that has a value: mean, interval, number of prompts."""
     found = {}
     for columns, values in _alike(table):
@@ -218,7 +221,7 @@ def _means(table: pd.DataFrame) -> dict[str, tuple[float, tuple[float, float] | 
         draws = iter((redrawn(len(values))[1:] @ values[:, shown]).T)
         for column, mean, is_shown in zip(columns, means, shown, strict=True):
             bounds = interval(next(draws)) if is_shown else None
-            found[column] = (float(mean), bounds, len(values))
+            found[column] = Estimate(float(mean), bounds, len(values))
     names = list(table.columns)
     return {str(names[i]): found[i] for i in sorted(found)}
 

@@ -96,13 +96,16 @@ def ask(section: Section, question: Question) -> Answer:
     others = [name for name in kept.index if name != section.reference or front]
     kept = ordered(kept.loc[others], by)
     shown = [name for name in question.quantities if name not in lacking]
+    counts = {name: section.methods[name].num_videos for name in map(str, kept.index)}
+    most = max(counts.values(), default=0)
+    few = [f"{name} {num}" for name, num in counts.items() if num < most]
     notes = [
         *(f"left out: {QUANTITIES[name].title}: {why}" for name, why in lacking.items()
           if name in (*question.by, *question.front)),
         *(f"left out of what must hold: {why}" for why in unread),
         *_excluded(values.drop(index=[section.reference], errors="ignore"), limits),
         *_of_reference(section, met, bool(front)),
-        *_fewer(section, list(kept.index)),
+        *([f"fewer videos than the {most} of others: {', '.join(few)}"] if few else []),
         *sureness(section, list(map(str, kept.index)), by),
     ]  # fmt: skip
     return Answer(
@@ -175,14 +178,6 @@ def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[s
         if not c.met(values[c.quantity], limit)[name]
     ]
     return [f"nearest miss: {name}, {', '.join(missed)}"]
-
-
-def _fewer(section: Section, names: Sequence[str]) -> list[str]:
-    """Methods with fewer videos than others."""
-    counts = {name: section.methods[name].num_videos for name in map(str, names)}
-    most = max(counts.values(), default=0)
-    few = [f"{name} {count}" for name, count in counts.items() if count < most]
-    return [f"fewer videos than the {most} of others: {', '.join(few)}"] if few else []
 
 
 def _of_reference(

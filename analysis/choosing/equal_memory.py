@@ -72,10 +72,14 @@ def at(section: Section, share: float, said: str, tolerance: float = TOLERANCE) 
     names = [str(name) for name, size in sizes.items() if abs(size / share - 1) <= tolerance]
     if not names:
         near = (sizes / share - 1).abs().sort_values().index[:2]
-        told = ", ".join(f"{name} {_size(section, str(name))}" for name in near)
+        told = []
+        for name in map(str, near):
+            gib, ratio = (cell(section.values, name, key) for key in ("kv_gib", "ratio"))
+            held = "" if gib != gib else f"{shown('kv_gib', gib)} GiB, "
+            told.append(f"{name} ({held}{shown('ratio', ratio)}x)")
         raise UserError(
             f"nothing holds {said} within {tolerance:.0%}: nearest are "
-            f"{told}; run one with 'method.retention.budget=...' of this size"
+            f"{', '.join(told)}; run one with 'method.retention.budget=...' of this size"
         )
     return _group(section, names, sizes)
 
@@ -145,13 +149,6 @@ def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
     ]
     title = f"{section.title}: {span} less than BF16"
     return Group(title, values, kinds, tuple(against), missing)
-
-
-def _size(section: Section, name: str) -> str:
-    """The bytes a method holds, in words."""
-    gib = cell(section.values, name, "kv_gib")
-    ratio = shown("ratio", cell(section.values, name, "ratio"))
-    return f"({ratio}x)" if gib != gib else f"({shown('kv_gib', gib)} GiB, {ratio}x)"
 
 
 def _missing(section: Section, name: str, plain: str) -> str:

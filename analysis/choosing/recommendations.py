@@ -168,7 +168,10 @@ def _among(
             if word == "tolerant":
                 kept = _tolerant(section, others)
             elif word == "densest":
-                kept = _densest(others, float(card["share"]))
+                # Whose ratio is within a share of the largest.
+                ratios = others.get("ratio", pd.Series(dtype=float)).dropna()
+                least = ratios.max() * (1 - float(card["share"]))
+                kept = set(ratios.index[ratios >= least].astype(str))
             else:
                 kept = members[word]
             names = [name for name in names if name in kept]
@@ -185,14 +188,6 @@ def _tolerant(section: Section, others: pd.DataFrame) -> set[str]:
     limits, _ = readable(tolerances(), others, reference)
     met = [each.met(others[each.quantity], limit) for each, limit in limits.items()]
     return set(others.index[np.logical_and.reduce(met)].astype(str)) if met else set()
-
-
-def _densest(others: pd.DataFrame, share: float) -> set[str]:
-    """Whose ratio is within a share of the largest."""
-    if "ratio" not in others or others["ratio"].isna().all():
-        return set()
-    least = float(others["ratio"].max()) * (1 - share)
-    return set(others.index[others["ratio"] >= least].astype(str))
 
 
 def _no_smaller(values: pd.DataFrame, reference: pd.Series | None) -> list[str]:

@@ -84,19 +84,13 @@ def _tile(
         "why": why,
         "frames": int(own["num_pixel_frames"].iloc[0]) if file else 1,
         "is_reference": name == part.section.reference,
-        "numbers": _numbers(part, made),
+        "numbers": [
+            (each.title, f"{number(value, each.places(value))} {each.unit}".strip())
+            for each in part.numbers.quantities
+            if made is not None and each.name in SHORT and each.name in made
+            if pd.notna(value := float(made[each.name]))
+        ],
     }
-
-
-def _numbers(part: Part, made: pd.Series | None) -> list[tuple[str, str]]:
-    """The values of one video."""
-    if made is None:
-        return []
-    return [
-        (each.title, f"{number(size, each.places(size))} {each.unit}".strip())
-        for each in part.numbers.quantities
-        if each.name in SHORT and each.name in made and pd.notna(size := float(made[each.name]))
-    ]
 
 
 def _beside(part: Part, indices: list[int]) -> str:

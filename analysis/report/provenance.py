@@ -47,12 +47,16 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
     facts["packages"] = "; ".join(
         dict.fromkeys(run.packages for run in part.runs.values() if run.packages)
     )
+    versions: dict[str, dict[str, None]] = {}
+    for run in part.runs.values():
+        for metric, said in run.versions.items():
+            versions.setdefault(metric, {}).update(dict.fromkeys(said))
     return {
         "id": part.key,
         "title": title_of(part),
         "facts": list(facts.items()),
         "missing": _missing(part),
-        "versions": _versions(part),
+        "versions": [(metric, "; ".join(said)) for metric, said in versions.items()],
         "runs": [_run(part, name, cards[name]) for name in part.section.methods],
     }
 
@@ -71,14 +75,6 @@ def _missing(part: Part) -> list[str]:
     without = {name: run.made - run.mp4s for name, run in part.runs.items()}
     found += [f"{name}: {num} videos without an MP4" for name, num in without.items() if num]
     return found + list(part.section.notes)
-
-
-def _versions(part: Part) -> list[tuple[str, str]]:
-    found: dict[str, dict[str, None]] = {}
-    for run in part.runs.values():
-        for metric, said in run.versions.items():
-            found.setdefault(metric, {}).update(dict.fromkeys(said))
-    return [(metric, "; ".join(said)) for metric, said in found.items()]
 
 
 def _run(part: Part, name: str, slug: str) -> dict[str, Any]:

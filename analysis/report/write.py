@@ -53,7 +53,14 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
         cards = links.slugs(methods)
         pages.write_assets(folder)
         linked = _linked(read, folder, cards)
-        said = _said(command, linked)
+        how = "hard links to those of the results where the disk allows it, else copies"
+        mp4s = f"{linked.num} MP4s, {size(linked.nbytes)}, {how}" if linked.num else "no MP4"
+        said = {
+            "made by": command,
+            "on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "version of the harness": code_version(),
+            "videos": mp4s,
+        }
         made: list[tuple[str, Callable[[], str]]] = [
             *(
                 (
@@ -84,14 +91,3 @@ def _linked(read: Sequence[Part], folder: Path, cards: Mapping[str, str]) -> Lin
         nbytes += link(path, folder / place)
         found[part.key][name, index, sample] = place
     return Linked(found, len(wanted), nbytes)
-
-
-def _said(command: str, linked: Linked) -> dict[str, str]:
-    """Facts of the report itself."""
-    how = "hard links to those of the results where the disk allows it, else copies"
-    return {
-        "made by": command,
-        "on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version of the harness": code_version(),
-        "videos": f"{linked.num} MP4s, {size(linked.nbytes)}, {how}" if linked.num else "no MP4",
-    }

@@ -19,11 +19,10 @@ from analysis.study.columns import Column, View, number
 from harness.results.quantities import QUANTITIES
 
 Formula = Callable[[np.float64, np.float64], np.float64]
-FORMULAS: dict[str, tuple[str, Formula]] = {
-    "delta": ("{} - BF16", lambda x, b: x - b),
-    "drop": ("{} drop", lambda x, b: b - x),
-}
-RATIOS: dict[str, tuple[str, str, Formula]] = {
+# By name: the heading, the quantity, and what is made of a method's and BF16's.
+FORMULAS: dict[str, tuple[str, str, Formula]] = {
+    **{f"{x}_delta": (f"{q.title} - BF16", x, lambda x, b: x - b) for x, q in QUANTITIES.items()},
+    **{f"{x}_drop": (f"{q.title} drop", x, lambda x, b: b - x) for x, q in QUANTITIES.items()},
     "runtime_overhead": ("runtime overhead %", "runtime_s", lambda x, b: 100 * (x - b) / b),
     "speed_up": ("speed-up", "runtime_s", lambda x, b: b / x),
     "peak_reduction": ("peak reduction %", "peak_gib", lambda x, b: 100 * (1 - x / b)),
@@ -32,29 +31,20 @@ RATIOS: dict[str, tuple[str, str, Formula]] = {
 DECIMALS = 4
 
 
-def _column(view: View, header: str, quantity: str, formula: Formula) -> list[Column]:
+def _column(view: View, name: str) -> list[Column]:
     """One derived column; none without BF16 or without the quantity."""
+    header, quantity, formula = FORMULAS[name]
     values, reference = objectives(view.section), view.section.reference
     if reference is None or not view.section.has(quantity):
         return []
     base = np.float64(cell(values, reference, quantity))
     # As a choice BF16 has the fidelity of a video to itself; its reruns are no choice.
-    own = {name: values if name in values.index else view.section.values for name in view.names}
-    values_of = [np.float64(cell(table, name, quantity)) for name, table in own.items()]
+    own = {each: values if each in values.index else view.section.values for each in view.names}
+    values_of = [np.float64(cell(table, each, quantity)) for each, table in own.items()]
     with np.errstate(all="ignore"):  # what is divided by nothing is infinite
         found = [float(formula(x, base)) if np.isfinite(base) else np.nan for x in values_of]
     places = DECIMALS if view.decimals is None else view.decimals
     return [Column(header, [number(x, places) for x in found])]
-
-
-def _change(quantity: str, kind: str) -> Callable[[View], list[Column]]:
-    heading, formula = FORMULAS[kind]
-    return lambda view: _column(view, heading.format(QUANTITIES[quantity].title), quantity, formula)
-
-
-def _ratio(name: str) -> Callable[[View], list[Column]]:
-    header, quantity, formula = RATIOS[name]
-    return lambda view: _column(view, header, quantity, formula)
 
 
 def _frontiers(view: View) -> list[Column]:
@@ -88,8 +78,6 @@ def _yes(table: pd.DataFrame, row: str, column: str) -> str:
 
 
 DERIVED: dict[str, Callable[[View], list[Column]]] = {
-    **{f"{each}_{kind}": _change(each, kind) for each in QUANTITIES for kind in FORMULAS},
-    **{name: _ratio(name) for name in RATIOS},
     "frontiers": _frontiers,
     "recommended": _recommended,
     "cautions": _cautions,
@@ -98,4 +86,6 @@ DERIVED: dict[str, Callable[[View], list[Column]]] = {
 
 def columns(view: View, name: str) -> list[Column]:
     """The columns that any name of the table's file stands for; none if nothing has a value."""
+    if name in FORMULAS:
+        return _column(view, name)
     return DERIVED[name](view) if name in DERIVED else plain.columns(view, name)

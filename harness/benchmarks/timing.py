@@ -53,11 +53,6 @@ class Times:
         pairs = zip(self.seconds[name], self.seconds[base], strict=True)
         return Spread.of(a / b for a, b in pairs)
 
-    def added(self, name: str, base: str) -> Spread:
-        """Seconds of a case minus those of the base in the same round."""
-        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
-        return Spread.of(a - b for a, b in pairs)
-
     @property
     def fastest(self) -> str:
         """The case with the smallest median."""
