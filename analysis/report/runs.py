@@ -16,7 +16,7 @@ from harness.results.run import ENVIRONMENT
 from harness.results.scores import SCORES
 from harness.system import parquet
 from harness.system.errors import UserError
-from harness.system.files import is_regular
+from harness.system.files import is_no_file
 
 REQUEST = "request.json"
 OF_VIDEOS = (
@@ -93,7 +93,7 @@ def facts(folder: Path) -> Facts:
 def _mp4s(videos: Path, problems: list[str]) -> list[Path]:
     """The MP4s that lie in a folder themselves; links may lead to any file of this machine."""
     found = sorted(videos.glob("*.mp4"))
-    kept = [] if videos.is_symlink() else [path for path in found if is_regular(path)]
+    kept = [] if videos.is_symlink() else [path for path in found if not is_no_file(path)]
     if left := len(found) - len(kept):
         problems.append(f"{left} MP4s in {videos} are links, which are not followed: left out")
     return kept
