@@ -37,7 +37,8 @@ class Plan:
 class Chunk:
     """The current chunk in one layer [B, H, F * T, D].
 
-    key: un-rotated. rotated_query, rotated_key: at their positions of this pass.
+    key: un-rotated. rotated_query, rotated_key: at their positions of this pass. The query has the
+    model's query heads, the others its KV heads.
     """
 
     key: Tensor

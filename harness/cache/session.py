@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores, TokenPolicy, VideoSize
 from harness.cache.active import ActiveChunks
-from harness.cache.attention.base import Backend, Scratch
+from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.layer import Chunk, Context, Layer, Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
@@ -89,7 +89,10 @@ class Session:
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Attention of the current chunk over the layer's history and itself [B, H, T, D]."""
+        """Attention of the current chunk over the layer's history and itself [B, H, T, D].
+
+        q has the model's heads, k and v its KV heads; q and k normed and un-rotated.
+        """
         store = self._layers[layer]
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
@@ -97,7 +100,7 @@ class Session:
         q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
         active = self._active[layer]
         seen = store.segments(plan) + active.segments(plan)
-        out = self._backend.attend(q, k, v_BHTD, seen, self._scratch)
+        out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
         if self._scratch.finite is not None:
             self.watch.note(layer, True, *self._scratch.finite)
             self._scratch.finite = None

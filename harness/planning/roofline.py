@@ -75,10 +75,10 @@ def work(
     """Add up the passes of a video; histories: the moments of each that it begins.
 
     Source  4 q N C FLOPs of attention a layer and pass: two products of 2 q N C each, for q queries
-            over N tokens of width C.
+            over N tokens of width C, all query heads together.
     """
     spec, itemsize = model.spec, DTYPES[model.dtype].itemsize
-    width = spec.num_heads * spec.head_dim
+    width, stored_width = (n * spec.head_dim for n in (spec.num_heads, spec.kv_heads))
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
@@ -91,7 +91,7 @@ def work(
             history += seen * (1 if name == POOL else spec.tokens_per_frame)
             packed += seen * storage.total(name, moment.parts[name])
             stored += count.stored * storage.total(name, moment.parts[name])
-        decoded = 2 * history * width * itemsize * spec.num_layers * staged
+        decoded = 2 * history * stored_width * itemsize * spec.num_layers * staged
         gemm += network.flops * len(each.frames) / most_frames
         attention += 4 * queries * (history + queries) * width * spec.num_layers
         staging += packed + decoded
@@ -144,7 +144,7 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
 
 def _frame_values(spec: CacheSpec) -> int:
     """Values of one frame's keys and values in one layer."""
-    return 2 * spec.tokens_per_frame * spec.num_heads * spec.head_dim
+    return 2 * spec.tokens_per_frame * spec.kv_heads * spec.head_dim
 
 
 def cards() -> dict[str, Ceilings]:

@@ -19,7 +19,10 @@ class Attends(Protocol):
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Self-attention of one layer; q and k normed and un-rotated; output [B, H, T, D]."""
+        """Self-attention of one layer; output as q [B, H, T, D].
+
+        q and k are normed and un-rotated; k and v may have fewer heads (`CacheSpec.num_kv_heads`).
+        """
 
 
 class Network(Protocol):

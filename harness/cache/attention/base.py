@@ -150,8 +150,28 @@ class Backend(ABC):
     ) -> Tensor:
         """Softmax attention of q over history and the exact current chunk; output [B, H, T, D].
 
-        q and k are turned to their positions already. The scale is 1 / sqrt(D).
+        q and k are turned to their positions already. The scale is 1 / sqrt(D). q has as many heads
+        as k: `attend_grouped` has brought queries that share a head of keys together.
         """
+
+
+def attend_grouped(
+    backend: Backend,
+    q_BHTD: Tensor,
+    k_BGTD: Tensor,
+    v_BGTD: Tensor,
+    history: Sequence[Segment],
+    scratch: Scratch,
+) -> Tensor:
+    """Attention of H query heads over G heads of keys and values; output [B, H, T, D].
+
+    Query head h meets KV head h // (H / G). Nothing in attention to history depends on which query
+    asks, so the queries of a group are more queries of their KV head: history is decoded once for
+    all of them, and no backend or kernel need know of groups.
+    """
+    q = q_BHTD.unflatten(1, (k_BGTD.shape[1], -1)).flatten(2, 3)
+    out = backend.attend(q, k_BGTD, v_BGTD, history, scratch)
+    return out.unflatten(2, (-1, q_BHTD.shape[2])).flatten(1, 2)
 
 
 def heads_in(num_heads: int, head_bytes: int, mib: float, least: int = 1) -> int:

@@ -60,7 +60,7 @@ class Portable(Backend):
         """Of a tile."""
         seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
         head_bytes = 2 * seen * spec.head_dim * itemsize
-        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib)
+        return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
 
     def attend(
         self,

@@ -54,7 +54,7 @@ class Staged(ByKernel):
     def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
         """Of a group of heads."""
         head_bytes = 2 * num_tokens * spec.head_dim * itemsize
-        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib, self.least_heads)
+        return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib, self.least_heads)
 
     def attend(
         self,

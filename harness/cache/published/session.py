@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import DROP, CacheSpec, Method, Stores
-from harness.cache.attention.base import Backend, Scratch
+from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
 from harness.cache.positions import Rope, rotate
@@ -68,7 +68,8 @@ class PublishedSession:
         seen = slice(self._reach.start * size, self._reach.stop * size)
         if plan.stores == "history":
             self.watch.note(layer, True, are_finite(keys[:, :, seen], values[:, :, seen]))
-        return self._backend.attend(q, keys[:, :, seen], values[:, :, seen], (), Scratch())
+        keys, values = keys[:, :, seen], values[:, :, seen]
+        return attend_grouped(self._backend, q, keys, values, (), Scratch())
 
     def ledger(self) -> dict[str, int]:
         """Bytes of the tensors held between passes, by what they are; shared memory once.
