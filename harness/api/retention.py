@@ -149,7 +149,8 @@ class Tokens:
         A token is worth as much as to the query head that it is worth most to: take the maximum
         over R.
         """
-        return self.query.unflatten(1, (self.key.shape[1], -1))[batch, head]
+        queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))[batch, head]
+        return queries
 
 
 @dataclass(frozen=True, eq=False)

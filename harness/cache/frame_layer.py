@@ -16,7 +16,6 @@ from harness.cache.attention.base import Segment
 from harness.cache.frame_attention import frame_mass
 from harness.cache.layer import Chunk, Context, Plan, demand_known
 from harness.cache.pages import Arena, Pages
-from harness.cache.positions import rotate
 from harness.cache.stored_bytes import SINK
 
 Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, T, D]
@@ -225,7 +224,7 @@ class FrameLayer:
     def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One token a frame, the mean of the frame's tokens [B, H, F, 1, D]."""
         if not self.context.roped:
-            k = rotate(k, self.context.rope.frames(frames).view())
+            k = self.context.positions.frames(frames).rotate(k)
         k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
         return k, v
 

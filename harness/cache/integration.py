@@ -15,6 +15,7 @@ from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch
+from harness.cache.positions import Positions
 from harness.cache.session import Session
 
 
@@ -89,8 +90,9 @@ class Integration(ABC):
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> CacheSession:
-        """An empty cache for a video of `num_frames`."""
+        """An empty cache for a video of `num_frames`; positions as for `Session`."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Packed(Integration):
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> Session:
         """The cache of `harness.cache.session`."""
-        return Session(spec, method, backend, num_frames, device)
+        return Session(spec, method, backend, num_frames, device, positions)

@@ -13,7 +13,7 @@ from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.layer import Chunk, Context, Layer, Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
-from harness.cache.positions import Rope, rotate
+from harness.cache.positions import Positions, Rope
 from harness.cache.stored_bytes import frame_bytes
 from harness.cache.token_layer import TokenLayer
 
@@ -35,17 +35,18 @@ class Session:
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> None:
         """An empty cache for a video of `num_frames`.
 
-        The method must have passed `method.check(spec)` and the backend its `resolve`.
+        The method must have passed `method.check(spec)` and the backend its `resolve`. positions:
+        the network's (`Network.positions`); those of the Wan networks if none are given.
         """
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
         self.watch = KeyValueWatch()
         self._backend = backend
-        self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
         self._context = Context(
             spec=spec,
@@ -53,7 +54,7 @@ class Session:
             retention=sized(method, spec, num_frames),
             backend=backend,
             num_frames=num_frames,
-            rope=self._rope,
+            positions=positions or Rope(spec.head_dim, spec.grid, device),
             roped=method.keys_in(spec) == "roped",
         )
         self._layers = [layer_of(self._context, layer) for layer in range(spec.num_layers)]
@@ -72,7 +73,7 @@ class Session:
             self.ledger()
         self._context.turns.clear()
         shift = self._shift()
-        turns = self._rope.frames([f - shift for f in frames]).view().flatten(0, 1)
+        turns = self._context.positions.frames([f - shift for f in frames])
         if self.spec.positions != "anchored" or self.spec.window is None:
             return Plan(frames, stores, shift, turns)
         lift, hidden = anchored(self.spec, frames, stores == "history")
@@ -97,7 +98,7 @@ class Session:
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
             self._scratch.finite = []
-        q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
+        q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         active = self._active[layer]
         seen = store.segments(plan) + active.segments(plan)
         out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)

@@ -107,7 +107,12 @@ class Generator:
         """An empty cache for a video."""
         num_held = self.model.loop.histories(num_frames)[0]
         return self.integration.session(
-            self.model.spec, self.method, self.backend, num_held, self.device
+            self.model.spec,
+            self.method,
+            self.backend,
+            num_held,
+            self.device,
+            self.sampler.network.positions(self.model.spec.grid),
         )
 
     def warm_up(self) -> None:

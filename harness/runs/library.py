@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.api import Method
 from harness.cache.attention.auto import Auto
 from harness.cache.integration import CacheSession, Packed
+from harness.cache.positions import Positions
 from harness.checks.parts import demand_fit
 from harness.config.compose import configured
 from harness.downloads.data_folder import data_folder
@@ -49,9 +50,15 @@ def load(*words: str) -> tuple[VideoModel, Method]:
 
 
 def open_session(
-    model: VideoModel, method: Method, num_frames: int, device: torch.device | None = None
+    model: VideoModel,
+    method: Method,
+    num_frames: int,
+    device: torch.device | None = None,
+    positions: Positions | None = None,
 ) -> CacheSession:
     """Return an empty packed cache for one video of `num_frames` latent frames.
+
+    positions: those of the network; of the Wan networks if none are given.
 
     Raises  ValueError, UserError: the method cannot serve the model or this length.
     """
@@ -59,7 +66,7 @@ def open_session(
     demand_fit(model, method, integration, num_frames)
     backend = integration.resolve(Auto(), model.spec, method, device)
     num_held = model.loop.histories(num_frames)[0]
-    return integration.session(model.spec, method, backend, num_held, device)
+    return integration.session(model.spec, method, backend, num_held, device, positions)
 
 
 def sample_video(
@@ -77,8 +84,9 @@ def sample_video(
     Raises  ValueError, UserError: the parts do not fit, or a file is missing.
     """
     device = device or torch.device("cpu")
-    session = open_session(model, method, num_frames, device)
     sampler = replace(model.build(device, Path(data_folder(data_dir)[0])), reuse=method.reuse)
+    positions = sampler.network.positions(model.spec.grid)
+    session = open_session(model, method, num_frames, device, positions)
     rows = model.text.encode([prompt])[0].to(DTYPES[model.dtype])
     model.text.close()
     text_kv = model.text_kv(sampler, rows)
