@@ -45,4 +45,7 @@ def _logits(query_BhOD: Tensor, segment: Segment, heads: slice, num_frames: int)
     batch, num_heads, _, width = query_BhOD.shape
     k = query_BhOD.new_empty(batch, num_heads, segment.num_tokens, width)
     segment.load_keys(heads, slice(0, len(segment.pages.slots)), k, None)
-    return torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))
+    logits = torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))
+    if segment.bias is None:
+        return logits
+    return logits + segment.bias[:, heads, None].unflatten(3, (num_frames, -1))

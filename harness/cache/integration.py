@@ -26,8 +26,12 @@ class CacheSession(Protocol):
     peak_bytes: int
     watch: KeyValueWatch  # has seen what the last commit pass stored
 
-    def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunk `frames`; stores says what is kept of it."""
+    def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
+        """Place a pass over the chunk `frames`.
+
+        stores: what is kept of it. sees: the earlier frames that it may attend to; None for all
+        that the window allows.
+        """
 
     def restart(self) -> None:
         """Forget everything: the next pass starts a history at frame 0."""

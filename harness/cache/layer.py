@@ -13,6 +13,8 @@ from harness.api import DROP, POOL, CacheSpec, Method, Placement, Retention, Spl
 from harness.cache.attention.base import Backend, Segment
 from harness.cache.positions import Positions, Table
 
+HIDDEN = -1e4  # a logit that draws no attention, finite so that hidden tokens alone stay a number
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -21,7 +23,8 @@ class Plan:
     stores: what is kept of the pass.
     shift: frames by which positions behind the sink move back.
     lift: frames by which positions of the sink move forward.
-    hidden: stored frames that this pass does not see.
+    hidden: stored frames between the sink and those that the model lets this pass see.
+    sees: the earlier frames that the caller lets this pass see; None for all of them.
     turns: rotation of the current chunk's queries and keys.
     """
 
@@ -31,6 +34,11 @@ class Plan:
     turns: Table
     lift: int = 0
     hidden: range = range(0)
+    sees: range | None = None
+
+    def shows(self, frame: int) -> bool:
+        """Whether this pass may attend to an earlier frame, if it is stored."""
+        return frame not in self.hidden and (self.sees is None or frame in self.sees)
 
     def rotate(self, x_BHTD: Tensor) -> Tensor:
         """Turn queries or keys of the current chunk [B, H, F * T, D] to the pass's positions."""

@@ -61,8 +61,12 @@ class Session:
         self._active = [ActiveChunks(self._context) for _ in range(spec.num_layers)]
         self._end = 0  # frames of the video so far, the current chunk included
 
-    def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunk `frames`; evicts if the chunk is new."""
+    def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
+        """Place a pass over the chunk `frames`; evicts if the chunk is new.
+
+        sees: the earlier frames that the pass may attend to, finished or active, of those that are
+        held; an empty range leaves it its own chunk, None shows all that the window allows.
+        """
         end = min(frames.stop, frames.start + self.spec.chunk_frames)  # the rest is not history yet
         if end > self._end:
             self._end = end
@@ -75,9 +79,9 @@ class Session:
         shift = self._shift()
         turns = self._context.positions.frames([f - shift for f in frames])
         if self.spec.positions != "anchored" or self.spec.window is None:
-            return Plan(frames, stores, shift, turns)
+            return Plan(frames, stores, shift, turns, sees=sees)
         lift, hidden = anchored(self.spec, frames, stores == "history")
-        return Plan(frames, stores, shift, turns, lift, hidden)
+        return Plan(frames, stores, shift, turns, lift, hidden, sees)
 
     def restart(self) -> None:
         """Forget everything: the next pass begins a history at frame 0."""

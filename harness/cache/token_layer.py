@@ -10,11 +10,9 @@ from torch import Tensor
 
 from harness.api import Packed, TokenPolicy, Tokens
 from harness.cache.attention.base import Segment
-from harness.cache.layer import Chunk, Context, Plan
+from harness.cache.layer import HIDDEN, Chunk, Context, Plan
 from harness.cache.pages import Pages
 from harness.cache.positions import Table
-
-HIDDEN = -1e4  # a logit that draws no attention, finite so that hidden tokens alone stay a number
 
 
 @dataclass
@@ -82,8 +80,13 @@ class TokenLayer:
         frame, place = self._frame_and_place(held.origin)
         times = self.policy.times(frame, plan.frames.start)
         turns = self._turns(times, frame, place, plan)
-        pages = Pages(held.key, held.value, (0,))
-        return [Segment(pages, method.key, method.value, turns, bias=self._bias(held.count, times))]
+        pages, bias = Pages(held.key, held.value, (0,)), self._bias(held.count, times)
+        if plan.sees is not None:
+            shown = torch.tensor([plan.shows(f) for f in range(plan.frames.start)])
+            unseen = ~shown.to(frame.device)[frame]
+            bias = torch.zeros_like(frame, dtype=torch.float32) if bias is None else bias
+            bias = bias.masked_fill(unseen, HIDDEN)
+        return [Segment(pages, method.key, method.value, turns, bias=bias)]
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Token policies look at finished chunks alone."""

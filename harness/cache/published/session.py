@@ -43,8 +43,15 @@ class PublishedSession:
         self._positions = positions
         self._end = 0  # frames of the video so far, the current chunk included
 
-    def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunk `frames`."""
+    def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
+        """Place a pass over the chunk `frames`.
+
+        Raises  ValueError: the pass is to see some of the window only.
+        """
+        if sees is not None:
+            raise ValueError(
+                "integration=published shows every pass the whole window: choose integration=packed"
+            )
         assert stores != "active", "Executor.check refuses chunks under way"
         self.ledger()
         self._end = max(self._end, frames.stop)
