@@ -48,4 +48,5 @@ def _logits(query_BhOD: Tensor, segment: Segment, heads: slice, num_frames: int)
     logits = torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))
     if segment.bias is None:
         return logits
-    return logits + segment.bias[:, heads, None].unflatten(3, (num_frames, -1))
+    hidden: Tensor = segment.bias[:, heads, None].unflatten(3, (num_frames, -1))
+    return logits + hidden

@@ -72,7 +72,7 @@ def work(
     num_frames: int,
     backend: Backend,
 ) -> Work:
-    """Add up the passes of a video; histories: the moments of each that it begins.
+    """Add up the passes of a video in all branches; histories: the moments of each that it begins.
 
     Source  4 q N C FLOPs of attention a layer and pass: two products of 2 q N C each, for q queries
             over N tokens of width C, all query heads together.
@@ -98,7 +98,7 @@ def work(
         if each.stores == "history":
             read = len(each.frames) + moment.moved
             encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
-    return Work(gemm, attention, staging, encoding)
+    return Work(*(model.num_branches * total for total in (gemm, attention, staging, encoding)))
 
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:

@@ -19,6 +19,7 @@ from harness.downloads.data_folder import data_folder
 from harness.models.preset import DTYPES, VideoModel
 from harness.results.video_files import Frames
 from harness.sampling.decoding import Reel
+from harness.sampling.guidance import Branch
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.system.typed import build
@@ -29,7 +30,8 @@ class SampledVideo:
     """One video and the cache that it left.
 
     frames: [T, H, W, 3] uint8. latents: [F, C, h, w] in the model's dtype.
-    session: the cache after the last commit; `session.ledger()` lists its bytes.
+    session: the cache after the last commit; `session.ledger()` lists its bytes. Under guidance it
+    is that of the branch with the prompt.
     """
 
     frames: Frames
@@ -86,13 +88,21 @@ def sample_video(
     device = device or torch.device("cpu")
     sampler = replace(model.build(device, Path(data_folder(data_dir)[0])), reuse=method.reuse)
     positions = sampler.network.positions(model.spec.grid)
-    session = open_session(model, method, num_frames, device, positions)
-    rows = model.text.encode([prompt])[0].to(DTYPES[model.dtype])
+    texts = [prompt, *([model.guidance.negative] if model.guidance else [])]
+    rows = model.text.encode(texts).to(DTYPES[model.dtype])
     model.text.close()
-    text_kv = model.text_kv(sampler, rows)
+    branches = [
+        Branch(
+            open_session(model, method, num_frames, device, positions),
+            model.text_kv(sampler, each),
+        )
+        for each in rows
+    ]
+    session, text_kv = branches[0].session, branches[0].text_kv
+    uncond = branches[1] if model.guidance else None
     noise = SeededNoise(seed, model.latent_shape(num_frames))
     reel, chunks = Reel(model.decoder, Silent()), []
-    for latents in sampler.sample(session, text_kv, noise, num_frames, Silent(), reel):
+    for latents in sampler.sample(session, text_kv, noise, num_frames, Silent(), reel, uncond):
         reel.latents.append(latents)
         chunks.append(latents[0])
     with torch.inference_mode():
