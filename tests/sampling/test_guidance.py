@@ -14,11 +14,16 @@ from torch import Tensor
 from harness.api import Method, Reuse
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
+from harness.checks.files import rows as read_rows
+from harness.checks.video import of_bytes
 from harness.models.preset import VideoModel
 from harness.planning.history import most
 from harness.planning.memory import Budget, Contract
 from harness.planning.model_needs import Needs
 from harness.planning.model_needs import network as needs_of
+from harness.results.observation import Observation
+from harness.results.observations import OBSERVATIONS
+from harness.runs.library import load, sample_video
 from harness.sampling.guidance import Branch, Guidance
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
@@ -181,6 +186,10 @@ def test_a_guided_run_reports_its_branches_and_is_planned(tmp_path: Path) -> Non
     assert not {"codes", "active"} & parts["two"]
     assert {*trace["two"]["branch"].dropna()} == {0, 1}
 
+    for this in runs.values():  # `check` finds the same sums
+        (row,) = read_rows(this.folder / OBSERVATIONS, Observation)
+        assert list(of_bytes(row, this.trace(this.items[0]))) == []
+
     budgets = {}
     for name, this in runs.items():
         assert planned(this).stored_bytes == rows[name]["kv_stored_bytes"]
@@ -216,3 +225,15 @@ def test_chunks_under_way_are_planned_as_they_are_held(offset: int | None) -> No
     list(sampler.sample(session, text(net), noise, 18, Silent()))
     frames = loop.active_frames(Schedule(), 18, 3)
     assert largest == frames * 2 * shape.bf16_frame_bytes  # fp32
+
+
+def test_a_guided_video_from_python() -> None:
+    """The branch with the prompt is the session that it gives back."""
+    words = ("model=small", "model.weights=seeded", *GUIDED)
+    videos = []
+    for chosen in (words, words[:2]):
+        model, method = load(*chosen, "method=rtn_int4")
+        videos.append(sample_video(model, method, "a red ball rolls to the right", 6))
+    guided, plain = videos
+    assert guided.session.stored_bytes == plain.session.stored_bytes
+    assert (guided.latents - plain.latents).abs().max() > 0
