@@ -15,7 +15,7 @@ from harness.system.errors import UserError
 from harness.system.units import GIB
 
 PROCESS = "in_use"  # everything, of which the others are parts
-SCRATCH = "scratch"  # held while attending, no history
+BESIDE = ("scratch", "active")  # held while attending or denoising, no history
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
     """What history held, or the whole process, after each chunk."""
     points = table[table["moment"] == "chunk"]
     whole = points["component"] == PROCESS
-    chosen = points[~whole & (points["component"] != SCRATCH)] if is_kv else points[whole]
+    kinds = points["component"].str.rpartition(".")[2]  # without the name of a guidance branch
+    chosen = points[~whole & ~kinds.isin(BESIDE)] if is_kv else points[whole]
     sums = chosen.groupby("time_s")["bytes"].sum() / GIB
     return Trace(sums.index.to_numpy(float), sums.to_numpy(float))
 

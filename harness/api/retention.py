@@ -116,11 +116,13 @@ class Tokens:
     """What a token policy sees of one layer when a chunk is finished: history, then the new chunk.
 
     key, value: [B, H, N, D] as stored, new ones exact; keys roped or not as the method stores
-    them. rotated: the keys as attention meets them, at their positions. query: of the new chunk,
-    rotated likewise [B, H, T, D]. frame, place: the frame a token came from and its position in it
-    [B, H, N] int64. count: how many tokens it stands for [B, H, N] fp32; 0: the model's window no
-    longer reaches it. note: what the policy wrote down for it [B, H, N] fp32, 0 for new tokens.
-    num_new: tokens of the new chunk, which are the last. layer of num_layers.
+    them. H counts heads of keys and values. rotated: the keys as attention meets them, at their
+    positions. query: of the new chunk, rotated likewise [B, query heads, T, D]; where there are
+    more of them than H, neighbours share a head (`queries_of`). frame, place: the frame a token
+    came from and its position in it [B, H, N] int64. count: how many tokens it stands for [B, H, N]
+    fp32; 0: the model's window no longer reaches it. note: what the policy wrote down for it
+    [B, H, N] fp32, 0 for new tokens. num_new: tokens of the new chunk, which are the last. layer of
+    num_layers.
     """
 
     key: Tensor
@@ -140,6 +142,15 @@ class Tokens:
     def num_frames(self) -> int:
         """Frames of the video so far, the new chunk included."""
         return int(self.frame[..., -1].max()) + 1
+
+    def queries_of(self, batch: int, head: int) -> Tensor:
+        """Queries of all query heads that meet one head of keys [R, T, D]; R is 1 in most models.
+
+        A token is worth as much as to the query head that it is worth most to: take the maximum
+        over R.
+        """
+        queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))[batch, head]
+        return queries
 
 
 @dataclass(frozen=True, eq=False)

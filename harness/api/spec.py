@@ -21,6 +21,10 @@ class CacheSpec:
     `anchored`, where a denoising pass finds the sink just before the frames that it sees of the
     rest, and no pass sees more than window - sink frames of those held. sink_rate: share of every
     chunk that leaves the window that is mixed into the sink; 0 leaves the sink as it was.
+    num_kv_heads: heads of keys and values; null for as many as there are heads of queries,
+    `num_heads`. Where there are fewer, neighbouring query heads share one.
+
+    Raises  ValueError: num_kv_heads does not divide num_heads.
     """
 
     num_layers: int
@@ -33,6 +37,20 @@ class CacheSpec:
     positions: Literal["absolute", "relative", "anchored"] = "absolute"
     keys: Literal["roped", "pre_rope"] = "roped"
     sink_rate: float = 0.0
+    num_kv_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse groups of different sizes."""
+        if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: "
+                "choose a divisor, or null for as many"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values, which is what a cache stores."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
     def tokens_per_frame(self) -> int:
@@ -42,7 +60,7 @@ class CacheSpec:
     @property
     def bf16_frame_bytes(self) -> int:
         """Bytes of one frame's keys and values over all layers in BF16, batch 1."""
-        return self.num_layers * 2 * self.num_heads * self.head_dim * 2 * self.tokens_per_frame
+        return self.num_layers * 2 * self.kv_heads * self.head_dim * 2 * self.tokens_per_frame
 
 
 @dataclass(frozen=True)

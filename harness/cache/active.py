@@ -40,9 +40,12 @@ class ActiveChunks:
         for frames in sorted(self.held, key=lambda each: each.start):
             if frames.start >= plan.frames.start:
                 break
+            shown = [frame for frame in frames if plan.shows(frame)]
+            if not shown:
+                continue
             key, value = self.held[frames]
-            pages = Pages(key, value, tuple(range(len(frames))))
-            turns = self.context.turns_of(list(frames), plan, roped=True)
+            pages = Pages(key, value, tuple(frame - frames.start for frame in shown))
+            turns = self.context.turns_of(shown, plan, roped=True)
             found.append(Segment(pages, exact, exact, turns))
         return found
 

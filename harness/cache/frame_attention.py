@@ -17,13 +17,14 @@ def frame_mass(
 ) -> dict[int, float]:
     """Share of attention by frame, mean over heads and queries of the newest frame.
 
-    history: frames, and the segment in which they lie. The queries are evenly spaced; keys are
-    decoded one head at a time. Pooled frames draw nothing here.
+    history: frames, and the segment in which they lie. The queries are evenly spaced, of all query
+    heads alike; keys are decoded one head at a time. Pooled frames draw nothing here.
     """
-    num_frames, num_heads = len(plan.frames), chunk.rotated_query.shape[1]
+    num_frames, num_heads = len(plan.frames), chunk.rotated_key.shape[1]
     newest = chunk.rotated_query.unflatten(2, (num_frames, -1))[:, :, -1]
     at = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
     query = newest[:, :, at.to(newest.device)].float() / newest.shape[3] ** 0.5
+    query = query.unflatten(1, (num_heads, -1)).flatten(2, 3)  # by the head of keys that they meet
     frames = [f for of, _ in history for f in of] + list(plan.frames)
     total = torch.zeros(len(frames), device=query.device)
     for head in range(num_heads):
@@ -44,4 +45,8 @@ def _logits(query_BhOD: Tensor, segment: Segment, heads: slice, num_frames: int)
     batch, num_heads, _, width = query_BhOD.shape
     k = query_BhOD.new_empty(batch, num_heads, segment.num_tokens, width)
     segment.load_keys(heads, slice(0, len(segment.pages.slots)), k, None)
-    return torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))
+    logits = torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))
+    if segment.bias is None:
+        return logits
+    hidden: Tensor = segment.bias[:, heads, None].unflatten(3, (num_frames, -1))
+    return logits + hidden

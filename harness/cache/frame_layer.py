@@ -14,9 +14,8 @@ from harness.api import DROP, KEEP, POOL, Exact, FramePolicy, History, Placement
 from harness.api.method import tiers_of
 from harness.cache.attention.base import Segment
 from harness.cache.frame_attention import frame_mass
-from harness.cache.layer import Chunk, Context, Plan, demand_known
+from harness.cache.layer import HIDDEN, Chunk, Context, Plan, demand_known
 from harness.cache.pages import Arena, Pages
-from harness.cache.positions import rotate
 from harness.cache.stored_bytes import SINK
 
 Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, T, D]
@@ -67,14 +66,15 @@ class FrameLayer:
     def _placed(self, name: str, plan: Plan) -> list[tuple[tuple[int, ...], Segment]]:
         """Frames of one arena and the segments in which they lie."""
         arena, pooled, found = self.arenas[name], name == POOL, []
-        bias = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
+        log_count = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
         for frames, pages in arena.pages:
-            frames, pages = _seen(frames, pages, plan)
+            frames, pages, hiding = _seen(frames, pages, arena.span, plan)
             if not frames:
                 continue
             turns = self.context.turns_of(frames, plan, self.context.roped or pooled)
             of = arena.key_quantizer, arena.value_quantizer
-            found.append((frames, Segment(pages, *of, turns, bias, span=arena.span)))
+            segment = Segment(pages, *of, turns, log_count, hiding, arena.span)
+            found.append((frames, segment))
         return found
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
@@ -225,18 +225,30 @@ class FrameLayer:
     def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One token a frame, the mean of the frame's tokens [B, H, F, 1, D]."""
         if not self.context.roped:
-            k = rotate(k, self.context.rope.frames(frames).view())
+            k = self.context.positions.frames(frames).rotate(k)
         k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
         return k, v
 
 
-def _seen(frames: tuple[int, ...], pages: Pages, plan: Plan) -> tuple[tuple[int, ...], Pages]:
-    """What a pass sees of some frames; where any is hidden, each has a page of its own."""
-    seen = tuple(i for i, frame in enumerate(frames) if frame not in plan.hidden)
-    if len(seen) == len(frames):
-        return frames, pages
-    slots = tuple(pages.slots[i] for i in seen)
-    return tuple(frames[i] for i in seen), Pages(pages.key, pages.value, slots)
+def _seen(
+    frames: tuple[int, ...], pages: Pages, span: int, plan: Plan
+) -> tuple[tuple[int, ...], Pages, Tensor | None]:
+    """The pages that hold frames which a pass sees, with all their frames.
+
+    Logits [B, H, tokens] hide the other frames of a page of several; None where there are none.
+    """
+    shown = [plan.shows(frame) for frame in frames]
+    if all(shown):
+        return frames, pages, None
+    kept = [at for at in range(len(pages.slots)) if any(shown[at * span : (at + 1) * span])]
+    inside = [i for at in kept for i in range(at * span, (at + 1) * span)]
+    seen = Pages(pages.key, pages.value, tuple(pages.slots[at] for at in kept))
+    hiding = None
+    if not all(shown[i] for i in inside):
+        by_frame = torch.tensor([0.0 if shown[i] else HIDDEN for i in inside])
+        row = by_frame.to(pages.key.device).repeat_interleave(pages.key.page[0] // span)
+        hiding = row.expand(*pages.key.shape[:2], -1)
+    return tuple(frames[i] for i in inside), seen, hiding
 
 
 def _arrivals(name: str, source: Frames, coming: Mapping[int, Placement]) -> Iterator[Frames]:

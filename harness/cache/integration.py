@@ -15,6 +15,7 @@ from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch
+from harness.cache.positions import Positions
 from harness.cache.session import Session
 
 
@@ -25,8 +26,12 @@ class CacheSession(Protocol):
     peak_bytes: int
     watch: KeyValueWatch  # has seen what the last commit pass stored
 
-    def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunk `frames`; stores says what is kept of it."""
+    def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
+        """Place a pass over the chunk `frames`.
+
+        stores: what is kept of it. sees: the earlier frames that it may attend to; None for all
+        that the window allows.
+        """
 
     def restart(self) -> None:
         """Forget everything: the next pass starts a history at frame 0."""
@@ -34,7 +39,10 @@ class CacheSession(Protocol):
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Self-attention of one layer; q and k normed and un-rotated; output [B, H, T, D]."""
+        """Self-attention of one layer; output as q [B, H, T, D].
+
+        q and k are normed and un-rotated; k and v may have fewer heads (`CacheSpec.num_kv_heads`).
+        """
 
     def ledger(self) -> dict[str, int]:
         """Bytes of the tensors held now, by what they are."""
@@ -86,8 +94,9 @@ class Integration(ABC):
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> CacheSession:
-        """An empty cache for a video of `num_frames`."""
+        """An empty cache for a video of `num_frames`; positions as for `Session`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,7 @@ class Packed(Integration):
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> Session:
         """The cache of `harness.cache.session`."""
-        return Session(spec, method, backend, num_frames, device)
+        return Session(spec, method, backend, num_frames, device, positions)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from harness.api import DROP, POOL, CacheSpec, Method, Placement, Retention, Split, Stores
 from harness.cache.attention.base import Backend, Segment
-from harness.cache.positions import Rope, Turns, rotate
+from harness.cache.positions import Positions, Table
+
+HIDDEN = -1e4  # a logit that draws no attention, finite so that hidden tokens alone stay a number
 
 
 @dataclass(frozen=True)
@@ -21,23 +23,34 @@ class Plan:
     stores: what is kept of the pass.
     shift: frames by which positions behind the sink move back.
     lift: frames by which positions of the sink move forward.
-    hidden: stored frames that this pass does not see.
-    turns: rotation of the current chunk's queries and keys [F * T, D/2] complex64.
+    hidden: stored frames between the sink and those that the model lets this pass see.
+    sees: the earlier frames that the caller lets this pass see; None for all of them.
+    turns: rotation of the current chunk's queries and keys.
     """
 
     frames: range
     stores: Stores
     shift: int
-    turns: Tensor
+    turns: Table
     lift: int = 0
     hidden: range = range(0)
+    sees: range | None = None
+
+    def shows(self, frame: int) -> bool:
+        """Whether this pass may attend to an earlier frame, if it is stored."""
+        return frame not in self.hidden and (self.sees is None or frame in self.sees)
+
+    def rotate(self, x_BHTD: Tensor) -> Tensor:
+        """Turn queries or keys of the current chunk [B, H, F * T, D] to the pass's positions."""
+        return self.turns.rotate(x_BHTD.unflatten(2, (len(self.frames), -1))).flatten(2, 3)
 
 
 @dataclass(frozen=True)
 class Chunk:
     """The current chunk in one layer [B, H, F * T, D].
 
-    key: un-rotated. rotated_query, rotated_key: at their positions of this pass.
+    key: un-rotated. rotated_query, rotated_key: at their positions of this pass. The query has the
+    model's query heads, the others its KV heads.
     """
 
     key: Tensor
@@ -59,9 +72,9 @@ class Context:
     retention: Retention
     backend: Backend
     num_frames: int
-    rope: Rope
+    positions: Positions
     roped: bool
-    turns: dict[tuple[int | bool, ...], Turns] = field(default_factory=dict)
+    turns: dict[tuple[int | bool, ...], Table] = field(default_factory=dict)
 
     @property
     def reach(self) -> int:
@@ -74,16 +87,17 @@ class Context:
         """Keys at their absolute positions [B, H, F * T, D], as they are stored roped."""
         if plan.shift == 0:
             return chunk.rotated_key
-        return rotate(chunk.key, self.rope.frames(plan.frames).view().flatten(0, 1))
+        keys = chunk.key.unflatten(2, (len(plan.frames), -1))
+        return self.positions.frames(plan.frames).rotate(keys).flatten(2, 3)
 
-    def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Turns | None:
+    def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Table | None:
         """How stored keys turn on reading; layers that hold the same frames share the tables."""
         moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
         if roped and not any(moved):
             return None
         places = moved if roped else tuple(f + m for f, m in zip(frames, moved, strict=True))
         if (roped, *places) not in self.turns:
-            make = self.rope.shifts if roped else self.rope.frames
+            make = self.positions.shifts if roped else self.positions.frames
             self.turns[roped, *places] = make(places)
         return self.turns[roped, *places]
 

@@ -1,17 +1,51 @@
-"""Rotary positions over time, row and column, as Wan2.1 uses them."""
+"""Where keys and queries lie: what a model hands in, and the rotations of Wan2.1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
+class Table(Protocol):
+    """How the tokens of some frames turn; made by `Positions`."""
+
+    def rotate(
+        self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
+    ) -> Tensor:
+        """Turn x [B, h, f, T, D], the given heads of the given frames; None stands for all."""
+
+
+class Positions(Protocol):
+    """The position embedding of a model: a rotation of channels by time and by place in a frame.
+
+    Rotations over time must add up: turned by `shifts` of n, what lies at frame f lies at f + n.
+    """
+
+    def frames(self, positions: Sequence[int]) -> Table:
+        """Rotations of whole frames at these time positions."""
+
+    def shifts(self, offsets: Sequence[int]) -> Table:
+        """Rotations that move rotated keys by so many frames, whatever their place in a frame.
+
+        They serve a pooled token too, which has no place.
+        """
+
+    def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> Table:
+        """Rotations of single tokens, head by head, as one page of N tokens.
+
+        times: positions within +-farthest [B, H, N] int64; or offsets of keys that are rotated
+        already, where place, the tokens' positions in their frame, is None.
+        """
+
+
 @dataclass(frozen=True)
 class Turns:
-    """Rotations of the channel pairs of stored frames, time and space apart.
+    """Rotations of adjacent channel pairs of stored frames, time and space apart; a `Table`.
 
     time: [F, pairs of time] complex64, one row a frame. space: [T, the other pairs] complex64, the
     same in every frame; None leaves those pairs as they are, and serves tokens without a place.
@@ -31,10 +65,21 @@ class Turns:
         time = time.expand(-1, self.space.shape[0], -1)
         return torch.cat([time, self.space.expand(time.shape[0], -1, -1)], dim=2)
 
+    @cached_property
+    def whole(self) -> Tensor:
+        """The rotations of all frames, kept: every layer turns the current chunk by them."""
+        return self.view()
+
+    def rotate(
+        self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
+    ) -> Tensor:
+        """Turn some frames; see `Table`."""
+        return rotate(x_BHFTD, self.whole if frames is None else self.view(frames))
+
 
 @dataclass(frozen=True)
 class TokenTurns:
-    """Rotations of single tokens that came from anywhere, head by head.
+    """Rotations of single tokens that came from anywhere, head by head; a `Table`.
 
     time: one row a time [times, pairs of time] complex64. at: which row a token takes [B, H, N]
     int64. space, place: the other pairs of every position in a frame, and which a token takes;
@@ -53,9 +98,15 @@ class TokenTurns:
             return time
         return torch.cat([time, self.space[self.place[:, heads, None]]], dim=-1)
 
+    def rotate(
+        self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
+    ) -> Tensor:
+        """Turn some heads of the one page [B, h, 1, N, D]."""
+        return rotate(x_BHFTD, self.view(heads=heads))
+
 
 class Rope:
-    """Rotations for tokens of a grid of patches, by frame.
+    """Rotations for tokens of a grid of patches, by frame: the `Positions` of the Wan networks.
 
     The head width D splits into time, row and column channels, 2 * (D // 6) for row and column
     each and the rest for time (44, 42, 42 of 128). Adjacent channels (2i, 2i + 1) form a pair that

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores, TokenPolicy, VideoSize
 from harness.cache.active import ActiveChunks
-from harness.cache.attention.base import Backend, Scratch
+from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.layer import Chunk, Context, Layer, Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
-from harness.cache.positions import Rope, rotate
+from harness.cache.positions import Positions, Rope
 from harness.cache.stored_bytes import frame_bytes
 from harness.cache.token_layer import TokenLayer
 
@@ -35,17 +35,18 @@ class Session:
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> None:
         """An empty cache for a video of `num_frames`.
 
-        The method must have passed `method.check(spec)` and the backend its `resolve`.
+        The method must have passed `method.check(spec)` and the backend its `resolve`. positions:
+        the network's (`Network.positions`); those of the Wan networks if none are given.
         """
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
         self.watch = KeyValueWatch()
         self._backend = backend
-        self._rope = Rope(spec.head_dim, spec.grid, device)
         self._scratch = Scratch()
         self._context = Context(
             spec=spec,
@@ -53,15 +54,19 @@ class Session:
             retention=sized(method, spec, num_frames),
             backend=backend,
             num_frames=num_frames,
-            rope=self._rope,
+            positions=positions or Rope(spec.head_dim, spec.grid, device),
             roped=method.keys_in(spec) == "roped",
         )
         self._layers = [layer_of(self._context, layer) for layer in range(spec.num_layers)]
         self._active = [ActiveChunks(self._context) for _ in range(spec.num_layers)]
         self._end = 0  # frames of the video so far, the current chunk included
 
-    def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunk `frames`; evicts if the chunk is new."""
+    def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
+        """Place a pass over the chunk `frames`; evicts if the chunk is new.
+
+        sees: the earlier frames that the pass may attend to, finished or active, of those that are
+        held; an empty range leaves it its own chunk, None shows all that the window allows.
+        """
         end = min(frames.stop, frames.start + self.spec.chunk_frames)  # the rest is not history yet
         if end > self._end:
             self._end = end
@@ -72,11 +77,11 @@ class Session:
             self.ledger()
         self._context.turns.clear()
         shift = self._shift()
-        turns = self._rope.frames([f - shift for f in frames]).view().flatten(0, 1)
+        turns = self._context.positions.frames([f - shift for f in frames])
         if self.spec.positions != "anchored" or self.spec.window is None:
-            return Plan(frames, stores, shift, turns)
+            return Plan(frames, stores, shift, turns, sees=sees)
         lift, hidden = anchored(self.spec, frames, stores == "history")
-        return Plan(frames, stores, shift, turns, lift, hidden)
+        return Plan(frames, stores, shift, turns, lift, hidden, sees)
 
     def restart(self) -> None:
         """Forget everything: the next pass begins a history at frame 0."""
@@ -89,15 +94,18 @@ class Session:
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Attention of the current chunk over the layer's history and itself [B, H, T, D]."""
+        """Attention of the current chunk over the layer's history and itself [B, H, T, D].
+
+        q has the model's heads, k and v its KV heads; q and k normed and un-rotated.
+        """
         store = self._layers[layer]
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
             self._scratch.finite = []
-        q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
+        q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         active = self._active[layer]
         seen = store.segments(plan) + active.segments(plan)
-        out = self._backend.attend(q, k, v_BHTD, seen, self._scratch)
+        out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
         if self._scratch.finite is not None:
             self.watch.note(layer, True, *self._scratch.finite)
             self._scratch.finite = None

@@ -24,7 +24,7 @@ def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int
     sizes: Counter[str] = Counter()
     for quantizer in (tier.key, tier.value):
         for name, part in quantizer.encode(x).parts.items():
-            sizes[name] += spec.num_layers * spec.num_heads * part.nbytes
+            sizes[name] += spec.num_layers * spec.kv_heads * part.nbytes
     return {name: size // tier.span for name, size in sizes.items()}
 
 
@@ -32,5 +32,5 @@ def frame_bytes(method: Method, spec: CacheSpec, dtype: torch.dtype = torch.bflo
     """Bytes of one frame of the tier KEEP over all layers, batch 1."""
     total = sum(tier_bytes(tiers_of(method)[KEEP], spec, dtype).values())
     if isinstance(method.retention, TokenPolicy):
-        total += ORIGIN_BYTES * spec.num_layers * spec.num_heads * spec.tokens_per_frame
+        total += ORIGIN_BYTES * spec.num_layers * spec.kv_heads * spec.tokens_per_frame
     return total

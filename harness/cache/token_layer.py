@@ -10,11 +10,9 @@ from torch import Tensor
 
 from harness.api import Packed, TokenPolicy, Tokens
 from harness.cache.attention.base import Segment
-from harness.cache.layer import Chunk, Context, Plan
+from harness.cache.layer import HIDDEN, Chunk, Context, Plan
 from harness.cache.pages import Pages
-from harness.cache.positions import TokenTurns, rotate
-
-HIDDEN = -1e4  # a logit that draws no attention, finite so that hidden tokens alone stay a number
+from harness.cache.positions import Table
 
 
 @dataclass
@@ -82,8 +80,13 @@ class TokenLayer:
         frame, place = self._frame_and_place(held.origin)
         times = self.policy.times(frame, plan.frames.start)
         turns = self._turns(times, frame, place, plan)
-        pages = Pages(held.key, held.value, (0,))
-        return [Segment(pages, method.key, method.value, turns, bias=self._bias(held.count, times))]
+        pages, bias = Pages(held.key, held.value, (0,)), self._bias(held.count, times)
+        if plan.sees is not None:
+            shown = torch.tensor([plan.shows(f) for f in range(plan.frames.start)])
+            unseen = ~shown.to(frame.device)[frame]
+            bias = torch.zeros_like(frame, dtype=torch.float32) if bias is None else bias
+            bias = bias.masked_fill(unseen, HIDDEN)
+        return [Segment(pages, method.key, method.value, turns, bias=bias)]
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Token policies look at finished chunks alone."""
@@ -171,7 +174,7 @@ class TokenLayer:
             old_k, old_v = self._decoded(self.held, k_BHTD.dtype)
             old_times = self.policy.times(frame[:, :, :-new], plan.frames.start)
             turns = self._turns(old_times, frame[:, :, :-new], place[:, :, :-new], plan)
-            old_turned = old_k if turns is None else rotate(old_k, turns.view()[:, :, 0])
+            old_turned = old_k if turns is None else turns.rotate(old_k[:, :, None])[:, :, 0]
             key, value = torch.cat([old_k, key], 2), torch.cat([old_v, value], 2)
             turned = torch.cat([old_turned, turned], 2)
             times = torch.cat([old_times, frame[:, :, -new:]], 2)
@@ -201,15 +204,15 @@ class TokenLayer:
         per_frame = self.context.spec.tokens_per_frame
         return (origin // per_frame).long(), (origin % per_frame).long()
 
-    def _turns(self, times: Tensor, frame: Tensor, place: Tensor, plan: Plan) -> TokenTurns | None:
+    def _turns(self, times: Tensor, frame: Tensor, place: Tensor, plan: Plan) -> Table | None:
         """How stored keys turn on reading; None where they lie as they are needed."""
         context = self.context
         if context.roped and times is frame and plan.shift == 0:
             return None
         times = times - plan.shift * (frame >= context.spec.sink)
         if context.roped:
-            return context.rope.tokens(times - frame, None, context.num_frames)
-        return context.rope.tokens(times, place, context.num_frames)
+            return context.positions.tokens(times - frame, None, context.num_frames)
+        return context.positions.tokens(times, place, context.num_frames)
 
     def _bias(self, count: Tensor | None, times: Tensor) -> Tensor | None:
         """Logits to add [B, H, N] fp32: log of the counts, HIDDEN for what is out of reach.

@@ -84,7 +84,7 @@ def _of_tokens(session: Session, layer: TokenLayer) -> float:
     spec = one_layer(session.spec)
     beside = (layer.held.count is not None) + (layer.held.note is not None)
     token_bytes = frame_bytes(session.method, spec, DTYPE) / spec.tokens_per_frame
-    token_bytes += 4 * beside * spec.num_heads
+    token_bytes += 4 * beside * spec.kv_heads
     return _most(session, layer) * token_bytes
 
 

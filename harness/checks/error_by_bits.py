@@ -48,7 +48,7 @@ def _errors(method: Method, where: set[str], page: tuple[int, int]) -> dict[str,
     errors = {}
     for name, tier in tiers_of(method).items():
         num_tokens = tier.span * page[1] * spec().tokens_per_frame
-        shape = (1, spec().num_heads, page[0], num_tokens, spec().head_dim)
+        shape = (1, spec().kv_heads, page[0], num_tokens, spec().head_dim)
         x = torch.randn(shape, generator=generator)
         for side, quantizer in (("key", tier.key), ("value", tier.value)):
             if f"{name}.{side}" in where:

@@ -206,6 +206,34 @@ def runs_on_any_model(s: Subject) -> str | None:
     return f"refused: {told}" if told else None
 
 
+def grouped_queries_share_a_cache(s: Subject) -> str | None:
+    """Four query heads over two heads of keys and values: finite, and bytes of two heads."""
+    shape = spec(num_heads=4, num_kv_heads=2, num_layers=1)
+    session, told = _session(s, shape)
+    if session is None:
+        return f"refused: {told}"
+    before = live_bytes(s.method, leave_out=SHARED)
+    draw = torch.Generator().manual_seed(0)
+    num_tokens = shape.chunk_frames * shape.tokens_per_frame
+    for start in range(0, NUM_FRAMES - shape.chunk_frames + 1, shape.chunk_frames):
+        frames = range(start, start + shape.chunk_frames)
+        q, k, v = (
+            torch.randn(1, heads, num_tokens, shape.head_dim, generator=draw).bfloat16()
+            for heads in (shape.num_heads, shape.kv_heads, shape.kv_heads)
+        )
+        out = session.attend(0, q, k, v, session.plan(frames, "history"))
+        session.watch.demand_finite(f"frames {frames.start} on", session)
+        if out.shape != q.shape or not out.isfinite().all():
+            raise Broken(
+                f"four query heads over two heads of keys give {list(out.shape)}, or values that "
+                "are not finite"
+            )
+    live = live_bytes(session, s.method) - before
+    if live != session.stored_bytes:
+        raise Broken(f"the tensors alive take {live} bytes, {session.stored_bytes} are counted")
+    return None
+
+
 def odd_sizes_are_served_or_refused(s: Subject) -> str | None:
     """Three heads of 24 channels, frames of 15 tokens: round trips, or a reason."""
     shape = spec(**ODD)
@@ -261,6 +289,7 @@ CONTRACTS: tuple[Contract, ...] = (
     nothing_is_held_outside_the_cache,
     declared_bytes_are_stored,
     runs_on_any_model,
+    grouped_queries_share_a_cache,
     odd_sizes_are_served_or_refused,
 )
 
@@ -269,7 +298,7 @@ def drawn(s: Subject, shape: CacheSpec, span: int, dtype: torch.dtype) -> Tensor
     """Made-up values [2, H, F, T, D] of three frames; some channels larger, as those of keys."""
     num_frames, frame_tokens = s.page(span)
     num_tokens = frame_tokens * shape.tokens_per_frame
-    size = (2, shape.num_heads, num_frames, num_tokens, shape.head_dim)
+    size = (2, shape.kv_heads, num_frames, num_tokens, shape.head_dim)
     x = torch.randn(size, generator=torch.Generator().manual_seed(0))
     x[..., ::8] *= 3
     return x.to(dtype)

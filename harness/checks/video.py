@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from harness.results.video_files import digest, frames_file
 from harness.system.files import sha256
 
 Row = dict[str, Any]
-NOT_STORED = ("scratch", "in_use")  # sampled beside what the cache holds
+NOT_STORED = ("active", "scratch", "in_use")  # sampled beside the history that the cache holds
 
 
 def of_request(row: Row, run: Run) -> Iterator[str]:
@@ -133,10 +133,13 @@ def _of_trace(row: Row, points: list[Row]) -> Iterator[str]:
         return
     chunks = [point for point in points if point["moment"] == "chunk"]
     last = max((point["chunk"] for point in chunks), default=None)
-    held = {point["component"]: point["bytes"] for point in chunks if point["chunk"] == last}
+    held: Counter[str] = Counter()  # of all guidance branches, whose names come before a point
+    for point in chunks:
+        if point["chunk"] == last:
+            held[str(point["component"]).rpartition(".")[2]] += point["bytes"]
     sums = {
         "kv_stored_bytes": sum(n for name, n in held.items() if name not in NOT_STORED),
-        "scratch_bytes": held.get("scratch", 0),
+        "scratch_bytes": held["scratch"],
     }
     peaks: defaultdict[str, int] = defaultdict(int)
     for point in points:

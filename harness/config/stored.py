@@ -24,6 +24,7 @@ PARTS = (
     "harness.api",
     "harness.cache.attention",
     "harness.cache.integration",
+    "harness.sampling.guidance",
     "harness.sampling.loop",
     "harness.models",
     "harness.cache.published",

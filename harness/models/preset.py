@@ -17,6 +17,7 @@ from harness.models.checkpoints.locate import located
 from harness.models.checkpoints.lora import Lora
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.decoder import Decoder
+from harness.sampling.guidance import BRANCHES, Guidance
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
 from harness.sampling.sampler import Sampler
@@ -62,9 +63,10 @@ class VideoModel:
     seeded initialisation, untrained) or `random` (true sizes, values that mean nothing: for systems
     measurements; quality stays null). window and sink are frames, window=null is the full history.
     short_tail lets token groups end short where they do not divide a frame. positions and sink_rate
-    are those of `CacheSpec`; loop is in which order passes are made. trained_frames is the length
-    of the videos that the weights were trained on, in latent frames, null where it is not known;
-    runs with positions beyond it say so.
+    are those of `CacheSpec`; loop is in which order passes are made; guidance runs every pass with
+    and without the prompt, null runs it once. trained_frames is the length of the videos that the
+    weights were trained on, in latent frames, null where it is not known; runs with positions
+    beyond it say so.
     checkpoint may be `hf://owner/name/path`, and is looked for in the hub's cache under `source` if
     it is not at its place. sha256 holds a checkpoint to that checksum too, where it is given. lora
     is a second file, likewise with its source, added with lora_scale (alpha / rank).
@@ -98,6 +100,7 @@ class VideoModel:
     sink_rate: float = 0.0
     loop: Loop = field(default_factory=Loop)
     trained_frames: int | None = None
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         """Refuse presets that cannot run."""
@@ -170,6 +173,11 @@ class VideoModel:
         )
 
     @property
+    def num_branches(self) -> int:
+        """Branches of every pass, each with a cache of its own."""
+        return 1 if self.guidance is None else len(BRANCHES)
+
+    @property
     def contract(self) -> str:
         """How much history attention may reach: `window<frames>` or `full`; never mixed."""
         return "full" if self.window is None else f"window{self.window}"
@@ -186,6 +194,7 @@ class VideoModel:
             f"keys={self.keys} dtype={self.dtype}"
             f"{f' sink_rate={self.sink_rate:g}' if self.sink_rate else ''}"
             f"{'' if self.loop == Loop() else f' loop={self.loop}'}"
+            f"{f' guidance={self.guidance.scale:g}' if self.guidance else ''}"
         )
 
     def build(self, device: torch.device, data_dir: Path) -> Sampler:
@@ -216,7 +225,9 @@ class VideoModel:
                     lora=self.adapter(data_dir),
                 )
         network.eval().requires_grad_(False)
-        return Sampler(network, self.schedule, self.chunk_frames, loop=self.loop)
+        return Sampler(
+            network, self.schedule, self.chunk_frames, loop=self.loop, guidance=self.guidance
+        )
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
         """Cross-attention keys and values of a prompt's rows, computed once a video."""

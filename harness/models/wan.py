@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.cache.positions import Rope
 from harness.sampling.network import Attends, TextKV
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class Wan(nn.Module):
     def nbytes(self) -> int:
         """Bytes of the weights."""
         return sum(tensor.nbytes for tensor in self.state_dict().values())
+
+    def positions(self, grid: tuple[int, int]) -> Rope:
+        """Rotations by frame, row and column of a grid of patches."""
+        return Rope(self.dims.head_dim, grid, self.device)
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Cross-attention keys and values of every layer; depends on the prompt alone.

@@ -83,7 +83,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     end, held = moments[-1], most(moments)
     stored = budget.stored(end)
-    bf16 = model.spec.bf16_frame_bytes
+    bf16 = model.num_branches * model.spec.bf16_frame_bytes
     phases = budget.phases(best, num_frames, held)
     as_published = budget.phases(published, num_frames, most(whole))
     longest = None

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.api import CacheSpec, Method
+from harness.api import CacheSpec, Exact, Method, Tier
 from harness.cache.attention.base import Backend
+from harness.cache.stored_bytes import tier_bytes
 from harness.models.preset import DTYPES, VideoModel
 from harness.planning.history import Growth, Moment, video
 from harness.planning.model_needs import Needs
@@ -63,6 +64,7 @@ class Budget:
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
+        self.branches = model.num_branches  # each has a history, a text and a scratch of its own
         self._histories: dict[tuple[CacheSpec, int], list[list[Moment]]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:
@@ -83,28 +85,35 @@ class Budget:
         return [moment for each in self.histories(contract, num_frames) for moment in each]
 
     def stored(self, moment: Moment) -> dict[str, int]:
-        """Bytes of the history that a chunk leaves, by what they are."""
+        """Bytes of the history that a chunk leaves, by what they are; all branches together."""
         held = {name: count.held for name, count in moment.tiers.items()}
-        return self.storage.history(held, moment.parts, moment.frames.stop)
+        return self._of_branches(self.storage.history(held, moment.parts, moment.frames.stop))
 
     def allocated(self, held: Moment, num_frames: int) -> dict[str, int]:
-        """Bytes of history with the room that is taken for it, by what they are."""
+        """Bytes of history with the room that is taken for it, by what they are; all branches."""
         room = {name: count.room for name, count in held.tiers.items()}
-        return self.storage.history(room, held.parts, num_frames)
+        return self._of_branches(self.storage.history(room, held.parts, num_frames))
+
+    def active(self, num_frames: int) -> Sizes:
+        """Bytes of exact keys and values of chunks that are still being denoised; all branches."""
+        model = self.model
+        frames = model.loop.active_frames(model.schedule, num_frames, model.chunk_frames)
+        exact = sum(tier_bytes(Tier(Exact(), Exact()), model.spec, self.dtype).values())
+        return {"active": self.branches * frames * exact} if frames else {}
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Components of every phase at its largest moment, for what is held at most."""
         network, lengths = self.needs.network, self.model.loop.histories(num_frames)
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
-        resident: Sizes = {"text K/V": network.text_kv_bytes}
+        resident: Sizes = {"text K/V": self.branches * network.text_kv_bytes}
         resident |= self.allocated(held, lengths[0])
         latents = lengths[0] * _latent_bytes(self.model)
-        running = {**base, **decoder, **resident, "latents": latents}
+        running = {**base, **decoder, **resident, **self.active(num_frames), "latents": latents}
         running["scratch"] = self._scratch(contract, held)
         decode = {**base, **decoder, **({} if contract.best else resident)}
         if len(lengths) > 1:  # the next history wants the prompt's, when the last is decoded
-            decode["text K/V"] = network.text_kv_bytes
+            decode["text K/V"] = self.branches * network.text_kv_bytes
         decode["latents"] = 2 * latents  # the chunks' and their concatenation
         decode["activations"] = self._decode(contract, num_frames)
         if not contract.best:
@@ -144,12 +153,17 @@ class Budget:
         if self.method.reuse is None:
             return {}
         num_tokens = self.model.chunk_frames * self.model.spec.tokens_per_frame
-        return {"residual": 3 * num_tokens * self.model.dims.dim * self.dtype.itemsize}
+        return {
+            "residual": self.branches * 3 * num_tokens * self.model.dims.dim * self.dtype.itemsize
+        }
 
     def _scratch(self, contract: Contract, held: Moment) -> int:
         spec = self.spec(contract)
         tokens = math.ceil(held.tokens) + spec.chunk_frames * spec.tokens_per_frame
-        return self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
+        return self.branches * self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
+
+    def _of_branches(self, sizes: dict[str, int]) -> dict[str, int]:
+        return {name: self.branches * size for name, size in sizes.items()}
 
     def _decode(self, contract: Contract, num_frames: int) -> int | None:
         if self.needs.decoding is None:

@@ -24,7 +24,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.integration import CacheSession, Integration, Packed
 from harness.cache.layer import Chunk, Context, Layer, Plan
-from harness.cache.positions import Rope, rotate
+from harness.cache.positions import Rope
 from harness.cache.session import layer_of
 from harness.cache.stored_bytes import frame_bytes, tier_bytes
 from harness.cache.token_layer import TokenLayer
@@ -143,7 +143,7 @@ def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
         retention=method.retention.sized(room),
         backend=Portable(),
         num_frames=NUM_FRAMES,
-        rope=_rope(),
+        positions=_rope(),
         roped=method.keys_in(FEW) == "roped",
     )
     layer = layer_of(context, index)
@@ -209,10 +209,10 @@ def video(likeness: float) -> list[tuple[Plan, Chunk]]:
     passes = []
     for start in range(0, NUM_FRAMES, FEW.chunk_frames):
         frames = range(start, start + FEW.chunk_frames)
-        turns = _rope().frames(frames).view().flatten(0, 1)
+        plan = Plan(frames, "history", 0, _rope().frames(frames))
         q, k, v = x[:, :, :, start : frames.stop].flatten(3, 4).to(DTYPE)
-        chunk = Chunk(k, v, rotated_query=rotate(q, turns), rotated_key=rotate(k, turns))
-        passes.append((Plan(frames, "history", 0, turns), chunk))
+        chunk = Chunk(k, v, rotated_query=plan.rotate(q), rotated_key=plan.rotate(k))
+        passes.append((plan, chunk))
     return passes
 
 

@@ -72,13 +72,13 @@ def work(
     num_frames: int,
     backend: Backend,
 ) -> Work:
-    """Add up the passes of a video; histories: the moments of each that it begins.
+    """Add up the passes of a video in all branches; histories: the moments of each that it begins.
 
     Source  4 q N C FLOPs of attention a layer and pass: two products of 2 q N C each, for q queries
-            over N tokens of width C.
+            over N tokens of width C, all query heads together.
     """
     spec, itemsize = model.spec, DTYPES[model.dtype].itemsize
-    width = spec.num_heads * spec.head_dim
+    width, stored_width = (n * spec.head_dim for n in (spec.num_heads, spec.kv_heads))
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
@@ -91,14 +91,14 @@ def work(
             history += seen * (1 if name == POOL else spec.tokens_per_frame)
             packed += seen * storage.total(name, moment.parts[name])
             stored += count.stored * storage.total(name, moment.parts[name])
-        decoded = 2 * history * width * itemsize * spec.num_layers * staged
+        decoded = 2 * history * stored_width * itemsize * spec.num_layers * staged
         gemm += network.flops * len(each.frames) / most_frames
         attention += 4 * queries * (history + queries) * width * spec.num_layers
         staging += packed + decoded
         if each.stores == "history":
             read = len(each.frames) + moment.moved
             encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
-    return Work(gemm, attention, staging, encoding)
+    return Work(*(model.num_branches * total for total in (gemm, attention, staging, encoding)))
 
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
@@ -144,7 +144,7 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
 
 def _frame_values(spec: CacheSpec) -> int:
     """Values of one frame's keys and values in one layer."""
-    return 2 * spec.tokens_per_frame * spec.num_heads * spec.head_dim
+    return 2 * spec.tokens_per_frame * spec.kv_heads * spec.head_dim
 
 
 def cards() -> dict[str, Ceilings]:

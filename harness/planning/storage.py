@@ -88,7 +88,7 @@ class Storage:
         if isinstance(self._policy, TokenPolicy):
             return self._picking_bytes(held)
         spec, size = self.spec, self.dtype.itemsize
-        values = 2 * spec.num_heads * spec.tokens_per_frame * spec.head_dim
+        values = 2 * spec.kv_heads * spec.tokens_per_frame * spec.head_dim
         moved = math.ceil(held.moved) * values
         most = moved * (4 + size)  # decoded in fp32, then as the model computes
         for name, count in held.tiers.items():
@@ -108,7 +108,7 @@ class Storage:
         """A page is weighed as large as it is, since metadata need not grow with it."""
         spec = self.spec
         if tier == POOL:
-            values = spec.num_layers * 2 * spec.num_heads * spec.head_dim
+            values = spec.num_layers * 2 * spec.kv_heads * spec.head_dim
             return {"pooled": values * self.dtype.itemsize}
         own = self._tiers[tier]
         page = replace(spec, grid=(1, own.span * tokens))
@@ -116,7 +116,7 @@ class Storage:
         times = spec.tokens_per_frame / tokens / own.span
         found = {name: size * times for name, size in sizes.items()}
         if isinstance(self._policy, TokenPolicy):
-            rows = spec.num_layers * spec.num_heads * spec.tokens_per_frame
+            rows = spec.num_layers * spec.kv_heads * spec.tokens_per_frame
             found["origin"] = rows * ORIGIN_BYTES
             found["counts"] = rows * COUNT_BYTES * self._policy.rewrites
             found["notes"] = rows * self.note
@@ -129,7 +129,7 @@ class Storage:
             return NOTE_BYTES * _takes_notes(self.method, spec)
         if type(policy).observe is FramePolicy.observe:
             return 0
-        x = torch.zeros(1, spec.num_heads, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
+        x = torch.zeros(1, spec.kv_heads, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
         note = policy.observe(x, x)
         passes = 1 + policy.observes_noisy
         return 0 if note is None else passes * spec.num_layers * note.nbytes
@@ -137,7 +137,7 @@ class Storage:
     def _encoding_bytes(self, tier: str, tokens: int, frames: int) -> int:
         """Peak of encoding keys or values of some frames of one layer."""
         own, spec = self._tiers[tier], self.spec
-        shape = (1, spec.num_heads, -(-frames // own.span), own.span * tokens, spec.head_dim)
+        shape = (1, spec.kv_heads, -(-frames // own.span), own.span * tokens, spec.head_dim)
         if (tier, shape) not in self._encoding:
             peaks = (_encoding(quantizer, shape, self.dtype) for quantizer in (own.key, own.value))
             self._encoding[tier, shape] = max(peaks)
@@ -146,14 +146,14 @@ class Storage:
     def _picking_bytes(self, held: Moment) -> int:
         """What `harness.cache.token_layer.TokenLayer.commit` makes of one layer's tokens."""
         spec, size = self.spec, self.dtype.itemsize
-        values = spec.num_heads * spec.head_dim
+        values = spec.kv_heads * spec.head_dim
         new = spec.chunk_frames * spec.tokens_per_frame
         old = math.ceil(held.tokens)
         both = old + new
         a_token = self.total(KEEP) / spec.num_layers / spec.tokens_per_frame
         exact = 3 * old * values * size + 3 * both * values * size  # keys, values, turned keys
         packed = round((both + held.full * spec.tokens_per_frame) * a_token)
-        return exact + packed + both * spec.num_heads * INDEX_BYTES
+        return exact + packed + both * spec.kv_heads * INDEX_BYTES
 
 
 def _encoding(quantizer: Quantizer, shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -181,13 +181,13 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     seen to.
     """
     per_frame = SMALL[0] * SMALL[1]
-    small = replace(spec, grid=SMALL, num_heads=2, num_layers=1, window=None)
+    small = replace(spec, grid=SMALL, num_heads=2, num_kv_heads=None, num_layers=1, window=None)
     room = VideoSize(per_frame, LENGTH, frame_bytes(method, spec), spec.bf16_frame_bytes)
     policy = method.retention.sized(room)
     assert isinstance(policy, TokenPolicy)
     new = spec.chunk_frames * per_frame
     num_tokens = min(policy.max_tokens(MANY), MANY) // per_frame * per_frame + 2 * new
-    shape = (1, small.num_heads, num_tokens)
+    shape = (1, small.kv_heads, num_tokens)
     generator = torch.Generator().manual_seed(0)
     key, value = torch.randn(2, *shape, spec.head_dim, generator=generator)
     at = torch.arange(num_tokens).expand(shape)

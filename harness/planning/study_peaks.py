@@ -157,7 +157,7 @@ def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometr
     chunk = spec.chunk_frames
     return Geometry(
         layers=spec.num_layers,
-        width=spec.num_heads * spec.head_dim,
+        width=spec.kv_heads * spec.head_dim,
         frame_tokens=spec.tokens_per_frame,
         frames=num_frames,
         base_bytes=base + 2 * num_frames * latent_bytes,  # noise and output

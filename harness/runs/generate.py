@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,9 +28,10 @@ from harness.runs.meter import Meter, memory_of
 from harness.runs.record import Held, Recorder
 from harness.runs.shared_text import Embeddings, Encoded, Keep
 from harness.sampling.decoding import Reel, pixels
+from harness.sampling.guidance import BRANCHES, Branch
 from harness.sampling.network import TextKV
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import Observer, Silent
 from harness.sampling.sampler import Sampler
 from harness.system import machine
 from harness.system.errors import NotFinite, UserError
@@ -82,7 +83,8 @@ class Generator:
 
         It is larger than most networks, and loaded only if no earlier run left what it would make.
         """
-        prompts = list(dict.fromkeys(texts))
+        guidance = self.model.guidance
+        prompts = list(dict.fromkeys([*texts, *([guidance.negative] if guidance else [])]))
         shared = Embeddings.of(self.run, self.model.text, self.device, self.memory)
         try:
             if shared is None:
@@ -96,6 +98,13 @@ class Generator:
         """The encoded prompt of a video [length, width]."""
         return self.texts[item.prompt.text][0]
 
+    def text_kv(self, rows_TE: Tensor) -> list[TextKV]:
+        """Cross-attention keys and values of each branch; rows are those of the prompt."""
+        rows = [rows_TE]
+        if self.model.guidance is not None:
+            rows.append(self.texts[self.model.guidance.negative][0])
+        return [self.model.text_kv(self.sampler, each) for each in rows]
+
     def notes(self, item: Item) -> list[str]:
         """Sentences that a reader of this video's row should know; usually none."""
         rows = self.text_rows(item)
@@ -107,17 +116,22 @@ class Generator:
         """An empty cache for a video."""
         num_held = self.model.loop.histories(num_frames)[0]
         return self.integration.session(
-            self.model.spec, self.method, self.backend, num_held, self.device
+            self.model.spec,
+            self.method,
+            self.backend,
+            num_held,
+            self.device,
+            self.sampler.network.positions(self.model.spec.grid),
         )
 
     def warm_up(self) -> None:
         """Two chunks that nobody measures: kernels, allocators and thread pools start here."""
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
-        text_kv = self.model.text_kv(self.sampler, next(iter(self.texts.values()))[0])
-        session = self.session(num_frames)
+        text_kv = self.text_kv(next(iter(self.texts.values()))[0])
         reel = Reel(self.model.decoder, Silent())
-        for latents in self.sampler.sample(session, text_kv, noise, num_frames, Silent(), reel):
+        branches = [Branch(self.session(num_frames), each) for each in text_kv]
+        for latents in self._sample(branches, noise, num_frames, Silent(), reel):
             reel.latents.append(latents)
         reel.end(self.decode)
         self._previous = ()  # the first video has none before it
@@ -132,26 +146,42 @@ class Generator:
         alive = Alive(reel)
         meter.components = lambda: self._resident() | alive.ledger()
         with meter.phase("text"):
-            alive.text_kv = self.model.text_kv(self.sampler, rows)
+            alive.text_kv = self.text_kv(rows)
         num_frames = self.run.suite.num_frames
-        alive.session = session = self.session(num_frames)
+        alive.sessions = [self.session(num_frames) for _ in alive.text_kv]
+        branches = [Branch(*pair) for pair in zip(alive.sessions, alive.text_kv, strict=True)]
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
         if self._on(noise.video):
             alive.noise = noise.video
         trace: list[TracePoint] = []
-        chunks = self.sampler.sample(session, alive.text_kv, noise, num_frames, meter, reel)
+        chunks = self._sample(branches, noise, num_frames, meter, reel)
         for chunk, latents in enumerate(chunks):
             reel.latents.append(latents)
             time_s = time.perf_counter() - meter.start
             in_use = {"in_use": self.memory.now()}
-            trace += self.record.sampled(item, chunk, time_s, session.ledger() | in_use)
-        held = Held.of(session)
-        del session, noise, chunks
+            trace += self.record.sampled(item, chunk, time_s, alive.history() | in_use)
+        held = Held.of(alive.sessions)
+        del branches, noise, chunks
         if self.integration.free_before_decode:
             alive.free()
         frames = reel.end(self.decode)
         trace += self.record.passes(item, meter) + self.record.peaks(item, meter)
         return frames, held, trace
+
+    def _sample(
+        self,
+        branches: Sequence[Branch],
+        noise: SeededNoise,
+        num_frames: int,
+        observer: Observer,
+        reel: Reel,
+    ) -> Iterator[Tensor]:
+        """The finished latents of each chunk of a video."""
+        cond, *others = branches
+        uncond = others[0] if others else None
+        return self.sampler.sample(
+            cond.session, cond.text_kv, noise, num_frames, observer, reel, uncond
+        )
 
     def decode(self, latents_FChw: Tensor) -> Frames:
         """Pixels on the host, as the integration decodes."""
@@ -195,22 +225,31 @@ class Alive:
     """What one video holds on the device."""
 
     reel: Reel
-    text_kv: TextKV = field(default_factory=list)
-    session: CacheSession | None = None
+    text_kv: list[TextKV] = field(default_factory=list)
+    sessions: list[CacheSession] = field(default_factory=list)
     noise: Tensor | None = None
 
     def ledger(self) -> dict[str, int]:
         """Bytes by what they are."""
-        cross = sum(x.nbytes for pair in self.text_kv for x in pair)
-        held = self.session.ledger() if self.session is not None else {}
+        cross = sum(x.nbytes for layers in self.text_kv for pair in layers for x in pair)
         noise = self.noise.nbytes if self.noise is not None else 0
-        parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes, **held}
+        parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes}
+        parts |= self.history()
         parts["decoder_features"] = self.reel.decoder_features
         return {name: size for name, size in parts.items() if size}
 
+    def history(self) -> dict[str, int]:
+        """Bytes of the caches by what they are; `cond.codes` where there are several branches."""
+        if len(self.sessions) == 1:
+            return self.sessions[0].ledger()
+        named = zip(BRANCHES, self.sessions, strict=False)  # none yet, before the first pass
+        return {
+            f"{name}.{part}": size for name, each in named for part, size in each.ledger().items()
+        }
+
     def free(self) -> None:
         """Let go of all but the reel."""
-        self.text_kv, self.session, self.noise = [], None, None
+        self.text_kv, self.sessions, self.noise = [], [], None
 
 
 def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:
@@ -225,6 +264,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
     passes = model.loop.num_passes(model.schedule, run.suite.num_frames, model.chunk_frames)
+    passes *= model.num_branches
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video meets the same error, and its row says so
         generator.warm_up()

@@ -12,12 +12,14 @@ from torch import Tensor
 from harness.api import Method
 from harness.cache.attention.auto import Auto
 from harness.cache.integration import CacheSession, Packed
+from harness.cache.positions import Positions
 from harness.checks.parts import demand_fit
 from harness.config.compose import configured
 from harness.downloads.data_folder import data_folder
 from harness.models.preset import DTYPES, VideoModel
 from harness.results.video_files import Frames
 from harness.sampling.decoding import Reel
+from harness.sampling.guidance import Branch
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.system.typed import build
@@ -28,7 +30,8 @@ class SampledVideo:
     """One video and the cache that it left.
 
     frames: [T, H, W, 3] uint8. latents: [F, C, h, w] in the model's dtype.
-    session: the cache after the last commit; `session.ledger()` lists its bytes.
+    session: the cache after the last commit; `session.ledger()` lists its bytes. Under guidance it
+    is that of the branch with the prompt.
     """
 
     frames: Frames
@@ -49,9 +52,15 @@ def load(*words: str) -> tuple[VideoModel, Method]:
 
 
 def open_session(
-    model: VideoModel, method: Method, num_frames: int, device: torch.device | None = None
+    model: VideoModel,
+    method: Method,
+    num_frames: int,
+    device: torch.device | None = None,
+    positions: Positions | None = None,
 ) -> CacheSession:
     """Return an empty packed cache for one video of `num_frames` latent frames.
+
+    positions: those of the network; of the Wan networks if none are given.
 
     Raises  ValueError, UserError: the method cannot serve the model or this length.
     """
@@ -59,7 +68,7 @@ def open_session(
     demand_fit(model, method, integration, num_frames)
     backend = integration.resolve(Auto(), model.spec, method, device)
     num_held = model.loop.histories(num_frames)[0]
-    return integration.session(model.spec, method, backend, num_held, device)
+    return integration.session(model.spec, method, backend, num_held, device, positions)
 
 
 def sample_video(
@@ -77,14 +86,23 @@ def sample_video(
     Raises  ValueError, UserError: the parts do not fit, or a file is missing.
     """
     device = device or torch.device("cpu")
-    session = open_session(model, method, num_frames, device)
     sampler = replace(model.build(device, Path(data_folder(data_dir)[0])), reuse=method.reuse)
-    rows = model.text.encode([prompt])[0].to(DTYPES[model.dtype])
+    positions = sampler.network.positions(model.spec.grid)
+    texts = [prompt, *([model.guidance.negative] if model.guidance else [])]
+    rows = model.text.encode(texts).to(DTYPES[model.dtype])
     model.text.close()
-    text_kv = model.text_kv(sampler, rows)
+    branches = [
+        Branch(
+            open_session(model, method, num_frames, device, positions),
+            model.text_kv(sampler, each),
+        )
+        for each in rows
+    ]
+    session, text_kv = branches[0].session, branches[0].text_kv
+    uncond = branches[1] if model.guidance else None
     noise = SeededNoise(seed, model.latent_shape(num_frames))
     reel, chunks = Reel(model.decoder, Silent()), []
-    for latents in sampler.sample(session, text_kv, noise, num_frames, Silent(), reel):
+    for latents in sampler.sample(session, text_kv, noise, num_frames, Silent(), reel, uncond):
         reel.latents.append(latents)
         chunks.append(latents[0])
     with torch.inference_mode():

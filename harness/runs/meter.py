@@ -116,14 +116,15 @@ def memory_of(device: torch.device) -> Memory:
 class TimedPass:
     """One pass of the network, and what the reuse policy decided on it.
 
-    chunk, step: as in `harness.sampling.passes.Observer.phase`. time_s: at its end, since the video
-    began.
+    chunk, step, branch: as in `harness.sampling.passes.Observer.phase`. time_s: at its end, since
+    the video began.
     drift, accumulated: None where nothing was decided.
     """
 
     phase: str
     chunk: int | None
     step: int | None
+    branch: int = 0
     time_s: float = 0.0
     seconds: float = 0.0
     reused: bool = False
@@ -174,11 +175,13 @@ class Meter:
         return [found[chunk] for chunk in range(max(found, default=-1) + 1)]
 
     @contextmanager
-    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
+    ) -> Iterator[None]:
         """Time a block and take its peak; phases of the same name add up."""
         is_pass = name in ("denoise", "commit")
         if is_pass:
-            self.passes.append(TimedPass(name, chunk, step))
+            self.passes.append(TimedPass(name, chunk, step, branch))
         self._synchronize()
         self._memory.reset()
         unknown = self._memory.now() - sum(self.components().values())

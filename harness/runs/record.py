@@ -21,24 +21,31 @@ from harness.system.errors import cause_of, first_line, last_frame
 
 @dataclass(frozen=True)
 class Held:
-    """What a cache held when the last chunk was committed; it may be gone by now."""
+    """What caches held when the last chunk was committed; they may be gone by now.
+
+    Bytes are sums over guidance branches, num_frames is their mean. peak_bytes: the sum of what
+    each held at most.
+    """
 
     nominal_bytes: int
     stored_bytes: int
     peak_bytes: int
     scratch_bytes: int
     num_frames: float
+    stored_bytes_by_branch: tuple[int, ...]
 
     @classmethod
-    def of(cls, session: CacheSession) -> Held:
-        """Read a cache that is still there."""
-        scratch = session.ledger().get("scratch", 0)
+    def of(cls, sessions: Sequence[CacheSession]) -> Held:
+        """Read the caches of all branches, which are still there."""
+        ledgers = [session.ledger() for session in sessions]  # before their peaks are read
+        by_branch = tuple(session.stored_bytes for session in sessions)
         return cls(
-            session.nominal_bytes,
-            session.stored_bytes,
-            session.peak_bytes,
-            scratch,
-            session.num_frames_held,
+            nominal_bytes=sum(session.nominal_bytes for session in sessions),
+            stored_bytes=sum(by_branch),
+            peak_bytes=sum(session.peak_bytes for session in sessions),
+            scratch_bytes=sum(ledger.get("scratch", 0) for ledger in ledgers),
+            num_frames=sum(session.num_frames_held for session in sessions) / len(sessions),
+            stored_bytes_by_branch=by_branch,
         )
 
 
@@ -58,7 +65,7 @@ class Recorder:
         self, item: Item, meter: Meter, held: Held, frames: Frames, notes: Sequence[str] = ()
     ) -> Observation:
         """The row of a finished video; notes are those on this video alone."""
-        frame = self.model.spec.bf16_frame_bytes
+        frame = len(held.stored_bytes_by_branch) * self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
@@ -84,7 +91,7 @@ class Recorder:
             peak_reserved_bytes=largest(meter.peak_reserved),
             kv_nominal_bytes=held.nominal_bytes,
             kv_stored_bytes=held.stored_bytes,
-            kv_stored_bytes_by_branch=[held.stored_bytes],  # no model has a second branch yet
+            kv_stored_bytes_by_branch=list(held.stored_bytes_by_branch),
             kv_peak_bytes=held.peak_bytes,
             kv_bf16_same_frames_bytes=same,
             kv_bf16_full_length_bytes=full,
@@ -131,7 +138,7 @@ class Recorder:
                 chunk=each.chunk,
                 time_s=each.time_s,
                 step=each.step,
-                branch=0,
+                branch=each.branch,
                 reused=int(each.reused),
                 drift=each.drift,
                 accumulated_drift=each.accumulated,

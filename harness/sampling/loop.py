@@ -94,6 +94,25 @@ class Loop:
         under_way = -(-len(schedule.steps) // self.offset)
         return under_way * chunk_frames
 
+    def active_frames(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+        """Return the most frames whose keys and values are held while they are denoised.
+
+        The rows repeat once as many chunks are under way as there can be, so a few are enough.
+        """
+        if self.while_noisy != "active" or self.offset is None:
+            return 0
+        most_steps = max(len(schedule.times(first)) for first in (True, False))
+        enough = (2 * -(-most_steps // self.offset) + 1) * chunk_frames
+        held: set[range] = set()
+        most = 0
+        for each in self.passes(schedule, min(num_frames, enough), chunk_frames):
+            if each.stores == "active":
+                held.add(each.frames)
+            elif each.stores == "history":
+                held.discard(each.frames)
+            most = max(most, sum(map(len, held)))
+        return most
+
     def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
         """Return the number of passes, commits included."""
         return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))

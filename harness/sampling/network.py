@@ -9,6 +9,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from harness.cache.layer import Plan
+    from harness.cache.positions import Positions
 
 TextKV = list[tuple[Tensor, Tensor]]  # cross-attention (k, v) of every layer, each [B, H, T, D]
 
@@ -19,7 +20,10 @@ class Attends(Protocol):
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Self-attention of one layer; q and k normed and un-rotated; output [B, H, T, D]."""
+        """Self-attention of one layer; output as q [B, H, T, D].
+
+        q and k are normed and un-rotated; k and v may have fewer heads (`CacheSpec.num_kv_heads`).
+        """
 
 
 class Network(Protocol):
@@ -39,6 +43,9 @@ class Network(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
+
+    def positions(self, grid: tuple[int, int]) -> Positions:
+        """How keys and queries of a grid of patches are turned, for the cache session."""
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Compute the cross-attention keys and values of every layer for encoded prompts."""

@@ -38,7 +38,7 @@ def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tup
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of the network.
+    """One call of the network, or one a branch under guidance.
 
     history: number of the history; 0 except where histories restart.
     frames: frames of the pass, counted from the start of the history.
@@ -56,12 +56,13 @@ class Observer(Protocol):
     """Times passes and shows progress."""
 
     def phase(
-        self, name: str, chunk: int | None = None, step: int | None = None
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
     ) -> AbstractContextManager[None]:
         """Surround one pass, or another part of a video.
 
         name: `denoise` or `commit` for a pass. chunk: its number in the video, from 0; the oldest
-        where a pass covers several. step: step of that chunk, from 0; None in a commit.
+        where a pass covers several. step: step of that chunk, from 0; None in a commit. branch:
+        number of the guidance branch, 0 where there is one.
         """
 
     def reused(self) -> None:
@@ -79,7 +80,9 @@ class Silent:
     """Observer that ignores everything."""
 
     @contextmanager
-    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
+    ) -> Iterator[None]:
         """Surround a pass."""
         yield
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from harness.api import Reuse, Stores
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite, demand_finite_passes
+from harness.sampling.guidance import Branch, Guidance
 from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
-from harness.sampling.passes import Observer, step_rows
+from harness.sampling.passes import Observer, Pass
 from harness.sampling.reuse import Residual
 from harness.sampling.schedule import Schedule
 from harness.sampling.solver import Renoise, Solver
@@ -32,11 +33,11 @@ class SegmentDecoder(Protocol):
 class Generation:
     """Everything that one video needs while it is sampled.
 
-    num_frames: latent frames of the video. segments: needed only where histories restart.
+    branches: one, or two under guidance. num_frames: latent frames of the video. segments: needed
+    only where histories restart.
     """
 
-    session: CacheSession
-    text_kv: TextKV
+    branches: tuple[Branch, ...]
     noise: Noise
     num_frames: int
     observer: Observer
@@ -49,7 +50,8 @@ class ChunkUnderWay:
 
     frames: its frames in the video; placed: its frames in the current history.
     latents: [B, F, C, h, w], noisy until the solver has finished.
-    reuse: stands in for passes that the method's reuse policy skips.
+    reuse: stands in for passes that the method's reuse policy skips, one a branch; empty without a
+    policy.
     finite: whether the latents of each pass so far were finite.
     """
 
@@ -57,7 +59,7 @@ class ChunkUnderWay:
     placed: range
     latents: Tensor
     solver: Solver
-    reuse: Residual | None
+    reuse: tuple[Residual, ...]
     finite: list[Tensor] = field(default_factory=list)
 
 
@@ -66,6 +68,7 @@ class Sampler:
     """Generates latents with one network, schedule and order of passes.
 
     reuse: decides which denoising passes are skipped; None runs all.
+    guidance: combines two branches of every pass; None runs one.
     """
 
     network: Network
@@ -73,6 +76,7 @@ class Sampler:
     chunk_frames: int
     reuse: Reuse | None = None
     loop: Loop = field(default_factory=Loop)
+    guidance: Guidance | None = None
 
     @torch.inference_mode()
     def sample(
@@ -83,14 +87,17 @@ class Sampler:
         num_frames: int,
         observer: Observer,
         segments: SegmentDecoder | None = None,
+        uncond: Branch | None = None,
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
         The commit pass of a chunk has run when its latents arrive. segments: needed where the order
-        of passes restarts histories.
+        of passes restarts histories. uncond: the branch without the prompt, needed under guidance;
+        session and text_kv are those of the branch with it.
         """
-        video = Generation(session, text_kv, noise, num_frames, observer, segments)
-        yield from self._run(video)
+        assert (uncond is None) == (self.guidance is None), "guidance combines two branches"
+        branches = (Branch(session, text_kv), *([] if uncond is None else [uncond]))
+        yield from self._run(Generation(branches, noise, num_frames, observer, segments))
 
     def flow(
         self,
@@ -123,131 +130,132 @@ class Sampler:
 
     def _run(self, video: Generation) -> Iterator[Tensor]:
         """Yield the finished latents [B, F, C, h, w] of each chunk after its commit pass."""
-        begin = 0  # where the current history starts in the video
-        for number, length in enumerate(self.loop.histories(video.num_frames)):
-            parts, given = self.loop.parts(number, length, self.chunk_frames)
-            if given:
-                assert video.segments is not None, "a video of several histories needs a decoder"
-                video.session.restart()
-                again_BFChw = video.segments.rejoin(self.loop.overlap)
-                for part in parts[:given]:
-                    latents = again_BFChw[:, part.start : part.stop]
-                    self._commit(video, latents, part, begin)
-            yield from self._run_history(video, parts[given:], begin)
-            begin += length - self.loop.overlap
-
-    def _run_history(
-        self, video: Generation, parts: Sequence[range], begin: int
-    ) -> Iterator[Tensor]:
-        """Yield the finished chunks of one history, which starts at frame `begin` of the video."""
-        starts = [part.start + begin == 0 for part in parts]
-        num_steps = [len(self.schedule.times(first)) for first in starts]
-        under_way: dict[int, ChunkUnderWay] = {}
-        for row in step_rows(num_steps, self.loop.offset):
-            if self.loop.joint:
-                yield from self._run_joint_row(video, parts, begin, under_way, row)
-                continue
-            for part, step in row:
-                index = (parts[part].start + begin) // self.chunk_frames
-                with video.observer.phase("denoise", index, step):
-                    if step == 0:
-                        under_way[part] = self._start(video, parts[part], begin)
-                    chunk = under_way[part]
-                    self._denoise(video, chunk)
-                if chunk.solver.finished:
-                    del under_way[part]
+        lengths = self.loop.histories(video.num_frames)
+        history = begin = 0  # the current history, and where it starts in the video
+        under_way: dict[int, ChunkUnderWay] = {}  # by first frame in the history
+        again_BFChw: Tensor | None = None  # what the current history starts from
+        for each in self.loop.passes(self.schedule, video.num_frames, self.chunk_frames):
+            if each.history > history:
+                begin, history = begin + lengths[history] - self.loop.overlap, each.history
+                again_BFChw = self._restart(video)
+            chunk = under_way.get(each.frames.start)
+            if each.step is not None:
+                self._denoise(video, each, begin, under_way)
+            elif chunk is None:  # given by the history before
+                assert again_BFChw is not None
+                latents = again_BFChw[:, each.frames.start : each.frames.stop]
+                self._commit(video, latents, each, begin)
+            else:
+                if not self.loop.joint:
                     # Answers are read once a chunk, so that no pass waits for the device.
-                    demand_finite_passes(chunk.finite, self._name(chunk.frames), video.session)
-                    self._commit(video, chunk.latents, chunk.placed, begin)
+                    self._demand_finite(video, chunk.finite, self._name(chunk.frames))
+                # With a joint pass the commit runs on unfinished latents too, as in the original,
+                # but they are not stored: no pass would see them before they are stored anew.
+                self._commit(video, chunk.solver.clean, each, begin)
+                if each.stores == "history":
+                    del under_way[each.frames.start]
                     yield chunk.latents
 
-    def _run_joint_row(
+    def _restart(self, video: Generation) -> Tensor:
+        """Forget a history; return the latents [B, overlap, C, h, w] that the next starts from."""
+        assert video.segments is not None, "a video of several histories needs a decoder"
+        for branch in video.branches:
+            branch.session.restart()
+        return video.segments.rejoin(self.loop.overlap)
+
+    def _denoise(
+        self, video: Generation, each: Pass, begin: int, under_way: dict[int, ChunkUnderWay]
+    ) -> None:
+        """Run one denoising pass of a chunk, or of several jointly, and one step of each solver.
+
+        The first branch starts new chunks, the last one combines the flows, so that both are timed.
+        As in the original of joint passes, noise is drawn for the whole pass each time and a chunk
+        takes its own part.
+        """
+        starts = range(each.frames.start, each.frames.stop, self.chunk_frames)
+        index = (each.frames.start + begin) // self.chunk_frames
+        flows: list[Tensor] = []
+        for number, branch in enumerate(video.branches):
+            with video.observer.phase("denoise", index, each.step, number):
+                for start in starts:
+                    if start not in under_way:
+                        stop = min(start + self.chunk_frames, each.frames.stop)
+                        under_way[start] = self._start(video, range(start, stop), begin)
+                chunks = [under_way[start] for start in starts]
+                x_BFChw = torch.cat([chunk.latents for chunk in chunks], dim=1)
+                times = [chunk.solver.time for chunk in chunks for _ in chunk.placed]
+                t_BF = torch.tensor(times).expand(x_BFChw.shape[0], -1)
+                reuse = chunks[0].reuse[number] if chunks[0].reuse else None
+                flows.append(
+                    self.flow(
+                        x_BFChw,
+                        t_BF,
+                        branch.text_kv,
+                        branch.session,
+                        each.frames,
+                        each.stores,
+                        reuse,
+                    )
+                )
+                if reuse is not None and reuse.drift is not None and reuse.accumulated is not None:
+                    video.observer.drifted(reuse.drift, reuse.accumulated)
+                if len(flows) == len(video.branches):
+                    self._step(video, each, chunks, flows)
+        if self.loop.joint:
+            finite = are_finite(*(chunk.solver.clean for chunk in chunks))
+            where = f"the window from {self._name(chunks[0].frames)} on"
+            self._demand_finite(video, [finite], where)
+
+    def _step(
         self,
         video: Generation,
-        parts: Sequence[range],
-        begin: int,
-        under_way: dict[int, ChunkUnderWay],
-        row: Sequence[tuple[int, int]],
-    ) -> Iterator[Tensor]:
-        """Run one pass over all chunks under way, then a commit pass of the oldest.
+        each: Pass,
+        chunks: Sequence[ChunkUnderWay],
+        flows_BFChw: Sequence[Tensor],
+    ) -> None:
+        """Combine the flows of all branches, and move every chunk of a pass by one step."""
+        flow_BFChw = flows_BFChw[0]
+        if self.guidance is not None:
+            flow_BFChw = self.guidance.combine(*flows_BFChw)
+        for chunk in chunks:
+            own = slice(
+                chunk.placed.start - each.frames.start, chunk.placed.stop - each.frames.start
+            )
 
-        As in the original, the commit pass runs on the oldest chunk's unfinished latents too, but
-        they are not stored: no pass would see them before they are stored anew. Also as in the
-        original, noise is drawn for the whole pass each time and a chunk takes its own part.
-        """
-        first, first_step = row[0]
-        index = (parts[first].start + begin) // self.chunk_frames
-        with video.observer.phase("denoise", index, first_step):
-            for part, step in row:
-                if step == 0:
-                    under_way[part] = self._start(video, parts[part], begin)
-            active = [under_way[part] for part, _ in row]
-            oldest = active[0]
-            placed = range(oldest.placed.start, active[-1].placed.stop)
-            x_BFChw = torch.cat([chunk.latents for chunk in active], dim=1)
-            times = [chunk.solver.time for chunk in active for _ in chunk.placed]
-            t_BF = torch.tensor(times).expand(x_BFChw.shape[0], -1)
-            flow_BFChw = self.flow(x_BFChw, t_BF, video.text_kv, video.session, placed)
-            for chunk in active:
-                own = slice(chunk.placed.start - placed.start, chunk.placed.stop - placed.start)
+            def fresh(own: slice = own) -> Tensor:
+                return video.noise.fresh(len(each.frames))[:, own]
 
-                def fresh(own: slice = own) -> Tensor:
-                    return video.noise.fresh(len(placed))[:, own]
-
-                chunk.latents = chunk.solver.step(chunk.latents, flow_BFChw[:, own], fresh)
-        finite = are_finite(*(chunk.solver.clean for chunk in active))
-        where = f"the window from {self._name(oldest.frames)} on"
-        demand_finite_passes([finite], where, video.session)
-        done = oldest.solver.finished
-        self._commit(video, oldest.solver.clean, oldest.placed, begin, store=done)
-        if done:
-            del under_way[first]
-            yield oldest.latents
+            chunk.latents = chunk.solver.step(chunk.latents, flow_BFChw[:, own], fresh)
+            if not self.loop.joint:
+                chunk.finite.append(are_finite(chunk.solver.clean))
 
     def _start(self, video: Generation, placed: range, begin: int) -> ChunkUnderWay:
         """Start a chunk from the video's initial noise."""
         frames = range(placed.start + begin, placed.stop + begin)
         times = self.schedule.times(first_chunk=frames.start == 0)
-        reuse = None
+        reuse: tuple[Residual, ...] = ()
         if self.reuse is not None:
-            reuse = Residual(self.reuse, len(times), video.observer.reused)
+            policy, reused = self.reuse, video.observer.reused
+            reuse = tuple(Residual(policy, len(times), reused) for _ in video.branches)
         latents = self.to_network(video.noise.initial(frames))
-        solver = Renoise(self.schedule, times)
-        return ChunkUnderWay(frames, placed, latents, solver, reuse)
+        return ChunkUnderWay(frames, placed, latents, Renoise(self.schedule, times), reuse)
 
-    def _denoise(self, video: Generation, chunk: ChunkUnderWay) -> None:
-        """Run one denoising pass of a chunk, or its reuse, and one step of its solver."""
-        x_BFChw, reuse = chunk.latents, chunk.reuse
-        t_BF = torch.full(x_BFChw.shape[:2], chunk.solver.time)
-        stores = self.loop.while_noisy
-        flow_BFChw = self.flow(
-            x_BFChw, t_BF, video.text_kv, video.session, chunk.placed, stores, reuse
-        )
-        if reuse is not None and reuse.drift is not None and reuse.accumulated is not None:
-            video.observer.drifted(reuse.drift, reuse.accumulated)
-        chunk.latents = chunk.solver.step(
-            x_BFChw, flow_BFChw, lambda: video.noise.fresh(len(chunk.placed))
-        )
-        chunk.finite.append(are_finite(chunk.solver.clean))
-
-    def _commit(
-        self,
-        video: Generation,
-        x0_BFChw: Tensor,
-        placed: range,
-        begin: int,
-        store: bool = True,
-    ) -> None:
-        """Run the pass at t = 0 that stores finished latents; store=False only spends its time.
+    def _commit(self, video: Generation, x0_BFChw: Tensor, each: Pass, begin: int) -> None:
+        """Run the pass at t = 0 over finished latents, in every branch.
 
         Raises  NotFinite: keys or values that it stored.
         """
         t_BF = torch.zeros(x0_BFChw.shape[:2])
-        stores: Stores = "history" if store else "nothing"
-        frames = range(placed.start + begin, placed.stop + begin)
-        with video.observer.phase("commit", frames.start // self.chunk_frames):
-            self.flow(x0_BFChw, t_BF, video.text_kv, video.session, placed, stores)
-        video.session.watch.demand_finite(self._name(frames), video.session)
+        frames = range(each.frames.start + begin, each.frames.stop + begin)
+        for number, branch in enumerate(video.branches):
+            session = branch.session
+            with video.observer.phase("commit", frames.start // self.chunk_frames, None, number):
+                self.flow(x0_BFChw, t_BF, branch.text_kv, session, each.frames, each.stores)
+            session.watch.demand_finite(self._name(frames), session)
+
+    def _demand_finite(self, video: Generation, finite: list[Tensor], where: str) -> None:
+        """Raise NotFinite if the latents of a pass were not."""
+        demand_finite_passes(finite, where, video.branches[0].session)
 
     def _name(self, frames: range) -> str:
         """Name a chunk in a message by its number and its frames in the video, from 0."""

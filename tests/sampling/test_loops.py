@@ -36,7 +36,9 @@ class Counted(Silent):
         self.seen: list[str] = []
         self.places: list[tuple[int | None, int | None]] = []
 
-    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Any:
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
+    ) -> Any:
         self.seen.append(name)
         self.places.append((chunk, step))
         return super().phase(name)

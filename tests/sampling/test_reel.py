@@ -122,7 +122,9 @@ class Phases(Silent):
         self.seen: list[tuple[str, int, int]] = []
 
     @contextmanager
-    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
+    ) -> Iterator[None]:
         yield
         self.seen.append((name, self.reel.nbytes, self.reel.decoder_features))
 

@@ -29,7 +29,9 @@ class Watcher(Silent):
     drifts: list[tuple[float, float]] = field(default_factory=list)
 
     @contextmanager
-    def phase(self, name: str, chunk: int | None = None, step: int | None = None) -> Iterator[None]:
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
+    ) -> Iterator[None]:
         self.phases.append(name)
         yield
 

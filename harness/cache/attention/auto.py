@@ -25,7 +25,8 @@ class Auto:
         """The choice; `portable` serves every quantizer, so it always finds one."""
         if device.type != "cuda":
             return Portable()
-        few = spec.chunk_frames * spec.tokens_per_frame < FEW_QUERIES
+        sharing = spec.num_heads // spec.kv_heads  # queries of a head that keys are unpacked for
+        few = sharing * spec.chunk_frames * spec.tokens_per_frame < FEW_QUERIES
         rotates = method.key.rotation(spec.head_dim, device) is not None
         best: ByKernel = Fused() if few and not rotates else Staged()
         try:

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache.numerics import are_finite
 from harness.cache.pages import Pages, encode_into
-from harness.cache.positions import TokenTurns, Turns, rotate
+from harness.cache.positions import Table, Turns
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Segment:
     pages: Pages
     key_quantizer: Quantizer
     value_quantizer: Quantizer
-    turns: Turns | TokenTurns | None = None
+    turns: Table | None = None
     log_count: float = 0.0
     bias: Tensor | None = None
     span: int = 1
@@ -40,10 +40,15 @@ class Segment:
         return len(self.pages.slots) * self.pages.key.page[0]
 
     @property
-    def frame_turns(self) -> Turns | None:
-        """The turns, for kernels: they read whole frames only."""
-        assert not isinstance(self.turns, TokenTurns)
+    def kernel_turns(self) -> Turns | None:
+        """The turns, for kernels, which turn adjacent channel pairs of whole frames only."""
+        assert self.turns is None or isinstance(self.turns, Turns)
         return self.turns
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether keys turn on reading in a way that no kernel knows."""
+        return self.turns is not None and not isinstance(self.turns, Turns)
 
     @cached_property
     def key_rotation(self) -> Tensor | None:
@@ -74,7 +79,7 @@ class Segment:
         change_basis(out, own, None)
         apart = out.unflatten(2, (-1, self.pages.key.page[0] // self.span))
         of_pages = slice(frames.start * self.span, frames.stop * self.span)
-        out.copy_(rotate(apart, self.turns.view(of_pages, heads)).flatten(2, 3))
+        out.copy_(self.turns.rotate(apart, of_pages, heads).flatten(2, 3))
         change_basis(out, None, basis)
 
     def load_values(self, heads: slice, frames: slice, out: Tensor, basis: Tensor | None) -> None:
@@ -150,8 +155,29 @@ class Backend(ABC):
     ) -> Tensor:
         """Softmax attention of q over history and the exact current chunk; output [B, H, T, D].
 
-        q and k are turned to their positions already. The scale is 1 / sqrt(D).
+        q and k are turned to their positions already. The scale is 1 / sqrt(D). q has as many heads
+        as k: `attend_grouped` has brought queries that share a head of keys together.
         """
+
+
+def attend_grouped(
+    backend: Backend,
+    q_BHTD: Tensor,
+    k_BGTD: Tensor,
+    v_BGTD: Tensor,
+    history: Sequence[Segment],
+    scratch: Scratch,
+) -> Tensor:
+    """Attention of H query heads over G heads of keys and values; output [B, H, T, D].
+
+    Query head h meets KV head h // (H / G). Nothing in attention to history depends on which query
+    asks, so the queries of a group are more queries of their KV head: history is decoded once for
+    all of them, and no backend or kernel need know of groups.
+    """
+    q = q_BHTD.unflatten(1, (k_BGTD.shape[1], -1)).flatten(2, 3)
+    out = backend.attend(q, k_BGTD, v_BGTD, history, scratch)
+    apart: Tensor = out.unflatten(2, (-1, q_BHTD.shape[2])).flatten(1, 2)
+    return apart
 
 
 def heads_in(num_heads: int, head_bytes: int, mib: float, least: int = 1) -> int:

@@ -73,7 +73,7 @@ def form_of(quantizer: Quantizer) -> KernelLayout:
 def read_rows(
     segment: Segment, heads: slice, like: Tensor, basis: tuple[Tensor | None, Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """The few tokens of pooled frames, keys and values [B, h, tokens, D]."""
+    """A segment that kernels do not read, decoded: keys and values [B, h, tokens, D]."""
     num_heads, frames = heads.stop - heads.start, slice(0, len(segment.pages.slots))
     shape = (like.shape[0], num_heads, segment.num_tokens, like.shape[3])
     k, v = like.new_empty(shape), like.new_empty(shape)

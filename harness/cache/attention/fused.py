@@ -51,7 +51,7 @@ class Fused(ByKernel):
         merged = Merge(*attend_dense(q_BHTD, k_BHTD, v_BHTD))
         for segment in history:
             q = into(q_BHTD, segment.key_basis)
-            if segment.log_count:
+            if segment.log_count or segment.needs_torch:
                 rows = read_rows(segment, slice(0, q.shape[1]), q, (None, None))
                 merged.add(*attend_dense(q, *rows, segment.log_count))
                 continue
@@ -63,7 +63,7 @@ class Fused(ByKernel):
                 form_of(segment.value_quantizer),
                 pages.value,
                 pages.table,
-                segment.frame_turns,
+                segment.kernel_turns,
             )
             merged.add(out_of(out, segment.value_basis), lse)
         return merged.out.to(q_BHTD.dtype)

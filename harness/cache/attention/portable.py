@@ -60,7 +60,7 @@ class Portable(Backend):
         """Of a tile."""
         seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
         head_bytes = 2 * seen * spec.head_dim * itemsize
-        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib)
+        return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
 
     def attend(
         self,
@@ -107,12 +107,13 @@ class Portable(Backend):
         key_basis, value_basis = bases(history)
         merged = Merge(*attend_dense(q, k, v))
         for segment, frames in self._tiles(history):
-            num_tokens = (frames.stop - frames.start) * segment.pages.key.page[0]
-            room = scratch.take(k, k.shape[1], num_tokens)
+            size = segment.pages.key.page[0]
+            tokens = slice(frames.start * size, frames.stop * size)
+            room = scratch.take(k, k.shape[1], tokens.stop - tokens.start)
             segment.load_keys(heads, frames, room[0], key_basis)
             segment.load_values(heads, frames, room[1], value_basis)
             scratch.look(*room)
-            bias = None if segment.bias is None else segment.bias[:, heads, :]
+            bias = None if segment.bias is None else segment.bias[:, heads, tokens]
             merged.add(*attend_dense(q, *room, segment.log_count, bias))
         return merged.out
 

@@ -23,7 +23,6 @@ from harness.cache.attention.base import (
 )
 from harness.cache.attention.by_kernel import ByKernel, form_of, read_rows
 from harness.cache.attention.dense import Merge, attend_dense, attend_plain, vendor
-from harness.cache.positions import rotate
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Staged(ByKernel):
     def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
         """Of a group of heads."""
         head_bytes = 2 * num_tokens * spec.head_dim * itemsize
-        return head_bytes * heads_in(spec.num_heads, head_bytes, self.scratch_mib, self.least_heads)
+        return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib, self.least_heads)
 
     def attend(
         self,
@@ -105,15 +104,14 @@ def _stage_all(
         pages = segment.pages
         k, v = (part[:, :, span] for part in room)
         form, own = form_of(segment.key_quantizer), segment.key_rotation
-        if segment.turns is not None and own is not None:  # back to plain channels, then turn
+        if segment.turns is not None and (own is not None or segment.needs_torch):
             stage(form, pages.key, pages.table, group, k, None)
-            change_basis(k, own, None)
-            k.copy_(
-                rotate(k.unflatten(2, (-1, pages.key.page[0])), segment.turns.view()).flatten(2, 3)
-            )
+            change_basis(k, own, None)  # back to plain channels, then turn
+            frames = k.unflatten(2, (-1, pages.key.page[0]))
+            k.copy_(segment.turns.rotate(frames, slice(0, frames.shape[2]), heads).flatten(2, 3))
             own = None
         else:
-            stage(form, pages.key, pages.table, group, k, segment.frame_turns)
+            stage(form, pages.key, pages.table, group, k, segment.kernel_turns)
         change_basis(k, own, basis[0])
         stage(form_of(segment.value_quantizer), pages.value, pages.table, group, v, None)
         change_basis(v, segment.value_basis, basis[1])

@@ -14,6 +14,7 @@ from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
 from harness.cache.integration import Integration
+from harness.cache.positions import Positions, Rope
 from harness.cache.published.layer import Layer
 from harness.cache.published.program import Program
 from harness.cache.published.session import PublishedSession
@@ -81,6 +82,7 @@ class Published(Program, Integration):
         backend: Backend,
         num_frames: int,
         device: torch.device,
+        positions: Positions | None = None,
     ) -> PublishedSession:
         """A cache whose capacity is the whole video, whatever the model's window."""
         self._policy(method)
@@ -89,7 +91,8 @@ class Published(Program, Integration):
         layers = [
             Layer(self, method, policy, spec, num_frames, layer) for layer in range(spec.num_layers)
         ]
-        return PublishedSession(spec, method, backend, layers, device)
+        positions = positions or Rope(spec.head_dim, spec.grid, device)
+        return PublishedSession(spec, method, backend, layers, positions)
 
     @staticmethod
     def _policy(method: Method) -> FramePolicy:

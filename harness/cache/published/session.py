@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from harness.api import DROP, CacheSpec, Method, Stores
-from harness.cache.attention.base import Backend, Scratch
+from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
-from harness.cache.positions import Rope, rotate
+from harness.cache.positions import Positions
 from harness.cache.published.layer import Layer
 
 
@@ -32,7 +31,7 @@ class PublishedSession:
         method: Method,
         backend: Backend,
         layers: Sequence[Layer],
-        device: torch.device,
+        positions: Positions,
     ) -> None:
         """An empty cache; the integration has checked what it must serve."""
         self.spec = spec
@@ -41,16 +40,22 @@ class PublishedSession:
         self.watch = KeyValueWatch()
         self._backend = backend
         self._layers = layers
-        self._rope = Rope(spec.head_dim, spec.grid, device)
+        self._positions = positions
         self._end = 0  # frames of the video so far, the current chunk included
 
-    def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunk `frames`."""
+    def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
+        """Place a pass over the chunk `frames`.
+
+        Raises  ValueError: the pass is to see some of the window only.
+        """
+        if sees is not None:
+            raise ValueError(
+                "integration=published shows every pass the whole window: choose integration=packed"
+            )
         assert stores != "active", "Executor.check refuses chunks under way"
         self.ledger()
         self._end = max(self._end, frames.stop)
-        turns = self._rope.frames(frames).view().flatten(0, 1)
-        return Plan(frames, stores, 0, turns)
+        return Plan(frames, stores, 0, self._positions.frames(frames))
 
     def restart(self) -> None:
         """Refuse: the study's programs keep one history per video (`Executor.check`)."""
@@ -62,13 +67,14 @@ class PublishedSession:
         """Attention of the current chunk over the window and itself [B, H, T, D]."""
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
-        q, k = rotate(q_BHTD, plan.turns), rotate(k_BHTD, plan.turns)
+        q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.stores == "history")
         size = self.spec.tokens_per_frame
         seen = slice(self._reach.start * size, self._reach.stop * size)
         if plan.stores == "history":
             self.watch.note(layer, True, are_finite(keys[:, :, seen], values[:, :, seen]))
-        return self._backend.attend(q, keys[:, :, seen], values[:, :, seen], (), Scratch())
+        keys, values = keys[:, :, seen], values[:, :, seen]
+        return attend_grouped(self._backend, q, keys, values, (), Scratch())
 
     def ledger(self) -> dict[str, int]:
         """Bytes of the tensors held between passes, by what they are; shared memory once.

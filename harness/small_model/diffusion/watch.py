@@ -9,7 +9,6 @@ from torch import Tensor
 
 from harness.api import CacheSpec
 from harness.cache.layer import Plan
-from harness.cache.positions import rotate
 from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyStatistics, key_statistics
 from harness.small_model.training.objective import Batch
@@ -28,7 +27,7 @@ class Watched(TeacherForcing):
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
         """As teacher forcing does."""
-        self.keys.append(rotate(k_BHTD, plan.turns)[0].float())
+        self.keys.append(plan.rotate(k_BHTD)[0].float())
         return super().attend(layer, q_BHTD, k_BHTD, v_BHTD, plan)
 
 

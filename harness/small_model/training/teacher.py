@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Stores
 from harness.cache.layer import Plan
-from harness.cache.positions import Rope, rotate
+from harness.cache.positions import Rope
 
 
 class TeacherForcing:
@@ -37,15 +37,15 @@ class TeacherForcing:
         """Place a pass over the chunks of `frames`."""
         if frames.start % self._chunk_frames or len(frames) % self._chunk_frames:
             raise ValueError(f"{frames} does not divide into chunks of {self._chunk_frames} frames")
-        return Plan(frames, stores, 0, self._rope.frames(frames).view().flatten(0, 1))
+        return Plan(frames, stores, 0, self._rope.frames(frames))
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
         """Attention of every chunk of the pass over what it may see [B, H, T, D]."""
         # Autocast leaves normed queries and keys in fp32: one cast here saves one a chunk.
-        q = rotate(q_BHTD, plan.turns).to(v_BHTD.dtype)
-        k = rotate(k_BHTD, plan.turns).to(v_BHTD.dtype)
+        q = plan.rotate(q_BHTD).to(v_BHTD.dtype)
+        k = plan.rotate(k_BHTD).to(v_BHTD.dtype)
         past_k, past_v = self._history.get(layer, (k[:, :, :0], v_BHTD[:, :, :0]))
         stored = plan.stores == "history"
         if stored:

@@ -51,17 +51,22 @@ class Observing(Scorer):
     def mass(self, tokens: Tokens) -> Tensor:
         """Share of the attention that each token draws, the mean over queries [B, H, N] fp32.
 
-        A token of count n has the logit bias log(n), as in the model's attention; count 0 is 0.
+        A token of count n has the logit bias log(n), as in the model's attention; count 0 is 0. Of
+        several query heads that share a head of keys, the one that draws most counts.
         """
-        query = tokens.query
+        newest = tokens.query.shape[2]
         if self.queries == "frame":
-            query = query[:, :, -tokens.spec.tokens_per_frame :]
+            newest = tokens.spec.tokens_per_frame
         elif isinstance(self.queries, int):
-            query = query[:, :, -self.queries :]
+            newest = self.queries
         bias = tokens.count.log()
         mass = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
-            mass[b, h] = _mass(query[b, h], tokens.rotated[b, h], bias[b, h])
+            by_query_head = [
+                _mass(query[-newest:], tokens.rotated[b, h], bias[b, h])
+                for query in tokens.queries_of(b, h)
+            ]
+            mass[b, h] = torch.stack(by_query_head).amax(0)
         return mass
 
     @abstractmethod

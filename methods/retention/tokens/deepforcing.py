@@ -24,10 +24,15 @@ class Participation(Scorer):
     """
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32: the sum is linear, so the queries are summed first."""
+        """Scores [B, H, N] fp32: the sum is linear, so the queries are summed first.
+
+        Of several query heads that share a head of keys, the highest sum counts.
+        """
         score = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
-            score[b, h] = tokens.rotated[b, h].float() @ tokens.query[b, h].float().sum(0)
+            key = tokens.rotated[b, h].float()
+            by_query_head = [key @ query.float().sum(0) for query in tokens.queries_of(b, h)]
+            score[b, h] = torch.stack(by_query_head).amax(0)
         return score
 
 

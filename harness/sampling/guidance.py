@@ -1,0 +1,54 @@
+"""Guidance: how the flows of a pass with the prompt and of one without it combine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from harness.cache.integration import CacheSession
+from harness.sampling.network import TextKV
+
+BRANCHES = ("cond", "uncond")  # as the trace names them
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: `model.guidance` of a preset.
+
+    Every pass runs in two branches, with the prompt (`cond`) and with `negative` (`uncond`). Each
+    has a cache session of its own; they share latents and solver.
+
+    scale: flow = uncond + scale * (cond - uncond); 1 is the flow of the prompt alone.
+    negative: text of the branch without the prompt.
+
+    Source  classifier-free guidance (arXiv 2207.12598), in the form that video models use.
+    Raises  ValueError: a scale that is no finite number, a text that is none.
+    """
+
+    scale: float
+    negative: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number and no text."""
+        is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not is_number or not math.isfinite(self.scale):
+            raise ValueError(
+                f"model.guidance.scale={self.scale}: give a number, published models have 3 to 8"
+            )
+        if not isinstance(self.negative, str):
+            raise ValueError(f"model.guidance.negative={self.negative}: give a text")
+
+    def combine(self, cond_BFChw: Tensor, uncond_BFChw: Tensor) -> Tensor:
+        """Return the guided flow [B, F, C, h, w] in the branches' dtype, computed in fp32."""
+        cond, uncond = cond_BFChw.float(), uncond_BFChw.float()
+        return (uncond + self.scale * (cond - uncond)).to(cond_BFChw.dtype)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What one branch of a video has for itself: its history, and its text's keys and values."""
+
+    session: CacheSession
+    text_kv: TextKV
