@@ -18,6 +18,7 @@ from harness.config.messages import complain
 from harness.config.request import plan
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of
+from harness.results.run_state import RunState
 from harness.results.scores import Key
 from harness.runs import sweep
 from harness.runs.job import carry_out
@@ -70,15 +71,15 @@ class Command:
             return replace(known, state="dry", outlooks=found)
         known.record()
         try:
-            known = replace(known, state=carry_out(run, reference))
+            return replace(known, state=carry_out(run, reference), made=len(keys))
         except RunFailed as error:
             self._complain(error)
             known = replace(known, state="failed", cause=error.cause, reason=error.reason)
+            return replace(known, made=len(RunState.read(run.folder).made.keys() & set(keys)))
         except UserError as error:  # its rows may be what cannot be read
             self._complain(error)
             reason = sentence(error)
             return replace(known, state="failed", cause="settings", reason=reason, folders=())
-        return replace(known, made=len(observations.made(run.folder) & set(keys)))
 
     def _complain(self, error: Exception) -> None:
         """Print one sentence for what went wrong, unless a job before this one met the same.
