@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.hydra_errors import OF_COMPOSING, demand_choices, sentence
-from harness.config.messages import complain
+from harness.config.messages import complain, verb
 from harness.config.request import plan
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of
@@ -23,7 +23,7 @@ from harness.results.scores import Key
 from harness.runs import sweep
 from harness.runs.job import carry_out
 from harness.runs.sweep import Job
-from harness.system.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
+from harness.system.errors import USER_ERROR, RunFailed, UserError, first_line
 from harness.system.paths import CONF
 
 
@@ -108,6 +108,7 @@ class Command:
             )
 
 
+@verb("finished videos are kept, the same command continues")
 def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
     """Compose, run, print the tables; exit code 0 done, 1 a run failed, 2 the user can mend it.
 
@@ -122,12 +123,8 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
     try:
         demand_choices(word for word in sys.argv[1:] if not word.startswith("-"))
         entry()
-    except (UserError, *OF_COMPOSING) as error:
-        complain(error)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; finished videos are kept, the same command continues", file=sys.stderr)
-        return INTERRUPTED
+    except (UserError, *OF_COMPOSING):
+        raise
     except Exception as error:  # a launcher's; what its jobs left is shown below
         if sweep.Folder.path is None:
             raise
