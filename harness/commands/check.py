@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from harness.config.compose import choices, composing, method_files
 from harness.config.messages import verb
 from harness.config.settings import check, execution
 from harness.system.errors import UserError
+from harness.system.logs import remark
 from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
@@ -70,9 +70,7 @@ def main(words: Sequence[str]) -> int:
         print(verdict, flush=True)
         broken += not verdict.held
     if broken:
-        print(
-            f"{broken} broken: harness/checks/{_ASKED[group]} says what is asked", file=sys.stderr
-        )
+        remark(f"{broken} broken: harness/checks/{_ASKED[group]} says what is asked")
     return 1 if broken else 0
 
 

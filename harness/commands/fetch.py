@@ -16,6 +16,7 @@ from harness.downloads.source import Unavailable, host_of
 from harness.system.download_bar import Bar
 from harness.system.errors import UserError
 from harness.system.files import locked
+from harness.system.logs import stage
 from harness.system.units import size
 from harness.system.user_folder import own_folder
 
@@ -130,7 +131,8 @@ def _fetch_one(each: Wanted, bar: Bar) -> None:
             old = target.path.with_name(f"{target.path.name}.old")
             shutil.copyfile(target.path, old)
             bar.say(f"{each.name}: {problem}, and is kept as {old}")
-        download(target, bar.came)
+        with stage(f"fetch {each.name}"):
+            download(target, bar.came)
         bar.say(f"{each.name}: {target.path}, {size(target.path.stat().st_size)}")
     except Unavailable as error:
         kept = f" ({size(target.came)} of it are kept)" if target.came else ""

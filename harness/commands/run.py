@@ -24,6 +24,7 @@ from harness.runs import sweep
 from harness.runs.job import carry_out
 from harness.runs.sweep import Job
 from harness.system.errors import USER_ERROR, RunFailed, UserError, first_line
+from harness.system.logs import begin, log
 from harness.system.paths import CONF
 
 
@@ -41,7 +42,9 @@ class Command:
         begun = Job.begun().record()
         start = time.perf_counter()
         try:
+            begin()  # a launcher's process has no handler yet
             run, reference = plan(config)
+            begin(config.run.log)
             self._warn(run)
             ended = self._carry_out(begun, run, reference, config.run.dry)
         except (UserError, OmegaConfBaseException) as error:
@@ -97,14 +100,13 @@ class Command:
         for note in run.notes:
             if note not in self._warned:
                 self._warned.add(note)
-                print(f"warning: {note}; every row says so (column notes)", file=sys.stderr)
+                log.warning(f"{note}; every row says so (column notes)")
         if suite.source == "bundled" and suite.name not in self._warned:
             self._warned.add(suite.name)
-            print(
-                f"warning: {suite.name} runs on prompts of our own in the same style, not on the "
+            log.warning(
+                f"{suite.name} runs on prompts of our own in the same style, not on the "
                 "official list (README, Prompts, says where it goes); every row is marked "
-                "prompt_source=bundled",
-                file=sys.stderr,
+                "prompt_source=bundled"
             )
 
 
@@ -211,9 +213,8 @@ def _write_wide(root: Path) -> bool:
         complain(UserError(f"{root / all_runs.WIDE} stays as it was: {sentence(error)}"))
         return False
     except (UserError, ValueError) as error:
-        print(
-            f"warning: {root / all_runs.WIDE} stays as it was ({sentence(error)}): type "
-            f"python -m harness check {root}",
-            file=sys.stderr,
+        log.warning(
+            f"{root / all_runs.WIDE} stays as it was ({sentence(error)}): type "
+            f"python -m harness check {root}"
         )
     return True

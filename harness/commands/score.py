@@ -23,6 +23,7 @@ from harness.results.wandb_mirror import mirror
 from harness.runs.lease import leased, threads
 from harness.scoring.score import built, lacking, score
 from harness.system.errors import UserError
+from harness.system.logs import LEVELS, begin, stage
 from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [run.threads=2]
@@ -38,16 +39,16 @@ def main(words: Sequence[str]) -> int:
     own, words = own_folder(words)
     settings = [_listed(word) for word in words if "=" in word]
     roots = [Path(word) for word in words if "=" not in word]
+    if not roots or any(str(root).startswith("-") for root in roots):
+        raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
+    config = configured(*settings, folder=own)
+    check(config)
+    if config["run"]["log"] != LEVELS[0]:  # else -v and -q decide
+        begin(config["run"]["log"])
+    chosen = config.get("metrics") or {}
+    if not chosen:
+        raise UserError("no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics")
     try:
-        if not roots or any(str(root).startswith("-") for root in roots):
-            raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
-        config = configured(*settings, folder=own)
-        check(config)
-        chosen = config.get("metrics") or {}
-        if not chosen:
-            raise UserError(
-                "no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics"
-            )
         found = [_run(folder, chosen, own) for folder in without_older(roots[0], runs(roots))]
         observations.refuse_twice((run.run_id, run.folder) for run in found)
         own_words = any(word.startswith("track") for word in settings)
@@ -103,7 +104,8 @@ def _score(
         try:
             if tasks:
                 grant = held.enter_context(leased(settings, "score"))
-                score(tasks, lambda _: None, grant.device, threads(settings), "score")
+                with stage(f"score {len(tasks)} videos"):
+                    score(tasks, lambda _: None, grant.device, threads(settings), "score")
         finally:
             for run in changed.values():
                 manifest.write(run)

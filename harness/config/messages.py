@@ -19,6 +19,7 @@ from harness.system.errors import (
     first_line,
     of_system,
 )
+from harness.system.logs import begin, log
 
 Words = ParamSpec("Words")  # what the `main` of a verb takes
 
@@ -68,6 +69,8 @@ def verb(
     def decorated(main: Callable[Words, int]) -> Callable[Words, int]:
         @wraps(main)
         def ended(*args: Words.args, **kwargs: Words.kwargs) -> int:
+            if not log.handlers:  # of a program that does not begin at `python -m harness`
+                begin()
             try:
                 return main(*args, **kwargs)
             except mendable as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from harness.results.run_state import RunState
 from harness.results.scores import SCORES
 from harness.system.errors import UserError
 from harness.system.files import sha256, write_json
+from harness.system.logs import log
 
 MANIFEST = "run.json"
 DONE, SCORING = "done", "scoring"  # its states; the second while scores are added to a finished run
@@ -73,10 +73,9 @@ def _environment(folder: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        print(
-            f"warning: {path} cannot be read ({str(error)[:80]}): {MANIFEST} says null for the "
-            "machine and its versions",
-            file=sys.stderr,
+        log.warning(
+            f"{path} cannot be read ({str(error)[:80]}): {MANIFEST} says null for the "
+            "machine and its versions"
         )
         return None
 
@@ -127,6 +126,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_text())
+        log.debug("read %s", path)
         version = int(content["schema_version"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -160,10 +160,9 @@ def verify(folder: Path, score_only: bool = False) -> None:
     content = _finished(folder)
     if content is None:
         if (folder / MANIFEST).exists():
-            print(
-                f"warning: {folder / MANIFEST} is torn or of an older version, so the files beside "
-                "it were not held against it",
-                file=sys.stderr,
+            log.warning(
+                f"{folder / MANIFEST} is torn or of an older version, so the files beside "
+                "it were not held against it"
             )
         return
     if fault := _fault(content):

@@ -28,6 +28,7 @@ from harness.system.files import (
     write_json,
     writing,
 )
+from harness.system.logs import log
 from harness.system.typed import shown
 from harness.system.version import code_version
 
@@ -291,6 +292,7 @@ class Run:
         path = folder / REQUEST
         try:
             request = json.loads(path.read_text())
+            log.debug("read %s", path)
             digest = request.pop(
                 "sha256", None
             )  # requests that were put together by hand have none

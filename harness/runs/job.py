@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from harness.results import manifest, observations
 from harness.results.observations import Rows
@@ -13,6 +12,7 @@ from harness.runs.child import run_stage
 from harness.runs.sweep import State
 from harness.scoring.score import built, lacking
 from harness.system.errors import AlreadySaid, RunFailed
+from harness.system.logs import log, remark
 from harness.system.version import code_version
 
 
@@ -80,7 +80,7 @@ def generate(run: Run, lock: int, before: RunState) -> None:
                 Rows(run.folder / observations.OBSERVATIONS).put(row)
             todo = [] if unfinished and not at else todo[at + 1 :]
             if todo or not unfinished:  # else the run ends by it, and says so
-                print(f"{death}; finished videos are kept", file=sys.stderr)
+                remark(f"{death}; finished videos are kept")
 
 
 def score(run: Run, lock: int, made: RunState) -> None:
@@ -102,8 +102,7 @@ def _reference_failure(reference: Run) -> RunFailed | None:
 def _warn_of_other_code(run: Run, state: RunState) -> None:
     others = [version for version in state.code_versions if version != code_version()]
     if others:
-        print(
-            f"warning: {run.folder.name} has rows made by the code of {', '.join(others)}, this is "
-            f"{code_version()}; they are kept: remove {run.folder} to make all of them by this one",
-            file=sys.stderr,
+        log.warning(
+            f"{run.folder.name} has rows made by the code of {', '.join(others)}, this is "
+            f"{code_version()}; they are kept: remove {run.folder} to make all of them by this one"
         )

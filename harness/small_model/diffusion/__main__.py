@@ -20,6 +20,7 @@ from harness.small_model.training.stages import Training
 from harness.small_model.training.state import load_state
 from harness.system import machine
 from harness.system.errors import UserError
+from harness.system.logs import remark
 
 
 @messages.verb(also=(ValueError,))
@@ -52,7 +53,7 @@ def train(config: dict[str, Any]) -> int:
             training.workers,
         )
     )
-    print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
+    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
     return 0
 
 

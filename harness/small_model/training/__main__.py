@@ -19,6 +19,7 @@ from harness.small_model.training.stages import Training
 from harness.small_model.training.state import State, load_state
 from harness.system import machine
 from harness.system.errors import UserError
+from harness.system.logs import remark
 from harness.system.typed import build
 
 VERBS = ("train", "export", "sample")
@@ -56,7 +57,7 @@ def train(config: dict[str, Any]) -> int:
             Windows(training, stage, model.text, model.chunk_frames), step, training.workers
         )
     )
-    print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
+    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
     return 0
 
 
