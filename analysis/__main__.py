@@ -9,6 +9,7 @@ from importlib import import_module
 
 from harness.system.ending import exit_with
 from harness.system.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
+from harness.system.logs import without_flags
 
 # By verb its module, imported when it is asked for, with `arguments(parser)` and
 # `run(words) -> int`, and what it shows.
@@ -31,6 +32,7 @@ VERBS = {
 
 def main(words: Sequence[str]) -> int:
     """Do what is asked for; exit code 2 for what the user can mend."""
+    words = without_flags(words)
     listed = "\n".join(f"  {verb:10} {said}" for verb, (_, said) in VERBS.items())
     parser = Parser(
         prog="python -m analysis",

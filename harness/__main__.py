@@ -8,6 +8,7 @@ from importlib import import_module
 
 from harness.system.ending import exit_with
 from harness.system.errors import USER_ERROR, UserError, did_you_mean, of_system
+from harness.system.logs import begin, without_flags
 from harness.system.user_folder import OPTIONS, expose, own_folder
 
 # Heavy imports wait until a verb needs them: each module has `main(words) -> int`.
@@ -58,7 +59,8 @@ def main() -> int:
                 print(module.USAGE)
                 return 0
             own = [OPTIONS[0], str(folder)] if folder is not None else []
-            return int(module.main([*rest, *own]))
+            return int(module.main([*without_flags(rest), *own]))
+        begin()
         options, settings = _parted(words)
         from harness.commands.run import main as run_jobs
 

@@ -21,6 +21,7 @@ from harness.results.command_of_run import Origin, removing
 from harness.results.observation import Observation
 from harness.results.older import command_of
 from harness.results.run import Run, folder_of, run_id_of
+from harness.results.run_state import RunState
 from harness.results.scores import SCORES, Key, key
 from harness.system.errors import UserError, retry
 from harness.system.files import LOCK
@@ -273,7 +274,7 @@ class _Folder:
         if run_id not in self._made:
             try:
                 folder = folder_of(self.folder.parent, run_id)
-                self._made[run_id] = observations.made(folder) if folder is not None else set()
+                self._made[run_id] = set(RunState.read(folder).made) if folder else set()
             except UserError:
                 self._made[run_id] = None
         return self._made[run_id]

@@ -6,14 +6,13 @@ Each bench leaves its rows as they come in a JSON file and, at its end, a Markdo
 from __future__ import annotations
 
 import importlib
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.benchmarks.options import Options
-from harness.config.messages import complain
-from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.config.messages import complain, verb
+from harness.system.errors import USER_ERROR, UserError
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "gpu")
 FLAGS = ("--out <folder>", "--quick", "--dry-run")
@@ -23,20 +22,14 @@ USAGE = f"""python -m harness bench [NAME ...] [--out FOLDER] [--quick] [--dry-r
   --quick: small sizes, to see that it runs. --dry-run: the GPU bench at tiny sizes on a CPU."""
 
 
+@verb("the rows so far are kept")
 def main(words: Sequence[str]) -> int:
     """Run the benches named, or all but `gpu`; exit code 2 for what the user can fix.
 
     One that fails does not stop the others; the worst of their exit codes is returned.
     """
-    try:
-        names, options = read(words)
-        return max(_run_one(name, options) for name in names or BENCHES[:-1])
-    except UserError as error:
-        complain(error)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; the rows so far are kept", file=sys.stderr)
-        return INTERRUPTED
+    names, options = read(words)
+    return max(_run_one(name, options) for name in names or BENCHES[:-1])
 
 
 def _run_one(name: str, options: Options) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.system.errors import USER_ERROR
-
-if TYPE_CHECKING:
-    pass
+from harness.config.compose import choices, composing, method_files
+from harness.config.messages import verb
+from harness.config.settings import check, execution
+from harness.system.errors import UserError
+from harness.system.logs import remark
+from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness check method=NAME [key=value ...] [--config-dir FOLDER]
 
@@ -31,37 +31,17 @@ python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
   or not finished; 2: there is no run."""
 
 
+@verb()
 def main(words: Sequence[str]) -> int:
     """Print what does not hold of methods or of results; exit code 1 for that, 2 for bad input."""
-    if {"-h", "--help"} & set(words):
-        print(USAGE)
-        return 0
-    from harness.config.hydra_errors import OF_COMPOSING
-    from harness.config.messages import complain
-    from harness.system.errors import UserError
-    from harness.system.user_folder import own_folder
-
     own, rest = own_folder(words)
     folders = [Path(word) for word in rest]
-    try:
-        if folders and all(folder.is_dir() for folder in folders):
-            from harness.checks.results import check
+    if folders and all(folder.is_dir() for folder in folders):
+        from harness.checks.results import check as check_results
 
-            return check(folders, own)
-        return _check(words)
-    except (UserError, *OF_COMPOSING) as error:
-        complain(error)
-        return USER_ERROR
-
-
-def _check(words: Sequence[str]) -> int:
+        return check_results(folders, own)
     from harness.checks.child import LIMIT_S, judged
-    from harness.config.compose import choices, composing, method_files
-    from harness.config.settings import check, execution
-    from harness.system.errors import UserError
-    from harness.system.user_folder import own_folder
 
-    folder, rest = own_folder(words)
     # A method is examined on a small network whatever the model, so the model is the subject only
     # where no method is named.
     group = "method" if any(word.startswith("method=") for word in rest) else "model"
@@ -72,9 +52,9 @@ def _check(words: Sequence[str]) -> int:
             f"check {' '.join(words)}: give method=<name> or model=<name>, as in check "
             "method=rtn_int4, or folders of results that exist"
         )
-    known = method_files(folder) if group == "method" else choices("model", folder)
+    known = method_files(own) if group == "method" else choices("model", own)
     names = list(known) if asked[0] == "all" else asked[0].split(",")
-    with composing(folder) as composer:
+    with composing(own) as composer:
         configs = {name: composer.resolved([*others, f"{group}={name}"]) for name in names}
     broken = 0
     for config in configs.values():
@@ -90,9 +70,7 @@ def _check(words: Sequence[str]) -> int:
         print(verdict, flush=True)
         broken += not verdict.held
     if broken:
-        print(
-            f"{broken} broken: harness/checks/{_ASKED[group]} says what is asked", file=sys.stderr
-        )
+        remark(f"{broken} broken: harness/checks/{_ASKED[group]} says what is asked")
     return 1 if broken else 0
 
 

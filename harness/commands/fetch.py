@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.commands.fetch_list import Place, Wanted, of_prompts, of_weights
-from harness.config.hydra_errors import OF_COMPOSING
-from harness.config.messages import complain
+from harness.config.messages import verb
 from harness.downloads.data_folder import data_folder
 from harness.downloads.download import bytes_to_come, download
 from harness.downloads.source import Unavailable, host_of
 from harness.system.download_bar import Bar
-from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.system.errors import UserError
 from harness.system.files import locked
+from harness.system.logs import stage
 from harness.system.units import size
 from harness.system.user_folder import own_folder
 
@@ -36,23 +35,17 @@ python -m harness fetch prompts [suite=NAMES] [data_dir=FOLDER]
   missing."""
 
 
+@verb("what came is kept, the same command goes on")
 def main(words: Sequence[str]) -> int:
     """Fetch what is not there; exit code 0 if all that was asked for is there, else 2."""
-    try:
-        own, rest = own_folder(words)
-        what, settings = _parsed(rest)
-        place = _place(settings, own)
-        if what == "weights":
-            chosen = of_weights(_names(settings, "metrics"), _names(settings, "model"), place)
-        else:
-            chosen = of_prompts(_names(settings, "suite"), place)
-        return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
-    except (UserError, *OF_COMPOSING) as error:
-        complain(error)
-    except KeyboardInterrupt:
-        print("interrupted; what came is kept, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return USER_ERROR
+    own, rest = own_folder(words)
+    what, settings = _parsed(rest)
+    place = _place(settings, own)
+    if what == "weights":
+        chosen = of_weights(_names(settings, "metrics"), _names(settings, "model"), place)
+    else:
+        chosen = of_prompts(_names(settings, "suite"), place)
+    return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
 
 
 def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -117,13 +110,10 @@ def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
         print(_all_there(chosen))
         return 0
     listed = ", ".join(f"{each.name} ({each.target.path})" for each in missing)
-    complain(
-        UserError(
-            f"{len(missing)} of {len(chosen)} files are still missing, {listed}: "
-            f"type python -m harness {words}"
-        )
+    raise UserError(
+        f"{len(missing)} of {len(chosen)} files are still missing, {listed}: "
+        f"type python -m harness {words}"
     )
-    return USER_ERROR
 
 
 def _all_there(chosen: Sequence[Wanted]) -> str:
@@ -141,7 +131,8 @@ def _fetch_one(each: Wanted, bar: Bar) -> None:
             old = target.path.with_name(f"{target.path.name}.old")
             shutil.copyfile(target.path, old)
             bar.say(f"{each.name}: {problem}, and is kept as {old}")
-        download(target, bar.came)
+        with stage(f"fetch {each.name}"):
+            download(target, bar.came)
         bar.say(f"{each.name}: {target.path}, {size(target.path.stat().st_size)}")
     except Unavailable as error:
         kept = f" ({size(target.came)} of it are kept)" if target.came else ""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from harness.config.compose import choices, described, method_files
 from harness.config.hydra_errors import OF_COMPOSING
-from harness.config.messages import complain
+from harness.config.messages import verb
 from harness.config.weight_readers import readers
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.results.observation import Observation, TracePoint
 from harness.results.observation import described as described_columns
-from harness.system.errors import USER_ERROR, UserError
+from harness.system.errors import UserError
 from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
@@ -25,6 +25,7 @@ USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
   those whose name or description has the word, `ls weights data_dir=FOLDER` the files below it."""
 
 
+@verb()
 def main(words: Sequence[str]) -> int:
     """Print one list, or all of them; exit code 2 for an unknown word."""
     folder, words = own_folder(words)
@@ -60,16 +61,11 @@ def _lists(
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
         known = "|".join([*lists, "columns"])
-        complain(UserError(f"ls {' '.join(words)}: choose ls {known}, or ls alone"))
-        return USER_ERROR
+        raise UserError(f"ls {' '.join(words)}: choose ls {known}, or ls alone")
     for name in words or lists:
         if not words:
             print(f"{name}:")
-        try:
-            entries = list(lists[name]())
-        except UserError as error:
-            complain(error)
-            return USER_ERROR
+        entries = list(lists[name]())
         width = max(len(entry) for entry, _ in entries)
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
@@ -136,8 +132,7 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
         if all(word in f"{name} {described(path)}".lower() for word in map(str.lower, words))
     }
     if not files:
-        complain(UserError(f"ls methods {' '.join(words)}: no name or description has these words"))
-        return USER_ERROR
+        raise UserError(f"ls methods {' '.join(words)}: no name or description has these words")
     from harness.commands.methods_page import bits, ratio
     from harness.planning.method_facts import facts
 
@@ -146,13 +141,9 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     family, source = (_widest(name, texts) for name in ("family", "source"))
     columns = f"{{:<{width}}}  {{:<{family}}}  {{:<{source}}}  {{:>5}}  {{:>6}}  {{}}"
     print(columns.format("method", "family", "source", "bits", "ratio", "10 s of self_forcing"))
-    try:
-        for each in facts(list(files), folder):
-            cells = (each.name, each.family or "-", each.source or "-", bits(each), ratio(each))
-            print(columns.format(*cells, each.description), flush=True)
-    except (UserError, *OF_COMPOSING) as error:
-        complain(error)
-        return USER_ERROR
+    for each in facts(list(files), folder):
+        cells = (each.name, each.family or "-", each.source or "-", bits(each), ratio(each))
+        print(columns.format(*cells, each.description), flush=True)
     return 0
 
 
@@ -160,11 +151,7 @@ def _models(data_dir: str | None, folder: Path | None) -> int:
     """Presets as they are built: whether their files are there, what they hold, how they run."""
     from harness.planning.model_facts import HEAD, cells, entries
 
-    try:
-        known = list(entries(data_dir, folder))
-    except (UserError, *OF_COMPOSING) as error:
-        complain(error)
-        return USER_ERROR
+    known = list(entries(data_dir, folder))
     rows = [HEAD, *map(cells, known)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row, each in zip(rows, [None, *known], strict=True):

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from harness.config.compose import REFERENCE
+from harness.config.messages import verb
 from harness.planning.method_facts import Facts, facts
+from harness.system.errors import UserError
 from harness.system.paths import ROOT, checkout
 
 PAGE = ROOT / "docs" / "methods.md"
@@ -116,6 +118,7 @@ def ratio(facts: Facts) -> str:
     return f"≈{facts.ratio:.1f}" if facts.varies else f"{facts.ratio:.2f}"
 
 
+@verb()
 def main(words: Sequence[str]) -> int:
     """Write the page."""
     if words and set(words) <= {"-h", "--help"}:
@@ -125,14 +128,9 @@ def main(words: Sequence[str]) -> int:
         )
         return 0
     if words:
-        print(
-            f"error: python -m harness.commands.methods_page takes no words, found {words[0]}",
-            file=sys.stderr,
-        )
-        return 2
+        raise UserError(f"python -m harness.commands.methods_page takes no words, found {words[0]}")
     if checkout() is None:
-        print("error: docs/methods.md is written in a checkout only: clone one", file=sys.stderr)
-        return 2
+        raise UserError("docs/methods.md is written in a checkout only: clone one")
     PAGE.write_text(page(facts()))
     print(PAGE)
     return 0

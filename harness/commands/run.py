@@ -14,15 +14,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.hydra_errors import OF_COMPOSING, demand_choices, sentence
-from harness.config.messages import complain
+from harness.config.messages import complain, verb
 from harness.config.request import plan
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of
+from harness.results.run_state import RunState
 from harness.results.scores import Key
 from harness.runs import sweep
 from harness.runs.job import carry_out
 from harness.runs.sweep import Job
-from harness.system.errors import INTERRUPTED, USER_ERROR, RunFailed, UserError, first_line
+from harness.system.errors import USER_ERROR, RunFailed, UserError, first_line
+from harness.system.logs import begin, log
 from harness.system.paths import CONF
 
 
@@ -40,7 +42,9 @@ class Command:
         begun = Job.begun().record()
         start = time.perf_counter()
         try:
+            begin()  # a launcher's process has no handler yet
             run, reference = plan(config)
+            begin(config.run.log)
             self._warn(run)
             ended = self._carry_out(begun, run, reference, config.run.dry)
         except (UserError, OmegaConfBaseException) as error:
@@ -70,15 +74,15 @@ class Command:
             return replace(known, state="dry", outlooks=found)
         known.record()
         try:
-            known = replace(known, state=carry_out(run, reference))
+            return replace(known, state=carry_out(run, reference), made=len(keys))
         except RunFailed as error:
             self._complain(error)
             known = replace(known, state="failed", cause=error.cause, reason=error.reason)
+            return replace(known, made=len(RunState.read(run.folder).made.keys() & set(keys)))
         except UserError as error:  # its rows may be what cannot be read
             self._complain(error)
             reason = sentence(error)
             return replace(known, state="failed", cause="settings", reason=reason, folders=())
-        return replace(known, made=len(observations.made(run.folder) & set(keys)))
 
     def _complain(self, error: Exception) -> None:
         """Print one sentence for what went wrong, unless a job before this one met the same.
@@ -96,17 +100,17 @@ class Command:
         for note in run.notes:
             if note not in self._warned:
                 self._warned.add(note)
-                print(f"warning: {note}; every row says so (column notes)", file=sys.stderr)
+                log.warning(f"{note}; every row says so (column notes)")
         if suite.source == "bundled" and suite.name not in self._warned:
             self._warned.add(suite.name)
-            print(
-                f"warning: {suite.name} runs on prompts of our own in the same style, not on the "
+            log.warning(
+                f"{suite.name} runs on prompts of our own in the same style, not on the "
                 "official list (README, Prompts, says where it goes); every row is marked "
-                "prompt_source=bundled",
-                file=sys.stderr,
+                "prompt_source=bundled"
             )
 
 
+@verb("finished videos are kept, the same command continues")
 def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
     """Compose, run, print the tables; exit code 0 done, 1 a run failed, 2 the user can mend it.
 
@@ -121,12 +125,8 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
     try:
         demand_choices(word for word in sys.argv[1:] if not word.startswith("-"))
         entry()
-    except (UserError, *OF_COMPOSING) as error:
-        complain(error)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; finished videos are kept, the same command continues", file=sys.stderr)
-        return INTERRUPTED
+    except (UserError, *OF_COMPOSING):
+        raise
     except Exception as error:  # a launcher's; what its jobs left is shown below
         if sweep.Folder.path is None:
             raise
@@ -213,9 +213,8 @@ def _write_wide(root: Path) -> bool:
         complain(UserError(f"{root / all_runs.WIDE} stays as it was: {sentence(error)}"))
         return False
     except (UserError, ValueError) as error:
-        print(
-            f"warning: {root / all_runs.WIDE} stays as it was ({sentence(error)}): type "
-            f"python -m harness check {root}",
-            file=sys.stderr,
+        log.warning(
+            f"{root / all_runs.WIDE} stays as it was ({sentence(error)}): type "
+            f"python -m harness check {root}"
         )
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,8 +12,7 @@ from typing import Any
 
 from harness.config import stored
 from harness.config.compose import configured
-from harness.config.hydra_errors import OF_COMPOSING
-from harness.config.messages import complain
+from harness.config.messages import verb
 from harness.config.settings import check, execution
 from harness.results import all_runs, manifest, observations
 from harness.results.manifest import runs
@@ -24,7 +22,8 @@ from harness.results.scores import rows
 from harness.results.wandb_mirror import mirror
 from harness.runs.lease import leased, threads
 from harness.scoring.score import built, lacking, score
-from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
+from harness.system.errors import UserError
+from harness.system.logs import LEVELS, begin, stage
 from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [run.threads=2]
@@ -34,34 +33,30 @@ USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [ru
   done; 1: none of the metrics can be had here; 2: something to mend."""
 
 
+@verb("finished videos are kept, the same command continues", also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Score what is lacking and say what that came to."""
     own, words = own_folder(words)
     settings = [_listed(word) for word in words if "=" in word]
     roots = [Path(word) for word in words if "=" not in word]
+    if not roots or any(str(root).startswith("-") for root in roots):
+        raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
+    config = configured(*settings, folder=own)
+    check(config)
+    if config["run"]["log"] != LEVELS[0]:  # else -v and -q decide
+        begin(config["run"]["log"])
+    chosen = config.get("metrics") or {}
+    if not chosen:
+        raise UserError("no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics")
     try:
-        if not roots or any(str(root).startswith("-") for root in roots):
-            raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
-        config = configured(*settings, folder=own)
-        check(config)
-        chosen = config.get("metrics") or {}
-        if not chosen:
-            raise UserError(
-                "no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics"
-            )
         found = [_run(folder, chosen, own) for folder in without_older(roots[0], runs(roots))]
         observations.refuse_twice((run.run_id, run.folder) for run in found)
         own_words = any(word.startswith("track") for word in settings)
         return _score(found, execution(config["run"]), config["track"], own_words)
-    except (UserError, *OF_COMPOSING, ValueError) as error:
-        complain(error)
-        return USER_ERROR
     except OSError as error:
-        complain(UserError(f"cannot go on: {error}; finished videos are kept, type the same again"))
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; finished videos are kept, the same command continues", file=sys.stderr)
-        return INTERRUPTED
+        raise UserError(
+            f"cannot go on: {error}; finished videos are kept, type the same again"
+        ) from error
 
 
 def _listed(word: str) -> str:
@@ -109,7 +104,8 @@ def _score(
         try:
             if tasks:
                 grant = held.enter_context(leased(settings, "score"))
-                score(tasks, lambda _: None, grant.device, threads(settings), "score")
+                with stage(f"score {len(tasks)} videos"):
+                    score(tasks, lambda _: None, grant.device, threads(settings), "score")
         finally:
             for run in changed.values():
                 manifest.write(run)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
+
+from harness.system.logs import log
 
 # Classes by the `_target_` of earlier versions.
 TARGETS: Mapping[str, str] = {
@@ -94,4 +95,4 @@ def _renamed(name: str, value: Any) -> Any:
 def _warn(old: str, new: str) -> None:
     if old not in _warned:
         _warned.add(old)
-        print(f"warning: {old} is an old name: write {new}", file=sys.stderr)
+        log.warning(f"{old} is an old name: write {new}")

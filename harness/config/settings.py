@@ -18,6 +18,7 @@ from harness.prompts.suite import SuiteConfig
 from harness.results import wandb_mirror
 from harness.results.run import Execution
 from harness.system.errors import UserError
+from harness.system.logs import LEVELS
 from harness.system.typed import TARGET, demand, demand_fields, demand_known, shown
 
 # Groups of choices that every run has, with the file that one of your own begins with.
@@ -79,12 +80,14 @@ def execution(settings: Any) -> Execution:
     """
     _demand_group("run", settings)
     known = {field.name: field.type for field in fields(Execution)}
-    demand_known("run", settings, [*known, "dry"])
-    for name in ("dry", *known):
+    demand_known("run", settings, [*known, "dry", "log"])
+    for name in ("dry", "log", *known):
         if name not in settings:
             raise UserError(f"run.{name} was removed: leave it as it is, or give it a value")
     if type(settings["dry"]) is not bool:
         raise UserError(f"run.dry={shown(settings['dry'])}: choose true or false")
+    if settings["log"] not in LEVELS:
+        raise UserError(f"run.log={shown(settings['log'])}: choose {', '.join(LEVELS)}")
     return Execution(**{name: settings[name] for name in known})
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.planning import detectable, past_runs
 from harness.results.run import Item, Run
+from harness.results.run_state import RunState
 from harness.scoring.score import lacking
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
@@ -110,8 +111,8 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     from harness.planning.run_memory import memory  # torch, which the parent of a run never needs
 
     parts = _parts(run)
-    failed = run.failed()
-    left = run.missing()
+    state = RunState.read(run.folder)
+    failed, left = state.failed(run), state.missing(run)
     without = {item.key for item in left}
     device = run.execution.device
     machine = _machine(device)
@@ -135,7 +136,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
         asked=_stems(run.items),
         failed=_stems([item for item in run.items if item.key in failed]),
         left=_stems(left),
-        unscored=_stems([x.item for x in lacking(run) if x.item.key not in without]),
+        unscored=_stems([x.item for x in lacking(run, state) if x.item.key not in without]),
         video_s=time.value,
         timed_by=time.source,
         video_bytes=disk.value,

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from harness.results import all_runs, observations
+from harness.results import observations
 from harness.results.older import schema_of
 from harness.results.run import Run
 from harness.system.errors import UserError
@@ -116,11 +116,11 @@ def _timed(folder: Path) -> list[tuple[str, float]]:
 @cache
 def _read(path: Path, modified: int) -> list[tuple[str, float]]:
     """The jobs of a sweep ask for the same files again and again."""
-    rows = all_runs.load_run(path.parent)
-    made = rows[rows["failure"].isna() & rows["generate_s"].notna() & rows["device"].notna()]
+    rows = observations.observations(path.parent, "failure", "generate_s", "device")
     return [
-        (machine(where), float(each))
-        for where, each in zip(made["device"], made["generate_s"], strict=True)
+        (machine(row["device"]), row["generate_s"])
+        for row in rows
+        if row["failure"] is None and row["generate_s"] is not None and row["device"]
     ]
 
 

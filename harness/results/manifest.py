@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,9 +17,11 @@ from typing import Any
 
 from harness.results import observation, observations
 from harness.results.run import ENVIRONMENT, SUBFOLDERS, Run
+from harness.results.run_state import RunState
 from harness.results.scores import SCORES
 from harness.system.errors import UserError
 from harness.system.files import sha256, write_json
+from harness.system.logs import log
 
 MANIFEST = "run.json"
 DONE, SCORING = "done", "scoring"  # its states; the second while scores are added to a finished run
@@ -29,26 +30,26 @@ MADE_BY_SCORING = (SCORES, ".png", ".mp4")  # ends of names
 MARKS = {"request.json", MANIFEST, observations.OBSERVATIONS}  # any of them makes a folder a run
 
 
-class Damaged(ValueError):
-    """A manifest that is whole JSON but not what was written."""
+def write(run: Run, state: RunState | None = None) -> None:
+    """Say that all videos asked for are made and scored, and by what.
 
-
-def write(run: Run) -> None:
-    """Say that all videos asked for are made and scored, and by what."""
+    state: of the run, where it is known already.
+    """
+    state = state or RunState.read(run.folder)
     content = {
         "run_id": run.run_id,
         "state": DONE,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {"name": run.suite.name, "source": run.suite.source, "seed": run.seed}
         | {"sha256": run.suite.sha256, "num_latent_frames": run.suite.num_frames},
-        "num_videos": len(observations.made(run.folder)),
+        "num_videos": len(state.made),
         "model": {"name": run.model_name, **run.model},
         "method": {"name": run.method_name, **run.method},
         "attention": run.attention,
         "integration": run.integration,
-        "weights": observations.weights(run.folder),
+        "weights": state.weights,
         "schema_version": observation.SCHEMA_VERSION,
-        "code_versions": observations.code_versions(run.folder),
+        "code_versions": state.code_versions,
         "environment": _environment(run.folder),
         "files": {name: sha256(run.folder / name) for name in _files(run.folder)},
     }
@@ -72,10 +73,9 @@ def _environment(folder: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        print(
-            f"warning: {path} cannot be read ({str(error)[:80]}): {MANIFEST} says null for the "
-            "machine and its versions",
-            file=sys.stderr,
+        log.warning(
+            f"{path} cannot be read ({str(error)[:80]}): {MANIFEST} says null for the "
+            "machine and its versions"
         )
         return None
 
@@ -97,7 +97,7 @@ def is_there(folder: Path) -> bool:
 
     Raises  UserError: it is of a version to come.
     """
-    return _state(folder) == DONE
+    return (_finished(folder) or {}).get("state") == DONE
 
 
 def was_finished(folder: Path) -> bool:
@@ -105,15 +105,28 @@ def was_finished(folder: Path) -> bool:
 
     Raises  UserError: its manifest is of a version to come.
     """
-    return _state(folder) in (DONE, SCORING)
+    return _finished(folder) is not None
 
 
-def _state(folder: Path) -> str | None:
+def is_whole(folder: Path) -> bool:
+    """Whether a run is done and has every file that it names; their bytes are not looked at.
+
+    Raises  UserError: its manifest is of a version to come.
+    """
+    content = _finished(folder)
+    if content is None or content["state"] != DONE or _fault(content):
+        return False
+    return all((folder / name).exists() for name in content["files"])
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run that was done once; None where there is none that can be read."""
     path = folder / MANIFEST
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
+        log.debug("read %s", path)
         version = int(content["schema_version"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -121,19 +134,19 @@ def _state(folder: Path) -> str | None:
         raise UserError(
             f"{path} was written by a newer version of the harness (schema {version}, this one "
             f"writes {observation.SCHEMA_VERSION}): update the harness, or move {folder} away and "
-            "type "
-            "the same command again"
+            "type the same command again"
         )
-    return str(content.get("state")) if version == observation.SCHEMA_VERSION else None
+    known = version == observation.SCHEMA_VERSION and content.get("state") in (DONE, SCORING)
+    return content if known else None
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a finished run has every file that it names; their bytes are not looked at."""
-    try:
-        content = _read(folder)
-    except Damaged:
-        return False
-    return content is None or all((folder / name).exists() for name in content["files"])
+def _fault(content: Mapping[str, Any]) -> str:
+    """In what way a manifest that is whole JSON is not what was written; empty if it is."""
+    if not is_sealed(content):
+        return "it is not what was written"
+    if not isinstance(content.get("files"), dict) or not all(map(is_below, content["files"])):
+        return "it names files outside its folder"
+    return ""
 
 
 def verify(folder: Path, score_only: bool = False) -> None:
@@ -144,16 +157,20 @@ def verify(folder: Path, score_only: bool = False) -> None:
     score_only: no video can be made by what follows.
     Raises  UserError: a damaged file, and what to type.
     """
-    try:
-        content = _read(folder)
-    except Damaged as error:
+    content = _finished(folder)
+    if content is None:
+        if (folder / MANIFEST).exists():
+            log.warning(
+                f"{folder / MANIFEST} is torn or of an older version, so the files beside "
+                "it were not held against it"
+            )
+        return
+    if fault := _fault(content):
         path = shlex.quote(str(folder / MANIFEST))
         raise UserError(
-            f"{folder / MANIFEST} is damaged ({error}): type rm {path} and the command of this run "
+            f"{folder / MANIFEST} is damaged ({fault}): type rm {path} and the command of this run "
             f"again (python -m harness check {shlex.quote(str(folder))} shows it)"
-        ) from error
-    if content is None:
-        return
+        )
     for name, digest in content["files"].items():
         path = folder / name
         gone = not path.exists()
@@ -163,27 +180,6 @@ def verify(folder: Path, score_only: bool = False) -> None:
             raise UserError(_sentence(folder, name, gone, score_only))
     if content.get("environment") and not (folder / ENVIRONMENT).exists():
         write_json(folder / ENVIRONMENT, content["environment"])
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished run; None where there is none, or one that says nothing.
-
-    Raises  Damaged.
-    """
-    if not was_finished(folder):
-        if (folder / MANIFEST).exists():
-            print(
-                f"warning: {folder / MANIFEST} is torn or of an older version, so the files beside "
-                "it were not held against it",
-                file=sys.stderr,
-            )
-        return None
-    content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    if not is_sealed(content):
-        raise Damaged("it is not what was written")
-    if not isinstance(content.get("files"), dict) or not all(map(is_below, content["files"])):
-        raise Damaged("it names files outside its folder")
-    return content
 
 
 def is_below(name: str) -> bool:
@@ -221,7 +217,7 @@ def begin_scoring(folder: Path) -> None:
 
     A command that is killed meanwhile leaves a run of which everything else is still sealed.
     """
-    content = _read(folder)
+    content = _finished(folder)
     if content is not None:
         files = {n: x for n, x in content["files"].items() if not n.endswith(MADE_BY_SCORING)}
         write_json(folder / MANIFEST, sealed({**content, "state": SCORING, "files": files}))

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.results import scores
 from harness.results.observation import Observation, TracePoint
-from harness.results.scores import Key
 from harness.system import parquet
 from harness.system.errors import UserError
 
@@ -66,50 +63,6 @@ def observations(folder: Path, *columns: str) -> list[dict[str, Any]]:
     """
     path = folder / OBSERVATIONS
     return read_table(path, columns).to_pylist() if path.exists() else []
-
-
-def failures(folder: Path) -> dict[Key, str | None]:
-    """The videos of a run that have a row, and what each failed of; None for those made."""
-    return {key: failure for key, (failure, _) in _videos(folder).items()}
-
-
-def made(folder: Path) -> set[Key]:
-    """Videos of a run that were generated without failure."""
-    return set(frames(folder))
-
-
-def frames(folder: Path) -> dict[Key, str | None]:
-    """The same with the digests of their frames."""
-    return {key: sha256 for key, (failure, sha256) in _videos(folder).items() if failure is None}
-
-
-_Video = tuple[str | None, str | None]  # its failure, the digest of its frames
-
-
-def _videos(folder: Path) -> dict[Key, _Video]:
-    path = folder / OBSERVATIONS
-    if not path.exists():
-        return {}
-    state = path.stat()
-    return _read_videos(folder, state.st_ino, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _read_videos(folder: Path, inode: int, changed_ns: int) -> dict[Key, _Video]:
-    """Read once as long as it is the same file; every change is a new one with a new inode."""
-    rows = observations(folder, "prompt_index", "sample", "failure", "frames_sha256")
-    return {scores.key(row): (row["failure"], row["frames_sha256"]) for row in rows}
-
-
-def code_versions(folder: Path) -> list[str]:
-    """The versions of the code that made the videos of a run."""
-    versions = {row["code_version"] for row in observations(folder, "code_version")}
-    return sorted(filter(None, versions))
-
-
-def weights(folder: Path) -> list[str]:
-    """What the videos of a run were made from: files and their checksums."""
-    return sorted(filter(None, {row["weights"] for row in observations(folder, "weights")}))
 
 
 def write_trace(path: Path, points: Sequence[TracePoint]) -> None:

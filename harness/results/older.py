@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.results.observation import SCHEMA_VERSION, Observation
 from harness.system.errors import UserError
+from harness.system.logs import remark
 
 MAX_COMMANDS = 3  # that are shown; `check` names the others
 _told: set[Path] = set()  # roots whose older runs this process has named
@@ -53,7 +53,7 @@ def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
         raise UserError(message)
     if root.absolute() not in _told:
         _told.add(root.absolute())
-        print(f"note: {message}", file=sys.stderr)
+        remark(f"note: {message}")
     return kept
 
 

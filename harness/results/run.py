@@ -19,7 +19,6 @@ from harness.results import observation, observations
 from harness.results.observation import Observation
 from harness.results.observations import Twice
 from harness.results.scores import Key
-from harness.results.video_files import frames_file
 from harness.system.errors import UserError, first_line
 from harness.system.files import (
     locked,
@@ -29,6 +28,7 @@ from harness.system.files import (
     write_json,
     writing,
 )
+from harness.system.logs import log
 from harness.system.typed import shown
 from harness.system.version import code_version
 
@@ -201,27 +201,6 @@ class Run:
             for sample in range(self.samples)
         ]
 
-    def missing(self) -> list[Item]:
-        """Videos to make: without a row, with a failed one that is tried again, or without frames.
-
-        Raises  UserError: the rows cannot be read.
-        """
-        failures = observations.failures(self.folder)
-        return [item for item in self.items if self._is_missing(item, failures)]
-
-    def _is_missing(self, item: Item, failures: dict[Key, str | None]) -> bool:
-        if item.key not in failures:
-            return True
-        failure = failures[item.key]
-        if failure is not None:
-            return self.execution.retries(failure)
-        return frames_file(self.video(item)) is None
-
-    def failed(self) -> dict[Key, str]:
-        """Videos asked for that could not be made, and what of."""
-        failures = observations.failures(self.folder)
-        return {item.key: failure for item in self.items if (failure := failures.get(item.key))}
-
     def row(self, item: Item, **values: Any) -> Observation:
         """A row of a video: who it is, and what was measured."""
         identity: dict[str, Any] = {
@@ -313,6 +292,7 @@ class Run:
         path = folder / REQUEST
         try:
             request = json.loads(path.read_text())
+            log.debug("read %s", path)
             digest = request.pop(
                 "sha256", None
             )  # requests that were put together by hand have none

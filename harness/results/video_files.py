@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.system.errors import UserError
 from harness.system.files import whole_file
+from harness.system.logs import log
 
 Frames = NDArray[np.uint8]
 
@@ -68,6 +69,7 @@ def read_frames(stem: Path) -> Frames:
     Raises  UserError: no file, or a damaged one.
     """
     path = frames_file(stem)
+    log.debug("read %s", path)
     if path is None or path.suffix == ".mkv":
         return read_lossless(path or stem.with_suffix(".mkv"))
     try:

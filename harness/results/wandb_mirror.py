@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import netrc
 import os
-import sys
 from typing import Literal
 
 from harness.results import all_runs
 from harness.results.run import Run
 from harness.results.summary import summarize
 from harness.system.errors import UserError, first_line
+from harness.system.logs import log
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -34,10 +34,8 @@ def mirror(run: Run) -> None:
     try:
         _mirror(run)
     except Exception as error:  # noqa: BLE001  whatever a tracker does, the results are on disk
-        print(
-            f"warning: wandb mirror failed ({first_line(error)}); results are complete in "
-            f"{run.folder}",
-            file=sys.stderr,
+        log.warning(
+            f"wandb mirror failed ({first_line(error)}); results are complete in {run.folder}"
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from harness.results.run import Run
 from harness.results.scores import Key
 from harness.runs.lease import Grant, leased
+from harness.system import logs
 from harness.system.child_process import report_lines, search_path
 from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 
@@ -32,7 +33,9 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
     Raises  AlreadySaid: the child has printed what to mend. RunFailed: it died; the rows it
     finished stay.
     """
-    with leased(run.execution, stage) as grant:
+    num = len(videos)
+    what = f"{run.folder.name}: {stage} {num} video{'s' * (num != 1)}"
+    with leased(run.execution, stage) as grant, logs.stage(what):
         _Child(stage, run, grant, (lock, *grant.files)).watch(videos)
 
 

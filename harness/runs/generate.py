@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -36,6 +35,7 @@ from harness.sampling.sampler import Sampler
 from harness.system import machine
 from harness.system.errors import NotFinite, UserError
 from harness.system.files import write_json
+from harness.system.logs import log
 from harness.system.progress import Progress
 
 
@@ -52,10 +52,9 @@ class Generator:
         self.device = machine.choose_device(run.execution.device)
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
         if self.device.type == "cpu" and run.execution.device == "auto" and named not in ("", "-1"):
-            print(
-                f"warning: CUDA_VISIBLE_DEVICES={named}, but torch finds no GPU that works: the "
-                "videos are made on the CPU (run.device=cuda refuses this)",
-                file=sys.stderr,
+            log.warning(
+                f"CUDA_VISIBLE_DEVICES={named}, but torch finds no GPU that works: the "
+                "videos are made on the CPU (run.device=cuda refuses this)"
             )
         parts = Parts.of(run)
         self.model, self.method, self.integration = parts.model, parts.method, parts.integration

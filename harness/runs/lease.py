@@ -12,7 +12,6 @@ import random
 import re
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from harness.results.run import Execution
 from harness.system.errors import UserError, of_system
 from harness.system.files import is_no_file
+from harness.system.logs import remark
 
 SHARED = 0o1777  # mode of a folder in which every user may make files, and remove only their own
 PAUSE_S = 0.2  # between two looks for something free
@@ -80,10 +80,7 @@ def held(
                 return
         if not said:
             said = True
-            print(
-                f"waiting for {count} free {what}{'s' * (count > 1)} of {len(names)}",
-                file=sys.stderr,
-            )
+            remark(f"waiting for {count} free {what}{'s' * (count > 1)} of {len(names)}")
         time.sleep(PAUSE_S * (0.5 + random.random()))  # apart from others who wait
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from harness.results.run import Run
 from harness.runs.meter import Memory, Meter
 from harness.system import machine
 from harness.system.files import locked, sha256, whole_file, writing
+from harness.system.logs import log
 
 FOLDER = ".text"  # below the results, beside the suites
 FORMAT = 2  # of `measured`: files of another one are not read
@@ -130,7 +130,7 @@ class Embeddings:
         rows, meter = encoded
         path = self._path(prompt)
         if path.exists():  # or it would have been read
-            print(f"warning: {path} is damaged and made anew", file=sys.stderr)
+            log.warning(f"{path} is damaged and made anew")
         content = save({"rows": rows.contiguous()}, self._about(prompt, rows, _measured(meter)))
         with whole_file(path) as unfinished:
             unfinished.write_bytes(content)

@@ -27,6 +27,7 @@ from harness.system.errors import (
     first_line,
     last_frame,
 )
+from harness.system.logs import begin
 from harness.system.plain import plain_streams
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -106,5 +107,6 @@ def mendable(error: Exception, folder: Path) -> str | None:
 
 if __name__ == "__main__":
     lasting_streams()
+    begin()
     with plain_streams():
         sys.exit(main(sys.argv[1:]))

@@ -16,9 +16,10 @@ from typing import Any
 from hydra.utils import get_class
 
 from harness.prompts.suite import pixel_frames
-from harness.results import observations, scores
+from harness.results import scores
 from harness.results.contact_sheet import contact_sheet
 from harness.results.run import Item, Run
+from harness.results.run_state import RunState
 from harness.results.scores import Key, Result, Row, Scored, Scores, Value
 from harness.results.video_files import (
     Frames,
@@ -43,15 +44,21 @@ PREVIEW = "model.decoder is a preview's: its pixels are to look at, not to measu
 
 @dataclass(frozen=True)
 class Task:
-    """One video to score by the metrics that it lacks; none if only its files are to be made."""
+    """One video to score by the metrics that it lacks; none if only its files are to be made.
+
+    reference: the folder of the run that has the BF16 video; None if that is not there.
+    """
 
     run: Run
     item: Item
     metrics: tuple[Metric, ...]
+    reference: Path | None = None
 
 
-def lacking(run: Run) -> list[Task]:
+def lacking(run: Run, state: RunState | None = None) -> list[Task]:
     """The videos made that lack a score of the run's metrics, or packed frames.
+
+    state: of the run, where it is known already.
 
     A score is lacking if there is none, if it is of other frames than are there now, of another
     version of the metric that can be tried here, or if it could not be tried before and can be now.
@@ -60,11 +67,11 @@ def lacking(run: Run) -> list[Task]:
     metrics = built(json.dumps(run.metrics, sort_keys=True))
     names = [f"{metric.name}_{what}" for metric in metrics for what in ("version", "reason")]
     known = scores.rows(run.folder, names)
+    made = (state or RunState.read(run.folder)).made
     against = run.reference_folder
-    frames, of_reference = (
-        observations.frames(run.folder),
-        observations.frames(against) if against else {},
-    )
+    of_reference = made
+    if against != run.folder:
+        of_reference = RunState.read(against).made if against is not None else {}
     can_try = {metric: metric.missing() is None for metric in metrics}
 
     def is_lacking(metric: Metric, row: Row, reference: str | None) -> bool:
@@ -79,14 +86,14 @@ def lacking(run: Run) -> list[Task]:
 
     tasks = []
     for item in run.items:
-        if item.key not in frames:
+        if item.key not in made:
             continue
         row, lacks = known.get(item.key), metrics
-        if row is not None and row["frames_sha256"] == frames[item.key]:
+        if row is not None and row["frames_sha256"] == made[item.key]:
             reference = of_reference.get(item.key)
             lacks = tuple(metric for metric in metrics if is_lacking(metric, row, reference))
         if lacks or frames_file(run.video(item)) != run.packed(item) or _lacks_pictures(run, item):
-            tasks.append(Task(run, item, lacks))
+            tasks.append(Task(run, item, lacks, against if item.key in of_reference else None))
     return tasks
 
 
@@ -167,7 +174,9 @@ class _Bench:
         video = self._read(run.folder, run, item)
         reference = video
         if run.reference_id != run.run_id:
-            reference = self._read(run.reference_folder, run, item)
+            reference = _Video(None, None, NO_REFERENCE)
+            if task.reference is not None:
+                reference = self._read(task.reference, run, item)
         results = {metric: self._result(metric, task, video, reference) for metric in task.metrics}
         _draw(task, video, reference)
         scored = Scored(
@@ -181,10 +190,8 @@ class _Bench:
         )
         return scored, results
 
-    def _read(self, folder: Path | None, run: Run, item: Item) -> _Video:
+    def _read(self, folder: Path, run: Run, item: Item) -> _Video:
         """A video of a run or of its reference; the run's own is left packed."""
-        if folder is None or item.key not in observations.frames(folder):
-            return _Video(None, None, NO_REFERENCE)
         stem = folder / "videos" / item.stem
         with self.files.get(stem, nullcontext()):
             return _Video.read(stem, run, item, pack=stem == run.video(item))

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import stat
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.system.errors import UserError
+from harness.system.logs import log, remark
 
 LOCK = ".lock"  # the file of a folder's lock
 LONGEST_NAME = 80  # letters of a file's name that was made from data
@@ -47,6 +47,7 @@ def into_place(unfinished: Path, path: Path, durable: bool = True) -> None:
     unfinished.replace(path)
     if durable:
         _sync(path.parent)  # the name, too
+    log.debug("wrote %s", path)
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def locked(folder: Path, waiting: str) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(waiting, file=sys.stderr)
+            remark(waiting)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:

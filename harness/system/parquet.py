@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from harness.system.errors import UserError
 from harness.system.files import whole_file
+from harness.system.logs import log
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,6 +109,7 @@ def checked(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     try:
         content = path.read_bytes()
+        log.debug("read %s", path)
         at = content.rfind(MARK)
         if at >= 0:
             begin, end = at + len(MARK), at + len(MARK) + DIGEST_BYTES

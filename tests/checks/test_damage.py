@@ -23,6 +23,7 @@ from harness.results import all_runs, manifest, observation, observations
 from harness.results.observation import TracePoint
 from harness.results.observations import OBSERVATIONS, Rows, write_trace
 from harness.results.run import ENVIRONMENT, Run
+from harness.results.run_state import RunState
 from harness.results.scores import SCORES
 from harness.runs import job
 from harness.system import parquet
@@ -223,7 +224,7 @@ def test_what_is_deleted_comes_back_or_is_said(finished: Run, name: str) -> None
     if name == ENVIRONMENT:
         assert json.loads((finished.folder / name).read_text())["packages"] == {"torch": "2"}
     if name.endswith((".mkv", OBSERVATIONS)):
-        assert asked.missing()
+        assert RunState.read(asked.folder).missing(asked)
 
 
 def test_every_flip_in_the_manifest_is_said(

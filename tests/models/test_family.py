@@ -14,8 +14,9 @@ from harness.commands.run import main
 from harness.config.compose import choices, described
 from harness.models.preset import VideoModel
 from harness.prompts.suite import Prompt
-from harness.results import all_runs, observations
+from harness.results import all_runs
 from harness.results.run import Item
+from harness.results.run_state import RunState
 from harness.runs.generate import Generator
 from harness.runs.meter import Meter
 from tests.support.families import TINY, made, planned, tiny
@@ -168,10 +169,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     with pytest.raises(KeyboardInterrupt):
         make_all(stopped)
     monkeypatch.undo()
-    assert len(observations.frames(stopped.folder)) == 1 and len(stopped.missing()) == 2
+    state = RunState.read(stopped.folder)
+    assert len(state.made) == 1 and len(state.missing(stopped)) == 2
     make_all(stopped)
-    assert observations.frames(stopped.folder) == observations.frames(whole.folder)
-    assert len(set(observations.frames(whole.folder).values())) == 3
+    assert RunState.read(stopped.folder).made == RunState.read(whole.folder).made
+    assert len(set(RunState.read(whole.folder).made.values())) == 3
 
 
 def test_random_weights_never_touch_files(tmp_path: Path) -> None:

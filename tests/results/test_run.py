@@ -11,6 +11,7 @@ import pytest
 from harness.results import observations
 from harness.results.observations import Rows
 from harness.results.run import Execution, Run
+from harness.results.run_state import RunState
 from harness.results.video_files import write_raw
 from harness.scoring.score import lacking
 from harness.system.errors import UserError
@@ -109,8 +110,8 @@ def test_a_video_is_missing_without_its_row_or_without_its_frames(tmp_path: Path
     for index, failure in ((0, None), (1, "oom"), (2, None)):
         rows.put(observation(index, run_id=this.run_id, failure=failure))
     write_raw(this.video(this.items[0]).with_suffix(".npy"), np.zeros((1, 2, 2, 3), np.uint8))
-    assert [item.prompt.index for item in this.missing()] == [2]
-    assert this.failed() == {(1, 0): "oom"}
+    assert [item.prompt.index for item in RunState.read(this.folder).missing(this)] == [2]
+    assert RunState.read(this.folder).failed(this) == {(1, 0): "oom"}
     assert [task.item.prompt.index for task in lacking(this)] == [0, 2]
 
 

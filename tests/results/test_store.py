@@ -9,6 +9,7 @@ import pytest
 
 from harness.results import all_runs, observations
 from harness.results.observations import Rows
+from harness.results.run_state import RunState
 from harness.results.scores import SCORES, Result, Scored, Scores
 from harness.system.errors import UserError
 from tests.support.metrics import Grey
@@ -33,10 +34,10 @@ def test_a_failed_video_tried_again_replaces_its_row(tmp_path: Path) -> None:
     rows = Rows(tmp_path / observations.OBSERVATIONS)
     rows.put(observation(0))
     rows.put(observation(1, failure="oom"))
-    assert observations.made(tmp_path) == {(0, 0)}
+    assert set(RunState.read(tmp_path).made) == {(0, 0)}
     rows.put(observation(1))
     assert len(rows) == 2
-    assert observations.made(tmp_path) == {(0, 0), (1, 0)}
+    assert set(RunState.read(tmp_path).made) == {(0, 0), (1, 0)}
 
 
 def test_columns_keep_their_types_when_all_values_are_null(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_file_cut_in_half_is_named_and_the_others_stay_readable(tmp_path: Path
     whole, cut = folder_with(tmp_path, "a"), folder_with(tmp_path, "b")
     path = cut / observations.OBSERVATIONS
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for attempt in (lambda: all_runs.load(tmp_path), lambda: observations.made(cut)):
+    for attempt in (lambda: all_runs.load(tmp_path), lambda: set(RunState.read(cut).made)):
         with pytest.raises(UserError, match=f"{path} is damaged .* move it away"):
             attempt()
     assert len(all_runs.load_run(whole)) == 3

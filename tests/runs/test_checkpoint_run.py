@@ -13,6 +13,7 @@ import torch
 from harness.models.text.stored_rows import write_rows
 from harness.results import all_runs, manifest
 from harness.results.run import Run
+from harness.results.run_state import RunState
 from harness.results.scores import SCORES
 from harness.runs.generate import generate
 from tests.support.geometry import configured
@@ -38,7 +39,7 @@ def tiny(tmp_path: Path) -> Run:
 
 def make(this: Run) -> None:
     this.make_folders()
-    generate(this, this.missing(), lambda key: None)
+    generate(this, RunState.read(this.folder).missing(this), lambda key: None)
 
 
 def test_rows_and_manifest_record_the_checksum(tiny: Run) -> None:

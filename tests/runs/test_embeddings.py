@@ -22,6 +22,7 @@ from harness.models.text.hashed_words import HashText
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.results.run import Run
+from harness.results.run_state import RunState
 from harness.runs.generate import Generator
 from harness.runs.shared_text import FOLDER
 from harness.system.errors import UserError
@@ -135,7 +136,7 @@ def test_videos_are_the_same_bit_for_bit_with_and_without_sharing(tmp_path: Path
         this = replace(this, suite=replace(this.suite, prompts=this.suite.prompts[:1]))
         this.make_folders()
         make_all(this)
-        assert not this.missing()
+        assert not RunState.read(this.folder).missing(this)
         frames[name] = this.video(this.items[0]).with_suffix(".npy").read_bytes()
         row = all_runs.load_run(this.folder).iloc[0]
         assert row["text_s"] >= 0.05 and row["peak_text_bytes"] > 0

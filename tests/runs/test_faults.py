@@ -21,9 +21,10 @@ from harness.prompts.suite import Prompt
 from harness.results import all_runs, manifest, observations
 from harness.results.observations import OBSERVATIONS
 from harness.results.run import Execution, Run
+from harness.results.run_state import RunState
 from harness.results.scores import SCORES
 from harness.results.video_files import frames_file, read_frames
-from harness.runs.job import first_failure, generate
+from harness.runs.job import generate
 from harness.system.errors import UserError
 from tests.conftest import Sweep
 from tests.support.faults import SHORT, Place, Running, errors, gone, tmpfs, until
@@ -259,28 +260,28 @@ def test_every_death_is_a_row_and_the_next_videos_are_made(
     this = troubled(tmp_path)
     (tmp_path / "plan").write_text("\n".join(trouble for trouble, *_ in TROUBLES))
     with this.prepared() as lock:
-        generate(this, lock)
+        generate(this, lock, RunState.read(this.folder))
     rows = observations.observations(this.folder)
     assert [row["failure"] for row in rows] == [cause for _, cause, _ in TROUBLES]
     for row, (_, _, reason) in zip(rows, TROUBLES, strict=True):
         assert reason in (row["failure_reason"] or ""), row
         assert (frames_file(this.video(this.items[row["prompt_index"]])) is None) == bool(reason)
     assert "in strike)" in rows[1]["failure_reason"]
-    failure = first_failure(this)
+    failure = RunState.read(this.folder).failure(this)
     assert failure is not None
     assert failure.reason.startswith("10 of 19 videos failed, prompt 1 by: KeyError: 'boom'")
     assert not psutil.Process().children(), "a child is left"
     assert "waiting for" not in capfd.readouterr().err, "a dead child's lease was not free"
 
-    again = [item.prompt.index for item in this.missing()]
+    again = [item.prompt.index for item in RunState.read(this.folder).missing(this)]
     assert again == [15], "only what was killed from outside is tried again unasked"
     for retry, number in (("oom", 2), ("failed", 10)):
         asked = replace(this, execution=replace(this.execution, retry=retry))
-        assert len(asked.missing()) == number
+        assert len(RunState.read(asked.folder).missing(asked)) == number
     with asked.prepared() as lock:
-        generate(asked, lock)
-    assert observations.made(this.folder) == {item.key for item in this.items}
-    assert first_failure(this) is None
+        generate(asked, lock, RunState.read(asked.folder))
+    assert set(RunState.read(this.folder).made) == {item.key for item in this.items}
+    assert RunState.read(this.folder).failure(this) is None
 
 
 @pytest.mark.slow
@@ -292,7 +293,7 @@ def test_a_model_that_does_not_fit_is_out_of_memory(
     this = run(tmp_path)
     cramped = replace(this, model={**this.model, "_target_": "tests.support.faults.Cramped"})
     with cramped.prepared() as lock:
-        generate(cramped, lock)
+        generate(cramped, lock, RunState.read(cramped.folder))
     (row,) = observations.observations(cramped.folder)
     assert (row["prompt_index"], row["failure"]) == (0, "oom"), row["failure_reason"]
 

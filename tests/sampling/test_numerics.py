@@ -17,6 +17,7 @@ from harness.cache.numerics import are_finite
 from harness.models.wan import Wan
 from harness.results import all_runs
 from harness.results.run import Run
+from harness.results.run_state import RunState
 from harness.runs.generate import generate
 from harness.sampling.decoding import pixels
 from harness.system.errors import NotFinite, cause_of
@@ -55,7 +56,7 @@ def broken(tmp_path: Path, **changes: Any) -> Run:
 
 
 def failures(this: Run) -> list[tuple[str, str]]:
-    generate(this, this.missing(), lambda key: None)
+    generate(this, RunState.read(this.folder).missing(this), lambda key: None)
     rows = all_runs.load_run(this.folder)
     assert rows["psnr_db"].isna().all() if "psnr_db" in rows else True
     return list(zip(rows["failure"], rows["failure_reason"], strict=True))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from harness.results.run import Run
+from harness.results.run_state import RunState
 from harness.runs.generate import generate
 
 
 def make_all(this: Run) -> None:
     """First stage in this process."""
-    generate(this, this.missing(), lambda key: None)
+    generate(this, RunState.read(this.folder).missing(this), lambda key: None)
 
 
 SMALL = ("model.latent_size=[8,8]", "method=rtn_int4")

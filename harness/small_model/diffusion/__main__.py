@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf.errors import OmegaConfBaseException
 
+from harness.config import messages
 from harness.config.compose import configured
-from harness.config.messages import complain, of_construction
 from harness.models.preset import VideoModel
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
@@ -21,22 +19,18 @@ from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import load_state
 from harness.system import machine
-from harness.system.errors import USER_ERROR, UserError
+from harness.system.errors import UserError
+from harness.system.logs import remark
 
 
+@messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     verbs = {"train": train, "sample": sample, "keys": keys}
-    try:
-        if verb not in verbs:
-            raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
-        return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
-    except InstantiationException as error:
-        complain(UserError(of_construction(error)))
-    except (UserError, ValueError, HydraException, OmegaConfBaseException) as error:
-        complain(error)
-    return USER_ERROR
+    if verb not in verbs:
+        raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
+    return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
 
 
 def train(config: dict[str, Any]) -> int:
@@ -59,7 +53,7 @@ def train(config: dict[str, Any]) -> int:
             training.workers,
         )
     )
-    print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
+    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
     return 0
 
 

@@ -8,45 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 
 from harness.api import Method
+from harness.config import messages
 from harness.config.compose import configured
-from harness.config.hydra_errors import OF_COMPOSING
-from harness.config.messages import complain, of_construction
 from harness.models.preset import VideoModel
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import State, load_state
 from harness.system import machine
-from harness.system.errors import USER_ERROR, UserError, of_system
+from harness.system.errors import UserError
+from harness.system.logs import remark
 from harness.system.typed import build
 
 VERBS = ("train", "export", "sample")
 _SHOWN = 6  # clips of a sheet
 
 
+@messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
     if {"-h", "--help"} & set(words):
         print(__doc__, "Settings: conf/train/small.yaml and those of a run.", sep="\n\n  ")
         return 0
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
-    try:
-        if verb not in VERBS:
-            raise UserError(
-                f"{verb} is no verb of harness.small_model.training: choose {', '.join(VERBS)}"
-            )
-        config = configured("+train=small", "method=bf16", *settings)
-        return {"train": train, "export": export, "sample": sample}[verb](config)
-    except InstantiationException as error:
-        complain(UserError(of_construction(error)))
-    except (UserError, ValueError, *OF_COMPOSING) as error:
-        complain(error)
-    except OSError as error:
-        complain(UserError(of_system(error)))
-    return USER_ERROR
+    if verb not in VERBS:
+        raise UserError(
+            f"{verb} is no verb of harness.small_model.training: choose {', '.join(VERBS)}"
+        )
+    config = configured("+train=small", "method=bf16", *settings)
+    return {"train": train, "export": export, "sample": sample}[verb](config)
 
 
 def train(config: dict[str, Any]) -> int:
@@ -65,7 +57,7 @@ def train(config: dict[str, Any]) -> int:
             Windows(training, stage, model.text, model.chunk_frames), step, training.workers
         )
     )
-    print(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}", file=sys.stderr)
+    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
     return 0
 
 

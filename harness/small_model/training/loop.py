@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.state import Clock, State, load_state
 from harness.system.errors import UserError
 from harness.system.files import whole_file
+from harness.system.logs import remark
 
 LOG = "log.csv"
 Source = Callable[[Stage, int], Iterator[Batch]]
@@ -148,11 +148,9 @@ class Trainer:
         done = self.training.progress(index, self._done(index))
         left = minutes / done - minutes if done else float("nan")
         parts = " ".join(f"{k[5:]}:{v:.4f}" for k, v in row.items() if k.startswith("loss_"))
-        print(
+        remark(
             f"step {self.clock.step} stage {index} {minutes:.1f} min loss {row['loss']:.4f} "
-            f"({parts}) lr {row['lr']:.2e} {left:.1f} min left",
-            file=sys.stderr,
-            flush=True,
+            f"({parts}) lr {row['lr']:.2e} {left:.1f} min left"
         )
 
     def _resume(self, state: State) -> None:

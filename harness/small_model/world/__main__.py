@@ -8,33 +8,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config.messages import complain
+from harness.config.messages import verb
 from harness.small_model.world.clip import HELD_OUT, clip
 from harness.small_model.world.report import Videos, of_run, of_world, report
-from harness.system.errors import USER_ERROR, Parser, UserError, of_system
+from harness.system.errors import Parser, UserError
 
 MOST = 1_000_000  # clips and seeds of one command
 
 
+@verb()
 def main(words: Sequence[str]) -> int:
     """Print what was asked for; exit code 2 for what the user can mend."""
     given = _parser().parse_args(words)
-    try:
-        if given.verb == "captions" and not (0 <= given.first < MOST and 0 < given.n < MOST):
-            raise UserError(
-                f"captions --first {given.first} -n {given.n}: give a seed from 0 and at least one "
-                f"caption, both below {MOST}"
-            )
-        if given.verb == "captions":
-            print(
-                "\n".join(clip(seed).prompt for seed in range(given.first, given.first + given.n))
-            )
-        else:
-            for source in _sources(given):
-                print(report(source, given.format), flush=True)
-    except (UserError, OSError) as error:
-        complain(error if isinstance(error, UserError) else UserError(of_system(error)))
-        return USER_ERROR
+    if given.verb == "captions" and not (0 <= given.first < MOST and 0 < given.n < MOST):
+        raise UserError(
+            f"captions --first {given.first} -n {given.n}: give a seed from 0 and at least one "
+            f"caption, both below {MOST}"
+        )
+    if given.verb == "captions":
+        print("\n".join(clip(seed).prompt for seed in range(given.first, given.first + given.n)))
+    else:
+        for source in _sources(given):
+            print(report(source, given.format), flush=True)
     return 0
 
 
