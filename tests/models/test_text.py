@@ -96,11 +96,11 @@ def test_umt5_pads_with_zeros_and_masks_the_padding(wan_folder: Path) -> None:
 
 @pytest.mark.parametrize("num_words", [2, 3, 4, 40])
 def test_a_prompt_that_is_cut_is_said_with_numbers(
-    wan_folder: Path, capsys: pytest.CaptureFixture[str], num_words: int
+    wan_folder: Path, caplog: pytest.LogCaptureFixture, num_words: int
 ) -> None:
     encoder = UmT5Text(str(wan_folder), length=3, width=WIDTH, dtype="float32")
     encoder.encode([" ".join(["fox"] * num_words)])
-    said = capsys.readouterr().err
+    said = caplog.text
     num_tokens = len(encoder._loaded[0]([" ".join(["fox"] * num_words)]).input_ids[0])
     cut = f"has {num_tokens} tokens and the text encoder takes 3: its last {num_tokens - 3} are"
     assert (cut in said) == (num_tokens > 3)

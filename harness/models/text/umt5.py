@@ -11,7 +11,6 @@ import html
 import importlib.metadata
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from harness.models.checkpoints.locate import located
 from harness.models.text.hashed_words import HashText
 from harness.models.text.stored_rows import RowsFile
 from harness.system.errors import UserError
+from harness.system.logs import log
 from harness.system.units import size
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -177,11 +177,13 @@ class UmT5Text:
         tokenizer, encoder = self._loaded
         num_tokens = len(tokenizer([prompt]).input_ids[0])
         if num_tokens > self.length:
-            print(
-                f"warning: a prompt has {num_tokens} tokens and the text encoder takes "
-                f"{self.length}: its last {num_tokens - self.length} are not read "
-                f"({prompt[:60]!r})",
-                file=sys.stderr,
+            log.warning(
+                "a prompt has %d tokens and the text encoder takes %d: its last %d are not read "
+                "(%r)",
+                num_tokens,
+                self.length,
+                num_tokens - self.length,
+                prompt[:60],
             )
         tokens = tokenizer(
             [prompt],
