@@ -69,6 +69,7 @@ def _leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # its sockets allow no longer path
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("leases")))
+        patch.setattr(tempfile, "tempdir", None)  # Python remembers the folder that it found before
         yield
 
 
