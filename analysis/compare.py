@@ -33,7 +33,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Counted:
-    """Quantities of one row of the study, computed by the planner from the bytes that it stored."""
+    """Quantities of one row of the study, computed by the planner from what the study stored."""
 
     suite: str
     row: str

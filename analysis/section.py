@@ -101,8 +101,8 @@ class Section:
         videos.
     traces: by `kv` or `memory`: the bytes of each method over the time of the video `traced`.
     components: one row per method, one column per component; GiB at that video's largest peak.
-    trace_maxima: for sources that publish only the largest value of a trace: one row per method, one
-        column per kind of memory (`memory`, `reserved`, `kv`), GiB.
+    trace_maxima: for sources that publish only the largest value of a trace: one row per method,
+        one column per kind of memory (`memory`, `reserved`, `kv`), GiB.
     seconds_generated: length of a video in seconds.
     phases: the phases that the runtime includes.
     notes: printed beneath every table.

@@ -220,7 +220,7 @@ def correlation(
 
 
 def _between(first: Pair, second: Pair, names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield how well each side agrees with itself across suites: the best that the other can reach."""
+    """Yield how well each side agrees with itself across suites, a bound for the other side."""
     suites = f"{first.published.suite} against {second.published.suite}"
     sides: list[tuple[str, list[float]]] = [("published", []), ("ours", [])]
     for metric in RANKED:

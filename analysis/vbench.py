@@ -29,8 +29,8 @@ def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, 
     """Build one table with notes per suite, model and attention window that has any dimension.
 
     A dimension is a mean over videos; on the official suite, over the videos of its own prompts.
-    The scores weigh normalised dimensions as published (`harness.scoring.vbench.totals`). A score that
-    lacks a dimension stays empty, and a note names the missing dimensions.
+    The scores weigh normalised dimensions as published (`harness.scoring.vbench.totals`). A score
+    that lacks a dimension stays empty, and a note names the missing dimensions.
     Raises  UserError: no row has a dimension; the official list cannot be read.
     """
     runs: dict[str, list[pd.DataFrame]] = {}
