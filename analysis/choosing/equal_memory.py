@@ -105,7 +105,7 @@ def drops(section: Section, name: str) -> bool:
 
 
 def kind(section: Section, name: str) -> str:
-    """Name how a method drops frames: plain window, window with sink, other; empty if it does not."""
+    """Name how a method drops frames: plain window, with sink, or other; empty if it keeps all."""
     method = section.methods[name]
     base = name.split()[0]
     if base.startswith("sink_window_") and "retention.sink=0" not in method.settings:

@@ -32,7 +32,7 @@ class Source:
         return [section for section in self.sections if section.suite == suite]
 
     def of_table(self, table: Table) -> list[Section]:
-        """Return the sections of a table's suites; with `any_suite` also those of our own suites."""
+        """Return the sections of a table's suites; with `any_suite` also of our own suites."""
         return [
             section
             for section in self.sections
