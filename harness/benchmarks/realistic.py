@@ -11,10 +11,10 @@ from harness.cache.positions import Rope, rotate
 
 
 def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: int = 0) -> Tensor:
-    """Draw keys [1, H, F, T, D] fp32; tokens resemble their neighbours in space and time.
+    """Draw keys [1, H, F, T, D] fp32; tokens resemble neighbours in space and time.
 
-    Each channel has an offset about as large as its spread; three of 128 channels of a head vary six
-    times as much as the others. With `roped`, RoPE rotates keys and offsets by position.
+    Each channel has an offset about as large as its spread; three of 128 channels of a head vary
+    six times as much as the others. With `roped`, RoPE rotates keys and offsets by position.
     """
     random = torch.Generator().manual_seed(seed)
     heads, width = shape.num_heads, shape.head_dim
