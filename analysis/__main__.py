@@ -11,8 +11,8 @@ from harness.system.ending import exit_with
 from harness.system.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
 from harness.system.logs import without_flags
 
-# By verb its module, imported when it is asked for, with `arguments(parser)` and
-# `run(words) -> int`, and what it shows.
+# Verb -> (module, help text). A module is imported only when its verb runs; it has
+# `arguments(parser)` and `run(words) -> int`.
 VERBS = {
     "table": ("verbs.table", "the table of everything below a results folder"),
     "tables": ("verbs.tables", "the published study's tables, from its own data or from results"),
@@ -31,7 +31,7 @@ VERBS = {
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what is asked for; exit code 2 for what the user can mend."""
+    """Run one verb and return its exit code; 2 for errors that the user can fix."""
     words = without_flags(words)
     listed = "\n".join(f"  {verb:10} {said}" for verb, (_, said) in VERBS.items())
     parser = Parser(

@@ -1,9 +1,9 @@
-"""Published numbers beside ours: what agrees, what differs, and what cannot be compared.
+"""Compares our numbers with published ones: agree, differ, or not comparable.
 
-A number of ours is held against a printed one only where everything is the same that the printed
-column needs (`analysis.sources.published.papers.Column.needs`). Then they agree if the printed
-number's rounding interval and our 95 % interval overlap; a number of ours that is no mean over
-prompts (bytes, the largest peak) is a point.
+A number of ours is compared with a printed one only if everything that the printed column needs is
+equal (`analysis.sources.published.papers.Column.needs`). The two agree if the printed number's
+rounding interval overlaps our 95 % interval. Bytes and largest peaks are no means over prompts, so
+they count as points.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Counted:
-    """Quantities of one row of the study, counted from what it stored."""
+    """Quantities of one row of the study, computed by the planner from what the study stored."""
 
     suite: str
     row: str
@@ -42,7 +42,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Ours:
-    """One number of ours: from a run, or counted; reasons: why it cannot be held against theirs."""
+    """One number of ours, from a run or the planner; reasons: why it is not comparable."""
 
     name: str
     source: str
@@ -53,7 +53,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of one printed number."""
+    """Result of comparing one printed number with one of ours."""
 
     number: Number
     ours: Ours | None
@@ -62,14 +62,14 @@ class Verdict:
 
     @property
     def difference(self) -> float | None:
-        """Ours less theirs, where both are numbers."""
+        """Ours minus theirs; None unless both are finite."""
         if self.ours is None or not math.isfinite(self.ours.value - self.number.value):
             return None
         return self.ours.value - self.number.value
 
 
 def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted]) -> list[Verdict]:
-    """Every printed number of a paper, beside each of our numbers that repeats its row."""
+    """Judge every printed number of a paper against each of our numbers that repeats its row."""
     known = {(each.suite, each.row): each for each in counts}
     found = []
     for number in paper.numbers:
@@ -89,11 +89,12 @@ def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted
 
 
 def judged(number: Number, ours: Ours) -> Verdict:
-    """One pair."""
+    """Judge one pair: not comparable, agrees or differs."""
     note = f"; {number.column.note}" if number.column.note else ""
     if ours.reasons:
         return Verdict(number, ours, "not comparable", "; ".join(ours.reasons))
     low, high = ours.bounds or (ours.value, ours.value)
+    # The tolerance keeps a value on the edge of the rounding interval inside it, in floating point.
     slack = number.half_unit * (1 + 1e-9)
     overlaps = low <= number.value + slack and high >= number.value - slack
     same = overlaps or ours.value == number.value  # both may be infinite
@@ -101,7 +102,7 @@ def judged(number: Number, ours: Ours) -> Verdict:
 
 
 def reasons(number: Number, section: Section, method: Method) -> list[str]:
-    """Why a run of ours cannot be held against a printed number; none if it can."""
+    """Explain why a run of ours is not comparable with a printed number; empty if it is."""
     theirs, ours = number.setup, section.setting
     if ours is None:
         return ["what it was measured on is not known"]
@@ -136,7 +137,7 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
 
 
 def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
-    """The pairs of a paper, in its order; numbers without one of ours are counted beneath."""
+    """Build the table of compared pairs, in the paper's order; notes count the other numbers."""
     shown = [each for each in found if each.ours is not None]
     rows = [_row(each) for each in shown]
     header = ["table", "suite", "row", "column", "published", "ours", "measured", "difference"]
@@ -151,13 +152,13 @@ def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
 
 
 def count(found: Sequence[Verdict]) -> Mapping[Word, int]:
-    """How many there are of each verdict."""
+    """Count the verdicts of each kind."""
     words: tuple[Word, ...] = ("agrees", "differs", "not comparable", "not run")
     return {word: sum(each.word == word for each in found) for word in words}
 
 
 def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
-    """Runs of ours that repeat a row, in every section of its suite."""
+    """Yield our runs that repeat a row, from every section of its suite."""
     key = number.column.quantity
     if key is None:
         return
@@ -165,7 +166,7 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
         if number.suite and section.suite != number.suite:
             continue
         for name, method in section.methods.items():
-            # A run of ours repeats a row with whatever settings.
+            # Our names are "method settings"; the first word alone decides which row a run repeats.
             repeats = (
                 method.row == number.row
                 if section.is_published
@@ -274,7 +275,7 @@ def run(words: argparse.Namespace) -> int:
 
 
 def _sections(words: argparse.Namespace) -> tuple[Sequence[Section], list[str]]:
-    """Our runs; where there are none, printed numbers and counts can still be shown."""
+    """Read our runs; without any, printed numbers and planner counts can still be shown."""
     try:
         return source(words), []
     except UserError as error:
@@ -284,7 +285,7 @@ def _sections(words: argparse.Namespace) -> tuple[Sequence[Section], list[str]]:
 
 
 def _narrowed(each: Paper, suite: str | None, word: str | None) -> Paper:
-    """The rows asked for.
+    """Keep only the rows that were asked for.
 
     Raises  UserError: there are none.
     """

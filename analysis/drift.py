@@ -1,9 +1,9 @@
-"""How quality changes in the course of a video, a method at a time and against BF16.
+"""Reports how quality changes over the course of a video, per method and relative to BF16.
 
-Two numbers a video (`harness.scoring.metrics.windows` defines them): the last second less the
-first, and the slope over seconds. Prompts are the sample: of several videos of a prompt the mean is
-taken, and an interval is that of the mean over prompts that are drawn again. Against BF16, videos
-of the same prompt and seed are paired first.
+Each video has two numbers (`harness.scoring.metrics.windows` defines them): the last second minus
+the first, and the slope over seconds. Prompts are the sample: several videos of one prompt are
+averaged, and intervals come from resampled prompts. For the difference to BF16, videos of the same
+prompt and seed are paired first.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ PARTS: Mapping[Literal["last_minus_first", "slope"], str] = {
     "last_minus_first": "last less first second",
     "slope": "slope per second",
 }
-ACROSS = 3  # panels of a picture beside each other
+ACROSS = 3  # panels in one row of a picture
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A quantity with the metric whose columns tell it."""
+    """A quantity and the metric that computes its columns."""
 
     metric: str
     title: str
     quantity: Quantity
-    against_reference: bool = False  # and therefore without a value for BF16 itself
+    against_reference: bool = False  # then BF16 itself has no value
 
     @property
     def windows(self) -> str:
-        """The column with a value a second."""
+        """Name of the column that holds one value per second."""
         return f"{self.quantity.name}_windows{self.quantity.suffix}"
 
     @property
     def said(self) -> str:
-        """What it is, with its unit."""
+        """Title, meaning and unit of the measure."""
         unit = f", {self.quantity.unit}" if self.quantity.unit else ""
         return f"{self.title} ({self.quantity.meaning}{unit})"
 
@@ -81,7 +81,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Line:
-    """The rows of one run that were made, and those of the BF16 run that it is held against."""
+    """Finished rows of one run, and those of its BF16 reference."""
 
     name: str
     family: str
@@ -93,16 +93,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Section(Tables):
-    """Runs that may be compared."""
+    """Drift tables and panels of runs that may be compared."""
 
     title: str = ""
     panels: Sequence[Curves] = ()
 
 
 def drift(table: pd.DataFrame) -> list[Section]:
-    """What the rows of a results folder say, a section a suite, model and reach of history.
+    """Build one section of drift tables per suite, model and attention window.
 
-    Raises  UserError: nothing among them tells a drift.
+    Raises  UserError: no row has a drift value.
     """
     runs = {
         str(run_id): LoadedRun(str(run_id), x) for run_id, x in table.groupby("run_id", sort=False)
@@ -118,7 +118,7 @@ def drift(table: pd.DataFrame) -> list[Section]:
 
 
 def svg(sections: Sequence[Section]) -> str:
-    """Curves by second, mean over videos, of everything that was measured."""
+    """Draw every measured quality by second, as means over videos."""
     rows, headings = [], []
     for section in sections:
         for start in range(0, len(section.panels), ACROSS):
@@ -128,9 +128,9 @@ def svg(sections: Sequence[Section]) -> str:
 
 
 def estimate(values: pd.Series) -> Estimate | None:
-    """The mean over prompts of values by video; None without any.
+    """Estimate the mean over prompts from values by video; None without any.
 
-    values: indexed by `VIDEO`, null where there is none.
+    values: indexed by `VIDEO`; NaN if missing.
     """
     by_prompt = values.dropna().groupby(level="prompt_index").mean().to_numpy(float)
     if not by_prompt.size:
@@ -141,7 +141,7 @@ def estimate(values: pd.Series) -> Estimate | None:
 
 
 def _lines(group: Sequence[LoadedRun], runs: Mapping[str, LoadedRun]) -> list[Line]:
-    """BF16 first, then as they come."""
+    """Build one line per run, BF16 first."""
     references = {run.reference_id for run in group}
     lines = []
     for run in group:
@@ -179,11 +179,11 @@ def _section(name: str, lines: Sequence[Line]) -> Section:
     return Section(grids, notes, title=name, panels=panels)
 
 
-Row = tuple[str, list[Estimate | None]]  # of a line: by part its own, then less BF16's
+Row = tuple[str, list[Estimate | None]]  # name; for each part own value, difference to BF16
 
 
 def _estimates(measure: Measure, of: Line) -> Row | None:
-    """What one line says of a measure; None if nothing."""
+    """Estimate both parts of a measure for one run; None without any value."""
     found: list[Estimate | None] = []
     for part in PARTS:
         column = measure.quantity.drift_column(part)
@@ -197,7 +197,7 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
 
 
 def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
-    """Method rows; the columns against BF16 only where there can be any."""
+    """Build the table of a measure; a metric against BF16 has no column of differences to it."""
     columns = list(zip(*(estimates for _, estimates in rows), strict=True))
     titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
     kept = [i for i in range(len(columns)) if not (i % 2 and measure.against_reference)]
@@ -212,7 +212,7 @@ def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
 
 
 def _texts(column: Sequence[Estimate | None]) -> list[str]:
-    """`mean [low, high]`, with three digits of the largest mean."""
+    """Format estimates as `mean [low, high]`; the largest mean gets three digits."""
     largest = max((abs(x.mean) for x in column if x), default=0)
     exponent = int(f"{largest:.2e}".partition("e")[2])
     decimals = max(0, 2 - exponent)
@@ -226,7 +226,7 @@ def _texts(column: Sequence[Estimate | None]) -> list[str]:
 
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:
-    """Why values are not there, each reason once."""
+    """Yield the reasons for missing values, each reason once."""
     for metric in dict.fromkeys(measure.metric for measure in MEASURES):
         measure = next(each for each in MEASURES if each.metric == metric)
         column = measure.quantity.drift_column("last_minus_first")
@@ -247,7 +247,7 @@ def _missing(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int]:
-    """How many videos have no value, by reason."""
+    """Count the videos without a value by reason."""
     if column not in rows:
         word = measure.metric.replace("vbench_", "vbench/")
         return {f"not scored: python -m harness score <results> metrics=[{word}]": len(rows)}
@@ -263,14 +263,14 @@ def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder, the format and the picture."""
+    """Add the options of `drift`."""
     of_results(parser)
     of_text(parser)
     parser.add_argument("--picture", type=Path, help="draw the curves by second into this SVG file")
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print the tables, draw the picture."""
+    """Print the tables and draw the picture."""
     found = drift(load(words.results))
     if words.picture:
         write(words.picture, svg(found))

@@ -1,4 +1,4 @@
-"""A number and a list of names, as tables, choices, figures and the report print them."""
+"""Formats numbers and lists of names for tables, choices, figures and the report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ def number(
     none: str = "-",
     digits: int | None = None,
 ) -> str:
-    """The text of a number, `inf` or `-inf` for infinite ones.
+    """Format a number; infinite ones become `inf` or `-inf`.
 
-    decimals: after the point; None for `digits` that count instead. digits: with decimals, how many
-    are shown of a value that the decimals would round away; None to round it away. sign: of a
-    format, `+` for a sign always, `z` for no sign of zero. none: stands for None and NaN.
+    decimals: digits after the point; None uses `digits` significant digits.
+    digits: with decimals, the significant digits of a value below 10^(1 - decimals), of which the
+        decimals would show one digit or none; None keeps the decimals.
+    sign: as in a format string: `+` always shows a sign, `z` drops the sign of zero.
+    none: text for None and NaN.
     """
     if value is None or math.isnan(value):
         return none
@@ -29,6 +31,6 @@ def number(
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """The first few of many names, and how many more there are."""
+    """Join the first `most` names and say how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What verbs print and write: tables with notes, whole files, a part of a page."""
+"""Prints tables with notes, writes files, and replaces a marked part of a page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEGIN, END = "<!-- written by make validity, from here -->", "<!-- to here -->"
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables one after the other, notes of all of them beneath."""
+    """Tables in order, with the notes of all of them at the end."""
 
     grids: Sequence[Grid]
     notes: Sequence[str]
@@ -36,14 +36,14 @@ class Tables:
             print(f"- {note}")
 
     def markdown(self) -> str:
-        """Heading, tables and notes as Markdown."""
+        """Return heading, tables and notes as Markdown."""
         heading = [f"{self.heading}\n"] if self.heading else []
         noted = "".join(f"- {note}\n" for note in self.notes)
         return "\n".join([*heading, *(grid.markdown() for grid in self.grids), noted])
 
 
 def write(path: Path, text: str | bytes) -> None:
-    """Write a file whole.
+    """Write a file through a temporary one, so that it is complete or absent.
 
     Raises  UserError: it cannot be written.
     """
@@ -56,7 +56,7 @@ def write(path: Path, text: str | bytes) -> None:
 
 
 def into_page(page: Path, text: str, drawn: Path | None) -> None:
-    """Replace what stands between the two marks of a page, the picture at its end if there is one.
+    """Replace the text between the two marks of a page; the picture, if any, ends it.
 
     Raises  UserError: no such page, or one without the marks.
     """

@@ -1,9 +1,9 @@
-"""What every source gives and everything downstream takes: runs that may be compared.
+"""Runs that may be compared: the data that every source produces and every view reads.
 
     study's file, or folder of results -> Section -> statistics -> tables, figures, choices, report
           analysis.sources.published / results
 
-A section holds numbers and where they come from; it knows no file format and no way of printing.
+A section holds numbers and where they come from. It knows no file format and prints nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-VIDEO = ["prompt_index", "sample"]  # what pairs a method's video with BF16's; the seed follows
+VIDEO = ["prompt_index", "sample"]  # pairs a method's video with BF16's; the seed follows
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,14 @@ class Trace:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the runs of a section share, as another source's numbers are held against it.
+    """Model, prompts, devices and video size that all runs of a section share.
 
-    model: name of conf/model. prompts: the source of the prompts. devices: of all rows.
+    `analysis.compare` checks them before it compares runs with printed numbers.
+
+    model: name of conf/model.
+    prompts: source of the prompts, as rows name it.
+    devices: every device that made a row.
+    height, width: pixels.
     """
 
     model: str
@@ -49,12 +54,16 @@ class Setting:
 class Method:
     """One line of a table: a run of ours, or a method of the study.
 
-    name: unique in its section, as it is printed. row: the published study's row that it repeats
-    (`RTN_INT4`), empty for any other. family: chooses colour and marker. build: the integration
-    (`packed`; `published`: codes unpacked, as the study's program). settings: the words that
-    changed it. run_id, folder, command: how it was made, empty for published ones. num_wanted:
-    videos that its request asks for, None where no request tells. failures: causes and reasons.
-    reasons: why it has no value of a quantity (by name of `harness.results.quantities`).
+    name: printed name, unique in its section.
+    row: row of the published study that the method repeats (`RTN_INT4`); else empty.
+    family: chooses colour and marker.
+    num_videos, num_failed: videos that were made, videos that failed.
+    build: the integration (`packed`; `published`: codes unpacked, as in the study's program).
+    settings: the overrides of the run.
+    run_id, folder, command: where the run is and how to repeat it; empty for published methods.
+    num_wanted: videos that the request asks for; None if the request is unknown.
+    failures: causes and reasons.
+    reasons: by quantity (`harness.results.quantities`), why the method has no value.
     """
 
     name: str
@@ -74,27 +83,30 @@ class Method:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)  # itself alone, so that what is worked out of it can be kept
+@dataclass(frozen=True, eq=False)  # hashed by identity: `analysis.statistics` caches by section
 class Section:
     """Runs that may be compared: one suite, one model, one contract, one source of prompts.
 
-    title: all of that in words, setting: for programs. is_published: the study's own numbers.
-    methods: by name, the reference first, then as they come.
-    values: a row a method (its name), a column a quantity (`harness.results.quantities`), each the
-    one number of that method, NaN where there is none; inf is a value (the study printed some).
-    videos: a row a video that was made, indexed by method, prompt_index and sample; a column a
-    quantity. What a run reports once for all videos (`ratio` of the study) is the same in all.
-    reference: the BF16 method that fidelity and differences are held against; None: not among them.
-    floors: methods that are BF16 changed harmlessly (attention summed in another order): what they
-    lose is the noise floor. reruns: BF16 once more, which should differ in nothing.
-    curves: by quantity or by column of a signal, a row a point in time (index in seconds), a column
-    a method: the mean over videos.
-    traces: by `kv` or `memory`, each method's bytes over the time of the video `traced`.
-    components: a row a method, a column a component, GiB at the largest peak of the traced video.
-    trace_maxima: for sources that kept only the largest value of a trace: a row a method, a column
-    a kind of memory (`memory`, `reserved`, `kv`), GiB.
-    phases: which seconds the runtime includes. notes: what the reader must know beneath a table;
-    remarks: the same, wherever a quantity (by its name), `curves` or `traces` are shown.
+    title, setting: what the runs share, as text and as data.
+    is_published: whether the numbers are the study's own.
+    methods: by name; the reference first, then in the order of the source.
+    values: one row per method, one column per quantity (`harness.results.quantities`): the method's
+        single number, NaN if missing. inf is a value; the study printed some.
+    videos: one row per video that was made, indexed by method, prompt_index and sample; one column
+        per quantity. A number that a run reports once (`ratio` of the study) repeats in every row.
+    reference: the BF16 method that fidelity and differences refer to; None if it is missing.
+    floors: BF16 with attention summed in another order; their distance to BF16 is the noise floor.
+    reruns: repeated BF16 runs, which should equal the reference.
+    curves: by quantity or signal: one row per second (the index), one column per method; means over
+        videos.
+    traces: by `kv` or `memory`: the bytes of each method over the time of the video `traced`.
+    components: one row per method, one column per component; GiB at that video's largest peak.
+    trace_maxima: for sources that publish only the largest value of a trace: one row per method,
+        one column per kind of memory (`memory`, `reserved`, `kv`), GiB.
+    seconds_generated: length of a video in seconds.
+    phases: the phases that the runtime includes.
+    notes: printed beneath every table.
+    remarks: by quantity, `curves` or `traces`: printed wherever that one is shown.
     """
 
     title: str
@@ -119,15 +131,15 @@ class Section:
 
     @property
     def again(self) -> list[str]:
-        """BF16 done once more or with attention in another order: no methods to choose among."""
+        """Noise-floor runs and BF16 reruns; they are no methods to choose among."""
         return [*self.floors, *self.reruns]
 
     def has(self, quantity: str) -> bool:
-        """Whether any method has a value of a quantity."""
+        """Return whether any method has a value of a quantity."""
         return quantity in self.values and bool(self.values[quantity].notna().any())
 
     def why_not(self, quantity: str) -> str:
-        """Why nothing here has a value of a quantity, in words."""
+        """Explain why no method has a value of a quantity."""
         said = dict.fromkeys(
             each.reasons[quantity] for each in self.methods.values() if quantity in each.reasons
         )

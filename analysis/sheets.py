@@ -1,4 +1,4 @@
-"""Pictures of a results folder: one prompt, every method, the same instants."""
+"""Draws contact sheets of a results folder: one prompt, every method, the same moments."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LETTERS = 34  # of a line beside the frames
 
 
 def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> list[Path]:
-    """A PNG a suite and prompt in folder `out`, BF16 on top, the others by their fidelity.
+    """Write one PNG per suite and prompt, BF16 on top, the others by falling PSNR.
 
-    rows: of `harness.results.all_runs.load`. Returns the files in order.
+    rows: from `harness.results.all_runs.load`. Returns the files in order.
     Raises  UserError: no finished video among the rows, or the frames of one are gone.
     """
     made = rows[rows["failure"].isna()]
@@ -35,7 +35,7 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
     paths: list[Path] = []
     for (suite, index), videos in made.groupby(["suite", "prompt_index"], sort=True):
         path = out / f"{slug(str(suite))}-{index:03d}.png"
-        if path in paths:  # of a suite whose name differs in letters that no file has
+        if path in paths:  # two suites may have one slug
             path = out / f"{slug(str(suite))}-{len(paths)}-{index:03d}.png"
         paths.append(path)
         _draw(path, videos, folders, columns)
@@ -61,21 +61,21 @@ def _draw(path: Path, videos: pd.DataFrame, folders: Mapping[str, Path], columns
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder, where the pictures go, how many instants."""
+    """Add the options of `sheets`."""
     of_results(parser)
     parser.add_argument("--out", type=Path, default=Path("sheets"), help="folder of the pictures")
     parser.add_argument("--columns", type=_count, default=6, help="instants, evenly over the video")
 
 
 def _count(word: str) -> int:
-    """A number of pictures in a row, for argparse."""
+    """Parse the number of pictures in a row, for argparse."""
     if not (word.isdecimal() and 1 <= int(word) <= MOST_COLUMNS):
         raise argparse.ArgumentTypeError(f"{word}: give a whole number from 1 to {MOST_COLUMNS}")
     return int(word)
 
 
 def run(words: argparse.Namespace) -> int:
-    """Draw them, and say where they are, a line each."""
+    """Draw the sheets and print their paths, one per line."""
     results = Path(words.results)
     for path in draw_sheets(load(results), results, words.out, words.columns):
         print(path)

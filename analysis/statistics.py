@@ -1,14 +1,14 @@
-"""What a difference is worth: means over prompts with intervals, and paired tests against a base.
+"""Means over prompts with intervals, and paired tests against a base.
 
-Prompts are the sample: of several videos of a prompt the mean is taken first. A method is held
-against its base (BF16, or for fidelity the noise floor) on the prompts that both have.
+Prompts are the sample: several videos of one prompt are averaged first. A method is compared with
+its base (BF16; for fidelity the noise floor) on the prompts that both have.
 
-- Interval: percentile bootstrap of the mean, the same redrawn prompts for all methods.
+- Interval: percentile bootstrap of the mean, with the same resampled prompts for all methods.
 - Test: sign flips of the paired differences. If neither side were better, every difference could
   as well have the other sign; p is the share of sign patterns whose mean lies at least as far
-  from zero. All 2^n patterns are counted up to `EXACT_UP_TO` prompts, of more `NUM_FLIPS` random
-  ones, the observed one among them, which keeps the level at any number.
-- Correction: Holm's, over the methods that are held against the base in one quantity.
+  from zero. Up to `EXACT_UP_TO` prompts all 2^n patterns are counted. Beyond, `NUM_FLIPS` random
+  patterns and the observed one are counted, which keeps the level at any number of patterns.
+- Correction: Holm's, over the methods that are compared with the base in one quantity.
 
 Source  Fisher 1935, section 21 (sign flips); Holm 1979; Phipson and Smyth 2010 (random patterns).
 """
@@ -31,16 +31,16 @@ Array = NDArray[np.float64]
 
 NUM_DRAWS, NUM_FLIPS, SEED = 10_000, 20_000, 0
 EXACT_UP_TO = 30  # prompts
-# Prompts; of fewer, an interval spans the smallest and the largest value whatever they are.
+# Prompts. With fewer, a bootstrap interval is just the smallest and the largest value.
 FEWEST = 4
 AT_ONCE = 1000  # random patterns, to bound memory
-KEPT = 1024  # quantities of sections: tables, figures and report ask for the same ones
-NUM_NAMED = 6  # methods in a note; more are counted
+KEPT = 1024  # cached results; tables, figures and report ask for the same ones
+NUM_NAMED = 6  # methods that a note names; above this it gives their number
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n prompts and its 95 % interval; None for too few prompts."""
+    """A mean over n prompts and its 95 % interval; bounds is None for too few prompts."""
 
     mean: float
     bounds: tuple[float, float] | None
@@ -49,19 +49,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """Method less base on the prompts both have; p: two-sided, then corrected after Holm."""
+    """Method minus base on the prompts that both have.
+
+    p: two-sided. adjusted: p after Holm's correction.
+    """
 
     p: float
     adjusted: float
 
     @property
     def is_supported(self) -> bool:
-        """Whether the corrected test supports that there is a difference."""
+        """Whether the corrected p is at most ALPHA."""
         return self.adjusted <= ALPHA
 
 
 def by_prompt(section: Section, quantity: str) -> pd.DataFrame:
-    """Means over the videos of a prompt: a row a prompt, a column a method; NaN where none is."""
+    """Average the videos of each prompt: a row per prompt, a column per method, NaN if missing."""
     if quantity not in section.videos:
         return pd.DataFrame()
     known = section.videos[quantity].astype(float).dropna()
@@ -71,12 +74,12 @@ def by_prompt(section: Section, quantity: str) -> pd.DataFrame:
 
 @lru_cache(maxsize=KEPT)
 def estimates(section: Section, quantity: str) -> Mapping[str, Estimate]:
-    """Each method's mean over its prompts, with its interval."""
+    """Compute each method's mean over its prompts, with its interval."""
     return _means(by_prompt(section, quantity))
 
 
 def base_of(section: Section, quantity: str) -> str | None:
-    """What a quantity's differences are held against: BF16, or of fidelity the noise floor."""
+    """Return the base of a quantity's differences: BF16, or for fidelity the noise floor."""
     if QUANTITIES[quantity].fidelity:
         return next(iter(section.floors), None)
     return section.reference
@@ -84,9 +87,9 @@ def base_of(section: Section, quantity: str) -> str | None:
 
 @lru_cache(maxsize=KEPT)
 def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
-    """Every method less its base, on shared prompts; none where there is no base.
+    """Compare every method with its base on shared prompts; empty without a base.
 
-    BF16, its reruns and the floors have none of their own: they are what is held against.
+    BF16, its reruns and the noise-floor runs are left out: they are bases, not methods.
     """
     table, base = by_prompt(section, quantity), base_of(section, quantity)
     if base is None or base not in table:
@@ -95,6 +98,7 @@ def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
     others = [name for name in table if name not in beside]
     paired = table[others].sub(table[base], axis=0)
     found = _means(paired)
+    # Only methods that have an estimate are tested, so Holm's correction counts no empty column.
     tests = dict(zip(found, sign_flips(paired[list(found)]), strict=True))
     adjusted = holm(tests)
     return {
@@ -105,9 +109,9 @@ def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
 
 @lru_cache(maxsize=KEPT)
 def again(section: Section, quantity: str) -> Mapping[str, Estimate]:
-    """BF16's reruns and floors less BF16: what runs differ by without any method; untested.
+    """Estimate how BF16's reruns and noise-floor runs differ from BF16, without a test.
 
-    Of fidelity there is none: BF16 has no value of its own.
+    Empty for fidelity, since BF16 has no fidelity value of its own.
     """
     table, base = by_prompt(section, quantity), section.reference
     if QUANTITIES[quantity].fidelity or base not in table:
@@ -118,10 +122,10 @@ def again(section: Section, quantity: str) -> Mapping[str, Estimate]:
 
 
 def beside_reruns(section: Section, quantity: str, found: Mapping[str, Difference]) -> str | None:
-    """Which supported differences to BF16 are no larger than that of BF16 made again; None if none.
+    """Name supported differences to BF16 that are no larger than a rerun's; None if there are none.
 
     The paired test asks whether prompts agree. A machine that was busier during one of two runs
-    moves all of its prompts, so that only a rerun tells.
+    shifts all prompts of that run alike. Only a rerun of BF16 shows the size of such a shift.
     """
     gaps = again(section, quantity)
     sizes = [abs(gaps[name].mean) for name in section.reruns if name in gaps]
@@ -141,9 +145,9 @@ def beside_reruns(section: Section, quantity: str, found: Mapping[str, Differenc
 
 
 def between(section: Section, quantity: str, a: str, b: str) -> Difference | None:
-    """Method a less method b on the prompts both have; None if there are none.
+    """Compare method a with method b on the prompts both have; None if there are none.
 
-    One comparison, chosen beforehand or of the best with the next: nothing is corrected.
+    This is one comparison, fixed beforehand or between the best two, so p is not corrected.
     """
     table = by_prompt(section, quantity)
     if a not in table or b not in table:
@@ -158,16 +162,17 @@ def between(section: Section, quantity: str, a: str, b: str) -> Difference | Non
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's corrected p of each, in the order given."""
+    """Return Holm's corrected p of each name, in the order given."""
     found, largest = {}, 0.0
     for place, name in enumerate(sorted(values, key=values.__getitem__)):
+        # A corrected p is never smaller than that of a test with a smaller p.
         largest = max(largest, min(1.0, (len(values) - place) * values[name]))
         found[name] = largest
     return {name: found[name] for name in values}
 
 
 def sign_flips(paired: pd.DataFrame) -> list[float]:
-    """Two-sided p of each column's mean; NaN in a column is a prompt that it lacks."""
+    """Return the two-sided p of each column's mean; a NaN marks a prompt without a value."""
     found = np.empty(paired.shape[1])
     for columns, values in _alike(paired):
         if len(values) <= EXACT_UP_TO:
@@ -178,11 +183,12 @@ def sign_flips(paired: pd.DataFrame) -> list[float]:
 
 
 def exact_p(differences: Array) -> float:
-    """The share of all sign patterns whose sum lies at least as far from zero as that observed.
+    """Return the share of sign patterns whose sum is at least as far from zero as the observed sum.
 
-    Meets in the middle: sums of either half are listed, and the pairs that reach are counted.
     Shapes  [n] -> p.
     """
+    # Meet in the middle: list the sums of each half, then count the pairs that reach the target.
+    # This costs 2^(n/2) memory, where the full list of patterns would cost 2^n.
     sums = [np.zeros(1), np.zeros(1)]
     for i, d in enumerate(np.abs(differences)):
         half = sums[i % 2]
@@ -193,14 +199,15 @@ def exact_p(differences: Array) -> float:
         return 1.0
     left, right = sums[0], np.sort(sums[1])
     reached = (len(right) - np.searchsorted(right, target - slack - left)).sum()
+    # Only positive sums were counted. Every pattern has a negated twin, hence the factor 2.
     return float(min(1.0, 2 * reached / (len(left) * len(right))))
 
 
 def _random_p(values: Array) -> Array:
-    """The same by random patterns, the same ones for all columns [n, M] -> [M]."""
+    """Estimate p from random patterns, shared by all columns: [n, M] -> [M]."""
     rng = np.random.default_rng(SEED)
     target = np.abs(values.sum(0)) - 1e-9 * np.abs(values).sum(0)
-    reached = np.ones(values.shape[1])  # the observed pattern itself
+    reached = np.ones(values.shape[1])  # the observed pattern counts as one, so p is never 0
     for start in range(0, NUM_FLIPS, AT_ONCE):
         num = min(AT_ONCE, NUM_FLIPS - start)
         signs = rng.integers(0, 2, (num, len(values)), dtype=np.int8) * 2.0 - 1.0
@@ -210,7 +217,7 @@ def _random_p(values: Array) -> Array:
 
 
 def _means(table: pd.DataFrame) -> dict[str, Estimate]:
-    """Of each column that has a value: mean, interval, number of prompts."""
+    """Compute mean, interval and number of prompts of each column that has a value."""
     found = {}
     for columns, values in _alike(table):
         if not len(values):
@@ -227,7 +234,8 @@ def _means(table: pd.DataFrame) -> dict[str, Estimate]:
 
 
 def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
-    """Columns that lack the same rows, with the rows that they have."""
+    """Group columns that lack the same rows, each group with the values of its common rows."""
+    # One matrix product then serves a whole group, instead of one per column.
     values = table.to_numpy(float)
     groups: dict[bytes, list[int]] = {}
     for i in range(values.shape[1]):
@@ -239,7 +247,10 @@ def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
 
 @lru_cache(maxsize=4)
 def redrawn(num: int) -> Array:
-    """The same draws for all values of as many prompts."""
+    """Return bootstrap weights for `num` prompts, the same for every value.
+
+    Shapes  -> [1 + NUM_DRAWS, num].
+    """
     return resampled(num, NUM_DRAWS, SEED)
 
 
@@ -247,7 +258,7 @@ def redrawn(num: int) -> Array:
 
 
 def ranks(values: Array) -> Array:
-    """Ranks from 1 for the smallest along the last axis; equal values share the mean of theirs.
+    """Rank values from 1 for the smallest along the last axis; equal values share their mean rank.
 
     Shapes  [..., M] -> [..., M].
     Raises  ValueError: a value is NaN, which has no rank.
@@ -261,7 +272,7 @@ def ranks(values: Array) -> Array:
 
 
 def spearman(first: Array, second: Array) -> Array:
-    """Spearman's correlation along the last axis; NaN where all values of one side are equal.
+    """Compute Spearman's correlation along the last axis; NaN if all values of one side are equal.
 
     Shapes  [..., M], [..., M] -> [...], leading axes broadcast.
     Raises  ValueError: a value is NaN.
@@ -274,7 +285,7 @@ def spearman(first: Array, second: Array) -> Array:
 
 
 def resampled(num: int, num_draws: int, seed: int) -> Array:
-    """Weights of `num` equal items: first all alike, then `num_draws` bootstrap samples of them.
+    """Return weights of `num` items: equal ones first, then those of `num_draws` bootstrap samples.
 
     Shapes  -> [1 + num_draws, num], each row sums to 1.
     """
@@ -283,7 +294,7 @@ def resampled(num: int, num_draws: int, seed: int) -> Array:
 
 
 def interval(draws: Array, share: float = 0.95) -> tuple[float, float]:
-    """The middle `share` of draws by percentiles; a draw without a value (NaN) is passed over.
+    """Return the percentile interval that holds the middle `share` of the draws, without NaN draws.
 
     Raises  ValueError: no draw has a value.
     """

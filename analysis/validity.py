@@ -1,8 +1,8 @@
-"""Do methods rank on our model as they did in the published study?
+"""Measures whether methods rank on our model as they did in the published study.
 
-Spearman's correlation over methods, between the study's values and ours. Its interval is that of
-our prompts: prompts are drawn again within each suite, the same draw for all methods, and the study
-is taken as it is. Methods are the sample in question and are not drawn again.
+The number is Spearman's correlation over methods between the study's values and ours. Its interval
+reflects our prompts: they are resampled within each suite, with the same draw for all methods. The
+study's values stay fixed. Methods are not resampled, because they are what the question is about.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ LISTED = (PSNR, SSIM, LPIPS)
 
 @dataclass(frozen=True)
 class Pair:
-    """A suite of both sides, over the methods that both have; `seed` of its redrawn prompts."""
+    """One suite of the study and of ours, over the methods that both have.
+
+    seed: for resampling the prompts.
+    """
 
     published: Published
     measured: Measured
@@ -62,25 +65,25 @@ class Pair:
 
     @property
     def whole(self) -> list[str]:
-        """Methods whose published row has a video for every prompt."""
+        """Methods that the study published with a video for every prompt."""
         return [name for name in self.names if name not in self.published.partial]
 
     def theirs(self, metric: Metric, names: Sequence[str]) -> Array:
-        """Published values [M]."""
+        """Return the published values [M]."""
         values: Array = self.published.methods.loc[list(names), metric.published].to_numpy(float)
         return values
 
     def ours(self, metric: Metric, names: Sequence[str], num_draws: int = 0) -> Array:
-        """Means over our prompts, then over redrawn ones [1 + num_draws, M]."""
+        """Return means over our prompts, then over resampled ones: [1 + num_draws, M]."""
         values = self.measured.values[metric.column][list(names)].to_numpy(float)
         means: Array = resampled(len(values), num_draws, self.seed) @ values
         return means
 
 
 def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) -> list[Pair]:
-    """The suites that both sides have, in the study's order.
+    """Pair the suites that both sides have, in the study's order.
 
-    Raises  UserError: in none of them do both have enough methods.
+    Raises  UserError: no suite has enough methods on both sides.
     """
     found = []
     for place, (suite, theirs) in enumerate(published.items()):
@@ -105,7 +108,7 @@ def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) 
 
 
 def agreement(found: Sequence[Pair]) -> Grid:
-    """Correlations: a line a suite, a line for both together, a column a metric."""
+    """Build the table of correlations: a line per suite and one for both, a column per metric."""
     lines = []
     for pair in found:
         lines.append(_line(pair.published.suite, [pair], pair.whole))
@@ -120,7 +123,7 @@ def agreement(found: Sequence[Pair]) -> Grid:
 
 
 def listing(pair: Pair) -> Grid:
-    """All methods of a suite, values and ranks of both sides, the farthest apart first."""
+    """List all methods of a suite with values and ranks of both sides, the largest gap first."""
     metrics = [metric for metric in LISTED if metric.column in pair.measured.values]
     cells: list[list[str]] = [[] for _ in pair.names]
     apart = []
@@ -150,7 +153,7 @@ def listing(pair: Pair) -> Grid:
 def notes(
     found: Sequence[Pair], published: Mapping[str, Published], measured: Mapping[str, Measured]
 ) -> Iterator[str]:
-    """How to read the numbers, and everything that is not in them."""
+    """Yield notes on how to read the numbers and what they leave out."""
     prompts = ", ".join(f"{p.published.suite} {len(_table(p))}" for p in found)
     yield (
         f"in brackets: 95 % bootstrap interval, {NUM_DRAWS} draws of our prompts within each suite "
@@ -189,7 +192,7 @@ def notes(
 
 
 def _line(label: str, found: Sequence[Pair], names: Sequence[str]) -> list[str]:
-    """Correlation and interval of each metric."""
+    """Return the cells of one line: correlation and interval of each metric."""
     return [label, str(len(names)), *(_cell(found, names, metric) for metric in RANKED)]
 
 
@@ -204,7 +207,7 @@ def _cell(found: Sequence[Pair], names: Sequence[str], metric: Metric) -> str:
 def correlation(
     found: Sequence[Pair], names: Sequence[str], metric: Metric
 ) -> tuple[float, float, float]:
-    """Spearman's correlation of means over suites, and its interval; NaN if it cannot be had."""
+    """Return Spearman's correlation of means over suites and its interval; NaN if undefined."""
     missing = any(metric.column not in pair.measured.values for pair in found)
     if missing or len(names) < FEWEST:
         return np.nan, np.nan, np.nan
@@ -217,7 +220,7 @@ def correlation(
 
 
 def _between(first: Pair, second: Pair, names: Sequence[str]) -> Iterator[list[str]]:
-    """How well either side agrees with itself: what the other can reach at best."""
+    """Yield how well each side agrees with itself across suites, a bound for the other side."""
     suites = f"{first.published.suite} against {second.published.suite}"
     sides: list[tuple[str, list[float]]] = [("published", []), ("ours", [])]
     for metric in RANKED:
@@ -233,7 +236,7 @@ def _between(first: Pair, second: Pair, names: Sequence[str]) -> Iterator[list[s
 
 
 def _absent(published: Mapping[str, Published], measured: Mapping[str, Measured]) -> Iterator[str]:
-    """Methods that one side lacks, suites that one side lacks, and metrics that we lack."""
+    """Yield the methods, suites and metrics that one side lacks."""
     for suite in published.keys() - measured.keys():
         yield f"{suite}: no rows of ours"
     for suite, ours in measured.items():
@@ -262,12 +265,12 @@ def _table(pair: Pair) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Report(Tables):
-    """The comparison of one sweep of ours with the study."""
+    """Comparison of one of our sweeps with the study."""
 
     pairs: Sequence[Pair] = ()
 
     def svg(self) -> str:
-        """A row of panels a suite, a panel a metric that both sides have."""
+        """Draw one row of panels per suite, one panel per metric that both sides have."""
         rows = [
             [_panel(pair, metric) for metric in LISTED if metric.column in pair.measured.values]
             for pair in self.pairs
@@ -302,7 +305,7 @@ def report(table: pd.DataFrame, study: Mapping[str, Published]) -> Report:
 
 
 def _panel(pair: Pair, metric: Metric) -> Scatter:
-    """Measured against published, one point a method, published with fewer videos: hollow."""
+    """Build a scatter of measured against published; hollow: published with fewer videos."""
     sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
     families = pair.published.methods["family"]
     points = [
@@ -315,7 +318,7 @@ def _panel(pair: Pair, metric: Metric) -> Scatter:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder, the study's file, and where the text and the picture go."""
+    """Add the options of `validity`."""
     of_results(parser)
     of_text(parser)
     of_observations(parser)
@@ -324,7 +327,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print, draw, write."""
+    """Print the report; write the picture and the page if asked."""
     study = fidelity(sections(observations(words)))
     found = report(load(words.results), study)
     if words.picture:

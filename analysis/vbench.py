@@ -1,4 +1,4 @@
-"""VBench's quality, semantic and total score of every run, from its values of single videos."""
+"""Computes VBench's quality, semantic and total score of every run from per-video values."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Official = Mapping[str, frozenset[str]]
 
 
 def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, list[str]]]:
-    """A table with its notes for each suite, model and reach of history that has any dimension.
+    """Build one table with notes per suite, model and attention window that has any dimension.
 
-    A dimension is the mean over videos; on the official suite, over videos of its own prompts. The
-    scores weigh normalised dimensions as published (`harness.scoring.vbench.totals`); one that
-    lacks a dimension is left open and a note names what it lacks.
+    A dimension is a mean over videos; on the official suite, over the videos of its own prompts.
+    The scores weigh normalised dimensions as published (`harness.scoring.vbench.totals`). A score
+    that lacks a dimension stays empty, and a note names the missing dimensions.
     Raises  UserError: no row has a dimension; the official list cannot be read.
     """
     runs: dict[str, list[pd.DataFrame]] = {}
@@ -72,7 +72,7 @@ def _table(
 
 
 def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None:
-    """The prompts of each dimension where the rows are of the official suite."""
+    """Read the official prompts of each dimension; None for other suites."""
     if runs[0]["suite"].iloc[0] != SUITE:
         return None
     path = Path(data_folder(data_dir)[0]) / LISTING
@@ -86,14 +86,14 @@ def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder, the format, and where the official prompts are."""
+    """Add the options of `vbench`."""
     of_results(parser)
     of_text(parser)
     parser.add_argument("--data-dir", help="where the official prompts lie, for suite=vbench")
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print them."""
+    """Print the tables and their notes."""
     for grid, notes in tables(load(words.results), words.data_dir):
         if words.format == "md":
             print(grid.markdown())

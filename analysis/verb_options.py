@@ -17,17 +17,17 @@ FILE = "published/observations.parquet"  # below the data folder
 
 
 def of_results(parser: argparse.ArgumentParser) -> None:
-    """A folder of results."""
+    """Add the positional argument for the results folder."""
     parser.add_argument("results", nargs="?", default="results", help="folder of the results")
 
 
 def of_text(parser: argparse.ArgumentParser) -> None:
-    """For the terminal or as Markdown."""
+    """Add `--format`: text for the terminal or Markdown."""
     parser.add_argument("--format", choices=["text", "md"], default="text")
 
 
 def of_source(parser: argparse.ArgumentParser) -> None:
-    """What is read: the published study's data or a folder of results."""
+    """Add `--source`: the study's data or a results folder."""
     parser.add_argument(
         "--source",
         default="results",
@@ -37,7 +37,7 @@ def of_source(parser: argparse.ArgumentParser) -> None:
 
 
 def of_observations(parser: argparse.ArgumentParser) -> None:
-    """Where the published study's data is."""
+    """Add `--observations`: the study's data file."""
     parser.add_argument(
         "--observations",
         type=Path,
@@ -48,14 +48,14 @@ def of_observations(parser: argparse.ArgumentParser) -> None:
 
 
 def observations(words: argparse.Namespace) -> Path:
-    """The study's file, as given or where it lies by default."""
+    """Return the path of the study's data, as given or the default."""
     return Path(words.observations or Path(data_folder(None)[0]) / FILE)
 
 
 def source(words: argparse.Namespace) -> list[Section]:
-    """The sections of what is asked for.
+    """Read the sections of the source that was asked for.
 
-    Raises  UserError: nothing there, or it cannot be read.
+    Raises  UserError: the source is missing or unreadable.
     """
     if words.source == PUBLISHED:
         from analysis.sources.published.observations import sections as of_study
@@ -67,9 +67,9 @@ def source(words: argparse.Namespace) -> list[Section]:
 
 
 def named(words: str | None, known: Collection[str], what: str) -> list[str]:
-    """What is asked for with `--<what> 2,A1`, in small letters or large; all of it without a word.
+    """Return the names given as `--<what> 2,A1`, in any case; all names without a word.
 
-    Raises  UserError: one of the words is not among the known ones.
+    Raises  UserError: a word is unknown.
     """
     if not words:
         return list(known)

@@ -18,22 +18,22 @@ from harness.system.files import locked
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))
 
-# Without a GPU the Triton kernels are tested in Triton's interpreter. Triton looks at this when it
-# decorates a kernel, so it must stand before anything imports one.
+# Without a GPU, Triton kernels are tested in Triton's interpreter. Triton reads the variable when
+# it decorates a kernel, so it must be set before anything imports one.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-torch.set_num_threads(1)  # the test runner starts one worker a core
+torch.set_num_threads(1)  # the test runner starts one worker per core
 
 
-@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
+@pytest.hookimpl(optionalhook=True)  # the hook exists only with xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file whose tests share what a fixture makes goes to one worker, so it is made once.
+    """Give a file with module fixtures to one worker, so that each fixture is built once.
 
-    All other tests go one by one to whoever is free, after the files: no worker is left over with
-    a long file at the end.
+    All other tests go to any free worker one by one, after these files. Then no worker is left
+    with a long file at the end.
     """
-    if config.getvalue("dist") != "load":  # another way is asked for
+    if config.getvalue("dist") != "load":  # the user chose another distribution
         return None
     from xdist.scheduler import LoadScopeScheduling
 
@@ -46,7 +46,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """After more than one file: the ten that took longest, set-up included."""
+    """Print the ten slowest files, set-up included, if more than one file ran."""
     seconds: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -65,9 +65,9 @@ def _shares(file: str) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def _leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Commands lease cores of this worker alone: it never waits for those of its neighbours."""
+    """Let commands lease only this worker's cores, so that workers never wait for each other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # its sockets allow no longer path
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # socket paths are limited in length
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("leases")))
         patch.setattr(tempfile, "tempdir", None)  # Python remembers the folder that it found before
         yield
@@ -75,20 +75,20 @@ def _leases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep that all tests of a session read, and none changes."""
+    """A finished sweep that all tests of a session read; no test changes it."""
 
     results: Path
     stdout: str
     stderr: str
 
     def copied(self, to: Path) -> Path:
-        """A copy of the results to go on with or to damage."""
+        """Copy the results, for tests that continue or damage them."""
         return Path(shutil.copytree(self.results, to, dirs_exist_ok=True))
 
     def linked(self, to: Path) -> Path:
-        """The same by hard links, for tests that write no file in place.
+        """Link the results by hard links, for tests that write no file in place.
 
-        Locks are left out: linked ones would be held together.
+        Lock files are left out: linked ones would be one lock for all tests.
         """
         ignore = shutil.ignore_patterns(".lock")
         shutil.copytree(self.results, to, ignore=ignore, copy_function=os.link, dirs_exist_ok=True)
@@ -121,7 +121,7 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]
 
 @pytest.fixture(scope="session")
 def readme_sweep(make_sweep: Callable[..., Sweep]) -> Sweep:
-    """The sweep of the README: five methods, three StoryEval prompts, on 12 frames."""
+    """Run the README's sweep: five methods, three StoryEval prompts, 12 frames."""
     return make_sweep(
         "readme",
         [
@@ -133,7 +133,7 @@ def readme_sweep(make_sweep: Callable[..., Sweep]) -> Sweep:
 
 @pytest.fixture(scope="session")
 def short_sweep(make_sweep: Callable[..., Sweep]) -> Sweep:
-    """BF16 and two methods, two MovieGen prompts each, on the shortest clips there are."""
+    """Run BF16 and two methods on two MovieGen prompts, with the shortest clips possible."""
     return make_sweep(
         "short",
         [
@@ -145,7 +145,7 @@ def short_sweep(make_sweep: Callable[..., Sweep]) -> Sweep:
 
 @pytest.fixture(scope="session")
 def golden() -> Any:
-    """Load a golden recording, or skip with the reason that it is not there."""
+    """Load a golden recording, or skip with a reason if it is missing."""
 
     def load(name: str) -> dict[str, Any]:
         path = SHARED / "golden" / name

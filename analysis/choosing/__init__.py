@@ -1,1 +1,1 @@
-"""Which method: frontiers, orders, constraints, recommendations, equal memory, budgets."""
+"""Choosing a method: frontiers, orders, constraints, recommendations, equal memory, budgets."""

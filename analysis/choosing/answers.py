@@ -1,4 +1,4 @@
-"""Choices as tables: the overview, an answer, equal memory, and the longest video of a card."""
+"""Builds tables of choices: overview, answers, equal memory, and longest video of a card."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from harness.system.text_table import Grid
 
 SUMMARY = ("ratio", "peak_gib", "runtime_s", "ssim", "lpips", "drift_last")
 AGAINST = " (held against)"
-NUM_UNTOLD = 4  # names after which the rest is counted
+NUM_UNTOLD = 4  # methods that a note names; above this it counts
 
 
 def overview(section: Section) -> Iterator[Grid]:
-    """The study's frontiers over all methods, and its recommendations with what they came to.
+    """Build two tables: the study's frontiers over all methods, and its recommendations.
 
     Raises  UserError: no method has a value of anything.
     """
@@ -47,7 +47,7 @@ def overview(section: Section) -> Iterator[Grid]:
 
 
 def _unplaced(section: Section) -> list[str]:
-    """Who is not on which frontiers for want of a value."""
+    """Name the methods that a missing value keeps off frontiers."""
     found: dict[tuple[str, str], list[str]] = {}
     for front in frontiers(section):
         for name, why in front.unplaced.items():
@@ -59,7 +59,7 @@ def _unplaced(section: Section) -> list[str]:
 
 
 def _recommended(section: Section) -> Grid:
-    """A line a card; beneath, of what the rules warn and where they fell back."""
+    """Build one line per recommendation; notes give warnings and fallbacks."""
     found, warned = cards(section), cautions(section)
     notes = [
         f"{card.label}: nobody is {', nor '.join(card.fell_back)}, so the rule falls back"
@@ -78,9 +78,9 @@ def _recommended(section: Section) -> Grid:
 
 
 def answer(section: Section, question: Question) -> Iterator[Grid]:
-    """The methods that are left, BF16 beneath them.
+    """Build the table of methods that satisfy the question, with BF16 beneath.
 
-    Raises  UserError: the section has not what is asked for.
+    Raises  UserError: the section lacks a quantity of the question.
     """
     found = ask(section, question)
     table = found.values.astype(object)
@@ -96,7 +96,7 @@ def answer(section: Section, question: Question) -> Iterator[Grid]:
 
 
 def equal_memory(section: Section, tolerance: float) -> Iterator[Grid]:
-    """A table a group of methods that hold as many bytes.
+    """Build one table per group of methods with about equal bytes.
 
     Raises  UserError: there is no such group.
     """
@@ -113,7 +113,7 @@ def equal_memory(section: Section, tolerance: float) -> Iterator[Grid]:
 def of_size(
     section: Section, tolerance: float, gib: float | None, ratio: float | None
 ) -> Iterator[Grid]:
-    """The methods that hold so many GiB, or whose ratio is so large.
+    """Build the table of methods with a given number of GiB or a given ratio.
 
     Raises  UserError: none is of this size.
     """
@@ -137,7 +137,7 @@ def _group(section: Section, group: Group) -> Grid:
 
 
 def longest(section: Section, card_gib: float) -> Iterator[Grid]:
-    """A line a method: planned, and beside it what was measured."""
+    """Build one line per method: the planned longest video and measured costs."""
     rows = held(section, card_gib)
 
     def texts(values: list[float]) -> list[str]:
@@ -163,7 +163,7 @@ def longest(section: Section, card_gib: float) -> Iterator[Grid]:
 
 
 def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]) -> Grid:
-    """Cells as they are printed; beneath, what the section says of all of them and of these."""
+    """Format a table's cells, and add the section's notes and the remarks of its quantities."""
     cells: dict[str, list[str]] = {}
     for name, column in table.items():
         cells[str(name)] = [str(value) for value in column]

@@ -1,7 +1,7 @@
-"""How long a video a card holds with each method, and what a generated second takes.
+"""Computes the longest video that fits a card with each method, and the cost of one second.
 
-The planner is asked with the settings of a run's own request, so that it speaks of the same model,
-method and attention; it runs nothing. What was measured stands beside it.
+The planner gets the settings of the run's own request, so model, method and attention are the
+same. It runs no model. Measured numbers are added next to the planned ones.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from analysis.section import Section
 from harness.results.run import REQUEST, Run
 from harness.system.errors import UserError, first_line
 
-MAX_SHOWN_S = 86_340  # the planner looks no further than a day
+MAX_SHOWN_S = 86_340  # the planner stops at a day
 
 
 @dataclass(frozen=True)
 class Held:
-    """What one method takes.
+    """Cost of one method on a card.
 
-    longest_s: of the longest video that the card holds, None where it is not known; why: then.
-    seconds_per_s: seconds that a generated second took. kv_gib_per_s: history at the end of the
-    video over its seconds. failures: causes of videos that were not made.
+    longest_s: seconds of the longest video that fits; None if unknown.
+    why: the reason if `longest_s` is None, else empty.
+    seconds_per_s: seconds of runtime per second of video.
+    kv_gib_per_s: GiB of history at the end, per second of video.
+    failures: causes of failed videos.
     """
 
     method: str
@@ -36,7 +38,7 @@ class Held:
 
     @property
     def longest(self) -> str:
-        """In words."""
+        """The longest video as text."""
         if self.longest_s is None:
             return "-"
         if self.longest_s > MAX_SHOWN_S:
@@ -45,7 +47,7 @@ class Held:
 
 
 def held(section: Section, card_gib: float) -> list[Held]:
-    """Every method of a section on a card of so many GiB; for any other card ask again."""
+    """Plan every method of a section on a card with `card_gib` GiB."""
     needs: dict[str, Any] = {}
     found = []
     for method in section.methods.values():
@@ -69,15 +71,15 @@ def held(section: Section, card_gib: float) -> list[Held]:
 
 
 def _per_second(section: Section, name: str, quantity: str) -> float:
-    """A quantity of the whole video over its seconds; NaN where either is not known."""
+    """Divide a quantity of the whole video by its seconds; NaN if either is unknown."""
     seconds = section.seconds_generated
     return cell(section.values, name, quantity) / seconds if seconds else float("nan")
 
 
 def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | None, str]:
-    """Seconds of the longest video of a run's settings, 0 if not a chunk fits; else why not.
+    """Plan the longest video in seconds, 0 if not a chunk fits; else None and the reason.
 
-    known: what models take, by their settings; filled here, to count each once.
+    known: cache of model needs by model settings, filled here.
     """
     from hydra.errors import InstantiationException
 
@@ -88,7 +90,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
     from harness.planning.model_needs import needs
 
     for part in (run.integration, run.model, run.attention, run.method):
-        stored.check(part, run.folder / REQUEST)  # before any of them is built
+        stored.check(part, run.folder / REQUEST)  # stored settings are data: check before building
     try:
         if not isinstance(stored.build(run.integration, run.folder), Packed):
             return None, "built in as the published study did, which the planner counts apart"
@@ -108,7 +110,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
 
 
 def reasons(rows: list[Held]) -> Mapping[str, list[str]]:
-    """Why methods have no longest video: the methods by reason."""
+    """Group methods without a longest video by reason."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row.why:

@@ -1,6 +1,6 @@
-"""Which method, under what must hold: an order over those that keep to it, and how sure that is.
+"""Selects methods under constraints, orders them, and tests the first against the second.
 
-BF16 is what methods are held against and no choice itself: it is shown beside them.
+BF16 is the reference, not a choice, and is shown next to the methods.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from harness.system.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a section.
+    """A question to a section.
 
-    under: what must hold. by: what orders, the first first. front: only the methods on the frontier
-    over these quantities. is_typed: by a person, so that nothing of it is left out; of a preset
-    what nothing here has is left out and said.
+    under: constraints that methods must satisfy.
+    by: quantities that order methods, the most important first.
+    front: keep only the methods on the frontier over these quantities.
+    is_typed: the user typed it, so a missing quantity is an error. In a preset, quantities that
+        no method has are dropped with a note.
     """
 
     title: str
@@ -37,16 +39,17 @@ class Question:
 
     @property
     def quantities(self) -> list[str]:
-        """All that it speaks of, each once."""
+        """All quantities of the question, each once."""
         return list(dict.fromkeys([*(c.quantity for c in self.under), *self.by, *self.front]))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The methods that are left, best first.
+    """The methods that satisfy a question, best first.
 
-    values: a row a method, a column a quantity of the question. reference: BF16's values, None
-    without it. notes: what was excluded, what is missing, how sure it is.
+    values: one row per method, one column per quantity of the question.
+    reference: BF16's values; None without BF16.
+    notes: exclusions, missing values and significance.
     """
 
     title: str
@@ -56,7 +59,7 @@ class Answer:
 
 
 def preset(name: str) -> Question:
-    """One of the study's orders or tables.
+    """Return one of the study's presets as a question.
 
     Raises  UserError: there is none of this name.
     """
@@ -73,9 +76,9 @@ def preset(name: str) -> Question:
 
 
 def ask(section: Section, question: Question) -> Answer:
-    """Who is left and in which order.
+    """Answer a question: filter the methods, order them, and explain.
 
-    Raises  UserError: the section has not what is asked for.
+    Raises  UserError: the section lacks a quantity of the question.
     """
     values = objectives(section)
     lacking = {name: section.why_not(name) for name in question.quantities if not section.has(name)}
@@ -93,6 +96,7 @@ def ask(section: Section, question: Question) -> Answer:
         raise UserError(_lacking(section, lacking))
     if front:
         kept = kept.loc[frontier(kept, front)]
+    # BF16 is no choice, but it belongs to a frontier that it is on.
     others = [name for name in kept.index if name != section.reference or front]
     kept = ordered(kept.loc[others], by)
     shown = [name for name in question.quantities if name not in lacking]
@@ -117,18 +121,18 @@ def ask(section: Section, question: Question) -> Answer:
 
 
 def ordered(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The best first in the first quantity, of equals in the next; who has none comes last."""
+    """Order methods by the first quantity, ties by the next; missing values come last."""
     if not by or values.empty:
         return values
     keys = values.reindex(columns=list(by)).astype(float)
-    keys = (keys / EPSILON).round() * EPSILON  # equal but for rounding is equal
+    keys = (keys / EPSILON).round() * EPSILON  # treats values that differ by rounding as ties
     rising = [QUANTITIES[name].better == "lower" for name in by]
     order = keys.sort_values(list(by), ascending=rising, na_position="last", kind="stable").index
     return values.loc[order]
 
 
 def shown(quantity: str, value: float, places: int | None = None) -> str:
-    """A value as it is printed; three digits of one that its decimals would round away.
+    """Format a value; one that its decimals would round away gets three digits.
 
     places: decimals of a whole column, else those of this value.
     """
@@ -137,14 +141,14 @@ def shown(quantity: str, value: float, places: int | None = None) -> str:
 
 
 def _lacking(section: Section, lacking: Mapping[str, str]) -> str:
-    """Why a question cannot be answered here, and what could be asked for instead."""
+    """Explain why a question cannot be answered here, and list the available quantities."""
     has = [name for name in QUANTITIES if section.has(name)]
     said = "; ".join(f"no {QUANTITIES[name].title} ({why})" for name, why in lacking.items())
     return f"{said}: choose of {', '.join(has) or 'nothing'}"
 
 
 def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:
-    """What each bound costs; if nothing is left, who came nearest."""
+    """Say how many methods each constraint excludes; if all, name the nearest one."""
     missed = {each: ~each.met(values[each.quantity], limit) for each, limit in limits.items()}
     if not missed or values.empty:
         return []
@@ -156,7 +160,7 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
         alone, nan = int((mask & (together == 1)).sum()), int(values[each.quantity].isna().sum())
         more = f", {alone} of them by itself" if len(missed) > 1 else ""
         none = f", {nan} for want of a value" if nan else ""
-        # A bound that is told in BF16's value is said with its number.
+        # A bound relative to BF16 is shown with its number.
         number = "" if each.kind == "number" else f" ({shown(each.quantity, limits[each])})"
         found.append(f"{each}{number} excludes {mask.sum()} of {len(values)}{more}{none}")
     if (together > 0).all():
@@ -165,7 +169,7 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
 
 
 def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:
-    """The method whose worst miss is the smallest share of its bound."""
+    """Name the method whose worst miss is the smallest share of its bound."""
     over = pd.DataFrame({str(c): c.excess(values[c.quantity], limits[c]) for c in limits}).dropna()
     if over.empty:
         return ["no method has all of these values"]
@@ -183,7 +187,7 @@ def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[s
 def _of_reference(
     section: Section, met: Mapping[Constraint, pd.Series], is_listed: bool
 ) -> list[str]:
-    """Whether BF16 itself would do."""
+    """Say whether BF16 itself satisfies the constraints."""
     if section.reference is None or not met or is_listed:
         return []
     missed = [str(each) for each, mask in met.items() if not mask[section.reference]]

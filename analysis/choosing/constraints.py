@@ -1,4 +1,4 @@
-"""What a method must keep to: `peak_gib<=8`, `runtime_s<=1.1x`, `ssim>=bf16-0.05`."""
+"""Parses and checks constraints: `peak_gib<=8`, `runtime_s<=1.1x`, `ssim>=bf16-0.05`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ FORM = re.compile(
 class Constraint:
     """One bound of one quantity.
 
-    amount: a number, or times BF16's value, or so much more (less, if negative) than it.
+    amount: by `kind` the bound itself (`number`), a factor of BF16's value (`times`), or a
+        difference to it (`more`; negative for less).
     """
 
     quantity: str
@@ -35,16 +36,16 @@ class Constraint:
     kind: Literal["number", "times", "more"] = "number"
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """Return the constraint as it is typed."""
         if self.kind == "more":
             return f"{self.quantity}{self.op}bf16{self.amount:+g}"
         return f"{self.quantity}{self.op}{self.amount:g}{'x' if self.kind == 'times' else ''}"
 
     def limit(self, reference: pd.Series | None) -> float:
-        """The bound as a number.
+        """Return the bound as a number.
 
-        Of fidelity BF16 has the value of a video held against itself, run or not.
-        Raises  UserError: it is told by BF16's value and there is none.
+        A fidelity of BF16 is by definition that of a video to itself, even without a BF16 run.
+        Raises  UserError: the bound is relative to BF16's value and there is none.
         """
         if self.kind == "number":
             return self.amount
@@ -61,20 +62,20 @@ class Constraint:
         return base * self.amount if self.kind == "times" else base + self.amount
 
     def excess(self, values: pd.Series, limit: float) -> pd.Series:
-        """How far values lie on the wrong side of the bound; below 0 on the right one."""
+        """Return how far values are on the wrong side of the bound; negative on the right side."""
         return values - limit if self.op.startswith("<") else limit - values
 
     def met(self, values: pd.Series, limit: float) -> pd.Series:
-        """Which values keep to the bound; a missing one does not."""
+        """Return which values satisfy the bound; a missing value does not."""
         over = self.excess(values, limit)
         return over <= EPSILON if self.op.endswith("=") else over < -EPSILON
 
 
 def parse(word: str, known: Collection[str]) -> Constraint:
-    """One constraint as it is typed.
+    """Parse one constraint.
 
-    known: the quantities that there are, which an unknown one is answered with.
-    Raises  UserError: no constraint, or not of a quantity.
+    known: the available quantities, for the error message.
+    Raises  UserError: not a constraint, or an unknown quantity.
     """
     found = FORM.fullmatch(word)
     if found is None:
@@ -90,9 +91,9 @@ def parse(word: str, known: Collection[str]) -> Constraint:
 
 
 def named(name: str, known: Collection[str]) -> str:
-    """A quantity by its name.
+    """Return the name if it is a quantity.
 
-    Raises  UserError: there is none of this name; what there is, and what is meant perhaps.
+    Raises  UserError: there is none of this name; suggests close and available names.
     """
     if name in QUANTITIES:
         return name
@@ -101,14 +102,14 @@ def named(name: str, known: Collection[str]) -> str:
 
 
 def fixed(words: Sequence[str]) -> tuple[Constraint, ...]:
-    """Constraints of our own data."""
+    """Parse constraints of our own data files."""
     return tuple(parse(word, QUANTITIES) for word in words)
 
 
 def readable(
     constraints: Sequence[Constraint], values: pd.DataFrame, reference: pd.Series | None
 ) -> tuple[dict[Constraint, float], list[str]]:
-    """Bounds of those that can be read here; of the others why not."""
+    """Compute the bounds that can be evaluated here; explain the others."""
     limits: dict[Constraint, float] = {}
     unread: list[str] = []
     for each in constraints:

@@ -1,7 +1,7 @@
-"""Methods that hold as many bytes, side by side: what a policy is worth is told there.
+"""Groups methods with about equal bytes, to show what an eviction policy gains.
 
-A policy that drops frames saves memory as a plain sliding window does, and has something to show
-only against one of the same bytes, with a sink and without.
+A plain sliding window also saves memory by dropping frames. A policy that drops frames must
+therefore be compared with windows of the same bytes, with a sink and without.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from analysis.choosing.sureness import compared
 from analysis.section import Method, Section
 from harness.system.errors import UserError
 
-TOLERANCE = 0.05  # of the bytes
-DROPS = 1.01  # a ratio so much above that of the frames still attended: frames were dropped
-BITS = {"int4": 3.2, "bf16": 1.0}  # how many frames a plain window holds in the room of one of BF16
-POOLS = ("softprune", "soft_prune")  # a pooled frame counts as one still attended
+TOLERANCE = 0.05  # share of the bytes
+DROPS = 1.01  # frames were dropped if `ratio` exceeds `ratio_same` by this factor
+BITS = {"int4": 3.2, "bf16": 1.0}  # frames of a plain window in the bytes of one BF16 frame
+POOLS = ("softprune", "soft_prune")  # a pooled frame counts as attended
 FEWEST = 6  # frames: a sink of 3 and a chunk
 PLAIN = ("sliding window", "sink and window")
-TOLD_BY = ("ssim", "psnr_rest_db", "lpips", "imaging", "runtime_s")  # the first orders
+TOLD_BY = ("ssim", "psnr_rest_db", "lpips", "imaging", "runtime_s")  # the first orders a group
 
 
 @dataclass(frozen=True)
 class Group:
     """Methods of about the same bytes.
 
-    values: a row a method, best first. kinds: what each is, in words. compared: what drops frames
-    against the best plain window of each kind. missing: plain windows of this size that nobody
-    ran, and the command that makes each.
+    values: one row per method, best first.
+    kinds: the kind of each method, in words.
+    compared: policies that drop frames, compared with the best plain window of each kind.
+    missing: plain windows of this size that were not run, and their commands.
     """
 
     title: str
@@ -45,11 +46,11 @@ class Group:
 
 
 def groups(section: Section, tolerance: float = TOLERANCE) -> list[Group]:
-    """Every method that holds less than BF16, in groups from the fewest bytes on.
+    """Group the methods that hold less than BF16, smallest first.
 
-    A group is what lies within the tolerance of its smallest. One that nobody shares is a group
-    only where frames were dropped, since it then lacks its plain windows.
-    Raises  UserError: nothing tells bytes.
+    A group holds methods within the tolerance of its smallest. A single method forms a group only
+    if it drops frames, since its plain windows are then missing.
+    Raises  UserError: no bytes are known.
     """
     sizes = _sizes(section)
     found: list[list[str]] = []
@@ -63,10 +64,10 @@ def groups(section: Section, tolerance: float = TOLERANCE) -> list[Group]:
 
 
 def at(section: Section, share: float, said: str, tolerance: float = TOLERANCE) -> Group:
-    """The methods of one size.
+    """Return the methods of one size.
 
-    share: of BF16's bytes for the whole video. said: the size as it was asked for.
-    Raises  UserError: nothing tells bytes, or none is of this size; the nearest.
+    share: of BF16's bytes for the whole video. said: the size as the user gave it.
+    Raises  UserError: no bytes are known, or none is of this size; names the nearest.
     """
     sizes = _sizes(section)
     names = [str(name) for name, size in sizes.items() if abs(size / share - 1) <= tolerance]
@@ -85,10 +86,11 @@ def at(section: Section, share: float, said: str, tolerance: float = TOLERANCE) 
 
 
 def share_of_gib(section: Section, gib: float) -> float:
-    """A number of GiB as a share of BF16's.
+    """Convert GiB to a share of BF16's bytes.
 
-    Raises  UserError: the section does not tell bytes.
+    Raises  UserError: the section has no bytes.
     """
+    # Stored GiB times ratio is BF16's GiB, the same for every method.
     whole = (section.values["kv_gib"] * section.values["ratio"]) if (
         section.has("kv_gib") and section.has("ratio")) else pd.Series(dtype=float)  # fmt: skip
     if whole.dropna().empty:
@@ -97,13 +99,13 @@ def share_of_gib(section: Section, gib: float) -> float:
 
 
 def drops(section: Section, name: str) -> bool:
-    """Whether a method holds fewer frames than the video has: its ratios tell, or its name."""
+    """Whether a method drops frames, by its ratios or its name."""
     whole, same = (cell(section.values, name, key) for key in ("ratio", "ratio_same"))
     return whole > same * DROPS or "prune" in name.lower()
 
 
 def kind(section: Section, name: str) -> str:
-    """A plain window, one with a sink, or what else drops frames; empty if none are dropped."""
+    """Name how a method drops frames: plain window, with sink, or other; empty if it keeps all."""
     method = section.methods[name]
     base = name.split()[0]
     if base.startswith("sink_window_") and "retention.sink=0" not in method.settings:
@@ -116,12 +118,12 @@ def kind(section: Section, name: str) -> str:
 
 
 def _evicts(kind: str) -> bool:
-    """Whether frames are dropped or pooled by anything but a plain window."""
+    """Whether a policy other than a plain window drops or pools frames."""
     return bool(kind) and kind not in PLAIN
 
 
 def _sizes(section: Section) -> pd.Series:
-    """Shares of BF16's bytes, rising; of what is no larger than BF16."""
+    """Return shares of BF16's bytes in rising order, for methods smaller than BF16."""
     if not section.has("ratio"):
         raise UserError(f"no ratio is known ({section.why_not('ratio')})")
     ratios = objectives(section)["ratio"].dropna()
@@ -152,7 +154,7 @@ def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
 
 
 def _missing(section: Section, name: str, plain: str) -> str:
-    """That a plain window of a method's size was not run, and how to run it."""
+    """Say that a plain window of a method's size is missing, and how to run it."""
     if section.is_published:
         return f"the study has no {plain} to hold {name} against"
     method = section.methods[name]
@@ -162,9 +164,9 @@ def _missing(section: Section, name: str, plain: str) -> str:
 
 
 def baseline(method: Method, ratio: float, plain: str) -> str:
-    """The command of a plain window that holds about as many bytes; empty where none can be told.
+    """Return the command of a plain window with about equal bytes; empty if unknown.
 
-    A budget is counted in whole frames, so it may miss by half of one.
+    A budget counts whole frames, so it may miss by half a frame.
     """
     length = re.search(r"suite\.frames=(\d+)", method.command)
     if length is None:

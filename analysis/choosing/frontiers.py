@@ -1,8 +1,8 @@
-"""Which methods no other beats: frontiers over any quantities, and the study's four.
+"""Finds methods that no other beats: frontiers over any quantities, and the study's four.
 
-A method is beaten by another that is no worse in every axis and better in one, by more than
-rounding. One whose value is missing or infinite in an axis is on no frontier of that axis: there is
-nothing to compare.
+A method is beaten by another that is no worse on every axis and better on one, by more than
+rounding. A method with a missing or infinite value on an axis cannot be compared, so it is on no
+frontier of that axis.
 
 Source  arXiv 2603.27469, the study's dashboard.
 """
@@ -25,7 +25,7 @@ from harness.system.paths import shipped
 
 PRESETS = shipped("analysis.choosing", "presets.yaml")
 EPSILON = 1e-9  # the study's; equal numbers differ by rounding
-# What a video has that is held against itself.
+# Fidelity of a video compared with itself.
 OF_ITSELF = {
     **dict.fromkeys(("psnr_db", "psnr_frame_mean_db", "psnr_rest_db"), np.inf),
     "psnr_drift": 0.0,
@@ -38,8 +38,10 @@ OF_ITSELF = {
 class Frontier:
     """One frontier of a section.
 
-    axes: what it was made of. left_out: axes of its definition that nothing here has a value of,
-    and why. members: best in the first axis first. unplaced: methods that have no place, and why.
+    axes: quantities that were used.
+    left_out: axes of its definition that no method has a value of, with the reason.
+    members: best on the first axis first.
+    unplaced: methods that cannot be placed, with the reason.
     """
 
     name: str
@@ -52,17 +54,18 @@ class Frontier:
 
 @cache
 def presets() -> Mapping[str, Any]:
-    """The study's frontiers, presets, thresholds, cards and tables, as the file has them."""
+    """Read the study's frontiers, presets, thresholds, cards and tables from their file."""
     found: Mapping[str, Any] = yaml.safe_load(PRESETS.read_text())
     return found
 
 
 def objectives(section: Section) -> pd.DataFrame:
-    """What methods are chosen by: a row a method, a column a quantity.
+    """Return the values that methods are chosen by: one row per method, one column per quantity.
 
-    BF16 done once more or with attention in another order is nothing to choose and is left out.
-    BF16 itself has the fidelity of a video to itself, where a fidelity was measured at all.
+    Reruns of BF16 and noise-floor runs are no choices and are left out. BF16 gets the fidelity of a
+    video to itself, for every fidelity that was measured.
     """
+    # `drop` returns a copy, so the assignment below leaves the section unchanged.
     values = section.values.drop(index=section.again, errors="ignore")
     if section.reference in values.index:
         for quantity, value in OF_ITSELF.items():
@@ -72,20 +75,20 @@ def objectives(section: Section) -> pd.DataFrame:
 
 
 def row(values: pd.DataFrame, name: str | None) -> pd.Series | None:
-    """One method's values; None if it is not there."""
+    """Return one method's values; None if it is missing."""
     return values.T[name] if name is not None and name in values.index else None
 
 
 def cell(values: pd.DataFrame, name: str, quantity: str) -> float:
-    """One value; NaN if there is none."""
+    """Return one value; NaN if there is none."""
     found = row(values, name)
     return float("nan") if found is None else float(found.get(quantity, np.nan))
 
 
 def frontier(values: pd.DataFrame, axes: Sequence[str]) -> list[str]:
-    """The methods that no other beats, best in the first axis first.
+    """Return the methods that no other beats, best on the first axis first.
 
-    values: a row a method, a column a quantity, as `objectives` gives them.
+    values: one row per method, one column per quantity, from `objectives`.
     """
     if not len(values):
         return []
@@ -99,7 +102,7 @@ def frontier(values: pd.DataFrame, axes: Sequence[str]) -> list[str]:
 
 
 def unplaced(values: pd.DataFrame, axes: Sequence[str]) -> dict[str, str]:
-    """Methods that are on no frontier of these axes for want of a finite value, and why."""
+    """Explain for each method without a finite value why it is on no frontier of these axes."""
     found: dict[str, list[str]] = {}
     for axis in axes:
         column = values[axis] if axis in values else pd.Series(np.nan, values.index)
@@ -112,7 +115,7 @@ def unplaced(values: pd.DataFrame, axes: Sequence[str]) -> dict[str, str]:
 
 
 def dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points another beats, where more is better in every axis.
+    """Return which points are beaten by another, where higher is better on every axis.
 
     Shapes  [M, K] -> [M].
     """
@@ -123,13 +126,13 @@ def dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def usable(section: Section, axes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The axes that anything here has a value of; of the others why not."""
+    """Return the axes that have values, and why others have none."""
     left_out = {axis: section.why_not(axis) for axis in axes if not section.has(axis)}
     return tuple(axis for axis in axes if axis not in left_out), left_out
 
 
 def of_axes(section: Section, axes: Sequence[str], name: str = "", title: str = "") -> Frontier:
-    """A frontier of a section over the axes that it has."""
+    """Compute a frontier of a section over the axes that have values."""
     kept, left_out = usable(section, axes)
     values = objectives(section)
     members = tuple(frontier(values, kept)) if kept else ()
@@ -138,7 +141,7 @@ def of_axes(section: Section, axes: Sequence[str], name: str = "", title: str = 
 
 
 def frontiers(section: Section) -> list[Frontier]:
-    """The study's four."""
+    """Compute the study's four frontiers."""
     return [
         of_axes(section, tuple(each["axes"]), name, each["title"])
         for name, each in presets()["frontiers"].items()
@@ -146,7 +149,7 @@ def frontiers(section: Section) -> list[Frontier]:
 
 
 def flags(section: Section) -> pd.DataFrame:
-    """Whether a method is on each of the study's four: a row a method, a column a frontier."""
+    """Return whether methods are on the study's four: a row per method, a column per frontier."""
     found = {each.name: each.members for each in frontiers(section)}
     return pd.DataFrame(
         {name: [each in members for each in section.methods] for name, members in found.items()},

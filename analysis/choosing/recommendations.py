@@ -1,8 +1,8 @@
-"""Whom the study recommends and warns of, and what a plain reading of the same rules says.
+"""Applies the study's rules of recommendation and warning, and reports where they fall back.
 
-Its recommendation asks first for methods that keep to every tolerance. Where none does, it falls
-back on others without a word; here the rule is kept, so that its labels are found again, and what
-it came to is said beside it.
+The study first looks for methods within every tolerance. If there is none, it silently falls back
+on other methods. The rule is kept here, so that its labels can be reproduced, and every fallback
+is reported.
 
 Source  arXiv 2603.27469, the study's dashboard.
 """
@@ -27,7 +27,8 @@ from harness.results.quantities import QUANTITIES
 class Card:
     """One recommendation.
 
-    how: among whom and by what, in words. fell_back: the sets that nobody was in before.
+    how: the candidates and the order, in words.
+    fell_back: sets of candidates that were empty.
     """
 
     label: str
@@ -37,7 +38,7 @@ class Card:
 
 
 def cards(section: Section) -> list[Card]:
-    """The study's cards of a section, BF16 last; one that nothing here can fill is left out."""
+    """Compute the study's recommendations, BF16 last; those without a candidate are left out."""
     values = objectives(section)
     others = values.drop(index=[section.reference], errors="ignore")
     found = []
@@ -45,7 +46,7 @@ def cards(section: Section) -> list[Card]:
         by = card["by"] if isinstance(card["by"], list) else _order(card["by"])
         if by[0] not in others or others[by[0]].isna().all():
             continue
-        known = others[others[by[0]].notna()]  # a method whose videos all failed is no choice
+        known = others[others[by[0]].notna()]  # a method whose videos all failed has no value
         names, how, tried = _among(section, known, card)
         if names:
             best = ordered(known.loc[names], by)
@@ -58,7 +59,7 @@ def cards(section: Section) -> list[Card]:
 
 
 def labels(section: Section) -> dict[str, str]:
-    """What each method is recommended for, in the study's words; empty for most."""
+    """Return each method's recommendations in the study's words; empty for most."""
     found: dict[str, list[str]] = {name: [] for name in section.methods}
     for card in cards(section):
         found[card.method].append(card.label)
@@ -66,9 +67,9 @@ def labels(section: Section) -> dict[str, str]:
 
 
 def cautions(section: Section, caps: Sequence[Constraint] = ()) -> dict[str, list[str]]:
-    """What a reader is warned of, by method; nothing of BF16.
+    """Return warnings by method, without BF16.
 
-    caps: constraints of the reader's own.
+    caps: constraints of the user.
     """
     values = objectives(section)
     reference = row(values, section.reference)
@@ -92,7 +93,7 @@ def cautions(section: Section, caps: Sequence[Constraint] = ()) -> dict[str, lis
 
 
 def plainly(section: Section) -> list[str]:
-    """What the study's rules come to here, said outright."""
+    """Describe plainly what the study's rules select here."""
     values = objectives(section)
     reference = row(values, section.reference)
     others = values.drop(index=[section.reference], errors="ignore")
@@ -113,14 +114,14 @@ def plainly(section: Section) -> list[str]:
 
 
 def tolerances() -> tuple[Constraint, ...]:
-    """What the study tolerates unless told otherwise."""
+    """Return the study's default tolerances."""
     return fixed(presets()["tolerances"])
 
 
 def calibrated(values: pd.DataFrame, name: str, top: int = 3) -> dict[str, float]:
-    """Tolerances moved to the worst of an order's own first three, as the study's page does.
+    """Move the tolerances to the worst of the first three of an order, as the study's page does.
 
-    values: candidates as `objectives` gives them, without BF16.
+    values: candidates from `objectives`, without BF16.
     """
     best = ordered(values, _order(name)).iloc[:top]
     found = {}
@@ -132,7 +133,7 @@ def calibrated(values: pd.DataFrame, name: str, top: int = 3) -> dict[str, float
 
 
 def _circular(others: pd.DataFrame) -> list[str]:
-    """The calibrated tolerances, and who passes them."""
+    """Describe the calibrated tolerances and the methods that satisfy them by construction."""
     name = presets()["cards"]["default"]["by"]
     if others.empty or not (limits := calibrated(others, name)):
         return []
@@ -156,7 +157,7 @@ def _order(name: str) -> list[str]:
 def _among(
     section: Section, others: pd.DataFrame, card: Mapping[str, Any]
 ) -> tuple[list[str], str, tuple[str, ...]]:
-    """The first set of a card's list that anybody is in, in words too, and those before it."""
+    """Return a card's first non-empty set of candidates, its description, and the empty sets."""
     fronts = frontiers(section)
     members = {each.name: set(each.members) for each in fronts}
     words = {each.name: f"on the frontier {each.title!r}" for each in fronts}
@@ -168,7 +169,7 @@ def _among(
             if word == "tolerant":
                 kept = _tolerant(section, others)
             elif word == "densest":
-                # Whose ratio is within a share of the largest.
+                # Keep methods whose ratio is within a share of the largest.
                 ratios = others.get("ratio", pd.Series(dtype=float)).dropna()
                 least = ratios.max() * (1 - float(card["share"]))
                 kept = set(ratios.index[ratios >= least].astype(str))
@@ -183,7 +184,7 @@ def _among(
 
 
 def _tolerant(section: Section, others: pd.DataFrame) -> set[str]:
-    """Who keeps to every tolerance that can be read here; nobody if none can."""
+    """Return methods within every tolerance that can be evaluated; empty if none can."""
     reference = row(objectives(section), section.reference)
     limits, _ = readable(tolerances(), others, reference)
     met = [each.met(others[each.quantity], limit) for each, limit in limits.items()]
@@ -191,7 +192,7 @@ def _tolerant(section: Section, others: pd.DataFrame) -> set[str]:
 
 
 def _no_smaller(values: pd.DataFrame, reference: pd.Series | None) -> list[str]:
-    """Who compresses history and takes as much memory as BF16 all the same."""
+    """Return methods that compress history without lowering the peak below BF16's."""
     if reference is None or not {"ratio", "peak_gib"} <= set(values):
         return []
     base = float(reference["peak_gib"])

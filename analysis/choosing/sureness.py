@@ -1,4 +1,4 @@
-"""How sure a first place is: told apart from the second, and from what chance alone does."""
+"""Tests whether the best method differs from the runner-up and from the noise floor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.results.quantities import QUANTITIES
 
 
 def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[str]:
-    """Words about the first of an order and the next.
+    """Describe how the first of an order compares with the second.
 
-    names: best first. by: what orders them; the first quantity in which the two differ is looked
-    at.
+    names: best first.
+    by: quantities that order them; the first one in which the two differ is tested.
     """
     others = [name for name in names if name != section.reference]
     if not others or not by:
@@ -37,8 +37,9 @@ def _differ(section: Section, quantity: str, first: str, second: str) -> bool:
 
 
 def compared(section: Section, quantity: str, first: str, second: str) -> list[str]:
-    """The paired difference of two methods in one quantity, in words."""
+    """Describe the paired difference of two methods in one quantity."""
     what = QUANTITIES[quantity]
+    # A maximum over videos is one number without a sample, so there is no test of it.
     if what.over == "max":
         a, b = (cell(section.values, name, quantity) for name in (first, second))
         gap = abs(a - b)
@@ -59,7 +60,7 @@ def compared(section: Section, quantity: str, first: str, second: str) -> list[s
 
 
 def _told(found: Difference) -> str:
-    """A difference with its interval, prompts and p."""
+    """Format a difference with its interval, prompts and p."""
     span = ""
     if found.bounds is not None:
         span = f"95 % {found.bounds[0]:+.3g} to {found.bounds[1]:+.3g}, "
@@ -67,9 +68,9 @@ def _told(found: Difference) -> str:
 
 
 def _beside_noise(section: Section, quantity: str, gap: float) -> str:
-    """Whether BF16 made once more, or with attention in another order, differs from BF16 as much.
+    """Say whether a BF16 rerun or noise-floor run differs from BF16 at least as much.
 
-    Fidelity has no such difference: BF16 has no value of its own.
+    Fidelity has no such difference, since BF16 has no fidelity value of its own.
     """
     if QUANTITIES[quantity].fidelity or section.reference is None:
         return ""
@@ -82,7 +83,7 @@ def _beside_noise(section: Section, quantity: str, gap: float) -> str:
 
 
 def _of_floor(section: Section, quantity: str, first: str) -> list[str]:
-    """Whether the best loses anything that BF16 with attention in another order does not."""
+    """Compare the fidelity of the best method with the noise floor."""
     what = QUANTITIES[quantity]
     if not what.fidelity:
         return []

@@ -1,1 +1,1 @@
-"""Figures: what they show, and the two ways of drawing them."""
+"""Figures: descriptions of what they show, and two renderers."""

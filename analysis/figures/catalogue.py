@@ -1,4 +1,4 @@
-"""Every figure by name, in the order of the study, ours last."""
+"""Lists every figure by name, in the order of the study, then our own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Builder = Callable[[Section], Drawn]
 
 
 def efficiency(section: Section) -> Drawn:
-    """What quality costs: bytes and seconds against imaging quality and SSIM."""
+    """Build the panels of bytes and seconds against imaging quality and SSIM."""
     name, title = "experiments-efficiency", "quality against bytes and seconds"
     found = [
         Places(f"{x}-{y}", x, y)(section)
@@ -51,7 +51,7 @@ FIGURES: Mapping[str, Builder] = {
 
 
 def chosen(words: str | None) -> list[str]:
-    """The names asked for, as `drift,kv-trace`; all without a word.
+    """Return the figures named like `drift,kv-trace`; all without a word.
 
     Raises  UserError: there is no such figure.
     """
@@ -59,5 +59,5 @@ def chosen(words: str | None) -> list[str]:
 
 
 def drawn(section: Section, names: Sequence[str] | None = None) -> list[Drawn]:
-    """The figures of a section, and those that cannot be drawn with the reason."""
+    """Build the figures of a section; `Absent` gives the reason of a missing one."""
     return [FIGURES[name](section) for name in (names or FIGURES)]

@@ -1,4 +1,4 @@
-"""The family of a method by its name alone, for rows that no request is read of."""
+"""Finds the family of a method by its name, for rows without a readable request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP = "/method/"
 
 @cache
 def family_of(method: str) -> str:
-    """What a method's file, or one that it is built upon, calls its family.
+    """Return the family in a method's file or in the file that it extends.
 
     A method without a file is a family of its own.
     """

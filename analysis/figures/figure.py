@@ -1,8 +1,8 @@
-"""What a figure shows, said once: drawn for paper (SVG, PDF) or for the page (plotly).
+"""Describes figures without drawing them; `paper` (SVG, PDF) and `page` (plotly) render them.
 
-A renderer adds looks and no facts. A family has one colour and one marker in every figure
-(`analysis.figures.looks`), so that figures agree with each other and can be read in greyscale;
-lines of one sheet differ in their dashes.
+A renderer adds styles and no facts. A family has one colour and one marker in every figure
+(`analysis.figures.looks`), so that figures agree and stay readable in greyscale. Lines of one
+sheet have different dashes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Axis:
-    """Its title with the unit, and which way is good (None: neither)."""
+    """An axis: its title with the unit, and the better direction (None: neither)."""
 
     title: str
     better: Literal["higher", "lower"] | None = None
@@ -22,7 +22,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """A method's place. size: of the bubble, in units of the largest; hollow: less certain."""
+    """A method's point.
+
+    size: of the bubble, as a share of the largest. hollow: the value is less certain.
+    """
 
     name: str
     x: float
@@ -37,9 +40,11 @@ class Point:
 class Scatter:
     """Methods on two axes.
 
-    frontier: names of those that no other beats on both axes or on the axes that `frontier_said`
-    names; they are emphasised and named, the rest is named on hover and in the text.
-    label_all: name every point. diagonal: draw y = x.
+    frontier: names of methods that no other beats on the axes that `frontier_said` names, else on
+        the two axes shown. They are emphasised and named; other names appear on hover and in the
+        table of the figure's numbers (`analysis.figures.words.rows`).
+    label_all: name every point.
+    diagonal: draw y = x.
     """
 
     name: str
@@ -57,7 +62,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a method; the reference is black."""
+    """The line of one method; the reference is black."""
 
     name: str
     xs: Sequence[float]
@@ -68,7 +73,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines over time, each named where it ends. steps: a value holds until the next point."""
+    """Lines over time, each named at its end; steps: a value holds until the next point."""
 
     name: str
     title: str
@@ -81,7 +86,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Bar:
-    """Parts of one bar that are stacked, or a single one; low and high: the interval of the sum."""
+    """One bar, of stacked parts or a single one; low, high: interval of the sum."""
 
     name: str
     family: str
@@ -92,15 +97,15 @@ class Bar:
 
     @property
     def total(self) -> float:
-        """The whole bar."""
+        """Length of the whole bar."""
         return float(sum(self.parts))
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars, a line a method; part_names tell stacked parts apart.
+    """Horizontal bars, one line per method; part_names: names of stacked parts.
 
-    mark: a value to hold the bars against, drawn as a line and called mark_said.
+    mark: a value to compare the bars with, drawn as a line with the label `mark_said`.
     """
 
     name: str
@@ -115,7 +120,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Panels:
-    """Several figures on one sheet, row by row; headings: one a row, empty for none."""
+    """Several figures on one sheet, row by row; headings: one per row, empty for none."""
 
     name: str
     rows: Sequence[Sequence[Scatter | Curves | Bars]]
@@ -125,7 +130,7 @@ class Panels:
 
     @property
     def figures(self) -> list[Scatter | Curves | Bars]:
-        """All of them."""
+        """All figures of the sheet."""
         return [figure for row in self.rows for figure in row]
 
 
@@ -134,7 +139,7 @@ Figure = Scatter | Curves | Bars
 
 @dataclass(frozen=True)
 class Absent:
-    """A figure that cannot be drawn, and why."""
+    """A figure that cannot be drawn, with the reason."""
 
     name: str
     title: str

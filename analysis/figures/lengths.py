@@ -1,4 +1,4 @@
-"""Bars of a section, a sheet a figure: memory, quality, time; fidelity with its intervals."""
+"""Builds bar charts of a section: memory, quality, time, and fidelity with intervals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from analysis.study.rows import row_of
 from analysis.study.spec import suite_title, tables
 from harness.results.quantities import QUANTITIES
 
-ACROSS = 2  # panels beside each other
-COUNTED = ("ratio", "ratio_same", "kv_gib", "peak_gib")  # no interval: counted, or the largest
+ACROSS = 2  # panels in one row
+COUNTED = ("ratio", "ratio_same", "kv_gib", "peak_gib")  # exact bytes or a maximum, so no interval
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """A panel a quantity, a bar a method.
+    """Description of a sheet: one panel per quantity, one bar per method.
 
-    rows: the table of the study (`analysis/study/tables.yaml`) whose methods are shown, empty for
-    all. said: what the study's figure has besides.
+    rows: the study's table (`analysis/study/tables.yaml`) whose methods are shown; empty for all.
+    said: what the study's figure also shows and ours does not.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Lengths:
     said: str = ""
 
     def __call__(self, section: Section) -> Panels | Absent:
-        """The sheet of a section, or why there is none."""
+        """Build the sheet of a section, or explain why there is none."""
         names = self._names(section)
         if not any(name != section.reference for name in names):
             wanted = f" ({listed(tables()[self.rows].rows)})" if self.rows else ""
@@ -51,7 +51,7 @@ class Lengths:
             return Absent(self.name, self.title, "; ".join(absent))
         sign = -1.0 if QUANTITIES[shown[0]].better == "higher" else 1.0
         values = sign * objectives(section).reindex(index=names)[shown[0]]
-        ordered = list(map(str, values.sort_values(kind="stable").index))  # without a value last
+        ordered = list(map(str, values.sort_values(kind="stable").index))  # NaN sorts last
         panels = [_panel(section, q, ordered) for q in shown]
         notes = [*self._missing(section, names), *absent, *filter(None, [self.said])]
         notes += systems_said(section, shown)
@@ -68,7 +68,7 @@ class Lengths:
         return [name for name in names if row_of(section, name) in rows]
 
     def _missing(self, section: Section, names: Sequence[str]) -> list[str]:
-        """Rows of the study's figure that are not among the methods."""
+        """Name rows of the study's figure that no method here repeats."""
         if not self.rows:
             return []
         here = {row_of(section, name) for name in names}
@@ -83,7 +83,7 @@ def _finite(section: Section, quantity: str, names: Sequence[str]) -> bool:
 
 
 def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
-    """One quantity's bars, with intervals where they are of the same mean, and the floor."""
+    """Build the bars of one quantity, with intervals of the values shown, and the noise floor."""
     values = section.values[quantity].astype(float)
     known = {} if quantity in COUNTED else estimates(section, quantity)
     bars = []
@@ -112,7 +112,7 @@ def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
 
 
 def _bounds(known: Estimate | None, value: float) -> tuple[float | None, float | None]:
-    """The interval, where it is of the number that is shown and not of none at all."""
+    """Return the interval if it belongs to the value shown and has a width."""
     if known is None or known.bounds is None or not np.isclose(known.mean, value, rtol=1e-6):
         return None, None
     low, high = known.bounds

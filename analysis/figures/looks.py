@@ -1,8 +1,8 @@
-"""How methods look: one colour and one marker a family, in every figure, on light and on dark.
+"""Defines colours, markers and dashes: one colour and marker per family, in every figure.
 
-Colours alone tell few families apart, and none on a grey printer: markers differ between families,
-and lines of one sheet differ in their dashes. Of a family that the table lacks the look follows
-from its name, so that it is the same in every figure.
+Colours alone distinguish few families, and none in greyscale. Therefore markers also differ
+between families, and lines of one sheet have different dashes. A family that is not in the table
+gets a look derived from its name, so that it is the same in every figure.
 
 Source  colours: Okabe and Ito's, darkened to stand out from white (3 to 1), lightened for black.
 """
@@ -19,7 +19,7 @@ Theme = Literal["light", "dark"]
 
 @dataclass(frozen=True)
 class Look:
-    """light, dark: its colour on either. marker: as plotly calls it."""
+    """Look of a family; light, dark: its colour in either theme; marker: plotly's name."""
 
     light: str
     dark: str
@@ -47,13 +47,13 @@ FAMILIES = {
     "qvg": Look("#99297a", "#f08fd4", "hourglass"),
     "turboquant": Look("#3a6073", "#9cc3d6", "star-diamond"),
 }
-# The study's names of families that ours call otherwise.
+# The study's names of families -> ours.
 ALIASES = {"quarot_kv": "quarot", "age_tier": "age", "spatial_mixed": "spatial"}
 # Plain line first, then dashes and gaps in points.
 DASHES: Sequence[tuple[float, ...]] = (
     (), (6, 2.5), (1.5, 2), (8, 2, 1.5, 2), (3.5, 1.5), (11, 3), (4, 1.5, 1.5, 1.5, 1.5, 1.5),
 )  # fmt: skip
-# Stacked parts are told apart by hatching too.
+# Hatching distinguishes stacked parts in greyscale.
 PARTS = (
     *(("#0072b2", "#5fb0ea", ""), ("#e69f00", "#f0b93a", "///"), ("#009e73", "#2fc99e", "...")),
     *(("#cc79a7", "#e39ccb", "xx"), ("#d55e00", "#ff8f4d", "\\\\\\"), ("#56b4e9", "#8fd3f5", "--")),
@@ -62,7 +62,7 @@ PARTS = (
 
 
 def look(family: str, is_reference: bool = False) -> Look:
-    """The look of a family; BF16 in ink wherever it is the reference."""
+    """Return the look of a family; the reference is black, or white in the dark theme."""
     if is_reference:
         return REFERENCE
     name = family.lower()
@@ -76,10 +76,10 @@ def look(family: str, is_reference: bool = False) -> Look:
 
 
 def told_apart(curves: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """The place in `DASHES` of every curve of a sheet, by its name.
+    """Assign an index of `DASHES` to every curve of a sheet, by name.
 
-    curves: name and colour, as they come. Neighbours differ, and those of one colour as long as
-    there are dashes left.
+    curves: names and colours in order. Neighbours get different dashes, and so do curves of one
+    colour as long as dashes are left.
     """
     found: dict[str, int] = {}
     taken: dict[str, list[int]] = {}
@@ -96,5 +96,5 @@ def told_apart(curves: Sequence[tuple[str, str]]) -> dict[str, int]:
 
 
 def part(at: int) -> tuple[str, str, str]:
-    """Light colour, dark colour and hatching of the nth part of stacked bars."""
+    """Return light colour, dark colour and hatching of the nth part of stacked bars."""
     return PARTS[at % len(PARTS)]

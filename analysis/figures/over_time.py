@@ -1,4 +1,4 @@
-"""Lines of a section over time: quality by second, and memory while a video is made."""
+"""Builds lines over time: quality by second, and memory while a video is generated."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness.scoring.metrics.signals import Signals
 
 TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
 OF_ALL = {"memory": "memory", "kv": "bytes of history"}
-ACROSS = 3  # panels beside each other
+ACROSS = 3  # panels in one row
 SIGNALS = {each.name: each for each in Signals.quantities}
-DRIFT = ("drift_last", "imaging")  # what the study's drift is of, its own first
+DRIFT = ("drift_last", "imaging")  # sources of the study's drift curve, its own first
 
 
 def drift(section: Section) -> Curves | Absent:
-    """The study's drift curves: imaging quality as the video goes on."""
+    """Build the study's drift curves: imaging quality over the video."""
     name, title = "drift", "imaging quality as the video goes on"
     key = _drift_key(section)
     if key is None:
@@ -32,7 +32,7 @@ def drift(section: Section) -> Curves | Absent:
 
 
 def quality(section: Section) -> Panels | Absent:
-    """Every quality that is known second by second but that of `drift`, a panel each."""
+    """Build a panel for every other quality that is known by second."""
     name, title = "over-time", "quality by second"
     found = [each for each in curves(section) if each.name != f"over-time-{_drift_key(section)}"]
     if not found:
@@ -42,12 +42,12 @@ def quality(section: Section) -> Panels | Absent:
 
 
 def curves(section: Section) -> list[Curves]:
-    """Every quality that is known second by second."""
+    """Build the curves of every quality that is known by second."""
     return [each for key in section.curves if isinstance(each := curve(section, key), Curves)]
 
 
 def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves | Absent:
-    """One quality by second: the mean over videos of every method."""
+    """Build the curves of one quality: means over the videos of every method."""
     table = section.curves[key]
     of, known = _axis(key), {str(method): _finite(table[method]) for method in table}
     lines = _lines(section, {name: (each.index, each) for name, each in known.items()})
@@ -59,7 +59,7 @@ def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves
 
 
 def trace(section: Section, kind: str) -> Curves | Bars | Absent:
-    """Memory while one video is made, of all methods; the largest values where only they exist."""
+    """Build memory over time of one video for all methods; bars if only maxima are known."""
     name, title = f"{kind}-trace", TRACES[kind]
     headed = f"{suite_title(section.suite)}: {title}"
     known = section.traces.get(kind, {})
@@ -74,7 +74,7 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
 
 
 def components(section: Section) -> Bars | Absent:
-    """What the largest peak of the traced video consists of."""
+    """Build the bars of the largest peak of the traced video, by component."""
     name, title = "components", "peak by component"
     table = section.components.fillna(0.0).drop(index=section.again, errors="ignore")
     if table.empty or not float(table.to_numpy(float).sum()):
@@ -105,7 +105,7 @@ def components(section: Section) -> Bars | Absent:
 def _lines(
     section: Section, points: Mapping[str, tuple[Iterable[float], Iterable[float]]]
 ) -> list[Curve]:
-    """A line a method that has points, BF16 done again left out."""
+    """Build one line per method that has points, without reruns of BF16."""
     found = []
     for name, (x, y) in points.items():
         xs, ys = list(map(float, x)), list(map(float, y))
@@ -120,7 +120,7 @@ def _drift_key(section: Section) -> str | None:
 
 
 def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:
-    """The largest parts first; those that are below a share of every peak as one, named."""
+    """Keep the large parts, largest first; sum and name those below a share of every peak."""
     table = table.rename(columns=str)
     share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
     total = table.sum().to_dict()
@@ -133,7 +133,7 @@ def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, lis
 
 
 def _maxima(section: Section, kind: str, name: str) -> Bars:
-    """Bars of the largest values, the smallest first."""
+    """Build bars of the largest values, the smallest first."""
     known = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
     bars = [
         Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
@@ -149,11 +149,11 @@ def _maxima(section: Section, kind: str, name: str) -> Bars:
 
 def _finite(values: pd.Series) -> pd.Series:
     known = values.astype(float)
-    return known[known.abs() < float("inf")]  # NaN is not
+    return known[known.abs() < float("inf")]  # false for NaN, so NaN is dropped too
 
 
 def _axis(key: str) -> Axis:
-    """A curve's quantity, or the signal of that name."""
+    """Return the axis of a quantity or signal."""
     if key in QUANTITIES:
         return Axis(QUANTITIES[key].heading, QUANTITIES[key].better)
     if key in SIGNALS:

@@ -1,6 +1,6 @@
-"""Figures for the page: plotly's description of them as JSON in an element, without any script.
+"""Renders figures for the page: plotly's JSON in an attribute of an element, without any script.
 
-What a page does with it, once plotly is there:
+Once plotly is loaded, the page draws it like this, and again when the theme changes:
 
     for (const element of document.querySelectorAll("[data-plot]")) {
       const figure = JSON.parse(element.dataset.plot);
@@ -12,9 +12,9 @@ What a page does with it, once plotly is there:
       Plotly.react(element, figure.data, {...figure.layout, ...its own}, {responsive: true});
     }
 
-and once more when the theme changes. Colours that stand in the data are those of the light theme.
-The page gives text and lines their colours: `LIGHT` and `DARK` are layouts for one that has none of
-its own. Backgrounds are transparent, and the width is that of the element.
+Colours in the data are those of the light theme. The page sets the colours of text and lines;
+`LIGHT` and `DARK` are layouts for a page without its own. Backgrounds are transparent, and a plot
+is as wide as its element.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from analysis.figures.spread import around, ends, shares
 from analysis.figures.words import described
 
 Json = dict[str, Any]
-GREY = "#888888"  # seen on light and on dark
+GREY = "#888888"  # visible in both themes
 CLEAR = "rgba(0,0,0,0)"
-# Of a plot that names its marks (narrower ones do not, as its script says), a letter, a line.
+# Size of a plot that names its marks, of a letter and of a line; narrow plots omit the names.
 PLOT_PX, LETTER_PX, NAME_PX = (440.0, 285.0), 6.4, 12.0
 
 
@@ -45,7 +45,7 @@ LIGHT, DARK = _themed("#1a1a1a", "#e4e4e4"), _themed("#ececec", "#3a3a3a")
 
 
 def div(figure: Figure, id: str) -> str:
-    """The element that a page draws a figure into; its text alternative is its label."""
+    """Return the HTML element of a figure; its label is the text alternative."""
     content = json.dumps(plotted(figure), allow_nan=False, separators=(",", ":"))
     return (
         f'<div id="{escape(id)}" class="plot" role="img" aria-label="{escape(described(figure))}" '
@@ -54,7 +54,7 @@ def div(figure: Figure, id: str) -> str:
 
 
 def plotted(figure: Figure) -> Json:
-    """Data and layout as plotly takes them."""
+    """Return data and layout as plotly takes them."""
     if isinstance(figure, Scatter):
         data, layout = _scatter(figure)
     elif isinstance(figure, Curves):
@@ -79,7 +79,7 @@ def plotted(figure: Figure) -> Json:
 
 
 def looks(families: Iterable[str]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
-    """Colour and marker by theme and family, for what a page draws by itself.
+    """Return colours and markers by theme and family, for plots that the page builds itself.
 
     The key `reference` is BF16's.
     """
@@ -107,7 +107,7 @@ def _meta(of: Look) -> Json:
 
 
 def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
-    """A trace a family, the reference with dotted lines through it."""
+    """Build one trace per family, and dotted lines through the reference."""
     groups: dict[str, list[Point]] = {}
     for point in figure.points:
         groups.setdefault("" if point.is_reference else point.family, []).append(point)
@@ -121,7 +121,7 @@ def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
 
 
 def _names(figure: Scatter) -> dict[str, str]:
-    """Where the names stand that have room on a page of usual width; hovering tells the others."""
+    """Place the names that fit on a page of usual width; hovering shows the others."""
     points = figure.points
     xs, ys = shares([p.x for p in points]), shares([p.y for p in points])
     marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
@@ -158,7 +158,7 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
         "marker": {
             "color": of.light,
             "symbol": [of.marker + ("-open" if p.hollow else "") for p in points],
-            # Areas in proportion; a point without a size is like a middling one.
+            # The root makes areas grow with the size, not diameters; no size gives a medium mark.
             "size": [
                 (10.0 if p.size is None else 6 + 22 * p.size**0.5) + 2 * strong
                 for p, strong in zip(points, emphasised, strict=True)
@@ -170,7 +170,7 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
 
 
 def _lines(figure: Scatter) -> list[Json]:
-    """Dotted lines through the reference, and the diagonal."""
+    """Draw dotted lines through the reference, and the diagonal."""
     dotted = {"dash": "dot", "width": 1, "color": GREY}
     shapes: list[Json] = []
     for point in figure.points:
@@ -190,12 +190,12 @@ def _lines(figure: Scatter) -> list[Json]:
 
 
 def _curves(figure: Curves) -> tuple[list[Json], Json]:
-    """A trace a method, the reference last and so on top."""
+    """Build one trace per method; the reference comes last, so it lies on top."""
     colours = [(each.name, look(each.family).light) for each in figure.curves]
     dashes = told_apart(colours)
     ordered = sorted(figure.curves, key=lambda each: each.is_reference)
     data = [_line(figure, each, dashes[each.name]) for each in ordered]
-    height = 400 + 20 * -(-len(data) // 3)  # the legend, about three names a line
+    height = 400 + 20 * -(-len(data) // 3)  # room for the legend, about three names per line
     return data, {"yaxis": _axis(figure.y), "height": height}
 
 
@@ -225,7 +225,7 @@ def _line(figure: Curves, curve: Curve, dash: int) -> Json:
 
 
 def _bars(figure: Bars) -> tuple[list[Json], Json]:
-    """The first method on top; stacked parts a trace each, single bars a trace a family."""
+    """Put the first method on top; one trace per stacked part, or per family for single bars."""
     data = _stacked(figure) if figure.part_names else _single(figure)
     order = [escape(each.name) for each in figure.bars]
     lines = []

@@ -1,4 +1,4 @@
-"""One panel of a sheet of paper, drawn into matplotlib's axes; sizes in points, 72 an inch."""
+"""Draws one panel with matplotlib; sizes are in points, 72 per inch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from analysis.figures.figure import Axis, Bars, Curves, Figure, Point, Scatter
 from analysis.figures.looks import DASHES, look, part
 from analysis.figures.spread import spread
 
-NAME_PT, LINE_PT, GAP_PT = 7.5, 10.0, 14.0  # letters of names, from one to the next, off the plot
-SIDE_PT = 250.0  # of a plot, at least
+NAME_PT, LINE_PT, GAP_PT = 7.5, 10.0, 14.0  # names: letter size, spacing, distance to the plot
+SIDE_PT = 250.0  # least side of a plot
 BAR_PT = 13.0
-MARK_PT, BUBBLE_PT = 6.5, 24.0  # across a mark, and the largest of those that differ in size
+MARK_PT, BUBBLE_PT = 6.5, 24.0  # diameter of a mark, of the largest bubble
 GREY, PALE = "#777777", "#e6e6e6"
-LARGER = {"star": 1.5, "hexagram": 1.2, "star-diamond": 1.3, "cross": 1.1, "x": 1.1}  # thin ones
-# As plotly calls them -> as matplotlib does.
+LARGER = {"star": 1.5, "hexagram": 1.2, "star-diamond": 1.3, "cross": 1.1, "x": 1.1}  # thin
+# plotly's names -> matplotlib's markers.
 MARKERS: dict[str, Any] = {
     "diamond": "D", "circle": "o", "square": "s", "triangle-up": "^", "triangle-down": "v",
     "triangle-left": "<", "triangle-right": ">", "star": "*", "pentagon": "p", "cross": "P",
@@ -38,7 +38,7 @@ MARKERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Room:
-    """What a panel takes: its plot, and what lies around it."""
+    """Space of a panel in points: its plot, and the margins around it."""
 
     width: float
     height: float
@@ -50,12 +50,12 @@ class Room:
 
 @lru_cache(maxsize=4096)
 def width_of(words: str, size: float = NAME_PT) -> float:
-    """How long a line of words is, with a little to spare for other fonts."""
+    """Return the width of a text in points, with some slack for other fonts."""
     return 1.06 * float(TextPath((0, 0), words, size=size).get_extents().width) if words else 0.0
 
 
 def room(figure: Figure, is_named: bool = True) -> Room:
-    """What a panel takes; is_named: bars carry their names."""
+    """Compute the space of a panel; is_named: bars show their names."""
     if isinstance(figure, Bars):
         names = max((width_of(bar.name) for bar in figure.bars), default=0.0)
         parts = 14.0 * -(-len(figure.part_names) // 3)
@@ -73,7 +73,7 @@ def room(figure: Figure, is_named: bool = True) -> Room:
 
 
 def labelled(figure: Scatter) -> list[Point]:
-    """The points that are named."""
+    """Return the points that are named."""
     if figure.label_all:
         return list(figure.points)
     return [p for p in figure.points if p.is_reference or p.name in figure.frontier]
@@ -82,7 +82,7 @@ def labelled(figure: Scatter) -> list[Point]:
 def draw(axes: Axes, figure: Figure, dashes: dict[str, int], is_named: bool = True) -> None:
     """Draw a panel.
 
-    dashes: of curves, by name, the same over a sheet.
+    dashes: index in `DASHES` by curve name, the same for the whole sheet.
     """
     axes.set_title(figure.title, loc="left", fontsize=9, fontweight="bold", pad=8)
     if isinstance(figure, Bars):
@@ -104,7 +104,7 @@ def _titled(axis: Axis) -> str:
 
 
 def _scatter(axes: Axes, figure: Scatter) -> None:
-    """Marks, the named ones in full, the reference's cross-hairs, names at the right."""
+    """Draw marks, the cross-hairs of the reference, and names at the right."""
     axes.grid(color=PALE, linewidth=0.6)
     axes.margins(0.07)
     axes.set_ylabel(_titled(figure.y))
@@ -144,7 +144,7 @@ def _mark(axes: Axes, point: Point, is_strong: bool) -> None:
 
 
 def _families(figure: Scatter) -> dict[str, Point]:
-    """A point of every family, the reference apart from its own."""
+    """Return one point per family; the reference stands apart from its family."""
     found: dict[str, Point] = {}
     for point in sorted(figure.points, key=lambda p: not p.is_reference):
         found.setdefault(f"{point.name} (reference)" if point.is_reference else point.family, point)
@@ -152,7 +152,7 @@ def _families(figure: Scatter) -> dict[str, Point]:
 
 
 def _legend(axes: Axes, figure: Scatter) -> None:
-    """Marks of the families beneath the axis's title."""
+    """Draw the legend of families beneath the axis title."""
     handles = []
     for family, point in _families(figure).items():
         of = look(point.family, point.is_reference)
@@ -182,7 +182,7 @@ def _beneath(axes: Axes, handles: Sequence[Any], columns: int, down_pt: float) -
 
 
 def _size_pt(axes: Axes) -> tuple[float, float]:
-    """Width and height of a plot."""
+    """Return width and height of a plot in points."""
     dots = axes.figure.dpi / 72
     return axes.bbox.width / dots, axes.bbox.height / dots
 
@@ -190,7 +190,7 @@ def _size_pt(axes: Axes) -> tuple[float, float]:
 def _names(
     axes: Axes, places: Sequence[tuple[str, float, float, str]], strong: Sequence[str]
 ) -> None:
-    """Names in a column at the right, a thin line from each to what it names."""
+    """Draw names in a column at the right, each with a thin line to its point."""
     width, height = _size_pt(axes)
     low, high = axes.get_ylim()
     heights = [(y - low) / (high - low) * height for _, _, y, _ in places]
@@ -218,7 +218,7 @@ def _names(
 
 
 def _curves(axes: Axes, figure: Curves, dashes: dict[str, int]) -> None:
-    """Lines, the reference on top: who lies beneath it is equal to it."""
+    """Draw lines, the reference on top; a line hidden beneath it equals it."""
     axes.grid(color=PALE, linewidth=0.6)
     axes.margins(x=0.02, y=0.06)
     axes.set_ylabel(_titled(figure.y))
@@ -246,7 +246,7 @@ def _curves(axes: Axes, figure: Curves, dashes: dict[str, int]) -> None:
 
 
 def _bars(axes: Axes, figure: Bars, is_named: bool) -> None:
-    """The first method on top, its number behind its bar."""
+    """Draw bars, the first method on top, each with its number at the end."""
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     for at, bar in enumerate(figure.bars):
         start = 0.0

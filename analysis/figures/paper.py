@@ -1,7 +1,7 @@
-"""Figures for paper: SVG and PDF by matplotlib, the same bytes for the same figure.
+"""Renders figures as SVG and PDF with matplotlib; equal figures give equal bytes.
 
-Text stays text in SVG, fonts are embedded in PDF. A sheet is as large as its panels need: names
-beside a plot never cover each other, and bars are equally high however many there are.
+Text stays text in SVG, and PDF embeds its fonts. A sheet grows with its panels, so that names next
+to a plot never overlap and bars have the same height in every figure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.system.plain import plain
 
 PT = 72.0
 EDGE_PT, BETWEEN_PT, HEADING_PT, NOTE_PT = 10.0, 12.0, 20.0, 9.0
-LETTER_PT = 3.7  # of notes, on average
+LETTER_PT = 3.7  # average width of a letter in notes
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8,
@@ -33,6 +33,7 @@ STYLE: dict[str, Any] = {
     "axes.edgecolor": "#555555",
     "hatch.linewidth": 0.6,
     "svg.fonttype": "none",
+    # matplotlib salts ids at random by default, which would change the bytes.
     "svg.hashsalt": "video-kv-bench",
     "pdf.fonttype": 42,
     "text.parse_math": False,
@@ -41,19 +42,19 @@ STYLE: dict[str, Any] = {
 
 
 def svg(figure: Figure | Panels) -> str:
-    """A figure as SVG.
+    """Render a figure as SVG.
 
-    Raises  ValueError: a panel without anything in it.
+    Raises  ValueError: a panel is empty.
     """
     data = {"Date": None, "Creator": "video-kv-bench", "Title": _title(figure)}
     drawn = _saved(figure, "svg", {**data, "Description": described(figure)}).decode()
-    return plain(drawn)  # XML has no place for control characters, not even as references
+    return plain(drawn)  # XML allows no control characters, not even as references
 
 
 def pdf(figure: Figure | Panels) -> bytes:
-    """A figure as PDF.
+    """Render a figure as PDF.
 
-    Raises  ValueError: a panel without anything in it.
+    Raises  ValueError: a panel is empty.
     """
     data = {"CreationDate": None, "Producer": None, "Creator": "video-kv-bench"}
     return _saved(figure, "pdf", {**data, "Title": _title(figure)})
@@ -69,7 +70,7 @@ def _saved(figure: Figure | Panels, how: str, metadata: dict[str, str | None]) -
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Our settings, whatever the user's are; letters that the font lacks are no news."""
+    """Use our style regardless of the user's, and ignore warnings of missing glyphs."""
     ours: dict[Any, Any] = {**mpl.rcParamsDefault, **STYLE}
     with mpl.rc_context(ours), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -85,7 +86,7 @@ def _title(figure: Figure | Panels) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A panel with what it takes; is_named: its bars carry their names."""
+    """A panel and its space; is_named: its bars show their names."""
 
     figure: Figure
     room: Room
@@ -93,7 +94,7 @@ class Cell:
 
 
 def _sheet(panels: Panels) -> Sheet:
-    """All panels of a figure, its titles, its notes."""
+    """Lay out all panels, titles and notes of a figure."""
     if not panels.figures or any(not _has(each) for each in panels.figures):
         raise ValueError(f"{panels.name}: a panel without anything in it")
     grid = [_row(row) for row in panels.rows]
@@ -134,7 +135,7 @@ def _sheet(panels: Panels) -> Sheet:
 
 
 def _row(row: Sequence[Figure]) -> list[Cell]:
-    """Panels of a row; bars of the same methods as their neighbour's need no names again."""
+    """Lay out one row; bars of the same methods as their left neighbour's omit the names."""
     found: list[Cell] = []
     for i, figure in enumerate(row):
         before = row[i - 1] if i else None
@@ -165,7 +166,7 @@ def _has(figure: Figure) -> bool:
 
 
 def _notes(panels: Panels, width: float) -> list[str]:
-    """What must be said beneath, in lines that fit: of every panel once, then of the sheet."""
+    """Collect the notes of panels and sheet, each once, wrapped to the width."""
     said: list[str] = []
     for figure in panels.figures:
         if isinstance(figure, Scatter) and figure.frontier:

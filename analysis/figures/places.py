@@ -1,4 +1,4 @@
-"""Scatters of a section: the study's four frontiers, memory and time against quality."""
+"""Builds scatters of a section: the study's four frontiers, memory and time against quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.section import Section
 from analysis.study.spec import suite_title
 from harness.results.quantities import QUANTITIES
 
-# What stands in on an axis for what was not scored, nearest in meaning first.
+# Substitutes for a quantity that was not scored, nearest in meaning first.
 INSTEAD = {
     "drift_last": ("imaging", "psnr_rest_db", "ssim"),
     "imaging": ("ssim", "psnr_rest_db"),
@@ -28,7 +28,7 @@ TIMES = ("runtime_s", "seconds_ratio")
 
 @dataclass(frozen=True)
 class Places:
-    """One scatter: its axes, and the preset whose frontier is shown, else that of the axes."""
+    """Description of a scatter: its axes, and the preset of its frontier (empty: of its axes)."""
 
     name: str
     x: str
@@ -37,7 +37,7 @@ class Places:
     size: str = ""
 
     def __call__(self, section: Section) -> Scatter | Absent:
-        """The scatter of a section, or why there is none."""
+        """Build the scatter of a section, or explain why there is none."""
         x, y = _nearest(section, self.x), _nearest(section, self.y)
         lacking = [axis for axis in (x, y) if not section.has(axis)]
         title = self._titled(x, y)
@@ -64,18 +64,18 @@ class Places:
         )
 
     def _titled(self, x: str, y: str) -> str:
-        """The axes that are shown, and the frontier if it is a preset's."""
+        """Return a title: the axes shown, and the preset frontier if there is one."""
         of = f", frontier: {presets()['frontiers'][self.preset]['title']}" if self.preset else ""
         return f"{QUANTITIES[x].title} and {QUANTITIES[y].title}{of}"
 
 
 def axis(quantity: str) -> Axis:
-    """A quantity as an axis."""
+    """Return the axis of a quantity."""
     return Axis(QUANTITIES[quantity].heading, QUANTITIES[quantity].better)
 
 
 def placed(section: Section, values: pd.DataFrame, x: str, y: str, size: str = "") -> list[Point]:
-    """The methods that have finite values of both; sizes in units of the largest."""
+    """Return points of methods with finite values on both axes; sizes are shares of the largest."""
     wanted = values[[each for each in (x, y, size) if each]].astype(float)
     kept = wanted[np.isfinite(wanted).all(axis=1)]
     sizes = kept[size] / kept[size].max() if size else None
@@ -94,13 +94,13 @@ def placed(section: Section, values: pd.DataFrame, x: str, y: str, size: str = "
 
 
 def is_short(section: Section, name: str) -> bool:
-    """Whether a method has fewer videos than were asked for."""
+    """Whether a method has fewer videos than its request asks for."""
     method = section.methods[name]
     return method.num_wanted is not None and method.num_videos < method.num_wanted
 
 
 def systems_said(section: Section, quantities: Sequence[str]) -> list[str]:
-    """Which seconds the runtime includes, and whose peaks and seconds are of another program."""
+    """Explain what the runtime includes, and name methods measured in another program."""
     found = []
     if section.phases and any(each in TIMES for each in quantities):
         found.append(f"seconds: {section.phases}")
@@ -114,7 +114,7 @@ def systems_said(section: Section, quantities: Sequence[str]) -> list[str]:
 
 
 def _nearest(section: Section, quantity: str) -> str:
-    """The quantity, or what stands in for it where nothing has it."""
+    """Return the quantity, or its first substitute with values if it has none."""
     for each in (quantity, *INSTEAD.get(quantity, ())):
         if section.has(each):
             return each
@@ -122,7 +122,7 @@ def _nearest(section: Section, quantity: str) -> str:
 
 
 def _said(found: Frontier) -> str:
-    """What a frontier was made of, and what its definition has besides."""
+    """Describe the axes of a frontier, and those that are missing."""
     axes = ", ".join(QUANTITIES[each].title for each in found.axes)
     left = ", ".join(QUANTITIES[each].title for each in found.left_out)
     return f"of {axes}" + (f"; without {left}, which nothing here has" if left else "")
@@ -135,7 +135,7 @@ def _note(
     values: pd.DataFrame,
     points: Sequence[Point],
 ) -> str:
-    """What stands in for what, who is not shown, and what must be said of the quantities."""
+    """Collect notes on substitutes, hidden methods and the quantities."""
     said = [
         f"{QUANTITIES[shown].title} in place of {QUANTITIES[wanted].title} "
         f"({section.why_not(wanted)})"

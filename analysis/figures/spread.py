@@ -1,4 +1,4 @@
-"""Places for names beside and inside a plot, so that none covers another."""
+"""Places names next to and inside a plot without overlap."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near those wanted, in the same order, `gap` apart within [low, high] if they fit.
+    """Return positions near the wanted ones, in order, `gap` apart within [low, high] if they fit.
 
-    Neighbours that are too close share a block, centred on what its members want.
+    Neighbours that are too close form a block, centred on the mean of what its members want.
     """
     if not wanted:
         return []
@@ -28,25 +28,25 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def ends(values: Sequence[float]) -> list[float]:
-    """The ends of an axis."""
+    """Return the ends of an axis: the range of the values plus a margin."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     margin = MARGIN * (high - low) or MARGIN * abs(high) or 1.0
     return [low - margin, high + margin]
 
 
 def shares(values: Sequence[float]) -> list[float]:
-    """Where values lie between the ends of their axis."""
+    """Return positions of values along their axis, as shares from 0 to 1."""
     low, high = ends(values)
     return [(value - low) / (high - low) for value in values]
 
 
-# Where a name may stand about its mark, best first: which side across, which side upwards.
+# Positions of a name around its mark, best first: side across (-1 left, 1 right), side upwards.
 AROUND = {
     "top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0),
     "top right": (1, 1), "top left": (-1, 1), "bottom right": (1, -1), "bottom left": (-1, -1),
 }  # fmt: skip
-MARGIN = 0.07  # of an axis, beyond the outermost points
-MARK, OFF = 6.0, 8.5  # from the middle of a mark to its edge, and to a name
+MARGIN = 0.07  # share of the range, beyond the outermost points
+MARK, OFF = 6.0, 8.5  # from a mark's centre to its edge, and to a name
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
@@ -56,11 +56,13 @@ def around(
     height: float,
     limits: tuple[float, float],
 ) -> dict[int, str]:
-    """Where names may stand about their marks: over no other name or named mark, inside the plot.
+    """Place names around their marks, inside the plot, over no other name or named mark.
 
-    marks: places of all. names: of which, and how wide, the most important first; one that finds no
-    place is left out. height: of a name. limits: width and height of the plot, from (0, 0), above
-    which there is room for one name.
+    marks: positions of all points.
+    names: (index of the mark, width), the most important first; a name that finds no place is left
+        out.
+    height: of a name.
+    limits: width and height of the plot, from (0, 0); one name may stand above it.
     """
     taken: list[Box] = []
     for at, _ in names:
@@ -82,7 +84,7 @@ def around(
 
 
 def _beside(mark: tuple[float, float], sides: tuple[int, int], width: float, height: float) -> Box:
-    """A name's box on one side of its mark; 0 is centred on it."""
+    """Return the box of a name on one side of its mark; side 0 centres it."""
     left, bottom = (
         at + {-1: -OFF - size, 0: -size / 2, 1: OFF}[side]
         for at, side, size in zip(mark, sides, (width, height), strict=True)

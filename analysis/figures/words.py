@@ -1,4 +1,4 @@
-"""What a figure shows, in words and as a table of its numbers."""
+"""Describes a figure in words and as a table of its numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ number = partial(numbers.number, none="", digits=4)
 
 
 def described(figure: Figure | Panels) -> str:
-    """The text alternative: what is drawn, its extremes, its frontier."""
+    """Return the text alternative: axes, extremes and frontier."""
     if isinstance(figure, Panels):
         said = [f"{figure.title}."] if figure.title else []
         said += [described(each) for each in figure.figures]
@@ -26,7 +26,7 @@ def described(figure: Figure | Panels) -> str:
 
 
 def rows(figure: Figure) -> Grid:
-    """The numbers of a figure, a line a method."""
+    """Return the numbers of a figure, one line per method."""
     notes = [figure.note] if figure.note else []
     if isinstance(figure, Scatter):
         return _points(figure, notes)
@@ -114,7 +114,7 @@ def _points(figure: Scatter, notes: Sequence[str]) -> Grid:
 
 
 def _ends(figure: Curves, notes: Sequence[str]) -> Grid:
-    """All points where few and shared, else the ends and the extremes."""
+    """List all points if few and common to all curves, else ends and extremes."""
     shared = len({tuple(each.xs) for each in figure.curves}) == 1
     xs = figure.curves[0].xs if shared and figure.curves else ()
     if shared and len(xs) <= MANY:
@@ -153,5 +153,5 @@ def _counted(count: int, what: str) -> str:
 
 
 def _noted(note: str) -> list[str]:
-    """A note as a sentence."""
+    """Return a note as a sentence."""
     return [note if note.endswith(".") else f"{note}."] if note else []

@@ -1,1 +1,1 @@
-"""The report: a folder of pages that opens from disk, made from sections and folders of runs."""
+"""The report: a folder of pages that opens from disk."""

@@ -1,4 +1,4 @@
-"""A card a method: what it is, three bytes, numbers, best and worst prompts, how to repeat it."""
+"""Builds a page per method: facts, bytes, numbers, best and worst prompts, and its command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.report.parts import Part
 from harness.results.quantities import QUANTITIES
 from harness.system.units import size
 
-NUM_EXTREMES = 3  # prompts at either end
+NUM_EXTREMES = 3  # prompts listed as best, and as worst
 HELD = {
     "nominal": "codes alone, without scales and what else a method needs to read them",
     "stored": "the tensors held after the last commit",
@@ -23,7 +23,7 @@ HELD = {
 
 
 def card(name: str, parts: Sequence[Part], cards: Mapping[str, str]) -> str:
-    """The page of a method, with every section that has it."""
+    """Build the page of a method, with every section that includes it."""
     own = [part for part in parts if name in part.section.methods]
     method = own[0].section.methods[name]
     return page(
@@ -62,7 +62,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
             ("finished", run.finished),
             ("could not be read", "; ".join(run.problems)),
         ],
-        # Means over videos, as three numbers that are never mixed.
+        # Three means over videos that must not be mixed.
         "bytes": [
             (key, f"{size(run.kv_bytes[key])}: {HELD[key]}") for key in HELD if key in run.kv_bytes
         ],
@@ -93,7 +93,7 @@ def _unranked(part: Part, name: str) -> str:
 
 
 def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Its best and its worst prompts; of few prompts none stands in both lists."""
+    """List the best and worst prompts; no prompt is in both lists."""
     quantity = part.quantity
     assert quantity is not None
     order = list(part.order[name])

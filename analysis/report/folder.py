@@ -1,4 +1,4 @@
-"""A folder that appears under its name only when it is whole; an earlier one stays until then."""
+"""Writes a report's folder aside and swaps it in when complete; until then the old one stays."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MADE_BY = "video-kv-bench report"
 
 @contextmanager
 def replaced(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` to write to, which takes the place of `out` if all goes well.
+    """Yield an empty folder next to `out`; it replaces `out` if the block succeeds.
 
-    Interrupted or failed, the earlier report is as it was; what a killed process left is removed by
-    the next one.
+    After an interruption or failure the earlier report is unchanged. The next call removes what a
+    killed process left.
     Raises  UserError: something else is there, or the disk does not take it.
     """
     out = out.resolve()
@@ -44,7 +44,7 @@ def replaced(out: Path) -> Iterator[Path]:
 
 
 def refuse_others(out: Path) -> None:
-    """Nothing that is not a report of ours is ever replaced.
+    """Refuse to replace anything but a report of ours.
 
     Raises  UserError: there is another folder or a file, or a report to which files were added.
     """
@@ -66,9 +66,9 @@ def refuse_others(out: Path) -> None:
 
 
 def link(source: Path, target: Path) -> int:
-    """Give a file a second name, or copy it where that cannot be; gives its bytes.
+    """Hard-link a file, or copy it where that is impossible; return its bytes.
 
-    A link is never followed.
+    Symbolic links are never followed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -81,12 +81,12 @@ def link(source: Path, target: Path) -> int:
 
 
 def _files(folder: Path) -> set[str]:
-    """Every file below a folder, relative to it."""
+    """List every file below a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _listed(folder: Path) -> set[str] | None:
-    """The files that a report says are its own; None if this is none."""
+    """Return the files that a report lists as its own; None if the folder is no report."""
     try:
         content = json.loads((folder / MARKER).read_text())
         if content["made_by"] != MADE_BY:
@@ -97,8 +97,8 @@ def _listed(folder: Path) -> set[str] | None:
 
 
 def _swap(whole: Path, out: Path, earlier: Path) -> None:
-    """Two renames; if the second fails the first is taken back."""
-    refuse_others(out)  # it may have come meanwhile
+    """Swap the folders by two renames; if the second fails, undo the first."""
+    refuse_others(out)  # another process may have written it meanwhile
     if not out.exists():
         whole.rename(out)
         return
@@ -111,14 +111,14 @@ def _swap(whole: Path, out: Path, earlier: Path) -> None:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what processes that are gone left beside `out`, or put an earlier report back."""
+    """Remove what dead processes left next to `out`, or restore an earlier report."""
     for left in out.parent.glob(f".{out.name}.*"):
         kind = left.suffix
         pid = left.name.removeprefix(f".{out.name}.").removesuffix(kind)
         if not pid.isdigit() or _is_alive(int(pid)):
             continue
         if kind == ".earlier" and not out.exists():
-            left.rename(out)  # killed between the two renames
+            left.rename(out)  # a process was killed between the two renames
         elif kind in (".earlier", ".unfinished"):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Names of pages: readable, safe in any file system, and no two alike."""
+"""Names pages: readable, safe in any file system, and unique."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ RESERVED = {"con", "prn", "aux", "nul", "index"}  # Windows knows these as devic
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
-    """A slug for every name; those that would be alike are numbered in the order given."""
+    """Return a slug for every name; equal ones are numbered in order."""
     distinct = list(dict.fromkeys(names))
     return dict(zip(distinct, slugs_of(distinct), strict=True))
 
 
 def slugs_of(names: Sequence[str]) -> list[str]:
-    """A slug for each, names that come again included."""
+    """Return a slug for each name, repeated names included."""
     taken = set(RESERVED)
     found = []
     for name in names:
@@ -31,10 +31,10 @@ def slugs_of(names: Sequence[str]) -> list[str]:
 
 
 def card(slug: str) -> str:
-    """The page of a method, from the report's root."""
+    """Return the path of a method's page from the report's root."""
     return f"methods/{slug}.html"
 
 
 def prompt(part: str, index: int) -> str:
-    """The page of a prompt, from the report's root."""
+    """Return the path of a prompt's page from the report's root."""
     return f"prompts/{part}-{index:03d}.html"

@@ -1,6 +1,6 @@
-"""A section's numbers as cells: value, interval, difference to the base, mark, or why none.
+"""Formats a section's numbers as cells: value, interval, difference to the base, mark.
 
-Everything here comes from `analysis.statistics`, once a section, and pages only print it.
+Every number comes from `analysis.statistics`, once per section; pages only print it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from analysis.section import Section
 from analysis.statistics import Difference, Estimate, beside_reruns
 from harness.results.quantities import QUANTITIES, Quantity
 
-# What tells a method's good prompts from its bad ones: the first of these that there is.
+# Prompts are ranked by the first of these that was measured.
 BY_PROMPT = (
     *("lpips", "ssim", "psnr_rest_db", "psnr_db", "psnr_frame_mean_db"),
     *("imaging", "aesthetic"),
@@ -28,7 +28,7 @@ MINUS = "\u2212"
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one method. mark: `better` or `worse` where the corrected test supports it."""
+    """One number of one method; mark: `better` or `worse` if the corrected test supports it."""
 
     value: float
     text: str
@@ -39,15 +39,17 @@ class Cell:
 
     @property
     def sort_key(self) -> str:
-        """For the page's script: a number, or nothing."""
+        """Value for the page's sort script; empty for NaN."""
         return "" if math.isnan(self.value) else repr(self.value)
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Cells by method and quantity; bases: what each quantity's differences are held against.
+    """Cells by method and quantity.
 
-    missing: why a quantity has no column. chances: marks that the machine may have made.
+    bases: by quantity, the method that differences refer to.
+    missing: by title, why a quantity has no column.
+    chances: notes on marks that noise of the machine may explain.
     """
 
     quantities: Sequence[Quantity]
@@ -58,7 +60,7 @@ class Numbers:
 
 
 def numbers(section: Section) -> Numbers:
-    """All cells of a section."""
+    """Build all cells of a section."""
     kept = [each for name, each in QUANTITIES.items() if section.has(name)]
     cells: dict[str, dict[str, Cell]] = {name: {} for name in section.methods}
     chances: list[str] = []
@@ -89,7 +91,7 @@ def cell(
     mean: Estimate | None,
     paired: Estimate | None,
 ) -> Cell:
-    """The number of a method with what is known of it; only a tested difference may have a mark."""
+    """Build the cell of a method; only a tested difference can have a mark."""
     value = frontiers.cell(section.values, name, quantity.name)
     if math.isnan(value):
         return Cell(value, NONE, said=_why_none(section, name, quantity))
@@ -111,7 +113,7 @@ def cell(
 
 
 def number(value: float, decimals: int, sign: str = "") -> str:
-    """As `analysis.numbers` prints it with two digits left, in the signs of a page."""
+    """Format a number with two digits left, with the signs of a page."""
     if not value:
         return "0"
     said = printed.number(value, decimals, "" if math.isinf(value) else sign, NONE, 2)
@@ -119,7 +121,7 @@ def number(value: float, decimals: int, sign: str = "") -> str:
 
 
 def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:
-    """What prompts are ranked by, and each method's prompts from best to worst by it."""
+    """Return the quantity that ranks prompts, and each method's prompts from best to worst."""
     chosen = next((x for x in BY_PROMPT if section.has(x) and x in section.videos), "")
     if not chosen:
         return "", {}
@@ -133,13 +135,13 @@ def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:
 
 
 def _is_told(paired: Estimate, quantity: Quantity) -> bool:
-    """Not of the largest of all videos, nor of what is the same in every video: no sample of it."""
+    """Whether a difference is shown: not for maxima and not for values equal in every video."""
     same = paired.bounds is not None and math.isclose(*paired.bounds, rel_tol=1e-9)
     return quantity.over == "mean" and math.isfinite(paired.mean) and not same
 
 
 def _span(bounds: tuple[float, float] | None, places: int) -> str:
-    """An interval in brackets; none where it is a point."""
+    """Format an interval in brackets; empty if it is a point."""
     if bounds is None or math.isclose(*bounds, rel_tol=1e-9):
         return ""
     low, high = (number(x, places) for x in bounds)

@@ -1,4 +1,4 @@
-"""The overview: what was run, a section each with plots, table and prompts."""
+"""Builds the overview page: one section after another with plots, table and prompts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ LEAD = (
     "method"
 )
 IN_STEP = ", and every prompt with videos has a page where they all play in step"
-MOST_LETTERS = 160  # of a prompt in the list
-ACROSS = ("ratio", "kv_gib", "peak_gib", "runtime_s")  # the first axis at the beginning
+MOST_LETTERS = 160  # letters of a prompt in the list
+ACROSS = ("ratio", "kv_gib", "peak_gib", "runtime_s")  # candidates for the first axis
 
 
 def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str, str]) -> str:
-    """The page. cards: the slug of every method's card; said: facts of the report as a whole."""
+    """Build the overview page.
+
+    cards: slug of every method's card. said: facts of the whole report.
+    """
     contexts = [_context(part, cards) for part in parts]
     inline = (
         [plotly()]
@@ -46,17 +49,17 @@ def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str,
 
 
 def title_of(part: Part) -> str:
-    """The heading of a section."""
+    """Return the heading of a section."""
     return part.section.title
 
 
 def label(part: Part) -> str:
-    """The suite, with the number of the section where it has several."""
+    """Return the suite, numbered if it has several sections."""
     return part.key if part.key.startswith(part.section.suite) else part.section.suite
 
 
 def shared_facts(part: Part) -> list[tuple[str, str]]:
-    """What is said of a section on the overview and the page of provenance."""
+    """List facts of a section, for the overview and the provenance page."""
     section = part.section
     wanted = sum(each.num_wanted or 0 for each in section.methods.values())
     tried = part.num_made + part.num_failed
@@ -110,7 +113,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _row(part: Part, name: str, slug: str) -> dict[str, Any]:
-    """A line of the table."""
+    """Build a line of the table."""
     section, method = part.section, part.section.methods[name]
     label = {section.reference: "the reference"}
     label |= dict.fromkeys(section.reruns, "BF16 again")
@@ -130,7 +133,7 @@ def _row(part: Part, name: str, slug: str) -> dict[str, Any]:
 
 
 def _axes(shown: Sequence[Quantity]) -> list[tuple[str, str]]:
-    """What the two axes show at first: ratio across and quality upwards, as far as there is."""
+    """Choose the initial axes: ratio across and quality upwards, if available."""
     names = [each.name for each in shown]
     upwards = [x for x in ("ssim", *QUALITY, *names) if x in names]
     across = [x for x in (*ACROSS, *names) if x in names and x != (upwards or [""])[0]]
@@ -138,7 +141,7 @@ def _axes(shown: Sequence[Quantity]) -> list[tuple[str, str]]:
 
 
 def _data(part: Part) -> dict[str, Any]:
-    """What the script of the axes needs: finite values only, others are null."""
+    """Collect the data of the axes script; non-finite values become null."""
     section = part.section
     families = [method.family for method in section.methods.values()]
     among = objectives(section)
@@ -168,7 +171,7 @@ def _finite(values: pd.Series | None) -> dict[str, float | None]:
 
 
 def _frontiers(part: Part, cards: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The study's frontiers over the axes that there are."""
+    """List the study's frontiers over the available axes."""
     return [
         {
             "title": each.title,
@@ -182,7 +185,7 @@ def _frontiers(part: Part, cards: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _legend(part: Part) -> list[str]:
-    """How to read the table, and what it has no column for."""
+    """Explain how to read the table, and which columns are missing."""
     shown, said = part.numbers.quantities, part.section.remarks
     bases: dict[str, list[str]] = {}
     for quantity in shown:
@@ -205,7 +208,7 @@ def _legend(part: Part) -> list[str]:
 
 
 def _prompts_said(part: Part) -> str:
-    """How many prompts have a page, and why others have none."""
+    """Say how many prompts have a page, and why others have none."""
     if not part.num_filmed:
         return "No prompt has a page: there is no MP4 of any video here."
     if not part.prompts:

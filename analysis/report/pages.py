@@ -1,4 +1,4 @@
-"""Templates into pages: everything escaped, and a policy that forbids what a page has not."""
+"""Renders templates: escapes everything, and adds a policy that forbids all other content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.system.paths import shipped
 from harness.system.plain import plain
 
 ASSETS = ("style.css", "theme.js", "table.js", "axes.js", "plots.js", "player.js")
-# A report opens from disk, where an origin is `file:`, and works from a server as well.
+# `file:` stands for a report opened from disk, 'self' for one from a server.
 POLICY = (
     "default-src 'none'; script-src 'self' file:{scripts}; style-src 'self' file: 'unsafe-inline'; "
     "img-src 'self' file: data: blob:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
@@ -26,7 +26,10 @@ POLICY = (
 
 
 def page(template: str, root: str, inline: Sequence[str] = (), **values: Any) -> str:
-    """One page. root: the way to the report's root (`` or `../`); inline: its scripts, if any."""
+    """Render one page.
+
+    root: relative path to the report's root (`` or `../`). inline: scripts of the page.
+    """
     return (
         environment()
         .get_template(template)
@@ -40,14 +43,14 @@ def page(template: str, root: str, inline: Sequence[str] = (), **values: Any) ->
 
 
 def policy(inline: Sequence[str]) -> str:
-    """What a page may load: files beside it, and exactly the scripts that it was given."""
+    """Build the content policy: files next to the page, and exactly its inline scripts."""
     digests = (hashlib.sha256(script.encode()).digest() for script in inline)
     hashes = "".join(f" 'sha256-{base64.b64encode(each).decode()}'" for each in digests)
     return POLICY.format(scripts=hashes)
 
 
 def data(content: Mapping[str, Any]) -> Markup:
-    """JSON that may stand inside a script element, whatever texts are in it."""
+    """Encode JSON so that no text in it can end a script element."""
     text = json.dumps(content, allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -55,12 +58,12 @@ def data(content: Mapping[str, Any]) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A long name that may be broken where a reader would."""
+    """Allow line breaks in a long name after separators."""
     return Markup(re.sub(r"([=/_@.]+)", r"\1<wbr>", str(escape(plain(name)))))
 
 
 def write_assets(folder: Path) -> None:
-    """The style and the scripts that all pages share."""
+    """Write the style and scripts that all pages share."""
     target = folder / "assets"
     target.mkdir()
     for name in ASSETS:
@@ -69,7 +72,7 @@ def write_assets(folder: Path) -> None:
 
 
 def write(path: Path, text: str) -> int:
-    """Write a page; gives its bytes."""
+    """Write a page and return its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = text.encode()
     path.write_bytes(content)
@@ -77,20 +80,20 @@ def write(path: Path, text: str) -> int:
 
 
 def plotly() -> str:
-    """The library that draws the plots, so that it can stand inside a page."""
+    """Return plotly's script, made safe to stand inside a page."""
     from plotly.offline import get_plotlyjs
 
     return re.sub("</script", r"<\\/script", str(get_plotlyjs()))
 
 
 def _shown(value: Any) -> Any:
-    """Texts of others without control characters, which HTML's escaping leaves in."""
+    """Remove control characters, which HTML escaping keeps."""
     return plain(value) if type(value) is str else value
 
 
 @lru_cache
 def environment() -> Environment:
-    """Where templates come from and how what they show is cleaned."""
+    """Build the template environment, which escapes and cleans all values."""
     made = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=True,

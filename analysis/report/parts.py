@@ -1,4 +1,4 @@
-"""A section with all that its pages need: folders read, numbers made, pages named."""
+"""Collects what the pages of a section need: run folders, numbers, page names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ from harness.results.quantities import QUANTITIES, Quantity
 class Part:
     """One section of the report.
 
-    key: its slug. runs: what each method's folder says. videos: a row a video that can be shown or
-    failed. prompts: the text of every prompt that has a page; num_filmed: how many have an MP4;
-    without: how many were made and have no page. rank: what prompts are ranked by, empty for
-    nothing; order: each method's prompts from best to worst.
+    key: its slug.
+    runs: by method, the contents of its folder.
+    videos: one row per video that can be shown or failed.
+    prompts: texts of the prompts that have a page.
+    num_filmed: prompts that have an MP4.
+    without: prompts that were made and have no page.
+    rank: quantity that ranks prompts; empty for none.
+    order: each method's prompts from best to worst.
     groups: its figures.
     """
 
@@ -42,11 +46,11 @@ class Part:
 
     @property
     def quantity(self) -> Quantity | None:
-        """What prompts are ranked by."""
+        """The quantity that ranks prompts."""
         return QUANTITIES.get(self.rank)
 
     def films(self) -> list[tuple[str, int, int, Path]]:
-        """The MP4s of all prompts with a page: method, prompt, sample, file."""
+        """List the MP4s of all prompts with a page: method, prompt, sample, file."""
         rows = self.videos[self.videos["mp4"].astype(bool)]
         names, stems = (rows[column].astype(str) for column in ("method", "video"))
         keys = (rows[column].astype(int) for column in VIDEO)
@@ -57,22 +61,22 @@ class Part:
         ]
 
     def said(self, what: str) -> list[str]:
-        """All that the rows of this section say of one thing, each once."""
+        """Return the distinct values of one fact in the rows of this section."""
         return list(dict.fromkeys(x for run in self.runs.values() for x in run.said.get(what, ())))
 
     @property
     def num_made(self) -> int:
-        """Videos that were made."""
+        """Number of videos that were made."""
         return sum(method.num_videos for method in self.section.methods.values())
 
     @property
     def num_failed(self) -> int:
-        """Videos that were not."""
+        """Number of videos that failed."""
         return sum(method.num_failed for method in self.section.methods.values())
 
 
 def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
-    """All sections, read; `wanted`: which prompts get a page, None for all that have a video."""
+    """Read all sections; `wanted`: prompts that get a page, None for all that have a video."""
     keys = links.slugs_of([section.suite for section in sections])
     return [_part(key, each, wanted) for key, each in zip(keys, sections, strict=True)]
 

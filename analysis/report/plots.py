@@ -1,4 +1,4 @@
-"""Figures as the page has them: drawn by its script, described in words, and as numbers."""
+"""Prepares figures for the page: drawn by its script, described in words, and as numbers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ AT_ONCE = 4  # figures under a heading
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure on the page. div: what the script draws into; described: its text alternative.
+    """A figure on the page.
 
-    is_wide: lines that are named beside the plot, for which half a page is too narrow.
+    div: the element that the script draws into. described: its text alternative.
+    is_wide: lines with names next to the plot, too wide for half a page.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Group:
-    """Figures under a heading, and those that could not be drawn, with the reason."""
+    """Figures under a heading, and reasons for the missing ones."""
 
     heading: str
     figures: Sequence[Drawn]
@@ -52,17 +53,17 @@ class Group:
 
     @property
     def first(self) -> Sequence[Drawn]:
-        """Those that are shown at once."""
+        """Figures that are visible at once."""
         return self.figures[:AT_ONCE]
 
     @property
     def more(self) -> Sequence[Drawn]:
-        """Those that are shown on request."""
+        """Figures that appear on request."""
         return self.figures[AT_ONCE:]
 
 
 def groups(section: Section, key: str) -> list[Group]:
-    """The figures of a section, in the order of the page. key: what their ids begin with."""
+    """Build the figures of a section in the order of the page; key: prefix of their ids."""
     return [_group(section, key, heading, names) for heading, names in GROUPS.items()]
 
 

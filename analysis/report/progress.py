@@ -1,4 +1,4 @@
-"""How far it is and how long it still takes, said once it takes longer than a moment."""
+"""Prints progress and remaining time of long work to stderr."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from threading import Timer
 from typing import TypeVar
 
 T = TypeVar("T")
-QUIET_S = 2.0  # how long nothing is said, and how often something after that
+QUIET_S = 2.0  # quiet time at the start, and between lines
 
 
 @contextmanager
 def slow(what: str) -> Iterator[None]:
-    """Says what is done meanwhile, if it takes longer than a moment."""
+    """Print what is being done if it takes longer than `QUIET_S`."""
     timer = Timer(QUIET_S, lambda: print(f"report: {what}", file=sys.stderr))
     timer.daemon = True
     timer.start()
@@ -27,7 +27,7 @@ def slow(what: str) -> Iterator[None]:
 
 
 def shown(items: Sequence[T], what: str) -> Iterable[T]:
-    """The same items, with a line now and then: how many are done, and the seconds left."""
+    """Yield the items, printing progress and the seconds left now and then."""
     start = said = time.perf_counter()
     for done, item in enumerate(items):
         now = time.perf_counter()

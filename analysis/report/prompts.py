@@ -1,4 +1,4 @@
-"""A page a prompt: the reference and all methods in step, and each one's numbers beneath it."""
+"""Builds a page per prompt: the reference and all methods in step, each with its numbers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from analysis.report.overview import label, title_of
 from analysis.report.pages import page
 from analysis.report.parts import Part
 
-# Numbers beneath a video; the card has them all.
+# Quantities beneath a video; the card shows all of them.
 SHORT = (
     *("ratio", "peak_gib", "runtime_s", "psnr_db", "psnr_frame_mean_db", "ssim", "lpips"),
     *("background", "imaging", "subject", "aesthetic"),
 )
-Files = Mapping[tuple[str, int, int], str]  # by method, prompt and sample
-# Decoded together without being asked to: about twelve videos of 480x832, or all small ones.
+Files = Mapping[tuple[str, int, int], str]  # path by method, prompt and sample
+# Videos that play at first: about twelve of 480x832, or all small ones.
 MOST_PIXELS = 12 * 480 * 832
-NARROW, WIDE = 200, 420  # CSS pixels of a tile at the beginning
+NARROW, WIDE = 200, 420  # bounds of a tile's initial width in CSS pixels
 
 
 def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) -> str:
-    """The page. cards: the slug of every method's card; files: the MP4s, from the report's root."""
+    """Build the page of a prompt.
+
+    cards: slug of every method's card. files: paths of the MP4s from the report's root.
+    """
     rows = part.videos[part.videos["prompt_index"] == index]
     shown = rows[rows["mp4"].astype(bool)]
     samples = sorted(int(x) for x in rows["sample"].unique())
@@ -66,7 +69,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
 def _tile(
     part: Part, name: str, sample: int, index: int, rows: pd.DataFrame, files: Files
 ) -> dict[str, Any]:
-    """One video, or why there is none."""
+    """Describe one video, or explain why it is missing."""
     own = rows[(rows["method"] == name) & (rows["sample"] == sample)]
     file = files.get((name, index, sample), "")
     key = pd.MultiIndex.from_tuples([(name, index, sample)])
@@ -94,5 +97,5 @@ def _tile(
 
 
 def _beside(part: Part, indices: list[int]) -> str:
-    """The page of a neighbour, from a page of a prompt."""
+    """Return the path of a neighbouring prompt's page."""
     return f"{part.key}-{indices[0]:03d}.html" if indices else ""

@@ -1,4 +1,4 @@
-"""Where everything comes from: commands, runs, machines, versions, and what could not be shown."""
+"""Builds the provenance page: commands, runs, machines, versions, and missing results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATISTICS = (
 
 
 def provenance(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str, str]) -> str:
-    """The page. said: facts of the report as a whole."""
+    """Build the provenance page; said: facts of the whole report."""
     return page(
         "provenance.html",
         "",
@@ -62,7 +62,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _missing(part: Part) -> list[str]:
-    """What there is a place for and nothing to show, with the reason."""
+    """List missing values, figures and videos with their reasons."""
     found = [f"{title}: {why}" for title, why in part.numbers.missing.items()]
     found += [
         f"{name}: {quantity.title}, {cell.said}"

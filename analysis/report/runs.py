@@ -1,4 +1,4 @@
-"""What the folder of a run says besides the numbers: videos, prompts, settings, machine."""
+"""Reads the folder of a run: videos, prompts, settings, machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OF_VIDEOS = (
     *("prompt_index", "sample", "prompt", "failure", "failure_reason", "video"),
     *("fps", "num_pixel_frames", "height", "width"),
 )
-SAID = {  # of the rows, what a page of provenance says: column, and what it is called there
+SAID = {  # column of the rows -> its name on the provenance page
     "device": "machine",
     "torch_version": "torch",
     "code_version": "version of the code",
@@ -33,22 +33,25 @@ SAID = {  # of the rows, what a page of provenance says: column, and what it is 
     "integration": "integration",
     "memory_source": "memory as",
 }
-DIGEST = "digest of the file of prompts"  # said by the request, not by the rows
+DIGEST = "digest of the file of prompts"  # from the request, not from the rows
 BYTES = {"nominal": "kv_nominal_bytes", "stored": "kv_stored_bytes", "peak": "kv_peak_bytes"}
 COLUMNS = (*OF_VIDEOS, *SAID, *BYTES.values())
-LEFT_OUT = ("_convert_", "family", "source", "name")  # of a method's settings
+LEFT_OUT = ("_convert_", "family", "source", "name")  # keys of a method's settings
 MEND = "repeat the command that made this run"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run's folder says.
+    """Contents of a run's folder.
 
-    videos: a row a video with an MP4 or a failure (columns of the observations, and `mp4`: whether
-    it is there). made, mp4s: how many videos were made, and have one. kv_bytes: nominal, stored and
-    peak, means over videos. settings: dotted names of what the method is. said: by the words of
-    `SAID`, the values that the rows have. versions: of a metric, its version and weights. problems:
-    what could not be read.
+    videos: one row per video with an MP4 or a failure (columns of the observations, and `mp4`:
+        whether the file is there).
+    made, mp4s: number of videos that were made, and of those with an MP4.
+    kv_bytes: nominal, stored and peak bytes, means over videos.
+    settings: the method's settings by dotted name.
+    said: by the names in `SAID`, the values in the rows.
+    versions: by metric, its version and weights.
+    problems: files that could not be read.
     """
 
     videos: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -64,7 +67,7 @@ class Facts:
 
 
 def facts(folder: Path) -> Facts:
-    """Read what is there; what cannot be read is a problem that is said, not an error."""
+    """Read a run's folder; unreadable files are listed as problems."""
     problems: list[str] = []
     rows = _rows(folder, problems)
     request = _json(folder / REQUEST, problems)
@@ -91,7 +94,7 @@ def facts(folder: Path) -> Facts:
 
 
 def _mp4s(videos: Path, problems: list[str]) -> list[Path]:
-    """The MP4s that lie in a folder themselves; links may lead to any file of this machine."""
+    """List the MP4s in a folder without links, which could point to any file of this machine."""
     found = sorted(videos.glob("*.mp4"))
     kept = [] if videos.is_symlink() else [path for path in found if not is_no_file(path)]
     if left := len(found) - len(kept):
@@ -100,7 +103,7 @@ def _mp4s(videos: Path, problems: list[str]) -> list[Path]:
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Settings with dotted names; those that say nothing (empty, null) are left out."""
+    """Flatten settings to dotted names, without empty and null ones."""
     found: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -111,7 +114,7 @@ def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def _rows(folder: Path, problems: list[str]) -> pd.DataFrame:
-    """The observations of a run, some columns; none if they cannot be read."""
+    """Read the needed columns of a run's observations; empty if unreadable."""
     rows = pd.DataFrame(columns=list(COLUMNS))
     if (folder / OBSERVATIONS).exists():
         try:
@@ -123,7 +126,7 @@ def _rows(folder: Path, problems: list[str]) -> pd.DataFrame:
 
 
 def _json(path: Path, problems: list[str]) -> dict[str, Any]:
-    """A JSON file, empty where there is none or it is damaged."""
+    """Read a JSON file; empty if missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -135,7 +138,7 @@ def _json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _versions(folder: Path, problems: list[str]) -> dict[str, list[str]]:
-    """Each metric's version and the digests of its weights, as the scores say them."""
+    """Read each metric's version and the digests of its weights from the scores."""
     path = folder / SCORES
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""The report as a whole: pages and videos into a folder that takes the place of an earlier one."""
+"""Writes the whole report: pages and videos, in a folder that replaces an earlier one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.system.version import code_version
 
 @dataclass(frozen=True)
 class Linked:
-    """The MP4s in a report: by section their places, how many, and their bytes."""
+    """The MP4s in a report: paths by section, their number and bytes."""
 
     files: Mapping[str, Files]
     num: int
@@ -32,7 +32,7 @@ class Linked:
 
 @dataclass(frozen=True)
 class Written:
-    """What a report holds; page_bytes: of all pages, without the videos."""
+    """Summary of a written report; page_bytes: all pages, without the videos."""
 
     out: Path
     num_prompts: int
@@ -44,7 +44,7 @@ class Written:
 def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | None) -> Written:
     """Write the report of these sections.
 
-    wanted: which prompts get a page, None for all with a video; command: as it was typed.
+    wanted: prompts that get a page; None for all with a video. command: as the user typed it.
     Raises  UserError: `out` is something else, or the disk does not take it.
     """
     with replaced(out) as folder:

@@ -1,1 +1,1 @@
-"""Readers of results, of this project and of others."""
+"""Readers of results: folders of this project and published data."""

@@ -1,4 +1,4 @@
-"""Which columns of our rows tell which quantity, and where to read why one is not there."""
+"""Maps quantities to columns of our rows, and to the columns that explain missing values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from harness.system.units import GIB
 
 @dataclass(frozen=True)
 class Source:
-    """A column of ours, what one unit of the quantity is in it, and its metric if it is a score."""
+    """Column that holds a quantity.
+
+    unit: size of the quantity's unit in units of the column.
+    metric: the metric that computes the column; empty if it is no score.
+    """
 
     column: str
     unit: float = 1.0
@@ -26,7 +30,7 @@ class Source:
 
     @property
     def word(self) -> str:
-        """The metric as `metrics=[...]` takes it."""
+        """The metric's name as `metrics=[...]` takes it."""
         return self.metric.replace("vbench_", "vbench/")
 
 
@@ -54,11 +58,11 @@ SOURCES: Mapping[str, Source] = {
 
 
 def _windows(quantity: Quantity) -> str:
-    """The column that holds a value a second."""
+    """Find the column that holds one value per second."""
     return next(each.name for each in quantity.columns() if each.kind == list[float])
 
 
-# Second by second: the name of a curve, and the column of lists.
+# Curve name -> column whose cells are lists with one value per second.
 WINDOWS: Mapping[str, str] = {
     "psnr_db": _windows(Psnr.quantity),
     "ssim": _windows(Ssim().quantity),
@@ -69,7 +73,7 @@ WINDOWS: Mapping[str, str] = {
 
 
 def values_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """A column a quantity, with the index of the rows; NaN where there is none."""
+    """Return one column per quantity, with the index of the rows; NaN if missing."""
     known = {
         name: pd.to_numeric(rows[source.column], errors="coerce") / source.unit
         for name, source in SOURCES.items()
@@ -83,10 +87,10 @@ def values_of(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
-    """Mean over videos of a column of windows, as far as all videos go; None if there is none.
+    """Average a column of per-second lists over videos, up to the shortest list; None without any.
 
-    Indexed by the centres of the windows, in seconds of the video: they begin behind the first
-    chunk. A window that one video has no value of is left out.
+    The index holds the centres of the windows in seconds of the video; the first window begins
+    after the first chunk. A window that has no value in some video is left out.
     """
     lists = list(rows[column].dropna()) if column in rows else []
     length = min(map(len, lists), default=0)
@@ -102,7 +106,7 @@ def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
 
 
 def reason(rows: pd.DataFrame, source: Source) -> str | None:
-    """Why videos of one method have no value, in words; None if every one has one."""
+    """Explain why videos of one method have no value; None if all have one."""
     if not source.metric:
         return None
     if source.column not in rows:

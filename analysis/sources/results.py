@@ -1,7 +1,7 @@
-"""A folder of our results as sections: what may be compared, and what is known of each run.
+"""Reads a results folder into sections of runs that may be compared.
 
-Runs are compared that share suite, model, reach of history, source of prompts, length and the BF16
-run that they are held against; whatever differs in one of these is another section.
+A section holds runs with the same suite, model, attention window, source of prompts, length and
+BF16 reference. Runs that differ in one of these go to another section.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ REMARKS = {
     "psnr_frame_mean_db": f"PSNR frame mean: an identical frame counts as {CAP_DB:g} dB",
     "psnr_drift": "PSNR drift: null where a second equals BF16's, since no slope to the cap is one",
 }
-ROW = re.compile(r", row (\w+)$")  # how a method's file names the study's row that it repeats
+# The end of `source` in a method's file names the row of the study that the method repeats.
+ROW = re.compile(r", row (\w+)$")
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run: its rows, and its folder and request where they are known and can be read."""
+    """Rows of one run; folder and request are None if unknown or unreadable."""
 
     run_id: str
     rows: pd.DataFrame
@@ -51,13 +52,13 @@ class LoadedRun:
 
     @property
     def name(self) -> str:
-        """Method and settings, as they are printed."""
+        """Method and settings, as tables print them."""
         first = self.rows.iloc[0]
         return f"{first['method']} {first['settings']}".strip()
 
     @property
     def reference_id(self) -> str:
-        """The BF16 run that it is held against, as its scores say, else its request."""
+        """Id of the BF16 reference, as the scores record it, else as the request implies it."""
         if "reference_run_id" in self.rows:
             known = self.rows["reference_run_id"].dropna()
             if len(known):
@@ -66,14 +67,14 @@ class LoadedRun:
 
     @property
     def made(self) -> pd.DataFrame:
-        """The rows of videos that are there."""
+        """Rows of the videos that were made."""
         return self.rows[self.rows["failure"].isna()]
 
 
 def sections(results: Path) -> list[Section]:
-    """Everything below a folder of results that can be read; what cannot is said in every section.
+    """Read all runs below a results folder; every section lists the runs that cannot be read.
 
-    Raises  UserError: nothing there, or only damaged files (named, with what to do).
+    Raises  UserError: no run is there, or all are damaged (named, with the fix).
     """
     below = [(run_id_of(folder), folder) for folder in folders_below(results)]
     refuse_twice(below)
@@ -82,7 +83,7 @@ def sections(results: Path) -> list[Section]:
     table, damaged = _rows(results, without_older(results, sorted(folders.values())))
     for run_id, rows in table.groupby("run_id", sort=False):
         folder, request = folders.get(str(run_id)), None
-        with suppress(UserError):  # rows say enough to be shown; `check` says what is wrong
+        with suppress(UserError):  # rows suffice for tables; `check` reports the damage
             request = Run.from_folder(folder) if folder else None
         run = LoadedRun(str(run_id), rows, folder, request)
         frames = int(rows["num_latent_frames"].iloc[0])
@@ -96,10 +97,11 @@ def sections(results: Path) -> list[Section]:
 
 
 def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all runs that can be read, and why others cannot."""
+    """Load the rows of all readable runs, and explain why others cannot be read."""
     try:
         return load(results), []
     except Twice:
+        # A run that lies in two folders would count twice, so this error is never skipped.
         raise
     except UserError:
         whole, damaged = [], []
@@ -116,15 +118,19 @@ def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[st
 
 
 def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Section:
-    """BF16 first, then what is BF16 again, then as they come; damaged: what could not be read."""
+    """Build a section: BF16 first, then its reruns and noise-floor runs, then the others.
+
+    damaged: notes on runs that could not be read.
+    """
     base = next((run for run in runs if run.run_id == run.reference_id), None)
     again = [run for run in runs if base and _is_again(run, base)]
-    reruns = [run for run in again if _attention(run) == _attention(base)]  # nothing changed
-    floors = [run for run in again if _attention(run) != _attention(base)]  # in another order
+    # A different attention backend sums in another order, which shows the noise floor.
+    reruns = [run for run in again if _attention(run) == _attention(base)]
+    floors = [run for run in again if _attention(run) != _attention(base)]
     first = [run for run in (base, *reruns, *floors) if run]
     ordered = [*first, *(run for run in runs if not any(run is each for each in first))]
     printed = [run.name for run in ordered]
-    names = {  # where two would be printed alike, with the run's id
+    names = {  # the run id tells apart runs that would be printed alike
         run.run_id: run.name if printed.count(run.name) == 1 else f"{run.name} ({run.run_id})"
         for run in ordered
     }
@@ -156,7 +162,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
 
 
 def _setting(runs: Sequence[LoadedRun]) -> Setting:
-    """What the rows of a section share; sizes are those of the first video that was made."""
+    """Collect what the rows of a section share; sizes come from the first video that was made."""
     rows = pd.concat([run.rows for run in runs])
     made = rows[rows["failure"].isna()]
     sizes = made[["num_pixel_frames", "height", "width"]].dropna().astype(int)
@@ -170,7 +176,7 @@ def _setting(runs: Sequence[LoadedRun]) -> Setting:
 
 
 def _is_again(run: LoadedRun, base: LoadedRun) -> bool:
-    """Whether a run is BF16 of the same model, built in the same way."""
+    """Whether a run repeats BF16 with the same model and integration; attention may differ."""
     if run is base or run.request is None or base.request is None:
         return False
     return all(
@@ -184,12 +190,13 @@ def _attention(run: LoadedRun | None) -> object:
 
 
 def _videos(name: str, run: LoadedRun) -> pd.DataFrame:
-    """Quantities of the videos that were made, indexed by method, prompt and sample."""
+    """Compute the quantities of finished videos, indexed by method, prompt and sample."""
     made = run.made.drop_duplicates(VIDEO, keep="last")
     index = pd.MultiIndex.from_arrays(
         [[name] * len(made), made["prompt_index"], made["sample"]], names=["method", *VIDEO]
     )
     values = values_of(made)
+    # BF16 compared with itself scores perfectly, which says nothing about a method.
     if run.run_id == run.reference_id:
         fidelity = [str(key) for key in values if _is_fidelity(str(key))]
         values[fidelity] = np.nan
@@ -198,12 +205,12 @@ def _videos(name: str, run: LoadedRun) -> pd.DataFrame:
 
 
 def _is_fidelity(key: str) -> bool:
-    """Whether BF16 has no value of its own: it would be held against itself."""
+    """Whether a quantity is a distance to BF16, so that BF16 itself has no value."""
     return key in QUANTITIES and QUANTITIES[key].fidelity
 
 
 def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """One number a method and quantity: the mean over its videos, or the largest."""
+    """Reduce each quantity to one number per method: the mean over its videos, or the largest."""
     grouped = videos.groupby(level="method", sort=False)
     kept = [key for key in QUANTITIES if key in videos]
     most = {key for key in kept if QUANTITIES[key].over == "max"}
@@ -214,7 +221,7 @@ def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _curves(key: str, runs: Mapping[str, LoadedRun]) -> pd.DataFrame:
-    """The mean over videos of each run, second by second."""
+    """Average a curve over the videos of each run, second by second."""
     means: dict[str, pd.Series] = {}
     for name, run in runs.items():
         if not (_is_fidelity(key) and run.run_id == run.reference_id):
@@ -225,7 +232,7 @@ def _curves(key: str, runs: Mapping[str, LoadedRun]) -> pd.DataFrame:
 
 
 def _method(name: str, run: LoadedRun) -> Method:
-    """What is known of a run beside its numbers."""
+    """Describe a run: its source, family, failures and command."""
     first, made, request = run.rows.iloc[0], run.made, run.request
     settings = request.method if request else {}
     source = str(settings.get("source") or "")
@@ -257,14 +264,14 @@ def _method(name: str, run: LoadedRun) -> Method:
 
 
 def _num_constant(made: pd.DataFrame) -> int:
-    """How many videos have scores with the word that the video or its reference is constant."""
+    """Count the videos whose scores say that they or their references are constant."""
     reasons = made[[name for name in map(str, made.columns) if name.endswith("_reason")]].fillna("")
     told = reasons.apply(lambda column: column.str.contains(CONSTANT, regex=False))
     return int(told.any(axis=1).sum())
 
 
 def _notes(runs: Mapping[str, LoadedRun], base: LoadedRun | None) -> list[str]:
-    """Mixed machines and code, failures, what is unfinished, what there is no reference for."""
+    """Report mixed machines or code, failures, unfinished runs and a missing reference."""
     found = []
     rows = pd.concat([run.rows[["device", "code_version"]] for run in runs.values()])
     for what, column in (("machines", "device"), ("versions of the code", "code_version")):

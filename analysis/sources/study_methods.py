@@ -1,4 +1,4 @@
-"""Our runs of the study's methods: a value a method and prompt, the same prompts for all."""
+"""Reads our runs of the study's methods: one value per method and prompt, on common prompts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.config.compose import choices
 from harness.system.errors import UserError
 
 FOLDER = "published/"  # of conf/method
-# What may not be mixed: rows that differ in one of these are not of the same sweep.
+# Rows of one sweep agree in all of these columns; others may not be mixed in.
 SAME = [
     *("model", "preset", "weights", "settings"),
     *("contract", "num_latent_frames", "prompt_source"),
@@ -27,9 +27,9 @@ VIDEO = ["prompt_index", "sample"]
 class Measured:
     """One suite of ours.
 
-    values: by column of `harness.results.observations`, a row a video, a column a method (published
-    name); a column that not every video has is absent, and `reasons` says why. left_out: methods
-    that miss a video, with the reason.
+    values: by column of `harness.results.observations`: one row per video, one column per method
+        (published name). A column that some video lacks is absent, and `reasons` explains why.
+    left_out: methods that lack a video, with the reason.
     """
 
     suite: str
@@ -39,21 +39,21 @@ class Measured:
 
     @property
     def names(self) -> list[str]:
-        """The methods that every prompt was measured for."""
+        """Methods with a value on every prompt."""
         return [str(name) for name in self.values[NEEDED[0]].columns]
 
 
 def published_names() -> dict[str, str]:
-    """Our methods that are rows of the study, with the row's name as their files say it."""
+    """Map our methods that repeat rows of the study to the names of these rows."""
     files = {name: path for name, path in choices("method").items() if name.startswith(FOLDER)}
     said = {name: yaml.safe_load(path.read_text()) for name, path in files.items()}
     return {name: str(file["source"]).partition(", row ")[2] for name, file in said.items()}
 
 
 def one_sweep(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the study's methods that may be compared, and what was left out.
+    """Select the rows of the study's methods that may be compared, and describe the others.
 
-    Of rows that differ in `SAME`, those stay that hold the most methods and suites.
+    If rows differ in `SAME`, the group with the most pairs of suite and method stays.
     Raises  UserError: there is no row of these methods.
     """
     rows = table[table["method"].isin(names)]
@@ -74,11 +74,11 @@ def one_sweep(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[pd.DataFra
 
 
 def by_suite(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, Measured]:
-    """The rows of one sweep, suite by suite.
+    """Split the rows of one sweep by suite.
 
-    Raises  UserError: a video was made twice by one method.
+    Raises  UserError: a method made one video in several runs.
     """
-    asked = {column: None for column in COLUMNS if column not in rows}  # null where nobody asked
+    asked = {column: None for column in COLUMNS if column not in rows}  # null if never scored
     named = rows.assign(name=rows["method"].map(names), **asked)
     return {
         str(suite): _suite(str(suite), part) for suite, part in named.groupby("suite", sort=True)
@@ -86,7 +86,7 @@ def by_suite(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, Measured
 
 
 def _suite(suite: str, rows: pd.DataFrame) -> Measured:
-    """Every method on the prompts that most methods have; one that misses any is left out."""
+    """Put every method on the prompts that most methods have; drop methods that miss one."""
     twice = rows[rows.duplicated(["name", *VIDEO])]
     if len(twice):
         runs = sorted(rows.loc[rows["name"] == twice["name"].iloc[0], "run_id"].unique())
@@ -121,7 +121,7 @@ def _videos(rows: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def _why(rows: pd.DataFrame) -> str:
-    """Why a method has no fidelity on some prompts, as far as its rows say."""
+    """Give the first reason in the rows for missing fidelity."""
     for column in ("failure_reason", "psnr_reason", "ssim_reason"):
         for reason in rows[column].dropna() if column in rows else ():
             return f"({reason})"
@@ -129,7 +129,7 @@ def _why(rows: pd.DataFrame) -> str:
 
 
 def _reason(rows: pd.DataFrame, column: str) -> str:
-    """Why a metric cannot be compared."""
+    """Explain why a metric cannot be compared."""
     missing = rows[rows[column].isna()]
     why = f"{column.partition('_')[0]}_reason"
     said: list[str] = list(missing[why].dropna().unique() if why in missing else ())

@@ -1,4 +1,4 @@
-"""Memory of one video over time and at its peak, from the traces that runs leave."""
+"""Reads memory over time and at the peak of one video, from the traces of runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from harness.system import parquet
 from harness.system.errors import UserError
 from harness.system.units import GIB
 
-PROCESS = "in_use"  # everything, of which the others are parts
-BESIDE = ("scratch", "active")  # held while attending or denoising, no history
+PROCESS = "in_use"  # memory of the whole process; the other components are parts of it
+BESIDE = ("scratch", "active")  # working memory of attention and denoising, not history
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The traces of one video, the one that most methods have; empty without any.
+    """Traces of one video, the one that most methods have; empty without any.
 
-    damaged: which could not be read, and what helps.
+    said: names the video. damaged: traces that could not be read, with the fix.
     """
 
     traces: Mapping[str, Mapping[str, Trace]] = field(default_factory=dict)
@@ -32,9 +32,9 @@ class Traced:
 
 
 def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
-    """Read the traces of the video that most methods have one of.
+    """Read the traces of the video that most methods have a trace of.
 
-    folders: of runs, by the name of their method. key: the columns that tell a video.
+    folders: run folders by method name. key: the columns that identify a video.
     """
     stems = Counter(
         path.stem for folder in folders.values() for path in (folder / "trace").glob("*.parquet")
@@ -64,7 +64,7 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
 
 
 def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
-    """What history held, or the whole process, after each chunk."""
+    """Return the bytes of history, or of the whole process, after each chunk."""
     points = table[table["moment"] == "chunk"]
     whole = points["component"] == PROCESS
     kinds = points["component"].str.rpartition(".")[2]  # without the name of a guidance branch
@@ -74,7 +74,8 @@ def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
 
 
 def _at_peak(table: pd.DataFrame) -> pd.Series:
-    """GiB by component at the largest peak, as `peak_bytes` of the observations: text is apart."""
+    """Return GiB by component at the largest peak."""
+    # `peak_bytes` of the observations leaves out the text phase; both must give the same peak.
     peaks = table[(table["moment"] == "peak") & (table["phase"] != "text")]
     if peaks.empty:
         return pd.Series(dtype=float)

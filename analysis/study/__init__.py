@@ -1,1 +1,1 @@
-"""The published study's tables as data (tables.yaml), from its own numbers or from results."""
+"""The published study's tables as data (tables.yaml), filled with its numbers or with results."""

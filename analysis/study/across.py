@@ -1,4 +1,4 @@
-"""Tables that are not a row a method: coverage, frontiers, agreement, weak methods."""
+"""Builds tables across methods or suites: coverage, frontiers, agreement, weak methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AXES = {"imaging": "imaging quality", "drift_last": "terminal drift"}
 
 
 def coverage(table: Table, source: Source) -> Iterator[Grid | str]:
-    """How many videos of how many methods."""
+    """Build the table of methods and videos per section."""
     sections = source.sections
     lines = []
     for section in sections:
@@ -41,7 +41,7 @@ def coverage(table: Table, source: Source) -> Iterator[Grid | str]:
 
 
 def coverage_said(section: Section) -> str:
-    """Videos a method, the usual number first; failures."""
+    """Describe videos per method, the most common number first, and failures."""
     counts = {name: method.num_videos for name, method in section.methods.items()}
     usual, how_many = Counter(counts.values()).most_common(1)[0]
     others = [f"{name} {count}" for name, count in counts.items() if count != usual]
@@ -52,7 +52,7 @@ def coverage_said(section: Section) -> str:
 
 
 def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
-    """For each suite the methods that no other beats in ratio and a quality at once."""
+    """Build the table of methods that no other beats in ratio and one quality, for each suite."""
     found = source.of_table(table)
     absent = [suite for suite in table.suites if not source.of_suite(suite)]
     suites = Counter(section.suite for section in found)
@@ -89,7 +89,7 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
 
 
 def front(section: Section, axis: str) -> list[list[str]]:
-    """The cells of one frontier, largest ratio first."""
+    """Return the lines of one frontier, largest ratio first."""
     values = objectives(section)
     members = frontier(values, ["ratio", axis])
     view = View(section, members)
@@ -103,7 +103,7 @@ def front(section: Section, axis: str) -> list[list[str]]:
 
 
 def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
-    """Pearson's correlation of the suites over the methods that both have."""
+    """Build the table of Pearson's correlations between the suites, over the methods in both."""
     pairs = paired(table, source)
     if not pairs:
         yield unpaired(table, source)
@@ -131,18 +131,22 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
 
 
 def correlation(first: pd.Series, second: pd.Series) -> tuple[float, int]:
-    """Pearson's r over the names at which both are finite, and how many; NaN for too few."""
+    """Return Pearson's r over methods finite in both, and their number; NaN if undefined."""
     names = [name for name in first.index if name in second.index]
     both = np.array([first.reindex(names), second.reindex(names)], float)
     both = both[:, np.isfinite(both).all(axis=0)]
     n = both.shape[1]
+    # A constant side has no variance, so r is undefined.
     if n < FEWEST or (np.ptp(both, axis=1) == 0).any():
         return np.nan, n
     return float(np.corrcoef(both)[0, 1]), n
 
 
 def weak(table: Table, source: Source) -> Iterator[Grid | str]:
-    """The rows that the study names weak: quality over both suites, ratio and time in the first."""
+    """Build the table of methods that the study names weak.
+
+    Quality is the mean of both suites; ratio and time are those of the first.
+    """
     pairs = paired(table, source)
     if not pairs:
         yield unpaired(table, source)
@@ -200,7 +204,7 @@ def _weak(
 
 
 def mean_of(first: Section, second: Section, quantities: Sequence[str]) -> pd.DataFrame:
-    """The mean of two suites over the methods that have a value in both."""
+    """Average two suites over the methods that have a value in both."""
     sides = [section.values.reindex(columns=list(quantities)) for section in (first, second)]
     names = [name for name in sides[0].index if name in sides[1].index]
     return ((sides[0].loc[names] + sides[1].loc[names]) / 2).dropna()
@@ -221,7 +225,7 @@ KINDS: Mapping[str, Callable[[Table, Source], Iterator[Grid | str]]] = {
 def made(
     tables: Sequence[Table], sections: Sequence[Section], statistics: bool | None, split: bool
 ) -> tuple[list[Grid], dict[str, str]]:
-    """The tables that can be made, and by id why others, or other parts of them, cannot."""
+    """Build the tables that can be built; by id, explain the missing ones or parts."""
     source = Source(sections, statistics, split)
     grids, reasons = [], {}
     for table in tables:

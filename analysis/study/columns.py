@@ -1,4 +1,4 @@
-"""Columns of a table of methods: values, and with statistics their intervals and differences."""
+"""Builds columns of a table of methods: values, intervals and differences."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from harness.results.quantities import QUANTITIES, Quantity
 
 MISSING, MARK = "NA", "*"
 number = partial(numbers.number, none=MISSING)
-COUNTED = ("ratio", "ratio_same", "kv_gib")  # bytes, the same whenever they are counted again
-FOLLOWS = ("seconds_ratio",)  # the runtime in another unit
+COUNTED = ("ratio", "ratio_same", "kv_gib")  # bytes are exact; a repetition counts the same
+FOLLOWS = ("seconds_ratio",)  # follows from the runtime; a test of its own would be a duplicate
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and a text a row."""
+    """One column: its heading and one text per row."""
 
     header: str
     texts: Sequence[str]
@@ -31,10 +31,12 @@ class Column:
 
 @dataclass(frozen=True)
 class View:
-    """The methods of a table in order, and how their numbers are to be shown.
+    """The methods of a table in order, and the format of their numbers.
 
-    names: may hold some that the section lacks. with_statistics: intervals and differences.
-    decimals: for all, None for each quantity's own. split: intervals in columns of their own.
+    names: may include methods that the section lacks.
+    with_statistics: show intervals and differences.
+    decimals: for all quantities; None for each quantity's own.
+    split: put intervals in columns of their own.
     """
 
     section: Section
@@ -44,14 +46,14 @@ class View:
     split: bool = False
 
     def values(self, quantity: str) -> Sequence[float]:
-        """A number a row, NaN where there is none."""
+        """Return one number per row, NaN if missing."""
         if quantity not in self.section.values:
             return [np.nan] * len(self.names)
         column = self.section.values[quantity].reindex(list(self.names))
         return [float(value) for value in column.tolist()]
 
     def places(self, quantity: str) -> int:
-        """Decimals of a quantity here: of small sizes and times at least three digits."""
+        """Return the decimals of a quantity; small sizes and times get at least three digits."""
         if self.decimals is not None:
             return self.decimals
         asked = QUANTITIES[quantity]
@@ -62,7 +64,7 @@ class View:
 
 
 def columns(view: View, name: str) -> list[Column]:
-    """The columns that a name of the table's file stands for; none if nothing has a value."""
+    """Build the columns for a name in the table's file; empty if no method has a value."""
     if name in OTHERS:
         return OTHERS[name](view)
     if not view.section.has(name):
@@ -81,26 +83,26 @@ def columns(view: View, name: str) -> list[Column]:
 
 
 def is_sampled(quantity: str) -> bool:
-    """Whether other prompts would have given another number, of which a mean is taken."""
+    """Whether the quantity is a mean over prompts, which other prompts would change."""
     return QUANTITIES[quantity].over == "mean" and quantity not in (*COUNTED, *FOLLOWS)
 
 
 def of_values(view: View, quantity: str) -> Column:
-    """The plain column of a quantity."""
+    """Build the column of a quantity, values only."""
     places = view.places(quantity)
     texts = [number(value, places) for value in view.values(quantity)]
     return Column(QUANTITIES[quantity].heading, texts)
 
 
 def is_worse(quantity: Quantity, difference: Difference | None) -> bool:
-    """Whether a fidelity is worse than the noise floor, as far as the corrected test supports."""
+    """Whether a fidelity is worse than the noise floor and the corrected test supports it."""
     if difference is None or not difference.is_supported:
         return False
     return not quantity.improves(difference.mean, 0.0)
 
 
 def _with_interval(view: View, name: str) -> list[Column]:
-    """A value and its interval; of a fidelity a mark where it is worse than the noise floor."""
+    """Build a value with its interval; a fidelity below the noise floor gets a mark."""
     quantity, places = QUANTITIES[name], view.places(name)
     found, held = estimates(view.section, name), differences(view.section, name)
     marks = [is_worse(quantity, held.get(method)) for method in view.names]
@@ -113,7 +115,7 @@ def _with_interval(view: View, name: str) -> list[Column]:
 
 
 def _runtime_vs(view: View) -> list[Column]:
-    """Seconds against BF16's, in percent of them."""
+    """Build the runtime difference to BF16 in percent of BF16's runtime."""
     if not view.section.has("runtime_s") or view.section.reference is None:
         return []
     header, places = "runtime vs BF16", 1
@@ -129,8 +131,9 @@ def _runtime_vs(view: View) -> list[Column]:
 def _difference(
     view: View, name: str, header: str, places: int, scale: Mapping[str, float], unit: str = ""
 ) -> list[Column]:
-    """Paired differences times a scale, their intervals, and marks where they are supported."""
+    """Build scaled paired differences with intervals, and marks on supported ones."""
     found = differences(view.section, name)
+    # Reruns of BF16 are shown for scale. They are not tested, so they carry neither mark nor p.
     shown: dict[str, Estimate] = {**again(view.section, name), **found}
     values, bounds, marks = [], [], []
     for method in view.names:
@@ -152,7 +155,7 @@ def _difference(
 
 
 def _percent_of_base(view: View) -> dict[str, float]:
-    """What turns a difference in seconds into percent of BF16's, over the prompts both have."""
+    """Return the factor from seconds to percent of BF16's mean, over the prompts that both have."""
     table, base = by_prompt(view.section, "runtime_s"), view.section.reference
     if base not in table:
         return {}
@@ -179,7 +182,7 @@ def _bounds(
 
 
 def _ends(header: str, bounds: Sequence[tuple[str, str]]) -> list[Column]:
-    """The ends of intervals as two columns."""
+    """Put the ends of intervals in two columns."""
     return [
         Column(f"{header} low", [low for low, _ in bounds]),
         Column(f"{header} high", [high for _, high in bounds]),
@@ -187,7 +190,7 @@ def _ends(header: str, bounds: Sequence[tuple[str, str]]) -> list[Column]:
 
 
 def _answers(names: Sequence[str], tested: Container[str], marks: Sequence[bool]) -> list[str]:
-    """Marks as words; nothing where there was no test."""
+    """Turn marks into yes and no; empty for methods without a test."""
     pairs = zip(names, marks, strict=True)
     return [("yes" if mark else "no") if name in tested else "" for name, mark in pairs]
 
@@ -205,7 +208,7 @@ def _family(view: View) -> list[Column]:
 
 
 def _status(view: View) -> list[Column]:
-    """Complete, failed in part, unfinished, or not run."""
+    """Build the status column: complete, partly failed, unfinished or not run."""
     return [Column("status", [_state(view.section, name) for name in view.names], words=True)]
 
 

@@ -1,8 +1,8 @@
-"""What follows from a method's numbers and BF16's: deltas, drops, gains, frontiers, advice.
+"""Builds columns derived from a method's numbers and BF16's: deltas, gains, frontiers, advice.
 
 Source  arXiv 2603.27469: delta x - b, drop b - x, overhead 100 (x - b) / b %, reduction
-100 (1 - x / b) %, speed-up b / x, gain x / b, where b is BF16's. BF16's PSNR is infinite, so that
-a PSNR has no delta.
+100 (1 - x / b) %, speed-up b / x, gain x / b, where b is BF16's. BF16's PSNR is infinite, so PSNR
+has no delta.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.study.columns import Column, View, number
 from harness.results.quantities import QUANTITIES
 
 Formula = Callable[[np.float64, np.float64], np.float64]
-# By name: the heading, the quantity, and what is made of a method's and BF16's.
+# Name -> (heading, quantity, formula of the method's value x and BF16's value b).
 FORMULAS: dict[str, tuple[str, str, Formula]] = {
     **{f"{x}_delta": (f"{q.title} - BF16", x, lambda x, b: x - b) for x, q in QUANTITIES.items()},
     **{f"{x}_drop": (f"{q.title} drop", x, lambda x, b: b - x) for x, q in QUANTITIES.items()},
@@ -32,23 +32,23 @@ DECIMALS = 4
 
 
 def _column(view: View, name: str) -> list[Column]:
-    """One derived column; none without BF16 or without the quantity."""
+    """Build one derived column; empty without BF16 or without the quantity."""
     header, quantity, formula = FORMULAS[name]
     values, reference = objectives(view.section), view.section.reference
     if reference is None or not view.section.has(quantity):
         return []
     base = np.float64(cell(values, reference, quantity))
-    # As a choice BF16 has the fidelity of a video to itself; its reruns are no choice.
+    # `objectives` gives BF16 the fidelity of a video to itself, but leaves out its reruns.
     own = {each: values if each in values.index else view.section.values for each in view.names}
     values_of = [np.float64(cell(table, each, quantity)) for each, table in own.items()]
-    with np.errstate(all="ignore"):  # what is divided by nothing is infinite
+    with np.errstate(all="ignore"):  # a division by zero gives inf
         found = [float(formula(x, base)) if np.isfinite(base) else np.nan for x in values_of]
     places = DECIMALS if view.decimals is None else view.decimals
     return [Column(header, [number(x, places) for x in found])]
 
 
 def _frontiers(view: View) -> list[Column]:
-    """Whether a method is on each of the study's four frontiers."""
+    """Build a yes/no column for each of the study's four frontiers."""
     table = flags(view.section).drop(index=view.section.again)
     titles = presets()["frontiers"]
     return [
@@ -58,20 +58,20 @@ def _frontiers(view: View) -> list[Column]:
 
 
 def _recommended(view: View) -> list[Column]:
-    """What the study's rules recommend a method for."""
+    """Build the column of recommendations by the study's rules."""
     found = labels(view.section)
     return [Column("recommended for", [found.get(name, "") for name in view.names], words=True)]
 
 
 def _cautions(view: View) -> list[Column]:
-    """What the study's rules warn of."""
+    """Build the column of warnings by the study's rules."""
     found = cautions(view.section)
     texts = ["; ".join(found.get(name, ())) for name in view.names]
     return [Column("cautions", texts, words=True)]
 
 
 def _yes(table: pd.DataFrame, row: str, column: str) -> str:
-    """Empty where a method is no choice: BF16 done once more."""
+    """Return yes or no; empty for reruns of BF16, which are no choices."""
     if row not in table.index:
         return ""
     return "yes" if table[column].to_dict()[row] else "no"
@@ -85,7 +85,7 @@ DERIVED: dict[str, Callable[[View], list[Column]]] = {
 
 
 def columns(view: View, name: str) -> list[Column]:
-    """The columns that any name of the table's file stands for; none if nothing has a value."""
+    """Build the columns for any name in a table's file; empty if no method has a value."""
     if name in FORMULAS:
         return _column(view, name)
     return DERIVED[name](view) if name in DERIVED else plain.columns(view, name)

@@ -1,4 +1,4 @@
-"""Tables with a row a method: of one suite, or of both side by side."""
+"""Builds tables with one row per method: for one suite, or for two suites side by side."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.system.text_table import Grid
 
 @dataclass(frozen=True)
 class Source:
-    """All sections of a source, and how tables are wanted.
+    """All sections of a source, and options for their tables.
 
-    statistics: None for what fits the source: with them for results, without for the study.
-    split: intervals in columns of their own.
+    statistics: None shows them for results and hides them for the study.
+    split: put intervals in columns of their own.
     """
 
     sections: Sequence[Section]
@@ -28,11 +28,11 @@ class Source:
     split: bool = False
 
     def of_suite(self, suite: str) -> list[Section]:
-        """The sections of one suite."""
+        """Return the sections of one suite."""
         return [section for section in self.sections if section.suite == suite]
 
     def of_table(self, table: Table) -> list[Section]:
-        """The sections of a table's suites, and of suites that no table is for."""
+        """Return the sections of a table's suites; with `any_suite` also of our own suites."""
         return [
             section
             for section in self.sections
@@ -40,13 +40,13 @@ class Source:
         ]
 
     def has_statistics(self, table: Table, section: Section) -> bool:
-        """Whether a table is shown with intervals."""
+        """Whether the table of a section shows intervals."""
         asked = not section.is_published if self.statistics is None else self.statistics
         return asked and not table.plain
 
 
 def of_methods(table: Table, source: Source) -> Iterator[Grid | str]:
-    """One table a section."""
+    """Build one table per section."""
     for section in source.of_table(table):
         view = _view(table, source, section)
         found, left_out = _columns(table, view)
@@ -65,7 +65,7 @@ def of_methods(table: Table, source: Source) -> Iterator[Grid | str]:
 
 
 def beside(table: Table, source: Source) -> Iterator[Grid | str]:
-    """Both suites side by side: the study's rows, then the others that both have."""
+    """Build tables of both suites side by side: the study's rows, then other common methods."""
     pairs = paired(table, source)
     if not pairs:
         yield unpaired(table, source)
@@ -98,7 +98,7 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
 
 
 def merged(titles: Sequence[str], noted: Sequence[Sequence[str]]) -> list[str]:
-    """What is said of all once, what is said of one with its name."""
+    """Merge notes: a common note once, any other with the title of its section."""
     shared = [note for note in noted[0] if all(note in others for others in noted)]
     own = [
         f"{title}: {note}"
@@ -110,19 +110,19 @@ def merged(titles: Sequence[str], noted: Sequence[Sequence[str]]) -> list[str]:
 
 
 def paired(table: Table, source: Source) -> list[list[Section]]:
-    """Sections that differ in their suite alone, one of each suite of a table."""
+    """Pair sections that differ only in their suite, one per suite of the table."""
     found: dict[str, list[list[Section]]] = {}
     for place, suite in enumerate(table.suites):
         for section in source.of_suite(suite):
-            # A title without its suite and without the run that it is held against.
+            # Without the suite and the reference run, which both differ between suites.
             shared = section.title.removeprefix(section.suite).partition(", against ")[0]
             found.setdefault(shared, [[] for _ in table.suites])[place].append(section)
-    # Two of one suite that are called alike: which belongs to which is not known.
+    # With two sections of one title in a suite, the right partner is unknown: pair none.
     return [[each[0] for each in of] for of in found.values() if all(len(x) == 1 for x in of)]
 
 
 def unpaired(table: Table, source: Source) -> str:
-    """Why a table of two suites cannot be made."""
+    """Explain why a table of two suites cannot be built."""
     here = dict.fromkeys(section.suite for section in source.sections)
     wanted = " and ".join(table.suites)
     if set(table.suites) <= set(here):
@@ -131,7 +131,7 @@ def unpaired(table: Table, source: Source) -> str:
 
 
 def titled(table: Table, before: str, *sections: Section) -> str:
-    """The number of a table, what it shows and of what."""
+    """Return a table's title: its number, its caption and its source."""
     number = f"Table {table.id}" if len(table.id) <= 2 else table.id
     caption = before + table.caption
     of = ["published study" if each.is_published else each.title for each in sections]
@@ -147,7 +147,7 @@ def _view(table: Table, source: Source, section: Section) -> View:
 
 
 def _columns(table: Table, view: View) -> tuple[list[Column], list[str]]:
-    """The columns that have a value, and the quantities that have none."""
+    """Build the columns that have values; also return the quantities that have none."""
     own = {name: columns(view, name) for name in table.shown(view.section.is_published)}
     left_out = [name for name, found in own.items() if not found and name in QUANTITIES]
     if not any(found for name, found in own.items() if name in QUANTITIES):

@@ -1,4 +1,4 @@
-"""What stands beneath a table of methods: how to read it, what is not in it, what made it."""
+"""Writes the notes beneath a table: how to read it, what is missing, how to repeat it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from analysis.study.spec import Table
 from harness.planning.detectable import ALPHA, least_prompts, sentence, smallest_p
 from harness.results.quantities import QUANTITIES
 
-WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")  # of a shell, with its quotes
+WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")  # a shell word, with its quotes
 
 
 def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
-    """Everything that the reader must know, in the order of its weight."""
+    """Collect all notes of a table, the most important first."""
     section = view.section
     shown = [name for name in table.shown(section.is_published) if name in QUANTITIES]
     shown = [name for name in shown if section.has(name)]
@@ -51,14 +51,14 @@ def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
 
 
 def _has_interval(table: Table, view: View, name: str) -> bool:
-    """Whether a table says how sure a quantity is: a runtime only where its difference is shown."""
+    """Whether a table gives an interval; a runtime that has differences gives it only with them."""
     if name != "runtime_s" or "runtime_vs" in table.shown(view.section.is_published):
         return True
     return not differences(view.section, name)
 
 
 def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
-    """The command and the run of every row that has one; words that all share are said once."""
+    """List the command and run of every row; words that all commands share come once, on top."""
     methods = [section.methods[n] for section, names in rows for n in names if n in section.methods]
     typed = [(each.run_id, WORD.findall(each.command)) for each in methods if each.run_id]
     words = [command for _, command in typed if command]
@@ -73,7 +73,7 @@ def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
 
 
 def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
-    """What brackets and marks mean, and how much so few prompts can show."""
+    """Explain brackets and marks, and which differences this number of prompts can show."""
     section = view.section
     sampled = [name for name in shown if is_sampled(name)]
     held = [name for name in sampled if not QUANTITIES[name].fidelity]
@@ -119,7 +119,7 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
 
 
 def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
-    """What the prompts can show, a line for every number of prompts and of comparisons."""
+    """Explain which differences can be shown, once per number of prompts and comparisons."""
     said: dict[str, list[str]] = {}
     for name in sampled:
         found = differences(view.section, name)
@@ -135,7 +135,7 @@ def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
 
 
 def _of_prompts(view: View, name: str) -> Iterator[str]:
-    """Methods whose numbers rest on fewer prompts than others', and values without rows."""
+    """Name methods with fewer prompts than others, and values without per-video rows."""
     counts = {method: each.n for method, each in estimates(view.section, name).items()}
     here = [method for method in view.names if method in view.section.methods]
     most = max(counts.values(), default=0)
@@ -153,7 +153,7 @@ def _of_prompts(view: View, name: str) -> Iterator[str]:
 
 
 def _absent_values(view: View, shown: Sequence[str]) -> Iterator[str]:
-    """Why single methods lack what others have."""
+    """Explain why some methods lack a value that others have."""
     said: dict[tuple[str, str], list[str]] = {}
     for name in view.names:
         method = view.section.methods.get(name)
@@ -167,13 +167,13 @@ def _absent_values(view: View, shown: Sequence[str]) -> Iterator[str]:
 
 
 def why_none(section: Section, names: Sequence[str]) -> list[str]:
-    """Why nothing in a section has a value of some quantities, each reason once."""
+    """Explain why no method has a value of some quantities, each reason once."""
     reasons = {name: section.why_not(name) for name in names}
     return [f"no {what}: {why}" for why, what in _by_reason(reasons, names).items()]
 
 
 def _by_reason(reasons: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """Titles by reason, so that a reason is said once."""
+    """Group the titles of quantities by reason."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(reasons.get(name, "not measured"), []).append(name)

@@ -1,4 +1,4 @@
-"""Tables of what goes on in the course of a video: quality by second, largest memory of a trace."""
+"""Builds tables over the course of a video: quality by second, largest memory of a trace."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from analysis.study.spec import Table, suite_title
 from harness.results.quantities import QUANTITIES
 from harness.system.text_table import Grid
 
-CURVES = ("drift_last", "imaging")  # the study's prefix clips; ours, second by second
+CURVES = ("drift_last", "imaging")  # the study's prefix clips; our values by second
 KINDS = {"memory": "memory GiB", "reserved": "reserved GiB", "kv": "KV GiB"}
 
 
 def drift(table: Table, source: Source) -> Iterator[Grid | str]:
-    """Imaging quality by second, a row a method, as far as there are points."""
+    """Build tables of imaging quality by second, one row per method."""
     for section in source.of_table(table):
         name = next((each for each in CURVES if each in section.curves), None)
         if name is None:
@@ -33,7 +33,7 @@ def drift(table: Table, source: Source) -> Iterator[Grid | str]:
 
 
 def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
-    """The largest memory and bytes of history in one video's trace."""
+    """Build tables of the largest memory and history bytes in the trace of one video."""
     for section in source.of_table(table):
         found = section.trace_maxima
         if not section.is_published:
@@ -46,7 +46,7 @@ def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
             yield section.remarks.get("traces") or f"no run of {section.suite} has a trace"
             continue
         found = found[[kind for kind in KINDS if kind in found]]
-        least = min(found.max())  # of the smallest kind three digits
+        least = min(found.max())  # the smallest kind still shows three digits
         decimals = max(3, 2 - math.floor(math.log10(least))) if least > 0 else 3
         yield _grid(table, section, found, [KINDS[str(kind)] for kind in found], decimals, "traces")
 

@@ -1,4 +1,4 @@
-"""Which methods a table shows, in which order, and what each is called."""
+"""Selects, orders and labels the methods of a table."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from analysis.study.spec import Table
 
 
 def names_of(table: Table, section: Section) -> list[str]:
-    """The methods of a table: the study's rows in its order, then all others.
+    """Return the methods of a table: the study's rows in its order, then all others.
 
-    From the study's own data others follow only where the table is of all methods. BF16 done in
-    another way stands beneath BF16.
+    The study's own data adds others only to tables of all methods. Reruns of BF16 follow BF16.
     """
-    if table.sort:  # the order of one of the study's presets, BF16 in it
+    if table.sort:  # in the order of one of the study's presets, including BF16
         by = presets()["presets"][table.sort]["by"]
         names = list(map(str, ordered(objectives(section), by).index))
     else:
@@ -38,21 +37,21 @@ def _listed(table: Table, section: Section) -> list[str]:
 
 
 def row_of(section: Section, name: str) -> str:
-    """The study's row that a method repeats; BF16 is BF16 whatever its file is called."""
+    """Return the study's row that a method repeats; the reference is always BF16."""
     method = section.methods[name]
     if name == section.reference:
         return "BF16"
-    return method.row or f" {name}"  # a blank keeps it apart from any row
+    return method.row or f" {name}"  # the space keeps it distinct from any row's name
 
 
 def rows_missing(table: Table, section: Section) -> list[str]:
-    """Rows of the study's table that no method here repeats."""
+    """List rows of the study's table that no method here repeats."""
     here = {row_of(section, name) for name in section.methods}
     return [row for row in table.rows if row not in here]
 
 
 def label(section: Section, name: str) -> str:
-    """A method as its row is headed; what is BF16 again says so."""
+    """Return a method's row heading; reruns of BF16 are labelled."""
     if name in section.floors:
         return f"{name} (noise floor)"
     if name in section.reruns:

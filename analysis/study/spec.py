@@ -1,4 +1,4 @@
-"""The study's tables as their file has them, with types."""
+"""Typed descriptions of the study's tables, read from tables.yaml."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ FILE = shipped("analysis.study", "tables.yaml")
 
 @dataclass(frozen=True)
 class Table:
-    """One table; the fields are explained in the file.
+    """Description of one table; the file explains the fields.
 
-    any_suite: also for suites that the study does not have. others: methods that `rows` lacks
-    follow, from the study's data too. absent: rows that are not there are shown as such.
-    plain: never with intervals.
+    any_suite: also for suites that the study does not have.
+    others: append methods that are not in `rows`, also from the study's data.
+    absent: show rows that no method repeats.
+    plain: never show intervals.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Table:
     comments: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self, is_published: bool) -> Sequence[str]:
-        """The columns for a source."""
+        """Return the columns for published or for measured data."""
         return self.columns if is_published else self.measured or self.columns
 
 
@@ -52,12 +53,12 @@ def _file() -> Mapping[str, Any]:
 
 @cache
 def tables() -> Mapping[str, Table]:
-    """All tables by id, in the study's order."""
+    """Return all tables by id, in the study's order."""
     return {each["id"]: Table(**each) for each in _file()["tables"]}
 
 
 def suite_title(suite: str) -> str:
-    """A suite as the study writes it."""
+    """Return a suite's name as the study writes it."""
     return str(_file()["suites"].get(suite, suite))
 
 
@@ -67,7 +68,7 @@ def is_of_study(suite: str) -> bool:
 
 
 def chosen(words: str | None) -> list[Table]:
-    """The tables asked for, as `2,A1`; all without a word.
+    """Return the tables named like `2,A1`; all without a word.
 
     Raises  UserError: there is no such table.
     """

@@ -1,1 +1,1 @@
-"""Verbs of `python -m analysis` that serve a whole package: their arguments, what they do."""
+"""Verbs of `python -m analysis` that serve a whole package."""

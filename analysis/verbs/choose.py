@@ -1,4 +1,4 @@
-"""Which method: the study's frontiers and recommendations, or what is asked for."""
+"""Verb `choose`: prints the study's frontiers and recommendations, or answers a question."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ View = Callable[[Section], Iterator[Grid]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The source and the question."""
+    """Add the options of `choose`."""
     known = presets()
     of_source(parser)
     parser.add_argument("--suite", help="only this suite")
@@ -66,7 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print what can be shown and say what cannot.
+    """Print the tables that can be built, and explain the others.
 
     Raises  UserError: a wrong word, or nothing could be shown.
     """
@@ -96,7 +96,7 @@ def run(words: argparse.Namespace) -> int:
 
 
 def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], how: str) -> None:
-    """The tables with their notes; those of CSV go to the other stream."""
+    """Print the tables with their notes; notes of CSV go to stderr."""
     for i, each in enumerate(grids):
         print("\n" * bool(i), end="")
         if how == "text":
@@ -112,7 +112,7 @@ def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], how: str) 
 
 
 def _positive(word: str) -> float:
-    """A number above 0, for argparse."""
+    """Parse a number above 0, for argparse."""
     try:
         value = float(word)
     except ValueError:
@@ -123,9 +123,9 @@ def _positive(word: str) -> float:
 
 
 def _of_suite(sections: Sequence[Section], suite: str | None) -> list[Section]:
-    """The sections of one suite, or all.
+    """Return the sections of one suite, or all.
 
-    Raises  UserError: there is none of it.
+    Raises  UserError: the suite has none.
     """
     found = [each for each in sections if suite in (None, each.suite)]
     if not found:
@@ -135,7 +135,7 @@ def _of_suite(sections: Sequence[Section], suite: str | None) -> list[Section]:
 
 
 def _views(words: argparse.Namespace, sections: Sequence[Section]) -> list[View]:
-    """What is to be shown of each section; the overview if nothing was asked."""
+    """Choose the views of each section; the overview by default."""
     found: list[View] = []
     if words.under or words.best or words.preset or words.axes or words.frontier:
         found.append(partial(answers.answer, question=_question(words, sections)))
@@ -150,9 +150,9 @@ def _views(words: argparse.Namespace, sections: Sequence[Section]) -> list[View]
 
 
 def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Question:
-    """What is asked.
+    """Build the question from the options.
 
-    Raises  UserError: a word of it is not known.
+    Raises  UserError: a word is unknown.
     """
     known = [name for name in QUANTITIES if any(each.has(name) for each in sections)]
     under = tuple(parse(word, known) for word in words.under)
@@ -173,7 +173,7 @@ def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Questio
 
 
 def _front(words: argparse.Namespace, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The quantities of the frontier that is asked for, if any, and words for it."""
+    """Return the quantities of the requested frontier and their titles; empty without a request."""
     if words.frontier:
         fronts = presets()["frontiers"]
         if words.frontier not in fronts:

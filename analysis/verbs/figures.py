@@ -1,4 +1,4 @@
-"""Every figure of the study, and ours besides, as SVG or PDF."""
+"""Verb `figures`: writes every figure of the study, and our own, as SVG or PDF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.system.files import slug
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The source, which figures, how, and where to."""
+    """Add the options of `figures`."""
     of_source(parser)
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the files")
     parser.add_argument("--format", choices=["svg", "pdf"], default="svg")
@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Write a file a figure, say where each is, and which could not be drawn and why.
+    """Write one file per figure, print its path, and explain missing figures.
 
     Raises  UserError: no such figure, or none could be drawn.
     """
@@ -35,7 +35,7 @@ def run(words: argparse.Namespace) -> int:
     absent: dict[str, list[str]] = {}
     count = 0
     for section in sections:
-        suite = slug(section.suite)  # as results say it, which may be anything
+        suite = slug(section.suite)  # results may contain any name
         suites[suite] += 1
         nth = f"-{suites[suite]}" if suites[suite] > 1 else ""
         if len(sections) > 1 or nth:

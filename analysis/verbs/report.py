@@ -1,4 +1,4 @@
-"""A folder of pages that opens from disk: plots, table, cards, and videos in step."""
+"""Verb `report`: writes a folder of pages that opens from disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OUT = "report"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What is read, where it goes, and which prompts get a page."""
+    """Add the options of `report`."""
     parser.add_argument(
         "results", nargs="?", help="a folder of results, or the word published, as with --source"
     )
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Write it, and say where it is and what it holds."""
+    """Write the report and print where it is and what it holds."""
     from analysis.report import folder
     from analysis.report.progress import slow
     from analysis.report.write import write
@@ -42,7 +42,7 @@ def run(words: argparse.Namespace) -> int:
                 f"both {words.results} and --source {words.source} were given: keep one of them"
             )
         words.source = words.results
-    folder.refuse_others(words.out.resolve())  # before anything is read
+    folder.refuse_others(words.out.resolve())  # fail before the long read
     with slow(f"reading {words.source}"):
         found = source(words)
     typed = shlex.join(["python", "-m", "analysis", "report", *sys.argv[2:]])
@@ -59,7 +59,7 @@ def run(words: argparse.Namespace) -> int:
 
 
 def prompts(text: str) -> slice:
-    """A range of prompts: `0:8`, `3:`, `:4` or one number.
+    """Parse a range of prompts: `0:8`, `3:`, `:4` or one number.
 
     Raises  argparse.ArgumentTypeError: it is none of these.
     """

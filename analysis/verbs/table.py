@@ -1,4 +1,4 @@
-"""Every run below a folder, a table a contract."""
+"""Verb `table`: prints every run below a folder, one table per contract."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from harness.results.summary_table import markdown, print_section, sections
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder and the format."""
+    """Add the options of `table`."""
     of_results(parser)
     of_text(parser)
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the tables."""
     runs = [rows for _, rows in load(words.results).groupby("run_id", sort=False)]
     for section in sections(runs):
         if words.format == "md":

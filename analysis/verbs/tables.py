@@ -1,4 +1,4 @@
-"""The study's tables, from its own data or from results."""
+"""Verb `tables`: prints or writes the study's tables, from its own data or from results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = {"text": "", "md": "- ", "latex": "% "}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The source, which tables, how, and where to."""
+    """Add the options of `tables`."""
     of_source(parser)
     parser.add_argument("--table", help="ids, as 2,A1 (default: all)")
     parser.add_argument("--format", choices=ENDINGS, default="text")
@@ -42,9 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print or write them, and say which could not be made and why.
+    """Print or write the tables, and explain the missing ones.
 
-    Raises  UserError: none could be made, or CSV of several was asked for on the terminal.
+    Raises  UserError: none could be built, or CSV of several was asked for on the terminal.
     """
     tables = chosen(words.table)
     grids, reasons = made(tables, source(words), words.statistics, words.format == "csv")
@@ -63,7 +63,7 @@ def run(words: argparse.Namespace) -> int:
 
 
 def _print(grids: Sequence[Grid], how: str, reasons: Mapping[str, str]) -> None:
-    """One after the other, and beneath what could not be made."""
+    """Print the tables one after another, then explain the missing ones."""
     for i, grid in enumerate(grids):
         if i:
             print()
@@ -78,7 +78,7 @@ def _print(grids: Sequence[Grid], how: str, reasons: Mapping[str, str]) -> None:
 
 
 def _print_csv(grids: Sequence[Grid], reasons: Mapping[str, str]) -> None:
-    """One table; what it has no place for goes to the other stream.
+    """Print one table as CSV; its notes go to stderr, so that stdout stays pure CSV.
 
     Raises  UserError: there are several.
     """
@@ -99,7 +99,7 @@ def _text(grid: Grid, how: str) -> str:
 
 
 def _not_shown(reasons: Mapping[str, str]) -> list[str]:
-    """What could not be made, each reason once."""
+    """Explain the missing tables, each reason once."""
     found: dict[str, list[str]] = {}
     for table, why in reasons.items():
         found.setdefault(why, []).append(table)
@@ -107,7 +107,7 @@ def _not_shown(reasons: Mapping[str, str]) -> list[str]:
 
 
 def _written(grids: Sequence[Grid], how: str, folder: Path) -> list[Path]:
-    """A file a table; the notes of CSV in a text file beside it."""
+    """Write one file per table; notes of CSV go to a text file next to it."""
     counts, paths = Counter(grid.name for grid in grids), []
     seen: Counter[str] = Counter()
     for grid in grids:

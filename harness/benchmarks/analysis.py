@@ -1,7 +1,7 @@
-"""What tables, choices, figures and the report take on 100,000 made-up observations.
+"""Measures tables, choices, figures and the report on 100,000 made-up observations.
 
-Each verb runs as a user types it, in a process of its own, and its seconds and peak memory are
-those of that process from its start to its end.
+Each verb runs as a user types it, in its own process. Seconds and peak memory are those of the
+whole process.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from harness.system.errors import UserError
 
 TITLE = "Reading 100,000 observations of 60 methods"
 PACKAGES = ("pandas", "pyarrow", "numpy", "matplotlib", "plotly")
-SECONDS, PEAK_GIB = 60.0, 2.0  # wanted: at most, of tables and report
+SECONDS, PEAK_GIB = 60.0, 2.0  # upper bounds for tables and report
 ROWS, METHODS = 100_000, 60
 QUICK_ROWS, QUICK_METHODS = 24, 3
 
 
 def run(options: Options) -> int:
-    """Write the rows, then read them with each verb."""
+    """Write the rows, then run each verb on them."""
     rows, methods = (QUICK_ROWS, QUICK_METHODS) if options.quick else (ROWS, METHODS)
     with (
         Report("analysis", TITLE, torch.device("cpu"), options, PACKAGES) as report,
@@ -55,15 +55,16 @@ def run(options: Options) -> int:
 
 
 def measured(words: Sequence[str]) -> tuple[float, float]:
-    """Seconds and peak GiB of `python -m analysis` with these words.
+    """Return seconds and peak GiB of `python -m analysis` with these words.
 
     Raises  UserError: it failed.
     """
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-m", "analysis", *words], stdout=subprocess.DEVNULL)
+    # `wait4` gives the peak of this child alone; `getrusage` would mix all children.
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise UserError(f"python -m analysis {' '.join(words)} ended with {child.returncode}")
-    return seconds, usage.ru_maxrss / 2**20  # it is told in KiB
+    return seconds, usage.ru_maxrss / 2**20  # Linux gives KiB

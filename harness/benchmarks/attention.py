@@ -1,7 +1,7 @@
-"""One layer's attention over packed history beside BF16: time, memory, errors; on a CPU or a GPU.
+"""Measures one layer's attention over packed history relative to BF16, on a CPU or a GPU.
 
-Everybody attends to the same history and the same exact current chunk, whose tokens count for all
-alike. The baseline is torch's attention over all of it in BF16, in whichever layout is faster here.
+All cases attend to the same history and the same exact current chunk, whose tokens count in every
+case. The baseline is torch's attention over everything in BF16, in the layout that is faster here.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from harness.cache.pages import Arena
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"
 CPU = torch.device("cpu")
-RATIO = {**dict.fromkeys(FORMATS, 1.05), PRQ: 1.07}  # of BF16's time, at most
+RATIO = {**dict.fromkeys(FORMATS, 1.05), PRQ: 1.07}  # upper bound, relative to BF16's time
 BY_DEVICE = {"cpu": {"rtn_int8": 1.10}, "cuda": {"quarot_int4": 1.06}}
 FEW, PRQ_FEW_QUERIES = 512, 1.08
-KEPT, MARGIN = (0.75, 0.50, 0.25), 0.07  # shares of all rows, and above them of the time
-EXTRA_MB = 60  # of a call by groups of heads, above what is resident
-TIMES_BF16 = 2  # the error of BF16's attention over the same tensors
+KEPT, MARGIN = (0.75, 0.50, 0.25), 0.07  # shares of all rows; margin of the time above the share
+EXTRA_MB = 60  # of a call by groups of heads, above resident memory
+TIMES_BF16 = 2  # times the error of BF16 attention over the same tensors
 IDENTITY = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
-APPEND_US = 25  # a layer on a GPU
+APPEND_US = 25  # per layer, on a GPU
 BASE = "bf16"
 
 FULL = Sizes(Shape(12, 128, 1024, 1), (16,), (468, 4680), Shape(12, 128, 1560, 3))
@@ -52,7 +52,7 @@ QUICK = Sizes(Shape(2, 32, 64, 1), (4,), (24, 96), Shape(2, 32, 40, 3), rounds=1
 
 
 def run(options: Options) -> int:
-    """All rows on the CPU; the short ones first."""
+    """Measure all rows on the CPU, the short ones first."""
     with Report("attention", TITLE, CPU, options) as report:
         lab = Lab(CPU, QUICK if options.quick else FULL, report)
         for title, measure in (
@@ -63,16 +63,16 @@ def run(options: Options) -> int:
             lab.begin(title)
             measure(lab)
         cases = [(name, axis) for name in (BASE, *FORMATS, SOFT_PRUNE) for axis in lab.backends]
-        for name, axis in cases[-1:] if options.quick else cases:  # each starts a process
+        for name, axis in cases[-1:] if options.quick else cases:  # every case starts a process
             report.add(extra_peak(name, axis, options.quick))
     return 0
 
 
 def calls(lab: Lab) -> None:
-    """Ratios to the baseline: every format, and histories with fewer rows.
+    """Measure ratios to the baseline for every format, and for histories with fewer rows.
 
-    With few queries and with many, at every length of history; on a GPU not by the fused kernel,
-    which is for few queries (`crossover`).
+    Each is measured with few and many queries, at every length of history. On a GPU the fused
+    kernel is left out, since it is for few queries (`crossover`).
     """
     backends = {name: each for name, each in lab.backends.items() if name != "fused"}
     for num_frames in lab.sizes.histories:
@@ -96,8 +96,9 @@ def calls(lab: Lab) -> None:
 
 
 def baseline(lab: Lab, chunk: Chunk, history: Sequence[Segment]) -> Action:
-    """BF16 attention over all tokens in the faster of two layouts; a row says how long it takes."""
+    """Time BF16 attention over all tokens and return the faster of two layouts."""
     k, v = decoded(chunk, history)
+    # Same shape and values; the copy stores tokens before heads.
     turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (chunk.q, k, v)]
     cases = {"head-major": dense(chunk.q, k, v), "token-major": dense(*turned)}
     times = lab.times(cases)
@@ -116,7 +117,7 @@ def compare(
     name: str,
     target: float | None,
 ) -> None:
-    """A row a backend: its time over that of the baseline, side by side."""
+    """Add one row per backend: its time relative to the baseline, interleaved."""
     scratch = {each: Scratch() for each in backends}
     cases = {each: call(backends[each], chunk, history, scratch[each]) for each in backends}
     times = lab.times({BASE: base, **cases})
@@ -134,7 +135,7 @@ def compare(
 
 
 def crossover(lab: Lab) -> None:
-    """Unpacking in the loop beside staging, by number of queries: where do they cross?"""
+    """Compare unpacking in the loop with staging by number of queries; find where they cross."""
     backends = lab.backends
     for name in lab.within(("rtn_int4", "rtn_int8", "rtn_int2")):
         history = lab.history(name, lab.sizes.histories[0])
@@ -152,9 +153,9 @@ def crossover(lab: Lab) -> None:
 
 
 def crossing(ratios: dict[int, float]) -> float | None:
-    """Where the ratio passes 1 on its way up, between numbers of queries by their logarithms.
+    """Return where the ratio rises past 1, interpolated in the logarithm of the number of queries.
 
-    None where it does not.
+    None if it does not.
     """
     below: tuple[int, float] | None = None
     for num_queries, ratio in sorted(ratios.items()):
@@ -168,7 +169,7 @@ def crossing(ratios: dict[int, float]) -> float | None:
 
 
 def correctness(lab: Lab) -> None:
-    """Errors against fp32 attention over the decoded tensors; pooled frames; repeated calls."""
+    """Measure errors against fp32 attention; check pooled frames and repeated calls."""
     num_frames = lab.sizes.histories[0]
     chunk = lab.chunk(min(468, lab.sizes.queries[0]))
     for name in lab.within((BASE, *FORMATS)):
@@ -190,10 +191,10 @@ def correctness(lab: Lab) -> None:
 
 
 def encoding(lab: Lab) -> None:
-    """Microseconds to encode one chunk and append it, a layer."""
+    """Measure microseconds per layer to encode one chunk and append it."""
     shape, num_layers = lab.sizes.encoded, lab.sizes.num_layers
     k, v = draw_history(shape, lab.device)
-    clock = clock_of(lab.device, head_start_s=0.1)  # on a GPU thousands of launches
+    clock = clock_of(lab.device, head_start_s=0.1)  # enough for thousands of launches on a GPU
     target = APPEND_US if lab.device.type == "cuda" else None
     for name in lab.within((BASE, *FORMATS)):
         times = lab.times({name: _append(method_of(name), num_layers, k, v)}, clock=clock)
@@ -203,7 +204,7 @@ def encoding(lab: Lab) -> None:
 
 
 def _append(method: Method, num_layers: int, k: Tensor, v: Tensor) -> Action:
-    """Into pages that are there, as in all chunks of a video but the first."""
+    """Append into existing pages, as for all chunks of a video but the first."""
     frames = list(range(k.shape[2]))
     layers = [Arena(method.key, method.value, len(frames)) for _ in range(num_layers)]
 
@@ -218,18 +219,18 @@ def _append(method: Method, num_layers: int, k: Tensor, v: Tensor) -> Action:
 def call(
     backend: Backend, chunk: Chunk, history: Sequence[Segment], scratch: Scratch | None = None
 ) -> Action:
-    """One attention call, with scratch that is kept."""
+    """Return an action: one attention call with reused scratch."""
     kept = scratch or Scratch()
     return lambda _: backend.attend(chunk.q, chunk.k, chunk.v, history, kept)
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor) -> Action:
-    """BF16 attention over decoded tensors [B, H, T, D]."""
+    """Return an action: BF16 attention over decoded tensors [B, H, T, D]."""
     return lambda _: attend_plain(q, k, v)
 
 
 def extra_peak(name: str, axis: str, quick: bool) -> Row:
-    """What one call takes above what is resident, in a process of its own."""
+    """Measure the memory of one call above resident memory, in its own process."""
     words = [name, axis.removeprefix("by "), "quick" if quick else "full"]
     command = [sys.executable, "-m", "harness.benchmarks.peak", *words]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What is put side by side: methods from their files, and one layer's history stored by them."""
+"""Builds what benches compare: methods from their files, and one layer's history stored by them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW = ("bf16", "rtn_int4", "kivi_int4", "qvg_int2", "snapkv_bf16", "reuse_fixed_
 
 @dataclass(frozen=True)
 class Shape:
-    """History of one layer: frames of so many tokens, heads of so many channels."""
+    """Shape of one layer's history; frame_tokens: tokens per frame; head_dim: channels per head."""
 
     num_heads: int
     head_dim: int
@@ -32,39 +32,40 @@ class Shape:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of history."""
+        """Tokens of the whole history."""
         return self.num_frames * self.frame_tokens
 
     @property
     def bf16_bytes(self) -> int:
-        """Keys and values in BF16."""
+        """Bytes of keys and values in BF16."""
         return 4 * self.num_heads * self.num_tokens * self.head_dim
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Queries, keys and values of the current chunk [B, H, T, D]."""
+    """Queries, keys and values of the current chunk, each [B, H, T, D]."""
 
     q: Tensor
     k: Tensor
     v: Tensor
 
     def to(self, dtype: torch.dtype) -> Chunk:
-        """In another dtype."""
+        """Return the chunk in another dtype."""
         return Chunk(self.q.to(dtype), self.k.to(dtype), self.v.to(dtype))
 
 
 def method_of(name: str, model: str = "self_forcing") -> Method:
-    """A method as its file says it, for a model."""
+    """Build a method from its file, for a model."""
     config = configured(f"method={name}", f"model={model}")["method"]
     method: Method = instantiate(config)
     return method
 
 
 def draw_history(shape: Shape, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Keys and values [1, H, F, T, D] BF16, random, with what makes real ones hard to store.
+    """Draw random keys and values of history, [1, H, F, T, D] BF16.
 
-    Keys have an offset a channel, and one channel of 32 is eight times as large.
+    Keys have two traits that make real ones hard to store: an offset per channel, and one channel
+    in 32 that is eight times as large.
     """
     random = torch.Generator(device).manual_seed(seed)
     size = (1, shape.num_heads, shape.num_frames, shape.frame_tokens, shape.head_dim)
@@ -77,7 +78,7 @@ def draw_history(shape: Shape, device: torch.device, seed: int = 0) -> tuple[Ten
 
 
 def draw_chunk(shape: Shape, num_tokens: int, device: torch.device, seed: int = 1) -> Chunk:
-    """The current chunk [1, H, T, D] BF16, head-major."""
+    """Draw the current chunk [1, H, T, D] BF16, head-major."""
     random = torch.Generator(device).manual_seed(seed)
     size = (3, 1, shape.num_heads, num_tokens, shape.head_dim)
     return Chunk(*torch.randn(size, generator=random, device=device, dtype=torch.bfloat16))
@@ -86,16 +87,17 @@ def draw_chunk(shape: Shape, num_tokens: int, device: torch.device, seed: int = 
 def stored(
     method: Method, k_BHFTD: Tensor, v_BHFTD: Tensor, kept: Sequence[int] | None = None
 ) -> list[Segment]:
-    """History in arenas as a session holds it: frames of `kept` in full, the others as means.
+    """Store history as a session does: frames in `kept` in full, the others as means.
 
-    kept=None keeps all of them.
+    Shapes  k, v [B, H, F, T, D].
+    kept=None keeps all frames.
     """
     every = range(k_BHFTD.shape[2])
     kept = list(every) if kept is None else kept
     pooled = sorted(set(every) - set(kept))
     full = Arena(method.key, method.value, max(1, len(kept)))
     means = Arena(Exact(), Exact(), max(1, len(pooled)))
-    for frame in kept:  # one by one: a bench's peak is not to be that of encoding
+    for frame in kept:  # one by one, so that encoding does not set a bench's peak
         full.store([frame], k_BHFTD[:, :, [frame]], v_BHFTD[:, :, [frame]])
     if pooled:
         mean = (x[:, :, pooled].float().mean(3, True).to(x.dtype) for x in (k_BHFTD, v_BHFTD))
@@ -105,7 +107,7 @@ def stored(
 
 
 def segments(arena: Arena, log_count: float = 0.0) -> list[Segment]:
-    """The frames of an arena as a pass sees them."""
+    """Return the frames of an arena as segments of a pass."""
     return [
         Segment(pages, arena.key_quantizer, arena.value_quantizer, log_count=log_count)
         for _, pages in arena.pages
@@ -113,10 +115,10 @@ def segments(arena: Arena, log_count: float = 0.0) -> list[Segment]:
 
 
 def num_rows(history: Sequence[Segment]) -> int:
-    """Tokens that the attention sees."""
+    """Count the tokens that attention sees."""
     return sum(segment.num_tokens for segment in history)
 
 
 def spread_out(num_frames: int, num_kept: int) -> list[int]:
-    """So many frames, evenly among all."""
+    """Choose `num_kept` of `num_frames` frames, evenly spaced."""
     return [i * num_frames // num_kept for i in range(num_kept)]

@@ -1,4 +1,4 @@
-"""Correctness beside the times: errors against an oracle, and what a call allocates."""
+"""Checks correctness next to times: errors against an oracle, and allocations of a call."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from harness.cache.pages import Arena
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """The L2 norm of the difference over that of what is wanted."""
+    """Return the L2 norm of the difference, relative to that of `wanted`."""
     difference = found.double() - wanted.double()
     return float(difference.norm() / wanted.double().norm())
 
 
 def errors(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> tuple[float, float]:
-    """How far a backend is from fp32 attention over the decoded tensors, and how far BF16 SDPA is.
+    """Return the errors of a backend and of BF16 SDPA against fp32 attention over decoded tensors.
 
-    BF16 SDPA is given the same decoded tensors, rounded to BF16. No pooled frames.
+    BF16 SDPA gets the same decoded tensors, rounded to BF16. History has no pooled frames.
     """
     exact = chunk.to(torch.float32)
     oracle = Reference().attend(exact.q, exact.k, exact.v, history, Scratch())
@@ -37,7 +37,7 @@ def errors(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> tuple[
 
 
 def decoded(chunk: Chunk, history: Sequence[Segment]) -> tuple[Tensor, Tensor]:
-    """Keys and values of history and current chunk [B, H, tokens, D], in the dtype of the chunk."""
+    """Decode keys and values of history and chunk [B, H, tokens, D], in the dtype of the chunk."""
     keys, values = [], []
     for segment in history:
         size = (*chunk.k.shape[:2], segment.num_tokens, chunk.k.shape[3])
@@ -51,9 +51,9 @@ def decoded(chunk: Chunk, history: Sequence[Segment]) -> tuple[Tensor, Tensor]:
 
 
 def pooled_identity(backend: Backend, chunk: Chunk, k_BHFTD: Tensor, v_BHFTD: Tensor) -> float:
-    """How far one token with logit bias log(n) is from n copies of it; every second frame pooled.
+    """Compare one token with logit bias log(n) to n copies of it, every second frame pooled.
 
-    k and v [B, H, F, T, D] are of the dtype of the chunk.
+    k and v [B, H, F, T, D] have the dtype of the chunk.
     """
     num_frames, num_tokens = k_BHFTD.shape[2:4]
     kept, pooled = list(range(0, num_frames, 2)), list(range(1, num_frames, 2))
@@ -72,9 +72,9 @@ def pooled_identity(backend: Backend, chunk: Chunk, k_BHFTD: Tensor, v_BHFTD: Te
 
 
 def largest_new_tensor(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> int:
-    """Bytes of the largest tensor that an attention call makes, its scratch apart.
+    """Return the bytes of the largest tensor that an attention call allocates, without its scratch.
 
-    The scratch is there already, as it is for all calls of a pass but the first.
+    The scratch already exists, as in all calls of a pass but the first.
     """
     scratch = Scratch()
     backend.attend(chunk.q, chunk.k, chunk.v, history, scratch)
@@ -85,7 +85,7 @@ def largest_new_tensor(backend: Backend, chunk: Chunk, history: Sequence[Segment
 
 
 class _Allocations(TorchDispatchMode):
-    """Watches the results of all operations for storage that none of their inputs has."""
+    """Tracks results of all operations whose storage is not among the inputs."""
 
     largest: int = 0
 
@@ -96,7 +96,7 @@ class _Allocations(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Carry out an operation and look at what it made."""
+        """Run an operation and record new storage."""
         made = func(*args, **(kwargs or {}))
         known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in tree_leaves(made):

@@ -1,7 +1,7 @@
-"""What every method's quantizers make of realistic keys and values: bits stored, error made.
+"""Measures stored bits and error of every method's quantizers on realistic keys and values.
 
-Each tier of each method is encoded and decoded once, which is what a packed cache does to a token,
-and again and again, which is what re-encoding the whole cache at every pass does to it.
+Each tier of each method is encoded and decoded once, as a packed cache does to a token, and many
+times, as re-encoding the whole cache at every pass does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SMALL = CacheSpec(num_layers=1, num_heads=1, head_dim=128, grid=(8, 12), chunk_f
 
 
 def run(options: Options) -> int:
-    """A row a tier, for keys and for values; families together, done right before as published.
+    """Add one row per tier, for keys and for values, sorted by family.
 
-    Of tiers that a family stores alike, the first. Quick: a few methods, one of them unpaged.
+    Equal tiers within a family are measured once. Quick mode measures a few methods, one unpaged.
     """
     seen: list[tuple[str, Quantizer, Quantizer, str]] = []
     shape, rounds = (SMALL, 2) if options.quick else (TRUE, ROUNDS)
@@ -53,14 +53,14 @@ def run(options: Options) -> int:
 
 
 def stored(name: str, method: Method) -> Iterator[tuple[str, Tier]]:
-    """The tiers that store anything but exact values."""
+    """Yield the tiers that quantize keys or values."""
     for tier_name, tier in tiers_of(method).items():
         if not (isinstance(tier.key, Exact) and isinstance(tier.value, Exact)):
             yield (name if len(tiers_of(method)) == 1 else f"{name}, {tier_name}"), tier
 
 
 def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, rounds: int) -> Row:
-    """Error after one round and after many."""
+    """Measure the error after one round and after many."""
     once = again = trip(quantizer, x)
     for _ in range(rounds - 1):
         again = trip(quantizer, again)
@@ -76,11 +76,11 @@ def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, roun
 
 
 def trip(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
-    """Encoded, decoded."""
+    """Encode and decode tensors [B, H, F, T, D]."""
     x = pages(quantizer, x_BHFTD)
     return quantizer.decode(quantizer.encode(x), x.dtype).reshape(x_BHFTD.shape)
 
 
 def pages(quantizer: Quantizer, x_BHFTD: Tensor) -> Tensor:
-    """As its integration hands it over: what stores all tokens as one piece gets one page."""
+    """Arrange tensors as the integration does: an unpaged quantizer gets all tokens as one page."""
     return x_BHFTD if quantizer.paged else x_BHFTD.flatten(2, 3)[:, :, None]

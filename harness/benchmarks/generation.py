@@ -1,4 +1,4 @@
-"""Whole videos of the small model under every method, interleaved, and where their time goes."""
+"""Times whole videos of the small model under every method, interleaved, and their parts."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ WATCHED: tuple[tuple[type, str], ...] = (
     (TokenLayer, "commit"),
     (Session, "ledger"),
 )
-QUANTIZED, POOLED, SHARE = 1.05, 0.80, 0.03  # wanted: at most
+QUANTIZED, POOLED, SHARE = 1.05, 0.80, 0.03  # upper bounds
 
 
 def run(options: Options) -> int:
-    """Ratios of denoising and commit to BF16's, and the share of encoding, policy and ledger."""
+    """Measure denoising and commit relative to BF16, and the share of storing."""
     rounds, num_frames = (1, 6) if options.quick else (ROUNDS, 42)
     every = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     names = FEW if options.quick else every
@@ -55,7 +55,7 @@ def run(options: Options) -> int:
         times = interleave(cases, told, rounds)
         for name in videos:
             note = f"{times.of(name).middle:.3f} s; {videos[name].generator.record.backend}"
-            # Quantizers alone may cost a little; pooling is to save time.
+            # Quantizers alone may cost a little time; pooling must save some.
             target = None if name == BASE else POOLED if name == SOFT_PRUNE else QUANTIZED
             ratio = times.ratio(name, BASE)
             item = "denoising and commit / bf16's"
@@ -80,7 +80,7 @@ class Videos:
         self.shares: list[float] = []
 
     def make(self, index: int) -> float:
-        """Make a video; the seconds of denoising and commit. Notes what storing took of them."""
+        """Return the seconds of denoising and commit of a video; record the share of storing."""
         meter = Meter(self.generator.device, self.generator.memory)
         with stopwatch() as spent:
             self.generator.make(self._run.items[index], meter)
@@ -91,9 +91,9 @@ class Videos:
 
 @contextmanager
 def stopwatch() -> Iterator[list[float]]:
-    """The seconds of every commit into a layer, of what policies watch, and of every ledger.
+    """Record the seconds of every commit into a layer, policy observation and ledger.
 
-    Put around layers and session from outside. On a GPU these are the seconds of launching.
+    The methods are patched from outside. On a GPU these are the seconds of launching.
     """
     spent: list[float] = []
 

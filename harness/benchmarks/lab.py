@@ -1,4 +1,4 @@
-"""What the measurements of a bench share: sizes, time left, tensors, backends and rows."""
+"""Shared state of a bench: sizes, time left, tensors, backends and rows."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is attended to and how often it is timed.
+    """Sizes of attention and number of timings.
 
-    frame: one frame of history. histories: lengths in frames. queries: tokens of the current chunk,
-    fewest first. encoded: the chunk that is encoded, by num_layers layers at once. few_queries:
-    where the staged and the fused kernel are compared.
+    frame: one frame of history.
+    histories: lengths in frames.
+    queries: tokens of the current chunk, fewest first.
+    encoded: the chunk that is encoded, in num_layers layers at once.
+    few_queries: numbers of queries at which the staged and the fused kernel are compared.
     """
 
     frame: Shape
@@ -48,12 +50,12 @@ class Sizes:
 
     @property
     def window(self) -> int:
-        """Frames of the shortest history, the current chunk included."""
+        """Frames of the shortest history, including the current chunk."""
         return self.histories[0] + self.encoded.num_frames
 
     @property
     def video(self) -> int:
-        """Frames of the longest history, the current chunk included."""
+        """Frames of the longest history, including the current chunk."""
         return self.histories[-1] + self.encoded.num_frames
 
 
@@ -61,9 +63,10 @@ class Sizes:
 class Lab:
     """One run of a bench.
 
-    copy_rate: bytes a second, found on the way, as whatever measurements leave for later ones in
-    `notes`. title and deadline (`time.perf_counter`) are those of the present measurement.
-    until_end: what one of them changes for all that follow.
+    copy_rate: bytes per second, set by a measurement.
+    notes: results that measurements leave for later ones.
+    title, deadline: of the present measurement; deadline in `time.perf_counter` seconds.
+    until_end: changes that last until the end of the bench.
     """
 
     device: torch.device
@@ -76,22 +79,22 @@ class Lab:
     until_end: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        """The clock for calls of milliseconds."""
+        """Choose the clock for calls of milliseconds."""
         self.clock: Clock = clock_of(self.device)
 
     def begin(self, title: str, deadline: float = float("inf")) -> None:
-        """The next measurement, and until when it may go on."""
+        """Start the next measurement; it may run until the deadline."""
         self.title, self.deadline = title, deadline
 
     def add(self, case: str, value: float | Spread | None, unit: str, **rest: Any) -> None:
-        """A row of the present measurement."""
+        """Add a row of the present measurement."""
         if isinstance(value, Spread):
             self.report.add(Row.of(self.title, case, value, unit, **rest))
         else:
             self.report.add(Row(self.title, case, value, unit, **rest))
 
     def within(self, cases: Sequence[T]) -> Iterator[T]:
-        """The cases for which there is time; a row says which are left out."""
+        """Yield cases while there is time; a row names those left out."""
         for i, case in enumerate(cases):
             if time.perf_counter() > self.deadline:
                 left = ", ".join(map(str, cases[i:]))
@@ -102,32 +105,32 @@ class Lab:
     def times(
         self, cases: Mapping[str, Action], rounds: int | None = None, clock: Clock | None = None
     ) -> Times:
-        """Interleaved rounds within the budget."""
+        """Time cases in interleaved rounds within the budget."""
         rounds, clock = rounds or self.sizes.rounds, clock or self.clock
         return interleave(cases, clock, rounds, self.sizes.warm_up, self.deadline)
 
     def chunk(self, num_queries: int | None = None) -> Chunk:
-        """The current chunk, or one of fewer tokens."""
+        """Draw the current chunk, or one of fewer tokens."""
         return draw_chunk(self.sizes.frame, num_queries or self.sizes.queries[-1], self.device)
 
     def tensors(self, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of history before it is stored."""
+        """Draw keys and values of history before it is stored, [1, H, F, T, D] BF16."""
         return draw_history(replace(self.sizes.frame, num_frames=num_frames), self.device)
 
     def history(
         self, name: str, num_frames: int, kept: Sequence[int] | None = None
     ) -> list[Segment]:
-        """History as a method stores it."""
+        """Return history as a method stores it."""
         return stored(method_of(name), *self.tensors(num_frames), kept)
 
     @property
     def backends(self) -> dict[str, Backend]:
-        """The backends that are to be fast here; the first serve many queries."""
+        """The fast backends of this device; the first serves many queries."""
         if self.missing:
             return {"by heads": Portable(axis="heads"), "by tokens": Portable(axis="tokens")}
         return {"staged": Staged(), "fused": Fused()}
 
     @property
     def missing(self) -> str | None:
-        """What keeps the kernels from running here."""
+        """The reason why kernels cannot run here; None if they can."""
         return kernels.missing(self.device)

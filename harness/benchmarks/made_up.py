@@ -1,7 +1,7 @@
-"""A folder of results with made-up rows, as large as wanted: no video was made for it.
+"""Writes a results folder of any size with made-up rows, without generating videos.
 
-Every run has the files that a real one leaves but for its videos, so whatever reads results meets
-their true schema. Values are drawn around one level a method.
+Every run has all files of a real run except videos, so readers meet the true schema. Values are
+drawn around one level per method.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from harness.system import parquet
 REFERENCE = "bf16"
 SCORED = ("background_consistency", "imaging_quality", "subject_consistency", "aesthetic_quality")
 NUM_FRAMES, NUM_PIXEL_FRAMES, FPS, SECONDS = 42, 165, 16, 10
-FRAME_BYTES = 2**20  # of one latent frame of BF16 history
+FRAME_BYTES = 2**20  # bytes of one latent frame of BF16 history
 
 
 def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
-    """Write runs of BF16 and other methods; gives the number of rows, of equal share a method."""
+    """Write runs of BF16 and other methods; return the number of rows, equal for all methods."""
     names = [REFERENCE, *(name for name in method_files(None) if name != REFERENCE)][:num_methods]
     num_prompts = -(-num_rows // len(names))
     prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_prompts))
@@ -53,7 +53,7 @@ def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
 
 
 def request(folder: Path | str, name: str, resolved: Mapping[str, Any], suite: Suite) -> Run:
-    """A run of the small model; resolved: its configuration."""
+    """Return a run of the small model; resolved: its configuration."""
     return Run(
         results_dir=str(folder),
         model_name="small",
@@ -74,7 +74,7 @@ def request(folder: Path | str, name: str, resolved: Mapping[str, Any], suite: S
 def _write(
     run: Run, reference: str, metrics: list[Metric], rng: np.random.Generator, loss: float
 ) -> None:
-    """The files of one run; loss: 0 for BF16, and more the worse it is."""
+    """Write the files of one run; loss: 0 for BF16, larger for worse methods."""
     run.make_folders()
     replace(run, reference_id=reference).leave_request()
     parquet.write(run.folder / OBSERVATIONS, _observations(run, rng, loss))
@@ -89,7 +89,7 @@ def _write(
 
 
 def _observations(run: Run, rng: np.random.Generator, loss: float) -> pa.Table:
-    """What was measured on each video."""
+    """Draw the observations of each video."""
     num, items = len(run.items), run.items
     stored = np.full(num, round(NUM_FRAMES * FRAME_BYTES / (1 + 8 * loss)))
     values: dict[str, Any] = {name: [None] * num for name in parquet.schema(Observation).names}
@@ -118,7 +118,7 @@ def _observations(run: Run, rng: np.random.Generator, loss: float) -> pa.Table:
 def _scores(
     run: Run, reference: str, metrics: list[Metric], rng: np.random.Generator, loss: float
 ) -> pa.Table:
-    """What every metric said of each video; of BF16 none that is held against BF16."""
+    """Draw the scores of each video; BF16 gets none from metrics against BF16."""
     num, items = len(run.items), run.items
     identity = parquet.schema(Scored)
     values: dict[str, Any] = {
@@ -141,7 +141,7 @@ def _scores(
 
 
 def _drawn(field: pa.Field, level: np.ndarray[Any, Any], rng: np.random.Generator) -> Any:
-    """Values of one column around the level of each video."""
+    """Draw the values of one column around the level of each video."""
     if pa.types.is_list(field.type):
         return list(level[:, None] + rng.normal(0, 0.01, (len(level), SECONDS)))
     if pa.types.is_float64(field.type):

@@ -1,4 +1,4 @@
-"""How a benchmark runs."""
+"""Options of a benchmark."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from harness.system.paths import checkout
 
 @dataclass(frozen=True)
 class Options:
-    """How a bench runs.
+    """Options of a bench.
 
-    out: the folder of its files, None for the usual one. quick: small sizes, to see that it runs.
+    out: folder of its files; None for the default.
+    quick: small sizes, to check that it runs.
     dry_run: the GPU bench on a CPU at tiny sizes; its times mean nothing.
     """
 
@@ -22,13 +23,13 @@ class Options:
 
     @property
     def words(self) -> list[str]:
-        """As typed."""
+        """The options as the user types them."""
         out = [] if self.out is None else ["--out", str(self.out)]
         return [*out, *["--quick"] * self.quick, *["--dry-run"] * self.dry_run]
 
     @property
     def folder(self) -> Path:
-        """Where the files go: full sizes into the docs of a checkout, all else below results."""
+        """Folder of the files: docs of the checkout for full sizes, else below results."""
         if self.out is not None:
             return self.out
         root = checkout()

@@ -1,9 +1,9 @@
-"""What the harness adds around generation: timers, peaks, trace, rows and files of the first stage.
+"""Measures what the harness adds to generation: timers, peaks, trace, rows and files.
 
-Two ways to see it. Inside: of a video as the first stage makes it, the share that is neither text
+It uses two measures. Inside: the share of a video's time in the first stage that is neither text
 encoding, denoising, commit nor decoding. Side by side: the same videos by the bare sampler and
-decoder and by the first stage, interleaved in one process; on a shared machine this one carries the
-machine's noise, so its quartiles are printed too.
+decoder, and by the first stage, interleaved in one process. Noise of a shared machine affects the
+second measure, so its quartiles are printed too.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from harness.system import machine
 
 TITLE = "What the harness adds around generation"
 METHODS = ("bf16", "softprune_int4")
-SHARE = 0.03  # wanted: at most
+SHARE = 0.03  # upper bound
 
 
 def run(options: Options) -> int:
-    """For each method, what the harness adds, seen in both ways."""
+    """Measure the overhead of each method in both ways."""
     rounds, num_frames = (1, 6) if options.quick else (10, 42)
     device = machine.choose_device("auto")
     with Report("overhead", TITLE, device, options) as report:
@@ -51,10 +51,10 @@ def run(options: Options) -> int:
 
 
 class Bench:
-    """Makes the same videos with and without the harness around them."""
+    """Generates the same videos with and without the harness around them."""
 
     def __init__(self, run: Run) -> None:
-        """Build the model once for both."""
+        """Build one model for both."""
         self.generator = Generator(run)
         self.generator.encode([item.prompt.text for item in run.items])
         self.generator.warm_up()
@@ -63,7 +63,7 @@ class Bench:
         self.shares: list[float] = []
 
     def bare(self, index: int) -> None:
-        """A video with nothing measured and nothing kept."""
+        """Generate a video without measuring or storing anything."""
         item, generator = self.items[index], self.generator
         model, num_frames = generator.model, generator.run.suite.num_frames
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))
@@ -76,7 +76,7 @@ class Bench:
         reel.end(generator.decode)
 
     def whole(self, index: int) -> None:
-        """A video as the first stage makes it; notes the share of it that is the harness."""
+        """Generate a video as the first stage does; record the share of time of the harness."""
         meter = Meter(self.generator.device, self.generator.memory)
         make_one(self.generator, self.items[index], meter, self.rows)
         wall_s = time.perf_counter() - meter.start
@@ -86,7 +86,7 @@ class Bench:
 
 
 def request(method: str, folder: str | Path, num_videos: int, num_frames: int) -> Run:
-    """A run of the small model in a folder of its own."""
+    """Return a run of the small model in its own folder."""
     prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_videos))
     suite = Suite("bench", prompts, source="custom", sha256="", num_frames=num_frames)
     run = made_up.request(folder, method, configured(f"method={method}"), suite)

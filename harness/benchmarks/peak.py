@@ -1,7 +1,7 @@
-"""`python -m harness.benchmarks.peak <method> <axis> <full|quick>`: what one attention call takes.
+"""`python -m harness.benchmarks.peak <method> <axis> <full|quick>`: memory of one attention call.
 
-A process of its own for each, since a process does not give back all that it had. Prints the bytes
-by which resident memory rose above what was there before the call: scratch, output and temporaries.
+Each measurement is a process of its own, since a process does not return all memory it had. Prints
+by how many bytes resident memory rose during the call: scratch, output and temporaries.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-# Every large piece of memory apart, given back at once: else what encoding freed hides what the
-# call takes. glibc reads this when a process starts.
+# glibc then maps every large block on its own and returns it at once. Otherwise the call would
+# reuse what encoding freed and show no growth. glibc reads these variables at process start.
 THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def main(name: str, axis: str, size: str) -> None:
-    """Store, warm up on a little, then watch one call."""
+    """Store history, warm up on a small size, then measure one call."""
     import torch
 
     from harness.benchmarks.attention import FULL, QUICK
@@ -39,7 +39,7 @@ def main(name: str, axis: str, size: str) -> None:
     cpu = torch.device("cpu")
     memory = memory_of(cpu)
     with torch.inference_mode():
-        for each in (QUICK, sizes):  # the first loads what the libraries load late
+        for each in (QUICK, sizes):  # the first pass triggers lazy loading in libraries
             num_frames = each.histories[-1]
             kept = spread_out(num_frames, num_frames // 2) if name == SOFT_PRUNE else None
             shape = replace(each.frame, num_frames=num_frames)
@@ -53,9 +53,9 @@ def main(name: str, axis: str, size: str) -> None:
 
 
 def high_water_mark() -> int:
-    """Most bytes resident since the reset.
+    """Return the most bytes that were resident since the reset.
 
-    Not `ru_maxrss`, which a process inherits from the larger one that started it.
+    `ru_maxrss` is no alternative: a process inherits it from the larger one that started it.
     """
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None

@@ -1,4 +1,4 @@
-"""Keys and values made like a video model's. Synthetic: they rank grids, not videos."""
+"""Draws synthetic keys and values like a video model's; they rank formats, not videos."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.cache.positions import Rope, rotate
 
 
 def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: int = 0) -> Tensor:
-    """Keys [1, H, F, T, D] fp32, whose tokens resemble their neighbours in the picture and in time.
+    """Draw keys [1, H, F, T, D] fp32; tokens resemble neighbours in space and time.
 
-    Each channel has an offset of its own about as large as its spread; three in 128 of a head vary
-    six times as much as the others. Roped, the offsets turn with the position.
+    Each channel has an offset about as large as its spread; three of 128 channels of a head vary
+    six times as much as the others. With `roped`, RoPE rotates keys and offsets by position.
     """
     random = torch.Generator().manual_seed(seed)
     heads, width = shape.num_heads, shape.head_dim
@@ -29,7 +29,7 @@ def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: 
 
 
 def realistic_values(shape: CacheSpec, num_frames: int, seed: int = 0) -> Tensor:
-    """Values [1, H, F, T, D] fp32: less alike than keys, heavier tails, no outlier channels."""
+    """Draw values [1, H, F, T, D] fp32: less alike than keys, heavy tails, no outlier channels."""
     random = torch.Generator().manual_seed(seed + 1)
     x = _smooth(shape, num_frames, 0.5, random)
     x += 0.3 * torch.randn(1, shape.num_heads, 1, 1, shape.head_dim, generator=random)
@@ -37,7 +37,7 @@ def realistic_values(shape: CacheSpec, num_frames: int, seed: int = 0) -> Tensor
 
 
 def _smooth(shape: CacheSpec, num_frames: int, share: float, random: torch.Generator) -> Tensor:
-    """Unit variance [1, H, F, T, D], `share` of which changes slowly over frames, rows, columns."""
+    """Draw unit variance [1, H, F, T, D], `share` of it slow over frames, rows and columns."""
     size = (num_frames, *shape.grid)
     coarse = [-(-n // 6) + 1 for n in size]
     heads, width = shape.num_heads, shape.head_dim

@@ -1,4 +1,4 @@
-"""Rows of a bench, on disk as they come: a JSON file, and a Markdown table beside it at the end."""
+"""Writes the rows of a bench: a JSON file as they come, and a Markdown table at the end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ from harness.system.version import git_state
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: what was measured (item), of what (case), and its value in `unit`.
+    """One measurement.
 
-    low, high: quartiles over rounds. target: what the value is to be at most, or with `at_least`
-    at least. note: what a reader must know, above all why there is no value. more: numbers beside.
+    item, case: the quantity, and what it was measured on.
+    value: in `unit`; None if there is none.
+    low, high: quartiles over rounds.
+    target: upper bound for the value; with `at_least` a lower bound.
+    note: what a reader must know, above all why a value is missing.
+    more: further numbers.
     """
 
     item: str
@@ -44,19 +48,19 @@ class Row:
 
     @classmethod
     def of(cls, item: str, case: str, spread: Spread, unit: str, **rest: Any) -> Row:
-        """A row of a median and its quartiles."""
+        """Build a row from a median and its quartiles."""
         return cls(item, case, spread.middle, unit, spread.low, spread.high, **rest)
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is; None where there is no value or no target."""
+        """Whether the value meets its target; None without value or target."""
         if self.value is None or self.target is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
     @property
     def cells(self) -> list[str]:
-        """The row as people read it."""
+        """The row as text cells."""
         number = "-" if self.value is None else f"{self.value:.4g} {self.unit}".strip()
         spread = "" if self.low is None else f"{self.low:.4g} to {self.high:.4g}"
         bound = "at least" if self.at_least else "at most"
@@ -69,9 +73,9 @@ COLUMNS = ("measured", "of", "value", "quartiles", "target", "met", "note")
 
 
 class Report:
-    """The files of one bench; a second one of the same day and device takes their place.
+    """Files of one bench; a repetition on the same day and device overwrites them.
 
-    The JSON file is rewritten whole after every row, so a killed bench leaves what it has.
+    The JSON file is rewritten completely after every row, so a killed bench keeps its rows.
     """
 
     def __init__(
@@ -82,8 +86,9 @@ class Report:
         options: Options,
         packages: Sequence[str] = (),
     ) -> None:
-        """Begin with no rows. packages: more whose versions the numbers depend on.
+        """Write the file without rows.
 
+        packages: further packages whose versions affect the numbers.
         Raises  UserError: the folder cannot be written to.
         """
         now = datetime.now(UTC)
@@ -112,7 +117,7 @@ class Report:
         print(f"{title}: {self.head['device']}, {_listed(self.head['versions'])}", flush=True)
 
     def add(self, row: Row) -> None:
-        """Keep a row: print it and write the file."""
+        """Add a row: print it and write the file."""
         self.rows.append(row)
         item, case, number, spread, target, met, note = row.cells
         said = [f"{item}, {case}: {number}", f"({spread})" * bool(spread), target, met, note]
@@ -120,7 +125,7 @@ class Report:
         self._write()
 
     def __enter__(self) -> Self:
-        """The report itself."""
+        """Return the report."""
         return self
 
     def __exit__(
@@ -129,7 +134,7 @@ class Report:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Say how it ended and write the table."""
+        """Record how the bench ended and write the table."""
         ended = first_line(error) if isinstance(error, Exception) else kind and kind.__name__
         self.head["state"] = f"stopped by {ended}" if ended else "done"
         self._write()
@@ -139,7 +144,7 @@ class Report:
         print(table, flush=True)
 
     def markdown(self) -> str:
-        """Title, provenance and the rows as a table."""
+        """Return title, provenance and rows as Markdown."""
         head, git = self.head, self.head["git"]
         commit = f"{git['commit']}{' with changes' if git['dirty'] else ''}"
         table = Grid(f"# {head['title']}", COLUMNS, [x.cells for x in self.rows], words=range(7))
@@ -158,7 +163,7 @@ class Report:
 
 
 def versions(device: torch.device, packages: Sequence[str] = ()) -> dict[str, str | None]:
-    """Versions that times depend on; None where there is none."""
+    """Return the versions that times depend on; None for absent packages."""
     found: dict[str, str | None] = {"torch": torch.__version__}
     for package in ("triton", *packages):
         try:
@@ -173,7 +178,7 @@ def versions(device: torch.device, packages: Sequence[str] = ()) -> dict[str, st
 
 
 def nvidia_smi(fields: str) -> str | None:
-    """What the driver says of the first card, as text; None where it cannot be asked."""
+    """Query the driver about the first card; None if that fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)

@@ -1,11 +1,11 @@
-"""PSNR and SSIM of a set of clips, the way the second stage scores them, beside scikit-image.
+"""Times PSNR and SSIM of clips as the second stage computes them, next to scikit-image.
 
-The scorer's side hands clips to a pool of two threads, as `harness/scoring/score.py` does, and a
-thread measures both metrics of its clip. The other side is scikit-image, frame by frame, in the
-same process. Both have the frames in memory; reading and packing them is not in these times.
+The scorer hands clips to a pool of two threads, as `harness/scoring/score.py` does; each thread
+computes both metrics of its clip. scikit-image runs frame by frame in the same process. Frames are
+already in memory, so reading and packing them is not timed.
 
-Clips are made on the fly, two at a time to stay below 2 GiB: a soft texture that moves under
-changing light, with noise that is new in each frame; the video drifts away from its reference.
+Clips are generated two at a time to stay below 2 GiB: a soft texture that moves under changing
+light, with new noise in each frame; the video drifts away from its reference.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from harness.scoring.metrics.windows import Series
 TITLE = "Scoring clips by PSNR and SSIM beside scikit-image"
 PACKAGES = ("numpy", "scikit-image", "scipy")
 THREADS = 2
-FASTER, DIFFERENCE, PEAK_GIB = 2.0, 1e-5, 2.0  # wanted: at least, at most, at most
+FASTER, DIFFERENCE, PEAK_GIB = 2.0, 1e-5, 2.0  # bounds: at least, at most, at most
 FPS, FIRST_CHUNK_FRAMES = 16, 9
-MARGIN_PX = 64  # how far a texture is wider than the frames that move over it
+MARGIN_PX = 64  # a texture exceeds the frames that move over it by this
 METRICS = (psnr.Psnr(), ssim.Ssim())
 WINDOWS = {metric.name: metric.window for metric in (ssim.Ssim(), ssim.SsimGaussian())}
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -43,7 +43,7 @@ OfFrames = Callable[[Frames, Frames], float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Clips, and frames of each."""
+    """Number of clips, and frames and pixels of each."""
 
     num_clips: int
     num_frames: int
@@ -55,7 +55,7 @@ FULL, QUICK = Sizes(20, 165, 480, 832), Sizes(4, 6, 48, 80)
 
 
 def run(options: Options) -> int:
-    """A frame alone on one thread, then all clips."""
+    """Measure a single frame on one thread, then all clips."""
     sizes = QUICK if options.quick else FULL
     with Report("scoring", TITLE, torch.device("cpu"), options, PACKAGES) as report:
         for row in frame_rows(sizes):
@@ -66,7 +66,7 @@ def run(options: Options) -> int:
 
 
 def frame_rows(sizes: Sizes) -> Iterator[Row]:
-    """One frame on one thread: how many times as fast each metric is."""
+    """Yield how many times faster each metric is, for one frame on one thread."""
     ((video, reference),) = make_clips(replace(sizes, num_clips=1, num_frames=1), 0)
     frames = video.frames_THWC[0], reference.frames_THWC[0]
     theirs = scikit_image()
@@ -84,7 +84,7 @@ def frame_rows(sizes: Sizes) -> Iterator[Row]:
 
 
 def clip_rows(sizes: Sizes) -> Iterator[Row]:
-    """All clips: how many times as fast the scorer's threads are, and how far values differ."""
+    """Yield how many times faster the scorer's threads are, and differences of values."""
     bench = Bench(sizes)
     cases = {"scorer": bench.scorer, "scikit-image": bench.scikit_image}
     times = interleave(cases, told, -(-sizes.num_clips // THREADS), warm_up=0)
@@ -104,27 +104,28 @@ def clip_rows(sizes: Sizes) -> Iterator[Row]:
         worst, num_frames = bench.difference(name)
         case = f"{name}, any of {num_frames} frames"
         yield Row("largest difference", case, worst, unit, target=DIFFERENCE)
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # it is told in KiB
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux gives KiB
     yield Row("peak memory", "of the process", peak_gib, "GiB", target=PEAK_GIB)
 
 
 class Bench:
-    """Scores the same clips both ways, a few in a round."""
+    """Scores the same clips in both ways, a few per round."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Make no clip yet."""
+        """Start without clips."""
         self.sizes = sizes
         self._own: dict[str, list[Series]] = {"psnr": [], "ssim": []}
         self._theirs: dict[str, list[Series]] = {"psnr": [], "ssim": []}
         self._number, self._clips = -1, list[Pair]()
 
     def scorer(self, number: int) -> float:
-        """Seconds of a round's clips in the scorer's threads; values by frame, off the clock."""
+        """Return the seconds of a round's clips in the scorer's threads."""
         clips = self._clips_of(number)
         start = time.perf_counter()
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(_measure, clips))
         seconds = time.perf_counter() - start
+        # Per-frame values serve `difference` only, so they are computed outside the timed part.
         for video, reference in clips:
             frames = video.frames_THWC, reference.frames_THWC
             self._own["psnr"].append(psnr.per_frame(*frames))
@@ -132,7 +133,7 @@ class Bench:
         return seconds
 
     def scikit_image(self, number: int) -> float:
-        """Seconds of the same clips frame by frame."""
+        """Return the seconds of the same clips by scikit-image, frame by frame."""
         clips, metrics = self._clips_of(number), scikit_image()
         start = time.perf_counter()
         for video, reference in clips:
@@ -142,14 +143,14 @@ class Bench:
         return time.perf_counter() - start
 
     def difference(self, name: str) -> tuple[float, int]:
-        """The largest of any frame of all rounds, and how many frames these are."""
+        """Return the largest difference of any frame in all rounds, and the number of frames."""
         own, theirs = np.concatenate(self._own[name]), np.concatenate(self._theirs[name])
         return float(np.abs(own - theirs).max()), len(own)
 
     def _clips_of(self, number: int) -> list[Pair]:
-        """Those of a round; both sides ask for the same ones in turn."""
+        """Return the clips of a round; both sides get the same ones."""
         if number != self._number:
-            self._clips.clear()  # before more are made
+            self._clips.clear()  # frees memory before more are generated
             first = number * THREADS
             count = min(THREADS, self.sizes.num_clips - first)
             self._clips.extend(make_clips(replace(self.sizes, num_clips=count), first))
@@ -158,7 +159,7 @@ class Bench:
 
 
 def own() -> dict[str, OfFrames]:
-    """Our value of one frame."""
+    """Return our metrics of one frame."""
     return {
         "psnr": lambda v, r: float(psnr.per_frame(v[None], r[None])[0]),
         **{name: window.mean for name, window in WINDOWS.items()},
@@ -166,7 +167,7 @@ def own() -> dict[str, OfFrames]:
 
 
 def scikit_image() -> dict[str, OfFrames]:
-    """The same definitions by scikit-image."""
+    """Return the same metrics by scikit-image."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     def similarity(**how: object) -> OfFrames:
@@ -180,12 +181,12 @@ def scikit_image() -> dict[str, OfFrames]:
 
 
 def make_clips(sizes: Sizes, first: int) -> list[Pair]:
-    """Videos with their references, drawn from their numbers."""
+    """Generate videos with references; the clip's number is its seed."""
     return [_make_clip(sizes, first + i) for i in range(sizes.num_clips)]
 
 
 def _make_clip(sizes: Sizes, seed: int) -> Pair:
-    """The video has twice the noise, and is a pixel further every 40 frames."""
+    """Generate a clip; the video has twice the noise and gains a pixel every 40 frames."""
     random = np.random.default_rng(seed)
     height, width = sizes.height, sizes.width
     texture = _texture(random, height + MARGIN_PX, width + MARGIN_PX)
@@ -204,7 +205,7 @@ def _make_clip(sizes: Sizes, seed: int) -> Pair:
 
 
 def _texture(random: np.random.Generator, height: int, width: int) -> NDArray[np.int16]:
-    """Waves in random directions [H, W, 3], the short ones faint; light and dark saturate."""
+    """Draw waves in random directions [H, W, 3], short ones faint; light and dark saturate."""
     y, x = np.mgrid[:height, :width]
     waves = np.full((height, width, 3), 120.0)
     for amplitude in (60, 40, 25, 15):

@@ -1,4 +1,4 @@
-"""Interleaved rounds: what is compared runs side by side, so that drift of the machine cancels."""
+"""Times cases in interleaved rounds, so that drift of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-Action = Callable[[int], object]  # is given the number of the round
-Clock = Callable[[Action, int], float]  # carries out an action of a round; gives its seconds
+Action = Callable[[int], object]  # takes the number of the round
+Clock = Callable[[Action, int], float]  # runs an action of a round and returns seconds
 
 ROUNDS = 7
 
@@ -25,7 +25,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of at least one value."""
+        """Compute the spread of at least one value."""
         values = list(values)
         low, middle, high = (
             statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
@@ -33,23 +33,23 @@ class Spread:
         return cls(low, middle, high)
 
     def scaled(self, factor: float) -> Spread:
-        """In another unit."""
+        """Scale to another unit."""
         return Spread(self.low * factor, self.middle * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each case, round by round; `wanted` is how many rounds were asked for."""
+    """Seconds of each case, round by round; wanted: requested number of rounds."""
 
     seconds: Mapping[str, list[float]]
     wanted: int
 
     def of(self, name: str) -> Spread:
-        """Seconds of a case."""
+        """Return the spread of a case in seconds."""
         return Spread.of(self.seconds[name])
 
     def ratio(self, name: str, base: str) -> Spread:
-        """Seconds of a case over those of the base in the same round."""
+        """Return the spread of the ratio to the base, paired by round."""
         pairs = zip(self.seconds[name], self.seconds[base], strict=True)
         return Spread.of(a / b for a, b in pairs)
 
@@ -60,7 +60,7 @@ class Times:
 
     @property
     def note(self) -> str:
-        """Says if rounds are missing."""
+        """A note on missing rounds; empty if there are none."""
         done = min(len(values) for values in self.seconds.values())
         return "" if done == self.wanted else f"{done} of {self.wanted} rounds: budget spent"
 
@@ -72,10 +72,10 @@ def interleave(
     warm_up: int = 1,
     deadline: float | None = None,
 ) -> Times:
-    """Time the cases A B C, then C B A, and so on, after a warm-up of each.
+    """Warm up each case, then time them as A B C, C B A, and so on.
 
-    deadline: the `time.perf_counter` after which no round ends, as far as can be told from the one
-    before; one is always made.
+    deadline: in `time.perf_counter` seconds. A round starts only if it should end before, judged by
+    the previous one; the first round always runs.
     """
     for _ in range(warm_up):
         for action in cases.values():
@@ -93,7 +93,7 @@ def interleave(
 
 
 def told(action: Action, number: int) -> float:
-    """The seconds that the action itself gives."""
+    """Return the seconds that the action itself measured."""
     seconds = action(number)
     assert isinstance(seconds, float)
     return seconds
@@ -101,12 +101,12 @@ def told(action: Action, number: int) -> float:
 
 @dataclass(frozen=True)
 class Wall:
-    """Seconds until all that an action asked of the device is done."""
+    """Clock: seconds until the device has finished an action."""
 
     device: torch.device
 
     def __call__(self, action: Action, number: int) -> float:
-        """Carry it out."""
+        """Time one action."""
         self._synchronize()
         start = time.perf_counter()
         action(number)
@@ -120,16 +120,16 @@ class Wall:
 
 @dataclass(frozen=True)
 class CudaEvents:
-    """Seconds that a GPU works on an action.
+    """Clock: seconds that a GPU works on an action.
 
-    In a network the processor runs ahead of the GPU, while a single call alone would wait for its
-    own launches; so the GPU is kept busy for `head_start_s` while the action is being launched.
+    In a network the processor runs ahead of the GPU; a single call would instead wait for its own
+    launches. The GPU is therefore kept busy for `head_start_s` while the action is launched.
     """
 
     head_start_s: float
 
     def __call__(self, action: Action, number: int) -> float:
-        """Carry it out."""
+        """Time one action."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(int(self.head_start_s * 2e9))  # cycles, at about 2 GHz
         start.record()
@@ -140,5 +140,5 @@ class CudaEvents:
 
 
 def clock_of(device: torch.device, head_start_s: float = 5e-3) -> Clock:
-    """The clock for calls of a few milliseconds."""
+    """Return the clock for calls of a few milliseconds."""
     return CudaEvents(head_start_s) if device.type == "cuda" else Wall(device)

@@ -1,4 +1,4 @@
-"""A headless browser that refuses the network, for tests of pages."""
+"""Runs a headless browser without network, for tests of pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARGUMENTS = [
 
 @dataclass
 class Watched:
-    """A page, and what it did that it should not have done."""
+    """A page with its errors and forbidden requests."""
 
     page: Any
     errors: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Watched:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """The browser of this machine; without one the test is skipped, and says so."""
+    """Start this machine's browser; skip the test if there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
@@ -49,7 +49,7 @@ def chromium() -> Iterator[Any]:
 def watched(
     browser: Any, width: int = 1280, height: int = 1600, **context: Any
 ) -> Iterator[Watched]:
-    """A new page whose errors and requests to anything but files are noted."""
+    """Open a page and record its errors and its requests to anything but files."""
     opened = browser.new_context(viewport={"width": width, "height": height}, **context)
     found = Watched(opened.new_page())
     page = found.page

@@ -1,4 +1,4 @@
-"""What tests of cache share."""
+"""Helpers for tests of the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.geometry import CPU, GRID
 
 
 class Dense:
-    """Attention without any cache: all frames at once under a block-causal mask."""
+    """Attention without a cache: all frames at once under a block-causal mask."""
 
     def __init__(self, num_frames: int, chunk: int) -> None:
         tokens = GRID[0] * GRID[1]

@@ -35,7 +35,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """The native names of Wan2.1 at tiny sizes."""
+    """A tiny network with the native parameter names of Wan2.1."""
 
     def __init__(self, layers: int = 2) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A small section to choose from."""
+"""A small section for tests of choices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.section import Method, Section
 
 
 def section(values: dict[str, dict[str, float]], **more: Any) -> Section:
-    """Methods of one's own by name, the first the reference."""
+    """Build a section from values by method; the first method is the reference."""
     methods = {name: Method(name, "", "RTN", 8) for name in values}
     given: dict[str, Any] = {"reference": next(iter(values)), "videos": pd.DataFrame(), **more}
     return Section("ours", "moviegen", False, methods, pd.DataFrame(values).T, **given)

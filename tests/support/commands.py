@@ -1,4 +1,4 @@
-"""Commands as a user types them, in a process of their own or in this one."""
+"""Runs commands as a user types them, in a new process or in this one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Done = subprocess.CompletedProcess[str]
 
 
 def command(*words: str, module: str = "harness", cwd: Path = ROOT, **env: str) -> Done:
-    """Run `python -m <module> ...` from a folder, one thread, without an account or a cache.
+    """Run `python -m <module> ...` in a folder, with one thread and without account or cache.
 
-    The process is forked from one that has imported the harness, unless `env` has something that
-    must be there while Python starts.
+    The process is forked from one that has imported the harness, unless `env` holds a variable that
+    Python reads at start.
     """
     python = (sys.executable,) if forks.READ_AT_START & env.keys() else forks.python()
     full = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
@@ -37,11 +37,11 @@ def command(*words: str, module: str = "harness", cwd: Path = ROOT, **env: str) 
 
 
 def within(*words: str, cwd: Path = ROOT) -> Done:
-    """The same in this process, for verbs of which not the process but the answer is tested."""
+    """Run a command in this process, for tests of its answer rather than its process."""
     said, erred = StringIO(), StringIO()
     with (
         pytest.MonkeyPatch.context() as here,
-        patch.dict(os.environ),  # put back as they were: a user's folder is added to both
+        patch.dict(os.environ),  # commands add a user's folder to both
         patch.object(sys, "path", [*sys.path]),
         redirect_stdout(said),
         redirect_stderr(erred),
@@ -54,7 +54,7 @@ def within(*words: str, cwd: Path = ROOT) -> Done:
 
 
 def one_sentence(done: Done) -> str:
-    """The only error line of a command that ended as it should."""
+    """Return the only error line of a failed command."""
     lines = [x for x in done.stderr.splitlines() if not x.startswith("warning: ")]
     assert "Traceback" not in done.stderr
     assert len(lines) == 1, done.stderr

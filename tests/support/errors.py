@@ -1,4 +1,4 @@
-"""What a round trip costs: relative error and stored bits."""
+"""Measures a round trip: relative error and stored bits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TRUE = CacheSpec(num_layers=1, num_heads=12, head_dim=128, grid=(30, 52), chunk_
 
 
 def error(quantizer: Quantizer, x: Tensor) -> float:
-    """Relative L2 error of a round trip in fp32."""
+    """Return the relative L2 error of a round trip in fp32."""
     return distance(trip(quantizer, x.float()), x)
 
 
 def bits(quantizer: Quantizer, x: Tensor) -> float:
-    """Bits stored of a value, metadata included."""
+    """Return the stored bits per value, metadata included."""
     return 8 * quantizer.encode(x).nbytes / x.numel()

@@ -1,4 +1,4 @@
-"""Experiments, composed."""
+"""Composes the configuration of experiments."""
 
 from __future__ import annotations
 

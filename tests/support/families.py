@@ -1,4 +1,4 @@
-"""Models of the family at tiny size."""
+"""Runs and plans models of the Wan family at tiny size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINY = (
 
 
 def tiny(tmp_path: Path, name: str, method: str, num_frames: int, *words: str) -> Run:
-    """One video; decoded by the small model's decoder, since the true one takes seconds."""
+    """Return a run of one video; the small model's decoder saves the seconds of the true one."""
     this = run(tmp_path, f"model={name}", *TINY, f"method={method}", *words)
     suite = Suite("mine", (Prompt(0, "a red fox"),), "custom", "0" * 64, num_frames)
     decoder = configured("model=small")["model"]["decoder"]

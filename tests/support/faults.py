@@ -1,4 +1,4 @@
-"""Faults to run the harness under: commands that can be killed, and methods that misbehave."""
+"""Faults for tests: commands that can be killed, and methods that misbehave."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support import forks
 
 SHORT = ("suite.frames=3", "suite.source=bundled", "track=disabled", "run.device=cpu")
 MIB = 2**20
-PATIENCE_S = 240.0  # before a test gives up waiting for something that must come
+PATIENCE_S = 240.0  # after which a waiting test fails
 
 
 def until(what: Callable[[], bool], why: str) -> None:
-    """Wait for something to be true."""
+    """Wait until a condition is true; fail after `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < end, f"it did not come: {why}"
@@ -40,23 +40,23 @@ def until(what: Callable[[], bool], why: str) -> None:
 
 @dataclass
 class Running:
-    """A command at work; what it says lies in a file, so that it can be read meanwhile."""
+    """A running command; its stderr goes to a file, so that tests can read it meanwhile."""
 
     process: subprocess.Popen[str]
     log: Path
 
     @property
     def said(self) -> str:
-        """Its standard error so far."""
+        """The standard error so far."""
         return self.log.read_text()
 
     @property
     def progress(self) -> list[str]:
-        """A line a finished video: whose and which stage's, as far as it has come."""
+        """The progress lines so far, one per finished video, by run and stage."""
         return re.findall(r"^([\w ]+): \d+/\d+ videos, ", self.said, re.MULTILINE)
 
     def children(self) -> list[psutil.Process]:
-        """The workers that it has started and that are alive."""
+        """Return the command's workers that are alive."""
         found = []
         for child in _descendants(self.process.pid):
             try:
@@ -70,11 +70,11 @@ class Running:
         return found
 
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether the command has ended."""
         return self.process.poll() is not None
 
     def wait(self) -> int:
-        """Its exit code, when it is over."""
+        """Wait for the end and return the exit code."""
         return self.process.wait(PATIENCE_S)
 
 
@@ -86,7 +86,7 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 
 def gone(process: psutil.Process) -> bool:
-    """Whether a process has ended, though nobody may have asked for its exit code yet."""
+    """Whether a process has ended, even as a zombie."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -95,7 +95,7 @@ def gone(process: psutil.Process) -> bool:
 
 @dataclass
 class Place:
-    """A results folder and leases of its own, and hooks that run when Python starts."""
+    """A results folder with its own leases, and hooks that run when Python starts."""
 
     root: Path
     hook: str = ""
@@ -103,11 +103,11 @@ class Place:
 
     @property
     def results(self) -> Path:
-        """Where the runs lie."""
+        """The folder of the runs."""
         return self.root / "results"
 
     def start(self, *words: str, limits: Sequence[str] = (), **env: str) -> Running:
-        """Begin a command; `limits` are options of prlimit(1)."""
+        """Start a command; limits: options of prlimit(1)."""
         return self._start([sys.executable], *words, limits=limits, **env)
 
     def _start(
@@ -138,7 +138,7 @@ class Place:
         return self.started[-1]
 
     def run(self, *words: str, limits: Sequence[str] = (), **env: str) -> Running:
-        """A command from beginning to end; forked if it needs no hook and no limit."""
+        """Run a command to its end; it is forked if it needs no hook and no limit."""
         python = [sys.executable] if self.hook or limits else forks.python()
         done = self._start(python, *words, limits=limits, **env)
         done.wait()
@@ -146,14 +146,14 @@ class Place:
 
 
 def errors(done: Running) -> list[str]:
-    """The sentences that a command ended with; never a traceback."""
+    """Return the command's error lines; fail on a traceback."""
     assert "Traceback" not in done.said, done.said
     return [line for line in done.said.splitlines() if line.startswith("error: ")]
 
 
 @contextmanager
 def tmpfs(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """A file system in a folder, and a way to mount it anew; skips where that is not allowed."""
+    """Mount a tmpfs and yield a function that remounts it; skip where mounting is not allowed."""
     folder.mkdir(exist_ok=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
     try:
@@ -174,10 +174,10 @@ def tmpfs(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
 
 @dataclass(frozen=True)
 class Trouble(FramePolicy):
-    """Keeps all frames, and meets one trouble a video, in the order that a file lists them.
+    """Policy that keeps all frames and suffers one trouble per video, in the order of a file.
 
-    A trouble is taken from the list before it strikes, so no video meets it twice; the first video
-    of a process is the one that warms it up, which meets none.
+    A trouble is removed from the file before it strikes, so that no video suffers it twice. The
+    first video of a process is its warm-up and suffers none.
     """
 
     plan: str = ""
@@ -195,7 +195,7 @@ class _Calls:
 
 
 def strike(plan: Path) -> None:
-    """The next trouble of a list."""
+    """Remove the next trouble from the list and cause it."""
     trouble, _, rest = plan.read_text().partition("\n")
     plan.write_text(rest)
     if trouble == "abort":
@@ -222,7 +222,7 @@ def strike(plan: Path) -> None:
 
 @contextmanager
 def memory_limit(spare_mib: int) -> Iterator[None]:
-    """Let this process have so much more address space than it has."""
+    """Limit this process to `spare_mib` MiB more address space than it has."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     limit = psutil.Process().memory_info().vms + spare_mib * MIB
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
@@ -234,7 +234,7 @@ def memory_limit(spare_mib: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cramped(VideoModel):
-    """A model that has next to no memory left when it is loaded."""
+    """A model that loads with almost no memory left."""
 
     def build(self, device: torch.device, data_dir: Path) -> Sampler:
         with memory_limit(1):

@@ -1,4 +1,4 @@
-"""A folder of results with small real videos and hostile texts, for tests of the report."""
+"""Writes results with small real videos and hostile texts, for tests of the report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.system import parquet
 
 EVIL = "</script><img src=x onerror=\"alert('x')\">&'\"{{ 7 * 7 }}"
 NUM_METHODS, NUM_PROMPTS, NUM_FILMED = 6, 6, 2
-FAILED = 1  # the prompt whose video one method could not make
+FAILED = 1  # the prompt whose video failed for one method
 HEIGHT, WIDTH = 48, 64
 
 
 def write_filmed(top: Path) -> None:
-    """Six methods, six prompts, videos of two; hostile texts; one video failed."""
+    """Write six methods and six prompts: videos of two prompts, hostile texts, one failure."""
     write_results(top, NUM_METHODS * NUM_PROMPTS, NUM_METHODS)
     for place, path in enumerate(sorted(top.glob(f"**/{OBSERVATIONS}"))):
         table = parquet.read(path, None, "")
@@ -39,7 +39,7 @@ def write_filmed(top: Path) -> None:
 
 
 def frames(place: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A bar that moves across, on a grey of the method's own."""
+    """Draw a bar that moves across a grey picture; the grey depends on the method."""
     film = np.full((NUM_PIXEL_FRAMES, HEIGHT, WIDTH, 3), 40 + 30 * place, np.uint8)
     for i, frame in enumerate(film):
         frame[:, i * WIDTH // NUM_PIXEL_FRAMES :][:, :4] = 255

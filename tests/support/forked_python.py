@@ -1,8 +1,8 @@
-"""Stands in for `python -m ...` in a command line: the server of `tests/support/forks.py` runs it.
+"""Client of `tests/support/forks.py` that replaces `python -m ...` in a command line.
 
-The first word is the server's socket. Hands over the other words, the folder, the environment and
-the three standard files, waits, and ends as the command did. Runs without `site`, so it starts in a
-few milliseconds.
+The first word is the server's socket. The client sends the other words, the folder, the environment
+and the three standard files. It waits and ends as the command did. It runs without `site`, so that
+it starts in a few milliseconds.
 """
 
 import json
@@ -21,7 +21,7 @@ if not answer:
     sys.exit("the server of tests/support/forks.py has ended")
 code = os.waitstatus_to_exitcode(int(answer))
 if code < 0:
-    if -code not in (signal.SIGKILL, signal.SIGSTOP):  # which nothing can ignore
+    if -code not in (signal.SIGKILL, signal.SIGSTOP):  # no handler can be set for them
         signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 sys.exit(code)

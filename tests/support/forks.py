@@ -1,10 +1,10 @@
-"""A server that has imported the harness once and forks a process for every command of a test.
+"""A server that imports the harness once and forks a process for every command of a test.
 
-Starting `python -m harness` costs seconds, most of which is the import of torch, once for the
-command and once for each of its stages. A forked command is a process of its own, with its own
-arguments, folder, environment, output and exit code, and forks its stages the same way. It shares
-nothing with other commands but what importing left. A test that needs what happens while Python
-starts (`sitecustomize`, PYTHONPATH, limits) or that kills processes starts a real one instead.
+Starting `python -m harness` takes seconds, mostly for importing torch, once for the command and
+once for each stage. A forked command is a process with its own arguments, folder, environment,
+output and exit code, and forks its stages in the same way. Commands share only the state that
+imports left. A test starts a real process if it depends on Python's start (`sitecustomize`,
+PYTHONPATH, limits) or kills processes.
 
 `python -m tests.support.forks SOCKET` is the server; `forked_python.py` is its client.
 """
@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("forked_python.py")
-# Read when torch or the harness is imported, or by Python before that: a fork would miss them.
+# Python reads these at start, or torch and the harness at import: a fork would ignore them.
 READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS", "TRITON_INTERPRET", "XDG_CACHE_HOME"}
 _starting = threading.Lock()
 PACKAGES = (
@@ -61,11 +61,11 @@ MODULES = (
 
 
 def python() -> tuple[str, ...]:
-    """Words that replace the interpreter in a command line: its process is forked by the server.
+    """Return words that replace the interpreter in a command line, so that the server forks it.
 
-    The server is started at the first call and ends with this process.
+    The first call starts the server, which ends with this process.
     """
-    with _starting:  # tests start commands from threads, too
+    with _starting:  # tests also start commands from threads
         return _client()
 
 
@@ -85,7 +85,7 @@ def _client() -> tuple[str, ...]:
 
 @functools.cache
 def _folder() -> Path:
-    """Of this process, near the root: the path of a socket may have 100 characters."""
+    """Make a folder near the root: the path of a socket may have about 100 characters."""
     root = "/tmp" if Path("/tmp").is_dir() else None
     folder = tempfile.mkdtemp(prefix="forks-", dir=root)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -94,7 +94,7 @@ def _folder() -> Path:
 
 @functools.cache
 def folder() -> Path:
-    """A folder whose `python` is the forked one, to stand first on PATH."""
+    """Return a folder with a `python` that forks, to put first on PATH."""
     script = _folder() / "bin" / "python"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {shlex.join(python())} "$@"\n')
@@ -103,7 +103,7 @@ def folder() -> Path:
 
 
 def main(name: str) -> None:
-    """Import what commands need, then fork one for every client until standard input is closed."""
+    """Import everything that commands need, then fork one per client until stdin is closed."""
     for module in MODULES:
         importlib.import_module(module)
     for package in map(importlib.import_module, PACKAGES):
@@ -111,9 +111,9 @@ def main(name: str) -> None:
             importlib.import_module(found.name)
     torch = sys.modules["torch"]
     assert not torch.cuda.is_initialized(), "a process that has touched a GPU cannot be forked"
-    # Threads of Python do not survive a fork; that of pyarrow's allocator is started again by it.
+    # Python threads do not survive a fork; pyarrow restarts the thread of its allocator itself.
     assert threading.active_count() == 1, threading.enumerate()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that the kernel forgets clients that ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel then reaps ended children
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(name)
         listener.listen(64)
@@ -127,9 +127,9 @@ def main(name: str) -> None:
 
 
 def _serve(client: socket.socket) -> NoReturn:
-    """Fork the command that a client asks for, and tell the client how it ended.
+    """Fork the command of a client, and send the client its exit status.
 
-    A client that is killed, as by the limit of a test, takes its command with it.
+    If a client is killed, for example by a test's time limit, its command is killed too.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -162,7 +162,7 @@ def _serve(client: socket.socket) -> NoReturn:
 
 
 def _become(words: Sequence[str], folder: str, variables: Mapping[str, str]) -> NoReturn:
-    """Make this process `python -m <words>`, started in a folder with these variables."""
+    """Turn this process into `python -m <words>`, started in a folder with these variables."""
     from harness.runs import child
 
     _start_anew(words, variables)
@@ -176,7 +176,7 @@ def _become(words: Sequence[str], folder: str, variables: Mapping[str, str]) -> 
 
 
 def _start_anew(words: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Replace what a new process would not share with the one it was forked from."""
+    """Reset state that a new process would not inherit from the forked one."""
     os.environ.clear()
     os.environ.update(variables)
     tempfile.tempdir = None
@@ -188,7 +188,7 @@ def _start_anew(words: Sequence[str], variables: Mapping[str, str]) -> None:
 
 
 def _end_with(program: Callable[[], object]) -> NoReturn:
-    """Run a program and end this process as Python would: by its exit code or its exception."""
+    """Run a program and end this process as Python would, by exit code or exception."""
     code = 0
     try:
         program()
@@ -208,12 +208,12 @@ def _end_with(program: Callable[[], object]) -> NoReturn:
         try:
             stream.flush()
         except OSError:
-            code = code or 120  # as Python ends when its output cannot be written
+            code = code or 120  # Python's exit code if output cannot be written
     os._exit(code & 0xFF)
 
 
 class Forked:
-    """A stage's process, with what `harness.runs.child` uses of `subprocess.Popen`."""
+    """Process of a stage, with the parts of `subprocess.Popen` that `harness.runs.child` uses."""
 
     def __init__(self, pid: int, stdin: Any) -> None:
         self.pid, self.stdin = pid, stdin
@@ -240,11 +240,11 @@ class Forked:
 
 
 def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]) -> Forked:
-    """Stands in for `harness.runs.child.start_worker`: the stage is forked from the command."""
+    """Replace `harness.runs.child.start_worker`: fork the stage from the command."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    with warnings.catch_warnings(action="ignore"):  # of threads of pyarrow's, which it handles
+    with warnings.catch_warnings(action="ignore"):  # about pyarrow's threads, which survive forks
         pid = os.fork()
     if pid:
         os.close(reader)
@@ -259,7 +259,7 @@ def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[s
             try:
                 os.close(int(name))
             except OSError:
-                continue  # that of this list
+                continue  # the descriptor of this listing
     _start_anew(["-m", "harness.runs.worker", *words], variables)
     GlobalHydra.instance().clear()
     sys.argv = ["harness.runs.worker", *words]

@@ -1,4 +1,4 @@
-"""Generation of short videos of the small model."""
+"""Generates short videos with the small model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.runs.generate import generate
 
 
 def make_all(this: Run) -> None:
-    """First stage in this process."""
+    """Run the first stage in this process."""
     generate(this, RunState.read(this.folder).missing(this), lambda key: None)
 
 

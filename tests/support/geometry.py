@@ -41,7 +41,7 @@ def generate(
     backend: Backend | None = None,
     **changes: Any,
 ) -> tuple[torch.Tensor, Session]:
-    """A short video through the cache: latents and the session it leaves."""
+    """Generate a short video through the cache; return latents and the session."""
     net = net or network()
     shape = spec(**changes)
     method.check(shape)
@@ -54,7 +54,8 @@ def generate(
 
 
 def configured(*words: str, **where: Any) -> dict[str, Any]:
-    """One resolved configuration, to be changed at will; of our own files composed once."""
+    """Return a resolved configuration that the caller may change; own files are composed once."""
+    # The cached configuration is shared between tests, hence the copy.
     return compose.configured(*words, **where) if where else deepcopy(_composed(words))
 
 
@@ -69,18 +70,18 @@ def method_of(name: str, *overrides: str) -> Method:
 
 
 def method_names() -> list[str]:
-    """Every file of conf/method: a new one is a test case without being listed anywhere.
+    """List every file of conf/method, so that a new one is a test case without registration.
 
-    But for those of the published study, which choose another integration: `published_names`.
+    Methods of the published study choose another integration; see `published_names`.
     """
     return [name for name in method_files() if "/" not in name]
 
 
 def published_names() -> list[str]:
-    """Every file of conf/method/published."""
+    """List every file of conf/method/published."""
     return [name for name in method_files() if name.startswith("published/")]
 
 
 def live_bytes(session: Session) -> int:
-    """Bytes of the tensors that a session's layers hold, found by walking its objects."""
+    """Return the bytes of all tensors in a session's layers, found by walking its objects."""
     return walk.live_bytes(session._layers, leave_out=(Context,))

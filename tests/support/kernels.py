@@ -1,4 +1,4 @@
-"""What tests of kernels share."""
+"""Helpers for tests of kernels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def tiered(values: Iterable[Any], *quick: Any) -> list[Any]:
-    """All values; where kernels are interpreted, only those in `quick` are for `make test`."""
+    """Mark all values but those in `quick` as slow where kernels run in the interpreter."""
     slow = [pytest.mark.slow] if DEVICE.type == "cpu" else []
     return [x if x in quick else pytest.param(x, marks=slow) for x in values]

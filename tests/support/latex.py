@@ -1,4 +1,4 @@
-"""Whether a table would go through LaTeX, as far as that can be told without it."""
+"""Checks LaTeX tables as far as possible without LaTeX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ESCAPED = re.compile(r"\\[\\&%$#_{}]")
 
 
 def check(text: str) -> list[list[str]]:
-    """The cells of the rows of a table; fails where LaTeX would."""
+    """Return the cells of a table's rows; fail where LaTeX would."""
     lines = [line for line in text.splitlines() if not line.startswith("%")]
     body = "\n".join(lines)
     plain = ESCAPED.sub("", body.replace("\\\\", "\n"))
@@ -38,7 +38,7 @@ def check(text: str) -> list[list[str]]:
 
 
 def row(line: str) -> list[str]:
-    """The cells of a row; each & and _ in them must be escaped."""
+    """Return the cells of a row; every & and _ in them must be escaped."""
     text = line.removesuffix("\\\\").strip()
     cells = re.split(r"(?<!\\)&", text)
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Frames to measure: moving pictures and noise."""
+"""Frames for tests of metrics: moving pictures and noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A metric for tests: mean grey level of a video."""
+"""A metric for tests: the mean grey level of a video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.scoring.metrics.metric import Clip, Metric, check_pair
 
 
 class Grey(Metric):
-    """Mean grey level, and that of every frame; against a reference, the difference of means."""
+    """Mean grey level of the video and of every frame; with a reference, the differences."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Grey(Metric):
 
 
 class Broken(Grey):
-    """It fails in the way it is told."""
+    """A metric that raises the given error, or returns NaN and infinite values."""
 
     def __init__(self, error: Exception | None = None, **settings: str) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]

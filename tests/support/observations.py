@@ -1,4 +1,4 @@
-"""Rows of results."""
+"""Rows of results for tests."""
 
 from __future__ import annotations
 

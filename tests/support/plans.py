@@ -1,4 +1,4 @@
-"""The plan of all methods."""
+"""Plans methods."""
 
 from __future__ import annotations
 

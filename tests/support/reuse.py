@@ -1,4 +1,4 @@
-"""A text encoder that gives rows as they are."""
+"""A decoder buffer for tests of reuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass
 class AsTheyAre:
-    """Joins histories without a picture between them."""
+    """Joins histories without decoding."""
 
     parts: list[Tensor]
 

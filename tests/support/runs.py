@@ -35,7 +35,7 @@ def run(tmp_path: Path, *overrides: str, **changes: Any) -> Run:
 
 
 def without(heavy: set[str], code: str) -> str:
-    """What some code prints in a process of its own, which must not import these modules."""
+    """Run code in a new process and return its output; fail if it imports one of these modules."""
     check = f"{code}\nimport sys\nsys.exit(', '.join({heavy!r} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

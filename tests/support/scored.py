@@ -1,4 +1,4 @@
-"""Finished videos to score."""
+"""Finished videos for tests of scoring."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAITHFUL = {
 
 
 def leave(this: Run, index: int, frames: Frames) -> None:
-    """What generating a video leaves."""
+    """Write the files that generating a video leaves."""
     item = this.items[index]
     for stale in this.video(item).parent.glob(f"{item.stem}.*"):
         stale.unlink()
@@ -34,7 +34,7 @@ def leave(this: Run, index: int, frames: Frames) -> None:
 
 
 def pair(tmp_path: Path, metrics: Mapping[str, Any], num_videos: int = 2) -> tuple[Run, Run]:
-    """A run and its reference, with so many videos made and none scored."""
+    """Make a run and its reference, each with `num_videos` videos and no scores."""
     reference = run(tmp_path, "method=bf16", method_name="bf16", metrics=metrics)
     reference = run(
         tmp_path, "method=bf16", method_name="bf16", metrics=metrics, reference_id=reference.run_id
@@ -48,7 +48,7 @@ def pair(tmp_path: Path, metrics: Mapping[str, Any], num_videos: int = 2) -> tup
 
 
 def finish(*runs: Run) -> list[str]:
-    """Score what runs lack; gives what that was, a word a video and metric."""
+    """Score what runs lack; return one word per video and metric."""
     tasks = [task for each in runs for task in lacking(each)]
     score(tasks, lambda key: None, "cpu", 2, "score")
     return [f"{task.item.prompt.index} {m.name}" for task in tasks for m in task.metrics]

@@ -1,4 +1,4 @@
-"""A file server that misbehaves as told, on this machine."""
+"""A local file server with adjustable faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Asked:
-    """One request: path, Range as it was sent, bytes of the body that went out."""
+    """One request: its path, its Range header, and the bytes of the body that were sent."""
 
     path: str
     range: str | None
@@ -21,11 +21,13 @@ class Asked:
 
 @dataclass
 class Site:
-    """What a server has and how it serves it.
+    """Files of a server, and its faults.
 
-    drop: after how many bytes each of the next answers breaks off. hold: an answer stops there
-    until `go` is set. status: of the next answers instead of a file, 0 for none. kind: what the
-    files are said to be. moved: old paths to new ones.
+    drop: bytes after which each of the next answers breaks off.
+    hold: bytes after which an answer waits for `go`.
+    status: of the next answers instead of a file; 0 sends no answer.
+    kind: content type of all files.
+    moved: old paths -> new ones.
     """
 
     files: dict[str, bytes]
@@ -49,7 +51,7 @@ class Site:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for one site."""
+    """Request handler of one site."""
 
     site: Site
 

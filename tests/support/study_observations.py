@@ -1,4 +1,4 @@
-"""Rows as the published study wrote them."""
+"""Rows in the format of the published study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny VAE."""
+"""A tiny random VAE."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def build(**changes: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = diffusers.AutoencoderKLWan(**(TINY | changes))
-    model.decoder.conv_out.weight.data.mul_(8)  # contrast enough that some pixels are clamped
+    model.decoder.conv_out.weight.data.mul_(8)  # enough contrast that some pixels are clamped
     return model

@@ -1,4 +1,4 @@
-"""A model of the Wan family at tiny sizes with all of its files, in the published layout."""
+"""A tiny model of the Wan family with all of its files, in the published layout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKPOINT, PARTS = "weights/tiny.pt", "weights/parts"
 
 
 def tiny_model(**changes: Any) -> VideoModel:
-    """The preset, built."""
+    """Build the preset."""
     settings: dict[str, Any] = {
         "dims": DIMS,
         "schedule": Schedule(),
@@ -47,7 +47,7 @@ def tiny_model(**changes: Any) -> VideoModel:
 
 
 def choose(folder: Path, name: str = "tiny", **changes: Any) -> Path:
-    """A folder of choices with the preset as one YAML on top of self_forcing."""
+    """Write a folder of choices with the preset as one YAML file that extends self_forcing."""
     said: dict[str, Any] = {
         "defaults": ["self_forcing", "_self_"],
         "dims": {
@@ -68,7 +68,7 @@ def choose(folder: Path, name: str = "tiny", **changes: Any) -> Path:
 
 
 def write_checkpoint(data: Path) -> Path:
-    """Two sets, as training dumps them; only the second is seeded by 1."""
+    """Write a checkpoint with two sets of weights, as training does; only the second has seed 1."""
     path = data / CHECKPOINT
     path.parent.mkdir(parents=True, exist_ok=True)
     sets = {}
@@ -81,7 +81,7 @@ def write_checkpoint(data: Path) -> Path:
 
 
 def write_parts(data: Path) -> Path:
-    """Text encoder, tokenizer and VAE, random."""
+    """Write a random text encoder, tokenizer and VAE."""
     root = data / PARTS
     write_text(root)
     diffusers = pytest.importorskip("diffusers")
@@ -92,7 +92,7 @@ def write_parts(data: Path) -> Path:
 
 
 def write_text(root: Path, width: int = DIMS.text_dim) -> None:
-    """A tiny random umT5 and a tokenizer of a few words."""
+    """Write a tiny random umT5 and a tokenizer of a few words."""
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

@@ -1,4 +1,7 @@
-"""Tokens as a store would show them to a policy: random, some of history already gone."""
+"""Draw tokens of these frames, oldest first; each head has lost `gone` tokens of history.
+
+The last chunk of frames is the new one.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def draw(
 
 
 def shuffled(tokens: Tokens, seed: int) -> tuple[Tokens, Tensor]:
-    """The same tokens with the history of every head in another order, and that order."""
+    """Return the tokens with each head's history in another order, and that order."""
     random = torch.Generator().manual_seed(seed)
     num = tokens.frame.shape[2]
     old = num - tokens.num_new
@@ -75,7 +78,7 @@ def shuffled(tokens: Tokens, seed: int) -> tuple[Tokens, Tensor]:
 
 
 def joined(old: Tokens, new: Tokens) -> Tokens:
-    """What is stored, then a new chunk."""
+    """Concatenate stored tokens and a new chunk."""
     both = {
         name: torch.cat([getattr(old, name), getattr(new, name)], 2)
         for name in ("key", "value", "rotated", "frame", "place", "count", "note")
@@ -84,7 +87,7 @@ def joined(old: Tokens, new: Tokens) -> Tokens:
 
 
 def applied(tokens: Tokens, revision: Revision) -> Tokens:
-    """What a store holds after a revision."""
+    """Return the tokens that a store holds after a revision."""
     rows = {
         name: picked(getattr(tokens, name), revision.index) for name in ("key", "value", "rotated")
     }
@@ -98,7 +101,7 @@ def applied(tokens: Tokens, revision: Revision) -> Tokens:
 
 
 def video(policy: Budgeted, num_chunks: int, seed: int = 0) -> list[tuple[Tokens, Tokens]]:
-    """Every chunk of a video: what the policy saw, and what the store holds after it."""
+    """Run a policy over a video; return for each chunk the tokens seen and those stored."""
     steps: list[tuple[Tokens, Tokens]] = []
     for chunk in range(num_chunks):
         frames = range(CHUNK * chunk, CHUNK * (chunk + 1))
@@ -109,12 +112,12 @@ def video(policy: Budgeted, num_chunks: int, seed: int = 0) -> list[tuple[Tokens
 
 
 def names(tokens: Tokens, index: Tensor) -> Tensor:
-    """Which token is meant by an index, whatever the order: frame * SIZE + place."""
+    """Return an order-independent id of the tokens at an index: frame * SIZE + place."""
     return (tokens.frame * SIZE + tokens.place).gather(2, index)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, count: Tensor) -> Tensor:
-    """Dense attention [B, H, T, D] with the logit bias log(count), by hand."""
+    """Compute dense attention [B, H, T, D] with the logit bias log(count)."""
     logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + count.log()[:, :, None]
     out: Tensor = logits.softmax(-1) @ value
     return out

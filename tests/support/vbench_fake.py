@@ -1,4 +1,4 @@
-"""A stand-in for VBench's environment: a bare interpreter whose package does as it is told."""
+"""A fake VBench environment: a bare interpreter with a package that follows the prompt."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ INFO = """[
 
 
 def environment(folder: Path, version: str = "0.1.5") -> Path:
-    """Make it, and give its interpreter."""
+    """Build the environment and return its interpreter."""
     command = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
     subprocess.run(command, check=True)
     (site,) = folder.glob("lib/python3*/site-packages")

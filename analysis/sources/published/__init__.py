@@ -1,1 +1,1 @@
-"""What others printed: the study's own data, and the numbers of papers as small files."""
+"""Published data: the study's observations, and numbers of papers as small files."""

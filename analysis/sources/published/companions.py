@@ -1,4 +1,4 @@
-"""The small tables beside the study's observations; each may be absent."""
+"""Reads the small tables next to the study's observations; each may be absent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TRACES = {"allocated_gb": "memory", "reserved_gb": "reserved", "compressed_kv_gb
 
 
 def curves(folder: Path, suite: str, length_s: float) -> pd.DataFrame:
-    """Imaging quality of prefix clips: a row a length in seconds, a column a method.
+    """Read imaging quality of prefix clips: one row per length in seconds, one column per method.
 
-    Caps beyond the end of the video repeat the whole video and count as one point at its end.
+    Lengths beyond the end repeat the whole video, so they become one point at its end.
     Raises  UserError: the file is there and cannot be read.
     """
     columns = ["benchmark", "method", "seconds", "imaging_quality"]
@@ -27,7 +27,7 @@ def curves(folder: Path, suite: str, length_s: float) -> pd.DataFrame:
 
 
 def maxima(folder: Path, suite: str) -> pd.DataFrame:
-    """Largest memory of one prompt: a row a method, a column a kind, GiB.
+    """Read the largest memory of one prompt: one row per method, one column per kind, GiB.
 
     Raises  UserError: the file is there and cannot be read.
     """
@@ -37,7 +37,7 @@ def maxima(folder: Path, suite: str) -> pd.DataFrame:
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
-    """The columns of a file, no rows where there is none."""
+    """Read columns of a file; an absent file gives no rows."""
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     try:

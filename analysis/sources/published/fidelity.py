@@ -1,9 +1,9 @@
-"""The published study's fidelity as it can be ranked.
+"""Prepares the published study's fidelity for ranking.
 
-PSNR is a mean over frames in decibels, so one frame that equals its reference makes a video, and
-then the method, infinite: that says nothing of the other 164 frames, and no rank can be had from
-it. Here PSNR is therefore the mean over the prompts on which no method is infinite, the same
-prompts for all methods. Where nothing is infinite this is the published mean.
+The study's PSNR is a mean over frames in decibels. One frame that equals its reference makes the
+video infinite, and then the method, whatever the other 164 frames are. Infinite values cannot be
+ranked. Here PSNR is therefore the mean over the prompts on which no method is infinite, the same
+prompts for all methods. Where all values are finite this is the published mean.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ METRICS = {"psnr_frame_mean_db": "psnr", "ssim": "ssim", "lpips": "lpips"}
 
 @dataclass(frozen=True)
 class Published:
-    """One suite of the study without its reference, which is infinite by construction.
+    """One suite of the study without its reference, whose PSNR is infinite by construction.
 
     methods: indexed by published name; family, n_videos, psnr in dB, ssim, lpips.
-    infinite_prompts: left out of PSNR. num_prompts: of the whole suite.
+    infinite_prompts: left out of PSNR.
+    num_prompts: of the whole suite.
     """
 
     suite: str
@@ -34,17 +35,17 @@ class Published:
 
     @property
     def partial(self) -> pd.Index:
-        """Methods with fewer videos than the suite has prompts."""
+        """Methods that have fewer videos than the suite has prompts."""
         return self.methods.index[self.methods["n_videos"] < self.num_prompts]
 
 
 def fidelity(sections: Sequence[Section]) -> dict[str, Published]:
-    """The study by suite."""
+    """Return the study's fidelity by suite."""
     return {section.suite: _suite(section) for section in sections}
 
 
 def _suite(section: Section) -> Published:
-    """With PSNR over the prompts that are finite for every method."""
+    """Build one suite, with PSNR over the prompts on which every method is finite."""
     methods = {name: x for name, x in section.methods.items() if name != section.reference}
     psnr = section.videos["psnr_frame_mean_db"].unstack("method")[list(methods)]
     infinite = pd.Series(np.isinf(psnr.to_numpy()).any(axis=1), psnr.index)

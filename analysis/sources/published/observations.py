@@ -1,9 +1,9 @@
-"""The published study from its observations alone: a section a suite, in our quantities and units.
+"""Reads the published study from its observations: one section per suite, in our units.
 
-Source  arXiv 2603.27469; a row a video, Parquet or the same as CSV. Rules of a method's numbers:
-what a run reports once is its first value that is there; the peak is the largest of any video;
-fidelity, VBench and drift are the study's own aggregates, not means of the rows, since 190 videos
-lack values of their own; seconds are the run's mean, or where none was reported that of its videos.
+Source  arXiv 2603.27469; one row per video, Parquet or the same as CSV. Rules for a method's
+single number: a number that the run reports once is its first non-null value; the peak is the
+largest of all videos; fidelity, VBench and drift are the study's own aggregates, because 190
+videos lack values of their own; seconds are the run's mean, else the mean of its videos.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REMARKS = {
 
 @dataclass(frozen=True)
 class Column:
-    """Where a quantity stands: of the run as a whole, of a video, and the latter's unit."""
+    """Columns of a quantity: for the whole run and for a video, and the video column's unit."""
 
     run: str
     video: str
@@ -70,7 +70,7 @@ NUMBERS = list(
 
 
 def sections(observations: Path) -> list[Section]:
-    """The study's suites, in the order of the file; BF16 first in each.
+    """Read the study's suites in the order of the file, BF16 first in each.
 
     Raises  UserError: no such file, not a table, other columns, or no rows.
     """
@@ -82,7 +82,7 @@ def sections(observations: Path) -> list[Section]:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The observations as they are, with the columns that are needed checked.
+    """Read the observations unchanged and check the columns that are needed.
 
     Raises  UserError: see `sections`.
     """
@@ -90,7 +90,7 @@ def read(path: Path) -> pd.DataFrame:
         rows = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except FileNotFoundError as error:
         raise _refused(path, "no such file") from error
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # of pandas, pyarrow and gzip
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # of pandas, pyarrow, gzip
         raise _refused(path, f"cannot be read: {' '.join(str(error).split())[:120]}") from error
     missing = [name for name in (*WORDS, *NUMBERS) if name not in rows]
     if missing:
@@ -142,7 +142,7 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
 
 
 def _videos(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per-video values in our units, indexed by method, prompt_index and sample."""
+    """Return per-video values in our units, indexed by method, prompt_index and sample."""
     index = pd.MultiIndex.from_arrays(
         [rows["method"].astype(str), rows["prompt_index"], [0] * len(rows)],
         names=["method", *VIDEO],
@@ -153,9 +153,10 @@ def _videos(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:
-    """One number a method and quantity, by the study's rules."""
+    """Reduce each quantity to one number per method, by the study's rules."""
     grouped = rows.groupby("method", sort=False)
     found = {
+        # A column of its own for the run holds our unit already; a shared one holds the video's.
         name: grouped[column.run].first() / (column.unit if column.run == column.video else 1.0)
         for name, column in COLUMNS.items()
         if column.run
@@ -184,7 +185,7 @@ def _method(name: str, rows: pd.DataFrame, values: pd.Series, num_wanted: int) -
 
 
 def _remarks(drift: pd.DataFrame, large: pd.DataFrame) -> dict[str, str]:
-    """What must be said where some quantities are shown."""
+    """Collect the remarks for quantities, curves and traces."""
     found = dict(REMARKS)
     single = [name for name in drift if drift[name].notna().sum() == 1]
     if drift.empty:

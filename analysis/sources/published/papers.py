@@ -1,8 +1,8 @@
-"""The printed numbers of papers, from the YAML files beside this module.
+"""Reads the printed numbers of papers from the YAML files next to this module.
 
-A file says what the numbers were measured on, which of our quantities each column tells, and what
-has to be the same before one of ours may be held against it. `conf/method` names are our repeats of
-their rows.
+A file states the setup of the measurements, the quantity of ours that each column holds, and what
+must be equal before one of our numbers may be compared with it. `methods` maps rows of the paper to
+names of conf/method that repeat them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ NEEDS = ("model", "length", "size", "prompts", "device", "build")
 
 @dataclass(frozen=True)
 class Setup:
-    """What numbers were measured on; None or empty where the paper leaves it open.
+    """Setup of published measurements; None or empty if the paper does not state it.
 
-    models: names of conf/model that are these weights. prompts: the source of the prompts as our
-    rows name it. build: the integration (`published`: codes unpacked, history kept for decoding).
-    protocol: whatever else decides the numbers, in words.
+    models: names of conf/model with the same weights.
+    prompts: source of the prompts, as our rows name it.
+    height, width: pixels.
+    build: the integration (`published`: codes unpacked, history kept during decoding).
+    protocol: anything else that decides the numbers, in words.
     """
 
     model: str
@@ -49,9 +51,11 @@ class Setup:
 class Column:
     """One printed column.
 
-    quantity: ours that it tells, or None with `why_not`. needs: what must be the same on both sides
-    (`NEEDS`). decimals: as printed, half a unit of the last one is its uncertainty. scale: our
-    unit in theirs. note: how the definitions differ, said with every verdict.
+    quantity: our quantity with the same meaning; None requires `why_not`.
+    needs: what must be equal on both sides (`NEEDS`).
+    decimals: as printed; half a unit of the last one is the uncertainty.
+    scale: factor from our unit to the printed one.
+    note: how the definitions differ; every verdict repeats it.
     """
 
     name: str
@@ -66,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Number:
-    """One printed number and where it stands."""
+    """One printed number and its place in the paper."""
 
     paper: str
     table: str
@@ -79,18 +83,18 @@ class Number:
 
     @property
     def half_unit(self) -> float:
-        """Half a unit of the last printed digit."""
+        """Half a unit of the last printed digit, in the column's unit."""
         return 0.5 * 10.0**-self.column.decimals
 
     @property
     def printed(self) -> str:
-        """As it was printed."""
+        """The number as it was printed."""
         return number(self.value, self.column.decimals)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One printed table: rows of values in the order of its columns; None where it has none."""
+    """One printed table: rows of values in the order of its columns; None for an empty cell."""
 
     id: str
     columns: Sequence[str]
@@ -101,7 +105,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """One file. counted: whether the planner counts its rows at its own sizes."""
+    """Content of one file.
+
+    counted: whether the planner computes these rows at the paper's sizes.
+    """
 
     name: str
     title: str
@@ -115,7 +122,7 @@ class Paper:
 
     @cached_property
     def numbers(self) -> list[Number]:
-        """Every printed number, table by table."""
+        """All printed numbers, table by table."""
         return [number for table in self.tables for number in self._of(table)]
 
     def _of(self, table: Table) -> Iterator[Number]:
@@ -130,13 +137,13 @@ class Paper:
 
 
 def names() -> list[str]:
-    """The papers that there are, the study first."""
+    """List the papers, the study first."""
     found = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     return sorted(found, key=lambda name: name != "longhorizon")
 
 
 def paper(name: str) -> Paper:
-    """The numbers of one paper.
+    """Read the numbers of one paper.
 
     Raises  UserError: no such paper.
     """
@@ -149,7 +156,7 @@ def paper(name: str) -> Paper:
 
 
 def parsed(name: str, content: Mapping[str, Any]) -> Paper:
-    """A file's content, held against the schema.
+    """Parse the content of a file and check it against the schema.
 
     Raises  ValueError: an unknown or missing key, quantity or need, or a row of another length.
     """
@@ -191,7 +198,7 @@ def _table(
 
 
 def _made(kind: type[Made], content: Mapping[str, Any]) -> Made:
-    """A dataclass of exactly these keys."""
+    """Build a dataclass from exactly these keys."""
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     if set(content) - known:
         raise ValueError(f"{kind.__name__}: unknown keys {sorted(set(content) - known)}")

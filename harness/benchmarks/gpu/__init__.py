@@ -1,7 +1,7 @@
 """The GPU bench: eight measurements in ten minutes, on random weights of true size.
 
-`--dry-run` carries every item out on a CPU at tiny sizes, the kernels in Triton's interpreter, so
-that the rented minutes are not spent on finding typing errors.
+`--dry-run` runs every item on a CPU at tiny sizes, with kernels in Triton's interpreter. It finds
+typing errors before the rented minutes begin.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from harness.benchmarks.report import Report, Row, nvidia_smi
 from harness.system.errors import UserError, first_line
 
 TITLE = "Attention over packed history beside BF16 on a GPU"
-LIMIT_S = 540  # of all items together; the rest of ten minutes is for starting and writing
+LIMIT_S = 540  # for all items; the rest of ten minutes is for starting and writing
 
 
 @dataclass(frozen=True)
 class Item:
-    """One of the measurements: its number and name, at most so many seconds, and what does it."""
+    """One measurement: its number and name, its budget in seconds, and its function."""
 
     title: str
     budget_s: float
     measure: Callable[[Lab], None]
 
 
-# In the order of what must not be missed: the machine is rented for minutes.
+# The most important first: the machine is rented for minutes.
 ITEMS = (
     Item("0 rates of the machine", 10, rates.machine),
     Item("1 BF16 SDPA", 30, rates.sdpa),
@@ -84,13 +84,13 @@ SMALL = Sizes(
 
 
 def run(options: Options) -> int:
-    """All items; exit code 1 if one of them failed, which its row says.
+    """Run all items; return 1 if one of them failed, with the reason in its row.
 
     Raises  UserError: no GPU, and no dry run asked for.
     """
     if options.dry_run:
         if os.environ.get("TRITON_INTERPRET") != "1":
-            # In a process that sets Triton's interpreter before anything imports Triton.
+            # A new process sets Triton's interpreter before anything imports Triton.
             command = [sys.executable, "-m", "harness", "bench", "gpu", *options.words]
             return subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}).returncode
         device = torch.device("cpu")

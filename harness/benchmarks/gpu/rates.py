@@ -1,4 +1,4 @@
-"""Items 0 and 1: what the machine can do, and which BF16 attention is the fastest."""
+"""Items 0 and 1: rates of the machine, and the fastest BF16 attention kernel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from harness.system.errors import first_line
 from harness.system.files import write_json
 
 Attend = Callable[[Tensor, Tensor, Tensor], object]
-LSE, LSE_COSTS = " lse", 1.02  # at most
+LSE, LSE_COSTS = " lse", 1.02  # upper bound
 
 
 def machine(lab: Lab) -> None:
-    """Copy rate and the rate of the network's largest product, both in BF16."""
+    """Measure the copy rate and the rate of the network's largest product, both in BF16."""
     source = torch.randn(lab.sizes.copy_bytes // 2, device=lab.device, dtype=torch.bfloat16)
     target = torch.empty_like(source)
     seconds = lab.times({"copy": lambda _: target.copy_(source)}).of("copy").middle
@@ -39,7 +39,7 @@ def machine(lab: Lab) -> None:
 
 
 def sdpa(lab: Lab) -> None:
-    """Every kernel of torch, with and without its log-sum-exp; the fastest serves everyone."""
+    """Time every kernel of torch, with and without log-sum-exp; all cases then use the fastest."""
     calls = _kernels(lab.device)
     rates: dict[int, dict[str, float]] = {}
     for multiple in lab.within(lab.sizes.multiples):
@@ -53,7 +53,7 @@ def sdpa(lab: Lab) -> None:
             try:
                 action(0)
                 cases[name] = action
-            except RuntimeError as error:  # this kernel does not serve these tensors
+            except RuntimeError as error:  # the kernel does not support these tensors
                 lab.add(name, None, "TFLOP/s", note=first_line(error))
         times = lab.times(cases)
         flops = 4 * chunk.q.numel() * k.shape[2]
@@ -70,7 +70,7 @@ def sdpa(lab: Lab) -> None:
 
 
 def _choose(lab: Lab, rates: dict[int, dict[str, float]]) -> None:
-    """The fastest at the length of the window, or at the longest there was time for."""
+    """Choose the fastest kernel at the window's length, or at the longest that was timed."""
     window = lab.sizes.window // lab.sizes.encoded.num_frames
     found = rates.get(window) or rates[max(rates)]
     fastest = max((n for n in found if not n.endswith(LSE)), key=lambda name: found[name])
@@ -95,7 +95,7 @@ def _choose(lab: Lab, rates: dict[int, dict[str, float]]) -> None:
 
 
 def _kernels(device: torch.device) -> dict[str, Attend]:
-    """By name: each kernel as everyone calls it, and with its log-sum-exp."""
+    """Return kernels by name, each with and without log-sum-exp."""
     aten = torch.ops.aten
     if device.type == "cpu":
         with_lse = aten._scaled_dot_product_flash_attention_for_cpu
@@ -109,7 +109,7 @@ def _kernels(device: torch.device) -> dict[str, Attend]:
 
     return {
         "flash": _by(SDPBackend.FLASH_ATTENTION),
-        f"flash{LSE}": aten._scaled_dot_product_flash_attention,  # always gives it
+        f"flash{LSE}": aten._scaled_dot_product_flash_attention,  # always returns it
         "cudnn": _by(SDPBackend.CUDNN_ATTENTION),
         f"cudnn{LSE}": cudnn,
         "efficient": _by(SDPBackend.EFFICIENT_ATTENTION),

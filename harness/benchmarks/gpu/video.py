@@ -1,6 +1,6 @@
-"""Items 9 and 10: whole videos of the true network, and what their peaks consist of.
+"""Items 4 and 5: whole videos of the true network, and the parts of their peaks.
 
-The network alone, with random weights: no text encoder, no decoder.
+Only the network runs, with random weights: no text encoder, no decoder.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from harness.sampling.passes import Silent
 from harness.system.units import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
-QUANTIZED, PRUNED = 1.05, 0.80  # of BF16's time, at most
+QUANTIZED, PRUNED = 1.05, 0.80  # upper bounds, relative to BF16's time
 KV_ERROR, MARGIN_GIB, BUFFER = 0.01, 0.25, 1.0
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of one video at its peak and at its end; kv is what the ledger says."""
+    """Bytes of one video at its peak and at its end; kv: from the ledger."""
 
     peak: int
     weights: int
     kv: int
     scratch: int
-    grown: int  # by which the device's use grew from before the cache to after the last chunk
+    grown: int  # growth of device memory from before the cache to after the last chunk
 
     @property
     def rest(self) -> int:
-        """Activations, latents and the prompt's keys and values."""
+        """Bytes of activations, latents and the prompt's keys and values."""
         return self.peak - self.weights - self.kv - self.scratch
 
 
 class Network:
-    """The model of the bench, built once, and videos by it."""
+    """The model of the bench, built once, and its videos."""
 
     def __init__(self, lab: Lab) -> None:
-        """Random weights on the device; a prompt of random rows."""
+        """Build random weights on the device and a prompt of random rows."""
         self.model: VideoModel = instantiate(configured(*lab.sizes.model)["model"])
         self.device = lab.device
         self.memory: Memory = memory_of(lab.device)
@@ -65,11 +65,11 @@ class Network:
         self.text_kv = self.model.text_kv(self.sampler, rows)
 
     def spec(self, window: int | None) -> CacheSpec:
-        """The geometry under one contract of history."""
+        """Return the cache geometry for one window."""
         return replace(self.model.spec, window=window)
 
     def video(self, method: Method, backend: Backend, spec: CacheSpec, num_frames: int) -> Peak:
-        """All passes of a video."""
+        """Run all passes of a video and return its peak."""
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         self.memory.reset()
         before = self.memory.now()
@@ -83,12 +83,12 @@ class Network:
 
 
 class Watched(Backend):
-    """A backend whose calls are timed; on a GPU by events, without waiting for it."""
+    """Backend that times its calls; on a GPU by events, without synchronizing."""
 
     name = "watched"
 
     def __init__(self, inner: Backend, device: torch.device) -> None:
-        """Around a backend that has been resolved."""
+        """Wrap a resolved backend."""
         self._inner, self._cuda = inner, device.type == "cuda"
         self._marks: list[tuple[Any, Any]] = []
 
@@ -100,14 +100,14 @@ class Watched(Backend):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """That of the inner one."""
+        """Time the inner backend's call."""
         start = self._mark()
         out = self._inner.attend(q_BHTD, k_BHTD, v_BHTD, history, scratch)
         self._marks.append((start, self._mark()))
         return out
 
     def seconds(self) -> float:
-        """Of all calls since the last time; the device has finished them."""
+        """Return the seconds of all calls since the last query, which the device has finished."""
         marks, self._marks = self._marks, []
         if self._cuda:
             return float(sum(start.elapsed_time(end) for start, end in marks)) / 1e3
@@ -122,7 +122,7 @@ class Watched(Backend):
 
 
 def videos(lab: Lab) -> None:
-    """Every method, the window first; the peaks are kept for the next item."""
+    """Time every method, the window first; keep the peaks for the next item."""
     network = Network(lab)
     end, lab.notes["peaks"] = lab.deadline, {}
     contracts = {f"window {lab.sizes.window}": lab.sizes.window, "full history": None}
@@ -134,7 +134,7 @@ def videos(lab: Lab) -> None:
 
 
 def _contract(lab: Lab, network: Network, contract: str, spec: CacheSpec) -> None:
-    """All methods under one contract of history, interleaved."""
+    """Time all methods under one window, interleaved."""
     cases = {name: Videos(lab, network, name, spec) for name in METHODS}
     actions = {name: each.make for name, each in cases.items()}
     times = interleave(actions, told, lab.sizes.videos, 0, lab.deadline)
@@ -150,10 +150,10 @@ def _contract(lab: Lab, network: Network, contract: str, spec: CacheSpec) -> Non
 
 
 class Videos:
-    """The videos of one method under one contract."""
+    """Videos of one method under one window."""
 
     def __init__(self, lab: Lab, network: Network, name: str, spec: CacheSpec) -> None:
-        """Warm up on two chunks."""
+        """Build the method and warm up on two chunks."""
         self._network, self._spec, self._num_frames = network, spec, lab.sizes.video
         self._method = method_of(name, lab.sizes.model[0].removeprefix("model="))
         self._method.check(spec)
@@ -165,7 +165,7 @@ class Videos:
         self.attention_s: list[float] = []
 
     def make(self, number: int) -> float:
-        """The seconds of a video; notes those of its attention, and its peak."""
+        """Return the seconds of a video; record those of its attention, and its peak."""
 
         def video(_: int) -> None:
             self.peak = self._video(self._num_frames)
@@ -179,7 +179,7 @@ class Videos:
 
 
 def peaks(lab: Lab) -> None:
-    """What the peaks of the videos consist of, and what one call allocates."""
+    """Report the parts of the videos' peaks, and the allocations of one call."""
     for contract, found in lab.notes.get("peaks", {}).items():
         base: Peak = found["bf16"]
         for name, each in found.items():
