@@ -1,1 +1,1 @@
-"""The subject of study: quantizers and retention policies. Imports `harness.api` and torch only."""
+"""Quantizers, retention policies and reuse policies. Imports only `harness.api` and torch."""

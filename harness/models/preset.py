@@ -1,4 +1,4 @@
-"""A base model as configured: weights, preset and the objects around the network."""
+"""A base model as configured: preset, weights, text encoder and decoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch
 
 
 class TextEncoder(Protocol):
-    """Turns prompts into the network's text input."""
+    """Protocol of text encoders, which turn prompts into the network's text rows."""
 
     def locate(self, root: Path) -> None:
         """Look for files below `root`."""
@@ -37,42 +37,49 @@ class TextEncoder(Protocol):
         """Encode on this device."""
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """[B, length, width] fp32 on the CPU; padding rows are zero."""
+        """Return rows [B, length, width] fp32 on the CPU; padding rows are zero."""
 
     def is_full(self, rows_TE: Tensor) -> bool:
-        """Whether a prompt fills all rows, so that words at its end may not have been read."""
+        """Return whether a prompt fills all rows, so that its last words may have been ignored."""
 
     def close(self) -> None:
-        """Free what was loaded."""
+        """Free the loaded encoder."""
 
 
 @runtime_checkable
 class Recorded(Protocol):
-    """A text encoder that tells rows of results what it read the prompts' rows from."""
+    """Protocol of text encoders that may read encoded prompts from a file."""
 
     def recorded(self) -> str | None:
-        """A file and its SHA-256; None if it encodes prompts itself."""
+        """Return the file and its SHA-256, or None if it encodes prompts itself."""
 
 
 @dataclass(frozen=True)
 class VideoModel:
-    """One file of `conf/model/`: the whole preset.
+    """The preset of a base model, one file of `conf/model/`.
 
-    weights: `bundled` (the file `checkpoint` that ships with the package, of digest `sha256`),
-    `checkpoint` (the file at `checkpoint`, relative to the data folder), `seeded` (small networks,
-    seeded initialisation, untrained) or `random` (true sizes, values that mean nothing: for systems
-    measurements; quality stays null). window and sink are frames, window=null is the full history.
-    short_tail lets token groups end short where they do not divide a frame. positions and sink_rate
-    are those of `CacheSpec`; loop is in which order passes are made; guidance runs every pass with
-    and without the prompt, null runs it once. trained_frames is the length of the videos that the
-    weights were trained on, in latent frames, null where it is not known; runs with positions
-    beyond it say so.
-    checkpoint may be `hf://owner/name/path`, and is looked for in the hub's cache under `source` if
-    it is not at its place. sha256 holds a checkpoint to that checksum too, where it is given. lora
-    is a second file, likewise with its source, added with lora_scale (alpha / rank).
+    latent_size: height and width of latents, both even.
+    chunk_frames: latent frames per chunk. fps: pixel frames per second.
+    dtype: dtype of the network: bfloat16, float32 or float16.
+    weights: `bundled`: the file `checkpoint` that ships with the package, with digest `sha256`.
+    `checkpoint`: the file `checkpoint`, relative to the data folder. `seeded`: untrained weights
+    from `seed`, for small networks. `random`: true sizes with meaningless values, for systems
+    measurements; quality stays null.
+    checkpoint: path, or `hf://owner/name/path`.
+    sha256: expected checksum of the checkpoint, or null.
+    source: "owner/name path/in/repo"; the hub's cache is searched for it if `checkpoint` is absent.
+    ema: use the EMA weights of a file that has two sets.
+    window, sink: latent frames; window=null attends to the full history.
+    positions, keys, sink_rate: as in `CacheSpec`.
+    short_tail: let the last group of tokens be shorter if groups do not divide a frame.
+    lora, lora_source, lora_scale: an adapter file, its source, and alpha / rank.
+    loop: order of the passes.
+    trained_frames: length in latent frames of the videos that the weights were trained on; null if
+    unknown. Runs with later positions report this.
+    guidance: run every pass with and without the prompt; null runs it once.
 
-    Raises  ValueError: an unknown word, weights without their file or digest, or a window that
-            cannot hold the sink and one chunk.
+    Raises  ValueError: an unknown word; weights without their file or digest; a window that cannot
+            hold the sink and one chunk; other values that do not fit together.
     """
 
     dims: WanDims
@@ -103,7 +110,7 @@ class VideoModel:
     guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
-        """Refuse presets that cannot run."""
+        """Validate the preset."""
         choices = {
             "weights": ("bundled", "checkpoint", "seeded", "random"),
             "dtype": tuple(DTYPES),
@@ -133,7 +140,7 @@ class VideoModel:
         self._check_sink()
 
     def _check_sink(self) -> None:
-        """A sink that moves or changes needs frames to do so, and room."""
+        """Check that sink and window fit `sink_rate` and anchored positions."""
         if not 0 <= self.sink_rate < 1:
             raise ValueError(f"model.sink_rate={self.sink_rate}: give a share, 0 or more, below 1")
         window = self.window or 0
@@ -158,7 +165,7 @@ class VideoModel:
 
     @property
     def spec(self) -> CacheSpec:
-        """The geometry that methods see."""
+        """Return the geometry that methods see."""
         return CacheSpec(
             num_layers=self.dims.num_layers,
             num_heads=self.dims.num_heads,
@@ -174,17 +181,17 @@ class VideoModel:
 
     @property
     def num_branches(self) -> int:
-        """Branches of every pass, each with a cache of its own."""
+        """Return the number of branches of every pass; each branch has its own cache."""
         return 1 if self.guidance is None else len(BRANCHES)
 
     @property
     def contract(self) -> str:
-        """How much history attention may reach: `window<frames>` or `full`; never mixed."""
+        """Return the reach of attention, `window<frames>` or `full`; tables never mix reaches."""
         return "full" if self.window is None else f"window{self.window}"
 
     @property
     def preset(self) -> str:
-        """The whole preset in one line, printed with every result."""
+        """Return the whole preset in one line, which is printed with every result."""
         steps = "/".join(str(step) for step in self.schedule.steps)
         first = self.schedule.first_steps
         return (
@@ -198,7 +205,7 @@ class VideoModel:
         )
 
     def build(self, device: torch.device, data_dir: Path) -> Sampler:
-        """The network with its weights on a device, and the sampler around it.
+        """Build the network with its weights on a device, and return its sampler.
 
         Raises  UserError: the checkpoint is missing or does not fit.
         """
@@ -210,6 +217,7 @@ class VideoModel:
             init_weights(network, self.seed)
             network.to(device, dtype)
         else:
+            # Build without memory: every weight is replaced below.
             with torch.device("meta"):
                 network = Wan(self.dims)
             if self.weights == "random":
@@ -230,19 +238,19 @@ class VideoModel:
         )
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
-        """Cross-attention keys and values of a prompt's rows, computed once a video."""
+        """Return cross-attention keys and values for a prompt's rows [T, E], once per video."""
         network = sampler.network
         with torch.inference_mode():
             return network.text_kv(rows_TE[None].to(network.device, network.dtype))
 
     def latent_shape(self, num_frames: int) -> tuple[int, int, int, int]:
-        """[F, C, h, w] of a video."""
+        """Return the shape [F, C, h, w] of the latents of a video."""
         return (num_frames, self.dims.latent_channels, *self.latent_size)
 
     def origin(self, data_dir: Path) -> str:
-        """Where the weights come from, as recorded with every row: files and their SHA-256.
+        """Return the files of the weights and their SHA-256, as recorded with every row.
 
-        Raises  UserError: a file is missing, or not the one that the configuration names.
+        Raises  UserError: a file is missing, or its checksum differs from the configuration.
         """
         made_of = [self._origin_of_network(data_dir)]
         if isinstance(self.text, Recorded):
@@ -250,13 +258,13 @@ class VideoModel:
         return " + ".join(made_of)
 
     def path(self, data_dir: Path) -> Path:
-        """The file of the weights; a bundled one is verified on every call."""
+        """Return the path of the weights; a bundled file is verified in every call."""
         if self.weights == "bundled":
             return bundled(str(self.checkpoint), str(self.sha256))
         return located(data_dir, str(self.checkpoint), self.source)
 
     def adapter(self, data_dir: Path) -> Lora | None:
-        """What is added to the weights."""
+        """Return the adapter that is added to the weights, or None."""
         if self.lora is None:
             return None
         place = located(data_dir, self.lora, self.lora_source)
@@ -280,7 +288,8 @@ class VideoModel:
 
 
 def _fill_random(network: Wan, seed: int) -> None:
-    """Small random values in place, on the device: fast, and no overflow on the way through."""
+    """Fill the network with small random values, on its device."""
+    # Drawing on the device is fast. The small deviation avoids overflow in a forward pass.
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     with torch.no_grad():
         for tensor in network.state_dict().values():

@@ -1,9 +1,9 @@
 """The causal Wan diffusion transformer: one network for every model of the Self-Forcing family.
 
 Written from the published architecture of Wan2.1-T2V (arXiv 2503.20314) in its causal,
-self-forcing form (arXiv 2506.08009). Module names follow the native checkpoints, so their keys
-load as they are. The network never sees how history is stored: it hands its un-rotated queries,
-keys and values to a cache session and takes the attention's output back.
+self-forcing form (arXiv 2506.08009). Module names follow the native checkpoints, so that their keys
+load without renaming. The network does not know how history is stored: it passes queries, keys and
+values, without rotary positions, to a cache session and gets the output of attention back.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WanDims:
-    """Sizes of the network; the defaults are Wan2.1-T2V-1.3B.
+    """Sizes of the network; the defaults are those of Wan2.1-T2V-1.3B.
 
-    place_waves: waves a side that tell every patch where in the frame it lies. The published
-    networks have none: rotary positions are relative, and what is absolute they learn from the
-    noise, which takes more training than a small model gets.
+    place_waves: number of waves per side in an absolute position embedding of patches. The
+    published networks have none: their rotary positions are relative, and they learn absolute
+    positions from the noise, which takes more training than a small model gets.
+
+    Raises  ValueError: a width that does not split into heads of even width.
     """
 
     dim: int = 1536
@@ -42,7 +44,7 @@ class WanDims:
     place_waves: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not split into heads."""
+        """Check that the width splits into heads of even width."""
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"dims.dim={self.dim} does not split into {self.num_heads} heads of even width"
@@ -78,7 +80,7 @@ class Wan(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.head.head.weight.device
 
     @property
@@ -92,14 +94,16 @@ class Wan(nn.Module):
         return sum(tensor.nbytes for tensor in self.state_dict().values())
 
     def positions(self, grid: tuple[int, int]) -> Rope:
-        """Rotations by frame, row and column of a grid of patches."""
+        """Return the rotary positions by frame, row and column of a grid of patches."""
         return Rope(self.dims.head_dim, grid, self.device)
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
-        """Cross-attention keys and values of every layer; depends on the prompt alone.
+        """Return a (k, v) pair of cross-attention per layer, each [B, H, T, D].
 
-        text [B, T, text_dim] is padded with zero rows to its full length; they are attended too.
-        Returns a (k, v) pair a layer, each [B, H, T, D].
+        They depend only on the prompt, so one computation serves all passes of a video.
+
+        text_BTE: rows of the prompt, padded with zero rows to full length. Cross-attention has no
+        mask and attends to the padding too.
         """
         context = self.text_embedding(text_BTE)
         return [block.cross_attn.text_kv(context) for block in self._blocks()]
@@ -107,13 +111,13 @@ class Wan(nn.Module):
     def forward(
         self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
-        """One pass over one chunk, which `plan` places in the video."""
+        """Run one pass over one chunk and return its flow; `plan` places it in the video."""
         e_BFD = self.embed_time(t_BF)
         tokens = self.run(self.embed(x_BFChw), e_BFD, text_kv, session, plan)
         return self.finish(tokens, e_BFD, x_BFChw)
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
-        """The tokens of a chunk [B, F * T, dim], before the first block."""
+        """Return the tokens of a chunk [B, F * T, dim] before the first block."""
         patches_BDFhw = self.patch_embedding(x_BFChw.transpose(1, 2))
         tokens: Tensor = patches_BDFhw.flatten(2).transpose(1, 2)
         if self.dims.place_waves:
@@ -122,7 +126,7 @@ class Wan(nn.Module):
         return tokens
 
     def embed_time(self, t_BF: Tensor) -> Tensor:
-        """The embedding of every frame's time [B, F, dim]."""
+        """Return the embedding of every frame's time [B, F, dim]."""
         times = sinusoid(t_BF, self.dims.freq_dim).to(self.dtype)
         embedded: Tensor = self.time_embedding(times)
         return embedded
@@ -130,14 +134,14 @@ class Wan(nn.Module):
     def run(
         self, tokens: Tensor, e_BFD: Tensor, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
-        """All blocks; tokens [B, F * T, dim] -> the same shape."""
+        """Run all blocks: tokens [B, F * T, dim] -> the same shape."""
         e6_BF6D = self.time_projection(e_BFD).unflatten(2, (6, -1))
         for block, kv in zip(self._blocks(), text_kv, strict=True):
             tokens = block(tokens, e6_BF6D, kv, session, plan)
         return tokens
 
     def finish(self, tokens: Tensor, e_BFD: Tensor, like_BFChw: Tensor) -> Tensor:
-        """The flow from the tokens behind the last block, of the shape of `like`."""
+        """Return the flow, in the shape of `like`, from the tokens after the last block."""
         num_frames, grid = like_BFChw.shape[1], (like_BFChw.shape[3] // 2, like_BFChw.shape[4] // 2)
         patches = self.head(tokens, e_BFD).unflatten(1, (num_frames, *grid))
         # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
@@ -173,7 +177,7 @@ class Block(nn.Module):
         session: Attends,
         plan: Plan,
     ) -> Tensor:
-        """x [B, F * T, dim] -> the same shape."""
+        """Run the block: x [B, F * T, dim] -> the same shape."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e6_BF6D).unbind(2)
         y = self.self_attn(modulate(x, shift1, scale1), self.layer, session, plan)
         x = x + per_frame(y, gate1)
@@ -182,52 +186,53 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections that self- and cross-attention share."""
+    """The projections that self-attention and cross-attention share."""
 
     def __init__(self, dims: WanDims) -> None:
-        """Build q, k, v, o and the norms of q and k, which span all heads together."""
+        """Build the projections q, k, v, o and the norms of q and k."""
         super().__init__()
         d = dims.dim
         self.num_heads = dims.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        # As in the checkpoints, one norm spans all heads together.
         self.norm_q, self.norm_k = RMSNorm(d), RMSNorm(d)
 
     def split(self, x: Tensor) -> Tensor:
-        """[B, T, dim] -> [B, H, T, D]."""
+        """Split channels into heads: [B, T, dim] -> [B, H, T, D]."""
         heads: Tensor = x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         return heads
 
     def join(self, x_BHTD: Tensor) -> Tensor:
-        """[B, H, T, D] -> [B, T, dim], through the output projection."""
+        """Join the heads and apply the output projection: [B, H, T, D] -> [B, T, dim]."""
         out: Tensor = self.o(x_BHTD.transpose(1, 2).flatten(2))
         return out
 
 
 class SelfAttention(Attention):
-    """Attention over history and the current chunk, both behind the session."""
+    """Attention over history and the current chunk, computed by the cache session."""
 
     def forward(self, x: Tensor, layer: int, session: Attends, plan: Plan) -> Tensor:
-        """x [B, T, dim] -> [B, T, dim]."""
+        """Attend: x [B, T, dim] -> [B, T, dim]."""
         q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
         q, k, v = self.split(q), self.split(k), self.split(v)
         return self.join(session.attend(layer, q, k, v, plan))
 
 
 class CrossAttention(Attention):
-    """Attention over the prompt; no positions, no mask, no gate."""
+    """Attention over the prompt, without positions, mask or gate."""
 
     def text_kv(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (normed) and values of the prompt, each [B, H, T, D]."""
+        """Return the normed keys and the values of the prompt, each [B, H, T, D]."""
         return self.split(self.norm_k(self.k(context))), self.split(self.v(context))
 
     def forward(self, x: Tensor, text_kv: tuple[Tensor, Tensor]) -> Tensor:
-        """x [B, T, dim] -> [B, T, dim]."""
+        """Attend: x [B, T, dim] -> [B, T, dim]."""
         q = self.split(self.norm_q(self.q(x)))
         return self.join(F.scaled_dot_product_attention(q, *text_kv))
 
 
 class Head(nn.Module):
-    """Final norm and projection to patches; modulated by the un-projected time embedding."""
+    """Final norm and projection to patches, modulated by the time embedding before projection."""
 
     def __init__(self, dims: WanDims) -> None:
         """Build the modules."""
@@ -236,42 +241,42 @@ class Head(nn.Module):
         self.head = nn.Linear(dims.dim, 4 * dims.latent_channels)
 
     def forward(self, x: Tensor, e_BFD: Tensor) -> Tensor:
-        """x [B, F * T, dim] -> patches [B, F * T, 4 C], ordered (row, column, channel)."""
+        """Return patches: x [B, F * T, dim] -> [B, F * T, 4 C], ordered (row, column, channel)."""
         shift, scale = (self.modulation + e_BFD[:, :, None]).unbind(2)
         patches: Tensor = self.head(modulate(x, shift, scale))
         return patches
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm in fp32, cast back before the weight."""
+    """Root-mean-square norm, computed in fp32 and cast back before the weight is applied."""
 
     def __init__(self, dim: int) -> None:
-        """One weight a channel."""
+        """Build one weight per channel."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., dim] -> the same shape and dtype."""
+        """Normalize: x [..., dim] -> the same shape and dtype."""
         wide = x.float()
         inverse = (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         return (wide * inverse).to(x.dtype) * self.weight
 
 
 def modulate(x: Tensor, shift_BFD: Tensor, scale_BFD: Tensor) -> Tensor:
-    """Layer norm without weights, then the scale and shift of each token's frame."""
+    """Apply a layer norm without weights, then the scale and shift of each token's frame."""
     normed: Tensor = F.layer_norm(x, x.shape[-1:], eps=1e-6)
     normed = normed.unflatten(1, (shift_BFD.shape[1], -1))
     return (normed * (1 + scale_BFD[:, :, None]) + shift_BFD[:, :, None]).flatten(1, 2)
 
 
 def per_frame(x: Tensor, gate_BFD: Tensor) -> Tensor:
-    """x [B, F * T, dim] times the gate of each token's frame."""
+    """Multiply x [B, F * T, dim] by the gate of each token's frame."""
     frames: Tensor = x.unflatten(1, (gate_BFD.shape[1], -1))
     return (frames * gate_BFD[:, :, None]).flatten(1, 2)
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """Embedding of times [...] -> [..., width] float64: cosines first, then sines."""
+    """Return sinusoidal embeddings [...] -> [..., width] float64, cosines first, then sines."""
     half = width // 2
     frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
     angles = t.double()[..., None] * frequencies
@@ -279,10 +284,8 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
 
 
 def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
-    """Sines and cosines of where patches lie [rows * columns, 4 * num_waves] float64.
-
-    The first wave is half a period a side, so that no two places are alike.
-    """
+    """Return sines and cosines of patch positions [rows * columns, 4 * num_waves] float64."""
+    # The first wave spans half a period per side, so that no two positions are equal.
     k = torch.arange(1, num_waves + 1, dtype=torch.float64)
     sides = [torch.pi * (torch.arange(n) + 0.5)[:, None] / n * k for n in grid]
     rows, columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in sides)
@@ -292,14 +295,14 @@ def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
 
 
 def init_weights(network: Wan, seed: int) -> None:
-    """Seeded weights for a small network: nothing is trained, but history matters.
+    """Fill a small network with seeded weights; it is untrained, but its video depends on history.
 
     Matrices are N(0, 1 / fan-in), biases and modulation N(0, 0.1). Three exceptions make the video
-    depend on the cache as a trained one does: gates lie around 1, the time projection is damped so
-    that it does not drown them, and queries and keys are scaled so that attention is selective
-    (logits of standard deviation near 3). Drawn in fp32 on the CPU in the order of the state
-    dict, so that they do not depend on the device.
+    depend on the cache like that of a trained network: gates are near 1, the time projection is
+    damped so that it does not dominate the gates, and queries and keys are scaled so that attention
+    is selective (logits with a standard deviation near 3).
     """
+    # Draw in fp32 on the CPU, in the order of the state dict: the same weights for every device.
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():

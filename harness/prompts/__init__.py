@@ -1,1 +1,1 @@
-"""Prompt suites, story events and the lists that ship."""
+"""Prompt suites, story events and the prompt lists that ship with the package."""

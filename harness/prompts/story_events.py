@@ -1,21 +1,22 @@
-"""The consecutive events that one line of a story tells, each a clause that can be judged alone.
+"""Splits a line of a story into consecutive events, each a clause that can be judged alone.
 
-The rules, in order; no language model has a part in them:
+It uses these rules, in this order, and no language model:
 
 1. A line is cut at commas, at full stops before a capital, and at "and then" or "and finally"
    without a comma. "and", "but", "then", "finally" and "later" before a clause are dropped.
-2. A piece that opens the line with a preposition, and a piece that begins with an -ing form
-   without "then", is no event: it stays with the clause after or before it.
-3. A piece that begins with an article, a pronoun or another word of DETERMINERS has a subject of
-   its own; so has one that begins with a bare noun ("smoke rises", "petals open wide"), which is
-   told from a verb by its ending and by the word after it.
-4. A piece that begins with a verb carries the subject of the piece before it on. A participle
-   carries the last passive on, with its "is" or "are".
-5. "it" as a subject becomes the last subject that is no plural and no person, else what the
-   person handled first; "they" the last plural subject. Where there is none, the word stays.
+2. A piece that opens the line with a preposition is not an event: it joins the next clause. A piece
+   that begins with an -ing form without "then" joins the previous clause.
+3. A piece that begins with an article, a pronoun or another word of DETERMINERS has its own
+   subject. So has a piece that begins with a bare noun ("smoke rises", "petals open wide"); its
+   ending and the next word distinguish a noun from a verb.
+4. A piece that begins with a verb continues the subject of the previous piece. A participle
+   continues the last passive, with its "is" or "are".
+5. The subject "it" becomes the last subject that is neither plural nor a person, or else the first
+   object of the first clause. "they" becomes the last plural subject. Without a match, the word
+   stays.
 
-Words are not mended, but for an article run into the word before it: other slips of a line are
-the events' too.
+The only correction is an article that is joined to the previous word. Other mistakes in a line also
+appear in its events.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ PLURAL_NOUNS = _words("people children")
 PERSONS = _words(
     "man woman boy girl child person people someone chef baker farmer artist magician dancer"
 )
-# A verb of a plural after a word in -s says that the word was a noun: "waves splash".
+# After a word in -s, one of these plural verbs shows that the word is a noun: "waves splash".
 _AFTER_PLURAL = _words("open splash fall sail grow rise shoot fly dance swim swims made")
 _AFTER_VERB = _words(
     "a an the his her its it them him themselves itself in into on onto at to by with from away up "
@@ -62,7 +63,7 @@ _WEATHER = _words("rains snows hails thunders")
 
 @dataclass(frozen=True)
 class _Subject:
-    """Who or what acts: its words, and whether they are a plural."""
+    """The subject of a clause: its words, and whether it is plural."""
 
     words: tuple[str, ...]
     plural: bool
@@ -74,9 +75,9 @@ class _Subject:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A clause as it was cut out.
+    """A clause of the line, before its subject is resolved.
 
-    opening: words that came before its subject.
+    opening: words before its subject.
     """
 
     words: tuple[str, ...]
@@ -86,15 +87,15 @@ class _Piece:
 
 @dataclass
 class _Story:
-    """What the clauses so far leave for the next one."""
+    """Subjects and predicates of the clauses so far, which the next clause may refer to."""
 
     subjects: list[_Subject] = field(default_factory=list)
     predicates: list[tuple[str, ...]] = field(default_factory=list)
-    passive: tuple[_Subject, str] | None = None  # the last one's subject and auxiliary
+    passive: tuple[_Subject, str] | None = None  # subject and auxiliary of the last passive
 
 
 def split(line: str) -> tuple[str, ...]:
-    """The events of a line, in order, without connectives, each with its subject.
+    """Return the events of a line, in order, without connectives, each with its subject.
 
     "A bear bathes, shakes off water, and then rolls in grass." gives "A bear bathes",
     "A bear shakes off water" and "A bear rolls in grass".
@@ -109,7 +110,7 @@ def split(line: str) -> tuple[str, ...]:
 
 
 def _pieces(line: str) -> list[_Piece]:
-    """The clauses of a line, in order."""
+    """Return the clauses of a line, in order."""
     text = " ".join(_GLUED_ARTICLE.sub(" the", line).split()).rstrip(" .")
     pieces: list[_Piece] = []
     opening: tuple[str, ...] = ()
@@ -138,7 +139,7 @@ def _before_comma(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _tell(piece: _Piece, story: _Story) -> None:
-    """Add who acts in a clause and what they do to the story."""
+    """Add the subject and the predicate of a clause to the story."""
     words = piece.words
     if piece.begins_sentence:
         story.passive = None
@@ -157,7 +158,7 @@ def _tell(piece: _Piece, story: _Story) -> None:
 
 
 def _has_subject(words: tuple[str, ...], current: _Subject) -> bool:
-    """Whether a clause after the first begins with a subject of its own."""
+    """Return whether a clause after the first begins with its own subject."""
     first = words[0].lower()
     second = words[1].lower() if len(words) > 1 else ""
     if first in DETERMINERS or first in PLURAL_NOUNS:
@@ -170,7 +171,7 @@ def _has_subject(words: tuple[str, ...], current: _Subject) -> bool:
 
 
 def _own_subject(words: tuple[str, ...]) -> tuple[_Subject, tuple[str, ...]]:
-    """A clause's subject, up to its verb, and the rest; adverbs go with the verb."""
+    """Split a clause into its subject and the rest; adverbs belong to the verb."""
     end, plural = _subject_end([word.lower() for word in words])
     while end > 2 and _is_adverb(words[end - 1]):
         end -= 1
@@ -178,7 +179,7 @@ def _own_subject(words: tuple[str, ...]) -> tuple[_Subject, tuple[str, ...]]:
 
 
 def _subject_end(words: list[str]) -> tuple[int, bool]:
-    """How many words the subject has, and whether it is a plural."""
+    """Return the number of words of the subject, and whether it is plural."""
     first = words[0]
     if first in PRONOUNS or first in PLURAL_NOUNS:
         return 1, first not in PRONOUNS or first == "they"
@@ -198,7 +199,7 @@ def _subject_end(words: list[str]) -> tuple[int, bool]:
 
 
 def _is_compound(words: list[str], i: int) -> bool:
-    """Whether a word in -s ends a noun of two words after "of": a row of wine corks bobs."""
+    """Return whether a word in -s ends a compound after "of", as in "a row of wine corks bobs"."""
     after_of = i > 1 and words[i - 2] == "of" and not _is_inflected(words[i - 1])
     return after_of and len(words) > i + 1 and all(map(_is_inflected, words[i : i + 2]))
 
@@ -206,7 +207,7 @@ def _is_compound(words: list[str], i: int) -> bool:
 def _resolved(
     subject: _Subject, rest: tuple[str, ...], story: _Story
 ) -> tuple[_Subject, tuple[str, ...]]:
-    """ "it" and "they" as the subject they stand for, where that can be told."""
+    """Replace "it" or "they" by the subject that it refers to, if there is one."""
     said = subject.words[0].lower() if len(subject.words) == 1 else ""
     if said == "they":
         known = next((each for each in reversed(story.subjects) if each.plural), subject)
@@ -221,13 +222,13 @@ def _resolved(
 
 
 def _handled(story: _Story) -> _Subject | None:
-    """What the first clause does something to: its first noun with an article."""
+    """Return the object of the first clause: its first noun with an article."""
     found = _DETERMINED.search(" ".join(story.predicates[0])) if story.predicates else None
     return _Subject(tuple(found[0].split()), False) if found else None
 
 
 def _is_inflected(word: str) -> bool:
-    """Whether it ends as verbs of the third person do, and plurals: catches, leaves."""
+    """Return whether a word ends like a third-person verb or a plural: catches, leaves."""
     return word.endswith("s") and not word.endswith(("ss", "us", "'s"))
 
 

@@ -1,4 +1,4 @@
-"""Prompt sets: find, fetch, verify, select. Imports no torch: it runs in the parent."""
+"""Finds, downloads, verifies and selects prompts. Imports no torch: it runs in the parent."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from harness.system.files import locked
 from harness.system.paths import shipped
 from harness.system.typed import demand_fields, shown
 
-TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first, the same in every Wan VAE
+TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first; the same for all Wan VAEs
 BUNDLED = shipped("harness", "prompts")
 MAX_SECONDS = 24 * 3600
-MAX_SAMPLES = 10_000  # videos of one prompt
+MAX_SAMPLES = 10_000  # videos per prompt
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of a suite; the index is its line from 0, also its id.
+    """One prompt of a suite.
 
-    events: what happens in it, in order, in suites whose prompts tell stories.
+    index: its line from 0, which is also its id.
+    events: the events of a story, in order; empty in other suites.
     """
 
     index: int
@@ -39,17 +40,18 @@ class Prompt:
     events: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Events come back from JSON as a list."""
+        """Store the events as a tuple."""
+        # JSON returns a list, which would make this frozen dataclass unhashable.
         object.__setattr__(self, "events", tuple(self.events))
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Prompts as selected, and where they came from.
+    """The selected prompts of a suite and their origin.
 
-    source: `official` (data folder or download, checksum verified; or a list that only we have),
-    `bundled` (ours, in the same style) or `custom` (a file of the user's). sha256 is that of the
-    file.
+    source: `official` (data folder or download with verified checksum, or a list that exists only
+    here), `bundled` (our own prompts in the same style) or `custom` (a file of the user).
+    sha256: checksum of the file. num_frames: latent frames per video.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """What `conf/suite/*.yaml` says; see the comments there."""
+    """The settings of `conf/suite/*.yaml`; see the comments there."""
 
     file: str
     sha256: str | None = None
@@ -79,7 +81,7 @@ class SuiteConfig:
     events: bool = False  # whether each line is a story of consecutive events
 
     def __post_init__(self) -> None:
-        """Refuse what no run could use."""
+        """Validate the settings."""
         if self.source not in ("auto", "official", "bundled"):
             raise UserError(
                 f"suite.source={self.source} is unknown: choose auto, official or bundled"
@@ -98,9 +100,9 @@ class SuiteConfig:
 
 
 def configured(values: Any) -> SuiteConfig:
-    """The group `suite` of a resolved configuration.
+    """Build the settings from the group `suite` of a resolved configuration.
 
-    Raises  UserError: a setting that is not there, of another type, or out of range.
+    Raises  UserError: a setting is unknown or missing, has the wrong type, or is out of range.
     """
     demand_fields("suite", values, SuiteConfig)
     return SuiteConfig(**values)
@@ -109,10 +111,11 @@ def configured(values: Any) -> SuiteConfig:
 def resolve(
     name: str, config: SuiteConfig, data_dir: str | None, chunk_frames: int, fps: int
 ) -> Suite:
-    """Find the prompts of a suite, verify them and select.
+    """Find, verify and select the prompts of a suite.
 
-    Raises  UserError: missing or corrupt file, wrong checksum, index out of range, a length that
-    is no multiple of the chunk.
+    chunk_frames: latent frames per chunk of the model. fps: pixel frames per second.
+    Raises  UserError: a missing or corrupt file, a wrong checksum, an index out of range, or a
+    length that is not a multiple of the chunk.
     """
     num_frames = latent_frames(config, chunk_frames, fps)
     content, source = _content(config, *data_folder(data_dir))
@@ -124,14 +127,14 @@ def resolve(
 
 
 def pixel_frames(num_frames: int) -> int:
-    """Pixel frames of a video of so many latent frames."""
+    """Return the pixel frames of a video of `num_frames` latent frames."""
     return TEMPORAL_STRIDE * (num_frames - 1) + 1
 
 
 def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
-    """Latent frames of a suite's videos: whole chunks, unless the last one may be partial.
+    """Return the latent frames of a suite's videos: whole chunks, unless the last may be partial.
 
-    Raises  UserError: no positive length, or frames that are no multiple of the chunk.
+    Raises  UserError: the length is not positive or too large, or not a multiple of the chunk.
     """
     most = MAX_SECONDS * fps // TEMPORAL_STRIDE
     if config.frames is None:
@@ -158,8 +161,8 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
 
 
 def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str]:
-    """The prompt file and its source, as the configuration prefers."""
-    if config.source == "bundled":  # without an address there is no other list to stand in for
+    """Return the content of the prompt file and its source, as configured."""
+    if config.source == "bundled":  # without a URL, the bundled list is the official one
         return _bundled(config), "bundled" if config.url else "official"
     path = folder / config.file
     if path.is_file():
@@ -186,7 +189,7 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
 
 
 def official(config: SuiteConfig, folder: Path, base: str | None = None) -> Target | None:
-    """The official list as something to download; None if a suite has none."""
+    """Return the download target of the official list, or None if the suite has none."""
     if config.url is None or config.sha256 is None:
         return None
     urls = addresses(config.file, [config.url], base)
@@ -202,7 +205,10 @@ def _bundled(config: SuiteConfig) -> bytes:
 
 
 def _download(config: SuiteConfig, folder: Path) -> None:
-    """Fetch the official list; OSError when that is not possible."""
+    """Download the official list.
+
+    Raises  OSError: the download is not possible. UserError: the checksum is wrong.
+    """
     target = official(config, folder)
     if target is None:
         raise OSError("the suite names no address")
@@ -219,17 +225,17 @@ def _download(config: SuiteConfig, folder: Path) -> None:
 
 
 def _lines(content: bytes, name: str) -> list[str]:
-    """The prompts of a file: its lines, or what VBench's list of objects calls `prompt_en`."""
+    """Return the prompts of a file: its lines, or the `prompt_en` fields of VBench's JSON list."""
     try:
-        text = content.decode("utf-8-sig")  # editors may put a byte order mark in front
+        text = content.decode("utf-8-sig")  # some editors add a byte order mark
         is_list = name.endswith(".json")
-        # Not splitlines, which would also cut prompts at U+2028, form feeds and the like.
+        # str.splitlines would also split prompts at U+2028, form feeds and similar characters.
         lines = [x["prompt_en"] for x in json.loads(text)] if is_list else re.split(r"\r?\n", text)
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is no UTF-8 text ({error}): replace the file") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{name} is no list of prompts of VBench: replace the file") from error
-    if not is_list and lines[-1] == "":  # behind the last line's end
+    if not is_list and lines[-1] == "":  # after the final newline
         del lines[-1]
     if not lines:
         raise UserError(f"{name} has no prompts: give one a line")
@@ -243,7 +249,7 @@ def _lines(content: bytes, name: str) -> list[str]:
 
 
 def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list[int]:
-    """Line indices by `suite.prompts` (list or start:stop), else the first `num_prompts`."""
+    """Return line indices by `suite.prompts` (list or start:stop), or the first `num_prompts`."""
     chosen = _indices(config.prompts, num_lines)
     wrong = next((index for index in chosen if not 0 <= index < num_lines), None)
     if wrong is not None:

@@ -1,1 +1,1 @@
-"""From frames of a video to scores: metrics, VBench, judges."""
+"""Scores the frames of videos: metrics, VBench, judges."""

@@ -1,4 +1,4 @@
-"""Second stage: what each video still lacks of the metrics asked for, and measuring it."""
+"""Second stage: finds the scores that videos lack, and measures them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from harness.system.files import sha256
 from harness.system.progress import Progress
 from harness.system.typed import build
 
-MOST_AT_ONCE = 16  # videos: with its reference, 10 s of 480x832 are half a GiB
+MOST_AT_ONCE = 16  # videos in memory; 10 s of 480x832 with its reference take half a GiB
 IS_REFERENCE = "this is the BF16 reference itself"
 NO_REFERENCE = "the BF16 reference is not there"
 RANDOM_WEIGHTS = "model.weights=random: values that mean nothing, for systems measurements only"
@@ -44,9 +44,10 @@ PREVIEW = "model.decoder is a preview's: its pixels are to look at, not to measu
 
 @dataclass(frozen=True)
 class Task:
-    """One video to score by the metrics that it lacks; none if only its files are to be made.
+    """One video to score.
 
-    reference: the folder of the run that has the BF16 video; None if that is not there.
+    metrics: the metrics that it lacks; empty if only its files are missing.
+    reference: the folder of the run that has the BF16 video; None if there is no such video.
     """
 
     run: Run
@@ -56,13 +57,13 @@ class Task:
 
 
 def lacking(run: Run, state: RunState | None = None) -> list[Task]:
-    """The videos made that lack a score of the run's metrics, or packed frames.
+    """Return the generated videos that lack a score of the run's metrics, or packed frames.
 
-    state: of the run, where it is known already.
+    A score is lacking if it does not exist, if the frames have changed since, if the metric has a
+    new version that works here, or if the metric did not work before and does now.
 
-    A score is lacking if there is none, if it is of other frames than are there now, of another
-    version of the metric that can be tried here, or if it could not be tried before and can be now.
-    Raises  UserError: rows cannot be read, or a metric's settings.
+    state: state of the run, if it has been read already.
+    Raises  UserError: rows cannot be read, or a metric rejects its settings.
     """
     metrics = built(json.dumps(run.metrics, sort_keys=True))
     names = [f"{metric.name}_{what}" for metric in metrics for what in ("version", "reason")]
@@ -76,11 +77,11 @@ def lacking(run: Run, state: RunState | None = None) -> list[Task]:
 
     def is_lacking(metric: Metric, row: Row, reference: str | None) -> bool:
         version, reason = (row.get(f"{metric.name}_{what}") for what in ("version", "reason"))
-        if version is None and reason is not None:  # it could not be tried
+        if version is None and reason is not None:  # the metric did not work then
             return can_try[metric] and (reference is not None or not metric.against_reference)
         if metric.against_reference and reference not in (None, row["reference_frames_sha256"]):
             return True
-        if version is not None and not can_try[metric]:  # a value that is there is kept
+        if version is not None and not can_try[metric]:  # keep the old value
             return False
         return bool(version != metric.version())
 
@@ -98,15 +99,15 @@ def lacking(run: Run, state: RunState | None = None) -> list[Task]:
 
 
 def _lacks_pictures(run: Run, item: Item) -> bool:
-    """Whether the files for people are not there, which scoring makes of the frames."""
+    """Return whether the MP4 or the contact sheet is missing; scoring makes both."""
     return not all(run.video(item).with_suffix(end).exists() for end in (".mp4", ".png"))
 
 
 @lru_cache(maxsize=64)
 def built(settings: str) -> tuple[Metric, ...]:
-    """The metrics of a configuration, given as JSON; the same objects for the same settings.
+    """Build the metrics of a configuration, given as JSON; equal settings share the objects.
 
-    Raises  UserError: a setting that a metric refuses.
+    Raises  UserError: a metric rejects a setting.
     """
     from hydra.errors import InstantiationException
 
@@ -121,9 +122,12 @@ def built(settings: str) -> tuple[Metric, ...]:
 def score(
     tasks: Sequence[Task], begins: Callable[[Key], None], device: str, threads: int, name: str
 ) -> None:
-    """Score videos, several at once; each has its row before another takes its place.
+    """Score videos in parallel and write the row of each one as soon as it is done.
 
-    A metric loads its model once for all of them. begins is called before each video.
+    Each metric loads its model once for all videos.
+
+    begins: called before each video.
+    device: as torch names it, or `auto`. threads: videos in parallel. name: label of the progress.
     """
     metrics = {metric for task in tasks for metric in task.metrics}
     bench = _Bench(
@@ -157,9 +161,10 @@ def score(
 
 @dataclass(frozen=True)
 class _Bench:
-    """Where videos are scored; its methods run in several threads.
+    """Scores videos; its methods run in several threads.
 
-    files: a lock a video that is packed here: it may be another's reference in another thread.
+    alone: a lock for each metric that measures one video at a time.
+    files: a lock for each video that is packed here, since another thread may read it as reference.
     """
 
     device: str
@@ -168,7 +173,7 @@ class _Bench:
     begins: Callable[[Key], None]
 
     def score(self, task: Task) -> tuple[Scored, dict[Metric, Result]]:
-        """One video: its files for people, its row's identity and what each metric says."""
+        """Score one video: write its files and return its identity and the metrics' results."""
         self.begins(task.item.key)
         run, item = task.run, task.item
         video = self._read(run.folder, run, item)
@@ -191,13 +196,13 @@ class _Bench:
         return scored, results
 
     def _read(self, folder: Path, run: Run, item: Item) -> _Video:
-        """A video of a run or of its reference; the run's own is left packed."""
+        """Read a video of a run or of its reference; the run's own is packed."""
         stem = folder / "videos" / item.stem
         with self.files.get(stem, nullcontext()):
             return _Video.read(stem, run, item, pack=stem == run.video(item))
 
     def _result(self, metric: Metric, task: Task, video: _Video, reference: _Video) -> Result:
-        """What one metric says; a reason instead of an error, for this video alone."""
+        """Return the result of one metric; an error becomes the reason of this video only."""
         used = "; ".join(f"{name} {sha}" for name, sha in metric.weights().items()) or None
         missing = metric.missing()
         if missing is not None:
@@ -209,12 +214,13 @@ class _Bench:
                 with self.alone.get(metric, nullcontext()):
                     assert video.clip is not None  # else there is a reason
                     values = metric.measure(video.clip, reference.clip, self.device)
-            except Unavailable as error:  # without a version it is tried again
+            except Unavailable as error:  # a row without a version is tried again later
                 return Result({}, str(error), None, used)
             except Unscorable as error:
                 reason = str(error)
             except Exception as error:
-                if isinstance(error, OSError) or cause_of(error) == "oom":  # not of the video
+                # Disk and memory errors are not the fault of the video, so its row must not say so.
+                if isinstance(error, OSError) or cause_of(error) == "oom":
                     raise
                 reason = f"{metric.name} failed: {first_line(error)} ({last_frame(error)})"
         values, strange = _finite(values)
@@ -227,7 +233,7 @@ class _Bench:
 
 @dataclass(frozen=True)
 class _Video:
-    """The frames of a video, or why there are none."""
+    """The frames of a video, or the reason for their absence."""
 
     clip: Clip | None
     sha256: str | None
@@ -235,14 +241,14 @@ class _Video:
 
     @cached_property
     def flat(self) -> bool:
-        """Whether every frame is of one colour, the same one or not."""
+        """Whether every frame has a single colour, which may change from frame to frame."""
         return self.clip is not None and all(
             (frame_HWC == frame_HWC[0, 0]).all() for frame_HWC in self.clip.frames_THWC
         )
 
     @classmethod
     def read(cls, stem: Path, run: Run, item: Item, pack: bool) -> _Video:
-        """Read its frames; pack: leave them packed, with an MP4 beside them."""
+        """Read the frames at `stem`; pack: also store them packed and as an MP4."""
         fps = run.model["fps"]
         try:
             frames = read_frames(stem)
@@ -257,7 +263,7 @@ class _Video:
 
 
 def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str | None:
-    """Why a metric that could be tried is not; None if it is."""
+    """Return the reason not to measure an available metric for this video, or None."""
     if task.run.model["weights"] == "random":
         return RANDOM_WEIGHTS
     if _is_preview(task.run.model["decoder"]["_target_"]):
@@ -273,12 +279,12 @@ def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str
 
 @lru_cache
 def _is_preview(decoder: str) -> bool:
-    """Whether a class of decoders says so of itself."""
+    """Return whether a decoder class is marked as a preview."""
     return getattr(get_class(decoder), "preview", False)
 
 
 def _finite(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
-    """The values with null for what is not finite, and the names of those columns."""
+    """Replace values that are not finite by None, and return the names of their columns."""
 
     def is_strange(value: Any) -> bool:
         numbers = value if isinstance(value, list) else [value]
@@ -289,7 +295,8 @@ def _finite(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
 
 
 def _constant(video: _Video, reference: _Video, against_reference: bool) -> str | None:
-    """Says beside the values if a video shows nothing, as two black videos score as perfect."""
+    """Return a remark if the video or its reference is constant, else None."""
+    # Two black videos score as perfect, so the row needs the remark next to its values.
     whose = {"the video": video.flat}
     if against_reference and reference is not video:
         whose["its reference"] = reference.flat
@@ -298,7 +305,7 @@ def _constant(video: _Video, reference: _Video, against_reference: bool) -> str 
 
 
 def _draw(task: Task, video: _Video, reference: _Video) -> None:
-    """The contact sheet: the reference above the video where there is one."""
+    """Write the contact sheet, with the reference above the video if there is one."""
     path = task.run.video(task.item).with_suffix(".png")
     against = any(metric.against_reference for metric in task.metrics)
     if video.clip is None or (path.exists() and not against):

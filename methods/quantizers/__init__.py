@@ -1,1 +1,1 @@
-"""How stored tokens are encoded: one class a module."""
+"""Quantizers: how stored keys and values are encoded, one quantizer per module."""

@@ -1,4 +1,4 @@
-"""What all tokens of a frame share is taken out of each channel before its tokens are rounded."""
+"""Removes a per-channel mean or scale from each frame before its tokens are quantized."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from methods.quantizers.grouped import FP16_MAX, staged
 
 @dataclass(frozen=True)
 class Channelwise(Quantizer):
-    """x = inner * scale + mean with one value a channel of a frame; leaves take out one of them.
+    """Base class: x = inner * scale + mean, with one scale or mean per channel of a frame.
 
-    Attention can fold what is taken out of keys: a scale into the query, a mean into the
-    log-sum-exp of its frame, since it adds the same to every logit there.
+    A subclass removes either the scale or the mean. For keys, attention can fold a scale into the
+    query and a mean into the log-sum-exp of its frame: the mean adds the same number to every
+    logit of that frame.
 
-    Shapes  the inner quantizer's, and the leaf's part [B, H, F, D] fp16.
-    Raises  ValueError: an inner quantizer that rotates or takes something out itself.
+    Shapes  the inner quantizer's parts, and the subclass's part [B, H, F, D] fp16.
+    Raises  ValueError: an inner quantizer that rotates, or that removes a channel mean or scale.
     """
 
     inner: Quantizer
 
     def check(self, spec: CacheSpec) -> None:
-        """The inner quantizer must serve the model, in plain channels."""
+        """Check that the inner quantizer supports the model and keeps plain channels."""
         form = self.inner.kernel_layout()
         nested = form is not None and (form.channel_scale or form.channel_mean)
         if nested or self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
@@ -35,36 +36,37 @@ class Channelwise(Quantizer):
         self.inner.check(spec)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """As the inner quantizer, and finish, in fp32."""
+        """Decode with the inner quantizer, then restore the channel statistic, in fp32."""
         for tile, x in staged(packed, out_BHFTD):
             self.inner.stage(tile, x)
             self.finish(x, tile)
 
     @abstractmethod
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
-        """Put back in place what was taken out."""
+        """Restore the removed mean or scale in place; x [B, H, F, T, D] fp32."""
 
 
 @dataclass(frozen=True)
 class Centered(Channelwise):
-    """Takes the mean over a frame's tokens out of every channel.
+    """Subtracts from every channel its mean over the frame's tokens.
 
-    Source  SageAttention (arXiv 2410.02367), section 4.2, on keys; the mean of a frame here, of all
-    tokens there.
+    Source  SageAttention (arXiv 2410.02367), section 4.2, for keys. It takes the mean over all
+    tokens; this class takes it over each frame.
     """
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """The mean as stored is what is taken out, so its rounding costs nothing."""
+        """Subtract the channel means, then encode with the inner quantizer."""
+        # Subtract the fp16 mean that is stored: its rounding error then cancels when decoding.
         mean = x_BHFTD.float().mean(3).clamp(-FP16_MAX, FP16_MAX).half()
         packed = self.inner.encode(x_BHFTD.float() - mean.float()[:, :, :, None])
         return replace(packed, parts={**packed.parts, "channel_mean": mean})
 
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
-        """Add the mean back."""
+        """Add the channel means in place."""
         x_BHFTD.add_(packed.parts["channel_mean"].float()[:, :, :, None])
 
     def kernel_layout(self) -> KernelLayout | None:
-        """That of the inner quantizer with the mean."""
+        """Return the inner quantizer's layout with the mean, or None if it has no layout."""
         form = self.inner.kernel_layout()
         return form and replace(form, channel_mean="channel_mean")
 
@@ -73,21 +75,22 @@ class Centered(Channelwise):
 class ChannelScaled(Channelwise):
     """Divides every channel by its root mean square over a frame's tokens.
 
-    Source  the static per-channel key scales of KVQuant (arXiv 2401.18079), section 3.1, taken from
-    each frame instead of a calibration set.
+    Source  the static per-channel key scales of KVQuant (arXiv 2401.18079), section 3.1. Here they
+    come from each frame instead of a calibration set.
     """
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """The scale as stored is what is divided by."""
+        """Divide by the channel scales, then encode with the inner quantizer."""
+        # Divide by the fp16 scale that is stored: its rounding error then cancels when decoding.
         scale = x_BHFTD.float().square().mean(3).sqrt().clamp(2**-14, FP16_MAX).half()
         packed = self.inner.encode(x_BHFTD.float() / scale.float()[:, :, :, None])
         return replace(packed, parts={**packed.parts, "channel_scale": scale})
 
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
-        """Multiply by the scale."""
+        """Multiply by the channel scales in place."""
         x_BHFTD.mul_(packed.parts["channel_scale"].float()[:, :, :, None])
 
     def kernel_layout(self) -> KernelLayout | None:
-        """That of the inner quantizer with the scale."""
+        """Return the inner quantizer's layout with the scale, or None if it has no layout."""
         form = self.inner.kernel_layout()
         return form and replace(form, channel_scale="channel_scale")

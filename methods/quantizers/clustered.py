@@ -1,4 +1,4 @@
-"""Tokens that look alike share a centroid, and only what each has of its own is quantized."""
+"""Clusters similar tokens and quantizes only their residuals from the cluster centroids."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from methods.quantizers.nested import inner_of, joined, named
 
 @dataclass(frozen=True)
 class Clustered(Quantizer):
-    """x = centroid of the token's cluster + residual, quantized; nested, stages are progressive.
+    """x = centroid of the token's cluster + quantized residual.
 
-    centroids: how many of each head and page, at most 256. tokens_each: tokens of a page for each
-    centroid at least, which limits their number on small pages; a centroid takes as many bits as
-    its 16 * D, so of a value 16 / tokens_each at most. iterations: of Lloyd's.
+    A `Clustered` as the residual of another gives progressive stages.
 
-    Source  Quant VideoGen (arXiv 2602.02958), semantic-aware smoothing, and with another one as
-    residual its progressive residual quantization; centroids there are of several chunks together
-    and seeded at random.
-    Shapes  residual parts, and centroids [B, H, F, C, D] fp16, nearest [B, H, F, T] u8.
+    centroids: maximum number per head and page, 1 to 256.
+    tokens_each: minimum number of tokens of a page per centroid; limits the centroids of small
+    pages. A centroid takes 16 * D bits, so centroids cost at most 16 / tokens_each bits per value.
+    iterations: number of Lloyd iterations.
+
+    Source  Quant VideoGen (arXiv 2602.02958): semantic-aware smoothing and, if nested, progressive
+    residual quantization. The paper shares centroids between several chunks and seeds them at
+    random.
+    Shapes  residual parts; centroids [B, H, F, C, D] fp16; nearest [B, H, F, T] u8.
     Raises  ValueError: centroids not 1 to 256, numbers not positive; a page smaller than
     tokens_each; a residual that rotates.
     """
@@ -35,7 +38,7 @@ class Clustered(Quantizer):
     iterations: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Validate the fields."""
         if not 1 <= self.centroids <= 256:
             raise ValueError(f"Clustered.centroids={self.centroids}: choose 1 to 256")
         for name in ("tokens_each", "iterations"):
@@ -43,7 +46,7 @@ class Clustered(Quantizer):
                 raise ValueError(f"Clustered.{name}={getattr(self, name)}: choose 1 or more")
 
     def check(self, spec: CacheSpec) -> None:
-        """A page must be worth a centroid, the residual in the same channels."""
+        """Check that a frame has `tokens_each` tokens and that the residual does not rotate."""
         if self.residual.rotation(spec.head_dim, torch.device("cpu")) is not None:
             name = type(self.residual).__name__
             raise ValueError(f"Clustered: {name} rotates: choose RTNE4M3 or RTN")
@@ -55,7 +58,7 @@ class Clustered(Quantizer):
         self.residual.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Cluster, then encode what the centroids as stored leave over."""
+        """Cluster the tokens, then encode their differences from the centroids."""
         x = x_BHFTD.float().clamp(-FP16_MAX, FP16_MAX)
         count = min(self.centroids, x.shape[3] // self.tokens_each)
         centroids, nearest = cluster(x.flatten(0, 2), count, self.iterations)
@@ -63,18 +66,20 @@ class Clustered(Quantizer):
             "centroids": centroids.unflatten(0, x.shape[:3]),
             "nearest": nearest.unflatten(0, x.shape[:3]),
         }
+        # `cluster` returns the centroids as stored in fp16, so the residual covers their rounding.
         rest = self.residual.encode(x - _of_tokens(parts["centroids"], parts["nearest"]))
         return joined(replace(rest, parts=named(rest, "residual")), parts)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """As the residual, plus the centroids."""
+        """Decode the residual and add each token's centroid."""
         for tile, x in staged(packed, out_BHFTD):
             self.residual.stage(inner_of(tile, "residual"), x)
             x += _of_tokens(tile.parts["centroids"], tile.parts["nearest"])
 
 
 def _of_tokens(centroids_BHFCD: Tensor, nearest_BHFT: Tensor) -> Tensor:
-    """The centroid of each token [B, H, F, T, D] fp32."""
+    """Return the centroid of each token [B, H, F, T, D] fp32."""
+    # One flat index over all heads and pages: row r owns the centroids r * C .. r * C + C - 1.
     count, shape = centroids_BHFCD.shape[3], nearest_BHFT.shape
     rows = torch.arange(shape[:3].numel(), device=nearest_BHFT.device)[:, None] * count
     index = (nearest_BHFT.flatten(0, 2) + rows).flatten()

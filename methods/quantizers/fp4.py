@@ -1,4 +1,4 @@
-"""Four-bit floating point, E2M1, with a scale for a block of channels: MXFP4 and NVFP4."""
+"""Four-bit floating point (E2M1) with one scale per block of channels: MXFP4 and NVFP4."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ E8M0 = torch.float8_e8m0fnu
 
 @dataclass(frozen=True)
 class FP4(Quantizer):
-    """E2M1 codes of x over the scale of its block; leaves say what a scale is.
+    """Base class: divides each block by its scale and rounds to E2M1; subclasses define the scale.
 
-    Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D / 2] u8, two in a byte as `harness.api.bits`
-    packs them, and the leaf's scales.
-    Raises  ValueError: a head that is not made of whole blocks.
+    block: channels per scale.
+
+    Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D / 2] u8, two codes per byte as packed by
+    `harness.api.bits`, and the subclass's scales.
+    Raises  ValueError: a head width that is not a multiple of `block`.
     """
 
     block: ClassVar[int]
 
     def check(self, spec: CacheSpec) -> None:
-        """Blocks must split a head evenly."""
+        """Check that blocks divide the head width."""
         if spec.head_dim % self.block:
             raise ValueError(
                 f"{type(self).__name__}: {spec.head_dim} channels of a head are not made of blocks "
@@ -48,14 +50,14 @@ class FP4(Quantizer):
 
     @abstractmethod
     def scales(self, largest: Tensor) -> dict[str, Tensor]:
-        """Scales to store for blocks whose largest magnitudes are [B, H, F, T, N] fp32."""
+        """Return the scale parts to store; largest: magnitude per block [B, H, F, T, N] fp32."""
 
     @abstractmethod
     def scale(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """What a block is multiplied by [B, H, F, T, N] fp32."""
+        """Return the scale of each block [B, H, F, T, N] fp32 from the stored parts."""
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Nearest number, ties to even, saturating."""
+        """Round to the nearest E2M1 number; ties go to even, large values saturate."""
         blocks = x_BHFTD.float().unflatten(-1, (-1, self.block))
         parts = self.scales(blocks.abs().amax(-1))
         scaled = blocks / self.scale(parts).clamp_min(1e-38)[..., None]
@@ -63,7 +65,7 @@ class FP4(Quantizer):
         return Packed({"codes": codes, **parts}, 4, (x_BHFTD.shape[3], x_BHFTD.shape[4]))
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Numbers looked up, times the scale of their block."""
+        """Look the numbers up and multiply them by the scale of their block."""
         numbers = _numbers(packed.device)
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], 4, numbers, x)
@@ -73,11 +75,12 @@ class FP4(Quantizer):
 
 @dataclass(frozen=True)
 class MXFP4(FP4):
-    """Blocks of 32 channels with a power of two as scale.
+    """MXFP4: blocks of 32 channels whose scale is a power of two.
 
-    Source  OCP Microscaling Formats (MX) v1.0, MXFP4 and its conversion from scalars: the scale's
-    exponent is the largest value's minus that of the largest number, 2. The price of that rule:
-    what lies between 6 and 8 times the scale is cut down to 6, by up to a quarter.
+    Values between 6 and 8 times the scale saturate at 6 and lose up to a quarter.
+
+    Source  OCP Microscaling Formats (MX) v1.0, MXFP4 and its conversion from scalars: the exponent
+    of the scale is the exponent of the largest value minus 2, the exponent of the largest number.
     Shapes  scale [B, H, F, T, D / 32] u8, the bits of E8M0: exponent + 127.
     """
 
@@ -85,40 +88,41 @@ class MXFP4(FP4):
 
     @property
     def per_token(self) -> bool:
-        """A block lies in a token."""
+        """True: tokens share no scale."""
         return True
 
     def scales(self, largest: Tensor) -> dict[str, Tensor]:
-        """floor(log2(largest)) - 2, exactly: `frexp` gives mantissas from 0.5 to 1."""
+        """Return floor(log2(largest)) - 2 as E8M0 codes."""
+        # `frexp` is exact where log2 rounds. Its mantissas lie in 0.5..1, hence the extra - 1.
         exponent = torch.frexp(largest).exponent - 1 - 2
         code = (exponent + 127).clamp(0, 254).where(largest > 0, 0)
         return {"scale": code.to(torch.uint8)}
 
     def scale(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """2 ** exponent."""
+        """Return 2 ** exponent of each block."""
         return parts["scale"].view(E8M0).float()
 
 
 @dataclass(frozen=True)
 class NVFP4(FP4):
-    """Blocks of 16 channels with a scale in E4M3, in units of a scale of their head and frame.
+    """NVFP4: blocks of 16 channels with an E4M3 scale, times one fp32 unit per head and frame.
 
-    Source  NVIDIA's NVFP4 as in LongLive 2.0 (arXiv 2605.18739); the largest value of a block goes
-    to 6, the largest block scale to 448 (their rule of least squared error is not this one).
+    Source  NVIDIA's NVFP4 as in LongLive 2.0 (arXiv 2605.18739). The largest value of a block maps
+    to 6 and the largest block scale to 448. LongLive's least-squares rule is not implemented.
     Shapes  scale [B, H, F, T, D / 16] u8, the bits of E4M3; unit [B, H, F] fp32.
     """
 
     block: ClassVar[int] = 16
 
     def scales(self, largest: Tensor) -> dict[str, Tensor]:
-        """Both levels."""
+        """Return the E4M3 scale of each block and the fp32 unit of each head and frame."""
         top = torch.finfo(E4M3).max
         unit = largest.amax((-1, -2)) / (LARGEST * top)
         scale = largest / LARGEST / unit.clamp_min(1e-38)[..., None, None]
         return {"scale": scale.clamp_max(top).to(E4M3).view(torch.uint8), "unit": unit}
 
     def scale(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The product of both."""
+        """Return block scale times unit."""
         return parts["scale"].view(E4M3).float() * parts["unit"][..., None, None]
 
 
@@ -128,12 +132,13 @@ def _numbers(device: torch.device) -> Tensor:
 
 
 def nearest_e2m1(x: Tensor) -> Tensor:
-    """Codes uint8 of the nearest E2M1 numbers, of x's shape.
+    """Return the codes of the nearest E2M1 numbers, uint8, in the shape of x.
 
-    Halfway between two, the one whose mantissa bit is 0: the lower if its code is even.
+    A value halfway between two numbers gets the one whose mantissa bit is 0 (the even code).
     """
     magnitude = x.abs()
     codes = torch.signbit(x).to(torch.uint8).mul_(8)
+    # The code of a magnitude is the number of midpoints below it.
     for i, (low, high) in enumerate(pairwise(MAGNITUDES)):
         middle = (low + high) / 2
         codes += magnitude >= middle if i % 2 else magnitude > middle

@@ -20,43 +20,47 @@ DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 class FP8(Quantizer):
     """Rounds to the nearest number of the format, ties to even, saturating at its largest.
 
-    scaled: divide each token of a head by a scale that puts its largest value on the largest number
-    of the format; without, values are stored as they come, as caches in E5M2 usually are: what is
-    beyond the format's largest number is cut down to it, what is below half its smallest is lost.
+    format: `e4m3` or `e5m2`.
+    scaled: divide each token of a head by a scale that maps its largest value to the largest
+    number of the format. If false, values are cast directly, as is usual for caches in E5M2:
+    values beyond the largest number saturate, values below half the smallest become 0.
 
-    Source  FP8 formats for deep learning (arXiv 2209.05433), section 3; scales as serving engines
-    use them, there a layer or head, here a token and head.
-    Shapes  x [B, H, F, T, D] -> codes, same shape, the bits of the format as u8 (which, unlike the
-    format's own dtype, every operation takes); scaled: scale [B, H, F, T] fp16.
-    Raises  ValueError: another format.
+    Source  FP8 formats for deep learning (arXiv 2209.05433), section 3. Serving engines use one
+    scale per layer or head; this class uses one per token and head.
+    Shapes  x [B, H, F, T, D] -> codes u8 in the same shape; if scaled, scale [B, H, F, T] fp16.
+    Raises  ValueError: an unknown format.
     """
 
     format: Literal["e4m3", "e5m2"] = "e4m3"
     scaled: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse other formats."""
+        """Validate the format."""
         if self.format not in DTYPES:
             raise ValueError(f"FP8.format={self.format}: choose {' or '.join(DTYPES)}")
 
     @property
     def per_token(self) -> bool:
-        """A row and a scale a token."""
+        """True: tokens share no scale."""
         return True
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Scale as stored, clamp, round."""
+        """Divide by the scale, clamp to the range of the format, and round."""
         dtype, x, parts = DTYPES[self.format], x_BHFTD.float(), {}
         largest = torch.finfo(dtype).max
         if self.scaled:
             scale = (x.abs().amax(-1) / largest).clamp(FP16_MIN, FP16_MAX).half()
+            # Divide by the fp16 scale that is stored: its rounding error cancels when decoding.
             x = x / scale.float()[..., None]
             parts["scale"] = scale
+        # Clamp first: torch's cast to E5M2 would give infinity. View as uint8, since few operations
+        # accept the float8 dtypes.
         codes = x.clamp(-largest, largest).to(dtype).view(torch.uint8)
         return Packed({"codes": codes, **parts}, 8, (x.shape[3], x.shape[4]))
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """By a table of the format's 256 numbers: on a CPU, five times as fast as casting."""
+        """Look the numbers up and multiply them by the scale of their token, if scaled."""
+        # On a CPU, a table of 256 numbers is five times as fast as a cast from float8.
         numbers = table(DTYPES[self.format], packed.device)
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], 8, numbers, x)
@@ -66,5 +70,5 @@ class FP8(Quantizer):
 
 @cache
 def table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The numbers [256] fp32 that the bytes of an 8-bit format stand for."""
+    """Return the number [256] fp32 that each byte of an 8-bit format represents."""
     return torch.arange(256, dtype=torch.uint8).view(dtype).float().to(device)

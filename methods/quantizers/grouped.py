@@ -1,4 +1,4 @@
-"""The mechanics that uniform quantizers share: groups, packed codes, scales. Leaves add the fit."""
+"""Base of the uniform quantizers: groups, packed codes and scales; subclasses fit the scales."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from harness.api.bits import WIDTHS, pack, unpack
 
 FP16_MAX = 65504.0
 FP16_MIN = 2.0**-24  # the smallest above zero
-TINY = 2.0**-126  # stands in for a scale of zero, by which nothing can be divided
-SCALE_MIN = 1e-8  # of a group without spread, where scales are found in the dtype of x
+TINY = 2.0**-126  # replaces a scale of zero as a divisor
+SCALE_MIN = 1e-8  # the scale of a constant group if scales are computed in the dtype of x
 OPTIONS = {
     "axis": ("tokens", "channels"),
     "compute": ("float32", "input"),
@@ -29,22 +29,26 @@ TILE_VALUES = 2**20  # 4 MiB in fp32: stays in a processor's last-level cache
 
 @dataclass(frozen=True)
 class Grouped(Quantizer):
-    """Uniform codes with metadata shared by groups of values: x = code * scale + zero.
+    """Uniform codes with scale and zero shared by groups of values: x = code * scale + zero.
 
-    bits: width of a code, 2, 4 or 8. group: values that share metadata. axis: `tokens` groups
-    neighbouring tokens of one channel (scale [.., N, D]), `channels` groups neighbouring channels
-    of one token and head (scale [.., T, N]). short_tail: allow the last group of tokens of a frame
-    to be shorter (1560 tokens are 97.5 groups of 16), and a group to be cut down to the frame or to
-    the head (128 channels are the whole head of models of any size).
+    bits: width of a code, 2, 4 or 8.
+    group: number of values that share a scale and a zero.
+    axis: `tokens` groups neighbouring tokens of one channel (scale [.., N, D]); `channels` groups
+    neighbouring channels of one token and head (scale [.., T, N]).
+    short_tail: allow a shorter last group of tokens in a frame (1560 tokens are 97.5 groups of 16),
+    and shorten a group that is larger than the frame or the head (group=128 then means the whole
+    head in models of any size).
 
-    Three options are as a published study did it (arXiv 2603.27469), each worse than the default:
-    compute=`input` finds scales and codes in the dtype of x (BF16) and then keeps scales as fp16;
-    pad=`zeros` fills a short group with zeros, which count among its extremes; heads=`together`
-    shares the metadata of a token between all heads (axis=channels), a view of one copy of them.
+    The other three options reproduce a published study (arXiv 2603.27469); each is worse than the
+    default.
+    compute: `input` computes scales and codes in the dtype of x (BF16), then stores scales as fp16.
+    pad: `zeros` fills a short group with zeros, which count when its extremes are taken.
+    heads: `together` shares the metadata of a token between all heads (axis=channels only). It is
+    stored once and expanded to a view.
 
     Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8, metadata fp16.
-    Raises  ValueError: bits not 2, 4 or 8; a group that does not divide what it splits; an unknown
-    choice; heads together in groups of tokens.
+    Raises  ValueError: bits not 2, 4 or 8; a group that does not divide the frame or the head; an
+    unknown option; heads=together with axis=tokens.
     """
 
     bits: int = 4
@@ -56,7 +60,7 @@ class Grouped(Quantizer):
     heads: Literal["apart", "together"] = "apart"
 
     def __post_init__(self) -> None:
-        """Refuse impossible widths and groups."""
+        """Validate the fields."""
         name = type(self).__name__
         if self.bits not in WIDTHS:
             raise ValueError(f"{name}.bits={self.bits}: choose 2, 4 or 8")
@@ -71,11 +75,11 @@ class Grouped(Quantizer):
 
     @property
     def per_token(self) -> bool:
-        """Where no metadata is shared by tokens."""
+        """True for axis=channels: tokens then share no metadata."""
         return self.axis == "channels"
 
     def check(self, spec: CacheSpec) -> None:
-        """Groups must split a frame (or a head) evenly, codes must fill whole bytes."""
+        """Check that groups divide the frame or the head and that codes fill whole bytes."""
         name = type(self).__name__
         size = spec.tokens_per_frame if self.axis == "tokens" else spec.head_dim
         thing = "tokens of a frame" if self.axis == "tokens" else "channels of a head"
@@ -93,41 +97,41 @@ class Grouped(Quantizer):
 
     @abstractmethod
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        """Metadata to store for groups with these extremes, fp16, each of the extremes' shape."""
+        """Return the metadata to store, fp16, in the shape of the groups' extremes low and high."""
 
     def measure(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        """As `fit`, in the extremes' own dtype and not yet rounded to fp16."""
+        """Return the metadata in the dtype of the extremes, before rounding to fp16.
+
+        Used by compute=`input`.
+        """
         raise ValueError(f"{type(self).__name__}.compute=input: choose float32")
 
     def place(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """Codes, whole numbers that may lie outside their range, by what `measure` found.
+        """Return the codes of x, whole numbers, not yet clamped, given the output of `measure`.
 
-        zero: the scale where nothing else was measured.
+        Used by compute=`input`. zero: equals `scale` if `measure` returns no zero.
         """
         raise ValueError(f"{type(self).__name__}.compute=input: choose float32")
 
     @property
     def plain(self) -> bool:
-        """Whether no published option changes how groups are fitted: a kernel may encode."""
+        """Whether compute, pad and heads have their defaults, so that a kernel may encode."""
         return (self.compute, self.pad, self.heads) == ("float32", "last", "apart")
 
     def kernel_layout(self) -> KernelLayout | None:
-        """One plane."""
+        """Return a layout with one plane of codes."""
         return KernelLayout((self.plane(),))
 
     @abstractmethod
     def plane(self) -> CodePlane:
-        """How kernels read the codes."""
+        """Describe the codes and their metadata for kernels."""
 
     @abstractmethod
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Scale and zero, fp32, from the stored metadata: x = code * scale + zero."""
+        """Return scale and zero, fp32, from the stored metadata: x = code * scale + zero."""
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Round to the nearest of the 2**bits levels of each group.
-
-        Codes are chosen against the metadata as stored, after its rounding to fp16.
-        """
+        """Round each value to the nearest of the 2**bits levels of its group."""
         x = x_BHFTD if self.compute == "input" else x_BHFTD.float()
         codes = torch.empty_like(x)
         if self.compute == "input":
@@ -138,6 +142,7 @@ class Grouped(Quantizer):
             parts = {name: _stored(part) for name, part in measured.items()}
         else:
             parts = self.fit(*self._extremes(x))
+            # Use the metadata after its rounding to fp16, since that is what decoding sees.
             scale, zero = self.grid(parts)
             for (x_part, out), s, z in self._pieces((x, codes), scale, zero):
                 torch.div(x_part - z, s.clamp_min(TINY), out=out)
@@ -148,7 +153,7 @@ class Grouped(Quantizer):
         return Packed({"codes": pack(codes, self.bits), **parts}, self.bits, page)
 
     def _extremes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value of each group."""
+        """Return the smallest and the largest value of each group."""
         groups, dim = self._split(x)
         low, high = groups.amin(dim), groups.amax(dim)
         if self.heads == "together":
@@ -156,7 +161,7 @@ class Grouped(Quantizer):
         return low, high
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Scale the codes back in fp32, a tile that fits the processor's cache at a time."""
+        """Decode in fp32, one tile that fits the processor's cache at a time."""
         for tile, values in staged(packed, out_BHFTD):
             unpack(tile.parts["codes"], self.bits, values)
             scale, zero = self.grid(tile.parts)
@@ -167,11 +172,11 @@ class Grouped(Quantizer):
                     torch.addcmul(z, piece, s, out=piece)
 
     def _split(self, x: Tensor) -> tuple[Tensor, int]:
-        """View x [..., T, D] as groups, and the dimension that runs inside a group."""
+        """Return x [..., T, D] split into groups, and the dimension inside a group."""
         if self.axis == "channels":
             return x.unflatten(-1, (-1, min(self.group, x.shape[-1]))), -1
         short = -x.shape[-2] % self.group
-        if short:  # repeat the last token: it changes no extreme
+        if short:  # repeating the last token keeps the extremes of the group
             last = x[..., -1:, :] if self.pad == "last" else x.new_zeros(())
             x = torch.cat([x, last.expand(*x.shape[:-2], short, x.shape[-1])], dim=-2)
         return x.unflatten(-2, (-1, self.group)), -2
@@ -179,9 +184,9 @@ class Grouped(Quantizer):
     def _pieces(
         self, tensors: tuple[Tensor, ...], scale: Tensor, zero: Tensor
     ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
-        """Views of [..., T, D] tensors cut into groups, with the scale and zero of each group.
+        """Yield views of [..., T, D] tensors split into groups, with scale and zero to broadcast.
 
-        Two pieces where the last group of a frame is short.
+        A short last group of a frame needs a second piece.
         """
         if self.axis == "channels":
             views = [x.unflatten(-1, (scale.shape[-1], -1)) for x in tensors]
@@ -198,16 +203,14 @@ class Grouped(Quantizer):
 
 
 def _stored(metadata: Tensor) -> Tensor:
-    """As fp16; magnitudes below its range become 0, those above its largest value."""
+    """Return fp16 metadata; small magnitudes become 0, large ones saturate."""
     return metadata.float().clamp_(-FP16_MAX, FP16_MAX).half()
 
 
 def _scale_channels(x: Tensor, scale: Tensor, zero: Tensor) -> None:
-    """x = x * scale + zero in place [..., T, D], with scale and zero [..., T, N] of channel groups.
-
-    Groups are spread over their channels by a product with a matrix of zeros and ones, which is
-    exact and, on a CPU, faster than loops as short as a group.
-    """
+    """Compute x = x * scale + zero in place; x [..., T, D], scale and zero [..., T, N]."""
+    # A product with a matrix of zeros and ones copies each group's number to its channels. It is
+    # exact, and on a CPU faster than broadcasting over loops as short as a group.
     num_groups, width = scale.shape[-1], x.shape[-1]
     spread = torch.eye(num_groups, device=x.device).repeat_interleave(width // num_groups, 1)
     rows = x.view(-1, width)
@@ -216,22 +219,24 @@ def _scale_channels(x: Tensor, scale: Tensor, zero: Tensor) -> None:
 
 
 def tiles(packed: Packed) -> Iterator[tuple[slice, slice]]:
-    """Heads and frames of pieces small enough to stay in a processor's cache while worked on."""
+    """Yield slices of heads and frames; each piece is small enough for the processor's cache."""
     _, num_heads, num_frames, num_tokens, width = packed.shape
     frames = max(1, min(num_frames, TILE_VALUES // (num_tokens * width)))
     heads = max(1, TILE_VALUES // (num_frames * num_tokens * width))
-    if packed.device.type != "cpu":  # every step is a launch, and memory is fast
+    # On a GPU, each tile costs kernel launches and memory is fast: use a single tile.
+    if packed.device.type != "cpu":
         heads, frames = num_heads, num_frames
     for head, frame in product(range(0, num_heads, heads), range(0, num_frames, frames)):
         yield slice(head, head + heads), slice(frame, frame + frames)
 
 
 def staged(packed: Packed, out_BHFTD: Tensor) -> Iterator[tuple[Packed, Tensor]]:
-    """Tiles of what is stored, each with the contiguous fp32 tensor [B, h, f, T, D] to fill.
+    """Yield the tiles of `packed`, each with a contiguous fp32 tensor [B, h, f, T, D] to fill.
 
-    That is `out` itself where it can be; else it is copied there when the next tile is asked for.
+    The tensor is a view of `out` if that is fp32 and contiguous. Otherwise it is a buffer, which is
+    copied into `out` when the caller asks for the next tile.
     """
-    values = torch.empty(0)  # taken once for all tiles: fresh memory is slow on a CPU
+    values = torch.empty(0)  # one buffer for all tiles: fresh memory is slow on a CPU
     for heads, frames in tiles(packed):
         tile, out = packed.view(heads, frames), out_BHFTD[:, heads, frames]
         if out.dtype == torch.float32 and out.is_contiguous():

@@ -1,18 +1,20 @@
-"""K-means over the tokens of a head: for every head and page at once, without random numbers."""
+"""Deterministic k-means over tokens, batched over heads and pages."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-TILE = 2**24  # distances at a time: 64 MiB
+TILE = 2**24  # distances computed at a time: 64 MiB in fp32
 
 
 def cluster(tokens_PTD: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """Centroids [P, C, D] fp16 of P sets of tokens fp32, and the nearest of each token [P, T] u8.
+    """Return centroids [P, C, D] fp16 and the index of each token's nearest one [P, T] u8.
 
-    Lloyd's iterations from tokens that lie evenly spaced, which in a frame means everywhere in the
-    picture. A centroid that no token is nearest to stays where it was.
+    tokens_PTD: P independent sets of tokens, fp32. count: centroids C per set, at most 256.
+
+    Runs Lloyd iterations that start from evenly spaced tokens, which cover the whole picture of a
+    frame. An empty cluster keeps its centroid.
     """
     num_sets, num_tokens, width = tokens_PTD.shape
     centroids = tokens_PTD.new_empty(num_sets, count, width, dtype=torch.float16)
@@ -31,14 +33,15 @@ def _cluster(x: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
     for _ in range(iterations):
         closeness = _closeness(x, centroids)
         nearest = closeness.argmax(-1, keepdim=True)
-        # Sums as a product with zeros and ones: on a GPU the order of additions is then fixed.
+        # Sum with a product of zeros and ones: a scattered sum on a GPU adds in any order.
         member = closeness.zero_().scatter_(2, nearest, 1)
         number = member.sum(1)[..., None]
         centroids = torch.where(number > 0, member.mT @ x / number.clamp_min(1), centroids)
+    # Assign tokens to the centroids as stored, after rounding to fp16.
     stored = centroids.half()
     return stored, _closeness(x, stored.float()).argmax(-1).to(torch.uint8)
 
 
 def _closeness(x: Tensor, centroids: Tensor) -> Tensor:
-    """Larger the nearer [P, T, C]: minus half the squared distance, up to what tokens share."""
+    """Return minus half the squared distance, plus a constant per token [P, T, C]."""
     return torch.baddbmm(centroids.square().sum(-1)[:, None], x, centroids.mT, beta=-0.5)

@@ -1,4 +1,4 @@
-"""Codes that name one of a few levels, however these are spaced: choosing and reading them."""
+"""Encodes values as indices of arbitrarily spaced levels, and decodes them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from torch import Tensor
 
 
 def nearest(x_BHFTD: Tensor, levels: Tensor) -> Tensor:
-    """Codes [B, H, F, T, D] uint8 of the nearest levels; from a middle, the lower one.
+    """Return the codes [B, H, F, T, D] uint8 of the nearest levels; midpoints take the lower one.
 
-    levels: ascending, [K] for all or [B, H, F, K] for a head of a frame each. The levels passed are
-    counted, K - 1 comparisons a value: for so few, faster than a binary search.
+    levels: ascending, [K] for all values, or [B, H, F, K] per head and frame.
     """
     middles = (levels[..., 1:] + levels[..., :-1]) / 2
     codes = torch.zeros(x_BHFTD.shape, dtype=torch.uint8, device=x_BHFTD.device)
+    # Count the midpoints below each value. For few levels this is faster than a binary search.
     for middle in middles.unbind(-1):
         codes += x_BHFTD > middle[..., None, None]
     return codes
 
 
 def look_up(packed: Tensor, bits: int, levels: Tensor, out_BHFTD: Tensor) -> None:
-    """Write the level of each code into out; packed [B, H, F, T, D * bits / 8] as `api.bits`.
+    """Write the level of each code into `out_BHFTD`, which must be contiguous.
 
-    levels: as above, in any order. A whole byte is looked up, once for each code in it, which saves
-    unpacking; out is contiguous.
+    packed: codes [B, H, F, T, D * bits / 8] u8 as packed by `harness.api.bits`.
+    levels: [K] or [B, H, F, K], in any order.
     """
+    # Look up whole bytes, once for each code in a byte: this needs no unpacked copy of the codes.
     bytes_ = packed.to(torch.int64).flatten(3)
     shifts = torch.arange(0, 8, bits, device=packed.device)
     every = torch.arange(256, device=packed.device)

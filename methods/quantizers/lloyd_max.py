@@ -1,4 +1,4 @@
-"""The levels that serve a normal distribution best, known before any data are seen."""
+"""Rounds to fixed levels that are optimal for a normal distribution."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from methods.quantizers.levels import look_up, nearest
 
 @dataclass(frozen=True)
 class LloydMax(Quantizer):
-    """Rounds to the levels of least mean squared error for values of mean 0 and variance 1.
+    """Rounds to the levels with the least mean squared error for a standard normal distribution.
 
-    Without metadata: what stands around it has to make values so (`QuaRot` of `Normed`).
+    It stores no metadata, so an outer quantizer must normalize the values (`QuaRot` of `Normed`).
 
-    Source  TurboQuant (arXiv 2504.19874), algorithm 1, which takes the distribution of a coordinate
-    on the unit sphere; its limit in many dimensions here, a normal one.
+    Source  TurboQuant (arXiv 2504.19874), algorithm 1. It uses the distribution of one coordinate
+    on the unit sphere; this class uses the normal distribution, its limit in many dimensions.
     Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8.
     Raises  ValueError: bits not 2 or 4; codes that do not fill whole bytes.
     """
@@ -31,30 +31,30 @@ class LloydMax(Quantizer):
     bits: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse other widths."""
+        """Validate the width."""
         if self.bits not in (2, 4):
             raise ValueError(f"LloydMax.bits={self.bits}: choose 2 or 4")
 
     @property
     def per_token(self) -> bool:
-        """Codes alone."""
+        """True: there is no metadata."""
         return True
 
     def check(self, spec: CacheSpec) -> None:
-        """Codes must fill whole bytes."""
+        """Check that codes fill whole bytes."""
         if spec.head_dim % (8 // self.bits):
             raise ValueError(
                 f"LloydMax.bits={self.bits}: {spec.head_dim} channels do not fill whole bytes"
             )
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """The nearest level of each value."""
+        """Store the code of the level nearest to each value."""
         codes = nearest(x_BHFTD.float(), _levels(2**self.bits, x_BHFTD.device))
         page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
         return Packed({"codes": pack(codes, self.bits)}, self.bits, page)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Levels looked up."""
+        """Look the levels up."""
         levels = _levels(2**self.bits, packed.device)
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], self.bits, levels, x)
@@ -62,9 +62,10 @@ class LloydMax(Quantizer):
 
 @cache
 def normal_levels(count: int) -> tuple[float, ...]:
-    """The fixed point of Lloyd's iteration on the density of the unit normal, ascending.
+    """Return the Lloyd-Max levels of the standard normal distribution, ascending.
 
-    Each level is the mean of the density between the middles to its neighbours.
+    They are the fixed point of Lloyd's iteration: each level is the mean of the distribution
+    between the midpoints to its neighbours.
     """
     levels = [4 * (i + 0.5) / count - 2 for i in range(count)]
     moved = 1.0
@@ -87,5 +88,5 @@ def _density(x: float) -> float:
 
 
 def _share(x: float) -> float:
-    """The share of values below x."""
+    """Return the standard normal probability of a value below x."""
     return (1 + math.erf(x / math.sqrt(2))) / 2

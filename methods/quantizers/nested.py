@@ -1,4 +1,4 @@
-"""Parts of quantizers inside quantizers: what each is called among the parts of the whole."""
+"""Names the stored parts of nested quantizers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from harness.api import Packed
 
 
 def named(packed: Packed, stage: str) -> dict[str, Tensor]:
-    """The parts under names that tell them from those of another stage."""
+    """Return the parts with `stage` and an underscore before each name."""
     return {f"{stage}_{name}": part for name, part in packed.parts.items()}
 
 
 def inner_of(packed: Packed, stage: str) -> Packed:
-    """The parts of one stage under their own names."""
+    """Return the parts of one stage, without the prefix of `named`."""
     start = f"{stage}_"
     parts = {n.removeprefix(start): x for n, x in packed.parts.items() if n.startswith(start)}
     return replace(packed, parts=parts)
 
 
 def joined(inner: Packed, own: Mapping[str, Tensor]) -> Packed:
-    """The parts of the inner quantizer, and those of the one around it.
+    """Add the outer quantizer's parts `own` to those of the inner one.
 
-    Raises  ValueError: a part of both, which happens if a quantizer is inside one of its kind.
+    Raises  ValueError: both have a part of the same name, because a quantizer contains another of
+    its kind.
     """
     twice = sorted(set(inner.parts) & set(own))
     if twice:

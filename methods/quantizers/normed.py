@@ -1,4 +1,4 @@
-"""A token's length is kept apart: only its direction is quantized."""
+"""Stores the norm of each token separately and quantizes only its direction."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from methods.quantizers.nested import joined
 
 @dataclass(frozen=True)
 class Normed(Quantizer):
-    """Divides each token of a head by its root mean square as stored: values of order one.
+    """Divides each token of a head by its root mean square, so that values are of order one.
 
-    The root mean square is the norm over sqrt(D). It is stored instead of the norm because it does
-    not leave the range of fp16 before the values do.
+    Tokens with different norms can then share a group: the long ones no longer set the step for
+    all of them.
 
-    Tokens of unlike lengths then share a group without the long ones setting the step for all.
-
-    Source  TurboQuant (arXiv 2504.19874), section 1, which stores norms in floating point; around
-    other quantizers ours.
-    Shapes  the inner quantizer's, and norm [B, H, F, T] fp16, over sqrt(D).
-    Raises  ValueError: a norm inside a norm.
+    Source  TurboQuant (arXiv 2504.19874), section 1, which stores norms in floating point. The
+    combination with other quantizers is ours.
+    Shapes  the inner quantizer's parts, and norm [B, H, F, T] fp16, divided by sqrt(D).
+    Raises  ValueError: a `Normed` inside a `Normed`.
     """
 
     inner: Quantizer
 
     @property
     def per_token(self) -> bool:
-        """As the inner quantizer."""
+        """Same as the inner quantizer."""
         return self.inner.per_token
 
     def check(self, spec: CacheSpec) -> None:
-        """The inner quantizer must serve the model."""
+        """Check that the inner quantizer supports the model."""
         self.inner.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """The size as stored is what is divided by, so its rounding costs nothing."""
+        """Divide by the root mean square, then encode with the inner quantizer."""
         x = x_BHFTD.float()
+        # Store the norm over sqrt(D): the norm itself would overflow fp16 before the values do.
         rms = (x.norm(dim=-1) * x.shape[-1] ** -0.5).clamp_max(FP16_MAX).half()
+        # Divide by the fp16 number that is stored: its rounding error cancels when decoding.
         unit = rms.float().clamp_min(FP16_MIN)[..., None]
         return joined(self.inner.encode(x / unit), {"norm": rms})
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """As the inner quantizer, times the sizes."""
+        """Decode with the inner quantizer and multiply by the root mean squares."""
         for tile, x in staged(packed, out_BHFTD):
             self.inner.stage(tile, x)
             x *= tile.parts["norm"].float()[..., None]
 
     def rotation(self, width: int, device: torch.device) -> Tensor | None:
-        """That of the inner quantizer: lengths do not turn."""
+        """Return the inner quantizer's rotation; norms do not change it."""
         return self.inner.rotation(width, device)

@@ -1,4 +1,4 @@
-"""Levels placed where the values of a head lie: one-dimensional k-means."""
+"""Non-uniform quantization: fits the levels of each head to its values by 1-D k-means."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from methods.quantizers.grouped import FP16_MAX, staged
 from methods.quantizers.levels import look_up, nearest
 
 BINS = 2048  # of the histogram from which levels are found
-ITERATIONS = 100  # on a histogram they cost nothing; 16 levels settle slowly
+ITERATIONS = 100  # cheap on a histogram, and 16 levels converge slowly
 
 
 @dataclass(frozen=True)
 class NUQ(Quantizer):
-    """Values over the range of their channel or token, rounded to levels fitted to all of a head.
+    """Normalizes values to the range of their channel or token and rounds to fitted levels.
 
-    axis: what shares a range, `tokens` = the tokens of a channel of a frame, `channels` = the
-    channels of a token and head. Levels are found by Lloyd's iterations, from quantiles, on a
-    histogram of the values of each head and frame, in which a value counts as much as the square
-    of its range: what is made small is the error of what is stored, not of what is ranged.
+    axis: values that share a range. `tokens`: all tokens of one channel of a frame; `channels`: all
+    channels of one token and head.
+
+    Each head and frame has its own levels. Lloyd iterations fit them to a histogram of the
+    normalized values and start from quantiles. A value is weighted by the square of its range, so
+    that the fit minimizes the error of the original values, not of the normalized ones.
 
     Source  KVQuant (arXiv 2401.18079), sections 3.1 and 3.3: keys by channel, values by token.
-    There levels are fitted offline, a layer at a time, and weighted by Fisher information too; here
-    on what is stored.
+    KVQuant fits levels offline, per layer, and also weights by Fisher information; this class fits
+    them to the values being stored.
     Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8; fp16: levels
     [B, H, F, 2**bits], scale and zero [B, H, F, D] or [B, H, F, T].
-    Raises  ValueError: bits not 2 or 4, another axis; codes that do not fill whole bytes.
+    Raises  ValueError: bits not 2 or 4; an unknown axis; codes that do not fill whole bytes.
     """
 
     bits: int = 4
     axis: Literal["tokens", "channels"] = "tokens"
 
     def __post_init__(self) -> None:
-        """Refuse other widths and axes."""
+        """Validate the fields."""
         if self.bits not in (2, 4):
             raise ValueError(f"NUQ.bits={self.bits}: choose 2 or 4")
         if self.axis not in ("tokens", "channels"):
@@ -49,17 +51,18 @@ class NUQ(Quantizer):
         return 3 if self.axis == "tokens" else 4
 
     def check(self, spec: CacheSpec) -> None:
-        """Codes must fill whole bytes."""
+        """Check that codes fill whole bytes."""
         if spec.head_dim % (8 // self.bits):
             raise ValueError(
                 f"NUQ.bits={self.bits}: {spec.head_dim} channels do not fill whole bytes"
             )
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Into the range from -1 to 1 by metadata as stored, and the nearest level there."""
+        """Normalize to -1..1, fit the levels, and store the nearest one of each value."""
         x = x_BHFTD.float()
         low, high = x.amin(self._dim), x.amax(self._dim)
         zero = ((low + high) / 2).clamp(-FP16_MAX, FP16_MAX).half()
+        # Measure the range from the rounded zero, so that both extremes stay inside -1..1.
         reach = (high - zero.float()).maximum(zero.float() - low)
         scale = reach.clamp_max(FP16_MAX).half()
         parts = {"scale": scale, "zero": zero}
@@ -71,29 +74,30 @@ class NUQ(Quantizer):
         return Packed({"codes": codes, "levels": levels, **parts}, self.bits, page)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Levels looked up, and back into the range."""
+        """Look the levels up, then multiply by the scale and add the zero."""
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], self.bits, tile.parts["levels"], x)
             x *= self._spread(tile.parts["scale"])
             x += self._spread(tile.parts["zero"])
 
     def _spread(self, metadata: Tensor) -> Tensor:
-        """To multiply or add [B, H, F, T, D]."""
+        """Return the metadata, fp32, in a shape that broadcasts over [B, H, F, T, D]."""
         return metadata.float().unsqueeze(self._dim)
 
 
 def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Levels [B, H, F, count] fp32, ascending, of values from -1 to 1 for each head and frame.
+    """Fit `count` levels to the values of each head and frame: [B, H, F, count] fp32, ascending.
 
-    weight: what a value counts, to broadcast over x. Weights are rounded to whole numbers, the
-    largest of a head and frame 2**16, and bins are numbered: every sum is exact in any order.
+    x_BHFTD: values from -1 to 1. weight: weight of each value, broadcast over x.
     """
     bins = ((x_BHFTD.flatten(3) + 1) * (BINS / 2)).to(torch.int64).clamp_(0, BINS - 1)
+    # Whole-number weights (at most 2**16) and bin numbers make every sum exact, so the result does
+    # not depend on the order of additions, which a GPU does not fix.
     largest = weight.amax((3, 4), keepdim=True).clamp_min(1e-30)
     whole = (weight / largest * 2**16).round_().double().expand(x_BHFTD.shape)
     number = torch.zeros(*bins.shape[:3], BINS, dtype=torch.float64, device=bins.device)
     number.scatter_add_(3, bins, whole.flatten(3))
-    below = _before(number)  # what lies in the first so many bins, and the sum of its bins
+    below = _before(number)  # total weight below each bin edge; `below_sum`: times bin number
     below_sum = _before(number * torch.arange(BINS, device=bins.device))
     ranks = (torch.arange(count, device=bins.device) + 0.5) / count * below[..., -1:]
     levels = (torch.searchsorted(below, ranks) - 1).clamp_(0, BINS - 1).double()
@@ -108,5 +112,5 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
 
 
 def _before(x: Tensor) -> Tensor:
-    """Sums of the first 0, 1, ... of [..., N] -> [..., N + 1]."""
+    """Return cumulative sums that start with 0: [..., N] -> [..., N + 1]."""
     return torch.nn.functional.pad(x.cumsum(-1), (1, 0))

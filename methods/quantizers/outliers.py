@@ -1,4 +1,4 @@
-"""The few values that lie far out are stored as they are, so that they set nobody's step."""
+"""Stores a fixed share of outliers in fp16, so that they do not enlarge quantization steps."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from methods.quantizers.nested import joined
 
 @dataclass(frozen=True)
 class Outliers(Quantizer):
-    """Keeps the `share` of values farthest from the mean of their channel, in its deviations.
+    """Stores the `share` of values that deviate most from the mean of their channel.
 
-    Statistics are those of a channel over the tokens of its frame. The number of values is fixed,
-    round(share * T * D) of each head and frame, so that pages are equal. What is quantized has the
-    mean of the channel in their places.
+    Deviations are measured in standard deviations of the channel over the frame's tokens. Each head
+    and frame stores round(share * T * D) outliers, so that all pages have one size. The inner
+    quantizer sees the channel mean in their places.
 
-    Source  the outliers of QAQ (arXiv 2403.04643) and of KVQuant (arXiv 2401.18079), section 3.4;
-    theirs are found by thresholds, over a layer in QAQ and over a channel or token in KVQuant.
-    Shapes  the inner quantizer's, and [B, H, F, n] outlier_value fp16, outlier_index int16 or int32
-    (t * D + d, the smaller type where it suffices).
-    Raises  ValueError: a share outside 0 to 1, or of no value at all; an inner quantizer that
-    rotates.
+    Source  QAQ (arXiv 2403.04643) and KVQuant (arXiv 2401.18079), section 3.4. Both find outliers
+    by thresholds, QAQ over a layer and KVQuant over a channel or token.
+    Shapes  the inner quantizer's parts; outlier_value [B, H, F, n] fp16; outlier_index
+    [B, H, F, n], t * D + d, int16 if it suffices, else int32.
+    Raises  ValueError: a share outside 0..1, or too small for a single value; an inner quantizer
+    that rotates.
     """
 
     inner: Quantizer
     share: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Validate the share."""
         if not 0 < self.share < 1:
             raise ValueError(f"Outliers.share={self.share}: choose a share between 0 and 1")
 
     def check(self, spec: CacheSpec) -> None:
-        """There must be something to keep, in the channels that the inner quantizer stores."""
+        """Check that the share keeps at least one value and that the inner one does not rotate."""
         if self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
             name = type(self.inner).__name__
             raise ValueError(f"Outliers: {name} rotates: choose RTN, Affine, NUQ or PRQ")
@@ -53,10 +53,11 @@ class Outliers(Quantizer):
         return round(self.share * size)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Take the farthest values out, then encode; indices ascend."""
+        """Replace the outliers by channel means, then encode; indices are stored ascending."""
         x, width = x_BHFTD.float(), x_BHFTD.shape[-1]
         variance, mean = torch.var_mean(x, 3, correction=0, keepdim=True)
-        # A constant channel differs from its mean by rounding alone, and that is no deviation.
+        # A constant channel differs from its mean only by rounding, which must not look like an
+        # outlier: keep the divisor above that error.
         least = mean.abs().clamp_min(1e-24).mul_(1e-6)
         score = (x - mean).abs_().div_(variance.sqrt_().maximum(least)).flatten(3)
         index = score.topk(self._count(score.shape[3]), sorted=False).indices.sort().values
@@ -68,7 +69,7 @@ class Outliers(Quantizer):
         return joined(inner, {"outlier_index": index.to(small), "outlier_value": value})
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """As the inner quantizer, and the values in their places."""
+        """Decode with the inner quantizer, then write the outliers over it."""
         for tile, x in staged(packed, out_BHFTD):
             self.inner.stage(tile, x)
             index = tile.parts["outlier_index"].to(torch.int64)

@@ -1,4 +1,4 @@
-"""Progressive residual quantization: what the first codes missed is quantized again."""
+"""Progressive residual quantization: quantizes the error of a first quantizer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PRQ(Quantizer):
 
     @property
     def per_token(self) -> bool:
-        """Where both stages are."""
+        """Whether both stages are."""
         return self.base.per_token and self.residual.per_token
 
     def check(self, spec: CacheSpec) -> None:
-        """Both stages must serve the model, in the same space."""
+        """Check that both stages support the model and do not rotate."""
         for stage in (self.base, self.residual):
             if stage.rotation(spec.head_dim, torch.device("cpu")) is not None:
                 raise ValueError(f"PRQ: {type(stage).__name__} rotates: choose RTN or Affine")
@@ -38,15 +38,15 @@ class PRQ(Quantizer):
         self.residual.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Encode, then encode the error in fp32."""
+        """Encode with the base, then encode its error, computed in fp32."""
         base = self.base.encode(x_BHFTD)
         rest = self.residual.encode(x_BHFTD.float() - self.base.decode(base, torch.float32))
         parts = {**named(base, "base"), **named(rest, "residual")}
         return Packed(parts, base.bits + rest.bits, base.page)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Sum both stages in fp32."""
-        rest = torch.empty(0)
+        """Decode both stages and add them in fp32."""
+        rest = torch.empty(0)  # reused by all tiles: fresh memory is slow on a CPU
         for tile, total in staged(packed, out_BHFTD):
             if rest.shape != tile.shape:
                 rest = torch.empty_like(total)
@@ -55,7 +55,7 @@ class PRQ(Quantizer):
             total.add_(rest)
 
     def kernel_layout(self) -> KernelLayout | None:
-        """The planes of both, where both have them."""
+        """Return the planes of both stages, or None if one of them has no planes."""
         base, rest = self.base.kernel_layout(), self.residual.kernel_layout()
         if base is None or rest is None or not (base.planes and rest.planes):
             return None
@@ -63,7 +63,7 @@ class PRQ(Quantizer):
 
 
 def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
-    """Planes that look for their parts under the names given here."""
+    """Return the planes with the part names that `named` gives."""
     return [
         replace(
             plane,

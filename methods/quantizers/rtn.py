@@ -1,4 +1,4 @@
-"""Round to nearest: the plainest quantizer, the floor the others must beat."""
+"""Round to nearest: the simplest quantizer and the baseline for the others."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from methods.quantizers.grouped import FP16_MAX, SCALE_MIN, Grouped
 
 @dataclass(frozen=True)
 class RTN(Grouped):
-    """Symmetric rounding; all 2**bits levels are used.
+    """Rounds symmetrically to all 2**bits levels.
 
-    The levels lie at (code - top) * scale with top = (2**bits - 1) / 2, half a step off zero, so
-    that 2 bits mean four levels. The price: where one value of a group is much larger than all
-    others, these are moved to half a step from zero, which is a third of that value at 2 bits. A
-    group of n then has a relative error of up to sqrt(n - 1) / (2**bits - 1): for 16 values 1.29 at
-    2 bits, 0.26 at 4 and 0.015 at 8; for 128 values 3.8, 0.75 and 0.044. `Affine` and `zero_level`
-    do not have it. A scale below 2**-25, where fp16 ends, is stored as zero, and with it all values
-    of the group: at 8 bits if the largest is below 3.8e-6.
+    The levels are (code - top) * scale with top = (2**bits - 1) / 2. They lie half a step off zero,
+    so that 2 bits give four levels. The drawback: if one value of a group is much larger than the
+    others, the others move to half a step from zero, which at 2 bits is a third of that value. A
+    group of n values then has a relative error of up to sqrt(n - 1) / (2**bits - 1): for 16 values
+    1.29 at 2 bits, 0.26 at 4 and 0.015 at 8; for 128 values 3.8, 0.75 and 0.044. `Affine` and
+    `zero_level` avoid this.
 
-    zero_level: put a level at zero and the largest magnitude 2**(bits-1) - 1 steps away, which
-    leaves the lowest code unused and only three levels in 2 bits, as arXiv 2603.27469 did.
+    A scale below 2**-25 is stored as zero in fp16, and all values of the group become zero. At 8
+    bits this happens if the largest magnitude is below 3.8e-6.
+
+    zero_level: put a level at zero and the largest magnitude 2**(bits-1) - 1 steps away, as arXiv
+    2603.27469 did. The lowest code stays unused, so that 2 bits give three levels.
 
     Source  folklore baseline; no paper.
     """
@@ -34,35 +36,37 @@ class RTN(Grouped):
 
     @property
     def _top(self) -> float:
-        """Steps from zero to the largest magnitude."""
+        """Return the number of steps from zero to the largest magnitude."""
         return float(2**self.bits - (2 if self.zero_level else 1)) / 2
 
     @property
     def _zero(self) -> float:
-        """The code of zero; between two codes where zero is no level."""
+        """Return the code of zero; it lies between two codes if zero is not a level."""
         return float(2**self.bits - (0 if self.zero_level else 1)) / 2
 
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        """One scale a group: the largest magnitude sits on the outermost level."""
+        """Return one scale per group, fp16, that maps its largest magnitude to the last level."""
         scale = low.abs().maximum(high.abs()) / self._top
         return {"scale": scale.clamp_max(FP16_MAX).half()}
 
     def measure(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        """As `fit`."""
+        """Return one scale per group in the dtype of x."""
         return {"scale": (low.abs().maximum(high.abs()) / self._top).clamp_min(SCALE_MIN)}
 
     def place(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """A level at zero is rounded to before its code is added, which is the finer arithmetic."""
+        """Return the codes of x; `zero` is unused."""
         if self.zero_level:
+            # BF16 rounds a small quotient more finely than its sum with the code of zero.
             return (x / scale).round() + self._zero
         return (x / scale + self._zero).round()
 
     def plane(self) -> CodePlane:
-        """Levels evenly around zero; kernels encode where the outermost are the extremes."""
+        """Describe the codes for kernels."""
+        # Kernels can encode only if the outermost levels are the extremes, so not with zero_level.
         fit: Literal["absmax"] | None = "absmax" if self.plain and not self.zero_level else None
         return CodePlane(self.bits, self.group, self.axis, offset=-self._zero, fit=fit)
 
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The zero follows from the scale and is not stored."""
+        """Return scale and zero, fp32; the zero follows from the scale and is not stored."""
         scale = parts["scale"].float()
         return scale, scale * -self._zero

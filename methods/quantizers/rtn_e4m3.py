@@ -1,4 +1,4 @@
-"""RTN whose scales take one byte instead of two."""
+"""RTN with one-byte scales instead of two-byte scales."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ E4M3 = torch.float8_e4m3fn
 
 @dataclass(frozen=True)
 class RTNE4M3(RTN):
-    """RTN with scales in E4M3, in units of a scale of their head and frame.
+    """RTN with E4M3 scales, times one fp32 unit per head and frame.
 
-    Source  the residuals of Quant VideoGen (arXiv 2602.02958), which store scales in E4M3 without
-    a unit: below 2**-10 those are zero. Theirs have a level at zero and leave one of the 2**bits
-    unused, as zero_level does here: at 2 bits -1, 0 and 1. Without it four levels have an error of
-    0.49 on noise where three have 0.70, and of 2.6 on one outlier in a group of 64 zeros.
-    Shapes  as RTN, but scale u8, the bits of E4M3; unit [B, H, F] fp32.
+    Source  the residuals of Quant VideoGen (arXiv 2602.02958). The paper stores E4M3 scales without
+    a unit, so scales below 2**-10 become zero. It puts a level at zero and leaves one of the
+    2**bits codes unused, like zero_level: -1, 0 and 1 at 2 bits. Without zero_level, four levels
+    have an error of 0.49 on noise, where three have 0.70, and of 2.6 on one outlier in a group of
+    64 zeros.
+    Shapes  as RTN, but scale u8 (the bits of E4M3) and unit [B, H, F] fp32.
     """
 
     @property
     def per_token(self) -> bool:
-        """The unit is shared by all tokens."""
+        """False: all tokens of a frame share the unit."""
         return False
 
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        """The largest scale of a head and frame is the largest number of the format."""
+        """Return E4M3 scales and their unit, which maps the largest scale to the largest E4M3."""
         top = torch.finfo(E4M3).max
         scale = low.abs().maximum(high.abs()) / self._top
         unit = scale.amax((-1, -2)) / top
@@ -38,10 +39,10 @@ class RTNE4M3(RTN):
         return {"scale": small.to(E4M3).view(torch.uint8), "unit": unit}
 
     def kernel_layout(self) -> None:
-        """None: kernels read scales of fp16."""
+        """Return None: kernels read only fp16 scales."""
         return None
 
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The zero follows from the scale."""
+        """Return scale and zero, fp32; the zero follows from the scale."""
         scale = parts["scale"].view(E4M3).float() * parts["unit"][..., None, None]
         return scale, scale * -self._zero

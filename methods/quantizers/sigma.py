@@ -1,4 +1,4 @@
-"""Values beyond so many standard deviations are kept exactly, however many there are."""
+"""Stores all values beyond a number of standard deviations in fp16."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from harness.api import CacheSpec, Packed, Quantizer
 
 @dataclass(frozen=True)
 class Sigma(Quantizer):
-    """Beside another quantizer's codes: the values whose magnitude exceeds `sigmas` deviations.
+    """Adds to an inner quantizer the values whose magnitude exceeds `sigmas` standard deviations.
 
-    The deviation is that of all values of the page, zeros that only fill it up included, in the
-    dtype of x. clip: the inner quantizer sees magnitudes clipped there, so that they widen no
-    group; else it sees them as they are. share: at most this share of the values is kept, the
-    largest; null keeps all of them. How many there are depends on the data, so a page is one
-    piece: it cannot be cut into heads or frames.
+    The standard deviation is taken over all values of the page, padding zeros included, in the
+    dtype of x. The number of outliers depends on the data, so a page cannot be split into heads or
+    frames.
 
-    Shapes  the inner quantizer's, outlier_index [n] int32 into x as it lies, outlier [n] fp16.
+    sigmas: bound in standard deviations.
+    clip: clip the input of the inner quantizer to the bound, so that outliers do not enlarge its
+    groups.
+    share: keep at most this share of all values, the largest ones; null keeps all outliers.
+
     Source  the QAQ (clip) and TPTQ (share) rows of arXiv 2603.27469.
-    Raises  ValueError: an impossible bound or share; more than one frame at once, as the packed
-    integration stores them.
+    Shapes  the inner quantizer's parts; outlier_index [n] int32 into the flattened x; outlier [n]
+    fp16.
+    Raises  ValueError: an impossible bound or share; more than one frame at once, which the packed
+    integration would pass.
     """
 
     inner: Quantizer
@@ -32,7 +36,7 @@ class Sigma(Quantizer):
     share: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible bounds."""
+        """Validate the fields."""
         if self.sigmas <= 0:
             raise ValueError(f"Sigma.sigmas={self.sigmas}: choose a positive number of deviations")
         if self.share is not None and not 0 < self.share <= 1:
@@ -40,17 +44,17 @@ class Sigma(Quantizer):
 
     @property
     def paged(self) -> bool:
-        """Outliers of all heads lie in one list."""
+        """False: one list holds the outliers of all heads."""
         return False
 
     def check(self, spec: CacheSpec) -> None:
-        """Outliers are found and put back in plain channels."""
+        """Check that the inner quantizer supports the model and does not rotate."""
         if self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
             raise ValueError(f"Sigma: {type(self.inner).__name__} rotates: choose Affine or PRQ")
         self.inner.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Find what lies outside, then encode all of it."""
+        """Store the outliers, then encode the whole page with the inner quantizer."""
         if x_BHFTD.shape[2] != 1:
             raise ValueError(
                 "Sigma keeps as many values as there are outliers, which has no place in pages of "
@@ -67,7 +71,7 @@ class Sigma(Quantizer):
         return replace(packed, parts={**packed.parts, **outliers})
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """As the inner quantizer, then the exact values at their places."""
+        """Decode with the inner quantizer, then write the outliers over it."""
         x = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         codes = dict(packed.parts)
         index, value = codes.pop("outlier_index"), codes.pop("outlier")

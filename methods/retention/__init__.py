@@ -1,1 +1,1 @@
-"""What history becomes: one policy a module, frame policies here, token policies in `tokens`."""
+"""Retention policies, one per module: frame policies here, token policies in `tokens`."""

@@ -1,4 +1,4 @@
-"""Tiers by age: the newest frames in more bits."""
+"""Stores the newest frames with more bits than older ones."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ RECENT = "recent"
 class Age(FramePolicy):
     """Stores the newest `share` of history in tier `recent`; frames move to KEEP as they age.
 
-    over: what the share is of. `filled`: the frames there are, at least one. `capacity` (as
-    published): the place for the whole video, so that nothing is recent until the video has nearly
-    filled it; the border then lies inside a frame, which is split, and pages of one tier differ in
-    size: for integrations without pages. room: of this video, set by `sized`, not by hand.
+    share: share of frames in `recent`, above 0, at most 1.
+    over: total that the share refers to. `filled`: the frames stored so far; at least one frame is
+    recent. `capacity` (as published): all frames of the video, so that no frame is recent until the
+    video is nearly complete. The border then splits a frame and pages of a tier differ in size,
+    which needs an integration without pages.
+    room: size of the video, set by `sized`, not by the user.
 
-    Source  AGE_TIER and TPTQ of arXiv 2603.27469, whose share is of the capacity.
-    Raises  ValueError: a share outside 0..1, another word.
+    Source  AGE_TIER and TPTQ of arXiv 2603.27469, which use the capacity.
+    Raises  ValueError: a share outside 0..1; an unknown word for `over`.
     """
 
     share: float = 0.3
@@ -32,26 +34,27 @@ class Age(FramePolicy):
     room: VideoSize | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no share, and other words."""
+        """Validate the fields."""
         require_shares(self, "share", above=True)
         require_choice(self, "over", "filled", "capacity")
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """One."""
+        """Return the name of the only tier, `recent`."""
         return (RECENT,)
 
     @property
     def uneven(self) -> bool:  # type: ignore[override]  # the contract has plain attributes
-        """The border of the capacity lies inside a frame."""
+        """True for over=capacity, whose border lies inside a frame."""
         return self.over == "capacity"
 
     def sized(self, room: VideoSize) -> Self:
-        """With the capacity of the video."""
+        """Return this policy with the size of the video."""
         return replace(self, room=room)
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
-        """Both grow with history, up to rounding."""
+        """Return the largest number of frames in a tier over all lengths up to `num_frames`."""
+        # Round each length: rounding can make a count fall while history grows.
         if self.over == "capacity":
             return None
         recent = [self._num_recent(n) for n in range(1, num_frames + 1)]
@@ -59,7 +62,7 @@ class Age(FramePolicy):
         return max(placed.get(tier, []), default=0)
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """Every frame by its age."""
+        """Place every frame by its age."""
         if self.over == "capacity":
             return {frame: self._by_place(frame) for frame in history.frames}
         newest = set(history.frames[-self._num_recent(history.num_frames) :])
@@ -69,7 +72,7 @@ class Age(FramePolicy):
         return max(1, round(self.share * num_frames))
 
     def _by_place(self, frame: int) -> Placement:
-        """By where the frame's tokens lie in the capacity."""
+        """Place a frame by the position of its tokens in the capacity."""
         if self.room is None:
             raise ValueError("Age.over=capacity: the capacity is not known, call sized()")
         size = self.room.tokens_per_frame

@@ -1,4 +1,4 @@
-"""What the policies' settings must obey, said the same way everywhere."""
+"""Validates settings of retention policies, with uniform error messages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from harness.api import Budget, CacheSpec, VideoSize
 
 
 def require_shares(owner: object, *names: str, above: bool = False) -> None:
-    """Refuse fields that are not a share from 0 (or `above` 0) to 1.
+    """Check that the named fields of `owner` are shares from 0 to 1; `above` excludes 0.
 
-    Raises  ValueError: names the field, its value and what is allowed.
+    Raises  ValueError: a field is not; the message names the field, its value and the range.
     """
     for name in names:
         share = getattr(owner, name)
@@ -19,9 +19,9 @@ def require_shares(owner: object, *names: str, above: bool = False) -> None:
 
 
 def require_choice(owner: object, name: str, *allowed: str) -> None:
-    """Refuse a field that is none of the words allowed.
+    """Check that the named field of `owner` is one of the allowed words.
 
-    Raises  ValueError: names the field, its value and what is allowed.
+    Raises  ValueError: it is not; the message names the field, its value and the allowed words.
     """
     value = getattr(owner, name)
     if value not in allowed:
@@ -30,9 +30,9 @@ def require_choice(owner: object, name: str, *allowed: str) -> None:
 
 
 def require_counts(owner: object, *names: str, least: int = 0) -> None:
-    """Refuse fields that are not a whole number from `least` on.
+    """Check that the named fields of `owner` are whole numbers of at least `least`.
 
-    Raises  ValueError: names the field, its value and what is allowed.
+    Raises  ValueError: a field is not; the message names the field, its value and the minimum.
     """
     for name in names:
         count = getattr(owner, name)
@@ -43,9 +43,9 @@ def require_counts(owner: object, *names: str, least: int = 0) -> None:
 
 
 def most_frames(budget: str, spec: CacheSpec) -> int:
-    """Frames that a budget can hold at most, before the sizes of the video are known.
+    """Return an upper bound for the frames that a budget can hold, before the video size is known.
 
-    Exact for frames and tokens; budgets in bytes mean something only in a `VideoSize`, so they are
-    taken for as large as can be and checked when the policy is `sized`.
+    It is exact for budgets in frames and tokens.
     """
+    # Other budgets depend on the video size. Assume a huge video here: `sized` checks them later.
     return Budget(budget).frames(VideoSize(spec.tokens_per_frame, 2**40, 1, 1))

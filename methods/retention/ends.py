@@ -1,4 +1,4 @@
-"""Both ends exact: the first and the newest frames in a tier of their own, around any policy."""
+"""Keeps the first and the newest frames in a tier of their own, around any frame policy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ EXACT = "exact"
 
 @dataclass(frozen=True)
 class Ends(FramePolicy):
-    """The first `sink` frames and the newest `recent` ones lie in tier `exact`.
+    """Stores the first `sink` frames and the newest `recent` frames in tier `exact`.
 
-    What lies between is the whole history to the inner policy: it counts its shares and budgets
-    over those frames, and a frame that leaves the newest ones is new to it. `recent` counts the
-    newest chunk, which is the one the policy is asked about. A model with a window of its own
-    drops the sink too, unless it has one itself. num_frames: of the video, set by `sized`,
-    not by hand.
+    The inner policy sees only the frames between them. It counts its shares and budgets over those
+    frames, and a frame that stops being recent is new to it.
+
+    inner: policy for the frames between the ends.
+    sink: frames. A model with its own window drops them too, unless the model has a sink.
+    recent: frames, including the newest chunk.
+    num_frames: length of the video in frames, set by `sized`, not by the user.
 
     Source  the RECENT2 rows of arXiv 2603.27469 (two chunks, the current one included); the sink
     of StreamingLLM (arXiv 2309.17453).
-    Raises  ValueError: no frames at either end; an inner policy with a tier `exact`.
+    Raises  ValueError: no frames at either end; an inner policy that is not a `FramePolicy` or that
+    has a tier `exact`.
     """
 
     inner: FramePolicy
@@ -35,7 +38,7 @@ class Ends(FramePolicy):
     num_frames: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse ends without frames, and other kinds of policies."""
+        """Validate the fields."""
         require_counts(self, "sink", "recent")
         if self.sink + self.recent == 0:
             raise ValueError("Ends.sink=0 and Ends.recent=0: choose at least one frame at an end")
@@ -46,59 +49,57 @@ class Ends(FramePolicy):
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """Its own, then the inner policy's."""
+        """Return `exact` and the tiers of the inner policy."""
         return (EXACT, *self.inner.tiers)
 
     @property
     def queries(self) -> int:  # type: ignore[override]  # the contract has plain attributes
-        """As the inner policy asks."""
+        """Same as the inner policy."""
         return self.inner.queries
 
     @property
     def observes_noisy(self) -> bool:  # type: ignore[override]
-        """As the inner policy does."""
+        """Same as the inner policy."""
         return self.inner.observes_noisy
 
     @property
     def splits(self) -> bool:  # type: ignore[override]
-        """As the inner policy does."""
+        """Same as the inner policy."""
         return self.inner.splits
 
     @property
     def uneven(self) -> bool:  # type: ignore[override]
-        """As the inner policy is."""
+        """Same as the inner policy."""
         return self.inner.uneven
 
     @property
     def span(self) -> int:  # type: ignore[override]
-        """As the inner policy's."""
+        """Same as the inner policy."""
         return self.inner.span
 
     def check(self, spec: CacheSpec) -> None:
-        """As the inner policy."""
+        """Check that the inner policy supports the model."""
         self.inner.check(spec)
 
     def sized(self, room: VideoSize) -> Self:
-        """With the inner policy sized."""
+        """Return this policy with the length of the video and with the inner policy sized."""
         return replace(self, inner=self.inner.sized(room), num_frames=room.num_frames)
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """The inner policy's note."""
+        """Return the inner policy's note."""
         return self.inner.observe(k_BHTD, v_BHTD)
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
-        """The ends, and the inner policy's of what lies between.
-
-        Where the model's window is shorter than the video, its sink frames may leave it, and the
-        inner policy gets their places.
-        """
+        """Return the size of the ends for `exact`, else the inner policy's maximum between them."""
         if tier == EXACT:
             return min(num_frames, self.sink + self.recent)
+        # A history shorter than the video is that of a model with a window. Sink frames may leave
+        # that window, and the inner policy then gets their places.
         sink = self.sink if num_frames == self.num_frames else 0
         return self.inner.max_frames(tier, max(0, num_frames - self.recent - sink))
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """The ends, then the inner policy over the frames between them."""
+        """Place the ends, then ask the inner policy about the frames between them."""
         ends = {f for f in history.frames if f < self.sink}
         if self.recent:
             ends |= set(history.frames[-self.recent :])
@@ -106,7 +107,8 @@ class Ends(FramePolicy):
         between = [f for f in history.frames if f not in ends]
         if not between:
             return placements
-        # A frame that was exact is new to the inner policy, and a new one it leaves out is kept.
+        # A frame that was exact is new to the inner policy. A new frame that the inner policy does
+        # not mention goes to KEEP, so set that first; the inner decision overrides it.
         placements |= {f: KEEP for f in between if history.tiers.get(f) == EXACT}
         known = {f: t for f, t in history.tiers.items() if f not in ends and t != EXACT}
         num_frames = history.num_frames - len(ends)

@@ -1,4 +1,4 @@
-"""Grade: every frame stays, recent and important ones in more bits."""
+"""Keeps every frame and stores recent and important ones with more bits."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from methods.retention.ladder import Ladder
 
 @dataclass(frozen=True)
 class Grade(Ladder):
-    """Recent and important frames lie in the best tier, all others in KEEP.
+    """Stores recent and important frames in the best tier and all others in KEEP.
 
     Source  FLOWCACHE_ADAPTIVE of arXiv 2603.27469; with important=0, its FLOWCACHE_HYBRID. Both
-    plan anew in every call and let frames rise again.
-    Raises  ValueError: as `Ladder`; KEEP as the best tier, which would be no grading.
+    decide again in every call and let frames return to the best tier.
+    Raises  ValueError: see `Ladder`; best=KEEP, which would leave a single tier.
     """
 
     important: float = 0.2
     best: str = "high"
 
     def __post_init__(self) -> None:
-        """Refuse a single tier."""
+        """Validate the fields."""
         super().__post_init__()
         if self.best == KEEP:
             raise ValueError(f"Grade.best={KEEP}: name a tier of the method, or choose KeepAll")
 
     @property
     def competes(self) -> bool:
-        """For the important ones."""
+        """True if some frames are chosen by importance."""
         return self.important > 0
 
     def retained(self, factor: float, num_frames: int) -> int:
-        """All."""
+        """Return `num_frames`: no frame leaves."""
         return num_frames

@@ -1,4 +1,4 @@
-"""How much a frame matters: what is measured of it, and how that is weighed against its age."""
+"""Measures the importance of frames and combines it with their age into a score."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from torch import Tensor
 from harness.api import History
 from methods.retention.bounds import require_choice, require_counts, require_shares
 
-UNKNOWN = 1.0  # of a frame that could not be measured: as if wholly new, nothing speaks against it
+UNKNOWN = 1.0  # importance of a frame without a measurement: the same as a completely new one
 
 
 class Importance(ABC):
-    """What is measured of a frame. A leaf gives `of`; the rest is as in `FramePolicy`."""
+    """Measures frames. Subclasses define `of`; the other members are those of `FramePolicy`."""
 
     queries: int = 0
     observes_noisy: bool = False
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """A small note on a new frame."""
+        """Return a small note on a new frame, or None."""
         return None
 
     @abstractmethod
     def of(self, frames: Sequence[int], history: History) -> list[float]:
-        """A number for each frame, larger for what matters more, in the order of `frames`."""
+        """Return the importance of each frame, larger is more important, in order of `frames`."""
 
 
 class Change(Importance):
-    """Relative change of a frame's activation profile against a reference.
+    """Relative change of a frame's activation profile from a reference profile.
 
-    mean over heads of |u - r| divided by mean |r| (at least 1e-6), with u the profile of the frame
-    and r its reference. A frame without a reference counts 1: wholly new.
+    The change is mean |u - r| / max(mean |r|, 1e-6) over heads, where u is the profile of the frame
+    and r its reference. A frame without a reference gets 1, like a completely new frame.
     """
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-        """The profile of a frame, mean |K| + mean |V| of each head [H] fp32, over the batch."""
+        """Return the profile of a frame, mean |K| + mean |V| of each head [H] fp32."""
         return k_BHTD.float().abs().mean((0, 2, 3)) + v_BHTD.float().abs().mean((0, 2, 3))
 
     @abstractmethod
     def references(self, history: History) -> Mapping[int, Tensor]:
-        """What each frame is compared with [H]; frames without a reference are absent."""
+        """Return the reference profile of each frame [H]; frames without one are absent."""
 
     def of(self, frames: Sequence[int], history: History) -> list[float]:
-        """The change of each frame."""
+        """Return the change of each frame."""
         references = self.references(history)
         found = [f for f in frames if f in references and f in history.notes]
         if not found:
@@ -61,26 +61,26 @@ class Change(Importance):
 
 @dataclass(frozen=True)
 class Drift(Change):
-    """Change of a frame between two passes: how far its activations were from settled.
+    """Change of a frame between the last noisy pass and the commit.
 
-    align: which earlier profile is a frame's reference. `frame`: its own, of the pass before the
-    commit. `tail` (as published): the two lists of profiles are laid side by side at their ends,
-    so that, when a chunk of three was added, every frame is compared with the one three before it
-    and the first three have no reference.
+    align: choice of the reference. `frame`: the frame's own profile in the pass before the commit.
+    `tail` (as published): the lists of old and new profiles are aligned at their ends. After a
+    chunk of three frames, each frame is then compared with the one three before it, and the first
+    three have no reference.
 
-    Source  the FLOWCACHE rows of arXiv 2603.27469, which mean `frame` and do `tail`.
-    Raises  ValueError: another word.
+    Source  the FLOWCACHE rows of arXiv 2603.27469, which intend `frame` and compute `tail`.
+    Raises  ValueError: an unknown word for `align`.
     """
 
     align: Literal["frame", "tail"] = "frame"
-    observes_noisy = True  # no field: it follows from what is compared
+    observes_noisy = True  # not a field: the comparison always needs the noisy pass
 
     def __post_init__(self) -> None:
-        """Refuse other words."""
+        """Validate the fields."""
         require_choice(self, "align", "frame", "tail")
 
     def references(self, history: History) -> Mapping[int, Tensor]:
-        """Profiles of the pass before."""
+        """Return the profiles of the noisy pass."""
         if self.align == "frame":
             return history.noisy_notes
         now, then = sorted(history.frames), sorted(history.noisy_notes)
@@ -90,60 +90,66 @@ class Drift(Change):
 
 @dataclass(frozen=True)
 class Novelty(Change):
-    """Change of a frame against the frame just before it, dropped or not.
+    """Change of a frame from the previous frame of the video, even if that frame was dropped.
 
-    The first frame of a video has none before it, which makes it a sink on purpose.
+    The first frame has no previous frame and gets 1. This deliberately makes it a sink.
     """
 
     def references(self, history: History) -> Mapping[int, Tensor]:
-        """Profiles of the neighbours."""
+        """Return the profile of the previous frame."""
         return {f: history.notes[f - 1] for f in history.frames if f - 1 in history.notes}
 
 
 @dataclass(frozen=True)
 class Mass(Importance):
-    """The share of attention that a frame draws from queries of the newest frame.
+    """Share of attention that a frame receives from queries of the newest frame.
 
-    queries: how many of them, evenly spaced. A frame that was not measured counts 1.
+    A frame without a measurement gets 1.
+
+    queries: number of queries, evenly spaced over the newest frame, at least 1.
 
     Source  the importance term of FlowCache (arXiv 2602.10825), over whole frames.
-    Raises  ValueError: no queries.
+    Raises  ValueError: fewer than one query.
     """
 
     queries: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse to measure without queries."""
+        """Validate the fields."""
         require_counts(self, "queries", least=1)
 
     def of(self, frames: Sequence[int], history: History) -> list[float]:
-        """As measured."""
+        """Return the measured share of each frame."""
         return [history.mass.get(f, UNKNOWN) for f in frames]
 
 
 @dataclass(frozen=True)
 class Score:
-    """weight * importance + (1 - weight) * recency, for frames that compete with one another.
+    """Score of competing frames: weight * importance + (1 - weight) * recency.
 
-    Recency runs from 0 for the oldest frame that history can hold to 1 for the newest. mix: what is
-    summed. `ranks`: the rank of a frame among its competitors in each, from 0 to 1, equal ones
-    sharing theirs, so that the weight means what it says; drifts are of the order of 0.04, and
-    summed as they are recency alone would decide. `values` (as published): as they are.
+    Recency is 0 for the oldest frame that history can hold and 1 for the newest.
 
-    Raises  ValueError: a weight outside 0..1, another word.
+    importance: the measure of importance.
+    weight: weight of importance, 0 to 1.
+    mix: quantities to add. `ranks`: ranks among the competing frames, from 0 to 1; equal values
+    share a rank. `values` (as published): the values themselves.
+
+    Raises  ValueError: a weight outside 0..1; an unknown word for `mix`.
     """
+
+    # The default is ranks: drifts are near 0.04, so with plain values recency alone would decide.
 
     importance: Importance = field(default_factory=Drift)
     weight: float = 0.7
     mix: Literal["ranks", "values"] = "ranks"
 
     def __post_init__(self) -> None:
-        """Refuse what is no share, and other words."""
+        """Validate the fields."""
         require_shares(self, "weight")
         require_choice(self, "mix", "ranks", "values")
 
     def of(self, frames: Sequence[int], history: History) -> dict[int, float]:
-        """The score of each frame."""
+        """Return the score of each frame."""
         span, newest = max(1, history.num_frames - 1), history.frames[-1]
         importance = self.importance.of(frames, history)
         recency = [max(0.0, 1 - (newest - f) / span) for f in frames]
@@ -154,7 +160,7 @@ class Score:
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 0 (smallest) to 1 (largest); equal values share the mean of theirs."""
+    """Return ranks from 0 (smallest) to 1 (largest); equal values share their mean rank."""
     ordered = sorted(values)
     first = {value: len(values) - 1 - i for i, value in enumerate(reversed(ordered))}
     last = {value: i for i, value in enumerate(ordered)}

@@ -1,4 +1,4 @@
-"""Keep every frame: quantizers alone."""
+"""Keeps every frame, for methods that only quantize."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.api import KEEP, FramePolicy, History, Placement
 
 @dataclass(frozen=True)
 class KeepAll(FramePolicy):
-    """Nothing ever leaves the cache, except what the model's own window drops."""
+    """Keeps every frame in KEEP; only the model's own window drops frames."""
 
     def max_frames(self, tier: str, num_frames: int) -> int:
-        """All of them."""
+        """Return `num_frames` for KEEP and 0 for other tiers."""
         return num_frames if tier == KEEP else 0
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """No frame changes."""
+        """Return no placements: new frames go to KEEP."""
         return {}

@@ -1,4 +1,4 @@
-"""The ladder: recent and important frames above, the others below them."""
+"""Base of policies that rank frames as recent, important, retained or the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from methods.retention.importance import Score
 
 
 class Counts(NamedTuple):
-    """Frames of a history: the newest, and of the older ones the important and those retained."""
+    """Numbers of frames: recent, and among the older ones important and retained."""
 
     recent: int
     important: int
@@ -27,16 +27,23 @@ class Counts(NamedTuple):
 class Ladder(FramePolicy):
     """Ranks frames and gives each a rung: recent, important, retained, or the rest.
 
-    recent: share of all frames, at least one. important: share of the older ones, at least one, 0
-    for none. best: the tier of both, one of the method's or KEEP; retained frames are in KEEP.
-    newest: another tier for the recent ones (as published, where both are stored alike).
-    layers: factors on all shares, spread evenly over the depth with straight lines between them;
-    with more than one value, storage grows chunk by chunk, since layers hold different numbers.
-    promote: whether a frame may rise from KEEP to the best tier (as published), where the bits it
-    lost do not come back. replan: for integrations that ask in every pass, whether every `call`
-    counts or only those of a history that has grown.
+    Counts round half to even. Of frames with equal scores, the newer one ranks higher.
 
-    Counts round half to even. Of equal scores the newer frame matters more.
+    recent: share of all frames, at least one frame.
+    important: share of the older frames, at least one frame; 0 for none.
+    best: tier of recent and important frames, a tier of the method or KEEP. Retained frames go to
+    KEEP.
+    newest: a different tier for recent frames; null uses `best`.
+    score: ranks the older frames.
+    layers: factors on all shares, spaced evenly over the layers and interpolated linearly. With
+    different values, layers hold different numbers of frames and storage grows chunk by chunk.
+    promote: whether a frame may return from KEEP to the best tier (as published). The precision it
+    lost does not come back.
+    replan: for integrations that call in every pass: decide again in every `call`, or only after a
+    `growth` of history.
+
+    Raises  ValueError: a share outside 0..1; a factor that is not positive; a tier that is POOL or
+    DROP; an unknown word for `replan`.
     """
 
     recent: float = 0.25
@@ -47,10 +54,10 @@ class Ladder(FramePolicy):
     layers: Sequence[float] = (1.0,)
     promote: bool = False
     replan: Literal["growth", "call"] = "growth"
-    rest: ClassVar[str] = DROP  # what becomes of the frames that are not retained
+    rest: ClassVar[str] = DROP  # placement of the frames that are not retained
 
     def __post_init__(self) -> None:
-        """Refuse shares outside 0..1, factors of 0 or less, placements that are no tiers."""
+        """Validate the fields."""
         require_shares(self, "recent", "important")
         require_choice(self, "replan", "growth", "call")
         name = type(self).__name__
@@ -60,11 +67,12 @@ class Ladder(FramePolicy):
                 raise ValueError(f"{name}.{rung}={tier}: name a tier of the method, or {KEEP}")
         if not self.layers or not all(factor > 0 for factor in self.layers):
             raise ValueError(f"{name}.layers={self.layers}: give positive factors, at least one")
-        object.__setattr__(self, "layers", tuple(self.layers))  # lists of a file are no values
+        # Configuration files give a list, which would make this frozen dataclass unhashable.
+        object.__setattr__(self, "layers", tuple(self.layers))
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """The best one and that of the newest, if they are not KEEP."""
+        """Return the tiers of important and recent frames, except KEEP."""
         return tuple(sorted({self.best, self._newest} - {KEEP}))
 
     @property
@@ -73,32 +81,33 @@ class Ladder(FramePolicy):
 
     @property
     def competes(self) -> bool:
-        """Whether frames are told apart by more than their age, so that scores are needed."""
+        """Whether frames compete by score; if not, only their age counts."""
         return True
 
     @property
     def queries(self) -> int:  # type: ignore[override]  # the contract has plain attributes
-        """As its measure of importance asks."""
+        """Same as the measure of importance, or 0 if frames do not compete."""
         return self.score.importance.queries if self.competes else 0
 
     @property
     def observes_noisy(self) -> bool:  # type: ignore[override]
-        """As its measure of importance does."""
+        """Same as the measure of importance, or False if frames do not compete."""
         return self.competes and self.score.importance.observes_noisy
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """What its measure of importance notes."""
+        """Return the note of the measure of importance, or None if frames do not compete."""
         return self.score.importance.observe(k_BHTD, v_BHTD) if self.competes else None
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
-        """The count at its largest: rounding makes it waver as history grows."""
+        """Return the largest count in a tier over all lengths up to `num_frames`."""
         if len(set(self.layers)) > 1:
             return None
+        # Try every length: rounding can make a count fall while history grows.
         held = (self._placed(n)[tier] for n in range(1, num_frames + 1))
         return max(held, default=0)
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """The rung of every frame; nothing where it has said so and no frame is new."""
+        """Place every frame; return {} if no frame is new and replan is `growth`."""
         if self.replan == "growth" and all(f in history.tiers for f in history.frames):
             return {}
         counts = self.counts(history.num_frames, history.layer, history.num_layers)
@@ -112,7 +121,7 @@ class Ladder(FramePolicy):
         return dict(sorted(placements.items()))
 
     def counts(self, num_frames: int, layer: int = 0, num_layers: int = 1) -> Counts:
-        """Frames on each rung, of a history of `num_frames` of which none has left."""
+        """Return the number of frames on each rung if none of `num_frames` frames has left."""
         factor = self.factor(layer, num_layers)
         recent = max(1, round(min(self.recent * factor, 1) * num_frames))
         old = num_frames - recent
@@ -121,10 +130,10 @@ class Ladder(FramePolicy):
 
     @abstractmethod
     def retained(self, factor: float, num_frames: int) -> int:
-        """How many of so many frames, neither recent nor important, stay."""
+        """Return how many of `num_frames` frames that are neither recent nor important stay."""
 
     def factor(self, layer: int, num_layers: int) -> float:
-        """The factor on the shares of a layer."""
+        """Return the factor on the shares of a layer."""
         place = layer * (len(self.layers) - 1) / max(1, num_layers - 1)
         below = min(int(place), len(self.layers) - 1)
         above = min(below + 1, len(self.layers) - 1)
@@ -132,7 +141,7 @@ class Ladder(FramePolicy):
         return low + (high - low) * (place - below)
 
     def _placed(self, num_frames: int) -> Counter[str]:
-        """Frames in each tier, of a history of `num_frames`."""
+        """Return the number of frames in each tier for a history of `num_frames`."""
         counts = self.counts(num_frames)
         placed = Counter({self.best: counts.important})
         placed[self._newest] += counts.recent
@@ -141,20 +150,18 @@ class Ladder(FramePolicy):
         return placed
 
     def _ranked(self, frames: list[int], history: History) -> list[int]:
-        """Frames from the most to the least important."""
+        """Return the frames from the most to the least important."""
         score = self.score.of(frames, history)
         return sorted(frames, key=lambda f: (-score[f], -f))
 
     def _rising(self, ranked: list[int], history: History) -> list[int]:
-        """The same, those that may not rise to the best tier behind all others.
-
-        The others suffice: each chunk brings as many as the best tier may have lost.
-        """
+        """Return the ranked frames with those that may not be promoted moved to the end."""
         if self.best == KEEP or self.promote:
             return ranked
+        # The other frames are enough to fill the best tier: each chunk brings as many as it lost.
         return sorted(ranked, key=lambda f: history.tiers.get(f) == KEEP)
 
 
 def share_of(share: float, num_frames: int) -> int:
-    """So many of these frames, at least one of any, unless the share is none."""
+    """Return `share` of `num_frames`, rounded; at least one frame of any, unless share is 0."""
     return min(num_frames, max(1, round(share * num_frames))) if share else 0

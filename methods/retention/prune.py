@@ -1,4 +1,4 @@
-"""Prune and soft prune: keep the recent and the important frames, drop or pool the others."""
+"""Keeps recent and important frames and drops (`Prune`) or pools (`SoftPrune`) the others."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from methods.retention.ladder import Counts, Ladder, share_of
 
 @dataclass(frozen=True)
 class Prune(Ladder):
-    """Of the frames that are neither recent nor important, the share `keep` stays.
+    """Keeps the share `keep` of the frames that are neither recent nor important.
 
-    keep: a share, at least one frame, 0 for none; in the order of their scores. budget: instead of
-    it, how much may stay in all, as `Budget` reads it: shares are then of the frames that stay, the
-    newest and the best of the older ones. frames: the budget in whole frames, set by `sized`,
-    not by hand. A frame that left does not come back.
+    A dropped frame does not come back.
 
-    Source  FLOWCACHE_PRUNE of arXiv 2603.27469. Theirs leaves zeroed tokens in the attention and
-    lets them compete on; here they are gone.
-    Raises  ValueError: as `Ladder`; not just one of keep and budget.
+    keep: share of those frames, best scores first, at least one frame; 0 for none.
+    budget: the total that may stay, parsed by `Budget`; replaces `keep`. Shares then refer to the
+    frames that stay, the newest and the best of the older ones.
+    frames: the budget in whole frames, set by `sized`, not by the user.
+
+    Source  FLOWCACHE_PRUNE of arXiv 2603.27469. There, dropped frames stay in the attention as
+    zeroed tokens and keep competing; here they leave the cache.
+    Raises  ValueError: see `Ladder`; both or neither of keep and budget.
     """
 
     keep: float | None = 0.5
@@ -30,7 +32,7 @@ class Prune(Ladder):
     rest: ClassVar[str] = DROP
 
     def __post_init__(self) -> None:
-        """Refuse shares outside 0..1, and two ways to say how much stays."""
+        """Validate the fields."""
         super().__post_init__()
         name = type(self).__name__
         if (self.keep is None) == (self.budget is None):
@@ -44,7 +46,7 @@ class Prune(Ladder):
             Budget(self.budget)
 
     def check(self, spec: CacheSpec) -> None:
-        """A budget must hold a chunk."""
+        """Check that the budget holds one chunk."""
         if self.budget is None:
             return
         frames = most_frames(self.budget, spec) if self.frames is None else self.frames
@@ -55,7 +57,7 @@ class Prune(Ladder):
             )
 
     def sized(self, room: VideoSize) -> Self:
-        """With the budget, if there is one, in whole frames."""
+        """Return this policy with its budget, if any, in whole frames of the video."""
         if self.budget is None:
             return self
         frames = Budget(self.budget).frames(room)
@@ -67,7 +69,7 @@ class Prune(Ladder):
         return replace(self, frames=frames)
 
     def counts(self, num_frames: int, layer: int = 0, num_layers: int = 1) -> Counts:
-        """Of the frames that fit, where there is a budget."""
+        """Return the number of frames on each rung, within the budget if there is one."""
         if self.budget is None:
             return super().counts(num_frames, layer, num_layers)
         if self.frames is None:
@@ -76,18 +78,19 @@ class Prune(Ladder):
         return super().counts(min(num_frames, self.frames), layer, num_layers)
 
     def retained(self, factor: float, num_frames: int) -> int:
-        """The share; all that fits, where there is a budget."""
+        """Return the share `keep` of `num_frames`, or all of them if there is a budget."""
+        # With a budget, `counts` has already limited the frames to those that fit.
         return num_frames if self.keep is None else share_of(self.keep * factor, num_frames)
 
 
 @dataclass(frozen=True)
 class SoftPrune(Prune):
-    """As `Prune`, but a frame that leaves stays as one token, the mean of its keys and values.
+    """Like `Prune`, but replaces each dropped frame by one token, the mean of its keys and values.
 
-    The token carries the logit bias log(n) of the n tokens it stands for, so it draws as much
-    attention as n copies of it would. Pooled tokens come on top of a budget: one of each frame's.
+    The token carries the logit bias log(n) for the n tokens it replaces, so it receives as much
+    attention as n copies. Pooled tokens are not counted in the budget.
 
-    Source  FLOWCACHE_SOFT_PRUNE of arXiv 2603.27469, which holds the n copies.
+    Source  FLOWCACHE_SOFT_PRUNE of arXiv 2603.27469, which stores the n copies.
     """
 
     rest: ClassVar[str] = POOL

@@ -1,4 +1,4 @@
-"""Whole spans of frames: for quantizers whose metadata pay only over many tokens."""
+"""Encodes whole spans of frames together, for quantizers with large metadata per page."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ RECENT = "recent"
 
 @dataclass(frozen=True)
 class Spans(FramePolicy):
-    """Frames wait in tier `recent` until their span is complete, then go to KEEP together.
+    """Holds frames in tier `recent` until their span is complete, then moves them to KEEP.
 
-    Spans are aligned: frames 0..span-1, then the next. A last span that never fills stays waiting.
+    Spans are aligned to frames 0..span-1 and so on. An incomplete last span stays in `recent`.
+
+    span: frames per span, at least 1.
 
     Source  the chunks over which Quant VideoGen (arXiv 2602.02958) shares its centroids.
-    Raises  ValueError: a span below one frame; a model whose window would cut spans.
+    Raises  ValueError: a span below one frame; a model whose window would cut a span.
     """
 
     span: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse what is no span."""
+        """Validate the fields."""
         require_counts(self, "span", least=1)
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """One, for those that wait."""
+        """Return the name of the only tier, `recent`."""
         return (RECENT,)
 
     def check(self, spec: CacheSpec) -> None:
-        """The model's window must drop whole spans: it moves by chunks, between window and sink."""
+        """Check that the model's window always drops whole spans."""
         if spec.window is None:
             return
+        # The window starts after the sink, has its own length, and moves by chunks: if the span
+        # divides all three, the border never lies inside a span.
         sizes = {"chunk_frames": spec.chunk_frames, "window": spec.window, "sink": spec.sink}
         for name, size in sizes.items():
             if size % self.span:
@@ -47,18 +51,18 @@ class Spans(FramePolicy):
                 )
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
-        """Whole spans; how many frames wait depends on the chunks."""
+        """Return the frames of whole spans for KEEP; unknown (None) for `recent`."""
         if tier == RECENT:
             return None
         return num_frames // self.span * self.span if tier == KEEP else 0
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """Complete spans are kept."""
+        """Place frames of complete spans in KEEP and the others in `recent`."""
         stored = set(history.frames)
         return {f: KEEP if self._of(f) <= stored else RECENT for f in history.frames}
 
     def _of(self, frame: int) -> set[int]:
-        """The frames of a frame's span."""
+        """Return the frames of the span that contains `frame`."""
         first = frame // self.span * self.span
         return set(range(first, first + self.span))
 

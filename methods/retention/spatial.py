@@ -1,4 +1,4 @@
-"""Tiers inside a frame: the positions that move in more bits than the background."""
+"""Splits each frame into tiers: salient positions get more bits than the background."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ FOREGROUND = "foreground"
 
 
 class Saliency(ABC):
-    """How much a position of a frame matters. Pure, for each layer alone."""
+    """Scores the positions of a frame. Stateless; each layer is scored on its own."""
 
-    shared: bool = False  # whether a score serves all frames of a layer
+    shared: bool = False  # whether all frames of a layer have the same scores
 
     @abstractmethod
     def observe(self, v_BHTD: Tensor) -> Tensor:
-        """A small note on a frame's values."""
+        """Return a small note on a frame's values."""
 
     @abstractmethod
     def of(self, frame: int, history: History) -> Tensor:
-        """A score for each position of a frame [T] fp32, larger for what matters more."""
+        """Return the score of each position of a frame [T] fp32, larger is more important."""
 
 
 @dataclass(frozen=True)
 class Motion(Saliency):
-    """Change of mean |V| at a position against the frame before; heads count alike.
+    """Relative change of mean |V| at a position from the previous frame, averaged over heads.
 
-    The first frame of a video is compared with the next one. Where there is none (chunks of one
-    frame), positions are spread evenly over the frame.
+    The first frame of a video is compared with the next one. If there is no next one (chunks of one
+    frame), the scores choose positions that spread evenly over the frame.
     """
 
     def observe(self, v_BHTD: Tensor) -> Tensor:
-        """mean |V| of each head and position [H, T] fp16, over the batch: 1/256 of K and V."""
+        """Return mean |V| of each head and position [H, T] fp16, 1/256 of the size of K and V."""
         return v_BHTD.float().abs().mean((0, 3)).half()
 
     def of(self, frame: int, history: History) -> Tensor:
-        """mean over heads of |a - b| / mean over positions of b."""
+        """Return the mean over heads of |a - b| / (mean over positions of b) [T] fp32."""
         now = history.notes[frame].float()
         other = history.notes.get(frame - 1, history.notes.get(frame + 1))
         if other is None:
-            golden = (5**0.5 - 1) / 2  # its multiples modulo 1 fill the unit evenly at any count
+            # Multiples of the golden ratio modulo 1 fill 0..1 evenly for any number of positions.
+            golden = (5**0.5 - 1) / 2
             return torch.arange(now.shape[1], device=now.device) * golden % 1
         then = other.float()
         return ((now - then).abs() / then.mean(1, keepdim=True).clamp_min(1e-6)).mean(0)
@@ -55,28 +56,28 @@ class Motion(Saliency):
 
 @dataclass(frozen=True)
 class Variance(Saliency):
-    """Population variance over frames of mean |V|, the same for all frames (as published).
+    """Population variance of mean |V| over frames; all frames share it (as published).
 
-    over: `filled`: the frames that are stored. `capacity`: the frames of the whole video, those
-    that are not there yet counting as zeros, so that large values score high, moving or not.
+    over: `filled`: the stored frames. `capacity`: all frames of the video, where frames not yet
+    generated count as zeros; large values then score high even if they do not change.
 
-    Source  the SPATIAL_MIXED rows of arXiv 2603.27469, over capacity.
-    Raises  ValueError: another word.
+    Source  the SPATIAL_MIXED rows of arXiv 2603.27469, which use the capacity.
+    Raises  ValueError: an unknown word for `over`.
     """
 
     over: Literal["filled", "capacity"] = "filled"
-    shared = True  # no field: it is what the formula says
+    shared = True  # not a field: the formula does not depend on the frame
 
     def __post_init__(self) -> None:
-        """Refuse other words."""
+        """Validate the fields."""
         require_choice(self, "over", "filled", "capacity")
 
     def observe(self, v_BHTD: Tensor) -> Tensor:
-        """mean |V| of each position [T] fp32, over batch, heads and channels."""
+        """Return mean |V| of each position [T] fp32, over batch, heads and channels."""
         return v_BHTD.float().abs().mean((0, 1, 3))
 
     def of(self, frame: int, history: History) -> Tensor:
-        """The variance of each position."""
+        """Return the variance of each position [T] fp32."""
         notes = torch.stack([history.notes[f] for f in history.frames])
         if self.over == "capacity":
             empty = max(0, history.capacity - len(notes))
@@ -85,37 +86,42 @@ class Variance(Saliency):
 
 
 class Choice(ABC):
-    """How many positions are foreground."""
+    """Chooses the number of foreground positions."""
 
-    fixed: bool = False  # whether every frame has as many, which pages of storage need
+    fixed: bool = False  # whether all frames have the same number; pages of one size need this
 
     @abstractmethod
     def count(self, score_T: Tensor) -> int:
-        """How many of these positions, the highest."""
+        """Return how many of the highest-scoring positions are foreground."""
 
 
 @dataclass(frozen=True)
 class Top(Choice):
-    """A share of the positions: what is calibrated is the amount, not the score."""
+    """A fixed share of the positions, independent of the scale of the scores.
+
+    share: above 0, at most 1.
+
+    Raises  ValueError: a share outside that range.
+    """
 
     share: float = 0.65
     fixed = True
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Validate the share."""
         require_shares(self, "share", above=True)
 
     def count(self, score_T: Tensor) -> int:
-        """The share, rounded."""
+        """Return the share of positions, rounded."""
         return round(self.share * len(score_T))
 
 
 @dataclass(frozen=True)
 class Above(Choice):
-    """The positions that score above a threshold, at least and at most certain shares.
+    """The positions with a score above `threshold`, within the shares `least` and `most`.
 
     Source  policy `threshold` of the SPATIAL_MIXED rows of arXiv 2603.27469; it is uncalibrated.
-    Raises  ValueError: shares outside 0..1, or the least above the most.
+    Raises  ValueError: a share outside 0..1; `least` above `most`.
     """
 
     threshold: float = 0.02
@@ -123,14 +129,14 @@ class Above(Choice):
     most: float = 0.85
 
     def __post_init__(self) -> None:
-        """Refuse what are no shares, or not in order."""
+        """Validate the shares and their order."""
         require_shares(self, "least", "most")
         if self.least > self.most:
             name = type(self).__name__
             raise ValueError(f"{name}.least={self.least}: choose at most {name}.most={self.most}")
 
     def count(self, score_T: Tensor) -> int:
-        """As many as lie above, within the bounds."""
+        """Return the number of scores above the threshold, clamped to the bounds."""
         low, high = self._bounds(len(score_T))
         return min(max(self._above(score_T), low), high)
 
@@ -143,7 +149,7 @@ class Above(Choice):
 
 @dataclass(frozen=True)
 class AboveOrTop(Above):
-    """As `Above` where that lies within its bounds, else the share.
+    """Like `Above` if the count lies within its bounds, otherwise a fixed share.
 
     Source  policy `hybrid` of the SPATIAL_MIXED rows of arXiv 2603.27469.
     """
@@ -151,12 +157,12 @@ class AboveOrTop(Above):
     share: float = 0.65
 
     def __post_init__(self) -> None:
-        """Refuse what are no shares."""
+        """Validate the shares."""
         super().__post_init__()
         require_shares(self, "share")
 
     def count(self, score_T: Tensor) -> int:
-        """Within the bounds, or the share."""
+        """Return the number of scores above the threshold, or the share if out of bounds."""
         low, high = self._bounds(len(score_T))
         above = self._above(score_T)
         return above if low <= above <= high else round(self.share * len(score_T))
@@ -164,24 +170,28 @@ class AboveOrTop(Above):
 
 @dataclass(frozen=True)
 class Foreground(FramePolicy):
-    """Positions of a frame that matter go to tier `foreground`, the rest of the frame to KEEP.
+    """Stores salient positions of a frame in tier `foreground` and the others in KEEP.
 
-    frozen: a frame is decided once, when it is new, on what its exact values say; otherwise all
-    frames anew in every call (as published), so that their groups of tokens move. Where positions
-    go is not stored beside their keys: methods need `keys: roped`. Of equal scores the lower
-    position comes first.
+    Of positions with equal scores, the lower one comes first. Methods need `keys: roped`, because
+    the positions of split tokens are not stored with their keys.
 
-    Source  SPATIAL_MIXED of arXiv 2603.27469, as an idea; theirs has one mask for all frames.
-    Raises  ValueError: parts of another kind, a choice that leaves one tier without tokens.
+    saliency: scores the positions.
+    choice: chooses the number of foreground positions.
+    frozen: decide once per frame, when it is new and its values are exact. If false, decide again
+    for all frames in every call (as published); groups of tokens then change.
+
+    Source  SPATIAL_MIXED of arXiv 2603.27469, as an idea; the original uses one mask for all
+    frames.
+    Raises  ValueError: a saliency or choice of the wrong type; a choice that leaves a tier empty.
     """
 
     saliency: Saliency = field(default_factory=Motion)
     choice: Choice = field(default_factory=Top)
     frozen: bool = True
-    splits = True  # no field: it is what the policy does
+    splits = True  # not a field: the policy always splits frames
 
     def __post_init__(self) -> None:
-        """Refuse parts of another kind."""
+        """Validate the types of the fields."""
         kinds: dict[str, type] = {"saliency": Saliency, "choice": Choice}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -189,11 +199,11 @@ class Foreground(FramePolicy):
 
     @property
     def uneven(self) -> bool:  # type: ignore[override]  # the contract has plain attributes
-        """Where frames are decided anew, or have as many foreground positions as it happens."""
+        """True if frames are decided again or if their foreground sizes differ."""
         return not (self.frozen and self.choice.fixed)
 
     def check(self, spec: CacheSpec) -> None:
-        """Both parts of a frame must have tokens."""
+        """Check that both tiers of a frame get tokens."""
         size = spec.tokens_per_frame
         if self.choice.fixed and not 0 < self.choice.count(torch.empty(size)) < size:
             raise ValueError(
@@ -203,21 +213,21 @@ class Foreground(FramePolicy):
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """One, beside KEEP."""
+        """Return the name of the only tier besides KEEP, `foreground`."""
         return (FOREGROUND,)
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-        """What the scores are made of."""
+        """Return the note of the saliency."""
         return self.saliency.observe(v_BHTD)
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
-        """Every frame has a part in both tiers."""
+        """Return `num_frames` for both tiers, since each frame has a part in both."""
         if not self.choice.fixed:
             return None
         return num_frames if tier in (FOREGROUND, KEEP) else 0
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """Split the frames that are new, or all."""
+        """Split the new frames, or all frames if not `frozen`."""
         frames = [f for f in history.frames if not (self.frozen and f in history.tiers)]
         if self.saliency.shared and frames:
             return dict.fromkeys(frames, self._split(self.saliency.of(frames[0], history)))

@@ -1,4 +1,4 @@
-"""Sliding window, with or without a sink: the baseline of every eviction method."""
+"""Sliding window with an optional sink: the baseline for eviction methods."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from methods.retention.bounds import most_frames, require_counts
 
 @dataclass(frozen=True)
 class Window(FramePolicy):
-    """Keeps the first `sink` frames and the newest ones that the budget still holds.
+    """Keeps the first `sink` frames and as many of the newest as the budget allows.
 
-    budget: an amount and its unit, as `Budget` reads it, of history only; the chunk being denoised
-    comes on top. sink: in frames, inside the budget. A model with a window of its own drops the
-    sink too, unless it has one itself. frames: the budget in whole frames, set by `sized`,
-    not by hand.
+    budget: an amount and a unit, parsed by `Budget`. It covers history only, not the chunk being
+    denoised.
+    sink: frames, included in the budget. A model with its own window drops them too, unless the
+    model has a sink.
+    frames: the budget in whole frames, set by `sized`, not by the user.
 
-    Source  StreamingLLM (arXiv 2309.17453), with frames for tokens.
-    Raises  ValueError: no room for the newest chunk beside the sink.
+    Source  StreamingLLM (arXiv 2309.17453), with frames instead of tokens.
+    Raises  ValueError: a budget that cannot hold the sink and one chunk.
     """
 
     budget: str = "12 frames"
@@ -28,12 +29,12 @@ class Window(FramePolicy):
     frames: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no budget or no sink."""
+        """Validate the fields."""
         require_counts(self, "sink")
         Budget(self.budget)
 
     def check(self, spec: CacheSpec) -> None:
-        """The window must hold the sink and one chunk."""
+        """Check that the budget holds the sink and one chunk."""
         frames = most_frames(self.budget, spec) if self.frames is None else self.frames
         least = self.sink + spec.chunk_frames
         if frames < least:
@@ -43,7 +44,7 @@ class Window(FramePolicy):
             )
 
     def sized(self, room: VideoSize) -> Self:
-        """With the budget in whole frames."""
+        """Return this policy with its budget in whole frames of the video."""
         frames = Budget(self.budget).frames(room)
         if frames <= self.sink:
             raise ValueError(
@@ -53,11 +54,11 @@ class Window(FramePolicy):
         return replace(self, frames=frames)
 
     def max_frames(self, tier: str, num_frames: int) -> int:
-        """The window."""
+        """Return the size of the window for KEEP and 0 for other tiers."""
         return min(self._held, num_frames) if tier == KEEP else 0
 
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """Drop what is neither sink nor among the newest."""
+        """Drop the frames that are neither in the sink nor among the newest."""
         newest = set(history.frames[-(self._held - self.sink) :])
         return {f: DROP for f in history.frames if f >= self.sink and f not in newest}
 

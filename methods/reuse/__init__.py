@@ -1,1 +1,1 @@
-"""Which denoising passes are not run: one policy a module."""
+"""Policies that skip denoising passes, one policy per module."""

@@ -1,4 +1,4 @@
-"""Skip the same passes of every chunk."""
+"""Skips the same denoising passes in every chunk."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from harness.api import Reuse
 
 @dataclass(frozen=True)
 class Fixed(Reuse):
-    """Skips passes by their number, whatever the video: the control of every adaptive policy.
+    """Skips passes by number, independent of the video: the control for adaptive policies.
 
-    steps: passes of a chunk that are skipped, from 1.
+    steps: numbers of the passes to skip in each chunk, from 1.
 
-    Source  what the FLOWCACHE_NATIVE rows of arXiv 2603.27469 came to: one pass of four.
-    Raises  ValueError: a pass below 1, since the first of a chunk has nothing to reuse.
+    Source  the FLOWCACHE_NATIVE rows of arXiv 2603.27469, which in effect skip one pass of four.
+    Raises  ValueError: a pass below 1; the first pass of a chunk has no earlier pass to reuse.
     """
 
     steps: Sequence[int] = (1,)
 
     def __post_init__(self) -> None:
-        """Refuse the first pass."""
+        """Validate the steps."""
         if any(step < 1 for step in self.steps):
             raise ValueError(f"Fixed.steps={list(self.steps)}: give passes from 1 on")
 
     def skips(self, step: int, num_steps: int, drifts: list[float]) -> bool:
-        """By its number."""
+        """Return whether `steps` contains the pass."""
         return step in self.steps

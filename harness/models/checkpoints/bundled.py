@@ -1,4 +1,4 @@
-"""Weights that ship with the package: found beside the code, and checked before they are used."""
+"""Finds the weights that ship with the package and verifies their checksum."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FOLDER = shipped("harness.models", "small")
 
 
 def bundled(name: str, sha256: str) -> Path:
-    """Path of a shipped file of `harness/models/small/`, whose every byte is as expected.
+    """Return the path of a file in `harness/models/small/`, after verifying its checksum.
 
     Units   sha256 is 64 hexadecimal digits.
-    Raises  UserError: the file is missing, torn or not the one that the configuration names.
+    Raises  UserError: the file is missing, or its checksum differs from `sha256`.
     """
     path = FOLDER / name
     mend = f"type `git checkout -- {path}` or install the package again"

@@ -1,8 +1,7 @@
-"""Files of weights: what lies in them, and their tensors a few at a time.
+"""Reads files of weights: first names and shapes, then the tensors in batches.
 
-What is in a file is read first, without its values. Values are taken in batches, and the files are
-mapped anew for each: a mapped page that was read counts as memory of the process until its file is
-closed, and files are up to four times as large as the network that is made from them.
+Files are mapped again for each batch. A mapped page that was read counts as memory of the process
+until its file is closed, and files are up to four times as large as the network.
 """
 
 from __future__ import annotations
@@ -22,12 +21,15 @@ from harness.models.checkpoints.names import some
 from harness.system.errors import UserError
 
 _TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
-_BATCHES = 32  # of all bytes: what is mapped at a time
+_BATCHES = 32  # a batch is at most this fraction of all bytes
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file. keys: how deep it lies in the file's dicts."""
+    """A tensor in a file, without its values.
+
+    keys: path of the tensor through the file's nested dicts.
+    """
 
     file: Path
     keys: tuple[Any, ...]
@@ -36,9 +38,10 @@ class Stored:
 
 
 def files_of(path: Path, source: str | None = None) -> list[Path]:
-    """The files that hold a checkpoint: itself, or the shards in a folder.
+    """Return the files of a checkpoint: the file itself, or the shards of a folder.
 
-    Raises  UserError: missing or of another kind.
+    source: "owner/name path/in/repo", for the command in the error message.
+    Raises  UserError: the path does not exist or is not a supported file.
     """
     if path.is_dir():
         return _shards(path)
@@ -51,7 +54,7 @@ def files_of(path: Path, source: str | None = None) -> list[Path]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder of a hub's layout has its settings and all of its shards; none is read."""
+    """Return whether a folder has a config.json and all shards, without reading the shards."""
     try:
         return (folder / "config.json").is_file() and bool(files_of(folder))
     except UserError:
@@ -59,9 +62,9 @@ def is_complete(folder: Path) -> bool:
 
 
 def contents(files: Sequence[Path]) -> dict[str, object]:
-    """All files as one dict with `Stored` in the place of every tensor, one dict deep.
+    """Merge the dicts of all files, with a `Stored` for every tensor, at most one dict deep.
 
-    Raises  UserError: a file that cannot be read, or names that come twice.
+    Raises  UserError: a file cannot be read, or two files contain the same name.
     """
     content: dict[str, object] = {}
     for file in files:
@@ -74,7 +77,7 @@ def contents(files: Sequence[Path]) -> dict[str, object]:
 
 
 def batches(stored: Mapping[str, Stored]) -> Iterator[list[str]]:
-    """Names in the order of their files, in lists of some bytes each, a file a list."""
+    """Yield names grouped by file, in batches of limited size."""
     limit = sum(each.nbytes for each in stored.values()) / _BATCHES
     batch: list[str] = []
     taken = 0
@@ -89,9 +92,9 @@ def batches(stored: Mapping[str, Stored]) -> Iterator[list[str]]:
 
 
 def take(stored: Sequence[Stored]) -> list[Tensor]:
-    """Tensors on their files, mapped: let them go before the next ones are taken.
+    """Return the tensors, memory-mapped. Release them before the next call to limit memory.
 
-    Raises  UserError: a file that cannot be read.
+    Raises  UserError: a file cannot be read.
     """
     found: dict[Stored, Tensor] = {}
     for file in {each.file for each in stored}:
@@ -121,7 +124,7 @@ def _safetensors(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
 
 
 def _inside(file: Path) -> dict[str, object]:
-    """What a file holds, without values."""
+    """Return the dict of a file with a `Stored` for every tensor."""
     if file.suffix == ".safetensors":
         return {**_header(file)}
     inside: dict[str, object] = {}
@@ -134,14 +137,14 @@ def _inside(file: Path) -> dict[str, object]:
 
 
 def _stored(value: object, file: Path, keys: tuple[Any, ...]) -> object:
-    """What stands for a tensor; anything else as it is."""
+    """Return a `Stored` for a tensor, and any other value unchanged."""
     if not isinstance(value, Tensor):
         return value
     return Stored(file, keys, tuple(value.shape), value.nbytes)
 
 
 def _mapped(file: Path) -> Mapping[Any, object]:
-    """A file of torch; its tensors stay on disk until they are touched."""
+    """Return the dict of a torch file; its tensors stay on disk until they are used."""
     try:
         return {**torch.load(file, map_location="cpu", weights_only=True, mmap=True)}
     except _TORN as error:
@@ -149,9 +152,9 @@ def _mapped(file: Path) -> Mapping[Any, object]:
 
 
 def _header(file: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file, from its first bytes, against its size.
+    """Read the header of a safetensors file and compare its offsets with the file size.
 
-    Source  the format: eight bytes of length, a JSON of names, shapes and places, the values.
+    Source  the format: eight bytes of length, a JSON of names, shapes and offsets, the values.
     """
     try:
         with file.open("rb") as stream:
@@ -187,7 +190,7 @@ def _unreadable(file: Path) -> UserError:
 
 
 def _download(path: Path, source: str) -> str:
-    """The command that fetches `source`, to `path` where their ends agree."""
+    """Return the command that downloads `source`, to `path` if their last parts agree."""
     inside = source.partition(" ")[2]
     root = str(path).removesuffix(inside)
     # `hf download` repeats the repository's own folders below --local-dir.
@@ -195,7 +198,7 @@ def _download(path: Path, source: str) -> str:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The shards that the index names, or all of them where there is no index."""
+    """Return the shards that the index names, or all shards if there is no index."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     shards = sorted(folder.glob("*.safetensors"))
     if len(indices) > 1 or not shards:

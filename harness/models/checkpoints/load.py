@@ -1,8 +1,8 @@
-"""Checkpoints into the network: every container and naming in use, one exact set of names.
+"""Loads checkpoints of all published formats and namings into the network.
 
-Published files differ in wrapping (`generator`, `generator_ema`, `model`, or nothing), in prefixes
-that training wrappers left, in native or diffusers names, and in format. The network has one set
-of names, the native ones of Wan2.1, and is given exactly that set or nothing.
+Published files differ in format, in the key that holds the weights (`generator`, `generator_ema`,
+`model`, or none), in prefixes of training wrappers, and in native or diffusers names. The network
+uses the native names of Wan2.1. A checkpoint must match them exactly, or nothing is loaded.
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ def load_weights(
     source: str | None = None,
     lora: Lora | None = None,
 ) -> None:
-    """Fill `module`, built anywhere (the meta device too), from `path`; or raise, untouched.
+    """Load the weights at `path` into `module`.
 
-    `path` is a .pt, .pth or .safetensors file or a folder of .safetensors shards. `ema` takes the
-    EMA weights of a file that holds two sets; a file of one unnamed set serves both values.
-    `source` is where the hub has it: "owner/name path/in/repo". `lora` is added on the way.
+    Host memory peaks near the size of the network. Afterwards every parameter and persistent buffer
+    is a separate `dtype` tensor on `device`, without gradient; non-persistent buffers do not
+    change. If names or shapes do not match, the module stays unchanged.
 
-    Files are memory-mapped a part at a time, and each tensor is cast and placed by itself: host
-    memory peaks near the size of the target. Afterwards every parameter and persistent buffer is a
-    `dtype` tensor of its own on `device`, without gradient; non-persistent buffers stay as they
-    were.
+    module: the network, on any device, including meta.
+    path: a .pt, .pth or .safetensors file, or a folder of .safetensors shards.
+    ema: use the EMA weights of a file that holds two sets. A file with one unnamed set works with
+    both values.
+    source: "owner/name path/in/repo" on the hub, for error messages.
+    lora: adapter that is added to the weights.
 
-    Source  wrappings and names of the published checkpoints of the Self-Forcing family.
-    Shapes  those of `module.state_dict()`, whose names are the native ones.
-    Raises  UserError: file missing, unreadable, of another kind; EMA weights asked for and absent;
-            names or shapes other than the module's; an adapter of another network.
+    Source  formats and names of the published checkpoints of the Self-Forcing family.
+    Shapes  those of `module.state_dict()`, which has the native names.
+    Raises  UserError: the file is missing, unreadable or not supported; EMA weights are requested
+            but absent; names or shapes differ from the module's; the adapter does not fit.
     """
+    # Check the names of the weights and of the adapter before the module changes.
     stored = matched(module, path, ema=ema, source=source)
     pairs = None if lora is None else lora.read(_shapes(module))
     for names in batches(stored):
@@ -58,36 +61,37 @@ def load_weights(
             tensor = tensors.pop(name)
             if pairs is not None and name in factors:
                 tensor = pairs.added(tensor, factors.pop(name))
-            # A copy even where nothing changes: no parameter may hang on the mapped file.
+            # Always copy: a parameter must not reference the mapped file.
             _place(module, name, tensor.to(device, dtype, copy=True))
 
 
 def matched(
     module: nn.Module, path: Path, *, ema: bool, source: str | None = None
 ) -> dict[str, Stored]:
-    """Where each tensor of `module` lies in a checkpoint, by native name; no value is read.
+    """Find each tensor of `module` in a checkpoint, by native name, without reading values.
 
-    Raises  UserError: as `load_weights`, but for adapters.
+    Raises  UserError: see `load_weights`, except for adapters.
     """
     content = contents(files_of(path, source))
     found = _tensors(_select(content, path, ema), path)
     wanted = _shapes(module)
     foreign = any(map(is_diffusers, found))
-    # Compared in the file's own language, so that messages name what its owner can look up.
+    # Compare in the names of the file, so that messages show names that the user can look up.
     names = {diffusers_name(name) if foreign else name: name for name in wanted}
     _demand_match(found, {theirs: wanted[ours] for theirs, ours in names.items()}, path)
     return {ours: found[theirs] for theirs, ours in names.items()}
 
 
 def checkpoint_digest(path: Path) -> str:
-    """Cheap identity of weights that are read often: **not** a checksum of all of their bytes.
+    """Return a cheap digest of weights: **not** a checksum of all bytes.
 
-    SHA-256 over size, first MiB and last MiB of each file that `load_weights` would read, shards
-    in order of name. A change in the middle that keeps the size goes unseen; paths do not count.
+    It is the SHA-256 over size, first MiB and last MiB of each file that `load_weights` would read,
+    shards in order of name. It does not detect a change in the middle that keeps the size. Paths
+    do not matter.
 
     Source  ours.
     Units   64 hexadecimal digits.
-    Raises  UserError: file missing or of another kind.
+    Raises  UserError: the file is missing or not supported.
     """
     digest = hashlib.sha256()
     for file in files_of(path):
@@ -101,12 +105,12 @@ def checkpoint_digest(path: Path) -> str:
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """Checksum of all bytes: SHA-256 of the file; of several shards that of theirs, by name.
+    """Return the SHA-256 of a file, or of the list of the shards' SHA-256 and names.
 
-    Read once and noted beside each file, see `harness.system.file_hashes`.
+    Each file is read once and its checksum is stored, see `harness.system.file_hashes`.
 
     Units   64 hexadecimal digits.
-    Raises  UserError: file missing or of another kind.
+    Raises  UserError: the file is missing or not supported.
     """
     files = files_of(path)
     if files == [path]:
@@ -120,7 +124,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _select(content: dict[str, object], path: Path, ema: bool) -> Mapping[str, object]:
-    """The one set of weights that is asked for."""
+    """Return the requested set of weights of a file."""
     if ema and "generator" in content and "generator_ema" not in content:
         raise UserError(
             f"{path} holds no EMA weights, only {some(sorted(content))}: set ema=false or choose "
@@ -134,7 +138,7 @@ def _select(content: dict[str, object], path: Path, ema: bool) -> Mapping[str, o
 
 
 def _tensors(weights: Mapping[str, object], path: Path) -> dict[str, Stored]:
-    """The weights under plain names, without what training wrappers added."""
+    """Return the weights by plain name, without prefixes of training wrappers."""
     found: dict[str, Stored] = {}
     for key, value in weights.items():
         name = plain(key)
@@ -148,7 +152,7 @@ def _tensors(weights: Mapping[str, object], path: Path) -> dict[str, Stored]:
 
 
 def _demand_match(found: dict[str, Stored], wanted: dict[str, tuple[int, ...]], path: Path) -> None:
-    """Compare all names and shapes before anything is changed."""
+    """Check that all names and shapes match."""
     shared = sorted(wanted.keys() & found.keys())
     differences = (
         ("missing", sorted(wanted.keys() - found.keys())),
@@ -167,7 +171,7 @@ def _demand_match(found: dict[str, Stored], wanted: dict[str, tuple[int, ...]], 
 
 
 def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put the tensor where its name points, instead of what was there."""
+    """Replace the parameter or buffer of this name by the tensor."""
     owner, _, leaf = name.rpartition(".")
     holder = module.get_submodule(owner)
     if isinstance(getattr(holder, leaf), nn.Parameter):

@@ -1,8 +1,8 @@
-"""Where a model's files are: below the data folder, or in the hub's own cache. Nothing downloads.
+"""Finds a model's files below the data folder or in the hub's cache, without downloading.
 
-The hub's client keeps what it fetched in a cache of its own, one folder a repository and revision.
-`hf://owner/name/path` names what lies there. A file that the data folder lacks is looked for there
-too where the configuration says which repository it is from.
+The hub's client stores downloads in its own cache, one folder per repository and revision.
+`hf://owner/name/path` names a file there. If the data folder lacks a file and the configuration
+names its repository, the cache is searched too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ SCHEME = "hf://"
 
 
 def located(root: Path, name: str, source: str | None = None) -> Path:
-    """Where `name` is: absolute, below `root`, or in the hub's cache; it may still be missing.
+    """Return the path of `name`: absolute, below `root`, or in the hub's cache.
 
-    source: "owner/name path/in/repo", looked for in the cache if there is nothing at the place.
-    Raises  UserError: a name with `hf://` that is no repository or is not in the cache.
+    The path may not exist, unless `name` begins with `hf://`.
+
+    source: "owner/name path/in/repo", searched in the cache if the path does not exist.
+    Raises  UserError: an `hf://` name that names no repository or is not in the cache.
     """
     if name.startswith(SCHEME):
         return _named(name)
@@ -32,7 +34,7 @@ def located(root: Path, name: str, source: str | None = None) -> Path:
 
 
 def _named(name: str) -> Path:
-    """What an address of the hub names, in its cache."""
+    """Return the cached path of an `hf://` name."""
     owner, _, rest = name.removeprefix(SCHEME).partition("/")
     repository, _, inside = rest.partition("/")
     if not owner or not repository:
@@ -48,12 +50,12 @@ def _named(name: str) -> Path:
 
 
 def _snapshot(repository: str) -> Path | None:
-    """The folder of the newest revision in the cache; None without one, or without the client."""
+    """Return the cached folder of the newest revision; None without one or without the client."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         return None
     try:
         return Path(snapshot_download(repository, local_files_only=True))
-    except (OSError, ValueError):  # its own errors of what is not there, or of a name, are these
+    except (OSError, ValueError):  # the client's errors for missing files and invalid names
         return None

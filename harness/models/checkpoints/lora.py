@@ -1,4 +1,4 @@
-"""Low-rank adapters: a second file whose factors are added to the weights as they are loaded."""
+"""Low-rank adapters: adds the factors of a second file to the weights while they load."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from harness.models.checkpoints.files import Stored, contents, files_of, take
 from harness.models.checkpoints.names import diffusers_name, lora_part, some
 from harness.system.errors import UserError
 
-_SET = "generator_lora"  # the key of a training dump; without it the factors lie at the top
+_SET = "generator_lora"  # key of a training dump; other files have the factors at the top level
 
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter's file, how strongly it is added, and where the hub has it.
+    """An adapter file and its scale.
 
-    A weight becomes W + scale * B A, in fp32, before it is cast: a network without adapters, whose
-    rounding differs from that of one that adds them at every call.
+    A weight becomes W + scale * B A, computed in fp32 before the cast. The network then has no
+    separate adapters, and rounds differently from one that adds them in every call.
 
-    scale: alpha / rank of its training; the file does not say.
-    Source  LoRA (arXiv 2106.09685), in the names of peft.
+    path: the file.
+    scale: alpha / rank of the adapter's training; the file does not contain it.
+    source: "owner/name path/in/repo" on the hub.
+    Source  LoRA (arXiv 2106.09685), with the names of peft.
     """
 
     path: Path
@@ -33,10 +35,10 @@ class Lora:
     source: str | None = None
 
     def read(self, shapes: Mapping[str, tuple[int, ...]]) -> Pairs:
-        """Both factors of every weight that is changed, without their values.
+        """Find both factors of every changed weight, without reading their values.
 
-        shapes: of the network's tensors, by native name.
-        Raises  UserError: file missing, unreadable, or no adapter of this network.
+        shapes: shapes of the network's tensors, by native name.
+        Raises  UserError: the file is missing, unreadable, or not an adapter of this network.
         """
         inside = contents(files_of(self.path, self.source))
         chosen = inside.get(_SET)
@@ -62,7 +64,7 @@ class Lora:
     def _demand_pairs(
         self, found: Mapping[str, Mapping[str, Stored]], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        """Every weight has both factors, and they make its shape."""
+        """Check that every changed weight has both factors, with matching shapes."""
         for name, pair in sorted(found.items()):
             if len(pair) < 2:
                 raise UserError(
@@ -79,7 +81,7 @@ class Lora:
     def _demand_every_block(
         self, found: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        """What is changed in one block is changed in all: a file that was cut has gaps."""
+        """Check that all blocks change the same weights; a truncated file has gaps."""
         blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
         kinds = {name.split(".", 2)[2] for name in found if name.startswith("blocks.")}
         wanted = {f"blocks.{block}.{kind}" for block in blocks for kind in kinds}
@@ -93,23 +95,24 @@ class Lora:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The factors A and B of every changed weight, by native name, on their files."""
+    """The factors A and B of every changed weight, by native name, without their values.
+
+    scratch: fp32 buffer for the largest weight.
+    """
 
     factors: Mapping[str, tuple[Stored, Stored]]
     scale: float
     scratch: Tensor
 
     def take(self, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
-        """The factors of those of these weights that are changed, mapped."""
+        """Return the factors of the changed weights among `names`, memory-mapped."""
         changed = [name for name in names if name in self.factors]
         taken = take([part for name in changed for part in self.factors[name]])
         return dict(zip(changed, zip(taken[::2], taken[1::2], strict=True), strict=True))
 
     def added(self, weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
-        """The weight with what its factors add, fp32, in memory that the next one takes over.
-
-        Large temporary tensors between ones that stay would leave holes in the heap.
-        """
+        """Return the weight plus its adapter, fp32, in a buffer that the next call overwrites."""
+        # Reuse one buffer: large temporary tensors between permanent ones would fragment the heap.
         a, b = factors
         out = self.scratch[: weight.numel()].view(weight.shape)
         return out.copy_(weight).addmm_(b.float(), a.float(), alpha=self.scale)

@@ -1,4 +1,4 @@
-"""Names of tensors: what training left around them, native names, diffusers' names, LoRA's."""
+"""Translates tensor names between training wrappers, native, diffusers and LoRA names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 _LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
-# Applied in this order. The norms swap numbers: diffusers' norm2 is the native norm3, and its own
-# norm3 has no weights.
+# The order matters. The norms have different numbers: diffusers' norm2 is the native norm3, and
+# diffusers' norm3 has no weights.
 _TO_DIFFUSERS = (
     ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
     ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
@@ -29,24 +29,25 @@ _TO_DIFFUSERS = (
 
 
 def diffusers_name(native: str) -> str:
-    """Name of a native Wan2.1 tensor in diffusers' `WanTransformer3DModel`; shapes are equal."""
+    """Return diffusers' name (`WanTransformer3DModel`) of a native Wan2.1 tensor."""
     for ours, theirs in _TO_DIFFUSERS:
         native = native.replace(ours, theirs)
     return native
 
 
 def is_diffusers(name: str) -> bool:
-    """Whether a plain name is diffusers': every such model has some that begin like this."""
+    """Return whether a plain name shows that the model uses diffusers' names."""
+    # Every such model has some names that begin like this.
     return name.startswith("condition_embedder.")
 
 
 def plain(key: str) -> str:
-    """A key of a file without what training wrappers added and without one leading `model.`."""
+    """Return a key of a file without names of training wrappers and without a leading `model.`."""
     return _unwrapped(key).removeprefix("model.")
 
 
 def lora_part(key: str) -> tuple[str, str] | None:
-    """The weight that a key of a LoRA file changes, and which factor it is, `A` or `B`; else None.
+    """Return the weight that a LoRA key changes and its factor, `A` or `B`; None for other keys.
 
     Source  peft's names, `base_model.model.<path>.lora_A.weight`, adapter `default` named or not.
     """
@@ -63,5 +64,5 @@ def _unwrapped(key: str) -> str:
 
 
 def some(names: list[str]) -> str:
-    """The first names of a list, for a sentence."""
+    """Return the first three names as text, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

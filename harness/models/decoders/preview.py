@@ -1,6 +1,6 @@
-"""A small decoder of Wan2.1 latents, to look at what a method does without the VAE's seconds.
+"""A small, fast decoder of Wan2.1 latents, for previews.
 
-Its pixels are never scored: `score` leaves quality null, with the reason.
+Its pixels are never scored: `score` leaves quality null and gives the reason.
 """
 
 from __future__ import annotations
@@ -19,65 +19,67 @@ from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
 FILE = "taew2_1"  # .pth or .safetensors, in the decoder's folder
-_WIDTHS = (256, 128, 64, 64)  # channels on the grid of latents, and on the finer ones
+_WIDTHS = (256, 128, 64, 64)  # channels at the resolution of latents and at the finer ones
 _LATENT, _COLOURS = 16, 3
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
 class Memory(nn.Module):
-    """A residual block over a frame and the one before it, at the same place in the network."""
+    """A residual block over a frame and the previous frame's input to the same block."""
 
     def __init__(self, width: int) -> None:
-        """Default initialisation."""
+        """Build the convolutions."""
         super().__init__()
         self.conv = nn.Sequential(
             _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
         )
 
     def forward(self, x_BCHW: Tensor, before_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W], twice -> the same."""
+        """Run the block: two inputs [B, C, H, W] -> [B, C, H, W]."""
         return F.relu(self.conv(torch.cat([x_BCHW, before_BCHW], dim=1)) + x_BCHW)
 
 
 class Grow(nn.Module):
-    """One frame to `stride` of them."""
+    """Expands one frame to `stride` frames."""
 
     def __init__(self, width: int, stride: int) -> None:
-        """Default initialisation."""
+        """Build the convolution."""
         super().__init__()
         self.stride = stride
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Iterator[Tensor]:
-        """[B, C, H, W] -> so many of the same, the earliest first."""
+        """Yield `stride` frames [B, C, H, W], earliest first."""
         yield from self.conv(x_BCHW).chunk(self.stride, dim=1)
 
 
 class Shrink(nn.Module):
-    """`stride` frames to one, as channels; only the encoder has it."""
+    """Merges `stride` frames, stacked as channels, into one; only the encoder has it."""
 
     def __init__(self, width: int, stride: int) -> None:
-        """Default initialisation."""
+        """Build the convolution."""
         super().__init__()
         self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
 
 
 class Squash(nn.Module):
-    """Latents beyond 3 are pulled in."""
+    """Limits latents smoothly to -3..3."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """3 tanh(x / 3)."""
+        """Return 3 tanh(x / 3)."""
         return torch.tanh(x / 3) * 3
 
 
 class TinyAutoencoder(nn.Module):
-    """The layers under the names of the published files; encoding is not written, only its layers.
+    """The layers, with the names of the published files.
+
+    The encoder has layers only, so that the files load; it cannot run.
 
     Source  TAEHV, `taew2_1`: 11,315,539 parameters, 9,844,611 of them the decoder's.
     """
 
     def __init__(self) -> None:
-        """Default initialisation."""
+        """Build the layers."""
         super().__init__()
         self.encoder = nn.Sequential(
             _conv(_COLOURS, 64),
@@ -97,15 +99,19 @@ class TinyAutoencoder(nn.Module):
 
 
 class WanPreview:
-    """The small decoder as a model's, frame by frame; equal to decoding all frames at once.
+    """Decodes latents frame by frame with the small decoder; equal to decoding all at once.
 
-    A latent frame gives four pixel frames; the first one's first three are left out, so that a
-    video is as long as the VAE's. `folder` holds taew2_1.pth or taew2_1.safetensors.
+    A latent frame gives four pixel frames. The first three of the video are dropped, so that it has
+    the same length as with the VAE.
+
+    folder: contains taew2_1.pth or taew2_1.safetensors.
+    weights: `checkpoint`, or `random`, which needs no file.
+    dtype: bfloat16, float16 or float32.
 
     Source  TAEHV (github.com/madebyollin/taehv), for Wan2.1.
     Shapes  normalised latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
-    Raises  UserError, from `to` or `decode`: the file is missing or of another network; latents of
-            another number of channels.
+    Raises  UserError, from `to` or `decode`: the file is missing or of a different network; latents
+            have a different number of channels.
     """
 
     stride = (4, 8)
@@ -117,7 +123,7 @@ class WanPreview:
         weights: Literal["checkpoint", "random"] = "checkpoint",
         dtype: str = "bfloat16",
     ) -> None:
-        """Remember the settings; `random` needs no file, and shows nothing."""
+        """Store and validate the settings."""
         if weights not in ("checkpoint", "random"):
             raise UserError(f"decoder.weights={weights}: choose checkpoint or random")
         if dtype not in _DTYPES:
@@ -127,16 +133,16 @@ class WanPreview:
         self._decoder: nn.Sequential | None = None
 
     def locate(self, root: Path) -> None:
-        """Read below `root` from now on what is not absolute."""
+        """Resolve a relative folder below `root`."""
         self.folder = str(root / self.folder)
 
     def missing(self) -> list[Path]:
-        """The folder, if `decode` will need a file of it that is not there."""
+        """Return the folder if `decode` needs a file that it lacks."""
         needed = self.weights == "checkpoint" and not any(x.is_file() for x in self._choices())
         return [Path(self.folder)] if needed else []
 
     def to(self, device: torch.device | str) -> WanPreview:
-        """Load the decoder if it is not there, and move it to `device`."""
+        """Load the decoder if necessary, and move it to `device`."""
         self._decoder = (self._decoder or self._load()).to(device)
         return self
 
@@ -145,7 +151,7 @@ class WanPreview:
         self._decoder = None
 
     def hollow(self) -> WanPreview:
-        """The same decoder on the meta device: true sizes, no values, no files."""
+        """Return the same decoder on the meta device: true sizes without values or files."""
         hollow = WanPreview(self.folder, self.weights, self.dtype)
         with torch.device("meta"):
             hollow._decoder = TinyAutoencoder().decoder.to(getattr(torch, self.dtype))
@@ -153,20 +159,20 @@ class WanPreview:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights on the device; nothing before they are loaded."""
+        """Return the bytes of the weights on the device, 0 before they are loaded."""
         parameters = self._decoder.parameters() if self._decoder is not None else ()
         return sum(parameter.nbytes for parameter in parameters)
 
     def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
-        """Pixels of each latent frame [1 or 4, H, W, 3]."""
+        """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
         return map(pixels, self.stream(latents_FChw))
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """The whole video on the device [T, 3, H, W] fp32 in -1..1, equal to the stream."""
+        """Return the whole video on the device [T, 3, H, W] fp32 in -1..1, equal to `stream`."""
         return torch.cat(list(self.stream(latents_FChw)))
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        """Each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1."""
+        """Yield the pixels of each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1."""
         if self._decoder is None:
             self.to(latents_FChw.device)
         if latents_FChw.shape[1] != _LATENT:
@@ -178,7 +184,7 @@ class WanPreview:
         return self._stream(self._decoder, latents_FChw)
 
     def _stream(self, decoder: nn.Sequential, latents_FChw: Tensor) -> Iterator[Tensor]:
-        before: dict[int, Tensor] = {}  # what each block saw last
+        before: dict[int, Tensor] = {}  # the last input of each `Memory`, by block number
         self.feature_bytes = 0
         for i, latent in enumerate(latents_FChw.split(1)):
             with torch.no_grad():
@@ -201,7 +207,7 @@ class WanPreview:
         return network.decoder.eval().requires_grad_(False)
 
     def _file(self) -> Path:
-        """The file of weights, in whichever format is there."""
+        """Return the file of weights, in either format."""
         found = [path for path in self._choices() if path.is_file()]
         if not found:
             names = " nor ".join(path.name for path in self._choices())
@@ -218,9 +224,9 @@ class WanPreview:
 def _through(
     blocks: nn.Sequential, x_BCHW: Tensor, before: dict[int, Tensor], start: int = 0
 ) -> Iterator[Tensor]:
-    """The frames that come of one, in order; every `Memory` remembers what it saw last.
+    """Yield the output frames of one input frame, in order.
 
-    Zeros come before the first frame.
+    before: the last input of each `Memory`, updated here. A block without one uses zeros.
     """
     for i in range(start, len(blocks)):
         block = blocks[i]
@@ -242,12 +248,12 @@ def _conv(channels: int, out: int, bias: bool = True, stride: int = 1) -> nn.Con
 
 
 def _finer(width: int, out: int, stride: int) -> list[nn.Module]:
-    """A stage of the decoder: twice the grid, `stride` times the frames."""
+    """Return a stage of the decoder: twice the resolution, `stride` times the frames."""
     grown = [nn.Upsample(scale_factor=2), Grow(width, stride), _conv(width, out, bias=False)]
     return [*(Memory(width) for _ in range(3)), *grown]
 
 
 def _coarser(width: int, stride: int) -> list[nn.Module]:
-    """A stage of the encoder."""
+    """Return a stage of the encoder: half the resolution, 1 / `stride` of the frames."""
     shrunk = [Shrink(width, stride), _conv(width, width, bias=False, stride=2)]
     return [*shrunk, *(Memory(width) for _ in range(3))]

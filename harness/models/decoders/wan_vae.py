@@ -1,7 +1,7 @@
-"""The Wan decoder: latents to pixels, frame by frame, so that no whole video lies on the device.
+"""The Wan VAE: decodes latents frame by frame, so that the device never holds a whole video.
 
-The first latent frame gives one pixel frame, each later one four. Decoders are cheap to build;
-nothing is loaded before `to` or `decode`.
+The first latent frame gives one pixel frame, each later one four. Construction is cheap; `to` or
+`decode` loads the weights.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ _DTYPES = ("bfloat16", "float16", "float32")
 
 
 class WanVae:
-    """The decoder of the Wan2.1 VAE, streaming: equal to decoding the whole video.
+    """The decoder of the Wan2.1 VAE; streams frames, with the same result as decoding all at once.
 
-    Convolutions look back in time; what they need of earlier frames (1.8 GiB in 16 bit at
-    480 x 832) lives as long as the iterator that `decode` returns; `feature_bytes` is the most that
-    it came to in the last video. By default the last stages take pixel frames one by one, which
-    saves most of the memory; kernels may then sum in another order than for four at a time (1e-5
-    in fp32). `lean=False` decodes by the very calls of a whole decode: equal bit for bit.
+    Convolutions look back in time. Their features of earlier frames (1.8 GiB in 16 bit at
+    480 x 832) live as long as the iterator that `decode` returns; `feature_bytes` is their maximum
+    in the last video.
+
+    folder: folder in the layout of the hub's repository, with a `vae` subfolder.
+    weights: `checkpoint`, or `random` for the published sizes with seeded noise.
+    dtype: bfloat16, float16 or float32.
+    lean: process pixel frames one by one in the last stages, which saves most of the memory.
+    Kernels may then sum in a different order than for four frames (1e-5 in fp32). False makes the
+    same calls as a whole decode and is bit-identical to it.
 
     Source  Wan2.1 (arXiv 2503.20314), diffusers' `AutoencoderKLWan`.
     Shapes  normalised latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
-    Raises  UserError, from `to` or `decode`: packages, folder or weights missing; a VAE of another
-            kind; latents of another number of channels.
+    Raises  UserError, from `to` or `decode`: packages, folder or weights are missing; the VAE is
+            not Wan2.1's; latents have a different number of channels.
     """
 
     stride = (4, 8)
@@ -51,7 +56,7 @@ class WanVae:
         dtype: str = "bfloat16",
         lean: bool = True,
     ) -> None:
-        """Remember the settings; `random` builds the published sizes with seeded noise."""
+        """Store and validate the settings."""
         if weights not in ("checkpoint", "random"):
             raise UserError(f"vae.weights={weights}: choose checkpoint or random")
         if dtype not in _DTYPES:
@@ -61,17 +66,17 @@ class WanVae:
         self._vae: Any = None
 
     def locate(self, root: Path) -> None:
-        """Read below `root` from now on what is not absolute or in the hub's cache."""
+        """Resolve a relative folder below `root`, or in the hub's cache."""
         if self.weights == "checkpoint":
             self.folder = str(located(root, self.folder, HUB))
 
     def missing(self) -> list[Path]:
-        """Folders that `decode` will need and that are not there."""
+        """Return the missing folders that `decode` needs."""
         folder = Path(self.folder) / "vae"
         return [] if self.weights == "random" or is_complete(folder) else [folder]
 
     def to(self, device: torch.device | str) -> WanVae:
-        """Load the decoder if it is not there, and move it to `device`."""
+        """Load the decoder if necessary, and move it to `device`."""
         self._vae = (self._vae or self._load()).to(device)
         return self
 
@@ -83,11 +88,11 @@ class WanVae:
             torch.cuda.empty_cache()
 
     def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
-        """Pixels of each latent frame [1 or 4, H, W, 3]."""
+        """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
         return map(pixels, self.stream(latents_FChw))
 
     def hollow(self) -> WanVae:
-        """The same decoder on the meta device: true sizes, no values, no files."""
+        """Return the same decoder on the meta device: true sizes without values or files."""
         kind = _autoencoder()
         with torch.device("meta"):
             vae = torch.nn.Module.to(kind(), getattr(torch, self.dtype))
@@ -96,9 +101,9 @@ class WanVae:
         return hollow
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        """Each latent frame where the decoder lies [1 or 4, 3, H, W] fp32 in -1..1.
+        """Yield the pixels of each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1.
 
-        Loads where the latents are, if nothing is loaded.
+        If the decoder is not loaded, it is loaded onto the device of the latents.
         """
         if self._vae is None:
             self.to(latents_FChw.device)
@@ -106,9 +111,9 @@ class WanVae:
         return self._stream(latents_FChw)
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """The whole video by one call of the VAE, as published [T, 3, H, W] fp32 in -1..1.
+        """Decode the whole video in one call of the VAE [T, 3, H, W] fp32 in -1..1, as published.
 
-        Frames are joined on the device as they come, which is most of its memory.
+        The VAE concatenates frames on the device, which takes most of its memory.
         """
         if self._vae is None:
             self.to(latents_FChw.device)
@@ -126,24 +131,25 @@ class WanVae:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights on the device; nothing before they are loaded."""
+        """Return the bytes of the weights on the device, 0 before they are loaded."""
         parameters = self._vae.parameters() if self._vae is not None else ()
         return sum(parameter.nbytes for parameter in parameters)
 
     def _scaled(self, latents_BCFhw: Tensor) -> Tensor:
-        """Latents as the VAE made them, fp32."""
+        """Undo the normalization of latents, fp32."""
         mean, std = self._scale()
         return latents_BCFhw.to(self._vae.device).float() * std + mean
 
     def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of every channel [1, C, 1, 1, 1], fp32."""
+        """Return mean and standard deviation of every channel [1, C, 1, 1, 1], fp32."""
         config, device = self._vae.config, self._vae.device
         values = (config.latents_mean, config.latents_std)
         mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1, 1) for x in values)
         return mean, std
 
     def _fitted(self, vae: Any) -> Any:
-        """What is not needed leaves the device, 54 M parameters; the rest may decode leanly."""
+        """Prepare a loaded VAE for inference."""
+        # Without encoding, drop the encoder: 54 M parameters.
         if not self.encodes:
             vae.encoder = torch.nn.Identity()
         for block in vae.decoder.up_blocks if self.lean else ():
@@ -155,7 +161,7 @@ class WanVae:
         vae = self._vae
         vae.clear_cache()
         self.feature_bytes = 0
-        # A list of our own, as long as the model's, which would be held after the last frame.
+        # Use a separate list, as long as the model's: the model would keep its own after the video.
         cache = [None] * len(vae._feat_map)
         for i, latent_Chw in enumerate(latents_FChw):
             z = self._scaled(latent_Chw[None, :, None])
@@ -169,7 +175,8 @@ class WanVae:
             yield frames[0].transpose(0, 1)
 
     def _see(self, cache: Sequence[Any]) -> None:
-        """Note what the convolutions hold of the frames so far; some hold a word, not a tensor."""
+        """Update `feature_bytes` from the features that the convolutions hold."""
+        # Some entries are strings, not tensors.
         held = sum(x.nbytes for x in cache if isinstance(x, Tensor))
         self.feature_bytes = max(self.feature_bytes, held)
 
@@ -183,7 +190,7 @@ class WanVae:
     def _random(self, kind: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
-            # Not the model's own `to`, which warns at every change of dtype.
+            # Bypass the model's own `to`, which warns at every change of dtype.
             return torch.nn.Module.to(kind(), getattr(torch, self.dtype))
 
     def _checkpoint(self, kind: Any) -> Any:
@@ -205,12 +212,15 @@ class WanVae:
 
 
 class WanCodec(WanVae):
-    """The Wan VAE with its encoder, for loops that begin a history with a picture."""
+    """The Wan VAE with its encoder, for loops that start a new history from a picture."""
 
     encodes = True
 
     def encode(self, frame_13HW: Tensor) -> Tensor:
-        """The most likely latent of a video's first picture [1, 16, h, w] fp32, normalised."""
+        """Return the mode of the latent of a first picture [1, 16, h, w] fp32, normalised.
+
+        frame_13HW: pixels [1, 3, H, W] in -1..1.
+        """
         if self._vae is None:
             self.to(frame_13HW.device)
         x = frame_13HW.to(self._vae.device, self._vae.dtype).transpose(0, 1)[None]
@@ -221,7 +231,7 @@ class WanCodec(WanVae):
 
 
 def _autoencoder() -> Any:
-    """The class of the Wan2.1 VAE."""
+    """Return diffusers' class of the Wan2.1 VAE."""
     try:
         from diffusers import AutoencoderKLWan
     except ImportError as error:

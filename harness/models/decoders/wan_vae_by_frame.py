@@ -1,6 +1,6 @@
-"""One latent frame through the decoder of the Wan VAE, in little memory.
+"""Decodes one latent frame with the Wan VAE in little memory.
 
-By the modules of diffusers' `WanDecoder3d`; the order of the steps is theirs, what is held is ours.
+It calls the modules of diffusers' `WanDecoder3d` in the same order, but manages memory itself.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from torch import Tensor
 
 
 def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
-    """Pixel frames [B, 3, 1 or 4, H, W] fp32 in -1..1 of one latent frame, by diffusers' modules.
+    """Return the pixel frames [B, 3, 1 or 4, H, W] fp32 in -1..1 of one latent frame.
 
-    What lies behind the last upsampling in time only looks back, so it takes the pixel frames one
-    by one: most of a decoder's memory is there. cache holds what each convolution needs of the
-    frames before.
+    decoder: diffusers' `WanDecoder3d`. z: one latent frame [B, C, 1, h, w]. cache: the earlier
+    frames that each convolution needs, updated here.
     """
     index = [0]
     x = decoder.mid_block(
@@ -26,6 +25,8 @@ def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
     cut = 1 + max(i for i, upsamples in enumerate(decoder.temperal_upsample) if upsamples)
     for block in decoder.up_blocks[:cut]:
         x = _upsample(block, x, cache, index)
+    # The stages after the last upsampling in time take most of the memory. They only look back, so
+    # run them on one pixel frame at a time.
     frames, start = [], index[0]
     for frame in x.split(1, dim=2):
         index[0] = start
@@ -37,16 +38,16 @@ def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
 
 
 def decode_as_published(decoder: Any, z: Tensor, cache: list[Any], first: bool) -> Tensor:
-    """The same by the call that diffusers itself makes for a frame of a whole decode.
+    """Decode one frame like `decode_frame`, by the call that diffusers makes in a whole decode.
 
-    Private names of the pinned package: a test holds them to a whole decode, bit for bit.
+    It uses private names of the pinned package; a test compares it bit for bit with a whole decode.
     """
     frames: Tensor = decoder(z, feat_cache=cache, feat_idx=[0], first_chunk=first)
     return frames.float().clamp(-1, 1)
 
 
 def _upsample(block: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
-    """One stage of the decoder [B, C, T, H, W]: residual blocks, then a finer grid."""
+    """Run one stage of the decoder [B, C, T, H, W]: residual blocks, then upsampling."""
     for resnet in block.resnets:
         x = _residual(resnet, x, cache, index)
     for upsampler in block.upsamplers or ():
@@ -55,7 +56,7 @@ def _upsample(block: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tens
 
 
 def _residual(resnet: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
-    """Two convolutions around which x passes by."""
+    """Run a residual block of two convolutions [B, C, T, H, W]."""
     y = _convolve(resnet.conv1, resnet.nonlinearity(resnet.norm1(x)), cache, index)
     y = _convolve(resnet.conv2, resnet.nonlinearity(resnet.norm2(y)), cache, index)
     passed: Tensor = resnet.conv_shortcut(x)
@@ -63,18 +64,18 @@ def _residual(resnet: Any, x: Tensor, cache: list[Any], index: list[int]) -> Ten
 
 
 def _convolve(conv: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
-    """A causal convolution [B, C, T, H, W], which remembers the last two frames that it saw.
+    """Run a causal convolution [B, C, T, H, W] and store its last two input frames in `cache`.
 
-    Zeros come before the first frame. The rim is padded by the convolution itself, without a copy,
-    and the old frames are let go before the new ones are taken.
+    Zeros precede the first frame.
     """
     i, missing = index[0], 2
     if cache[i] is not None:
         missing -= cache[i].shape[2]
         x = torch.cat([cache[i], x], dim=2)
-        cache[i] = None
+        cache[i] = None  # free the old frames before the new ones are allocated
     padded = F.pad(x, (0, 0, 0, 0, missing, 0)) if missing else x
     width, _, height, *_ = conv._padding  # as set up by diffusers; its own padding is zero
+    # Let the convolution pad height and width: padding beforehand would copy the input.
     out = F.conv3d(padded, conv.weight, conv.bias, padding=(0, height, width))
     cache[i] = x[:, :, -2:].clone()
     index[0] += 1
@@ -82,13 +83,13 @@ def _convolve(conv: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tenso
 
 
 class FrameByFrame(torch.nn.Module):
-    """Applies a module on frames [T, C, H, W] to one at a time; its fp32 copies stay small."""
+    """Applies a module to frames [T, C, H, W] one at a time, so that its fp32 copies stay small."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
-        """Around a module that treats frames alike."""
+        """Wrap a module that treats frames independently."""
         super().__init__()
         self.inner = inner
 
     def forward(self, x_TCHW: Tensor) -> Tensor:
-        """[T, C, H, W] -> the frames of the inner module."""
+        """Return the outputs of the inner module for x [T, C, H, W]."""
         return torch.cat([self.inner(frame) for frame in x_TCHW.split(1)])

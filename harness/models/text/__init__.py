@@ -1,1 +1,1 @@
-"""From prompts to the rows that a network reads."""
+"""Text encoders, which turn prompts into the network's text rows."""

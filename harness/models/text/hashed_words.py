@@ -1,4 +1,4 @@
-"""Words as fixed random vectors: text rows of any shape without any weights."""
+"""Encodes words as fixed random vectors: text rows of any shape without weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from torch import Tensor
 
 from harness.system.errors import UserError
 
-_POSITION_SCALE = 0.1  # of a word's own spread: order counts, words count more
+_POSITION_SCALE = 0.1  # relative to a word's spread: order matters, but less than the words
 
 
 @dataclass(frozen=True)
 class HashText:
-    """Words as fixed random vectors: an encoder without weights, for models without a trained one.
+    """Text encoder without weights, for models that have no trained encoder.
 
-    Each lower-cased word or punctuation mark is a Gaussian vector of its own, the same in every
-    process and on every machine (up to the last rounding of its CPU), plus a small sinusoid of its
-    position. Words past `length` are left out; rows past the prompt are exactly zero.
+    Each lower-cased word or punctuation mark has a fixed Gaussian vector, the same in every process
+    and on every machine (up to the last rounding of the CPU). A small sinusoid of the position is
+    added. Words past `length` are ignored; rows past the prompt are exactly zero.
+
+    length: rows per prompt. width: channels of a row. seed: selects the vectors.
 
     Source  ours.
     Shapes  num_prompts strings -> [num_prompts, length, width] float32 on the CPU.
@@ -34,17 +36,17 @@ class HashText:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse an empty shape."""
+        """Validate the shape."""
         if min(self.length, self.width) < 1:
             raise UserError(f"text of {self.length} rows of {self.width}: choose both at least 1")
 
     @property
     def weight_bytes(self) -> int:
-        """No weights."""
+        """Return 0: there are no weights."""
         return 0
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows of the prompts [num_prompts, length, width]; an empty prompt is all zeros."""
+        """Return rows [num_prompts, length, width] fp32; an empty prompt is all zeros."""
         rows = torch.zeros(len(prompts), self.length, self.width)
         for own, prompt in zip(rows, prompts, strict=True):
             words = re.findall(r"\w+|[^\w\s]", prompt.lower())[: self.length]
@@ -53,20 +55,20 @@ class HashText:
         return rows
 
     def locate(self, root: Path) -> None:
-        """No files; encoders share this call."""
+        """Do nothing: there are no files."""
 
     def to(self, device: torch.device) -> None:
-        """Nothing to move; encoders share this call."""
+        """Do nothing: rows are always made on the CPU."""
 
     def is_full(self, rows_TE: Tensor) -> bool:
-        """Whether a prompt fills all rows, so that words at its end may not have been read."""
+        """Return whether a prompt fills all rows, so that its last words may have been ignored."""
         return bool(rows_TE[-1].any())
 
     def close(self) -> None:
-        """Nothing is held; encoders share this call."""
+        """Do nothing: there is nothing to free."""
 
     def _vector(self, word: str) -> Tensor:
-        # hashlib, since Python's own hash of a string differs from process to process.
+        # Python's own hash of a string differs between processes; SHA-256 does not.
         digest = hashlib.sha256(f"{self.seed} {word}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         return torch.randn(self.width, generator=generator)

@@ -1,9 +1,9 @@
-"""Encoded prompts in a file of one's own, read instead of loading an encoder.
+"""Reads encoded prompts from a user's file, as a replacement for a text encoder.
 
-Two forms are read. A `.pt` or `.pth` file is a dict from prompt to rows. A `.safetensors` file
-names its tensors `0`, `1`, ... and lists the prompts, in that order, as JSON under `prompts` in its
-metadata. Rows are [tokens, width]; those that a prompt lacks up to the model's length are zero, as
-after an encoder that masks its padding.
+Two formats are supported. A `.pt` or `.pth` file is a dict from prompt to rows. A `.safetensors`
+file names its tensors `0`, `1`, ... and lists the prompts, in that order, as JSON under `prompts`
+in its metadata. Rows are [tokens, width]. A prompt with fewer rows than the model's length is
+padded with zeros, like the output of an encoder that masks its padding.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError
 
 
 class RowsFile:
-    """The prompts of one file.
+    """Encoded prompts of one file. The file is read when a method needs it.
 
     Shapes  num_prompts strings -> [num_prompts, length, width] float32 on the CPU.
-    Raises  UserError, from every method: no such file, another form, a prompt that it lacks, rows
-            of another width or too many of them.
+    Raises  UserError, from every method: the file is missing or has an unknown format; a prompt is
+            missing; rows have a different width, or there are too many.
     """
 
     def __init__(self, path: Path, length: int, width: int) -> None:
-        """Nothing is read yet."""
+        """Store the path, the rows per prompt and the width of a row."""
         self.path, self.length, self.width = path, length, width
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows of these prompts, found by their exact words."""
+        """Return the rows of the prompts, which must match those of the file exactly."""
         known = self._read()
         lacking = [prompt for prompt in prompts if prompt not in known]
         if lacking:
@@ -52,11 +52,11 @@ class RowsFile:
         return rows
 
     def prompts(self) -> list[str]:
-        """All that it holds."""
+        """Return all prompts of the file."""
         return list(self._read())
 
     def digest(self) -> str:
-        """SHA-256 of the file."""
+        """Return the SHA-256 of the file, 64 hexadecimal digits."""
         try:
             return file_hashes.remembered(self.path)
         except OSError as error:
@@ -88,7 +88,7 @@ class RowsFile:
 
 
 def write_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
-    """A `.safetensors` file of encoded prompts, [tokens, width] each."""
+    """Write encoded prompts, [tokens, width] each, to a `.safetensors` file."""
     named = {str(i): each.contiguous() for i, each in enumerate(rows.values())}
     save_file(named, path, metadata={_PROMPTS: json.dumps(list(rows))})
 

@@ -1,7 +1,7 @@
-"""Text encoders: prompts to the rows that cross-attention reads.
+"""The umT5-XXL text encoder of Wan2.1, which makes the rows that cross-attention reads.
 
-Prompts are encoded once, before the videos, and the encoder is freed: 4 MB of rows a prompt stand
-against 11 GB of encoder. An encoder is cheap to build; nothing is loaded before `encode`.
+Prompts are encoded once, before the videos, and then the encoder is freed: the rows take 4 MB per
+prompt, the encoder 11 GB. Construction is cheap; `encode` loads the weights.
 """
 
 from __future__ import annotations
@@ -30,19 +30,23 @@ from harness.system.units import size
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 _PARTS = ("text_encoder", "tokenizer")  # folders below the encoder's own
-_PACKAGES = ("transformers", "tokenizers", "ftfy")  # what a prompt passes through
-_PARAMETERS = 5_680_910_336  # of umT5-XXL's encoder, one embedding counted
+_PACKAGES = ("transformers", "tokenizers", "ftfy")  # packages that affect the rows
+_PARAMETERS = 5_680_910_336  # of umT5-XXL's encoder; the shared embedding counts once
 
 
 class UmT5Text:
-    """The umT5-XXL encoder of Wan2.1, from a folder in the layout of `HUB`.
+    """The umT5-XXL encoder of Wan2.1, loaded from a folder in the layout of `HUB`.
 
-    Prompts are repaired, padded to `length`, encoded under their mask one at a time (so that a
-    prompt's rows do not depend on its company), and rows past the prompt are set to zero.
-    `weights="random"` reads no files: rows of the true shape come from `HashText`, for systems
-    measurements whose values mean nothing anyway. `embeddings` is a file of rows that are ready
-    (`harness.models.text.stored_rows`), below the data folder or absolute: then no encoder is
-    needed.
+    Prompts are cleaned, padded to `length` and encoded under their mask. Rows past the prompt are
+    set to zero.
+
+    folder: folder of the encoder, below the data folder or absolute.
+    length: rows per prompt. width: channels of a row.
+    weights: `checkpoint`, or `random`, which reads no files: `HashText` makes rows of the same
+    shape, for systems measurements whose values do not matter.
+    dtype: bfloat16 (10.6 GiB) or float32 (twice as much).
+    embeddings: file of encoded prompts (`harness.models.text.stored_rows`), below the data folder
+    or absolute; no encoder is needed then.
 
     Source  Wan2.1 (arXiv 2503.20314); the steps of diffusers' Wan pipeline, with 512 rows as in
             training instead of its default of 226.
@@ -59,7 +63,7 @@ class UmT5Text:
         dtype: str = "bfloat16",
         embeddings: str | None = None,
     ) -> None:
-        """Remember the settings; `dtype` is bfloat16 (10.6 GiB) or float32 (twice as much)."""
+        """Store and validate the settings."""
         if dtype not in ("bfloat16", "float32"):
             raise UserError(f"text.dtype={dtype}: choose bfloat16 or float32")
         if weights not in ("checkpoint", "random"):
@@ -72,19 +76,19 @@ class UmT5Text:
         self._loaded: tuple[Any, Any] | None = None
 
     def locate(self, root: Path) -> None:
-        """Read below `root` from now on what is not absolute or in the hub's cache."""
+        """Resolve relative paths below `root`, or in the hub's cache."""
         self._root = root
         if self._random is None and self.embeddings is None:
             self.folder = str(located(root, self.folder, HUB))
 
     def to(self, device: torch.device) -> None:
-        """Encode on this device; what is loaded already is dropped."""
+        """Encode on this device from now on, and free a loaded encoder."""
         self.close()
         self.device = device
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the encoder while it is loaded."""
+        """Return the bytes of the encoder's weights while it is loaded."""
         if self._random is not None or self.embeddings is not None:
             return 0
         itemsize: int = getattr(torch, self.dtype).itemsize
@@ -92,17 +96,17 @@ class UmT5Text:
 
     @property
     def ready(self) -> RowsFile | None:
-        """The file that is read instead of encoding, if there is one."""
+        """Return the file of encoded prompts, or None if prompts are encoded."""
         if self._random is not None or self.embeddings is None:
             return None
         return RowsFile(self._root / self.embeddings, self.length, self.width)
 
     def recorded(self) -> str | None:
-        """That file and its SHA-256, for the rows of results; None if prompts are encoded."""
+        """Return the file of encoded prompts and its SHA-256, or None if prompts are encoded."""
         return None if self.ready is None else f"{self.embeddings} {self.ready.digest()}"
 
     def missing(self) -> list[Path]:
-        """Files and folders that `encode` will need and that are not there."""
+        """Return the missing files and folders that `encode` needs."""
         if self._random is not None:
             return []
         if self.ready is not None:
@@ -112,9 +116,9 @@ class UmT5Text:
         return [path for path, is_there in found.items() if not is_there]
 
     def examine(self) -> str:
-        """What is there, in words; weights are looked at and not loaded.
+        """Check the files without loading weights, and describe them.
 
-        Raises  UserError: packages or files missing, damaged, or of another width.
+        Raises  UserError: packages or files are missing, damaged, or of a different width.
         """
         if self._random is not None:
             return "random rows"
@@ -129,11 +133,12 @@ class UmT5Text:
         return f"{len(weights)} tensors in files of {size(total)}, {self.dtype}"
 
     def origin(self) -> str | None:
-        """Digests of weights and tokenizer, and the packages that use them; None if random.
+        """Return a digest of weights and tokenizer, and package versions; None without an encoder.
 
-        Of the weights as `checkpoint_digest` has it, of the smaller files every byte.
+        The digest covers every byte of the small files, and of the weights what
+        `checkpoint_digest` covers.
 
-        Raises  UserError: packages or files missing.
+        Raises  UserError: packages or files are missing.
         """
         if self._random is not None or self.embeddings is not None:
             return None
@@ -149,19 +154,20 @@ class UmT5Text:
         return ", ".join([digest.hexdigest(), *versions])
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows of the prompts [num_prompts, length, width]; loads the encoder the first time."""
+        """Return rows [num_prompts, length, width] fp32; loads the encoder if necessary."""
         if self._random is not None:
             return self._random.encode(prompts)
         if self.ready is not None:
             return self.ready.encode(prompts)
         rows = torch.zeros(len(prompts), self.length, self.width)
+        # Encode one prompt at a time, so that its rows do not depend on the others in a batch.
         for own, prompt in zip(rows, prompts, strict=True):
             hidden = self._encode_one(clean(prompt))
             own[: len(hidden)] = hidden
         return rows
 
     def is_full(self, rows_TE: Tensor) -> bool:
-        """Whether a prompt fills all rows, so that words at its end may not have been read."""
+        """Return whether a prompt fills all rows, so that its last words may have been ignored."""
         return bool(rows_TE[-1].any())
 
     def close(self) -> None:
@@ -172,7 +178,7 @@ class UmT5Text:
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> Tensor:
-        """Rows of the prompt's own tokens [num_tokens, width] float32."""
+        """Return the rows of the prompt's tokens, without padding [num_tokens, width] fp32."""
         self._loaded = self._loaded or self._load()
         tokenizer, encoder = self._loaded
         num_tokens = len(tokenizer([prompt]).input_ids[0])
@@ -213,8 +219,8 @@ class UmT5Text:
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the text encoder in {root}: download it again") from error
-        # Files hold the embedding once, under `shared`. Some releases of transformers 5 do not tie
-        # the two by themselves and would encode with zeros.
+        # Files store the embedding once, under `shared`. Some releases of transformers 5 do not
+        # tie the encoder's embedding to it and would encode with zeros.
         absent = set(report["missing_keys"]) - {"encoder.embed_tokens.weight"}
         if absent:
             raise UserError(
@@ -244,8 +250,8 @@ class UmT5Text:
 
 
 def _config_width(folder: Path) -> int:
-    """The width of an encoder, from its settings."""
-    if not (folder / "config.json").is_file():  # a download that was stopped
+    """Return the width of an encoder from its config.json."""
+    if not (folder / "config.json").is_file():  # an interrupted download
         raise missing_folder(folder.parent, folder.name, *_PARTS)
     try:
         return int(json.loads((folder / "config.json").read_text())["d_model"])
@@ -254,14 +260,14 @@ def _config_width(folder: Path) -> int:
 
 
 def _part(root: Path, part: str) -> Path:
-    """A folder below `root` that has to be there."""
+    """Return a folder below `root`, which must exist."""
     if not (root / part).is_dir():
         raise missing_folder(root, part, *_PARTS)
     return root / part
 
 
 def clean(prompt: str) -> str:
-    """Repair broken Unicode, unescape HTML twice, collapse white space: Wan's preparation."""
+    """Repair broken Unicode, unescape HTML twice and collapse white space, as Wan does."""
     try:
         import ftfy
     except ImportError as error:
@@ -271,14 +277,14 @@ def clean(prompt: str) -> str:
 
 
 def missing_packages(what: str) -> UserError:
-    """The error for parts of the Wan checkpoints that need the `wan` extra."""
+    """Return the error for missing packages of the `wan` extra."""
     return UserError(
         f"{what} needs packages that are not here: type pip install 'video-kv-bench[wan]'"
     )
 
 
 def missing_folder(root: Path, part: str, *wanted: str) -> UserError:
-    """The error for a folder in the layout of `HUB` that lacks `part`; says how to get `wanted`."""
+    """Return the error for a folder without `part`, with the command that fetches `wanted`."""
     include = " ".join(f"--include '{name}/*'" for name in wanted)
     return UserError(
         f"found no folder {root / part}, or not all of it: type `hf download {HUB} {include} "

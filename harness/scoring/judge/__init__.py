@@ -1,1 +1,1 @@
-"""Vision-language models that say which events of a story a video shows."""
+"""Vision-language models that decide which events of a story a video shows."""

@@ -1,4 +1,4 @@
-"""The contract of a judge, and which frames it is shown."""
+"""Interface of judges, and the choice of frames that they see."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which events a video shows, in their order, and why, in the judge's words."""
+    """Whether each event is completed, in order, and the judge's explanation."""
 
     completed: tuple[bool, ...]
     explanation: str
 
 
 class Judge(ABC):
-    """Someone who looks at frames. Objects are small: a model is loaded by the first question.
+    """Base class of judges. Construction is cheap; the first question loads the model.
 
-    one_at_a_time: whether threads must not ask at once. answers_vary: whether another seed can
-    bring another answer.
+    one_at_a_time: whether threads must ask one after the other.
+    answers_vary: whether the answer depends on the seed.
     """
 
     one_at_a_time: bool = False
@@ -36,42 +36,42 @@ class Judge(ABC):
 
     @abstractmethod
     def identity(self) -> str:
-        """What decides its answers: kind, model, frames, sampling."""
+        """Describe everything that affects the answers: kind, model, frames, sampling."""
 
     def missing(self) -> str | None:
-        """Why nobody can be asked here, and what to type; else None."""
+        """Return why the judge cannot run here and what to type, or None if it can."""
         return None
 
     def weights(self) -> dict[str, str]:
-        """SHA-256 of the files of weights that are here, by name."""
+        """Return the SHA-256 of local files of weights, by name."""
         return {}
 
     @abstractmethod
     def completed(
         self, events: Sequence[str], frames_THWC: Frames, vote: int = 0, device: str = "cpu"
     ) -> Verdict:
-        """Which of the events the frames of a video show.
+        """Decide which events a video shows.
 
-        vote: counts the questions about one video; each has a seed of its own.
+        vote: number of the question about this video; each one has its own seed.
         Shapes  frames_THWC [T, H, W, 3] u8 RGB, the whole video.
         Raises  Unscorable: a refusal, or an answer that cannot be read. Unavailable: no answer.
         """
 
-    def close(self) -> None:  # noqa: B027  most have nothing to let go of
-        """Let go of what was loaded."""
+    def close(self) -> None:  # noqa: B027  most judges have nothing to free
+        """Free the loaded model."""
 
 
 def spaced(num_frames: int, most: int) -> list[int]:
-    """Indices of at most so many frames, evenly spaced, the first and the last among them.
+    """Return indices of at most `most` evenly spaced frames, including the first and the last.
 
-    Five of eleven: 0, 3, 5, 8, 10. One alone is the first.
+    Five of eleven are 0, 3, 5, 8, 10. A single one is the first.
     """
     wanted = np.linspace(0, num_frames - 1, min(most, num_frames))
     return [int(index) for index in np.floor(wanted + 0.5)]
 
 
 def images(frames_THWC: Frames, most: int, max_side_px: int | None) -> list[Image]:
-    """The frames a judge is shown, made smaller if they are larger than it is to see."""
+    """Return at most `most` frames as images, shrunk to `max_side_px` if they are larger."""
     from PIL import Image
 
     shown = [Image.fromarray(frames_THWC[index]) for index in spaced(len(frames_THWC), most)]
@@ -82,9 +82,9 @@ def images(frames_THWC: Frames, most: int, max_side_px: int | None) -> list[Imag
 
 
 def check_frames(num_frames: int, max_side_px: int | None) -> None:
-    """Refuse what nobody could look at.
+    """Validate the number and the size of frames.
 
-    Raises  UserError: no frames, or ones too small to see.
+    Raises  UserError: no frames, or frames that are too small.
     """
     if num_frames < 1:
         raise UserError(f"judge.num_frames={num_frames}: give at least 1 frame")

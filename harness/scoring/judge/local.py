@@ -1,4 +1,4 @@
-"""A judge on this machine: a vision-language model of transformers, never downloaded."""
+"""A local judge: a vision-language model of transformers, never downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.system.files import sha256
 
 
 class Local(Judge):
-    """Loaded once, by the first question; see conf/judge/local.yaml.
+    """A judge whose model is loaded once, by the first question; see conf/judge/local.yaml.
 
     Raises  UserError: a setting out of range.
     """
@@ -33,7 +33,7 @@ class Local(Judge):
         seed: int = 0,
         max_new_tokens: int = 1024,
     ) -> None:
-        """Loads nothing yet."""
+        """Store and validate the settings; load nothing yet."""
         check_frames(num_frames, max_side_px)
         if not temperature >= 0 or max_new_tokens < 1:
             raise UserError("judge: give a temperature from 0 and at least one of max_new_tokens")
@@ -44,7 +44,7 @@ class Local(Judge):
         self._loaded: tuple[str, Any, Any] | None = None  # device, model, processor
 
     def identity(self) -> str:
-        """The model by its folder's name, what it is shown and how it answers."""
+        """Describe the model by the name of its folder, the frames and the sampling."""
         try:
             package = f"transformers {version('transformers')}"
         except PackageNotFoundError:
@@ -57,7 +57,7 @@ class Local(Judge):
         )
 
     def missing(self) -> str | None:
-        """No folder, no model in it, or no package."""
+        """Return the reason if the folder, the model or the package is missing, else None."""
         if self.folder is None:
             return "the judge has no model: type judge.path=<folder of a model>"
         if not (self.folder / "config.json").is_file() or not self._files:
@@ -70,13 +70,13 @@ class Local(Judge):
         return None
 
     def weights(self) -> dict[str, str]:
-        """Every file of weights in the folder; they are read once a process."""
+        """Return the SHA-256 of every file of weights; computed once per process."""
         return self._digests
 
     def completed(
         self, events: Sequence[str], frames_THWC: Frames, vote: int = 0, device: str = "cpu"
     ) -> Verdict:
-        """Ask the model.
+        """Ask the model which events the frames show.
 
         Shapes  frames_THWC [T, H, W, 3] u8 RGB.
         Raises  Unscorable: an answer that cannot be read.
@@ -87,7 +87,7 @@ class Local(Judge):
         return read(self._answer(content, self.seed + vote, device), len(events))
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._loaded = None
 
     @cached_property
@@ -99,7 +99,7 @@ class Local(Judge):
         return {file.name: sha256(file) for file in self._files}
 
     def _answer(self, content: list[dict[str, Any]], seed: int, device: str) -> str:
-        """What the model says to one message of a user."""
+        """Return the model's answer to one user message."""
         import torch
 
         model, processor = self._model(device)
@@ -121,7 +121,7 @@ class Local(Judge):
         return str(processor.decode(new, skip_special_tokens=True))
 
     def _model(self, device: str) -> tuple[Any, Any]:
-        """The model and its processor, loaded once a device."""
+        """Return the model and its processor; load them again only for a different device."""
         if self._loaded is None or self._loaded[0] != device:
             from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -1,4 +1,4 @@
-"""No judge: every video is null, and the reason says what to type."""
+"""The absence of a judge: every score is null, and the reason says what to type."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ NO_JUDGE = (
 
 
 class Nobody(Judge):
-    """What stands where no judge is chosen."""
+    """Placeholder that is used if no judge is configured."""
 
     def identity(self) -> str:
-        """Nobody."""
+        """Return "no judge"."""
         return "no judge"
 
     def missing(self) -> str | None:
-        """What to type."""
+        """Return the message that says what to type."""
         return NO_JUDGE
 
     def completed(
         self, events: Sequence[str], frames_THWC: Frames, vote: int = 0, device: str = "cpu"
     ) -> Verdict:
-        """Raises  Unavailable: always."""
+        """Raise Unavailable."""
         raise Unavailable(NO_JUDGE)

@@ -1,4 +1,4 @@
-"""A judge behind an endpoint that speaks OpenAI's chat completions: hosted, vLLM, llama.cpp, ..."""
+"""A judge at an endpoint for OpenAI's chat completions: hosted, vLLM, llama.cpp, ..."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class OpenAI(Judge):
-    """One question a video, with its frames as images; see conf/judge/openai.yaml.
+    """Asks one question per video, with its frames as images; see conf/judge/openai.yaml.
 
-    api_key_env: the name of the environment variable that holds the key; the key itself is read
-    when a question is sent and is never kept, written or shown.
+    api_key_env: name of the environment variable with the key. The key is read only to send a
+    question and is never stored, written or printed.
     Raises  UserError: a setting out of range.
     """
 
@@ -52,10 +52,10 @@ class OpenAI(Judge):
     backoff_s: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what could not be asked, and secrets where they would be stored."""
+        """Validate the settings, and reject secrets in fields that are stored."""
         check_frames(self.num_frames, self.max_side_px)
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env):
-            raise UserError(  # not shown: it may be a key
+            raise UserError(  # do not print the value: it may be a key
                 "judge.api_key_env is no name of an environment variable: export the key as "
                 "one, JUDGE_KEY say, and give that name"
             )
@@ -63,7 +63,7 @@ class OpenAI(Judge):
             url = urlsplit(self.base_url)
             if url.scheme not in ("http", "https") or not url.hostname:
                 raise UserError("judge.base_url: give one like https://host/v1")
-            if url.username or url.password or url.query or url.fragment:  # not shown either
+            if url.username or url.password or url.query or url.fragment:  # may hold a key too
                 raise UserError(
                     "judge.base_url holds more than host and path, and results keep it: give "
                     "one like https://host/v1, and a key by judge.api_key_env"
@@ -74,7 +74,7 @@ class OpenAI(Judge):
             raise UserError("judge: timeout_s, attempts and backoff_s are to be positive")
 
     def identity(self) -> str:
-        """Host, model, what it is shown and how it answers."""
+        """Describe the host, the model, the frames and the sampling."""
         size = f"at most {self.max_side_px} px a side" if self.max_side_px else "full size"
         return (
             f"endpoint {self._host}, model {self.model}, {self.num_frames} frames as "
@@ -82,7 +82,7 @@ class OpenAI(Judge):
         )
 
     def missing(self) -> str | None:
-        """No address, no model, or no key."""
+        """Return the reason if the address, the model or the key is missing, else None."""
         for name, example in (("base_url", "https://host/v1"), ("model", "<name>")):
             if getattr(self, name) is None:
                 return f"the judge has no {name}: type judge.{name}={example}"
@@ -96,7 +96,7 @@ class OpenAI(Judge):
     def completed(
         self, events: Sequence[str], frames_THWC: Frames, vote: int = 0, device: str = "cpu"
     ) -> Verdict:
-        """Ask the endpoint, again where it is busy or gone.
+        """Ask the endpoint which events the frames show; retry if it is busy or unreachable.
 
         Shapes  frames_THWC [T, H, W, 3] u8 RGB.
         Raises  Unscorable: a refusal, or an answer that cannot be read. Unavailable: no answer.
@@ -131,7 +131,7 @@ class OpenAI(Judge):
         return f"data:image/{self.image_format};base64,{base64.b64encode(file.getvalue()).decode()}"
 
     def _ask(self, body: bytes) -> str:
-        """What the endpoint sends back, after as many attempts as it takes and may take."""
+        """Return the endpoint's response, after at most `attempts` attempts."""
         failure = ""
         for attempt in range(self.attempts):
             wait_s = self.backoff_s * 2**attempt
@@ -156,9 +156,9 @@ class OpenAI(Judge):
         raise Unavailable(f"the judge at {self._host} {failure}, {self.attempts} times")
 
     def _post(self, body: bytes) -> str:
-        """Send one request.
+        """Send one request and return the response.
 
-        Raises  OSError, http.client.HTTPException: it failed.
+        Raises  OSError, http.client.HTTPException: the request failed.
         """
         assert self.base_url is not None
         headers = {"Content-Type": "application/json", "User-Agent": "video-kv-bench"}
@@ -173,13 +173,13 @@ class OpenAI(Judge):
         return os.environ.get(self.api_key_env, "") if self.api_key_env else ""
 
     def _without_key(self, text: str) -> str:
-        """A server may say the key back."""
+        """Return the text with the key replaced; a server may repeat it."""
         key = self._key()
         return text.replace(key, "<key>") if key else text
 
     def _said(self, error: urllib.error.HTTPError) -> str:
-        """What an error of HTTP says, in words."""
-        if error.code in (401, 403):  # such messages quote parts of the key
+        """Describe an HTTP error."""
+        if error.code in (401, 403):  # such responses may quote parts of the key
             given = (
                 f"the key in {self.api_key_env}" if self.api_key_env else "a request without key"
             )
@@ -192,17 +192,17 @@ class OpenAI(Judge):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
+    """Refuses redirects, which would send the key to another host."""
 
     def redirect_request(self, *_: Any) -> None:
-        """None: it is an error like others."""
+        """Return None, which turns the redirect into an error."""
 
 
 _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def _asked_to_wait_s(error: urllib.error.HTTPError) -> float:
-    """What the server asks for by Retry-After, in seconds; 0 if nothing."""
+    """Return the seconds of the Retry-After header, or 0."""
     try:
         return float(error.headers.get("Retry-After", 0))
     except ValueError:  # a date
@@ -210,9 +210,10 @@ def _asked_to_wait_s(error: urllib.error.HTTPError) -> float:
 
 
 def _answer(text: str, host: str) -> str:
-    """The words of the model in what an endpoint sent.
+    """Return the model's text from an endpoint's response.
 
-    Raises  Unscorable: it refused or was cut short. Unavailable: this is no chat completion.
+    Raises  Unscorable: the model refused or was cut short. Unavailable: the response is not a chat
+    completion.
     """
     try:
         choice = json.loads(text)["choices"][0]

@@ -1,4 +1,4 @@
-"""What every judge is asked, and how its answer is read."""
+"""Writes the question for judges and parses their answers."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 def question(events: Sequence[str], num_frames: int) -> str:
-    """The text that goes with the frames."""
+    """Return the question that accompanies the frames."""
     told = "\n".join(f"{number}. {event}" for number, event in enumerate(events, 1))
     return TEMPLATE.format(num_frames=num_frames, num_events=len(events), events=told)
 
 
 def read(answer: str, num_events: int) -> Verdict:
-    """The verdict that an answer tells.
+    """Parse the verdict from an answer.
 
-    Raises  Unscorable: no JSON, or not one entry for each event in order.
+    Raises  Unscorable: the answer has no JSON, or not one entry per event, in order.
     """
     content = _json(answer)
     entries = content.get("events") if isinstance(content, dict) else None
@@ -61,14 +61,14 @@ def read(answer: str, num_events: int) -> Verdict:
 
 
 def first_words(text: str) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text on one line, quoted."""
     line = " ".join(text.split())
     cut = line[:QUOTED_CHARACTERS].rstrip()
     return repr(line if len(line) <= QUOTED_CHARACTERS else f"{cut}...")
 
 
 def _json(answer: str) -> Any:
-    """What an answer holds as JSON, within a fence or other words if need be; None if nothing."""
+    """Return the JSON of an answer, also from a code fence or other text; None if there is none."""
     fenced = _FENCED.search(answer)
     outer = answer[answer.find("{") : answer.rfind("}") + 1]
     for text in (answer, fenced[1] if fenced else "", outer):

@@ -1,4 +1,4 @@
-"""The published study's drift: imaging quality of ever longer beginnings of an encoded video."""
+"""The published study's drift: imaging quality of growing prefixes of an encoded video."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ STEP_FRAMES = 50
 
 
 class DriftPublished(Dimension):
-    """VBench's imaging quality of the first 50, 100, 150, ... frames and of all, each encoded anew.
+    """VBench's imaging quality of the first 50, 100, 150, ... frames and of all frames.
 
-    A mean over a beginning, so a quality and no rate: what it loses late hardly shows. Kept to be
-    held against the study; `vbench_imaging_quality_slope_per_s` is the drift. The study encoded its
-    H.264 files a second time; here the frames are encoded once.
+    Each prefix is encoded separately. The value is a mean over a prefix, so it is a quality and not
+    a rate, and late losses hardly change it. It exists for comparison with the study; the drift is
+    `vbench_imaging_quality_slope_per_s`. The study encoded its H.264 files a second time; here the
+    frames are encoded once.
 
     Source  the study's drift curves: points of 50, 100 and 150 of 165 frames on StoryEval, the
             whole video on MovieGen.
     """
 
     def __init__(self, python: str | None = None, data_dir: str | None = None) -> None:
-        """Start and load nothing. python: an interpreter with vbench, else that of make vbench."""
+        """Store the settings; see `Dimension`."""
         super().__init__("imaging_quality", python, data_dir)
         self.name = "drift_published"
 
     def columns(self) -> tuple[Column, ...]:
-        """The last point, and all of them."""
+        """Return the columns of the last point and of all points."""
         meaning = "MUSIQ's quality on 0..1, H.264 at crf 23"
         return (
             Column(self.name, f"{meaning}, the whole video", "", "higher"),
@@ -45,14 +46,14 @@ class DriftPublished(Dimension):
         )
 
     def version(self) -> str:
-        """The package, and how the beginnings are encoded."""
+        """Describe the packages and the encoding of the prefixes."""
         codec, pix_fmt, options = staging.STUDY
         packages = environment.said(self._python, self._dimension.packages)
         encoded = f"{codec} crf {options['crf']} {pix_fmt}"
         return f"{packages}; beginnings every {STEP_FRAMES} frames and the whole, {encoded}"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`."""
+        """Return the values of `columns`."""
         height, width = clip.frames_THWC.shape[1:3]
         if height % 2 or width % 2:
             raise Unscorable(f"the study's 4:2:0 needs even sides, these are {height}x{width}")
@@ -60,7 +61,7 @@ class DriftPublished(Dimension):
         return {self.name: points[-1], f"{self.name}_points": points}
 
     def _quality(self, clip: Clip, num_frames: int, device: str) -> float:
-        """Imaging quality of the first frames, encoded as the study did."""
+        """Return the imaging quality, 0..1, of the first frames, encoded as in the study."""
         runner = self._runner()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "beginning.mp4")
@@ -70,5 +71,5 @@ class DriftPublished(Dimension):
 
 
 def prefixes(num_frames: int) -> list[int]:
-    """The lengths of a video's beginnings in frames; the last one is the whole."""
+    """Return the lengths of the prefixes in frames; the last one is the whole video."""
     return [*range(STEP_FRAMES, num_frames, STEP_FRAMES), num_frames]

@@ -17,48 +17,48 @@ from harness.system.version import package_version
 
 BACKBONE = "alexnet"  # of conf/weights; the linear heads ship with the package
 BATCH_FRAMES = 8
-MIN_SIDE_PX = 31  # below, the last pooling layer of AlexNet has nothing left
+MIN_SIDE_PX = 31  # smaller frames leave no output of AlexNet's last pooling layer
 
 
 class Lpips(Metric):
     """LPIPS of each frame at full resolution, 0 for identical frames.
 
-    Source  Zhang et al. 2018, weights v0.1, by the authors' package.
+    Source  Zhang et al. 2018, weights v0.1, computed by the authors' package.
     """
 
     name = "lpips"
     against_reference = True
-    one_at_a_time = True  # torch has a thread for every core already
+    one_at_a_time = True  # torch already uses a thread per core
     quantity = Quantity("lpips", "LPIPS", "lower")
 
     def __init__(self, data_dir: str | None = None) -> None:
-        """The AlexNet file lies in `weights` below the data folder."""
+        """Store the data folder, whose `weights` subfolder has the AlexNet file."""
         self._data_dir = data_dir
         self._model: Any = None
 
     def columns(self) -> tuple[Column, ...]:
-        """Means over frames, by windows."""
+        """Return the columns by windows of time."""
         return self.quantity.columns()
 
     def version(self) -> str:
-        """The package, the net and its heads, how frames go in."""
+        """Describe the package, the network and the preparation of frames."""
         package = f"lpips {package_version('lpips')}"
         return f"{package}, AlexNet, v0.1, every frame, full size, {WINDOWS}"
 
     def missing(self) -> str | None:
-        """The backbone's file or the package."""
+        """Return the reason if the package or the backbone's file is missing, else None."""
         if package_version("lpips") is None:
             return "LPIPS needs the package lpips: type pip install lpips"
         reason = weights.missing([BACKBONE], self._data_dir)
         return f"LPIPS has no backbone: {reason}" if reason else None
 
     def weights(self) -> dict[str, str]:
-        """The backbone's."""
+        """Return the SHA-256 of the backbone."""
         found = weights.digest(BACKBONE, self._data_dir)
         return {BACKBONE: found} if found else {}
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`."""
+        """Return the values of `columns`."""
         video_THWC, reference_THWC = check_pair(clip, reference)
         if min(video_THWC.shape[1:3]) < MIN_SIDE_PX:
             raise Unscorable(
@@ -74,7 +74,7 @@ class Lpips(Metric):
         self._model = None
 
     def _per_frame(self, video_THWC: Frames, reference_THWC: Frames, device: str) -> Series:
-        """Shapes  both [T, H, W, 3] u8 -> [T] f64."""
+        """Return the distance of each frame: both [T, H, W, 3] u8 -> [T] f64."""
         import torch
 
         from harness.system import machine
@@ -89,7 +89,7 @@ class Lpips(Metric):
             return pixels_TCHW.float() / 127.5 - 1
 
         distances = []
-        # Without TF32, so that a score does not depend on the device that took it.
+        # Disable TF32, so that scores do not depend on the device.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for start in range(0, len(video_THWC), BATCH_FRAMES):
                 batch = slice(start, start + BATCH_FRAMES)
@@ -99,13 +99,13 @@ class Lpips(Metric):
 
 
 def _network(backbone: Path) -> Any:
-    """The network with the backbone's weights from this file, whatever torch's hub holds."""
+    """Build the network with the backbone from this file instead of torch's hub."""
     import lpips
     import torch
 
-    # Layers are filled at random before the weights are read: not from the sampler's stream.
+    # Construction draws random weights first. Fork, so that it does not advance the global stream.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision dislikes the argument names lpips uses
+        warnings.simplefilter("ignore")  # torchvision warns of the argument names that lpips uses
         model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     state = torch.load(backbone, map_location="cpu", weights_only=True)
     net = model.net.state_dict()

@@ -1,4 +1,4 @@
-"""The contract of a metric: what it takes, which columns it gives, and how they are to be read."""
+"""Interface of metrics: their input, their columns and the meaning of their values."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Frames = NDArray[np.uint8]
 
 
 class Unscorable(ValueError):
-    """One video has no value of a metric; the sentence stands beside the null in its row."""
+    """Raised if a video has no value of a metric; the message becomes the reason in its row."""
 
 
 class Unavailable(Unscorable):
-    """What a metric needs fails for now (a server, a key): the video is worth another try."""
+    """Raised if a metric cannot run now (server or key missing); the video is tried again later."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to score: frames as they were made, before any lossy encoding.
+    """A video to score: its frames before any lossy encoding.
 
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
     Units   fps in frames a second; first_chunk_frames in pixel frames.
@@ -39,10 +39,10 @@ class Clip:
 
 
 class Metric(ABC):
-    """One way to score a video. Objects are small: a model is loaded by the first `measure`.
+    """Base class of metrics. Construction is cheap; the first `measure` loads the model.
 
-    The process that plans the work builds metrics too, and must stay fast: a module of a metric
-    imports what is heavy (torch, skimage, ...) inside functions.
+    The planning process builds metrics too and must stay fast, so modules of metrics import heavy
+    packages (torch, skimage, ...) inside functions.
     """
 
     name: str  # the stem of its columns: <name>_reason, <name>_version and <name>_weights are added
@@ -51,44 +51,45 @@ class Metric(ABC):
 
     @abstractmethod
     def columns(self) -> tuple[Column, ...]:
-        """What `measure` gives, in order.
+        """Return the columns of `measure`, in order.
 
-        Each name begins with the metric's, or with `drift_` and the metric's.
+        Each name begins with the metric's name, or with `drift_` and the metric's name.
         """
 
     @abstractmethod
     def version(self) -> str:
-        """What decides the values: definition, packages with versions, frames and windows used.
+        """Describe everything that affects the values: definition, packages, frames, windows.
 
-        A row of another version is scored again.
+        A row with a different version is scored again.
         """
 
     def missing(self) -> str | None:
-        """Why nothing can be measured here (no weights, no package) and what to type; else None."""
+        """Return why the metric cannot run here and what to type, or None if it can."""
         return None
 
     def weights(self) -> dict[str, str]:
-        """SHA-256 of the files of weights that are used, by name."""
+        """Return the SHA-256 of the weights used, by name."""
         return {}
 
     @abstractmethod
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """The values of one video, by column.
+        """Return the values of one video, by column.
 
-        reference: the BF16 video of the same prompt and seed, if the metric is against one.
-        device: as torch names it, or `auto`. What is not finite is turned to null with a reason by
-        the caller.
+        The caller replaces values that are not finite by null with a reason.
+
+        reference: the BF16 video of the same prompt and seed, if the metric needs one.
+        device: as torch names it, or `auto`.
         Raises  Unscorable: this video has no value.
         """
 
-    def close(self) -> None:  # noqa: B027  most have nothing to let go of
-        """Let go of what `measure` loaded."""
+    def close(self) -> None:  # noqa: B027  most metrics have nothing to free
+        """Free what `measure` loaded."""
 
 
 def check_pair(video: Clip, reference: Clip | None) -> tuple[Frames, Frames]:
-    """The frames of two videos that can be compared frame by frame.
+    """Return the frames of both videos, after checking that they have equal shapes.
 
-    Raises  Unscorable: there is no reference, or they differ in length or size.
+    Raises  Unscorable: there is no reference, or the videos differ in length or size.
     """
     if reference is None:
         raise Unscorable("there is no reference video")

@@ -18,8 +18,8 @@ FRAME_MEAN = "mean over frames of each frame's PSNR, as the published study has 
 class Psnr(Metric):
     """PSNR of the clip's mean squared error, and the mean over frames of each frame's PSNR.
 
-    Identical frames count as CAP_DB. The mean over frames is the study's; one identical frame
-    lifts it for the whole clip.
+    Identical frames count as CAP_DB. The mean over frames is the published study's definition; a
+    single identical frame raises it for the whole clip.
     """
 
     name = "psnr"
@@ -27,16 +27,16 @@ class Psnr(Metric):
     quantity = Quantity("psnr", "PSNR of the mean squared error", "higher", "_db", "dB", CAP_DB)
 
     def columns(self) -> tuple[Column, ...]:
-        """The clip's by windows, and the mean of frames."""
+        """Return the columns of the clip's PSNR and the mean over frames."""
         mean = Column("psnr_frame_mean_db", FRAME_MEAN, "dB", "higher")
         return (*self.quantity.columns(), mean)
 
     def version(self) -> str:
-        """A definition of ours: no package has a part in it."""
+        """Describe the definition; no package affects it."""
         return f"8-bit RGB, every frame, {WINDOWS}, capped at {CAP_DB:g} dB"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`."""
+        """Return the values of `columns`, in dB."""
         mse_T = per_frame_mse(*check_pair(clip, reference))
         frame_mean = float(np.mean([from_mse(mse) for mse in mse_T.tolist()]))
         row = self.quantity.row(summarise(mse_T, clip, read=from_mse, cap=CAP_DB))
@@ -44,12 +44,12 @@ class Psnr(Metric):
 
 
 def per_frame(video_THWC: Frames, reference_THWC: Frames) -> Series:
-    """PSNR of each frame in dB; shapes as in `per_frame_mse`."""
+    """Return the PSNR of each frame in dB; shapes as in `per_frame_mse`."""
     return np.array([from_mse(mse) for mse in per_frame_mse(video_THWC, reference_THWC)])
 
 
 def per_frame_mse(video_THWC: Frames, reference_THWC: Frames) -> Series:
-    """Mean squared error of each frame, over its pixels and channels.
+    """Return the mean squared error of each frame, over its pixels and channels.
 
     Shapes  both [T, H, W, 3] u8 -> [T] f64.
     Units   squared grey levels of 0..255.
@@ -60,12 +60,13 @@ def per_frame_mse(video_THWC: Frames, reference_THWC: Frames) -> Series:
 
 
 def _squared_sum(video_HWC: Frames, reference_HWC: Frames) -> int:
-    """Exact in integers; a dot product would be as fast only where BLAS starts no threads."""
+    """Return the sum of squared differences, exact in integers."""
+    # A dot product would be as fast only if BLAS started no threads.
     apart = np.subtract(video_HWC, reference_HWC, dtype=np.int16)
-    apart *= apart  # modulo 2^16, and the square is below
+    apart *= apart  # wraps modulo 2^16; squares are below 2^16, so the unsigned view is exact
     return int(apart.view(np.uint16).sum(dtype=np.uint64))
 
 
 def from_mse(mse: float) -> float:
-    """10 log10(255² / MSE) in dB, at most CAP_DB; give a mean over frames for a clip's PSNR."""
+    """Return 10 log10(255² / MSE) in dB, at most CAP_DB; pass the clip's mean for its PSNR."""
     return min(CAP_DB, 10 * math.log10(255**2 / mse)) if mse > 0 else CAP_DB

@@ -1,7 +1,7 @@
-"""What pixels alone tell of quality and of its drift: five signals, no weights, no reference.
+"""Five per-frame signals of pixels that show drift, without weights or a reference video.
 
-Each has a value a frame. None is better higher or lower: a video drifts whichever way it goes.
-Luma is 0.299 R + 0.587 G + 0.114 B, in grey levels of 0 to 255.
+For none of them is higher or lower better: a change in either direction is drift. Luma is
+0.299 R + 0.587 G + 0.114 B, in grey levels of 0 to 255.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_SIDE_PX = 3  # the Laplacian needs a neighbour on each side
 class Signals(Metric):
     """Brightness, contrast, sharpness, colourfulness and flicker.
 
-    165 frames of 480x832 take a second on one thread, and 20 MB beside the frames.
+    165 frames of 480x832 take a second on one thread, and 20 MB of memory besides the frames.
     """
 
     name = "signals"
@@ -35,16 +35,16 @@ class Signals(Metric):
     quantities = (brightness, contrast, sharpness, colourfulness, flicker)
 
     def columns(self) -> tuple[Column, ...]:
-        """Each by windows."""
+        """Return the columns of each signal by windows of time."""
         return tuple(column for quantity in self.quantities for column in quantity.columns())
 
     def version(self) -> str:
-        """Definitions of ours, but for the published one of colourfulness."""
+        """Describe the definitions; no package affects them."""
         said = "luma of BT.601, Laplacian of 4 neighbours, Hasler and Süsstrunk, every frame"
         return f"{said}, {WINDOWS}"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`."""
+        """Return the values of `columns`."""
         num_frames, height, width, _ = clip.frames_THWC.shape
         if num_frames < 2 or min(height, width) < MIN_SIDE_PX:
             raise Unscorable(
@@ -54,7 +54,7 @@ class Signals(Metric):
         still: list[tuple[float, ...]] = []
         changes: list[float] = []
         before: Pixels | None = None
-        for frame_HWC in clip.frames_THWC:  # one at a time, so that nothing large is held
+        for frame_HWC in clip.frames_THWC:  # one at a time, to save memory
             pixels_HWC = frame_HWC.astype(np.float32)
             luma_HW = luma(pixels_HWC)
             of_frame = (luma_HW.mean((-2, -1)), contrast(luma_HW), sharpness(luma_HW))
@@ -72,7 +72,7 @@ class Signals(Metric):
 
 
 def luma(pixels: Pixels) -> Pixels:
-    """Luma of pixels of 0 to 255.
+    """Return the luma of pixels of 0 to 255.
 
     Source  ITU-R BT.601.
     Shapes  [..., H, W, 3] f32 -> [..., H, W] f32.
@@ -81,7 +81,7 @@ def luma(pixels: Pixels) -> Pixels:
 
 
 def contrast(luma_HW: Pixels) -> Pixels:
-    """Standard deviation of luma over an image, in grey levels.
+    """Return the standard deviation of luma over an image, in grey levels.
 
     Shapes  [..., H, W] f32 -> [...] f32.
     """
@@ -90,12 +90,12 @@ def contrast(luma_HW: Pixels) -> Pixels:
 
 
 def sharpness(luma_HW: Pixels) -> Pixels:
-    """Variance of the Laplacian of luma, in squared grey levels.
+    """Return the variance of the Laplacian of luma, in squared grey levels.
 
-    It falls as an image blurs, rises with grain and codes that show, and grows with the square of
+    It falls with blur, rises with grain and visible quantization, and grows with the square of
     contrast.
 
-    Source  Pech-Pacheco et al. 2000. The kernel of four neighbours, where all of them exist.
+    Source  Pech-Pacheco et al. 2000, with the kernel of four neighbours at the inner pixels.
     Shapes  [..., H, W] f32 -> [...] f32.
     """
     laplacian = -4 * luma_HW[..., 1:-1, 1:-1]
@@ -108,7 +108,7 @@ def sharpness(luma_HW: Pixels) -> Pixels:
 
 
 def colourfulness(pixels: Pixels) -> Pixels:
-    """How far colours spread along red-green and yellow-blue, and how far their mean is from grey.
+    """Return the spread of colours along red-green and yellow-blue, plus their distance from grey.
 
     Source  Hasler and Süsstrunk 2003: about 15 is slightly, 45 quite, 82 highly colourful.
     Shapes  [..., H, W, 3] f32 -> [...] f32.
@@ -122,10 +122,10 @@ def colourfulness(pixels: Pixels) -> Pixels:
 
 
 def change(luma_HW: Pixels, before_HW: Pixels) -> Pixels:
-    """Mean absolute change of luma between two images, in grey levels.
+    """Return the mean absolute change of luma between two images, in grey levels.
 
-    Flicker and motion alike: a camera that pans changes every pixel. It tells of flicker only
-    against another video of the same scene, or over the time of one whose motion stays.
+    It measures flicker and motion together: a panning camera changes every pixel. It shows flicker
+    only in comparison with another video of the same scene, or over time under constant motion.
 
     Shapes  both [..., H, W] f32 -> [...] f32.
     """

@@ -1,9 +1,9 @@
 """Structural similarity to the BF16 video of the same prompt and seed, 1 for identical frames.
 
-Both windows are scikit-image's definitions, several times as fast (docs/benchmarks): to 1e-6 by the
-bounds below, to 2e-7 on flat frames and 2e-8 on others where we looked. The four filtered maps are
-chosen so that what cancels is exact: variances are small differences of large numbers wherever a
-frame is flat or saturated.
+Both windows follow scikit-image's definitions and are several times as fast (docs/benchmarks). They
+agree to 1e-6 by the bounds below; measured, to 2e-7 on flat frames and 2e-8 on others. The four
+filtered maps are chosen so that cancellation is exact: in flat or saturated parts of a frame,
+variances are small differences of large numbers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's constants for values of 0..255
 BOX_PX = 7
 SIGMA_PX, RADIUS_PX = 1.5, 5
-# Bands of rows, measured at 480x832. Smaller ones are many short calls, between which threads wait
-# for the interpreter; larger ones leave the cache, and their memory is mapped anew at every call.
+# Size of a band of rows, measured at 480x832. Smaller bands are many short calls, between which
+# threads wait for the interpreter. Larger ones exceed the cache, and each call maps new memory.
 BOX_BAND_VALUES = 2**18
-# A product with a matrix of 24x34 does a tile: more outputs at once would multiply more zeros.
+# A tile is a product with a 24x34 matrix; a larger tile would multiply more zeros.
 GAUSSIAN_TILE_PX = 24
 
 
 @dataclass(frozen=True)
 class Window:
-    """What local means, variances and covariances are taken over.
+    """The window of local means, variances and covariances.
 
-    mean: SSIM of two frames [H, W, C] u8, the mean over the pixels whose window lies inside the
-    frame and over the channels.
+    mean: function that returns the SSIM of two frames [H, W, C] u8, averaged over channels and over
+    the pixels whose window lies inside the frame.
     """
 
     side_px: int
@@ -45,9 +45,9 @@ class Window:
 
 
 class Ssim(Metric):
-    """SSIM of each frame under a uniform window, as the published study took it.
+    """SSIM of each frame with a uniform window, as in the published study.
 
-    Source  Wang et al. 2004 as scikit-image defines it by default.
+    Source  Wang et al. 2004, with scikit-image's defaults.
     """
 
     name = "ssim"
@@ -55,32 +55,32 @@ class Ssim(Metric):
 
     @property
     def window(self) -> Window:
-        """The part in which definitions differ."""
+        """Return the window, which is the part in which definitions differ."""
         said = f"uniform {BOX_PX}x{BOX_PX} window, sample covariance"
         return Window(BOX_PX, said, uniform_mean)
 
     @property
     def quantity(self) -> Quantity:
-        """SSIM of a frame."""
+        """Return the description of the columns."""
         return Quantity(self.name, f"SSIM, {self.window.said.partition(',')[0]}", "higher")
 
     def columns(self) -> tuple[Column, ...]:
-        """By windows of time."""
+        """Return the columns by windows of time."""
         return self.quantity.columns()
 
     def version(self) -> str:
-        """A definition of ours, of the values of scikit-image."""
+        """Describe the definition; no package affects it."""
         how = f"mean of channels, {WINDOWS}"
         return f"{self.window.said}, 8-bit RGB, every frame, {how}"
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`."""
+        """Return the values of `columns`."""
         ssim_T = per_frame(*check_pair(clip, reference), self.window)
         return self.quantity.row(summarise(ssim_T, clip))
 
 
 class SsimGaussian(Ssim):
-    """SSIM of each frame under the paper's window.
+    """SSIM of each frame with the paper's Gaussian window.
 
     Source  Wang et al. 2004, as scikit-image computes it with `gaussian_weights=True, sigma=1.5,
             use_sample_covariance=False`.
@@ -90,14 +90,14 @@ class SsimGaussian(Ssim):
 
     @property
     def window(self) -> Window:
-        """Eleven pixels a side."""
+        """Return the Gaussian window of 11x11 pixels."""
         side_px = 2 * RADIUS_PX + 1
         said = f"Gaussian {side_px}x{side_px} window of sigma {SIGMA_PX:g}, population covariance"
         return Window(side_px, said, gaussian_mean)
 
 
 def per_frame(video_THWC: Frames, reference_THWC: Frames, window: Window) -> Series:
-    """SSIM of each frame.
+    """Return the SSIM of each frame.
 
     Shapes  both [T, H, W, 3] u8 -> [T] f64.
     Raises  Unscorable: frames smaller than the window.
@@ -111,7 +111,7 @@ def per_frame(video_THWC: Frames, reference_THWC: Frames, window: Window) -> Ser
 
 
 def bands(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
-    """Spans [start, stop) of nearly equal length, none longer than `length`."""
+    """Yield spans [start, stop) of nearly equal length, none longer than `length`."""
     num_bands = -(-num_rows // length)
     edges = [num_rows * i // num_bands for i in range(num_bands + 1)]
     return itertools.pairwise(edges)
@@ -121,7 +121,7 @@ def bands(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
 
 
 def uniform_mean(video_HWC: Frames, reference_HWC: Frames) -> float:
-    """SSIM of a frame under a uniform 7x7 window with sample covariance."""
+    """Return the SSIM of a frame with a uniform 7x7 window and sample covariance."""
     height, width, channels = video_HWC.shape
     inside_HW = height - BOX_PX + 1, width - BOX_PX + 1
     total = 0.0
@@ -132,18 +132,18 @@ def uniform_mean(video_HWC: Frames, reference_HWC: Frames) -> float:
 
 
 def _uniform_sum(video_HWC: Frames, reference_HWC: Frames) -> float:
-    """Sum of SSIM over the pixels of a band whose window lies inside it.
+    """Return the sum of SSIM over the pixels of a band whose window lies inside it.
 
-    With a, b sums of x and y over a window of n = 49 values, and d = x - y:
-    n²(μx² + μy²) = 2ab + (a - b)² and n²(σx² + σy²) = 2 n²σxy + n Σd² - (a - b)². Hence each factor
-    of the denominator is its partner in the numerator and a term >= 0. All of these are integers
-    below 2^28; only their final ratio is in float32, which costs less than 1e-6 a pixel.
+    Let a, b be the sums of x and y over a window of n = 49 values, and d = x - y. Then
+    n²(μx² + μy²) = 2ab + (a - b)² and n²(σx² + σy²) = 2 n²σxy + n Σd² - (a - b)². So each factor of
+    the denominator equals its counterpart in the numerator plus a term >= 0. All terms are integers
+    below 2^28. Only their final ratio is in float32, with an error below 1e-6 per pixel.
     """
     height, width, channels = video_HWC.shape
     n, row = BOX_PX**2, width * channels
     x, y = (frame.astype(np.uint16).ravel() for frame in (video_HWC, reference_HWC))
     d = x - y
-    d *= d  # modulo 2^16, and the square is below
+    d *= d  # wraps modulo 2^16; the square of the difference is below 2^16, so this is exact
     sum_xy = _box((x * y).astype(np.int32), row, channels)
     sum_dd = _box(d.astype(np.int32), row, channels)
     a, b = (_box(values, row, channels).astype(np.int32) for values in (x, y))
@@ -152,7 +152,8 @@ def _uniform_sum(video_HWC: Frames, reference_HWC: Frames) -> float:
     covariance = np.subtract(np.multiply(sum_xy, n, out=sum_xy), ab, out=sum_xy)
     unlike = np.subtract(np.multiply(sum_dd, n, out=sum_dd), apart, out=sum_dd)
 
-    # Halves of everything; sample covariance is n / (n - 1) times the other, put into C2.
+    # All terms are halved. Sample covariance is n / (n - 1) times population covariance; the factor
+    # is moved into C2.
     luminance = ab.astype(np.float32)
     luminance += C1 * n**2 / 2
     contrast = covariance.astype(np.float32)
@@ -172,10 +173,12 @@ def _uniform_sum(video_HWC: Frames, reference_HWC: Frames) -> float:
 
 
 def _box(values: NDArray[Any], row: int, channels: int) -> NDArray[Any]:
-    """Sums over 7x7 pixels, each at the index of its first value.
+    """Return sums over 7x7 pixels, each at the index of its first value.
 
-    The image is one flat array, so windows that run over the end of a row mean nothing.
+    The image is one flat array. Windows that cross the end of a row are meaningless; the caller
+    drops them.
     """
+    # 7 = 2 + 2 + 2 + 1: sums of pairs are shared, which saves additions.
     for step in (row, channels):
         size = len(values) - 6 * step
         pairs = values[:-step] + values[step:]
@@ -186,12 +189,12 @@ def _box(values: NDArray[Any], row: int, channels: int) -> NDArray[Any]:
     return values
 
 
-# The Gaussian window: weights are no integers, so float64; products with a band matrix, since BLAS
-# multiplies 34 values sooner than 11 passes over memory add as many.
+# The Gaussian window: its weights are not integers, so it uses float64. It multiplies with a band
+# matrix, because BLAS multiplies 34 values faster than 11 passes over memory add 11.
 
 
 def gaussian_mean(video_HWC: Frames, reference_HWC: Frames) -> float:
-    """SSIM of a frame under Wang's Gaussian window."""
+    """Return the SSIM of a frame with Wang's Gaussian window."""
     height, width, channels = video_HWC.shape
     inside_HW = height - 2 * RADIUS_PX, width - 2 * RADIUS_PX
     total = 0.0
@@ -203,10 +206,10 @@ def gaussian_mean(video_HWC: Frames, reference_HWC: Frames) -> float:
 
 
 def _gaussian_sum(video_HW: Frames, reference_HW: Frames) -> float:
-    """Sum of SSIM over the pixels of a band of one channel whose window lies inside it.
+    """Return the sum of SSIM over the pixels of one channel of a band, for windows inside it.
 
-    From local means of s = x + y, d = x - y and their squares: 2μxμy and μx² + μy² are half of
-    μs² -+ μd², and likewise the variances.
+    It uses local means of s = x + y, d = x - y and their squares: 2μxμy and μx² + μy² are half of
+    μs² -+ μd². The same holds for covariance and variances.
     """
     x, y = (frame.astype(np.float64) for frame in (video_HW, reference_HW))
     maps = np.empty((4, *x.shape))
@@ -233,7 +236,7 @@ def _gaussian_sum(video_HW: Frames, reference_HW: Frames) -> float:
 
 
 def _blurred(maps_MHW: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian means of a few maps, where the window lies inside them."""
+    """Return Gaussian means of several maps, at the pixels whose window lies inside."""
     num_maps, height, width = maps_MHW.shape
     inside_HW = height - 2 * RADIUS_PX, width - 2 * RADIUS_PX
     down = np.matmul(_blur(inside_HW[0]), maps_MHW).reshape(-1, width)
@@ -246,7 +249,7 @@ def _blurred(maps_MHW: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @cache
 def _blur(size: int) -> NDArray[np.float64]:
-    """The matrix of `size` means of size + 10 values."""
+    """Return the band matrix [size, size + 10] of Gaussian means."""
     offsets = np.arange(-RADIUS_PX, RADIUS_PX + 1)
     weights = np.exp(-0.5 * (offsets / SIGMA_PX) ** 2)
     matrix = np.zeros((size, size + 2 * RADIUS_PX))

@@ -1,4 +1,4 @@
-"""Share of a story's events that a vision-language judge sees completed in its video."""
+"""Share of a story's events that a vision-language judge considers completed in its video."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ NO_EVENTS = (
 
 
 class StoryEval(Metric):
-    """The events come with the prompt, split from its line by rules of ours; so does their number.
+    """Share of the prompt's events that most of the judge's votes call completed.
 
-    An event is completed if most of the votes say so.
-    Source  the task of Wang et al. 2024, not their procedure: docs/storyeval.md says what differs.
-    Raises  UserError: an even number of votes, or several that cannot differ.
+    Our own rules split the line of a prompt into events (`harness.prompts.story_events`).
+
+    judge: answers the questions.
+    num_votes: questions per video, odd.
+    Source  the task of Wang et al. 2024, with a different procedure; see docs/storyeval.md.
+    Raises  UserError: an even number of votes, or several votes that cannot differ.
     """
 
     name = "storyeval"
 
     def __init__(self, judge: Judge, num_votes: int = 1) -> None:
-        """Asks nobody yet."""
+        """Store and validate the settings."""
         if num_votes < 1 or num_votes % 2 == 0:
             raise UserError(
                 f"metrics.storyeval.num_votes={num_votes}: give an odd number: one side wins"
@@ -43,7 +46,7 @@ class StoryEval(Metric):
         self.one_at_a_time = judge.one_at_a_time
 
     def columns(self) -> tuple[Column, ...]:
-        """The share first, then what it is made of."""
+        """Return the columns: the share first, then its parts."""
         return (
             Column("storyeval_completion", "share of the events completed", "", "higher"),
             Column("storyeval_all_completed", "1 if every event is", "", "higher", int),
@@ -54,22 +57,23 @@ class StoryEval(Metric):
         )
 
     def version(self) -> str:
-        """Who judges, what it is asked and how often."""
+        """Describe the judge, the question and the number of votes."""
         return f"{self.judge.identity()}; question {TEMPLATE_SHA256[:12]}; {self.num_votes} votes"
 
     def missing(self) -> str | None:
-        """No judge, or one that cannot be asked."""
+        """Return the reason if there is no judge or it cannot run, else None."""
         return self.judge.missing()
 
     def weights(self) -> dict[str, str]:
-        """Those of a judge on this machine."""
+        """Return the SHA-256 of the weights of a local judge, by name."""
         return self.judge.weights()
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """Ask the judge, as often as votes are wanted; see `columns`.
+        """Ask the judge `num_votes` times and return the values of `columns`.
 
-        The agreement of a single vote is None. Raises  Unscorable: no events, no frames,
-        or an answer that cannot be read; nothing stands in for a vote.
+        The agreement of a single vote is None.
+
+        Raises  Unscorable: there are no events or no frames, or an answer cannot be read.
         """
         if not clip.events:
             raise Unscorable(NO_EVENTS)
@@ -93,12 +97,12 @@ class StoryEval(Metric):
         }
 
     def close(self) -> None:
-        """Let the judge go."""
+        """Free the judge."""
         self.judge.close()
 
 
 def _explained(verdicts: Sequence[Verdict]) -> str:
-    """The words of all votes."""
+    """Join the explanations of all votes."""
     if len(verdicts) == 1:
         return verdicts[0].explanation
     return "\n".join(f"vote {i}: {each.explanation}" for i, each in enumerate(verdicts, 1))

@@ -1,4 +1,4 @@
-"""VBench's dimensions, computed by the official package in a process of its own."""
+"""VBench's dimensions, computed by the official package in a separate process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from harness.scoring.vbench.clips import LONGEST_WHOLE_S, protocol, spans
 from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
 
-NO_BETTER = "dynamic_degree"  # more motion is another video, no better one
+NO_BETTER = "dynamic_degree"  # more motion makes a different video, not a better one
 
 
 class Dimension(Metric):
-    """One dimension as its package defines it, for a whole video or the mean of its clips.
+    """One dimension as the package defines it, of a whole video or averaged over its clips.
 
-    python: an interpreter with vbench; without, that of `make vbench`.
+    dimension: name of the dimension.
+    python: an interpreter with vbench; null uses that of `make vbench`.
+    data_dir: data folder with the weights.
+
+    Raises  UserError: an unknown dimension.
     """
 
     one_at_a_time = True
@@ -30,7 +34,7 @@ class Dimension(Metric):
     def __init__(
         self, dimension: str, python: str | None = None, data_dir: str | None = None
     ) -> None:
-        """Refuse an unknown dimension; start and load nothing."""
+        """Validate the dimension; start and load nothing yet."""
         if dimension not in DIMENSIONS:
             known = ", ".join(DIMENSIONS)
             raise UserError(f"VBench has no dimension {dimension}: choose among {known}")
@@ -40,37 +44,37 @@ class Dimension(Metric):
         self._data_dir = data_dir
 
     def columns(self) -> tuple[Column, ...]:
-        """The value on 0..1, the package's own, and what it was taken of."""
+        """Return the columns: the value on 0..1, the package's raw value, and the protocol."""
         value = Column(self.name, self._dimension.meaning, "", self._better())
         return (value, *self._beside())
 
     def version(self) -> str:
-        """The package and what its value comes from, the files it reads, and the clips."""
+        """Describe the packages, the encoding of frames, and the clips."""
         packages = environment.said(self._python, self._dimension.packages)
         clips = f"above {LONGEST_WHOLE_S} s the mean of clips of {self._dimension.clip_s} s"
         return f"{packages}; every frame, lossless; {clips}"
 
     def missing(self) -> str | None:
-        """The interpreter, the package, or the files of weights that are not there."""
+        """Return the reason if the interpreter, a package or weights are missing, else None."""
         return environment.missing(self._python, self._dimension.packages) or weights.missing(
             self._dimension.weights, self._data_dir
         )
 
     def weights(self) -> dict[str, str]:
-        """Those the package loads for this dimension."""
+        """Return the SHA-256 of the weights of this dimension, by name."""
         return client.digests(self._dimension.weights, self._data_dir)
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`."""
+        """Return the values of `columns`."""
         pieces = spans(len(clip.frames_THWC), clip.fps, self._dimension.clip_s)
         return self._row([self._ask(clip, piece, device).value for piece in pieces])
 
     def close(self) -> None:
-        """End the process that all dimensions share; the next `measure` starts another."""
+        """End the process that all dimensions share; the next `measure` starts a new one."""
         self._runner().close()
 
     def _beside(self) -> tuple[Column, Column]:
-        """The columns beside the value."""
+        """Return the columns of the raw value and the protocol."""
         scale = f", on 0..{self._dimension.full_scale:g} as the package gives it"
         return (
             Column(f"{self.name}_raw", self._dimension.meaning + scale, "", self._better()),
@@ -81,7 +85,7 @@ class Dimension(Metric):
         return None if self._dimension.name == NO_BETTER else "higher"
 
     def _row(self, values: list[float]) -> dict[str, Value]:
-        """The columns' values from those of the clips."""
+        """Return the values of the columns from those of the clips."""
         raw = client.mean(values)
         return {
             self.name: raw / self._dimension.full_scale,
@@ -90,7 +94,7 @@ class Dimension(Metric):
         }
 
     def _ask(self, clip: Clip, piece: tuple[int, int], device: str) -> client.Reply:
-        """What the package gives for some of the frames."""
+        """Return the package's reply for a span of frames."""
         least, sides = self._dimension.smallest_px, clip.frames_THWC.shape[1:3]
         if min(sides) < least:
             raise Unscorable(
@@ -106,23 +110,26 @@ class Dimension(Metric):
 
 
 class ImagingQuality(Dimension):
-    """MUSIQ's quality of frames: of the video, and by windows, which is how quality drifts."""
+    """MUSIQ's quality of frames, of the whole video and by windows, which show its drift."""
 
     def __init__(self, python: str | None = None, data_dir: str | None = None) -> None:
-        """See `Dimension`."""
+        """Store the settings; see `Dimension`."""
         super().__init__("imaging_quality", python, data_dir)
         self._quantity = Quantity(self.name, self._dimension.meaning, "higher")
 
     def version(self) -> str:
-        """As `Dimension` has it, and the windows."""
+        """Describe the version of `Dimension` and the windows."""
         return f"{super().version()}; {WINDOWS}"
 
     def columns(self) -> tuple[Column, ...]:
-        """The value on 0..1, also by windows, and as `Dimension` has it."""
+        """Return the columns of the value on 0..1 by windows, then those of `Dimension`."""
         return (*self._quantity.columns(), *self._beside())
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
-        """See `columns`; the whole video's value is the package's, or the mean of its clips."""
+        """Return the values of `columns`.
+
+        The value of the whole video is that of the package, or the mean over its clips.
+        """
         num_frames = len(clip.frames_THWC)
         pieces = spans(num_frames, clip.fps, self._dimension.clip_s)
         replies = [self._ask(clip, piece, device) for piece in pieces]

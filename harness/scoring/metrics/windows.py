@@ -1,24 +1,24 @@
-"""One quantity of every frame, over the clip and in time.
+"""Summarizes a per-frame quantity over the clip, its parts and windows of time.
 
-Definitions, the same for every metric:
+All metrics share these definitions:
 
 - *Per frame*: one value per pixel frame.
-- *First chunk*: the pixel frames of the first chunk of latent frames. It is made before any
-  history exists, so every method that skips no pass shows it exactly; averaged in, it flatters.
-  Hence apart.
+- *First chunk*: the pixel frames of the first chunk of latent frames. They are generated before any
+  history exists, so every method that skips no pass reproduces them exactly. They would improve an
+  average, so they have their own column.
 - *Rest*: all frames after the first chunk.
 - *0-2 s, 2-5 s, after 5 s*: by time from frame 0, first chunk included.
-- *Windows*: consecutive spans of one second that begin behind the first chunk. The first chunk is
-  exact, so a window with frames of it would make a constant error look like one that grows. A last
-  partial span stands alone if it is at least half full and else joins the span before it. A window
-  at the cap of its quantity (PSNR of identical frames) is None.
-- *Drift*: how the windows change. *Last minus first* is the last window less the first one; *slope*
-  is least squares over (centre of window in seconds, value of window), in units per second.
-- *Means* are means of the per-frame quantity. For PSNR that is the squared error, and decibels are
-  taken of the mean, so that one identical frame cannot lift a whole clip.
+- *Windows*: consecutive spans of one second after the first chunk. The first chunk is exact, so a
+  window that includes it would make a constant error look like a growing one. A last partial span
+  is a window if it is at least half full; otherwise it joins the previous one. A window at the cap
+  of its quantity (PSNR of identical frames) is None.
+- *Drift*: the change over windows. *Last minus first* is the last window minus the first one;
+  *slope* is least squares over (centre of window in seconds, value of window), in units per second.
+- *Means* are means of the per-frame quantity. For PSNR this is the squared error; decibels are
+  computed from the mean, so that one identical frame cannot raise the value of a whole clip.
 
-A value that cannot be had is None. Why there is no drift (no frame behind the first chunk, a single
-window, a window at the cap) stands in a column of its own: the other values are there.
+A value that does not exist is None. A separate column gives the reason for a missing drift (no
+frame after the first chunk, a single window, a window at the cap), since the other values exist.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ SPANS_S = {"0_2s": (0.0, 2.0), "2_5s": (2.0, 5.0), "after_5s": (5.0, np.inf)}
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity of every frame: the names, units and meanings of the columns it is told in.
+    """A per-frame quantity, with the names, units and meanings of its columns.
 
-    suffix: how the unit ends the names of columns (`_db`). unit: what it stands for (`dB`).
-    cap: the value that stands for identical frames, where the true one is infinite.
+    better: which direction is better, or None.
+    suffix: unit at the end of column names (`_db`). unit: the unit itself (`dB`).
+    cap: value of identical frames, for quantities that are infinite there.
     """
 
     name: str
@@ -56,14 +57,14 @@ class Quantity:
     cap: float | None = None
 
     def drift_column(self, part: Literal["last_minus_first", "slope", "reason"]) -> str:
-        """The name of a column of the drift."""
+        """Return the name of a drift column."""
         if part == "reason":
             return f"drift_{self.name}_reason"
         per_s = "_per_s" if part == "slope" else ""
         return f"drift_{self.name}_{part}{self.suffix}{per_s}"
 
     def columns(self) -> tuple[Column, ...]:
-        """In the order of a row."""
+        """Return the columns in the order of `row`."""
 
         def column(part: str, meaning: str, kind: type = float) -> Column:
             name = f"{self.name}{part}{self.suffix}"
@@ -89,7 +90,7 @@ class Quantity:
         )
 
     def row(self, summary: Summary) -> dict[str, Value]:
-        """The columns' values."""
+        """Return the values of the columns for one summary."""
         values: tuple[Value, ...] = (
             summary.mean,
             summary.first_chunk,
@@ -106,7 +107,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Summary:
-    """One quantity of one video; None where a value cannot be had.
+    """Summary of one quantity of one video; None for values that do not exist.
 
     Units  those of the quantity; `slope_per_s` in that unit per second.
     """
@@ -128,15 +129,16 @@ def summarise(
     first_frame: int = 0,
     cap: float | None = None,
 ) -> Summary:
-    """Means over the clip, its parts and each window, and the drift.
+    """Return means over the clip, its parts and each window, and the drift.
 
-    `read` turns a mean of the per-frame quantity into what is reported: squared error to decibels.
-    `first_frame` is the frame of the first value: 1 for a change from the frame before. Windows and
-    parts are of frames all the same; the first part has a value less.
-    `cap` is what `read` gives for identical frames: a window at it has no value.
+    read: converts a mean of the per-frame quantity to the reported value, such as squared error to
+    decibels.
+    first_frame: frame of the first value; 1 for changes from the previous frame. Windows and parts
+    still count frames, so the first part has one value less.
+    cap: output of `read` for identical frames; a window at the cap has no value.
 
     Shapes  per_frame_T [T - first_frame] f64.
-    Raises  Unscorable: no frames, or a value that is not finite.
+    Raises  Unscorable: there are no frames, or a value is not finite.
     """
     if per_frame_T.size == 0:
         raise Unscorable("the video has no frames")
@@ -157,7 +159,7 @@ def summarise(
     centres_s, levels = [], []
     for start, stop in pieces if first < num_frames else ():
         level = mean(first + start, first + stop)
-        if level is not None:  # a change has no value in a video of one frame
+        if level is not None:  # a change from frame to frame needs two frames
             centres_s.append((first + (start + stop) / 2) / clip.fps)
             levels.append(level)
     num_capped = sum(cap is not None and level >= cap for level in levels)
@@ -184,9 +186,10 @@ def summarise(
 
 
 def windows(num_frames: int, length: int) -> list[tuple[int, int]]:
-    """Consecutive spans [start, stop) of `length` frames; a last one under half full is merged.
+    """Return consecutive spans [start, stop) of `length` frames; a short last one is merged.
 
-    Twenty frames in windows of eight: (0, 8), (8, 16), (16, 20); nineteen: (0, 8), (8, 19).
+    A last span is merged with the previous one if it is less than half full. Twenty frames in
+    windows of eight give (0, 8), (8, 16), (16, 20); nineteen give (0, 8), (8, 19).
     """
     num_windows = max(1, num_frames // length + (2 * (num_frames % length) >= length))
     starts = [i * length for i in range(num_windows)]
@@ -194,7 +197,7 @@ def windows(num_frames: int, length: int) -> list[tuple[int, int]]:
 
 
 def slope(times_s: list[float], values: list[float]) -> float | None:
-    """Least-squares slope of values over time, per second; None for fewer than two points."""
+    """Return the least-squares slope per second, or None for fewer than two points."""
     if len(times_s) < 2:
         return None
     from_middle_s = np.array(times_s) - np.mean(times_s)

@@ -1,1 +1,1 @@
-"""VBench by its official package, in an environment and a process of its own."""
+"""Runs the official VBench package in a separate environment and process."""

@@ -1,4 +1,4 @@
-"""The side of VBench's child that is here: start it, ask it, name the way it died."""
+"""Starts VBench's child process, sends it requests and reports how it ended."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from harness.system.errors import cause_of
 from harness.system.paths import shipped
 
 RUNNER = shipped("harness.scoring.vbench", "runner.py")
-PATIENCE_S = 5  # between closing its input and killing it
-LAST_WORDS = 300  # characters of what it printed last
+PATIENCE_S = 5  # between closing the child's input and killing it
+LAST_WORDS = 300  # characters of the child's last output
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the package gave for one video; frames: each one's value, of imaging quality only."""
+    """The package's value of one video. frames: value per frame, only for imaging quality."""
 
     value: float
     frames: tuple[float, ...]
 
 
 class Runner:
-    """One child with one environment and one folder of weights, started when it is first asked.
+    """One child process for one environment and one folder of weights; starts at first use.
 
-    Threads may ask at once; they are answered one after the other. A child that died is started
-    again by the next question.
+    Requests of several threads are answered one after the other. After a crash, the next request
+    starts a new child.
     """
 
     def __init__(self, python: Path, data_dir: str | None) -> None:
-        """Start nothing yet."""
+        """Make the staging folder; start nothing yet."""
         self.stage = Stage()
         self._python, self._data_dir = python, data_dir
         self._lock = threading.Lock()
@@ -54,10 +54,10 @@ class Runner:
         self._printed: IO[str] | None = None
 
     def ask(self, dimension: Dimension, video: Path, prompt: str, device: str) -> Reply:
-        """The value of one video in one dimension.
+        """Return the value of one video in one dimension.
 
-        Raises  Unscorable: it has none, or the child died over it twice. MemoryError: there is not
-        enough here. KeyboardInterrupt: the child was interrupted.
+        Raises  Unscorable: the video has no value, or the child crashed twice. MemoryError: there
+        is not enough memory. KeyboardInterrupt: the child was interrupted.
         """
         asked = {
             "dimension": dimension.name,
@@ -67,7 +67,7 @@ class Runner:
         }
         with self._lock:
             self._lay_out(dimension.weights)
-            # Twice: a child may have died of something else, such as another's use of the memory.
+            # Try twice: the cause may lie outside, such as another process that used the memory.
             answered = self._answer(asked) or self._answer(asked)
             death = "" if answered else self._death()
         if death:
@@ -80,7 +80,7 @@ class Runner:
         return Reply(float(reply["value"]), tuple(map(float, reply["frames"] or ())))
 
     def close(self) -> None:
-        """End the child; what it has loaded is gone."""
+        """End the child and free its memory."""
         with self._lock:
             if self._process is None:
                 return
@@ -95,9 +95,9 @@ class Runner:
             self._forget()
 
     def _answer(self, asked: dict[str, str]) -> str:
-        """The child's line; none if it died over it.
+        """Return the child's line, or "" if it crashed.
 
-        Raises  KeyboardInterrupt: it was interrupted.
+        Raises  KeyboardInterrupt: the child was interrupted.
         """
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
@@ -111,7 +111,7 @@ class Runner:
         return ""
 
     def _running(self) -> subprocess.Popen[str]:
-        """The child, started if there is none alive."""
+        """Return the running child; start one if necessary."""
         if self._process is None or self._process.poll() is not None:
             self._forget()
             cache, home = self.stage.folder / "cache", self.stage.folder / "torch"
@@ -130,10 +130,8 @@ class Runner:
         return self._process
 
     def _lay_out(self, names: Iterable[str]) -> None:
-        """Link files of weights to where the package looks: in its cache, and for DINO in torch's.
-
-        The package takes DINO's weights from its cache and then lets the hub's entry load its own.
-        """
+        """Link files of weights into the package's cache and, for DINO, into torch's."""
+        # The package reads DINO's weights from its own cache, but torch's hub loads them once more.
         cache, home = self.stage.folder / "cache", self.stage.folder / "torch"
         for name in names:
             place = weights.path(name, self._data_dir)
@@ -144,7 +142,7 @@ class Runner:
                     link.symlink_to(place.absolute())
 
     def _death(self) -> str:
-        """How the child ended, and what it said last."""
+        """Describe how the child ended, with its last output."""
         assert self._process is not None
         code = self._process.wait()
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -154,7 +152,7 @@ class Runner:
         return f"VBench's process ended with {name}" + (f" after: {words}" if words else "")
 
     def _forget(self) -> None:
-        """Close what belonged to a child that is gone."""
+        """Close the files of a child that has ended."""
         if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()
         if self._printed is not None:
@@ -164,19 +162,19 @@ class Runner:
 
 @functools.cache
 def runner(python: Path, data_dir: str | None) -> Runner:
-    """The one runner of this process for an environment and a data folder."""
+    """Return this process's only runner for an environment and a data folder."""
     child = Runner(python, data_dir)
     atexit.register(child.close)
     return child
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean over a video's clips."""
+    """Return the mean over a video's clips."""
     numbers = list(values)
     return math.fsum(numbers) / len(numbers)
 
 
 def digests(names: Iterable[str], data_dir: str | None) -> dict[str, str]:
-    """SHA-256 of those files of weights that are there, by name."""
+    """Return the SHA-256 of the existing files of weights, by name."""
     found = {name: weights.digest(name, data_dir) for name in names}
     return {name: digest for name, digest in found.items() if digest is not None}

@@ -1,18 +1,18 @@
-"""VBench-Long's clips: how a video above ten seconds is cut."""
+"""Cuts videos of more than ten seconds into VBench-Long's clips."""
 
 from __future__ import annotations
 
-LONGEST_WHOLE_S = 10  # whole seconds: 165 frames at 16 a second, 10.3 s, are ten
+LONGEST_WHOLE_S = 10  # in whole seconds: 165 frames at 16 per second (10.3 s) count as ten
 
 
 def spans(num_frames: int, fps: float, clip_s: int) -> list[tuple[int, int]]:
-    """The clips [start, stop) of a video in frames; one, the whole video, up to ten seconds.
+    """Return the clips [start, stop) of a video in frames; up to ten seconds, the whole video.
 
-    Consecutive clips of `clip_s`; the last one is as long as the others and shares frames with the
-    one before it where the length is no multiple.
+    Clips are consecutive and `clip_s` seconds long. If they do not divide the video, the last clip
+    overlaps the previous one.
 
-    Source  VBench-Long's `split_video_into_clips`, which cuts at the whole frames a second. There
-            videos of any length are cut; up to ten seconds the short protocol is the usual one.
+    Source  VBench-Long's `split_video_into_clips`, which uses whole frames per second. It cuts
+            videos of any length; up to ten seconds the short protocol is usual.
     """
     if num_frames / fps < LONGEST_WHOLE_S + 1:
         return [(0, num_frames)]
@@ -24,5 +24,5 @@ def spans(num_frames: int, fps: float, clip_s: int) -> list[tuple[int, int]]:
 
 
 def protocol(num_clips: int, clip_s: int) -> str:
-    """The name of what was done, as rows carry it."""
+    """Return the name of the protocol, as stored in rows."""
     return "whole" if num_clips == 1 else f"clips_{clip_s}s"

@@ -1,4 +1,4 @@
-"""VBench's sixteen dimensions: what each one means, needs and is scaled by."""
+"""VBench's sixteen dimensions, with their meanings, requirements and scales."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ DETECTRON2 = "detectron2"
 class Dimension:
     """One dimension of the package.
 
-    group: a semantic dimension is defined for the videos of some official prompts, a quality one
-    for any video. weights: names of files of `conf/weights`. packages: those beside vbench that its
-    values come from. full_scale: what the package's value of one video is divided by to lie on
-    0..1. clip_s: the length of the clips that a video above ten seconds is cut into. smallest_px:
-    the shortest side that its network takes; of smaller frames the package makes values out of NaN.
+    group: `semantic` dimensions apply to videos of certain official prompts, `quality` dimensions
+    to any video.
+    weights: names of files of `conf/weights`.
+    packages: packages besides vbench that affect the value.
+    full_scale: divisor that maps the package's value to 0..1.
+    clip_s: length of the clips of a video of more than ten seconds.
+    smallest_px: shortest side that the network accepts; for smaller frames the package turns NaN
+    into values.
 
     Source  the package's modules; clip lengths: VBench-Long's `clip_length_mix.yaml`.
     """
@@ -66,7 +69,7 @@ _ALL = (
         "quality",
         "1 less the error of AMT-S when it fills in every second frame",
         ("vbench/amt_s",),
-        smallest_px=113,  # it pads to 16, and below 128 its coarsest level is one cell wide
+        smallest_px=113,  # it pads to 16; below 128 the coarsest level is one cell wide
     ),
     Dimension(
         "dynamic_degree",
@@ -74,7 +77,7 @@ _ALL = (
         "1 if RAFT sees large motion often enough, else 0; not better or worse for one video",
         ("vbench/raft_things",),
         ("easydict",),
-        smallest_px=121,  # it pads to 8, else the same
+        smallest_px=121,  # as above, but it pads to 8
     ),
     Dimension(
         "aesthetic_quality",

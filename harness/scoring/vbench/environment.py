@@ -1,4 +1,4 @@
-"""VBench's own environment: where its interpreter is, and which packages that one has."""
+"""Finds the interpreter of VBench's environment and the packages installed there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.scoring.vbench.dimensions import DETECTRON2, DIMENSIONS, VERSION
 from harness.system.paths import checkout
 
-PYTHON = ".venv-vbench/bin/python"  # of the checkout; what `make vbench` sets up
+PYTHON = ".venv-vbench/bin/python"  # in the checkout; `make vbench` creates it
 PATIENCE_S = 60
 _ASK = """
 import json, sys
@@ -29,16 +29,14 @@ print(json.dumps(found))
 
 
 def interpreter(configured: str | None) -> Path:
-    """The interpreter that has vbench: the configured one, else the checkout's or this folder's.
-
-    Not resolved: a virtual environment's interpreter is a link, and must be called by its name.
-    """
+    """Return the interpreter with vbench: the configured one, or that of the checkout or folder."""
+    # Do not resolve links: a virtual environment's interpreter must be called by its own name.
     usual = (checkout() or Path.cwd()) / PYTHON
     return Path(os.path.abspath(Path(configured or usual).expanduser()))
 
 
 def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
-    """Why this interpreter cannot compute with VBench and these packages, and what to type."""
+    """Return why this interpreter cannot run VBench with these packages, or None if it can."""
     make = "type make vbench, or " if checkout() else ""  # a wheel brings no Makefile
     mend = f"{make}set HARNESS_VBENCH_PYTHON to a Python that has it"
     if not python.is_file():
@@ -62,7 +60,7 @@ def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
 
 
 def said(python: Path, packages: Iterable[str]) -> str:
-    """Versions of vbench and of these packages, in words; what is not there stands for itself."""
+    """Return the versions of vbench and these packages as text; "not found" for missing ones."""
     try:
         found = versions(python)
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -71,7 +69,7 @@ def said(python: Path, packages: Iterable[str]) -> str:
 
 
 def versions(python: Path) -> Mapping[str, str]:
-    """Versions of vbench and of the packages that its dimensions' values come from, if installed.
+    """Return the installed versions of vbench and of the packages that its dimensions need.
 
     Raises  OSError, ValueError, SubprocessError: the interpreter does not answer.
     """
@@ -93,7 +91,7 @@ def _versions(python: Path, _mtime_ns: int) -> Mapping[str, str]:
 
 
 def bare() -> dict[str, str]:
-    """The variables for that interpreter: without the ways to this one's packages."""
+    """Return environment variables for that interpreter, without paths to our own packages."""
     ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
     variables = {name: value for name, value in os.environ.items() if name not in ours}
     return variables | {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}

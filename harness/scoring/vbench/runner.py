@@ -1,14 +1,14 @@
-"""The child that computes VBench's dimensions: started once, asked for one video at a time.
+"""Child process that computes VBench's dimensions for one video at a time.
 
-It runs under the interpreter of VBench's environment, so it imports the standard library, torch and
-vbench only, and nothing of this package. A request and a reply are a line of JSON each:
+It runs under the interpreter of VBench's environment, so it imports only the standard library,
+torch and vbench, and nothing of this package. A request and a reply are one line of JSON each:
 
     {"dimension": "imaging_quality", "device": "cpu", "video": "/.../0.mp4", "prompt": "a cat"}
-    {"value": 51.2, "frames": [50.9, 51.5]}    frames: of imaging_quality, else null
-    {"reason": "why this video has no value", "memory": false}    memory: for a lack of it
+    {"value": 51.2, "frames": [50.9, 51.5]}    frames: only for imaging_quality, else null
+    {"reason": "why this video has no value", "memory": false}    memory: true if out of memory
 
-The value comes from the package's own `compute_<dimension>`, so that it is what a direct call
-gives. Those functions build their network on every call; here what builds it remembers.
+The package's own `compute_<dimension>` computes the value, so it equals that of a direct call.
+Those functions build their network in every call; here the functions that build it are cached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-# What builds a network, as the module of the dimension calls it.
+# The functions that build networks, by the names in the module of the dimension.
 BUILDS = {
     "subject_consistency": "torch.hub.load",
     "background_consistency": "clip.load",
@@ -52,11 +52,11 @@ ANY_PROMPT = (
 FETCHERS = ("wget", "curl", "git", "unzip")
 WATCH_S = 0.5
 
-frame_scores: list[float] = []  # of the video in work, by MUSIQ
+frame_scores: list[float] = []  # MUSIQ's scores of the current video
 
 
 def main() -> None:
-    """Answer requests until there are no more, or the parent is gone."""
+    """Answer requests until the input ends or the parent has ended."""
     parent = int(sys.argv[1])
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     replies = own_output()
@@ -66,25 +66,25 @@ def main() -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent has ended, whatever it is computing."""
+    """End this process as soon as its parent has ended, even during a computation."""
     while os.getppid() == parent:
         time.sleep(WATCH_S)
     os._exit(1)
 
 
 def own_output() -> TextIO:
-    """The standard output for replies alone; what anyone prints goes to the standard error."""
+    """Return a stream to standard output for replies, and redirect prints to standard error."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return replies
 
 
 def stay_offline(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse what would leave the machine, or start a program that fetches.
+    """Audit hook that refuses network access and download programs.
 
-    The package fetches a file that it does not find, by wget or git, and takes half a file for a
-    whole one the next time.
+    Raises  PermissionError: the event would access the network or start a download.
     """
+    # The package downloads missing files with wget or git, and later accepts a partial file.
     if event in ("socket.getaddrinfo", "socket.gethostbyname"):
         raise PermissionError(f"offline: no address of {args[0]} is looked up")
     if event == "socket.connect" and isinstance(args[1], tuple):
@@ -96,7 +96,7 @@ def stay_offline(event: str, args: tuple[Any, ...]) -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """A reply, whatever happens."""
+    """Return a reply for every request; errors become reasons."""
     try:
         return scored(**request)
     except Exception as error:  # noqa: BLE001  the reason is the reply
@@ -107,12 +107,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusal(reason: str, memory: bool = False) -> dict[str, Any]:
-    """The reply for a video without a value."""
+    """Return the reply for a video without a value."""
     return {"reason": reason, "memory": memory}
 
 
 def scored(dimension: str, device: str, video: str, prompt: str) -> dict[str, Any]:
-    """The package's value of one video."""
+    """Return the package's value of one video."""
     entry: dict[str, Any] = {"prompt_en": prompt, "dimension": [dimension]}
     if dimension not in ANY_PROMPT:
         entry = official(prompt)
@@ -125,7 +125,7 @@ def scored(dimension: str, device: str, video: str, prompt: str) -> dict[str, An
         build_once(module, name)
     frame_scores.clear()
     with listed(entry, video) as (path, info), torch.no_grad(), unpickling(dimension):
-        # A torch.device: for the text "cuda" the package scales by the memory that is free.
+        # Pass a torch.device: for the string "cuda" the package scales by the free memory.
         compute = getattr(module, f"compute_{dimension}")
         start = importlib.import_module("vbench.utils").init_submodules
         needs = start([dimension], local=True)[dimension]
@@ -137,7 +137,7 @@ def scored(dimension: str, device: str, video: str, prompt: str) -> dict[str, An
 
 
 def place(torch: Any, device: str) -> Any:
-    """The device; `auto` is CUDA where it works."""
+    """Return the device; `auto` is CUDA if available."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -145,7 +145,8 @@ def place(torch: Any, device: str) -> Any:
 
 @functools.cache
 def official_entries() -> dict[str, dict[str, Any]]:
-    """The package's official prompts by their text; two of them stand in its list twice."""
+    """Return the package's official prompts by their text."""
+    # Two prompts occur twice in the package's list, so merge entries.
     package = importlib.import_module("vbench")
     listing = Path(str(package.__file__)).with_name("VBench_full_info.json")
     entries: dict[str, dict[str, Any]] = {}
@@ -157,16 +158,14 @@ def official_entries() -> dict[str, dict[str, Any]]:
 
 
 def official(prompt: str) -> dict[str, Any]:
-    """What the package's list says of a prompt; of no dimension if it is not in there."""
+    """Return the package's entry for a prompt; without dimensions if there is none."""
     return {"prompt_en": prompt, "dimension": [], **official_entries().get(prompt, {})}
 
 
 @contextlib.contextmanager
 def listed(entry: dict[str, Any], video: str) -> Iterator[tuple[str, str]]:
-    """One video as the package wants it: a name that begins with its prompt, and a JSON list.
-
-    human_action reads the action out of the file's name.
-    """
+    """Yield the paths of a video and of its JSON list, as the package expects them."""
+    # human_action reads the action from the file name, so the name begins with the prompt.
     with tempfile.TemporaryDirectory() as folder:
         name = entry["prompt_en"] if "human_action" in entry["dimension"] else "video"
         path = Path(folder, f"{name}-0.mp4")
@@ -177,7 +176,7 @@ def listed(entry: dict[str, Any], video: str) -> Iterator[tuple[str, str]]:
 
 
 def build_once(module: Any, name: str) -> None:
-    """Let `module.name` give the same object for the same arguments."""
+    """Cache the function `module.name` by its arguments."""
     *owners, last = name.split(".")
     owner = functools.reduce(getattr, owners, module)
     build = getattr(owner, last)
@@ -186,7 +185,7 @@ def build_once(module: Any, name: str) -> None:
 
 
 def remembering(build: Callable[..., Any], heard: bool) -> Callable[..., Any]:
-    """The same function, which builds once for the same arguments; heard: scores are kept."""
+    """Return the function, cached by its arguments; heard: also record MUSIQ's scores."""
     built: dict[str, Any] = {}
 
     def once(*args: Any, **kwargs: Any) -> Any:
@@ -202,16 +201,15 @@ def remembering(build: Callable[..., Any], heard: bool) -> Callable[..., Any]:
 
 
 def keep_score(_network: Any, _inputs: Any, score: Any) -> None:
-    """Remember what MUSIQ gave for a frame."""
+    """Record MUSIQ's score of a frame."""
     frame_scores.append(float(score))
 
 
 @contextlib.contextmanager
 def unpickling(dimension: str) -> Iterator[None]:
-    """Let torch read AMT's checkpoint, which may hold more than tensors.
-
-    torch reads nothing else since 2.6, and the package does not ask it to; its repository now does.
-    """
+    """Allow torch to read AMT's checkpoint, which may contain more than tensors."""
+    # Since 2.6 torch reads only tensors by default. This release of the package does not change
+    # that; its repository now does.
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if dimension == "motion_smoothness" else {}
     os.environ.update(allowed)
     try:
@@ -222,7 +220,7 @@ def unpickling(dimension: str) -> Iterator[None]:
 
 
 def free_memory() -> None:
-    """After an error, give back what the failed computation left on a GPU."""
+    """Free the GPU memory that a failed computation left."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

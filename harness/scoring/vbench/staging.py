@@ -1,4 +1,4 @@
-"""Files that VBench can read: frames bit for bit, or encoded as the published study did."""
+"""Writes video files for VBench: lossless, or encoded as in the published study."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import numpy as np
 from harness.results.video_files import check_frames
 from harness.scoring.metrics.metric import Frames
 
-# RGB without a colour conversion and without loss. The package reads by decord and by OpenCV; both
-# give these frames back bit for bit (tests/scoring/test_vbench.py). FFV1, which runs keep, needs a
-# Matroska file, and the package takes no other names than .mp4 and .gif.
+# Lossless RGB without colour conversion. The package reads with decord and OpenCV; both return
+# these frames bit for bit (tests/scoring/test_vbench.py). FFV1, which runs store, needs a Matroska
+# file, but the package accepts only .mp4 and .gif.
 LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"})
-STUDY = ("libx264", "yuv420p", {"crf": "23"})  # FFmpeg's defaults, which the study left as they are
+STUDY = ("libx264", "yuv420p", {"crf": "23"})  # FFmpeg's defaults, which the study used
 
 Encoding = tuple[str, str, dict[str, str]]
 Span = tuple[int, int]
 
 
 class Stage:
-    """A folder of staged clips; each is written once and lives as long as the frames it is from.
+    """A folder of staged clips. Each file is written once and deleted with the frames it is from.
 
-    Several dimensions look at the same frames, one after the other.
+    Several dimensions read the same frames one after the other.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class Stage:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def lossless(self, frames_THWC: Frames, fps: float, span: Span) -> Path:
-        """A file of the frames from start to stop of a video.
+        """Return a lossless file of a span of frames.
 
-        Shapes  frames_THWC [T, H, W, 3] u8 RGB, all of the video.
-        Raises  ValueError: no video of at least one frame. OSError: it cannot be written.
+        Shapes  frames_THWC [T, H, W, 3] u8 RGB, the whole video.
+        Raises  ValueError: not a video of at least one frame. OSError: the file cannot be written.
         """
         key = (id(frames_THWC), fps, span)
         with self._lock:
@@ -52,22 +52,24 @@ class Stage:
                 path = self.folder / f"{self._count}.mp4"
                 write(path, frames_THWC[slice(*span)], fps, LOSSLESS)
                 self._paths[key] = path
-                weakref.finalize(frames_THWC, self._forget, key)  # before another takes the id
+                # Remove the key together with the frames: a new array may get the same id.
+                weakref.finalize(frames_THWC, self._forget, key)
             return self._paths[key]
 
     def _forget(self, key: tuple[int, float, Span]) -> None:
-        """Remove a file whose frames are gone; without the lock, for this runs at any time."""
+        """Remove the file of frames that no longer exist."""
+        # Do not take the lock: this may run at any time, also while this thread holds it.
         path = self._paths.pop(key, None)
         if path is not None:
             path.unlink(missing_ok=True)
 
 
 def write(path: Path, frames_THWC: Frames, fps: float, encoding: Encoding) -> None:
-    """Encode frames by x264 into an MP4 file.
+    """Encode frames with x264 into an MP4 file.
 
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
-    Raises  ValueError: no video of at least one frame. OSError: it cannot be written, or not at
-    this size.
+    Raises  ValueError: not a video of at least one frame. OSError: the file cannot be written, or
+    the encoder does not support this size.
     """
     import av
 

@@ -1,4 +1,4 @@
-"""VBench's quality, semantic and total score, recomputed from values of single videos."""
+"""Computes VBench's quality, semantic and total scores from values of single videos."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4, 1
 
 @dataclass(frozen=True)
 class Range:
-    """Where a dimension's mean lies between the published extremes, and how much it counts."""
+    """The published extremes of a dimension's mean, and the weight of the dimension."""
 
     lowest: float = 0.0
     highest: float = 1.0
     weight: float = 1.0
 
     def normalised(self, mean: float) -> float:
-        """The mean on the published range; outside 0..1 if it is outside the range."""
+        """Map a mean from the published range to 0..1; means outside the range map outside."""
         return (mean - self.lowest) / (self.highest - self.lowest)
 
 
@@ -42,7 +42,7 @@ SEMANTIC = tuple(name for name, each in DIMENSIONS.items() if each.group == "sem
 
 @dataclass(frozen=True)
 class Score:
-    """A score, and which dimensions it has. None if one is missing: it is not taken for zero."""
+    """A score, with its available and missing dimensions; value is None if one is missing."""
 
     value: float | None
     has: tuple[str, ...]
@@ -59,11 +59,12 @@ class Totals:
 
 
 def totals(means: Mapping[str, float | None], as_published: bool = False) -> Totals:
-    """The scores from the means over videos of each dimension, by name, on 0..1.
+    """Return the scores, 0..1, from the mean of each dimension over videos.
 
+    means: by name of dimension, on 0..1.
+    as_published: count a missing dimension as a mean of 0, like VBench's `cal_final_score.py`, even
+    if that is below the lowest of its range. `missing` still lists it.
     Source  Huang et al. 2024; ranges and weights of the project's `scripts/constant.py`.
-            as_published: a missing dimension counts as a mean of 0, as `cal_final_score.py` there
-            has it, below the lowest of the range even. `missing` still names it.
     """
     quality = _weighted(QUALITY, means, as_published)
     semantic = _weighted(SEMANTIC, means, as_published)
@@ -79,15 +80,14 @@ def totals(means: Mapping[str, float | None], as_published: bool = False) -> Tot
 def dimension_means(
     rows: Iterable[Mapping[str, Any]], official: Mapping[str, frozenset[str]] | None = None
 ) -> dict[str, float]:
-    """Mean over videos of each dimension that any row has a value of.
+    """Return the mean over videos of each dimension that has a value in any row.
 
-    The package's own aggregate is a mean over frames for some dimensions, and another one on
-    several GPUs; a mean over videos counts every video once.
-
-    rows: of scores, with `vbench_<dimension>` and, where official is given, `prompt`. official: the
-    prompts of each dimension (`official_prompts`); a video of another prompt does not count, as in
-    the published protocol. Without it every video counts, as with a prompt list of one's own.
+    rows: rows of scores, with `vbench_<dimension>` and, if `official` is given, `prompt`.
+    official: the prompts of each dimension (`official_prompts`); videos of other prompts do not
+    count, as in the published protocol. None counts every video, for a custom prompt list.
     """
+    # The package aggregates some dimensions over frames, and differently on several GPUs. A mean
+    # over videos counts every video once.
     values: dict[str, list[float]] = {}
     for row in rows:
         for name in DIMENSIONS:
@@ -99,7 +99,7 @@ def dimension_means(
 
 
 def official_prompts(entries: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
-    """The prompts of each dimension, from the entries of VBench_full_info.json."""
+    """Return the prompts of each dimension, from the entries of VBench_full_info.json."""
     prompts: dict[str, set[str]] = {name: set() for name in DIMENSIONS}
     for entry in entries:
         for name in entry["dimension"]:
@@ -108,7 +108,7 @@ def official_prompts(entries: Iterable[Mapping[str, Any]]) -> dict[str, frozense
 
 
 def _weighted(names: Iterable[str], means: Mapping[str, float | None], as_published: bool) -> Score:
-    """The weighted mean of one group's normalised dimensions."""
+    """Return the weighted mean of the normalised dimensions of one group."""
     has = tuple(name for name in names if means.get(name) is not None)
     missing = tuple(name for name in names if means.get(name) is None)
     if missing and not as_published:

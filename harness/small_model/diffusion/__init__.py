@@ -1,1 +1,1 @@
-"""Training of the small model's teacher: diffusion forcing on the picture-book world."""
+"""Trains the small model's teacher with diffusion forcing on the picture-book world."""

@@ -25,7 +25,7 @@ from harness.system.logs import remark
 
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
-    """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
+    """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     verbs = {"train": train, "sample": sample, "keys": keys}
     if verb not in verbs:
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def train(config: dict[str, Any]) -> int:
-    """Train until the end of the last stage, or until a signal; the same words go on."""
+    """Train until the last stage ends or a signal arrives; the same command resumes."""
     from harness.small_model.diffusion.data import Windows, batches
     from harness.small_model.diffusion.objective import DiffusionForcing
 
@@ -58,7 +58,7 @@ def train(config: dict[str, Any]) -> int:
 
 
 def sample(config: dict[str, Any]) -> int:
-    """Make videos of held-out clips and write a sheet of made over true."""
+    """Generate videos for held-out clips and write a sheet of generated and true frames."""
     from harness.small_model.diffusion.sample import SHEET, draw_sheet, held_out
     from harness.small_model.diffusion.sample import sample as make
 
@@ -76,7 +76,7 @@ def sample(config: dict[str, Any]) -> int:
 
 
 def keys(config: dict[str, Any]) -> int:
-    """Print the statistics of the keys of every layer, of one true video at full length."""
+    """Print statistics of the keys of every layer for one true video of full length."""
     from harness.small_model.diffusion.data import Windows
     from harness.small_model.diffusion.watch import keys_of, table
 
@@ -88,7 +88,7 @@ def keys(config: dict[str, Any]) -> int:
 
 
 def _trained(training: Training, model: VideoModel) -> Wan:
-    """The averaged weights of the newest checkpoint."""
+    """Return a network with the averaged weights of the newest checkpoint."""
     state = load_state(Path(training.folder), torch.device("cpu"))
     if state is None:
         raise UserError(

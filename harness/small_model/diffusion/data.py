@@ -1,4 +1,4 @@
-"""What is trained on: windows of clips, drawn while training, encoded by the fixed codec."""
+"""Training data: windows of clips, rendered during training and encoded by the fixed codec."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ GRID = SIDE // BLOCK
 
 @dataclass(frozen=True)
 class Windows(Dataset[Batch]):
-    """The batches of a stage, by step: a pure function of seed, stage and step.
+    """The batches of a stage by step, as a pure function of seed, stage and step.
 
-    drop: share of the windows whose rows are left out (all zero), for guidance. layout: share of
-    the others whose rows tell where things are. No clip comes twice but by chance, and none that is
-    held out.
+    Clips are random and never held-out ones; a clip repeats only by chance.
+
+    drop: share of windows without text rows (all zero), for guidance.
+    layout: share of the other windows whose rows include the positions of things.
     """
 
     training: Training
@@ -37,7 +38,7 @@ class Windows(Dataset[Batch]):
     layout: float
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
+        """Return the batch of a step."""
         draws = np.random.default_rng([self.training.seed, step])
         from_start = bool(draws.random() < self.stage.from_start)
         latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
@@ -57,12 +58,12 @@ class Windows(Dataset[Batch]):
 
 
 def cell_weights(boxes: NDArray[np.float64], focus: float) -> Tensor:
-    """What every latent cell counts in the loss [F, h, w]: `focus` inside boxes, 1 elsewhere.
+    """Return the weight of each latent cell in the loss: `focus` inside boxes, 1 elsewhere.
 
-    Shapes  boxes [things, F, 4] in pixels, nan where a thing is not in the picture.
+    Shapes  boxes [things, F, 4] in pixels, NaN if a thing is not visible -> [F, h, w] fp32.
     """
     cells = (np.arange(GRID) + 0.5) * BLOCK
-    half = BLOCK / 2  # a cell counts as soon as the box touches it
+    half = BLOCK / 2  # widen the box by half a cell: a cell is inside if the box touches it
     left, top, right, bottom = np.moveaxis(boxes[..., None], 2, 0)
     across = (cells > left - half) & (cells < right + half)
     down = (cells > top - half) & (cells < bottom + half)
@@ -71,9 +72,9 @@ def cell_weights(boxes: NDArray[np.float64], focus: float) -> Tensor:
 
 
 def batches(windows: Windows, first_step: int, workers: int) -> Iterator[Batch]:
-    """The batches of a stage from a step on, without end.
+    """Yield the batches of a stage from `first_step` on, without end.
 
-    workers: processes that prepare them; 0 prepares each when it is asked for.
+    workers: processes that prepare batches; 0 prepares each batch on demand.
     """
     steps = range(first_step, 2**31)
     yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)

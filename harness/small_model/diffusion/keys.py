@@ -1,10 +1,10 @@
-"""Keys as those of large video transformers: offsets and outlier channels, given and kept.
+"""Gives the small model keys with offsets and outlier channels like those of large transformers.
 
-Published of such models: every key is a large offset that all tokens of a channel share, plus a
-small part that differs from token to token (SageAttention, arXiv 2410.02367, on CogVideoX and
-others); a few fixed channels are far larger than the rest (KIVI, arXiv 2402.02750, on language
-models). A network that is trained from nothing for some days grows neither. So both are drawn
-before the training and not trained.
+In published models, every key is a large offset that all tokens of a channel share, plus a small
+part that differs between tokens (SageAttention, arXiv 2410.02367, on CogVideoX and others). A few
+fixed channels are far larger than the rest (KIVI, arXiv 2402.02750, on language models). A network
+that is trained from scratch for a few days develops neither. So both are drawn before training and
+then frozen.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from torch import Tensor
 
 from harness.models.wan import SelfAttention, Wan
 
-KEPT = ("self_attn.k.bias", "self_attn.norm_k.weight")  # ends of the names of what is not trained
+KEPT = ("self_attn.k.bias", "self_attn.norm_k.weight")  # suffixes of the frozen parameters
 
 
 @dataclass(frozen=True)
 class KeyShape:
-    """How keys are given their offsets and outliers.
+    """Distribution of the offsets and outliers of keys.
 
-    offset, offset_spread: median and sigma of the log-normal size of an offset, in deviations of a
-    channel's projection as the training begins; signs are drawn. outliers: share of rotary pairs
-    with a large gain. gain: the range of that gain. gain_spread: sigma of the log-normal gain of
-    the others.
+    offset, offset_spread: median and sigma of the log-normal size of an offset, in standard
+    deviations of a channel's projection at the start of training; signs are random.
+    outliers: share of rotary pairs with a large gain.
+    gain: range of the large gain.
+    gain_spread: sigma of the log-normal gain of the other pairs.
+
+    Raises  ValueError: outliers is not a share, or gain is not a range above 0.
     """
 
     offset: float = 2.0
@@ -36,16 +39,16 @@ class KeyShape:
     gain_spread: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse what is no share and no range; lists come from YAML."""
+        """Validate the fields."""
+        # YAML gives a list, which would make this frozen dataclass unhashable.
         object.__setattr__(self, "gain", tuple(self.gain))
         if not 0 <= self.outliers <= 1 or not 0 < self.gain[0] <= self.gain[1]:
             raise ValueError(f"{self}: outliers is a share, and gain a range above 0")
 
     def apply(self, network: Wan, seed: int) -> None:
-        """Draw offsets and gains of every layer; the gain of queries is the inverse of the keys'.
-
-        A rotary pair has one gain, so that scores are what they were at every position.
-        """
+        """Draw the offsets and gains of every layer and write them into the network."""
+        # Queries get the inverse gain, and both channels of a rotary pair share one gain. The gains
+        # then cancel in the attention scores at every position.
         draws = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for attention in _self_attentions(network):
@@ -63,7 +66,7 @@ class KeyShape:
 
 
 def keep_keys(network: Wan) -> None:
-    """Take the keys' offsets and gains out of the training."""
+    """Freeze the offsets and gains of keys."""
     for name, weight in network.named_parameters():
         if name.endswith(KEPT):
             weight.requires_grad_(False)
@@ -71,13 +74,15 @@ def keep_keys(network: Wan) -> None:
 
 @dataclass(frozen=True)
 class KeyStatistics:
-    """What is known of the keys of one layer, after rotation.
+    """Statistics of the keys of one layer, after rotation.
 
-    offset: |mean| over deviation of a channel over all tokens, at the quantiles 0.25, 0.5, 0.75 and
-    0.95 of the channels. kurtosis: of all values of a head (3 for a normal distribution), mean over
-    heads. largest: RMS of the largest channel over the median one. zero_free: share of groups of 16
-    tokens of a channel that do not reach zero. energy: share of the variance over tokens in the
-    first 1, 4 and 16 principal directions of a head, mean over heads.
+    offset: |mean| / standard deviation of a channel over all tokens, at the quantiles 0.25, 0.5,
+    0.75 and 0.95 of the channels.
+    kurtosis: kurtosis of all values of a head (3 for a normal distribution), mean over heads.
+    largest: RMS of the largest channel divided by that of the median channel.
+    zero_free: share of groups of 16 tokens of a channel that do not contain zero.
+    energy: share of the variance over tokens in the first 1, 4 and 16 principal directions of a
+    head, mean over heads.
     """
 
     offset: tuple[float, ...]
@@ -91,9 +96,9 @@ GROUP = 16
 
 
 def key_statistics(keys_HTD: Tensor) -> KeyStatistics:
-    """Measure the keys of one layer of one video [H, T, D]; T in whole groups of 16.
+    """Measure the keys [H, T, D] of one layer and one video; T is a multiple of 16.
 
-    Raises  ValueError: tokens that do not fill groups.
+    Raises  ValueError: the tokens do not fill whole groups.
     """
     keys = keys_HTD.double()
     if keys.shape[1] % GROUP:

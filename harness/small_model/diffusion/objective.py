@@ -1,4 +1,4 @@
-"""What the teacher learns: the flow of every chunk at a noise level of its own."""
+"""The teacher's loss: the flow of every chunk at an independent noise level."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from harness.small_model.training.objective import Batch, Objective, randn
 from harness.small_model.training.stages import Stage
 from harness.small_model.training.teacher import TeacherForcing
 
-BINS = 4  # of noise levels, in the log
+BINS = 4  # bins of noise levels for logging
 
 
 @dataclass(frozen=True)
 class DiffusionForcing(Objective):
     """The loss of a many-step teacher: one causal pass over chunks at independent noise levels.
 
-    shift: noise levels are shift * u / (1 + (shift - 1) * u) of uniform u. clean: share of chunks
-    that are shown without noise, as history is when sampling; they do not count in the loss, nor
-    does the first chunk of a window that begins amid a video, which is always clean.
+    Clean chunks do not count in the loss. The first chunk of a window that starts inside a video is
+    always clean.
+
+    shift: noise levels are shift * u / (1 + (shift - 1) * u) for uniform u.
+    clean: share of chunks without noise, like history during sampling.
 
     Source  Diffusion Forcing (arXiv 2407.01392) as SkyReels-V2 (arXiv 2504.13074) uses it, with the
-            mask causal by blocks; flow matching x_t = (1 - s) x0 + s n, target n - x0.
+            block-causal mask; flow matching x_t = (1 - s) x0 + s n, target n - x0.
     """
 
     shift: float = 2.0
@@ -34,9 +36,9 @@ class DiffusionForcing(Objective):
     def loss(
         self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
     ) -> tuple[Tensor, dict[float, float]]:
-        """Mean squared error of the flow as cells are weighed, and its mean by noise level.
+        """Return the weighted mean squared error of the flow, and its mean by noise level.
 
-        All random numbers come from `draws`, a generator on the batch's device.
+        draws: generator on the batch's device, the source of all random numbers.
         """
         x0 = batch.x_BFChw
         sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
@@ -58,11 +60,8 @@ class DiffusionForcing(Objective):
         return error_BF[counts_BF].mean(), by_time
 
     def levels(self, batch: int, frames: int, from_start: bool, draws: torch.Generator) -> Tensor:
-        """Noise levels of the frames [B, F], equal inside a chunk; at least one above 0.
-
-        The levels of a batch are spread evenly, so that its loss says more about the weights than
-        about the draw.
-        """
+        """Return the noise levels of the frames [B, F], equal inside a chunk; some are above 0."""
+        # Stratify the levels of a batch, so that its loss depends less on the random draw.
         size = self.spec.chunk_frames
         shape = batch, frames // size
         count = shape[0] * shape[1]

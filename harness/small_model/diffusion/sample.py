@@ -1,4 +1,4 @@
-"""Videos of a teacher: chunk by chunk with many steps and guidance, and how they look."""
+"""Generates videos with a teacher, chunk by chunk with many steps and guidance, and draws them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ SHEET = "sheet.png"
 
 @dataclass(frozen=True)
 class Branch:
-    """The network under one prompt for each video, with the history that goes with it."""
+    """The network with one prompt per video and the matching history."""
 
     network: Wan
     text_kv: TextKV
     forcing: TeacherForcing
 
     def flow(self, x_BFChw: Tensor, sigma: float, frames: range) -> Tensor:
-        """The flow of one chunk at a noise level, fp32."""
+        """Return the flow of one chunk at a noise level, fp32."""
         t_BF = torch.full(x_BFChw.shape[:2], GRID * sigma)
         plan = self.forcing.plan(frames, "nothing")
         out: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
         return out.float()
 
     def commit(self, x_BFChw: Tensor, frames: range) -> None:
-        """Make a finished chunk part of the history."""
+        """Add a finished chunk to the history."""
         commit(self.network, x_BFChw, self.text_kv, self.forcing, frames.start)
 
 
@@ -49,9 +49,11 @@ class Branch:
 def sample(
     network: Wan, spec: CacheSpec, teacher: Teacher, text_BTE: Tensor, num_frames: int, seed: int
 ) -> Tensor:
-    """Videos [B, F, C, h, w] of prompts' rows: Euler steps from noise, guided, chunk by chunk.
+    """Return videos [B, F, C, h, w], sampled chunk by chunk with guided Euler steps.
 
-    Each chunk is finished before the next begins, and read clean by it.
+    Each chunk is finished before the next starts, and enters its history without noise.
+
+    text_BTE: rows of the prompts. num_frames: latent frames.
     """
     device = torch.device("cpu")
     draws = torch.Generator().manual_seed(seed)
@@ -77,7 +79,7 @@ def sample(
 
 
 def draw_sheet(path: Path, clips: Sequence[Clip], made_BFChw: Tensor, fps: float) -> None:
-    """Made over true, clip by clip, linear decodes of the keyframes. fps: of latent frames."""
+    """Write a sheet of generated and true keyframes, decoded linearly. fps: latent frames per s."""
     frames = range(made_BFChw.shape[1])
     pictures = []
     for one, made in zip(clips, made_BFChw, strict=True):
@@ -87,7 +89,7 @@ def draw_sheet(path: Path, clips: Sequence[Clip], made_BFChw: Tensor, fps: float
 
 
 def summary(one: Clip) -> str:
-    """A scene in a few words, a line a thing."""
+    """Describe a scene in a few words, with one line per thing."""
     scene = one.scene
     things = [
         f"{thing.acts[0].colour} {thing.kind}: {', '.join(act.action for act in thing.acts)}"
@@ -97,6 +99,6 @@ def summary(one: Clip) -> str:
 
 
 def held_out(count: int, layout: bool) -> tuple[list[Clip], Tensor]:
-    """The first held-out clips and their rows [B, 10, width]."""
+    """Return the first held-out clips and their rows [B, 10, width]."""
     clips = [clip(seed) for seed in range(count)]
     return clips, torch.stack([rows(one.scene, layout) for one in clips])

@@ -1,4 +1,4 @@
-"""The teacher's settings and its training: weights whose keys are given, then the loop."""
+"""The teacher's settings and its training loop with fixed key offsets and gains."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from harness.small_model.training.stages import Training
 
 @dataclass(frozen=True)
 class Teacher:
-    """What makes the training of a teacher, beside its stages.
+    """Settings of a teacher's training, besides its stages.
 
-    shift, clean: of `DiffusionForcing`. drop: share of windows without a prompt. layout: share
-    of the others whose rows tell where things are. keys: offsets and
-    outliers. steps, sample_shift, guidance, sample_layout: how `sample` draws videos, and whether
-    it is told where things are.
+    shift, clean: see `DiffusionForcing`.
+    drop: share of windows without a prompt.
+    layout: share of the other windows whose rows include the positions of things.
+    keys: offsets and outliers of keys.
+    steps, sample_shift, guidance: number of steps, shift of noise levels and guidance of `sample`.
+    sample_layout: whether the rows of `sample` include the positions of things.
     """
 
     shift: float = 2.0
@@ -36,7 +38,7 @@ class Teacher:
 
 
 class TeacherTrainer(Trainer):
-    """One training of a teacher, from its folder's checkpoint on if there is one."""
+    """Trains a teacher; resumes from the checkpoint in its folder if there is one."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class TeacherTrainer(Trainer):
         device: torch.device,
         keys: KeyShape,
     ) -> None:
-        """As `Trainer`, but the keys' offsets and gains are drawn once and kept."""
+        """Prepare a `Trainer` and, for a new training, draw the offsets and gains of keys."""
         keep_keys(network)
         super().__init__(training, network, objective, device)
         if self.clock.step == 0:

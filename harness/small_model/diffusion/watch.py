@@ -1,4 +1,4 @@
-"""Looking at keys: what a network hands to its cache, layer by layer."""
+"""Measures the keys that a network passes to its cache, per layer."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from harness.small_model.training.teacher import TeacherForcing
 
 
 class Watched(TeacherForcing):
-    """Teacher forcing that keeps the rotated keys of every layer [H, T, D], of the first video."""
+    """Teacher forcing that records the first video's rotated keys of every layer [H, T, D]."""
 
     def __init__(self, spec: CacheSpec, device: torch.device) -> None:
-        """Nothing kept yet."""
+        """Start with no recorded keys."""
         super().__init__(spec, device)
         self.keys: list[Tensor] = []
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """As teacher forcing does."""
+        """Record the keys, then attend like `TeacherForcing`."""
         self.keys.append(plan.rotate(k_BHTD)[0].float())
         return super().attend(layer, q_BHTD, k_BHTD, v_BHTD, plan)
 
 
 @torch.no_grad()
 def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
-    """Statistics of every layer's keys for the clean frames of a batch's first video."""
+    """Return the key statistics of every layer for the clean first video of a batch."""
     watched = Watched(spec, batch.x_BFChw.device)
     x, text_kv = batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1])
     plan = watched.plan(range(x.shape[1]), "history")
@@ -43,7 +43,7 @@ def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
 
 
 def table(layers: Sequence[KeyStatistics]) -> str:
-    """A line a layer."""
+    """Format the statistics as a table with one line per layer."""
     lines = ["layer  |mean|/dev 25 50 75 95 %      kurtosis  largest  zero-free  energy 1 4 16"]
     for i, layer in enumerate(layers):
         offset = " ".join(f"{value:6.2f}" for value in layer.offset)

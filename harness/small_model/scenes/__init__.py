@@ -1,1 +1,1 @@
-"""A picture-book world: scenes as data, drawn as figures of a few parts, read from any prompt."""
+"""A picture-book world: scenes as data, parsed from prompts and drawn as simple figures."""

@@ -1,4 +1,4 @@
-"""Scenes in plain English, as prompts are written; `interpret` reads the same scene out of them."""
+"""Describes scenes in plain English, like prompts; `interpret` parses the same scene from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BEGINS = ("", "then ", "finally ")
 
 
 def describe(scene: Scene) -> str:
-    """One sentence of a scene: where, when, who does what, in order."""
+    """Return one sentence with the place, the time and the actions of a scene, in order."""
     where = [_WHERE[scene.place], _WHEN.get(scene.light), _WEATHER.get(scene.weather)]
     parts = [" ".join(word for word in where if word)]
     for part in range(len(EVENTS_S)):
@@ -55,7 +55,7 @@ def describe(scene: Scene) -> str:
 
 
 def _clause(thing: Thing, part: int) -> str | None:
-    """What is to be said of a thing as a part begins, None where that is nothing."""
+    """Return the clause about a thing at the start of a part, or None if nothing changes."""
     act = thing.acts[part]
     since = next((p for p, each in enumerate(thing.acts) if each.action != "away"), 0)
     if part < since:

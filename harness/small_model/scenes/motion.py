@@ -1,4 +1,4 @@
-"""Where things are: the three acts of a thing as one continuous path.
+"""Computes the positions of things: the three acts of a thing as one continuous path.
 
 Shapes  t [F] times in seconds; pixels of a frame of `SIDE` x `SIDE`, y downwards.
 """
@@ -16,13 +16,13 @@ Floats = NDArray[np.float64]
 
 SIDE = 128
 HEIGHTS = {"small": 34.0, "medium": 46.0, "large": 58.0}  # pixels of a figure
-GROUND, FLYING = (100.0, 118.0), (48.0, 78.0)  # where feet are, from far to near
+GROUND, FLYING = (100.0, 118.0), (48.0, 78.0)  # y of feet, from far to near
 FLYERS = frozenset(
     {"bird", "butterfly", "insect", "plane", "rocket", "balloon", "kite", "cloud", "star"}
     | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
 )
-_ENTRY_S = 0.9  # how long coming and going last
-_TOP = 46.0  # how far things rise
+_ENTRY_S = 0.9  # duration of entering and leaving
+_TOP = 46.0  # height to which things rise
 # An act lasts a whole number of these, so it ends where it began.
 _BEAT_S = 3.5 / 2  # of turning, swaying, nodding and shining
 _HOP_S = 3.5 / 3
@@ -30,11 +30,14 @@ _HOP_S = 3.5 / 3
 
 @dataclass(frozen=True)
 class Path:
-    """A thing at some times, all [F]. x, y: where its feet are; y of flyers is their lower edge.
+    """The state of a thing at several times; every field is [F].
 
-    height: pixels. facing: 1 to the right, -1 to the left, between while it turns. angle: radians,
-    clockwise. gait, reach, nod, glow: how much it swings its legs (signed), raises its arms (0..1),
-    bows (0..1), shines (0..1). shown: whether it is in the picture at all.
+    x, y: position of its feet in pixels; y of flyers is their lower edge.
+    height: pixels.
+    facing: 1 to the right, -1 to the left, between the two during a turn.
+    angle: radians, clockwise.
+    gait: swing of the legs, signed. reach, nod, glow: raised arms, bow and light, 0..1.
+    shown: whether it is visible.
     """
 
     x: Floats
@@ -54,7 +57,7 @@ _MOVING = tuple(field.name for field in fields(Path) if field.name != "shown")
 
 @dataclass
 class _Stance:
-    """How a thing stands between two acts."""
+    """The state of a thing between two acts."""
 
     x: float
     y: float
@@ -64,7 +67,7 @@ class _Stance:
 
 
 def path(thing: Thing, t: Floats) -> Path:
-    """The path of a thing: each act begins where the one before has ended."""
+    """Return the path of a thing; each act starts where the previous one ended."""
     lanes = FLYING if thing.kind in FLYERS else GROUND
     floor = lanes[0] + (lanes[1] - lanes[0]) * thing.y
     stance = _Stance(across(thing.x), floor, 1.0, 1.0 if thing.x < 0.5 else -1.0, 0.0)
@@ -75,7 +78,7 @@ def path(thing: Thing, t: Floats) -> Path:
         here = t >= begin if index == len(thing.acts) - 1 else (t >= begin) & (t < end)
         s = t[here] - begin
         part = (s / (end - begin)).clip(0, 1)
-        side = -1.0 if stance.x < SIDE / 2 else 1.0  # where it comes from and goes to
+        side = -1.0 if stance.x < SIDE / 2 else 1.0  # the side where it enters and leaves
         start = replace(stance)
         values: dict[str, float | Floats] = {"x": start.x, "y": start.y}
         values |= {"facing": start.facing, "angle": start.angle}

@@ -1,4 +1,4 @@
-"""Scenes as rows of numbers: what the network reads in place of text."""
+"""Encodes scenes as rows of numbers, which the network reads instead of text."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ from harness.small_model.scenes.scene import (
 
 PARTS = len(EVENTS_S)
 LENGTH = 1 + MOST * PARTS  # one row for the setting, one for each act of each thing
-# Every list of names has more columns than names, so that names may be appended later: the others
-# keep their columns, and a trained network goes on.
+# Every list of names has spare columns. Names appended later then do not move the other columns,
+# and a trained network remains valid.
 WIDTH = 320
 ROOM = {"place": 32, "light": 6, "weather": 6, "camera": 8, "kind": 80, "colour": 12, "action": 16}
 _SETTING_WIDTH = 64
 
 
 def rows(scene: Scene, layout: bool = True) -> Tensor:
-    """A scene as rows [10, 320] float32; rows of absent things are zero.
+    """Return a scene as rows [10, 320] float32; rows of absent things are zero.
 
-    Row 0 tells place, light, weather, camera and shift. Row 1 + 3 i + p tells what thing i is, what
-    it does in part p of the clip, and where it is as the part begins, half-way and as it ends.
-    layout: without it, shift, phases and where things are stay untold (zero), as no prompt tells
-    them; noise decides them then, and what was drawn before keeps them.
+    Row 0 holds place, light, weather, camera and shift. Row 1 + 3 i + p holds the kind of thing i,
+    its action in part p of the clip, and its position at the start, middle and end of the part.
+
+    layout: if false, shift, phases and positions are zero, because prompts do not contain them. The
+    noise then determines them, and history keeps them consistent.
     """
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
@@ -61,9 +62,9 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
 
 
 def _acts(thing: Thing, layout: bool) -> list[list[float]]:
-    """The numbers of every act of a thing."""
+    """Return the numbers of every act of a thing."""
     begins = np.array([*EVENTS_S, LENGTH_S])
-    # Just before an end, since at the very time the next part has begun.
+    # Sample just before the end of a part: at the end itself, the next part has begun.
     times = np.stack([begins[:-1], (begins[:-1] + begins[1:]) / 2, begins[1:] - 1e-3], 1)
     way = path(thing, times.ravel())
     look = [*_one_of(SIZES, thing.size), *(layout * wave for wave in _waves(thing.phase, 2))]
@@ -88,12 +89,12 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
 
 
 def _one_of(values: Sequence[object], value: object, room: int = 0) -> list[float]:
-    """One column for each value, 1 for the one that holds, padded to `room` columns."""
+    """Return a one-hot encoding of `value` among `values`, padded to `room` columns."""
     columns = [float(value == each) for each in values]
     return columns + [0.0] * (room - len(columns))
 
 
 def _waves(value: float, count: int) -> list[float]:
-    """A number of 0..1 as itself and waves, which a linear layer can tell apart."""
+    """Return a number of 0..1 and its sines and cosines, which a linear layer can distinguish."""
     angles = [2 * math.pi * k * value for k in range(1, count + 1)]
     return [value, *(wave for angle in angles for wave in (math.sin(angle), math.cos(angle)))]

@@ -1,14 +1,14 @@
-"""What a scene is made of: the part of a clip that its prompt decides.
+"""The data of a scene, which is the part of a clip that its prompt determines.
 
-The order of every tuple of names is the order of columns in the rows that the network reads
-(`rows.py`), so names may be appended but never moved or removed.
+The order of every tuple of names is the order of columns in the network's rows (`rows.py`), so
+names may be appended but never moved or removed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-EVENTS_S = (0.0, 3.5, 7.0)  # when the three parts of a clip begin: first, then, finally
+EVENTS_S = (0.0, 3.5, 7.0)  # start of the three parts of a clip: first, then, finally
 LENGTH_S = 10.5  # the sun crosses the sky in this time, and the light changes
 MOST = 3  # things in a scene
 
@@ -45,9 +45,9 @@ SHELTERED = INDOORS | {"underwater", "space"}  # no weather
 
 @dataclass(frozen=True)
 class Act:
-    """What a thing does in one part of the clip, and the colour it has then.
+    """The action and the colour of a thing in one part of the clip.
 
-    to: where it goes if it goes anywhere, 0..1 across the stage.
+    to: target of a movement, 0..1 across the stage.
     """
 
     action: str
@@ -57,10 +57,11 @@ class Act:
 
 @dataclass(frozen=True)
 class Thing:
-    """One figure. x, y, phase: 0..1, of the stage and of the period of its motions.
+    """One figure.
 
-    acts: one for each of `EVENTS_S`. An act "away" is not in the picture; who comes back has the
-    look that it had.
+    x, y: position on the stage, 0..1. phase: phase of its periodic motions, 0..1.
+    acts: one for each of `EVENTS_S`. A thing is invisible during the action "away", and looks the
+    same when it returns.
     """
 
     kind: str
@@ -75,7 +76,7 @@ class Thing:
 class Scene:
     """A place, its light and weather, the camera and up to `MOST` things, the last one in front.
 
-    shift: 0..1, by how much the place is moved sideways; places repeat.
+    shift: sideways shift of the place, 0..1; places repeat.
     """
 
     place: str

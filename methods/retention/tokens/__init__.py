@@ -1,5 +1,5 @@
-"""Policies over single tokens: one budget, and what stays within it.
+"""Retention policies for single tokens under a budget.
 
-`Budgeted` counts the budget and puts tokens in order. `Scored` keeps the best of a `Scorer`, of
-which every leaf is one formula; the others have a structure of their own.
+`Budgeted` is the base class: it counts the budget and sorts tokens. `Scored` keeps the tokens with
+the best scores of a `Scorer`; each scorer is one formula. The other policies extend `Budgeted`.
 """

@@ -1,4 +1,4 @@
-"""How much attention tokens draw from the newest queries, head by head, in fp32."""
+"""Measures the attention that tokens receive from the newest queries, per head, in fp32."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from torch import Tensor
 from harness.api import CacheSpec, Tokens
 from methods.retention.tokens.scorer import Scorer
 
-MAX_LOGITS = 2**23  # of one block of queries, 32 MiB: all heads at once would be gigabytes
+MAX_LOGITS = 2**23  # per block of queries, 32 MiB; all heads at once would take gigabytes
 
 Queries = Literal["frame", "chunk"] | int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observing(Scorer):
-    """A scorer that observes_noisy what queries of the new chunk attend to.
+    """Base of scorers that measure the attention of queries of the new chunk.
 
-    queries: of the newest `frame`, of the whole `chunk`, or that many of the last ones.
+    The softmax runs over all tokens of the head, including the new chunk: the queries attend to it
+    too, and in the commit pass its keys are as clean as those of history.
 
-    The softmax runs over all tokens of the head, the new chunk included: at the commit pass its
-    keys are as finished ("clean") as those of history, and it is what the queries attend to.
+    queries: the queries to use: all of the newest `frame`, all of the `chunk`, or a number of the
+    last ones.
 
-    Raises  ValueError: other queries, or more than a chunk has.
+    Raises  ValueError: an unknown word; a number below 1 or above the queries of a chunk.
     """
 
     queries: Queries = "frame"
 
     def __post_init__(self) -> None:
-        """Refuse queries that are neither named nor counted."""
+        """Validate the fields."""
         named = self.queries in ("frame", "chunk")
         if not named and not (isinstance(self.queries, int) and self.queries > 0):
             raise ValueError(
@@ -41,7 +42,7 @@ class Observing(Scorer):
             )
 
     def check(self, spec: CacheSpec) -> None:
-        """A chunk must have so many queries."""
+        """Check that a chunk has enough queries."""
         most = spec.chunk_frames * spec.tokens_per_frame
         if isinstance(self.queries, int) and self.queries > most:
             raise ValueError(
@@ -49,10 +50,10 @@ class Observing(Scorer):
             )
 
     def mass(self, tokens: Tokens) -> Tensor:
-        """Share of the attention that each token draws, the mean over queries [B, H, N] fp32.
+        """Return each token's share of attention, averaged over queries [B, H, N] fp32.
 
-        A token of count n has the logit bias log(n), as in the model's attention; count 0 is 0. Of
-        several query heads that share a head of keys, the one that draws most counts.
+        A token of count n has the logit bias log(n), as in the model's attention; a token of count
+        0 gets 0. If several query heads share a key head, the largest share counts.
         """
         newest = tokens.query.shape[2]
         if self.queries == "frame":
@@ -71,42 +72,43 @@ class Observing(Scorer):
 
     @abstractmethod
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32."""
+        """Return scores [B, H, N] fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance(Observing):
-    """A scorer whose importance of a token is the most attention drawn in its neighbourhood.
+    """Base of scorers that take the maximum attention in the neighbourhood of a token.
 
-    pool: tokens of the neighbourhood along the row-by-row order of all that is stored (frame, then
-    place), as in the sources: it widens along image rows only, and over their ends.
+    pool: size of the neighbourhood in tokens, odd. Neighbours are adjacent in storage order (frame,
+    then place row by row), as in the sources. The neighbourhood thus covers image rows only, and
+    crosses their ends.
 
-    Raises  ValueError: an even neighbourhood.
+    Raises  ValueError: an even size.
     """
 
     pool: int = 7
 
     def __post_init__(self) -> None:
-        """Refuse neighbourhoods without a middle."""
+        """Validate the fields."""
         super().__post_init__()
         if self.pool < 1 or self.pool % 2 == 0:
             raise ValueError(f"{type(self).__name__}.pool={self.pool}: choose an odd number")
 
     def importance(self, tokens: Tokens) -> Tensor:
-        """The pooled mass [B, H, N] fp32."""
+        """Return the max-pooled share of attention [B, H, N] fp32."""
         return torch.nn.functional.max_pool1d(
             self.mass(tokens), self.pool, stride=1, padding=self.pool // 2
         )
 
 
 def heads(tokens: Tokens) -> list[tuple[int, int]]:
-    """Batch and head of every head."""
+    """Return the (batch, head) indices of all heads."""
     batch, num_heads = tokens.frame.shape[:2]
     return [(b, h) for b in range(batch) for h in range(num_heads)]
 
 
 def _mass(query_TD: Tensor, key_ND: Tensor, bias_N: Tensor) -> Tensor:
-    """Mean over queries of softmax(q k / sqrt(D) + bias) [N] fp32, a block of queries at a time."""
+    """Return the mean over queries of softmax(q k / sqrt(D) + bias) [N] fp32."""
     key = key_ND.float().T
     query = query_TD.float() * query_TD.shape[1] ** -0.5
     mass = torch.zeros_like(bias_N)

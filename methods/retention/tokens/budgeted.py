@@ -1,4 +1,4 @@
-"""What all token policies share: a budget, and tokens that come in order."""
+"""Base class of token policies: a budget, and sorted tokens."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from methods.retention.tokens.order import as_given, oldest_first
 
 @dataclass(frozen=True, kw_only=True)
 class Budgeted(TokenPolicy):
-    """Holds at most a budget of tokens in every head; while they fit, every token stays.
+    """Keeps at most a budget of tokens per head; as long as they fit, every token stays.
 
-    budget: an amount and a unit, see `Budget`. room: of the video; set by `sized`, not by hand.
+    Subclasses define `_revised`, which receives tokens sorted by frame, then place.
 
-    A leaf gives `_revised`, which may rely on tokens being ordered by frame, then place.
+    budget: an amount and a unit, parsed by `Budget`.
+    room: size of the video, set by `sized`, not by the user.
 
-    Raises  ValueError: a budget that cannot be read, or too small for what must stay.
+    Raises  ValueError: a budget that cannot be parsed, or too small for the protected tokens.
     """
 
     budget: str
     room: VideoSize | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a budget that cannot be read."""
+        """Validate the budget."""
         Budget(self.budget)
 
     @property
     def limit(self) -> int:
-        """The budget in tokens of a head."""
+        """Return the budget in tokens per head."""
         return Budget(self.budget).tokens(self._room)
 
     @property
     def num_frames(self) -> int:
-        """The budget in whole frames."""
+        """Return the budget in whole frames."""
         return Budget(self.budget).frames(self._room)
 
     @property
@@ -47,21 +48,22 @@ class Budgeted(TokenPolicy):
         return self.room
 
     def sized(self, room: VideoSize) -> Self:
-        """With its budget counted in tokens; what is protected must fit into it."""
+        """Return this policy for one video.
+
+        Raises  ValueError: the budget does not hold the protected tokens.
+        """
         policy = replace(self, room=room)
         policy._demand(1)
         return policy
 
     def check(self, spec: CacheSpec) -> None:
-        """The budget must hold what is protected and one chunk.
-
-        Counted only once `sized`: before, a budget in GiB or x is no number of tokens.
-        """
+        """Check that the budget holds the protected tokens and one chunk."""
+        # Before `sized`, a budget in GiB or x has no number of tokens.
         if self.room is not None:
             self._demand(spec.chunk_frames)
 
     def max_tokens(self, num_tokens: int) -> int:
-        """The budget."""
+        """Return the smaller of `num_tokens` and the budget."""
         return min(num_tokens, self.limit)
 
     def _demand(self, chunk_frames: int) -> None:
@@ -75,20 +77,20 @@ class Budgeted(TokenPolicy):
 
     @abstractmethod
     def _least(self, chunk_frames: int) -> int:
-        """The fewest frames that hold what always stays, and a chunk."""
+        """Return the fewest frames that hold the protected tokens and a chunk."""
 
     def revise(self, tokens: Tokens) -> Revision:
-        """What stays of the tokens, in whatever order they come."""
+        """Choose the tokens that stay; the input may have any order."""
         ordered, order = oldest_first(tokens)
         revision = self._revised(ordered)
         return revision if order is None else as_given(revision, order)
 
     @abstractmethod
     def _revised(self, tokens: Tokens) -> Revision:
-        """What stays of tokens that are ordered by frame, then place; index ascending."""
+        """Choose from tokens sorted by frame, then place; the returned index is ascending."""
 
 
 def everything(tokens: Tokens) -> Revision:
-    """All tokens, as they are."""
+    """Return a revision that keeps all tokens unchanged."""
     index = torch.arange(tokens.frame.shape[2], device=tokens.frame.device)
     return Revision(index.expand_as(tokens.frame).contiguous())

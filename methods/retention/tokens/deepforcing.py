@@ -1,4 +1,4 @@
-"""Deep Forcing: a deep sink, the recent frames, and the best of what lies between."""
+"""Deep Forcing: keeps a deep sink, the recent frames, and the best tokens between them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from methods.retention.tokens.scorer import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Participation(Scorer):
-    """score_j = sum over the new chunk's queries of q . k_j: raw products, no softmax, no scale.
+    """score_j = sum of q . k_j over the new chunk's queries, without softmax or scale.
 
-    Source  Deep Forcing (arXiv 2512.05081), section 4.3, eq. 7. There the queries are those of the
-    recent frames; here the newest chunk's, the only ones there are.
+    Source  Deep Forcing (arXiv 2512.05081), section 4.3, eq. 7. The paper uses the queries of the
+    recent frames; here only those of the newest chunk are available.
     """
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32: the sum is linear, so the queries are summed first.
+        """Return scores [B, H, N] fp32.
 
-        Of several query heads that share a head of keys, the highest sum counts.
+        If several query heads share a key head, the highest sum counts.
         """
         score = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             key = tokens.rotated[b, h].float()
+            # The score is linear in the queries, so sum them first: one product per head.
             by_query_head = [key @ query.float().sum(0) for query in tokens.queries_of(b, h)]
             score[b, h] = torch.stack(by_query_head).amax(0)
         return score
@@ -38,26 +39,29 @@ class Participation(Scorer):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepForcing(Budgeted):
-    """Keeps the first frames, the newest, and as many tokens between as the budget still holds.
+    """Keeps the first and the newest frames, and the best tokens between within the budget.
 
-    sink_share: of the budget, in whole frames, rounded down. recent: frames.
+    Time positions are compacted (`times`): the sink, the kept tokens and the recent frames follow
+    one another without a gap, so that attention sees only distances from training. Spatial
+    positions do not change.
 
-    In time, the sink and then the kept tokens between move up to the recent frames without a gap
-    (`times`), so that attention meets no distance it was not trained on; places stay.
+    sink_share: share of the budget, rounded down to whole frames.
+    recent: frames, at least 1.
 
     Source  Deep Forcing (arXiv 2512.05081), sections 4.2 and 4.3: sink 10 and recent 4 of a budget
-    of 16 frames, which the cache is cut to whenever it has grown to 21; here it is cut after every
-    chunk. The paper moves the sink's last frame onto the first frame behind it (eq. 5); here to
-    just before it, as its text on a continuous sequence has it. It does not say how tokens of many
-    frames share the block between: here they fill its frames in order of age.
-    Raises  ValueError: a share outside 0..1, no recent frame, a budget too small.
+    of 16 frames. The paper cuts the cache to the budget whenever it reaches 21 frames; this class
+    cuts it after every chunk. Eq. 5 moves the sink's last frame onto the first frame after it; here
+    it moves to just before that frame, as the paper's text on a continuous sequence says. The paper
+    does not say how tokens of many frames share the block between; here they fill its frames in
+    order of age.
+    Raises  ValueError: a share outside 0..1; no recent frame; a budget that is too small.
     """
 
     sink_share: float = 0.5
     recent: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse what is no share, and to let the newest frame go."""
+        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.sink_share < 1:
             raise ValueError(
@@ -68,18 +72,19 @@ class DeepForcing(Budgeted):
 
     @property
     def sink(self) -> int:
-        """Frames of the sink."""
+        """Return the number of sink frames."""
         return math.floor(self.sink_share * self.num_frames)
 
     def _least(self, chunk_frames: int) -> int:
-        """The sink grows with the budget; what must fit beside it does not."""
+        """Return the fewest frames that hold the sink, the recent frames and a chunk."""
+        # The sink grows with the budget, so search for the smallest budget that fits.
         beside = frames = max(self.recent, chunk_frames)
         while frames < beside + math.floor(self.sink_share * frames):
             frames += 1
         return frames
 
     def _revised(self, tokens: Tokens) -> Revision:
-        """Sink and recent frames are protected, the others compared by participation."""
+        """Protect sink and recent frames and choose the other tokens by participation."""
         policy = Scored(
             budget=self.budget,
             room=self.room,
@@ -90,9 +95,9 @@ class DeepForcing(Budgeted):
         return policy._revised(tokens)
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:
-        """Sink, what is kept between, and the recent frames, one behind the other.
+        """Return time positions [B, H, N] without gaps: sink, kept tokens, recent frames.
 
-        The tokens between fill whole frames up to the recent ones, oldest first.
+        The kept tokens fill whole frames before the recent ones, oldest first.
         """
         recent = num_frames - self.recent
         in_sink, in_recent = frame_BHN < self.sink, frame_BHN >= recent

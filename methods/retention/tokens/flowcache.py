@@ -1,4 +1,4 @@
-"""FlowCache: importance minus redundancy, in linear time."""
+"""FlowCache: scores tokens by importance minus redundancy, in linear time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from harness.api import Tokens
 from methods.retention.tokens.attention import Importance, heads
 from methods.retention.tokens.likeness import mean_cosine, unit
 
-RATE, FLOOR = 2.0, 0.1  # of the exponential weight by age, as released
+RATE, FLOOR = 2.0, 0.1  # of the exponential age weight, as in FlowCache's release
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowCache(Importance):
     """score = weight * I - (1 - weight) * R.
 
-    I is SnapKV's importance; R is the softmax over tokens of the mean cosine to all other keys, in
-    the order of KeyDiff. So weight 1 is SnapKV and weight 0 is KeyDiff.
+    I is SnapKV's importance. R is the softmax over tokens of the mean cosine to all other keys and
+    has the order of KeyDiff. Weight 1 is thus SnapKV and weight 0 is KeyDiff.
 
-    normalize: how I and R are made comparable before they are mixed. `none` as published: both sum
-    to 1 over the tokens, but I spreads over orders of magnitude where R hardly moves, so a weight
-    of 0.07 is far from 93 % redundancy. `rank`: ranks among the live tokens, 0 to 1, equals equal.
-    `z`: zero mean, unit deviation. age: `exponential` multiplies the score, shifted so that the
-    least of a head is 0, by a weight that grows from 0.1 for the oldest stored frame to 1 for the
-    newest.
+    weight: weight of I, 0 to 1.
+    normalize: scaling of I and R before mixing. `none` (as published): both sum to 1 over the
+    tokens, but I spreads over orders of magnitude while R is nearly constant, so a weight of 0.07
+    is far from 93 % redundancy. `rank`: ranks among the live tokens, 0 to 1; equal values share a
+    rank. `z`: zero mean, unit deviation.
+    age: `exponential` shifts the scores so that the lowest of a head is 0, then multiplies them by
+    a weight that grows from 0.1 for the oldest stored frame to 1 for the newest.
 
     Source  FlowCache (arXiv 2602.10825), the compression of its release, in fp32 instead of BF16.
-    There the observing queries are those of an unfinished chunk; here, of the chunk just finished.
-    Raises  ValueError: a weight outside 0..1, an unknown name, or see `Importance`.
+    The release uses queries of an unfinished chunk; here they come from the finished chunk.
+    Raises  ValueError: a weight outside 0..1; an unknown word; see also `Importance`.
     """
 
     weight: float = 0.07
@@ -40,7 +41,7 @@ class FlowCache(Importance):
     age: Literal["none", "exponential"] = "none"
 
     def __post_init__(self) -> None:
-        """Refuse what is no share and what has no such name."""
+        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.weight <= 1:
             raise ValueError(f"FlowCache.weight={self.weight}: choose a share from 0 to 1")
@@ -50,7 +51,7 @@ class FlowCache(Importance):
             raise ValueError(f"FlowCache.age={self.age}: choose none or exponential")
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32."""
+        """Return scores [B, H, N] fp32."""
         live = tokens.count > 0
         importance = self._comparable(self.importance(tokens), live)
         redundancy = self._comparable(_redundancy(tokens), live)
@@ -61,7 +62,7 @@ class FlowCache(Importance):
         return (score - least) * _by_age(tokens.frame)
 
     def _comparable(self, x_BHN: Tensor, live_BHN: Tensor) -> Tensor:
-        """A term on the scale of the other; what is not live does not count."""
+        """Return a term normalized over the live tokens."""
         if self.normalize == "none":
             return x_BHN
         num_live = live_BHN.sum(2, keepdim=True)
@@ -76,7 +77,7 @@ class FlowCache(Importance):
 
 
 def _redundancy(tokens: Tokens) -> Tensor:
-    """The softmax over live tokens of the mean cosine to the others [B, H, N] fp32."""
+    """Return the softmax over live tokens of the mean cosine to the others [B, H, N] fp32."""
     redundancy = torch.empty_like(tokens.count)
     for b, h in heads(tokens):
         live = tokens.count[b, h] > 0
@@ -86,7 +87,7 @@ def _redundancy(tokens: Tokens) -> Tensor:
 
 
 def _by_age(frame_BHN: Tensor) -> Tensor:
-    """Exponential weight from FLOOR, oldest frame of the head, to 1, newest [B, H, N] fp32."""
+    """Return weights from FLOOR (oldest frame of the head) to 1 (newest) [B, H, N] fp32."""
     oldest = frame_BHN.amin(2, keepdim=True)
     span = (frame_BHN.amax(2, keepdim=True) - oldest).clamp_min(1)
     position = (frame_BHN - oldest).float() / span

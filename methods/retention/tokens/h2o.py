@@ -1,4 +1,4 @@
-"""H2O: keep what has drawn most attention so far."""
+"""H2O: keeps the tokens that have received the most attention so far."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from methods.retention.tokens.attention import Observing
 
 @dataclass(frozen=True, kw_only=True)
 class H2O(Observing):
-    """Attention mass a token has drawn, summed over the chunks it has seen.
+    """Accumulated attention of a token: score = decay * previous score + share of attention.
 
-    score = decay * (what was noted) + (mean over the observing queries of the softmax).
+    The share is the mean of the softmax over the observing queries of the new chunk.
 
-    decay: what a chunk leaves of the sum before it; 1 sums for ever, as in the paper, where early
-    tokens have had more time to collect.
+    decay: factor on the previous score, 0 to 1. 1 never forgets, as in the paper; early tokens then
+    have had more time to accumulate.
 
-    Source  H2O (arXiv 2306.14048), section 4: every query adds; here the observing queries of every
-    chunk add their mean, so the sum does not depend on how many they are.
-    Raises  ValueError: a decay outside 0..1, or see `Observing`.
+    Source  H2O (arXiv 2306.14048), section 4. There every query adds its share; here each chunk
+    adds the mean over its observing queries, so the sum does not depend on their number.
+    Raises  ValueError: a decay outside 0..1; see also `Observing`.
     """
 
     remembers: ClassVar[bool] = True
@@ -30,11 +30,11 @@ class H2O(Observing):
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.decay <= 1:
             raise ValueError(f"H2O.decay={self.decay}: choose a share from 0 to 1")
 
     def score(self, tokens: Tokens) -> Tensor:
-        """The accumulated mass [B, H, N] fp32; the note of new tokens is 0."""
+        """Return the accumulated attention [B, H, N] fp32; the note of new tokens is 0."""
         return self.decay * tokens.note + self.mass(tokens)

@@ -1,4 +1,4 @@
-"""KeyDiff: keep the keys that differ most from the mean key."""
+"""KeyDiff: keeps the keys that differ most from the mean key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from methods.retention.tokens.scorer import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class KeyDiff(Scorer):
-    """score_j = -cos(k_j, m), m = the mean of all keys scaled to length 1; needs no queries.
+    """score_j = -cos(k_j, m) with m the mean of all unit-length keys; needs no queries.
 
-    Source  KeyDiff (arXiv 2504.15364), in the form of NVIDIA/kvpress; keys at their positions, as
-    attention meets them.
+    Source  KeyDiff (arXiv 2504.15364), as implemented in NVIDIA/kvpress. Keys are rotated to their
+    positions, as attention sees them.
     """
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32, -1 to 1."""
+        """Return scores [B, H, N] fp32, -1 to 1."""
         score = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             keys = unit(tokens.rotated[b, h].float())

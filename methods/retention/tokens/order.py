@@ -1,4 +1,4 @@
-"""Order of tokens: every tie is broken by age, so nothing depends on how the tokens were given."""
+"""Sorts tokens by age, so that results do not depend on their order in storage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from harness.api import Revision, Tokens
 
 
 def lexsort(*keys: Tensor) -> Tensor:
-    """Indices [..., N] int64 that sort ascending by the last key [..., N], ties by the one before.
+    """Return indices [..., N] int64 that sort by the last key [..., N], ascending.
 
-    Equal in all keys: as they came.
+    The key before it breaks ties, and so on. Elements with equal keys keep their order.
     """
     order = keys[0].argsort(dim=-1, stable=True)
     for key in keys[1:]:
@@ -22,15 +22,17 @@ def lexsort(*keys: Tensor) -> Tensor:
 
 
 def picked(x_BHND: Tensor, index_BHK: Tensor) -> Tensor:
-    """The rows [B, H, K, D] of x [B, H, N, D] at `index` [B, H, K]."""
+    """Return the rows [B, H, K, D] of x [B, H, N, D] at `index` [B, H, K]."""
     return x_BHND.gather(2, index_BHK[..., None].expand(*index_BHK.shape, x_BHND.shape[-1]))
 
 
 def oldest_first(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
-    """The tokens of every head by frame, then place; and where each one stood, None if it was so.
+    """Sort the tokens of every head by frame, then place.
 
-    Then a later token is a newer one, and rounding cannot depend on the order of storage.
+    Returns the sorted tokens and the original index of each one [B, H, N]; None if they were
+    sorted already.
     """
+    # In sorted tokens a later one is newer, and rounding does not depend on the storage order.
     order = lexsort(tokens.place, tokens.frame)
     if torch.equal(order, torch.arange(order.shape[-1], device=order.device).expand_as(order)):
         return tokens, None
@@ -38,7 +40,7 @@ def oldest_first(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
 
 
 def reordered(tokens: Tokens, order_BHN: Tensor) -> Tokens:
-    """The tokens of every head in another order."""
+    """Return the tokens of every head in the given order."""
     return replace(
         tokens,
         key=picked(tokens.key, order_BHN),
@@ -52,7 +54,7 @@ def reordered(tokens: Tokens, order_BHN: Tensor) -> Tokens:
 
 
 def as_given(revision: Revision, order_BHN: Tensor) -> Revision:
-    """A revision of the tokens that `oldest_first` gave, of those it was given; index ascending."""
+    """Translate a revision of sorted tokens to the original order; its index is ascending."""
     index, back = order_BHN.gather(2, revision.index).sort(dim=-1)
     parts: dict[str, Tensor] = {"index": index}
     for field in fields(Revision):

@@ -1,4 +1,4 @@
-"""R-KV: important tokens stay, duplicates go, the newest of a set of duplicates excepted."""
+"""R-KV: keeps important tokens and evicts all but the newest of a set of duplicates."""
 
 from __future__ import annotations
 
@@ -16,32 +16,36 @@ from methods.retention.tokens.likeness import mean_cosine, newest_twin, unit
 class RKV(Importance):
     """score = weight * I - (1 - weight) * R.
 
-    I is SnapKV's importance. R is the softmax over tokens of the mean over rows i of cos(k_i, k_j),
-    without the diagonal, and without the entry of the newest token j of every row i whose cosine is
-    above `threshold`: so the newest of a set of duplicates is not redundant.
+    I is SnapKV's importance. R is the softmax over tokens of the mean over rows i of cos(k_i, k_j).
+    The mean excludes the diagonal and, in every row i, the newest token j whose cosine is above
+    `threshold`. The newest of a set of duplicates is therefore not redundant.
 
-    Exact, head by head, without the matrix: the sum over all rows is linear, and the entries to be
-    left out are searched from the newest key backwards (`newest_twin`). Worst case, where no keys
-    are alike, are all N * N cosines.
+    The result is exact, per head, without the matrix of all pairs: the sum over rows is linear, and
+    `newest_twin` finds the excluded entries. In the worst case (no similar keys) it computes all
+    N * N cosines.
+
+    weight: weight of I, 0 to 1.
+    threshold: cosine above which keys are duplicates, 0 to 1.
 
     Source  R-KV (arXiv 2505.24133) and its release: threshold 0.5, weight 0.07 (0.1 in the README).
-    A row without a duplicate loses its entry for token 0 there, an accidental sink; not here. Its
-    observing queries (8) do not attend to their own keys; here they do, see `Observing`.
-    Raises  ValueError: a share outside 0..1, or see `Importance`.
+    In the release, a row without a duplicate loses its entry for token 0, an accidental sink; this
+    class does not reproduce that. The release's 8 observing queries do not attend to their own
+    keys; here they do, see `Observing`.
+    Raises  ValueError: a weight or threshold outside 0..1; see also `Importance`.
     """
 
     weight: float = 0.07
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Validate the fields."""
         super().__post_init__()
         for name in ("weight", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"RKV.{name}={getattr(self, name)}: choose a number from 0 to 1")
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32."""
+        """Return scores [B, H, N] fp32."""
         redundancy = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             live = tokens.count[b, h] > 0
@@ -50,10 +54,10 @@ class RKV(Importance):
         return self.weight * self.importance(tokens) - (1 - self.weight) * redundancy
 
     def likeness(self, key_ND: Tensor, live_N: Tensor) -> Tensor:
-        """The mean cosine of each key to the others, spared entries left out [N]."""
+        """Return the mean cosine of each key to the others [N] fp32, without excluded entries."""
         keys = unit(key_ND) * live_N[:, None]
         twin, cosine = newest_twin(keys, self.threshold)
-        # Sums over sorted rows instead of scattered ones: a GPU adds scattered ones in any order.
+        # Sort and sum segments instead of scattering: a GPU adds scattered values in any order.
         rows = twin.argsort(stable=True)
         spared = torch.segment_reduce(
             cosine[rows], "sum", lengths=torch.bincount(twin + 1, minlength=len(twin) + 1)

@@ -1,4 +1,4 @@
-"""Keep the tokens with the best scores: the policy around every scorer."""
+"""Keeps the tokens with the best scores of a scorer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from methods.retention.tokens.scorer import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Budgeted):
-    """Keeps, of every head apart, as many tokens as the budget holds: those of the highest score.
+    """Keeps the highest-scoring tokens of each head within the budget.
 
-    sink, recent: the first and the newest frames of the video, the new chunk included, which always
-    stay. granularity: what is compared, single tokens or the means over the tokens left of a
-    `frame` or `chunk`; whole units stay, the last one is filled up with its best tokens, so heads
-    stay equally long. Equal scores: the newer unit, the newer token stays. Tokens that the model's
-    window no longer reaches go before all others, even protected ones.
+    Of equal scores, the newer unit and the newer token stay. Tokens outside the model's window are
+    evicted before all others, even protected ones.
 
-    Raises  ValueError: negative sizes, an unknown granularity, a budget too small.
+    scorer: scores the tokens.
+    sink, recent: numbers of first and newest frames of the video that always stay; `recent`
+    includes the new chunk.
+    granularity: unit of comparison: single tokens, or the mean score of the remaining tokens of a
+    `frame` or `chunk`. Whole units stay. The best tokens of the last unit fill the rest of the
+    budget, so that all heads have the same length.
+
+    Raises  ValueError: a scorer of the wrong type; negative sizes; an unknown granularity; a budget
+    that is too small.
     """
 
     scorer: Scorer
@@ -33,7 +38,7 @@ class Scored(Budgeted):
     granularity: Literal["token", "frame", "chunk"] = "token"
 
     def __post_init__(self) -> None:
-        """Refuse what is no scorer, no number of frames, no unit."""
+        """Validate the fields."""
         super().__post_init__()
         name = type(self).__name__
         if not isinstance(self.scorer, Scorer):
@@ -45,16 +50,17 @@ class Scored(Budgeted):
             raise ValueError(f"{name}.granularity={self.granularity}: choose token, frame or chunk")
 
     def check(self, spec: CacheSpec) -> None:
-        """The scorer too must serve the geometry."""
+        """Check the budget and that the scorer supports the model."""
         super().check(spec)
         self.scorer.check(spec)
 
     def _least(self, chunk_frames: int) -> int:
-        """Sink and recent frames; the newest chunk is among the recent ones, or beside the sink."""
+        """Return the fewest frames that hold the sink, the recent frames and a chunk."""
+        # The recent frames include the newest chunk, so only the larger of the two counts.
         return self.sink + max(self.recent, chunk_frames)
 
     def _revised(self, tokens: Tokens) -> Revision:
-        """The best tokens, and the scores as their notes if the scorer remembers."""
+        """Keep the best tokens, with their scores as notes if the scorer remembers them."""
         fits = tokens.frame.shape[2] <= self.limit
         if fits and not self.scorer.remembers:
             return everything(tokens)
@@ -63,7 +69,7 @@ class Scored(Budgeted):
         return Revision(index, note=score.gather(2, index) if self.scorer.remembers else None)
 
     def _best(self, tokens: Tokens, score_BHN: Tensor) -> Tensor:
-        """Indices [B, H, limit], ascending."""
+        """Return the indices of the best tokens [B, H, limit] int64, ascending."""
         tier = torch.zeros_like(score_BHN)
         recent = tokens.frame >= tokens.num_frames - self.recent
         tier[(tokens.frame < self.sink) | recent] = 1
@@ -77,7 +83,7 @@ class Scored(Budgeted):
 
 
 def _unit_means(score_BHN: Tensor, unit_BHN: Tensor, live_BHN: Tensor) -> Tensor:
-    """The mean score of the live tokens of each token's unit [B, H, N] fp64."""
+    """Return the mean score of the live tokens in each token's unit [B, H, N] fp64."""
     means = torch.zeros_like(score_BHN, dtype=torch.float64)
     for unit in unit_BHN.unique().tolist():
         inside = unit_BHN == unit

@@ -1,4 +1,4 @@
-"""The contract of scorers: what a token is worth."""
+"""Interface of scorers, which rate tokens for eviction."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from harness.api import CacheSpec, Tokens
 
 
 class Scorer(ABC):
-    """Gives every token of every head a score. Without state.
+    """Scores every token of every head. Stateless.
 
-    Tokens come ordered by frame, then place. Those with count 0 must not move the scores of the
-    others; their own do not matter. remembers: the scores are written down as the tokens' notes,
-    so the scorer is asked at every chunk, also while everything fits.
+    Tokens are sorted by frame, then place. Tokens of count 0 must not affect the scores of others;
+    their own scores are ignored.
+
+    remembers: store scores as the tokens' notes. The scorer then runs at every chunk, even if all
+    tokens fit.
     """
 
     remembers: ClassVar[bool] = False
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most scorers serve every geometry
-        """Raise ValueError, before anything is generated, if the geometry cannot be served."""
+        """Raise ValueError, before generation, if the scorer does not support the model."""
 
     @abstractmethod
     def score(self, tokens: Tokens) -> Tensor:
-        """Scores [B, H, N] fp32, finite, the higher the longer it stays."""
+        """Return finite scores [B, H, N] fp32; tokens with higher scores stay longer."""

@@ -1,4 +1,4 @@
-"""SnapKV: keep what the newest queries attend to, and what lies around it."""
+"""SnapKV: keeps the tokens that the newest queries attend to, and their neighbours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from methods.retention.tokens.attention import Importance
 class SnapKV(Importance):
     """score_j = max over the neighbours i of j of (mean over queries of softmax_i(q . k_i)).
 
-    Source  SnapKV (arXiv 2404.14469), section 4. Its observation window always stays: here the
-    frames that `Scored.recent` protects. Its softmax too runs over the window's own keys.
+    Source  SnapKV (arXiv 2404.14469), section 4. The paper's observation window always stays; here
+    `Scored.recent` protects those frames. The paper's softmax also includes the window's own keys.
     """
 
     def score(self, tokens: Tokens) -> Tensor:
-        """The importance [B, H, N] fp32."""
+        """Return the importance [B, H, N] fp32."""
         return self.importance(tokens)

@@ -1,4 +1,4 @@
-"""TempCache: tokens that repeat from frame to frame become one token that counts for all."""
+"""TempCache: merges tokens that repeat from frame to frame into one weighted token."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from methods.retention.tokens.order import lexsort
 
 @dataclass(frozen=True, kw_only=True)
 class TempCache(Budgeted):
-    """Over budget, merges exactly as many corresponding tokens of each head as are too many.
+    """Merges corresponding tokens of each head, exactly as many as exceed the budget.
 
-    Tokens at one place correspond if no token stored at that place lies between them in time. The
-    pairs with the highest cosine of keys merge, of equals the older; a chain of pairs becomes one
-    token, the newest, with the count-weighted mean of keys and of values, and the sum of counts,
-    which is a logit bias of log(count). Merging equal keys changes no attention.
+    Two tokens correspond if they have the same place and no stored token of that place lies between
+    them in time. The pairs with the highest cosine of keys merge first; of equal pairs, the older.
+    A chain of pairs becomes one token, the newest, with the count-weighted mean of keys and values
+    and the sum of counts, which gives a logit bias of log(count). Merging tokens with equal keys
+    does not change attention.
 
-    Keys should be stored without positions (`keys: pre_rope`): the same content at one place has
-    another key in every frame otherwise. Tokens out of the window's reach go first. Where there are
-    too few pairs, the oldest clusters go, by the frame of their newest token.
+    Tokens outside the model's window are evicted first. If there are too few pairs, the clusters
+    with the oldest newest token are evicted. Keys should be stored without positions (`keys:
+    pre_rope`); with positions, the same content has a different key in every frame.
 
-    Source  TempCache of FAST-AR (arXiv 2602.01801), section 5.2 and lemma 5.1, as an idea. There a
-    token corresponds to the key of an earlier frame that its query attends to most, pairs merge
-    above a threshold, and the newest key stands for all; here tokens correspond by place, as many
-    merge as the budget asks for, and the key is the mean, as the value is in both.
+    Source  TempCache of FAST-AR (arXiv 2602.01801), section 5.2 and lemma 5.1, as an idea. In the
+    paper, a token corresponds to the key of an earlier frame that its query attends to most, pairs
+    above a threshold merge, and the newest key represents all. Here tokens correspond by place, the
+    budget sets the number of merges, and the key is the mean. The value is the mean in both.
     Raises  ValueError: a budget below one chunk.
     """
 
     rewrites: ClassVar[bool] = True
 
     def _least(self, chunk_frames: int) -> int:
-        """Nothing is protected."""
+        """Return the frames of a chunk: no other token is protected."""
         return chunk_frames
 
     def _revised(self, tokens: Tokens) -> Revision:
-        """The newest token of every cluster, with the cluster's means and count."""
+        """Keep the newest token of every cluster, with the cluster's means and count."""
         if tokens.frame.shape[2] <= self.limit:
             return everything(tokens)
         merged = [self._merged(tokens, b, h) for b, h in heads(tokens)]
@@ -53,7 +54,7 @@ class TempCache(Budgeted):
         return Revision(index, count=count, key=key, value=value)
 
     def _merged(self, tokens: Tokens, b: int, h: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Index [K], count [K], key and value [K, D] of one head."""
+        """Return index [K], count [K], key and value [K, D] of one head."""
         by_place = tokens.place[b, h].argsort(stable=True)  # each place's tokens, oldest first
         place, count = tokens.place[b, h][by_place], tokens.count[b, h][by_place]
         live = count > 0
@@ -61,11 +62,11 @@ class TempCache(Budgeted):
         keys = unit(tokens.key[b, h][by_place].float())
         cosine = (keys[1:] * keys[:-1]).sum(1).masked_fill(~pairs, -torch.inf)
         surplus = max(0, int(live.sum()) - self.limit)
-        # Most alike first, of equals the older: the pair's newer token tells its age.
+        # Sort by cosine, highest first. Ties go to the older pair, by the age of its newer token.
         best = lexsort(by_place[1:], -cosine)[: min(surplus, int(pairs.sum()))]
         linked = torch.zeros_like(pairs)
         linked[best] = True
-        last = torch.cat([~linked, linked.new_ones(1)])  # of a cluster: its newest token
+        last = torch.cat([~linked, linked.new_ones(1)])  # marks the newest token of each cluster
         sizes = last.nonzero()[:, 0].diff(prepend=last.new_full((1,), -1, dtype=torch.int64))
         total = torch.segment_reduce(count, "sum", lengths=sizes)
         index, order = _newest(by_place[last], live[last], self.limit)
@@ -76,9 +77,10 @@ class TempCache(Budgeted):
 
 
 def _newest(index_M: Tensor, live_M: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
-    """The live and newest clusters by their newest token: its index ascending, and which they are.
+    """Choose `num_kept` clusters, live ones first, then newest ones.
 
-    A token's index is its age.
+    index_M: index of each cluster's newest token; a higher index is newer.
+    Returns the chosen indices, ascending, and the numbers of their clusters.
     """
     order = lexsort(index_M, live_M.to(torch.uint8))[-num_kept:]
     index, ascending = index_M[order].sort()
@@ -88,7 +90,10 @@ def _newest(index_M: Tensor, live_M: Tensor, num_kept: int) -> tuple[Tensor, Ten
 def _means(
     x_ND: Tensor, by_place: Tensor, count_N: Tensor, sizes_M: Tensor, last_N: Tensor
 ) -> Tensor:
-    """Count-weighted means of the clusters [M, D], in fp32; a lone token stays bit for bit."""
+    """Return count-weighted means of the clusters [M, D], computed in fp32.
+
+    A cluster of one token keeps its exact bits.
+    """
     x = x_ND[by_place]
     weighted = torch.segment_reduce(x.float() * count_N[:, None], "sum", lengths=sizes_M, axis=0)
     total = torch.segment_reduce(count_N, "sum", lengths=sizes_M)
