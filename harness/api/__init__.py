@@ -1,9 +1,9 @@
-"""The contracts between the harness and the methods it studies, and the data they share.
+"""The contracts between the harness and its methods, and the data that both share.
 
-Shape letters, one legend for the project: B batch, F latent frames, T tokens (of one frame where F
-stands beside it), H heads, D head width, N groups of values that share a scale, C latent channels,
-h and w latent height and width, E text width. Memory is counted in bytes of the tensors that are
-held; GiB is 2**30.
+Shape letters of the whole project: B batch, F latent frames, T tokens (of one frame if the shape
+has an F), H heads, D head width, N groups of values that share a scale, C latent channels, h and w
+latent height and width, E text width. Memory is the sum of the bytes of allocated tensors; GiB is
+2**30.
 """
 
 from harness.api.method import Method, Tier

@@ -1,4 +1,4 @@
-"""A method: what one file of `conf/method/` builds."""
+"""A compression method, as one file of `conf/method/` describes it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from harness.api.storage import Exact, Quantizer
 
 @dataclass(frozen=True)
 class Tier:
-    """Quantizers for a part of the history.
+    """Quantizers for one part of the history.
 
-    span: frames that are encoded together as one page, for quantizers whose metadata pay only over
-    many tokens; a policy hands frames to such a tier in whole spans.
+    key, value: quantizers of keys and of values.
+    span: frames that are encoded together as one page, for quantizers whose metadata is worth its
+        bytes only over many tokens. A policy must move frames to such a tier in whole spans.
+
+    Raises  ValueError: a part that is not a Quantizer, a span below 1.
     """
 
     key: Quantizer
@@ -25,7 +28,7 @@ class Tier:
     span: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse parts of another kind."""
+        """Refuse parts of the wrong type and a span below 1."""
         for name in ("key", "value"):
             if not isinstance(getattr(self, name), Quantizer):
                 raise ValueError(f"tier.{name}={getattr(self, name)}: give a Quantizer")
@@ -40,11 +43,18 @@ class Tier:
 
 @dataclass(frozen=True)
 class Method:
-    """A retention policy with quantizers and, maybe, a reuse policy: a file of `conf/method/`.
+    """A retention policy, its quantizers and an optional reuse policy: a file of `conf/method/`.
 
-    key, value: the tier KEEP. tiers: the others that the policy names. keys: store keys with or
-    without their rotary position, `model` = as the model does. family, source: what tables call
-    it, and the paper it is from.
+    key, value: quantizers of the tier KEEP.
+    retention: decides which frames or tokens stay, and in which tier.
+    keys: store keys `roped` (with their rotary position) or `pre_rope`; `model` takes the model's
+        choice (`CacheSpec.keys`).
+    tiers: the policy's other tiers, by name.
+    reuse: decides which denoising passes are skipped; None runs all.
+    family, source: name of the family in tables, and the paper that describes the method.
+
+    Raises  ValueError: a part of the wrong type, unknown `keys`, tiers other than those that the
+            policy names.
     """
 
     key: Quantizer
@@ -57,7 +67,7 @@ class Method:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse parts of another kind, an unknown key space, tiers that do not fit the policy."""
+        """Refuse parts of the wrong type, unknown `keys`, and tiers other than the policy's."""
         kinds: dict[str, type] = {"key": Quantizer, "value": Quantizer, "retention": Retention}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -75,11 +85,11 @@ class Method:
             )
 
     def keys_in(self, spec: CacheSpec) -> Literal["roped", "pre_rope"]:
-        """How keys are stored on a model."""
+        """Return how this method stores keys of a model."""
         return spec.keys if self.keys == "model" else self.keys
 
     def check(self, spec: CacheSpec) -> None:
-        """Raise ValueError if a part cannot serve the model's geometry, or another part."""
+        """Raise ValueError if a part does not fit the model's geometry or another part."""
         Tier(self.key, self.value).check(spec)
         self.retention.check(spec)
         for tier in self.tiers.values():
@@ -95,7 +105,9 @@ class Method:
             )
 
     def _check_sink(self, spec: CacheSpec) -> None:
-        """A sink that moves or changes is made of whole frames."""
+        """Raise ValueError if the method cannot serve a sink that moves or changes."""
+        # The model moves and mixes its sink in whole frames, so every frame needs a page of its
+        # own and all of its tokens.
         kind = type(self.retention).__name__
         asked = f"sink_rate={spec.sink_rate:g}" if spec.sink_rate else f"positions={spec.positions}"
         if isinstance(self.retention, TokenPolicy):
@@ -116,7 +128,7 @@ class Method:
             )
 
     def _check_tokens(self, policy: TokenPolicy, keys: str) -> None:
-        """Single tokens can be picked only out of what is stored token by token."""
+        """Raise ValueError unless quantizers store each token alone, so that one can be picked."""
         kind = type(policy).__name__
         if policy.rewrites and keys == "roped":
             raise ValueError(
@@ -138,7 +150,7 @@ class Method:
 
 
 def tiers_of(method: Method) -> Mapping[str, Tier]:
-    """All tiers of a method by name, KEEP first."""
+    """Return all tiers of a method by name, KEEP first."""
     policy = method.retention
     span = policy.span if isinstance(policy, FramePolicy) else 1
     return {KEEP: Tier(method.key, method.value, span), **method.tiers}

@@ -1,4 +1,7 @@
-"""Retention policies: what old frames or old tokens become. Blind to bits, without state."""
+"""Retention policies: which old frames or tokens stay, and in which tier.
+
+Policies hold no state and do not know how many bits a tier stores.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,16 @@ from torch import Tensor
 from harness.api.spec import CacheSpec, VideoSize
 
 KEEP = "keep"  # stored by the method's own key and value quantizers
-POOL = "pool"  # one token, the mean of the frame, with logit bias log(tokens it stands for)
-DROP = "drop"  # leaves the attention and frees its memory
+POOL = "pool"  # one token, the mean of the frame, with logit bias log(number of tokens pooled)
+DROP = "drop"  # evicted: no longer attended to, memory freed
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some tokens of a frame go to one tier, the rest to another.
+    """Placement that sends some tokens of a frame to one tier and the rest to another.
 
-    tokens: positions in the frame [n] int64, ascending; as many in every frame of a tier.
+    tokens: positions in the frame [n] int64, ascending; n is equal for all frames of a tier.
+    first: tier of `tokens`. rest: tier of the frame's other tokens.
     """
 
     tokens: Tensor
@@ -32,36 +36,38 @@ Placement = str | Split  # KEEP, POOL, DROP or the name of one of the method's t
 
 
 class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
-    """What history becomes when a chunk is finished: either a `FramePolicy` or a `TokenPolicy`.
+    """Rule for the history when a chunk is finished: a `FramePolicy` or a `TokenPolicy`.
 
-    Asked once a layer and chunk, in the commit pass. What it lets go leaves before the new chunk
-    is encoded, so storage never holds more than the policy keeps.
+    The cache calls it once per layer and chunk, in the commit pass.
     """
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """Names of the tiers it uses besides KEEP, POOL and DROP; the method must have them."""
+        """Names of the tiers it uses besides KEEP, POOL and DROP; the method must define them."""
         return ()
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
         """Raise ValueError, before anything is generated, if the geometry cannot be served."""
 
     def sized(self, room: VideoSize) -> Self:
-        """This policy for one video: with its budget, if it has one, counted in tokens."""
+        """Return this policy for one video, with its budget (if it has one) counted in tokens."""
         return self
 
 
 @dataclass(frozen=True)
 class History:
-    """What a frame policy sees of one layer when a chunk is finished.
+    """The history of one layer that a frame policy decides over when a chunk is finished.
 
-    frames: absolute indices of the frames that are stored, oldest first, the new chunk included;
-    pooled and dropped frames are gone from it. num_frames: the frames an uncompressed cache would
-    hold now. capacity: the frames of the whole video. notes: what `observe` returned for every
-    frame so far, by frame, dropped ones included; noisy_notes: the same of the pass before the
-    commit, for policies that watch. tiers: where each stored frame lies, a split one without its
-    tokens; new ones are absent. mass: share of the attention of the newest frame's queries that
-    each stored frame draws, for policies that ask for queries. layer of num_layers.
+    frames: absolute indices of the stored frames, oldest first, new chunk included; without pooled
+        and dropped frames.
+    num_frames: frames that an uncompressed cache would hold now.
+    notes: results of `FramePolicy.observe` by frame, dropped frames included.
+    noisy_notes: notes of the pass before the commit, for policies with `observes_noisy`.
+    tiers: placement of each stored frame, without new ones; a `Split` here has no tokens.
+    mass: share of the attention of the newest frame's queries that each stored frame draws, for
+        policies with `queries`.
+    capacity: frames of the whole video.
+    layer, num_layers: number of this layer, from 0, and of all layers.
     """
 
     frames: Sequence[int]
@@ -76,14 +82,17 @@ class History:
 
 
 class FramePolicy(Retention):
-    """Decides over whole frames: which tier, pooled, dropped.
+    """Policy over whole frames: sends each to a tier, pools it or drops it.
 
-    queries: of the newest frame, evenly spaced, whose attention over history is measured into
-    `History.mass`; 0 measures nothing. observes_noisy: `observe` is also called in the pass before
-    the commit, for `History.noisy_notes`. splits: it gives `Split` placements, which only roped
-    keys can serve.
-    uneven: its splits differ in size or move, which no pages of one size can serve.
-    span: frames that it hands to KEEP at a time and that are encoded there as one page.
+    Dropped frames are freed before the new chunk is encoded, so the cache never holds more than
+    the policy keeps.
+
+    queries: number of evenly spaced queries of the newest frame whose attention over history is
+        measured for `History.mass`; 0 measures none.
+    observes_noisy: call `observe` also in the pass before the commit, for `History.noisy_notes`.
+    splits: the policy returns `Split` placements, which need roped keys.
+    uneven: its splits differ in size or change later, so pages of one size cannot hold them.
+    span: frames that it sends to KEEP at a time, encoded there as one page.
     """
 
     queries: int = 0
@@ -93,36 +102,44 @@ class FramePolicy(Retention):
     span: int = 1
 
     def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """A small note on a new frame, kept for the video (un-roped keys, exact values)."""
+        """Return a small note on a new frame, which the cache keeps for the whole video, or None.
+
+        Shapes  k [B, H, T, D] un-roped, v [B, H, T, D]; both exact.
+        """
         return None
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
-        """The most frames it ever has in a tier (KEEP, POOL, ...) of a history of `num_frames`.
+        """Return the most frames that a tier (KEEP, POOL, ...) ever holds, None if unknown.
 
-        Storage of this size is taken at once, without it (None) it grows chunk by chunk.
+        num_frames: length of the history. The cache allocates a tier of known size at once, and
+        one of unknown size chunk by chunk.
         """
         return None
 
     @abstractmethod
     def decide(self, history: History) -> Mapping[int, Placement]:
-        """The placement of frames in `history.frames`.
+        """Return placements of frames in `history.frames`.
 
-        A frame left out stays where it is; a new one goes to KEEP.
+        A stored frame that is left out stays where it is; a new one goes to KEEP.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What a token policy sees of one layer when a chunk is finished: history, then the new chunk.
+    """All tokens of one layer when a chunk is finished: history first, then the new chunk.
 
-    key, value: [B, H, N, D] as stored, new ones exact; keys roped or not as the method stores
-    them. H counts heads of keys and values. rotated: the keys as attention meets them, at their
-    positions. query: of the new chunk, rotated likewise [B, query heads, T, D]; where there are
-    more of them than H, neighbours share a head (`queries_of`). frame, place: the frame a token
-    came from and its position in it [B, H, N] int64. count: how many tokens it stands for [B, H, N]
-    fp32; 0: the model's window no longer reaches it. note: what the policy wrote down for it
-    [B, H, N] fp32, 0 for new tokens. num_new: tokens of the new chunk, which are the last. layer of
-    num_layers.
+    H counts heads of keys and values, N counts tokens.
+
+    key, value: [B, H, N, D] as the method stores them (keys roped or not); new tokens are exact.
+    rotated: keys [B, H, N, D] at their positions, as attention reads them.
+    query: rotated queries of the new chunk [B, query heads, T, D]. If there are more query heads
+        than H, neighbours share a head of keys (`queries_of`).
+    frame: frame of each token [B, H, N] int64. place: its position in that frame, same shape.
+    count: number of original tokens that each token stands for [B, H, N] fp32; 0 marks tokens that
+        have left the model's window.
+    note: the policy's own number for each token [B, H, N] fp32; 0 for new tokens.
+    num_new: number of new tokens; they come last.
+    layer, num_layers: number of this layer, from 0, and of all layers.
     """
 
     key: Tensor
@@ -144,10 +161,10 @@ class Tokens:
         return int(self.frame[..., -1].max()) + 1
 
     def queries_of(self, batch: int, head: int) -> Tensor:
-        """Queries of all query heads that meet one head of keys [R, T, D]; R is 1 in most models.
+        """Return the queries of the R query heads that share one head of keys [R, T, D].
 
-        A token is worth as much as to the query head that it is worth most to: take the maximum
-        over R.
+        R is 1 in most models. Score a token by the maximum over R: it stays if one query head
+        needs it.
         """
         queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))[batch, head]
         return queries
@@ -155,10 +172,11 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Revision:
-    """What stays: K tokens a head, all fields [B, H, K] in the order of `index`.
+    """The K tokens of each head that stay; all fields follow the order of `index`.
 
-    index: into the tokens seen, int64. note, count, frame: replace theirs where given, and
-    key, value [B, H, K, D] where tokens were merged.
+    index: positions of the tokens in `Tokens` [B, H, K] int64.
+    note, count, frame: new values [B, H, K]; None keeps count and frame, and sets notes to 0.
+    key, value: new keys and values [B, H, K, D], from policies that merge tokens.
     """
 
     index: Tensor
@@ -170,25 +188,30 @@ class Revision:
 
 
 class TokenPolicy(Retention):
-    """Decides over single tokens, head by head.
+    """Policy over single tokens, head by head.
 
-    rewrites: whether it changes keys or values, which only exact storage can serve.
+    rewrites: the policy changes keys or values, which needs exact storage.
     """
 
     rewrites: ClassVar[bool] = False
 
     @abstractmethod
     def revise(self, tokens: Tokens) -> Revision:
-        """Which tokens stay, and what they become. Equal scores: the newer token stays."""
+        """Return the tokens that stay, and their new values.
+
+        Of two tokens with equal scores the newer one stays.
+        """
 
     def max_tokens(self, num_tokens: int) -> int:
-        """The most tokens it keeps of a history of so many."""
+        """Return the most tokens that it keeps of a history of `num_tokens`."""
         return num_tokens
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:
-        """Time positions at which stored tokens are attended [B, H, N] int64; their own frames.
+        """Return the time positions at which stored tokens are attended [B, H, N] int64.
 
-        A policy that moves none gives the same tensor back. num_frames: of the video so far,
-        without the chunk that attends.
+        By default a token stays at its own frame. num_frames: frames of the video so far, without
+        the current chunk.
         """
+        # Return the same tensor if no token moves: the cache tests for identity and then leaves
+        # roped keys as they are.
         return frame_BHN

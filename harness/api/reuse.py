@@ -1,4 +1,4 @@
-"""Reuse policies: which denoising passes of a chunk are not run."""
+"""Reuse policies: which denoising passes of a chunk are skipped."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from abc import ABC, abstractmethod
 
 
 class Reuse(ABC):
-    """Lets the residual of an earlier pass stand in for the network. Without state.
+    """Policy that replaces the blocks of the network by the residual of an earlier pass; stateless.
 
-    A pass that is skipped adds the residual of the chunk's last evaluated pass (tokens behind the
-    last block minus tokens before the first) to the new tokens; the head runs. The first pass of a
-    chunk and its commit are never skipped.
+    A skipped pass adds the residual of the chunk's last evaluated pass (tokens after the last
+    block minus tokens before the first) to the new tokens, and then runs the head. The first pass
+    of a chunk and its commit pass always run.
     """
 
     @abstractmethod
     def skips(self, step: int, num_steps: int, drifts: list[float]) -> bool:
-        """Whether pass `step` (from 1) of a chunk is skipped.
+        """Return whether to skip pass `step` of a chunk, counted from 0; it is never 0.
 
-        drifts: relative L1 change of the patch embedding against the pass before, one for every
-        pass since the last evaluated one, this pass included.
+        num_steps: denoising passes of the chunk.
+        drifts: relative L1 change of the patch embedding from one pass to the next, one value for
+            every pass since the last evaluated one, this pass included.
         """

@@ -1,4 +1,4 @@
-"""What a method must know of a model, and how much it may hold of a video."""
+"""Geometry of a model's keys and values, sizes of a video, and memory budgets."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-# What a cache session keeps of a pass: nothing; `active`, the exact keys and values until the
-# chunk's next pass, so that later chunks see one that is still being denoised; or `history`,
-# encoded by the method.
+# What a pass stores in the cache: `nothing`; `active`, the exact keys and values until the chunk's
+# next pass, so that later chunks can attend to a chunk that is still being denoised; or `history`,
+# keys and values encoded by the method.
 Stores = Literal["nothing", "active", "history"]
 
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What a method must know of a model: the geometry of its keys and values.
+    """Geometry of a model's keys and values, as far as methods and the cache need it.
 
-    `window` and `sink` are the model's own, in frames; `window=None` means the full history.
-    positions: `absolute`; `relative`, where frames behind the sink move back as the window moves;
-    `anchored`, where a denoising pass finds the sink just before the frames that it sees of the
-    rest, and no pass sees more than window - sink frames of those held. sink_rate: share of every
-    chunk that leaves the window that is mixed into the sink; 0 leaves the sink as it was.
-    num_kv_heads: heads of keys and values; null for as many as there are heads of queries,
-    `num_heads`. Where there are fewer, neighbouring query heads share one.
+    num_heads: heads of queries. head_dim: channels of a head.
+    grid: rows and columns of patches in a latent frame.
+    chunk_frames: latent frames of a chunk.
+    window: frames that attention reaches, current chunk included; None is the full history.
+    sink: frames at the start of the video that never leave the window.
+    positions: time positions of stored frames. `absolute`: their own. `relative`: frames after the
+        sink move back as the window moves. `anchored`: a denoising pass finds the sink just before
+        the other frames that it sees, and no pass sees more than window - sink stored frames.
+    keys: how the model stores keys, `roped` or `pre_rope`.
+    sink_rate: share at which each chunk that leaves the window is mixed into the sink; 0 keeps the
+        sink unchanged.
+    num_kv_heads: heads of keys and values; None for `num_heads`. If there are fewer, neighbouring
+        query heads share one.
 
     Raises  ValueError: num_kv_heads does not divide num_heads.
     """
@@ -40,7 +46,7 @@ class CacheSpec:
     num_kv_heads: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse groups of different sizes."""
+        """Refuse a number of KV heads that gives groups of different sizes."""
         if self.kv_heads < 1 or self.num_heads % self.kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: "
@@ -49,7 +55,7 @@ class CacheSpec:
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys and values, which is what a cache stores."""
+        """Heads of keys and values, which the cache stores."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
@@ -65,10 +71,11 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class VideoSize:
-    """The sizes against which a budget is counted, batch 1.
+    """Sizes of a video that turn a budget into tokens, batch 1.
 
-    num_frames: latent frames of the whole video. frame_bytes: what a frame takes over all layers
-    as the method stores it; bf16_frame_bytes: in BF16.
+    num_frames: latent frames of the whole video.
+    frame_bytes: bytes of one frame over all layers, as the method stores it.
+    bf16_frame_bytes: bytes of one frame over all layers in BF16.
     """
 
     tokens_per_frame: int
@@ -79,18 +86,18 @@ class VideoSize:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much history a policy may hold in every layer: an amount and its unit, as text.
+    """Limit on the history that a policy keeps in every layer: an amount and its unit, as text.
 
-    `4096 tokens`, `12 frames`, `1.5 GiB` (stored bytes over all layers) or `4x` (stored bytes a
-    quarter of what the whole video takes in BF16). Notes and counts of a policy come on top.
+    text: `4096 tokens`, `12 frames`, `1.5 GiB` (stored bytes over all layers) or `4x` (a quarter
+        of the bytes that the whole video takes in BF16). Notes and counts of a policy are extra.
 
-    Raises  ValueError: another form, an amount that is not positive.
+    Raises  ValueError: text in another form, an amount that is not positive, or below 1x.
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be read."""
+        """Refuse text that does not parse, and amounts out of range."""
         amount, unit = self._parsed or (0.0, "")
         if amount <= 0 or (unit == "x" and amount < 1):  # below 1x: more than the whole video takes
             raise ValueError(
@@ -104,7 +111,7 @@ class Budget:
         return (float(found[1]), found[2]) if found else None
 
     def tokens(self, room: VideoSize) -> int:
-        """The budget in tokens of a layer."""
+        """Return the budget in tokens per layer, rounded down."""
         assert self._parsed is not None
         amount, unit = self._parsed
         if unit == "tokens":
@@ -116,5 +123,5 @@ class Budget:
         return int(amount * room.tokens_per_frame)
 
     def frames(self, room: VideoSize) -> int:
-        """The budget in whole frames."""
+        """Return the budget in whole frames per layer, rounded down."""
         return self.tokens(room) // room.tokens_per_frame

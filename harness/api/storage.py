@@ -1,4 +1,4 @@
-"""Stored tokens: what is held of them, how kernels read it, and who encodes and decodes."""
+"""Stored tokens: the packed data, its layout for kernels, and the quantizers that write it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from harness.api.spec import CacheSpec
 
 @dataclass(frozen=True)
 class Packed:
-    """Stored frames [B, H, F, T, D] of one layer: the parts really held, by what they are.
+    """Stored frames [B, H, F, T, D] of one layer, as the tensors that are really allocated.
 
-    Every part begins with the dimensions B, H, F, so that a group of heads can be read alone and a
-    frame has a page of its own. `page` is (T, D). `bits` is the nominal width of a value, the way a
-    bit width is usually quoted; what is really stored is `nbytes`.
+    parts: tensors by name (codes, scale, ...). Every part begins with the dimensions B, H, F, so
+        that some heads can be read alone and every frame has a page of its own.
+    bits: nominal bits per value, as papers quote them, without metadata; `nbytes` has the metadata.
+    page: (T, D) of one page.
     """
 
     parts: Mapping[str, Tensor]
@@ -28,21 +29,21 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors held."""
+        """Bytes of all parts."""
         return sum(part.nbytes for part in self.parts.values())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[B, H, F, T, D] of what is stored."""
+        """Shape [B, H, F, T, D] of the values that the parts encode."""
         return (*next(iter(self.parts.values())).shape[:3], *self.page)
 
     @property
     def device(self) -> torch.device:
-        """Where the parts lie."""
+        """Device of the parts."""
         return next(iter(self.parts.values())).device
 
     def view(self, heads: slice, frames: slice) -> Packed:
-        """Some heads of some frames, sharing memory."""
+        """Return some heads of some frames; the result shares memory with this."""
         return replace(self, parts={name: x[:, heads, frames] for name, x in self.parts.items()})
 
 
@@ -50,14 +51,15 @@ class Packed:
 class CodePlane:
     """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
 
-    codes, scale and zero name parts. bits is the width of a code, packed planar: byte j holds
-    channels j, j + D * bits / 8, ... (`harness.api.bits`). Metadata is shared by `group`
-    neighbouring tokens of a channel (axis `tokens`, [B, H, F, N, D], the last group may be short)
-    or by `group` neighbouring channels of a token (axis `channels`, [B, H, F, T, N]).
-
-    fit says how `encode` finds the metadata, where a kernel may do it: `absmax` (scale = max|x| /
-    -offset) or `minmax` (zero = min, scale = (max - zero) / (2**bits - 1)), each rounded to fp16
-    before the codes are chosen; None: only the quantizer knows.
+    bits: width of a code, packed planar: byte j holds channels j, j + D * bits / 8, ...
+        (`harness.api.bits`).
+    group, axis: metadata is shared by `group` neighbouring tokens of a channel (axis `tokens`,
+        metadata [B, H, F, N, D], the last group may be shorter) or by `group` neighbouring
+        channels of a token (axis `channels`, metadata [B, H, F, T, N]).
+    codes, scale, zero: names of parts.
+    fit: how `encode` computes the metadata, if a kernel may do it: `absmax` (scale = max|x| /
+        -offset) or `minmax` (zero = min, scale = (max - zero) / (2**bits - 1)), each rounded to
+        fp16 before the codes are chosen. None: only the quantizer can encode.
     """
 
     bits: int
@@ -72,10 +74,11 @@ class CodePlane:
 
 @dataclass(frozen=True)
 class KernelLayout:
-    """How a kernel reads stored frames: (sum of the planes) * channel_scale + channel_mean.
+    """Layout of stored frames for kernels: x = (sum of the planes) * channel_scale + channel_mean.
 
-    No planes: the part `exact` holds the values. channel_scale and channel_mean name parts
-    [B, H, F, D], one value a channel of a frame.
+    planes: codes to sum; if empty, the part `exact` holds the values.
+    channel_scale, channel_mean: names of parts [B, H, F, D] with one value per channel of a frame;
+        None leaves the term out.
     """
 
     planes: tuple[CodePlane, ...] = ()
@@ -84,21 +87,20 @@ class KernelLayout:
 
 
 class Quantizer(ABC):
-    """How stored tokens are encoded: pure, blind to time.
+    """Encodes and decodes stored tokens. Stateless, and unaware of a token's position in time.
 
-    Frames are encoded independently of one another, keys and values apart. A leaf gives `encode`
-    and `stage`; `rotation` and `kernel_layout` are for quantizers that can do better than the
-    default.
+    Frames are encoded independently of one another, keys and values separately. A subclass defines
+    `encode` and `stage`; `rotation` and `kernel_layout` are optional and make attention faster.
     """
 
     @property
     def paged(self) -> bool:
-        """Whether parts begin with B, H, F; else only what encodes all tokens at once serves it."""
+        """Whether parts begin with B, H, F; if not, only the published integration can use it."""
         return True
 
     @property
     def per_token(self) -> bool:
-        """Whether every part is [B, H, F, T, ...], so that tokens can be picked out undecoded."""
+        """Whether every part is [B, H, F, T, ...], so that tokens can be picked undecoded."""
         return False
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most quantizers serve every geometry
@@ -106,30 +108,34 @@ class Quantizer(ABC):
 
     @abstractmethod
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Store x [B, H, F, T, D] of any float dtype. The parts may share memory with x."""
+        """Encode x [B, H, F, T, D] of any float dtype. The parts may share memory with x."""
 
     @abstractmethod
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Write the stored values into `out` of any float dtype and layout: the hot path.
+        """Write the stored values into `out` [B, H, F, T, D] of any float dtype and layout.
 
-        `packed` holds any heads and frames of what was stored. Values come as they were stored: a
-        `rotation` is not undone.
+        packed: any heads and frames of the encoded data. A `rotation` is not undone. Attention
+        calls this for every tile, so it must be fast.
         """
 
     def rotation(self, width: int, device: torch.device) -> Tensor | None:
-        """The orthogonal matrix R [D, D] fp32 if x R is what is stored; always the same object.
+        """Return the orthogonal matrix R [D, D] fp32 if the stored values are x R, else None.
 
-        Attention folds it: q R meets keys stored as k R, and what it sums of v R is turned back
-        once by R^T.
+        Attention never undoes R per key: it multiplies q by R, because (q R)(k R)^T = q k^T, and
+        multiplies the weighted sum of the stored v R by R^T once.
         """
+        # An override returns the same object each time: attention compares rotations by identity.
         return None
 
     def kernel_layout(self) -> KernelLayout | None:
-        """How GPU kernels read what `encode` stores; None if only `stage` can."""
+        """Return the layout in which GPU kernels read encoded frames; None if only `stage` can."""
         return None
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """Give x [B, H, F, T, D] back, rotation undone: the oracle, not the hot path."""
+        """Return the decoded x [B, H, F, T, D] with the rotation undone.
+
+        This is the reference that tests compare with; attention calls `stage`.
+        """
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)
         rotation = self.rotation(packed.page[1], packed.device)
@@ -138,25 +144,25 @@ class Quantizer(ABC):
 
 @dataclass(frozen=True)
 class Exact(Quantizer):
-    """The identity: stores what it is given, in the model's own dtype (BF16 for shipped models).
+    """The identity: stores values unchanged, in the model's own dtype (BF16 for shipped models).
 
     Shapes  x [B, H, F, T, D] -> exact, same shape and dtype.
     """
 
     @property
     def per_token(self) -> bool:
-        """Yes."""
+        """True: every token is stored alone."""
         return True
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
-        """The tensor itself; bit-exact."""
+        """Return the tensor itself, not a copy."""
         page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
         return Packed({"exact": x_BHFTD}, 8 * x_BHFTD.itemsize, page)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
-        """Copy."""
+        """Copy the values into `out`."""
         out_BHFTD.copy_(packed.parts["exact"])
 
     def kernel_layout(self) -> KernelLayout:
-        """No planes."""
+        """Return a layout without planes: the part `exact` holds the values."""
         return KernelLayout()
