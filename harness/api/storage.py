@@ -134,7 +134,8 @@ class Quantizer(ABC):
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         """Return the decoded x [B, H, F, T, D] with the rotation undone.
 
-        This is the reference that tests compare with; attention calls `stage`.
+        The cache decodes frames that change their tier, and tokens for a policy; attention calls
+        `stage`.
         """
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)

@@ -1,4 +1,4 @@
-"""The cache of keys and values: session, layers, pages, positions, attention over it."""
+"""The cache of keys and values: session, layers, pages, positions and attention."""
 
 from harness.cache.integration import CacheSession, Integration, Packed
 from harness.cache.session import Session

@@ -12,17 +12,17 @@ from harness.cache.pages import Pages
 
 @dataclass
 class ActiveChunks:
-    """Chunks under way in one layer, each as its newest pass left it.
+    """Exact keys and values of one layer, from the newest pass of each unfinished chunk.
 
-    A pass sees the chunks before its own. A chunk's entry is replaced at each of its passes and
-    freed when the chunk is stored in history. A skipped pass leaves the entry as it was.
+    A pass sees the chunks before its own. Each pass of a chunk replaces its entry; storing the
+    chunk in the history frees it. A skipped pass leaves the entry unchanged.
     """
 
     context: Context
     held: dict[range, tuple[Packed, Packed]] = field(default_factory=dict)
 
     def store(self, chunk: Chunk, plan: Plan) -> None:
-        """Keep a chunk's keys, rotated to absolute positions, and its values."""
+        """Store a chunk's keys, rotated to absolute positions, and its values."""
         sizes = (len(plan.frames), -1)
         keys, values = self.context.roped_keys(chunk, plan), chunk.value
         self.held[plan.frames] = (
@@ -31,11 +31,11 @@ class ActiveChunks:
         )
 
     def free(self, frames: range) -> None:
-        """Forget a chunk, if it is held."""
+        """Free a chunk, if it is stored."""
         self.held.pop(frames, None)
 
     def segments(self, plan: Plan) -> list[Segment]:
-        """Return the chunks that a pass sees, turned to the positions of the plan."""
+        """Return the chunks that a pass sees, with the rotations to the positions of the plan."""
         exact, found = Exact(), []
         for frames in sorted(self.held, key=lambda each: each.start):
             if frames.start >= plan.frames.start:
@@ -51,7 +51,7 @@ class ActiveChunks:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors held."""
+        """Bytes of all entries."""
         return sum(
             part.nbytes
             for pair in self.held.values()

@@ -1,4 +1,4 @@
-"""How much of the attention each stored frame draws."""
+"""Measures how much of the attention each stored frame draws."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from harness.cache.layer import Chunk, Plan
 def frame_mass(
     history: Sequence[tuple[tuple[int, ...], Segment]], chunk: Chunk, plan: Plan, num_queries: int
 ) -> dict[int, float]:
-    """Share of attention by frame, mean over heads and queries of the newest frame.
+    """Return the share of attention by frame, mean over heads and queries of the newest frame.
 
-    history: frames, and the segment in which they lie. The queries are evenly spaced, of all query
-    heads alike; keys are decoded one head at a time. Pooled frames draw nothing here.
+    history: segments without pooled frames, each with the frames that it holds.
+    num_queries: evenly spaced queries of the newest frame, at the same places in every head.
     """
     num_frames, num_heads = len(plan.frames), chunk.rotated_key.shape[1]
     newest = chunk.rotated_query.unflatten(2, (num_frames, -1))[:, :, -1]
     at = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
     query = newest[:, :, at.to(newest.device)].float() / newest.shape[3] ** 0.5
-    query = query.unflatten(1, (num_heads, -1)).flatten(2, 3)  # by the head of keys that they meet
+    # Group query heads by the head of keys that they share.
+    query = query.unflatten(1, (num_heads, -1)).flatten(2, 3)
     frames = [f for of, _ in history for f in of] + list(plan.frames)
     total = torch.zeros(len(frames), device=query.device)
+    # Decode the keys of one head at a time, which bounds the memory of the decoded keys.
     for head in range(num_heads):
         heads = slice(head, head + 1)
         logits = [_logits(query[:, heads], s, heads, len(of)) for of, s in history]
@@ -36,12 +38,12 @@ def frame_mass(
         total += by_frame.softmax(3).mean((0, 1, 2))
     mass: dict[int, float] = defaultdict(float)
     for frame, share in zip(frames, (total / num_heads).tolist(), strict=True):
-        mass[frame] += share  # tokens of a split frame lie in two segments
+        mass[frame] += share  # the tokens of a split frame lie in two segments
     return mass
 
 
 def _logits(query_BhOD: Tensor, segment: Segment, heads: slice, num_frames: int) -> Tensor:
-    """Of a segment's tokens by frame [B, h, O, F, T]."""
+    """Return the logits of a segment's tokens by frame [B, h, O, F, T], for O queries."""
     batch, num_heads, _, width = query_BhOD.shape
     k = query_BhOD.new_empty(batch, num_heads, segment.num_tokens, width)
     segment.load_keys(heads, slice(0, len(segment.pages.slots)), k, None)

@@ -1,4 +1,4 @@
-"""The history of one layer under a frame policy: an arena a tier, moved frame by frame."""
+"""The history of one layer under a frame policy: one arena per tier, frames move between them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ Frames = tuple[list[int], Tensor, Tensor]  # indices, keys and values [B, H, F, 
 
 @dataclass
 class FrameLayer:
-    """Whole frames in the tiers where a `FramePolicy` puts them.
+    """Stores frames in the tiers that a `FramePolicy` chooses.
 
-    placements: where each stored frame lies. notes, noisy_notes: what the policy observed, by
-    frame. first: frames before it, behind the sink, have left the window. Keys of pooled frames are
-    always roped: a mean of tokens has no place of its own. A sink that changes belongs to the
-    model: it is stored exactly, whatever the method does with the rest, and the policy is not shown
-    it.
+    A sink that changes (`CacheSpec.sink_rate`) belongs to the model: it is stored exactly, and the
+    policy does not see it.
+
+    arenas: pages of each tier, by name; also POOL, and SINK for a sink that changes.
+    placements: tier of each stored frame, without pooled frames.
+    notes, noisy_notes: the policy's notes, by frame.
+    first: frames before it and after the sink have left the window.
     """
 
     context: Context
@@ -42,7 +44,7 @@ class FrameLayer:
     first: int = 0
 
     def __post_init__(self) -> None:
-        """Empty arenas; each takes its room when the first frames come."""
+        """Create empty arenas; each allocates memory when its first frames arrive."""
         context = self.context
         self.first = context.spec.sink
         self.arenas = {
@@ -60,12 +62,13 @@ class FrameLayer:
         self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.max_frames(POOL, context.reach))
 
     def segments(self, plan: Plan) -> list[Segment]:
-        """The frames of each arena, turned to the positions of the plan."""
+        """Return the frames of each arena, with the rotations to the positions of the plan."""
         return [s for name in self.arenas for _, s in self._placed(name, plan)]
 
     def _placed(self, name: str, plan: Plan) -> list[tuple[tuple[int, ...], Segment]]:
-        """Frames of one arena and the segments in which they lie."""
+        """Return the frames of one arena that a pass sees, and the segments that hold them."""
         arena, pooled, found = self.arenas[name], name == POOL, []
+        # A pooled token stands for a whole frame: its logit grows by the log of the frame's tokens.
         log_count = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
         for frames, pages in arena.pages:
             frames, pages, hiding = _seen(frames, pages, arena.span, plan)
@@ -78,12 +81,16 @@ class FrameLayer:
         return found
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
-        """Note the chunk as it is now, for policies that compare passes."""
+        """Let the policy note the noisy chunk, if it compares passes."""
         if self.policy.observes_noisy:
             self.noisy_notes |= self._observe(chunk, plan)
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Ask the policy, evict frames, move frames between tiers, store the new ones."""
+        """Ask the policy, evict frames, move frames between tiers, and store the new ones.
+
+        Raises  ValueError: a placement that is not allowed (`demand_known`), or a new tier for a
+                frame that is already split.
+        """
         self.notes |= self._observe(chunk, plan)
         new = self._new(chunk, plan)
         history = self._history(chunk, plan)
@@ -96,7 +103,7 @@ class FrameLayer:
         }
         placements |= {f: SINK for f in plan.frames if self._is_own(f)}
         split = [f for f in changed if isinstance(self.placements[f], Split) and changed[f] != DROP]
-        if split:  # which of its tokens lie in which tier is not kept
+        if split:  # the layer does not remember which of its tokens lie in which tier
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
         # Decode the frames that move before freeing any page: the next store reuses the pages.
         moved = self._read(
@@ -107,7 +114,7 @@ class FrameLayer:
         self._store(coming, [*moved, new])
 
     def evict(self, first: int) -> None:
-        """Free frames that lie neither in the model's sink nor in its window."""
+        """Evict frames after the model's sink and before `first`; mix them into a changing sink."""
         if self.context.spec.sink_rate:
             self._mix(range(self.first, first))
         self.first = max(self.first, first)
@@ -117,7 +124,7 @@ class FrameLayer:
 
     @property
     def ledger(self) -> Counter[str]:
-        """Parts of all tiers together; pooled frames and notes apart."""
+        """Bytes by component, summed over tiers; pooled frames and notes are listed separately."""
         held: Counter[str] = Counter()
         for name, arena in self.arenas.items():
             held += Counter({"pooled": arena.ledger.total()}) if name == POOL else arena.ledger
@@ -126,16 +133,16 @@ class FrameLayer:
 
     @property
     def nominal_bytes(self) -> int:
-        """Of all arenas."""
+        """Bytes of all arenas without metadata, at the nominal bits per value."""
         return sum(arena.nominal_bytes for arena in self.arenas.values())
 
     @property
     def num_frames_held(self) -> float:
-        """In full or pooled."""
+        """Number of stored frames, full or pooled."""
         return len(self.placements) + len(self.arenas[POOL].places)
 
     def stored(self) -> Frames:
-        """Frames in full, decoded, oldest first."""
+        """Return the frames that are neither split nor pooled, decoded to fp32, oldest first."""
         whole = sorted(
             f for f, placement in self.placements.items() if not isinstance(placement, Split)
         )
@@ -143,7 +150,6 @@ class FrameLayer:
         return _in_order(parts)
 
     def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
-        """Notes on the frames of the chunk."""
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
         notes = {f: self.policy.observe(k[:, :, i], v[:, :, i]) for i, f in enumerate(plan.frames)}
         return {frame: note for frame, note in notes.items() if note is not None}
@@ -170,17 +176,18 @@ class FrameLayer:
         )
 
     def _is_own(self, frame: int) -> bool:
-        """Whether a frame is the model's, not the policy's."""
+        """Return whether a frame belongs to the model's changing sink, not to the policy."""
         return bool(self.context.spec.sink_rate) and frame < self.context.spec.sink
 
     def _mix(self, leaving: range) -> None:
-        """Mix as many frames into the sink as it has; of those a policy dropped nothing is left."""
+        """Mix the frames that leave the window into the sink, if they are as many as it has."""
         spec, arena = self.context.spec, self.arenas[SINK]
         if len(leaving) != spec.sink or not arena.places:
             return
         dtype = arena.packed[0].parts["exact"].dtype
         sink, rate = list(range(spec.sink)), spec.sink_rate
         keys, values = (x.to(dtype) for x in arena.read(sink))
+        # A frame that the policy dropped or pooled earlier cannot be mixed: its tokens are gone.
         for frames, *parts in self._read([f for f in leaving if f in self.placements], dtype):
             at = [frame - leaving.start for frame in frames]
             for kept, old in zip((keys, values), parts, strict=True):
@@ -189,13 +196,13 @@ class FrameLayer:
         arena.store(sink, keys, values)
 
     def _new(self, chunk: Chunk, plan: Plan) -> Frames:
-        """The chunk's frames as they are stored, exact."""
+        """Return the chunk's frames, exact, with keys roped or not as the method stores them."""
         k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k, chunk.value))
         return list(plan.frames), k, v
 
     def _read(self, frames: Sequence[int], dtype: torch.dtype) -> list[Frames]:
-        """Stored frames, decoded, by the tier in which they lie."""
+        """Return stored frames, decoded, one entry per tier."""
         found = []
         for name, arena in self.arenas.items():
             here = [f for f in frames if self.placements[f] == name]
@@ -205,7 +212,7 @@ class FrameLayer:
         return found
 
     def _release(self, frames: Sequence[int] | Mapping[int, Placement]) -> None:
-        """Free the pages of frames, wherever they lie, and of those that share a page with them."""
+        """Free the pages of frames in all tiers; frames on the same pages are evicted with them."""
         full = [arena for name, arena in self.arenas.items() if name != POOL]
         for arena in full:
             arena.drop([f for f in frames if f in arena.places])
@@ -213,7 +220,7 @@ class FrameLayer:
         self.placements = {f: placement for f, placement in self.placements.items() if f in held}
 
     def _store(self, coming: Mapping[int, Placement], sources: Sequence[Frames]) -> None:
-        """Put frames where they belong; those of one tier together, oldest first."""
+        """Store frames in their tiers, one call per tier, oldest first."""
         for name, arena in self.arenas.items():
             arrivals = [part for source in sources for part in _arrivals(name, source, coming)]
             if arrivals:
@@ -223,7 +230,9 @@ class FrameLayer:
         self.placements |= {f: _without_tokens(placement) for f, placement in placed.items()}
 
     def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """One token a frame, the mean of the frame's tokens [B, H, F, 1, D]."""
+        """Pool each frame to the mean of its tokens [B, H, F, 1, D]."""
+        # Keys get their positions before the mean: a mean of tokens has no place in the frame, so
+        # it could not be rotated later. Pooled keys are therefore always stored roped.
         if not self.context.roped:
             k = self.context.positions.frames(frames).rotate(k)
         k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
@@ -233,9 +242,10 @@ class FrameLayer:
 def _seen(
     frames: tuple[int, ...], pages: Pages, span: int, plan: Plan
 ) -> tuple[tuple[int, ...], Pages, Tensor | None]:
-    """The pages that hold frames which a pass sees, with all their frames.
+    """Return the pages that hold a frame which a pass sees, all frames on them, and a bias.
 
-    Logits [B, H, tokens] hide the other frames of a page of several; None where there are none.
+    The bias [B, H, tokens] fp32 hides the frames of these pages that the pass does not see; None if
+    it sees all.
     """
     shown = [plan.shows(frame) for frame in frames]
     if all(shown):
@@ -252,7 +262,7 @@ def _seen(
 
 
 def _arrivals(name: str, source: Frames, coming: Mapping[int, Placement]) -> Iterator[Frames]:
-    """What of some frames goes to one tier."""
+    """Yield the part of some frames that goes to one tier."""
     frames, k, v = source
     whole = [i for i, frame in enumerate(frames) if coming[frame] == name]
     if len(whole) == len(frames):
@@ -271,7 +281,7 @@ def _arrivals(name: str, source: Frames, coming: Mapping[int, Placement]) -> Ite
 
 
 def _without_tokens(placement: Placement) -> Placement:
-    """Where a frame lies; which of its tokens lie where is not kept."""
+    """Return a placement without the token positions of a split, to save their memory."""
     return (
         replace(placement, tokens=placement.tokens.new_empty(0))
         if isinstance(placement, Split)
@@ -280,14 +290,14 @@ def _without_tokens(placement: Placement) -> Placement:
 
 
 def _others(tokens: Tensor, num_tokens: int) -> Tensor:
-    """The positions of a frame that are not among `tokens` [n] int64."""
+    """Return the positions of a frame that are not in `tokens` [n] int64, ascending."""
     rest = torch.ones(num_tokens, dtype=torch.bool, device=tokens.device)
     rest[tokens] = False
     return rest.nonzero()[:, 0]
 
 
 def _in_order(arrivals: Sequence[Frames]) -> Frames:
-    """Frames from several places together, oldest first."""
+    """Join frames from several sources, oldest first."""
     if len(arrivals) == 1:
         return arrivals[0]
     frames = [f for of, _, _ in arrivals for f in of]

@@ -1,4 +1,4 @@
-"""How a method is built into generation: what holds the history, and what lives how long."""
+"""Integrations: which cache holds the history, and when memory is freed around decoding."""
 
 from __future__ import annotations
 
@@ -20,53 +20,59 @@ from harness.cache.session import Session
 
 
 class CacheSession(Protocol):
-    """What sampler and network ask of whatever holds the history of one video."""
+    """Interface of the cache of one video, as sampler and network use it.
+
+    peak_bytes: largest sum of a ledger so far.
+    watch: whether the keys and values of the last commit pass were finite.
+    """
 
     spec: CacheSpec
     peak_bytes: int
-    watch: KeyValueWatch  # has seen what the last commit pass stored
+    watch: KeyValueWatch
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
         """Place a pass over the chunk `frames`.
 
-        stores: what is kept of it. sees: the earlier frames that it may attend to; None for all
-        that the window allows.
+        stores: what the cache keeps of the pass. sees: earlier frames that the pass may attend to;
+        None for all that the window allows.
         """
 
     def restart(self) -> None:
-        """Forget everything: the next pass starts a history at frame 0."""
+        """Free the history; the next pass starts a new one at frame 0."""
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Self-attention of one layer; output as q [B, H, T, D].
+        """Return the self-attention of one layer [B, H, T, D], in the dtype of q.
 
         q and k are normed and un-rotated; k and v may have fewer heads (`CacheSpec.num_kv_heads`).
         """
 
     def ledger(self) -> dict[str, int]:
-        """Bytes of the tensors held now, by what they are."""
+        """Return the bytes of the tensors that are allocated now, by component."""
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that history occupies."""
+        """Bytes of the history."""
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of the codes alone, as a bit width is usually quoted."""
+        """Bytes of the history without metadata, at the nominal bits per value."""
 
     @property
     def num_frames_held(self) -> float:
-        """Frames that still have a place in the attention; mean over layers."""
+        """Frames that attention still reads, full or pooled; mean over layers."""
 
 
 class Integration(ABC):
-    """One file of `conf/integration/`.
+    """Where the cache is kept and when memory is freed: one file of `conf/integration/`.
 
-    free_before_decode: history and cross-attention keys and values are gone before the latents
-    are decoded. stream_decode: pixel frames leave the device one latent frame at a time.
-    keep_previous: the previous video, decoded on the device in fp32, and its latents stay until
-    the next one replaces them.
+    name: name of the integration in rows and messages.
+    free_before_decode: free the history and the cross-attention keys and values before the latents
+        are decoded.
+    stream_decode: copy pixels off the device one latent frame at a time.
+    keep_previous: keep the previous video (decoded, on the device, fp32) and its latents until the
+        next video replaces them.
     """
 
     name: ClassVar[str]
@@ -75,14 +81,15 @@ class Integration(ABC):
     keep_previous: bool
 
     def check(self, spec: CacheSpec, method: Method) -> None:  # noqa: B027  most serve everything
-        """Raise ValueError, before anything is generated, if model or method cannot be served."""
+        """Raise ValueError, before anything is generated, if it cannot serve model or method."""
 
     def resolve(
         self, attention: Auto | Backend, spec: CacheSpec, method: Method, device: torch.device
     ) -> Backend:
-        """The backend that will run and that rows name; asked for is `attention`.
+        """Return the backend that will run, which rows record, for the requested `attention`.
 
-        Raises  UserError or ValueError: it cannot run here, or not in this integration.
+        Raises  UserError or ValueError: the backend cannot run on this machine, with this method,
+                or in this integration.
         """
         return attention.resolve(spec, method, device)
 
@@ -96,12 +103,15 @@ class Integration(ABC):
         device: torch.device,
         positions: Positions | None = None,
     ) -> CacheSession:
-        """An empty cache for a video of `num_frames`; positions as for `Session`."""
+        """Return an empty cache for a video of `num_frames` latent frames.
+
+        positions: the network's (`Network.positions`); None for those of the Wan networks.
+        """
 
 
 @dataclass(frozen=True)
 class Packed(Integration):
-    """Each token is encoded once, stored packed, and attended without rebuilding the history."""
+    """Encodes each token once, stores it packed, and attends to the packed history in place."""
 
     free_before_decode: bool = True
     stream_decode: bool = True
@@ -109,7 +119,7 @@ class Packed(Integration):
     name: ClassVar[str] = "packed"
 
     def check(self, spec: CacheSpec, method: Method) -> None:
-        """History is read by heads and frames, from pages of one size."""
+        """Raise ValueError if the method does not store whole pages of one size."""
         policy = method.retention
         if isinstance(policy, FramePolicy) and policy.uneven:
             raise ValueError(
@@ -134,5 +144,5 @@ class Packed(Integration):
         device: torch.device,
         positions: Positions | None = None,
     ) -> Session:
-        """The cache of `harness.cache.session`."""
+        """Return an empty `Session`."""
         return Session(spec, method, backend, num_frames, device, positions)

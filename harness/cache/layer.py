@@ -1,4 +1,4 @@
-"""What the layers of a session share, and what the session asks of one."""
+"""Interface of a cache layer, and the state that all layers of one video share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from harness.api import DROP, POOL, CacheSpec, Method, Placement, Retention, Spl
 from harness.cache.attention.base import Backend, Segment
 from harness.cache.positions import Positions, Table
 
-HIDDEN = -1e4  # a logit that draws no attention, finite so that hidden tokens alone stay a number
+# A logit that draws no attention. It is finite: a softmax over hidden tokens alone would be NaN
+# with -inf.
+HIDDEN = -1e4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where one pass stands in the video, the same for all layers.
+    """Position of one pass in the video, the same for all layers.
 
-    stores: what is kept of the pass.
-    shift: frames by which positions behind the sink move back.
+    frames: frames of the pass.
+    stores: what the cache keeps of the pass.
+    shift: frames by which positions after the sink move back.
+    turns: rotations of the current chunk's queries and keys.
     lift: frames by which positions of the sink move forward.
-    hidden: stored frames between the sink and those that the model lets this pass see.
-    sees: the earlier frames that the caller lets this pass see; None for all of them.
-    turns: rotation of the current chunk's queries and keys.
+    hidden: stored frames that the model hides from this pass.
+    sees: earlier frames that the caller lets this pass see; None for all.
     """
 
     frames: range
@@ -41,16 +44,16 @@ class Plan:
         return frame not in self.hidden and (self.sees is None or frame in self.sees)
 
     def rotate(self, x_BHTD: Tensor) -> Tensor:
-        """Turn queries or keys of the current chunk [B, H, F * T, D] to the pass's positions."""
+        """Rotate queries or keys of the current chunk [B, H, F * T, D] to the pass's positions."""
         return self.turns.rotate(x_BHTD.unflatten(2, (len(self.frames), -1))).flatten(2, 3)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The current chunk in one layer [B, H, F * T, D].
+    """The current chunk in one layer, all fields [B, H, F * T, D].
 
-    key: un-rotated. rotated_query, rotated_key: at their positions of this pass. The query has the
-    model's query heads, the others its KV heads.
+    key: un-rotated. rotated_query, rotated_key: at their positions of this pass. H is the number of
+    query heads for the query, and of KV heads for the others.
     """
 
     key: Tensor
@@ -61,10 +64,13 @@ class Chunk:
 
 @dataclass
 class Context:
-    """One video under one method: what its layers share.
+    """State of one video under one method that all layers share.
 
-    retention: the method's, sized for the video. num_frames: of the whole video. turns: tables of
-    the pass that runs, by the places that stored keys move to.
+    retention: the method's policy, sized for the video.
+    num_frames: latent frames of the whole video.
+    roped: whether stored keys include their rotary position.
+    turns: rotations of the current pass, by the positions that stored keys move to; layers that
+        hold the same frames share them.
     """
 
     spec: CacheSpec
@@ -78,20 +84,24 @@ class Context:
 
     @property
     def reach(self) -> int:
-        """The most frames that attention reaches, of those over which the policy decides."""
+        """The most frames within the window that the policy may decide over."""
         window = self.spec.window
+        # A sink that changes belongs to the model; the policy does not decide over it.
         own = self.spec.sink if self.spec.sink_rate else 0
         return (self.num_frames if window is None else min(self.num_frames, window)) - own
 
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
-        """Keys at their absolute positions [B, H, F * T, D], as they are stored roped."""
+        """Return the chunk's keys at their absolute positions [B, H, F * T, D], to store roped."""
         if plan.shift == 0:
             return chunk.rotated_key
         keys = chunk.key.unflatten(2, (len(plan.frames), -1))
         return self.positions.frames(plan.frames).rotate(keys).flatten(2, 3)
 
     def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Table | None:
-        """How stored keys turn on reading; layers that hold the same frames share the tables."""
+        """Return the rotations of stored keys on reading; None if they need none.
+
+        roped: whether these keys are stored with their position.
+        """
         moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
         if roped and not any(moved):
             return None
@@ -105,9 +115,9 @@ class Context:
 def demand_known(
     placements: Mapping[int, Placement], frames: Collection[int], tiers: Iterable[str]
 ) -> None:
-    """A policy may decide over stored frames alone, and name tiers that the method has.
+    """Check a policy's placements: only stored frames, only tiers that the method has.
 
-    Raises  ValueError: it did something else.
+    Raises  ValueError: another frame or tier.
     """
     allowed = list(dict.fromkeys((*tiers, POOL, DROP)))
     for frame, placement in placements.items():
@@ -124,31 +134,31 @@ def demand_known(
 
 
 class Layer(Protocol):
-    """The history of one layer."""
+    """Interface of the history of one layer."""
 
     def segments(self, plan: Plan) -> list[Segment]:
-        """History as a pass sees it."""
+        """Return the stored frames that a pass sees."""
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
-        """A pass that is not the commit has attended."""
+        """Show the policy a chunk after a denoising pass."""
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Let the policy decide over history and the finished chunk, and store what stays."""
+        """Let the policy decide over history and the finished chunk, and store the result."""
 
     def evict(self, first: int) -> None:
-        """Let go of frames behind the model's sink and before `first`."""
+        """Evict frames after the model's sink and before `first`."""
 
     @property
     def ledger(self) -> Counter[str]:
-        """Bytes of the tensors held, by what they are."""
+        """Bytes of the allocated tensors, by component."""
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of the codes alone, as a bit width is usually quoted."""
+        """Bytes of the history without metadata, at the nominal bits per value."""
 
     @property
     def num_frames_held(self) -> float:
-        """Frames that still have a place in the attention."""
+        """Frames that attention still reads, full or pooled."""
 
     def stored(self) -> tuple[list[int], Tensor, Tensor]:
-        """What is stored in full, decoded: frames, keys and values [B, H, F, T, D] fp32."""
+        """Return whole frames: indices, decoded keys and values [B, H, F, T, D] fp32."""

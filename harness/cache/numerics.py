@@ -1,7 +1,7 @@
-"""Whether numbers are finite, and where in a video they stopped being so.
+"""Checks that latents, keys and values are finite, and names the first place where they are not.
 
-Tensors are looked at on their device. The answers are read once a chunk, so that nothing waits for
-a GPU in between.
+Checks run on the device of the tensors. Results are read once per chunk, so that no pass waits for
+a GPU.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from harness.system.errors import NotFinite, first_line
 
 
 def are_finite(*tensors: Tensor) -> Tensor:
-    """Whether all values are finite [] bool, on the tensors' device; makes no copy of them."""
-    # Both ends of a tensor with a NaN in it are NaN. Nothing is summed, which could overflow.
+    """Return whether all values are finite: [] bool on the tensors' device."""
+    # Minimum and maximum of a tensor with a NaN are NaN. A sum would be shorter but could overflow,
+    # and isfinite() of a whole tensor would allocate a mask of its size.
     ends = [end.float() for x in tensors if x.numel() for end in x.aminmax()]
     return torch.stack(ends).isfinite().all() if ends else torch.tensor(True)
 
 
 class KeyValueWatch:
-    """Notes of each layer whether a commit pass meets keys and values that are finite.
+    """Collects, by layer, whether keys and values of a commit pass are finite.
 
-    Both those that it is about to store and the history that it decodes are looked at: not every
-    attention kernel lets an infinite key show in its output.
+    It covers the new keys and values and the decoded history. The latents are not enough: some
+    attention kernels hide an infinite key from their output.
     """
 
     def __init__(self) -> None:
-        """Nothing has been seen."""
+        """Start without notes."""
         self._notes: list[tuple[int, bool, Tensor]] = []  # layer, whether of history, answer
 
     def note(self, layer: int, is_history: bool, *answers: Tensor) -> None:
-        """Remember answers of `are_finite`, unread."""
+        """Keep results of `are_finite` on the device, without reading them."""
         self._notes += [(layer, is_history, answer) for answer in answers]
 
     def demand_finite(self, where: str, session: Any) -> None:
-        """Forget the notes; raise NotFinite, naming the first layer, if one of them is bad.
+        """Clear the notes; raise NotFinite with the first layer whose keys or values are not.
 
-        session: see `demand_finite_passes`.
+        where: chunk in the message. session: see `demand_finite_passes`.
         """
         notes, self._notes = self._notes, []
         if not notes:  # a pass that stores nothing
@@ -60,10 +61,11 @@ class KeyValueWatch:
 
 
 def demand_finite_passes(finite: Sequence[Tensor], where: str, session: Any) -> None:
-    """Raise NotFinite if the latents of a denoising pass were not.
+    """Raise NotFinite if the latents of a denoising pass were not finite.
 
-    finite: the answer of each pass of a chunk, in order. session: the cache they attended to; if it
-    can decode what it stores, the message says whether the history is what broke them.
+    finite: result of `are_finite` for each pass of a chunk, in order. where: chunk in the message.
+    session: the cache of these passes; if it can decode its history, the message says whether
+    stored keys or values are the cause.
     """
     answers = torch.stack([*finite]).tolist()
     if not all(answers):
@@ -75,7 +77,7 @@ def demand_finite_passes(finite: Sequence[Tensor], where: str, session: Any) -> 
 
 
 def _broken_history(session: Any) -> str:
-    """The first layer and frame that the method decodes to values that are not finite."""
+    """Describe the first layer and frame whose decoded keys or values are not finite."""
     if not hasattr(session, "stored") or not session.stored_bytes:
         return ""
     try:
@@ -86,6 +88,6 @@ def _broken_history(session: Any) -> str:
                 if not all(finite_F):
                     frame = frames[finite_F.index(False)]
                     return f"; the method decodes the {what} of layer {layer}, frame {frame}, so"
-    except Exception as error:  # noqa: BLE001  the broken video is the news, not this
+    except Exception as error:  # noqa: BLE001  must not replace the error about the video
         return f"; its history cannot be looked at ({first_line(error)})"
     return "; all that the method decodes of the history is finite"

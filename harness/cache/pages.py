@@ -1,4 +1,4 @@
-"""Where a layer's history lies: slabs of frame pages, never concatenated, never moved."""
+"""Pages of a layer's history: allocated in slabs, never concatenated and never moved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.api import Packed, Quantizer
 
 @dataclass
 class Slab:
-    """Pages of keys and values of so many frames [B, H, slots, ...], and which slots are free."""
+    """One allocation of pages of keys and values [B, H, slots, ...], with its free slots."""
 
     key: Packed
     value: Packed
@@ -25,7 +25,7 @@ class Slab:
 
 @dataclass(frozen=True)
 class Pages:
-    """Frames of one slab in the order in which they are read."""
+    """Some pages of one slab, in the order in which attention reads them."""
 
     key: Packed
     value: Packed
@@ -33,25 +33,29 @@ class Pages:
 
     @cached_property
     def runs(self) -> list[tuple[slice, slice]]:
-        """Neighbouring slots: where they lie in the slab, and where among the frames read."""
+        """Runs of neighbouring slots: their places in the slab, and their places in `slots`."""
         cuts = [i + 1 for i, (a, b) in enumerate(pairwise(self.slots)) if b != a + 1]
         bounds = pairwise([0, *cuts, len(self.slots)]) if self.slots else ()
         return [(slice(self.slots[i], self.slots[i] + j - i), slice(i, j)) for i, j in bounds]
 
     @cached_property
     def table(self) -> Tensor:
-        """The slots, for kernels [F] int32."""
+        """The slots as a tensor for kernels [F] int32."""
         return torch.tensor(self.slots, dtype=torch.int32, device=self.key.device)
 
 
 @dataclass
 class Arena:
-    """Frames of one layer that are stored in the same form.
+    """Pages of the frames of one layer that one pair of quantizers stores.
 
-    capacity: the most frames there will ever be, taken at once with the first; None takes room for
-    as many as come, chunk by chunk. write: how frames are encoded into pages. span: frames that are
-    encoded together as one page [span * T, D], which leaves as soon as one of them does. A page
-    stays where it is until it leaves; the next takes its place.
+    A page stays in its slot until it is freed; then the next page may take the slot.
+
+    capacity: the most frames that it will ever hold, allocated with the first frames; None
+        allocates chunk by chunk.
+    write: encodes frames into pages; the attention backend may do this by a kernel.
+    span: frames that are encoded together as one page [span * T, D]. Dropping one of them frees
+        the page.
+    places: slab and slot of each frame.
     """
 
     key_quantizer: Quantizer
@@ -68,11 +72,14 @@ class Arena:
 
     @property
     def frames(self) -> list[int]:
-        """Indices of the frames that are here, in the order in which they came."""
+        """Indices of the stored frames, in the order in which they were stored."""
         return list(self.places)
 
     def store(self, frames: Sequence[int], k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
-        """Encode new frames into free pages."""
+        """Encode new frames k, v [B, H, F, T, D] into free pages; allocate a slab if needed.
+
+        Raises  ValueError: a number of frames that is no multiple of `span`.
+        """
         if not frames:
             return
         if len(frames) % self.span:
@@ -96,7 +103,10 @@ class Arena:
             stored = new.stop
 
     def drop(self, frames: Sequence[int]) -> None:
-        """Free the pages of these frames; a slab without frames goes, unless its size is known."""
+        """Free the pages of these frames.
+
+        Without a capacity, slabs that hold no frames are freed too.
+        """
         if not frames:
             return
         self._pages = None
@@ -107,6 +117,7 @@ class Arena:
             gone = [f for f, (of, slot) in self.places.items() if of is slab and slot in freed]
             for frame in gone:
                 del self.places[frame]
+        # With a capacity the slab is kept: later frames reuse it.
         if self.capacity is None:
             held = [slab for slab, _ in self.places.values()]
             self.slabs = [slab for slab in self.slabs if any(slab is each for each in held)]
@@ -114,11 +125,7 @@ class Arena:
 
     @property
     def pages(self) -> list[tuple[tuple[int, ...], Pages]]:
-        """The frames of each slab that holds any, in the order in which they are read.
-
-        Oldest first while that is a ring; where frames have left between others, in the order in
-        which they lie, which is faster and means nothing to attention.
-        """
+        """Frames and pages of each slab that holds any, in the order in which they are read."""
         if self._pages is None:
             self._pages = [pages for slab in self.slabs if (pages := self._pages_of(slab))]
         return self._pages
@@ -128,13 +135,16 @@ class Arena:
         if not own:
             return None
         pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(own.values())))
+        # Oldest first, as in a ring buffer, gives at most two runs. If frames have left in between,
+        # read in the order of the slots: fewer runs are faster, and attention does not depend on
+        # the order of its keys.
         if len(pages.runs) > 2:
             own = dict(sorted(own.items(), key=lambda place: place[1]))
             pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(own.values())))
         return tuple(own), pages
 
     def read(self, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Keys and values of some frames, decoded [B, H, F, T, D] fp32."""
+        """Return keys and values of some frames, decoded [B, H, F, T, D] fp32."""
         order: list[int] = []
         keys, values = [], []
         for slab in self.slabs:
@@ -151,18 +161,18 @@ class Arena:
         return torch.cat(keys, 2)[:, :, back], torch.cat(values, 2)[:, :, back]
 
     def _decode(self, quantizer: Quantizer, packed: Packed) -> Tensor:
-        """Frames of some pages [B, H, F, T, D] fp32."""
+        """Return the frames of some pages, decoded [B, H, F, T, D] fp32."""
         frames: Tensor = quantizer.decode(packed, torch.float32).unflatten(3, (self.span, -1))
         return frames.flatten(2, 3)
 
     @property
     def packed(self) -> list[Packed]:
-        """All that is held."""
+        """Keys and values of all slabs, free pages included."""
         return [packed for slab in self.slabs for packed in (slab.key, slab.value)]
 
     @property
     def ledger(self) -> Counter[str]:
-        """Bytes of the tensors held, by part."""
+        """Bytes of all slabs by part, free pages included."""
         if self._ledger is None:
             self._ledger = Counter()
             for packed in self.packed:
@@ -171,7 +181,7 @@ class Arena:
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of the codes alone of the frames that are here."""
+        """Bytes of the stored frames without metadata, at the nominal bits per value."""
         total = 0
         for slab in self.slabs:
             num_pages = slab.key.shape[2] - len(slab.free)
@@ -181,9 +191,10 @@ class Arena:
         return total
 
     def _grow(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
-        """Take a slab for what is still to come, or for these frames."""
+        """Allocate a slab for the rest of the capacity, or for these frames if that is more."""
         here = sum(slab.key.shape[2] for slab in self.slabs)
         size = max(k_BHFTD.shape[2], (self.capacity or 0) // self.span - here)
+        # Only the quantizer knows the shapes of its parts: encode one page and copy its shapes.
         key = _room(self.key_quantizer.encode(k_BHFTD[:, :, :1]), size)
         value = _room(self.value_quantizer.encode(v_BHFTD[:, :, :1]), size)
         self.slabs.append(Slab(key, value, list(range(size))))
@@ -191,7 +202,7 @@ class Arena:
 
 
 def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
-    """Encode frames and copy them into their pages; how `Arena.write` does it in plain torch."""
+    """Encode frames x [B, H, F, T, D] and copy them into their pages of `room`, in plain torch."""
     packed = quantizer.encode(x_BHFTD)
     for at, of in pages.runs:
         for name, part in room.parts.items():
@@ -199,12 +210,12 @@ def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Page
 
 
 def _chosen(packed: Packed, slots: list[int]) -> Packed:
-    """Some pages, copied together."""
+    """Return a copy of some pages, side by side."""
     return replace(packed, parts={name: x[:, :, slots] for name, x in packed.parts.items()})
 
 
 def _room(like: Packed, num_frames: int) -> Packed:
-    """Pages as those of `like`, for so many frames."""
+    """Allocate pages with the shapes and dtypes of those of `like`."""
     parts = {
         name: part.new_empty(*part.shape[:2], num_frames, *part.shape[3:])
         for name, part in like.parts.items()

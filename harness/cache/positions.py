@@ -1,4 +1,4 @@
-"""Where keys and queries lie: what a model hands in, and the rotations of Wan2.1."""
+"""Rotary positions of keys and queries: the interface for models, and the rotations of Wan2.1."""
 
 from __future__ import annotations
 
@@ -12,52 +12,56 @@ from torch import Tensor
 
 
 class Table(Protocol):
-    """How the tokens of some frames turn; made by `Positions`."""
+    """Rotations of the tokens of some frames; made by `Positions`."""
 
     def rotate(
         self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
     ) -> Tensor:
-        """Turn x [B, h, f, T, D], the given heads of the given frames; None stands for all."""
+        """Rotate x [B, h, f, T, D].
+
+        frames, heads: the frames and heads of the table that x holds; None stands for all frames.
+        """
 
 
 class Positions(Protocol):
-    """The position embedding of a model: a rotation of channels by time and by place in a frame.
+    """Position embedding of a model: a rotation of channels by time and by place in a frame.
 
-    Rotations over time must add up: turned by `shifts` of n, what lies at frame f lies at f + n.
+    Rotations over time must add up: `shifts` by n moves keys from frame f to frame f + n.
     """
 
     def frames(self, positions: Sequence[int]) -> Table:
-        """Rotations of whole frames at these time positions."""
+        """Return rotations of whole frames at these time positions."""
 
     def shifts(self, offsets: Sequence[int]) -> Table:
-        """Rotations that move rotated keys by so many frames, whatever their place in a frame.
+        """Return rotations that move rotated keys by these numbers of frames.
 
-        They serve a pooled token too, which has no place.
+        They do not depend on the place in a frame, so they serve pooled tokens too.
         """
 
     def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> Table:
-        """Rotations of single tokens, head by head, as one page of N tokens.
+        """Return rotations of single tokens, head by head, as one page of N tokens.
 
-        times: positions within +-farthest [B, H, N] int64; or offsets of keys that are rotated
-        already, where place, the tokens' positions in their frame, is None.
+        times: time positions [B, H, N] int64, within +-farthest. place: the tokens' positions in
+        their frames [B, H, N] int64; None for keys that are rotated already, whose times are then
+        offsets.
         """
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Rotations of adjacent channel pairs of stored frames, time and space apart; a `Table`.
+    """Rotations of adjacent channel pairs of whole frames, for time and space; a `Table`.
 
-    time: [F, pairs of time] complex64, one row a frame. space: [T, the other pairs] complex64, the
-    same in every frame; None leaves those pairs as they are, and serves tokens without a place.
+    time: [F, pairs of time] complex64, one row per frame.
+    space: [T, other pairs] complex64, the same in every frame; None leaves these pairs unchanged.
     """
 
     time: Tensor
     space: Tensor | None
 
     def view(self, frames: slice = slice(None), heads: slice = slice(None)) -> Tensor:
-        """The rotations of some frames [F, T or 1, pairs], for `rotate`; all heads turn alike.
+        """Return the rotations of some frames [F, T, pairs] for `rotate`, the same for all heads.
 
-        Where space is None, only the time pairs are given.
+        If space is None: [F, 1, pairs of time].
         """
         time = self.time[frames, None]
         if self.space is None:
@@ -67,23 +71,23 @@ class Turns:
 
     @cached_property
     def whole(self) -> Tensor:
-        """The rotations of all frames, kept: every layer turns the current chunk by them."""
+        """Rotations of all frames; cached, because every layer rotates the current chunk."""
         return self.view()
 
     def rotate(
         self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
     ) -> Tensor:
-        """Turn some frames; see `Table`."""
+        """Rotate some frames; see `Table`."""
         return rotate(x_BHFTD, self.whole if frames is None else self.view(frames))
 
 
 @dataclass(frozen=True)
 class TokenTurns:
-    """Rotations of single tokens that came from anywhere, head by head; a `Table`.
+    """Rotations of single tokens of different frames, head by head; a `Table`.
 
-    time: one row a time [times, pairs of time] complex64. at: which row a token takes [B, H, N]
-    int64. space, place: the other pairs of every position in a frame, and which a token takes;
-    None leaves those pairs as they are.
+    time: [times, pairs of time] complex64, one row per time. at: each token's row [B, H, N] int64.
+    space: [T, other pairs] complex64, one row per position in a frame. place: each token's row
+        [B, H, N] int64. If either is None, these pairs stay unchanged.
     """
 
     time: Tensor
@@ -92,7 +96,7 @@ class TokenTurns:
     place: Tensor | None = None
 
     def view(self, frames: slice = slice(None), heads: slice = slice(None)) -> Tensor:
-        """The rotations of some heads [B, h, 1, N, pairs]; the tokens lie in one page."""
+        """Return the rotations of some heads [B, h, 1, N, pairs]; all tokens lie in one page."""
         time = self.time[self.at[:, heads, None]]
         if self.space is None or self.place is None:
             return time
@@ -101,17 +105,17 @@ class TokenTurns:
     def rotate(
         self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
     ) -> Tensor:
-        """Turn some heads of the one page [B, h, 1, N, D]."""
+        """Rotate some heads of the page [B, h, 1, N, D]."""
         return rotate(x_BHFTD, self.view(heads=heads))
 
 
 class Rope:
-    """Rotations for tokens of a grid of patches, by frame: the `Positions` of the Wan networks.
+    """Rotations for a grid of patches in each frame: the `Positions` of the Wan networks.
 
-    The head width D splits into time, row and column channels, 2 * (D // 6) for row and column
-    each and the rest for time (44, 42, 42 of 128). Adjacent channels (2i, 2i + 1) form a pair that
-    turns by position * 10000 ** (-2i / width of the axis). Angles are taken in float64, so there is
-    no table that ends.
+    The head width D splits into channels of time, row and column: 2 * (D // 6) each for row and
+    column, the rest for time (44, 42, 42 of 128). Adjacent channels (2i, 2i + 1) form a pair that
+    rotates by position * 10000 ** (-2i / width of the axis). Angles are computed in float64 for
+    each request, so positions have no upper limit.
 
     Source  Wan2.1; see also RoFormer (arXiv 2104.09864).
     """
@@ -126,19 +130,18 @@ class Rope:
         self._device = device
 
     def frames(self, positions: Sequence[int]) -> Turns:
-        """Rotations of whole frames at these time positions."""
+        """Return rotations of whole frames at these time positions."""
         return Turns(self._time(positions), self._space)
 
     def shifts(self, offsets: Sequence[int]) -> Turns:
-        """Rotations that move roped keys by so many frames.
-
-        Only the time channels depend on the frame, so this serves every token of a frame, and a
-        pooled token too.
-        """
+        """Return rotations that move roped keys by these numbers of frames."""
+        # Only the time channels depend on the frame, so the same rotation serves every token of a
+        # frame, and a pooled token.
         return Turns(self._time(offsets), None)
 
     def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> TokenTurns:
-        """Rotations of tokens at times (or by offsets) within +-farthest; places where un-roped."""
+        """Return rotations of single tokens; see `Positions`."""
+        # One row for every possible time: a small table, which tokens index.
         time = self._time(range(-farthest, farthest + 1))
         space = None if place_BHN is None else self._space
         return TokenTurns(time, times_BHN + farthest, space, place_BHN)
@@ -148,9 +151,9 @@ class Rope:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the first channel pairs of x [..., T, D] by `turns` [..., T, pairs] complex64, in fp32.
+    """Rotate the first channel pairs of x [..., T, D] by `turns` [..., T, pairs] complex64.
 
-    Pairs beyond those of `turns` stay.
+    Computed in fp32, returned in the dtype of x. Pairs beyond those of `turns` stay unchanged.
     """
     width = 2 * turns.shape[-1]
     pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)))
@@ -159,7 +162,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def _turns(positions: Tensor, width: int) -> Tensor:
-    """exp(i * position * frequency) [num_positions, width / 2] complex64."""
+    """Return exp(i * position * frequency) [num_positions, width / 2] complex64."""
     frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = positions.double()[:, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)

@@ -21,11 +21,11 @@ from harness.cache.token_layer import TokenLayer
 class Session:
     """Keys and values of one video under one method.
 
-    `plan` is called once a pass, `attend` by the network once a pass and layer. Only a pass that
-    stores history encodes its chunk, each token once, after attending to the exact chunk. A pass
-    that stores an active chunk keeps it exact until the chunk's next pass. The first pass of a
-    chunk evicts the frames that the model's window no longer reaches; the pass that stores a chunk
-    evicts what the method's policy drops, before it encodes.
+    The sampler calls `plan` once per pass, the network calls `attend` once per pass and layer. Only
+    a pass that stores history encodes its chunk: once per token, after attending to the exact
+    chunk. A pass that stores an active chunk keeps it exact until the chunk's next pass. The first
+    pass of a chunk evicts frames that have left the model's window; the pass that stores a chunk
+    evicts the frames or tokens that the method's policy drops.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Session:
         device: torch.device,
         positions: Positions | None = None,
     ) -> None:
-        """An empty cache for a video of `num_frames`.
+        """Create an empty cache for a video of `num_frames`.
 
-        The method must have passed `method.check(spec)` and the backend its `resolve`. positions:
-        the network's (`Network.positions`); those of the Wan networks if none are given.
+        Call `method.check(spec)` and the backend's `resolve` before. positions: the network's
+        (`Network.positions`); None for those of the Wan networks.
         """
         self.spec = spec
         self.method = method
@@ -62,12 +62,14 @@ class Session:
         self._end = 0  # frames of the video so far, the current chunk included
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
-        """Place a pass over the chunk `frames`; evicts if the chunk is new.
+        """Place a pass over the chunk `frames`; evict frames if the chunk is new.
 
-        sees: the earlier frames that the pass may attend to, finished or active, of those that are
-        held; an empty range leaves it its own chunk, None shows all that the window allows.
+        sees: earlier frames, finished or active, that the pass may attend to; an empty range leaves
+        only its own chunk, None allows all that the window reaches.
         """
-        end = min(frames.stop, frames.start + self.spec.chunk_frames)  # the rest is not history yet
+        # A joint pass covers several chunks, and the window moves only by the oldest of them: the
+        # others are stored in later passes.
+        end = min(frames.stop, frames.start + self.spec.chunk_frames)
         if end > self._end:
             self._end = end
             self._evict()
@@ -84,8 +86,8 @@ class Session:
         return Plan(frames, stores, shift, turns, lift, hidden, sees)
 
     def restart(self) -> None:
-        """Forget everything: the next pass begins a history at frame 0."""
-        self.ledger()
+        """Free the history; the next pass starts a new one at frame 0."""
+        self.ledger()  # updates `peak_bytes` before the memory is freed
         self._layers = [layer_of(self._context, layer) for layer in range(self.spec.num_layers)]
         self._active = [ActiveChunks(self._context) for _ in range(self.spec.num_layers)]
         self._scratch = Scratch()
@@ -94,11 +96,13 @@ class Session:
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Attention of the current chunk over the layer's history and itself [B, H, T, D].
+        """Return the attention of the current chunk over history and itself [B, H, T, D].
 
-        q has the model's heads, k and v its KV heads; q and k normed and un-rotated.
+        q [B, H, T, D] has the model's query heads, k and v its KV heads; q and k are normed and
+        un-rotated.
         """
         store = self._layers[layer]
+        # Check numbers in commit passes only: they read the whole history once per chunk.
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
             self._scratch.finite = []
@@ -120,10 +124,10 @@ class Session:
         return out
 
     def ledger(self) -> dict[str, int]:
-        """Bytes of the tensors held now, by what they are; `scratch` is shared by all layers.
+        """Return the bytes of the tensors that are allocated now, by component.
 
-        `peak_bytes` is the largest sum it has seen: `plan` looks before each commit, and whoever
-        runs the session after it.
+        `scratch` is shared by all layers. Each call updates `peak_bytes`: `plan` calls it before
+        each commit, and the caller of the session should call it after.
         """
         held: Counter[str] = Counter()
         for layer in self._layers:
@@ -135,32 +139,36 @@ class Session:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that history occupies: the ledger without scratch and chunks under way."""
+        """Bytes of the history: the ledger without scratch and unfinished chunks."""
         apart = ("active", "scratch")
         return sum(size for name, size in self.ledger().items() if name not in apart)
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of the codes alone, as a bit width is usually quoted."""
+        """Bytes of the history without metadata, at the nominal bits per value."""
         return sum(layer.nominal_bytes for layer in self._layers)
 
     @property
     def num_frames_held(self) -> float:
-        """Frames that still have a place in the attention, full or pooled; mean over layers."""
+        """Frames that attention still reads, full or pooled; mean over layers."""
         return sum(layer.num_frames_held for layer in self._layers) / self.spec.num_layers
 
     def stored(self, layer: int) -> tuple[list[int], Tensor, Tensor]:
-        """What a layer holds in full, decoded: frames, keys and values [B, H, F, T, D] fp32."""
+        """Return the whole frames of a layer, and their decoded keys and values.
+
+        Shapes  keys and values [B, H, F, T, D] fp32. Under a token policy all tokens form one
+                frame, number 0.
+        """
         return self._layers[layer].stored()
 
     def _shift(self) -> int:
-        """Frames by which relative positions lie behind absolute ones."""
+        """Return the number of frames by which relative positions are behind absolute ones."""
         if self.spec.positions != "relative" or self.spec.window is None:
             return 0
         return max(0, self._end - self.spec.window)
 
     def _evict(self) -> None:
-        """Free what lies neither in the model's sink nor in its window."""
+        """Evict frames that are neither in the model's sink nor in its window."""
         if self.spec.window is None:
             return
         first = self._end - self.spec.window + self.spec.sink
@@ -169,10 +177,11 @@ class Session:
 
 
 def anchored(spec: CacheSpec, frames: range, commit: bool) -> tuple[int, range]:
-    """How far a pass moves the sink forward, and which stored frames it does not see.
+    """Return how many frames a pass moves the sink forward, and which stored frames it hides.
 
-    The commit sees the newest frames at their own places. A denoising pass sees the sink, moved to
-    just before the newest frames that still have a place beside it and the pass's own.
+    The commit pass sees the newest frames at their own positions. A denoising pass sees the sink
+    and the newest stored frames that fit into the window with it; the sink moves to just before
+    them.
 
     Source  Rolling Forcing (arXiv 2509.25161).
     """
@@ -186,7 +195,7 @@ def anchored(spec: CacheSpec, frames: range, commit: bool) -> tuple[int, range]:
 
 
 def sized(method: Method, spec: CacheSpec, num_frames: int) -> FramePolicy | TokenPolicy:
-    """The method's policy for a video: with its budget, if it has one, counted in tokens."""
+    """Return the method's policy for one video, with its budget (if any) counted in tokens."""
     room = VideoSize(
         tokens_per_frame=spec.tokens_per_frame,
         num_frames=num_frames,
@@ -199,7 +208,7 @@ def sized(method: Method, spec: CacheSpec, num_frames: int) -> FramePolicy | Tok
 
 
 def layer_of(context: Context, layer: int) -> Layer:
-    """Storage by frames or by tokens, as the policy decides."""
+    """Return empty storage for one layer: by frames or by tokens, depending on the policy."""
     policy = context.retention
     if isinstance(policy, TokenPolicy):
         return TokenLayer(context, policy, layer)

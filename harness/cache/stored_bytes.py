@@ -1,4 +1,4 @@
-"""Bytes of a stored frame, asked of the quantizers themselves: no formula a method."""
+"""Measures the bytes of a stored frame by encoding random data; no method needs a formula."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from harness.api import KEEP, CacheSpec, Method, Tier, TokenPolicy
 from harness.api.method import tiers_of
 
-SINK = "sink"  # where a sink that changes lies, which no method encodes
-ORIGIN_BYTES = 4  # where a token came from, for policies that pick single tokens
+SINK = "sink"  # name of the tier of a sink that changes; it is stored exactly by every method
+ORIGIN_BYTES = 4  # int32 origin of a token, stored for policies that pick single tokens
 
 
 def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of one frame of a tier over all layers, by part, batch 1.
+    """Return the bytes of one frame of a tier over all layers, by part, batch 1.
 
-    One head of one page is really encoded: heads and pages are stored alike.
+    dtype: of the model, which exact tiers store.
     """
+    # One head of one page is enough: all heads and pages take the same bytes.
     generator = torch.Generator().manual_seed(0)
     shape = (1, 1, 1, tier.span * spec.tokens_per_frame, spec.head_dim)
     x = torch.randn(shape, generator=generator).to(dtype)
@@ -29,7 +30,7 @@ def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int
 
 
 def frame_bytes(method: Method, spec: CacheSpec, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Bytes of one frame of the tier KEEP over all layers, batch 1."""
+    """Return the bytes of one frame of the tier KEEP over all layers, batch 1."""
     total = sum(tier_bytes(tiers_of(method)[KEEP], spec, dtype).values())
     if isinstance(method.retention, TokenPolicy):
         total += ORIGIN_BYTES * spec.num_layers * spec.kv_heads * spec.tokens_per_frame

@@ -1,4 +1,4 @@
-"""The history of one layer under a token policy: one page of tokens that came from anywhere."""
+"""The history of one layer under a token policy: one page of tokens from different frames."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from harness.cache.positions import Table
 
 @dataclass
 class Held:
-    """Tokens that are stored [B, H, N].
+    """Stored tokens of one layer.
 
-    key, value: one page each [B, H, 1, N, ...]. origin: frame * tokens of a frame + place, int32.
-    count, note: fp32; None where every token stands for itself, where the policy notes nothing.
+    key, value: one page each [B, H, 1, N, ...].
+    origin: frame * tokens per frame + place of each token [B, H, N] int32.
+    count: number of original tokens that each token stands for [B, H, N] fp32; None if always 1.
+    note: the policy's own numbers [B, H, N] fp32; None if it has none.
     """
 
     key: Packed
@@ -31,16 +33,16 @@ class Held:
 
     @property
     def counts(self) -> Tensor:
-        """How many tokens each stands for."""
+        """Number of original tokens that each token stands for [B, H, N] fp32."""
         return self._filled(1) if self.count is None else self.count
 
     @property
     def notes(self) -> Tensor:
-        """What the policy wrote down."""
+        """The policy's own number for each token [B, H, N] fp32; 0 if it has none."""
         return self._filled(0) if self.note is None else self.note
 
     def picked(self, index_BHK: Tensor) -> Held:
-        """Some tokens, as they are stored."""
+        """Return some tokens [B, H, K], without decoding them."""
         rest = (None if x is None else x.gather(2, index_BHK) for x in (self.count, self.note))
         key, value = picked(self.key, index_BHK), picked(self.value, index_BHK)
         return Held(key, value, self.origin.gather(2, index_BHK), *rest)
@@ -50,7 +52,7 @@ class Held:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes by what they are."""
+        """Bytes by component."""
         held = Counter({name: part.nbytes for name, part in self.key.parts.items()})
         held.update({name: part.nbytes for name, part in self.value.parts.items()})
         held["origin"] = self.origin.nbytes
@@ -61,19 +63,19 @@ class Held:
 
 @dataclass
 class TokenLayer:
-    """Single tokens, chosen head by head by a `TokenPolicy`.
+    """Stores the tokens that a `TokenPolicy` chooses, head by head.
 
-    A token is encoded once; what the policy picks moves as it is stored, undecoded.
+    A token is encoded once. Tokens that stay are moved in encoded form.
     """
 
     context: Context
     policy: TokenPolicy
     layer: int
     held: Held | None = None
-    first: int = 0  # frames before it, behind the sink, are out of reach
+    first: int = 0  # frames before it and after the sink have left the window
 
     def segments(self, plan: Plan) -> list[Segment]:
-        """All tokens, as one page."""
+        """Return all stored tokens as one page, with a bias that hides those out of reach."""
         held, method = self.held, self.context.method
         if held is None:
             return []
@@ -89,16 +91,18 @@ class TokenLayer:
         return [Segment(pages, method.key, method.value, turns, bias=bias)]
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
-        """Token policies look at finished chunks alone."""
+        """Do nothing: token policies see finished chunks only."""
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Show the policy history and the chunk; store what it picks, the new tokens encoded."""
+        """Encode the chunk, show history and chunk to the policy, and store the tokens it picks."""
         method, context = self.context.method, self.context
         k = context.roped_keys(chunk, plan) if context.roped else chunk.key
         self._let_go(plan)
         both = _joined(self.held, self._encoded(chunk, k, plan))
         revision = self.policy.revise(self._tokens(both, chunk, k, plan))
         index = revision.index
+        # Only policies that merge tokens return keys and values. They need exact storage, so
+        # encoding again loses no precision.
         if revision.key is not None and revision.value is not None:
             key = method.key.encode(revision.key[:, :, None])
             value = method.value.encode(revision.value[:, :, None])
@@ -114,29 +118,32 @@ class TokenLayer:
         self.held = Held(key, value, origin, count, revision.note)
 
     def _let_go(self, plan: Plan) -> None:
-        """Drop tokens that the model's window has left behind, as many in every head."""
+        """Evict tokens that have left the model's window, the same number in every head."""
         held, sink = self.held, self.context.spec.sink
         if held is None or self.first <= sink:
             return
         times = self.policy.times(self._frame_and_place(held.origin)[0], plan.frames.start)
         gone = (times >= sink) & (times < self.first)
+        # All heads share one tensor, so each must lose the same number of tokens. A head with more
+        # tokens out of reach keeps the rest, and `_bias` hides them.
         num_gone = int(gone.sum(2).min())
         kept = ~(gone & (gone.cumsum(2) <= num_gone))
+        # A stable sort moves the tokens that stay to the front without changing their order.
         index = kept.int().argsort(dim=2, descending=True, stable=True)
         self.held = held.picked(index[:, :, : held.origin.shape[2] - num_gone])
 
     def evict(self, first: int) -> None:
-        """Hide what lies neither in the model's sink nor in its window, until the next commit."""
+        """Hide tokens after the model's sink and before `first`; the next commit evicts them."""
         self.first = first
 
     @property
     def ledger(self) -> Counter[str]:
-        """Parts of keys and values, and what is kept beside them."""
+        """Bytes of keys, values, origins, counts and notes."""
         return Counter(self.held.sizes if self.held else {})
 
     @property
     def nominal_bytes(self) -> int:
-        """Codes of the tokens that are held."""
+        """Bytes of keys and values without metadata, at the nominal bits per value."""
         if self.held is None:
             return 0
         packed = self.held.key, self.held.value
@@ -144,20 +151,20 @@ class TokenLayer:
 
     @property
     def num_frames_held(self) -> float:
-        """As many tokens, in frames."""
+        """Number of stored tokens, in frames."""
         if self.held is None:
             return 0.0
         return self.held.origin.shape[2] / self.context.spec.tokens_per_frame
 
     def stored(self) -> tuple[list[int], Tensor, Tensor]:
-        """All tokens, decoded, as frame 0: they form no frames [B, H, 1, N, D] fp32."""
+        """Return all tokens as frame 0, decoded [B, H, 1, N, D] fp32; they form no whole frames."""
         assert self.held is not None
         method = self.context.method
         key, value = self.held.key, self.held.value
         return [0], method.key.decode(key, torch.float32), method.value.decode(value, torch.float32)
 
     def _encoded(self, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Held:
-        """The chunk's tokens as they are stored."""
+        """Encode the chunk's tokens; k has keys roped or not as the method stores them."""
         method, per_frame = self.context.method, self.context.spec.tokens_per_frame
         key = method.key.encode(k_BHTD[:, :, None])
         value = method.value.encode(chunk.value[:, :, None])
@@ -166,7 +173,7 @@ class TokenLayer:
         return Held(key, value, origin.expand(k_BHTD.shape[:3]), None, None)
 
     def _tokens(self, both: Held, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Tokens:
-        """What the policy sees: stored tokens decoded, new ones exact."""
+        """Return the policy's input: stored tokens decoded, new ones exact."""
         context, new = self.context, k_BHTD.shape[2]
         frame, place = self._frame_and_place(both.origin)
         key, value, turned, times = k_BHTD, chunk.value, chunk.rotated_key, frame
@@ -186,7 +193,7 @@ class TokenLayer:
             query=chunk.rotated_query,
             frame=frame,
             place=place,
-            count=both.counts if bias is None else bias.exp(),
+            count=both.counts if bias is None else bias.exp(),  # exp(HIDDEN) is 0: out of reach
             note=both.notes,
             num_new=new,
             spec=context.spec,
@@ -195,18 +202,19 @@ class TokenLayer:
         )
 
     def _decoded(self, held: Held, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Stored tokens [B, H, N, D]."""
+        """Decode stored tokens: keys and values [B, H, N, D]."""
         key, value = self.context.method.key, self.context.method.value
         return key.decode(held.key, dtype)[:, :, 0], value.decode(held.value, dtype)[:, :, 0]
 
     def _frame_and_place(self, origin: Tensor) -> tuple[Tensor, Tensor]:
-        """Where tokens came from [B, H, N] int64."""
+        """Return the frame of each token and its place in that frame, both [B, H, N] int64."""
         per_frame = self.context.spec.tokens_per_frame
         return (origin // per_frame).long(), (origin % per_frame).long()
 
     def _turns(self, times: Tensor, frame: Tensor, place: Tensor, plan: Plan) -> Table | None:
-        """How stored keys turn on reading; None where they lie as they are needed."""
+        """Return the rotations of stored keys on reading; None if they need none."""
         context = self.context
+        # `times is frame`: the policy returned its argument, so no token moves.
         if context.roped and times is frame and plan.shift == 0:
             return None
         times = times - plan.shift * (frame >= context.spec.sink)
@@ -215,9 +223,10 @@ class TokenLayer:
         return context.positions.tokens(times, place, context.num_frames)
 
     def _bias(self, count: Tensor | None, times: Tensor) -> Tensor | None:
-        """Logits to add [B, H, N] fp32: log of the counts, HIDDEN for what is out of reach.
+        """Return logits to add [B, H, N] fp32: log of the counts, HIDDEN for tokens out of reach.
 
-        The model's window reaches tokens at the times at which they are attended.
+        times: positions at which tokens are attended; the window applies to these, not to the
+        tokens' own frames.
         """
         bias = None if count is None else count.log()
         if self.first > self.context.spec.sink:
@@ -228,7 +237,10 @@ class TokenLayer:
 
 
 def picked(packed: Packed, index_BHK: Tensor) -> Packed:
-    """Some tokens of one page [B, H, 1, N, ...], as they are stored."""
+    """Return some tokens of one page [B, H, 1, N, ...], without decoding them.
+
+    index [B, H, K] int64 -> parts [B, H, 1, K, ...].
+    """
     parts = {}
     for name, part in packed.parts.items():
         at = index_BHK[:, :, None].reshape(*index_BHK.shape[:2], 1, -1, *[1] * (part.dim() - 4))
@@ -237,7 +249,7 @@ def picked(packed: Packed, index_BHK: Tensor) -> Packed:
 
 
 def _joined(held: Held | None, new: Held) -> Held:
-    """Stored tokens, then new ones."""
+    """Join stored tokens and new ones, in this order."""
     if held is None:
         return new
     return Held(
@@ -250,6 +262,6 @@ def _joined(held: Held | None, new: Held) -> Held:
 
 
 def _cat(old: Packed, new: Packed) -> Packed:
-    """Tokens of two pages in one."""
+    """Join the tokens of two pages."""
     parts = {name: torch.cat([part, new.parts[name]], 3) for name, part in old.parts.items()}
     return replace(old, parts=parts, page=(old.page[0] + new.page[0], old.page[1]))

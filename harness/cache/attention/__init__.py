@@ -1,4 +1,4 @@
-"""Attention over packed history: one contract, `base.Backend`, and the backends that meet it."""
+"""Attention over packed history: the interface `base.Backend` and its implementations."""
 
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.fused import Fused

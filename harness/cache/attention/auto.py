@@ -1,4 +1,4 @@
-"""The best backend for a machine, a model and a method."""
+"""Chooses the fastest attention backend for a machine, a model and a method."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.system.errors import UserError
 
-FEW_QUERIES = 512  # where unpacking in the loop stops paying (docs/benchmarks)
+FEW_QUERIES = 512  # above, unpacking in the attention loop is slower than staging (docs/benchmarks)
 
 
 @dataclass(frozen=True)
 class Auto:
-    """`portable` without a GPU; else `staged`, or `fused` for few queries; the row says which."""
+    """Chooses `portable` without a GPU; else `staged`, or `fused` for few queries.
+
+    Rows record the backend that ran.
+    """
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Backend:
-        """The choice; `portable` serves every quantizer, so it always finds one."""
+        """Return the chosen backend; `portable`, which serves all, if no kernel can."""
         if device.type != "cuda":
             return Portable()
-        sharing = spec.num_heads // spec.kv_heads  # queries of a head that keys are unpacked for
+        # Query heads that share a KV head count together: the history is unpacked once for them.
+        sharing = spec.num_heads // spec.kv_heads
         few = sharing * spec.chunk_frames * spec.tokens_per_frame < FEW_QUERIES
         rotates = method.key.rotation(spec.head_dim, device) is not None
         best: ByKernel = Fused() if few and not rotates else Staged()

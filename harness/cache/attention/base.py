@@ -1,4 +1,4 @@
-"""What an attention backend is given and what it must give back."""
+"""Interface of attention backends, the segments of history that they read, and their scratch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from harness.cache.positions import Table, Turns
 
 @dataclass(frozen=True)
 class Segment:
-    """Stored frames of one form that a pass may attend to.
+    """Stored frames of one pair of quantizers that a pass may attend to.
 
-    turns: how keys turn on reading; None where they are stored as needed. log_count: log of the
-    number of tokens that each stored token stands for; bias: the same where it differs from token
-    to token [B, H, tokens] fp32. span: frames in a page.
+    pages: the frames.
+    turns: rotations of the keys on reading; None if they are stored at the right positions.
+    log_count: log of the number of tokens that each stored token stands for.
+    bias: replaces log_count if it differs between tokens [B, H, tokens] fp32.
+    span: frames in a page.
     """
 
     pages: Pages
@@ -36,54 +38,55 @@ class Segment:
 
     @property
     def num_tokens(self) -> int:
-        """Stored tokens, which is how many the attention sees."""
+        """Number of stored tokens; attention reads all of them."""
         return len(self.pages.slots) * self.pages.key.page[0]
 
     @property
     def kernel_turns(self) -> Turns | None:
-        """The turns, for kernels, which turn adjacent channel pairs of whole frames only."""
+        """The turns as kernels need them: rotations of adjacent channel pairs of whole frames."""
         assert self.turns is None or isinstance(self.turns, Turns)
         return self.turns
 
     @property
     def needs_torch(self) -> bool:
-        """Whether keys turn on reading in a way that no kernel knows."""
+        """Whether the rotation of keys on reading needs torch because kernels do not support it."""
         return self.turns is not None and not isinstance(self.turns, Turns)
 
     @cached_property
     def key_rotation(self) -> Tensor | None:
-        """The rotation in which keys lie."""
+        """The quantizer's rotation of keys [D, D] fp32; None without one."""
         return _rotation(self.key_quantizer, self.pages.key)
 
     @cached_property
     def key_basis(self) -> Tensor | None:
-        """The rotation R [D, D] in which keys can be attended as they lie: q R meets k R.
-
-        A rotation from before the position was applied does not commute with it, so keys that turn
-        on reading have none.
-        """
+        """The rotation R [D, D] fp32 in which attention can read keys: q R against k R, or None."""
+        # Keys with `turns` must leave R first: R was applied before the position, and the two
+        # rotations do not commute.
         return None if self.turns else self.key_rotation
 
     @cached_property
     def value_basis(self) -> Tensor | None:
-        """The rotation in which values lie."""
+        """The quantizer's rotation of values [D, D] fp32; None without one."""
         return _rotation(self.value_quantizer, self.pages.value)
 
     def load_keys(self, heads: slice, frames: slice, out: Tensor, basis: Tensor | None) -> None:
-        """Write the keys of some heads and frames into out [B, h, F * T, D], in a basis."""
+        """Decode the keys of some heads and pages into out [B, h, F * T, D], in `basis`.
+
+        heads, frames: which heads, and which entries of `pages.slots`.
+        """
         own = self.key_rotation
         _stage(self.key_quantizer, self.pages.key, self.pages.runs, heads, frames, out)
         if self.turns is None:
             change_basis(out, own, basis)
             return
-        change_basis(out, own, None)
+        change_basis(out, own, None)  # positions apply to plain channels
         apart = out.unflatten(2, (-1, self.pages.key.page[0] // self.span))
         of_pages = slice(frames.start * self.span, frames.stop * self.span)
         out.copy_(self.turns.rotate(apart, of_pages, heads).flatten(2, 3))
         change_basis(out, None, basis)
 
     def load_values(self, heads: slice, frames: slice, out: Tensor, basis: Tensor | None) -> None:
-        """Write the values of some heads and frames into out [B, h, F * T, D], in a basis."""
+        """Decode the values of some heads and pages into out [B, h, F * T, D], in `basis`."""
         own = self.value_basis
         _stage(self.value_quantizer, self.pages.value, self.pages.runs, heads, frames, out)
         change_basis(out, own, basis)
@@ -91,9 +94,10 @@ class Segment:
 
 @dataclass
 class Scratch:
-    """Decoded keys and values of one tile, reused by all layers of a session.
+    """Buffer for the decoded keys and values of one tile, shared by all layers of a session.
 
-    finite: whether what backends decoded is finite, an answer a tile; None while nobody asks.
+    finite: collects whether decoded tiles are finite, one result per tile; None outside commit
+        passes, which need no check.
     """
 
     buffer: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -101,43 +105,52 @@ class Scratch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the buffer."""
         return self.buffer.nbytes
 
     def look(self, *decoded: Tensor) -> None:
-        """Note whether decoded history is finite, if somebody asks."""
+        """Record whether decoded history is finite, in passes that check it."""
         if self.finite is not None:
             self.finite.append(are_finite(*decoded))
 
     def take(self, like: Tensor, num_heads: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Room for keys and values [B, num_heads, num_tokens, D] of the dtype of `like`."""
+        """Return buffers for keys and values [B, num_heads, num_tokens, D] in the dtype of `like`.
+
+        They are valid until the next call.
+        """
         shape = (2, like.shape[0], num_heads, num_tokens, like.shape[3])
         size = 2 * like.shape[0] * num_heads * num_tokens * like.shape[3]
         if self.buffer.numel() < size:
-            self.buffer = torch.empty(0)  # free the old room before taking the new
+            self.buffer = torch.empty(0)  # free the old buffer first, so that both never coexist
             self.buffer = torch.empty(size, dtype=like.dtype, device=like.device)
         room = self.buffer[:size].view(shape)
         return room[0], room[1]
 
 
 class Backend(ABC):
-    """How the current chunk attends to packed history. Without state; scratch is the session's."""
+    """Attention of the current chunk over packed history. Stateless: the session owns the scratch.
+
+    name: name of the backend, as in `attention=<name>`.
+    """
 
     name: ClassVar[str]
 
     def describe(self, device: torch.device) -> str:
-        """What is recorded with every row."""
+        """Return the description that every row records."""
         return self.name
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Backend:
-        """The backend that will run, which is this one if it can.
+        """Return the backend that will run: this one, if it can.
 
-        Raises  UserError: this machine, model or method cannot be served; names what can.
+        Raises  UserError: it cannot serve this machine, model or method; names a backend that can.
         """
         return self
 
     def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
-        """Scratch of a pass over so many tokens, batch 1; itemsize is that of the model."""
+        """Return the bytes of scratch of a pass over `num_tokens` tokens, batch 1.
+
+        itemsize: bytes of a value in the model's dtype.
+        """
         return 0
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
@@ -153,10 +166,10 @@ class Backend(ABC):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """Softmax attention of q over history and the exact current chunk; output [B, H, T, D].
+        """Return the softmax attention of q over history and the exact current chunk [B, H, T, D].
 
-        q and k are turned to their positions already. The scale is 1 / sqrt(D). q has as many heads
-        as k: `attend_grouped` has brought queries that share a head of keys together.
+        q and k are rotated to their positions. The scale is 1 / sqrt(D). q has as many heads as k,
+        because `attend_grouped` has merged the queries that share a head of keys.
         """
 
 
@@ -168,12 +181,12 @@ def attend_grouped(
     history: Sequence[Segment],
     scratch: Scratch,
 ) -> Tensor:
-    """Attention of H query heads over G heads of keys and values; output [B, H, T, D].
+    """Return the attention of H query heads over G heads of keys and values [B, H, T, D].
 
-    Query head h meets KV head h // (H / G). Nothing in attention to history depends on which query
-    asks, so the queries of a group are more queries of their KV head: history is decoded once for
-    all of them, and no backend or kernel need know of groups.
+    Query head h reads KV head h // (H / G).
     """
+    # No mask depends on the query, so the queries of a group become more queries of their KV head.
+    # History is then decoded once per group, and backends and kernels need no notion of groups.
     q = q_BHTD.unflatten(1, (k_BGTD.shape[1], -1)).flatten(2, 3)
     out = backend.attend(q, k_BGTD, v_BGTD, history, scratch)
     apart: Tensor = out.unflatten(2, (-1, q_BHTD.shape[2])).flatten(1, 2)
@@ -181,14 +194,14 @@ def attend_grouped(
 
 
 def heads_in(num_heads: int, head_bytes: int, mib: float, least: int = 1) -> int:
-    """Heads whose decoded keys and values, `head_bytes` each, take at most `mib`; or `least`."""
+    """Return how many heads of `head_bytes` fit into `mib` MiB, but not fewer than `least`."""
     return min(num_heads, max(least, int(mib * 2**20) // head_bytes))
 
 
 def head_groups(
     like: Tensor, num_tokens: int, scratch_mib: float, least: int = 1
 ) -> Iterator[slice]:
-    """Heads of `like` [B, H, T, D] whose keys and values fit into scratch together."""
+    """Yield groups of heads of `like` [B, H, T, D] whose keys and values fit into scratch."""
     head_bytes = 2 * like.shape[0] * num_tokens * like.shape[3] * like.itemsize
     group = heads_in(like.shape[1], head_bytes, scratch_mib, least)
     for start in range(0, like.shape[1], group):
@@ -196,7 +209,7 @@ def head_groups(
 
 
 def spans(history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
-    """Segments, and where each lies among the tokens of all of them."""
+    """Yield each segment with its range in the tokens of all segments."""
     filled = 0
     for segment in history:
         yield segment, slice(filled, filled + segment.num_tokens)
@@ -204,18 +217,19 @@ def spans(history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
 
 
 def bases(history: Sequence[Segment]) -> tuple[Tensor | None, Tensor | None]:
-    """The bases of keys and values in which attention moves least: those of the largest segment."""
+    """Return the bases of keys and values [D, D] for attention; None means plain channels."""
+    # Only segments in another basis have to be converted: take that of the largest segment.
     largest = max(history, key=lambda segment: segment.num_tokens)
     return largest.key_basis, largest.value_basis
 
 
 def into(x: Tensor, basis: Tensor | None) -> Tensor:
-    """x R [..., D], or x where there is no basis."""
+    """Return x R [..., D], or x without a basis."""
     return x if basis is None else x @ basis.to(x.dtype)
 
 
 def out_of(x: Tensor, basis: Tensor | None) -> Tensor:
-    """x R^T, the way back."""
+    """Return x R^T [..., D], or x without a basis; undoes `into`."""
     return x if basis is None else x @ basis.T.to(x.dtype)
 
 
@@ -224,7 +238,7 @@ def _rotation(quantizer: Quantizer, packed: Packed) -> Tensor | None:
 
 
 def change_basis(x: Tensor, old: Tensor | None, new: Tensor | None) -> None:
-    """Rewrite x [..., D] in place; nothing to do where the bases are the same."""
+    """Convert x [..., D] from one basis to another, in place; equal bases cost nothing."""
     if old is not new:
         x.copy_(into(out_of(x.float(), old), new))
 
@@ -237,7 +251,7 @@ def _stage(
     frames: slice,
     out: Tensor,
 ) -> None:
-    """Stage those of the runs that lie among `frames` into out [B, h, F * T, D]."""
+    """Decode the part of `runs` that lies in `frames` into out [B, h, F * T, D]."""
     pages = out.unflatten(2, (-1, packed.page[0]))
     for slots, places in runs:
         first, last = max(places.start, frames.start), min(places.stop, frames.stop)

@@ -1,4 +1,4 @@
-"""What the backends by Triton kernels share: whom they serve, and how frames are encoded."""
+"""Base class of the backends that use Triton kernels: requirements, and encoding of frames."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.system.errors import UserError
 
 
 def unread(method: Method) -> str:
-    """What of a method's history no kernel reads, in words; empty where they read all of it.
+    """Describe the part of a method's history that kernels cannot read; empty if they read all.
 
-    A quantizer must say its form, and a page must be a frame.
+    Kernels need a quantizer with a `kernel_layout`, and pages of one frame.
     """
     if isinstance(method.retention, TokenPolicy):
         return f"single tokens, which {type(method.retention).__name__} keeps"
@@ -30,10 +30,13 @@ def unread(method: Method) -> str:
 
 
 class ByKernel(Backend):
-    """Reads and writes packed history by kernels, for quantizers that say their form."""
+    """Reads and writes packed history by kernels, for quantizers with a `kernel_layout`."""
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Self:
-        """Kernels for the machine, the head width and both quantizers."""
+        """Return this backend if kernels serve the machine, the head width and the method.
+
+        Raises  UserError: they do not.
+        """
         lacking = kernels.missing(device)
         if lacking:
             raise UserError(
@@ -51,7 +54,7 @@ class ByKernel(Backend):
         return self
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
-        """By one kernel where it knows the quantizer's fit, else as the quantizer does."""
+        """Encode by one kernel if it can compute the quantizer's metadata, else in torch."""
         from harness.cache.kernels.encode import can_encode, encode  # needs Triton
 
         form = quantizer.kernel_layout()
@@ -64,7 +67,7 @@ class ByKernel(Backend):
 
 
 def form_of(quantizer: Quantizer) -> KernelLayout:
-    """The form of a quantizer that `ByKernel.resolve` has let through."""
+    """Return the layout of a quantizer that `ByKernel.resolve` has accepted."""
     form = quantizer.kernel_layout()
     assert form is not None
     return form
@@ -73,7 +76,7 @@ def form_of(quantizer: Quantizer) -> KernelLayout:
 def read_rows(
     segment: Segment, heads: slice, like: Tensor, basis: tuple[Tensor | None, Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """A segment that kernels do not read, decoded: keys and values [B, h, tokens, D]."""
+    """Decode a segment in torch, for kernels that cannot read it: keys and values [B, h, N, D]."""
     num_heads, frames = heads.stop - heads.start, slice(0, len(segment.pages.slots))
     shape = (like.shape[0], num_heads, segment.num_tokens, like.shape[3])
     k, v = like.new_empty(shape), like.new_empty(shape)

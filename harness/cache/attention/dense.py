@@ -1,4 +1,4 @@
-"""Dense attention by the best kernel of the device, with and without its log-sum-exp."""
+"""Dense attention by the fastest kernel of the device, with and without its log-sum-exp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def attend_plain(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-    """Softmax attention; output [B, H, T, D] of the dtype of q."""
+    """Return softmax attention [B, H, T, D] in the dtype of q."""
     if not q_BHTD.is_cuda:
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)
     with sdpa_kernel(_order(q_BHTD.device), set_priority=True):
@@ -25,12 +25,14 @@ def attend_dense(
     log_count: float = 0.0,
     bias_BHN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention and the natural log of its denominator: out [B, H, T, D], lse [B, H, T].
+    """Return softmax attention and the natural log of its denominator.
 
-    log_count is added to every logit. That changes the log-sum-exp alone: attention over one kind
-    of tokens does not depend on it, so no kernel need know. bias: a logit for each
-    token, which only some kernels can add. out is of the dtype of q, lse fp32.
+    log_count: added to every logit. bias: added to the logits of each token [B, H, N].
+
+    Shapes  out [B, H, T, D] in the dtype of q, lse [B, H, T] fp32.
     """
+    # Ask for the operators directly: the public call does not return the log-sum-exp. Only some
+    # kernels can add a bias.
     q, k, v, aten = q_BHTD, k_BHTD, v_BHTD, torch.ops.aten
     mask = None if bias_BHN is None else _mask(bias_BHN, q)
     if not q.is_cuda:
@@ -42,18 +44,21 @@ def attend_dense(
         lse = lse.reshape(*lse.shape[:2], -1)
     else:
         out, lse = aten._scaled_dot_product_flash_attention(q, k, v)[:2]
-    return out, lse[..., : q.shape[2]] + log_count  # some kernels pad the number of queries
+    # The same number on every logit changes the log-sum-exp but not the output, so no kernel needs
+    # to add it. Some kernels pad the number of queries.
+    return out, lse[..., : q.shape[2]] + log_count
 
 
 def _mask(bias_BHN: Tensor, like_BHTD: Tensor) -> Tensor:
-    """Logits to add [B, H, T, N], in rows that begin where kernels want them."""
+    """Return logits to add [B, H, T, N] in the dtype of `like`; rows share memory."""
     num_tokens = bias_BHN.shape[-1]
+    # Kernels need rows that begin at multiples of 16 elements: allocate more and cut the view.
     rows = F.pad(bias_BHN.to(like_BHTD.dtype), (0, -num_tokens % 16))[..., None, :num_tokens]
     return rows.expand(*like_BHTD.shape[:3], num_tokens)
 
 
 def vendor(device: torch.device) -> str:
-    """The kernel that `attend_plain` asks for first, as recorded with every row."""
+    """Return the name of the kernel that `attend_plain` tries first; rows record it."""
     if device.type == "cpu":
         return "torch flash"
     return _order(device)[0].name.lower().removesuffix("_attention")
@@ -61,10 +66,8 @@ def vendor(device: torch.device) -> str:
 
 @cache
 def _order(device: torch.device) -> list[SDPBackend]:
-    """Kernels from the fastest to the slowest; those that cannot serve the inputs are skipped.
-
-    cuDNN uses Hopper's asynchronous tensor cores, the flash kernel of torch does not.
-    """
+    """Return kernels from the fastest to the slowest; torch skips those that cannot run."""
+    # cuDNN uses the asynchronous tensor cores of Hopper (9.0); the flash kernel of torch does not.
     first = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
     if torch.cuda.get_device_capability(device) >= (9, 0):
         first.reverse()
@@ -72,19 +75,20 @@ def _order(device: torch.device) -> list[SDPBackend]:
 
 
 class Merge:
-    """Attention over parts of the tokens, merged in place as it comes.
+    """Merges attention over parts of the tokens into attention over all of them, in place.
 
-    Holds out [B, H, T, D] fp32 and its log-sum-exp [B, H, T].
+    out: merged output so far [B, H, T, D] fp32.
+
     Source  the online softmax of FlashAttention (arXiv 2205.14135), over parts.
     """
 
     def __init__(self, out_BHTD: Tensor, lse_BHT: Tensor) -> None:
-        """Begin with the first part."""
+        """Start with the first part: its output and its log-sum-exp [B, H, T]."""
         self.out = out_BHTD.float()
         self._lse = lse_BHT
 
     def add(self, out_BHTD: Tensor, lse_BHT: Tensor) -> None:
-        """Weigh another part in."""
+        """Merge another part, weighted by its share of the softmax denominator."""
         both = torch.logaddexp(self._lse, lse_BHT)
         self.out.mul_((self._lse - both).exp_()[..., None])
         self.out.addcmul_(out_BHTD.to(self.out.dtype), (lse_BHT - both).exp_()[..., None])

@@ -1,4 +1,4 @@
-"""One Triton kernel that unpacks inside the attention loop: few queries, no scratch."""
+"""Backend for few queries: one Triton kernel that unpacks inside the attention loop, no scratch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from harness.system.errors import UserError
 
 @dataclass(frozen=True)
 class Fused(ByKernel):
-    """Every tile of queries unpacks the history for itself; what is merged is its log-sum-exp."""
+    """Unpacks the history again for every tile of queries; merges segments by log-sum-exp."""
 
     name: ClassVar[str] = "fused"
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Self:
-        """Kernels as for `staged`; a rotation from before the position cannot be folded."""
+        """Return this backend if `ByKernel` accepts the method and keys need no change of basis.
+
+        Raises  UserError: no kernel serves them, or the quantizer rotates keys whose position
+                changes on reading.
+        """
         super().resolve(spec, method, device)
         roped = method.keys_in(spec) == "roped"
         moves = spec.positions == "relative" and spec.window is not None
@@ -43,7 +47,7 @@ class Fused(ByKernel):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """The current chunk densely, then segment by segment, each in its own basis."""
+        """Attend to the current chunk densely, then to each segment in the segment's own basis."""
         from harness.cache.kernels.fused import attend_packed  # needs Triton
 
         if not history:
@@ -51,6 +55,7 @@ class Fused(ByKernel):
         merged = Merge(*attend_dense(q_BHTD, k_BHTD, v_BHTD))
         for segment in history:
             q = into(q_BHTD, segment.key_basis)
+            # The kernel does not read pooled frames, nor rotate other than by `Turns`.
             if segment.log_count or segment.needs_torch:
                 rows = read_rows(segment, slice(0, q.shape[1]), q, (None, None))
                 merged.add(*attend_dense(q, *rows, segment.log_count))

@@ -1,4 +1,4 @@
-"""Attention over packed history in plain torch, on any device; the fast path on a CPU."""
+"""Backend in plain torch for any device and method; the fastest one on a CPU."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ Chunk = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of a group of hea
 
 @dataclass(frozen=True)
 class Portable(Backend):
-    """One tile of history is decoded into scratch, attended, and forgotten.
+    """Decodes one tile of history at a time into scratch and attends to it.
 
-    axis `heads`: a tile is a group of heads with all their tokens, as many as fit into
-    `scratch_mib` (at least one head). Heads are independent, so nothing is merged. axis `tokens`:
-    a tile is some frames of `tile_tokens` tokens (at least one frame), merged in place by its
-    log-sum-exp; less to decode at a time, which pays for few queries.
+    axis: `heads`: a tile is all tokens of as many heads as fit into `scratch_mib`, at least one.
+        Heads are independent, so no merge is needed. `tokens`: a tile is as many frames as fit
+        into `tile_tokens`, at least one; tiles are merged by log-sum-exp. This decodes less at a
+        time, which is faster for few queries.
+    scratch_mib: size of a tile in MiB.
+    tile_tokens: tokens of a tile with axis `tokens`.
 
     Raises  ValueError: another axis, a size that is not positive.
     """
@@ -45,7 +47,7 @@ class Portable(Backend):
     name: ClassVar[str] = "portable"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a tile."""
+        """Refuse an unknown axis and sizes that are not positive."""
         if self.axis not in ("heads", "tokens"):
             raise ValueError(f"attention.axis={self.axis}: choose heads or tokens")
         for name in ("scratch_mib", "tile_tokens"):
@@ -53,11 +55,11 @@ class Portable(Backend):
                 raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")
 
     def describe(self, device: torch.device) -> str:
-        """With what a tile is."""
+        """Return the name and the axis of the tiles."""
         return f"{self.name}/{self.axis}"
 
     def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
-        """Of a tile."""
+        """Return the bytes of a tile."""
         seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
         head_bytes = 2 * seen * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
@@ -70,9 +72,10 @@ class Portable(Backend):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """Rotations of the stored tokens go into q, the current chunk and the output."""
+        """Attend in the basis of the largest segment; see `Backend`."""
         if not history:
             return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)
+        # Rotate q, the current chunk and the output rather than the history, which is larger.
         key_basis, value_basis = bases(history)
         num_tokens = k_BHTD.shape[2] + sum(segment.num_tokens for segment in history)
         attend = self._whole if self.axis == "heads" else self._in_tiles
@@ -88,7 +91,7 @@ class Portable(Backend):
     def _whole(
         self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
     ) -> Tensor:
-        """All tokens of a group of heads."""
+        """Return attention over all tokens of a group of heads."""
         q, k, v = chunk
         num_stored = sum(segment.num_tokens for segment in history)
         room = scratch.take(k, k.shape[1], num_stored + k.shape[2])
@@ -102,7 +105,7 @@ class Portable(Backend):
     def _in_tiles(
         self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
     ) -> Tensor:
-        """A few frames of a group of heads at a time, after the current chunk."""
+        """Return attention of a group of heads over the current chunk and then tile by tile."""
         q, k, v = chunk
         key_basis, value_basis = bases(history)
         merged = Merge(*attend_dense(q, k, v))
@@ -118,7 +121,7 @@ class Portable(Backend):
         return merged.out
 
     def _tiles(self, history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
-        """Segments cut into frames."""
+        """Yield tiles: segments, and ranges of their frames."""
         for segment in history:
             step = max(1, self.tile_tokens // segment.pages.key.page[0])
             num_frames = len(segment.pages.slots)
@@ -132,7 +135,7 @@ def load(
     room: tuple[Tensor, Tensor],
     basis: tuple[Tensor | None, Tensor | None],
 ) -> None:
-    """Write all of history into the beginning of keys and values [B, h, tokens, D]."""
+    """Decode all of history into the beginning of keys and values [B, h, tokens, D]."""
     for segment, span in spans(history):
         frames = slice(0, len(segment.pages.slots))
         segment.load_keys(heads, frames, room[0][:, :, span], basis[0])
@@ -140,9 +143,10 @@ def load(
 
 
 def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice) -> Tensor | None:
-    """Additive logits [B or 1, h or 1, 1, num_tokens], None where no token stands for several."""
+    """Return additive logits [B or 1, h or 1, 1, num_tokens]; None if no segment has any."""
     if not any(segment.log_count or segment.bias is not None for segment in history):
         return None
+    # One row for all heads is enough unless a token policy counts tokens head by head.
     alike = all(segment.bias is None for segment in history)
     mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
     for segment, span in spans(history):

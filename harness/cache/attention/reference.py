@@ -1,4 +1,4 @@
-"""Decode everything, attend densely in fp32: the oracle that the other backends are held to."""
+"""Reference backend: decodes everything and attends in fp32; tests compare other backends to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.cache.attention.base import Backend, Scratch, Segment
 
 @dataclass(frozen=True)
 class Reference(Backend):
-    """Nothing is folded, tiled or reused; as slow and as large as it looks."""
+    """Decodes the whole history in one piece, in plain channels; simple, slow and large."""
 
     name: ClassVar[str] = "reference"
 
@@ -27,7 +27,7 @@ class Reference(Backend):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """Concatenate decoded history and the current chunk."""
+        """Attend to the concatenation of decoded history and the current chunk."""
         keys, values, bias = [], [], []
         for segment in history:
             num_frames = len(segment.pages.slots)

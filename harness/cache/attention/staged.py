@@ -1,4 +1,4 @@
-"""Stage a group of heads by one Triton kernel, then the vendor's flash kernel: many queries."""
+"""Backend for many queries: a Triton kernel decodes a group of heads, a flash kernel attends."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ from harness.cache.attention.dense import Merge, attend_dense, attend_plain, ven
 
 @dataclass(frozen=True)
 class Staged(ByKernel):
-    """Every stored value is decoded once a pass and layer, into scratch that fits a cache.
+    """Decodes every stored value once per pass and layer, into scratch that fits the GPU's cache.
 
-    Many queries read every key, so decoding inside the attention loop would repeat it; here it is
-    one pass over the packed bytes. scratch_mib bounds the group of heads, but not below
-    least_heads: with fewer, a GPU's multiprocessors stand idle.
+    Every query tile reads every key, so with many queries a kernel that decodes inside the
+    attention loop would repeat the work; here it is one pass over the packed bytes.
+
+    scratch_mib: size of the scratch in MiB, which limits the heads of a group.
+    least_heads: the fewest heads of a group, whatever the scratch; with fewer, multiprocessors of
+        the GPU are idle.
 
     Raises  ValueError: a size that is not positive.
     """
@@ -41,17 +44,17 @@ class Staged(ByKernel):
     name: ClassVar[str] = "staged"
 
     def __post_init__(self) -> None:
-        """Refuse scratch that holds nothing."""
+        """Refuse sizes that are not positive."""
         for name in ("scratch_mib", "least_heads"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")
 
     def describe(self, device: torch.device) -> str:
-        """With the kernel that attends."""
+        """Return the name and the vendor's attention kernel."""
         return f"{self.name}/{vendor(device)}"
 
     def scratch_bytes(self, spec: CacheSpec, num_tokens: int, itemsize: int) -> int:
-        """Of a group of heads."""
+        """Return the bytes of a group of heads."""
         head_bytes = 2 * num_tokens * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib, self.least_heads)
 
@@ -63,9 +66,11 @@ class Staged(ByKernel):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """Frames in full together, without a bias; pooled frames apart, merged by log-sum-exp."""
+        """Attend to full frames and the current chunk at once, and merge pooled frames."""
         if not history:
             return attend_plain(q_BHTD, k_BHTD, v_BHTD)
+        # Pooled tokens need a bias on their logits, which the fastest kernels do not take. They are
+        # few: attend to them separately and merge by log-sum-exp.
         key_basis, value_basis = bases(history)
         q, k, v = into(q_BHTD, key_basis), into(k_BHTD, key_basis), into(v_BHTD, value_basis)
         full = [segment for segment in history if not segment.log_count]
@@ -96,7 +101,7 @@ def _stage_all(
     room: tuple[Tensor, Tensor],
     basis: tuple[Tensor | None, Tensor | None],
 ) -> None:
-    """As `portable.load`, by kernels."""
+    """Decode all of history into the beginning of keys and values [B, h, tokens, D], by kernels."""
     from harness.cache.kernels.stage import stage  # needs Triton
 
     group = heads.start, heads.stop
@@ -106,7 +111,7 @@ def _stage_all(
         form, own = form_of(segment.key_quantizer), segment.key_rotation
         if segment.turns is not None and (own is not None or segment.needs_torch):
             stage(form, pages.key, pages.table, group, k, None)
-            change_basis(k, own, None)  # back to plain channels, then turn
+            change_basis(k, own, None)  # positions apply to plain channels
             frames = k.unflatten(2, (-1, pages.key.page[0]))
             k.copy_(segment.turns.rotate(frames, slice(0, frames.shape[2]), heads).flatten(2, 3))
             own = None

@@ -1,7 +1,7 @@
-"""Triton kernels that read packed history: staging into dense scratch, and fused attention.
+"""Triton kernels for packed history: encoding, staging into dense scratch, and fused attention.
 
-`harness.cache.kernels.stage` and `harness.cache.kernels.fused` need Triton; import them where they
-are called. This module does not, so that a machine without Triton can ask what is missing.
+The modules of this package need Triton, so import them where they are called. This file does not:
+`missing` must work on a machine without Triton.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 
 import torch
 
-HEAD_DIMS = (16, 32, 64, 128)  # Triton's ranges are powers of two, its dots at least 16 wide
+# Triton's ranges must be powers of two, and its dot products at least 16 wide.
+HEAD_DIMS = (16, 32, 64, 128)
 
 
 def missing(device: torch.device) -> str | None:
-    """What keeps the kernels from running on `device`, in one phrase; None if nothing does.
+    """Return why kernels cannot run on `device`, in one phrase; None if they can.
 
-    In Triton's interpreter (TRITON_INTERPRET=1) they run on any device, slowly.
+    Triton's interpreter (TRITON_INTERPRET=1) runs them on any device, slowly.
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"

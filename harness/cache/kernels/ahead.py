@@ -28,7 +28,7 @@ from harness.cache.positions import Turns
 
 ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
-CHUNK = 3  # frames that are encoded together
+CHUNK = 3  # frames of a chunk, encoded by one launch
 FORMS = {
     "exact": KernelLayout(),
     "int8_tokens": KernelLayout((CodePlane(8, 16, "tokens", -127.5, fit="absmax"),)),
@@ -54,7 +54,7 @@ _TYPES = {
 
 
 def launches(name: str, capability: int) -> Iterator[tuple[str, Launch]]:
-    """The launches of one format at the size of the Wan checkpoints, on tensors without memory."""
+    """Yield the launches of one format at the sizes of the Wan checkpoints, by kernel name."""
     form, packed = FORMS[name], _stored(FORMS[name])
     slots = _empty(SLOTS, dtype=torch.int32)
     shifts = Turns(_empty(SLOTS, 22, dtype=torch.complex64), None)
@@ -66,16 +66,17 @@ def launches(name: str, capability: int) -> Iterator[tuple[str, Launch]]:
     both = (form, packed), (form, packed)
     if encode.can_encode(form):
         chunk = _empty(BATCH, CHUNK, TOKENS, HEADS, HEAD_DIM, dtype=torch.bfloat16)
-        x = chunk.permute(0, 3, 1, 2, 4)  # as the network makes it
+        x = chunk.permute(0, 3, 1, 2, 4)  # the strides that the network's tensors have
         yield "encode", encode.prepare(form, x, packed, slots[:CHUNK])
     for suffix, kind in (("", None), ("_shifts", shifts), ("_turns", turns)):
         yield "fused" + suffix, fused.prepare(q, *both, slots, kind, ROOMS[capability])
 
 
 def compiled(launch: Launch, capability: int) -> dict[str, Any]:
-    """Compile for one target: registers, stack and shared bytes, kind of MMA, instructions.
+    """Compile a launch for one target and return its resources.
 
-    loops: instructions of each loop, inner ones first.
+    registers: per thread. stack, shared: bytes. mma: kinds of matrix instructions.
+    instructions: total. loops: instructions of each loop, ascending.
     """
     binary = triton.compile(
         _source(launch), GPUTarget("cuda", capability, 32), options=dict(launch.options)
@@ -93,7 +94,7 @@ def compiled(launch: Launch, capability: int) -> dict[str, Any]:
 
 
 def _source(launch: Launch) -> ASTSource:
-    """The kernel with the types and specializations that this launch would give it."""
+    """Return the kernel with the types and specializations that Triton would derive at launch."""
     signature: dict[str, Any] = {}
     constants: dict[tuple[int, ...], Any] = {}
     divisible: list[tuple[int, ...]] = []
@@ -102,6 +103,8 @@ def _source(launch: Launch) -> ASTSource:
         if isinstance(value, tuple):
             types = [type_of(x, (*path, i), special) for i, x in enumerate(value)]
             return type(value)(*types) if hasattr(value, "_fields") else tuple(types)
+        # Triton compiles None and the integer 1 into the kernel as constants, and assumes that
+        # pointers and integers divisible by 16 stay so.
         if value is None or (special and isinstance(value, int) and value == 1):
             constants[path] = value
             return "constexpr"
@@ -122,11 +125,12 @@ def _source(launch: Launch) -> ASTSource:
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    # Compiling needs shapes, strides and dtypes only; meta tensors have no memory.
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _stored(form: KernelLayout) -> Packed:
-    """Parts of the right shapes and dtypes, without memory."""
+    """Return packed frames of one format as meta tensors."""
     head = (BATCH, HEADS, SLOTS)
     channels = [name for name in (form.channel_scale, form.channel_mean) if name]
     parts = {name: _empty(*head, HEAD_DIM, dtype=torch.float32) for name in channels}
@@ -144,7 +148,7 @@ def _stored(form: KernelLayout) -> Packed:
 
 
 def _dump(what: str, cubin: bytes) -> str:
-    """What cuobjdump says of a binary."""
+    """Return the output of cuobjdump for a binary."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -153,7 +157,7 @@ def _dump(what: str, cubin: bytes) -> str:
 
 
 def _loops(sass: list[tuple[int, str]]) -> list[int]:
-    """Instructions from the target of each backward jump to the jump."""
+    """Return the instructions of each loop, from the target of a backward jump to the jump."""
     loops = []
     for address, text in sass:
         jump = re.search(r"BRA\b.*0x([0-9a-f]+)", text)
@@ -163,7 +167,7 @@ def _loops(sass: list[tuple[int, str]]) -> list[int]:
 
 
 def main() -> None:
-    """Compile every kernel and format, or those named, for every target."""
+    """Compile all kernels and formats, or those given by --only, for every target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="FORM or KERNEL/FORM")
     only = set(parser.parse_args().only)

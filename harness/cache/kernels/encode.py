@@ -1,9 +1,9 @@
-"""Encoding: new frames quantized straight into pages of a slab by one launch.
+"""Encoding kernel: one launch quantizes new frames directly into pages of a slab.
 
-Bound by memory: 2 bytes a value are read and 0.6 written (INT4). A program takes all its values
-into registers first, as pieces that lie alike: tokens that share metadata, and channels that share
-a byte, are then in the same thread. Everything is computed in fp32 as `methods.quantizers` does it
-on a CPU, and comes out bit for bit the same.
+Memory bandwidth is the limit: 2 bytes per value are read and 0.6 written (INT4). A program first
+loads all its values into registers, in pieces of equal layout, so that tokens that share metadata
+and channels that share a byte lie in the same thread. All arithmetic is in fp32 and follows
+`methods.quantizers`; the result equals theirs on a CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from harness.cache.kernels import check_head_dim
 from harness.cache.kernels.launch import Launch, describe
 from harness.cache.kernels.tiles import start_of
 
-TILE = 4096  # values of a program whose tokens stand alone: 32 a thread
+TILE = 4096  # values of a program if tokens share no metadata: 32 per thread
 ROWS = 16  # tokens of a group in the same thread
-LARGEST_GROUP = 128  # tokens that share: all their values are held in registers
+LARGEST_GROUP = 128  # tokens that share metadata; registers must hold all their values
 
 
-# A number that changes from call to call must not bring a new binary with it.
+# Triton must not specialize on numbers that change between calls: each would compile again.
 @triton.jit(do_not_specialize=["num_heads", "num_tokens"])
 def encode_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     x,
@@ -36,16 +36,16 @@ def encode_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     BLOCK: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Grid: tiles of SIZE tokens of a frame (a group, if tokens share), frames, B * heads.
+    """Encode one tile of SIZE tokens of one head of one frame.
 
-    A tile comes in pieces of BLOCK tokens and the channels of one bit field of the packed bytes.
-    Pieces that reach beyond it repeat its last token: that changes no extreme.
+    Grid: tiles of a frame (one per group, if tokens share metadata), frames, B * heads. A tile is
+    loaded in pieces of BLOCK tokens and the channels of one bit field of the packed bytes.
     """
     WIDTH: tl.constexpr = D * SPEC.bits // 8
     FIELDS: tl.constexpr = 8 // SPEC.bits
     PIECES: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     CUT: tl.constexpr = WIDTH if SPEC.by_tokens else min(SPEC.group, WIDTH)
-    SHARING: tl.constexpr = 1 if SPEC.by_tokens else SPEC.group // CUT  # fields, of metadata
+    SHARING: tl.constexpr = 1 if SPEC.by_tokens else SPEC.group // CUT  # bit fields per metadatum
     GROUPS: tl.constexpr = WIDTH // CUT
     f = tl.program_id(1).to(tl.int64)
     b = (tl.program_id(2) // num_heads).to(tl.int64)
@@ -59,6 +59,7 @@ def encode_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     values = ()
     for field in tl.static_range(FIELDS):
         for i in tl.static_range(PIECES):
+            # Beyond the tile, repeat its last token: minimum and maximum stay the same.
             t = tl.minimum(rows + i * BLOCK, end - 1)
             value = tl.load(x + (t * x_strides[3] + c) + field * WIDTH)
             values += (value,)  # type: ignore[assignment]
@@ -90,15 +91,18 @@ def encode_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
 
 @triton.jit
 def cut(x, CUT: tl.constexpr):
-    """A piece [BLOCK, WIDTH] as runs of CUT channels that share metadata [BLOCK, GROUPS, CUT]."""
+    """View a piece [BLOCK, WIDTH] as fp32 runs of CUT channels that share metadata.
+
+    The result is [BLOCK, GROUPS, CUT].
+    """
     return tl.reshape(x.to(tl.float32), [x.shape[0], x.shape[1] // CUT, CUT])
 
 
 @triton.jit
 def fit(values, plane, SPEC: tl.constexpr, CUT: tl.constexpr):
-    """Metadata of the pieces that share it: scale fp16, and zero fp16, or fp32 if it is not stored.
+    """Return scale (fp16) and zero (fp16, or fp32 if it is not stored) of pieces that share them.
 
-    Shaped to broadcast over a piece: [1, 1, WIDTH] if tokens share, else [BLOCK, GROUPS, 1].
+    Shapes broadcast over a piece: [1, 1, WIDTH] if tokens share metadata, else [BLOCK, GROUPS, 1].
     """
     AXIS: tl.constexpr = 0 if SPEC.by_tokens else 2
     if plane.zero is None:
@@ -106,6 +110,8 @@ def fit(values, plane, SPEC: tl.constexpr, CUT: tl.constexpr):
         for i in tl.static_range(1, len(values)):
             high = tl.maximum(high, tl.abs(cut(values[i], CUT)))
         high = tl.max(high, AXIS, keep_dims=True)
+        # div_rn rounds correctly, like a CPU; Triton's plain division may not. 65504 is the largest
+        # fp16.
         scale = tl.minimum(tl.div_rn(high, -SPEC.offset), 65504.0).to(tl.float16)
         zero = scale.to(tl.float32) * SPEC.offset  # exact: 11 bits times 8
     else:
@@ -117,6 +123,8 @@ def fit(values, plane, SPEC: tl.constexpr, CUT: tl.constexpr):
         low = tl.min(low, AXIS, keep_dims=True)
         high = tl.max(high, AXIS, keep_dims=True)
         zero = tl.minimum(tl.maximum(low, -65504.0), 65504.0).to(tl.float16)
+        # Measure from the rounded zero, which the decoder adds. 2**-24, the smallest fp16, keeps a
+        # constant group from a scale of 0.
         step = tl.div_rn(high - zero.to(tl.float32), 2.0**SPEC.bits - 1)
         scale = tl.minimum(tl.maximum(step, 2.0**-24), 65504.0).to(tl.float16)
     return scale, zero
@@ -124,16 +132,15 @@ def fit(values, plane, SPEC: tl.constexpr, CUT: tl.constexpr):
 
 @triton.jit
 def nearest(x, scale, zero, SPEC: tl.constexpr):
-    """(x - zero) / scale rounded half to even into 0 .. 2**bits - 1, int32, without dividing.
-
-    A product with the reciprocal tells between which two codes x lies, comparing with the middle
-    between them decides. The middle is exact (9 bits times the 11 of a scale), and so is what comes
-    out: a quotient of floats that is not a middle is too far from it to be rounded onto it. Adding
-    2**23 rounds to an integer and leaves it in the lowest bits.
-    """
+    """Return (x - zero) / scale rounded half to even into 0 .. 2**bits - 1, int32, exactly."""
+    # No division per value. The product with the reciprocal finds the two codes around x; the
+    # comparison with their middle decides. The middle is exact (9 bits times the 11 bits of a
+    # scale), and so is the result: a quotient of floats that is not a middle is too far from it to
+    # be rounded onto it.
     x -= zero.to(tl.float32)
     scale = tl.maximum(scale.to(tl.float32), 1e-30)
     below = tl.maximum(x * (1.0 / scale) - 0.5, 0.0)
+    # Adding 2**23 rounds to an integer and leaves it in the lowest bits of the float.
     below = tl.minimum(below, 2.0**SPEC.bits - 2) + 8388608.0
     middle = (below - 8388608.0) * scale + 0.5 * scale
     code = below.to(tl.int32, bitcast=True) & 255
@@ -142,7 +149,7 @@ def nearest(x, scale, zero, SPEC: tl.constexpr):
 
 
 def can_encode(form: KernelLayout | None) -> bool:
-    """Whether `encode` serves this form: a single plane that says how its metadata is found."""
+    """Return whether `encode` serves this layout: a single plane whose `fit` the kernel knows."""
     if form is None or len(form.planes) != 1 or form.channel_scale or form.channel_mean:
         return False
     plane = form.planes[0]
@@ -156,15 +163,17 @@ def can_encode(form: KernelLayout | None) -> bool:
 def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> None:
     """Quantize x [B, H, F, T, D] into the pages of a slab, frame f into slot slots[f].
 
-    x: bf16, fp16 or fp32, any strides, last dimension contiguous. pages: parts [B, H, S, ...];
-    slots that are not named keep what they hold. slots: [F] int32, each slot once.
+    x: bf16, fp16 or fp32, any strides, last dimension contiguous.
+    pages: parts [B, H, S, ...]; other slots stay unchanged.
+    slots: [F] int32, each slot once.
+
     Raises  ValueError: a head width that no kernel serves.
     """
     prepare(form, x_BHFTD, pages, slots).run()
 
 
 def prepare(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -> Launch:
-    """The launch that `encode` makes."""
+    """Return the launch of `encode`, without running it."""
     assert can_encode(form), form
     batch, num_heads, num_frames, num_tokens, head_dim = x_BHFTD.shape
     check_head_dim(head_dim)
@@ -177,6 +186,7 @@ def prepare(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Tensor) -
     assert stored.planes is not None
     if spec.by_tokens:
         size = spec.group
+        # A group is at most ROWS pieces of `block` tokens: a thread holds up to ROWS of its tokens.
         block = warps = triton.next_power_of_2(triton.cdiv(size, ROWS))
     else:
         size = block = min(TILE // head_dim, triton.next_power_of_2(num_tokens))

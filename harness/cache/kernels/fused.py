@@ -1,13 +1,13 @@
-"""Fused attention: a flash loop over packed history, decoded in registers tile by tile.
+"""Fused attention: a flash-attention loop over packed history, decoded in registers tile by tile.
 
-Each program repeats the decoding for its tile of queries, so this pays off for few queries only
-(some hundreds); with thousands, staging the history once is faster. What it saves is the scratch.
+Each program repeats the decoding for its tile of queries, so this is faster for few queries only
+(some hundreds); with thousands, staging the history once is faster. It needs no scratch.
 
-Of the work in the loop, only turns that depend on the frame alone are moved out of it: a turned key
-meets a query as the key meets the query turned back, so q is turned once a frame, exactly. Scales
-and zeros stay where they are, one multiply-add an element of K or V. Moving those of a token onto
-columns of the logits and probabilities takes as many operations for 128 queries of width 128 as it
-saves, and the compiled loop was a quarter (sm_86) to a third (sm_90) longer.
+Rotations of keys that depend on the frame alone are moved out of the loop: rotating q back once per
+frame gives the same logits as rotating every key. Scales and zeros stay in the loop, one
+multiply-add per element of K or V. Applying a token's scale to columns of the logits and
+probabilities instead takes as many operations for 128 queries of width 128 as it saves, and the
+compiled loop was a quarter (sm_86) to a third (sm_90) longer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from harness.cache.positions import Turns
 
 
 class Plan(NamedTuple):
-    """What the compiler knows of a launch.
+    """Compile-time constants of a launch.
 
-    queries, block: the tile of logits. time: channels that turn with the frame. scale: of the
-    logits, with log2(e) in it.
+    key, value: planes of the stored keys and values.
+    queries, block: queries and tokens of a tile of logits.
+    time: channels that rotate with the frame.
+    scale: 1 / sqrt(D) times log2(e), because the kernel uses powers of two.
     """
 
     key: tuple[Spec, ...]
@@ -43,13 +45,13 @@ class Plan(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a device offers: its compute capability (90 is sm_90) and its multiprocessors."""
+    """Properties of a device: compute capability (90 is sm_90) and number of multiprocessors."""
 
     capability: int
     num_sms: int
 
 
-# Numbers that change as the history grows must not bring a new binary with them.
+# Triton must not specialize on numbers that change as the history grows: each would compile again.
 @triton.jit(do_not_specialize=["shape", "frames_each"])
 def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     q,
@@ -66,9 +68,11 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     P: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """Grid: tiles of queries, B * H, parts of the frames; out and lse [parts, B, H, M, ..].
+    """Attend with one tile of queries of one head to one part of the frames.
 
-    shape: (H, M, F, T). q_turns: of the frames, turned back on q. k_turns: turned on the keys.
+    Grid: tiles of queries, B * H, parts of the frames. out [parts, B, H, M, D], lse
+    [parts, B, H, M]. shape: (H, M, F, T). q_turns: rotations of frames, applied backwards to q.
+    k_turns: rotations applied to keys.
     """
     num_heads, num_queries, num_frames, num_tokens = shape
     b = (tl.program_id(1) // num_heads).to(tl.int64)
@@ -83,7 +87,7 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     first = tl.program_id(2) * frames_each
     for f in range(first, tl.minimum(first + frames_each, num_frames)):
         slot = tl.load(slots + f).to(tl.int64)
-        # Loaded anew for every frame: q beside a turned q would cost registers in the loop.
+        # Load q again for every frame: keeping it next to the rotated q would cost registers.
         q_frame = tl.load(q_at, mask=asked, other=0)
         if q_turns is not None:
             back = load_time(q_turns, f, P.time, P.head_dim)
@@ -97,6 +101,7 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
             v = load_finished(value, P.value, None, (b, h, slot), t, live, P.head_dim)
             s = tl.dot(q_frame, tl.trans(k.to(DOT)), input_precision="ieee") * P.scale
             s = tl.where(live[None, :], s, float("-inf"))
+            # Online softmax: rescale earlier sums to the new maximum.
             new_top = tl.maximum(top, tl.max(s, 1))
             p = tl.exp2(s - new_top[:, None])
             shrink = tl.exp2(top - new_top)
@@ -106,6 +111,7 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     part = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     row = part * num_queries + m
     tl.store(out + row[:, None] * P.head_dim + d[None, :], acc / total[:, None], mask=asked)
+    # From powers of two back to the natural logarithm.
     tl.store(lse + row, (top + tl.log2(total)) * 0.6931471805599453, mask=m < num_queries)
 
 
@@ -118,13 +124,17 @@ def attend_packed(
     slots: Tensor,
     turns: Turns | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention over stored frames: output [B, H, M, D] and log-sum-exp [B, H, M], fp32.
+    """Return softmax attention over stored frames [B, H, M, D] and log-sum-exp [B, H, M], fp32.
 
-    q [B, H, M, D] bf16, fp16 or fp32, last dimension contiguous, rotated as the keys are (by
-    position, and by a Hadamard matrix if keys are stored so; values stored so leave the output
-    rotated). slots: [F] int32, F at least 1. turns: rotations of the stored keys. The logits are
-    scaled by 1 / sqrt(D); the log-sum-exp is natural, so that parts of a softmax can be merged.
-    Products are taken in the dtype of q (in fp32 by the interpreter, whose BF16 product is wrong).
+    The logits are scaled by 1 / sqrt(D); the log-sum-exp is natural, so parts of a softmax can be
+    merged. Products are computed in the dtype of q (by the interpreter in fp32, since its BF16
+    product is wrong).
+
+    q_BHMD: bf16, fp16 or fp32, last dimension contiguous; rotated by position, and by the key
+        quantizer's rotation if there is one. The output stays in the value quantizer's rotation.
+    slots: [F] int32, the slot of each frame; F is at least 1.
+    turns: rotations of the stored keys.
+
     Raises  ValueError: a head width that no kernel serves.
     """
     launch = prepare(
@@ -135,7 +145,7 @@ def attend_packed(
 
 
 def merge(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Join parts of a softmax: out [parts, ..., D] and lse [parts, ...] -> [..., D] and [...]."""
+    """Merge parts of a softmax: out [parts, ..., D] and lse [parts, ...] -> [..., D] and [...]."""
     if len(out) == 1:
         return out[0], lse[0]
     whole = lse.logsumexp(0)
@@ -150,7 +160,7 @@ def prepare(
     turns: Turns | None,
     room: Room,
 ) -> Launch:
-    """The launch that `attend_packed` makes: out and lse in parts, so that all of a GPU works."""
+    """Return the launch of `attend_packed`, without running it; it gives out and lse in parts."""
     batch, heads, num_queries, head_dim = q_BHMD.shape
     check_head_dim(head_dim)
     num_tokens, num_frames = key[1].page[0], len(slots)
@@ -166,6 +176,8 @@ def prepare(
         key_specs, value_specs, queries, block, time, 1.4426950408889634 / head_dim**0.5, head_dim
     )
     rows = triton.cdiv(num_queries, queries), batch * heads
+    # Few queries give few programs: divide the frames among more, until every multiprocessor has
+    # one.
     each = triton.cdiv(num_frames, max(1, min(num_frames, room.num_sms // (rows[0] * rows[1]))))
     parts = triton.cdiv(num_frames, each)
     arguments = {
@@ -188,13 +200,13 @@ _DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: 
 
 
 def _tile(dot: tl.dtype, room: Room, heavy: bool) -> tuple[int, int, dict[str, int]]:
-    """Queries and tokens of a tile, and compiler options.
+    """Return queries and tokens of a tile, and compiler options.
 
-    heavy: keys need more than one plane's room in shared memory while the next tile is fetched.
+    heavy: prefetching the next tile needs shared memory for more than one plane of keys.
     """
-    if dot == tl.float32:  # for tests: products without tensor cores
+    if dot == tl.float32:  # for tests only, without tensor cores
         return 32, 32, {"num_warps": 4, "num_stages": 1}
-    if room.capability // 10 in (9, 10):  # 227 KiB of shared memory a block, 99 KiB elsewhere
+    if room.capability // 10 in (9, 10):  # 227 KiB of shared memory per block, 99 KiB elsewhere
         return 128, 64, {"num_warps": 8, "num_stages": 2}
     return 128, 32, {"num_warps": 8, "num_stages": 1 if heavy else 2}
 

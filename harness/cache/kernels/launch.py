@@ -1,7 +1,7 @@
-"""What the host hands to kernels: stored frames and turns as tuples, and one launch of a kernel.
+"""Kernel arguments: stored frames and rotations as named tuples, and the launch of a kernel.
 
-Triton passes named tuples of tensors and numbers as they are, which keeps the argument lists short
-for any number of planes; None stands for what is not there and is known to the compiler.
+Triton accepts named tuples of tensors and numbers, so argument lists stay short for any number of
+planes. None stands for a missing part; the compiler knows it and removes the code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 class PlaneParts(NamedTuple):
-    """The parts of one plane."""
+    """Parts of one `CodePlane`."""
 
     codes: Part
     scale: Part
@@ -36,7 +36,7 @@ class PlaneParts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Stored frames: either `exact` or planes."""
+    """Stored frames for kernels: either `exact` or planes; channel parts are optional."""
 
     planes: tuple[PlaneParts, ...] | None
     exact: Part | None
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What the compiler knows of a plane; `harness.api.CodePlane` without the names."""
+    """Compile-time constants of a plane: `harness.api.CodePlane` without the names of parts."""
 
     bits: int
     group: int
@@ -54,9 +54,9 @@ class Spec(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Turns as alternating real and imaginary parts, fp32.
+    """Rotations as alternating real and imaginary parts, fp32.
 
-    time: [F, TIME]. space: [T, D - TIME].
+    time: [F, TIME], TIME being the channels that rotate with the frame. space: [T, D - TIME].
     """
 
     time: Tensor
@@ -65,7 +65,7 @@ class Tables(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a kernel: arguments by name, those known at compile time, compiler options."""
+    """One launch of a kernel: grid, arguments, compile-time constants and compiler options."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -74,17 +74,17 @@ class Launch:
     options: Mapping[str, int]
 
     def run(self) -> None:
-        """Launch it on the current stream."""
+        """Launch the kernel on the current stream."""
         self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter."""
+    """Return whether kernels run in Triton's interpreter."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
-    """Stored frames as kernels read them, and what the compiler knows of their planes."""
+    """Return stored frames as kernel arguments, and the compile-time constants of their planes."""
 
     def part(name: str) -> Part:
         tensor = packed.parts[name]
@@ -102,15 +102,15 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
 
 
 def _spec(plane: CodePlane, width: int) -> Spec:
-    """Of a plane of heads of this width; a group of channels ends where the head does."""
     by_tokens = plane.axis == "tokens"
+    # A group of channels ends with the head, also if the quantizer allows larger groups.
     return Spec(
         plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens, plane.offset
     )
 
 
 def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:
-    """Complex turns as real tables, and how many channels turn with the frame."""
+    """Return complex rotations as real tables, and the number of channels that time rotates."""
     if turns is None:
         return None, 0
     space = None if turns.space is None else _alternating(turns.space)
@@ -118,4 +118,5 @@ def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:
 
 
 def _alternating(turns: Tensor) -> Tensor:
+    # Triton has no complex numbers.
     return torch.view_as_real(turns.contiguous()).flatten(1)

@@ -1,7 +1,7 @@
-"""Staging: a group of heads of stored frames, decoded into dense scratch by one launch.
+"""Staging kernel: one launch decodes a group of heads of stored frames into dense scratch.
 
-Bound by memory: 0.6 bytes an element are read (INT4) and 2 written, so what matters is that both
-happen in wide, coalesced accesses. Everything is computed in fp32 and rounded once, at the store.
+Memory bandwidth is the limit: 0.6 bytes per element are read (INT4) and 2 written, so both need
+wide, coalesced accesses. All arithmetic is in fp32, with one rounding at the store.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from harness.cache.kernels.launch import Launch, describe, describe_turns
 from harness.cache.kernels.tiles import load_finished, load_turns
 from harness.cache.positions import Turns
 
-TILE = 8192  # elements that a program decodes: 32 a thread
+TILE = 8192  # elements that a program decodes: 32 per thread
 
 
-# A number that changes from call to call must not bring a new binary with it.
+# Triton must not specialize on numbers that change between calls: each would compile again.
 @triton.jit(do_not_specialize=["first_head", "num_heads", "num_tokens"])
 def stage_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     stored,
@@ -35,7 +35,10 @@ def stage_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     BLOCK: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Grid: tiles of a frame's tokens, frames, B * heads of the group."""
+    """Decode one tile of tokens of one head of one frame.
+
+    Grid: tiles of a frame's tokens, frames, B * heads of the group.
+    """
     f = tl.program_id(1)
     b = (tl.program_id(2) // num_heads).to(tl.int64)
     h = (tl.program_id(2) % num_heads).to(tl.int64)
@@ -60,9 +63,11 @@ def stage(
 ) -> None:
     """Decode frames into `out` [B, heads, F * T, D] of any float dtype, last dimension contiguous.
 
-    packed: parts [B, H, S, ...], a slot a frame. slots: [F] int32, the slot of each frame in
-    reading order. heads: start and stop of the group. turns: rotations of keys stored without
-    position.
+    packed: parts [B, H, S, ...], one slot per frame.
+    slots: [F] int32, the slot of each frame in reading order.
+    heads: start and stop of the group.
+    turns: rotations of keys on reading; None leaves them as they are stored.
+
     Raises  ValueError: a head width that no kernel serves.
     """
     prepare(form, packed, slots, heads, out, turns).run()
@@ -76,7 +81,7 @@ def prepare(
     out: Tensor,
     turns: Turns | None = None,
 ) -> Launch:
-    """The launch that `stage` makes."""
+    """Return the launch of `stage`, without running it."""
     batch, _, _, num_tokens, head_dim = packed.shape
     check_head_dim(head_dim)
     num_heads = heads[1] - heads[0]

@@ -1,9 +1,9 @@
-"""Decoding a tile of stored tokens in registers: the device functions that both kernels share.
+"""Device functions that decode a tile of stored tokens in registers, for staging and attention.
 
-frame is (b, h, slot), one head of one stored frame, int64 since offsets exceed 2**31; t [BLOCK] are
-token indices in the frame, live [BLOCK] which of them exist. `stored`, `specs` and `turns` are what
-`harness.cache.kernels.launch` describes them as; TIME is the number of channels that turn with the
-frame.
+frame: (b, h, slot) of one head of one stored frame; int64, because offsets exceed 2**31.
+t: token indices in the frame [BLOCK]. live: which of them exist [BLOCK].
+stored, specs, turns: see `harness.cache.kernels.launch`.
+TIME: number of channels that rotate with the frame.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import triton.language as tl
 
 @triton.jit
 def start_of(part, frame):
-    """Pointer to the first value of one head of one stored frame."""
+    """Return the pointer to the first value of one head of one stored frame."""
     b, h, slot = frame
     return part.start + b * part.of_batch + h * part.of_head + slot * part.of_slot
 
 
 @triton.jit
 def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Codes of a plane [BLOCK, D] fp32 with the offset added: exact in BF16 up to 8 bits.
+    """Load the codes of a plane with the offset added [BLOCK, D] fp32.
 
-    Byte j holds channels j, j + WIDTH, ...: each channel reads the byte it lies in. The bytes of a
-    row are thus read 8 / bits times, from L1, which leaves every thread with neighbouring channels
-    of one row in natural order, for wide stores and for turning pairs.
+    The values are exact in BF16 up to 8 bits.
     """
     WIDTH: tl.constexpr = D * spec.bits // 8
     c = tl.arange(0, D)
+    # Byte j holds channels j, j + WIDTH, ... Each channel loads its own byte, so a row is read
+    # 8 / bits times, from L1. In return every thread has neighbouring channels of one row in
+    # natural order, for wide stores and for the rotation of pairs.
     at = t[:, None] * WIDTH + (c % WIDTH)[None, :]
     code = tl.load(start_of(plane.codes, frame) + at, mask=live[:, None], other=0)
     if spec.bits < 8:
@@ -39,9 +40,9 @@ def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 
 @triton.jit
 def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Scale or zero, fp32, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
+    """Load scale or zero in fp32, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
     start = start_of(part, frame)
-    if spec.by_tokens:  # a row [D] serves `group` tokens: from L1 after the first of them
+    if spec.by_tokens:  # `group` tokens share a row [D]; all but the first read it from L1
         at = (t // spec.group)[:, None] * D + tl.arange(0, D)[None, :]
         values = tl.load(start + at, mask=live[:, None], other=0)[:, None, :]
     else:
@@ -53,7 +54,7 @@ def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 
 @triton.jit
 def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """One plane decoded [BLOCK, D] fp32: (code + offset) * scale, plus zero."""
+    """Decode one plane [BLOCK, D] fp32: (code + offset) * scale, plus zero."""
     x = load_codes(plane, spec, frame, t, live, D)
     N: tl.constexpr = 1 if spec.by_tokens else D // spec.group
     x = tl.reshape(x, [t.shape[0], N, D // N])
@@ -65,7 +66,7 @@ def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 
 @triton.jit
 def load_tile(stored, specs: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """The sum of the planes [BLOCK, D] fp32, or the exact values in their own dtype."""
+    """Load the sum of the planes [BLOCK, D] fp32, or the exact values in their own dtype."""
     if stored.exact is not None:
         at = t[:, None] * D + tl.arange(0, D)[None, :]
         x = tl.load(start_of(stored.exact, frame) + at, mask=live[:, None], other=0)
@@ -78,14 +79,17 @@ def load_tile(stored, specs: tl.constexpr, frame, t, live, D: tl.constexpr):
 
 @triton.jit
 def load_channels(part, frame, D: tl.constexpr):
-    """One value a channel of a stored frame [1, D] fp32: channel_scale or channel_mean."""
+    """Load channel_scale or channel_mean: one value per channel of a stored frame [1, D] fp32."""
     values = tl.load(start_of(part, frame) + tl.arange(0, D)).to(tl.float32)
     return values[None, :]
 
 
 @triton.jit
 def load_time(turns, f, TIME: tl.constexpr, D: tl.constexpr):
-    """Turns of a frame [1, D] fp32, real and imaginary parts alternating; 1 + 0i for the rest."""
+    """Load the time rotation of a frame [1, D] fp32, real and imaginary parts alternating.
+
+    Channels that time does not rotate get 1 + 0i.
+    """
     c = tl.arange(0, D)
     still = ((c + 1) % 2).to(tl.float32)
     return tl.load(turns.time + f * TIME + c, mask=c < TIME, other=still)[None, :]
@@ -93,7 +97,10 @@ def load_time(turns, f, TIME: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_turns(turns, f, t, live, TIME: tl.constexpr, D: tl.constexpr):
-    """Turns of a tile of frame f [BLOCK or 1, D] fp32, alternating as above; None without turns."""
+    """Load the rotations of a tile of frame f [BLOCK or 1, D] fp32; None without turns.
+
+    Real and imaginary parts alternate.
+    """
     angles = None
     if turns is not None:
         angles = load_time(turns, f, TIME, D)
@@ -108,7 +115,7 @@ def load_turns(turns, f, t, live, TIME: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
-    """Turn the channel pairs of x [ROWS, D] by `angles` [ROWS or 1, D], or back; fp32."""
+    """Rotate the channel pairs of x [ROWS, D] by `angles` [ROWS or 1, D], or back (BACK); fp32."""
     even, odd = tl.split(tl.reshape(x.to(tl.float32), [x.shape[0], D // 2, 2]))
     cos, sin = tl.split(tl.reshape(angles, [angles.shape[0], D // 2, 2]))
     if BACK:
@@ -118,7 +125,7 @@ def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.constexpr):
-    """A tile with everything that belongs to it: planes, channel scale and mean, turns."""
+    """Load a tile [BLOCK, D]: planes, then channel scale and mean, then rotations."""
     x = load_tile(stored, specs, frame, t, live, D)
     if stored.channel_scale is not None:
         x = x * load_channels(stored.channel_scale, frame, D)

@@ -1,7 +1,7 @@
-"""Bytes as the study counted them: its published ratios, not what its program held.
+"""Counts bytes as the study did for its published ratios; its program allocated more.
 
-Source  arXiv 2603.27469: codes as if they were packed, every set of tokens that is encoded together
-        padded to whole groups, metadata in fp16, lists of places where a method has tiers.
+Source  arXiv 2603.27469: codes counted as packed, every set of tokens that is encoded together
+        padded to whole groups, metadata in fp16, lists of places if a method has tiers.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from torch import Tensor
 
 from harness.cache.published.side import Page
 
-GROUP = 16  # tokens; their padding of each encoded set, whatever its quantizer groups
-INDEX_BYTES = 8  # int64, for each token of a method with tiers
-MASK_BYTES = 1  # bool, for each token of the capacity
-SPAN_BYTES = 16  # where a pooled frame lay
+GROUP = 16  # tokens; the study pads each encoded set to this, whatever the quantizer's group
+INDEX_BYTES = 8  # int64 per token of a method with tiers
+MASK_BYTES = 1  # bool per token of the capacity
+SPAN_BYTES = 16  # position of a pooled frame
 
 
 @dataclass(frozen=True)
 class Count:
-    """One layer as they counted it, in bytes."""
+    """Bytes of one layer as the study counted them.
+
+    pages: codes and metadata. index, mask: lists of token places. pooled: means of pooled frames.
+    """
 
     pages: int
     index: int = 0
@@ -30,36 +33,40 @@ class Count:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all components, bytes."""
         return self.pages + self.index + self.mask + self.pooled
 
 
 def page_bytes(page: Page) -> int:
-    """Codes packed, metadata as stored; both for whole groups of tokens, unless kept exactly."""
+    """Return the bytes of a page: codes as if packed, metadata as stored.
+
+    Both are padded to whole groups of tokens, except in exact pages.
+    """
     num_tokens = page.packed.page[0]
     padded = -(-num_tokens // GROUP) * GROUP if page.bits else num_tokens
     total = 0
     for name, part in page.packed.parts.items():
         values = _once(part)
-        if part.ndim == 5 and part.shape[3] == num_tokens:  # a value a token, not one a group
+        if part.ndim == 5 and part.shape[3] == num_tokens:  # one value per token, not per group
             values = values // num_tokens * padded
         total += values * page.bits.get(name, 8 * part.itemsize) // 8
     return total
 
 
 def pages_bytes(pages: Iterable[Page]) -> int:
-    """Of the pages of keys and of values."""
+    """Return the bytes of several pages."""
     return sum(page_bytes(page) for page in pages)
 
 
 def pooled_bytes(means: Iterable[Tensor | None], num_frames: int) -> int:
-    """A mean of keys, one of values, and where each frame lay."""
+    """Return the bytes of pooled frames: means of keys and of values, and the frames' positions."""
     held = sum(mean.nbytes for mean in means if mean is not None)
     return held + SPAN_BYTES * num_frames
 
 
 def _once(part: Tensor) -> int:
-    """Values of a part; those that several heads share count once."""
+    """Return the number of values of a part, values that heads share counted once."""
+    # An expanded dimension has stride 0.
     total = 1
     for size, stride in zip(part.shape, part.stride(), strict=True):
         total *= size if stride or size == 1 else 1

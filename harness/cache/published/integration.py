@@ -1,4 +1,4 @@
-"""The published integration as `conf/integration` builds it, and how it attends."""
+"""The published integration that `conf/integration` describes, and its attention backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.cache.session import sized
 
 @dataclass(frozen=True)
 class Dense(Backend):
-    """Attention over tensors that lie there decoded: there is no packed history to read."""
+    """Dense attention over tensors that the session has decoded; takes no packed history."""
 
     name: ClassVar[str] = "published dense"
 
@@ -35,14 +35,14 @@ class Dense(Backend):
         history: Sequence[Segment],
         scratch: Scratch,
     ) -> Tensor:
-        """The device's own kernel."""
+        """Attend by the device's fastest kernel; `history` must be empty."""
         assert not history
         return attend_plain(q_BHTD, k_BHTD, v_BHTD)
 
 
 @dataclass(frozen=True)
 class Published(Program, Integration):
-    """Everything is decoded, attended densely and encoded again, as one of the study's programs."""
+    """Decodes the cache, attends densely and encodes it again, as one of the study's programs."""
 
     free_before_decode: bool = False
     stream_decode: bool = False
@@ -50,7 +50,7 @@ class Published(Program, Integration):
     name: ClassVar[str] = "published"
 
     def check(self, spec: CacheSpec, method: Method) -> None:
-        """Keys lie roped at absolute positions, and the window has no sink.
+        """Check that keys are roped at absolute positions, without a sink, and check the policy.
 
         Raises  ValueError: a model or method that it cannot serve.
         """
@@ -67,7 +67,10 @@ class Published(Program, Integration):
     def resolve(
         self, attention: Auto | Backend, spec: CacheSpec, method: Method, device: torch.device
     ) -> Backend:
-        """Its own; no backend for packed history has anything to read here."""
+        """Return `Dense`; backends for packed history cannot read this cache.
+
+        Raises  ValueError: another backend than `auto` is asked for.
+        """
         if not isinstance(attention, Auto):
             raise ValueError(
                 f"integration=published cannot use attention={attention.name}, it attends "
@@ -84,7 +87,7 @@ class Published(Program, Integration):
         device: torch.device,
         positions: Positions | None = None,
     ) -> PublishedSession:
-        """A cache whose capacity is the whole video, whatever the model's window."""
+        """Return an empty cache with room for the whole video, whatever the model's window."""
         self._policy(method)
         policy = sized(method, spec, num_frames)
         assert isinstance(policy, FramePolicy)
@@ -96,7 +99,10 @@ class Published(Program, Integration):
 
     @staticmethod
     def _policy(method: Method) -> FramePolicy:
-        """The method's, which decides over frames and asks for nothing that is not here."""
+        """Return the method's policy.
+
+        Raises  ValueError: it decides over tokens or needs measured attention.
+        """
         policy = method.retention
         kind = type(policy).__name__
         if not isinstance(policy, FramePolicy):

@@ -31,7 +31,9 @@ from harness.cache.published.side import Side
 class Layer:
     """Keys and values of one layer of one video of `capacity` frames.
 
-    placements: what each stored frame became. notes: what the policy observed when it last decided.
+    program: the study's program to imitate.
+    placements: placement of each stored frame, dropped and pooled ones included.
+    notes: the policy's notes at its last decision, by frame.
     """
 
     program: Program
@@ -45,12 +47,12 @@ class Layer:
     placements: dict[int, Placement] = field(default_factory=dict)
     notes: dict[int, Tensor] = field(default_factory=dict)
     end: int = 0  # frames of the video so far
-    _shown: int = 0  # frames that the policy saw when it was last asked
+    _shown: int = 0  # number of frames in the policy's last history
     _layout: Layout | None = None
     _lists: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Nothing is stored."""
+        """Create empty storage for keys and values."""
         wide = getattr(torch, self.program.codes)
         tiers = {KEEP: Tier(self.method.key, self.method.value), **self.method.tiers}
         beside = self.program.beside
@@ -60,16 +62,17 @@ class Layer:
     def step(
         self, k_BHTD: Tensor, v_BHTD: Tensor, frames: range, commit: bool
     ) -> tuple[Tensor, Tensor]:
-        """One pass: the capacity [B, H, N, D] as its attention meets keys and values.
+        """Run one pass; return the keys and values [B, H, N, D] of the capacity for its attention.
 
-        k, v: of the chunk `frames`, keys roped, exact in what is returned. Then all of it is
-        encoded again, unless the program waits for the commit.
+        k, v: keys (roped) and values of the chunk `frames`; the result holds them exactly.
         """
         keys, values = self.read(k_BHTD, v_BHTD)
         size = self.spec.tokens_per_frame
         chunk = slice(frames.start * size, frames.stop * size)
         keys[:, :, chunk], values[:, :, chunk] = k_BHTD, v_BHTD
         self.end = max(self.end, frames.stop)
+        # As in the study, all of the cache is encoded again, old frames included: at every pass, or
+        # only in the commit pass.
         if commit or self.program.cadence == "pass":
             placements = self._decide(*(x.unflatten(2, (-1, size)) for x in (keys, values)))
             self.place(placements, keys.device)
@@ -77,14 +80,14 @@ class Layer:
         return keys, values
 
     def read(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """What is stored, decoded over the capacity [B, H, N, D] to the arguments' dtype."""
+        """Return keys and values of the whole capacity [B, H, N, D] in the dtype of k and v."""
         num_tokens = self.capacity * self.spec.tokens_per_frame
         sides = ((self.key, k_BHTD), (self.value, v_BHTD))
         keys, values = (side.read(like, num_tokens, self._layout) for side, like in sides)
         return keys, values
 
     def place(self, placements: Mapping[int, Placement], device: torch.device) -> None:
-        """Where frames lie from now on; one that is not named stays, or is new and kept."""
+        """Apply placements; frames without one stay where they are, new ones go to KEEP."""
         stored = self.capacity if self.program.extent == "capacity" else self.end
         if not placements and len(self.placements) == stored:
             return
@@ -96,16 +99,13 @@ class Layer:
         self._lists = list(self._listed(tiers)) if self.method.tiers else []
 
     def write(self, keys_BHND: Tensor, values_BHND: Tensor) -> None:
-        """Encode what is stored of the capacity."""
+        """Encode the stored frames of the capacity [B, H, N, D]."""
         assert self._layout is not None
         self.key.write(keys_BHND, self._layout)
         self.value.write(values_BHND, self._layout)
 
     def _decide(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Mapping[int, Placement]:
-        """Note every frame anew, as it lies there by now, and let the policy choose.
-
-        An empty answer is no decision: what was noted at the last one stays too.
-        """
+        """Let the policy observe every frame again, in its present state, and decide."""
         stop = self.capacity if self.program.history == "capacity" else self.end
         out = () if self.program.compete else (DROP, POOL)
         seen = [f for f in range(stop) if self.placements.get(f) not in out]
@@ -122,13 +122,14 @@ class Layer:
         )
         placements = self.policy.decide(history)
         demand_known(placements, seen, (KEEP, *self.method.tiers))
+        # An empty answer is no decision: keep the notes of the last one.
         if placements:
             self.notes = dict(history.notes)
         self._shown = stop
         return placements
 
     def _listed(self, tiers: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Where tokens lie, as the program remembers it."""
+        """Yield the lists of token places that the program keeps, with their names."""
         if self.program.places != "none":
             yield from (("index", tokens) for tokens in tiers.values())
         if self.program.places == "mask":
@@ -140,7 +141,7 @@ class Layer:
 
     @property
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What is held between passes, by what it is."""
+        """All tensors that stay allocated between passes, by component."""
         yield from self.key.tensors
         yield from self.value.tensors
         yield from self._lists
@@ -151,7 +152,7 @@ class Layer:
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of what is stored if codes were packed and metadata cost nothing."""
+        """Bytes of the stored frames without metadata, at the nominal bits per value."""
         total = 0
         for side in (self.key, self.value):
             for page in side.pages.values():
@@ -163,7 +164,7 @@ class Layer:
 
     @property
     def count(self) -> Count:
-        """What is stored as the study counted it."""
+        """Bytes as the study counted them."""
         pooled = 0 if self._layout is None else len(self._layout.pooled)
         sides = (self.key, self.value)
         return Count(
@@ -174,7 +175,7 @@ class Layer:
         )
 
     def _exact_bytes(self, side: Side) -> int:
-        """Tokens of tiers that lie in the buffer beside."""
+        """Return the bytes of tokens that lie in the exact buffer and have no page."""
         if side.buffer is None or self._layout is None:
             return 0
         spans = self._layout.spans.items()

@@ -1,4 +1,4 @@
-"""Which tokens of a layer's capacity lie in which tier."""
+"""Computes which tokens of a layer's capacity belong to which tier."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from harness.api import DROP, POOL, Placement, Split
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where tokens lie in the capacity of frames of `frame_tokens` tokens.
+    """Places of tokens in a capacity of frames of `frame_tokens` tokens each.
 
-    spans: the places of the tokens of each tier that has any, ascending: a slice where neighbours
-    lie together, else [N] int64. pooled, dropped: frames.
+    spans: places of each tier's tokens, ascending; a slice if they are contiguous, else [N] int64.
+        Tiers without tokens are left out.
+    pooled, dropped: frames.
     """
 
     spans: Mapping[str, slice | Tensor]
@@ -28,7 +29,7 @@ class Layout:
 def places(
     placements: Mapping[int, Placement], frame_tokens: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Positions in the capacity of the tokens of each tier [N] int64, ascending."""
+    """Return the places of each tier's tokens in the capacity [N] int64, ascending."""
     found: dict[str, list[Tensor]] = {}
     inside = torch.arange(frame_tokens, device=device)
     for frame in sorted(placements):
@@ -47,7 +48,7 @@ def places(
 def layout(
     placements: Mapping[int, Placement], tiers: Mapping[str, Tensor], frame_tokens: int
 ) -> Layout:
-    """Of frames with these placements, whose `places` are `tiers`; no other frame is stored."""
+    """Return the layout of the frames in `placements`; `tiers` is the result of `places`."""
     return Layout(
         spans={name: _span(tokens) for name, tokens in tiers.items()},
         pooled=tuple(f for f in sorted(placements) if placements[f] == POOL),

@@ -1,4 +1,4 @@
-"""What differs between the states of the study's program that produced its rows."""
+"""Settings that distinguish the versions of the study's program that produced its rows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Program:
-    """Habits of a program that decodes and encodes its cache at every pass.
+    """Settings of a program that decodes and encodes its cache again and again.
 
-    codes: the type of a stored code, whatever its bits.
-    extent: what is encoded: the whole capacity, zeros where no frame is yet, or the filled part.
-    history: what a policy sees: the capacity, frames still to come included, or the filled part.
-    cadence: encode at every pass, or only in the commit pass; noisy passes then only decode.
-    compete: frames that were dropped or pooled lie in the policy's history, as zeros or copies of
-    their mean, and may be chosen again; else they are out.
-    places: how a method with tiers remembers where tokens lie: `none` where ranges suffice, an
-    int64 `index` a token, or a bool `mask` of the capacity beside it.
-    beside: an exact buffer of the whole capacity is held beside the codes.
+    codes: dtype of a stored code, whatever its bits.
+    extent: frames to encode: the whole `capacity`, with zeros for frames still to come, or the
+        `filled` part.
+    history: frames that the policy sees: the `capacity`, frames still to come included, or the
+        `filled` part.
+    cadence: encode at every `pass`, or only in the `commit` pass; noisy passes then only decode.
+    compete: dropped and pooled frames stay in the policy's history, as zeros or copies of their
+        mean, and may be chosen again; otherwise they are left out.
+    places: record of a method's tiers: `none` if ranges are enough, `index` with an int64 per
+        token, or `mask` with an index and a bool mask of the capacity.
+    beside: keep an exact buffer of the whole capacity in addition to the codes.
 
-    Raises  ValueError: an unknown choice; a policy that is to see frames that are not encoded.
+    Raises  ValueError: an unknown choice; history=capacity with extent=filled.
     """
 
     codes: Literal["int16", "int8"] = "int16"
@@ -41,7 +43,7 @@ class Program:
     beside: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown choices."""
+        """Refuse unknown choices and choices that contradict each other."""
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(

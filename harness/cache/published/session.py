@@ -18,11 +18,12 @@ from harness.cache.published.layer import Layer
 class PublishedSession:
     """Keys and values of one video; a `CacheSession`.
 
-    The policy decides after the attention of a pass, over what is stored and the chunk's own keys,
-    noisy or not: roped, as they lie there. Frames it drops stay in the attention as zero keys and
-    values (logit 0, value 0), pooled ones as copies of their mean, which is taken anew at every
-    pass; what they were is lost. Frames that the window no longer reaches stay stored. Dense
-    tensors are a pass's activations, not part of the ledger, unless the program holds them beside.
+    The policy decides in each pass that encodes, over the stored frames and the chunk's own roped
+    keys, noisy or not; the decision changes the attention of later passes only. Attention still
+    reads dropped frames, as zero keys and values (logit 0, value 0), and pooled frames as copies of
+    their mean, which every such pass computes again; the original values are lost. Frames that have
+    left the window stay stored. The decoded cache is not in the ledger, since it belongs to the
+    activations of a pass, unless the program keeps it (`Program.beside`).
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class PublishedSession:
         layers: Sequence[Layer],
         positions: Positions,
     ) -> None:
-        """An empty cache; the integration has checked what it must serve."""
+        """Create an empty cache; call `Published.check` before."""
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
@@ -46,7 +47,7 @@ class PublishedSession:
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
         """Place a pass over the chunk `frames`.
 
-        Raises  ValueError: the pass is to see some of the window only.
+        Raises  ValueError: `sees` limits the pass to a part of the window.
         """
         if sees is not None:
             raise ValueError(
@@ -64,7 +65,7 @@ class PublishedSession:
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Attention of the current chunk over the window and itself [B, H, T, D]."""
+        """Return the attention of the current chunk over the window and itself [B, H, T, D]."""
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
         q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
@@ -77,15 +78,16 @@ class PublishedSession:
         return attend_grouped(self._backend, q, keys, values, (), Scratch())
 
     def ledger(self) -> dict[str, int]:
-        """Bytes of the tensors held between passes, by what they are; shared memory once.
+        """Return the bytes of tensors that stay allocated between passes, by component.
 
-        `peak_bytes` is the largest sum it has seen: `plan` looks before each pass, and whoever
-        runs the session after the last.
+        Each call updates `peak_bytes`: `plan` calls it before each pass, and the caller of the
+        session should call it after the last.
         """
         held: Counter[str] = Counter()
         seen: set[int] = set()
         for layer in self._layers:
             for name, tensor in layer.tensors:
+                # Tensors may be views of the same memory: count each storage once.
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in seen:
                     seen.add(storage.data_ptr())
@@ -95,23 +97,23 @@ class PublishedSession:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that history occupies, room for what is still to come included."""
+        """Bytes of the history, including memory allocated for frames still to come."""
         return sum(self.ledger().values())
 
     @property
     def nominal_bytes(self) -> int:
-        """Bytes of what is stored if codes were packed and metadata cost nothing."""
+        """Bytes of the stored frames without metadata, at the nominal bits per value."""
         return sum(layer.nominal_bytes for layer in self._layers)
 
     @property
     def num_frames_held(self) -> float:
-        """Frames of the window that are stored, full or pooled; mean over layers."""
+        """Frames in the window, full or pooled; mean over layers."""
         reach = range(self._end)[self._reach]
         kept = [f for layer in self._layers for f in reach if layer.placements.get(f) != DROP]
         return len(kept) / self.spec.num_layers
 
     @property
     def _reach(self) -> slice:
-        """Frames that the window reaches, the current chunk included."""
+        """Range of the frames in the window, the current chunk included."""
         window = self._end if self.spec.window is None else self.spec.window
         return slice(max(0, self._end - window), self._end)

@@ -1,4 +1,4 @@
-"""Keys or values of one layer between two passes: a page a tier, codes not packed."""
+"""Keys or values of one layer between two passes: one page per tier, codes not packed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from harness.cache.published.layout import Layout
 
 @dataclass(frozen=True)
 class Page:
-    """The tokens of a tier, encoded as one page [B, H, 1, N, D].
+    """Tokens of a tier, encoded as one page [B, H, 1, N, D].
 
-    bits: the width of the codes in each part that holds an element a code.
+    bits: width of the codes, for each part with one element per code.
     """
 
     packed: Packed
@@ -26,11 +26,14 @@ class Page:
 
 @dataclass
 class Side:
-    """Keys or values between passes: tokens of tiers encoded, pooled frames as means.
+    """Keys or values between passes: encoded tokens of the tiers, and means of pooled frames.
 
-    quantizers: by tier. wide: the type of a code. beside: hold the exact capacity `buffer`
-    [B, H, N, D] beside the codes; exact tiers then lie in it and have no page. means: of pooled
-    frames [B, H, F, 1, D].
+    quantizers: by tier.
+    wide: dtype of a stored code.
+    beside: also keep the exact capacity in `buffer`; exact tiers then have no page.
+    buffer: [B, H, N, D] or None.
+    pages: encoded tokens by tier.
+    means: of pooled frames [B, H, F, 1, D].
     """
 
     quantizers: Mapping[str, Quantizer]
@@ -41,13 +44,15 @@ class Side:
     means: Tensor | None = None
 
     def read(self, like_BHTD: Tensor, num_tokens: int, layout: Layout | None) -> Tensor:
-        """The whole capacity of `num_tokens` [B, H, N, D], decoded to the dtype of `like`.
+        """Return the whole capacity of `num_tokens` [B, H, N, D], decoded to the dtype of `like`.
 
-        What no tier holds is zero. Values that are stored as they came are not copied: the pass
-        writes into its cache.
+        Tokens of pooled frames are their mean; other tokens without a tier are zero. Exact values
+        may be the stored tensor itself, not a copy.
         """
         batch, heads, _, width = like_BHTD.shape
         spans = layout.spans if layout is not None else {}
+        # If one tier holds the whole capacity, its decoded tensor is the result. For BF16 that is
+        # the stored tensor itself: the pass writes its chunk into the cache in place.
         for name, span in spans.items():
             whole = isinstance(span, slice) and span.stop - span.start == num_tokens
             if whole and self.buffer is None:
@@ -62,14 +67,15 @@ class Side:
             if name in self.pages:
                 dense[:, :, span] = self._decode(name, like_BHTD.dtype)
         frames = dense.unflatten(2, (-1, layout.frame_tokens))
-        if self.means is not None:  # a copy for each token of the frame
+        if self.means is not None:  # every token of a pooled frame is a copy of the mean
             frames[:, :, list(layout.pooled)] = self.means
+        # A kept buffer still holds old values of dropped frames; a new tensor is zero already.
         if self.buffer is not None:
             frames[:, :, list(layout.dropped)] = 0
         return dense
 
     def write(self, dense_BHND: Tensor, layout: Layout) -> None:
-        """Encode tiers of the capacity, whether their tokens are new or not; pool frames."""
+        """Encode all tiers of the capacity [B, H, N, D], old tokens included, and pool frames."""
         pages = {}
         for name, span in layout.spans.items():
             exact = isinstance(self.quantizers[name], Exact)
@@ -87,7 +93,7 @@ class Side:
 
     @property
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What is held, by what it is."""
+        """All allocated tensors, by component."""
         if self.buffer is not None:
             yield "beside", self.buffer
         for page in self.pages.values():
@@ -106,10 +112,9 @@ class Side:
 
 
 def widened(packed: Packed, wide: torch.dtype) -> Page:
-    """With one element of type `wide` a code.
-
-    Codes are what is stored in bytes; whatever else a part of bytes may hold comes back as it was.
-    """
+    """Unpack codes to one element of dtype `wide` each, as the study's program stored them."""
+    # A part of bytes whose width fits 2, 4 or 8 bits per channel is taken for codes. If it holds
+    # something else, `narrowed` restores it unchanged.
     parts, bits = dict(packed.parts), {}
     for name, part in packed.parts.items():
         width = 8 * part.shape[-1] / packed.page[1]
@@ -121,7 +126,7 @@ def widened(packed: Packed, wide: torch.dtype) -> Page:
 
 
 def narrowed(page: Page) -> Packed:
-    """The inverse of `widened`."""
+    """Pack codes again, as quantizers expect them; the inverse of `widened`."""
     parts = dict(page.packed.parts)
     for name, bits in page.bits.items():
         codes = parts[name]
