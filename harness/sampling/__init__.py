@@ -1,4 +1,4 @@
-"""How a video is sampled: schedule, order of passes, noise, what is asked of a network."""
+"""Sampling of a video: noise schedule, order of passes, solvers, sampler, reuse and guidance."""
 
 from harness.sampling.guidance import Guidance
 from harness.sampling.loop import Loop

@@ -1,4 +1,4 @@
-"""What turns latents into pixels, and back where a history must begin with a picture."""
+"""Interfaces of decoders: latents to pixels, and pixels back to a latent."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ class Decoder(Protocol):
     """Turns latents into pixels, frame by frame."""
 
     def locate(self, root: Path) -> None:
-        """Look for files below `root`."""
+        """Set the folder below which the decoder looks for its files."""
 
     def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
-        """Per latent frame: uint8 pixels [1 or 4, H, W, 3]."""
+        """Yield the pixels of one latent frame after the other: uint8 [1 or 4, H, W, 3].
+
+        The first latent frame gives 1 pixel frame, every other one 4.
+        """
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """The whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
+        """Return the whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights on the device."""
 
     def close(self) -> None:
-        """Free what was loaded."""
+        """Free the weights."""
 
 
 @runtime_checkable
 class Codec(Decoder, Protocol):
-    """A decoder that encodes, too."""
+    """A decoder that also encodes."""
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        """Per latent frame: pixels where the decoder lies [1 or 4, 3, H, W] fp32 in -1..1."""
+        """Yield the pixels of each latent frame, on the device [1 or 4, 3, H, W] fp32 in -1..1."""
 
     def encode(self, frame_13HW: Tensor) -> Tensor:
-        """The latent of a picture that begins a video [1, C, h, w] fp32; pixels in -1..1."""
+        """Return the latent [1, C, h, w] fp32 of the first picture of a video; pixels in -1..1."""

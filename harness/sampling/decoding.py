@@ -1,4 +1,4 @@
-"""A video between network and file: latents that wait for the decoder, pixels that are finished."""
+"""Buffers finished latents of a video, and decodes them at the end or between histories."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from harness.system.errors import NotFinite
 
 @dataclass
 class Reel:
-    """Collects the latents of one video of one sample, and decodes them.
+    """Buffer of the latents of one video (batch 1), which it decodes.
 
-    Most loops have all decoded at the end, once history is freed. A loop that begins histories
-    anew has each decoded before the next (`rejoin`); only the prompt's keys and values live beside.
-    decoder_features: bytes that the decoder held of earlier frames, while a phase is decoding.
+    Normally the whole video is decoded once, after the cache is freed. A loop that restarts
+    histories decodes each one before it starts the next (`rejoin`); only the prompt's keys and
+    values stay in memory.
+
+    latents: chunks [1, F, C, h, w] that are not decoded yet.
+    finished: decoded pixels.
+    decoder_features: most bytes that the decoder held for features of earlier frames; 0 except at
+        the end of a decoding phase.
     """
 
     decoder: Decoder
@@ -36,14 +41,14 @@ class Reel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the latents that wait."""
+        """Bytes of the latents that are not decoded yet."""
         return sum(x.nbytes for x in self.latents)
 
     def rejoin(self, overlap: int) -> Tensor:
-        """Decode up to the first of the newest latents, and begin a video with its last picture.
+        """Decode a history and return the latents that the next history starts from.
 
-        That picture is encoded and not shown: the next history shows what becomes of it. The other
-        overlapping latents stay as they are, for both the network and the decoder.
+        Decodes up to the first of the newest `overlap` latents and encodes the last picture again
+        as the first latent of the next history; the other overlapping latents are taken over.
 
         Shapes  -> [1, overlap, C, h, w] in the dtype of the latents.
         """
@@ -55,30 +60,33 @@ class Reel:
                 for frames_T3HW in codec.stream(latents[0, :end]):
                     self.finished.append(pixels(frames_T3HW))
                 first = codec.encode(frames_T3HW[-1:]).to(latents)
+            # The next history decodes this picture from its new latent; do not show it twice.
             self.finished[-1] = self.finished[-1][:-1]
             self.latents.append(torch.cat([first[None], latents[:, end:]], dim=1))
         return self.latents[0]
 
     def end(self, decode: Callable[[Tensor], Frames]) -> Frames:
-        """All pixels of the video; `decode` makes those of the latents [F, C, h, w] that wait."""
+        """Return all pixels of the video; `decode` turns the remaining [F, C, h, w] into pixels."""
         with self._decoding():
             rest = decode(torch.cat(self.latents, dim=1)[0])
             return np.concatenate([*self.finished, rest]) if self.finished else rest
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        """A phase in which what the decoder holds of earlier frames is known."""
+        """Surround a decoding phase; `decoder_features` is set while the observer ends it."""
         with self.observer.phase("decode"):
             yield
+            # Set it before the phase ends, because the phase's ledger is read then.
             self.decoder_features = getattr(self.decoder, "feature_bytes", 0)
         self.decoder_features = 0
 
 
 def pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
-    """[T, 3, H, W] in -1..1 -> uint8 [T, H, W, 3] on the host, rounded to nearest.
+    """Convert pixels [T, 3, H, W] in -1..1 to uint8 [T, H, W, 3] on the host, rounded to nearest.
 
-    Raises  NotFinite: NaN, of which bytes would make black.
+    Raises  NotFinite: pixels that are not finite.
     """
+    # As bytes, NaN would become black and look like a picture.
     if not are_finite(frames_T3HW):
         raise NotFinite("the decoder gives pixels that are not finite, of latents that are")
     levels = ((frames_T3HW + 1) * 127.5).round().to(torch.uint8)

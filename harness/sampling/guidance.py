@@ -1,4 +1,4 @@
-"""Guidance: how the flows of a pass with the prompt and of one without it combine."""
+"""Classifier-free guidance: combines the flows of a pass with the prompt and one without it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.cache.integration import CacheSession
 from harness.sampling.network import TextKV
 
-BRANCHES = ("cond", "uncond")  # as the trace names them
+BRANCHES = ("cond", "uncond")  # names in the trace
 
 
 @dataclass(frozen=True)
@@ -18,20 +18,21 @@ class Guidance:
     """Classifier-free guidance: `model.guidance` of a preset.
 
     Every pass runs in two branches, with the prompt (`cond`) and with `negative` (`uncond`). Each
-    has a cache session of its own; they share latents and solver.
+    branch has its own cache session; both share latents and solver.
 
-    scale: flow = uncond + scale * (cond - uncond); 1 is the flow of the prompt alone.
+    scale: flow = uncond + scale * (cond - uncond); 1 gives the flow of the prompt alone.
     negative: text of the branch without the prompt.
 
     Source  classifier-free guidance (arXiv 2207.12598), in the form that video models use.
-    Raises  ValueError: a scale that is no finite number, a text that is none.
+    Raises  ValueError: a scale that is not a finite number, a negative that is not a text.
     """
 
     scale: float
     negative: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what is no number and no text."""
+        """Refuse a scale that is not a finite number, and a negative that is not a text."""
+        # bool is a subclass of int.
         is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not is_number or not math.isfinite(self.scale):
             raise ValueError(
@@ -48,7 +49,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Branch:
-    """What one branch of a video has for itself: its history, and its text's keys and values."""
+    """State of one branch of a video: its cache session, and its text's keys and values."""
 
     session: CacheSession
     text_kv: TextKV

@@ -14,13 +14,14 @@ from harness.sampling.schedule import Schedule
 
 @dataclass(frozen=True)
 class Loop:
-    """Order of passes: `model.loop` of a preset. Holds no state of a video.
+    """Order of passes: `model.loop` of a preset. Stateless.
 
-    offset: rows between the starts of two chunks; null starts a chunk when the one before is done.
-        With an offset, later chunks see the keys and values of earlier ones that are still noisy.
-    joint: all chunks under way share one pass of the network, without a cache between them.
+    offset: rows between the starts of two chunks, a row being one step of every unfinished chunk;
+        null starts a chunk when the one before is done. With an offset, later chunks attend to the
+        noisy keys and values of earlier chunks.
+    joint: all unfinished chunks share one pass of the network and attend to each other in it.
     frames: length of a history, after which a new one starts; null keeps one history per video.
-    overlap: newest frames of a history that are encoded again as the start of the next.
+    overlap: newest frames of a history from which the next one starts.
 
     Sources  Self-Forcing (arXiv 2506.08009): the defaults. Rolling Forcing (arXiv 2509.25161):
              offset=1, joint=true. CausVid (arXiv 2412.07772): frames=21, overlap=3.
@@ -53,7 +54,7 @@ class Loop:
             )
 
     def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
-        """Raise ValueError, before anything is generated, if a part cannot be served."""
+        """Raise ValueError, before anything is generated, if a part cannot serve this order."""
         if self.joint and method.reuse is not None:
             raise ValueError(
                 f"{type(method.reuse).__name__} skips passes of one chunk, but model.loop.joint "
@@ -95,13 +96,11 @@ class Loop:
         return under_way * chunk_frames
 
     def active_frames(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
-        """Return the most frames whose keys and values are held while they are denoised.
-
-        The rows repeat once as many chunks are under way as there can be, so a few are enough.
-        """
+        """Return the most frames that the cache holds as active chunks."""
         if self.while_noisy != "active" or self.offset is None:
             return 0
         most_steps = max(len(schedule.times(first)) for first in (True, False))
+        # Once the most chunks are unfinished, the rows of passes repeat: a short video is enough.
         enough = (2 * -(-most_steps // self.offset) + 1) * chunk_frames
         held: set[range] = set()
         most = 0
@@ -118,9 +117,10 @@ class Loop:
         return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))
 
     def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
-        """Yield the sampler's passes one by one; a reuse policy may skip some of them."""
+        """Yield the passes of a video in order; a reuse policy may skip some of them."""
         for number, length in enumerate(self.histories(num_frames)):
             parts, given = self.parts(number, length, chunk_frames)
+            # The overlap is finished already: a commit pass is enough to store it.
             for part in parts[:given]:
                 yield Pass(number, part, stores="history")
             num_steps = [
@@ -132,6 +132,7 @@ class Loop:
                     (oldest, step), (newest, _) = row[0], row[-1]
                     frames = range(parts[given + oldest].start, parts[given + newest].stop)
                     yield Pass(number, frames, step)
+                    # Only the oldest chunk can finish; until then its commit pass stores nothing.
                     done = step + 1 == num_steps[oldest]
                     yield Pass(
                         number, parts[given + oldest], stores="history" if done else "nothing"
@@ -143,7 +144,10 @@ class Loop:
                         yield Pass(number, parts[given + chunk], stores="history")
 
     def parts(self, number: int, length: int, chunk_frames: int) -> tuple[list[range], int]:
-        """Return the chunks of a history, and how many of them the history before has given."""
+        """Return the chunks of a history, and how many of them come from the history before.
+
+        Raises  ValueError: frames or overlap that are no multiple of a chunk.
+        """
         if self.frames is not None and (self.frames % chunk_frames or self.overlap % chunk_frames):
             raise ValueError(
                 f"model.loop.frames={self.frames}, overlap={self.overlap}: give multiples of the "
@@ -154,4 +158,5 @@ class Loop:
     @property
     def while_noisy(self) -> Stores:
         """What a denoising pass stores: its chunk, if later chunks run before it is finished."""
+        # Chunks of a joint pass attend to each other directly, so the cache need not hold them.
         return "nothing" if self.offset is None or self.joint else "active"

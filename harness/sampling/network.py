@@ -1,4 +1,4 @@
-"""What sampling asks of a network, and a network of the cache session."""
+"""Interfaces of the network for the sampler, and of the cache session for the network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TextKV = list[tuple[Tensor, Tensor]]  # cross-attention (k, v) of every layer, e
 
 
 class Attends(Protocol):
-    """What the network asks of a cache session: attention over history and the current chunk."""
+    """The part of a cache session that the network uses: attention over history and chunk."""
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Self-attention of one layer; output as q [B, H, T, D].
+        """Return the self-attention of one layer [B, H, T, D], in the dtype of q.
 
         q and k are normed and un-rotated; k and v may have fewer heads (`CacheSpec.num_kv_heads`).
         """
@@ -29,23 +29,23 @@ class Attends(Protocol):
 class Network(Protocol):
     """Predicts the flow v = noise - x0 of a chunk of latent frames.
 
-    One pass is `embed`, `run`, `finish`; a pass that is reused leaves `run` out.
+    A pass calls `embed`, `run` and `finish`; a skipped pass leaves out `run`.
     """
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights, and of the latents that it takes."""
+        """Dtype of the weights and of the input latents."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
 
     def positions(self, grid: tuple[int, int]) -> Positions:
-        """How keys and queries of a grid of patches are turned, for the cache session."""
+        """Return the rotations of keys and queries for a grid of patches; the cache uses them."""
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Compute the cross-attention keys and values of every layer for encoded prompts."""
@@ -62,4 +62,7 @@ class Network(Protocol):
         """Run all blocks; tokens [B, F * T, dim] -> the same shape."""
 
     def finish(self, tokens: Tensor, e_BFD: Tensor, like_BFChw: Tensor) -> Tensor:
-        """Compute the flow [B, F, C, h, w] from the tokens behind the last block."""
+        """Compute the flow [B, F, C, h, w] from the tokens after the last block.
+
+        like_BFChw: gives the shape of the flow.
+        """

@@ -1,4 +1,4 @@
-"""Where the random numbers of a video come from."""
+"""Random numbers of a video."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from torch import Tensor
 
 
 class Noise(Protocol):
-    """Where random numbers come from."""
+    """Source of the Gaussian noise of one video."""
 
     def initial(self, frames: range) -> Tensor:
-        """The noise that a chunk starts from [B, F, C, h, w] fp32 on the CPU."""
+        """Return the noise that a chunk starts from [B, F, C, h, w] fp32 on the CPU."""
 
     def fresh(self, num_frames: int) -> Tensor:
-        """New noise for the next denoising pass [B, F, C, h, w] fp32 on the CPU."""
+        """Draw noise for the next denoising pass [B, F, C, h, w] fp32 on the CPU."""
 
 
 class SeededNoise:
-    """Gaussian noise of one video, drawn in fp32 on the CPU: the same on every device.
-
-    The whole video's initial noise is drawn first, so that a method cannot shift the draws.
-    """
+    """Seeded Gaussian noise of one video, drawn in fp32 on the CPU: the same on every device."""
 
     def __init__(self, seed: int, shape_FChw: Sequence[int]) -> None:
-        """Seeded by prompt and sample alone."""
+        """Draw the initial noise of the whole video [1, F, C, h, w]."""
         self._generator = torch.Generator().manual_seed(seed)
         self._shape = tuple(shape_FChw)
+        # Draw all of it before any pass, so that number and order of later draws cannot change it.
         self.video = torch.randn(1, *self._shape, generator=self._generator)
 
     def initial(self, frames: range) -> Tensor:
-        """The chunk's part of the video's noise."""
+        """Return the chunk's part of the video's initial noise."""
         return self.video[:, frames.start : frames.stop]
 
     def fresh(self, num_frames: int) -> Tensor:
-        """The next draw."""
+        """Draw the next noise [1, F, C, h, w] from the generator."""
         return torch.randn(1, num_frames, *self._shape[1:], generator=self._generator)

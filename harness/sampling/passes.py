@@ -19,10 +19,11 @@ def chunks(num_frames: int, chunk_frames: int) -> list[range]:
 
 
 def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tuple[int, int]]]:
-    """Yield the rows of a step matrix: the chunks under way, oldest first, each with its own step.
+    """Yield the rows of a step matrix: unfinished chunks, oldest first, each with its own step.
 
-    num_steps: denoising steps of each chunk. offset: rows between the starts of two neighbouring
-    chunks; None, or more rows than a chunk has steps, starts a chunk when the one before is done.
+    num_steps: denoising steps of each chunk.
+    offset: rows between the starts of two neighbouring chunks; None, or more rows than a chunk has
+        steps, starts a chunk when the one before is done.
     """
     starts = [0]
     for steps in num_steps[:-1]:
@@ -38,11 +39,11 @@ def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tup
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of the network, or one a branch under guidance.
+    """One call of the network; under guidance, one call per branch.
 
     history: number of the history; 0 except where histories restart.
     frames: frames of the pass, counted from the start of the history.
-    step: own step of the oldest chunk in the pass; None in a commit pass.
+    step: step of the oldest chunk in the pass, from 0; None in a commit pass.
     stores: what the cache session keeps of the pass.
     """
 
@@ -58,32 +59,33 @@ class Observer(Protocol):
     def phase(
         self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
     ) -> AbstractContextManager[None]:
-        """Surround one pass, or another part of a video.
+        """Return a context that surrounds one pass or another part of a video.
 
-        name: `denoise` or `commit` for a pass. chunk: its number in the video, from 0; the oldest
-        where a pass covers several. step: step of that chunk, from 0; None in a commit. branch:
-        number of the guidance branch, 0 where there is one.
+        name: `denoise` or `commit` for a pass.
+        chunk: number of the chunk in the video, from 0; of the oldest if a pass covers several.
+        step: step of that chunk, from 0; None in a commit pass.
+        branch: number of the guidance branch; 0 without guidance.
         """
 
     def reused(self) -> None:
-        """Count the pass under way as skipped, because an earlier one was reused."""
+        """Count the current pass as skipped."""
 
     def drifted(self, drift: float, accumulated: float) -> None:
-        """Record what the reuse policy decided the pass under way by.
+        """Record the numbers by which the reuse policy decided on the current pass.
 
-        drift: relative L1 change of the pass's input since the pass before. accumulated: the sum of
-        the drifts since the last pass that ran, this one included.
+        drift: relative L1 change of the pass's input since the pass before.
+        accumulated: sum of the drifts since the last pass that ran, this one included.
         """
 
 
 class Silent:
-    """Observer that ignores everything."""
+    """Observer that records nothing."""
 
     @contextmanager
     def phase(
         self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
     ) -> Iterator[None]:
-        """Surround a pass."""
+        """Return an empty context."""
         yield
 
     def reused(self) -> None:

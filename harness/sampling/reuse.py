@@ -1,4 +1,4 @@
-"""What stands in for a denoising pass that a reuse policy skips."""
+"""Replaces denoising passes that a reuse policy skips by the residual of an earlier pass."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from harness.api import Reuse
 
 
 class Residual:
-    """The passes of one chunk under a reuse policy; gone with the chunk.
+    """State of a reuse policy for the passes of one chunk and branch.
 
-    Keeps the tokens before the first block of the last pass, and what the blocks added to them in
-    the last pass that was run. drift, accumulated: what the decision on the latest pass was made by
-    (`harness.sampling.passes.Observer.drifted`); None in the first pass, on which nothing is
-    decided.
+    It keeps the tokens before the first block of the newest pass, and the residual of the newest
+    pass that ran: tokens after the last block minus tokens before the first.
+
+    drift, accumulated: numbers of the decision on the newest pass (see
+        `harness.sampling.passes.Observer.drifted`); None in the first pass, which always runs.
     """
 
     def __init__(self, policy: Reuse, num_steps: int, reused: Callable[[], None]) -> None:
-        """Nothing has run; `reused` is told of every pass that is skipped."""
+        """Start before the first of `num_steps` passes; call `reused` for each skipped one."""
         self._policy = policy
         self._num_steps = num_steps
         self._reused = reused
         self._step = 0
         self.drift: float | None = None
         self.accumulated: float | None = None
-        self._drifts: list[float] = []  # since the last pass that was run
+        self._drifts: list[float] = []  # since the last pass that ran
         self._before: Tensor | None = None
         self._added: Tensor | None = None
 
     def through(self, tokens: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """The next pass: tokens [B, T, dim] behind the last block, run or not."""
+        """Run or skip the next pass; return the tokens after the last block [B, T, dim].
+
+        tokens: before the first block, same shape. run: runs the blocks on them.
+        """
         if self._skips(tokens):
             assert self._added is not None
             self._reused()
@@ -48,6 +52,7 @@ class Residual:
         if self._before is None:  # there is nothing to reuse in the first pass
             return False
         change = (tokens.float() - self._before.float()).abs().mean()
+        # `item` waits for the device: the host must know whether to run the pass.
         self.drift = (change / self._before.float().abs().mean()).item()
         self._drifts.append(self.drift)
         self.accumulated = sum(self._drifts)

@@ -31,10 +31,11 @@ class SegmentDecoder(Protocol):
 
 @dataclass(frozen=True)
 class Generation:
-    """Everything that one video needs while it is sampled.
+    """Inputs of one video while it is sampled.
 
-    branches: one, or two under guidance. num_frames: latent frames of the video. segments: needed
-    only where histories restart.
+    branches: one, or two under guidance.
+    num_frames: latent frames of the video.
+    segments: needed only if the loop restarts histories.
     """
 
     branches: tuple[Branch, ...]
@@ -48,11 +49,11 @@ class Generation:
 class ChunkUnderWay:
     """A chunk that is being denoised.
 
-    frames: its frames in the video; placed: its frames in the current history.
+    frames: its frames in the video.
+    placed: its frames in the current history.
     latents: [B, F, C, h, w], noisy until the solver has finished.
-    reuse: stands in for passes that the method's reuse policy skips, one a branch; empty without a
-    policy.
-    finite: whether the latents of each pass so far were finite.
+    reuse: replaces passes that the reuse policy skips, one per branch; empty without a policy.
+    finite: for each pass so far, whether its latents were finite [] bool, on the device.
     """
 
     frames: range
@@ -67,6 +68,7 @@ class ChunkUnderWay:
 class Sampler:
     """Generates latents with one network, schedule and order of passes.
 
+    chunk_frames: latent frames of a chunk.
     reuse: decides which denoising passes are skipped; None runs all.
     guidance: combines two branches of every pass; None runs one.
     """
@@ -91,9 +93,13 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
-        The commit pass of a chunk has run when its latents arrive. segments: needed where the order
-        of passes restarts histories. uncond: the branch without the prompt, needed under guidance;
-        session and text_kv are those of the branch with it.
+        A chunk is yielded after its commit pass.
+
+        session, text_kv: cache, and keys and values of the text, of the branch with the prompt.
+        segments: needed if the loop restarts histories.
+        uncond: the branch without the prompt; needed under guidance, None otherwise.
+
+        Raises  NotFinite: latents, keys or values that are not finite.
         """
         assert (uncond is None) == (self.guidance is None), "guidance combines two branches"
         branches = (Branch(session, text_kv), *([] if uncond is None else [uncond]))
@@ -109,10 +115,10 @@ class Sampler:
         stores: Stores = "nothing",
         reuse: Residual | None = None,
     ) -> Tensor:
-        """Run one pass: the flow [B, F, C, h, w] at x_t for times t.
+        """Run one pass and return the flow [B, F, C, h, w] at x_t for times t [B, F], 0 to 1000.
 
-        frames: their place in the history. reuse: may stand in for the blocks of the network; the
-        session is not asked then, so what it holds stays as it is.
+        frames: frames of x in the history. reuse: may replace the blocks of the network; the cache
+        session then stays unchanged.
         """
         net = self.network
         e_BFD = net.embed_time(t_BF.to(x_BFChw.device))
@@ -157,7 +163,7 @@ class Sampler:
                     yield chunk.latents
 
     def _restart(self, video: Generation) -> Tensor:
-        """Forget a history; return the latents [B, overlap, C, h, w] that the next starts from."""
+        """Free the history; return the latents [B, overlap, C, h, w] that the next starts from."""
         assert video.segments is not None, "a video of several histories needs a decoder"
         for branch in video.branches:
             branch.session.restart()
@@ -168,9 +174,8 @@ class Sampler:
     ) -> None:
         """Run one denoising pass of a chunk, or of several jointly, and one step of each solver.
 
-        The first branch starts new chunks, the last one combines the flows, so that both are timed.
-        As in the original of joint passes, noise is drawn for the whole pass each time and a chunk
-        takes its own part.
+        The first branch starts new chunks and the last one combines the flows, both inside a timed
+        phase.
         """
         starts = range(each.frames.start, each.frames.stop, self.chunk_frames)
         index = (each.frames.start + begin) // self.chunk_frames
@@ -213,7 +218,7 @@ class Sampler:
         chunks: Sequence[ChunkUnderWay],
         flows_BFChw: Sequence[Tensor],
     ) -> None:
-        """Combine the flows of all branches, and move every chunk of a pass by one step."""
+        """Combine the flows of all branches, and advance every chunk of a pass by one step."""
         flow_BFChw = flows_BFChw[0]
         if self.guidance is not None:
             flow_BFChw = self.guidance.combine(*flows_BFChw)
@@ -222,6 +227,8 @@ class Sampler:
                 chunk.placed.start - each.frames.start, chunk.placed.stop - each.frames.start
             )
 
+            # As in Rolling Forcing's code, each draw covers the whole pass and a chunk takes its
+            # own part. The default argument binds the slice of this iteration.
             def fresh(own: slice = own) -> Tensor:
                 return video.noise.fresh(len(each.frames))[:, own]
 
@@ -243,7 +250,7 @@ class Sampler:
     def _commit(self, video: Generation, x0_BFChw: Tensor, each: Pass, begin: int) -> None:
         """Run the pass at t = 0 over finished latents, in every branch.
 
-        Raises  NotFinite: keys or values that it stored.
+        Raises  NotFinite: new or stored keys or values that are not finite.
         """
         t_BF = torch.zeros(x0_BFChw.shape[:2])
         frames = range(each.frames.start + begin, each.frames.stop + begin)
@@ -254,7 +261,7 @@ class Sampler:
             session.watch.demand_finite(self._name(frames), session)
 
     def _demand_finite(self, video: Generation, finite: list[Tensor], where: str) -> None:
-        """Raise NotFinite if the latents of a pass were not."""
+        """Raise NotFinite if the latents of a pass were not finite."""
         demand_finite_passes(finite, where, video.branches[0].session)
 
     def _name(self, frames: range) -> str:

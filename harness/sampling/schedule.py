@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 GRID = 1000  # training timesteps
-SHIFTS = (0.1, 1000.0)  # beyond, rounding in fp32 moves the ends of the schedule
+SHIFTS = (0.1, 1000.0)  # allowed range; outside, fp32 rounding moves the ends of the schedule
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Times of a few-step flow-matching sampler.
 
-    steps: the published list, e.g. 1000, 750, 500, 250. warp: read an entry as an index into the
-    shifted schedule, else use it as the time itself. shift: s = shift * u / (1 + (shift - 1) * u).
+    steps: the published list, e.g. 1000, 750, 500, 250.
+    first_steps: steps of the first chunk, if they differ.
+    shift: s = shift * u / (1 + (shift - 1) * u).
+    warp: read an entry of `steps` as an index into the shifted schedule; else it is the time.
 
     Source  Self-Forcing (arXiv 2506.08009): x_t = (1 - s) x0 + s n, v = n - x0.
     Raises  ValueError: an empty list, steps that do not fall from 1000 towards 0, a step between
@@ -32,7 +34,7 @@ class Schedule:
     warp: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what gives no noise levels, or levels that do not fall."""
+        """Refuse settings that give no noise levels, or levels that do not fall."""
         if type(self.warp) is not bool:
             raise ValueError(f"model.schedule.warp={self.warp}: choose true or false")
         least, most = SHIFTS
@@ -63,24 +65,24 @@ class Schedule:
 
     @cached_property
     def _sigmas(self) -> Tensor:
-        # In fp32 from the first step on, as the originals do: rounding a double later gives other
-        # last bits, which a video of many passes amplifies.
+        # Compute in fp32 from the first step, as the original code does: rounding float64 at the
+        # end gives other last bits, which a video of many passes amplifies.
         u = torch.linspace(1, 0, GRID + 1)[:-1]
         return self.shift * u / (1 + (self.shift - 1) * u)
 
     def times(self, first_chunk: bool) -> list[float]:
-        """Times of the denoising passes of a chunk, in 0..1000."""
+        """Return the times of a chunk's denoising passes, 0 to 1000."""
         steps = self.first_steps if first_chunk and self.first_steps else self.steps
         if not self.warp:
             return [float(step) for step in steps]
         return [(self._sigmas[GRID - int(step)] * GRID).item() for step in steps]
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise level of the grid entry nearest to each time t [...]; fp32."""
+        """Return the noise level [...] fp32 of the grid entry nearest to each time t [...]."""
         grid = self._sigmas * GRID
         return self._sigmas[(t.cpu().float()[..., None] - grid).abs().argmin(-1)].to(t.device)
 
 
 def _is_number(value: object) -> bool:
-    """Whether a setting is a number; YAML's true and false are not."""
+    """Return whether a setting is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Solvers: how the latents of one chunk move from one denoising step to the next."""
+"""Solvers: compute the latents of one chunk from one denoising step to the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.sampling.schedule import Schedule
 
 
 class Solver(Protocol):
-    """State of the sampler for one chunk. One object per chunk; it draws no random numbers itself.
+    """Denoising state of one chunk. It draws no random numbers itself.
 
     clean: estimate of the finished latents after the newest step.
     """
@@ -25,17 +25,17 @@ class Solver(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been made."""
+        """Whether the last step is done."""
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents of the next pass, or the finished ones after the last step.
 
-        fresh: draws Gaussian noise [B, F, C, h, w], for solvers that add some.
+        fresh: draws Gaussian noise [B, F, C, h, w], for solvers that add noise.
         """
 
 
 class Renoise:
-    """Estimates the clean latents at every step and noises them to the next time.
+    """Estimates the clean latents at every step, then adds noise up to the level of the next time.
 
     Source  Self-Forcing (arXiv 2506.08009) and its few-step family: x0 = x_t - s v in float64.
     """
@@ -53,11 +53,11 @@ class Renoise:
 
     @property
     def finished(self) -> bool:
-        """Whether all times have been used."""
+        """Whether all times are used."""
         return self._step == len(self._times)
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
-        """Return latents noised to the next time; after the last step the clean ones."""
+        """Return the latents at the next time; after the last step the clean ones."""
         sigma = self._sigma(self.time).double().to(x_BFChw.device)
         self.clean = (x_BFChw.double() - sigma * flow_BFChw.double()).to(x_BFChw.dtype)
         self._step += 1
