@@ -96,6 +96,7 @@ class FrameLayer:
         history = self._history(chunk, plan)
         placements = dict(self.policy.decide(history)) if history.frames else {}
         demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
+        # A frame that stays in its tier is not touched: encoding it again would lose precision.
         changed = {
             f: placements[f]
             for f in self.placements
@@ -216,6 +217,7 @@ class FrameLayer:
         full = [arena for name, arena in self.arenas.items() if name != POOL]
         for arena in full:
             arena.drop([f for f in frames if f in arena.places])
+        # Ask the arenas: frames that shared a page with these are gone too.
         held = {f for arena in full for f in arena.places}
         self.placements = {f: placement for f, placement in self.placements.items() if f in held}
 
@@ -224,6 +226,7 @@ class FrameLayer:
         for name, arena in self.arenas.items():
             arrivals = [part for source in sources for part in _arrivals(name, source, coming)]
             if arrivals:
+                # Store all of a tier at once, since an arena needs whole pages of `span` frames.
                 frames, k, v = _in_order(arrivals)
                 arena.store(frames, *(self._pooled(frames, k, v) if name == POOL else (k, v)))
         placed = {f: placement for f, placement in coming.items() if placement not in (DROP, POOL)}
@@ -250,6 +253,7 @@ def _seen(
     shown = [plan.shows(frame) for frame in frames]
     if all(shown):
         return frames, pages, None
+    # A page is decoded as a whole: keep it if the pass sees any of its frames.
     kept = [at for at in range(len(pages.slots)) if any(shown[at * span : (at + 1) * span])]
     inside = [i for at in kept for i in range(at * span, (at + 1) * span)]
     seen = Pages(pages.key, pages.value, tuple(pages.slots[at] for at in kept))

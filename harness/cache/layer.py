@@ -92,6 +92,8 @@ class Context:
 
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
         """Return the chunk's keys at their absolute positions [B, H, F * T, D], to store roped."""
+        # The shift grows as the window moves, so keys are stored at absolute positions. Without a
+        # shift the keys of this pass are there already.
         if plan.shift == 0:
             return chunk.rotated_key
         keys = chunk.key.unflatten(2, (len(plan.frames), -1))
@@ -105,6 +107,7 @@ class Context:
         moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
         if roped and not any(moved):
             return None
+        # Roped keys need only the way that they move, un-roped keys their whole position.
         places = moved if roped else tuple(f + m for f, m in zip(frames, moved, strict=True))
         if (roped, *places) not in self.turns:
             make = self.positions.shifts if roped else self.positions.frames

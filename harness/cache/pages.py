@@ -90,6 +90,7 @@ class Arena:
         if sum(len(slab.free) for slab in self.slabs) < len(groups):
             self._grow(k, v)
         stored = 0
+        # A slab is one tensor, so frames that need several slabs are written in several calls.
         for slab in self.slabs:
             pages = Pages(slab.key, slab.value, tuple(slab.free[: len(groups) - stored]))
             if not pages.slots:
@@ -114,6 +115,7 @@ class Arena:
         for slab in self.slabs:
             freed = {slot for of, slot in leaving if of is slab}
             slab.free = sorted([*slab.free, *freed])
+            # All frames of a freed page are gone, not only the given ones.
             gone = [f for f, (of, slot) in self.places.items() if of is slab and slot in freed]
             for frame in gone:
                 del self.places[frame]
@@ -155,8 +157,10 @@ class Arena:
                 key, value = (_chosen(packed, slots) for packed in (slab.key, slab.value))
                 keys.append(self._decode(self.key_quantizer, key))
                 values.append(self._decode(self.value_quantizer, value))
+                # Reversed, so that each page is known by the first of its frames.
                 by_slot = {at: f for f, (s, at) in reversed(self.places.items()) if s is slab}
                 order += [by_slot[at] + i for at in slots for i in range(self.span)]
+        # Pages were read slab by slab; return the frames in the order of the argument.
         back = [order.index(frame) for frame in frames]
         return torch.cat(keys, 2)[:, :, back], torch.cat(values, 2)[:, :, back]
 

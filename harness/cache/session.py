@@ -77,6 +77,7 @@ class Session:
             stores == "history"
         ):  # the scratch of this chunk has its full size now, history has not grown yet
             self.ledger()
+        # Keep the rotations of one pass only: positions move on, and old tables would pile up.
         self._context.turns.clear()
         shift = self._shift()
         turns = self._context.positions.frames([f - shift for f in frames])
@@ -102,7 +103,7 @@ class Session:
         un-rotated.
         """
         store = self._layers[layer]
-        # Check numbers in commit passes only: they read the whole history once per chunk.
+        # Check numbers in passes that store history only: each chunk has one, so all are checked.
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
             self._scratch.finite = []
@@ -115,6 +116,7 @@ class Session:
             self._scratch.finite = None
         chunk = Chunk(k_BHTD, v_BHTD, rotated_query=q, rotated_key=k)
         if plan.stores == "history":
+            # Free first: exact and encoded keys of a chunk are never allocated together.
             active.free(plan.frames)
             store.commit(chunk, plan)
             return out
@@ -132,6 +134,7 @@ class Session:
         held: Counter[str] = Counter()
         for layer in self._layers:
             held += layer.ledger
+        # Layers run one after the other and share one scratch: count it once.
         held["active"] = sum(active.nbytes for active in self._active)
         held["scratch"] = self._scratch.nbytes
         self.peak_bytes = max(self.peak_bytes, held.total())

@@ -19,6 +19,7 @@ def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int
     dtype: of the model, which exact tiers store.
     """
     # One head of one page is enough: all heads and pages take the same bytes.
+    # A generator of its own leaves the random numbers of the process unchanged.
     generator = torch.Generator().manual_seed(0)
     shape = (1, 1, 1, tier.span * spec.tokens_per_frame, spec.head_dim)
     x = torch.randn(shape, generator=generator).to(dtype)

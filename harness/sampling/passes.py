@@ -27,6 +27,7 @@ def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tup
     """
     starts = [0]
     for steps in num_steps[:-1]:
+        # A longer offset than a chunk has steps would leave empty rows: start when it is done.
         starts.append(starts[-1] + (steps if offset is None else min(offset, steps)))
     under_way = list(zip(starts, num_steps, strict=True))
     for row in range(max((start + steps for start, steps in under_way), default=0)):

@@ -141,6 +141,7 @@ class Sampler:
         under_way: dict[int, ChunkUnderWay] = {}  # by first frame in the history
         again_BFChw: Tensor | None = None  # what the current history starts from
         for each in self.loop.passes(self.schedule, video.num_frames, self.chunk_frames):
+            # The next history begins inside the last one, with the overlapping frames.
             if each.history > history:
                 begin, history = begin + lengths[history] - self.loop.overlap, each.history
                 again_BFChw = self._restart(video)
@@ -155,8 +156,8 @@ class Sampler:
                 if not self.loop.joint:
                     # Answers are read once a chunk, so that no pass waits for the device.
                     self._demand_finite(video, chunk.finite, self._name(chunk.frames))
-                # With a joint pass the commit runs on unfinished latents too, as in the original,
-                # but they are not stored: no pass would see them before they are stored anew.
+                # With a joint pass the commit also runs on unfinished latents, as in the original
+                # code, but stores nothing: the next commit would replace it before a pass reads it.
                 self._commit(video, chunk.solver.clean, each, begin)
                 if each.stores == "history":
                     del under_way[each.frames.start]
@@ -240,6 +241,7 @@ class Sampler:
         """Start a chunk from the video's initial noise."""
         frames = range(placed.start + begin, placed.stop + begin)
         times = self.schedule.times(first_chunk=frames.start == 0)
+        # Branches differ in their text and so in their residuals: each needs its own state.
         reuse: tuple[Residual, ...] = ()
         if self.reuse is not None:
             policy, reused = self.reuse, video.observer.reused
@@ -252,6 +254,7 @@ class Sampler:
 
         Raises  NotFinite: new or stored keys or values that are not finite.
         """
+        # Time 0: the history holds keys and values of clean latents.
         t_BF = torch.zeros(x0_BFChw.shape[:2])
         frames = range(each.frames.start + begin, each.frames.stop + begin)
         for number, branch in enumerate(video.branches):

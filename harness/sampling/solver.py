@@ -59,6 +59,7 @@ class Renoise:
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents at the next time; after the last step the clean ones."""
         sigma = self._sigma(self.time).double().to(x_BFChw.device)
+        # In float64 as in the original code; another dtype would give other last bits.
         self.clean = (x_BFChw.double() - sigma * flow_BFChw.double()).to(x_BFChw.dtype)
         self._step += 1
         if self.finished:

@@ -239,6 +239,8 @@ def _rotation(quantizer: Quantizer, packed: Packed) -> Tensor | None:
 
 def change_basis(x: Tensor, old: Tensor | None, new: Tensor | None) -> None:
     """Convert x [..., D] from one basis to another, in place; equal bases cost nothing."""
+    # Compare by identity: quantizers return the same matrix each time. Compute in fp32, so that x
+    # is rounded to its own dtype only once.
     if old is not new:
         x.copy_(into(out_of(x.float(), old), new))
 
@@ -256,6 +258,7 @@ def _stage(
     for slots, places in runs:
         first, last = max(places.start, frames.start), min(places.stop, frames.stop)
         if first < last:
+            # Places and slots of a run advance together, so they differ by a constant.
             lag = slots.start - places.start
             chosen = packed.view(heads, slice(first + lag, last + lag))
             quantizer.stage(chosen, pages[:, :, first - frames.start : last - frames.start])

@@ -52,6 +52,7 @@ class Fused(ByKernel):
 
         if not history:
             return attend_plain(q_BHTD, k_BHTD, v_BHTD)
+        # The current chunk is exact and never in a quantizer's basis: attend before q is rotated.
         merged = Merge(*attend_dense(q_BHTD, k_BHTD, v_BHTD))
         for segment in history:
             q = into(q_BHTD, segment.key_basis)

@@ -94,6 +94,7 @@ class Portable(Backend):
         """Return attention over all tokens of a group of heads."""
         q, k, v = chunk
         num_stored = sum(segment.num_tokens for segment in history)
+        # History and current chunk share one buffer, so that one attention call reads both.
         room = scratch.take(k, k.shape[1], num_stored + k.shape[2])
         load(history, heads, room, bases(history))
         scratch.look(*(part[:, :, :num_stored] for part in room))
@@ -146,7 +147,7 @@ def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slic
     """Return additive logits [B or 1, h or 1, 1, num_tokens]; None if no segment has any."""
     if not any(segment.log_count or segment.bias is not None for segment in history):
         return None
-    # One row for all heads is enough unless a token policy counts tokens head by head.
+    # One row serves all samples and heads unless a segment brings a bias for each of them.
     alike = all(segment.bias is None for segment in history)
     mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
     for segment, span in spans(history):

@@ -78,6 +78,7 @@ class Staged(ByKernel):
         num_stored = sum(segment.num_tokens for segment in full)
         out = torch.empty_like(q)
         for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib, self.least_heads):
+            # History and current chunk share one buffer, so that one attention call reads both.
             room = scratch.take(k, heads.stop - heads.start, num_stored + k.shape[2])
             _stage_all(full, heads, room, (key_basis, value_basis))
             scratch.look(*(part[:, :, :num_stored] for part in room))

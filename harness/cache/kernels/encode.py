@@ -123,8 +123,8 @@ def fit(values, plane, SPEC: tl.constexpr, CUT: tl.constexpr):
         low = tl.min(low, AXIS, keep_dims=True)
         high = tl.max(high, AXIS, keep_dims=True)
         zero = tl.minimum(tl.maximum(low, -65504.0), 65504.0).to(tl.float16)
-        # Measure from the rounded zero, which the decoder adds. 2**-24, the smallest fp16, keeps a
-        # constant group from a scale of 0.
+        # Measure from the rounded zero, which the decoder adds. 2**-24, the smallest positive fp16,
+        # keeps a constant group from a scale of 0.
         step = tl.div_rn(high - zero.to(tl.float32), 2.0**SPEC.bits - 1)
         scale = tl.minimum(tl.maximum(step, 2.0**-24), 65504.0).to(tl.float16)
     return scale, zero

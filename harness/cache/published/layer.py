@@ -69,6 +69,7 @@ class Layer:
         keys, values = self.read(k_BHTD, v_BHTD)
         size = self.spec.tokens_per_frame
         chunk = slice(frames.start * size, frames.stop * size)
+        # This pass reads its own chunk exactly; later passes read it decoded.
         keys[:, :, chunk], values[:, :, chunk] = k_BHTD, v_BHTD
         self.end = max(self.end, frames.stop)
         # As in the study, all of the cache is encoded again, old frames included: at every pass, or

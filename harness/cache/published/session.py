@@ -59,7 +59,7 @@ class PublishedSession:
         return Plan(frames, stores, 0, self._positions.frames(frames))
 
     def restart(self) -> None:
-        """Refuse: the study's programs keep one history per video (`Executor.check`)."""
+        """Raise AssertionError: one history per video; `Loop.check` refuses loops that restart."""
         raise AssertionError("the published integration keeps one history per video")
 
     def attend(
