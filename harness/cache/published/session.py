@@ -53,7 +53,7 @@ class PublishedSession:
             raise ValueError(
                 "integration=published shows every pass the whole window: choose integration=packed"
             )
-        assert stores != "active", "Executor.check refuses chunks under way"
+        assert stores != "active", "Loop.check refuses chunks under way"
         self.ledger()
         self._end = max(self._end, frames.stop)
         return Plan(frames, stores, 0, self._positions.frames(frames))
