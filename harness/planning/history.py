@@ -375,7 +375,8 @@ class _Layer:
 
     def copy(self) -> _Layer:
         """Return another layer in the same state."""
-        # Placements are shared: they are the policy's own objects and never change.
+        # Placements are not copied: a `Split` equals only itself, so a copy would look like a
+        # frame that the policy moves.
         other = _Layer({})
         other.placements = dict(self.placements)
         other.tiers = copy.deepcopy(self.tiers)

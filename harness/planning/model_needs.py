@@ -164,7 +164,8 @@ def decoding(model: VideoModel) -> Decoding:
     own = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize * values
     with torch.inference_mode(), LiveBytes() as live:
         decoder.decode_whole(latents)
-    at_once = live.peak - own * pixel_frames(SETTLED - 1)  # the last frame, beside those before it
+    # The peak is in the last frame; the frames before it, still held, are subtracted.
+    at_once = live.peak - own * pixel_frames(SETTLED - 1)
     return Decoding(decoder.nbytes, max(steps), at_once, kept, (own, 4 * values))
 
 

@@ -147,7 +147,7 @@ class Storage:
         return self._encoding[tier, shape]
 
     def _picking_bytes(self, held: Moment) -> int:
-        """Return the temporary bytes of `harness.cache.token_layer.TokenLayer.commit`, one layer."""
+        """Return the temporary bytes of one layer in `TokenLayer.commit`."""
         spec, size = self.spec, self.dtype.itemsize
         values = spec.kv_heads * spec.head_dim
         new = spec.chunk_frames * spec.tokens_per_frame
