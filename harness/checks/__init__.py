@@ -1,1 +1,1 @@
-"""Checks of methods, models and folders of results."""
+"""Checks of methods, models and results folders."""

@@ -1,4 +1,4 @@
-"""Contracts in a process of their own, whose death is a verdict too."""
+"""Runs contracts in a child process, so that a crash or an endless loop breaks only one of them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from typing import Any
 from harness.checks.verdict import Verdict
 from harness.system.child_process import die_with, report_lines, search_path
 
-LIMIT_S = 600.0  # of one contract of a method, the start of the process included
+LIMIT_S = 600.0  # for one contract of a method, including the start of the process
 
 
 def judged(
     group: str, configs: Mapping[str, Mapping[str, Any]], limit_s: float | None
 ) -> Iterator[tuple[str, Verdict]]:
-    """Examine methods or models in a child, and yield each verdict with the name of its subject.
+    """Check methods or models in a child; yield each verdict with the name of its subject.
 
-    A child that dies or takes longer than `limit_s` for a contract breaks that contract; the rest
-    of its subject's contracts are left out, and another child examines the other subjects.
+    group: method or model. configs: resolved configurations by name.
+    limit_s: seconds per contract; None for no limit.
+
+    If a child dies or exceeds the limit, the current contract is broken and the remaining ones of
+    this subject are skipped. Another child checks the other subjects.
     """
     todo = dict(configs)
     while todo:
@@ -35,7 +38,7 @@ def judged(
         name, contract, since = next(iter(todo)), "starts", time.perf_counter()
         try:
             while (line := reports.get(timeout=limit_s)) is not None:
-                with suppress(json.JSONDecodeError):  # a child that dies may leave half a line
+                with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
                     said = json.loads(line)
                     if "verdict" in said:
                         yield name, Verdict(**said["verdict"])
@@ -52,7 +55,7 @@ def judged(
         finally:
             process.kill()
             process.wait()
-        if todo:
+        if todo:  # the child ended before it had finished the current subject
             yield name, Verdict(contract, False, death, time.perf_counter() - since)
             del todo[name]
 
@@ -60,7 +63,7 @@ def judged(
 def _start(
     group: str, configs: Mapping[str, Mapping[str, Any]]
 ) -> tuple[subprocess.Popen[str], queue.SimpleQueue[str | None]]:
-    """A child that is told what to examine, and the lines of its reports; None is the last."""
+    """Start a child; return it with the queue of its report lines, which ends with None."""
     reader, writer = os.pipe()
     told = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
     process = subprocess.Popen(
@@ -78,19 +81,19 @@ def _start(
 
 
 def _how(code: int) -> str:
-    """An exit code in words."""
+    """Describe an exit code."""
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code} and no word"
 
 
 def main() -> None:
-    """The child: examine what standard input names, a line a report."""
+    """Run the child: read configurations from standard input, write one JSON line per report."""
     parser = argparse.ArgumentParser(prog="harness.checks.child")
     parser.add_argument("--group", choices=["method", "model"], required=True)
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args()
     die_with(given.parent)
-    os.set_inheritable(given.reports, False)
+    os.set_inheritable(given.reports, False)  # processes of a method must not keep the pipe open
     configs = json.load(sys.stdin)
 
     def report(**said: Any) -> None:

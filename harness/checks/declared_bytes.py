@@ -1,4 +1,4 @@
-"""What a cache should come to hold, from what quantizers and policy say of themselves."""
+"""Computes the bytes a cache should hold, from the declarations of quantizers and policy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPE = torch.bfloat16
 
 
 def declared_bytes(session: Session) -> float:
-    """Bytes of all layers, batch 1: of a frame in each tier times the frames it is to hold."""
+    """Return the declared bytes of all layers at batch 1: bytes per frame times frames, by tier."""
     return sum(
         _of_tokens(session, layer) if isinstance(layer, TokenLayer) else _of_frames(session, layer)
         for layer in session._layers
@@ -27,10 +27,11 @@ def declared_bytes(session: Session) -> float:
 
 
 def outgrown(session: Session) -> str:
-    """What took more room than the policy had said, in one sentence, or nothing."""
+    """Return a message if a tier holds more than the policy declared, else an empty string."""
     for layer in session._layers:
         if isinstance(layer, FrameLayer):
             for name, arena in layer.arenas.items():
+                # The first slab has the declared size, so a second one means more frames.
                 if arena.capacity is not None and len(arena.slabs) > 1:
                     held = sum(slab.key.shape[2] for slab in arena.slabs) * arena.span
                     return (
@@ -47,7 +48,7 @@ def outgrown(session: Session) -> str:
 
 
 def one_layer(spec: CacheSpec) -> CacheSpec:
-    """The same model, one layer deep."""
+    """Return the geometry with a single layer."""
     return replace(spec, num_layers=1)
 
 
@@ -65,7 +66,7 @@ def _of_frames(session: Session, layer: FrameLayer) -> float:
 
 
 def _frames(arena: Arena) -> int:
-    """Those of the policy's word, if it has given one, else those that are there."""
+    """Return the frames that the policy declared for a tier, else those allocated."""
     if not arena.slabs:
         return 0
     if arena.capacity is None:
@@ -74,12 +75,12 @@ def _frames(arena: Arena) -> int:
 
 
 def _paged(spec: CacheSpec, arena: Arena, tier: Tier) -> CacheSpec:
-    """With frames of as many tokens as pages of an arena hold: split ones hold fewer."""
+    """Return the geometry with frames of one page's tokens; split frames have fewer."""
     return replace(spec, grid=(1, arena.slabs[0].key.page[0] // tier.span))
 
 
 def _of_tokens(session: Session, layer: TokenLayer) -> float:
-    """Of as many tokens as the policy may hold, with what is kept beside them."""
+    """Return the declared bytes of a token layer: tokens, and 4 bytes for each count or note."""
     assert layer.held is not None
     spec = one_layer(session.spec)
     beside = (layer.held.count is not None) + (layer.held.note is not None)

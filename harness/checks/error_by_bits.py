@@ -1,4 +1,4 @@
-"""A method in several widths, and what each loses."""
+"""Measures the rounding error of a method at several bit widths."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ WIDTHS = (2, 4, 8)
 
 
 def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int, dict[str, float]]:
-    """Relative error of the round trip of each quantizer that has bits, by width, fewest first.
+    """Return the relative round-trip error of each quantizer with a field `bits`, by bit width.
 
-    page: pages, and frames in each. Widths that a quantizer refuses are left out.
+    config: configuration of the method. page: number of pages, and frames in each.
+    Returns errors by width (ascending) and by `<tier>.<key or value>`. Widths that the method
+    refuses are left out.
     """
     errors: dict[int, dict[str, float]] = {}
     where = {side for side in _sides(config) if _has_bits(_at(config, side))}
@@ -34,7 +36,7 @@ def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int
 
 
 def with_bits(config: Any, bits: int) -> Any:
-    """A configuration with every field `bits` of a quantizer at one width."""
+    """Return the configuration with every integer field `bits` set to one width."""
     if isinstance(config, Mapping):
         return {
             name: bits if name == "bits" and isinstance(x, int) else with_bits(x, bits)
@@ -63,7 +65,7 @@ def _sides(config: Mapping[str, Any]) -> list[str]:
 
 
 def _at(config: Mapping[str, Any], where: str) -> Any:
-    """The configuration of a quantizer."""
+    """Return the configuration of the quantizer at `<tier>.<key or value>`."""
     name, _, side = where.rpartition(".")
     tier = config if name == KEEP else config["tiers"][name]
     return tier[side]

@@ -1,4 +1,4 @@
-"""Reading what a run left, with a sentence for what cannot be read."""
+"""Reads the files of a run for checking; each problem is raised as one sentence."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from harness.system.files import sha256
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UPDATE = "`git pull` in the harness's checkout"  # what a file of a newer harness needs
+UPDATE = "`git pull` in the harness's checkout"  # the fix for a file of a newer harness
 
 
 class Wrong(Exception):
-    """What is wrong with a file, as a sentence without its mending."""
+    """What is wrong with a file, in one sentence without the fix."""
 
 
 class Newer(Wrong):
-    """It is whole, but this harness is too old for it."""
+    """The file is intact, but a newer harness wrote it."""
 
 
 class Older(Wrong):
-    """It is whole, but of an older harness."""
+    """The file is intact, but an older harness wrote it."""
 
 
 def rows(path: Path, row_type: type) -> list[dict[str, Any]]:
-    """The rows of a file of this schema.
+    """Read the rows of a file that must have the columns of `row_type` and no others.
 
-    Raises  Wrong: it cannot be read, or is of another schema.
+    Raises  Wrong: the file cannot be read, or has another schema.
     """
     table, found = _read(path)
-    for row in found:
+    for row in found:  # versions first: they explain why the columns differ
         check_version(row.get("schema_version", observation.SCHEMA_VERSION), path.name)
     _check_columns(path, table.schema, _schema(row_type))
     if strange := sorted(set(table.schema.names) - set(_schema(row_type).names)):
@@ -45,9 +45,9 @@ def rows(path: Path, row_type: type) -> list[dict[str, Any]]:
 
 
 def scored(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of scores, whatever metrics it has.
+    """Read the rows of a file of scores, with any metrics.
 
-    Raises  Wrong: it cannot be read, or is of another version.
+    Raises  Wrong: the file cannot be read, or has another version.
     """
     table, found = _read(path)
     versions = {row.get("scores_version") for row in found} or {scores.VERSION}
@@ -63,9 +63,9 @@ def _read(path: Path) -> tuple[pa.Table, list[dict[str, Any]]]:
 
 
 def checked(path: Path) -> pa.Table:
-    """The table in a file.
+    """Read a parquet file and verify its digest.
 
-    Raises  Wrong: it cannot be read.
+    Raises  Wrong: the file is damaged.
     """
     try:
         return parquet.checked(path)
@@ -74,7 +74,7 @@ def checked(path: Path) -> pa.Table:
 
 
 def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
-    """Refuse a file without the columns of its kind."""
+    """Raise Wrong if a column is missing or has another type."""
     if missing := [name for name in expected.names if name not in found.names]:
         raise Wrong(f"{path.name} has other columns than this harness writes ({missing[0]}, ...)")
     for column in expected:
@@ -86,9 +86,9 @@ def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
 
 
 def json_file(path: Path) -> dict[str, Any]:
-    """A file of settings.
+    """Read a JSON object.
 
-    Raises  Wrong: it cannot be read.
+    Raises  Wrong: the file is missing or damaged.
     """
     try:
         content = json.loads(path.read_text())
@@ -102,9 +102,9 @@ def json_file(path: Path) -> dict[str, Any]:
 
 
 def check_version(found: Any, name: str, known: int = observation.SCHEMA_VERSION) -> None:
-    """Refuse what another schema wrote.
+    """Check the schema version of a file.
 
-    Raises  Newer or Older.
+    Raises  Newer, Older: another version. Wrong: no version.
     """
     if type(found) is not int:
         raise Wrong(f"{name} says no version of its schema (found {found})")
@@ -114,9 +114,9 @@ def check_version(found: Any, name: str, known: int = observation.SCHEMA_VERSION
 
 
 def check_keys(found: list[dict[str, Any]], run_id: str, name: str) -> None:
-    """Refuse rows of another run, and two of one video.
+    """Check that all rows belong to the run, with one row per video.
 
-    Raises  Wrong.
+    Raises  Wrong: rows of another run, or two rows of one video.
     """
     foreign = [row for row in found if row["run_id"] != run_id]
     if foreign:
@@ -130,16 +130,16 @@ def check_keys(found: list[dict[str, Any]], run_id: str, name: str) -> None:
 
 
 def check_digest(path: Path, expected: Any) -> None:
-    """Hold a file against its digest in the manifest.
+    """Compare a file with its digest in the manifest.
 
-    Raises  Wrong.
+    Raises  Wrong: they differ.
     """
     if wrong := against_digest(path, expected):
         raise Wrong(f"{path.name} {wrong}")
 
 
 def against_digest(path: Path, expected: Any) -> str:
-    """How a file differs from its digest in the manifest; empty if it does not."""
+    """Return how a file differs from its digest in the manifest; empty if it does not."""
     found = sha256(path) if path.exists() else "no file"
     if found == expected:
         return ""

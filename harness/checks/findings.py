@@ -1,4 +1,4 @@
-"""What was found in a run's folder."""
+"""Findings of checking a run's folder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ State = Literal["complete", "unfinished", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, what to type, and whether it is only not finished."""
+    """One problem: what is wrong, the command that fixes it, and whether it is only unfinished."""
 
     what: str
     mend: str
     unfinished: bool = False
 
     def __str__(self) -> str:
-        """A line without its folder."""
+        """Return one line, without the folder."""
         return f"{self.what}; type {self.mend} to mend it"
 
 
 @dataclass
 class Report:
-    """What was found in a folder, and who made the rows in it."""
+    """All findings of a folder; counts its rows by device and by version of the code."""
 
     folder: Path
     findings: list[Finding] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def state(self) -> State:
-        """The worst of what was found."""
+        """The worst state among the findings."""
         if not self.findings:
             return "complete"
         return "unfinished" if all(each.unfinished for each in self.findings) else "problem"

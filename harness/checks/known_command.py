@@ -1,4 +1,4 @@
-"""Whether the command of a run still gives that run."""
+"""Checks whether the reconstructed command of a run still gives the same run id."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.system.errors import UserError
 
 @lru_cache(maxsize=8)
 def is_known(origin: Origin) -> bool:
-    """Whether these words still give the run of this folder, by its id.
+    """Whether the command of `origin` still gives the id of the run in its folder.
 
-    They do not where its files lie elsewhere (another `--config-dir`) or have changed since,
-    and where a word was typed that settings do not keep.
+    False if configuration files have changed or lie in another `--config-dir`, or if the original
+    command had settings that are not stored.
     """
     from harness.config.compose import configured
     from harness.config.hydra_errors import OF_COMPOSING
@@ -29,7 +29,7 @@ def is_known(origin: Origin) -> bool:
         return False
     try:
         config = configured(*origin.choices, folder=origin.own)
-        for group in GROUPS:  # nobody is told to type what builds something else
+        for group in GROUPS:  # never suggest a command that builds classes outside the allow-list
             stored.check(config[group], origin.folder, origin.own)
     except (UserError, *OF_COMPOSING):
         return False
@@ -38,12 +38,13 @@ def is_known(origin: Origin) -> bool:
 
 
 def known_command(origin: Origin, keys: Collection[Key], *words: str) -> str | None:
-    """What to type so that these videos are made and scored; None if it is not known."""
+    """Return the command that generates and scores these videos; None if it is not known."""
     return origin.typed(keys, *words) if is_known(origin) and keys else None
 
 
 def _identity(config: Mapping[str, Any], suite: Suite, seed: int) -> str:
-    """The id of the run that a configuration gives."""
+    """Return the run id of a configuration."""
+    # Only the fields that the id is computed from need values.
     groups = {name: config[name] for name in GROUPS}
     return Run(
         results_dir="", model_name="", method_name="", **groups, suite=replace(suite, prompts=()),

@@ -1,7 +1,7 @@
-"""What every method must hold, whoever wrote it: one function a contract.
+"""The contracts that every method must fulfil, one function each.
 
-A contract returns nothing, or the reason why it says nothing about this method. What does not hold
-is raised as `Broken`, in one sentence.
+A contract returns None if it holds, or the reason why it does not apply to this method. It raises
+`Broken`, with one sentence, if it does not hold.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from harness.checks.verdict import Broken, Verdict, sentence
 from harness.checks.walk import SHARED, held_by_process, live_bytes, reached
 
 Contract = Callable[[Subject], str | None]
-WORST = 1.0  # relative error of a round trip; to store zeros has this
-TOLERANCE = 0.02  # of declared bytes
+WORST = 1.0  # relative error of a round trip that stores zeros
+TOLERANCE = 0.02  # relative difference between declared and stored bytes
 NAMES_A_WAY_OUT = ("choose ", "give ", "type ")
 EXOTIC = {"window": 9, "sink": 3, "positions": "relative"}
 ODD = {"head_dim": 24, "num_heads": 3, "grid": (3, 5)}
 
 
 def builds(s: Subject) -> None:
-    """The file builds a method that serves the small geometry, and its integration."""
+    """Method and integration can be built and serve the small geometry."""
     s.method.check(spec())
     s.integration.check(spec(), s.method)
 
 
 def round_trip_keeps_shape_and_dtype(s: Subject) -> None:
-    """BF16 and FP32, two videos at once; and what comes back is nearer than nothing."""
+    """Round trips in BF16 and FP32 at batch 2 keep shape and dtype, and beat storing zeros."""
     for dtype in (torch.bfloat16, torch.float32):
         for where, tier in s.tiers.items():
             x = drawn(s, spec(), tier.span, dtype)
@@ -49,12 +49,13 @@ def round_trip_keeps_shape_and_dtype(s: Subject) -> None:
                 if back.shape != x.shape or back.dtype != dtype:
                     raise Broken(f"{found} for {list(x.shape)} {dtype}")
                 error = ((back - x).float().norm() / x.float().norm()).item()
-                if not error < WORST:  # NaN too
+                if not error < WORST:  # `not <` instead of `>=` catches NaN
                     raise Broken(f"{where}.{side} loses what it stores: relative error {error:.2g}")
 
 
 def any_heads_and_frames_can_be_read(s: Subject) -> str | None:
-    """Parts begin with batch, heads, frames: a view of them decodes to the same values."""
+    """Parts begin with batch, heads and frames, and a view of them decodes to the same values."""
+    # Attention backends decode one head, or a few frames, at a time.
     if not s.packed:
         return "its integration encodes all tokens as one piece"
     for where, tier in s.tiers.items():
@@ -78,7 +79,7 @@ def any_heads_and_frames_can_be_read(s: Subject) -> str | None:
 
 
 def error_falls_as_bits_rise(s: Subject) -> str | None:
-    """The same method with 2, 4 and 8 bits, wherever a quantizer has a field `bits`."""
+    """With 2, 4 and 8 bits, the error of each quantizer with a field `bits` falls."""
     errors = errors_by_bits(s.config["method"], s.page(1))
     if len(errors) < 2:
         return "no quantizer of it comes in several widths"
@@ -95,8 +96,9 @@ def error_falls_as_bits_rise(s: Subject) -> str | None:
 
 
 def stored_bytes_are_those_of_live_tensors(s: Subject) -> None:
-    """Every storage that the cache reaches is counted, once, and nothing else is."""
+    """`stored_bytes` is exactly the size of the tensor storages that the cache reaches."""
     _, session = s.first
+    # Tables of the method itself (rotations, codebooks) are not part of the history.
     method_alone = live_bytes(s.method, leave_out=SHARED)
     live = live_bytes(session, s.method) - method_alone
     if live != session.stored_bytes:
@@ -104,10 +106,10 @@ def stored_bytes_are_those_of_live_tensors(s: Subject) -> None:
 
 
 def methods_hold_no_history(s: Subject) -> None:
-    """What its own objects hold does not grow with the videos they have seen."""
+    """The method's own objects do not grow with the videos they have processed."""
     fresh = s.build()
     video(s.session(fresh, 3), 3, reuse=fresh.reuse)
-    assert s.first  # the shared method has seen more
+    assert s.first  # the shared method has processed a longer video
     few, many = (live_bytes(method, leave_out=()) for method in (fresh, s.method))
     if many > few:
         raise Broken(
@@ -117,7 +119,7 @@ def methods_hold_no_history(s: Subject) -> None:
 
 
 def nothing_is_held_outside_the_cache(s: Subject) -> None:
-    """What the process holds after another video is what the cache holds, and what was there."""
+    """Another video leaves no data in the process outside its cache."""
     if hidden := held_outside([s]):
         largest, _ = max(hidden, key=lambda found: found[1])
         what = type(largest).__name__
@@ -131,14 +133,14 @@ def nothing_is_held_outside_the_cache(s: Subject) -> None:
 
 
 def held_outside(subjects: Sequence[Subject]) -> list[tuple[Any, int]]:
-    """Objects, and their bytes, that a second video of each method leaves outside its cache.
+    """Return objects, with bytes, that a second video of each method leaves outside its cache.
 
-    Looking through the process takes a second and more, so several methods can share it. Only the
-    last cache is kept: what an earlier one held has gone with it.
+    A search of the process takes a second or more, so several methods share one.
     """
     for s in subjects:
-        assert s.first  # tables that are made once are there
+        assert s.first  # the first video creates tables that are made once
     before = held_by_process()
+    # Only the last cache is kept alive; those of the other methods are freed with their data.
     for s in subjects:
         latents, session = s.run(s.method, prompt=1)
     methods = [s.method for s in subjects]
@@ -147,7 +149,7 @@ def held_outside(subjects: Sequence[Subject]) -> list[tuple[Any, int]]:
 
 
 def declared_bytes_are_stored(s: Subject) -> str | None:
-    """Bytes a frame, as quantizers say them, times the frames of the policy or its budget."""
+    """Stored bytes match the declared ones: bytes per frame times the policy's frames or tokens."""
     _, session = s.first
     if not isinstance(session, Session):
         return "its integration stores the whole capacity, as it says itself"
@@ -165,7 +167,7 @@ def declared_bytes_are_stored(s: Subject) -> str | None:
 
 
 def same_input_same_output(s: Subject) -> None:
-    """Bit for bit: codes, and a video of a method built anew."""
+    """Encoding twice gives equal codes, and a newly built method makes an equal video, bitwise."""
     for where, tier in s.tiers.items():
         x = drawn(s, spec(), tier.span, torch.bfloat16)
         for side, quantizer in (("key", tier.key), ("value", tier.value)):
@@ -178,8 +180,8 @@ def same_input_same_output(s: Subject) -> None:
 
 
 def prompts_do_not_affect_each_other(s: Subject) -> None:
-    """Two videos in a row are each what they are alone, bit for bit."""
-    assert s.first  # the shared method has made a video before
+    """A video after another one is bitwise equal to the same video alone."""
+    assert s.first  # the shared method has made another video before
     after, _ = s.run(s.method, prompt=1)
     alone, _ = s.run(s.build(), prompt=1)
     if not torch.equal(after, alone):
@@ -187,7 +189,10 @@ def prompts_do_not_affect_each_other(s: Subject) -> None:
 
 
 def runs_on_any_model(s: Subject) -> str | None:
-    """Window, sink, relative positions, two videos at once and a last chunk of two frames."""
+    """Runs with a window, a sink, relative positions, batch 2 and a last chunk of two frames.
+
+    A refusal of sink or positions is allowed; a window alone must be served.
+    """
     shape = spec(**EXOTIC)
     session, told = _session(s, shape)
     if session is None:
@@ -207,7 +212,7 @@ def runs_on_any_model(s: Subject) -> str | None:
 
 
 def grouped_queries_share_a_cache(s: Subject) -> str | None:
-    """Four query heads over two heads of keys and values: finite, and bytes of two heads."""
+    """Four query heads over two key/value heads give finite output and store two heads."""
     shape = spec(num_heads=4, num_kv_heads=2, num_layers=1)
     session, told = _session(s, shape)
     if session is None:
@@ -235,7 +240,7 @@ def grouped_queries_share_a_cache(s: Subject) -> str | None:
 
 
 def odd_sizes_are_served_or_refused(s: Subject) -> str | None:
-    """Three heads of 24 channels, frames of 15 tokens: round trips, or a reason."""
+    """Three heads of 24 channels and frames of 15 tokens work, or are refused with a reason."""
     shape = spec(**ODD)
     try:
         s.method.check(shape)
@@ -253,7 +258,7 @@ def odd_sizes_are_served_or_refused(s: Subject) -> str | None:
 
 
 def first_chunk_is_that_of_bf16(s: Subject) -> str | None:
-    """No history, no error: whatever a method does, it acts through history alone."""
+    """The first chunk, which has no history yet, is bitwise equal to that of BF16."""
     if s.method.reuse is not None:
         return "it skips passes"
     frames = slice(0, spec().chunk_frames)
@@ -263,7 +268,7 @@ def first_chunk_is_that_of_bf16(s: Subject) -> str | None:
 
 
 def identity_is_bf16(s: Subject) -> str | None:
-    """A method that rounds nothing and lets nothing go makes the video of BF16, bit for bit."""
+    """A method that neither rounds nor evicts makes the video of BF16, bit for bit."""
     latents, session = s.first
     whole = isinstance(s.method.retention, FramePolicy) and session.num_frames_held == NUM_FRAMES
     if not (s.exact and whole) or s.method.tiers or s.method.reuse is not None:
@@ -295,22 +300,23 @@ CONTRACTS: tuple[Contract, ...] = (
 
 
 def drawn(s: Subject, shape: CacheSpec, span: int, dtype: torch.dtype) -> Tensor:
-    """Made-up values [2, H, F, T, D] of three frames; some channels larger, as those of keys."""
+    """Return seeded values [2, H, F, T, D] of three frames, as `dtype`."""
     num_frames, frame_tokens = s.page(span)
     num_tokens = frame_tokens * shape.tokens_per_frame
     size = (2, shape.kv_heads, num_frames, num_tokens, shape.head_dim)
     x = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    x[..., ::8] *= 3
+    x[..., ::8] *= 3  # real keys have some channels of larger magnitude
     return x.to(dtype)
 
 
 def _bytes(x: Tensor) -> Tensor:
-    """So that NaNs and types of a few bits compare."""
+    """View a tensor as bytes."""
+    # torch.equal takes NaN as unequal, and does not support every small dtype.
     return x.contiguous().view(torch.uint8)
 
 
 def _session(s: Subject, shape: CacheSpec) -> tuple[CacheSession | None, str]:
-    """A cache for two videos at once, or the reason why there is none."""
+    """Return a cache, or the reason why the method refuses the geometry."""
     try:
         return s.session(s.method, NUM_FRAMES, shape), ""
     except ValueError as error:
@@ -318,7 +324,7 @@ def _session(s: Subject, shape: CacheSpec) -> tuple[CacheSession | None, str]:
 
 
 def _reason(error: ValueError) -> str:
-    """What a refusal says, if it names what to do instead."""
+    """Return the message of a refusal; raise Broken if it does not name an alternative."""
     sentence = " ".join(str(error).split())
     if not any(words in sentence for words in NAMES_A_WAY_OUT):
         raise Broken(f"it refuses without naming what to choose instead: {sentence}")
@@ -326,7 +332,7 @@ def _reason(error: ValueError) -> str:
 
 
 def _words(shape: CacheSpec) -> str:
-    """What is unusual about a geometry."""
+    """Describe how a geometry differs from the usual one."""
     changed = vars(replace(shape))
     usual = vars(spec())
     return ", ".join(f"{name}={x}" for name, x in changed.items() if x != usual[name])
@@ -337,9 +343,9 @@ def verdicts(
     begins: Callable[[str], None] = lambda contract: None,
     contracts: Sequence[Contract] = CONTRACTS,
 ) -> Iterator[Verdict]:
-    """Contracts, one after the other; only the first if nothing can be built.
+    """Yield the verdict of each contract in turn; stop after the first if the method is not built.
 
-    begins: called with the name of each before it is tried.
+    begins: called with the name of each contract before it starts.
     """
     for contract in contracts:
         name = contract.__name__.replace("_", " ")
@@ -347,7 +353,7 @@ def verdicts(
         start = time.perf_counter()
         try:
             note, held = contract(subject) or "", True
-        except (Exception, SystemExit) as error:  # noqa: BLE001  the method may be anybody's
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's method may raise anything
             note, held = sentence(error), False
         yield Verdict(name, held, note, time.perf_counter() - start)
         if contract is builds and not held:

@@ -1,4 +1,4 @@
-"""A method under examination: built from its file, run on the small network."""
+"""A method under test: built from its configuration and run on the tiny network."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from harness.config.compose import REFERENCE
 from harness.system.paths import CONF
 from harness.system.typed import build
 
-NUM_FRAMES = 17  # five chunks and two frames: the shipped windows of 12 let frames go
+NUM_FRAMES = 17  # five chunks and two frames, so that bundled windows of 12 frames evict some
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A name and the resolved configuration of its method and integration."""
+    """A method under test: its name, and the resolved configuration with its integration."""
 
     name: str
     config: Mapping[str, Any]
 
     @cached_property
     def method(self) -> Method:
-        """The method that contracts share."""
+        """The instance that all contracts share."""
         return self.build()
 
     def build(self) -> Method:
-        """Another one, which has seen nothing yet."""
+        """Build a new instance of the method."""
         method: Method = build("method", self.config["method"], Method)
         return method
 
     @cached_property
     def integration(self) -> Integration:
-        """How its file wants it built in."""
+        """The integration of its configuration."""
         integration: Integration = build("integration", self.config["integration"])
         return integration
 
     @property
     def packed(self) -> bool:
-        """Whether its cache is that of `harness.cache.session`."""
+        """Whether its cache is `harness.cache.session.Session`."""
         return isinstance(self.integration, Packed)
 
     def page(self, span: int) -> tuple[int, int]:
-        """Pages that quantizers see of three frames or spans, and the frames in each."""
+        """Return how quantizers get three spans of frames: the number of pages, frames in each."""
         return (3, span) if self.packed else (1, 3)
 
     def session(
         self, method: Method, num_frames: int = NUM_FRAMES, shape: CacheSpec | None = None
     ) -> CacheSession:
-        """An empty cache for a video, as a run makes it.
+        """Return an empty cache for a video, built as a run does it.
 
         Raises  ValueError: method or integration cannot serve the geometry.
         """
@@ -69,28 +69,28 @@ class Subject:
         return self.integration.session(shape, method, backend, num_frames, CPU)
 
     def run(self, method: Method, prompt: int = 0) -> tuple[Tensor, CacheSession]:
-        """Latents of one video and the cache it leaves."""
+        """Generate one video; return its latents [B, F, C, h, w] and its cache."""
         session = self.session(method)
         return video(session, NUM_FRAMES, prompt, reuse=method.reuse), session
 
     @cached_property
     def first(self) -> tuple[Tensor, CacheSession]:
-        """The first video of the shared method."""
+        """The first video of the shared instance, with its cache."""
         return self.run(self.method)
 
     @property
     def reference(self) -> Tensor:
-        """The same video in BF16, built in likewise."""
+        """Latents of the same video in BF16, under the same integration."""
         return _reference(json.dumps(self.config["integration"], sort_keys=True))
 
     @property
     def tiers(self) -> Mapping[str, Tier]:
-        """All of the method's, KEEP first."""
+        """All tiers of the method, KEEP first."""
         return tiers_of(self.method)
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is rounded."""
+        """Whether all quantizers store exact values."""
         parts = (part for tier in self.tiers.values() for part in (tier.key, tier.value))
         return all(isinstance(part, Exact) for part in parts)
 

@@ -1,4 +1,4 @@
-"""A model under examination: its files, their tensors, its text and decoder, one small pass."""
+"""Checks of a model: files, tensors, text encoder, decoder, and one small pass."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from harness.system.typed import build
 from harness.system.units import size
 from methods.retention.keep import KeepAll
 
-SMALL = (4, 4)  # latents of the pass: four tokens a frame
+SMALL = (4, 4)  # latent height and width of the small pass: four tokens per frame
 BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
 
 
 @runtime_checkable
 class Examines(Protocol):
-    """A text encoder that can say what it would load, without loading it."""
+    """A text encoder that can check its files without loading them."""
 
     def examine(self) -> str:
-        """What is there, in words."""
+        """Check packages and files; return a description of them."""
 
 
 @dataclass(frozen=True)
 class ModelSubject:
-    """A name, the resolved configuration of its model, and where files are."""
+    """A model under test: its name, resolved configuration, and data folder."""
 
     name: str
     config: Mapping[str, Any]
@@ -60,7 +60,7 @@ class ModelSubject:
 
     @cached_property
     def model(self) -> VideoModel:
-        """The preset, built; its text encoder and decoder know where their files are."""
+        """The built preset; its text encoder and decoder have located their files."""
         model: VideoModel = build("model", self.config)
         model.text.locate(self.folder)
         model.decoder.locate(self.folder)
@@ -68,7 +68,7 @@ class ModelSubject:
 
     @property
     def entries(self) -> list[Entry]:
-        """What `conf/weights` describes of the files that this model reads, where it reads them."""
+        """Entries of `conf/weights` that this model reads, at the places where it reads them."""
         asked = read_by(self.config, weights.entries().values(), self.folder)
         model = self.model
         found = [getattr(part, "folder", None) for part in (model.text, model.decoder)]
@@ -76,16 +76,18 @@ class ModelSubject:
             adapter = model.adapter(self.folder)
             found += [model.path(self.folder), adapter.path if adapter is not None else None]
         places = {str(n): str(each) for n, each in enumerate(found) if each is not None}
-        return read_by(places, asked, self.folder)  # what the hub's cache has lacks nowhere
+        # Parts that read from the hub's cache have another place, so they drop out here: their
+        # files need not be in the data folder.
+        return read_by(places, asked, self.folder)
 
 
 def it_can_be_built(subject: ModelSubject) -> str:
-    """The configuration makes a preset; the note is that preset."""
+    """The configuration builds a preset. Note: its sizes."""
     return subject.model.preset
 
 
 def its_described_files_are_right(subject: ModelSubject) -> str | None:
-    """Files that `conf/weights` describes are there, with the size and checksum that it gives."""
+    """The files described in `conf/weights` are there, with the right size and checksum."""
     if subject.model.weights != "checkpoint":
         return None
     problems, right = [], 0
@@ -105,7 +107,7 @@ def its_described_files_are_right(subject: ModelSubject) -> str | None:
 
 
 def its_weights_have_the_tensors(subject: ModelSubject) -> str:
-    """Names and shapes of the checkpoint, and of its adapter, are exactly the network's."""
+    """Checkpoint and adapter have exactly the network's tensors, by name and shape."""
     model = subject.model
     if model.weights in ("seeded", "random"):
         return f"weights={model.weights}: no file"
@@ -121,12 +123,13 @@ def its_weights_have_the_tensors(subject: ModelSubject) -> str:
 
 
 def its_weights_have_a_checksum(subject: ModelSubject) -> str:
-    """Every byte can be read, and is what the configuration asks for; rows record the note."""
+    """Every byte of the weights can be read and hashed. Note: the text that rows record."""
     return subject.model.origin(subject.folder)
 
 
 def its_prompts_can_be_encoded(subject: ModelSubject) -> str:
-    """The text encoder's packages and files are there and fit; it is not loaded if it is large."""
+    """The text encoder's packages and files are there and fit."""
+    # A large encoder checks its files without loading them; a small one encodes a prompt.
     text = subject.model.text
     if isinstance(text, Examines):
         return text.examine()
@@ -137,7 +140,7 @@ def its_prompts_can_be_encoded(subject: ModelSubject) -> str:
 
 
 def its_latents_can_be_decoded(subject: ModelSubject) -> str:
-    """Two latent frames of a small picture; one back, where the loop will ask for that."""
+    """Two small latent frames can be decoded, and a picture encoded if the decoder can do that."""
     model = subject.model
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, model.dims.latent_channels, *SMALL, generator=generator)
@@ -154,7 +157,7 @@ def its_latents_can_be_decoded(subject: ModelSubject) -> str:
 
 
 def a_small_pass_is_finite(subject: ModelSubject) -> str:
-    """The loaded weights predict flows of two chunks of a tiny picture; one has history."""
+    """The loaded weights predict finite flows for two tiny chunks, the second with history."""
     model = subject.model
     small = replace(model, latent_size=SMALL)
     network = small.build(CPU, subject.folder).network
@@ -185,15 +188,15 @@ CONTRACTS: tuple[Callable[[ModelSubject], str | None], ...] = (
     its_latents_can_be_decoded,
     a_small_pass_is_finite,
 )
-_OF_LOADING = (its_weights_have_a_checksum, a_small_pass_is_finite)  # follow from the tensors
+_OF_LOADING = (its_weights_have_a_checksum, a_small_pass_is_finite)  # need readable tensors
 
 
 def verdicts(
     subject: ModelSubject, begins: Callable[[str], None] = lambda contract: None
 ) -> Iterator[Verdict]:
-    """All contracts, one after the other, but for those whose ground is broken already.
+    """Yield the verdict of each contract; skip those that depend on a broken one.
 
-    begins: called with the name of each before it is tried.
+    begins: called with the name of each contract before it starts.
     """
     broken: set[Callable[[ModelSubject], str | None]] = set()
     for contract in CONTRACTS:
@@ -204,7 +207,7 @@ def verdicts(
         start = time.perf_counter()
         try:
             note, held = contract(subject) or "", True
-        except (Exception, SystemExit) as error:  # noqa: BLE001  the classes may be anybody's
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a user's class may raise anything
             note, held = sentence(error), False
             broken.add(contract)
         yield Verdict(name, held, note, time.perf_counter() - start)
@@ -213,7 +216,7 @@ def verdicts(
 
 
 def _hollow(model: VideoModel) -> Wan:
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory: the network may not fit into RAM
         return Wan(model.dims)
 
 

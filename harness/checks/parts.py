@@ -1,6 +1,6 @@
-"""Builds the parts that a configuration names, without weights, and checks that they fit.
+"""Builds the parts of a configuration, without weights, and checks that they fit together.
 
-Runs, dry runs and plans all use this, so that none accepts what another refuses.
+Runs, dry runs and plans all use this, so that none of them accepts what another refuses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.system.typed import build
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of; `attention` as asked for, before a device decides."""
+    """The parts of a run. `attention` may still be `Auto`, which is resolved on the device."""
 
     model: VideoModel
     method: Method
@@ -28,10 +28,10 @@ class Parts:
 
     @classmethod
     def of(cls, run: Run) -> Parts:
-        """Build those of a run.
+        """Build the parts of a run.
 
-        Raises  InstantiationException, UserError, ValueError: a part that refuses its settings, or
-                parts that do not fit each other.
+        Raises  InstantiationException, UserError, ValueError: a part refuses its settings, or the
+                parts do not fit together.
         """
         parts = cls(
             method=build("method", run.method, Method),
@@ -46,7 +46,10 @@ class Parts:
 def demand_fit(
     model: VideoModel, method: Method, integration: Integration, num_frames: int
 ) -> None:
-    """Raise ValueError where a model cannot be served, or a video of so many frames."""
+    """Raise ValueError if method or integration cannot serve the model at this length.
+
+    num_frames: latent frames of the video.
+    """
     spec = model.spec
     method.check(spec)
     sized(method, spec, model.loop.histories(num_frames)[0]).check(spec)

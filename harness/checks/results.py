@@ -1,4 +1,4 @@
-"""`python -m harness check results/`: whether folders of results are what they say. Reads only."""
+"""Verifies results folders (`python -m harness check results/`). It never changes a file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from harness.system.files import shown, stale
 
 
 def check(roots: Sequence[Path], own: Path | None = None) -> int:
-    """Print a line a problem with the command that mends it; 0 if all runs are complete, else 1.
+    """Print one line per problem, with the command that fixes it; return exit code 0 or 1.
 
-    own: the folder of `--config-dir`, where the methods of some runs may lie.
+    own: the folder given with `--config-dir`, which may hold the methods of some runs.
+    Returns 0 if all runs are complete, else 1.
     Raises  UserError: there is no run below the folders.
     """
     known_command.is_known.cache_clear()  # a user's files may have changed since the last check
@@ -44,7 +45,7 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
 
 
 def mixed(reports: Iterable[Report]) -> Iterator[str]:
-    """Where rows of several machines or versions of the code stand in one run or one table."""
+    """Yield a note for each run or table with rows of several machines or versions of the code."""
     files: dict[Path, list[Report]] = {}
     for report in reports:
         files.setdefault(report.folder.parent, []).append(report)
@@ -63,7 +64,7 @@ def mixed(reports: Iterable[Report]) -> Iterator[str]:
 
 
 def _twice(reports: Sequence[Report]) -> Iterator[str]:
-    """Runs that are there in several folders: whoever reads them all counts their videos twice."""
+    """Yield a message for each run that is in several folders, so its videos count twice."""
     places: dict[str, list[Path]] = {}
     for report in reports:
         for run_id in report.run_ids:
@@ -78,7 +79,7 @@ def _twice(reports: Sequence[Report]) -> Iterator[str]:
 
 
 def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
-    """Yield a sentence for each damaged results.parquet; the next command rewrites it."""
+    """Yield a message for each damaged results.parquet; the next command rewrites it."""
     tops = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
     for path in sorted({top.absolute() / all_runs.WIDE for top in (*roots, *tops)}):
         try:
@@ -92,7 +93,7 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
 
 
 def _unfinished(roots: Sequence[Path]) -> Iterator[str]:
-    """Yield a sentence for each half-written file that a killed process left."""
+    """Yield a message for each unfinished file of a killed process."""
     left = sorted({path.absolute() for root in roots for path in stale(root)})
     for path in left:
         yield (
@@ -102,7 +103,7 @@ def _unfinished(roots: Sequence[Path]) -> Iterator[str]:
 
 
 def _watched(folders: Sequence[Path]) -> Iterable[Path]:
-    """The folders, counted on a terminal while digests of many files are taken."""
+    """Return the folders; on a terminal, show progress, since hashing many files takes long."""
     if not sys.stderr.isatty():
         return folders
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""One run: its request, its manifest, its rows, and each of its videos."""
+"""Checks one run: its request, manifest and rows, and each of its videos."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ NOT_KNOWN = (
 
 
 def examine(folder: Path, own: Path | None = None) -> Report:
-    """Everything that is wrong with a run; own is the folder of `--config-dir`."""
+    """Return everything that is wrong with a run.
+
+    own: the folder given with `--config-dir`.
+    """
     report = Report(folder)
-    if _in_work(folder):
+    if _in_work(folder):  # files that change while they are read would look damaged
         waiting = "`python -m harness check` again when that is done"
         report.findings.append(Finding("another command works on it now", waiting, True))
         return report
@@ -51,7 +54,7 @@ def examine(folder: Path, own: Path | None = None) -> Report:
 
 
 class _Folder:
-    """The files of one run, read one after the other; each may spoil what depends on it."""
+    """Reads the files of one run in turn; a damaged one skips the checks that depend on it."""
 
     def __init__(self, folder: Path, own: Path | None) -> None:
         self.folder = folder
@@ -61,15 +64,16 @@ class _Folder:
         self.scores: dict[Key, dict[str, Any]] = {}
         self._run: Run | None = None
         self._manifest: dict[str, Any] | None = None
-        self._suites: list[tuple[Suite, int]] = []  # what the manifest says, and the base seed
+        self._suites: list[tuple[Suite, int]] = []  # suite and base seed, from the manifest
         self._origin: Origin | None = None
-        self._made: dict[str, set[Key] | None] = {}  # by references
-        self._told: set[str] = set()  # files of which something was said, without their endings
+        self._made: dict[str, set[Key] | None] = {}  # videos of other runs, by run id
+        self._told: set[str] = set()  # files with a finding, without suffix: reported only once
 
     def findings(self) -> list[Finding]:
-        """All of them; one file of a newer harness is told alone."""
+        """Return all findings."""
         try:
             return list(self._findings())
+        # A file of another version makes all other findings meaningless, so it is the only one.
         except Newer as newer:
             return [Finding(str(newer), tables.UPDATE)]
         except Older as older:
@@ -78,7 +82,7 @@ class _Folder:
             return [Finding(str(older), again)]
 
     def _findings(self) -> Iterator[Finding]:
-        wrong: list[tuple[str, Sequence[str]]] = []  # with the files to remove for it
+        wrong: list[tuple[str, Sequence[str]]] = []  # problem, and files to remove to fix it
 
         def attempt(read: Callable[[], None], *files: str) -> bool:
             try:
@@ -95,6 +99,7 @@ class _Folder:
         attempt(self._read_request, manifest.MANIFEST)
         has_scores = attempt(self._read_scores, SCORES)
         self._origin = self._told_by()
+        # The fixes are built last: the command and its videos are known only now.
         everything = self._asked() | self._files("videos").keys() | {key(row) for row in self.rows}
         for what, files in wrong:
             yield Finding(what, self._again([self.folder / name for name in files], everything))
@@ -175,7 +180,7 @@ class _Folder:
                 raise Wrong(f"run.json tells another {name} than request.json, which has the id")
 
     def _told_by(self) -> Origin | None:
-        """Who says how this run was made: the request, else a row."""
+        """Return the settings of the run's command, from the request or else from a row."""
         if self._run is not None:
             return Origin.of_run(self.folder, self._own, self._run, self._suites)
         if self.rows:
@@ -183,7 +188,7 @@ class _Folder:
         return None
 
     def _again(self, remove: Sequence[Path], keys: set[Key], *words: str) -> str:
-        """Remove files, then make these videos."""
+        """Return the command that removes files and then generates these videos again."""
         command = known_command(self._origin, keys, *words) if self._origin else None
         first = removing(remove) if remove else ""
         if command is None:
@@ -194,7 +199,7 @@ class _Folder:
         return {item.key for item in self._run.items} if self._run is not None else set()
 
     def _videos(self) -> Iterator[Finding]:
-        """Each made video against request, file and trace."""
+        """Yield the findings of each video, compared with request, frames and trace."""
         for row in self.rows:
             if row["failure"] is not None:
                 continue
@@ -209,7 +214,7 @@ class _Folder:
                 yield Finding(finding, self._again([self._frames(stem)], keys))
 
     def _progress(self) -> Iterator[Finding]:
-        """What of the request is not there yet."""
+        """Yield what is missing of the requested videos and scores."""
         asked, rows = self._asked(), {key(row): row["failure"] for row in self.rows}
         failed = Counter(rows[each] for each in asked if rows.get(each) is not None)
         made = {each for each in asked if each in rows and rows[each] is None}
@@ -239,13 +244,14 @@ class _Folder:
             yield Finding(f"run.json says done, but only {', '.join(counts)}", mend)
 
     def _against_manifest(self, content: dict[str, Any], told: set[str]) -> Iterator[Finding]:
-        """Files that are not what the finished run left and of which nothing was said yet."""
+        """Yield files that differ from the manifest and have no finding yet."""
         asked = self._asked() | self._made_here()
         if manifest.MANIFEST not in told and not manifest.is_sealed(content):
             what = f"{manifest.MANIFEST} is damaged (it is not what was written)"
             yield Finding(what, self._again([self.folder / manifest.MANIFEST], asked))
             return
-        by_score = {f"videos/{_stem(video)}.mkv" for video in self.scores}  # held against that
+        # Scored videos were compared with the checksum in their scores already.
+        by_score = {f"videos/{_stem(video)}.mkv" for video in self.scores}
         for name, digest in content["files"].items():
             path = self.folder / name
             if name in told or f"{path.parent.name}/{path.stem}" in told or name in by_score:
@@ -257,11 +263,11 @@ class _Folder:
                 yield Finding(f"{name}: {wrong}", self._again(remove, asked))
 
     def _frames(self, stem: str) -> Path:
-        """All files of a video, as `removing` takes them."""
+        """Return a path with suffix `.*` for all files of a video, as `removing` takes it."""
         return self.folder / "videos" / f"{stem}.*"
 
     def _scored_early(self, video: Key) -> bool:
-        """Scored without a reference that has come since."""
+        """Whether a video was scored before its reference video existed."""
         score = self.scores[video]
         made = self._made_by(score["reference_run_id"])
         return score["reference_frames_sha256"] is None and video in (made or ())
@@ -270,7 +276,7 @@ class _Folder:
         return {key(row) for row in self.rows if row["failure"] is None}
 
     def _made_by(self, run_id: str) -> set[Key] | None:
-        """The videos of a run beside this one; None where its own rows are damaged."""
+        """Return the videos of another run next to this one; None if its rows are damaged."""
         if run_id not in self._made:
             try:
                 folder = folder_of(self.folder.parent, run_id)
@@ -280,13 +286,14 @@ class _Folder:
         return self._made[run_id]
 
     def _leftovers(self) -> Iterator[Finding]:
-        """Files that no row tells of, once the run will not need them any more."""
+        """Yield a finding for files that no row mentions and no request needs."""
         lost: list[Path] = []
         videos, traces = self._files("videos"), self._files("trace")
         for paths in videos.values():
             endings = {path.suffix: path for path in paths}
+            # A process that was killed while packing leaves the raw file next to the lossless one.
             lost += [endings[".npy"]] if {".npy", ".mkv"} <= endings.keys() else []
-        known = self._made_here() | self._asked()  # those asked for are made anew where needed
+        known = self._made_here() | self._asked()  # generating replaces files of requested videos
         if self.rows:
             for files in (videos, traces):
                 lost += [path for each in files.keys() - known for path in files[each]]
@@ -295,7 +302,7 @@ class _Folder:
             yield Finding(f"{names}: nothing needs what was left here", f"`{removing(lost)}`")
 
     def _files(self, name: str) -> dict[Key, list[Path]]:
-        """The files of a subfolder by their video."""
+        """Return the files of a subfolder by video."""
         found: dict[Key, list[Path]] = {}
         for path in sorted((self.folder / name).glob("[0-9]*-*.*")):
             if parts := re.fullmatch(r"(\d+)-(\d+)", path.stem):
@@ -304,7 +311,7 @@ class _Folder:
 
 
 def _unnamed(settings: Any) -> Any:
-    """Settings without what they are called."""
+    """Return the settings without their key `name`, which only the manifest has."""
     if not isinstance(settings, dict):
         return settings
     return {name: value for name, value in settings.items() if name != "name"}
@@ -315,11 +322,12 @@ def _stem(video: Key) -> str:
 
 
 def _in_work(folder: Path) -> bool:
-    """Whether a command holds the folder."""
+    """Whether a command holds the folder's lock."""
+    # Read-only and without O_CREAT: checking must work in folders that are not writable.
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False  # no lock was ever there
+        return False  # the folder was never locked
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

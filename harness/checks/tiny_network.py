@@ -1,4 +1,4 @@
-"""A network and a geometry so small that a whole video takes a moment."""
+"""A tiny network and geometry, with which a whole video takes a moment."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ DIMS = WanDims(
     dim=64, num_layers=2, num_heads=2, ffn_dim=96, latent_channels=4, text_dim=8, freq_dim=16
 )
 GRID = (4, 8)
-FEW = Schedule(steps=(1000, 500))  # denoising passes say nothing new about a cache
+FEW = Schedule(steps=(1000, 500))  # more denoising passes would not test the cache any further
 
 
 def spec(**changes: Any) -> CacheSpec:
-    """The geometry of the small network: 32 tokens of 2 x 32 channels, chunks of 3 frames."""
+    """Return the tiny geometry: 32 tokens of 2 x 32 channels, chunks of 3 frames; with changes."""
     base = {"num_layers": 2, "num_heads": 2, "head_dim": 32, "grid": GRID, "chunk_frames": 3}
     return CacheSpec(**{**base, **changes})
 
 
 def network(dtype: torch.dtype = torch.float32) -> Wan:
-    """Seeded weights."""
+    """Return the tiny network with seeded weights."""
     net = Wan(DIMS)
     init_weights(net, 0)
     return net.eval().requires_grad_(False).to(dtype)
 
 
 def text_kv(net: Wan, seed: int = 0, batch: int = 1) -> TextKV:
-    """A prompt's cross-attention keys and values, drawn."""
+    """Return cross-attention keys and values of a random prompt; `seed` selects it."""
     rows = torch.randn(batch, 6, DIMS.text_dim, generator=torch.Generator().manual_seed(seed))
     return net.text_kv(rows.to(net.dtype))
 
 
 class Draws:
-    """Noise of `batch` videos; a `Noise` of the sampler."""
+    """Seeded noise of `batch` videos; implements the sampler's `Noise`."""
 
     def __init__(self, seed: int, num_frames: int, batch: int = 1) -> None:
-        """Seeded."""
+        """Draw the noise of the whole video."""
         self._generator = torch.Generator().manual_seed(seed)
         self._shape = (DIMS.latent_channels, 2 * GRID[0], 2 * GRID[1])
         self._batch = batch
         self._video = self.fresh(num_frames)
 
     def initial(self, frames: range) -> Tensor:
-        """The chunk's part of the noise."""
+        """Return a chunk's part of the noise [B, F, C, h, w]."""
         return self._video[:, frames.start : frames.stop]
 
     def fresh(self, num_frames: int) -> Tensor:
-        """The next draw."""
+        """Return new noise [B, F, C, h, w]."""
         return torch.randn(self._batch, num_frames, *self._shape, generator=self._generator)
 
 
@@ -69,7 +69,10 @@ def video(
     batch: int = 1,
     reuse: Reuse | None = None,
 ) -> Tensor:
-    """Latents [B, F, C, h, w] of a short video in BF16, through a session; seed is the prompt."""
+    """Generate a short video in BF16 with a session; return its latents [B, F, C, h, w].
+
+    seed: of the prompt and of the noise.
+    """
     net = _shared()
     schedule = FEW if reuse is None else Schedule()
     sampler = Sampler(net, schedule, session.spec.chunk_frames, reuse)

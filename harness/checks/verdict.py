@@ -1,4 +1,4 @@
-"""Result of one check, and the sentence for what did not hold."""
+"""The result of one contract, and the message if it does not hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one contract; `note` is why it was broken, or why it says nothing."""
+    """The result of one contract.
+
+    note: why it does not hold, why it does not apply, or a detail; may be empty.
+    """
 
     name: str
     held: bool
@@ -19,13 +22,13 @@ class Verdict:
     seconds: float
 
     def __str__(self) -> str:
-        """A line, with the contract's name where it does not hold."""
+        """Return one line: mark, name, seconds and note."""
         line = f"{'✓' if self.held else '✗'} {self.name:<42} {self.seconds:5.2f} s"
         return f"{line}  {self.note}".rstrip()
 
 
 def sentence(error: Exception | SystemExit) -> str:
-    """What did not hold; where it was raised, if nobody meant it to be."""
+    """Return the message for a broken contract; an unexpected error gets file and line."""
     from hydra.errors import InstantiationException
 
     from harness.config.messages import of_construction
@@ -41,4 +44,4 @@ def sentence(error: Exception | SystemExit) -> str:
 
 
 class Broken(Exception):
-    """A contract that does not hold, and why, in one sentence."""
+    """A contract does not hold; the message says why in one sentence."""

@@ -1,4 +1,4 @@
-"""One video: its row against the request, its file, its trace."""
+"""Compares the row of a video with the request, the video's files and its trace."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.results.video_files import digest, frames_file
 from harness.system.files import sha256
 
 Row = dict[str, Any]
-NOT_STORED = ("active", "scratch", "in_use")  # sampled beside the history that the cache holds
+NOT_STORED = ("active", "scratch", "in_use")  # components of a trace that are not history
 
 
 def of_request(row: Row, run: Run) -> Iterator[str]:
-    """Whether a row is of the video that its run asks for."""
+    """Yield how a row differs from the run's request."""
     index, sample = key(row)
     expected = {
         "seed": run.seed + index + SAMPLE_SEED_STEP * sample,
@@ -38,7 +38,7 @@ def of_request(row: Row, run: Run) -> Iterator[str]:
 
 
 def of_frames(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
-    """Whether the exact frames are there, as they were generated and scored."""
+    """Yield what is wrong with a video's exact frames: missing, or not as generated and scored."""
     path = frames_file(stem)
     if path is None:
         yield "its frames are missing (no .mkv, no .npy)"
@@ -66,7 +66,7 @@ def _of_raw(path: Path, row: Row, score: Row | None) -> Iterator[str]:
 
 
 def _of_container(path: Path, row: Row) -> Iterator[str]:
-    """What a Matroska file says of itself; nothing is decoded."""
+    """Yield how a lossless file's header differs from the row; frames are not decoded."""
     import av
 
     try:
@@ -92,7 +92,7 @@ def _shape(frames: Any, height: Any, width: Any, fps: Any) -> str:
 
 
 def of_bytes(row: Row, trace: Path) -> Iterator[str]:
-    """Whether the bytes of a row agree with one another and with the trace of its memory."""
+    """Yield where the bytes of a row contradict each other or the trace."""
     stored, bf16 = row["kv_stored_bytes"], "kv_bf16_{}_bytes"
     not_counted = ("kv_encode_bytes", "kv_decode_bytes")  # null in every row yet
     measured = [name for name in row if name.startswith("kv_") and name.endswith("_bytes")]
@@ -127,13 +127,13 @@ def of_bytes(row: Row, trace: Path) -> Iterator[str]:
 
 
 def _of_trace(row: Row, points: list[Row]) -> Iterator[str]:
-    """Hold the sums of a trace against its row: what is held at the end, and each peak."""
+    """Yield where the sums of a trace differ from the row: bytes at the end, and each peak."""
     if any((point["run_id"], *key(point)) != (row["run_id"], *key(row)) for point in points):
         yield "the trace of its memory is another video's"
         return
     chunks = [point for point in points if point["moment"] == "chunk"]
     last = max((point["chunk"] for point in chunks), default=None)
-    held: Counter[str] = Counter()  # of all guidance branches, whose names come before a point
+    held: Counter[str] = Counter()  # summed over guidance branches, as in `cond.codes`
     for point in chunks:
         if point["chunk"] == last:
             held[str(point["component"]).rpartition(".")[2]] += point["bytes"]

@@ -1,4 +1,4 @@
-"""Bytes of tensors, found by walking objects instead of believing what they say."""
+"""Measures bytes of tensors by walking object graphs, independent of the cache's own counts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from harness.cache.attention.base import Backend, Scratch
 from harness.cache.layer import Context
 from harness.cache.positions import Rope
 
-LEAST_BYTES = 1024  # of a byte string that could hold a history: code is made of shorter ones
-SHARED = (Context, Rope, Scratch, Backend)  # of the session, the same whatever history holds
+LEAST_BYTES = 1024  # shorter byte strings are code, not history
+SHARED = (Context, Rope, Scratch, Backend)  # parts of a session that do not depend on history
 
 
 def live_bytes(*roots: Any, leave_out: tuple[type, ...] = SHARED) -> int:
-    """Bytes of the storages that objects reach, each counted once."""
+    """Return the bytes of all tensor storages reachable from objects, each counted once."""
     return sum(reached(*roots, leave_out=leave_out).values())
 
 
 def reached(*roots: Any, leave_out: tuple[type, ...] = ()) -> dict[int, int]:
-    """Bytes of the storages that objects reach, by address."""
+    """Return the bytes of all tensor storages reachable from objects, by address.
+
+    leave_out: types that are not followed.
+    """
     seen: dict[int, int] = {}
     walked: set[int] = set()
     stack: list[Any] = [*roots]
@@ -32,6 +35,7 @@ def reached(*roots: Any, leave_out: tuple[type, ...] = ()) -> dict[int, int]:
             continue
         walked.add(id(thing))
         if isinstance(thing, torch.Tensor):
+            # The storage, not the tensor: a small view keeps its whole storage alive.
             storage = thing.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
         elif isinstance(thing, dict):
@@ -44,22 +48,21 @@ def reached(*roots: Any, leave_out: tuple[type, ...] = ()) -> dict[int, int]:
 
 
 def held_by_process() -> dict[int, tuple[Any, int]]:
-    """Everything in this process that holds numbers in bulk, and its bytes, by address.
+    """Return all objects of this process that hold bulk data, with their bytes, by address.
 
-    Tensors and their storages, arrays of NumPy and byte strings, wherever they lie: in globals,
-    class attributes, closures, caches. Whoever keeps the answer keeps them alive, so that no
-    address is given out twice.
+    Covers tensors, their storages, NumPy arrays and long byte strings, in globals, class
+    attributes, closures and caches. The result keeps them alive, so that no address is reused.
     """
     gc.collect()
     found: dict[int, tuple[Any, int]] = {}
     tracked = gc.get_objects()
-    things = [*tracked, *gc.get_referents(*tracked)]  # arrays and bytes are not tracked
+    # Referents too, because the collector does not track arrays and byte strings.
+    things = [*tracked, *gc.get_referents(*tracked)]
     bulk = (torch.Tensor, torch.UntypedStorage, np.ndarray, bytes, bytearray)
-    kinds = {
-        kind for kind in set(map(type, things)) if issubclass(kind, bulk)
-    }  # there are millions
+    # There are millions of objects, so each type is tested once, not each object.
+    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, bulk)}
     for thing in [thing for thing in things if type(thing) in kinds]:
-        kind = type(thing)  # isinstance would ask proxies for the class that they stand for
+        kind = type(thing)  # isinstance would ask proxies for the class of their target
         if issubclass(kind, torch.Tensor):
             if thing.layout != torch.strided or thing.device.type == "meta":
                 continue
@@ -68,7 +71,7 @@ def held_by_process() -> dict[int, tuple[Any, int]]:
         elif issubclass(kind, torch.UntypedStorage):
             found[thing.data_ptr()] = thing, thing.nbytes()
         elif issubclass(kind, np.ndarray):
-            if thing.flags.owndata:  # else what it is a view of counts
+            if thing.flags.owndata:  # a view is counted by the array that owns its data
                 found[thing.ctypes.data] = thing, thing.nbytes
         elif len(thing) >= LEAST_BYTES:
             found[id(thing)] = thing, len(thing)

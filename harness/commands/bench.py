@@ -1,6 +1,7 @@
-"""`python -m harness bench`: measured side by side in one run, never in a test.
+"""`python -m harness bench`: compares speed and memory of alternatives within one run.
 
-Each bench leaves its rows as they come in a JSON file and, at its end, a Markdown table beside it.
+Each bench appends its rows to a JSON file as they are measured, and writes a Markdown table at its
+end. Tests never measure speed.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ USAGE = f"""python -m harness bench [NAME ...] [--out FOLDER] [--quick] [--dry-r
 
 @verb("the rows so far are kept")
 def main(words: Sequence[str]) -> int:
-    """Run the benches named, or all but `gpu`; exit code 2 for what the user can fix.
+    """Run the named benches, or all except `gpu`; return the largest exit code.
 
-    One that fails does not stop the others; the worst of their exit codes is returned.
+    A bench that fails does not stop the others. Exit code 2: something that the user can fix.
     """
     names, options = read(words)
     return max(_run_one(name, options) for name in names or BENCHES[:-1])
 
 
 def _run_one(name: str, options: Options) -> int:
-    """The exit code of one bench; what it raises is printed."""
+    """Run one bench, print its error if it fails, and return its exit code."""
     try:
-        bench = importlib.import_module(f"harness.benchmarks.{name}")  # torch waits until here
+        bench = importlib.import_module(f"harness.benchmarks.{name}")  # late, as it imports torch
         return int(bench.run(options))
     except UserError as error:
         complain(error)
         return USER_ERROR
-    except Exception:  # noqa: BLE001  a fault of this bench, told in full; the others go on
+    except Exception:  # noqa: BLE001  printed with its traceback; the other benches go on
         traceback.print_exc()
         return 1
 
 
 def read(words: Sequence[str]) -> tuple[list[str], Options]:
-    """The benches named, and how they run.
+    """Return the named benches and the options.
 
-    Raises  UserError: an unknown word, a flag without its folder or where it means nothing.
+    Raises  UserError: an unknown word, `--out` without a folder, or `--dry-run` without `gpu`.
     """
     names, given = [], {"--quick": False, "--dry-run": False}
     out: Path | None = None

@@ -1,4 +1,4 @@
-"""`python -m harness check`: methods and models against contracts, results against themselves."""
+"""`python -m harness check`: checks methods, models and results folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
 
 @verb()
 def main(words: Sequence[str]) -> int:
-    """Print what does not hold of methods or of results; exit code 1 for that, 2 for bad input."""
+    """Print the result of each check; exit code 1 if one fails, 2 for bad input."""
     own, rest = own_folder(words)
     folders = [Path(word) for word in rest]
     if folders and all(folder.is_dir() for folder in folders):
@@ -42,8 +42,8 @@ def main(words: Sequence[str]) -> int:
         return check_results(folders, own)
     from harness.checks.child import LIMIT_S, judged
 
-    # A method is examined on a small network whatever the model, so the model is the subject only
-    # where no method is named.
+    # Methods are checked on a small network, whatever `model=` says, so the model is the subject
+    # only if no method is named.
     group = "method" if any(word.startswith("method=") for word in rest) else "model"
     asked = [word.removeprefix(f"{group}=") for word in rest if word.startswith(f"{group}=")]
     others = [word for word in rest if not word.startswith(f"{group}=")]
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
     for config in configs.values():
         check(config)
     limit_s = execution(next(iter(configs.values()))["run"]).timeout_s
-    if limit_s is None and group == "method":  # files of models may take any time to read
+    if limit_s is None and group == "method":  # no limit for models: reading files may take long
         limit_s = LIMIT_S
     last = None
     for name, verdict in judged(group, configs, limit_s):

@@ -1,4 +1,7 @@
-"""`python -m harness fetch`: says what it will do, does it, and says what is still missing."""
+"""`python -m harness fetch`: downloads missing weights and prompt lists.
+
+It prints first what it will download, and at the end what is still missing.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ python -m harness fetch prompts [suite=NAMES] [data_dir=FOLDER]
 
 @verb("what came is kept, the same command goes on")
 def main(words: Sequence[str]) -> int:
-    """Fetch what is not there; exit code 0 if all that was asked for is there, else 2."""
+    """Download missing files; exit code 0 if all requested files are there at the end, else 2."""
     own, rest = own_folder(words)
     what, settings = _parsed(rest)
     place = _place(settings, own)
@@ -49,7 +52,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What to fetch, and the settings."""
+    """Return what to fetch (weights or prompts), and the settings by name."""
     what = next((word for word in words if "=" not in word), "")
     if what not in WORDS:
         raise UserError(f"fetch {' '.join(words)}: choose fetch {' or fetch '.join(WORDS)}")
@@ -66,15 +69,15 @@ def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 
 def _names(settings: Mapping[str, str], name: str) -> list[str]:
-    """One name, or several as in [a,b] or a,b."""
+    """Split a setting into names: one name, a,b or [a,b]."""
     listed = settings.get(name, "").strip("[]").split(",")
     return list(dict.fromkeys(filter(None, (each.strip() for each in listed))))
 
 
 def _place(settings: Mapping[str, str], own: Path | None) -> Place:
-    """Where to and where from; a data folder that is not there is made.
+    """Return the destination and the source of files; create a named data folder if missing.
 
-    Raises  UserError: it cannot be made.
+    Raises  UserError: the folder cannot be created.
     """
     data_dir = settings.get("data_dir")
     named = data_dir or os.environ.get("HARNESS_DATA")
@@ -90,7 +93,7 @@ def _place(settings: Mapping[str, str], own: Path | None) -> Place:
 
 
 def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
-    """Fetch what is not there, one file after another."""
+    """Download the missing files one after another."""
     left = [each for each in chosen if each.problem()]
     if not left:
         print(f"nothing to fetch: {_all_there(chosen) if chosen else 'no file is needed'}")
@@ -101,7 +104,7 @@ def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
         with locked(folder, f"waiting for another fetch into {folder}"), Bar() as bar:
             for each in left:
                 _fetch_one(each, bar)
-    except OSError as error:  # of the folder or its lock; downloads raise no others
+    except OSError as error:  # from the folder or its lock; downloads raise no OSError
         raise UserError(
             f"cannot write to {folder} ({error.strerror}): type data_dir=<a folder you may write>"
         ) from error
@@ -121,7 +124,8 @@ def _all_there(chosen: Sequence[Wanted]) -> str:
 
 
 def _fetch_one(each: Wanted, bar: Bar) -> None:
-    """Fetch a file unless another command has done it meanwhile; say what stood in the way."""
+    """Download a file, or print why it failed."""
+    # Checked again: another command may have downloaded it while this one waited for the lock.
     problem, target = each.problem(), each.target
     if problem is None:
         return
@@ -145,14 +149,14 @@ def _fetch_one(each: Wanted, bar: Bar) -> None:
 
 
 def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
-    """Say what will be fetched, from where, how much, under which licence, where to.
+    """Print which files will be downloaded: size, host, place and licence.
 
-    Raises  UserError: the disk cannot hold it.
+    Raises  UserError: the disk has too little space.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     sizes = [bytes_to_come(each.target) for each in left]
-    # A member lies beside its zip until that is removed.
+    # A zip and the member extracted from it are on disk at the same time.
     needed = sum(filter(None, sizes)) + sum(
         each.target.bytes or 0 for each in left if each.target.member
     )
@@ -174,7 +178,7 @@ def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
 
 
 def _row(each: Wanted, nbytes: int | None, folder: Path) -> tuple[str, ...]:
-    """Name, bytes to come, host, place and licence."""
+    """Return name, bytes still to download, hosts, place and licence."""
     target = each.target
     there = f" ({size(target.came)} there)" if target.came else ""
     hosts = ", ".join(dict.fromkeys(map(host_of, target.urls))) or "no address"

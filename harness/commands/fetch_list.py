@@ -1,4 +1,4 @@
-"""What is asked for on a command line: files of weights by metric or model, lists by suite."""
+"""Finds the files that `fetch` should have: weights by metric or model, prompt lists by suite."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from harness.system.errors import UserError
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file. problem: says what is the matter with it, None if it is there and right.
+    """One file that should be there.
 
-    precious: what lies in its place may be the user's own, and is kept under another name.
+    problem: returns what is wrong with the file; None if it is there and correct.
+    precious: an existing file may be the user's own, so it is kept under another name.
     """
 
     name: str
@@ -36,9 +37,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Place:
-    """Where files go and where they are from: the data folder as the user named it, or none.
+    """Destination and source of files.
 
-    base: a copy of a data folder to take them from. own: the user's folder of choices.
+    data_dir: the data folder as typed, or None. folder: its absolute path.
+    base: address or folder of a copy of a data folder to take files from.
+    own: the folder given with `--config-dir`.
     """
 
     data_dir: str | None
@@ -48,9 +51,9 @@ class Place:
 
 
 def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> list[Wanted]:
-    """Files that these metrics and models use; all that are described if none is named.
+    """Return the weight files of these metrics and models; without names, all known files.
 
-    Raises  UserError: an unknown name, or a model of which no file is described.
+    Raises  UserError: an unknown name, or a model without any file in conf/weights.
     """
     known = weights.entries(place.own)
     if not metrics and not models:
@@ -63,7 +66,7 @@ def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> l
 
 
 def _of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
-    """Entries that lie where a model's configuration reads."""
+    """Return the entries whose files a model's configuration reads."""
     _check("model", [name], list(choices("model", place.own)))
     with composing(place.own) as composer:
         config = composer.resolved([f"model={name}"])["model"]
@@ -77,7 +80,7 @@ def _of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
 
 
 def of_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
-    """Official lists of these suites; of all that have one if none is named.
+    """Return the official prompt lists of these suites; without names, of all that have one.
 
     Raises  UserError: an unknown suite.
     """
@@ -109,10 +112,11 @@ def _list(name: str, config: SuiteConfig, place: Place) -> Iterator[Wanted]:
 
 
 def _wanted(entry: Entry, file: File, place: Place) -> Wanted:
-    """One file of weights; a copy holds what others have unpacked."""
+    """Return one weight file with its addresses, checksum and place."""
     path = place.folder / weights.FOLDER / file.path
     below = f"{weights.FOLDER}/{file.path}"
     urls = addresses(below, file.urls, place.base)
+    # A copy of a data folder (`fetch.base`) holds the extracted file, not the zip.
     member = file.member if urls == file.urls else None
     start, said = weights.expected(file, path)
     target = Target(path, urls, start, said, file.bytes, member)
@@ -121,7 +125,7 @@ def _wanted(entry: Entry, file: File, place: Place) -> Wanted:
 
 
 def _uses(group: str, names: Sequence[str], own: Path | None) -> set[str]:
-    """These choices of a group and all that their files are made of."""
+    """Return these choices of a group and all choices that their defaults lists include."""
     known = choices(group, own)
     _check(group, names, list(known))
     found: set[str] = set()
@@ -136,7 +140,7 @@ def _uses(group: str, names: Sequence[str], own: Path | None) -> set[str]:
 
 
 def _parts(source: Path, group: str, folder: PurePosixPath) -> Iterator[str]:
-    """Choices of the same group in a file's defaults list; Hydra takes them from its own folder."""
+    """Yield the choices of the same group in a file's defaults list."""
     said = yaml.safe_load(source.read_text())
     for each in (said.get("defaults") or []) if isinstance(said, dict) else []:
         options = list(each.values()) if isinstance(each, dict) else [each]
@@ -144,11 +148,12 @@ def _parts(source: Path, group: str, folder: PurePosixPath) -> Iterator[str]:
             for name in option if isinstance(option, list) else [option]:
                 bare = str(name).partition("@")[0]
                 absolute = bare.startswith(f"/{group}/")
+                # Hydra resolves relative names against the folder of the file that has the list.
                 yield bare.removeprefix(f"/{group}/") if absolute else str(folder / bare)
 
 
 def _is_used(entry: Entry, names: set[str]) -> bool:
-    """Whether an entry is used by one of these; vbench/x and vbench_x are the same."""
+    """Whether an entry is used by one of these metrics; vbench/x and vbench_x are the same."""
     flat = {name.replace("/", "_") for name in names}
     return any(use.replace("/", "_") in flat for use in entry.used_by)
 

@@ -1,4 +1,4 @@
-"""`python -m harness ls`: what there is, a line each, read from the files themselves."""
+"""`python -m harness ls`: lists the choices, one per line, read from the configuration files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _lists(
     lists: Mapping[str, Callable[[], Iterator[tuple[str, str]]]],
     folder: Path | None,
 ) -> int:
-    """Print the list that is asked for, or all of them."""
+    """Print the requested list, or all of them."""
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
         known = "|".join([*lists, "columns"])
@@ -75,7 +75,7 @@ def _lists(
 
 
 def _tell_metrics(name: str, folder: Path | None) -> None:
-    """What a choice of metrics measures: its columns, how they are read, what it needs."""
+    """Print the columns of a metric, their direction, and the weights it needs."""
     from harness.config.compose import configured
     from harness.scoring.score import built
 
@@ -93,7 +93,7 @@ def _tell_metrics(name: str, folder: Path | None) -> None:
 
 
 def _columns(folder: Path | None) -> int:
-    """Print every column of the files of a run: name, unit and meaning."""
+    """Print name, unit and meaning of every column of a run's files."""
     from harness.config.compose import configured
     from harness.results.all_runs import WIDE
     from harness.results.observations import OBSERVATIONS
@@ -125,7 +125,7 @@ def _columns(folder: Path | None) -> int:
 
 
 def _with_facts(words: Sequence[str], folder: Path | None) -> int:
-    """What methods store, a line each as it is counted; words choose among them."""
+    """Print what methods store, one line per method; `words` filter by name and description."""
     files = {
         name: path
         for name, path in method_files(folder).items()
@@ -136,6 +136,8 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     from harness.commands.methods_page import bits, ratio
     from harness.planning.method_facts import facts
 
+    # Each line is printed as soon as it is counted, so the width of columns cannot wait for the
+    # facts: it comes from the text of the files.
     texts = [path.read_text() for path in method_files(folder).values()]
     width = max(map(len, files))
     family, source = (_widest(name, texts) for name in ("family", "source"))
@@ -148,7 +150,7 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
 
 
 def _models(data_dir: str | None, folder: Path | None) -> int:
-    """Presets as they are built: whether their files are there, what they hold, how they run."""
+    """Print the model presets: state of their files, sizes, and how they run."""
     from harness.planning.model_facts import HEAD, cells, entries
 
     known = list(entries(data_dir, folder))
@@ -163,19 +165,20 @@ def _models(data_dir: str | None, folder: Path | None) -> int:
 
 
 def _widest(field: str, texts: Sequence[str]) -> int:
-    """Characters of the longest value of a field in any file; inherited ones are in another."""
+    """Return the length of the longest value of a field in any file."""
+    # Inherited values need no lookup: the file that they come from is among the texts.
     found = [x for text in texts for x in re.findall(rf"^{field}: *(.*?) *(?:#.*)?$", text, re.M)]
     return max(map(len, [field, *found]))
 
 
 def _configs(group: str, folder: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Names of a config group and the comment in the first line of each file."""
+    """Yield the names of a config group with the comment in the first line of each file."""
     for name, path in choices(group, folder).items():
         yield name, described(path)
 
 
 def _weights(data_dir: str | None, folder: Path | None) -> Iterator[tuple[str, str]]:
-    """Files of weights: who uses them, bytes, state, place and licence."""
+    """Yield the weight files with metrics and models that use them, size, state and licence."""
     known = weights.entries(folder).values()
     try:
         models = readers(known, data_folder(data_dir)[0], folder)

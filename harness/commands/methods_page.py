@@ -1,4 +1,4 @@
-"""`python -m harness.commands.methods_page`: writes docs/methods.md from the methods themselves."""
+"""`python -m harness.commands.methods_page`: generates docs/methods.md from the methods."""
 
 from __future__ import annotations
 
@@ -93,9 +93,10 @@ HEAD = "| method | bits | ratio | source | |\n| --- | ---: | ---: | --- | --- |\
 
 
 def page(all_facts: Iterable[Facts]) -> str:
-    """The whole page."""
+    """Return the page as Markdown: methods by integration and family."""
     known = sorted(all_facts, key=lambda f: (f.integration, f.name != REFERENCE, f.name))
-    first = {f.family: at for at, f in reversed(list(enumerate(known)))}  # by its first method
+    # Families come in the order of their first method. Reversed, so that the first one wins.
+    first = {f.family: at for at, f in reversed(list(enumerate(known)))}
     text = INTRO
     for integration, those in groupby(known, key=lambda f: f.integration):
         by_family = sorted(those, key=lambda f: first[f.family])
@@ -109,18 +110,18 @@ def page(all_facts: Iterable[Facts]) -> str:
 
 
 def bits(facts: Facts) -> str:
-    """As tables print them: fewer digits where they depend on the video."""
+    """Format bits per value for a table: fewer digits if they depend on the video."""
     return f"≈{facts.bits:.1f}" if facts.varies else f"{facts.bits:.2f}"
 
 
 def ratio(facts: Facts) -> str:
-    """Likewise."""
+    """Format a compression ratio for a table: fewer digits if it depends on the video."""
     return f"≈{facts.ratio:.1f}" if facts.varies else f"{facts.ratio:.2f}"
 
 
 @verb()
 def main(words: Sequence[str]) -> int:
-    """Write the page."""
+    """Write the page; exit code 2 for words that it does not take."""
     if words and set(words) <= {"-h", "--help"}:
         print(
             "python -m harness.commands.methods_page\n\n"

@@ -1,4 +1,4 @@
-"""`python -m harness plan`: bytes, peaks and time of a run, predicted before anything runs."""
+"""`python -m harness plan`: predicts stored bytes, memory peaks and time of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.system.errors import Parser
 
 @verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
-    """Print the plan of one method or several; exit code 2 for what the user can mend."""
+    """Print the predictions for one method or several; exit code 2 for what the user can fix."""
     parser = Parser(
         prog="python -m harness plan",
         description="Settings as for a run (model=, suite=, method=, method.key.bits= ...); "
@@ -25,6 +25,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--config-dir", metavar="FOLDER", help="of your own method/*.yaml files")
     given = parser.parse_intermixed_args(words)
 
+    # Imported here, so that `--help` does not wait for torch.
     from harness.planning import request, study_table
     from harness.planning.forecast import forecast
     from harness.planning.table import print_table

@@ -1,4 +1,7 @@
-"""The Hydra entry: words to configuration to runs to stages to a table. Imports no torch."""
+"""The Hydra entry point: composes the configuration, executes the jobs, prints the table.
+
+It never imports torch, so it starts fast and holds no device memory.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +32,20 @@ from harness.system.paths import CONF
 
 
 class Command:
-    """The jobs of one command line that run in this process, and what they came to."""
+    """The jobs of one command line that ran in this process, with their results."""
 
     def __init__(self) -> None:
-        """Nothing has run yet."""
+        """Start without jobs."""
         self.jobs: list[Job] = []
-        self.complained: set[str] = set()  # sentences that were printed
+        self.complained: set[str] = set()  # error messages printed so far
         self._warned: set[str] = set()
 
     def job(self, config: DictConfig) -> None:
-        """One job; what goes wrong is said and recorded, and the other jobs go on."""
+        """Execute one job; an error is printed and recorded, and later jobs still run."""
         begun = Job.begun().record()
         start = time.perf_counter()
         try:
-            begin()  # a launcher's process has no handler yet
+            begin()  # a launcher's process has no logging handler yet
             run, reference = plan(config)
             begin(config.run.log)
             self._warn(run)
@@ -50,14 +53,14 @@ class Command:
         except (UserError, OmegaConfBaseException) as error:
             self._complain(error)
             ended = replace(begun, state="failed", cause="settings", reason=sentence(error))
-        except OSError as error:  # a full disk, a file system that went away
+        except OSError as error:  # such as a full disk
             reason = f"cannot go on: {error}; finished videos are kept"
             self._complain(UserError(reason))
             ended = replace(begun, state="failed", cause="settings", reason=reason)
         self.jobs.append(replace(ended, seconds=time.perf_counter() - start).record())
 
     def _carry_out(self, begun: Job, run: Run, reference: Run, dry: bool) -> Job:
-        """Carry a job out, or only look at it; a failed run has a place in the tables."""
+        """Execute a job, or a dry run of it, and return it with its result."""
         keys = [item.key for item in run.items]
         known = replace(
             begun,
@@ -72,22 +75,22 @@ class Command:
 
             found = tuple(map(asdict, outlooks(run, reference)))
             return replace(known, state="dry", outlooks=found)
-        known.record()
+        known.record()  # a job that dies from here on still has its name and folders
         try:
             return replace(known, state=carry_out(run, reference), made=len(keys))
         except RunFailed as error:
             self._complain(error)
             known = replace(known, state="failed", cause=error.cause, reason=error.reason)
             return replace(known, made=len(RunState.read(run.folder).made.keys() & set(keys)))
-        except UserError as error:  # its rows may be what cannot be read
+        except UserError as error:  # no folders: its rows may be what cannot be read
             self._complain(error)
             reason = sentence(error)
             return replace(known, state="failed", cause="settings", reason=reason, folders=())
 
     def _complain(self, error: Exception) -> None:
-        """Print one sentence for what went wrong, unless a job before this one met the same.
+        """Print an error message, unless an earlier job printed the same one.
 
-        How many jobs share it is said at the end, when all of them are known.
+        `sweep.show_failures` prints at the end how many jobs share it.
         """
         said = sentence(error)
         if said not in self.complained:
@@ -95,7 +98,7 @@ class Command:
             self.complained.add(said)
 
     def _warn(self, run: Run) -> None:
-        """Say once that these are not the official prompts, or what else holds for all videos."""
+        """Print once the notes that apply to all videos, and whether prompts are not official."""
         suite = run.suite
         for note in run.notes:
             if note not in self._warned:
@@ -112,12 +115,12 @@ class Command:
 
 @verb("finished videos are kept, the same command continues")
 def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
-    """Compose, run, print the tables; exit code 0 done, 1 a run failed, 2 the user can mend it.
+    """Compose, run, print the tables; exit code 0 for success, 1 if a run failed, 2 for bad input.
 
-    words: options first, then settings; those of the command line if none are given. own: the
-    folder of `--config-dir`.
+    words: options, then settings; None for those of the command line.
+    own: the folder given with `--config-dir`.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
     command = Command()
     if words is not None:
         sys.argv[1:] = [*(["--config-dir", str(own)] if own is not None else []), *words]
@@ -127,7 +130,7 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
         entry()
     except (UserError, *OF_COMPOSING):
         raise
-    except Exception as error:  # a launcher's; what its jobs left is shown below
+    except Exception as error:  # raised by a launcher; the results of its jobs are shown below
         if sweep.Folder.path is None:
             raise
         print(f"error: the launcher gave up: {first_line(error)}", file=sys.stderr)
@@ -139,19 +142,19 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
 
 
 def conclude(jobs: Sequence[Job]) -> int:
-    """Show what a single run came to; its exit code."""
+    """Print the result of a single run; return its exit code."""
     code = show(jobs)
     return USER_ERROR if any(job.cause == "settings" for job in jobs) else code
 
 
 def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int:
-    """Show what the jobs of a sweep came to; exit code 1 if any of them failed.
+    """Print the results of a sweep; return exit code 1 if any job failed.
 
-    complained: sentences that this process has printed already.
+    complained: error messages that this process has printed already.
     """
     code = show(jobs)
     ends = {(job.cause, job.reason) for job in jobs}
-    refused = len(ends) == 1 and jobs[0].cause == "settings"  # one line says it for all
+    refused = len(ends) == 1 and jobs[0].cause == "settings"  # one message covers all jobs
     if len(jobs) > 1 and not refused and all(job.state != "dry" for job in jobs):
         sweep.show(jobs)
     if len(jobs) > 1:
@@ -160,9 +163,9 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
 
 
 def show(jobs: Sequence[Job]) -> int:
-    """Print the table of the runs that have rows, and where everything lies.
+    """Print the table of the runs that have rows, and the paths of their files.
 
-    Gives 1 if a job failed, 2 if the results are done and only their table could not be written.
+    Returns exit code 1 if a job failed, 2 if only the wide table could not be written, else 0.
     """
     whole = True
     if outlooks := [each for job in jobs for each in job.outlooks]:
@@ -177,7 +180,7 @@ def show(jobs: Sequence[Job]) -> int:
 
 
 def _show_rows(jobs: Sequence[Job]) -> bool:
-    """Whether the wide table could be written too."""
+    """Print tables and paths of all runs with rows; return whether the wide tables were written."""
     wanted: dict[Path, set[Key]] = {}
     for job in jobs:
         for folder in map(Path, job.folders):
@@ -203,9 +206,9 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
 
 
 def _write_wide(root: Path) -> bool:
-    """Write the table of a whole results folder; False where that folder takes no files.
+    """Write the wide table of a results folder; return False if the folder is not writable.
 
-    Another run's damage is said, and is no fault of this command.
+    Damage in another run only gives a warning: this command did not cause it.
     """
     try:
         all_runs.write_wide(root)

@@ -35,7 +35,10 @@ USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [ru
 
 @verb("finished videos are kept, the same command continues", also=(ValueError,))
 def main(words: Sequence[str]) -> int:
-    """Score what is lacking and say what that came to."""
+    """Add missing scores and print how many videos have each metric.
+
+    Exit code 1: none of the metrics can run here; 2: something that the user can fix.
+    """
     own, words = own_folder(words)
     settings = [_listed(word) for word in words if "=" in word]
     roots = [Path(word) for word in words if "=" not in word]
@@ -43,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
     config = configured(*settings, folder=own)
     check(config)
-    if config["run"]["log"] != LEVELS[0]:  # else -v and -q decide
+    if config["run"]["log"] != LEVELS[0]:  # the default leaves the choice to -v and -q
         begin(config["run"]["log"])
     chosen = config.get("metrics") or {}
     if not chosen:
@@ -60,20 +63,24 @@ def main(words: Sequence[str]) -> int:
 
 
 def _listed(word: str) -> str:
-    """metrics=psnr,ssim as Hydra wants a list; nothing sweeps here that a comma could mean."""
+    """Turn metrics=psnr,ssim into metrics=[psnr,ssim]."""
+    # To Hydra a comma means a sweep, which this command does not have.
     name, _, value = word.partition("=")
     return f"{name}=[{value}]" if name == "metrics" and "," in value and "[" not in value else word
 
 
 def _run(folder: Path, metrics: dict[str, Any], own: Path | None) -> Run:
-    """A run as it was asked for, with these metrics; that of the reference is to be known."""
+    """Read the request of a run and replace its metrics.
+
+    Raises  UserError: the folder was moved, or its request names no decoder or no reference.
+    """
     run = Run.from_folder(folder)
     if not (run.folder.exists() and run.folder.samefile(folder)):
         raise UserError(
             f"{folder} says in its {REQUEST} that it is {run.folder}: it was copied or renamed, or "
             "is not of this harness; move it to that place, or away from the results"
         )
-    stored.check(run.model, folder / REQUEST, own)  # scoring asks its decoder's class
+    stored.check(run.model, folder / REQUEST, own)  # scoring imports the decoder's class
     if not (isinstance(decoder := run.model.get("decoder"), dict) and stored.TARGET in decoder):
         raise UserError(f"{folder / REQUEST} names no decoder: repeat the command of this run")
     if not run.reference_id:
@@ -86,16 +93,17 @@ def _run(folder: Path, metrics: dict[str, Any], own: Path | None) -> Run:
 def _score(
     found: Sequence[Run], settings: Execution, track: dict[str, Any], track_is_typed: bool
 ) -> int:
-    """Hold all folders, score, and leave manifests and the wide table as they should be.
+    """Lock all folders, add scores, rewrite manifests and wide tables; return the exit code.
 
-    track: of this command, the only one that says whether and where anything is sent. A run that
-    was made with `track=disabled` is sent only where that was typed.
+    track: tracking settings of this command; those in the requests are not used.
+    track_is_typed: the command line has a tracking setting. Without one, a run made with
+    `track=disabled` is not sent.
     """
     ordered = sorted(found, key=lambda run: run.run_id != run.reference_id)  # references first
     with ExitStack() as held:
         for run in ordered:
             held.enter_context(run.held())
-        for run in ordered:  # all of them, before anything is added to one
+        for run in ordered:  # all are verified before the first one changes
             manifest.verify(run.folder, score_only=True)
         tasks = [task for run in ordered for task in lacking(run)]
         changed = {run.run_id: run for run in ordered if manifest.was_finished(run.folder)}
@@ -106,7 +114,7 @@ def _score(
                 grant = held.enter_context(leased(settings, "score"))
                 with stage(f"score {len(tasks)} videos"):
                     score(tasks, lambda _: None, grant.device, threads(settings), "score")
-        finally:
+        finally:  # an interrupt keeps the scores so far, so the manifests must cover them
             for run in changed.values():
                 manifest.write(run)
     for folder in dict.fromkeys(task.run.folder for task in tasks):
@@ -120,7 +128,10 @@ def _score(
 
 
 def _told(found: Sequence[Run], num_scored: int) -> int:
-    """Say how many videos have each metric, why the others have not, and which are constant."""
+    """Print how many videos have each metric, and the reasons; return exit code 1 if none can run.
+
+    Reasons may also stand next to values, such as for constant videos.
+    """
     metrics = built(json.dumps(found[0].metrics, sort_keys=True))
     counts = {metric: Counter[tuple[bool, str | None]]() for metric in metrics}
     of_metrics = [f"{metric.name}_reason" for metric in metrics]

@@ -1,1 +1,1 @@
-"""From words of a command line to a composed configuration and the runs it asks for."""
+"""Composes command lines to configurations, and turns these into runs."""

@@ -1,4 +1,4 @@
-"""Configuration as the main entry composes it, for verbs that run nothing."""
+"""Composes configurations outside Hydra's entry point, for commands that execute no run."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Composer:
     """Composes many command lines against one folder of choices."""
 
     def __init__(self, folder: Path | None) -> None:
-        """folder: the user's own (`--config-dir`), searched beside the files that ship.
+        """Set the search path. folder: the user's own (`--config-dir`), searched too.
 
-        Raises  UserError: the folder is not there, or has a file by the name of one that ships.
+        Raises  UserError: the folder does not exist, or has a file with the name of a bundled one.
         """
         self._search = searchpath(folder)
 
     def resolved(self, words: Sequence[str]) -> dict[str, Any]:
-        """The whole configuration, interpolations resolved.
+        """Return the whole configuration of these settings, with interpolations resolved.
 
-        Raises  UserError and OF_COMPOSING of `harness.config.hydra_errors`: what the user can mend.
+        Raises  UserError, or one of `harness.config.hydra_errors.OF_COMPOSING`: wrong settings.
         """
         demand_choices(words)
         config = OmegaConf.to_container(
@@ -45,25 +45,25 @@ class Composer:
 
 @contextmanager
 def composing(folder: Path | None = None) -> Iterator[Composer]:
-    """Hydra, ready to compose; files are read once in all."""
+    """Initialize Hydra and yield a composer, which reads each file once."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         read_once(GlobalHydra.instance().config_loader())
         yield Composer(folder)
 
 
 def configured(*words: str, folder: Path | None = None) -> dict[str, Any]:
-    """One resolved configuration."""
+    """Return the resolved configuration of these settings; see `Composer.resolved`."""
     with composing(folder) as composer:
         return composer.resolved(words)
 
 
 def method_files(folder: Path | None = None) -> dict[str, Path]:
-    """Every method by name; none is listed anywhere."""
+    """Return the files of all methods by name."""
     return choices("method", folder)
 
 
 def choices(group: str, folder: Path | None = None) -> dict[str, Path]:
-    """The files of a config group by name, subfolders included, a user's own first."""
+    """Return the files of a config group by name, subfolders and the user's own included."""
     roots = [root / group for root in (CONF, folder) if root is not None]
     found = {
         str(path.relative_to(root).with_suffix("")): path
@@ -74,7 +74,8 @@ def choices(group: str, folder: Path | None = None) -> dict[str, Path]:
 
 
 def described(path: Path) -> str:
-    """The comment that a file of choices begins with."""
+    """Return the comment in the first line of a configuration file; empty if there is none."""
     lines = path.read_text().splitlines()
-    first = next((line for line in lines if not line.startswith("# @")), "")  # Hydra's own word
+    # "# @package" is an instruction for Hydra, not a description.
+    first = next((line for line in lines if not line.startswith("# @")), "")
     return first.removeprefix("#").strip() if first.startswith("#") else ""

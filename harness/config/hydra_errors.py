@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf as one sentence: what was typed, what is allowed, what to type."""
+"""Turns errors of Hydra and OmegaConf into one sentence: found, allowed, what to type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.system.errors import UserError, did_you_mean, first_line
 from harness.system.paths import CONF
 from harness.system.user_folder import exposed
 
-# What composing raises that the user can mend: wrong words, and wrong files of their own.
+# Errors of composing that the user can fix: wrong settings, and wrong files of their own.
 OF_COMPOSING = (
     HydraException,
     OmegaConfBaseException,
@@ -30,16 +30,16 @@ OF_COMPOSING = (
     UnicodeDecodeError,
     RecursionError,
 )
-# Groups that `ls` lists, and what it calls them.
+# Config groups by name, with the name of their list in `ls`.
 LS = {name: f"{name}s" for name in ("method", "suite", "model", "attention", "integration")}
 LS |= {"experiment": "experiments", "metrics": "metrics", "weights": "weights"}
 SETTING = "name=value, as method=rtn_int4"
 
 
 def demand_choices(words: Iterable[str]) -> None:
-    """Refuse words that give a group of choices something else than names.
+    """Check that settings of a config group give names of choices.
 
-    Raises  UserError: the word, and what such a group takes. HydraException: it cannot be read.
+    Raises  UserError: a group has another value. HydraException: the setting cannot be parsed.
     """
     for word in words:
         name = word.partition("=")[0].lstrip("+").partition("@")[0]
@@ -60,14 +60,14 @@ def demand_choices(words: Iterable[str]) -> None:
 
 
 def _can_name(value: object) -> bool:
-    """Whether a value can be the name of a file of choices below its group."""
+    """Whether a value can be the name of a choice, a file below its group's folder."""
     if not isinstance(value, str) or not value or value.endswith(".yaml"):
         return False
     return not value.startswith("/") and ".." not in value.split("/")
 
 
 def sentence(error: Exception) -> str:
-    """What was found, what is allowed: Hydra's errors in one line, with near matches."""
+    """Return the message for an error of composing, in one line, with similar names."""
     if isinstance(error, OverrideParseException):
         return _of_word(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -96,7 +96,7 @@ def sentence(error: Exception) -> str:
 
 
 def _of_word(word: str) -> str:
-    """A word that Hydra's grammar does not have."""
+    """Return the message for a setting that Hydra's grammar cannot parse."""
     name, equals, value = word.partition("=")
     if not equals:
         return f"{word!r} is no setting: give {SETTING}; python -m harness --help names them"
@@ -123,10 +123,10 @@ def _can_read(word: str) -> bool:
 
 
 def _of_choice(error: MissingConfigException) -> str:
-    """A name that no file of its group has."""
+    """Return the message for an unknown choice of a group."""
     assert error.missing_cfg_file is not None
     group, _, name = error.missing_cfg_file.rpartition("/")
-    options = error.options or _shipped_names(group)  # Hydra has none where a list is chosen
+    options = error.options or _shipped_names(group)  # Hydra gives no options for a list
     if not options:
         return " ".join(str(error).split())
     near = did_you_mean(name, options)
@@ -134,13 +134,14 @@ def _of_choice(error: MissingConfigException) -> str:
 
 
 def _shipped_names(group: str) -> list[str]:
-    """The choices of a config group that ship."""
+    """Return the names of the bundled choices of a config group."""
     root = CONF / group
     return [str(path.relative_to(root).with_suffix("")) for path in root.glob("**/*.yaml")]
 
 
 def _of_files(error: Exception) -> str:
-    """An error that names no file comes from one of the user's own: which, is found by reading."""
+    """Return the message for an error that names no file, after a search for the faulty file."""
+    # Bundled files are tested, so the fault is in the user's own folder.
     folder = exposed()
     if isinstance(error, RecursionError):
         where = f"a file of {folder}" if folder else "a setting"
@@ -150,7 +151,7 @@ def _of_files(error: Exception) -> str:
 
 
 def unreadable(folder: Path) -> Iterator[str]:
-    """Files of choices in a folder that are no YAML in UTF-8, with what is wrong of each."""
+    """Yield a message for each configuration file in a folder that is not YAML in UTF-8."""
     for path in sorted(folder.glob("*/**/*.yaml")):
         try:
             yaml.safe_load(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Error sentences for what composing or building a configuration raises."""
+"""Prints errors of composing or building a configuration as one sentence each."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from harness.system.errors import (
 )
 from harness.system.logs import begin, log
 
-Words = ParamSpec("Words")  # what the `main` of a verb takes
+Words = ParamSpec("Words")  # parameters of a verb's `main`
 
 
 def of_construction(error: InstantiationException) -> str:
-    """Hydra wraps what a constructor raised, or says that there is no such class."""
+    """Return the message for an object that Hydra could not build."""
+    # Hydra wraps the constructor's exception, or reports that the class does not exist.
     missing = re.search(r"Error locating target '([^']*)'", str(error))
     if missing:
         return (
@@ -37,7 +38,7 @@ def of_construction(error: InstantiationException) -> str:
 
 
 def _cause(error: InstantiationException) -> str:
-    """What the import of a class ended with, where that says more than the missing class."""
+    """Return the original import error, if it is more specific than "no such class"."""
     cause: BaseException | None = error
     while cause is not None and (cause.__cause__ or cause.__context__) is not None:
         cause = cause.__cause__ or cause.__context__
@@ -47,7 +48,7 @@ def _cause(error: InstantiationException) -> str:
 
 
 def complain(error: Exception) -> None:
-    """Print one sentence for what went wrong, unless a child has said it already."""
+    """Print the message of an error, unless a child process has printed it already."""
     if isinstance(error, InstantiationException):
         print(f"error: {of_construction(error)}", file=sys.stderr)
     elif not isinstance(error, AlreadySaid):
@@ -57,11 +58,12 @@ def complain(error: Exception) -> None:
 def verb(
     kept: str = "", also: tuple[type[Exception], ...] = ()
 ) -> Callable[[Callable[Words, int]], Callable[Words, int]]:
-    """Have the `main` of a verb end in one sentence and exit code 2 for what the user can mend.
+    """Return a decorator for the `main` of a verb: errors that users can fix give exit code 2.
 
-    kept: what an interrupt leaves, said with its exit code 130; without it, others say that.
-    also: kinds of errors of this verb that the user can mend, beside `UserError`, those of
-    composing a configuration and those of the system.
+    Such errors are `UserError`, those of composing a configuration and OSError; each is printed as
+    one sentence.
+    kept: printed after "interrupted" (exit code 130). If empty, KeyboardInterrupt is passed on.
+    also: further exception types that users of this verb can fix.
     """
 
     mendable: tuple[type[Exception], ...] = (UserError, *OF_COMPOSING, *also)
@@ -69,7 +71,7 @@ def verb(
     def decorated(main: Callable[Words, int]) -> Callable[Words, int]:
         @wraps(main)
         def ended(*args: Words.args, **kwargs: Words.kwargs) -> int:
-            if not log.handlers:  # of a program that does not begin at `python -m harness`
+            if not log.handlers:  # the process was not started by `python -m harness`
                 begin()
             try:
                 return main(*args, **kwargs)

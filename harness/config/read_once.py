@@ -1,4 +1,7 @@
-"""Hydra reads every file anew for each composition; here once, which halves the time of many."""
+"""Caches configuration files: Hydra reads every file again for each composition.
+
+This halves the time of composing many configurations.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,19 @@ from typing import Any
 
 
 def read_once(loader: Any) -> None:
-    """Let a loader of Hydra's remember what it has read, as long as it lives."""
+    """Make a configuration loader of Hydra cache the files it reads, for its lifetime."""
     if not isinstance(loader.repository, _ReadOnce):
         loader.repository = _ReadOnce(loader.repository)
 
 
 class _ReadOnce:
-    """A repository of configuration files that remembers what it has read.
-
-    Hydra copies the repository for each composition; the copies share the memory.
-    """
+    """A repository of configuration files with a cache."""
 
     def __init__(self, repository: Any) -> None:
         self._repository = repository
         self._read: dict[str, Any] = {}
 
+    # Hydra copies the repository for each composition; all copies must share the cache.
     def __deepcopy__(self, memo: dict[int, Any]) -> _ReadOnce:
         return self
 
@@ -29,7 +30,8 @@ class _ReadOnce:
         return getattr(self._repository, name)
 
     def load_config(self, config_path: str) -> Any:
-        """What a file holds; Hydra changes the object, so each caller gets one of its own."""
+        """Return the content of a file."""
         if config_path not in self._read:
             self._read[config_path] = self._repository.load_config(config_path=config_path)
+        # A copy, because Hydra changes the object that it gets.
         return copy.copy(self._read[config_path])

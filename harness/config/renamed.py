@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.system.logs import log
 
-# Classes by the `_target_` of earlier versions.
+# New `_target_` of classes, by the one of earlier versions.
 TARGETS: Mapping[str, str] = {
     "harness.models.model.VideoModel": "harness.models.VideoModel",
     "harness.models.wan.WanDims": "harness.models.WanDims",
@@ -44,13 +44,13 @@ TARGETS: Mapping[str, str] = {
     "harness.judge.local.Local": "harness.scoring.judge.local.Local",
 }
 LOOP = "harness.sampling.Loop"
-# Loops that are settings of one class now.
+# Loop classes of earlier versions, with the settings of `Loop` that replace them.
 LOOPS: Mapping[str, Mapping[str, Any]] = {
     "harness.loops.RollingLoop": {"offset": 1, "joint": True},
     "harness.loops.RestartLoop": {"frames": 21, "overlap": 3},
     "harness.sampler.ChunkLoop": {},
 }
-# Values by setting and earlier spelling.
+# New values, by setting and earlier value.
 VALUES: Mapping[tuple[str, str], str] = {("keys", "unroped"): "pre_rope"}
 
 _warned: set[str] = set()
@@ -59,14 +59,14 @@ _warned: set[str] = set()
 def with_new_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a resolved configuration with every old name replaced by the new one.
 
-    Run ids are made of the result, so a file with old names gives the run of the same file with new
-    names. The first use of each old name prints a warning to standard error.
+    Run ids are computed from the result, so a file with old names has the same run id as one with
+    new names. The first use of each old name prints a warning to standard error.
     """
     return {name: _renamed(name, value) for name, value in with_target(config).items()}
 
 
 def with_target(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return one part with its new `_target_`, and the settings that it stood for."""
+    """Return one part with its new `_target_`, and with the settings that the old class implied."""
     old = config.get("_target_")
     if isinstance(old, str) and old in LOOPS:
         settings = {**LOOPS[old], **{name: x for name, x in config.items() if name != "_target_"}}

@@ -1,4 +1,4 @@
-"""Build the runs that a composed configuration asks for; imports no torch."""
+"""Builds the run of a composed configuration, and its BF16 reference. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from harness.results.run import Run
 from harness.system.paths import CONF
 from harness.system.user_folder import checked
 
-OF_REFERENCE = "attention@reference"  # the choice of how the BF16 videos attend
+OF_REFERENCE = "attention@reference"  # the choice of the reference's attention backend
 
 
 def plan(config: DictConfig) -> tuple[Run, Run]:
-    """The run that a configuration asks for, and the BF16 run it is held against."""
+    """Return the run of a configuration, and the BF16 run to compare it with.
+
+    Raises  UserError, OmegaConfBaseException: a setting that cannot be used.
+    """
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file" and Path(source.path) != CONF and source.path:
             checked(Path(source.path))
@@ -35,6 +38,8 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     suite = suites.resolve(
         choices["suite"], suite_config, resolved["data_dir"], model["chunk_frames"], model["fps"]
     )
+    # Overrides are kept as text in the column `settings`, so that people can distinguish runs of
+    # one name.
     words = HydraConfig.get().overrides.task
     of_model = [word for word in words if word.startswith("model.")]
     of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
@@ -76,7 +81,7 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
 
 
 def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words that settings keep of how the reference attends: those of the run, and its own."""
+    """Return the overrides about the reference's attention: for the run, and for the reference."""
     if config["reference"] in (None, config["attention"]):
         return [], [word for word in words if re.match(r"attention[.=]", word)]
     choice = HydraConfig.get().runtime.choices[OF_REFERENCE]
@@ -86,7 +91,7 @@ def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str],
 
 
 def _shipped(group: str, name: str) -> dict[str, Any]:
-    """A file of ours as it is, whatever the command line changed."""
+    """Return a bundled configuration file, without changes by the command line."""
     file = OmegaConf.load(CONF / group / f"{name}.yaml")
     resolved: dict[str, Any] = OmegaConf.to_container(file, resolve=True)  # type: ignore[assignment]
     return resolved

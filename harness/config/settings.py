@@ -1,7 +1,7 @@
-"""A resolved configuration held against what a run reads. Imports no torch: the parent uses it.
+"""Checks a resolved configuration in the parent process. Imports no torch.
 
-What is built later (method, model, metrics, attention) is held against its annotations by
-`harness.system.typed` where it is built.
+Objects that are built in the child (method, model, metrics, attention) are checked there against
+their annotations, by `harness.system.typed`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.system.errors import UserError
 from harness.system.logs import LEVELS
 from harness.system.typed import TARGET, demand, demand_fields, demand_known, shown
 
-# Groups of choices that every run has, with the file that one of your own begins with.
+# Config groups that every run has, with the file that a user's own file should extend.
 BUILT = {"model": "small", "method": "bf16", "attention": "auto", "integration": "packed"}
 KNOWN = (*BUILT, "suite", "metrics", "track", "reference", "judge", "rerun", "results_dir",
          "data_dir", "run")  # fmt: skip
@@ -31,15 +31,15 @@ MOST_CHUNK_FRAMES = 10_000
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse what the parent needs and cannot use; the child checks the rest.
+    """Check the settings that the parent process reads; the child checks the rest.
 
-    Raises  UserError: a group that is not there, a setting that nothing reads or of the wrong kind.
+    Raises  UserError: a missing group, an unknown setting, or one of the wrong type.
     """
     demand_known("", config, KNOWN)
     for name in (*BUILT, "suite", "track", "run"):
         _demand_group(name, config.get(name))
     for name, base in {**BUILT, "reference": "auto"}.items():
-        if name == "reference" and config.get(name) is None:  # attends as the run does
+        if name == "reference" and config.get(name) is None:  # null: the run's own attention
             continue
         _demand_group(name, config[name])
         if TARGET not in config[name]:
@@ -58,11 +58,12 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """A composed configuration with its interpolations resolved, and checked.
+    """Resolve the interpolations of a composed configuration, and check it.
 
     Raises  UserError, OmegaConfBaseException: a group or a setting that cannot be used.
     """
-    for name in (*BUILT, "suite", "track", "run"):  # others refer to them
+    # Before resolving: a missing group would otherwise give an error about an interpolation.
+    for name in (*BUILT, "suite", "track", "run"):
         if name not in config:
             _demand_group(name, None)
     values: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
@@ -74,9 +75,9 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 
 def execution(settings: Any) -> Execution:
-    """How runs are carried out, as the group `run` says.
+    """Return the execution settings of the group `run`.
 
-    Raises  UserError: a setting that is not there, of another type, or out of range.
+    Raises  UserError: a setting is missing, of the wrong type, or out of range.
     """
     _demand_group("run", settings)
     known = {field.name: field.type for field in fields(Execution)}

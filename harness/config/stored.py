@@ -1,7 +1,7 @@
-"""Objects built from what a results folder says: stored settings are data, whoever wrote them.
+"""Builds objects from stored settings, which are untrusted.
 
-A folder of results may come from anybody, and its `request.json` names classes to call. Nothing
-that is read from one reaches Hydra but through here.
+A results folder may come from anybody, and its `request.json` names classes to call. This module is
+the only way from stored settings to Hydra: it builds classes of an allow-list only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from harness.system.paths import ROOT
 from harness.system.user_folder import exposed
 
 OURS = ("harness", "methods")
-# Where the parts of a run are written, of all modules of the harness: the others hold classes that
-# open files or start processes when they are called.
+# Modules that define the parts of a run. Other modules of the harness have classes that open files
+# or start processes when they are called.
 PARTS = (
     "harness.api",
     "harness.cache.attention",
@@ -33,18 +33,20 @@ PARTS = (
     "harness.small_model.world",
     "methods",
 )
-# Packages that export parts under the public names that configuration files use. What they export
-# besides is refused, since it is not written in one of PARTS.
+# Packages that export parts under the public names that configuration files use. Their other
+# exports are refused, since they are not defined in one of PARTS.
 FACES = ("harness.cache", "harness.sampling", "harness.small_model")
 TARGET = "_target_"
 
 
 def build(settings: Any, source: Path | str, own: Path | None = None) -> Any:
-    """The object that stored settings describe.
+    """Build the object that stored settings describe.
 
-    source: the folder or file that they come from, for the sentence. own: the folder of
-    `--config-dir`, whose classes may be named too; else the one that this process was started with.
-    Raises  UserError: they name what they may not. InstantiationException: what a class raises.
+    source: folder or file of the settings, for messages.
+    own: the user's folder, whose classes are allowed too; None for the `--config-dir` of this
+    process.
+    Raises  UserError: the settings name a class that is not allowed. InstantiationException: the
+    class raised an error.
     """
     from hydra.utils import instantiate
 
@@ -53,9 +55,9 @@ def build(settings: Any, source: Path | str, own: Path | None = None) -> Any:
 
 
 def find_class(target: Any, source: Path | str, own: Path | None = None) -> type:
-    """The class that a stored target names.
+    """Return the class that a stored `_target_` names; `source` and `own` as for `build`.
 
-    Raises  UserError: it may not be named.
+    Raises  UserError: the class is not allowed.
     """
     own = own or exposed()
     found = _class(target, own)
@@ -69,11 +71,12 @@ def find_class(target: Any, source: Path | str, own: Path | None = None) -> type
 
 
 def check(settings: Any, source: Path | str, own: Path | None = None) -> None:
-    """Refuse stored settings that name anything but classes of ours and of the user's own folder.
+    """Check that stored settings name only allowed classes; `source` and `own` as for `build`.
 
-    They are resolved when they are stored, so whatever would be resolved again is refused as well.
-    Raises  UserError.
+    Raises  UserError: another class, or an interpolation.
     """
+    # Settings are resolved before they are stored, so an interpolation did not come from us. It
+    # could read environment variables.
     for place, value in _leaves(settings):
         name = place.rpartition(".")[2]
         if name == TARGET:
@@ -86,7 +89,7 @@ def check(settings: Any, source: Path | str, own: Path | None = None) -> None:
 
 
 def _leaves(settings: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted place; names and targets of any kind are values too."""
+    """Yield every value with its dotted path; keys, and targets of any type, are values too."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
             yield f"{place}.(name)", name
@@ -103,7 +106,8 @@ def _leaves(settings: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _class(target: Any, own: Path | None) -> type | None:
-    """The public class of that name, if it is written where it may be; nothing else is imported."""
+    """Return the public class that a target names; None if its module is not allowed."""
+    # Every check that needs no import comes first: importing a module executes it.
     if not isinstance(target, str) or not all(map(str.isidentifier, target.split("."))):
         return None
     module, _, name = target.rpartition(".")
@@ -117,11 +121,11 @@ def _class(target: Any, own: Path | None) -> type | None:
         return None
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except Exception:  # noqa: BLE001  whatever the user's module raises, it gives no class
+    except Exception:  # noqa: BLE001  a module of the user's may raise anything when imported
         return None
     if not isinstance(found, type):
         return None
-    # A module also holds what it imports: only what is written in it, or below it, is meant.
+    # A module also contains the names that it imports; only classes defined in it are allowed.
     written = found.__module__
     at_home = _is_part(written) if is_ours else _lies_below(written, place)
     return found if at_home else None
@@ -132,11 +136,9 @@ def _is_part(module: str) -> bool:
 
 
 def _lies_below(module: str, folder: Path) -> bool:
-    """Whether a module's outermost package lies in a folder itself, as `<folder>/<name>` or a file.
-
-    Not deeper: an environment with other people's packages may lie there too. Nothing is run to
-    find out.
-    """
+    """Whether a module's outermost package or file lies directly in a folder."""
+    # Not in a subfolder: a virtual environment with packages of others may lie there too.
+    # find_spec of an outermost name does not execute it.
     outer = module.split(".")[0]
     try:
         known = sys.modules.get(outer)

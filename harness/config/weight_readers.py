@@ -1,4 +1,4 @@
-"""Which models read which files of weights: found in their configurations, listed nowhere."""
+"""Finds which models use a weight file by searching their configurations for its path."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from harness.config.compose import choices, composing
 from harness.downloads import weights
 from harness.downloads.weights import Entry
 
-FROM_FILES = (None, "checkpoint")  # what `weights` of a model or of its part says if it reads files
+FROM_FILES = (None, "checkpoint")  # values of `weights` for a model, or a part, that reads files
 
 
 def read_by(config: Mapping[str, Any], known: Iterable[Entry], folder: Path) -> list[Entry]:
-    """Entries with a file at, or below, a place that a resolved model's configuration names.
+    """Return the entries that have a file at, or below, a path in a model's configuration.
 
-    folder: the data folder, which relative places are below.
+    config: the resolved configuration. folder: the data folder, base of relative paths.
     """
     top = _absolute(folder / weights.FOLDER)
     named = {_absolute(folder / word) for word in _words(config)}
@@ -29,10 +29,10 @@ def read_by(config: Mapping[str, Any], known: Iterable[Entry], folder: Path) -> 
 
 
 def readers(known: Iterable[Entry], data: Path, own: Path | None) -> dict[str, list[str]]:
-    """By entry, the models that read it; entries that none reads are left out.
+    """Return the models that read each entry; entries that no model reads are left out.
 
-    own: the user's folder of choices.
-    Raises  what Hydra raises for a preset that cannot be composed.
+    data: the data folder. own: the folder given with `--config-dir`.
+    Raises  one of `harness.config.hydra_errors.OF_COMPOSING`: a preset cannot be composed.
     """
     known = list(known)
     found: dict[str, list[str]] = {}
@@ -53,7 +53,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _words(config: object) -> Iterator[str]:
-    """All texts of a configuration, but those of parts whose weights are made up."""
+    """Yield all strings of a configuration, except those of parts with random weights."""
     if isinstance(config, Mapping):
         made_up = config.get("weights") not in FROM_FILES
         for value in config.values():

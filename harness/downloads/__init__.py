@@ -1,1 +1,1 @@
-"""Downloads that can be broken off and go on: weights and prompt lists into one data folder."""
+"""Downloads of weights and prompt lists into one data folder, resumable at any point."""

@@ -1,4 +1,4 @@
-"""Where prompt lists and weights lie: the data folder that a user names, or a cache."""
+"""Finds the data folder with prompt lists and weights: named by the user, or a cache folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-
 
 
 def data_folder(configured: str | None) -> tuple[Path, bool]:
-    """The data folder, and whether the user named it (`data_dir=...` or HARNESS_DATA)."""
+    """Return the data folder, and whether the user named it (`data_dir=...` or HARNESS_DATA).
+
+    Raises  UserError: the named folder does not exist.
+    """
     named = configured or os.environ.get("HARNESS_DATA")
     if not named:
         return CACHE, False

@@ -1,4 +1,7 @@
-"""One file from an address to its place: goes on where it broke off, checked before it appears."""
+"""Downloads one file, resumes where an earlier attempt ended, and verifies the result.
+
+The file gets its name only after its checksum was verified.
+"""
 
 from __future__ import annotations
 
@@ -19,39 +22,40 @@ from harness.system.errors import UserError
 from harness.system.files import into_place, sha256
 from harness.system.units import size
 
-PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # before another try, while nothing more comes
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # before each retry without progress
 PIECE_BYTES = 2**18
 T = TypeVar("T")
-_unreached: dict[str, Unreached] = {}  # hosts that another file of this process has tried
+_unreached: dict[str, Unreached] = {}  # hosts that this process could not reach before
 _pause = time.sleep
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Mismatch(UserError):
-    """An address gave another file than the one that is expected."""
+    """An address gave a file with an unexpected checksum, size or content."""
 
     def __init__(self, url: str, found: str, said: str) -> None:
-        """`said` are the words about what was expected."""
+        """Build the message. found: SHA-256 of the file; said: what was expected."""
         super().__init__(f"{url} now has SHA-256 {found}, {said}: nothing of it was kept")
         self.url = url
         self.found = found
 
 
 class Changed(Dropped):
-    """The file at an address is another one than that which had begun."""
+    """The file at an address has changed since its download began."""
 
 
-Watch = Callable[[int, int | None], None]  # is told how many bytes have come, of how many
+Watch = Callable[[int, int | None], None]  # callback: bytes received, bytes in total
 
 
 def download(
     target: Target, watch: Watch = lambda came, total: None, pauses: Sequence[float] = PAUSES_S
 ) -> None:
-    """Put the file in its place, whole and checked; what had come before is not asked for again.
+    """Download a file, verify it and move it to its place; resume an earlier attempt.
 
-    watch: is told how many bytes have come, of how many. pauses: seconds before each new try.
-    Raises  Unavailable: no address gave the file. Mismatch: one gave another file. UserError: the
-    disk takes no more.
+    watch: called with bytes received and bytes in total (None if unknown).
+    pauses: seconds before each retry.
+    Raises  Unavailable: no address gave the file. Mismatch: an address gave another file.
+    UserError: the disk is full, or the folder is not writable.
     """
     with _writing(target):
         target.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,9 +63,9 @@ def download(
 
 
 def bytes_to_come(target: Target) -> int | None:
-    """Bytes that a download will bring; the source is asked where nothing says so."""
+    """Return the bytes still to download; None if even the source does not tell the size."""
     total = target.bytes
-    if total is None or target.member:
+    if total is None or target.member:  # `bytes` is the size of the member, not of its zip
         with suppress(Unavailable):
             total = _first(target.urls, _total)
     return None if total is None else max(0, total - target.came)
@@ -73,7 +77,10 @@ def _total(url: str) -> int | None:
 
 
 def _first(urls: Sequence[str], ask: Callable[[str], T]) -> T:
-    """What the first address gives that gives anything."""
+    """Call `ask` with each address in turn; return the first result.
+
+    Raises  Mismatch: an address gave another file. Unavailable: no address answered.
+    """
     failures: list[str] = []
     others: list[Mismatch] = []
     for url in urls:
@@ -84,7 +91,7 @@ def _first(urls: Sequence[str], ask: Callable[[str], T]) -> T:
             return ask(url)
         except Unavailable as error:
             failures.append(str(error))
-            if isinstance(error, Unreached):
+            if isinstance(error, Unreached):  # the next files need not wait for this host again
                 _unreached[host] = error
         except Mismatch as error:
             others.append(error)
@@ -94,7 +101,9 @@ def _first(urls: Sequence[str], ask: Callable[[str], T]) -> T:
 
 
 def _from(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -> None:
-    """Fetch, unpack, check, move; what was put together and does not fit is fetched once more."""
+    """Download from one address, unpack, verify and move to its place."""
+    # A file joined from several connections may mix two versions of it, so a mismatch is worth a
+    # second download. A file from one connection would be the same again.
     together = target.came > 0
     together |= _transfer(url, target, watch, pauses) > 1
     try:
@@ -107,7 +116,7 @@ def _from(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -> No
 
 
 def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -> int:
-    """Fill the part; how many connections that took."""
+    """Download the part file; return the number of connections it took."""
     connections, idle = 0, 0
     while True:
         note, came = Note.of(target.part), target.came
@@ -121,8 +130,9 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
                 _receive(reply, url, target, note, watch)
             return connections
         except Changed:
-            continue  # from the beginning
+            continue  # start over
         except Unavailable as error:
+            # Retries are counted only while no data comes: a slow line may drop often.
             idle = 0 if target.came - came >= PIECE_BYTES else idle + 1
             hopeless = not connections and not isinstance(error, Dropped)
             if hopeless or not pauses or idle > len(pauses):
@@ -131,9 +141,10 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
 
 
 def _receive(reply: Reply, url: str, target: Target, before: Note | None, watch: Watch) -> None:
-    """Write what comes; a file that is another one by now begins again.
+    """Append the received bytes to the part file.
 
-    Raises  Changed. Dropped: it ended too early. UserError: the disk takes no more.
+    Raises  Changed: the file at the address is another one now. Dropped: the connection ended too
+    early. UserError: the disk is full.
     """
     part, came = target.part, reply.start
     published = None if target.member else target.bytes
@@ -148,7 +159,7 @@ def _receive(reply: Reply, url: str, target: Target, before: Note | None, watch:
         watch(came, now.total)
         while new := piece(reply, url, PIECE_BYTES):
             left = memoryview(new)
-            while left:
+            while left:  # an unbuffered file may write less than it is given
                 left = left[file.write(left) :]
             came += len(new)
             watch(came, now.total)
@@ -159,9 +170,10 @@ def _receive(reply: Reply, url: str, target: Target, before: Note | None, watch:
 
 
 def _finish(url: str, target: Target) -> None:
-    """Unpack, check, move; whatever comes of it, the part has served.
+    """Unpack, verify and move the complete file, then remove the part.
 
-    Raises  Mismatch. UserError: the disk takes no more; then the part stays.
+    Raises  Mismatch: it is another file; the part is removed too. UserError: the disk is full; the
+    part stays.
     """
     whole = target.part
     try:
@@ -179,9 +191,9 @@ def _finish(url: str, target: Target) -> None:
 
 
 def _unpack(url: str, target: Target, whole: Path) -> None:
-    """Take one member out of a zip.
+    """Extract one member of a zip.
 
-    Raises  Mismatch: it is no zip, or has no such member.
+    Raises  Mismatch: the file is not a zip, or has no such member.
     """
     assert target.member is not None
     try:
@@ -198,7 +210,7 @@ def _unpack(url: str, target: Target, whole: Path) -> None:
 
 
 def _settle(url: str, target: Target, whole: Path) -> None:
-    """Move a whole file to its place if it is the right one."""
+    """Verify a complete file and move it to its place."""
     found, nbytes = sha256(whole), whole.stat().st_size
     if not found.startswith(target.start):
         raise Mismatch(url, found, target.said)
@@ -210,7 +222,7 @@ def _settle(url: str, target: Target, whole: Path) -> None:
 
 
 def _check_room(target: Target, came: int, total: int | None) -> None:
-    """Refuse before the disk is full."""
+    """Raise UserError if the disk has too little space for the rest of the file."""
     free = shutil.disk_usage(target.path.parent).free
     if total is not None and total - came > free:
         raise UserError(
@@ -221,13 +233,13 @@ def _check_room(target: Target, came: int, total: int | None) -> None:
 
 @contextmanager
 def _writing(target: Target, total: int | None = None) -> Iterator[None]:
-    """Say what a disk refuses.
+    """Turn errors of writing into messages.
 
-    Raises  UserError: it is full, or the folder takes no files.
+    Raises  UserError: the disk is full, or the folder is not writable.
     """
     try:
         yield
-    except (Unavailable, UserError):
+    except (Unavailable, UserError):  # Unavailable is an OSError too, about the network
         raise
     except OSError as error:
         folder = target.path.parent

@@ -1,4 +1,4 @@
-"""Open an address from a byte on: HTTP with Range, or a file of this machine."""
+"""Opens an address at a byte offset: HTTP with Range, or a local file."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-TIMEOUT_S = 15  # without a byte
-BASE = "HARNESS_FETCH_BASE"  # a copy of a data folder, as fetch.base
-BUSY = (408, 425, 429, 500, 502, 503, 504)  # what a server says that may answer later
-STALE = 416  # the range asked for is not in the file
+TIMEOUT_S = 15  # without receiving a byte
+BASE = "HARNESS_FETCH_BASE"  # default of fetch.base, a copy of a data folder
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # status codes after which a retry may succeed
+STALE = 416  # the requested range is not in the file
 
 
 class Unavailable(OSError):
-    """An address did not give its file, and would not if asked again at once."""
+    """An address did not give its file, and an immediate retry would not help."""
 
 
 class Unreached(Unavailable):
-    """There is no connection to the host."""
+    """The host cannot be reached."""
 
 
 class Dropped(Unavailable):
-    """A connection that worked ended before the file did."""
+    """A connection ended before the file was complete, or the server is busy; a retry may help."""
 
 
 class Stream(Protocol):
-    """Something to read from."""
+    """A readable stream of bytes."""
 
     def read1(self, n: int, /) -> bytes:
-        """At most n bytes, as soon as there are any; none at the end."""
+        """Return at most n bytes as soon as any are available; empty at the end."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An opened address: bytes from `start` on, of `total` (None if unknown) altogether.
+    """An opened address.
 
-    tag: what the source calls this version of the file; empty if it has no name for it.
+    start: offset of the stream's first byte. total: size of the file; None if unknown.
+    tag: identifies this version of the file; empty if the source gives none.
     """
 
     stream: Stream
@@ -54,7 +55,7 @@ class Reply:
 
 
 def host_of(url: str) -> str:
-    """The host of an address; the folder of a file."""
+    """Return the host of an address, or the folder of a local file."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -63,9 +64,9 @@ def host_of(url: str) -> str:
 
 
 def addresses(place: str, urls: Sequence[str], base: str | None = None) -> tuple[str, ...]:
-    """Where to get what lies at `place` below a data folder: a copy that the user named, else urls.
+    """Return the addresses of the file `place` of a data folder: in a copy if named, else `urls`.
 
-    base: an address or a folder laid out as a data folder; else the environment variable says.
+    base: address or folder with the layout of a data folder; None for HARNESS_FETCH_BASE.
     """
     base = base or os.environ.get(BASE)
     if not base:
@@ -76,7 +77,7 @@ def addresses(place: str, urls: Sequence[str], base: str | None = None) -> tuple
 
 
 def piece(reply: Reply, url: str, nbytes: int) -> bytes:
-    """The next bytes, as soon as there are any; none at the end.
+    """Return the next bytes as soon as any are available; empty at the end.
 
     Raises  Dropped: the connection ended.
     """
@@ -88,9 +89,9 @@ def piece(reply: Reply, url: str, nbytes: int) -> bytes:
 
 @contextmanager
 def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
-    """Open an address at `offset` if it is still the version `tag`, else at its beginning.
+    """Open an address at `offset` if the file still has the version `tag`, else at its beginning.
 
-    Raises  Dropped: the server is busy. Unreached. Unavailable: there is no such file.
+    Raises  Dropped: the server is busy. Unreached: no connection. Unavailable: no such file.
     """
     try:
         scheme = urlsplit(url).scheme
@@ -107,17 +108,17 @@ def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
 
 
 class _KeepsTls(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but none from https to an address that anybody on the way may change.
+    """Follows redirects, except those from https to another scheme.
 
-    Files whose digest is not known are taken as they come, so the connection vouches for them.
+    Some files have no published checksum, so only TLS protects them from being changed on the way.
     """
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """The request to the new address.
+        """Return the request to the new address.
 
-        Raises  HTTPError: it is not as safe as the old one.
+        Raises  HTTPError: it leaves https.
         """
         if req.type == "https" and urlsplit(newurl).scheme != "https":
             said = f"and sends to {newurl}, which is not https; it is not followed"
@@ -127,11 +128,12 @@ class _KeepsTls(urllib.request.HTTPRedirectHandler):
 
 @contextmanager
 def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPResponse]:
-    """What the server answers, redirections followed."""
+    """Open an HTTP address and follow redirects."""
+    # identity: the server must not compress, since offsets and sizes count bytes of the file.
     headers = {"User-Agent": "video-kv-bench", "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
-        if tag:
+        if tag:  # the server sends the whole file if it has another version by now
             headers["If-Range"] = tag
     try:
         answer = urllib.request.build_opener(_KeepsTls).open(
@@ -152,13 +154,13 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
     except (OSError, http.client.HTTPException) as error:
         raise Dropped(f"{host_of(url)} broke off ({_why(error)})") from error
     with answer:
-        if answer.headers.get_content_type() == "text/html":  # of a portal, or about an error
+        if answer.headers.get_content_type() == "text/html":  # a login portal or an error page
             raise Unavailable(f"{url} answered with a web page instead of the file")
         yield answer
 
 
 def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
-    """A server without Range gives everything; one with it says from where on."""
+    """Return the reply with its offset: servers without Range send the whole file."""
     tag = _tag(answer.headers)
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     if answer.status == http.HTTPStatus.PARTIAL_CONTENT and span:
@@ -169,14 +171,14 @@ def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
 
 
 def _tag(headers: Message) -> str:
-    """A strong ETag, else the time of the last change: what If-Range takes."""
+    """Return a validator that If-Range accepts: a strong ETag, else the date of the last change."""
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")
 
 
 @contextmanager
 def _file(url: str, offset: int, tag: str) -> Iterator[Reply]:
-    """A file of this machine, or of a disk that it has mounted."""
+    """Open a local file, or one on a mounted disk."""
     path = Path(urllib.request.url2pathname(urlsplit(url).path))
     try:
         file = path.open("rb")
@@ -191,7 +193,7 @@ def _file(url: str, offset: int, tag: str) -> Iterator[Reply]:
 
 
 def _why(error: Exception) -> str:
-    """The system's own words, without Python's around them."""
+    """Return the system's message, without Python's wrapping."""
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, Exception) else error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

@@ -1,4 +1,4 @@
-"""What a download is to bring, and what has come of it so far."""
+"""The file that a download should produce, and the part of it received so far."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from harness.system.files import write_json
 
 @dataclass(frozen=True)
 class Target:
-    """What is to lie at `path`: from the first of `urls` that gives it.
+    """A file to download to `path`, from the first of `urls` that has it.
 
-    start: what its SHA-256 begins with, in words `said`; empty takes any file of the right size.
-    member: the path inside a zip at the addresses.
+    start: beginning of its SHA-256, or all of it; empty accepts any file of the right size.
+    said: the expectation in words, for messages.
+    bytes: size of the file; None if unknown.
+    member: path inside a zip, if the addresses give a zip; else None.
     """
 
     path: Path
@@ -27,18 +29,18 @@ class Target:
 
     @property
     def part(self) -> Path:
-        """Where what has come lies until all of it is there."""
+        """Path of the part file, which holds the bytes received so far."""
         return self.path.with_name(f"{self.path.name}{'.zip' if self.member else ''}.part")
 
     @property
     def came(self) -> int:
-        """Bytes that an earlier try has left."""
+        """Size of the part file in bytes; 0 if there is none."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a part is a part of; it lies beside the part."""
+    """The origin of a part file: address, version and total size; stored next to the part."""
 
     url: str
     tag: str
@@ -46,18 +48,18 @@ class Note:
 
     @classmethod
     def of(cls, part: Path) -> Note | None:
-        """What stands beside a part, if that can be read."""
+        """Read the note of a part; None if it is missing or damaged."""
         with suppress(OSError, ValueError, TypeError):
             return cls(**json.loads(_note(part).read_text()))
         return None
 
     def write(self, part: Path) -> None:
-        """Put it beside a part."""
+        """Write the note next to a part."""
         write_json(_note(part), vars(self), durable=False)
 
 
 def forget(part: Path) -> None:
-    """Remove a part and what stands beside it."""
+    """Remove a part and its note."""
     part.unlink(missing_ok=True)
     _note(part).unlink(missing_ok=True)
 

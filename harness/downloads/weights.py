@@ -1,4 +1,4 @@
-"""Files of weights: what `conf/weights` says of them, where they are, whether they are right."""
+"""Weight files: reads their descriptions in `conf/weights`, finds the files and verifies them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from harness.system.paths import CONF
 from harness.system.units import size
 from harness.system.user_folder import exposed
 
-FOLDER = "weights"  # of conf, and below the data folder
+FOLDER = "weights"  # the name of the folder in conf and in the data folder
 OF_ENTRY = ("path", "url", "licence", "used_by")
 OF_FILE = ("sha256", "sha256_prefix", "bytes", "member")
 
 
 @dataclass(frozen=True)
 class File:
-    """One file: where it goes below `<data folder>/weights`, where it is from, what it must be.
+    """One weight file.
 
-    sha256, sha256_prefix and bytes are of the file itself, also where it is a member of a zip at
-    the addresses. A file without either digest is held to the first one that was seen. in_hub:
-    whether torch's hub may have it, which keeps single files.
+    path: place below `<data folder>/weights`. urls: addresses, tried in order.
+    sha256, sha256_prefix, bytes: of the file itself, even if the addresses give a zip with it.
+    Without either checksum, the file must keep the checksum that was seen first.
+    member: path inside the zip; None if the addresses give the file.
+    in_hub: torch's hub folder, which keeps single files, may have it.
     """
 
     path: str
@@ -44,10 +46,11 @@ class File:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of `conf/weights`: a file, or several that lie in one folder and count as one.
+    """The content of one file of `conf/weights`: a weight file, or several in one folder.
 
-    used_by: metrics (as `metrics=` takes them); models name what they read themselves. path: the
-    file, or the folder.
+    path: the weight file, or the folder.
+    used_by: metrics, as `metrics=` takes them. Models are not listed: their configurations name
+    the paths that they read.
     """
 
     name: str
@@ -59,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Look:
-    """What was found of a file. wrong: why it is not the file that it should be."""
+    """Where a file was found and its state. wrong: why it is not the expected file."""
 
     state: Literal["there", "missing", "wrong"]
     path: Path
@@ -67,7 +70,7 @@ class Look:
 
 
 def path(name: str, data_dir: str | None) -> Path:
-    """Where an entry's file (or folder of files) is; below the data folder if it is nowhere."""
+    """Return the path of an entry's file or folder; in the data folder if it is missing."""
     entry = read(name)
     if len(entry.files) == 1 and entry.files[0].path == entry.path:
         return look(entry.files[0], data_dir).path
@@ -75,7 +78,10 @@ def path(name: str, data_dir: str | None) -> Path:
 
 
 def missing(names: Iterable[str], data_dir: str | None) -> str | None:
-    """Which of these entries are not there or wrong, and what to type; None if all are right."""
+    """Return which of these entries are missing or wrong, and what to type; None if all are right.
+
+    Raises  UserError: an unknown name.
+    """
     wanted = [read(name) for name in names]
     problems, lacking = [], []
     for entry in wanted:
@@ -89,7 +95,10 @@ def missing(names: Iterable[str], data_dir: str | None) -> str | None:
 
 
 def digest(name: str, data_dir: str | None) -> str | None:
-    """SHA-256 of what is there, right or wrong; of several files, that of their digests by path."""
+    """Return the SHA-256 of an entry's file, whether right or wrong; None if a file is missing.
+
+    For several files: the SHA-256 of the list of their checksums, sorted by path.
+    """
     found = {}
     for file in read(name).files:
         place = look(file, data_dir).path
@@ -103,7 +112,7 @@ def digest(name: str, data_dir: str | None) -> str | None:
 
 
 def complaint(file: File, data_dir: str | None) -> str | None:
-    """What is the matter with one file, without what to type; None if it is right."""
+    """Return what is wrong with one file, without the fix; None if it is right."""
     found = look(file, data_dir)
     if found.state == "missing":
         places = " or ".join(map(str, _places(file, data_dir)))
@@ -112,7 +121,7 @@ def complaint(file: File, data_dir: str | None) -> str | None:
 
 
 def command(entries: Sequence[Entry], data_dir: str | None) -> str:
-    """The command that fetches entries, by a metric that uses them all if there is one."""
+    """Return the command that fetches entries; it names one metric if that uses all of them."""
     shared = [use for use in entries[0].used_by if all(use in each.used_by for each in entries)]
     uses = shared[:1] or list(dict.fromkeys(each.used_by[0] for each in entries if each.used_by))
     words = ["python -m harness fetch weights"]
@@ -125,7 +134,7 @@ def command(entries: Sequence[Entry], data_dir: str | None) -> str:
 
 
 def state(file: File, data_dir: str | None) -> tuple[str, str, str]:
-    """Size, state and place of a file, in words."""
+    """Return size, state and path of a file as text."""
     found = look(file, data_dir)
     if found.state == "missing":
         return size(file.bytes), "missing", str(found.path)
@@ -139,7 +148,7 @@ def state(file: File, data_dir: str | None) -> tuple[str, str, str]:
 
 
 def look(file: File, data_dir: str | None) -> Look:
-    """Find a file below the data folder, else where torch's hub keeps its files, and check it."""
+    """Find a file in the data folder, else in torch's hub folder, and verify it."""
     own, *others = _places(file, data_dir)
     found = next((place for place in (own, *others) if place.is_file()), None)
     if found is None:
@@ -149,7 +158,7 @@ def look(file: File, data_dir: str | None) -> Look:
 
 
 def mistake(file: File, found: Path) -> str | None:
-    """Why a file on disk is not the one that it should be; None if it is."""
+    """Return why a file on disk is not the expected one; None if it is."""
     nbytes = found.stat().st_size
     if file.sha256 is None and file.sha256_prefix is None and file.bytes not in (None, nbytes):
         return f"{found} has {nbytes} bytes, expected {file.bytes}"
@@ -162,7 +171,7 @@ def mistake(file: File, found: Path) -> str | None:
 
 
 def expected(file: File, place: Path) -> tuple[str, str]:
-    """What the digest of a file at this place must begin with, and words that say so."""
+    """Return the required beginning of a file's SHA-256, and the expectation in words."""
     if file.sha256 is not None:
         return file.sha256, f"expected {file.sha256}"
     if file.sha256_prefix is not None:
@@ -172,9 +181,9 @@ def expected(file: File, place: Path) -> tuple[str, str]:
 
 
 def entries(folder: Path | None = None) -> dict[str, Entry]:
-    """All that is described, by name; a user's own folder counts before what ships.
+    """Return all entries by name; those of a user's own folder replace bundled ones.
 
-    Raises  UserError: a file of `conf/weights` that cannot be used.
+    Raises  UserError: a file of `conf/weights` cannot be used.
     """
     roots = [root / FOLDER for root in (CONF, folder or exposed()) if root is not None]
     files = {
@@ -186,7 +195,7 @@ def entries(folder: Path | None = None) -> dict[str, Entry]:
 
 
 def read(name: str) -> Entry:
-    """One entry, by the name of its file below `conf/weights`.
+    """Read one entry by the name of its file in `conf/weights`.
 
     Raises  UserError: there is none, or it cannot be used.
     """
@@ -197,7 +206,8 @@ def read(name: str) -> Entry:
 
 
 def _places(file: File, data_dir: str | None) -> list[Path]:
-    """Where a file is looked for: ours first, then torch's hub, as torch finds its folder."""
+    """Return the places of a file: in the data folder, then in torch's hub folder."""
+    # The same rules as torch.hub.get_dir, without the import of torch.
     own = data_folder(data_dir)[0] / FOLDER / file.path
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     home = Path(os.environ.get("TORCH_HOME") or cache).expanduser()
@@ -205,7 +215,7 @@ def _places(file: File, data_dir: str | None) -> list[Path]:
 
 
 def _parsed(name: str, source: Path) -> Entry:
-    """An entry from its file."""
+    """Read an entry from its YAML file."""
     try:
         said = yaml.safe_load(source.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -223,7 +233,7 @@ def _parsed(name: str, source: Path) -> Entry:
 
 
 def _files(source: Path, said: dict[str, Any]) -> list[File]:
-    """Several files: each lies in the entry's folder and, unless it says, below its address."""
+    """Return the files of an entry with several; their default address is below the entry's."""
     files = []
     for each in said["files"]:
         _check(source, each, ["path", "url", *OF_FILE])
@@ -236,7 +246,7 @@ def _files(source: Path, said: dict[str, Any]) -> list[File]:
 
 
 def _file(source: Path, said: dict[str, Any]) -> File:
-    """One file from what is said of it."""
+    """Build one file from its description."""
     texts = [said.get(name) for name in ("sha256", "sha256_prefix", "member")]
     if not all(text is None or isinstance(text, str) for text in texts):
         raise UserError(f"{source}: sha256, sha256_prefix and member are texts, so put quotes")
@@ -251,12 +261,12 @@ def _file(source: Path, said: dict[str, Any]) -> File:
 
 
 def _urls(said: Any) -> tuple[str, ...]:
-    """One address, several that are tried in order, or none."""
+    """Return a tuple of addresses from one string, a list, or null."""
     return (said,) if isinstance(said, str) else tuple(map(str, said or ()))
 
 
 def _check(source: Path, said: Any, known: Sequence[str]) -> None:
-    """Refuse what names no path, and words that nothing would read."""
+    """Raise UserError if a description has no path, or unknown keys."""
     if not isinstance(said, dict) or not said.get("path"):
         raise UserError(f"{source}: {said} names no path: give one below {FOLDER}/")
     unknown = [str(name) for name in said if name not in known]

@@ -1,1 +1,1 @@
-"""Bytes, peaks and time of a run before anything runs; facts about methods and models."""
+"""Predicts bytes, peaks and time of a run; collects facts about methods and models."""

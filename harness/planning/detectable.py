@@ -1,8 +1,9 @@
-"""What a number of prompts can show, said before any of them is made.
+"""Statistical power: which differences to BF16 a number of prompts can show.
 
-Methods are held against BF16 prompt by prompt: the exact sign-flip test of the differences, Holm's
-correction over all comparisons of a table. Its first step asks for alpha / m of the smallest p, and
-everything here is for that step: what passes there passes whatever the others turn out to be.
+Methods are compared with BF16 by an exact sign-flip test of the paired differences over prompts,
+with Holm's correction over the m comparisons of a table. All numbers here refer to Holm's first
+step, which compares the smallest p with alpha / m. A difference that passes this step is
+significant whatever the other comparisons give.
 """
 
 from __future__ import annotations
@@ -13,28 +14,29 @@ from statistics import NormalDist
 
 ALPHA = Fraction(5, 100)  # two-sided, for all comparisons together
 POWER = 0.8
-FEW = 30  # prompts, below which the normal approximation promises too much
+FEW = 30  # prompts; below, the normal approximation is too optimistic
 
 
 def smallest_p(num_prompts: int) -> Fraction:
-    """The smallest two-sided p of an exact sign-flip test: all differences on one side."""
+    """Return the smallest two-sided p of an exact sign-flip test."""
+    # All differences have one sign: 2 of the 2^n equally likely patterns of signs.
     return Fraction(2, 2**num_prompts)
 
 
 def level(num_comparisons: int) -> Fraction:
-    """What the smallest p must not exceed in Holm's first step."""
+    """Return the threshold for the smallest p in Holm's first step."""
     return ALPHA / num_comparisons
 
 
 def least_prompts(num_comparisons: int) -> int:
-    """The fewest prompts with which any difference can pass."""
+    """Return the smallest number of prompts with which any difference can be significant."""
     return math.ceil(math.log2(2 / level(num_comparisons)))
 
 
 def detectable(num_prompts: int, num_comparisons: int) -> float:
-    """The smallest paired difference that is found with a power of 0.8, by normal approximation.
+    """Return the smallest paired difference found with a power of 0.8, by normal approximation.
 
-    The test itself needs rather more where prompts are few (a fifth at 15 of them, a tenth at 30).
+    The exact test needs larger differences if prompts are few: a fifth more at 15, a tenth at 30.
 
     Units  standard deviations of the paired differences.
     """
@@ -44,7 +46,7 @@ def detectable(num_prompts: int, num_comparisons: int) -> float:
 
 
 def sentence(num_prompts: int, num_comparisons: int) -> str:
-    """What so many prompts can show, for people."""
+    """Return one sentence about the differences that this number of prompts can show."""
     prompts = _counted(num_prompts, "prompt")
     head = f"{prompts}, {_counted(num_comparisons, 'comparison')}"
     p, limit = smallest_p(num_prompts), level(num_comparisons)

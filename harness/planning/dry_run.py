@@ -1,4 +1,7 @@
-"""`run.dry=true`: what is done, what is left, what that will take; nothing is run or written."""
+"""Dry runs (`run.dry=true`): list what is done and left, and estimate time and disk space.
+
+A dry run generates nothing and writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,22 @@ from harness.system.units import size
 if TYPE_CHECKING:
     from harness.checks.parts import Parts
 
-Videos = tuple[str, ...]  # file names without endings
+Videos = tuple[str, ...]  # file names without suffix
 HEADER = ("method", "state", "made", "left", "failed", "minutes", "from", "KV", "peak", "disk")
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """One run of a sweep; None where a number is unknown, with a sentence for each in `reasons`.
+    """One run of a sweep. Unknown numbers are None; `reasons` says why.
 
-    table: the title of the table of results it will be in. is_job: a job asks for it; else it is
-    made as the reference of one. is_reference: others are held against it. asked, failed, left,
-    unscored: videos; those that failed are tried again only if they are left too, unscored ones are
-    made. Of one video: seconds to generate (and whose rows say so), files on disk once it is
-    scored, pixels before that. kv_bytes at a video's end and peak_bytes are the planner's.
+    table: title of the results table that the run will be in.
+    is_job: a job requests the run itself; otherwise the run is only the reference of a job.
+    is_reference: other runs are compared with it.
+    asked: requested videos. left: videos still to generate.
+    failed: also in `left` if they will be retried. unscored: generated, not yet scored.
+    video_s: seconds to generate one video. timed_by: the source of this estimate.
+    video_bytes: bytes on disk of one scored video. raw_bytes: of its raw frames before scoring.
+    kv_bytes: history at the end of a video. peak_bytes: largest memory. Both come from the planner.
     """
 
     run_id: str
@@ -57,13 +63,13 @@ class Outlook:
 
     @property
     def name(self) -> str:
-        """Method and settings, as tables of results call a run."""
+        """Method and settings, as results tables name a run."""
         words = [self.method, self.settings, "" if self.is_job else "(reference)"]
         return " ".join(filter(None, words))
 
     @property
     def num_made(self) -> int:
-        """Videos that are there."""
+        """Number of generated videos."""
         return len(set(self.asked) - set(self.left) - set(self.failed))
 
     @property
@@ -75,17 +81,17 @@ class Outlook:
 
     @property
     def minutes(self) -> float | None:
-        """To generate the videos that are left."""
+        """Minutes to generate the videos that are left; None if unknown."""
         return _times(len(self.left), self.video_s, 1 / 60)
 
     @property
     def disk_bytes(self) -> float | None:
-        """Files that are still to be written."""
+        """Bytes of the files still to be written; None if unknown."""
         return _times(len(self.left), self.video_bytes, 1)
 
     @classmethod
     def from_json(cls, read: dict[str, Any]) -> Outlook:
-        """Read `asdict` of one back from JSON, where tuples have become lists."""
+        """Rebuild an outlook from the JSON of its `asdict`, where tuples have become lists."""
         fields: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in read.items()}
         return cls(**fields)
 
@@ -97,9 +103,9 @@ def _times(number: int, each: float | None, unit: float) -> float | None:
 
 
 def outlooks(run: Run, reference: Run) -> list[Outlook]:
-    """What a job is about to do: its run, and before it the BF16 run if the job would continue it.
+    """Return the outlook of a job's run, preceded by that of its reference if the job executes it.
 
-    Raises  UserError: rows of these two runs cannot be read.
+    Raises  UserError: rows of these two runs cannot be read, or the settings cannot run.
     """
     own = _look(run, reference, is_job=True)
     if own.is_reference or own.state == "done":
@@ -108,7 +114,7 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
 
 def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
-    from harness.planning.run_memory import memory  # torch, which the parent of a run never needs
+    from harness.planning.run_memory import memory  # imports torch, which other parents never do
 
     parts = _parts(run)
     state = RunState.read(run.folder)
@@ -148,9 +154,9 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
 
 
 def _parts(run: Run) -> Parts:
-    """What the run is made of, refused as the run itself would refuse it.
+    """Build the parts of a run, with the same refusals as the run itself.
 
-    Raises  UserError: its settings cannot run, on whatever machine.
+    Raises  UserError: its settings cannot run on any machine.
     """
     from hydra.errors import InstantiationException
 
@@ -166,7 +172,7 @@ def _parts(run: Run) -> Parts:
 
 
 def _refused_here(run: Run, parts: Parts) -> list[str]:
-    """Why the run could not start on this machine, though it may on another."""
+    """Return why the run cannot start on this machine, although it may on another."""
     from harness.system import machine as env
 
     told = []
@@ -185,7 +191,8 @@ def _refused_here(run: Run, parts: Parts) -> list[str]:
 
 
 def _table(run: Run) -> str:
-    """Runs with another reach of history or other prompts are never compared."""
+    """Return the title of a run's table."""
+    # Runs with another attention window or other prompts are never in one table.
     window = run.model.get("window")
     history = "full history" if window is None else f"contract window{window}"
     return f"{run.suite.name}, {run.model_name}, {history}, {run.suite.source} prompts"
@@ -196,7 +203,7 @@ def _stems(items: Sequence[Item]) -> Videos:
 
 
 def _machine(device: str) -> str | None:
-    """The card or processor of a device; None if this machine does not have it."""
+    """Return the card or processor of a device; None if this machine does not have it."""
     from harness.system import machine as env
 
     try:
@@ -206,7 +213,7 @@ def _machine(device: str) -> str | None:
 
 
 def merged(found: Sequence[Outlook]) -> list[Outlook]:
-    """Each run once, with all that the jobs ask of it; a reference that is done is left out."""
+    """Merge the outlooks of each run; references that are done are left out."""
     runs: dict[str, Outlook] = {}
     for each in found:
         known = runs.get(each.run_id)
@@ -215,7 +222,7 @@ def merged(found: Sequence[Outlook]) -> list[Outlook]:
 
 
 def _both(one: Outlook, other: Outlook) -> Outlook:
-    """Of one run, for two jobs that may ask for other prompts of it."""
+    """Merge two outlooks of one run, whose jobs may request different prompts."""
     asked = _union(one.asked, other.asked)
     return replace(
         one,
@@ -234,7 +241,7 @@ def _union(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
 
 
 def print_outlooks(found: Sequence[Outlook]) -> None:
-    """A table a comparison with what it can show, the sum, and what the reader must know."""
+    """Print one table per comparison with its statistical power, then totals and notes."""
     runs = merged(found)
     for title in dict.fromkeys(each.table for each in runs):
         together = [each for each in runs if each.table == title]
@@ -246,7 +253,7 @@ def print_outlooks(found: Sequence[Outlook]) -> None:
 
 
 def cells(each: Outlook) -> list[str]:
-    """The text of a run's cells, in the order of HEADER; a dash where nothing is to be done."""
+    """Return the text of a run's cells, in the order of HEADER; a dash if nothing is left to do."""
     minutes = "unknown" if each.minutes is None else _minutes(each.minutes)
     return [
         each.name,
@@ -263,14 +270,14 @@ def cells(each: Outlook) -> list[str]:
 
 
 def shown(together: Sequence[Outlook]) -> list[str]:
-    """What the prompts of a table can show of its methods; a line for each number of prompts."""
+    """Return one line on detectable differences for each number of prompts in a table."""
     compared = [each for each in together if each.is_job and not each.is_reference]
     numbers = sorted({each.num_prompts for each in compared})
     return [detectable.sentence(number, len(compared)) for number in numbers]
 
 
 def total(runs: Sequence[Outlook]) -> str:
-    """What all runs together will take."""
+    """Return the line with videos, minutes and disk space of all runs together."""
     num_left = sum(len(each.left) for each in runs)
     minutes = _sum([each.minutes for each in runs], _minutes)
     disk = _sum([each.disk_bytes for each in runs], size)
@@ -278,7 +285,8 @@ def total(runs: Sequence[Outlook]) -> str:
 
 
 def _sum(values: Sequence[float | None], text: Callable[[float], str]) -> str:
-    """What is unknown is named, never taken for nothing."""
+    """Return the sum as text, with the number of unknown values."""
+    # Unknown values are named, since leaving them out would look like zero.
     known = sum(value for value in values if value is not None)
     num_unknown = values.count(None)
     if not num_unknown:
@@ -287,7 +295,7 @@ def _sum(values: Sequence[float | None], text: Callable[[float], str]) -> str:
 
 
 def remarks(together: Sequence[Outlook]) -> list[str]:
-    """What is particular about the runs of a table: failed videos, unknown numbers."""
+    """Return remarks on the runs of a table: failed and unscored videos, unknown numbers."""
     found = []
     for each in together:
         stuck = len(set(each.failed) - set(each.left))
@@ -302,7 +310,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
 
 
 def notes(runs: Sequence[Outlook]) -> list[str]:
-    """What the columns mean."""
+    """Return notes that explain the columns."""
     raw = [len(each.left) * each.raw_bytes for each in runs if each.raw_bytes is not None]
     most = f"; raw frames lie there until a run is scored, up to {size(max(raw, default=0))}"
     return [

@@ -1,4 +1,4 @@
-"""One method's prediction, gathered."""
+"""Predicts storage, memory, time and longest video of one method."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from harness.system.units import GIB
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods of one table share.
+    """The settings that all methods of one table share.
 
-    ceilings: None without a card or a calibration. memory_gib: of the card that the longest video
-    must fit; None if nobody said. refused: methods that cannot serve the model, and why, where all
-    were asked for.
+    num_frames: latent frames of a video.
+    ceilings: rates of the device; None without a card or a calibration.
+    memory_gib: memory that the longest video must fit; None if not given.
+    refused: with `method=all`, a sentence for each method that cannot serve the model.
     """
 
     model_name: str
@@ -39,14 +40,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take, before anything of it runs; None where unknown, see `reasons`.
+    """The prediction for one method. Unknown numbers are None; `reasons` says why.
 
-    stored: history at the end of the video. allocated: room for the most that is ever held.
-    Ratios: BF16 bytes of the whole video, or of the frames that still have a place in attention,
-    over the bytes stored. frames_full: in any tier but the pooled one, mean over layers; of single
-    tokens as many as make so many frames. best and published: bytes by phase and component under
-    the two contracts; their peaks leave text out. dit_s: all passes of the network, no text, no
-    decode.
+    num_frames: latent frames. video_s: length of the video in seconds.
+    stored, stored_bytes: history at the end of the video, by component and in total.
+    allocated_bytes: memory allocated for the largest history during the video.
+    frames_full: frames in all tiers except the pooled one, mean over layers; single tokens count
+    as the corresponding share of frames. frames_pooled: frames held as one token.
+    ratio_full_length: BF16 bytes of the whole video over stored bytes.
+    ratio_same_frames: BF16 bytes of the frames that are still attended over stored bytes.
+    best, published: bytes by phase and component under the two contracts
+    (`harness.planning.memory.Contract`). Their peaks do not include text.
+    dit_s: seconds of all passes of the network, without text and decoding.
+    memory_gib, longest_frames, longest_s: the longest video within this memory.
     """
 
     method: str
@@ -75,7 +81,7 @@ class Forecast:
 
 
 def forecast(name: str, method: Method, setting: Setting) -> Forecast:
-    """Predict one method, which has passed `method.check(spec)`."""
+    """Predict one method; `method.check(spec)` must have passed."""
     model, num_frames = setting.model, setting.num_frames
     backend, reasons = _backend(method, setting)
     budget = Budget(model, setting.needs, method, backend)
@@ -122,7 +128,8 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
 
 
 def _backend(method: Method, setting: Setting) -> tuple[Backend, list[str]]:
-    """Kernels do not read everything; what a plan must say of that and of passes not run."""
+    """Return the backend that will run, with notes on it, on token policies and on reuse."""
+    # Kernels cannot read every storage format; `portable` is used then.
     backend, reasons = setting.backend, []
     if isinstance(backend, ByKernel) and unread(method):
         backend = Portable()

@@ -1,9 +1,9 @@
-"""How many frames each tier holds over time: the policy itself, on made-up keys and values.
+"""Simulates how many frames each tier holds over time, with the real policy and random tensors.
 
-Nothing is estimated for a frame policy: it decides over every chunk of every layer, and pages are
-taken and freed as the cache does it. Which frames matter is drawn at random, so a policy whose
-number of frames depends on the video is one example of itself. A token policy is asked only for
-the most that it keeps.
+For a frame policy nothing is estimated: the policy decides on every chunk in every layer, and pages
+are allocated and freed as in the cache. The importance of frames is random, so for a policy whose
+number of frames depends on the video the result is one example. A token policy is asked only for
+the maximum that it keeps.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ from harness.cache.session import sized
 from harness.cache.stored_bytes import SINK
 from harness.sampling.passes import chunks
 
-FAR = 160  # chunks
-WINDOWS = 64  # places at which a made-up frame begins in the noise
+FAR = 160  # chunks that are simulated; longer videos are extrapolated
+WINDOWS = 64  # offsets in the shared noise at which synthetic frames begin
 
 
 @dataclass(frozen=True)
 class Count:
-    """Frames of one tier, mean over layers; a split frame counts the share of it that lies there.
+    """Frames of one tier, mean over layers; a split frame counts with the share stored in the tier.
 
-    seen: by the passes of a chunk. held: when the chunk is stored. room: what is taken for them.
-    stored: encoded in the commit. users: share of the layers that have ever stored here.
+    seen: attended by the passes of a chunk.
+    held: stored after the commit.
+    room: allocated.
+    stored: encoded in the commit.
+    users: share of the layers that have ever stored in this tier.
     """
 
     seen: float = 0.0
@@ -54,17 +57,19 @@ class Count:
     users: float = 0.0
 
     def with_each(self, other: Count, of: Callable[[float, float], float]) -> Count:
-        """Every number as `of` makes it from both."""
+        """Combine every number of both by the function `of`."""
         return Count(*(of(getattr(self, x.name), getattr(other, x.name)) for x in fields(Count)))
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One chunk; or, from `most`, the largest numbers of several, each by itself.
+    """The state at one chunk; or, from `most`, the maximum of each number over several chunks.
 
-    frames: of the chunk. parts: tokens of a frame that lie in a tier, fewer where it is split.
-    tokens: of history, as the layer sees them that sees the most. moved: frames read to be stored
-    elsewhere, mean over layers.
+    frames: frames of the chunk.
+    tiers: counts by tier.
+    parts: tokens of a frame that are stored in each tier; fewer than all if frames are split.
+    tokens: history length in the layer that attends to most.
+    moved: frames decoded to be stored in another tier, mean over layers.
     """
 
     frames: range
@@ -74,21 +79,21 @@ class Moment:
     moved: float = 0.0
 
     def held(self, tier: str) -> float:
-        """Frames of one tier."""
+        """Return the frames held in one tier."""
         return self.tiers.get(tier, Count()).held
 
     @property
     def full(self) -> float:
-        """Frames that are held, but not pooled."""
+        """Frames held in all tiers except the pooled one."""
         return sum(count.held for tier, count in self.tiers.items() if tier != POOL)
 
     @property
     def pooled(self) -> float:
-        """Frames that are held as one token."""
+        """Frames held as one pooled token each."""
         return self.held(POOL)
 
     def with_each(self, other: Moment, of: Callable[[float, float], float]) -> Moment:
-        """The later chunk; every number as `of` makes it from both."""
+        """Combine every number of both by the function `of`; keep the frames of `other`."""
         names = dict.fromkeys([*self.tiers, *other.tiers])
         none = Count()
         return Moment(
@@ -104,7 +109,7 @@ NOTHING = Moment(range(0), {}, {})
 
 
 def most(moments: Iterable[Moment]) -> Moment:
-    """What must be allocated for these chunks."""
+    """Return the maximum of each number over some chunks, which must be allocated."""
     largest = NOTHING
     for moment in moments:
         largest = largest.with_each(moment, max)
@@ -112,9 +117,9 @@ def most(moments: Iterable[Moment]) -> Moment:
 
 
 def video(spec: CacheSpec, method: Method, num_frames: int, end: int | None = None) -> list[Moment]:
-    """The chunks of a video of so many latent frames, the last one maybe partial.
+    """Simulate a video of `num_frames` latent frames; return its chunks, the last maybe partial.
 
-    end: frames after which it ends all the same, in a cache that was made for num_frames.
+    end: stop after this many frames; the cache is still sized for `num_frames`.
     """
     course = Course(spec, method, num_frames)
     return [
@@ -124,14 +129,14 @@ def video(spec: CacheSpec, method: Method, num_frames: int, end: int | None = No
 
 
 class Course:
-    """A video as one method holds it, chunk by chunk.
+    """Simulates the cache of one method over a video, chunk by chunk.
 
-    All layers are alike until the policy asks in which layer it is; from then on each of them is
-    simulated. `lengths`: whether it has asked how long the video will be.
+    One layer stands for all until the policy reads the layer's number; from then on each layer is
+    simulated. lengths: whether the policy has read the length of the video.
     """
 
     def __init__(self, spec: CacheSpec, method: Method, num_frames: int) -> None:
-        """Nothing is stored yet."""
+        """Start with an empty cache for `num_frames` latent frames."""
         self.policy = sized(method, spec, num_frames)
         self.lengths = False
         self._spec, self._num_frames = spec, num_frames
@@ -143,13 +148,14 @@ class Course:
         self._num_tokens = 0
 
     def chunk(self, frames: range) -> Moment:
-        """The next chunk; room is what is taken as frames come (see `fitted`)."""
+        """Simulate the next chunk. `room` is what grows with the frames; see `fitted`."""
         if isinstance(self.policy, TokenPolicy):
             return self._tokens(self.policy, frames)
         return self._frames(self.policy, frames)
 
     def fitted(self, moment: Moment, num_frames: int | None = None) -> Moment:
-        """With the room that the policy bounds for a video of so many frames: taken at once."""
+        """Replace `room` by the policy's maximum for a video of `num_frames`, where it has one."""
+        # The cache allocates a bounded tier at once, with its first frame.
         policy, per_frame = self.policy, self._spec.tokens_per_frame
         if isinstance(policy, TokenPolicy):
             return moment
@@ -165,11 +171,9 @@ class Course:
         return replace(moment, tiers=tiers)
 
     def _tokens(self, policy: TokenPolicy, frames: range) -> Moment:
-        """Everything, or the most that the policy keeps.
-
-        The model's window reaches tokens where they are attended: it bounds what stays of those
-        that are not moved.
-        """
+        """Return a chunk in which the policy keeps its maximum number of tokens."""
+        # The window evicts by the position at which tokens are attended. A policy that moves
+        # tokens to other times can keep them, so the window does not limit it.
         per_frame = self._spec.tokens_per_frame
         seen, new = self._num_tokens, len(frames) * per_frame
         moves = type(policy).times is not TokenPolicy.times
@@ -180,7 +184,8 @@ class Course:
         return Moment(frames, {KEEP: counted}, {KEEP: per_frame}, float(seen))
 
     def _frames(self, policy: FramePolicy, frames: range) -> Moment:
-        """As the cache does it: the window evicts, the policy decides, frames are stored."""
+        """Simulate a chunk of a frame policy."""
+        # The order of the cache: the window evicts, the policy decides, frames are stored.
         spec = self._spec
         if spec.window is not None:
             first = frames.stop - spec.window + spec.sink
@@ -189,7 +194,7 @@ class Course:
         seen = [layer.counts(spec.tokens_per_frame) for layer in self._layers]
         self._observe(policy, frames)
         decisions = self._decisions(policy, frames)
-        if len(decisions) > len(seen):  # the policy has just asked for the layer
+        if len(decisions) > len(seen):  # the policy has just read the layer's number
             seen *= len(decisions)
         moved = [
             layer.settle(placements, frames, spec.tokens_per_frame)
@@ -198,7 +203,7 @@ class Course:
         return _moment(frames, spec.tokens_per_frame, seen, self._layers, moved)
 
     def _decisions(self, policy: FramePolicy, frames: range) -> list[Mapping[int, Placement]]:
-        """What becomes of frames in each layer, or in all of them where they are alike."""
+        """Return the policy's placements for each simulated layer."""
         found: list[Mapping[int, Placement]] = []
         for number, layer in enumerate(self._layers):
             asked = self._history(policy, frames, layer, number)
@@ -207,6 +212,7 @@ class Course:
             self.lengths |= "capacity" in asked.asked
             if len(self._layers) < self._spec.num_layers and "layer" in asked.asked:
                 layers = range(self._spec.num_layers)
+                # Layers differ from now on. Start again with one simulated layer for each.
                 self._layers = [layer.copy() for _ in layers]
                 return self._decisions(policy, frames)
         return found
@@ -231,17 +237,17 @@ class Course:
 
     @property
     def _own(self) -> set[int]:
-        """Frames of a sink that changes, which are not the policy's."""
+        """Frames of a sink that is updated (`sink_rate`); the policy does not decide on them."""
         return set(range(self._spec.sink)) if self._spec.sink_rate else set()
 
     def _observe(self, policy: FramePolicy, frames: range) -> None:
-        """Notes on made-up frames, the same in every layer."""
+        """Let the policy write notes on synthetic frames, which are the same in every layer."""
         if type(policy).observe is FramePolicy.observe:
             return
         for frame in frames:
             x = _made_up(frame, self._spec)
             passes = [(x, self._notes)]
-            if policy.observes_noisy:  # noisier a pass before
+            if policy.observes_noisy:  # the keys of an earlier pass still contain noise
                 passes.append((x + 0.1 * _made_up(frame + 1, self._spec), self._noisy_notes))
             for (k, v), notes in passes:
                 note = policy.observe(k, v)
@@ -249,32 +255,32 @@ class Course:
                     notes[frame] = note
 
     def _reach(self, num_frames: int) -> int:
-        """Frames that attention reaches, of so many."""
+        """Return how many of `num_frames` frames attention can reach."""
         window = self._spec.window
         return num_frames if window is None else min(num_frames, window)
 
 
 class Growth:
-    """What must be allocated for a video of any length.
+    """Finds what must be allocated for a video of any length.
 
-    FAR chunks are simulated: once where the policy is the same for every length, else for each
-    length that is asked for. A longer video is taken to grow on as it did over the second half of
-    them, rounded up: exact for policies that keep a share or a number of frames, up to their own
+    Up to FAR chunks are simulated: once if the policy does not depend on the length, else for each
+    length. Beyond that, growth over the second half of them is extrapolated linearly and rounded
+    up. This is exact for policies that keep a share or a number of frames, up to their own
     rounding.
     """
 
     def __init__(self, spec: CacheSpec, method: Method) -> None:
-        """Nothing is simulated yet."""
+        """Start without any simulated chunk."""
         self._spec, self._method = spec, method
         self._far = FAR * spec.chunk_frames
         self._course = Course(spec, method, self._far)
         half = sized(method, spec, self._far // 2)
-        self._one = bool(half == self._course.policy)  # one policy for all lengths
-        self._most = [NOTHING]  # by number of chunks
+        self._one = bool(half == self._course.policy)  # one simulation serves all lengths
+        self._most = [NOTHING]  # running maximum, by number of chunks
         self._of_length: dict[int, Moment] = {}
 
     def held(self, num_frames: int) -> Moment:
-        """For so many latent frames."""
+        """Return the maximum over a video of `num_frames` latent frames."""
         if num_frames <= self._far:
             return self._near(num_frames)
         half, far = self._near(self._far // 2), self._near(self._far)
@@ -297,7 +303,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class _Asked(History):
-    """Remembers what of it was read."""
+    """A history that records whether the policy reads `layer` or `capacity`."""
 
     asked: set[str] = field(default_factory=set)
 
@@ -309,7 +315,7 @@ class _Asked(History):
 
 @dataclass(eq=False)
 class _Slab:
-    """Pages that were taken together, and how many of them hold frames."""
+    """Pages that were allocated together, and how many of them are in use."""
 
     pages: int
     used: int = 0
@@ -317,9 +323,10 @@ class _Slab:
 
 @dataclass
 class _Tier:
-    """One arena of one layer: which frames share a page, and which pages a slab.
+    """The pages of one tier in one layer.
 
-    tokens: of a frame, as it lies here.
+    places: slab and page of each frame. A page holds `span` frames.
+    tokens: tokens of a frame that are stored here.
     """
 
     span: int
@@ -329,7 +336,7 @@ class _Tier:
     used: bool = False
 
     def store(self, frames: Sequence[int]) -> None:
-        """Into free pages, else into a slab of their own."""
+        """Store frames in free pages; allocate a new slab if there are too few."""
         if len(frames) % self.span:
             raise ValueError(f"{len(frames)} frames are no multiple of a page of {self.span}")
         groups = [tuple(frames[at : at + self.span]) for at in range(0, len(frames), self.span)]
@@ -344,7 +351,7 @@ class _Tier:
         self.used = True
 
     def drop(self, frames: Iterable[int]) -> None:
-        """Free their pages, with all that lies in them; an empty slab goes."""
+        """Free the pages of some frames, with all frames in them, and slabs that become empty."""
         here = [self.places[frame] for frame in frames if frame in self.places]
         for page, slab in {page: slab for slab, page in here}.items():
             slab.used -= 1
@@ -354,12 +361,12 @@ class _Tier:
 
     @property
     def room(self) -> int:
-        """Frames that the pages could hold."""
+        """Number of frames that all allocated pages can hold."""
         return self.span * sum(slab.pages for slab in self.slabs)
 
 
 class _Layer:
-    """Where the frames of one layer lie; as `cache.frame_layer.FrameLayer`, without values."""
+    """Simulates `cache.frame_layer.FrameLayer` without keys and values."""
 
     def __init__(self, spans: Mapping[str, int]) -> None:
         self.placements: dict[int, Placement] = {}
@@ -367,19 +374,21 @@ class _Layer:
         self.stored: dict[str, int] = {}
 
     def copy(self) -> _Layer:
-        """Another layer in the same state; what a policy gave as a placement stays that object."""
+        """Return another layer in the same state."""
+        # Placements are not copied: a `Split` equals only itself, so a copy would look like a
+        # frame that the policy moves.
         other = _Layer({})
         other.placements = dict(self.placements)
         other.tiers = copy.deepcopy(self.tiers)
         return other
 
     def evict(self, frames: range) -> None:
-        """The model's window no longer reaches them."""
+        """Drop frames that the model's window no longer reaches."""
         self._release([frame for frame in self.placements if frame in frames])
         self.tiers[POOL].drop([frame for frame in self.tiers[POOL].places if frame in frames])
 
     def settle(self, placements: Mapping[int, Placement], new: range, num_tokens: int) -> int:
-        """Let frames go and store what comes; how many were moved."""
+        """Apply placements to old and new frames; return the number of moved frames."""
         changed = {
             f: placements[f]
             for f in self.placements
@@ -403,7 +412,7 @@ class _Layer:
         return sum(placement != DROP for placement in changed.values())
 
     def counts(self, num_tokens: int) -> dict[str, float]:
-        """Frames by tier; of split ones their share."""
+        """Return the frames held by tier; split frames count with their share."""
         return {name: len(tier.places) * _share(tier, num_tokens) for name, tier in self._used()}
 
     def _used(self) -> list[tuple[str, _Tier]]:
@@ -420,7 +429,10 @@ class _Layer:
 
 
 def _part(placement: Placement, tier: str, num_tokens: int) -> int:
-    """Tokens of a frame so placed that lie in a tier; a pooled one counts all of its own."""
+    """Return how many tokens of a frame with this placement are stored in a tier.
+
+    A pooled frame counts with all its tokens.
+    """
     if not isinstance(placement, Split):
         return num_tokens if placement == tier else 0
     if tier == placement.first:
@@ -439,7 +451,7 @@ def _moment(
     layers: Sequence[_Layer],
     moved: Sequence[int],
 ) -> Moment:
-    """The mean over layers, and the most that one of them sees."""
+    """Average the layers; `tokens` is the maximum over them."""
     held = [layer.counts(num_tokens) for layer in layers]
     tiers, parts = {}, {}
     for name in dict.fromkeys(name for each in held for name in each):
@@ -464,7 +476,7 @@ def _mean(numbers: Iterable[float]) -> float:
 
 @cache
 def _noise(num_tokens: int, width: int) -> Tensor:
-    """Keys and values of one head [2, 1, 1, tokens, D]; frames are windows of it."""
+    """Return keys and values of one head [2, 1, 1, T, D], of which frames are slices."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 1, 1, num_tokens + WINDOWS, width, generator=generator)
 
@@ -477,13 +489,13 @@ def _loudnesses() -> list[float]:
 
 
 def _loudness(frame: int) -> float:
-    """How much of everything a made-up frame has."""
+    """Return the factor by which a synthetic frame is scaled, which sets its importance."""
     drawn = _loudnesses()
     return drawn[frame % len(drawn)]
 
 
 def _made_up(frame: int, spec: CacheSpec) -> Tensor:
-    """Keys and values of a frame, one head of it [2, 1, 1, T, D] fp32."""
+    """Return synthetic keys and values of one head of a frame [2, 1, 1, T, D] fp32."""
     first = 37 * frame % WINDOWS
     noise = _noise(spec.tokens_per_frame, spec.head_dim)
     return noise[..., first : first + spec.tokens_per_frame, :] * _loudness(frame)

@@ -1,4 +1,4 @@
-"""Bytes of live tensors while code runs; on the meta device too, where nothing is real."""
+"""Counts the bytes of live tensors while code runs, on the meta device too."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-ALIGNMENT = 512  # bytes; what PyTorch's CUDA allocator rounds an allocation up to
+ALIGNMENT = 512  # bytes; PyTorch's CUDA allocator rounds allocations up to a multiple of this
 
 
 def allocated(size: int) -> int:
-    """Bytes that the CUDA allocator hands out for so many."""
+    """Return the bytes that the CUDA allocator uses for an allocation of `size` bytes."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 class LiveBytes(TorchDispatchMode):
-    """Storages made while the mode is on, until they are freed: bytes now and at the peak.
+    """Counts storages created inside the `with` block: live bytes (`now`) and their `peak`.
 
-    Storages that were there before (weights, inputs) count nothing, nor do their views. What a
-    kernel takes inside itself (workspaces) is not seen.
+    Storages that existed before (weights, inputs) and their views are not counted. Workspaces that
+    kernels allocate internally are not visible.
     """
 
     def __init__(self) -> None:
-        """Nothing lives yet."""
+        """Start at zero bytes."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
@@ -40,7 +40,8 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run an operation; what goes in is known already, what comes out may be new."""
+        """Run an operation and count the storages that it creates."""
+        # Inputs are noted first: an output may share its storage with one of them.
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
                 self._note(leaf, new=False)
@@ -51,7 +52,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def restart(self) -> None:
-        """Begin a new peak at what lives now."""
+        """Reset the peak to the bytes that are live now."""
         self.peak = self.now
 
     def _note(self, tensor: Tensor, new: bool) -> None:
@@ -70,5 +71,5 @@ class LiveBytes(TorchDispatchMode):
 
 
 def on_meta(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor of a size and without values."""
+    """Return a tensor on the meta device, which has a shape and no values."""
     return torch.empty(tuple(shape), dtype=dtype, device="meta")

@@ -1,4 +1,7 @@
-"""Memory by component and phase under two contracts that are never mixed, and the longest video."""
+"""Predicts memory by component and phase, and the longest video that fits.
+
+There are two contracts, best practice and as published; their numbers are never mixed.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,18 @@ from harness.planning.storage import Storage
 from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 from harness.results.observation import PHASES
 
-Sizes = dict[str, int | None]  # None: unknown, with a reason beside it
+Sizes = dict[str, int | None]  # bytes by component; None: unknown
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What happens around generation, as opposed to what the method does.
+    """When memory is released around decoding, and how far attention reaches.
 
-    window: of the model, in frames; None keeps the whole video. best: free history and the
-    prompt's keys and values before decoding, decode frame by frame, move each frame off the
-    device. Else: as the published study ran, one decode of the whole video with everything
-    resident and the previous prompt's video and latents still referenced.
+    best: True frees the history and the prompt's keys and values before decoding, decodes frame by
+    frame, and moves each frame off the device. False does as the published study: it decodes the
+    whole video at once with everything resident, and the video and latents of the previous prompt
+    are still referenced.
+    window: the model's attention window in frames; None for the whole video.
     """
 
     best: bool
@@ -34,45 +38,46 @@ class Contract:
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """The name of the attention window in tables."""
         return f"window{self.window}" if self.window else "full"
 
 
 def total(sizes: Sizes) -> int | None:
-    """The sum; unknown if a part is."""
+    """Return the sum in bytes; None if a part is unknown."""
     known = [size for size in sizes.values() if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
 def peak(phases: Mapping[str, Sizes]) -> int | None:
-    """The largest of denoise, commit and decode; text is apart, as in measured rows."""
+    """Return the largest total of denoise, commit and decode, in bytes; None if unknown."""
+    # Without text, as in measured rows: its encoder is freed before.
     return largest(*(phases[name] for name in PHASES if name != "text"))
 
 
 def largest(*phases: Sizes) -> int | None:
-    """The sum of the largest phase; unknown if one is."""
+    """Return the total of the largest phase in bytes; None if one is unknown."""
     totals = [total(sizes) for sizes in phases]
     known = [size for size in totals if size is not None]
     return max(known) if len(known) == len(totals) else None
 
 
 class Budget:
-    """The memory of one method on one model, at any length of video."""
+    """Predicts the memory of one method on one model, for videos of any length."""
 
     def __init__(self, model: VideoModel, needs: Needs, method: Method, backend: Backend) -> None:
-        """No video is simulated yet."""
+        """Ask the quantizers for their sizes; videos are simulated on demand."""
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
-        self.branches = model.num_branches  # each has a history, a text and a scratch of its own
+        self.branches = model.num_branches  # each has its own history, text K/V and scratch
         self._histories: dict[tuple[CacheSpec, int], list[list[Moment]]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:
-        """The geometry under a contract's window."""
+        """Return the model's geometry with the contract's window."""
         return replace(self.model.spec, window=contract.window)
 
     def histories(self, contract: Contract, num_frames: int) -> list[list[Moment]]:
-        """The chunks of every history of a video; each has a cache made for the longest."""
+        """Return the chunks of each history of a video; all caches are sized for the longest."""
         asked = self.spec(contract), num_frames
         if asked not in self._histories:
             lengths = self.model.loop.histories(num_frames)
@@ -81,28 +86,28 @@ class Budget:
         return self._histories[asked]
 
     def moments(self, contract: Contract, num_frames: int) -> list[Moment]:
-        """All chunks of a video."""
+        """Return all chunks of a video."""
         return [moment for each in self.histories(contract, num_frames) for moment in each]
 
     def stored(self, moment: Moment) -> dict[str, int]:
-        """Bytes of the history that a chunk leaves, by what they are; all branches together."""
+        """Return the bytes of history after a chunk by component, summed over branches."""
         held = {name: count.held for name, count in moment.tiers.items()}
         return self._of_branches(self.storage.history(held, moment.parts, moment.frames.stop))
 
     def allocated(self, held: Moment, num_frames: int) -> dict[str, int]:
-        """Bytes of history with the room that is taken for it, by what they are; all branches."""
+        """Return the bytes allocated for history by component, summed over branches."""
         room = {name: count.room for name, count in held.tiers.items()}
         return self._of_branches(self.storage.history(room, held.parts, num_frames))
 
     def active(self, num_frames: int) -> Sizes:
-        """Bytes of exact keys and values of chunks that are still being denoised; all branches."""
+        """Return the bytes of exact K/V of chunks still being denoised, summed over branches."""
         model = self.model
         frames = model.loop.active_frames(model.schedule, num_frames, model.chunk_frames)
         exact = sum(tier_bytes(Tier(Exact(), Exact()), model.spec, self.dtype).values())
         return {"active": self.branches * frames * exact} if frames else {}
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
-        """Components of every phase at its largest moment, for what is held at most."""
+        """Return the components of each phase at its peak, for the largest history `held`."""
         network, lengths = self.needs.network, self.model.loop.histories(num_frames)
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
@@ -112,9 +117,9 @@ class Budget:
         running = {**base, **decoder, **resident, **self.active(num_frames), "latents": latents}
         running["scratch"] = self._scratch(contract, held)
         decode = {**base, **decoder, **({} if contract.best else resident)}
-        if len(lengths) > 1:  # the next history wants the prompt's, when the last is decoded
+        if len(lengths) > 1:  # after decoding, the next history still needs the prompt's K/V
             decode["text K/V"] = self.branches * network.text_kv_bytes
-        decode["latents"] = 2 * latents  # the chunks' and their concatenation
+        decode["latents"] = 2 * latents  # the chunks and their concatenation
         decode["activations"] = self._decode(contract, num_frames)
         if not contract.best:
             for phase in (running, decode):
@@ -128,10 +133,11 @@ class Budget:
         }
 
     def longest(self, contract: Contract, limit_bytes: int) -> int | None:
-        """Latent frames of the longest video that fits; 0 if none does, None if unknown.
+        """Return the latent frames of the longest video within `limit_bytes`, up to a day.
 
-        Found by halving, since memory never falls with length; the end is a day of video.
+        0 if no video fits; None if a size is unknown.
         """
+        # Bisection, which is valid since memory never falls with length.
         chunk = self.model.chunk_frames
         growth = Growth(self.spec(contract), self.method)
         low, high = 0, MAX_SECONDS * self.model.fps // TEMPORAL_STRIDE // chunk
@@ -147,9 +153,8 @@ class Budget:
         return low * chunk
 
     def _residual(self) -> Sizes:
-        """What a reuse policy keeps between denoising passes: tokens [T, dim] of the last pass, of
-        this one, and what the blocks added to them.
-        """
+        """Return the bytes that a reuse policy keeps between denoising passes."""
+        # Three tensors [T, dim]: tokens of the last pass, of this one, and the blocks' residual.
         if self.method.reuse is None:
             return {}
         num_tokens = self.model.chunk_frames * self.model.spec.tokens_per_frame
@@ -173,13 +178,13 @@ class Budget:
 
 
 def _latent_bytes(model: VideoModel) -> int:
-    """One latent frame on the device."""
+    """Return the bytes of one latent frame on the device."""
     _, channels, height, width = model.latent_shape(1)
     return channels * height * width * DTYPES[model.dtype].itemsize
 
 
 def _previous_bytes(model: VideoModel, num_frames: int) -> int:
-    """The previous prompt's video in fp32 and its latents, still referenced."""
+    """Return the bytes of the previous prompt's video in fp32 and of its latents."""
     _, width = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
     height, columns = (width * side for side in model.latent_size)
     video_bytes = pixel_frames(num_frames) * 3 * height * columns * 4

@@ -1,8 +1,8 @@
-"""Facts about every method, counted from its own objects: for `ls methods` and docs/methods.md.
+"""Counts what every method stores, from its own objects, for `ls methods` and docs/methods.md.
 
-What a method stores of a 10 s video of `self_forcing` with the full history: its policy is shown
-made-up keys and values, chunk by chunk and layer by layer, on frames of few tokens; its quantizers
-are asked what they take for a frame of the true size. Nothing is attended to.
+The numbers are for a 10 s video of `self_forcing` with the full history. The policy runs on
+synthetic keys and values, chunk by chunk and layer by layer, on frames of few tokens. The
+quantizers encode a frame of the true size. No attention is computed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
 NUM_FRAMES = 42  # 10 s
 TRUE = CacheSpec(num_layers=30, num_heads=12, head_dim=128, grid=(30, 52), chunk_frames=3)
-FEW = replace(TRUE, num_heads=1, head_dim=32, grid=(6, 10))  # where policies are watched
-LIKE = 0.9  # likeness of a made-up frame to the one before it
+FEW = replace(TRUE, num_heads=1, head_dim=32, grid=(6, 10))  # small geometry to run policies on
+LIKE = 0.9  # correlation of a synthetic frame with the one before it
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a table says of a method.
+    """The facts about one method in a table.
 
-    bits: stored bits per value that is stored, metadata included, keys and values together. ratio:
-    BF16 bytes of the whole video over stored bytes. varies: frames of another kind would leave
-    other bytes, so both numbers are examples. integration: empty for the packed one.
+    bits: stored bits per held value, with metadata, keys and values together.
+    ratio: BF16 bytes of the whole video over stored bytes.
+    varies: the stored bytes depend on the video, so `bits` and `ratio` are examples.
+    integration: name of the integration; empty for the packed one.
     """
 
     name: str
@@ -61,20 +62,21 @@ class Facts:
 
 @dataclass(frozen=True)
 class Stored:
-    """Bytes of a layer, or of several, and how many values they stand for."""
+    """Stored bytes of one or more layers, and the number of values that they represent."""
 
     nbytes: float
     values: float
 
     def __add__(self, other: Stored) -> Stored:
-        """Together."""
+        """Add bytes and values."""
         return Stored(self.nbytes + other.nbytes, self.values + other.values)
 
 
 def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Iterator[Facts]:
-    """Of the methods named, or all, one after the other.
+    """Yield the facts of the named methods, or of all, one after the other.
 
-    Raises  UserError, HydraException, ...: a file that cannot be read or built.
+    folder: the folder given with `--config-dir`.
+    Raises  UserError, HydraException, ...: a file cannot be read or built.
     """
     files = method_files(folder)
     with composing(folder) as composer:
@@ -96,6 +98,7 @@ def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
     method.check(TRUE)
     if isinstance(integration, Packed):
         stored = of_layers(method)
+        # The policy's choice depends on the video if unrelated frames leave other sizes.
         like, unlike = (of_layer(method, 0, likeness).nbytes for likeness in (LIKE, 0.0))
         varies = abs(unlike - like) > 0.01 * like
     else:
@@ -113,7 +116,8 @@ def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
 
 
 def of_layers(method: Method) -> Stored:
-    """What all layers hold of the video at its end; of three that agree, all do."""
+    """Return what all layers hold at the end of the video."""
+    # If the first, middle and last layer agree, all are taken to agree.
     last = TRUE.num_layers - 1
     some = [of_layer(method, layer) for layer in (0, last // 2, last)]
     alike = all(layer == some[0] for layer in some)
@@ -126,7 +130,11 @@ def of_layers(method: Method) -> Stored:
 
 
 def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
-    """What a layer holds of the video at its end."""
+    """Return what one layer holds at the end of the video, at true size.
+
+    likeness: correlation of a frame with the one before it.
+    """
+    # Exact quantizers: only the policy's choice of frames is needed here.
     exact = Exact()
     plain = replace(
         method,
@@ -155,10 +163,10 @@ def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
 
 
 def of_session(method: Method, integration: Integration) -> Stored:
-    """What another integration holds at the end, at true size.
+    """Return what another integration than `Packed` holds at the end of the video, at true size.
 
-    Weighed on sizes that it can run, and carried on: what it holds is so much for each value, for
-    each token (places), and for each head (means of pooled frames).
+    It runs on small sizes, and the bytes are extrapolated. They are a sum of three parts: per
+    value, per token (places), and per head (means of pooled frames).
     """
     integration.check(TRUE, method)
     frame, double = 24, 48  # tokens; groups of 16 fill the video's
@@ -182,7 +190,8 @@ def of_session(method: Method, integration: Integration) -> Stored:
 
 
 def _filled(method: Method, integration: Integration, spec: CacheSpec) -> CacheSession:
-    """A session that has seen the commit passes of a whole video: others leave no other sizes."""
+    """Return a session after the commit passes of a whole video."""
+    # Denoising passes are left out, since they do not change the sizes.
     backend = integration.resolve(Auto(), spec, method, CPU)
     session = integration.session(spec, method, backend, NUM_FRAMES, CPU)
     generator = torch.Generator().manual_seed(0)
@@ -199,11 +208,15 @@ def _filled(method: Method, integration: Integration, spec: CacheSpec) -> CacheS
 
 @cache
 def video(likeness: float) -> list[tuple[Plan, Chunk]]:
-    """The commit passes of a video whose frames resemble the ones before them."""
+    """Return the commit passes of a synthetic video.
+
+    likeness: correlation of a frame with the one before it.
+    """
     generator = torch.Generator().manual_seed(0)
     size = (3, 1, 1, NUM_FRAMES, FEW.tokens_per_frame, FEW.head_dim)
     x = torch.randn(size, generator=generator)
     for frame in range(1, NUM_FRAMES):
+        # An autoregressive process with constant variance.
         x[:, :, :, frame] *= (1 - likeness**2) ** 0.5
         x[:, :, :, frame] += likeness * x[:, :, :, frame - 1]
     passes = []
@@ -222,9 +235,9 @@ def _rope() -> Rope:
 
 
 def _at_true_size(layer: Layer, method: Method) -> Stored:
-    """What a watched layer would hold on frames of the true size."""
+    """Convert the content of a layer from the small geometry to frames of the true size."""
     one = replace(TRUE, num_layers=1)
-    values = one.bf16_frame_bytes / 2  # of a frame
+    values = one.bf16_frame_bytes / 2  # values of one frame
     if isinstance(layer, TokenLayer):
         assert layer.held is not None
         beside = (layer.held.count is not None) + (layer.held.note is not None)
@@ -246,7 +259,7 @@ def _at_true_size(layer: Layer, method: Method) -> Stored:
 
 
 def _note_bytes(layer: FrameLayer) -> int:
-    """What the policy writes down of a frame of the true size, for each frame it noted."""
+    """Return the bytes of the policy's notes, for frames of the true size."""
     num_notes = len(layer.notes) + len(layer.noisy_notes)
     if not num_notes:
         return 0
@@ -255,7 +268,7 @@ def _note_bytes(layer: FrameLayer) -> int:
     return 0 if note is None else num_notes * note.nbytes
 
 
-_KNOWN: dict[str, int] = {}  # a tier's bytes a frame and layer, by what it is made of
+_KNOWN: dict[str, int] = {}  # bytes per frame and layer of a tier, by its repr
 
 
 def _tier_bytes(method: Method, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Facts about every model, from its own preset: for `ls models`."""
+"""Collects facts about every model from its preset, for `ls models`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Lacks(Protocol):
     """A part of a model that reads files."""
 
     def missing(self) -> list[Path]:
-        """Files and folders that it will need and that are not there."""
+        """Return the files and folders that it needs and that do not exist."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model and what is known of its files. missing: what the loaders will not find."""
+    """A model and the state of its files. missing: paths that the loaders will not find."""
 
     name: str
     model: VideoModel
@@ -46,16 +46,17 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """Whether its weights are there."""
+        """The state of its weights, as text."""
         if self.model.weights != "checkpoint":
             return {"bundled": "ship with it"}.get(self.model.weights, self.model.weights)
         return f"{len(self.missing)} missing" if self.missing else "there"
 
 
 def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
-    """Every model, a user's own included.
+    """Yield all models, a user's own included.
 
-    Raises  UserError, HydraException, ...: a file that cannot be read or built.
+    folder: the folder given with `--config-dir`.
+    Raises  UserError, HydraException, ...: a file cannot be read or built.
     """
     root = data_folder(data_dir)[0]
     files = choices("model", folder)
@@ -77,7 +78,10 @@ def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
 
 
 def cells(entry: Entry) -> tuple[str, ...]:
-    """A line of the table; GiB are keys and values in BF16, of a whole video and of the window."""
+    """Return a row of the table, in the order of HEAD.
+
+    The two columns in GiB are keys and values in BF16, of a whole video and of the window.
+    """
     model = entry.model
     length = SuiteConfig(file="prompts.txt", seconds=SECONDS)  # only its length is used
     num_frames = latent_frames(length, model.chunk_frames, model.fps)
@@ -100,7 +104,7 @@ def _steps(steps: tuple[float, ...]) -> str:
 
 
 def _missing(model: VideoModel, root: Path) -> Iterator[Path]:
-    """What is not there of weights, adapter, text encoder and decoder."""
+    """Yield the missing files of weights, adapter, text encoder and decoder."""
     if model.weights == "checkpoint":
         adapter = model.adapter(root)
         for path in (model.path(root), *([adapter.path] if adapter else [])):
@@ -113,7 +117,7 @@ def _missing(model: VideoModel, root: Path) -> Iterator[Path]:
 
 
 def _origin(model: VideoModel, folder: Path | None) -> Iterator[str]:
-    """Where the weights are from and under which licence, as `conf/weights` notes it."""
+    """Yield the source and licence of weights and adapter, as given in `conf/weights`."""
     if model.weights != "checkpoint":
         return
     known = weights.entries(folder).values()

@@ -1,8 +1,9 @@
-"""What a model needs beside history: weights, activations and arithmetic, run on the meta device.
+"""Counts what a model needs in addition to the history: weights, activations and arithmetic.
 
-Nothing is estimated by a formula: the network's own code (one layer deep, since activations do not
-depend on depth) and the decoder's own code run without values, and what lives is counted. Kernels'
-own workspaces are not seen. Attention is taken as a flash kernel: no matrix of logits.
+No formulas: the code of network and decoder runs on the meta device, without values, and live
+tensors are counted. The network is one layer deep, since activations do not depend on depth.
+Workspaces inside kernels are not counted. Attention counts as a flash kernel, without a matrix of
+logits.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from harness.prompts.suite import pixel_frames
 from harness.sampling.network import TextKV
 from harness.system.errors import UserError
 
-SETTLED = 4  # latent frames after which every further one decodes alike
+SETTLED = 4  # latent frames, after which all further ones need the same memory to decode
 
 
 @dataclass(frozen=True)
 class Network:
-    """The transformer: bytes of its weights and of a prompt's keys and values, FLOPs of a pass.
+    """Sizes of the transformer, in bytes, and its arithmetic.
 
-    flops: linears, convolutions and cross-attention of one pass; self-attention is apart.
-    pass_bytes: peak of one pass above weights, inputs, history and scratch. storing_from: what of
-    it lives while a layer stores the chunk.
+    text_kv_bytes: cross-attention keys and values of one prompt, all layers.
+    flops: linears, convolutions and cross-attention of one pass, without self-attention.
+    pass_bytes: peak of one pass above weights, inputs, history and scratch.
+    storing_from: the part of pass_bytes that is live while a layer stores the chunk.
     """
 
     weight_bytes: int
@@ -42,16 +44,17 @@ class Network:
     storing_from: int
 
     def commit_bytes(self, storing_bytes: int) -> int:
-        """Peak of the pass that stores the chunk, which takes so many bytes in each layer."""
+        """Return the peak of the commit pass, in which a layer takes `storing_bytes` to store."""
         return max(self.pass_bytes, self.storing_from + storing_bytes)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """A decoder at work: bytes above weights and latents.
+    """Memory of a decoder in bytes, above weights and latents.
 
-    streamed_bytes: peak where each frame leaves the device as it comes. at_once_bytes: peak of a
-    latent frame where the whole video is decoded by one call. kept: what lives between frames.
+    streamed_bytes: peak if each frame is moved off the device once decoded.
+    at_once_bytes: peak of one latent frame, if a single call decodes the whole video.
+    kept: live between frames.
     pixel_bytes: one pixel frame in the decoder's dtype, and in fp32.
     """
 
@@ -62,11 +65,9 @@ class Decoding:
     pixel_bytes: tuple[int, int]
 
     def whole_bytes(self, num_frames: int) -> int:
-        """Peak of one call for the whole video, in three moments.
-
-        The last frame is decoded beside the video so far; it is appended by a copy; the video in
-        fp32 goes through (x / 2 + 1 / 2).clamp(0, 1), which holds it three times.
-        """
+        """Return the peak in bytes of decoding `num_frames` latent frames by one call."""
+        # The largest of three moments: the last frame is decoded while the video so far is held;
+        # it is appended by a copy; (x / 2 + 1 / 2).clamp(0, 1) holds the fp32 video three times.
         own, wide = self.pixel_bytes
         num_pixels, before = pixel_frames(num_frames), pixel_frames(max(1, num_frames - 1))
         copied = self.kept + own * (num_pixels - before) + own * (before + num_pixels)
@@ -75,7 +76,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Needs:
-    """What every method on a model needs beside history; None where it is unknown, and why."""
+    """Memory that does not depend on the method. Unknown sizes are None; `reasons` says why."""
 
     network: Network
     text_bytes: int | None
@@ -84,14 +85,14 @@ class Needs:
 
     @property
     def decoder_bytes(self) -> int | None:
-        """The decoder's weights."""
+        """Bytes of the decoder's weights; None if unknown."""
         return self.decoding.weight_bytes if self.decoding else None
 
 
 class _Stand:
-    """A session without history: rotates and returns a tensor of the right size.
+    """Stands in for a session without history: rotates, and returns a tensor of the right shape.
 
-    live: where what lives at the end of a layer's attention is noted.
+    live: if given, `stored_at` is the largest live size at the end of a layer's attention.
     """
 
     def __init__(self, live: LiveBytes | None = None) -> None:
@@ -108,7 +109,7 @@ class _Stand:
 
 
 def needs(model: VideoModel) -> Needs:
-    """Count all of a model."""
+    """Count network, text encoder and decoder of a model."""
     reasons = []
     try:
         decoder: Decoding | None = decoding(model)
@@ -163,24 +164,25 @@ def decoding(model: VideoModel) -> Decoding:
     own = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize * values
     with torch.inference_mode(), LiveBytes() as live:
         decoder.decode_whole(latents)
-    at_once = live.peak - own * pixel_frames(SETTLED - 1)  # the last frame, beside those before it
+    # The peak is in the last frame; the frames before it, still held, are subtracted.
+    at_once = live.peak - own * pixel_frames(SETTLED - 1)
     return Decoding(decoder.nbytes, max(steps), at_once, kept, (own, 4 * values))
 
 
 def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
-    """Peak of each frame, what lives after the last, values of a pixel frame."""
+    """Return the peak of each frame, the bytes live after the last, and values per pixel frame."""
     steps, values = [], 0
     for frames_T3HW in frames:
         steps.append(live.peak)
         values = frames_T3HW[0].numel()
         del frames_T3HW
         live.restart()
-    # The generator ends with its cache; the last restart saw it alive still.
+    # When the generator ends, its cache is freed. The last restart was before, so the peak has it.
     return steps, live.peak, values
 
 
 def _hollow(model: VideoModel) -> Wan:
-    """The network, one layer deep, without values."""
+    """Return the network with one layer, on the meta device."""
     with torch.device("meta"):
         net = Wan(replace(model.dims, num_layers=1))
     return net.to(DTYPES[model.dtype]).eval().requires_grad_(False)

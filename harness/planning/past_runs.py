@@ -1,8 +1,10 @@
-"""What earlier videos of the same shape took: seconds, and bytes on disk.
+"""Estimates seconds and disk space from earlier videos of the same model settings and length.
 
-Of the same shape are videos of one model with all its settings and one length. Whose videos they
-are is tried in this order, and the first that has any counts alone: the run's own, those of its
-method under other settings or suites (built in and attended alike), those of the BF16 reference.
+These sources are tried in order; only the first one with any videos is used:
+own     videos of this run
+method  videos of the same method with other settings or suites, under the same integration and
+        attention
+bf16    videos of the BF16 reference
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ ALIKE = ("model_name", "model", "method_name", "attention", "integration")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number for one video; None where nothing tells it, with the reasons.
+    """An estimate for one video; None if there is no source, with the reasons.
 
-    source: `own`, `method` or `bf16`, whose videos told it; empty where none did.
+    source: `own`, `method` or `bf16`; empty if there is none.
     """
 
     value: float | None
@@ -38,7 +40,7 @@ class Estimate:
 
 
 def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
-    """The median `generate_s` of a video on a device; on any where that is None.
+    """Return the median `generate_s` of videos on a device, or on any if `device` is None.
 
     Rows that cannot be read are left out, with a reason.
     """
@@ -62,7 +64,7 @@ def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
 
 
 def disk_bytes(run: Run, reference: Run) -> Estimate:
-    """The mean bytes of a scored video's files: frames, pictures, trace."""
+    """Return the mean bytes of a scored video's files: frames, pictures, trace."""
     for source, folders in _sources(run, reference):
         found = [size for folder in folders for size in _sizes(folder)]
         if found:
@@ -73,7 +75,7 @@ def disk_bytes(run: Run, reference: Run) -> Estimate:
 
 
 def machine(device_name: str) -> str:
-    """The card or processor of a row, without the number of threads."""
+    """Return the card or processor of a device name, without the number of threads."""
     return re.sub(r", \d+ threads$", "", device_name)
 
 
@@ -84,7 +86,7 @@ def _sources(run: Run, reference: Run) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _others(run: Run) -> list[Path]:
-    """Folders of other runs that are alike, whatever their settings, suite and seeds."""
+    """Return the folders of other comparable runs, with any overrides, suite and seed."""
     pattern = f"*/{escape(run.model_name)}/*/request.json"
     return [
         path.parent
@@ -94,7 +96,7 @@ def _others(run: Run) -> list[Path]:
 
 
 def _is_alike(run: Run, request: Path) -> bool:
-    """Whether a run left this request; one that cannot be read is of no known shape."""
+    """Whether a request has the same model, method, attention and length; False if unreadable."""
     try:
         asked: dict[str, Any] = json.loads(request.read_text())
         num_frames = asked["suite"]["num_frames"]
@@ -106,7 +108,7 @@ def _is_alike(run: Run, request: Path) -> bool:
 
 
 def _timed(folder: Path) -> list[tuple[str, float]]:
-    """Where each video of a run was made, and its seconds."""
+    """Return machine and seconds of each video of a run."""
     path = folder / observations.OBSERVATIONS
     if not path.exists() or schema_of(folder) is not None:
         return []
@@ -115,7 +117,8 @@ def _timed(folder: Path) -> list[tuple[str, float]]:
 
 @cache
 def _read(path: Path, modified: int) -> list[tuple[str, float]]:
-    """The jobs of a sweep ask for the same files again and again."""
+    """Read machine and seconds of each video; `modified` renews the cache when a file changes."""
+    # Cached, because the jobs of a sweep read the same files again and again.
     rows = observations.observations(path.parent, "failure", "generate_s", "device")
     return [
         (machine(row["device"]), row["generate_s"])
@@ -125,7 +128,8 @@ def _read(path: Path, modified: int) -> list[tuple[str, float]]:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    """Bytes of each video that has been packed; raw frames would count several times that."""
+    """Yield the bytes on disk of each scored video."""
+    # Videos with raw frames are left out: these are several times larger, and do not stay.
     for packed in (folder / "videos").glob("*.mkv"):
         trace = folder / "trace" / f"{packed.stem}.parquet"
         files = [*packed.parent.glob(f"{escape(packed.stem)}.*"), trace]

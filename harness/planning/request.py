@@ -1,4 +1,4 @@
-"""Words of the command line to what is to be planned: composed as the main entry does."""
+"""Turns the command line of `plan` into a model, a suite and methods, composed as for a run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from harness.system.user_folder import searchpath
 
 @dataclass(frozen=True)
 class Options:
-    """Words that are the planner's own."""
+    """The settings that only the planner has."""
 
     card: str | None = None
     calibration: str | None = None
@@ -48,14 +48,14 @@ class Options:
 
     @property
     def published(self) -> bool:
-        """Whether the study's own rows are asked for."""
+        """Whether the published study's rows are requested."""
         return self.integration == "published"
 
 
 def split(words: Sequence[str]) -> tuple[Options, list[str]]:
-    """The planner's own words and those of the configuration.
+    """Split a command line into the planner's own settings and those of the configuration.
 
-    Raises  UserError: no key=value.
+    Raises  UserError: a word that is not key=value.
     """
     names = {field.name for field in fields(Options)}
     own, others = Options(), []
@@ -71,7 +71,7 @@ def split(words: Sequence[str]) -> tuple[Options, list[str]]:
 
 
 def ceilings(options: Options) -> roofline.Ceilings | None:
-    """What was measured, else the card's, else nothing."""
+    """Return the rates of a calibration file, else of the card, else None."""
     known = roofline.card(options.card) if options.card is not None else None
     if options.calibration is None:
         return known
@@ -80,7 +80,10 @@ def ceilings(options: Options) -> roofline.Ceilings | None:
 
 
 def memory_gib(options: Options, limits: roofline.Ceilings | None) -> float | None:
-    """Memory that the longest video must fit: as said, else the card's."""
+    """Return the GiB that the longest video must fit: as given, else the card's, else None.
+
+    Raises  UserError: not a positive number.
+    """
     if options.memory_gib is None:
         return limits.memory_gib if limits else None
     try:
@@ -95,9 +98,9 @@ def memory_gib(options: Options, limits: roofline.Ceilings | None) -> float | No
 def resolve(
     options: Options, words: list[str], config_dir: str | None
 ) -> tuple[Setting, dict[str, Method]]:
-    """What is asked for: one model and suite, and methods by name.
+    """Return the shared setting (one model and suite), and the requested methods by name.
 
-    Raises  UserError, HydraException, OmegaConfBaseException, ValueError: what the user can mend.
+    Raises  UserError, HydraException, OmegaConfBaseException, ValueError: wrong settings.
     """
     limits = ceilings(options)
     limit_gib = memory_gib(options, limits)
@@ -138,7 +141,7 @@ def resolve(
 
 
 def _methods(words: list[str]) -> tuple[list[str], list[str]]:
-    """The methods asked for, and the other words; the last word counts."""
+    """Return the requested methods and the other words; the last `method=` counts."""
     asked = [word.removeprefix("method=") for word in words if word.startswith("method=")]
     names = [name.strip() for name in asked[-1].split(",")] if asked else []
     if asked and not all(names):
@@ -162,9 +165,9 @@ def _choice(config: DictConfig, group: str) -> str:
 
 
 def model_of(name: str, config: dict[str, Any]) -> VideoModel:
-    """Build a model, without weights.
+    """Build a model without weights.
 
-    Raises  UserError: it has no dims to count. InstantiationException: it cannot be built.
+    Raises  UserError: it has no `dims`. InstantiationException: it cannot be built.
     """
     if not isinstance(config.get("dims"), dict):
         wanted = ", ".join(field.name for field in fields(WanDims))
@@ -174,7 +177,7 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
 
 
 def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
-    """Latent frames of a suite's videos."""
+    """Return the latent frames of a suite's videos."""
     return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps)
 
 
@@ -184,7 +187,7 @@ def _method(config: DictConfig) -> Method:
 
 
 def _packed(name: str, config: DictConfig) -> Packed:
-    """Build the integration; others than Packed are planned elsewhere."""
+    """Build the integration; raise UserError if it is not Packed, the only one planned here."""
     integration = build("integration", _resolved(config)["integration"])
     if not isinstance(integration, Packed):
         raise UserError(
@@ -195,19 +198,19 @@ def _packed(name: str, config: DictConfig) -> Packed:
 
 
 def backend_of(attention: dict[str, Any]) -> Backend:
-    """How attention reads history; plans are for a GPU, where `auto` is staged for whole chunks.
+    """Return the attention backend to plan for.
 
-    Raises  UserError: nothing is known of its memory.
+    Raises  UserError: the memory of this backend is not known.
     """
     built = build("attention", attention)
     if isinstance(built, Auto):
-        return Staged()
+        return Staged()  # plans are for a GPU, where `auto` takes `staged` for whole chunks
     if not isinstance(built, (Portable, Staged, Fused)):
         raise UserError("attention=reference is not planned: choose auto, staged, portable, fused")
     return built
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration without Hydra's own part, checked as a run checks it."""
+    """Return the configuration without Hydra's own part, checked as for a run."""
     own = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     return settings.resolve(OmegaConf.create(own))

@@ -1,4 +1,4 @@
-"""Seconds of a video's passes from arithmetic and traffic over the ceilings of a card."""
+"""Roofline model: seconds of a video's passes, from FLOPs and bytes over the rates of a device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEYS = (*RATES, "device", "date")
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a device reaches; memory_gib is None where it is not known."""
+    """The rates that a device reaches. memory_gib: None if unknown."""
 
     name: str
     source: str
@@ -42,11 +42,11 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Work:
-    """What all passes of a video do: arithmetic in FLOPs, traffic in bytes.
+    """The work of all passes of a video: arithmetic in FLOPs, memory traffic in bytes.
 
-    staging_bytes: history read packed and written decoded by every pass (a fused kernel writes
-    nothing). encoding_bytes: new keys and values, and those that move between tiers, read
-    and written packed, once a chunk.
+    staging_bytes: every pass reads packed history and writes it decoded; a fused kernel only reads.
+    encoding_bytes: once per chunk, new keys and values, and those that move between tiers, are read
+    and written packed.
     """
 
     gemm_flops: float
@@ -55,7 +55,7 @@ class Work:
     encoding_bytes: float
 
     def seconds(self, ceilings: Ceilings) -> float:
-        """Lower bound of the passes together; norms, rotations and launches are not in it."""
+        """Return a lower bound in seconds, without norms, rotations and kernel launches."""
         traffic = self.staging_bytes + self.encoding_bytes
         return (
             self.gemm_flops / ceilings.gemm_flops_per_s
@@ -72,10 +72,11 @@ def work(
     num_frames: int,
     backend: Backend,
 ) -> Work:
-    """Add up the passes of a video in all branches; histories: the moments of each that it begins.
+    """Add up the work of all passes of a video, over all guidance branches.
 
-    Source  4 q N C FLOPs of attention a layer and pass: two products of 2 q N C each, for q queries
-            over N tokens of width C, all query heads together.
+    histories: the moments of each history of the video.
+    Source  attention takes 4 q N C FLOPs per layer and pass: two products of 2 q N C each, for q
+            queries over N tokens of width C, all query heads together.
     """
     spec, itemsize = model.spec, DTYPES[model.dtype].itemsize
     width, stored_width = (n * spec.head_dim for n in (spec.num_heads, spec.kv_heads))
@@ -102,7 +103,7 @@ def work(
 
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
-    """The passes of a video that no reuse stands in for."""
+    """Yield the passes of a video that a reuse policy does not skip."""
     skipped = {first: _skipped(reuse, len(model.schedule.times(first))) for first in (True, False)}
     for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
         first = each.history == 0 and each.frames.start == 0
@@ -111,10 +112,8 @@ def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pa
 
 
 def _skipped(reuse: Reuse | None, num_steps: int) -> set[int]:
-    """Denoising passes of a chunk that are left out.
-
-    Nothing is known of drifts before a run: a policy that goes by them is taken to skip nothing.
-    """
+    """Return the denoising steps of a chunk that a reuse policy skips."""
+    # Drifts are unknown before a run. Infinite ones make a drift-based policy skip nothing.
     found: set[int] = set()
     if reuse is None:
         return found
@@ -129,9 +128,10 @@ def _skipped(reuse: Reuse | None, num_steps: int) -> set[int]:
 
 
 def _visible(spec: CacheSpec, each: Pass) -> float:
-    """Share of the frames held that a pass sees: all, but where a sink is moved beside the newest.
+    """Return the share of the held frames that a pass attends to.
 
-    A policy that let some of them go is taken to have let go of hidden and seen ones alike.
+    It is below 1 only for anchored positions, where the sink is moved next to the newest frames and
+    hides some. Evicted frames are assumed to be spread evenly over hidden and visible ones.
     """
     if spec.positions != "anchored" or spec.window is None:
         return 1.0
@@ -143,12 +143,12 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
 
 
 def _frame_values(spec: CacheSpec) -> int:
-    """Values of one frame's keys and values in one layer."""
+    """Return the number of values in one frame's keys and values of one layer."""
     return 2 * spec.tokens_per_frame * spec.kv_heads * spec.head_dim
 
 
 def cards() -> dict[str, Ceilings]:
-    """The table that comes with the program, by short name."""
+    """Return the bundled table of cards by short name."""
     return {
         name: Ceilings(**{key: _number(value) for key, value in entry.items()})
         for name, entry in yaml.safe_load(CARDS.read_text()).items()
@@ -156,9 +156,9 @@ def cards() -> dict[str, Ceilings]:
 
 
 def card(name: str) -> Ceilings:
-    """One of them.
+    """Return the rates of a card.
 
-    Raises  UserError: it is not in the table.
+    Raises  UserError: an unknown card.
     """
     known = cards()
     if name not in known:
@@ -169,9 +169,9 @@ def card(name: str) -> Ceilings:
 
 
 def calibration(path: Path) -> Ceilings:
-    """What was measured on a device: JSON with KEYS.
+    """Read rates measured on a device, from a JSON file with KEYS.
 
-    Raises  UserError: no such file, no JSON, a key missing or no positive number.
+    Raises  UserError: the file is missing, not JSON, or lacks a key; or a rate is not positive.
     """
     try:
         found = json.loads(path.read_text())
@@ -192,7 +192,8 @@ def calibration(path: Path) -> Ceilings:
 
 
 def _number(value: Any) -> Any:
-    """YAML reads 85e12 as a word."""
+    """Return a number if the value is one."""
+    # YAML reads 85e12 as a string.
     try:
         return float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The memory of a run that is already resolved, in the few numbers that a dry run shows."""
+"""Predicts the memory of a resolved run, for dry runs."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from harness.results.run import Run
 from harness.system.errors import UserError, first_line
 from harness.system.typed import build
 
-STUDY = "published/"  # where the methods of the published study lie
+STUDY = "published/"  # prefix of the names of the published study's methods
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one video; None where they cannot be counted, see `reasons`.
+    """Bytes of one video. Unknown sizes are None; `reasons` says why.
 
-    kv_bytes: history at the end. peak_bytes: the largest of denoise, commit and decode, as the
-    run's integration arranges them. raw_bytes: its pixels before they are packed.
+    kv_bytes: history at the end.
+    peak_bytes: largest of denoise, commit and decode, under the run's integration.
+    raw_bytes: pixels before they are packed.
     """
 
     kv_bytes: int | None
@@ -42,7 +43,7 @@ class Memory:
 
 
 def memory(run: Run) -> Memory:
-    """What a video of a run will take; whatever goes wrong is a reason, not an error."""
+    """Predict the memory of a run's videos; errors become reasons."""
     raw_bytes: int | None = None
     try:
         model, need = _model(run.model_name, json.dumps(run.model, sort_keys=True))
@@ -52,7 +53,7 @@ def memory(run: Run) -> Memory:
         return _unknown(raw_bytes, str(error))
     except InstantiationException as error:
         return _unknown(raw_bytes, of_construction(error))
-    except Exception as error:  # noqa: BLE001  of somebody's method; the other jobs are planned
+    except Exception as error:  # noqa: BLE001  a user's method may raise anything; others go on
         return _unknown(raw_bytes, first_line(error))
     return Memory(kv_bytes, peak_bytes, raw_bytes, reasons)
 
@@ -63,7 +64,8 @@ def _unknown(raw_bytes: int | None, reason: str) -> Memory:
 
 @cache
 def _model(name: str, config: str) -> tuple[VideoModel, Needs]:
-    """The jobs of a sweep share their model, and some models take seconds to count."""
+    """Build a model and count its needs."""
+    # Cached: the jobs of a sweep share their model, and some models take seconds to count.
     model = model_of(name, json.loads(config))
     return model, needs(model)
 
@@ -77,7 +79,7 @@ def _raw_bytes(model: VideoModel, num_frames: int) -> int:
 def _counted(
     run: Run, model: VideoModel, need: Needs
 ) -> tuple[int | None, int | None, tuple[str, ...]]:
-    """History and peak, and what the reader must know of them."""
+    """Return bytes of history and peak, with notes on them."""
     method: Method = build("method", run.method)
     integration: Integration = build("integration", run.integration)
     method.check(model.spec)
@@ -105,7 +107,7 @@ def _counted(
 
 
 def _contract(integration: Packed, model: VideoModel) -> tuple[bool, str | None]:
-    """Whether best practice, else as published; why neither is what will run."""
+    """Return whether the best-practice contract applies, and why if neither contract does."""
     saving = (integration.free_before_decode, integration.stream_decode)
     if all(saving) and not integration.keep_previous:
         return True, None
@@ -117,9 +119,9 @@ def _contract(integration: Packed, model: VideoModel) -> tuple[bool, str | None]
 
 
 def _of_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
-    """A row of the published study, as its program held it on the study's model.
+    """Return history and peak of a method of the published study, as its program held them.
 
-    Raises  UserError: another method, model or length, or one of them changed.
+    Raises  UserError: another method, model or length, or changed settings.
     """
     book = catalogue()
     name, suite = run.method_name.removeprefix(STUDY).upper(), run.suite.name

@@ -1,4 +1,4 @@
-"""Bytes of stored history, asked of the quantizers themselves: no formula a method."""
+"""Counts the bytes of stored history by running the quantizers, without a formula per method."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from harness.cache.stored_bytes import ORIGIN_BYTES, SINK, frame_bytes, tier_byt
 from harness.planning.history import Moment
 from harness.planning.live_bytes import LiveBytes, on_meta
 
-Parts = dict[str, float]  # bytes by what they are
-COUNT_BYTES = NOTE_BYTES = 4  # fp32, a token
-INDEX_BYTES = 24  # frame, place and the policy's choice of a token, int64
-LENGTH = 420  # latent frames of a video for which a policy is asked what it notes
-SMALL = (4, 8)  # grid of the made-up tokens that a token policy is shown once
-MANY = 2**14  # the most of them
+Parts = dict[str, float]  # bytes by component
+COUNT_BYTES = NOTE_BYTES = 4  # fp32, per token
+INDEX_BYTES = 24  # frame, place and the policy's choice, int64 each, per token
+LENGTH = 420  # latent frames of the video for which a policy's notes are counted
+SMALL = (4, 8)  # grid of the synthetic tokens on which a token policy is tried
+MANY = 2**14  # maximum number of synthetic tokens
 
 
 class Storage:
-    """What one method stores of a video on a model, batch 1."""
+    """The bytes that one method stores on one model, at batch 1."""
 
     def __init__(self, spec: CacheSpec, method: Method, dtype: torch.dtype) -> None:
-        """Ask quantizers and policy; dtype is the model's."""
+        """Count the policy's notes; tiers are counted on demand. dtype: the model's."""
         self.spec, self.method, self.dtype = spec, method, dtype
         self._policy = sized(method, spec, LENGTH)
         self._tiers = {**tiers_of(method), SINK: Tier(Exact(), Exact())}
@@ -49,9 +49,10 @@ class Storage:
         self.note = self._note()
 
     def frame(self, tier: str, tokens: int | None = None) -> Parts:
-        """Bytes of a frame over all layers, keys and values, as it is stored in a tier.
+        """Return the bytes of a frame in a tier by component, keys and values of all layers.
 
-        tokens: of a frame that lie there; the bytes are those of as many parts as make a frame.
+        tokens: tokens of a frame stored in this tier, if frames are split. The bytes are still
+        those of a whole frame's number of tokens.
         """
         per_frame = self.spec.tokens_per_frame
         tokens = tokens or per_frame
@@ -62,9 +63,10 @@ class Storage:
     def history(
         self, frames: Mapping[str, float], parts: Mapping[str, int], num_frames: int
     ) -> dict[str, int]:
-        """Bytes of history by what they are.
+        """Return the bytes of history by component.
 
-        frames: by tier. parts: tokens of a frame that lie there. num_frames: of the video so far.
+        frames: number of frames by tier. parts: tokens of a frame stored in each tier.
+        num_frames: length of the video so far.
         """
         held: defaultdict[str, float] = defaultdict(float)
         for tier, number in frames.items():
@@ -75,22 +77,22 @@ class Storage:
         return {name: round(size) for name, size in held.items() if round(size)}
 
     def total(self, tier: str, tokens: int | None = None) -> float:
-        """Bytes of a frame in a tier together."""
+        """Return the bytes of a frame in a tier, summed over components."""
         return sum(self.frame(tier, tokens).values())
 
     def storing_bytes(self, held: Moment) -> int:
-        """The most that lives for a moment while a layer stores a chunk, above what it stores.
+        """Return the peak of temporary bytes while a layer stores a chunk.
 
-        Counted: frames that move, decoded; those of one tier, brought together; the encoding of
-        keys or values. For single tokens: all of them, decoded, turned and joined with the new
-        ones, and their indices. Not seen: what the policy's own arithmetic takes.
+        Counted are moved frames after decoding, the concatenation of one tier's frames, and the
+        encoding of keys or values. For token policies: all tokens decoded, rotated and joined with
+        the new ones, and their indices. The policy's own arithmetic is not counted.
         """
         if isinstance(self._policy, TokenPolicy):
             return self._picking_bytes(held)
         spec, size = self.spec, self.dtype.itemsize
         values = 2 * spec.kv_heads * spec.tokens_per_frame * spec.head_dim
         moved = math.ceil(held.moved) * values
-        most = moved * (4 + size)  # decoded in fp32, then as the model computes
+        most = moved * (4 + size)  # decoded in fp32, then converted to the model's dtype
         for name, count in held.tiers.items():
             if name == POOL:
                 pooling = math.ceil(count.stored) * values * (size + 4)
@@ -105,7 +107,8 @@ class Storage:
         return most
 
     def _of_tier(self, tier: str, tokens: int) -> Parts:
-        """A page is weighed as large as it is, since metadata need not grow with it."""
+        """Return the bytes of a frame's number of tokens in a tier, by component."""
+        # Whole pages are encoded, since metadata need not grow in proportion to the tokens.
         spec = self.spec
         if tier == POOL:
             values = spec.num_layers * 2 * spec.kv_heads * spec.head_dim
@@ -123,7 +126,7 @@ class Storage:
         return found
 
     def _note(self) -> int:
-        """Bytes of the notes on a frame over all layers; of a token policy, on a token."""
+        """Return the bytes of notes per frame over all layers; for a token policy, per token."""
         spec, policy = self.spec, self._policy
         if isinstance(policy, TokenPolicy):
             return NOTE_BYTES * _takes_notes(self.method, spec)
@@ -135,7 +138,7 @@ class Storage:
         return 0 if note is None else passes * spec.num_layers * note.nbytes
 
     def _encoding_bytes(self, tier: str, tokens: int, frames: int) -> int:
-        """Peak of encoding keys or values of some frames of one layer."""
+        """Return the peak of encoding keys or values of some frames in one layer, in bytes."""
         own, spec = self._tiers[tier], self.spec
         shape = (1, spec.kv_heads, -(-frames // own.span), own.span * tokens, spec.head_dim)
         if (tier, shape) not in self._encoding:
@@ -144,28 +147,29 @@ class Storage:
         return self._encoding[tier, shape]
 
     def _picking_bytes(self, held: Moment) -> int:
-        """What `harness.cache.token_layer.TokenLayer.commit` makes of one layer's tokens."""
+        """Return the temporary bytes of one layer in `TokenLayer.commit`."""
         spec, size = self.spec, self.dtype.itemsize
         values = spec.kv_heads * spec.head_dim
         new = spec.chunk_frames * spec.tokens_per_frame
         old = math.ceil(held.tokens)
         both = old + new
         a_token = self.total(KEEP) / spec.num_layers / spec.tokens_per_frame
-        exact = 3 * old * values * size + 3 * both * values * size  # keys, values, turned keys
+        exact = 3 * old * values * size + 3 * both * values * size  # keys, values, rotated keys
         packed = round((both + held.full * spec.tokens_per_frame) * a_token)
         return exact + packed + both * spec.kv_heads * INDEX_BYTES
 
 
 def _encoding(quantizer: Quantizer, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Peak bytes of encoding x [B, H, F, T, D], by its own code on the meta device.
+    """Return the peak bytes of encoding x [B, H, F, T, D], by running the quantizer.
 
-    Code that looks at values cannot run there: one head of real ones is measured for all of them.
+    It runs on the meta device. If its code reads values, one head with real values is measured on
+    the CPU and multiplied by the number of heads.
     """
     x = on_meta(shape, dtype)
     try:
         with LiveBytes() as live:
             quantizer.encode(x)
-    except (NotImplementedError, RuntimeError):  # an error of its own comes again below
+    except (NotImplementedError, RuntimeError):  # a real error is raised again below
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1, 1, *shape[2:], generator=generator).to(dtype)
         with LiveBytes() as live:
@@ -175,10 +179,10 @@ def _encoding(quantizer: Quantizer, shape: tuple[int, ...], dtype: torch.dtype) 
 
 
 def _takes_notes(method: Method, spec: CacheSpec) -> bool:
-    """Whether a token policy writes notes: it is shown made-up tokens once, on a small geometry.
+    """Whether a token policy writes notes, tried once on synthetic tokens of a small geometry.
 
-    There are more of them than it keeps, up to MANY; a policy that would write only later is not
-    seen to.
+    There are more tokens than the policy keeps, up to MANY. A policy that writes notes only in
+    longer histories is not detected.
     """
     per_frame = SMALL[0] * SMALL[1]
     small = replace(spec, grid=SMALL, num_heads=2, num_kv_heads=None, num_layers=1, window=None)

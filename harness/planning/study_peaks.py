@@ -1,8 +1,8 @@
-"""The peaks of the published 33-method study, from what each of its methods stored.
+"""Counts the peaks of the published 33-method study from what each of its methods stored.
 
-Source  arXiv 2603.27469 and its program; `published.yaml` describes, this module counts. No peak is
-        looked up, but the size of a decode and the passing tensors of one of the three code trees
-        are measurements.
+Source  arXiv 2603.27469 and its program. `published.yaml` describes the methods and this module
+        counts their bytes. No peak is looked up. Only the size of a decode, and the temporary
+        tensors of one of the three code trees, are measurements.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from harness.prompts.suite import pixel_frames
 from harness.system.paths import shipped
 
 FILE = shipped("harness.planning", "published.yaml")
-INDEX_BYTES = 8  # int64, a token of a tier
+INDEX_BYTES = 8  # int64, per token of a tier
 OUTLIER_BYTES = (4, 2)  # int32 index and fp16 value
-SPAN_BYTES = 16  # where a pooled chunk lay, in their own count of bytes
+SPAN_BYTES = 16  # position of a pooled chunk, in the study's own count of bytes
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Tokens stored alike; bits a plane of codes."""
+    """Tokens stored in one format. bits: width of each plane of codes. zero: has zero points."""
 
     bits: Sequence[int] = ()
     value_bits: Sequence[int] | None = None
@@ -36,7 +36,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class Split:
-    """Which tokens make which tier; `chunks` needs the three shares, the others one."""
+    """How tokens are divided into tiers; `chunks` uses the last three shares, others `share`."""
 
     by: Literal["whole", "tail", "positions", "chunks"] = "whole"
     share: float = 1.0
@@ -47,7 +47,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Outliers:
-    """Values kept apart: a share of all keys and values, or of the last tier's keys."""
+    """Values stored separately: a share of all keys and values, or of the last tier's keys."""
 
     share: float = 0.0
     of: Literal["all", "old_keys"] = "all"
@@ -55,7 +55,7 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Stored:
-    """One entry of `methods`."""
+    """One entry of `methods` in `published.yaml`: what the method stored."""
 
     tree: str
     tiers: Sequence[Tier] = ()
@@ -71,7 +71,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Tree:
-    """One entry of `trees`: how one of their diverged programs kept codes."""
+    """One entry of `trees`: how one of the study's three diverged programs stored codes."""
 
     code_bytes: int
     beside_exact: bool = False
@@ -80,7 +80,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The whole file."""
+    """The content of `published.yaml`."""
 
     group: int
     decode_bytes: int
@@ -92,7 +92,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one suite: what lay in memory at the peak, and their ratio."""
+    """One method on one suite: history and peak in bytes, and the ratio by the study's count."""
 
     suite: str
     method: str
@@ -105,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes that every row shares, from the model."""
+    """Sizes of the model and the video, which all rows share."""
 
     layers: int
     width: int
@@ -117,17 +117,17 @@ class Geometry:
 
     @property
     def tokens(self) -> int:
-        """Capacity of the cache: the whole video."""
+        """Tokens that the cache holds: those of the whole video."""
         return self.frames * self.frame_tokens
 
     @property
     def bf16_bytes(self) -> int:
-        """Keys and values of the whole video."""
+        """Bytes of the whole video's keys and values in BF16."""
         return 4 * self.width * self.tokens * self.layers
 
 
 def catalogue() -> Catalogue:
-    """The descriptions that come with the program."""
+    """Read the bundled descriptions of the study's methods."""
     raw: dict[str, Any] = yaml.safe_load(FILE.read_text())
     trees = {name: Tree(**entry) for name, entry in raw.pop("trees").items()}
     methods = {name: _stored(entry) for name, entry in raw.pop("methods").items()}
@@ -143,10 +143,8 @@ def _stored(entry: dict[str, Any]) -> Stored:
 
 
 def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometry:
-    """Count the model; weights, prompt and latents are what lay under every phase.
-
-    The text encoder is not in it: on their card it was streamed from the host.
-    """
+    """Count the sizes of the model; weights, prompt and latents are resident in every phase."""
+    # Without the text encoder: on the study's card it was streamed from the host.
     net, spec = network(model), model.spec
     _, channels, height, width = model.latent_shape(1)
     latent_bytes = 2 * channels * height * width
@@ -167,7 +165,7 @@ def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometr
 
 
 def row(name: str, suite: str, book: Catalogue, shape: Geometry) -> Row:
-    """Count one method."""
+    """Count history, peak and ratio of one method on one suite."""
     method = book.methods[name]
     tree = book.trees[method.tree]
     held, packed = 0, 0
@@ -199,7 +197,7 @@ def row(name: str, suite: str, book: Catalogue, shape: Geometry) -> Row:
 def _layer(
     method: Stored, tree: Tree, group: int, shape: Geometry, budget: float
 ) -> Iterator[tuple[int, int]]:
-    """Bytes held and bytes as they counted them, for each thing that a layer stores."""
+    """Yield the held bytes, and the bytes by the study's own count, of each part of a layer."""
     tokens, dropped = _tokens(method, shape, budget)
     for tier, number in zip(method.tiers, tokens, strict=True):
         if number:
@@ -215,16 +213,17 @@ def _layer(
         values = shape.width * (tokens[-1] if old else 2 * tokens[0])
         count = round(method.outliers.share * values)
         yield sum(allocated(size * count) for size in OUTLIER_BYTES), sum(OUTLIER_BYTES) * count
-    if method.exact_frames:  # they lie in the BF16 buffer
+    if method.exact_frames:  # stored in the BF16 buffer, so they take no further memory
         yield 0, 4 * shape.width * method.exact_frames * shape.frame_tokens
 
 
 def _tier(
     tier: Tier, tokens: int, code_bytes: int, group: int, width: int
 ) -> Iterator[tuple[int, int]]:
-    """Codes, then metadata in fp16, of keys and of values."""
+    """Yield the bytes of codes, then of fp16 metadata, for keys and values."""
     padded = -(-tokens // group) * group
-    grouped, each = 2 * width * padded // group, 2 * padded  # a scale a group and channel; a token
+    # Metadata: one value per group of tokens and channel, or one per token.
+    grouped, each = 2 * width * padded // group, 2 * padded
     value_bits = tier.bits if tier.value_bits is None else tier.value_bits
     for bits in (*tier.bits, *value_bits):
         yield allocated(padded * width * code_bytes), padded * width * bits // 8
@@ -234,7 +233,7 @@ def _tier(
 
 
 def _tokens(method: Stored, shape: Geometry, budget: float) -> tuple[list[int], int]:
-    """Tokens of each tier, and how many chunks (frames) are in none."""
+    """Return the tokens of each tier, and the number of chunks (frames) in none of them."""
     split, capacity = method.split, shape.tokens
     if split.by == "tail":
         first = round(split.share * capacity)
@@ -250,7 +249,8 @@ def _tokens(method: Stored, shape: Geometry, budget: float) -> tuple[list[int], 
 
 
 def _chunks(split: Split, num_chunks: int, budget: float) -> tuple[int, int, int]:
-    """Recent, important and retained chunks of a layer; halves round to even."""
+    """Return the number of recent, important and retained chunks of a layer."""
+    # Python's round takes halves to the even neighbour.
     recent = max(1, round(min(split.recent * budget, 1) * num_chunks))
     old = num_chunks - recent
     important = min(old, max(1, round(split.important * budget * old))) if split.important else 0

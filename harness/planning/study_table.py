@@ -1,4 +1,7 @@
-"""`plan integration=published`: the study's rows as counted, beside the published ones if given."""
+"""Prints the study's peaks as counted here, next to the published ones if given.
+
+This is `python -m harness plan integration=published`.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ Published = dict[tuple[str, str], float]
 
 
 def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
-    """Print the rows asked for.
+    """Print the requested rows.
 
-    Raises  UserError: an unknown word, method or suite; a file that is not the summaries.
+    Raises  UserError: an unknown word, method or suite, or a file that is not the summaries.
     """
     found = rows(words)
     published = read(Path(against)) if against is not None else {}
@@ -49,7 +52,10 @@ def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
 
 
 def rows(words: Sequence[str] = ()) -> list[Row]:
-    """The methods and suites asked for; all without words."""
+    """Count the requested methods and suites; all of them without words.
+
+    Raises  UserError: an unknown word, method or suite.
+    """
     book = catalogue()
     chosen: dict[str, Sequence[str]] = {"method": list(book.methods), "suite": list(book.budgets)}
     for word in words:
@@ -73,7 +79,10 @@ def rows(words: Sequence[str] = ()) -> list[Row]:
 
 
 def read(path: Path) -> Published:
-    """Published peaks in GiB by suite and method."""
+    """Read published peaks in GiB by suite and method.
+
+    Raises  UserError: the file cannot be read, or has other columns.
+    """
     try:
         with path.open(newline="") as lines:
             return {
@@ -90,7 +99,7 @@ def read(path: Path) -> Published:
 
 
 def print_within(suite: str, lines: Sequence[dict[str, Any]]) -> None:
-    """How many rows of a suite are how close."""
+    """Print how many counted peaks of a suite are within each limit of the published ones."""
     errors = [abs(line["error_gib"]) for line in lines if line["error_gib"] is not None]
     if errors:
         close = (f"{sum(e <= limit for e in errors)} within {limit}" for limit in LIMITS_GIB)
@@ -117,7 +126,7 @@ def _cells(line: dict[str, Any]) -> list[str]:
 
 
 def _model(suite_name: str) -> tuple[VideoModel, int]:
-    """The study's model, and the latent frames of a suite."""
+    """Return the study's model, and the latent frames of a suite's videos."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
     model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))

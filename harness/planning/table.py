@@ -1,4 +1,4 @@
-"""Forecasts for people: a line a method, and where the memory goes."""
+"""Prints forecasts: one line per method, and the memory of a single method by component."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ COLUMNS = (
     "method", "contract", "KV MiB", "ratio", "ratio same", "frames", "generate", "decode",
     "peak GiB", "as published", "DiT s", "longest",
 )  # fmt: skip
-WORDS = ("method", "contract", "component", "suite", "phase")  # columns of words
+WORDS = ("method", "contract", "component", "suite", "phase")  # columns with text
 
 
 def cells(row: Forecast) -> list[str]:
-    """The text of a method's cells, in the order of COLUMNS."""
+    """Return the text of a method's cells, in the order of COLUMNS."""
     pooled = f"+{_frames(row.frames_pooled)}p" if row.frames_pooled else ""
     return [
         row.method,
@@ -37,12 +37,12 @@ def cells(row: Forecast) -> list[str]:
 
 
 def gib(size: int | None) -> str:
-    """Bytes as GiB; a dash where they are unknown."""
+    """Format bytes as GiB; a dash for None."""
     return "-" if size is None else f"{size / GIB:.3f}"
 
 
 def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
-    """What the reader must know beneath the table."""
+    """Return the notes under the table: definitions, limits, and unknown numbers."""
     first = rows[0]
     text = gib(total(first.best["text"]))
     found = [
@@ -76,7 +76,7 @@ def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
 
 
 def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
-    """Show the table on the terminal; for a single method also its memory by component."""
+    """Print the table to the terminal; for a single method also its memory by component."""
     first = rows[0]
     title = (
         f"{first.suite}, {first.model}: {first.num_frames} latent frames, {first.video_s:.1f} s; "
@@ -91,7 +91,7 @@ def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
 
 
 def components(phases: dict[str, Sizes]) -> list[list[str]]:
-    """A line a component, a column a phase; the last line is the sum."""
+    """Return one row per component with a column per phase; the last row is the sum."""
     names = dict.fromkeys(name for phase in PHASES for name in phases[phase])
     lines = []
     for name in names:
@@ -101,7 +101,7 @@ def components(phases: dict[str, Sizes]) -> list[list[str]]:
 
 
 def print_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A title and a table beneath it."""
+    """Print a title and a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -110,13 +110,13 @@ def print_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[str
         table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    wanted = Console(width=10**4).measure(table).maximum  # a cell is never cut
+    wanted = Console(width=10**4).measure(table).maximum  # so that no cell is truncated
     print(title)
     Console(width=max(Console().width, wanted)).print(table)
 
 
 def _frames(number: float) -> str:
-    """A mean over layers, or single tokens, need not be whole."""
+    """Format a number of frames, which need not be whole: it is a mean over layers."""
     return f"{number:.1f}".removesuffix(".0")
 
 

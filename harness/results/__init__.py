@@ -1,1 +1,1 @@
-"""What a run is, and its files: request, observations, scores, manifest, videos."""
+"""Runs and their files: request, observations, scores, manifest, videos."""

@@ -1,4 +1,4 @@
-"""Rows of several runs with their scores, all below a folder of results, and its wide table."""
+"""Loads observations joined with their scores, and writes the wide table of a results folder."""
 
 from __future__ import annotations
 
@@ -26,43 +26,44 @@ WIDE = "results.parquet"  # all runs of a results folder in one table, for other
 
 
 def load(results: Path | str) -> pd.DataFrame:
-    """Every observation below a results folder with its scores beside it, one wide table.
+    """Load all runs below a results folder: one row per video, observations and scores joined.
 
-    Links to folders are followed.
-    Raises  UserError: no results here, or a damaged file (named, with what to do). Twice: a run is
-    there in two folders.
+    Follows links to folders.
+    Raises  UserError: no results here, or a damaged file (the message says how to fix it).
+    Twice: two folders hold the same run.
     """
     return load_runs(readable_below(Path(results)))
 
 
 def write_wide(results: Path) -> None:
-    """Rewrite `results.parquet`, the table of `load`, atomically."""
+    """Rewrite `results.parquet`, the table that `load` returns, atomically."""
+    # Unfinished tables of commands that were killed while writing.
     for path in stale(results, below=False):
         path.unlink(missing_ok=True)
     parquet.write(results / WIDE, _joined(readable_below(results)))
 
 
 def load_run(folder: Path) -> pd.DataFrame:
-    """The observations of one run with their scores, a row a video."""
+    """Load the observations of one run with their scores, one row per video."""
     return load_runs([folder])
 
 
 def load_runs(folders: Sequence[Path]) -> pd.DataFrame:
-    """The same of several runs, one after the other; null where a metric was not asked for."""
+    """Load several runs as `load_run` does, concatenated; unrequested metrics are null."""
     table: pd.DataFrame = _joined(folders).to_pandas()
     return table
 
 
 def readable_below(results: Path) -> list[Path]:
-    """Return the folders of runs below a folder without those of an older schema, which are named.
+    """Return the run folders below a folder; runs of an older schema are left out with a note.
 
-    Raises  UserError: there is none that can be read.
+    Raises  UserError: no run there can be read.
     """
     return without_older(results, folders_below(results))
 
 
 def _joined(folders: Sequence[Path]) -> pa.Table:
-    """Observations beside scores, in the order of the observations."""
+    """Join observations with scores, in the order of the observations."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -78,7 +79,8 @@ def _joined(folders: Sequence[Path]) -> pa.Table:
     right = pa.concat_tables(
         [parquet.schema(scores.Scored).empty_table(), *found], promote_options="permissive"
     )
-    of_left = right.take(pc.index_in(_keys(left), _keys(right)))  # null where there is none
+    # Not pa.Table.join: it cannot carry the list columns and does not keep the order of rows.
+    of_left = right.take(pc.index_in(_keys(left), _keys(right)))  # null: the video has no scores
     for field in right.schema:
         if field.name not in left.schema.names:
             left = left.append_column(field, of_left[field.name])
@@ -86,7 +88,7 @@ def _joined(folders: Sequence[Path]) -> pa.Table:
 
 
 def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """One text a video."""
+    """Return one string per row that identifies its video."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""The command that makes a run, or a part of it, again."""
+"""Reconstructs the command line that repeats a run, or some of its videos."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from harness.results.run import SAMPLE_SEED_STEP, Run
 from harness.results.scores import Key
 from harness.system.files import shown
 
-# Words that a run's settings keep in full; all others are of the method.
+# Settings of these groups are stored with their prefix; settings of the method without it.
 GROUPS = ("model", "method", "attention", "integration")
 OWN_GROUPS = r"(model|attention|integration|rerun|attention@reference|reference)[.=]"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the command of a run says, as far as its files tell.
+    """The settings of a run's command line, as far as its files record them.
 
-    own: the folder of `--config-dir`. more: words about how and from where it was run. suites: what
-    they say about prompts and seeds; the run's id decides which of them is right.
+    own: the folder given with `--config-dir`, or None.
+    more: settings of execution, tracking and data folder, which do not affect the run id.
+    suites: candidates for prompts and seed; the run id decides which of them is right.
     """
 
     folder: Path
@@ -44,7 +45,7 @@ class Origin:
     def of_run(
         cls, folder: Path, own: Path | None, run: Run, others: Iterable[tuple[Suite, int]]
     ) -> Origin:
-        """From its request."""
+        """Read the settings from the run's request."""
         execution = run.execution
         more = [f"track.mode={run.track['mode']}"]
         more += [f"data_dir={run.data_dir}"] if run.data_dir != str(CACHE) else []
@@ -67,7 +68,8 @@ class Origin:
         row: Mapping[str, Any],
         suites: Iterable[tuple[Suite, int]],
     ) -> Origin:
-        """From a row, where the request cannot be trusted."""
+        """Read the settings from one observation, for runs whose request is damaged."""
+        # Inverts the formula of `Run.items`: the seed of the command is not in the row.
         seed = row["seed"] - row["prompt_index"] - SAMPLE_SEED_STEP * row["sample"]
         return cls(
             folder, own, row["suite"], row["model"], row["method"], row["settings"],
@@ -76,7 +78,7 @@ class Origin:
 
     @property
     def choices(self) -> list[str]:
-        """The words that decide what the run computes, prompts apart."""
+        """The overrides that decide what the run computes, except the selection of prompts."""
         settings = [
             word if re.match(OWN_GROUPS, word) else f"method.{word}"
             for word in re.split(r"\s+(?=[\w./@]+=)", self.settings.strip())
@@ -85,7 +87,7 @@ class Origin:
         return [f"method={self.method}", f"suite={self.suite}", f"model={self.model}", *settings]
 
     def typed(self, keys: Collection[Key], *words: str) -> str:
-        """The same, whether or not these words still give this run."""
+        """Return the command for these videos; it may no longer give the same run id."""
         indices, samples = sorted({index for index, _ in keys}), 1 + max(key[1] for key in keys)
         chosen = [f"suite.prompts={_selection(indices)}", f"suite.frames={self.num_frames}"]
         chosen += [f"suite.samples={samples}"] if samples > 1 else []
@@ -98,8 +100,8 @@ class Origin:
 
 
 def removing(paths: Sequence[Path], option: str = "-f") -> str:
-    """What to type so that files are gone; a name may end in `.*` for all its endings."""
-    quoted = [
+    """Return the shell command that removes these files; the suffix `.*` means any suffix."""
+    quoted = [  # `.*` stays outside the quotes, so that the shell expands it
         shlex.quote(shown(path.with_suffix(""))) + ".*"
         if path.suffix == ".*"
         else shlex.quote(shown(path))
@@ -109,7 +111,7 @@ def removing(paths: Sequence[Path], option: str = "-f") -> str:
 
 
 def _selection(indices: Sequence[int]) -> str:
-    """Prompts as `suite.prompts` takes them: a range where they are one."""
+    """Return the value of `suite.prompts`: a range if the indices are contiguous, else a list."""
     first, end = indices[0], indices[-1] + 1
     if len(indices) == end - first:
         return f"{first}:{end}"
@@ -117,7 +119,7 @@ def _selection(indices: Sequence[int]) -> str:
 
 
 def _for_hydra(word: str) -> str:
-    """Quote a value that Hydra's grammar would take apart: a folder with a comma or a quote."""
+    """Quote a folder that Hydra's grammar would split, such as one with a comma or a quote."""
     name, _, value = word.partition("=")
     if name not in ("results_dir", "data_dir") or re.fullmatch(r"[\w./:@%+-]+", value, re.ASCII):
         return word

@@ -1,4 +1,4 @@
-"""Contact sheets: a picture of several videos at the same instants, one above the other."""
+"""Contact sheets: one image with frames of several videos at the same instants."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
     Font = FreeTypeFont | ImageFont
 
-CELL_WIDTH_PX = (160, 256)  # a narrower frame is enlarged by a whole factor, a wider one shrunk
+CELL_WIDTH_PX = (160, 256)  # narrower frames are enlarged by a whole factor, wider ones shrunk
 
 
 def contact_sheet(
     path: Path, rows: Sequence[tuple[str, Frames]], columns: int = 8, fps: float = 16.0
 ) -> None:
-    """Draw one labelled row of frames per video, the same instants under one another, as a PNG.
+    """Write a PNG with one labelled row of frames per video; a column shows one instant.
 
-    The instants divide the shortest video evenly, first and last frame included. Small frames are
-    enlarged by a whole factor without smoothing, so that what is seen is what was made. The first
-    line of a label is its title; further lines are drawn smaller, in grey.
+    The instants divide the shortest video evenly, first and last frame included. The first line of
+    a label is its title; further lines are drawn smaller, in grey.
 
     Shapes  rows: (label, [T, H, W, 3] u8 RGB) each.
     Raises  ValueError: no rows, no columns, or frames of another shape or dtype.
@@ -41,6 +40,7 @@ def contact_sheet(
     title, small = ImageFont.load_default(17), ImageFont.load_default(13)
     margin, gap, header = 16, 4, 22
     last = min(len(frames_THWC) for _, frames_THWC in rows) - 1
+    # unique: a video with fewer frames than columns would repeat frames.
     instants = np.unique(np.linspace(0, last, columns).round().astype(int))
     cells = [[_cell(frames_THWC[i]) for i in instants] for _, frames_THWC in rows]
     cell_width = max(row[0].width for row in cells)
@@ -65,13 +65,14 @@ def contact_sheet(
 
 
 def _cell(frame_HWC: Frames) -> Image:
-    """One frame at a width fit for a sheet."""
+    """Return one frame scaled to a width within CELL_WIDTH_PX."""
     from PIL import Image
 
     height, width = frame_HWC.shape[:2]
     narrow, wide = CELL_WIDTH_PX
     picture = Image.fromarray(np.ascontiguousarray(frame_HWC))
     if width < narrow:
+        # Nearest neighbour by a whole factor: smoothing would hide artefacts of the method.
         factor = -(-narrow // width)
         return picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
     if width > wide:
@@ -81,7 +82,7 @@ def _cell(frame_HWC: Frames) -> Image:
 
 
 def _label_width(label: str, title: Font, small: Font) -> int:
-    """Pixels that the longest line of a label takes."""
+    """Return the width of a label's longest line in pixels."""
     first, *others = label.split("\n")
     return round(max(title.getlength(first), *(small.getlength(line) for line in ("", *others))))
 
@@ -92,7 +93,7 @@ def _draw_label(
     label: str,
     fonts: tuple[Font, Font],
 ) -> None:
-    """Draw a label's lines, centred on the middle of their row."""
+    """Draw the lines of a label, centred vertically on their row."""
     x, middle = left_middle
     lines = label.split("\n")
     step = 20

@@ -1,7 +1,7 @@
-"""`run.json`: what a finished run is made of. Written last; its presence means done.
+"""`run.json`, the manifest of a finished run. It is written last; its presence means done.
 
-It holds the SHA-256 of every file of the run and of itself. Before anything is added to a finished
-run its files are held against it, so that damage is never taken into new digests.
+It holds the SHA-256 of every file of the run and of itself. Before scores or videos are added to a
+finished run, its files are compared with the manifest: a new digest must not cover damage.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from harness.system.files import sha256, write_json
 from harness.system.logs import log
 
 MANIFEST = "run.json"
-DONE, SCORING = "done", "scoring"  # its states; the second while scores are added to a finished run
-SEAL = "sha256"  # the digest of the manifest itself
-MADE_BY_SCORING = (SCORES, ".png", ".mp4")  # ends of names
-MARKS = {"request.json", MANIFEST, observations.OBSERVATIONS}  # any of them makes a folder a run
+DONE, SCORING = "done", "scoring"  # states; `scoring` while scores are added to a finished run
+SEAL = "sha256"  # key of the manifest's own digest
+MADE_BY_SCORING = (SCORES, ".png", ".mp4")  # suffixes of the files that scoring writes
+MARKS = {"request.json", MANIFEST, observations.OBSERVATIONS}  # a folder with any of them is a run
 
 
 def write(run: Run, state: RunState | None = None) -> None:
-    """Say that all videos asked for are made and scored, and by what.
+    """Write the manifest: all requested videos are generated and scored.
 
-    state: of the run, where it is known already.
+    state: the run's state if the caller has read it already.
     """
     state = state or RunState.read(run.folder)
     content = {
@@ -57,7 +57,8 @@ def write(run: Run, state: RunState | None = None) -> None:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """What a run consists of, relative to its folder; requests differ from command to command."""
+    """Yield the files of a run that the manifest covers, relative to its folder."""
+    # Without request.json: every command rewrites it, with its own prompts and metrics.
     top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
     below = [path for name in SUBFOLDERS for path in sorted((folder / name).iterdir())]
     for path in (*top, *below):
@@ -66,7 +67,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _environment(folder: Path) -> Any:
-    """What the child that made the videos ran on; null, and said, where that cannot be read."""
+    """Return the content of environment.json; None if missing or, with a warning, unreadable."""
     path = folder / ENVIRONMENT
     if not path.exists():
         return None
@@ -81,37 +82,37 @@ def _environment(folder: Path) -> Any:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with the digest of all else in it."""
+    """Return the manifest with its own digest added, computed over all its other fields."""
     rest = {name: value for name, value in content.items() if name != SEAL}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return {**rest, SEAL: hashlib.sha256(canonical.encode()).hexdigest()}
 
 
 def is_sealed(content: Mapping[str, Any]) -> bool:
-    """Whether a manifest is what was written, to the letter."""
+    """Whether the manifest matches its own digest."""
     return bool(content.get(SEAL) == sealed(content)[SEAL])
 
 
 def is_there(folder: Path) -> bool:
-    """Whether a run says that it is done; a damaged manifest says nothing.
+    """Whether the manifest says that the run is done; False if it is missing or unreadable.
 
-    Raises  UserError: it is of a version to come.
+    Raises  UserError: a newer version of the harness wrote it.
     """
     return (_finished(folder) or {}).get("state") == DONE
 
 
 def was_finished(folder: Path) -> bool:
-    """Whether a run was done once, and scores may be on their way into it now.
+    """Whether the run has been done before; its state may be `scoring` now.
 
-    Raises  UserError: its manifest is of a version to come.
+    Raises  UserError: a newer version of the harness wrote its manifest.
     """
     return _finished(folder) is not None
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a run is done and has every file that it names; their bytes are not looked at.
+    """Whether a run is done and has every file of its manifest; contents are not hashed.
 
-    Raises  UserError: its manifest is of a version to come.
+    Raises  UserError: a newer version of the harness wrote its manifest.
     """
     content = _finished(folder)
     if content is None or content["state"] != DONE or _fault(content):
@@ -120,7 +121,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a run that was done once; None where there is none that can be read."""
+    """Return the manifest of a run that was done before; None if missing or unreadable."""
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -141,7 +142,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
 
 
 def _fault(content: Mapping[str, Any]) -> str:
-    """In what way a manifest that is whole JSON is not what was written; empty if it is."""
+    """Return what is wrong with a manifest that parsed as JSON; empty if nothing is."""
     if not is_sealed(content):
         return "it is not what was written"
     if not isinstance(content.get("files"), dict) or not all(map(is_below, content["files"])):
@@ -150,12 +151,12 @@ def _fault(content: Mapping[str, Any]) -> str:
 
 
 def verify(folder: Path, score_only: bool = False) -> None:
-    """Hold a finished run against its manifest before anything is added to it.
+    """Compare a finished run with its manifest before anything is added to it.
 
-    Files that are gone are made again by what follows, so they are no damage, except where only
-    making the video again brings them back. environment.json comes back from the manifest.
-    score_only: no video can be made by what follows.
-    Raises  UserError: a damaged file, and what to type.
+    A missing file is no damage if the calling command makes it again. environment.json is restored
+    from the manifest.
+    score_only: the calling command scores and cannot generate videos.
+    Raises  UserError: a damaged file; the message says what to type.
     """
     content = _finished(folder)
     if content is None:
@@ -183,22 +184,24 @@ def verify(folder: Path, score_only: bool = False) -> None:
 
 
 def is_below(name: str) -> bool:
-    """Whether a name in a manifest is that of a file inside the folder."""
+    """Whether a name in a manifest stays inside the run's folder."""
+    # A manifest may come from another machine, so `check` must not follow it to other files.
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts
 
 
 def _stays_lost(folder: Path, name: str, score_only: bool) -> bool:
-    """Whether a file that is gone is not made again by itself."""
+    """Whether the calling command does not make a missing file again."""
     path = folder / name
     if path.parent.name == "trace":
+        # Only generating writes a trace, and a video that has frames is not generated again.
         frames = (folder / "videos" / path.stem).with_suffix(".mkv")
         return score_only or frames.exists()
     return score_only and name != ENVIRONMENT and not name.endswith(MADE_BY_SCORING)
 
 
 def _sentence(folder: Path, name: str, gone: bool, score_only: bool) -> str:
-    """What is wrong with a file, and what to type."""
+    """Return the error message about one file: what is wrong, and what to type."""
     path = folder / name
     what = f"{path} is {'gone' if gone else 'not what the finished run left'}"
     if score_only and not name.endswith(MADE_BY_SCORING):
@@ -213,23 +216,21 @@ def _sentence(folder: Path, name: str, gone: bool, score_only: bool) -> str:
 
 
 def begin_scoring(folder: Path) -> None:
-    """Note in the manifest of a finished run that files of scoring are about to change.
-
-    A command that is killed meanwhile leaves a run of which everything else is still sealed.
-    """
+    """Set the manifest of a finished run to `scoring`, without the files that scoring rewrites."""
     content = _finished(folder)
     if content is not None:
+        # If this command is killed, the digests of all other files still protect the run.
         files = {n: x for n, x in content["files"].items() if not n.endswith(MADE_BY_SCORING)}
         write_json(folder / MANIFEST, sealed({**content, "state": SCORING, "files": files}))
 
 
 def clear(folder: Path) -> None:
-    """A run that is worked on is not done."""
+    """Remove the manifest, before videos are added to the run."""
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def runs(roots: Sequence[Path]) -> list[Path]:
-    """Every folder of a run at or below some folders, in order.
+    """Return the folders of all runs at or below some folders, sorted.
 
     Raises  UserError: there is none.
     """

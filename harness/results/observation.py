@@ -1,7 +1,7 @@
-"""The columns that a run's own files have: a row a video, and a trace of each video.
+"""The columns of a run's files: observations with one row per video, and a trace per video.
 
-Every column says its meaning and unit where it is declared. The parquet files carry these words in
-the metadata of their fields, and `python -m harness ls columns` prints them.
+Every column declares its meaning and unit. The parquet files carry both in the metadata of their
+fields, and `python -m harness ls columns` prints them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ Over = Literal["mean", "max"]
 def column(meaning: str, unit: str = "", over: Over | None = None, **default: Any) -> Any:
     """Declare a column.
 
-    unit: empty for pure numbers and words. over: how the values of a run's videos become one number
-    in tables and in the tracker's summary; None: they do not.
+    unit: empty for pure numbers and text.
+    over: how tables and the tracker's summary aggregate a run's videos; None: not at all.
     """
     about = {"meaning": meaning, "unit": unit, "over": over or ""}
     return dataclasses.field(metadata=about, **default)
 
 
 def measured(meaning: str, unit: str = "", over: Over | None = None) -> Any:
-    """Declare a column that is null where a video could not be made."""
+    """Declare a column that is null for a video that could not be made."""
     return column(meaning, unit, over, default=None)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One video and the systems measurements of making it; a row of observations.parquet."""
+    """A row of observations.parquet: one video and the measurements of generating it."""
 
     run_id: str = column("digest of what decides the rows; ends the name of the run's folder")
     suite: str = column("name of the prompt suite (conf/suite)")
@@ -165,15 +165,15 @@ class Observation:
 
 @dataclass(frozen=True)
 class TracePoint:
-    """Something that happened in the course of a video; a row of a file below trace/.
+    """A row of a file below trace/: one event while a video is generated.
 
-    Three kinds, by `moment`; a column that a kind does not use is null.
-    `chunk`  after the commit of a chunk: bytes of one component of the cache, or `in_use`, those of
-             the whole process.
-    `peak`   the largest moment of a phase: bytes of one component. The components add up to the
-             measured peak.
+    `moment` names the kind of event; columns that a kind does not use are null.
+    `chunk`  after the commit of a chunk: bytes of one component of the cache, or of the whole
+             process (component `in_use`).
+    `peak`   the moment of a phase's memory peak: bytes of one component. The components add up to
+             the measured peak.
     `pass`   one pass of the network: the decision of the reuse policy and the numbers behind it.
-             Together they are the bitmap chunk x step x branch of a video.
+             All passes of a video form the bitmap chunk x step x branch.
     """
 
     run_id: str = column("as in the observations")
@@ -204,11 +204,11 @@ class TracePoint:
 
 
 def described(row_type: type) -> Iterator[tuple[str, str, str]]:
-    """Name, unit and meaning of each column of a row type, in order."""
+    """Yield name, unit and meaning of each column of a row type, in order."""
     for each in dataclasses.fields(row_type):
         yield each.name, each.metadata.get("unit", ""), each.metadata.get("meaning", "")
 
 
 def over_videos() -> dict[str, str]:
-    """How the values of a run's videos become one number, by column of `Observation`; "" if not."""
+    """Return how each column of `Observation` is aggregated over videos; "" for not at all."""
     return {each.name: each.metadata["over"] for each in dataclasses.fields(Observation)}

@@ -1,4 +1,4 @@
-"""Observations on disk, durable row by row; all that is known of videos as one wide table."""
+"""Reads and writes observations and traces, and finds the folders of runs."""
 
 from __future__ import annotations
 
@@ -16,32 +16,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OBSERVATIONS = "observations.parquet"
-OF_A_RUN = ("videos", "trace", "wandb")  # folders of a run, which hold no other runs
+OF_A_RUN = ("videos", "trace", "wandb")  # subfolders of a run, never searched for other runs
 KEY = ["run_id", "prompt_index", "sample"]
 
 
 class Rows:
-    """The observations of a run, a row a video, durable row by row.
+    """The observations of a run, one row per video; each `put` is on disk when it returns.
 
-    Each `put` writes the whole file beside itself, syncs it and moves it into place. A run has at
-    most a few thousand rows, so that costs milliseconds and leaves no half-written state behind.
     Raises  UserError: the file is damaged, or of another schema.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open an existing file, or begin one."""
+        """Read the file if it exists; the first `put` creates it otherwise."""
         self._path = path
         known = path.exists()
         self._table = read_table(path) if known else parquet.schema(Observation).empty_table()
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return int(self._table.num_rows)
 
     def put(self, row: Observation) -> None:
-        """Add a row, in place of an earlier one of the same video.
+        """Add a row, or replace the earlier row of the same video.
 
-        Rows lie in the order of videos, so the file is the same whatever order they came in.
+        Rows are sorted by video, so the file does not depend on the order of the calls.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -53,13 +51,16 @@ class Rows:
         added = pa.Table.from_pylist([dataclasses.asdict(row)], parquet.schema(Observation))
         table = pa.concat_tables([self._table.filter(pc.invert(same)), added])
         self._table = table.sort_by([(name, "ascending") for name in KEY])
+        # Parquet cannot be appended to. The whole file is rewritten, synced and moved into place:
+        # a few thousand rows take milliseconds, and a killed process leaves the old file or the
+        # new one.
         parquet.write(self._path, self._table)
 
 
 def observations(folder: Path, *columns: str) -> list[dict[str, Any]]:
-    """The rows of a run's videos, with all columns or some; none where nothing was tried yet.
+    """Return the observations of a run, with all columns or some; [] if the file is missing.
 
-    Raises  UserError: they cannot be read.
+    Raises  UserError: the file cannot be read.
     """
     path = folder / OBSERVATIONS
     return read_table(path, columns).to_pylist() if path.exists() else []
@@ -74,10 +75,10 @@ def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
 
 
 class Twice(UserError):
-    """Two folders are the same run, so every video of it would count twice."""
+    """Several folders hold the same run, so each of its videos would count more than once."""
 
     def __init__(self, run_id: str, folders: Sequence[Path]) -> None:
-        """folders: all of them."""
+        """Build the message. folders: all folders of this run."""
         named = " and ".join(map(str, folders))
         super().__init__(
             f"run {run_id} is there more than once, in {named}: keep one of these folders below "
@@ -88,15 +89,15 @@ class Twice(UserError):
 
 
 def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> list[Path]:
-    """The folders of runs at or below a folder, in order: those with any of some files.
+    """Return the run folders at or below a folder, sorted: those that contain any of `marks`.
 
-    Links to folders are followed, each folder is entered once, and whole trees of results that lie
-    inside another one or inside a run are found too.
+    Follows links to folders and enters each folder once. Results folders nested inside another one
+    or inside a run are found too.
     Raises  UserError: there is none.
     """
     found, entered = [], set()
     waiting = [results]
-    while waiting:  # links after everything else, so that a folder goes by its own name
+    while waiting:  # links come last, so that a folder is listed under its own path
         for path, below, files in os.walk(waiting.pop(0)):
             real = os.path.realpath(path)
             if real in entered:
@@ -113,10 +114,9 @@ def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> li
 
 
 def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
-    """Refuse two folders of one run.
+    """Raise `Twice` if two different folders hold the same run.
 
-    folders: with the ids of their runs.
-    Raises  Twice.
+    folders: pairs of run id and folder.
     """
     known: dict[str, Path] = {}
     for run_id, folder in folders:
@@ -126,7 +126,10 @@ def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
-    """Read observations, or some columns of them, and hold them against the schema."""
+    """Read observations, all columns or some, and check them against the schema.
+
+    Raises  UserError: the file is damaged, or another version of the harness wrote it.
+    """
     import pyarrow as pa
 
     again = "run the same command again to make its rows anew"

@@ -1,4 +1,4 @@
-"""Runs that an earlier version of the harness wrote: they are left out, and that is said once."""
+"""Leaves out runs that an earlier version of the harness wrote, with one note per process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.results.observation import SCHEMA_VERSION, Observation
 from harness.system.errors import UserError
 from harness.system.logs import remark
 
-MAX_COMMANDS = 3  # that are shown; `check` names the others
-_told: set[Path] = set()  # roots whose older runs this process has named
+MAX_COMMANDS = 3  # commands shown in the note; `check` lists the others
+_told: set[Path] = set()  # results folders for which this process has printed the note
 
 
 def schema_of(folder: Path) -> int | None:
-    """Schema version of a run's observations if it is an older one, else None.
+    """Return the schema version of a run's observations if it is older than ours, else None.
 
-    A damaged file is nobody's older one: whoever reads it says what is wrong with it.
+    Returns None for a damaged file too; the code that reads it later reports the damage.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -28,6 +28,7 @@ def schema_of(folder: Path) -> int | None:
     try:
         file = pq.ParquetFile(folder / OBSERVATIONS)
         names = file.schema_arrow.names
+        # Fast path: reading the footer is enough for a run of the current schema.
         if names == parquet.schema(Observation).names or "schema_version" not in names:
             return None
         versions = file.read(["schema_version"])["schema_version"].unique().to_pylist()
@@ -38,7 +39,7 @@ def schema_of(folder: Path) -> int | None:
 
 
 def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
-    """Drop the older runs among some folders of runs, and name them once a process.
+    """Return the run folders without those of an older schema, which one note lists.
 
     Raises  UserError: all of them are older.
     """
@@ -58,7 +59,7 @@ def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
 
 
 def describe(root: Path, older: Sequence[Path], schemas: str) -> str:
-    """Say which runs are no longer read, and the commands that make them again."""
+    """Return the note: which runs are no longer read, and the commands that repeat them."""
     from harness.system.files import shown
 
     runs = "1 run" if len(older) == 1 else f"{len(older)} runs"
@@ -78,9 +79,9 @@ def describe(root: Path, older: Sequence[Path], schemas: str) -> str:
 
 
 def commands_of(folders: Sequence[Path]) -> list[str]:
-    """The commands that make some runs again; runs that differ in the method alone share one.
+    """Return the commands that repeat some runs; runs that differ only in method share one.
 
-    A run whose request cannot be read has none.
+    A run whose request cannot be read gives no command.
     """
     methods: dict[tuple[str, ...], list[str]] = {}
     for folder in folders:
@@ -100,9 +101,9 @@ def commands_of(folders: Sequence[Path]) -> list[str]:
 
 
 def command_of(folder: Path, own: Path | None = None) -> str | None:
-    """The command that makes a run again, as its request tells; None where that cannot be read.
+    """Return the command that repeats a run, from its request; None if that cannot be read.
 
-    own: the folder of `--config-dir`.
+    own: the folder given with `--config-dir`.
     """
     from harness.results.command_of_run import Origin
     from harness.results.run import Run

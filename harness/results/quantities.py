@@ -1,7 +1,7 @@
-"""What tables, figures and choices speak of: one name, unit and direction a quantity.
+"""Quantities of tables, figures and choices, each with one name, unit and direction.
 
 Sources (`analysis.sources.published`, `analysis.sources.results`) translate their own columns into
-these names and nothing downstream knows another column.
+these names; the rest of the analysis uses no other column.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number that a video or a method has.
+    """A measured quantity of a video or of a method.
 
-    better: which way is good. decimals: as printed. over: how the videos of a method become one
-    number. fidelity: a distance to the BF16 video of the same prompt and seed, so that BF16 itself
-    has no value of its own and a difference to BF16 says nothing; it is held against the noise
-    floor instead.
+    better: which direction is an improvement.
+    decimals: digits printed after the point.
+    over: how the values of a method's videos are aggregated.
+    fidelity: True for a distance to the BF16 video of the same prompt and seed. BF16 itself has no
+    value then, so methods are compared with the noise floor instead of with BF16.
     """
 
     name: str
@@ -33,11 +34,14 @@ class Quantity:
 
     @property
     def heading(self) -> str:
-        """Title and unit, as over a column or beside an axis."""
+        """Title and unit, for the heading of a column or the label of an axis."""
         return f"{self.title} {self.unit}".strip()
 
     def places(self, size: float) -> int:
-        """Decimals of numbers as large as `size`: of small sizes and times three digits remain."""
+        """Return the decimals for numbers of magnitude `size`.
+
+        Small values in GiB or s get more decimals, so that three significant digits remain.
+        """
         if self.unit not in ("GiB", "s") or not math.isfinite(size) or not size:
             return self.decimals
         return max(self.decimals, 2 - math.floor(math.log10(abs(size))))

@@ -1,4 +1,4 @@
-"""A run: one method on one suite with one model, its identity and its folder."""
+"""A run: one method on one suite with one model. Defines its id and its folder."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ REQUEST = "request.json"
 SUBFOLDERS = ("videos", "trace")
 ENVIRONMENT = "environment.json"  # machine and versions of the child that last made videos
 MAX_THREADS = 4096
-MAX_TIMEOUT_S = 10**9  # clocks of the kernel take no more
-SAMPLE_SEED_STEP = 1_000_003  # apart from the step of 1 between prompts
-WORDS = ("family", "source")  # what a method's file says about it, not what it does
+MAX_TIMEOUT_S = 10**9  # clocks of the kernel accept no more
+SAMPLE_SEED_STEP = 1_000_003  # large, because the seeds of consecutive prompts differ by 1
+WORDS = ("family", "source")  # keys of a method's file that describe it and do not affect results
 
 
 @dataclass(frozen=True)
 class Item:
-    """One video to make: a prompt and a sample of it."""
+    """One video to generate: a prompt, the number of the sample, and the seed of its noise."""
 
     prompt: Prompt
     sample: int
@@ -51,22 +51,23 @@ class Item:
 
     @property
     def key(self) -> Key:
-        """What a row of this video is found by."""
+        """Prompt index and sample, which identify the video's row."""
         return self.prompt.index, self.sample
 
     @property
     def stem(self) -> str:
-        """File name of the video without its ending."""
+        """File name of the video without its suffix."""
         return f"{self.prompt.index:04d}-{self.sample}"
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out, which its rows do not depend on.
+    """Execution settings. They do not affect results and are not part of the run id.
 
-    device: auto, cpu, cuda or cuda:<n>. threads: of a child on a CPU; None for as many as torch
-    starts. timeout_s: what one video may take, the child's set-up before the first included; None
-    for no limit. retry: failed videos that are tried again: `oom`, or all that `failed`.
+    device: auto, cpu, cuda or cuda:<n>.
+    threads: threads of a child on a CPU; None for torch's default.
+    timeout_s: limit per video in seconds, for the first one including set-up; None for no limit.
+    retry: which failed videos to retry: `oom`, `failed` (any cause), or None.
     Raises  UserError: a setting out of range.
     """
 
@@ -76,7 +77,7 @@ class Execution:
     retry: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing."""
+        """Check every setting."""
         if not isinstance(self.device, str) or not self.device:
             raise UserError(f"run.device={shown(self.device)}: choose auto, cpu, cuda or cuda:<n>")
         if self.threads is not None and not (
@@ -99,23 +100,22 @@ class Execution:
             )
 
     def retries(self, failure: str) -> bool:
-        """Whether a video with this failure is tried again.
-
-        One that was killed from outside always is: that says nothing about the method.
-        """
+        """Whether to retry a video with this failure."""
+        # A child killed from outside says nothing about the method, so it is always retried.
         return failure == "killed" or self.retry == "failed" or self.retry == failure
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a child process needs to know; written to the run's folder as `request.json`.
+    """The request of a run, written to its folder as `request.json` for the child process.
 
-    model, method, attention, integration and metrics are resolved configurations; settings are the
-    words that changed them on the command line, for people to tell runs of one name apart.
-    reference_id is the run of the BF16 videos that it is held against, its own for these. Which
-    prompts and metrics are asked for is not part of the identity: asking for more of them later
-    continues the run.
-    rerun: 0, or the number of a repetition, whose rows are its own.
+    model, method, attention, integration, metrics: resolved configurations.
+    settings: the overrides of the command line, so that people can distinguish runs of one name.
+    reference_id: id of the run with the BF16 videos to compare with; a BF16 run's own id.
+    rerun: 0, or the number of a repetition, which has an id and rows of its own.
+
+    The selected prompts and metrics are not part of the id: requesting more of them later continues
+    the run.
     """
 
     results_dir: str
@@ -138,11 +138,12 @@ class Run:
 
     @cached_property
     def run_id(self) -> str:
-        """Eight hex digits of what decides the rows: model, method and its integration, attention
-        as configured, prompts, length, seeds; of a repetition its number too.
+        """Eight hex digits, a hash of everything that decides the rows.
 
-        Paths, tracking, execution, metrics, selection of prompts and words about the method are
-        outside.
+        Included: schema version, model, method, attention, integration, suite (name, checksum of
+        its prompts, length, seed), and the number of a repetition.
+        Not included: paths, tracking, execution, metrics, selected prompts, and the keys of the
+        method's file that only describe it.
         """
         method = {name: value for name, value in self.method.items() if name not in WORDS}
         identity: dict[str, Any] = {
@@ -153,37 +154,38 @@ class Run:
             "integration": self.integration,
             "suite": [self.suite.name, self.suite.sha256, self.suite.num_frames, self.seed],
         }
-        if self.rerun:
+        if self.rerun:  # left out for 0, so that ordinary runs do not depend on this setting
             identity["rerun"] = self.rerun
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
     @cached_property
     def folder(self) -> Path:
-        """`<results>/<suite>/<model>/<method>-<run_id>`; the id decides, whatever its name."""
+        """`<results>/<suite>/<model>/<method>-<run_id>`."""
+        # An existing folder is found by its id alone, so users may rename the rest.
         parent = Path(self.results_dir) / self.suite.name / self.model_name
         known = folder_of(parent, self.run_id)
         return known or parent / f"{self.method_name.replace('/', '-')}-{self.run_id}"
 
     @property
     def reference_folder(self) -> Path | None:
-        """That of the BF16 videos it is held against, its own for these; None if there is none."""
+        """Folder of the BF16 videos to compare with (a BF16 run's own); None if not there yet."""
         if self.reference_id == self.run_id:
             return self.folder
         return folder_of(self.folder.parent, self.reference_id) if self.reference_id else None
 
     @property
     def track_id(self) -> str:
-        """The tracker's id of this run: the same whenever the run continues."""
+        """The tracker's id of this run; it stays the same when the run is resumed."""
         return f"{self.suite.name}-{self.run_id}"
 
     @property
     def notes(self) -> list[str]:
-        """Sentences that a reader of all rows of this run should know; usually none."""
+        """Notes that apply to all rows of this run; usually none."""
         trained = self.model.get("trained_frames")
         window, num_frames = self.model.get("window"), self.suite.num_frames
         absolute = self.model.get("positions", "absolute") == "absolute"
-        # Relative positions begin anew at the window's oldest frame, so the window limits them.
+        # Relative positions restart at the window's oldest frame, so the window limits them.
         reach = num_frames if absolute else min(window or num_frames, num_frames)
         if trained is None or reach <= trained:
             return []
@@ -194,7 +196,7 @@ class Run:
 
     @property
     def items(self) -> list[Item]:
-        """All videos asked for, in order."""
+        """All requested videos, in order."""
         return [
             Item(prompt, sample, self.seed + prompt.index + SAMPLE_SEED_STEP * sample)
             for prompt in self.suite.prompts
@@ -202,7 +204,7 @@ class Run:
         ]
 
     def row(self, item: Item, **values: Any) -> Observation:
-        """A row of a video: who it is, and what was measured."""
+        """Return the row of a video: its identity and the measured values."""
         identity: dict[str, Any] = {
             "run_id": self.run_id,
             "suite": self.suite.name,
@@ -220,22 +222,22 @@ class Run:
         return Observation(**identity, **values)
 
     def video(self, item: Item) -> Path:
-        """Where the files of a video lie, without their endings."""
+        """Return the path of a video's files, without their suffix."""
         return self.folder / "videos" / item.stem
 
     def packed(self, item: Item) -> Path:
-        """The lossless file of a video that has been scored."""
+        """Return the path of a video's lossless file, which scoring writes."""
         return self.video(item).with_suffix(".mkv")
 
     def trace(self, item: Item) -> Path:
-        """Where the trace of a video lies."""
+        """Return the path of a video's trace."""
         return self.folder / "trace" / f"{item.stem}.parquet"
 
     @contextmanager
     def held(self) -> Iterator[int]:
-        """Hold the folder alone among commands, without what killed ones left half written.
+        """Lock the folder against other commands, and remove unfinished files of killed ones.
 
-        Gives the open file of the lock, for a child that has to keep it.
+        Yields the file descriptor of the lock, so that a child can inherit it.
 
         Raises  UserError: the folder cannot be written, or a part of it is a link.
         """
@@ -243,26 +245,26 @@ class Run:
         with locked(
             self.folder, f"waiting for another command that works on {self.folder}"
         ) as lock:
-            self.make_folders()  # whoever held it may have discarded it
+            self.make_folders()  # the command that held the lock before may have removed them
             remove_unfinished(self.folder)
             yield lock
 
     @contextmanager
     def prepared(self) -> Iterator[int]:
-        """The same, with the request in the folder for the child."""
+        """Lock the folder as `held` does, and write the request for the child."""
         with self.held() as lock:
             self.leave_request()
             yield lock
 
     def leave_request(self) -> None:
-        """Write what is asked for into the folder, which is held."""
+        """Write `request.json`; the caller holds the folder's lock."""
         content = asdict(self)
         write_json(self.folder / REQUEST, {**content, "sha256": _digest(content)})
 
     def make_folders(self) -> None:
-        """Make the run's folders.
+        """Create the run's folders.
 
-        Raises  UserError: they cannot be written.
+        Raises  UserError: they cannot be written, or one of them is a link.
         """
         with writing("results", self.folder):
             for name in SUBFOLDERS:
@@ -271,12 +273,12 @@ class Run:
         refuse_links(self.folder / name for name in SUBFOLDERS)
 
     def discard_if_empty(self) -> None:
-        """Remove the folder if no video was ever tried in it."""
+        """Remove the folder if it has no row of any video."""
         if not (self.folder / observations.OBSERVATIONS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def is_requested(self) -> bool:
-        """Whether the folder's request can be read, as scoring others against this run does."""
+        """Whether request.json is readable; other runs need it to be scored against this one."""
         try:
             Run.from_folder(self.folder)
         except UserError:
@@ -285,7 +287,7 @@ class Run:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Run:
-        """Read the request that the parent left; results that were moved are where they are now.
+        """Read the request that the parent process wrote.
 
         Raises  UserError: there is none, or it is damaged.
         """
@@ -301,6 +303,7 @@ class Run:
             prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
             suite = Suite(prompts=prompts, **request["suite"])
             execution = Execution(**request["execution"])
+            # From the path, not from the request: the results may have been moved since.
             place = {"results_dir": str(folder.absolute().parents[2])}
             run = cls(**{**request, **place, "suite": suite, "execution": execution})
             _check_names(run)
@@ -313,15 +316,13 @@ class Run:
 
 
 def _digest(request: dict[str, Any]) -> str:
-    """SHA-256 of a request's content, whatever the order of its keys."""
+    """Return the SHA-256 of a request's content, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _check_names(run: Run) -> None:
-    """Refuse a request whose names would lead out of the results, whoever wrote it.
-
-    Raises  ValueError, TypeError.
-    """
+    """Raise ValueError if a name of the request would lead outside the results folder."""
+    # Results folders are exchanged between people, so a request is not trusted.
     for name in (run.suite.name, run.model_name, run.method_name):
         parts = name.split("/")
         if name.startswith("/") or {"", ".", ".."} & set(parts) or not name.isprintable():
@@ -331,9 +332,9 @@ def _check_names(run: Run) -> None:
 
 
 def folder_of(parent: Path, run_id: str) -> Path | None:
-    """The folder of a run among others; None if there is none.
+    """Return the folder of a run below `parent`; None if there is none.
 
-    Raises  UserError: there are two, so nobody knows which of them is the run.
+    Raises  Twice: several folders have this id.
     """
     found = sorted(parent.glob(f"*-{run_id}"))
     if len({path.resolve() for path in found}) > 1:
@@ -342,5 +343,5 @@ def folder_of(parent: Path, run_id: str) -> Path | None:
 
 
 def run_id_of(folder: Path) -> str:
-    """The id of the run whose folder this is, from its name."""
+    """Return the run id that ends the name of a run's folder."""
     return folder.name.rpartition("-")[2]

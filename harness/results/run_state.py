@@ -1,4 +1,4 @@
-"""What the files of a run say of its videos, read once."""
+"""The state of a run's videos, read once from its files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLUMNS = ("prompt_index", "sample", "failure", "failure_reason", "frames_sha256
 
 @dataclass(frozen=True)
 class RunState:
-    """A look at a run's folder; what is written there afterwards needs another one.
+    """A snapshot of a run's observations; read a new one after rows have been written.
 
-    videos: those that have a row, with its `COLUMNS`, in the order of videos.
+    videos: the `COLUMNS` of each video that has a row, in the order of videos.
     """
 
     folder: Path
@@ -29,7 +29,7 @@ class RunState:
 
     @classmethod
     def read(cls, folder: Path) -> RunState:
-        """Read the observations of a run; there are none where nothing was tried yet.
+        """Read the observations of a run; no videos if the file does not exist yet.
 
         Raises  UserError: they cannot be read.
         """
@@ -38,25 +38,25 @@ class RunState:
 
     @cached_property
     def made(self) -> dict[Key, str | None]:
-        """Videos that were generated without failure, with the digests of their frames."""
+        """Digests of the frames of all videos that were generated without failure."""
         return {
             key: row["frames_sha256"] for key, row in self.videos.items() if row["failure"] is None
         }
 
     @property
     def code_versions(self) -> list[str]:
-        """The versions of the code that made the videos."""
+        """The versions of the harness that made the videos, sorted."""
         return sorted({x for row in self.videos.values() if (x := row["code_version"])})
 
     @property
     def weights(self) -> list[str]:
-        """What the videos were made from: files and their checksums."""
+        """The weight files, with checksums, that the videos were made from, sorted."""
         return sorted({x for row in self.videos.values() if (x := row["weights"])})
 
     def missing(self, run: Run) -> list[Item]:
-        """Videos to make: without a row, with a failed one to try again, or without frames.
+        """Return the videos to generate: without a row, failed and to retry, or without frames.
 
-        run: the run of this folder, as it is asked for now.
+        run: the current request of this folder.
         """
 
         def is_missing(item: Item) -> bool:
@@ -70,7 +70,7 @@ class RunState:
         return [item for item in run.items if is_missing(item)]
 
     def failed(self, run: Run) -> dict[Key, str]:
-        """Videos asked for that could not be made, and what of, in the order of videos."""
+        """Return the cause of failure of each requested video that failed, in order."""
         asked = {item.key for item in run.items}
         return {
             key: row["failure"]
@@ -79,7 +79,7 @@ class RunState:
         }
 
     def failure(self, run: Run) -> RunFailed | None:
-        """The first of the videos that failed, with how many did."""
+        """Return the first failed video as an error that counts all; None if none failed."""
         failed = self.failed(run)
         for key, cause in failed.items():
             reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {key[0]} by: "
@@ -87,11 +87,11 @@ class RunState:
         return None
 
     def unscored(self, run: Run) -> RunFailed | None:
-        """The first of the videos that have no scores because they cannot be read.
+        """Return an error for the first video whose frames scoring could not read, else None.
 
-        Scores are read here and now, since scoring comes after all that a state is made for.
-        Raises  UserError: they cannot be read.
+        Raises  UserError: the scores cannot be read.
         """
+        # Not part of the snapshot: scores are written after the state was read.
         asked = {item.key for item in run.items}
         for key, row in scores.rows(self.folder).items():
             if row["frames_sha256"] is None and key in asked:

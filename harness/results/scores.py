@@ -1,7 +1,7 @@
-"""Scores on disk: a row a video, the columns of the metrics that scored it.
+"""Reads and writes scores: one row per video, with the columns of each metric.
 
-A file describes itself: each column of a metric carries the metric's name, its unit, which way is
-better and what it means in the metadata of its field.
+The file describes itself: the metadata of each field holds the metric's name, the unit, the better
+direction and the meaning.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ if TYPE_CHECKING:
 
 SCORES = "scores.parquet"
 VERSION = 5  # of the columns of `Scored`
-CONSTANT = "constant, every frame is one flat colour"  # in reasons, beside values or none
+CONSTANT = "constant, every frame is one flat colour"  # part of reasons, with or without values
 Key = tuple[int, int]  # prompt index and sample
-BESIDE = {  # columns that every metric has beside its own, after its name
+BESIDE = {  # suffixes of the columns that every metric has in addition to its values
     "reason": "why the metric has no value; null where it has one",
     "version": "definition, packages and windows behind the value; null where it was not tried",
     "weights": "files of weights and their checksums",
 }
 Row = dict[str, Any]
-Value = float | int | str | list[float] | list[float | None] | None  # of a metric
+Value = float | int | str | list[float] | list[float | None] | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a metric's rows.
+    """One column of a metric.
 
-    better: which way a video improves; None where neither does. kind: float, int, str or
-    list[float]. An empty unit is a pure number.
+    unit: empty for a pure number.
+    better: which direction is an improvement; None: neither.
+    kind: float, int, str or list[float].
     """
 
     name: str
@@ -48,13 +49,13 @@ class Column:
 
 
 class DescribedMetric(Protocol):
-    """What this file needs to know of a metric."""
+    """The part of a metric's interface that storing its scores needs."""
 
     against_reference: ClassVar[bool]
 
     @property
     def name(self) -> str:
-        """Stem of its columns."""
+        """Prefix of the metric's columns."""
 
     def columns(self) -> tuple[Column, ...]:
         """Describe the columns of its values, in order."""
@@ -65,7 +66,7 @@ AnyMetric = TypeVar("AnyMetric", bound=DescribedMetric)
 
 @dataclass(frozen=True)
 class Scored:
-    """Which video was scored, against which reference."""
+    """The identity columns of a row: the video that was scored, and its reference."""
 
     run_id: str = column("as in the observations")
     prompt_index: int = column("as in the observations")
@@ -81,13 +82,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Result:
-    """What one metric says of one video: values, or the reason why there are none.
+    """The result of one metric for one video: values, or the reason why there are none.
 
-    A reason beside values says why they mean little: a video that is CONSTANT, columns that were
-    not finite.
-
-    version is null where the metric could not be tried (no weights, no reference); it is as soon
-    as it can be.
+    reason: set together with values if they mean little: the video is CONSTANT, or columns were not
+    finite.
+    version: None if the metric could not run (no weights, no reference). It is tried again as soon
+    as it can run.
     """
 
     values: Mapping[str, Value]
@@ -97,7 +97,7 @@ class Result:
 
 
 def fields(metric: DescribedMetric) -> list[pa.Field]:
-    """The columns of a metric: its own, then why they are null, its version and its weights."""
+    """Return the fields of a metric: its values, then reason, version and weights."""
     import pyarrow as pa
 
     whose = {"metric": metric.name, "against": "reference" if metric.against_reference else ""}
@@ -120,23 +120,22 @@ def fields(metric: DescribedMetric) -> list[pa.Field]:
 
 
 class Scores:
-    """The scores of a run, durable video by video.
+    """The scores of a run; each `put` is on disk when it returns.
 
     Raises  UserError: the file is damaged, or of another version.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open an existing file, or begin one."""
+        """Read the file if it exists; the first `put` creates it otherwise."""
         self._path = path
         table = read(path) if path.exists() else parquet.schema(Scored).empty_table()
         self._fields: dict[str, pa.Field] = {field.name: field for field in table.schema}
         self._rows: dict[Key, Row] = {key(row): row for row in table.to_pylist()}
 
     def put(self, scored: Scored, results: Mapping[AnyMetric, Result]) -> None:
-        """Add results to a video's row; those of other frames or another reference are gone.
+        """Add results to a video's row, and drop results of other frames or another reference.
 
-        What is known of a reference that is no longer there stays. Rows lie in the order of videos,
-        so the file is the same whatever order they came in.
+        Rows are sorted by video, so the file does not depend on the order of the calls.
         """
         import pyarrow as pa
 
@@ -145,6 +144,7 @@ class Scores:
         if row.get("frames_sha256") != scored.frames_sha256:
             row = {}
         if scored.reference_frames_sha256 is None:
+            # The reference video is not there now, so earlier scores against it stay valid.
             identity["reference_frames_sha256"] = row.get("reference_frames_sha256")
         elif row.get("reference_frames_sha256") != scored.reference_frames_sha256:
             row = {name: value for name, value in row.items() if not self._is_against(name)}
@@ -159,12 +159,12 @@ class Scores:
         parquet.write(self._path, pa.Table.from_pylist(rows, pa.schema(self._fields.values())))
 
     def _is_against(self, column: str) -> bool:
-        """Whether a column is of a metric against the reference."""
+        """Whether a column belongs to a metric that compares with the reference."""
         told = self._fields[column].metadata or {}
         return told.get(b"against") == b"reference"
 
     def _describe(self, metric: DescribedMetric) -> None:
-        """Take in a metric's columns, in place of those that an earlier version of it had."""
+        """Add a metric's fields, or replace those of an earlier version of the metric."""
         wanted = fields(metric)
         known = [x for x in self._fields.values() if _metric_of(x) == metric.name]
         if not all(x.equals(y, check_metadata=True) for x, y in zip(known, wanted, strict=False)):
@@ -176,7 +176,7 @@ class Scores:
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A file of scores, or some columns of it.
+    """Read a file of scores; with `columns`, only these and those of `Scored`.
 
     Raises  UserError: it is damaged, or of another version.
     """
@@ -191,13 +191,13 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def rows(folder: Path, columns: Sequence[str] | None = None) -> dict[Key, Row]:
-    """The scores of a run's videos, with all columns or some beside those of `Scored`."""
+    """Return a run's scores by video, all columns or some in addition to those of `Scored`."""
     path = folder / SCORES
     return {key(row): row for row in read(path, columns).to_pylist()} if path.exists() else {}
 
 
 def key(row: Row) -> Key:
-    """The video of a row."""
+    """Return prompt index and sample of a row."""
     return row["prompt_index"], row["sample"]
 
 

@@ -1,4 +1,4 @@
-"""One number a column over the videos of a run, for tables and the tracker's summary."""
+"""Aggregates the rows of a run to one number per column, for tables and the tracker's summary."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def summarize(rows: pd.DataFrame) -> dict[str, float]:
     """Aggregate the rows of one run over the videos that were made.
 
-    Columns of the observations say themselves how (`harness.results.observation.column`): peaks are
-    the largest, other measurements means, and what tells videos apart (seed, index, size) has no
-    aggregate. Scores are means. A column without any value is left out.
+    Observations: each column declares its aggregate (`harness.results.observation.column`). Peaks
+    take the maximum, other measurements the mean; seed, index and size have no aggregate.
+    Scores take the mean. Columns without any value are left out.
 
-    num_videos: videos that were made. num_failed: videos that could not be.
+    Adds num_videos, the videos that were made, and num_failed, those that could not be made.
     """
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 

@@ -1,4 +1,4 @@
-"""Rows to tables: one line a run, means over its videos; a table a contract."""
+"""Builds the table that a command prints: one line per run, one table per attention window."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.system.units import GIB, MIB
 
 @dataclass(frozen=True)
 class Line:
-    """One run in the table; None where nothing was measured.
+    """One run in the table; None for a number that was not measured.
 
-    Numbers are those of `harness.results.summary.summarize`, in the units of the table.
+    The numbers come from `harness.results.summary.summarize`, converted to the table's units.
     """
 
     method: str
@@ -66,19 +66,19 @@ DECIMALS = {
     "drift_psnr": 3,
     "imaging": 4,
 }
-METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")  # whose columns the table has
+METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")  # metrics shown in the table
 
 
 @dataclass(frozen=True)
 class Section:
-    """Runs that may be compared: one suite, one model, one contract and nothing else mixed in."""
+    """Runs that may be compared: same suite, model, attention window and prompt source."""
 
     title: str
     lines: list[Line]
 
 
 def sections(runs: Sequence[pd.DataFrame]) -> list[Section]:
-    """The runs by suite, model, contract and prompt source, in the order in which they come."""
+    """Group runs by suite, model, attention window and prompt source, in the order given."""
     found: dict[str, list[pd.DataFrame]] = {}
     for rows in runs:
         found.setdefault(title(rows), []).append(rows)
@@ -86,12 +86,12 @@ def sections(runs: Sequence[pd.DataFrame]) -> list[Section]:
 
 
 def summarize(runs: Sequence[pd.DataFrame]) -> list[Line]:
-    """A line per run, in the order given; the peak is the largest over its videos."""
+    """Return one line per run, in the order given; the peak is the largest over its videos."""
     return [_line(rows) for rows in runs]
 
 
 def cells(line: Line) -> list[str]:
-    """The text of a line's cells, in the order of COLUMNS."""
+    """Return the text of a line's cells, in the order of COLUMNS."""
     texts = []
     for name in COLUMNS:
         value = getattr(line, name)
@@ -103,7 +103,7 @@ def cells(line: Line) -> list[str]:
 
 
 def notes(lines: Sequence[Line]) -> list[str]:
-    """What the reader must know beneath the table: phases, reference, failures, missing values."""
+    """Return the notes under the table: definitions, mixed machines, failures, missing values."""
     found = [
         "ratio: BF16 bytes of all frames over the bytes stored; ratio same: of the frames that are "
         "still attended",
@@ -136,7 +136,7 @@ def notes(lines: Sequence[Line]) -> list[str]:
 
 
 def print_section(section: Section) -> None:
-    """Show a table on the terminal."""
+    """Print a table and its notes to the terminal."""
     from rich.console import Console
 
     _grid(section).show()
@@ -146,13 +146,13 @@ def print_section(section: Section) -> None:
 
 
 def markdown(section: Section) -> str:
-    """The table in Markdown, with its notes."""
+    """Return the table and its notes as Markdown."""
     noted = "".join(f"- {plain(note)}\n" for note in notes(section.lines))
     return f"{_grid(section).markdown()}\n{noted}"
 
 
 def _grid(section: Section) -> Grid:
-    """The table, without the peak of another program where no run of it is there."""
+    """Return the table; the column "as published" is dropped if no line has a value for it."""
     drop = all(line.published_gib is None for line in section.lines)
     kept = [i for i, name in enumerate(COLUMNS) if not (drop and name == "published_gib")]
     lines = [cells(line) for line in section.lines]
@@ -167,6 +167,8 @@ def _line(rows: pd.DataFrame) -> Line:
     def of(column: str, unit: float = 1.0) -> float | None:
         return known[column] / unit if column in known else None
 
+    # integration=published keeps unpacked codes and re-encodes the cache, so its peak must not
+    # stand in the column of the others.
     peak = of("peak_bytes", GIB)
     published = rows["integration"].iloc[0] == "published"
     return Line(
@@ -191,14 +193,14 @@ def _line(rows: pd.DataFrame) -> Line:
 
 
 def title(rows: pd.DataFrame) -> str:
-    """What the runs of a table share: suite, model, contract and source of the prompts."""
+    """Return the title of a run's table: suite, model, attention window and prompt source."""
     first = rows.iloc[0]
     history = "full history" if first["contract"] == "full" else f"contract {first['contract']}"
     return f"{first['suite']}, {first['model']}, {history}, {first['prompt_source']} prompts"
 
 
 def _reasons(made: pd.DataFrame) -> tuple[str, ...]:
-    """Why values in the table are null, or what makes them mean little; each reason once."""
+    """Return the distinct reasons why values of the table are null or hard to interpret."""
     columns = [*(f"{metric}_reason" for metric in METRICS), "drift_psnr_reason"]
     found = [made[column].dropna() for column in columns if column in made]
     return tuple(dict.fromkeys(reason for reasons in found for reason in reasons))

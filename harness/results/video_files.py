@@ -1,7 +1,7 @@
-"""Video files: raw as generated, lossless to keep, MP4 for people.
+"""Video files: raw frames from generating, a lossless file for scoring, an MP4 for people.
 
-Generating writes raw frames, because that costs next to nothing beside a denoising pass; scoring
-reads them and packs them losslessly to a fifth of the size or less.
+Generating writes raw frames, because that takes little time compared with a denoising pass.
+Scoring reads them and packs them losslessly to a fifth of the size or less.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Frames = NDArray[np.uint8]
 #   ffv1, range coder, 4 slices        0.18 s  2.6     0.22 s   6.6       0.38 s  13.4
 #   ffv1, Golomb-Rice, 16 slices       0.10 s  2.7     0.14 s   6.7       0.35 s  13.8
 #   libx264rgb, qp 0, ultrafast        0.06 s  5.2     0.07 s   7.8       0.18 s  19.0
-# x264 gains at most 0.06 s a video and takes up to twice the disk; each of FFV1's slices may have
-# a thread, so the threads end at four however many cores there are.
+# x264 saves at most 0.06 s per video and takes up to twice the disk. FFV1 uses one thread per
+# slice, so more than four threads bring nothing.
 _FFV1 = {"level": "3", "coder": "0", "slices": "4"}
 _FFV1_THREADS = 4
 
-# The tags are what a browser needs to turn YUV back into the colours that were meant.
+# Browsers need these tags to convert YUV back to the original colours.
 _H264 = {
     "crf": "18",
     "movflags": "+faststart",
@@ -44,26 +44,26 @@ _BT709 = 1  # ITU-R BT.709 in FFmpeg's numbering of colour matrices
 
 
 def write_raw(path: Path, frames_THWC: Frames) -> None:
-    """Write frames as they are, a NumPy file.
+    """Write uncompressed frames as a NumPy file.
 
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
     Raises  ValueError: frames of another shape or dtype, or none at all.
     """
     check_frames(frames_THWC)
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        # Not numpy.save: on a full disk it raises an error without the number that says so.
+        # Not numpy.save: on a full disk its error has no errno, so the cause would be lost.
         header = np.lib.format.header_data_from_array_1_0(frames_THWC)
         np.lib.format.write_array_header_1_0(file, header | {"fortran_order": False})
         file.write(np.ascontiguousarray(frames_THWC).data)
 
 
 def frames_file(stem: Path) -> Path | None:
-    """The file that holds a video's exact frames, packed or raw; None if there is none."""
+    """Return the file with a video's exact frames, lossless before raw; None if there is none."""
     return next((p for p in (stem.with_suffix(e) for e in (".mkv", ".npy")) if p.exists()), None)
 
 
 def read_frames(stem: Path) -> Frames:
-    """The exact frames of a video, from whichever file holds them.
+    """Read the exact frames of a video from its lossless or raw file.
 
     Shapes  -> [T, H, W, 3] u8 RGB.
     Raises  UserError: no file, or a damaged one.
@@ -82,16 +82,17 @@ def read_frames(stem: Path) -> Frames:
 
 
 def pack_frames(stem: Path, frames_THWC: Frames, fps: float) -> None:
-    """Leave the lossless file alone, without the raw one."""
+    """Replace the raw file of a video by a lossless one."""
     if not stem.with_suffix(".mkv").exists():
         write_lossless(stem.with_suffix(".mkv"), frames_THWC, fps)
+    # Removed last: a process killed before this line leaves both files, never none.
     stem.with_suffix(".npy").unlink(missing_ok=True)
 
 
 def write_lossless(path: Path, frames_THWC: Frames, fps: float) -> None:
-    """Write frames bit for bit as FFV1 in Matroska, with their digest among the tags.
+    """Write frames losslessly as FFV1 in Matroska, with their digest as a tag.
 
-    The file appears under its name only when it is whole.
+    The file gets its name only once it is complete.
 
     Shapes  frames_THWC [T, H, W, 3] u8 RGB; any size from 2x2, odd ones too.
     Raises  ValueError: frames of another shape or dtype, or none at all.
@@ -100,17 +101,14 @@ def write_lossless(path: Path, frames_THWC: Frames, fps: float) -> None:
     tags = {"sha256": digest(frames_THWC)}
     with whole_file(path) as unfinished, _writer(unfinished, "matroska", tags) as container:
         stream = container.add_stream("ffv1", rate=_rate(fps), options=_FFV1)
-        stream.pix_fmt = "bgr0"
+        stream.pix_fmt = "bgr0"  # 8-bit RGB without conversion to YUV, which would round
         stream.codec_context.thread_count = _FFV1_THREADS
         stream.codec_context.thread_type = "SLICE"
         _encode(container, stream, frames_THWC)
 
 
 def read_lossless(path: Path) -> Frames:
-    """Read back what `write_lossless` wrote, and prove it by the digest.
-
-    A digest, because FFmpeg conceals damage: a file cut short or with a wrong byte still decodes,
-    to fewer or to other frames.
+    """Read a file of `write_lossless` and verify its frames by the stored digest.
 
     Shapes  -> [T, H, W, 3] u8 RGB.
     Raises  UserError: the file is missing, cut short, damaged, or of another origin.
@@ -125,6 +123,8 @@ def read_lossless(path: Path) -> Frames:
             container.streams.video[0].thread_type = "AUTO"
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         frames_THWC: Frames = np.stack(frames)
+        # FFmpeg conceals damage: a truncated file or a wrong byte still decodes, to fewer or
+        # different frames. Only the digest detects that.
         whole = tags["sha256"] == digest(frames_THWC)
     except (av.FFmpegError, LookupError, ValueError):
         whole = False
@@ -140,13 +140,14 @@ def write_mp4(path: Path, frames_THWC: Frames, fps: float) -> None:
     """Write an H.264 file that every browser plays; for people only, never for scoring.
 
     Even at this visually clean setting the loss (about 30 dB on grain) is larger than the effects
-    under study. An odd height or width grows by one pixel, a copy of the edge: 4:2:0 needs it.
+    under study.
 
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
     Raises  ValueError: frames of another shape or dtype, or none at all.
     """
     check_frames(frames_THWC)
     height, width = frames_THWC.shape[1:3]
+    # 4:2:0 needs even sizes: an odd height or width grows by one pixel, a copy of the edge.
     even_THWC = np.pad(frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with whole_file(path) as unfinished, _writer(unfinished, "mp4") as container:
         stream = container.add_stream("libx264", rate=_rate(fps), options=_H264)
@@ -156,17 +157,17 @@ def write_mp4(path: Path, frames_THWC: Frames, fps: float) -> None:
 
 @contextmanager
 def _writer(path: Path, kind: str, tags: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """An open container of the given kind, with tags of ours; the same frames, the same bytes."""
+    """Open a container for writing; equal frames give equal bytes."""
     import av
 
-    options = {"fflags": "bitexact"}  # no random ids, no versions: equal frames are equal files
+    options = {"fflags": "bitexact"}  # no random ids and no version of FFmpeg in the file
     with av.open(str(path), "w", format=kind, options=options) as container:
         container.metadata.update(tags or {})
         yield container
 
 
 def _encode(container: Any, stream: Any, frames_THWC: Frames, **conversion: int) -> None:
-    """Encode all frames into one stream, and flush it."""
+    """Encode all frames into one stream and flush it."""
     import av
 
     stream.height, stream.width = frames_THWC.shape[1:3]
@@ -177,19 +178,19 @@ def _encode(container: Any, stream: Any, frames_THWC: Frames, **conversion: int)
 
 
 def _rate(fps: float) -> Fraction:
-    """The frame rate as containers want it: a ratio of small integers (23.976 -> 24000/1001)."""
+    """Return the frame rate as a ratio of small integers (23.976 -> 24000/1001)."""
     return Fraction(fps).limit_denominator(1001)
 
 
 def digest(frames_THWC: Frames) -> str:
-    """SHA-256 of the shape and the pixels, as rows and lossless files carry it."""
+    """Return the SHA-256 of shape and pixels, which rows and lossless files store."""
     content = hashlib.sha256(str(frames_THWC.shape).encode())
     content.update(np.ascontiguousarray(frames_THWC).data)
     return content.hexdigest()
 
 
 def check_frames(frames_THWC: Frames) -> None:
-    """Refuse what is not a video of at least one frame."""
+    """Raise ValueError unless the frames are [T, H, W, 3] u8 with T, H, W >= 1."""
     shape, dtype = frames_THWC.shape, frames_THWC.dtype
     if len(shape) != 4 or shape[3] != 3 or 0 in shape or dtype != np.uint8:
         raise ValueError(f"frames {shape} {dtype}: give [T, H, W, 3] uint8 with T, H, W >= 1")

@@ -1,4 +1,4 @@
-"""Mirror of a run in wandb. The parquet files are the record; failing here never fails a run."""
+"""Mirrors a run to wandb. The parquet files are the record; a failure here never fails a run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Mode = Literal["online", "offline", "disabled"]
 
 
 def mode(wanted: str) -> Mode:
-    """`auto` is online with an account (WANDB_API_KEY or netrc), else offline.
+    """Resolve `track.mode`: `auto` is online with an account (WANDB_API_KEY, netrc), else offline.
 
-    Raises  UserError: an unknown word.
+    Raises  UserError: an unknown mode.
     """
     if wanted in ("online", "offline", "disabled"):
         return wanted  # type: ignore[return-value]

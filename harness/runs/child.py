@@ -1,4 +1,7 @@
-"""A fresh child process per stage: it exits with every byte it held, and its death is named."""
+"""Runs each stage in a child process of its own, and finds out why a child died.
+
+A child frees all memory, of the device too, by exiting.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,20 @@ from harness.system import logs
 from harness.system.child_process import report_lines, search_path
 from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
 
-PATIENCE_S = 10  # between asking a child to end and making it
-SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # the time is nearly over
+PATIENCE_S = 10  # between interrupting a child and killing it
+SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # sent shortly before a job's time limit
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *SLURM_WARNS)
 
 
 def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
     """Run `generate` or `score` on some videos of a run in a child, and wait for it.
 
-    lock: the open file of the run's lock, which the child keeps: if this process is killed, the
-    folder is not free before the child is gone too.
-    Raises  AlreadySaid: the child has printed what to mend. RunFailed: it died; the rows it
-    finished stay.
+    lock: file descriptor of the run's lock, which the child inherits.
+    Raises  AlreadySaid: the child has printed what to fix. RunFailed: the child died; the rows of
+    finished videos stay.
     """
+    # The child keeps the lock open: if this process is killed, the folder stays locked until the
+    # child has ended too.
     num = len(videos)
     what = f"{run.folder.name}: {stage} {num} video{'s' * (num != 1)}"
     with leased(run.execution, stage) as grant, logs.stage(what):
@@ -42,9 +46,9 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
 def start_worker(
     words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start `python -m harness.runs.worker <words>`; the only place that starts a stage.
+    """Start `python -m harness.runs.worker <words>`; every stage is started here.
 
-    files: open files that the child inherits. variables: its environment.
+    files: file descriptors that the child inherits. variables: its environment.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "harness.runs.worker", *words],
@@ -56,15 +60,15 @@ def start_worker(
 
 
 class _Child:
-    """One child: told on its standard input what to do, heard through a pipe, a line a report.
+    """One child process: reads its videos from standard input and reports lines through a pipe.
 
-    It reports `{"video": [prompt index, sample]}` when it begins one, and last `{"ends": "what to
-    mend, if it refuses"}`, or
-    `{"cause": ..., "reason": ...}` if it ends by an error.
+    `{"video": [prompt index, sample]}`   a video begins
+    `{"ends": sentence}`                  the end; the sentence is empty, or says what to fix
+    `{"cause": ..., "reason": ...}`       the end by an error
     """
 
     def __init__(self, stage: str, run: Run, grant: Grant, files: tuple[int, ...]) -> None:
-        """Start it."""
+        """Start the process."""
         self._what = f"{run.folder.name}: {stage}"
         self._timeout_s = run.execution.timeout_s
         self._kills = kernel_kills()
@@ -76,13 +80,14 @@ class _Child:
         variables = {**os.environ, "PYTHONPATH": search_path(), **grant.variables}
         words = [stage, str(run.folder), *told]
         self._process = start_worker(words, (writer, *files), variables)
-        os.close(writer)
+        os.close(writer)  # else the pipe would not end when the child dies
         self._reports = report_lines(reader)
 
     def watch(self, videos: Sequence[Key]) -> None:
-        """Tell it the videos, follow what it reports and name its end."""
+        """Send the videos, follow the reports, and raise an error if the child failed."""
         try:
             assert self._process.stdin is not None
+            # A child that died early has closed the pipe; its exit code tells why.
             with suppress(BrokenPipeError), self._process.stdin as told:
                 json.dump({"videos": videos}, told)
             while (line := self._reports.get(timeout=self._timeout_s)) is not None:
@@ -98,7 +103,7 @@ class _Child:
         self._judge(code)
 
     def _heard(self, line: str) -> None:
-        with suppress(json.JSONDecodeError):  # a child that dies may leave half a line
+        with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
             report = json.loads(line)
             if "video" in report:
                 index, sample = report["video"]
@@ -109,7 +114,7 @@ class _Child:
                 self._verdict = report
 
     def _stop(self) -> None:
-        """Ask it to end, then make it."""
+        """Interrupt the child; kill it if it does not end within PATIENCE_S."""
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(PATIENCE_S)
@@ -118,7 +123,8 @@ class _Child:
             self._process.wait()
 
     def _judge(self, code: int) -> None:
-        """Raise what an exit code and the last words mean."""
+        """Raise the error that the exit code and the last report stand for."""
+        # The order matters: a report is more specific than an exit code.
         if self._ended and code == USER_ERROR:
             raise AlreadySaid(self._refusal)
         if self._verdict is not None:
@@ -126,6 +132,7 @@ class _Child:
             raise RunFailed(self._verdict["cause"], reason, self._at)
         if code == INTERRUPTED or -code in FROM_OUTSIDE:
             name = signal.Signals(-code if code < 0 else signal.SIGINT).name
+            # The kernel's out-of-memory killer sends SIGKILL as people do; only its counter tells.
             if -code == signal.SIGKILL and kernel_kills() > self._kills:
                 reason = f"{self._what} was killed by the kernel, which had no memory left"
                 raise RunFailed("oom", reason, self._at)
@@ -133,13 +140,13 @@ class _Child:
         if code < 0:
             name = signal.Signals(-code).name
             raise RunFailed("crash", f"{self._what} crashed with {name}", self._at)
-        if code or not self._ended:  # a method may exit, with any code
+        if code or not self._ended:  # a method may call os._exit, even with code 0
             reason = f"{self._what} ended with exit code {code} and no word"
             raise RunFailed("crash", reason, self._at)
 
 
 def kernel_kills() -> int:
-    """How many processes the kernel has killed for memory so far; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory; 0 if unknown."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             name, _, count = line.partition(" ")

@@ -1,4 +1,4 @@
-"""First stage: make the videos of a run and measure how they were made."""
+"""First stage: generates the videos of a run and measures time and memory."""
 
 from __future__ import annotations
 
@@ -40,14 +40,17 @@ from harness.system.progress import Progress
 
 
 class Generator:
-    """Builds a run's model and method once and makes its videos one after the other.
+    """Builds a run's model and method once, and generates its videos one after the other.
 
-    What a video holds (history, cross-attention, latents) is local to `make` and gone before the
-    next one starts, unless the integration keeps it on purpose.
+    Tensors of a video (history, cross-attention, latents) are local to `make` and freed before the
+    next video, unless the integration keeps them on purpose.
     """
 
     def __init__(self, run: Run) -> None:
-        """Build everything; ValueError or UserError before any video is made."""
+        """Build model, method and sampler.
+
+        Raises  ValueError, UserError: the parts do not fit, before any video is made.
+        """
         self.run = run
         self.device = machine.choose_device(run.execution.device)
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
@@ -78,10 +81,8 @@ class Generator:
         self._weight_bytes = self.sampler.network.nbytes
 
     def encode(self, texts: Sequence[str]) -> None:
-        """Find the rows of all prompts or make them, then free the encoder.
-
-        It is larger than most networks, and loaded only if no earlier run left what it would make.
-        """
+        """Encode all prompts, or read the rows that earlier runs left, then free the encoder."""
+        # The encoder is larger than most networks, so it is loaded only if a prompt is missing.
         guidance = self.model.guidance
         prompts = list(dict.fromkeys([*texts, *([guidance.negative] if guidance else [])]))
         shared = Embeddings.of(self.run, self.model.text, self.device, self.memory)
@@ -94,25 +95,28 @@ class Generator:
             self.model.text.close()
 
     def text_rows(self, item: Item) -> Tensor:
-        """The encoded prompt of a video [length, width]."""
+        """Return the encoded prompt of a video [length, width]."""
         return self.texts[item.prompt.text][0]
 
     def text_kv(self, rows_TE: Tensor) -> list[TextKV]:
-        """Cross-attention keys and values of each branch; rows are those of the prompt."""
+        """Return cross-attention keys and values per guidance branch.
+
+        rows_TE: the encoded prompt.
+        """
         rows = [rows_TE]
         if self.model.guidance is not None:
             rows.append(self.texts[self.model.guidance.negative][0])
         return [self.model.text_kv(self.sampler, each) for each in rows]
 
     def notes(self, item: Item) -> list[str]:
-        """Sentences that a reader of this video's row should know; usually none."""
+        """Return notes that apply to this video's row; usually none."""
         rows = self.text_rows(item)
         if not self.model.text.is_full(rows):
             return []
         return [f"the prompt fills the text encoder's {len(rows)} rows and may have been cut"]
 
     def session(self, num_frames: int) -> CacheSession:
-        """An empty cache for a video."""
+        """Return an empty cache for a video of `num_frames` latent frames."""
         num_held = self.model.loop.histories(num_frames)[0]
         return self.integration.session(
             self.model.spec,
@@ -124,7 +128,7 @@ class Generator:
         )
 
     def warm_up(self) -> None:
-        """Two chunks that nobody measures: kernels, allocators and thread pools start here."""
+        """Generate two unmeasured chunks to warm up kernels, allocators and thread pools."""
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         text_kv = self.text_kv(next(iter(self.texts.values()))[0])
@@ -133,10 +137,13 @@ class Generator:
         for latents in self._sample(branches, noise, num_frames, Silent(), reel):
             reel.latents.append(latents)
         reel.end(self.decode)
-        self._previous = ()  # the first video has none before it
+        self._previous = ()  # the warm-up must not count as the video before the first
 
     def make(self, item: Item, meter: Meter) -> tuple[Frames, Held, list[TracePoint]]:
-        """One video: its pixels, what the cache came to hold, and its trace."""
+        """Generate one video; return its pixels, the cache's final sizes, and its trace.
+
+        Raises  NotFinite: the encoded prompt, a key, a value or a latent is not finite.
+        """
         rows, encoding = self.texts[item.prompt.text]
         if not are_finite(rows):
             raise NotFinite("the encoded prompt is not finite, before the first pass")
@@ -159,6 +166,8 @@ class Generator:
             time_s = time.perf_counter() - meter.start
             in_use = {"in_use": self.memory.now()}
             trace += self.record.sampled(item, chunk, time_s, alive.history() | in_use)
+        # Sizes are read, and references dropped, before decoding: the caches may be freed then,
+        # so that history and decoder need not fit into memory together.
         held = Held.of(alive.sessions)
         del branches, noise, chunks
         if self.integration.free_before_decode:
@@ -175,7 +184,7 @@ class Generator:
         observer: Observer,
         reel: Reel,
     ) -> Iterator[Tensor]:
-        """The finished latents of each chunk of a video."""
+        """Yield the finished latents of each chunk of a video."""
         cond, *others = branches
         uncond = others[0] if others else None
         return self.sampler.sample(
@@ -183,7 +192,10 @@ class Generator:
         )
 
     def decode(self, latents_FChw: Tensor) -> Frames:
-        """Pixels on the host, as the integration decodes."""
+        """Decode latents [F, C, h, w] to pixels [T, H, W, 3] u8 on the host.
+
+        The integration decides whether in parts or in one piece.
+        """
         with torch.inference_mode():
             if self.integration.stream_decode:
                 return np.concatenate(list(self.model.decoder.decode(latents_FChw)))
@@ -193,9 +205,10 @@ class Generator:
         return pixels(video)
 
     def _encode(self, prompts: Sequence[str], keep: Keep | None = None) -> None:
-        """Encode prompts one by one; `keep` is given each at once."""
+        """Encode prompts one by one; call `keep` after each."""
         self.model.text.to(self.device)
         for prompt in prompts:
+            # One meter per prompt: runs that read these rows later report the same measurement.
             meter = Meter(self.device, self.memory)
             meter.components = self._resident
             with meter.phase("text"):
@@ -205,11 +218,11 @@ class Generator:
                 keep(prompt, encoded)
 
     def _on(self, tensor: Tensor) -> bool:
-        """Whether a tensor lies on the device: on a CPU everything does."""
+        """Whether a tensor is in the memory that is measured."""
         return tensor.device.type == self.device.type
 
     def _resident(self) -> dict[str, int]:
-        """Bytes on the device that outlive a video, by what they are."""
+        """Return the bytes on the device that outlive a video, by component."""
         parts = {
             "weights": self._weight_bytes,
             "decoder": self.model.decoder.nbytes,
@@ -221,7 +234,7 @@ class Generator:
 
 @dataclass
 class Alive:
-    """What one video holds on the device."""
+    """The tensors that one video holds on the device."""
 
     reel: Reel
     text_kv: list[TextKV] = field(default_factory=list)
@@ -229,7 +242,7 @@ class Alive:
     noise: Tensor | None = None
 
     def ledger(self) -> dict[str, int]:
-        """Bytes by what they are."""
+        """Return the bytes by component."""
         cross = sum(x.nbytes for layers in self.text_kv for pair in layers for x in pair)
         noise = self.noise.nbytes if self.noise is not None else 0
         parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes}
@@ -238,24 +251,24 @@ class Alive:
         return {name: size for name, size in parts.items() if size}
 
     def history(self) -> dict[str, int]:
-        """Bytes of the caches by what they are; `cond.codes` where there are several branches."""
+        """Return the bytes of the caches by component; `cond.codes` etc. with several branches."""
         if len(self.sessions) == 1:
             return self.sessions[0].ledger()
-        named = zip(BRANCHES, self.sessions, strict=False)  # none yet, before the first pass
+        named = zip(BRANCHES, self.sessions, strict=False)  # no sessions before the first pass
         return {
             f"{name}.{part}": size for name, each in named for part, size in each.ledger().items()
         }
 
     def free(self) -> None:
-        """Let go of all but the reel."""
+        """Free everything except the latents that are still to be decoded."""
         self.text_kv, self.sessions, self.noise = [], [], None
 
 
 def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:
-    """Make videos of a run; one that fails is a row, and the others go on.
+    """Generate videos of a run; a video that fails gets a row with the cause.
 
-    A video's frames are on disk before its row, and its row before the next video starts. begins
-    is called before each.
+    begins: called with the key of each video before it starts.
+    Raises  UserError, OSError: the parts do not fit, or the run's folder cannot be written.
     """
     if not items:
         return
@@ -265,7 +278,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     passes = model.loop.num_passes(model.schedule, run.suite.num_frames, model.chunk_frames)
     passes *= model.num_branches
     generator.encode([item.prompt.text for item in items])
-    with suppress(Exception):  # the first video meets the same error, and its row says so
+    with suppress(Exception):  # the first video fails with the same error and records it
         generator.warm_up()
     rows = Rows(run.folder / observations.OBSERVATIONS)
     with Progress(run.method_name, len(items), passes) as progress:
@@ -274,9 +287,9 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
             meter = Meter(generator.device, generator.memory, progress.tick)
             try:
                 make_one(generator, item, meter, rows)
-            except (UserError, OSError):  # of the folder, not of this video
+            except (UserError, OSError):  # the folder is at fault, so the other videos fail too
                 raise
-            except Exception as error:  # noqa: BLE001  this video's row; the others go on
+            except Exception as error:  # noqa: BLE001  recorded in its row; the others go on
                 rows.put(generator.record.failed(item, error))
                 progress.failed(f"prompt {item.prompt.index}", error)
             else:
@@ -284,11 +297,13 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
 
 
 def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows) -> None:
-    """Make a video and leave its frames, its trace and, last, its row on disk."""
+    """Generate a video and write its frames, its trace and its row."""
     run = generator.run
     frames, held, trace = generator.make(item, meter)
+    # Remove files of an earlier attempt: a lossless file would be read instead of the new frames.
     for stale in run.video(item).parent.glob(f"{item.stem}.*"):
         stale.unlink()
     write_raw(run.video(item).with_suffix(".npy"), frames)
     write_trace(run.trace(item), trace)
+    # The row is written last: a row means that frames and trace are complete.
     rows.put(generator.record.made(item, meter, held, frames, generator.notes(item)))

@@ -1,4 +1,4 @@
-"""One job: the videos of a run, those of its BF16 reference, their scores, and how that ended."""
+"""Executes one job: generates a run and its BF16 reference, scores it, writes the manifest."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from harness.system.version import code_version
 
 
 def carry_out(run: Run, reference: Run) -> State:
-    """Generate what is missing, make the BF16 reference for it, score; then write the manifest.
+    """Generate missing videos, execute the BF16 reference, score, then write the manifest.
 
-    Gives what that came to: skipped, resumed or done.
-    Raises  RunFailed: some videos could not be made or scored; the others are there. AlreadySaid:
-    the settings cannot run. UserError: a metric refuses its settings, or the run was finished and
-    a file of it is damaged.
+    Returns the state: skipped, resumed or done.
+    Raises  RunFailed: some videos could not be made or scored; the others are complete.
+    AlreadySaid: the settings cannot run. UserError: a metric refuses its settings, or a file of a
+    finished run is damaged.
     """
-    built(json.dumps(run.metrics, sort_keys=True))  # what they refuse is told before all work
+    built(json.dumps(run.metrics, sort_keys=True))  # refuses bad settings before any work
     if is_done(run):
         return "skipped"
     with run.held() as lock:
-        if is_done(run):  # by the command that held it before
+        if is_done(run):  # the command that held the lock before may have finished the run
             return "skipped"
         manifest.verify(run.folder)
         run.leave_request()
         before = RunState.read(run.folder)
         _warn_of_other_code(run, before)
-        manifest.clear(run.folder)
+        manifest.clear(run.folder)  # a run that is being changed must not count as done
         generate(run, lock, before)
         after = RunState.read(run.folder)
         failure = None
@@ -50,7 +50,7 @@ def carry_out(run: Run, reference: Run) -> State:
 
 
 def is_done(run: Run) -> bool:
-    """Whether there is nothing to do, as the manifest says and the files show."""
+    """Whether the run is complete: manifest, videos and scores of everything requested."""
     if not (manifest.is_whole(run.folder) and run.is_requested()):
         return False
     state = RunState.read(run.folder)
@@ -58,10 +58,9 @@ def is_done(run: Run) -> bool:
 
 
 def generate(run: Run, lock: int, before: RunState) -> None:
-    """First stage: a child for all videos, and another for the rest where one dies on the way.
+    """Run the first stage in a child; if it dies, start another one for the remaining videos.
 
-    A child that dies before it has finished any ends it: the next would die the same way.
-    Raises  AlreadySaid: the settings cannot run; nothing of the run is left behind.
+    Raises  AlreadySaid: the settings cannot run; an empty folder of the run is removed.
     """
     todo = before.missing(run)
     while todo:
@@ -73,24 +72,25 @@ def generate(run: Run, lock: int, before: RunState) -> None:
             raise
         except RunFailed as death:
             at = next((i for i, item in enumerate(todo) if item.key == death.video), 0)
-            # It may have died with its row on disk.
+            # The child may have died after it wrote the row.
             unfinished = todo[at] in RunState.read(run.folder).missing(run)
-            if unfinished:  # a video that took its process with it is a row as any other failure
+            if unfinished:  # a video that killed its process gets a row like any other failure
                 row = run.row(todo[at], failure=death.cause, failure_reason=death.reason)
                 Rows(run.folder / observations.OBSERVATIONS).put(row)
+            # A child that died in its first video ends the stage: the next would die the same way.
             todo = [] if unfinished and not at else todo[at + 1 :]
-            if todo or not unfinished:  # else the run ends by it, and says so
+            if todo or not unfinished:  # otherwise the job ends with this failure and prints it
                 remark(f"{death}; finished videos are kept")
 
 
 def score(run: Run, lock: int, made: RunState) -> None:
-    """Second stage, where anything is to do in it."""
+    """Run the second stage in a child if any scores are missing."""
     if todo := lacking(run, made):
         run_stage("score", run, lock, [task.item.key for task in todo])
 
 
 def _reference_failure(reference: Run) -> RunFailed | None:
-    """Make the reference's own run; where that fails, the others are still scored."""
+    """Execute the reference run; return its failure, so that scoring still goes on."""
     try:
         carry_out(reference, reference)
     except RunFailed as failure:

@@ -1,7 +1,7 @@
-"""What a child may compute with: one GPU, or cores for its threads, held by file locks.
+"""Leases one GPU, or CPU cores, to a child process by file locks.
 
-The locks lie in the machine's temporary folder, so all commands of all users respect them. They
-end with the processes that hold them, however these die.
+The locks lie in the machine's temporary folder, so they hold across commands and users. The kernel
+releases them when the processes that hold them end, even if these are killed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from harness.system.errors import UserError, of_system
 from harness.system.files import is_no_file
 from harness.system.logs import remark
 
-SHARED = 0o1777  # mode of a folder in which every user may make files, and remove only their own
-PAUSE_S = 0.2  # between two looks for something free
+SHARED = 0o1777  # every user may create files in the folder, and remove only their own
+PAUSE_S = 0.2  # mean time between two attempts
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What is held: environment variables and device for the child, and the locks' files, which
-    the child keeps open, so that nothing is free before it is gone.
+    """What a child may use.
+
+    device: for the child. variables: to add to its environment.
+    files: descriptors of the locks, which the child inherits: they stay locked until it ends.
     """
 
     device: str
@@ -42,11 +44,10 @@ class Grant:
 
 @contextmanager
 def leased(execution: Execution, stage: str) -> Iterator[Grant]:
-    """Wait for what a stage needs and hold it.
+    """Wait for the GPU or the cores that a stage needs, and hold them.
 
-    `generate` takes one GPU of those visible to this process (`CUDA_VISIBLE_DEVICES`, which a
-    scheduler may have set, is respected); on a CPU every stage takes a core a thread. Scoring
-    beside a GPU takes nothing.
+    `generate` takes one of the GPUs visible to this process (`CUDA_VISIBLE_DEVICES` is respected).
+    On a CPU every stage takes one core per thread. Scoring on a machine with GPUs takes no lease.
     """
     gpus = [] if execution.device == "cpu" else visible_gpus()
     few = {} if execution.threads is None else {"OMP_NUM_THREADS": str(execution.threads)}
@@ -67,10 +68,8 @@ def leased(execution: Execution, stage: str) -> Iterator[Grant]:
 def held(
     names: Sequence[str], count: int, what: str
 ) -> Iterator[tuple[list[int], tuple[int, ...]]]:
-    """Hold `count` of the named things: which of them, and the open files of their locks.
-
-    Takes all or none at a time, so two that want several each cannot wait for each other.
-    """
+    """Lock `count` of the named resources; yield their indices and the descriptors of the locks."""
+    # All or none: commands that keep a part while they wait for the rest could deadlock.
     said = False
     while True:
         with ExitStack() as stack:
@@ -81,11 +80,11 @@ def held(
         if not said:
             said = True
             remark(f"waiting for {count} free {what}{'s' * (count > 1)} of {len(names)}")
-        time.sleep(PAUSE_S * (0.5 + random.random()))  # apart from others who wait
+        time.sleep(PAUSE_S * (0.5 + random.random()))  # random, so that waiting commands disperse
 
 
 def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
-    """Lock up to `count` that are free; the stack lets go of them."""
+    """Lock up to `count` free resources; the stack releases them."""
     taken: dict[int, int] = {}
     for index, name in enumerate(names):
         if len(taken) == count:
@@ -105,9 +104,9 @@ def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
 
 
 def folder() -> Path:
-    """Where the locks lie, open to every user of the machine.
+    """Create the folder of the locks, writable for every user of the machine, and return it.
 
-    Raises  UserError: something else lies there, as a link that another user left.
+    Raises  UserError: the path is not a folder, such as a link that another user left.
     """
     path = Path(tempfile.gettempdir()) / "video-kv-bench-leases"
     with suppress(FileExistsError):
@@ -121,7 +120,8 @@ def folder() -> Path:
         ) from error
     try:
         if stat.S_IMODE(os.fstat(opened).st_mode) != SHARED:
-            with suppress(PermissionError):  # of another user, who has opened it to us
+            # mkdir's mode is reduced by the umask, so it is set afterwards.
+            with suppress(PermissionError):  # another user owns the folder and has set its mode
                 os.fchmod(opened, SHARED)
     finally:
         os.close(opened)
@@ -129,11 +129,12 @@ def folder() -> Path:
 
 
 def _open(path: Path) -> int:
-    """Open a lock's file, made if it is not there; a link is not followed.
+    """Open the file of a lock, and create it if it is missing; links are not followed.
 
-    Not O_CREAT on one that is there: kernels refuse that in a shared folder for files of others.
-    Raises  UserError: it is a link, or no file.
+    Raises  UserError: it is a link, or not a file.
     """
+    # Open without O_CREAT first: Linux's fs.protected_regular refuses O_CREAT on another user's
+    # file in a sticky directory. Twice, since another process may create it between the two calls.
     how = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for _ in range(2):
         if is_no_file(path):
@@ -149,11 +150,11 @@ def _open(path: Path) -> int:
 
 @cache
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, in CUDA's order, by names that CUDA takes.
+    """Return the GPUs that this process may use, in CUDA's order, as CUDA_VISIBLE_DEVICES names.
 
-    None where none is installed, whatever CUDA_VISIBLE_DEVICES names: schedulers and containers set
-    it on machines without a GPU too.
+    Empty if no GPU is installed.
     """
+    # Schedulers and containers set CUDA_VISIBLE_DEVICES on machines without a GPU too.
     listed = _installed_gpus()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None or not listed:
@@ -163,14 +164,15 @@ def visible_gpus() -> list[str]:
         if word.isdecimal() and int(word) < len(listed):
             visible.append(listed[int(word)])
         elif word.startswith("MIG-") or any(gpu.startswith(word) for gpu in listed if word):
-            visible.append(word)  # a part of a GPU, or the beginning of a name
+            visible.append(word)  # a MIG partition, or the beginning of a UUID
         else:
-            break  # CUDA stops at the first that is none
+            break  # CUDA ignores everything after the first invalid entry
     return visible
 
 
 def _installed_gpus() -> list[str]:
-    """Names of the GPUs of this machine; a name is the same in every process."""
+    """Return the UUIDs of the installed GPUs, or their numbers without nvidia-smi."""
+    # UUIDs, because an index means different GPUs in processes with other visible devices.
     query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
@@ -180,7 +182,8 @@ def _installed_gpus() -> list[str]:
 
 
 def _chosen(gpus: list[str], device: str) -> list[str]:
-    """All of them, or the one of `cuda:<n>`; one that is not there is left to the child to say."""
+    """Return all GPUs, or the one that `cuda:<n>` names."""
+    # If the index does not exist, the child refuses it with a better message.
     _, _, index = device.partition(":")
     return [gpus[int(index)]] if index.isdecimal() and int(index) < len(gpus) else gpus
 
@@ -192,7 +195,7 @@ def _cores() -> list[int]:
 
 
 def threads(execution: Execution) -> int:
-    """How many a child starts on a CPU: as configured, else as torch does."""
+    """Return how many threads a child uses on a CPU: as configured, else torch's default."""
     cores = len(_cores())
     named = os.environ.get("OMP_NUM_THREADS", "")
     by_default = int(named) if named.isdecimal() and int(named) else cores

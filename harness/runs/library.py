@@ -1,4 +1,4 @@
-"""Models, methods and videos from Python, without a results folder."""
+"""Use models and methods from Python and generate videos without a results folder."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from harness.system.typed import build
 
 @dataclass(frozen=True)
 class SampledVideo:
-    """One video and the cache that it left.
+    """One video, with the cache as it is after the last chunk.
 
     frames: [T, H, W, 3] uint8. latents: [F, C, h, w] in the model's dtype.
-    session: the cache after the last commit; `session.ledger()` lists its bytes. Under guidance it
-    is that of the branch with the prompt.
+    session: the cache after the last commit; `session.ledger()` lists its bytes. With guidance,
+    this is the cache of the branch with the prompt.
     """
 
     frames: Frames
@@ -40,10 +40,10 @@ class SampledVideo:
 
 
 def load(*words: str) -> tuple[VideoModel, Method]:
-    """Build the model and the method that words of the command line name.
+    """Build the model and the method from settings of the command line.
 
-    words: as typed, for example "method=softprune_int4" and "method.key.bits=8".
-    Raises  UserError, InstantiationException: a word, a class or a setting that cannot be used.
+    words: settings as typed, for example "method=softprune_int4" and "method.key.bits=8".
+    Raises  UserError, InstantiationException: a setting or a class cannot be used.
     """
     config = configured(*words)
     model: VideoModel = build("model", config["model"], VideoModel)
@@ -60,7 +60,7 @@ def open_session(
 ) -> CacheSession:
     """Return an empty packed cache for one video of `num_frames` latent frames.
 
-    positions: those of the network; of the Wan networks if none are given.
+    positions: the network's positions; None for those of the Wan networks.
 
     Raises  ValueError, UserError: the method cannot serve the model or this length.
     """
@@ -80,9 +80,9 @@ def sample_video(
     device: torch.device | None = None,
     data_dir: str | None = None,
 ) -> SampledVideo:
-    """Generate one video, with the noise that a run draws for this seed.
+    """Generate one video, from the same noise as a run with this seed.
 
-    num_frames: latent frames; 12 are 2.8 s of the small model. data_dir: where checkpoints lie.
+    num_frames: latent frames; 12 are 2.8 s of the small model. data_dir: folder of checkpoints.
     Raises  ValueError, UserError: the parts do not fit, or a file is missing.
     """
     device = device or torch.device("cpu")

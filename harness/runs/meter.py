@@ -1,4 +1,4 @@
-"""Time and peak memory by phase, read after the device has finished."""
+"""Measures time and peak memory by phase, after the device has finished."""
 
 from __future__ import annotations
 
@@ -16,109 +16,109 @@ import torch
 
 
 class Memory(Protocol):
-    """Peak memory since the last reset."""
+    """A source of memory use and of its peak since the last reset, in bytes."""
 
     source: str
 
     def reset(self) -> None:
-        """Forget the peak."""
+        """Reset the peak to the current use."""
 
     def now(self) -> int:
-        """Bytes in use."""
+        """Return the bytes in use."""
 
     def peak(self) -> tuple[int, int]:
-        """Bytes in use and bytes reserved at the peak."""
+        """Return the largest bytes in use and the largest bytes reserved."""
 
 
 class CudaMemory:
-    """PyTorch's allocator: allocated and reserved bytes."""
+    """Bytes allocated and reserved by PyTorch's CUDA allocator."""
 
     source = "cuda allocator"
 
     def __init__(self, device: torch.device) -> None:
-        """Watch one device."""
+        """Measure one device."""
         self._device = device
 
     def reset(self) -> None:
-        """Forget the peak."""
+        """Reset the allocator's peak."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def now(self) -> int:
-        """Allocated."""
+        """Return the allocated bytes."""
         return torch.cuda.memory_allocated(self._device)
 
     def peak(self) -> tuple[int, int]:
-        """Allocated and reserved."""
+        """Return the largest allocated and the largest reserved bytes."""
         allocated = torch.cuda.max_memory_allocated(self._device)
         return allocated, torch.cuda.max_memory_reserved(self._device)
 
 
 class ResidentMemory:
-    """The kernel's high-water mark of this process's resident memory (Linux)."""
+    """This process's resident memory and the kernel's high-water mark of it (Linux)."""
 
     source = "process rss, high-water mark"
     _clear, _size = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
     _status = Path("/proc/self/status")
 
     def reset(self) -> None:
-        """Writing 5 sets the mark back to what is resident now."""
-        self._clear.write_text("5")
+        """Reset the high-water mark to the resident memory."""
+        self._clear.write_text("5")  # 5: the kernel's code for this
 
     def now(self) -> int:
-        """Resident bytes."""
+        """Return the resident bytes."""
         return int(self._size.read_text().split()[1]) * resource.getpagesize()
 
     def peak(self) -> tuple[int, int]:
-        """Resident bytes; nothing is reserved apart from them.
+        """Return the high-water mark, as used and as reserved bytes.
 
-        `ru_maxrss` is not used: it survives exec and is never reset, so a process that a larger one
-        started would report the peak of its parent.
-        Raises  OSError: the kernel does not tell the mark.
+        Raises  OSError: the kernel does not report the mark.
         """
+        # Not ru_maxrss: it survives exec and is never reset, so the child of a larger process
+        # would report the peak of its parent.
         for line in self._status.read_bytes().splitlines():
             if line.startswith(b"VmHWM:"):
-                resident = int(line.split()[1]) * 1024  # told in KiB
+                resident = int(line.split()[1]) * 1024  # the file counts KiB
                 return resident, resident
         raise OSError(f"{self._status} has no VmHWM")
 
 
 class SampledMemory:
-    """Resident memory at the end of a phase, where the kernel keeps no mark that can be reset."""
+    """Resident memory at the end of a phase, for kernels without a high-water mark to reset."""
 
     source = "process rss, end of phase"
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Do nothing: there is no peak to reset."""
 
     def now(self) -> int:
-        """Resident bytes."""
+        """Return the resident bytes."""
         return int(psutil.Process().memory_info().rss)
 
     def peak(self) -> tuple[int, int]:
-        """Resident bytes now."""
+        """Return the resident bytes at this moment, twice."""
         return self.now(), self.now()
 
 
 def memory_of(device: torch.device) -> Memory:
-    """The best source there is for a device."""
+    """Return the most exact source of memory use that works for a device."""
     if device.type == "cuda":
         return CudaMemory(device)
     resident = ResidentMemory()
     try:
         resident.reset()
         resident.peak()
-    except OSError:  # no Linux, or a sandbox that leaves these files out
+    except OSError:  # not Linux, or a sandbox without these files
         return SampledMemory()
     return resident
 
 
 @dataclass
 class TimedPass:
-    """One pass of the network, and what the reuse policy decided on it.
+    """One pass of the network, and the decision of the reuse policy.
 
-    chunk, step, branch: as in `harness.sampling.passes.Observer.phase`. time_s: at its end, since
-    the video began.
-    drift, accumulated: None where nothing was decided.
+    chunk, step, branch: as in `harness.sampling.passes.Observer.phase`.
+    time_s: end of the pass in seconds since the video began. seconds: its duration.
+    drift, accumulated: None if the policy made no decision.
     """
 
     phase: str
@@ -138,11 +138,14 @@ class Meter:
     def __init__(
         self, device: torch.device, memory: Memory, tick: Callable[[], None] | None = None
     ) -> None:
-        """`tick` is called after every network pass.
+        """Start the clock of a video.
 
-        `components` gives the bytes of what is known to be held, by what it is; `ledgers` are its
-        values at the peak of each phase, with `activations` (what the phase itself took on top of
-        what was there) and `other` (what was there and is not known), so that they add up.
+        tick: called after every pass of the network.
+
+        The attribute `components` returns the bytes of all known tensors by component. `ledgers`
+        holds these values at the peak of each phase, with two entries more, so that they add up to
+        the peak: `activations`, memory that the phase itself allocated, and `other`, memory
+        allocated before the phase that no component accounts for.
         """
         self.seconds: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, int] = defaultdict(int)
@@ -157,17 +160,17 @@ class Meter:
 
     @property
     def num_passes(self) -> int:
-        """Passes of the network, skipped ones included."""
+        """Number of passes of the network, skipped ones included."""
         return len(self.passes)
 
     @property
     def num_reused(self) -> int:
-        """Passes that were skipped."""
+        """Number of skipped passes."""
         return sum(each.reused for each in self.passes)
 
     @property
     def chunk_s(self) -> list[float]:
-        """Seconds of the passes of each chunk of the video."""
+        """Seconds of all passes of each chunk, in order of chunks."""
         found: defaultdict[int, float] = defaultdict(float)
         for each in self.passes:
             if each.chunk is not None:
@@ -178,10 +181,11 @@ class Meter:
     def phase(
         self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
     ) -> Iterator[None]:
-        """Time a block and take its peak; phases of the same name add up."""
+        """Measure time and peak of a block; blocks of the same name are added up."""
         is_pass = name in ("denoise", "commit")
         if is_pass:
             self.passes.append(TimedPass(name, chunk, step, branch))
+        # CUDA calls return before the device is done: earlier work must not count for this block.
         self._synchronize()
         self._memory.reset()
         unknown = self._memory.now() - sum(self.components().values())
@@ -201,15 +205,15 @@ class Meter:
                 self._tick()
 
     def reused(self) -> None:
-        """Mark the pass under way as skipped."""
+        """Mark the current pass as skipped."""
         self.passes[-1].reused = True
 
     def drifted(self, drift: float, accumulated: float) -> None:
-        """Keep what was decided on the pass under way by."""
+        """Record the drift that the reuse policy decided on for the current pass."""
         self.passes[-1].drift, self.passes[-1].accumulated = drift, accumulated
 
     def include(self, other: Meter) -> None:
-        """Add what was measured before this video began."""
+        """Add the measurements of another meter, such as that of encoding the prompt."""
         for name, seconds in other.seconds.items():
             self.seconds[name] += seconds
             if other.peaks[name] > self.peaks[name]:
@@ -218,11 +222,9 @@ class Meter:
             self.peak_reserved[name] = max(self.peak_reserved[name], reserved)
 
     def _explain(self, unknown: int, peak: int) -> dict[str, int]:
-        """The parts of a peak; what was there before and is not known is named as such.
-
-        Room that was taken and never written to is known but not resident on a CPU: then `other`
-        is smaller by it.
-        """
+        """Split a peak into its components, `activations` and `other`."""
+        # On a CPU, memory that was allocated but never written to is a known component and not
+        # resident. `other` is smaller by that much, and may be negative.
         parts = self.components()
         known = sum(parts.values())
         activations = max(0, peak - known - unknown)

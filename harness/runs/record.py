@@ -1,4 +1,4 @@
-"""The row of a video: who it is, and what was measured on it."""
+"""Builds the rows and traces of videos from measurements."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from harness.system.errors import cause_of, first_line, last_frame
 
 @dataclass(frozen=True)
 class Held:
-    """What caches held when the last chunk was committed; they may be gone by now.
+    """Sizes of the caches after the last commit; the caches may have been freed since.
 
-    Bytes are sums over guidance branches, num_frames is their mean. peak_bytes: the sum of what
-    each held at most.
+    Bytes are summed over guidance branches; num_frames is the mean over them.
+    peak_bytes: sum of the branches' own peaks.
     """
 
     nominal_bytes: int
@@ -36,8 +36,9 @@ class Held:
 
     @classmethod
     def of(cls, sessions: Sequence[CacheSession]) -> Held:
-        """Read the caches of all branches, which are still there."""
-        ledgers = [session.ledger() for session in sessions]  # before their peaks are read
+        """Read the sizes of all branches, before the caches are freed."""
+        # `ledger` first, since it may raise the peaks that are read below.
+        ledgers = [session.ledger() for session in sessions]
         by_branch = tuple(session.stored_bytes for session in sessions)
         return cls(
             nominal_bytes=sum(session.nominal_bytes for session in sessions),
@@ -51,7 +52,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes the rows of one run."""
+    """Builds the rows of one run."""
 
     run: Run
     model: VideoModel
@@ -64,7 +65,7 @@ class Recorder:
     def made(
         self, item: Item, meter: Meter, held: Held, frames: Frames, notes: Sequence[str] = ()
     ) -> Observation:
-        """The row of a finished video; notes are those on this video alone."""
+        """Return the row of a finished video; `notes` are added to those of the run."""
         frame = len(held.stored_bytes_by_branch) * self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
@@ -104,14 +105,14 @@ class Recorder:
         )
 
     def failed(self, item: Item, error: Exception) -> Observation:
-        """The row of a video that could not be made."""
+        """Return the row of a video that could not be made."""
         reason = f"{first_line(error)} ({last_frame(error)})"
         return self.run.row(item, **self._setting(), failure=cause_of(error), failure_reason=reason)
 
     def sampled(
         self, item: Item, chunk: int, time_s: float, held: dict[str, int]
     ) -> list[TracePoint]:
-        """What the cache holds after the commit of a chunk."""
+        """Return trace rows with the bytes of each component after the commit of a chunk."""
         key = (self.run.run_id, *item.key)
         return [
             TracePoint(*key, "chunk", "commit", chunk, time_s, name, size)
@@ -119,7 +120,7 @@ class Recorder:
         ]
 
     def peaks(self, item: Item, meter: Meter) -> list[TracePoint]:
-        """What each phase's peak consists of."""
+        """Return trace rows with the components of each phase's peak."""
         key = (self.run.run_id, *item.key)
         return [
             TracePoint(*key, "peak", phase, None, None, name, size)
@@ -128,7 +129,7 @@ class Recorder:
         ]
 
     def passes(self, item: Item, meter: Meter) -> list[TracePoint]:
-        """Every pass of a video, in order, with what was decided on it."""
+        """Return one trace row per pass, in order, with the decision of the reuse policy."""
         return [
             TracePoint(
                 self.run.run_id,
@@ -149,7 +150,7 @@ class Recorder:
         ]
 
     def _setting(self) -> dict[str, Any]:
-        """What is the same in every row that this child writes."""
+        """Return the columns that are the same in every row of this child."""
         return {
             "attention_backend": self.backend,
             "integration": self.integration,
@@ -162,5 +163,6 @@ class Recorder:
 
 
 def largest(peaks: Mapping[str, int]) -> int:
-    """The largest peak of a video's phases; `text` is left out, as its encoder is gone by then."""
+    """Return the largest peak of a video's phases, without `text`."""
+    # The text encoder is freed before the first video starts.
     return max(peak for phase, peak in peaks.items() if phase != "text")

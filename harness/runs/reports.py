@@ -1,4 +1,4 @@
-"""The child's side of the pipe to its parent: what it works on, and what it dies of."""
+"""The child's end of the pipe to its parent: reports which video begins and how the child ends."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from harness.system.errors import Cause
 
 
 class Reports:
-    """Writes a line a report; `harness.runs.child` reads them."""
+    """Writes one JSON line per report; `harness.runs.child` reads them."""
 
     def __init__(self, file: int) -> None:
-        """Take the pipe's open file; programs that this process starts do not get it."""
+        """Take the descriptor of the pipe."""
+        # Programs that this process starts must not keep the pipe open after its death.
         os.set_inheritable(file, False)
         self._file = file
 
     def begins(self, video: Key) -> None:
-        """This video is in work now."""
+        """Report that a video begins."""
         self._send({"video": video})
 
     def ends(self, refusal: str = "") -> None:
-        """All is done, or this is for the user to mend; an end without this word is a crash."""
+        """Report the end: success, or a sentence about what the user has to fix.
+
+        The parent takes an end without this report as a crash.
+        """
         self._send({"ends": refusal})
 
     def dies(self, cause: Cause, reason: str) -> None:
-        """The last words."""
+        """Report the error that ends the process."""
         self._send({"cause": cause, "reason": reason})
 
     def _send(self, report: object) -> None:

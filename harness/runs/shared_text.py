@@ -1,12 +1,11 @@
-"""Encoded prompts that runs share: made by the run that comes first, read by all the others.
+"""Encoded prompts on disk: the first run encodes a prompt, all later runs read it.
 
-The rows of a prompt are a file, `<results>/.text/<id>/<SHA-256 of the prompt>.safetensors`. The id
-is that of the encoder and of the kind of machine that it runs on, so what a run reads is what it
-would have made itself, bit for bit. A file appears when it is whole, and is made anew if it is
-damaged later on.
+The rows of a prompt lie in `<results>/.text/<id>/<SHA-256 of the prompt>.safetensors`. The id
+covers the encoder and the kind of machine, so a run reads exactly the bits that it would compute
+itself. A file appears only when it is complete; a damaged one is replaced.
 
-Beside the rows lies what making them took. A video's `text_s` and `peak_text_bytes` are therefore
-those of the run that really encoded its prompt, whichever run the video belongs to.
+The file also holds time and memory of encoding. A video's `text_s` and `peak_text_bytes` are
+therefore those of the run that encoded its prompt, even if the video belongs to another run.
 """
 
 from __future__ import annotations
@@ -32,30 +31,33 @@ from harness.system import machine
 from harness.system.files import locked, sha256, whole_file, writing
 from harness.system.logs import log
 
-FOLDER = ".text"  # below the results, beside the suites
-FORMAT = 2  # of `measured`: files of another one are not read
+FOLDER = ".text"  # in the results folder, next to the suites
+FORMAT = 2  # of `measured`; part of the id, so files of another format are not read
 
-Encoded = tuple[Tensor, Meter]  # rows [length, width] and what making them took
+Encoded = tuple[Tensor, Meter]  # rows [length, width], and time and memory of encoding them
 Keep = Callable[[str, Encoded], None]
 
 
 @runtime_checkable
 class Weighty(Protocol):
-    """A text encoder whose rows are worth sharing: it has weights to load and says which.
+    """A text encoder with weights to load, whose rows are worth sharing.
 
-    Encoders without weights have no such method. Encoding again costs them less than reading, and
-    what they make follows from code that no digest of one file covers.
+    Encoders without weights lack this method: encoding again costs less than reading, and their
+    rows depend on code that the digest of one file does not cover.
     """
 
     def origin(self) -> str | None:
-        """What decides the rows besides the settings, wherever it lies; None: share nothing."""
+        """Return what decides the rows in addition to the settings; None: do not share them.
+
+        Paths are not part of it.
+        """
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The rows that one encoder makes on one kind of machine, on disk.
+    """The rows of one encoder on one kind of machine, on disk.
 
-    `encoder` is a digest of everything that decides them; the folder has its first eight digits.
+    encoder: digest of everything that decides the rows; its first eight digits name the folder.
     """
 
     folder: Path
@@ -67,7 +69,7 @@ class Embeddings:
     def of(
         cls, run: Run, encoder: TextEncoder, device: torch.device, memory: Memory
     ) -> Embeddings | None:
-        """Those of a run's encoder; None if they are not worth sharing.
+        """Return the shared rows of a run's encoder; None if they are not worth sharing.
 
         Raises  UserError: the encoder's files are missing.
         """
@@ -92,17 +94,18 @@ class Embeddings:
         prompts: Sequence[str],
         encode: Callable[[Sequence[str], Keep], None],
     ) -> None:
-        """Put the rows of all prompts into `texts`: read them, or have `encode` make and keep them.
+        """Add the rows of all prompts to `texts`: read them, or call `encode` and keep the result.
 
-        Only one process encodes at a time; another waits and then finds what was made. What a
-        process kept before it died is found as well.
+        Only one process encodes at a time; others wait and then read its files. Prompts that a
+        killed process had finished are read too.
 
-        Raises  UserError: rows have to be made and the folder cannot be written.
+        Raises  UserError: prompts have to be encoded and the folder cannot be written.
         """
         texts |= self._found(prompts)
         if all(prompt in texts for prompt in prompts):
             return
         with self._alone():
+            # Look again: another process may have encoded them while this one waited.
             texts |= self._found([prompt for prompt in prompts if prompt not in texts])
             missing = [prompt for prompt in prompts if prompt not in texts]
             if missing:
@@ -113,11 +116,11 @@ class Embeddings:
         return {prompt: encoded for prompt, encoded in read.items() if encoded is not None}
 
     def _read(self, prompt: str) -> Encoded | None:
-        """The rows of a prompt; None unless every byte is as it was written."""
+        """Read the rows of a prompt; None if the file is missing or damaged."""
         try:
             with safe_open(self._path(prompt), framework="pt") as file:
                 found: dict[str, str] = file.metadata() or {}
-                rows = file.get_tensor("rows").clone()  # nothing may hang on the mapped file
+                rows = file.get_tensor("rows").clone()  # else the tensor keeps the file mapped
         except (OSError, SafetensorError):
             return None
         measured = found.get("measured", "")
@@ -126,10 +129,10 @@ class Embeddings:
         return rows, self._meter(measured)
 
     def _keep(self, prompt: str, encoded: Encoded) -> None:
-        """Write the rows of a prompt whole and durably."""
+        """Write the rows of a prompt atomically and durably."""
         rows, meter = encoded
         path = self._path(prompt)
-        if path.exists():  # or it would have been read
+        if path.exists():  # `_read` refused it
             log.warning(f"{path} is damaged and made anew")
         content = save({"rows": rows.contiguous()}, self._about(prompt, rows, _measured(meter)))
         with whole_file(path) as unfinished:
@@ -139,14 +142,14 @@ class Embeddings:
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()}.safetensors"
 
     def _about(self, prompt: str, rows: Tensor, measured: str) -> dict[str, str]:
-        """What a file says besides its rows, with the digest that holds it all together."""
+        """Return the metadata of a file, with a digest over metadata and rows."""
         about = {"encoder": self.encoder, "prompt": prompt, "measured": measured}
         digest = hashlib.sha256(json.dumps([about, [*rows.shape], str(rows.dtype)]).encode())
         digest.update(rows.contiguous().view(torch.uint8).numpy().data)
         return {**about, "sha256": digest.hexdigest()}
 
     def _meter(self, measured: str) -> Meter:
-        """The meter that `measured` was written from."""
+        """Return a meter with the values of `measured`."""
         values = json.loads(measured)
         meter = Meter(self.device, self.memory)
         meter.seconds.update(values["seconds"])
@@ -176,7 +179,7 @@ def _measured(meter: Meter) -> str:
 
 
 def _code(encoder: TextEncoder) -> dict[str, str]:
-    """Digests of the files in which an encoder and the classes it is made from are written."""
+    """Return the digests of the source files of an encoder's class and its base classes."""
     classes = [each for each in type(encoder).__mro__ if each.__module__ != "builtins"]
     files = {f"{each.__module__}.{each.__qualname__}": inspect.getfile(each) for each in classes}
     return {name: sha256(Path(file)) for name, file in files.items()}

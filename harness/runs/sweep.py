@@ -1,4 +1,7 @@
-"""What became of the jobs of a command: a record each on disk, whatever launcher runs them."""
+"""Records of a sweep's jobs, one file per job, and the tables printed at its end.
+
+Files, because launchers run jobs in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,20 @@ from harness.results.scores import Key
 from harness.system.errors import retry
 from harness.system.files import write_json
 
-WIDTH = 60  # of the beginning of a sentence that was printed before
+WIDTH = 60  # characters shown of a sentence that was printed before
 State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a command line, and what it came to.
+    """One job of a command, and its result.
 
-    number: in the sweep. name: suite, model and folder of the run, or the words that were given
-    where no run came of them. folders: the run's and its reference's; videos: those asked for.
-    cause and reason: of a failure; `settings` where the user can mend it. outlooks: what a dry run
-    found.
+    number: position in the sweep, from 0.
+    name: suite, model and folder of the run, or the settings as typed if they give no run.
+    made, total: videos made, and requested. seconds: duration of the job.
+    cause, reason: of a failure; the cause is `settings` if the user can fix it.
+    folders: of the run and of its reference. videos: keys of the requested videos.
+    outlooks: the results of a dry run.
     """
 
     number: int
@@ -48,14 +53,14 @@ class Job:
 
     @classmethod
     def begun(cls) -> Job:
-        """The job that Hydra is running in this process, before it is known what it asks for."""
+        """Return the job that Hydra runs in this process, before its settings are resolved."""
         config = HydraConfig.get()
         number = config.job.num if config.mode == RunMode.MULTIRUN else 0
         words: Any = OmegaConf.to_container(config.overrides.task, resolve=False)
         return cls(number, " ".join(map(str, words)) or "defaults")
 
     def record(self) -> Job:
-        """Leave it on disk for the command that started the sweep; itself again."""
+        """Write the job to disk for the command that started the sweep; return the job."""
         config = HydraConfig.get()
         if config.mode == RunMode.MULTIRUN:
             folder = Path(config.sweep.dir)
@@ -65,17 +70,20 @@ class Job:
 
 
 class Folder(Callback):
-    """Hydra's word to the command that starts a sweep: where its jobs leave their records."""
+    """Hydra callback: tells the launching process where jobs write their records."""
 
     path: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep it until the sweep is over."""
+        """Store the folder of the sweep."""
         Folder.path = Path(config.hydra.sweep.dir)
 
 
 def jobs(folder: Path) -> list[Job]:
-    """All jobs of a sweep that have begun, in order; one without an end died with its worker."""
+    """Return all jobs of a sweep that have begun, in order.
+
+    A job that is still `running` counts as failed: its process died.
+    """
     found = []
     for path in sorted(folder.glob("job-*.json")):
         content = json.loads(path.read_text())
@@ -102,9 +110,9 @@ def show(jobs: Sequence[Job]) -> None:
 
 
 def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None:
-    """Print why jobs failed and what to type next; a reason that jobs share is printed once.
+    """Print why jobs failed and what to type next; a reason shared by jobs is printed once.
 
-    complained: sentences printed before; one that jobs share is shortened here.
+    complained: sentences that were printed before; a shared reason among them is shortened.
     """
     failed = [job for job in jobs if job.state == "failed"]
     sharing: dict[tuple[str, str], list[Job]] = {}

@@ -1,4 +1,4 @@
-"""The child: one stage of one run. Started by `harness.runs.child`, talks through files."""
+"""The child process: executes one stage of one run. `harness.runs.child` starts it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a stage; exit code 0 done, 1 something failed, 2 the user can mend it."""
+    """Run a stage; return exit code 0 for success, 1 for a failure, 2 for what users can fix."""
     given = _arguments(words)
     die_with(given.parent)
     reports = Reports(given.reports)
@@ -42,17 +42,17 @@ def main(words: Sequence[str]) -> int:
         _work(given, reports)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except SystemExit as error:  # of a method: the harness has no other
+    except SystemExit as error:  # raised by a method; the harness itself never does
         reports.dies("crash", f"sys.exit({error.code!r}) ({last_frame(error)})")
         return 1
-    except Exception as error:  # noqa: BLE001  the outermost line: the parent gets the cause
+    except Exception as error:  # noqa: BLE001  the outermost frame: the cause goes to the parent
         sentence = mendable(error, given.folder)
         if sentence is None:
             reports.dies(cause_of(error), f"{first_line(error)} ({last_frame(error)})")
             traceback.print_exc()
             return 1
         print(f"error: {sentence}", file=sys.stderr)
-        reports.ends(sentence)  # for the record of the job: what it prints may lie elsewhere
+        reports.ends(sentence)  # for the job's record: a launcher may send stderr elsewhere
         return USER_ERROR
     reports.ends()
     return 0
@@ -69,9 +69,9 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _work(given: argparse.Namespace, reports: Reports) -> None:
-    """The stage, on the videos that the parent names on standard input."""
+    """Execute the stage on the videos that the parent sends on standard input."""
     run = Run.from_folder(given.folder)
-    if run.execution.device != "auto":  # else CUDA where it works, of what the lease left visible
+    if run.execution.device != "auto":  # `auto` finds the GPU that the lease left visible
         run = replace(run, execution=replace(run.execution, device=given.device))
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
     if given.stage == "generate":
@@ -92,7 +92,7 @@ def _work(given: argparse.Namespace, reports: Reports) -> None:
 
 
 def mendable(error: Exception, folder: Path) -> str | None:
-    """The sentence for what the user can mend, None for what the stage died of."""
+    """Return the message for an error that the user can fix, None for a failure of the stage."""
     if cause_of(error) == "oom":
         return None
     if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -1,1 +1,1 @@
-"""Nothing about video: errors, files, units, hashes, versions, progress, text tables."""
+"""General tools, independent of video: errors, files, units, hashes, progress, text tables."""

@@ -1,4 +1,4 @@
-"""What a parent and its child process share: a module path, reports, and a common end."""
+"""Connects a parent and its child process: module path, reports, and ending together."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
 def search_path() -> str:
-    """Where a child finds its modules: the harness that this process has, wherever it runs.
-
-    A worker of Ray's runs in a folder of its own, from where another copy may be found.
-    """
+    """Return PYTHONPATH for a child, so that it imports the same harness as this process."""
+    # A worker of Ray runs in another folder, where Python could find another copy first.
     known = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(ROOT), *([known] if known else [])])
 
@@ -41,11 +39,12 @@ def report_lines(reader: int) -> queue.SimpleQueue[str | None]:
 
 
 def die_with(parent: int) -> None:
-    """End when the parent ends, however it does: nobody would wait for the rows.
+    """Have the kernel kill this process when its parent ends, even if that is killed.
 
-    Where the kernel does not offer this (macOS), the run's lock keeps others out until the end.
+    Only Linux can do this. Elsewhere the process goes on, and the run's lock keeps other commands
+    out until it ends.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before
+        if os.getppid() != parent:  # the parent ended before the signal was set
             os.kill(os.getpid(), signal.SIGKILL)

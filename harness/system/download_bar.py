@@ -1,4 +1,4 @@
-"""What a download has done: a bar with rate and time left on a terminal, lines elsewhere."""
+"""Shows the progress of downloads: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from rich.progress import TextColumn
 from harness.system.progress import Shown
 from harness.system.units import size
 
-LINE_S = 10.0  # between two lines where there is no terminal
+LINE_S = 10.0  # between two lines, without a terminal
 
 
 class Bar(Shown):
-    """Follows one file after another; the rate is that of the bytes that came while it looked."""
+    """Progress of one file after another, with rate and time left.
+
+    The rate counts only bytes received by this process, not those of an earlier attempt.
+    """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
+        """Start without a file."""
         super().__init__(TextColumn("{task.fields[said]}"))
         self._name = ""
 
     def begin(self, name: str) -> None:
-        """The next file."""
+        """Start the next file."""
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
         self._name = name
@@ -30,9 +33,9 @@ class Bar(Shown):
         self._next_line = 0.0
 
     def came(self, nbytes: int, total: int | None) -> None:
-        """So many bytes of the file are there."""
+        """Show that `nbytes` of the file have been received, of `total` if known."""
         now = time.monotonic()
-        if self._start is None or nbytes < self._start[1]:  # it begins again
+        if self._start is None or nbytes < self._start[1]:  # the download started over
             self._start = (now, nbytes)
             self._next_line = now + LINE_S
         said = progress(nbytes, total, nbytes - self._start[1], now - self._start[0])
@@ -43,7 +46,7 @@ class Bar(Shown):
 
 
 def progress(nbytes: int, total: int | None, new: int, seconds: float) -> str:
-    """Words about a download of which `new` bytes came in so many seconds."""
+    """Return size, rate and time left as text; `new` bytes came within `seconds`."""
     said = f"{size(nbytes)} of {size(total)}"
     if seconds < 0.5 or not new:
         return said

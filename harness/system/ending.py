@@ -1,4 +1,4 @@
-"""How a program begins and ends: its streams, its folder, its exit code, no traceback for them."""
+"""Runs a program: robust output streams, exit codes, and messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from collections.abc import Callable
 from harness.system.errors import INTERRUPTED, USER_ERROR, UserError
 from harness.system.plain import plain_streams
 
-UNREAD = 141  # what shells report for a program whose reader left (128 + SIGPIPE)
+UNREAD = 141  # exit code that shells report for a closed pipe (128 + SIGPIPE)
 
 
 class Lasting(io.FileIO):
-    """A stream that loses what nobody takes, so that work goes on to its end.
+    """An output stream that discards text after its first error, so that the program can finish.
 
-    A reader may leave (`| head -1`) and a disk may be full while a run still has rows and tables to
-    write. The first error is kept in `lost`.
+    The reader may close the pipe (`| head -1`), or the disk may be full, while a run still has rows
+    and tables to write. The first error is kept in `lost`.
     """
 
     lost: OSError | None = None
 
     def write(self, data: object, /) -> int:
-        """Write, or do as if."""
+        """Write the data, or discard it after an error; return the number of bytes."""
         view = memoryview(data)  # type: ignore[arg-type]
         if self.lost is None:
             try:
@@ -37,16 +37,14 @@ class Lasting(io.FileIO):
 
 
 def lasting_streams() -> tuple[Lasting, Lasting]:
-    """Put streams that outlive their readers in place of standard output and error.
-
-    A stream that was closed by whoever started this (`>&-`) is opened on nothing first: the next
-    file would get its number, and all that is printed would go into that file.
-    """
+    """Replace standard output and error by `Lasting` streams; return both."""
+    # A stream may have been closed by the caller (`>&-`). It is opened on /dev/null, otherwise the
+    # next opened file would get its number, and all printed text would go into that file.
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     raw = Lasting(1, "w", closefd=False), Lasting(2, "w", closefd=False)
     for stream, name in zip(raw, ("stdout", "stderr"), strict=True):
         encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
@@ -59,10 +57,10 @@ def lasting_streams() -> tuple[Lasting, Lasting]:
 
 
 def exit_with(main: Callable[[], int]) -> None:
-    """Run a program and leave with its exit code.
+    """Run a program and exit with its code.
 
-    A reader that has seen enough (`| head`) ends nothing: the work is done, and the exit code is
-    that of a program whose reader left. One sentence for a folder that is gone and for a full disk.
+    A closed pipe (`| head`) does not stop the work; the exit code is then 141. A removed current
+    folder, and a full disk behind standard output, give one sentence instead of a traceback.
     """
     raw, _ = lasting_streams()
     try:

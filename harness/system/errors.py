@@ -1,4 +1,4 @@
-"""What a user can mend: one sentence, and the exit code that goes with it."""
+"""Errors of the harness, their causes and exit codes."""
 
 from __future__ import annotations
 
@@ -11,50 +11,46 @@ from typing import Literal, NoReturn
 
 Cause = Literal["oom", "killed", "crash", "timeout", "numerics", "error"]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-USER_ERROR = 2  # exit code of a child that has already said what the user can mend
-INTERRUPTED = 130  # what shells report for Ctrl-C
+USER_ERROR = 2  # exit code for something that the user can fix
+INTERRUPTED = 130  # exit code that shells report for Ctrl-C
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
+    """Return the type of an error and the first line of its message."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def did_you_mean(name: str, options: Sequence[str]) -> str:
-    """Words about the nearest options, or nothing."""
+    """Return ", did you mean ..." with similar options; empty if there are none."""
     near = difflib.get_close_matches(name, options, cutoff=0.5)
     return f", did you mean {' or '.join(near)}" if near else ""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, as every other error here."""
+    """An argument parser that reports errors in one sentence, like all other errors here."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with the exit code of what the user can mend."""
+        """Print the message and exit with code 2."""
         said = " ".join(message.split())
         self.exit(2, f"error: {self.prog}: {said}; {self.prog} --help says more\n")
 
 
 def of_system(error: OSError) -> str:
-    """What the system refused, and of which file."""
+    """Return which file an OSError is about, and the system's message."""
     files = [str(each) for each in (error.filename, error.filename2) if each is not None]
     return f"{' and '.join(files) or 'the system'}: {error.strerror or error}"
 
 
 def last_frame(error: BaseException) -> str:
-    """Where an error was raised: file, line and function."""
+    """Return where an error was raised: file, line and function."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "?"
 
 
 def cause_of(error: BaseException) -> Cause:
-    """`oom` for what allocators of Python, torch and the kernel say, `numerics` for `NotFinite`,
-    else `error`.
-
-    What an error was raised from counts too: libraries have words of their own for a lack of
-    memory that they met.
-    """
+    """Classify an error: `oom` for lack of memory, `numerics` for `NotFinite`, else `error`."""
+    # The chain of causes counts too: libraries wrap out-of-memory errors in errors of their own.
     seen: list[BaseException] = []
     at: BaseException | None = error
     while at is not None and at not in seen:
@@ -68,7 +64,8 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def _is_oom(error: BaseException) -> bool:
-    """Torch has a type for CUDA only; its CPU allocator raises a RuntimeError."""
+    """Whether an error means that memory ran out, in Python, torch or the kernel."""
+    # Torch has an exception type for CUDA only; its CPU allocator raises a plain RuntimeError.
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     said = str(error).lower()
@@ -77,14 +74,15 @@ def _is_oom(error: BaseException) -> bool:
 
 
 def _is_loader_without_memory(error: BaseException) -> bool:
-    """A library that could not be mapped: an import is where a small limit is met first."""
+    """Whether an import failed because a library could not be mapped into memory."""
+    # With a small memory limit, imports are the first to fail.
     return isinstance(error, ImportError) and any(
         words in str(error) for words in ("failed to map segment", "cannot allocate memory")
     )
 
 
 class UserError(Exception):
-    """Something the user can change.
+    """Something the user can fix.
 
     The message is one sentence: what was found, what is allowed, what to type next. The program
     prints it without a traceback and exits with code 2.
@@ -92,27 +90,31 @@ class UserError(Exception):
 
 
 class NotFinite(ArithmeticError):
-    """NaN or infinity in a video's numbers: what it would come to means nothing.
+    """NaN or infinity in a video's numbers, so its pixels would be meaningless.
 
-    The message says where it began.
+    The message says where the first one occurred.
     """
 
 
 class AlreadySaid(UserError):
-    """A child process has printed the sentence; the parent only passes the exit code on."""
+    """A child process has printed the message; the parent only passes the exit code on."""
 
 
 class RunFailed(Exception):
     """A stage of a run ended without all of its videos. Exit code 1; finished rows stay.
 
-    cause: `oom` (an allocator, or the kernel's out-of-memory killer), `killed` (SIGKILL, SIGTERM or
-    an interrupt from outside), `crash` (another signal, an exit without a word), `timeout`
-    (`run.timeout_s`), `numerics` (values that are not finite), `error` (any other exception).
-    video: the one in work (prompt index, sample), None if none had begun.
+    cause: one of
+    `oom`       an allocator failed, or the kernel's out-of-memory killer
+    `killed`    SIGKILL, SIGTERM or an interrupt from outside
+    `crash`     another signal, or an exit without a report
+    `timeout`   `run.timeout_s`
+    `numerics`  values that are not finite
+    `error`     any other exception
+    video: the current one (prompt index, sample); None if none had begun.
     """
 
     def __init__(self, cause: Cause, reason: str, video: tuple[int, int] | None = None) -> None:
-        """The message is the reason with the cause before it."""
+        """Build the message: the cause, then the reason."""
         super().__init__(f"{cause}: {reason}")
         self.cause: Cause = cause
         self.reason = reason
@@ -120,7 +122,7 @@ class RunFailed(Exception):
 
 
 def retry(causes: Iterable[str]) -> str | None:
-    """The word that has failed videos tried again, if one is needed; None: nothing failed."""
+    """Return the setting that retries failed videos; "" if none is needed, None if none failed."""
     causes = set(causes) - {"settings"}
     if not causes:
         return None

@@ -1,4 +1,4 @@
-"""SHA-256 of large files, read once: it is remembered beside a file while that is unchanged."""
+"""Cached SHA-256 of large files, stored in a note next to the file until the file changes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from harness.system.files import sha256, write_json
 
 
 def remembered(path: Path) -> str:
-    """SHA-256 of a file; read again only when its size or its time of change differs.
+    """Return the SHA-256 of a file; hash it only if its size or modification time has changed.
 
-    A folder that takes no notes is no error: then every process reads the file once.
+    If the note cannot be written, each process hashes the file once.
     Raises  OSError: the file cannot be read.
     """
     stat = path.stat()
@@ -22,25 +22,26 @@ def remembered(path: Path) -> str:
 
 
 def remember(path: Path, found: str) -> None:
-    """Note a digest that was taken when the file was moved here."""
+    """Store a checksum that the caller computed before it moved the file here."""
     stat = path.stat()
     _keep(path, found, stat.st_size, stat.st_mtime_ns)
 
 
 def first(path: Path) -> str | None:
-    """The first digest that was ever noted for this path, whatever lies there now."""
+    """Return the first checksum ever stored for this path; the file may have changed since."""
     noted = _note(path).get("first_sha256")
     return noted if isinstance(noted, str) else None
 
 
 def note_of(path: Path) -> Path:
-    """Where the digest of a file is noted."""
+    """Return the path of a file's note."""
     return path.with_name(f".{path.name}.sha256")
 
 
 @functools.cache
 def _remembered(path: Path, size: int, mtime_ns: int) -> str:
-    """The arguments are what the file was before it is read, so a change meanwhile is noticed."""
+    """Return the stored checksum if size and modification time match, else hash the file."""
+    # Both were read before the file is hashed, so a change meanwhile is noticed the next time.
     note = _note(path)
     if (note.get("bytes"), note.get("mtime_ns")) == (size, mtime_ns):
         return str(note["sha256"])
@@ -50,7 +51,7 @@ def _remembered(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _keep(path: Path, found: str, size: int, mtime_ns: int) -> None:
-    """Write the note; the first digest stays what it was."""
+    """Write the note; the first checksum is kept."""
     content = {
         "sha256": found,
         "bytes": size,
@@ -62,7 +63,7 @@ def _keep(path: Path, found: str, size: int, mtime_ns: int) -> None:
 
 
 def _note(path: Path) -> dict[str, Any]:
-    """What is noted beside a file; nothing that is damaged."""
+    """Return the content of a file's note; empty if it is missing or damaged."""
     with suppress(OSError, ValueError):
         note = json.loads(note_of(path).read_text())
         if isinstance(note, dict) and isinstance(note.get("sha256"), str):

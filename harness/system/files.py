@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole and on disk."""
+"""Atomic writes, locks and checksums of files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from typing import Any
 from harness.system.errors import UserError
 from harness.system.logs import log, remark
 
-LOCK = ".lock"  # the file of a folder's lock
-LONGEST_NAME = 80  # letters of a file's name that was made from data
+LOCK = ".lock"  # name of the lock file of a folder
+LONGEST_NAME = 80  # characters of a file name that was made from data
 
 
 @contextmanager
 def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A name beside `path` to write to; synced and moved to `path` if all goes well, else removed.
+    """Yield a temporary path to write to; move it to `path` on success, remove it on an error.
 
-    A killed process leaves at most the other name, which begins with a dot and which nothing reads.
-    That name is a new file: a link that lies there is removed, not followed.
+    durable: sync the file and its folder to disk. A killed process leaves at most the temporary
+    file, whose name begins with a dot and which is never read.
     """
+    # In the same folder, since only a rename within one file system is atomic. O_EXCL: the file
+    # must be new, so that a link that somebody put there is never followed.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     unfinished.unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
@@ -41,18 +43,18 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def into_place(unfinished: Path, path: Path, durable: bool = True) -> None:
-    """Give a whole file its name, after its bytes are on disk."""
+    """Rename a complete file to `path`, after its bytes are on disk."""
     if durable:
         _sync(unfinished)
     unfinished.replace(path)
     if durable:
-        _sync(path.parent)  # the name, too
+        _sync(path.parent)  # a rename is durable only once its folder is synced
     log.debug("wrote %s", path)
 
 
 @contextmanager
 def writing(what: str, folder: Path) -> Iterator[None]:
-    """Make or open something in a folder of results.
+    """Turn an OSError inside the block into a message about a results folder.
 
     Raises  UserError: the folder cannot be written.
     """
@@ -67,10 +69,10 @@ def writing(what: str, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, waiting: str) -> Iterator[int]:
-    """Hold a folder alone; says `waiting` if it must wait. Gives the lock's open file.
+    """Lock a folder and yield the lock's file descriptor; print `waiting` if it has to wait.
 
-    The lock lasts until every process that has this file open has closed it.
-    Raises  UserError: `.lock` is a link, or no file. OSError: the folder takes no files.
+    The lock lasts until all processes that inherited the descriptor have closed it.
+    Raises  UserError: `.lock` is a link, or not a file. OSError: the folder is not writable.
     """
     file = open_lock(folder)
     try:
@@ -85,9 +87,9 @@ def locked(folder: Path, waiting: str) -> Iterator[int]:
 
 
 def open_lock(folder: Path) -> int:
-    """Open the lock of a folder, made if it is not there; its content is never touched.
+    """Open the lock file of a folder, and create it if it is missing; return its descriptor.
 
-    Raises  UserError: it is a link, which is not followed, or no file. OSError.
+    Raises  UserError: it is a link, or not a file. OSError: it cannot be opened.
     """
     path = folder / LOCK
     if is_no_file(path):
@@ -99,8 +101,11 @@ def open_lock(folder: Path) -> int:
 
 
 def is_no_file(path: Path) -> bool:
-    """Whether something else than a file lies here: a link (even to a file), a folder, a device."""
-    # One look: a file that another process makes between two looks would seem to be no file.
+    """Whether the path is something other than a file: a link (even to a file), folder or device.
+
+    False if nothing is there.
+    """
+    # One system call: with two, a file created in between would look like something else.
     try:
         return not stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -108,10 +113,7 @@ def is_no_file(path: Path) -> bool:
 
 
 def refuse_links(paths: Iterable[Path]) -> None:
-    """Refuse folders that are links before anything is written into them.
-
-    Raises  UserError: one is.
-    """
+    """Raise UserError if one of the folders is a link, before anything is written into it."""
     for path in paths:
         if path.is_symlink():
             raise UserError(
@@ -121,28 +123,28 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 def slug(text: str) -> str:
-    """A name for one file in the folder at hand, made from any text: no path, no hidden file.
+    """Return a file name made from any text, never a path and never a hidden file.
 
-    Letters and digits of every script stay, so do dots, dashes and underscores inside.
+    Letters and digits of every script stay, as do inner dots, dashes and underscores.
     """
     plain = unicodedata.normalize("NFC", text)
     return re.sub(r"[^\w.-]+", "-", plain).strip("-.")[:LONGEST_NAME].rstrip("-.") or "x"
 
 
 def stale(folder: Path, below: bool = True) -> list[Path]:
-    """The halves of files in a folder, and below it, whose writers are gone from this machine."""
+    """Return the unfinished files in a folder, or below it too, whose writing process has ended."""
     found = folder.rglob(".*.unfinished") if below else folder.glob(".*.unfinished")
     return [path for path in sorted(found) if is_dead(path)]
 
 
 def is_dead(unfinished: Path) -> bool:
-    """Whether the process that wrote this half of a file is gone from this machine."""
+    """Whether the process that wrote an unfinished file no longer runs on this machine."""
     writer = re.search(r"\.(\d+)\.unfinished$", unfinished.name)
     if writer is None:
         return False
     try:
         os.kill(int(writer[1]), 0)
-    except PermissionError:  # another user's
+    except PermissionError:  # the process of another user, so it is alive
         return False
     except (ProcessLookupError, OverflowError):
         return True
@@ -150,11 +152,8 @@ def is_dead(unfinished: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the halves of files that killed processes left in a folder that is held alone.
-
-    Its lock is held by every process that writes there, so none of them can still be written,
-    unless this process does it.
-    """
+    """Remove unfinished files of killed processes; the caller holds the folder's lock."""
+    # Every writer holds the lock, so no other process can still be writing one of these files.
     for path in folder.rglob(".*.unfinished"):
         if path.name.endswith(f".{os.getpid()}.unfinished"):
             continue
@@ -165,7 +164,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, are on disk."""
+    """Sync a file's bytes, or the names in a folder, to disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -174,18 +173,18 @@ def _sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file's bytes."""
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: dict[str, Any], durable: bool = True) -> None:
-    """Write a JSON file whole; one that is not durable may be lost with the machine's power."""
+    """Write a JSON file atomically; without `durable`, a power failure may lose it."""
     with whole_file(path, durable) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """Return a path relative to the current folder if it lies below it, else absolute."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,7 +1,7 @@
-"""The log: warnings, remarks and what goes on, a line each on standard error.
+"""The log: warnings, remarks and progress, one line each on standard error.
 
-Modules write to `log`, the logger `harness`. A command attaches the one handler; in a program that
-imports the harness, Python's own rules and that program's settings decide.
+Modules write to `log`, the logger `harness`. Only commands attach a handler. In a program that
+imports the harness, that program's logging settings apply.
 """
 
 from __future__ import annotations
@@ -14,49 +14,51 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 log = logging.getLogger("harness")
-REMARK = logging.WARNING + 1  # as important as a warning, and printed as it is
-LEVELS = ("warning", "info", "debug")  # that `run.log` takes
+REMARK = logging.WARNING + 1  # shown whenever warnings are, but without a prefix
+LEVELS = ("warning", "info", "debug")  # values of `run.log`
 FLAGS = {"-v": "info", "--verbose": "info", "-vv": "debug", "-q": "error", "--quiet": "error"}
-VARIABLE = "HARNESS_LOG"  # hands the level to child processes
+VARIABLE = "HARNESS_LOG"  # passes the level to child processes
 logging.addLevelName(REMARK, "REMARK")
 
 
 class _Lines(logging.Handler):
-    """Writes to what is standard error at the time: tests and `plain_streams` put others there."""
+    """Writes to standard error."""
 
+    # Not a StreamHandler, which would keep the stream of its creation: tests and `plain_streams`
+    # replace sys.stderr later.
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line, with the level before it."""
+        """Print one line, with the level as prefix, except for remarks."""
         prefix = "" if record.levelno == REMARK else f"{record.levelname.lower()}: "
         print(f"{prefix}{record.getMessage()}", file=sys.stderr)
 
 
 def begin(level: str | None = None) -> None:
-    """Attach the handler and choose what is shown; without a level, what the parent showed.
+    """Attach the handler and set the level; None takes the level of the parent process.
 
-    level: `warning`, `info`, `debug`, or `error` for neither warnings nor remarks.
+    level: `warning`, `info`, `debug`, or `error`, which hides warnings and remarks.
     """
     if not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
-        log.propagate = False  # else a root logger that a library set up would print it again
+        log.propagate = False  # else a root handler of some library would print each line again
     level = level or os.environ.get(VARIABLE) or LEVELS[0]
     os.environ[VARIABLE] = level
     log.setLevel(level.upper())
 
 
 def without_flags(words: Sequence[str]) -> list[str]:
-    """The words of a verb without -v, -vv and -q, the last of which is obeyed."""
+    """Set the log level from -v, -vv and -q, of which the last counts; return the other words."""
     begin(next((FLAGS[word] for word in reversed(words) if word in FLAGS), LEVELS[0]))
     return [word for word in words if word not in FLAGS]
 
 
 def remark(message: str, *values: object) -> None:
-    """Say something that is no warning, but that whoever typed the command should read."""
+    """Log a message that is not a warning, but that the user should read."""
     log.log(REMARK, message, *values)
 
 
 @contextmanager
 def stage(what: str) -> Iterator[None]:
-    """Say that a stage of work begins and, where it comes to its end, how long it took."""
+    """Log the start of a stage and, unless it fails, its duration."""
     log.info("%s begins", what)
     start = time.perf_counter()
     yield

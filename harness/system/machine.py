@@ -1,4 +1,4 @@
-"""Machine, versions and git state, as recorded with every run."""
+"""Chooses the device, and describes the machine and its software for environment.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "diffusers", "transformers", "scikit
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` takes CUDA where it works.
+    """Return the torch device for `run.device`; `auto` takes CUDA if it works.
 
     Raises  ValueError: a device that this machine does not have.
     """
@@ -35,14 +35,14 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The card, or the processor and its threads."""
+    """Return the name of the card, or of the processor with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Everything about this machine that a reader of a result may ask for."""
+    """Return device, platform, memory in bytes, and versions of packages and of the harness."""
     return {
         "device": device_name(device),
         "cuda": torch.version.cuda if device.type == "cuda" else None,

@@ -1,9 +1,9 @@
-"""Parquet files of rows: schemas from annotations, atomic writes, damage told in a sentence.
+"""Parquet files of rows: schemas from annotations, atomic writes, and detection of damage.
 
-Checksums of pages cover values, but neither the headers of pages nor the footer, where a flipped
-bit gives other numbers of rows, offsets or names. So a file also carries the SHA-256 of all its
-other bytes. It lies between the last page and the footer, where readers that follow the offsets of
-the footer (all of them) never look.
+Parquet's page checksums cover values, but neither page headers nor the footer, where a flipped bit
+changes row counts, offsets or names. Each file therefore also holds the SHA-256 of all its other
+bytes. It lies between the last page and the footer. Readers follow the offsets in the footer, so
+they never see it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from harness.system.logs import log
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MARK = b"video-kv-bench sha256 "  # stands before the digest
+MARK = b"video-kv-bench sha256 "  # precedes the digest
 DIGEST_BYTES = 32
 
 
 def schema(row_type: type) -> pa.Schema:
-    """The parquet schema of a row type, from its annotations; every column may be null.
+    """Return the parquet schema of a dataclass, from its annotations; every column may be null.
 
-    What a field's metadata says of it (unit, meaning) becomes the metadata of its column.
+    The metadata of a field (unit, meaning) becomes the metadata of its column.
     """
     import pyarrow as pa
 
@@ -39,13 +39,13 @@ def schema(row_type: type) -> pa.Schema:
     for name, hint in typing.get_type_hints(row_type).items():
         if isinstance(hint, types.UnionType):
             hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        if name in about:  # a class variable is no column
+        if name in about:  # type hints include class variables, which are not columns
             columns.append(pa.field(name, arrow_type(hint), metadata=about[name] or None))
     return pa.schema(columns)
 
 
 def arrow_type(kind: type) -> pa.DataType:
-    """The type of a column of float, int, str, list[float] or list[int]."""
+    """Return the column type for float, int, str, list[float] or list[int]."""
     import pyarrow as pa
 
     known = {
@@ -59,7 +59,7 @@ def arrow_type(kind: type) -> pa.DataType:
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """A table with the types that `arrow_type` gives, where another program wrote larger ones."""
+    """Convert large strings and lists, which other programs write, to the types of `arrow_type`."""
     import pyarrow as pa
 
     def narrowed(field: pa.Field) -> pa.Field:
@@ -73,25 +73,27 @@ def plain(table: pa.Table) -> pa.Table:
 
 
 def write(path: Path, table: pa.Table) -> None:
-    """Replace a file by this table, atomically and durably, with checksums of pages and file."""
+    """Write a table atomically and durably, with checksums of its pages and of the whole file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
-    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # where the footer begins
+    # A parquet file ends with the footer, its length (4 bytes) and the magic number (4 bytes).
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     pages, footer = content[:at], content[at:]
     with whole_file(path) as unfinished:
         unfinished.write_bytes(pages + MARK + _digest(pages, footer) + footer)
 
 
 def read(path: Path, columns: Sequence[str] | None, mend: str) -> pa.Table:
-    """A file, or those of some columns that it has; `mend` says what to type if it is damaged.
+    """Read a file and verify it; with `columns`, only those of them that it has.
 
-    Every byte is held against the digest in the file. One that another program wrote has none, and
-    is held against the checksums of its pages, if it has these.
-    Raises  UserError: it is damaged.
+    All bytes are compared with the digest in the file. A file of another program has no digest;
+    its page checksums are verified, if it has any.
+    mend: the end of the error message, which says what to type.
+    Raises  UserError: the file is damaged.
     """
     try:
         return checked(path, columns)
@@ -100,9 +102,9 @@ def read(path: Path, columns: Sequence[str] | None, mend: str) -> pa.Table:
 
 
 def checked(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The same, for callers who have a sentence of their own.
+    """Read a file as `read` does, for callers that build their own message.
 
-    Raises  ValueError: it is damaged; in what way.
+    Raises  ValueError: the file is damaged; the message says how.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,7 +1,7 @@
-"""Where the files that ship with the package are; every other module asks here.
+"""Paths of the files that are part of the package; all other modules use these.
 
 In a wheel, `conf` lies inside the package (`setup.py` puts it there). In a checkout, which an
-editable install and `python -m harness` use, it lies beside the package.
+editable install and `python -m harness` use, it lies next to the package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def shipped(package: str, *names: str) -> Path:
-    """Path of a file or folder that ships inside a package, for example `harness.commands.plan`."""
+    """Return the path of a file or folder inside a package; `package` is its dotted name."""
     return Path(str(files(package).joinpath(*names))).resolve()
 
 
@@ -20,5 +20,5 @@ CONF = ROOT / "harness" / "conf" if (ROOT / "harness" / "conf").is_dir() else RO
 
 
 def checkout() -> Path | None:
-    """Root of the source tree that this package runs from; None if a wheel was installed."""
+    """Return the root of the source tree that runs; None for an installed wheel."""
     return ROOT if (ROOT / "pyproject.toml").is_file() and (ROOT / "conf").is_dir() else None

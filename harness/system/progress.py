@@ -1,4 +1,4 @@
-"""Progress of a stage with the time left: a bar on a terminal, a line a video elsewhere."""
+"""Shows progress and time left of a stage: a bar on a terminal, one line per video elsewhere."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from harness.system.errors import first_line, last_frame
 
 
 class Shown:
-    """A bar on a terminal while it is entered; `say` leaves lines above it, or without it."""
+    """A progress bar, shown on a terminal inside a `with` block; `say` prints lines above it."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
-        """columns: after the task's description and its bar."""
+        """Set the columns that follow the task's description and the bar."""
         self._console = Console(stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -46,19 +46,19 @@ class Shown:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the bar down."""
+        """Remove the bar."""
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Progress(Shown):
-    """Counts network passes (or videos, where a video is one tick) and says what is left."""
+    """Counts ticks (passes of the network, or videos) and estimates the time left."""
 
     def __init__(self, name: str, num_videos: int, ticks_per_video: int) -> None:
-        """`name` is what the line begins with."""
+        """Start the clock. name: beginning of every line."""
         remaining = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         super().__init__(TextColumn("{task.fields[videos]}"), *remaining)
         self._name = name
@@ -69,11 +69,11 @@ class Progress(Shown):
         self._task = self._bar.add_task(name, total=total, videos=f"0/{num_videos} videos")
 
     def tick(self) -> None:
-        """One unit of work is done."""
+        """Count one tick."""
         self._bar.advance(self._task)
 
     def finished(self) -> None:
-        """Count a video that is done."""
+        """Count a finished video; without a terminal, print a line."""
         self._done += 1
         self._bar.update(self._task, videos=f"{self._done}/{self._num_videos} videos")
         if self._bar.disable:

@@ -1,4 +1,4 @@
-"""A table of texts with a title and notes: for the terminal, as Markdown, LaTeX and CSV."""
+"""A table of strings with title and notes, printed to a terminal or as Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 BEGINS_A_NUMBER = re.compile(r"[+-]?\.?\d")
-NEGATIVE = re.compile(r"(^|[\s\[])-(?=[\d.])")  # a minus, where a hyphen would be set
+NEGATIVE = re.compile(r"(^|[\s\[])-(?=[\d.])")  # a minus sign that LaTeX would set as a hyphen
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells under their headings; the columns `words` hold words, the others numbers.
+    """A table: a header and rows of cells.
 
-    notes: what the reader must know, beneath. made_by: the commands behind it, beneath the notes;
-    in LaTeX as comments. name: what it is cited by in LaTeX.
+    notes: printed under the table.
+    made_by: the commands that produce the table, printed under the notes; comments in LaTeX.
+    words: indices of the columns with text; the others hold numbers.
+    name: label for references in LaTeX.
     """
 
     title: str
@@ -45,20 +47,20 @@ class Grid:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Show control characters in all texts, whatever they are written to."""
+        """Escape control characters in all texts, for every output format."""
         for name in ("header", "notes", "made_by"):
             object.__setattr__(self, name, [plain(text) for text in getattr(self, name)])
         object.__setattr__(self, "title", plain(self.title))
         object.__setattr__(self, "lines", [[plain(cell) for cell in row] for row in self.lines])
 
     def show(self) -> None:
-        """Print it; a cell is never cut."""
+        """Print the table to the terminal; cells are never truncated."""
         from rich.console import Console
 
         self._print(Console(markup=False))
 
     def text(self) -> str:
-        """What `show` prints, without colours."""
+        """Return the output of `show` without colours."""
         from rich.console import Console
 
         page = io.StringIO()
@@ -66,7 +68,7 @@ class Grid:
         return page.getvalue()
 
     def _print(self, console: Console) -> None:
-        """On a console made as wide as the table needs."""
+        """Print to a console, widened to the table's width."""
         from rich.console import Console
         from rich.table import Table
 
@@ -83,7 +85,7 @@ class Grid:
             console.print(f"- {note}", style="dim", highlight=False, soft_wrap=True)
 
     def markdown(self) -> str:
-        """The title, an empty line, the table, and its notes as a list."""
+        """Return Markdown: the title, the table, and the notes as a list."""
         rule = ["---" if i in self.words else "---:" for i in range(len(self.header))]
         rows = [_piped(self.header), rule, *map(_piped, self.lines)]
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -92,11 +94,11 @@ class Grid:
         return f"{self.title}\n\n{table}" + (f"\n{noted}{made}" if noted or made else "")
 
     def csv(self) -> str:
-        """Header and cells alone; notes have no place in it. No cell of words is a formula."""
+        """Return CSV of header and cells, without title and notes; formulas are escaped."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(map(plain_cell, self.header))
-        for line in self.lines:  # numbers may have words behind them: -0.5 [-0.7, -0.3]
+        for line in self.lines:  # text may follow a number, as in -0.5 [-0.7, -0.3]
             writer.writerow(
                 cell if i not in self.words and BEGINS_A_NUMBER.match(cell) else plain_cell(cell)
                 for i, cell in enumerate(line)
@@ -104,7 +106,7 @@ class Grid:
         return text.getvalue()
 
     def latex(self) -> str:
-        """A table float with booktabs' rules; its notes beneath, its commands as comments."""
+        """Return a LaTeX table float with booktabs rules, notes, and the commands as comments."""
         columns = "".join("l" if i in self.words else "r" for i in range(len(self.header)))
         label = [f"\\label{{tab:{self.name}}}"] if self.name else []
         notes = [f"{escaped(note)}\\par" for note in self.notes]
@@ -131,7 +133,7 @@ class Grid:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX sets it; a minus before a number is one."""
+    """Escape text for LaTeX; a hyphen before a number becomes a minus sign."""
     plain = "".join(SPECIAL.get(sign, sign) for sign in text)
     return NEGATIVE.sub(r"\1$-$", plain)
 

@@ -1,8 +1,8 @@
-"""Settings held against the types of the fields that they fill, with a sentence for what differs.
+"""Checks settings against the type annotations of the classes that they configure.
 
-Whatever a configuration builds (models, methods, metrics, attention) says by its annotations what
-it takes. They are looked at before anything is built, so a constructor meets no value of another
-kind, and every refusal reads alike: name=value and what is allowed.
+This happens before a model, method, metric or attention backend is built. Constructors therefore
+never get a value of the wrong type, and all error messages have one form: name=value and what is
+allowed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from harness.system.errors import UserError, did_you_mean
 
 TARGET = "_target_"
 OF_HYDRA = (TARGET, "_args_", "_partial_", "_recursive_", "_convert_")
-LARGEST = 2**63  # beyond it neither tensors nor tables have a place for a whole number
+LARGEST = 2**63  # integers of tensors and tables have 64 bits
 
 
 def wanted(hint: Any, value: Any) -> str | None:
-    """What to give instead of a value that is not of a type; None if it is of it."""
+    """Return what to give instead, if a value does not fit a type hint; None if it fits."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return None
@@ -48,7 +48,7 @@ def wanted(hint: Any, value: Any) -> str | None:
 
 
 def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
-    """The same of lists and tuples, of any length or of a fixed one."""
+    """Check a list or tuple, of any or of fixed length, as `wanted` does."""
     of_each = [hint for hint in inner if hint is not Ellipsis]
     is_fixed = origin is tuple and Ellipsis not in inner
     many = f"a list of {len(of_each)}" if is_fixed else "a list"
@@ -63,11 +63,12 @@ def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
 def _is_number(value: Any) -> bool:
     try:
         return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
-# What a value of a plain type must be, and what to give otherwise.
+# For each plain type: a test of the value, and what to give otherwise. Exact types, because bool is
+# a subclass of int.
 PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
     None: (lambda value: value is None, "null"),
     types.NoneType: (lambda value: value is None, "null"),
@@ -80,7 +81,7 @@ LISTS = (list, tuple, Sequence)
 
 
 def demand(name: str, hint: Any, value: Any) -> None:
-    """Refuse a value of another type.
+    """Check that a value fits a type hint.
 
     Raises  UserError: name=value and what to give.
     """
@@ -90,9 +91,9 @@ def demand(name: str, hint: Any, value: Any) -> None:
 
 
 def demand_known(name: str, given: Iterable[Any], known: Sequence[str]) -> None:
-    """Refuse settings of a group that nothing reads.
+    """Check that a group has known settings only.
 
-    Raises  UserError: the first of them, and those that there are.
+    Raises  UserError: the first unknown setting, with the known ones.
     """
     for key in given:
         if key not in known:
@@ -102,9 +103,9 @@ def demand_known(name: str, given: Iterable[Any], known: Sequence[str]) -> None:
 
 
 def demand_fields(name: str, values: Any, kind: type[Any]) -> None:
-    """Hold a group of settings against a dataclass: known fields of the right types, none missing.
+    """Check a group of settings against a dataclass: names, types, and required fields.
 
-    Raises  UserError: it is no group, or one of its settings cannot be used.
+    Raises  UserError: the value is not a group, or one of its settings cannot be used.
     """
     hints = typing.get_type_hints(kind)
     if not isinstance(values, Mapping):
@@ -118,10 +119,10 @@ def demand_fields(name: str, values: Any, kind: type[Any]) -> None:
 
 
 def check_parts(name: str, config: Any) -> None:
-    """Hold whatever a configuration builds against its annotations, parts of parts included.
+    """Check all objects that a configuration describes against their annotations, nested ones too.
 
-    Classes are imported for it. What cannot be found is left to whoever builds: it says so.
-    Raises  UserError: a setting that is not there, is missing or has a value of another type.
+    Imports their classes. A class that cannot be imported is skipped; building it reports that.
+    Raises  UserError: an unknown setting, a missing one, or one of the wrong type.
     """
     if isinstance(config, Mapping):
         if TARGET in config:
@@ -136,16 +137,16 @@ def check_parts(name: str, config: Any) -> None:
 def build(name: str, config: Any, *kinds: type) -> Any:
     """Build the object that a resolved configuration describes.
 
-    name: what the command line calls it. kinds: classes of which it must be one; none allows any.
-    Raises  UserError: a setting of the wrong type, or an object of another kind.
-            InstantiationException: its class is not there or refuses its settings.
+    name: its name on the command line. kinds: classes that the object must belong to; none for any.
+    Raises  UserError: a setting or the object has the wrong type.
+            InstantiationException: the class does not exist or refuses its settings.
     """
     from hydra.utils import instantiate
 
     check_parts(name, config)
     built = instantiate(config)
     if kinds and not isinstance(built, kinds):
-        # A class is exported by the package that its module lies in: that is its public name.
+        # Packages export their classes: the public name is that of the package, not the module.
         wanted = [f"{kind.__module__.rpartition('.')[0]}.{kind.__name__}" for kind in kinds]
         raise UserError(f"{name} builds {type(built).__name__}: give a {' or '.join(wanted)}")
     return built
@@ -161,7 +162,7 @@ def _check_call(name: str, config: Mapping[Any, Any]) -> None:
         found = pkgutil.resolve_name(target)
         parameters = inspect.signature(found).parameters
         hints = typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
-    except Exception:  # noqa: BLE001  whatever an import of anybody's does, building names it
+    except Exception:  # noqa: BLE001  an import may raise anything; building reports it
         return
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     known = [each.name for each in parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -183,7 +184,7 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as the command line writes it, cut where it is long."""
+    """Return a value as typed on the command line, truncated to 80 characters."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     else:

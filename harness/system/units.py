@@ -1,4 +1,4 @@
-"""Bytes as people read them."""
+"""Formats sizes in bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MIB, GIB = 2**20, 2**30
 
 
 def size(nbytes: float | None) -> str:
-    """GiB, or MiB or bytes where that says more; a question mark where it is unknown."""
+    """Format bytes as GiB, MiB or B; "?" for None."""
     if nbytes is None:
         return "?"
     if 0 < nbytes < MIB / 100:

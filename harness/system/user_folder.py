@@ -1,4 +1,4 @@
-"""A user's own folder: method files below it, classes beside them, nothing to register."""
+"""The user's own folder (`--config-dir`) with configuration files and classes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from harness.system.errors import UserError
 from harness.system.paths import CONF
 
-OPTIONS = ("--config-dir", "-cd")  # Hydra's names for it
-EXPOSED = "HARNESS_CONFIG_DIR"  # how children know of it
-OVERRIDING = "weights"  # the one group in which a file of one's own may replace a shipped one
+OPTIONS = ("--config-dir", "-cd")  # Hydra's names of the option
+EXPOSED = "HARNESS_CONFIG_DIR"  # passes the folder to child processes
+OVERRIDING = "weights"  # the only group in which a user's file may replace a bundled one
 
 
 def own_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The folder that a command line names, and the other words.
+    """Return the folder that a command line names, and its other words.
 
-    Raises  UserError: the option has no folder, or stands there twice.
+    Raises  UserError: the option has no value, or names two folders.
     """
     folders, others = [], []
     rest = iter(words)
@@ -37,12 +37,12 @@ def own_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def checked(folder: Path) -> Path:
-    """A folder of one's own that can be used, itself again.
+    """Check that a user's folder can be used, and return it.
 
-    A name means one file everywhere: in tables, in files that build on it, in every verb. So a file
-    of a shipped name is refused; only descriptions of weights may replace those that ship.
-    Raises  UserError: it is no folder, or has a file by the name of one that ships.
+    Raises  UserError: it is not a folder, or has a file with the name of a bundled one.
     """
+    # A name must mean one file everywhere: in tables, in files that extend it, in every command.
+    # Only descriptions of weights may replace bundled ones.
     if not folder.is_dir():
         raise UserError(f"{OPTIONS[0]} {folder} is no folder: give one with method/*.yaml")
     for shipped in sorted(CONF.glob("**/*.yaml")):
@@ -61,9 +61,9 @@ def checked(folder: Path) -> Path:
 
 
 def searchpath(folder: Path | None) -> list[str]:
-    """The words that have Hydra look for choices in a folder of one's own too.
+    """Return the overrides that make Hydra search the user's folder too; none for None.
 
-    Raises  UserError: it cannot be used.
+    Raises  UserError: the folder cannot be used.
     """
     if folder is None:
         return []
@@ -72,18 +72,18 @@ def searchpath(folder: Path | None) -> list[str]:
 
 
 def expose(folder: Path) -> None:
-    """Let this process and its children import what lies in a folder, after the current one.
+    """Make the modules in a folder importable, in this process and in its children.
 
-    Raises  UserError: it cannot be used.
+    Raises  UserError: the folder cannot be used.
     """
     checked(folder)
-    sys.path.insert(1, str(folder))
+    sys.path.insert(1, str(folder))  # after the current folder, which stays first
     known = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([known] if known else [])])
     os.environ[EXPOSED] = str(folder)
 
 
 def exposed() -> Path | None:
-    """The folder that this process or the one that started it has exposed."""
+    """Return the folder that this process, or the one that started it, has exposed, else None."""
     named = os.environ.get(EXPOSED)
     return Path(named) if named else None

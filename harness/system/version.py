@@ -1,4 +1,4 @@
-"""Which code made a row: the commit with a digest of changed sources, and packages' versions."""
+"""Versions of the harness (commit, with a digest of changed sources) and of packages."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from typing import Any
 
 from harness.system.paths import ROOT
 
-SOURCES = ("harness", "methods")  # what a row's values come from
+SOURCES = ("harness", "methods")  # the packages that decide the values of a row
 
 
 @cache
 def code_version() -> str:
-    """`1a2b3c4d`, `1a2b3c4d+9f8e7d6c` in a changed checkout, `9f8e7d6c` outside of one."""
+    """Return the version of the harness: its commit, a digest of the sources, or both.
+
+    `1a2b3c4d` in a clean checkout, `1a2b3c4d+9f8e7d6c` in a changed one, `9f8e7d6c` outside.
+    """
     state = git_state()
     commit = str(state["commit"] or "")[:8]
     return commit if commit and not state["dirty"] else "+".join(filter(None, (commit, _digest())))
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the harness and whether its sources were changed; nulls outside a checkout."""
+    """Return the commit and whether sources were changed; None for both outside a checkout."""
     try:
         # An installed package may lie inside another project's repository (`project/.venv/...`).
         _git("ls-files", "--error-unmatch", "--", "harness/system/version.py")
@@ -34,7 +37,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def package_version(package: str) -> str | None:
-    """The version of an installed package, None if it is not there."""
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
