@@ -72,7 +72,6 @@ class Videos:
     """The videos of one method."""
 
     def __init__(self, method: str, folder: str, num_videos: int, num_frames: int) -> None:
-        """Build the model and warm up."""
         self._run = request(method, Path(folder) / method, num_videos, num_frames)
         self.generator = Generator(self._run)
         self.generator.encode([item.prompt.text for item in self._run.items])

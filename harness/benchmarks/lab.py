@@ -79,7 +79,6 @@ class Lab:
     until_end: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        """Choose the clock for calls of milliseconds."""
         self.clock: Clock = clock_of(self.device)
 
     def begin(self, title: str, deadline: float = float("inf")) -> None:

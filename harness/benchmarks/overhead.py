@@ -54,7 +54,6 @@ class Bench:
     """Generates the same videos with and without the harness around them."""
 
     def __init__(self, run: Run) -> None:
-        """Build one model for both."""
         self.generator = Generator(run)
         self.generator.encode([item.prompt.text for item in run.items])
         self.generator.warm_up()

@@ -125,7 +125,6 @@ class Report:
         self._write()
 
     def __enter__(self) -> Self:
-        """Return the report."""
         return self
 
     def __exit__(
@@ -134,7 +133,6 @@ class Report:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Record how the bench ended and write the table."""
         ended = first_line(error) if isinstance(error, Exception) else kind and kind.__name__
         self.head["state"] = f"stopped by {ended}" if ended else "done"
         self._write()

@@ -112,7 +112,6 @@ class Bench:
     """Scores the same clips in both ways, a few per round."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Start without clips."""
         self.sizes = sizes
         self._own: dict[str, list[Series]] = {"psnr": [], "ssim": []}
         self._theirs: dict[str, list[Series]] = {"psnr": [], "ssim": []}

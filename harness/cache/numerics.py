@@ -31,7 +31,6 @@ class KeyValueWatch:
     """
 
     def __init__(self) -> None:
-        """Start without notes."""
         self._notes: list[tuple[int, bool, Tensor]] = []  # layer, whether of history, answer
 
     def note(self, layer: int, is_history: bool, *answers: Tensor) -> None:

@@ -19,7 +19,6 @@ class Finding:
     unfinished: bool = False
 
     def __str__(self) -> str:
-        """Return one line, without the folder."""
         return f"{self.what}; type {self.mend} to mend it"
 
 

@@ -47,7 +47,6 @@ class Draws:
     """Seeded noise of `batch` videos; implements the sampler's `Noise`."""
 
     def __init__(self, seed: int, num_frames: int, batch: int = 1) -> None:
-        """Draw the noise of the whole video."""
         self._generator = torch.Generator().manual_seed(seed)
         self._shape = (DIMS.latent_channels, 2 * GRID[0], 2 * GRID[1])
         self._batch = batch

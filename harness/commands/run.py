@@ -35,7 +35,6 @@ class Command:
     """The jobs of one command line that ran in this process, with their results."""
 
     def __init__(self) -> None:
-        """Start without jobs."""
         self.jobs: list[Job] = []
         self.complained: set[str] = set()  # error messages printed so far
         self._warned: set[str] = set()

@@ -110,7 +110,6 @@ class VideoModel:
     guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
-        """Validate the preset."""
         choices = {
             "weights": ("bundled", "checkpoint", "seeded", "random"),
             "dtype": tuple(DTYPES),

@@ -235,7 +235,6 @@ class Head(nn.Module):
     """Final norm and projection to patches, modulated by the time embedding before projection."""
 
     def __init__(self, dims: WanDims) -> None:
-        """Build the modules."""
         super().__init__()
         self.modulation = nn.Parameter(torch.zeros(1, 2, dims.dim))
         self.head = nn.Linear(dims.dim, 4 * dims.latent_channels)
@@ -251,7 +250,6 @@ class RMSNorm(nn.Module):
     """Root-mean-square norm, computed in fp32 and cast back before the weight is applied."""
 
     def __init__(self, dim: int) -> None:
-        """Build one weight per channel."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 

@@ -270,7 +270,6 @@ class Growth:
     """
 
     def __init__(self, spec: CacheSpec, method: Method) -> None:
-        """Start without any simulated chunk."""
         self._spec, self._method = spec, method
         self._far = FAR * spec.chunk_frames
         self._course = Course(spec, method, self._far)

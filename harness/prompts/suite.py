@@ -81,7 +81,6 @@ class SuiteConfig:
     events: bool = False  # whether each line is a story of consecutive events
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
         if self.source not in ("auto", "official", "bundled"):
             raise UserError(
                 f"suite.source={self.source} is unknown: choose auto, official or bundled"

@@ -33,7 +33,6 @@ class Rows:
         self._table = read_table(path) if known else parquet.schema(Observation).empty_table()
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return int(self._table.num_rows)
 
     def put(self, row: Observation) -> None:

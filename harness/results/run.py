@@ -77,7 +77,6 @@ class Execution:
     retry: str | None = None
 
     def __post_init__(self) -> None:
-        """Check every setting."""
         if not isinstance(self.device, str) or not self.device:
             raise UserError(f"run.device={shown(self.device)}: choose auto, cpu, cuda or cuda:<n>")
         if self.threads is not None and not (

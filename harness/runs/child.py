@@ -68,7 +68,6 @@ class _Child:
     """
 
     def __init__(self, stage: str, run: Run, grant: Grant, files: tuple[int, ...]) -> None:
-        """Start the process."""
         self._what = f"{run.folder.name}: {stage}"
         self._timeout_s = run.execution.timeout_s
         self._kills = kernel_kills()

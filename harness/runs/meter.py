@@ -36,7 +36,6 @@ class CudaMemory:
     source = "cuda allocator"
 
     def __init__(self, device: torch.device) -> None:
-        """Measure one device."""
         self._device = device
 
     def reset(self) -> None:

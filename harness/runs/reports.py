@@ -13,7 +13,6 @@ class Reports:
     """Writes one JSON line per report; `harness.runs.child` reads them."""
 
     def __init__(self, file: int) -> None:
-        """Take the descriptor of the pipe."""
         # Programs that this process starts must not keep the pipe open after its death.
         os.set_inheritable(file, False)
         self._file = file

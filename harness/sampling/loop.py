@@ -35,7 +35,6 @@ class Loop:
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other."""
         if self.offset is not None and (type(self.offset) is not int or self.offset < 1):
             raise ValueError(f"model.loop.offset={self.offset}: give 1 row or more, or null")
         if self.joint and self.offset is None:

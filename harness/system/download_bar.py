@@ -19,7 +19,6 @@ class Bar(Shown):
     """
 
     def __init__(self) -> None:
-        """Start without a file."""
         super().__init__(TextColumn("{task.fields[said]}"))
         self._name = ""
 

@@ -36,7 +36,6 @@ class Shown:
         )
 
     def __enter__(self) -> Self:
-        """Show the bar."""
         self._bar.start()
         return self
 
@@ -46,7 +45,6 @@ class Shown:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Remove the bar."""
         self._bar.stop()
 
     def say(self, text: str) -> None:

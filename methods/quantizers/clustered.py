@@ -38,7 +38,6 @@ class Clustered(Quantizer):
     iterations: int = 2
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if not 1 <= self.centroids <= 256:
             raise ValueError(f"Clustered.centroids={self.centroids}: choose 1 to 256")
         for name in ("tokens_each", "iterations"):

@@ -35,7 +35,6 @@ class FP8(Quantizer):
     scaled: bool = True
 
     def __post_init__(self) -> None:
-        """Validate the format."""
         if self.format not in DTYPES:
             raise ValueError(f"FP8.format={self.format}: choose {' or '.join(DTYPES)}")
 

@@ -60,7 +60,6 @@ class Grouped(Quantizer):
     heads: Literal["apart", "together"] = "apart"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         name = type(self).__name__
         if self.bits not in WIDTHS:
             raise ValueError(f"{name}.bits={self.bits}: choose 2, 4 or 8")

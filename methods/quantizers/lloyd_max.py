@@ -31,7 +31,6 @@ class LloydMax(Quantizer):
     bits: int = 4
 
     def __post_init__(self) -> None:
-        """Validate the width."""
         if self.bits not in (2, 4):
             raise ValueError(f"LloydMax.bits={self.bits}: choose 2 or 4")
 

@@ -40,7 +40,6 @@ class NUQ(Quantizer):
     axis: Literal["tokens", "channels"] = "tokens"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.bits not in (2, 4):
             raise ValueError(f"NUQ.bits={self.bits}: choose 2 or 4")
         if self.axis not in ("tokens", "channels"):

@@ -32,7 +32,6 @@ class Outliers(Quantizer):
     share: float = 0.01
 
     def __post_init__(self) -> None:
-        """Validate the share."""
         if not 0 < self.share < 1:
             raise ValueError(f"Outliers.share={self.share}: choose a share between 0 and 1")
 

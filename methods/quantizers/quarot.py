@@ -39,7 +39,6 @@ class QuaRot(Quantizer):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.rotate not in ("product", "butterfly"):
             raise ValueError(f"QuaRot.rotate={self.rotate}: choose product or butterfly")
         if self.seed is None:

@@ -36,7 +36,6 @@ class Sigma(Quantizer):
     share: float | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if self.sigmas <= 0:
             raise ValueError(f"Sigma.sigmas={self.sigmas}: choose a positive number of deviations")
         if self.share is not None and not 0 < self.share <= 1:

@@ -34,7 +34,6 @@ class Age(FramePolicy):
     room: VideoSize | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_shares(self, "share", above=True)
         require_choice(self, "over", "filled", "capacity")
 

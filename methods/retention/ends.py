@@ -38,7 +38,6 @@ class Ends(FramePolicy):
     num_frames: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_counts(self, "sink", "recent")
         if self.sink + self.recent == 0:
             raise ValueError("Ends.sink=0 and Ends.recent=0: choose at least one frame at an end")

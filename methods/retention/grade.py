@@ -21,7 +21,6 @@ class Grade(Ladder):
     best: str = "high"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         if self.best == KEEP:
             raise ValueError(f"Grade.best={KEEP}: name a tier of the method, or choose KeepAll")

@@ -76,7 +76,6 @@ class Drift(Change):
     observes_noisy = True  # not a field: the comparison always needs the noisy pass
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_choice(self, "align", "frame", "tail")
 
     def references(self, history: History) -> Mapping[int, Tensor]:
@@ -115,7 +114,6 @@ class Mass(Importance):
     queries: int = 64
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_counts(self, "queries", least=1)
 
     def of(self, frames: Sequence[int], history: History) -> list[float]:
@@ -144,7 +142,6 @@ class Score:
     mix: Literal["ranks", "values"] = "ranks"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_shares(self, "weight")
         require_choice(self, "mix", "ranks", "values")
 

@@ -57,7 +57,6 @@ class Ladder(FramePolicy):
     rest: ClassVar[str] = DROP  # placement of the frames that are not retained
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_shares(self, "recent", "important")
         require_choice(self, "replan", "growth", "call")
         name = type(self).__name__

@@ -32,7 +32,6 @@ class Prune(Ladder):
     rest: ClassVar[str] = DROP
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         name = type(self).__name__
         if (self.keep is None) == (self.budget is None):

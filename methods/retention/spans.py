@@ -26,7 +26,6 @@ class Spans(FramePolicy):
     span: int = 3
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_counts(self, "span", least=1)
 
     @property

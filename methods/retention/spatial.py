@@ -69,7 +69,6 @@ class Variance(Saliency):
     shared = True  # not a field: the formula does not depend on the frame
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_choice(self, "over", "filled", "capacity")
 
     def observe(self, v_BHTD: Tensor) -> Tensor:
@@ -108,7 +107,6 @@ class Top(Choice):
     fixed = True
 
     def __post_init__(self) -> None:
-        """Validate the share."""
         require_shares(self, "share", above=True)
 
     def count(self, score_T: Tensor) -> int:
@@ -129,7 +127,6 @@ class Above(Choice):
     most: float = 0.85
 
     def __post_init__(self) -> None:
-        """Validate the shares and their order."""
         require_shares(self, "least", "most")
         if self.least > self.most:
             name = type(self).__name__
@@ -157,7 +154,6 @@ class AboveOrTop(Above):
     share: float = 0.65
 
     def __post_init__(self) -> None:
-        """Validate the shares."""
         super().__post_init__()
         require_shares(self, "share")
 
@@ -191,7 +187,6 @@ class Foreground(FramePolicy):
     splits = True  # not a field: the policy always splits frames
 
     def __post_init__(self) -> None:
-        """Validate the types of the fields."""
         kinds: dict[str, type] = {"saliency": Saliency, "choice": Choice}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):

@@ -29,7 +29,6 @@ class Window(FramePolicy):
     frames: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         require_counts(self, "sink")
         Budget(self.budget)
 

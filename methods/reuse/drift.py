@@ -25,7 +25,6 @@ class Drift(Reuse):
     protect_last: bool = True
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if not self.threshold > 0:
             raise ValueError(f"Drift.threshold={self.threshold}: give a positive number")
         if self.warmup < 0:

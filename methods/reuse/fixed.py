@@ -21,7 +21,6 @@ class Fixed(Reuse):
     steps: Sequence[int] = (1,)
 
     def __post_init__(self) -> None:
-        """Validate the steps."""
         if any(step < 1 for step in self.steps):
             raise ValueError(f"Fixed.steps={list(self.steps)}: give passes from 1 on")
 

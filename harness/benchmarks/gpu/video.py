@@ -88,7 +88,6 @@ class Watched(Backend):
     name = "watched"
 
     def __init__(self, inner: Backend, device: torch.device) -> None:
-        """Wrap a resolved backend."""
         self._inner, self._cuda = inner, device.type == "cuda"
         self._marks: list[tuple[Any, Any]] = []
 
@@ -153,7 +152,6 @@ class Videos:
     """Videos of one method under one window."""
 
     def __init__(self, lab: Lab, network: Network, name: str, spec: CacheSpec) -> None:
-        """Build the method and warm up on two chunks."""
         self._network, self._spec, self._num_frames = network, spec, lab.sizes.video
         self._method = method_of(name, lab.sizes.model[0].removeprefix("model="))
         self._method.check(spec)

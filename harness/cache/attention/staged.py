@@ -44,7 +44,6 @@ class Staged(ByKernel):
     name: ClassVar[str] = "staged"
 
     def __post_init__(self) -> None:
-        """Refuse sizes that are not positive."""
         for name in ("scratch_mib", "least_heads"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")

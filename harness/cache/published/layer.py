@@ -52,7 +52,6 @@ class Layer:
     _lists: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Create empty storage for keys and values."""
         wide = getattr(torch, self.program.codes)
         tiers = {KEEP: Tier(self.method.key, self.method.value), **self.method.tiers}
         beside = self.program.beside

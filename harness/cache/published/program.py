@@ -43,7 +43,6 @@ class Program:
     beside: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown choices and choices that contradict each other."""
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(

@@ -28,7 +28,6 @@ class Memory(nn.Module):
     """A residual block over a frame and the previous frame's input to the same block."""
 
     def __init__(self, width: int) -> None:
-        """Build the convolutions."""
         super().__init__()
         self.conv = nn.Sequential(
             _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
@@ -43,7 +42,6 @@ class Grow(nn.Module):
     """Expands one frame to `stride` frames."""
 
     def __init__(self, width: int, stride: int) -> None:
-        """Build the convolution."""
         super().__init__()
         self.stride = stride
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
@@ -57,7 +55,6 @@ class Shrink(nn.Module):
     """Merges `stride` frames, stacked as channels, into one; only the encoder has it."""
 
     def __init__(self, width: int, stride: int) -> None:
-        """Build the convolution."""
         super().__init__()
         self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
 
@@ -79,7 +76,6 @@ class TinyAutoencoder(nn.Module):
     """
 
     def __init__(self) -> None:
-        """Build the layers."""
         super().__init__()
         self.encoder = nn.Sequential(
             _conv(_COLOURS, 64),
@@ -123,7 +119,6 @@ class WanPreview:
         weights: Literal["checkpoint", "random"] = "checkpoint",
         dtype: str = "bfloat16",
     ) -> None:
-        """Store and validate the settings."""
         if weights not in ("checkpoint", "random"):
             raise UserError(f"decoder.weights={weights}: choose checkpoint or random")
         if dtype not in _DTYPES:

@@ -56,7 +56,6 @@ class WanVae:
         dtype: str = "bfloat16",
         lean: bool = True,
     ) -> None:
-        """Store and validate the settings."""
         if weights not in ("checkpoint", "random"):
             raise UserError(f"vae.weights={weights}: choose checkpoint or random")
         if dtype not in _DTYPES:

@@ -86,7 +86,6 @@ class FrameByFrame(torch.nn.Module):
     """Applies a module to frames [T, C, H, W] one at a time, so that its fp32 copies stay small."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
-        """Wrap a module that treats frames independently."""
         super().__init__()
         self.inner = inner
 

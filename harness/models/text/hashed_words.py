@@ -36,7 +36,6 @@ class HashText:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Validate the shape."""
         if min(self.length, self.width) < 1:
             raise UserError(f"text of {self.length} rows of {self.width}: choose both at least 1")
 

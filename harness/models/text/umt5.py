@@ -63,7 +63,6 @@ class UmT5Text:
         dtype: str = "bfloat16",
         embeddings: str | None = None,
     ) -> None:
-        """Store and validate the settings."""
         if dtype not in ("bfloat16", "float32"):
             raise UserError(f"text.dtype={dtype}: choose bfloat16 or float32")
         if weights not in ("checkpoint", "random"):

@@ -33,7 +33,6 @@ class Local(Judge):
         seed: int = 0,
         max_new_tokens: int = 1024,
     ) -> None:
-        """Store and validate the settings; load nothing yet."""
         check_frames(num_frames, max_side_px)
         if not temperature >= 0 or max_new_tokens < 1:
             raise UserError("judge: give a temperature from 0 and at least one of max_new_tokens")

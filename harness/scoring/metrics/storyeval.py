@@ -32,7 +32,6 @@ class StoryEval(Metric):
     name = "storyeval"
 
     def __init__(self, judge: Judge, num_votes: int = 1) -> None:
-        """Store and validate the settings."""
         if num_votes < 1 or num_votes % 2 == 0:
             raise UserError(
                 f"metrics.storyeval.num_votes={num_votes}: give an odd number: one side wins"

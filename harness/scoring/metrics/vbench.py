@@ -34,7 +34,6 @@ class Dimension(Metric):
     def __init__(
         self, dimension: str, python: str | None = None, data_dir: str | None = None
     ) -> None:
-        """Validate the dimension; start and load nothing yet."""
         if dimension not in DIMENSIONS:
             known = ", ".join(DIMENSIONS)
             raise UserError(f"VBench has no dimension {dimension}: choose among {known}")

@@ -46,7 +46,6 @@ class Runner:
     """
 
     def __init__(self, python: Path, data_dir: str | None) -> None:
-        """Make the staging folder; start nothing yet."""
         self.stage = Stage()
         self._python, self._data_dir = python, data_dir
         self._lock = threading.Lock()

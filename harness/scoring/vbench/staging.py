@@ -32,7 +32,6 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        """Make the folder."""
         self.folder = Path(tempfile.mkdtemp(prefix="vbench-"))
         self._paths: dict[tuple[int, float, Span], Path] = {}
         self._lock = Lock()

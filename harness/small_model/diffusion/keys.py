@@ -39,7 +39,6 @@ class KeyShape:
     gain_spread: float = 0.25
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         # YAML gives a list, which would make this frozen dataclass unhashable.
         object.__setattr__(self, "gain", tuple(self.gain))
         if not 0 <= self.outliers <= 1 or not 0 < self.gain[0] <= self.gain[1]:

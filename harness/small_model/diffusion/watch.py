@@ -19,7 +19,6 @@ class Watched(TeacherForcing):
     """Teacher forcing that records the first video's rotated keys of every layer [H, T, D]."""
 
     def __init__(self, spec: CacheSpec, device: torch.device) -> None:
-        """Start with no recorded keys."""
         super().__init__(spec, device)
         self.keys: list[Tensor] = []
 

@@ -43,7 +43,6 @@ class Drawing:
     """A scene at some times: its figures laid out once, for pixels and for boxes."""
 
     def __init__(self, scene: Scene, times_s: Floats) -> None:
-        """Lay out every figure at these times [F]."""
         self.scene, self.times_s = scene, times_s
         self._paths = [path(thing, times_s) for thing in scene.things]
         self._outlines = [

@@ -65,7 +65,6 @@ class Pool:
     """The pairs that a step may draw: numbers `fresh * step` up to `pool` later."""
 
     def __init__(self, settings: Settings) -> None:
-        """Empty; the first batch renders the whole pool."""
         self.settings = settings
         self._pairs: dict[int, NDArray[np.uint8]] = {}
 
@@ -101,7 +100,6 @@ class Training:
     """The network, its optimiser and the step, in a folder from which it goes on."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        """Continue what lies in the folder, or begin."""
         self.settings, self.path, self.step = settings, folder / "decoder.pt", 0
         self.network = seeded().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=_DECAY)

@@ -32,7 +32,6 @@ class Stage:
     own: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run."""
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("a stage of train.stages needs either steps or minutes")
         if min(self.frames, self.batch, self.copies, self.length) <= 0 or self.lr <= 0:
@@ -83,7 +82,6 @@ class Training:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse lists of stages whose progress has no measure."""
         if not self.stages or len({stage.steps is None for stage in self.stages}) > 1:
             raise ValueError("train.stages: give at least one, all by steps or all by minutes")
 

@@ -25,7 +25,6 @@ class TeacherForcing:
     """
 
     def __init__(self, spec: CacheSpec, device: torch.device) -> None:
-        """An empty history."""
         if spec.window is not None:
             raise ValueError(f"model.window={spec.window}: training sees the whole history (null)")
         self._chunk_frames = spec.chunk_frames

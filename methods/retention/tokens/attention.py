@@ -33,7 +33,6 @@ class Observing(Scorer):
     queries: Queries = "frame"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         named = self.queries in ("frame", "chunk")
         if not named and not (isinstance(self.queries, int) and self.queries > 0):
             raise ValueError(
@@ -89,7 +88,6 @@ class Importance(Observing):
     pool: int = 7
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         if self.pool < 1 or self.pool % 2 == 0:
             raise ValueError(f"{type(self).__name__}.pool={self.pool}: choose an odd number")

@@ -28,7 +28,6 @@ class Budgeted(TokenPolicy):
     room: VideoSize | None = None
 
     def __post_init__(self) -> None:
-        """Validate the budget."""
         Budget(self.budget)
 
     @property

@@ -61,7 +61,6 @@ class DeepForcing(Budgeted):
     recent: int = 4
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.sink_share < 1:
             raise ValueError(

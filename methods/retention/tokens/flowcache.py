@@ -41,7 +41,6 @@ class FlowCache(Importance):
     age: Literal["none", "exponential"] = "none"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.weight <= 1:
             raise ValueError(f"FlowCache.weight={self.weight}: choose a share from 0 to 1")

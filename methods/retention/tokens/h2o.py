@@ -30,7 +30,6 @@ class H2O(Observing):
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.decay <= 1:
             raise ValueError(f"H2O.decay={self.decay}: choose a share from 0 to 1")

@@ -51,7 +51,6 @@ class MemRoPE(Budgeted):
     short: float = 0.1
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         if self.sink < 0:
             raise ValueError(f"MemRoPE.sink={self.sink}: choose 0 or more frames")

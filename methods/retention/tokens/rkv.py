@@ -38,7 +38,6 @@ class RKV(Importance):
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         for name in ("weight", "threshold"):
             if not 0 <= getattr(self, name) <= 1:

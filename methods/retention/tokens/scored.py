@@ -38,7 +38,6 @@ class Scored(Budgeted):
     granularity: Literal["token", "frame", "chunk"] = "token"
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         super().__post_init__()
         name = type(self).__name__
         if not isinstance(self.scorer, Scorer):
