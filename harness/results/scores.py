@@ -135,7 +135,8 @@ class Scores:
     def put(self, scored: Scored, results: Mapping[AnyMetric, Result]) -> None:
         """Add results to a video's row, and drop results of other frames or another reference.
 
-        Rows are sorted by video, so the file does not depend on the order of the calls.
+        Rows are sorted by video and columns by metric, so the file does not depend on the order of
+        the calls.
         """
         import pyarrow as pa
 
@@ -171,8 +172,10 @@ class Scores:
             known = []
         if len(known) == len(wanted):
             return
-        of_others = {n: x for n, x in self._fields.items() if _metric_of(x) != metric.name}
-        self._fields = of_others | {field.name: field for field in wanted}
+        of_others = [x for x in self._fields.values() if _metric_of(x) != metric.name]
+        # Sorted by metric: a run that was killed and resumed has the columns of one that was not.
+        in_order = sorted([*of_others, *wanted], key=lambda field: _metric_of(field) or "")
+        self._fields = {field.name: field for field in in_order}
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -156,3 +156,13 @@ def test_rows_of_another_version_are_refused(tmp_path: Path) -> None:
 def test_an_empty_results_folder_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run python -m harness first"):
         all_runs.load(tmp_path)
+
+
+def test_a_file_of_scores_does_not_depend_on_the_order_of_metrics(tmp_path: Path) -> None:
+    grey, other = Grey(), Grey("other")
+    done = {each: Result({each.name: 1.5}, None, "1", None) for each in (grey, other)}
+    for folder, metrics in ("one", (grey, other)), ("two", (other, grey)):
+        for metric in metrics:
+            Scores(tmp_path / f"{folder}.parquet").put(scored("a", 1), {metric: done[metric]})
+    one, two = (pd.read_parquet(tmp_path / f"{folder}.parquet") for folder in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
