@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +30,8 @@ from harness.sampling.decoding import Reel, pixels
 from harness.sampling.guidance import BRANCHES, Branch
 from harness.sampling.network import TextKV
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Observer, Silent
-from harness.sampling.sampler import Sampler
+from harness.sampling.passes import Silent
+from harness.sampling.sampler import Generation, Sampler
 from harness.system import machine
 from harness.system.errors import NotFinite, UserError
 from harness.system.files import write_json
@@ -133,8 +133,9 @@ class Generator:
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         text_kv = self.text_kv(next(iter(self.texts.values()))[0])
         reel = Reel(self.model.decoder, Silent())
-        branches = [Branch(self.session(num_frames), each) for each in text_kv]
-        for latents in self._sample(branches, noise, num_frames, Silent(), reel):
+        branches = tuple(Branch(self.session(num_frames), each) for each in text_kv)
+        video = Generation(branches, noise, num_frames, Silent(), reel)
+        for latents in self.sampler.run(video):
             reel.latents.append(latents)
         reel.end(self.decode)
         self._previous = ()  # the warm-up must not count as the video before the first
@@ -155,12 +156,12 @@ class Generator:
             alive.text_kv = self.text_kv(rows)
         num_frames = self.run.suite.num_frames
         alive.sessions = [self.session(num_frames) for _ in alive.text_kv]
-        branches = [Branch(*pair) for pair in zip(alive.sessions, alive.text_kv, strict=True)]
+        branches = tuple(map(Branch, alive.sessions, alive.text_kv))
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
         if self._on(noise.video):
             alive.noise = noise.video
         trace: list[TracePoint] = []
-        chunks = self._sample(branches, noise, num_frames, meter, reel)
+        chunks = self.sampler.run(Generation(branches, noise, num_frames, meter, reel))
         for chunk, latents in enumerate(chunks):
             reel.latents.append(latents)
             time_s = time.perf_counter() - meter.start
@@ -175,21 +176,6 @@ class Generator:
         frames = reel.end(self.decode)
         trace += self.record.passes(item, meter) + self.record.peaks(item, meter)
         return frames, held, trace
-
-    def _sample(
-        self,
-        branches: Sequence[Branch],
-        noise: SeededNoise,
-        num_frames: int,
-        observer: Observer,
-        reel: Reel,
-    ) -> Iterator[Tensor]:
-        """Yield the finished latents of each chunk of a video."""
-        cond, *others = branches
-        uncond = others[0] if others else None
-        return self.sampler.sample(
-            cond.session, cond.text_kv, noise, num_frames, observer, reel, uncond
-        )
 
     def decode(self, latents_FChw: Tensor) -> Frames:
         """Decode latents [F, C, h, w] to pixels [T, H, W, 3] u8 on the host.

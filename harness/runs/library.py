@@ -22,6 +22,7 @@ from harness.sampling.decoding import Reel
 from harness.sampling.guidance import Branch
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
+from harness.sampling.sampler import Generation
 from harness.system.typed import build
 
 
@@ -91,20 +92,18 @@ def sample_video(
     texts = [prompt, *([model.guidance.negative] if model.guidance else [])]
     rows = model.text.encode(texts).to(DTYPES[model.dtype])
     model.text.close()
-    branches = [
+    branches = tuple(
         Branch(
             open_session(model, method, num_frames, device, positions),
             model.text_kv(sampler, each),
         )
         for each in rows
-    ]
-    session, text_kv = branches[0].session, branches[0].text_kv
-    uncond = branches[1] if model.guidance else None
+    )
     noise = SeededNoise(seed, model.latent_shape(num_frames))
     reel, chunks = Reel(model.decoder, Silent()), []
-    for latents in sampler.sample(session, text_kv, noise, num_frames, Silent(), reel, uncond):
+    for latents in sampler.run(Generation(branches, noise, num_frames, Silent(), reel)):
         reel.latents.append(latents)
         chunks.append(latents[0])
     with torch.inference_mode():
         frames = reel.end(lambda latents: np.concatenate(list(model.decoder.decode(latents))))
-    return SampledVideo(frames, torch.cat(chunks), session)
+    return SampledVideo(frames, torch.cat(chunks), branches[0].session)

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.api import Reuse, Stores
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite, demand_finite_passes
-from harness.sampling.guidance import Branch, Guidance
+from harness.sampling.guidance import BRANCHES, Branch, Guidance
 from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
@@ -80,7 +80,6 @@ class Sampler:
     loop: Loop = field(default_factory=Loop)
     guidance: Guidance | None = None
 
-    @torch.inference_mode()
     def sample(
         self,
         session: CacheSession,
@@ -89,21 +88,10 @@ class Sampler:
         num_frames: int,
         observer: Observer,
         segments: SegmentDecoder | None = None,
-        uncond: Branch | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
-
-        A chunk is yielded after its commit pass.
-
-        session, text_kv: cache, and keys and values of the text, of the branch with the prompt.
-        segments: needed if the loop restarts histories.
-        uncond: the branch without the prompt; needed under guidance, None otherwise.
-
-        Raises  NotFinite: latents, keys or values that are not finite.
-        """
-        assert (uncond is None) == (self.guidance is None), "guidance combines two branches"
-        branches = (Branch(session, text_kv), *([] if uncond is None else [uncond]))
-        yield from self._run(Generation(branches, noise, num_frames, observer, segments))
+        """Yield the latents of a video without guidance, as `run` does."""
+        branches = (Branch(session, text_kv),)
+        return self.run(Generation(branches, noise, num_frames, observer, segments))
 
     def flow(
         self,
@@ -134,8 +122,16 @@ class Sampler:
         """Return x on the network's device, in its dtype."""
         return x.to(self.network.device, self.network.dtype)
 
-    def _run(self, video: Generation) -> Iterator[Tensor]:
-        """Yield the finished latents [B, F, C, h, w] of each chunk after its commit pass."""
+    @torch.inference_mode()
+    def run(self, video: Generation) -> Iterator[Tensor]:
+        """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
+
+        A chunk is yielded after its commit pass.
+
+        Raises  NotFinite: latents, keys or values that are not finite.
+        """
+        expected = 1 if self.guidance is None else len(BRANCHES)
+        assert len(video.branches) == expected, "guidance combines two branches"
         lengths = self.loop.histories(video.num_frames)
         history = begin = 0  # the current history, and where it starts in the video
         under_way: dict[int, ChunkUnderWay] = {}  # by first frame in the history

@@ -28,7 +28,7 @@ from harness.sampling.guidance import Branch, Guidance
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
-from harness.sampling.sampler import Sampler
+from harness.sampling.sampler import Generation, Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
@@ -76,11 +76,8 @@ def video(
     ]
     sampler = Sampler(net, Schedule(), 3, reuse, loop, guidance)
     noise, parts = SeededNoise(0, (12, 4, 8, 16)), []
-    uncond = Branch(sessions[1], text(net, other)) if guidance else None
-    watcher = watcher or Silent()
-    for part in sampler.sample(
-        sessions[0], text(net), noise, 12, watcher, AsTheyAre(parts), uncond
-    ):
+    branches = tuple(map(Branch, sessions, (text(net), text(net, other))))
+    for part in sampler.run(Generation(branches, noise, 12, watcher or Silent(), AsTheyAre(parts))):
         parts.append(part)
     return torch.cat(parts, 1), sessions
 
@@ -113,10 +110,10 @@ def test_the_flows_of_both_texts_combine() -> None:
     found = []
     for guidance in (None, Guidance(3.0)):
         sampler = Sampler(net, one, 3, guidance=guidance)
-        sessions = [Session(spec(), BF16, Portable(), 3, CPU) for _ in "cu"]
-        uncond = Branch(sessions[1], text(net, 1)) if guidance else None
+        texts = (text(net), text(net, 1)) if guidance else (text(net),)
+        branches = tuple(Branch(Session(spec(), BF16, Portable(), 3, CPU), each) for each in texts)
         noise = SeededNoise(0, (12, 4, 8, 16))
-        (clean,) = sampler.sample(sessions[0], text(net), noise, 3, Silent(), None, uncond)
+        (clean,) = sampler.run(Generation(branches, noise, 3, Silent()))
         found.append(clean)
     with torch.inference_mode():
         session = Session(spec(), BF16, Portable(), 3, CPU)
