@@ -119,7 +119,7 @@ def tolerances() -> tuple[Constraint, ...]:
 
 
 def calibrated(values: pd.DataFrame, name: str, top: int = 3) -> dict[str, float]:
-    """Move the tolerances to the worst of the first three of an order, as the study's page does.
+    """Return tolerances that admit the best `top` candidates of an order, as the study's page does.
 
     values: candidates from `objectives`, without BF16.
     """

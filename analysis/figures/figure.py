@@ -73,7 +73,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines over time, each named at its end; steps: a value holds until the next point."""
+    """A figure of lines over time, each labelled at its end.
+
+    steps: draw each value as constant until the next point.
+    """
 
     name: str
     title: str

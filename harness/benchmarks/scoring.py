@@ -118,7 +118,7 @@ class Bench:
         self._number, self._clips = -1, list[Pair]()
 
     def scorer(self, number: int) -> float:
-        """Return the seconds of a round's clips in the scorer's threads."""
+        """Return the seconds that the scorer's threads take for the clips of one round."""
         clips = self._clips_of(number)
         start = time.perf_counter()
         with ThreadPoolExecutor(THREADS) as pool:

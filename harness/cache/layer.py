@@ -18,6 +18,11 @@ from harness.cache.positions import Positions, Table
 HIDDEN = -1e4
 
 
+def _rotated(x_BHTD: Tensor, table: Table, num_frames: int) -> Tensor:
+    """Rotate a chunk [B, H, F * T, D] of `num_frames` frames by a table of these frames."""
+    return table.rotate(x_BHTD.unflatten(2, (num_frames, -1))).flatten(2, 3)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Position of one pass in the video, the same for all layers.
@@ -45,7 +50,7 @@ class Plan:
 
     def rotate(self, x_BHTD: Tensor) -> Tensor:
         """Rotate queries or keys of the current chunk [B, H, F * T, D] to the pass's positions."""
-        return self.turns.rotate(x_BHTD.unflatten(2, (len(self.frames), -1))).flatten(2, 3)
+        return _rotated(x_BHTD, self.turns, len(self.frames))
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,7 @@ class Context:
         # shift the keys of this pass are there already.
         if plan.shift == 0:
             return chunk.rotated_key
-        keys = chunk.key.unflatten(2, (len(plan.frames), -1))
-        return self.positions.frames(plan.frames).rotate(keys).flatten(2, 3)
+        return _rotated(chunk.key, self.positions.frames(plan.frames), len(plan.frames))
 
     def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Table | None:
         """Return the rotations of stored keys on reading; None if they need none.

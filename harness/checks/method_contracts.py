@@ -99,10 +99,7 @@ def stored_bytes_are_those_of_live_tensors(s: Subject) -> None:
     """`stored_bytes` is exactly the size of the tensor storages that the cache reaches."""
     _, session = s.first
     # Tables of the method itself (rotations, codebooks) are not part of the history.
-    method_alone = live_bytes(s.method, leave_out=SHARED)
-    live = live_bytes(session, s.method) - method_alone
-    if live != session.stored_bytes:
-        raise Broken(f"the tensors alive take {live} bytes, {session.stored_bytes} are counted")
+    _demand_counted(s, session, live_bytes(s.method, leave_out=SHARED))
 
 
 def methods_hold_no_history(s: Subject) -> None:
@@ -233,9 +230,7 @@ def grouped_queries_share_a_cache(s: Subject) -> str | None:
                 f"four query heads over two heads of keys give {list(out.shape)}, or values that "
                 "are not finite"
             )
-    live = live_bytes(session, s.method) - before
-    if live != session.stored_bytes:
-        raise Broken(f"the tensors alive take {live} bytes, {session.stored_bytes} are counted")
+    _demand_counted(s, session, before)
     return None
 
 
@@ -297,6 +292,13 @@ CONTRACTS: tuple[Contract, ...] = (
     grouped_queries_share_a_cache,
     odd_sizes_are_served_or_refused,
 )
+
+
+def _demand_counted(s: Subject, session: CacheSession, method_bytes: int) -> None:
+    """Check that a cache counts the bytes that it holds beside the method's own `method_bytes`."""
+    live = live_bytes(session, s.method) - method_bytes
+    if live != session.stored_bytes:
+        raise Broken(f"the tensors alive take {live} bytes, {session.stored_bytes} are counted")
 
 
 def drawn(s: Subject, shape: CacheSpec, span: int, dtype: torch.dtype) -> Tensor:

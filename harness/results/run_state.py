@@ -81,10 +81,12 @@ class RunState:
     def failure(self, run: Run) -> RunFailed | None:
         """Return the first failed video as an error that counts all; None if none failed."""
         failed = self.failed(run)
-        for key, cause in failed.items():
-            reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {key[0]} by: "
-            return RunFailed(cause, reason + str(self.videos[key]["failure_reason"]), key)  # type: ignore[arg-type]
-        return None
+        if not failed:
+            return None
+        first = next(iter(failed))
+        row = self.videos[first]
+        reason = f"{len(failed)} of {len(run.items)} videos failed, prompt {first[0]} by: "
+        return RunFailed(row["failure"], reason + str(row["failure_reason"]), first)
 
     def unscored(self, run: Run) -> RunFailed | None:
         """Return an error for the first video whose frames scoring could not read, else None.

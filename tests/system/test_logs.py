@@ -15,7 +15,7 @@ from tests.support.commands import command, one_sentence, within
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No level from whoever started this, and none left for the next test."""
+    """Start each test without a log level from the environment, and leave none behind."""
     monkeypatch.setenv(logs.VARIABLE, "")
     before, logs.log.handlers = logs.log.handlers, []
     yield
