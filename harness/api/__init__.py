@@ -20,7 +20,7 @@ from harness.api.retention import (
     TokenPolicy,
     Tokens,
 )
-from harness.api.reuse import Reuse
+from harness.api.reuse import Feature, PassInputs, Reuse
 from harness.api.spec import Budget, CacheSpec, Stores, VideoSize
 from harness.api.storage import CodePlane, Exact, KernelLayout, Packed, Quantizer
 
@@ -32,11 +32,13 @@ __all__ = [
     "CacheSpec",
     "CodePlane",
     "Exact",
+    "Feature",
     "FramePolicy",
     "History",
     "KernelLayout",
     "Method",
     "Packed",
+    "PassInputs",
     "Placement",
     "Quantizer",
     "Retention",

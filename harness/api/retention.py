@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -39,7 +39,11 @@ class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
     """Rule for the history when a chunk is finished: a `FramePolicy` or a `TokenPolicy`.
 
     The cache calls it once per layer and chunk, in the commit pass.
+
+    keeps_all: it keeps every token and moves none between tiers.
     """
+
+    keeps_all: ClassVar[bool] = False
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -126,14 +130,17 @@ class FramePolicy(Retention):
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """All tokens of one layer when a chunk is finished: history first, then the new chunk.
+    """All tokens of one layer when its policy decides: history first, then the new chunk.
+
+    Policies with trigger=next_pass get history alone (`num_new` is 0), and the queries of the pass
+    that is about to attend to it.
 
     H counts heads of keys and values, N counts tokens.
 
     key, value: [B, H, N, D] as the method stores them (keys roped or not); new tokens are exact.
     rotated: keys [B, H, N, D] at their positions, as attention reads them.
-    query: rotated queries of the new chunk [B, query heads, T, D]. If there are more query heads
-        than H, neighbours share a head of keys (`queries_of`).
+    query: rotated queries of the new chunk, or of the next pass [B, query heads, T, D]. If there
+        are more query heads than H, neighbours share a head of keys (`queries_of`).
     frame: frame of each token [B, H, N] int64. place: its position in that frame, same shape.
     count: number of original tokens that each token stands for [B, H, N] fp32; 0 marks tokens that
         have left the model's window.
@@ -191,9 +198,12 @@ class TokenPolicy(Retention):
     """Policy over single tokens, head by head.
 
     rewrites: the policy changes keys or values, which needs exact storage.
+    trigger: when `revise` is called: in the `commit` of a chunk, with the chunk's queries and
+        tokens; or before the `next_pass` attends, with that pass's queries and history alone.
     """
 
     rewrites: ClassVar[bool] = False
+    trigger: Literal["commit", "next_pass"] = "commit"
 
     @abstractmethod
     def revise(self, tokens: Tokens) -> Revision:

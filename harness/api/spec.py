@@ -76,20 +76,23 @@ class VideoSize:
     num_frames: latent frames of the whole video.
     frame_bytes: bytes of one frame over all layers, as the method stores it.
     bf16_frame_bytes: bytes of one frame over all layers in BF16.
+    chunk_frames: latent frames of a chunk.
     """
 
     tokens_per_frame: int
     num_frames: int
     frame_bytes: int
     bf16_frame_bytes: int
+    chunk_frames: int = 1
 
 
 @dataclass(frozen=True)
 class Budget:
     """Limit on the history that a policy keeps in every layer: an amount and its unit, as text.
 
-    text: `4096 tokens`, `12 frames`, `1.5 GiB` (stored bytes over all layers) or `4x` (a quarter
-        of the bytes that the whole video takes in BF16). Notes and counts of a policy are extra.
+    text: `4096 tokens`, `12 frames`, `2 chunks`, `1.5 GiB` (stored bytes over all layers) or `4x`
+        (a quarter of the bytes that the whole video takes in BF16). Notes and counts of a policy
+        are extra.
 
     Raises  ValueError: text in another form, an amount that is not positive, or below 1x.
     """
@@ -102,12 +105,14 @@ class Budget:
         if amount <= 0 or (unit == "x" and amount < 1):  # below 1x: more than the whole video takes
             raise ValueError(
                 f"budget={self.text}: give an amount and a unit: 4096 tokens, 12 frames, "
-                "1.5 GiB, or 4x for a quarter of BF16"
+                "2 chunks, 1.5 GiB, or 4x for a quarter of BF16"
             )
 
     @property
     def _parsed(self) -> tuple[float, str] | None:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(tokens|frames|GiB|x)\s*", str(self.text))
+        found = re.fullmatch(
+            r"\s*(\d+(?:\.\d*)?)\s*(tokens|frames|chunks|GiB|x)\s*", str(self.text)
+        )
         return (float(found[1]), found[2]) if found else None
 
     def tokens(self, room: VideoSize) -> int:
@@ -118,6 +123,8 @@ class Budget:
             return int(amount)
         if unit == "GiB":
             amount = amount * 2**30 / room.frame_bytes
+        elif unit == "chunks":
+            amount *= room.chunk_frames
         elif unit == "x":
             amount = room.bf16_frame_bytes * room.num_frames / amount / room.frame_bytes
         return int(amount * room.tokens_per_frame)

@@ -61,6 +61,9 @@ class FrameLayer:
             self.arenas[SINK] = Arena(Exact(), Exact(), context.spec.sink)
         self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.max_frames(POOL, context.reach))
 
+    def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
+        """Do nothing: frame policies decide when a chunk is finished."""
+
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the frames of each arena, with the rotations to the positions of the plan."""
         return [s for name in self.arenas for _, s in self._placed(name, plan)]

@@ -34,6 +34,8 @@ class Plan:
     lift: frames by which positions of the sink move forward.
     hidden: stored frames that the model hides from this pass.
     sees: earlier frames that the caller lets this pass see; None for all.
+    causal_frames: frames of a chunk, if the chunks of the pass attend to themselves and to earlier
+        ones only; None if all attend to each other.
     """
 
     frames: range
@@ -43,6 +45,7 @@ class Plan:
     lift: int = 0
     hidden: range = range(0)
     sees: range | None = None
+    causal_frames: int | None = None
 
     def shows(self, frame: int) -> bool:
         """Whether this pass may attend to an earlier frame, if it is stored."""
@@ -142,6 +145,12 @@ def demand_known(
 
 class Layer(Protocol):
     """Interface of the history of one layer."""
+
+    def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
+        """Let the policy act on history before a pass attends to it.
+
+        query: rotated queries of the pass.
+        """
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the stored frames that a pass sees."""

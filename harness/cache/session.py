@@ -109,8 +109,19 @@ class Session:
             self._scratch.finite = []
         q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         active = self._active[layer]
+        store.prepare(q, plan)
         seen = store.segments(plan) + active.segments(plan)
-        out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
+        if plan.causal_frames is None:
+            out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
+        else:
+            # One call per chunk with the keys up to it: no backend needs a mask.
+            size = plan.causal_frames * self.spec.tokens_per_frame
+            parts, end = [], 0
+            for query in q.split(size, 2):
+                end += query.shape[2]
+                own = k[:, :, :end], v_BHTD[:, :, :end]
+                parts.append(attend_grouped(self._backend, query, *own, seen, self._scratch))
+            out = torch.cat(parts, 2)
         if self._scratch.finite is not None:
             self.watch.note(layer, True, *self._scratch.finite)
             self._scratch.finite = None
@@ -204,6 +215,7 @@ def sized(method: Method, spec: CacheSpec, num_frames: int) -> FramePolicy | Tok
         num_frames=num_frames,
         frame_bytes=frame_bytes(method, spec),
         bf16_frame_bytes=spec.bf16_frame_bytes,
+        chunk_frames=spec.chunk_frames,
     )
     policy = method.retention.sized(room)
     assert isinstance(policy, FramePolicy | TokenPolicy)

@@ -74,6 +74,12 @@ class TokenLayer:
     held: Held | None = None
     first: int = 0  # frames before it and after the sink have left the window
 
+    def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
+        """Let a policy with trigger=next_pass choose tokens by the queries of the next pass."""
+        if self.policy.trigger == "commit" or self.held is None:
+            return
+        self._revise(self.held, self._tokens(self.held, query_BHTD, plan))
+
     def segments(self, plan: Plan) -> list[Segment]:
         """Return all stored tokens as one page, with a bias that hides those out of reach."""
         held, method = self.held, self.context.method
@@ -84,7 +90,7 @@ class TokenLayer:
         turns = self._turns(times, frame, place, plan)
         pages, bias = Pages(held.key, held.value, (0,)), self._bias(held.count, times)
         if plan.sees is not None:
-            shown = torch.tensor([plan.shows(f) for f in range(plan.frames.start)])
+            shown = torch.tensor([plan.shows(f) for f in range(self.context.num_frames)])
             unseen = ~shown.to(frame.device)[frame]
             bias = torch.zeros_like(frame, dtype=torch.float32) if bias is None else bias
             bias = bias.masked_fill(unseen, HIDDEN)
@@ -94,12 +100,23 @@ class TokenLayer:
         """Do nothing: token policies see finished chunks only."""
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Encode the chunk, show history and chunk to the policy, and store the tokens it picks."""
-        method, context = self.context.method, self.context
-        k = context.roped_keys(chunk, plan) if context.roped else chunk.key
+        """Encode the chunk, show history and chunk to the policy, and store the tokens it picks.
+
+        A policy with trigger=next_pass is not asked: the chunk joins the history whole.
+        """
+        k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
         self._let_go(plan)
         both = _joined(self.held, self._encoded(chunk, k, plan))
-        revision = self.policy.revise(self._tokens(both, chunk, k, plan))
+        if self.policy.trigger == "next_pass":
+            self.held = both
+        else:
+            new = k, chunk.value, chunk.rotated_key
+            self._revise(both, self._tokens(both, chunk.rotated_query, plan, new))
+
+    def _revise(self, both: Held, tokens: Tokens) -> None:
+        """Store the tokens that the policy picks of `both`."""
+        method, context = self.context.method, self.context
+        revision = self.policy.revise(tokens)
         index = revision.index
         # Only policies that merge tokens return keys and values. They need exact storage, so
         # encoding again loses no precision.
@@ -172,30 +189,45 @@ class TokenLayer:
         origin = torch.arange(k_BHTD.shape[2], dtype=torch.int32, device=k_BHTD.device) + first
         return Held(key, value, origin.expand(k_BHTD.shape[:3]), None, None)
 
-    def _tokens(self, both: Held, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Tokens:
-        """Return the policy's input: stored tokens decoded, new ones exact."""
-        context, new = self.context, k_BHTD.shape[2]
+    def _tokens(
+        self,
+        both: Held,
+        query_BHTD: Tensor,
+        plan: Plan,
+        new: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tokens:
+        """Return the policy's input: stored tokens decoded, new ones exact.
+
+        both: origins of stored and new tokens. new: keys as the method stores them, values and
+        rotated keys [B, H, T, D] of a new chunk; None without one.
+        """
+        context, num_new = self.context, 0 if new is None else new[0].shape[2]
         frame, place = self._frame_and_place(both.origin)
-        key, value, turned, times = k_BHTD, chunk.value, chunk.rotated_key, frame
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        times = frame
         if self.held is not None:
-            old_k, old_v = self._decoded(self.held, k_BHTD.dtype)
-            old_times = self.policy.times(frame[:, :, :-new], plan.frames.start)
-            turns = self._turns(old_times, frame[:, :, :-new], place[:, :, :-new], plan)
-            old_turned = old_k if turns is None else turns.rotate(old_k[:, :, None])[:, :, 0]
-            key, value = torch.cat([old_k, key], 2), torch.cat([old_v, value], 2)
-            turned = torch.cat([old_turned, turned], 2)
-            times = torch.cat([old_times, frame[:, :, -new:]], 2)
+            num_old = frame.shape[2] - num_new
+            old_frame, old_place = frame[:, :, :num_old], place[:, :, :num_old]
+            old_times = self.policy.times(old_frame, plan.frames.start)
+            key, value = self._decoded(self.held, query_BHTD.dtype)
+            turns = self._turns(old_times, old_frame, old_place, plan)
+            turned = key if turns is None else turns.rotate(key[:, :, None])[:, :, 0]
+            parts.append((key, value, turned))
+            times = torch.cat([old_times, frame[:, :, num_old:]], 2)
+        if new is not None:
+            parts.append(new)
+        key, value, turned = (torch.cat(part, 2) for part in zip(*parts, strict=True))
         bias = self._bias(both.count, times)
         return Tokens(
             key=key,
             value=value,
             rotated=turned,
-            query=chunk.rotated_query,
+            query=query_BHTD,
             frame=frame,
             place=place,
             count=both.counts if bias is None else bias.exp(),  # exp(HIDDEN) is 0: out of reach
             note=both.notes,
-            num_new=new,
+            num_new=num_new,
             spec=context.spec,
             layer=self.layer,
             num_layers=context.spec.num_layers,

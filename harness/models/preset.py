@@ -21,7 +21,7 @@ from harness.sampling.guidance import BRANCHES, Guidance
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
 from harness.sampling.sampler import Sampler
-from harness.sampling.schedule import Schedule
+from harness.sampling.schedule import NoiseSchedule
 from harness.system.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -83,7 +83,7 @@ class VideoModel:
     """
 
     dims: WanDims
-    schedule: Schedule
+    schedule: NoiseSchedule
     text: TextEncoder
     decoder: Decoder
     latent_size: tuple[int, int]
@@ -191,12 +191,9 @@ class VideoModel:
     @property
     def preset(self) -> str:
         """Return the whole preset in one line, which is printed with every result."""
-        steps = "/".join(str(step) for step in self.schedule.steps)
-        first = self.schedule.first_steps
         return (
             f"window={self.window or 'full'} sink={self.sink} chunk={self.chunk_frames} "
-            f"steps={steps}{f' first={first}' if first else ''} shift={self.schedule.shift:g} "
-            f"warp={self.schedule.warp} ema={self.ema} positions={self.positions} "
+            f"{self.schedule.preset} ema={self.ema} positions={self.positions} "
             f"keys={self.keys} dtype={self.dtype}"
             f"{f' sink_rate={self.sink_rate:g}' if self.sink_rate else ''}"
             f"{'' if self.loop == Loop() else f' loop={self.loop}'}"
@@ -212,13 +209,13 @@ class VideoModel:
         self.text.locate(data_dir)
         self.decoder.locate(data_dir)
         if self.weights == "seeded":
-            network = Wan(self.dims)
+            network = Wan(self.dims, self.fps)
             init_weights(network, self.seed)
             network.to(device, dtype)
         else:
             # Build without memory: every weight is replaced below.
             with torch.device("meta"):
-                network = Wan(self.dims)
+                network = Wan(self.dims, self.fps)
             if self.weights == "random":
                 _fill_random(network.to(dtype).to_empty(device=device), self.seed)
             else:

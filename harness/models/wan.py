@@ -1,7 +1,8 @@
-"""The causal Wan diffusion transformer: one network for every model of the Self-Forcing family.
+"""The causal Wan diffusion transformer: the network of the Self-Forcing family and SkyReels-V2.
 
 Written from the published architecture of Wan2.1-T2V (arXiv 2503.20314) in its causal,
-self-forcing form (arXiv 2506.08009). Module names follow the native checkpoints, so that their keys
+self-forcing form (arXiv 2506.08009), and with the frame rate of SkyReels-V2 (arXiv 2504.13074).
+Module names follow the native checkpoints, so that their keys
 load without renaming. The network does not know how history is stored: it passes queries, keys and
 values, without rotary positions, to a cache session and gets the output of attention back.
 """
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.cache.positions import Rope
-from harness.sampling.network import Attends, TextKV
+from harness.sampling.network import Attends, TextKV, TimeEmbedding
 
 if TYPE_CHECKING:
     from harness.cache.layer import Plan
@@ -30,6 +31,9 @@ class WanDims:
     place_waves: number of waves per side in an absolute position embedding of patches. The
     published networks have none: their rotary positions are relative, and they learn absolute
     positions from the noise, which takes more training than a small model gets.
+    fps_rows: rows of the table of frame rates, 2 in SkyReels-V2; 0 has none. A network with the
+    table computes everything about the time in fp32, as its original does: reuse policies sum up
+    small changes of the modulation, which rounding would swamp.
 
     Raises  ValueError: a width that does not split into heads of even width.
     """
@@ -42,6 +46,7 @@ class WanDims:
     text_dim: int = 4096
     freq_dim: int = 256
     place_waves: int = 0
+    fps_rows: int = 0
 
     def __post_init__(self) -> None:
         """Check that the width splits into heads of even width."""
@@ -62,10 +67,14 @@ class Wan(nn.Module):
     Shapes  x [B, F, C, h, w], t [B, F] in 0..1000 -> flow [B, F, C, h, w].
     """
 
-    def __init__(self, dims: WanDims) -> None:
-        """Build the modules; weights come from a checkpoint or `init_weights`."""
+    def __init__(self, dims: WanDims, fps: int = 16) -> None:
+        """Build the modules; weights come from a checkpoint or `init_weights`.
+
+        fps: frame rate of the videos, used if the dims have a table of frame rates.
+        """
         super().__init__()
         self.dims = dims
+        self.fps_row = 0 if fps == 16 else 1  # as in SkyReels-V2, which knows 16 and others
         d = dims.dim
         self.patch_embedding = nn.Conv3d(dims.latent_channels, d, (1, 2, 2), (1, 2, 2))
         self.text_embedding = nn.Sequential(
@@ -73,6 +82,9 @@ class Wan(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(dims.freq_dim, d), nn.SiLU(), nn.Linear(d, d))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        if dims.fps_rows:
+            self.fps_embedding = nn.Embedding(dims.fps_rows, d)
+            self.fps_projection = nn.Sequential(nn.Linear(d, d), nn.SiLU(), nn.Linear(d, 6 * d))
         if dims.place_waves:
             self.place_embedding = nn.Linear(4 * dims.place_waves, d)
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
@@ -112,9 +124,9 @@ class Wan(nn.Module):
         self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """Run one pass over one chunk and return its flow; `plan` places it in the video."""
-        e_BFD = self.embed_time(t_BF)
-        tokens = self.run(self.embed(x_BFChw), e_BFD, text_kv, session, plan)
-        return self.finish(tokens, e_BFD, x_BFChw)
+        time = self.embed_time(t_BF)
+        tokens = self.run(self.embed(x_BFChw), time, text_kv, session, plan)
+        return self.finish(tokens, time, x_BFChw)
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Return the tokens of a chunk [B, F * T, dim] before the first block."""
@@ -125,25 +137,39 @@ class Wan(nn.Module):
             tokens = tokens + self.place_embedding(places).repeat(x_BFChw.shape[1], 1)
         return tokens
 
-    def embed_time(self, t_BF: Tensor) -> Tensor:
-        """Return the embedding of every frame's time [B, F, dim]."""
+    def embed_time(self, t_BF: Tensor) -> TimeEmbedding:
+        """Return the embedding of every frame's time, and the modulation of the blocks."""
         times = sinusoid(t_BF, self.dims.freq_dim).to(self.dtype)
-        embedded: Tensor = self.time_embedding(times)
-        return embedded
+        if not self.dims.fps_rows:
+            e_BFD = self.time_embedding(times)
+            return TimeEmbedding(e_BFD, self.time_projection(e_BFD).unflatten(2, (6, -1)))
+        e_BFD = in_fp32(self.time_embedding, times)
+        e6 = in_fp32(self.time_projection, e_BFD)
+        # The frame rate is added to the modulation of every frame, and is unknown to the head.
+        e6 = e6 + in_fp32(self.fps_projection, self.fps_embedding.weight[self.fps_row])
+        return TimeEmbedding(e_BFD, e6.unflatten(2, (6, -1)))
+
+    def modulated(self, tokens: Tensor, time: TimeEmbedding) -> Tensor:
+        """Return the input of the first block's attention [B, F * T, dim]."""
+        first = self._blocks()[0]
+        shift, scale, *_ = (first.modulation + time.modulation.to(tokens.dtype)).unbind(2)
+        return modulate(tokens, shift, scale)
 
     def run(
-        self, tokens: Tensor, e_BFD: Tensor, text_kv: TextKV, session: Attends, plan: Plan
+        self, tokens: Tensor, time: TimeEmbedding, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """Run all blocks: tokens [B, F * T, dim] -> the same shape."""
-        e6_BF6D = self.time_projection(e_BFD).unflatten(2, (6, -1))
+        e6_BF6D = time.modulation.to(tokens.dtype)
         for block, kv in zip(self._blocks(), text_kv, strict=True):
             tokens = block(tokens, e6_BF6D, kv, session, plan)
         return tokens
 
-    def finish(self, tokens: Tensor, e_BFD: Tensor, like_BFChw: Tensor) -> Tensor:
+    def finish(self, tokens: Tensor, time: TimeEmbedding, like_BFChw: Tensor) -> Tensor:
         """Return the flow, in the shape of `like`, from the tokens after the last block."""
         num_frames, grid = like_BFChw.shape[1], (like_BFChw.shape[3] // 2, like_BFChw.shape[4] // 2)
-        patches = self.head(tokens, e_BFD).unflatten(1, (num_frames, *grid))
+        patches = self.head(tokens, time.embedded.to(tokens.dtype)).unflatten(
+            1, (num_frames, *grid)
+        )
         # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
         patches = patches.unflatten(-1, (2, 2, -1)).permute(0, 1, 6, 2, 4, 3, 5)
         flow: Tensor = patches.flatten(5, 6).flatten(3, 4)
@@ -271,6 +297,13 @@ def per_frame(x: Tensor, gate_BFD: Tensor) -> Tensor:
     """Multiply x [B, F * T, dim] by the gate of each token's frame."""
     frames: Tensor = x.unflatten(1, (gate_BFD.shape[1], -1))
     return (frames * gate_BFD[:, :, None]).flatten(1, 2)
+
+
+def in_fp32(layers: nn.Module, x: Tensor) -> Tensor:
+    """Return layers(x) computed in fp32, whatever the dtype of the weights."""
+    weights = {name: weight.float() for name, weight in layers.named_parameters()}
+    out: Tensor = torch.func.functional_call(layers, weights, (x.float(),))
+    return out
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:

@@ -127,7 +127,7 @@ class Budget:
         commit = network.commit_bytes(self.storage.storing_bytes(held))
         return {
             "text": {**base, "text encoder": self.needs.text_bytes},
-            "denoise": {**running, **self._residual(), "activations": network.pass_bytes},
+            "denoise": {**running, **self._residual(num_frames), "activations": network.pass_bytes},
             "commit": {**running, "activations": commit},
             "decode": decode,
         }
@@ -152,15 +152,18 @@ class Budget:
             low, high = (middle, high) if taken <= limit_bytes else (low, middle - 1)
         return low * chunk
 
-    def _residual(self) -> Sizes:
-        """Return the bytes that a reuse policy keeps between denoising passes."""
-        # Three tensors [T, dim]: tokens of the last pass, of this one, and the blocks' residual.
-        if self.method.reuse is None:
+    def _residual(self, num_frames: int) -> Sizes:
+        """Return the most bytes that a reuse policy keeps between denoising passes."""
+        model, reuse = self.model, self.method.reuse
+        if reuse is None:
             return {}
-        num_tokens = self.model.chunk_frames * self.model.spec.tokens_per_frame
-        return {
-            "residual": self.branches * 3 * num_tokens * self.model.dims.dim * self.dtype.itemsize
-        }
+        # Each chunk under way has the residual of its blocks and, at most, a feature of the size of
+        # its tokens; the tokens of the pass itself come on top.
+        active = model.loop.active_frames(model.schedule, num_frames, model.chunk_frames)
+        frames = max(active, model.loop.pass_frames(model.schedule, model.chunk_frames))
+        kept = frames * (1 if reuse.feature is None else 2) + model.chunk_frames
+        width = model.spec.tokens_per_frame * model.dims.dim * self.dtype.itemsize
+        return {"residual": self.branches * kept * width}
 
     def _scratch(self, contract: Contract, held: Moment) -> int:
         spec = self.spec(contract)

@@ -143,7 +143,11 @@ def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
         tiers={name: replace(tier, key=exact, value=exact) for name, tier in method.tiers.items()},
     )
     room = VideoSize(
-        FEW.tokens_per_frame, NUM_FRAMES, frame_bytes(method, TRUE), TRUE.bf16_frame_bytes
+        FEW.tokens_per_frame,
+        NUM_FRAMES,
+        frame_bytes(method, TRUE),
+        TRUE.bf16_frame_bytes,
+        TRUE.chunk_frames,
     )
     context = Context(
         spec=FEW,

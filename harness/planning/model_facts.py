@@ -89,18 +89,11 @@ def cells(entry: Entry) -> tuple[str, ...]:
     full, kept = (
         f"{frames * model.spec.bf16_frame_bytes / GIB:.4g}" for frames in (num_frames, held)
     )
-    schedule = model.schedule
-    first = f", first {_steps(schedule.first_steps)}" if schedule.first_steps else ""
-    steps = f"{_steps(schedule.steps)}{first}{'' if schedule.warp else ' unwarped'}"
     return (
         entry.name, entry.state, full, kept, str(model.window or "full"), str(model.sink),
-        str(model.chunk_frames), steps, f"{schedule.shift:g}", "yes" if model.ema else "no",
-        model.positions, model.keys,
+        str(model.chunk_frames), model.schedule.steps_text, f"{model.schedule.shift:g}",
+        "yes" if model.ema else "no", model.positions, model.keys,
     )  # fmt: skip
-
-
-def _steps(steps: tuple[float, ...]) -> str:
-    return "/".join(map(str, steps))
 
 
 def _missing(model: VideoModel, root: Path) -> Iterator[Path]:

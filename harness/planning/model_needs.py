@@ -184,7 +184,7 @@ def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
 def _hollow(model: VideoModel) -> Wan:
     """Return the network with one layer, on the meta device."""
     with torch.device("meta"):
-        net = Wan(replace(model.dims, num_layers=1))
+        net = Wan(replace(model.dims, num_layers=1), model.fps)
     return net.to(DTYPES[model.dtype]).eval().requires_grad_(False)
 
 

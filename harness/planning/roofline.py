@@ -104,27 +104,19 @@ def work(
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
     """Yield the passes of a video that a reuse policy does not skip."""
-    skipped = {first: _skipped(reuse, len(model.schedule.times(first))) for first in (True, False)}
     for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
         first = each.history == 0 and each.frames.start == 0
-        if each.step is None or each.step not in skipped[first]:
-            yield each
-
-
-def _skipped(reuse: Reuse | None, num_steps: int) -> set[int]:
-    """Return the denoising steps of a chunk that a reuse policy skips."""
-    # Drifts are unknown before a run. Infinite ones make a drift-based policy skip nothing.
-    found: set[int] = set()
-    if reuse is None:
-        return found
-    drifts = 0
-    for step in range(1, num_steps):
-        drifts += 1
-        if reuse.skips(step, num_steps, [math.inf] * drifts):
-            found.add(step)
-        else:
-            drifts = 0
-    return found
+        step, num_steps = each.step, len(model.schedule.times(first))
+        if reuse is not None and reuse.scope == "window":
+            num_steps = each.num_rows
+            step = None if step is None else each.row
+        # Policies that watch a feature are counted as if they skipped nothing: its changes are
+        # unknown before a run.
+        if reuse is not None and reuse.feature is None and step:
+            free = not reuse.guards(step, num_steps)
+            if free and reuse.skips(step, num_steps, []):
+                continue
+        yield each
 
 
 def _visible(spec: CacheSpec, each: Pass) -> float:

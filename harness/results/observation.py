@@ -189,11 +189,12 @@ class TracePoint:
     branch: int | None = measured("guidance branch, from 0; always 0 where a model has one")
     reused: int | None = measured("1: the policy skipped the pass; 0: it ran")
     drift: float | None = measured(
-        "change of the pass's input since the pass before, relative L1; null without a reuse "
-        "policy and in a chunk's first pass"
+        "change of the feature that the reuse policy watches; null where it made no test: without "
+        "a feature, in a chunk's first pass, and in passes that always run"
     )
     accumulated_drift: float | None = measured(
-        "sum of the drifts since the last pass that ran, this one included"
+        "what the policy compares with its threshold: the sum of the rescaled drifts since the "
+        "last pass that ran, this one included"
     )
     kv_age: int | None = measured(
         "passes of the chunk since those that its stored keys and values are from; 0 where the "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.api import Method, Stores
 from harness.cache.integration import Integration, Packed
 from harness.sampling.decoder import Codec, Decoder
 from harness.sampling.passes import Pass, chunks, step_rows
-from harness.sampling.schedule import Schedule
+from harness.sampling.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Loop:
              than a history.
     """
 
+    # Whether a new history starts from pictures, which takes a decoder that encodes.
+    decodes_between: ClassVar[bool] = True
+
     offset: int | None = None
     joint: bool = False
     frames: int | None = None
@@ -42,6 +46,10 @@ class Loop:
                 "model.loop.joint=true shares a pass between chunks, but without an offset only "
                 "one chunk is under way: give model.loop.offset=1"
             )
+        self.check_lengths()
+
+    def check_lengths(self) -> None:
+        """Raise ValueError unless the overlap is shorter than a history, or there is neither."""
         lengths = [n for n in (self.frames, self.overlap) if n is not None]
         whole = all(type(n) is int for n in lengths)
         if self.frames is None and whole and self.overlap == 0:
@@ -54,6 +62,12 @@ class Loop:
 
     def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
+        if method.reuse is not None and method.reuse.scope == "window":
+            raise ValueError(
+                f"{type(method.reuse).__name__}.scope=window decides once for all chunks of a "
+                f"window, but {type(self).__name__} denoises them one after the other: choose "
+                "method.reuse.scope=chunk"
+            )
         if self.joint and method.reuse is not None:
             raise ValueError(
                 f"{type(method.reuse).__name__} skips passes of one chunk, but model.loop.joint "
@@ -87,14 +101,14 @@ class Loop:
             left -= self.frames - self.overlap
         return found
 
-    def pass_frames(self, schedule: Schedule, chunk_frames: int) -> int:
+    def pass_frames(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
         """Return the most frames of one pass."""
         if not self.joint or self.offset is None:
             return chunk_frames
-        under_way = -(-len(schedule.steps) // self.offset)
+        under_way = -(-len(schedule.times(first_chunk=False)) // self.offset)
         return under_way * chunk_frames
 
-    def active_frames(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+    def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the most frames that the cache holds as active chunks."""
         if self.while_noisy != "active" or self.offset is None:
             return 0
@@ -111,11 +125,11 @@ class Loop:
             most = max(most, sum(map(len, held)))
         return most
 
-    def num_passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> int:
+    def num_passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the number of passes, commits included."""
         return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))
 
-    def passes(self, schedule: Schedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
+    def passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
         """Yield the passes of a video in order; a reuse policy may skip some of them."""
         for number, length in enumerate(self.histories(num_frames)):
             parts, given = self.parts(number, length, chunk_frames)
@@ -129,18 +143,19 @@ class Loop:
             for row in step_rows(num_steps, self.offset):
                 if self.joint:
                     (oldest, step), (newest, _) = row[0], row[-1]
-                    frames = range(parts[given + oldest].start, parts[given + newest].stop)
-                    yield Pass(number, frames, step)
+                    part = parts[given + oldest]
+                    yield Pass(number, range(part.start, parts[given + newest].stop), step)
                     # Only the oldest chunk can finish; until then its commit pass stores nothing.
-                    done = step + 1 == num_steps[oldest]
-                    yield Pass(
-                        number, parts[given + oldest], stores="history" if done else "nothing"
-                    )
+                    if step + 1 == num_steps[oldest]:
+                        yield Pass(number, part, stores="history", completes=part)
+                    else:
+                        yield Pass(number, part)
                     continue
                 for chunk, step in row:
-                    yield Pass(number, parts[given + chunk], step, self.while_noisy)
+                    part = parts[given + chunk]
+                    yield Pass(number, part, step, self.while_noisy)
                     if step + 1 == num_steps[chunk]:
-                        yield Pass(number, parts[given + chunk], stores="history")
+                        yield Pass(number, part, stores="history", completes=part)
 
     def parts(self, number: int, length: int, chunk_frames: int) -> tuple[list[range], int]:
         """Return the chunks of a history, and how many of them come from the history before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -24,6 +25,18 @@ class Attends(Protocol):
 
         q and k are normed and un-rotated; k and v may have fewer heads (`CacheSpec.num_kv_heads`).
         """
+
+
+@dataclass(frozen=True)
+class TimeEmbedding:
+    """What a network makes of the time of each frame, for one pass.
+
+    embedded: [B, F, dim], for the head.
+    modulation: scales, shifts and gates of the blocks [B, F, 6, dim].
+    """
+
+    embedded: Tensor
+    modulation: Tensor
 
 
 class Network(Protocol):
@@ -53,15 +66,18 @@ class Network(Protocol):
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Embed a chunk [B, F, C, h, w] as tokens [B, F * T, dim], before the first block."""
 
-    def embed_time(self, t_BF: Tensor) -> Tensor:
-        """Embed the time of each frame, 0..1000: [B, F, dim]."""
+    def embed_time(self, t_BF: Tensor) -> TimeEmbedding:
+        """Embed the time of each frame, 0..1000."""
+
+    def modulated(self, tokens: Tensor, time: TimeEmbedding) -> Tensor:
+        """Return the input of the first block's attention, of the shape of `tokens`."""
 
     def run(
-        self, tokens: Tensor, e_BFD: Tensor, text_kv: TextKV, session: Attends, plan: Plan
+        self, tokens: Tensor, time: TimeEmbedding, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """Run all blocks; tokens [B, F * T, dim] -> the same shape."""
 
-    def finish(self, tokens: Tensor, e_BFD: Tensor, like_BFChw: Tensor) -> Tensor:
+    def finish(self, tokens: Tensor, time: TimeEmbedding, like_BFChw: Tensor) -> Tensor:
         """Compute the flow [B, F, C, h, w] from the tokens after the last block.
 
         like_BFChw: gives the shape of the flow.

@@ -42,16 +42,34 @@ def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tup
 class Pass:
     """One call of the network; under guidance, one call per branch.
 
+    Frames are counted from the start of the history.
+
     history: number of the history; 0 except where histories restart.
-    frames: frames of the pass, counted from the start of the history.
-    step: step of the oldest chunk in the pass, from 0; None in a commit pass.
+    frames: frames of the pass.
+    step: step of the oldest chunk that advances, from 0; None if the pass advances none. Such a
+        pass shows the clean estimate of its chunks at time 0: the commit of a finished chunk, or
+        the given start of a history.
     stores: what the cache session keeps of the pass.
+    advances: frames whose chunks take a solver step; None for all of the pass. The others are shown
+        as they are: given, finished, or waiting.
+    completes: frames whose latents are final, and that no later pass stores.
+    sees: earlier frames that the pass may attend to; None for all.
+    causal: chunks in the pass attend to themselves and to earlier ones only.
+    prefix_noise: noise that is added to the given start of a history, and its time, 0 to 1000.
+    row, num_rows: row of the step matrix, from 0, and the rows of the history.
     """
 
     history: int
     frames: range
     step: int | None = None
     stores: Stores = "nothing"
+    advances: range | None = None
+    completes: range = range(0)
+    sees: range | None = None
+    causal: bool = False
+    prefix_noise: float = 0
+    row: int = 0
+    num_rows: int = 1
 
 
 class Observer(Protocol):
@@ -74,8 +92,8 @@ class Observer(Protocol):
     def drifted(self, drift: float, accumulated: float) -> None:
         """Record the numbers by which the reuse policy decided on the current pass.
 
-        drift: relative L1 change of the pass's input since the pass before.
-        accumulated: sum of the drifts since the last pass that ran, this one included.
+        drift: change of the feature that it watches.
+        accumulated: what it compares with its threshold.
         """
 
 

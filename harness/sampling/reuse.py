@@ -1,59 +1,196 @@
-"""Replaces denoising passes that a reuse policy skips by the residual of an earlier pass."""
+"""Applies a reuse policy to the passes of one video: its decisions, and what replaces passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
-from harness.api import Reuse
+from harness.api import PassInputs, Reuse
+from harness.sampling.network import Network, TimeEmbedding
+
+WINDOW = -1  # in place of a chunk's first frame: the state of a whole window
 
 
-class Residual:
-    """State of a reuse policy for the passes of one chunk and branch.
+class Inputs:
+    """Latents and times of a pass, and what the network makes of them before its first block.
 
-    It keeps the tokens before the first block of the newest pass, and the residual of the newest
-    pass that ran: tokens after the last block minus tokens before the first.
-
-    drift, accumulated: numbers of the decision on the newest pass (see
-        `harness.sampling.passes.Observer.drifted`); None in the first pass, which always runs.
+    Each part is computed when it is first asked for, and once only: a policy may look at it before
+    the pass runs, or instead of the pass.
     """
 
-    def __init__(self, policy: Reuse, num_steps: int, reused: Callable[[], None]) -> None:
-        """Start before the first of `num_steps` passes; call `reused` for each skipped one."""
-        self._policy = policy
-        self._num_steps = num_steps
-        self._reused = reused
-        self._step = 0
-        self.drift: float | None = None
-        self.accumulated: float | None = None
-        self._drifts: list[float] = []  # since the last pass that ran
-        self._before: Tensor | None = None
-        self._added: Tensor | None = None
+    def __init__(self, network: Network, x_BFChw: Tensor, t_BF: Tensor) -> None:
+        """Hold latents [B, F, C, h, w] and times [B, F], 0 to 1000."""
+        self._network = network
+        self.x_BFChw = x_BFChw
+        self.t_BF = t_BF
 
-    def through(self, tokens: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run or skip the next pass; return the tokens after the last block [B, T, dim].
+    @cached_property
+    def time(self) -> TimeEmbedding:
+        """Embedding of the times."""
+        return self._network.embed_time(self.t_BF.to(self.x_BFChw.device))
 
-        tokens: before the first block, same shape. run: runs the blocks on them.
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Tokens before the first block [B, F * T, dim]."""
+        return self._network.embed(self.x_BFChw)
+
+    def finish(self, behind: Tensor) -> Tensor:
+        """Return the flow [B, F, C, h, w] of tokens after the last block."""
+        return self._network.finish(behind, self.time, self.x_BFChw)
+
+    @property
+    def time_embedding(self) -> Tensor:
+        """Embedding of each frame's time [B, F, dim]."""
+        return self.time.embedded
+
+    @property
+    def time_modulation(self) -> Tensor:
+        """Modulation of the blocks by the time [B, F, 6, dim]."""
+        return self.time.modulation
+
+    @property
+    def modulated_tokens(self) -> Tensor:
+        """Input of the first block's attention [B, F * T, dim]."""
+        return self._network.modulated(self.tokens, self.time)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a denoising pass lies in the video.
+
+    branch: number of the guidance branch.
+    chunk: first frame of its (oldest) chunk. step, num_steps: step of that chunk, and its steps.
+    row, num_rows: row of the step matrix, and all rows of the window.
+    """
+
+    branch: int
+    chunk: int
+    step: int
+    num_steps: int
+    row: int = 0
+    num_rows: int = 1
+
+
+@dataclass
+class Watched:
+    """What a policy has seen of one chunk, or of one window, in one branch.
+
+    feature: of the pass that the next one is compared with.
+    drifts: of every pass since the last evaluated one.
+    """
+
+    feature: Tensor | None = None
+    drifts: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Decision:
+    """Whether a pass is skipped, and the numbers behind it; None where the policy made no test."""
+
+    skips: bool = False
+    drift: float | None = None
+    accumulated: float | None = None
+
+
+class ReuseState:
+    """State of a reuse policy over one video.
+
+    Decisions belong to a chunk or to the window, as the policy's `scope` says. What replaces a
+    skipped pass belongs to one chunk (or to the chunks of a joint pass) and one branch.
+    """
+
+    def __init__(self, policy: Reuse) -> None:
+        """Start before the first pass of a video."""
+        self.policy = policy
+        self._watched: dict[tuple[int, int], Watched] = {}  # by branch and chunk, or by branch
+        self._payloads: dict[tuple[int, int], Tensor] = {}  # by branch and chunk
+        self._displacements: dict[int, Tensor] = {}  # by chunk; branches share the latents
+        self._of_rows: dict[int, tuple[int, bool]] = {}  # by branch: newest row, and its decision
+        self._count = 0  # of calls, for counter=shared
+
+    def restart(self) -> None:
+        """Forget everything, because a new history starts."""
+        self._payloads.clear()
+        self._displacements.clear()
+        self._of_rows.clear()
+        # The released code behind counter=shared resets nothing between windows.
+        if self.policy.counter != "shared":
+            self._watched.clear()
+
+    def free(self, chunk: int) -> None:
+        """Free the state of a finished chunk."""
+        self._displacements.pop(chunk, None)
+        for kept in (self._watched, self._payloads):
+            for key in [key for key in kept if key[1] == chunk]:
+                del kept[key]
+
+    def decide(self, place: Place, inputs: PassInputs) -> Decision:
+        """Decide on a pass.
+
+        inputs: of the pass, or of the whole window if the policy's `scope` says so.
         """
-        if self._skips(tokens):
-            assert self._added is not None
-            self._reused()
-            behind = tokens + self._added
+        policy = self.policy
+        newest_row, row_skips = self._of_rows.get(place.branch, (-1, False))
+        if policy.scope == "chunk":
+            decision = self._test((place.branch, place.chunk), place.step, place.num_steps, inputs)
+        elif newest_row == place.row:
+            # The first chunk of a row asked; the others follow.
+            decision = Decision(row_skips)
         else:
-            behind = run(tokens)
-            self._added = behind - tokens
-            self._drifts.clear()
-        self._before = tokens
-        self._step += 1
-        return behind
+            state, step = place.branch, place.row
+            if policy.counter == "shared":
+                state, step = self._count % 2, self._count
+                self._count = (self._count + 1) % place.num_rows
+            decision = self._test((state, WINDOW), step, place.num_rows, inputs)
+            self._of_rows[place.branch] = place.row, decision.skips
+        # In a chunk's first pass there is nothing to reuse yet.
+        decision.skips &= (place.branch, place.chunk) in self._payloads
+        return decision
 
-    def _skips(self, tokens: Tensor) -> bool:
-        if self._before is None:  # there is nothing to reuse in the first pass
-            return False
-        change = (tokens.float() - self._before.float()).abs().mean()
-        # `item` waits for the device: the host must know whether to run the pass.
-        self.drift = (change / self._before.float().abs().mean()).item()
-        self._drifts.append(self.drift)
-        self.accumulated = sum(self._drifts)
-        return self._policy.skips(self._step, self._num_steps, self._drifts)
+    def _test(
+        self,
+        key: tuple[int, int],
+        step: int,
+        num_steps: int,
+        inputs: PassInputs,
+    ) -> Decision:
+        policy, decision = self.policy, Decision()
+        is_first = key not in self._watched
+        watched = self._watched.setdefault(key, Watched())
+        now = None if policy.feature is None else policy.feature(inputs)
+        if not is_first and not policy.guards(step, num_steps):
+            if now is not None and watched.feature is not None:
+                decision.drift = policy.drift(now, watched.feature)
+                watched.drifts.append(decision.drift)
+                decision.accumulated = policy.accumulated(watched.drifts)
+            decision.skips = policy.skips(step, num_steps, watched.drifts)
+        if not decision.skips:
+            watched.drifts.clear()
+        if policy.reference == "previous" or not decision.skips:
+            watched.feature = now
+        return decision
+
+    def evaluated(self, place: Place, inputs: Inputs, behind: Tensor, flow_BFChw: Tensor) -> None:
+        """Keep what replaces later passes, after a pass that ran.
+
+        behind: tokens after the last block [B, F * T, dim].
+        """
+        kept = flow_BFChw
+        if self.policy.payload == "residual":
+            kept = behind - inputs.tokens
+        self._payloads[place.branch, place.chunk] = kept
+
+    def flow(self, place: Place, inputs: Inputs) -> Tensor:
+        """Return the flow [B, F, C, h, w] that replaces that of a skipped pass."""
+        kept = self._payloads[place.branch, place.chunk]
+        return inputs.finish(inputs.tokens + kept) if self.policy.payload == "residual" else kept
+
+    def moved(self, chunk: int, displacement_BFChw: Tensor) -> None:
+        """Keep how far the newest evaluated step moved a chunk's latents."""
+        self._displacements[chunk] = displacement_BFChw
+
+    def displacement(self, chunk: int) -> Tensor:
+        """Return how far the newest evaluated step moved a chunk's latents [B, F, C, h, w]."""
+        return self._displacements[chunk]

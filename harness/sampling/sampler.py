@@ -1,9 +1,9 @@
-"""Samples a video: runs the passes of a loop with one network, schedule and cache session."""
+"""Samples a video: runs the passes of a loop with one network, schedule and cache per branch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,9 +17,11 @@ from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
 from harness.sampling.passes import Observer, Pass
-from harness.sampling.reuse import Residual
-from harness.sampling.schedule import Schedule
-from harness.sampling.solver import Renoise, Solver
+from harness.sampling.reuse import WINDOW, Inputs, Place, ReuseState
+from harness.sampling.schedule import GRID, NoiseSchedule
+from harness.sampling.solver import Solver
+
+WAITING = 999.0  # time of a chunk that waits to start, in passes over a whole window
 
 
 class SegmentDecoder(Protocol):
@@ -46,22 +48,41 @@ class Generation:
 
 
 @dataclass
-class ChunkUnderWay:
-    """A chunk that is being denoised.
+class ChunkState:
+    """A chunk of the current history.
 
     frames: its frames in the video.
     placed: its frames in the current history.
-    latents: [B, F, C, h, w], noisy until the solver has finished.
-    reuse: replaces passes that the reuse policy skips, one per branch; empty without a policy.
+    latents: [B, F, C, h, w]: noise before the first step, final after the last.
+    num_steps: denoising steps.
+    solver: None for chunks that the history before gives, and for finished ones.
+    is_given: whether the history before gives it.
     finite: for each pass so far, whether its latents were finite [] bool, on the device.
     """
 
     frames: range
     placed: range
     latents: Tensor
-    solver: Solver
-    reuse: tuple[Residual, ...]
+    num_steps: int = 0
+    solver: Solver | None = None
+    is_given: bool = False
     finite: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class HistoryState:
+    """The history that is being sampled.
+
+    length: its frames. begin: its first frame in the video.
+    chunks: by first frame in the history.
+    prefix_draw: the newest row that showed a noisy start, and that noise [B, overlap, C, h, w].
+    """
+
+    number: int
+    length: int
+    begin: int = 0
+    chunks: dict[int, ChunkState] = field(default_factory=dict)
+    prefix_draw: tuple[int, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ class Sampler:
     """
 
     network: Network
-    schedule: Schedule
+    schedule: NoiseSchedule
     chunk_frames: int
     reuse: Reuse | None = None
     loop: Loop = field(default_factory=Loop)
@@ -101,22 +122,23 @@ class Sampler:
         session: CacheSession,
         frames: range,
         stores: Stores = "nothing",
-        reuse: Residual | None = None,
     ) -> Tensor:
         """Run one pass and return the flow [B, F, C, h, w] at x_t for times t [B, F], 0 to 1000.
 
-        frames: frames of x in the history. reuse: may replace the blocks of the network; the cache
-        session then stays unchanged.
+        frames: frames of x in the history.
         """
-        net = self.network
-        e_BFD = net.embed_time(t_BF.to(x_BFChw.device))
+        inputs = Inputs(self.network, x_BFChw, t_BF)
+        return self.evaluate(inputs, text_kv, session, Pass(0, frames, stores=stores))[1]
 
-        def run(tokens: Tensor) -> Tensor:
-            return net.run(tokens, e_BFD, text_kv, session, session.plan(frames, stores))
-
-        tokens = net.embed(x_BFChw)
-        tokens = run(tokens) if reuse is None else reuse.through(tokens, run)
-        return net.finish(tokens, e_BFD, x_BFChw)
+    def evaluate(
+        self, inputs: Inputs, text_kv: TextKV, session: CacheSession, each: Pass
+    ) -> tuple[Tensor, Tensor]:
+        """Run a pass; return the tokens after the last block, and the flow [B, F, C, h, w]."""
+        plan = session.plan(each.frames, each.stores, each.sees)
+        if each.causal:
+            plan = replace(plan, causal_frames=self.chunk_frames)
+        behind = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
+        return behind, self.network.finish(behind, inputs.time, inputs.x_BFChw)
 
     def to_network(self, x: Tensor) -> Tensor:
         """Return x on the network's device, in its dtype."""
@@ -126,100 +148,169 @@ class Sampler:
     def run(self, video: Generation) -> Iterator[Tensor]:
         """Yield the finished latents of each chunk [B, F, C, h, w] in the network's dtype.
 
-        A chunk is yielded after its commit pass.
+        A chunk is yielded after the pass that stores it in the history, if there is one.
 
         Raises  NotFinite: latents, keys or values that are not finite.
         """
         expected = 1 if self.guidance is None else len(BRANCHES)
         assert len(video.branches) == expected, "guidance combines two branches"
         lengths = self.loop.histories(video.num_frames)
-        history = begin = 0  # the current history, and where it starts in the video
-        under_way: dict[int, ChunkUnderWay] = {}  # by first frame in the history
-        again_BFChw: Tensor | None = None  # what the current history starts from
+        history = HistoryState(0, lengths[0])
+        reuse = None if self.reuse is None else ReuseState(self.reuse)
         for each in self.loop.passes(self.schedule, video.num_frames, self.chunk_frames):
-            # The next history begins inside the last one, with the overlapping frames.
-            if each.history > history:
-                begin, history = begin + lengths[history] - self.loop.overlap, each.history
-                again_BFChw = self._restart(video)
-            chunk = under_way.get(each.frames.start)
-            if each.step is not None:
-                self._denoise(video, each, begin, under_way)
-            elif chunk is None:  # given by the history before
-                assert again_BFChw is not None
-                latents = again_BFChw[:, each.frames.start : each.frames.stop]
-                self._commit(video, latents, each, begin)
+            if each.history > history.number:
+                history = self._restart(video, history, lengths[each.history])
+                if reuse is not None:
+                    reuse.restart()
+            if each.step is None:
+                self._commit(video, history, each)
             else:
-                if not self.loop.joint:
-                    # Answers are read once a chunk, so that no pass waits for the device.
-                    self._demand_finite(video, chunk.finite, self._name(chunk.frames))
-                # With a joint pass the commit also runs on unfinished latents, as in the original
-                # code, but stores nothing: the next commit would replace it before a pass reads it.
-                self._commit(video, chunk.solver.clean, each, begin)
-                if each.stores == "history":
-                    del under_way[each.frames.start]
-                    yield chunk.latents
+                self._denoise(video, history, each, reuse)
+            for start in range(each.completes.start, each.completes.stop, self.chunk_frames):
+                chunk = history.chunks[start]
+                self._demand_finite(video, chunk)
+                chunk.solver = None
+                if reuse is not None:
+                    reuse.free(start)
+                yield chunk.latents
 
-    def _restart(self, video: Generation) -> Tensor:
-        """Free the history; return the latents [B, overlap, C, h, w] that the next starts from."""
-        assert video.segments is not None, "a video of several histories needs a decoder"
+    def _restart(self, video: Generation, old: HistoryState, length: int) -> HistoryState:
+        """Free the history, and start one of `length` frames from the newest frames of the old."""
+        overlap = self.loop.overlap
+        new = HistoryState(old.number + 1, length, old.begin + old.length - overlap)
         for branch in video.branches:
             branch.session.restart()
-        return video.segments.rejoin(self.loop.overlap)
+        if self.loop.decodes_between:
+            assert video.segments is not None, "a video of several histories needs a decoder"
+            given_BFChw = video.segments.rejoin(overlap)
+        else:
+            latents = [old.chunks[start].latents for start in sorted(old.chunks)]
+            given_BFChw = torch.cat(latents, dim=1)[:, -overlap:]
+        for start in range(0, overlap, self.chunk_frames):
+            placed = range(start, start + self.chunk_frames)
+            frames = range(placed.start + new.begin, placed.stop + new.begin)
+            own = given_BFChw[:, placed.start : placed.stop]
+            new.chunks[start] = ChunkState(frames, placed, own, is_given=True)
+        return new
 
     def _denoise(
-        self, video: Generation, each: Pass, begin: int, under_way: dict[int, ChunkUnderWay]
+        self, video: Generation, history: HistoryState, each: Pass, reuse: ReuseState | None
     ) -> None:
-        """Run one denoising pass of a chunk, or of several jointly, and one step of each solver.
+        """Run or skip a pass in every branch, and advance the solvers of its chunks by one step.
 
         The first branch starts new chunks and the last one combines the flows, both inside a timed
         phase.
         """
-        starts = range(each.frames.start, each.frames.stop, self.chunk_frames)
-        index = (each.frames.start + begin) // self.chunk_frames
+        advances = each.frames if each.advances is None else each.advances
+        index = (advances.start + history.begin) // self.chunk_frames
         flows: list[Tensor] = []
-        for number, branch in enumerate(video.branches):
+        for number in range(len(video.branches)):
             with video.observer.phase("denoise", index, each.step, number):
-                for start in starts:
-                    if start not in under_way:
-                        stop = min(start + self.chunk_frames, each.frames.stop)
-                        under_way[start] = self._start(video, range(start, stop), begin)
-                chunks = [under_way[start] for start in starts]
-                x_BFChw = torch.cat([chunk.latents for chunk in chunks], dim=1)
-                times = [chunk.solver.time for chunk in chunks for _ in chunk.placed]
-                t_BF = torch.tensor(times).expand(x_BFChw.shape[0], -1)
-                reuse = chunks[0].reuse[number] if chunks[0].reuse else None
-                flows.append(
-                    self.flow(
-                        x_BFChw,
-                        t_BF,
-                        branch.text_kv,
-                        branch.session,
-                        each.frames,
-                        each.stores,
-                        reuse,
-                    )
-                )
-                if reuse is not None and reuse.drift is not None and reuse.accumulated is not None:
-                    video.observer.drifted(reuse.drift, reuse.accumulated)
+                flow_BFChw, skips = self._branch_flow(video, history, each, reuse, number)
+                flows.append(flow_BFChw)
                 if len(flows) == len(video.branches):
-                    self._step(video, each, chunks, flows)
+                    starts = range(advances.start, advances.stop, self.chunk_frames)
+                    chunks = [history.chunks[start] for start in starts]
+                    if reuse is not None and reuse.policy.payload == "displacement":
+                        # All branches decide alike: no feature depends on the prompt.
+                        self._move(video, each, chunks[0], flows, reuse, skips)
+                    else:
+                        self._step(video, each, chunks, flows)
+        if each.stores == "history":
+            for branch in video.branches:
+                branch.session.watch.demand_finite(self._name(chunks[0].frames), branch.session)
         if self.loop.joint:
-            finite = are_finite(*(chunk.solver.clean for chunk in chunks))
+            finite = are_finite(*(chunk.solver.clean for chunk in chunks if chunk.solver))
             where = f"the window from {self._name(chunks[0].frames)} on"
-            self._demand_finite(video, [finite], where)
+            demand_finite_passes([finite], where, video.branches[0].session)
+
+    def _branch_flow(
+        self,
+        video: Generation,
+        history: HistoryState,
+        each: Pass,
+        reuse: ReuseState | None,
+        number: int,
+    ) -> tuple[Tensor, bool]:
+        """Return the flow [B, F, C, h, w] of a pass in one branch, and whether it was skipped."""
+        branch = video.branches[number]
+        inputs = self._inputs(video, history, each, each.frames)
+        if reuse is None:
+            return self.evaluate(inputs, branch.text_kv, branch.session, each)[1], False
+        assert each.step is not None
+        advances = each.frames if each.advances is None else each.advances
+        place = Place(
+            branch=number,
+            chunk=each.frames.start if each.advances is None else WINDOW,
+            step=each.step,
+            num_steps=history.chunks[advances.start].num_steps,
+            row=each.row,
+            num_rows=each.num_rows,
+        )
+        watched = inputs
+        if reuse.policy.scope == "window" and len(each.frames) < history.length:
+            watched = self._inputs(video, history, each, range(history.length))
+        decision = reuse.decide(place, watched)
+        if decision.drift is not None and decision.accumulated is not None:
+            video.observer.drifted(decision.drift, decision.accumulated)
+        if decision.skips:
+            video.observer.reused()
+            return reuse.flow(place, inputs), True
+        behind, flow_BFChw = self.evaluate(inputs, branch.text_kv, branch.session, each)
+        reuse.evaluated(place, inputs, behind, flow_BFChw)
+        return flow_BFChw, False
+
+    def _inputs(
+        self, video: Generation, history: HistoryState, each: Pass, frames: range
+    ) -> Inputs:
+        """Return latents and times of some frames of the history as a pass shows them.
+
+        Chunks that have no state yet start here, from the video's noise.
+        """
+        shown: list[Tensor] = []
+        times: list[float] = []
+        advances = each.frames if each.advances is None else each.advances
+        for start in range(frames.start, frames.stop, self.chunk_frames):
+            if start not in history.chunks:
+                placed = range(start, min(start + self.chunk_frames, history.length))
+                history.chunks[start] = self._start(video, placed, history.begin)
+            chunk = history.chunks[start]
+            x_BFChw, time = chunk.latents, 0.0
+            if chunk.is_given and each.prefix_noise:
+                x_BFChw, time = self._noisy_start(video, history, each, chunk), each.prefix_noise
+            elif chunk.solver is not None and each.step is None:
+                x_BFChw = chunk.solver.clean
+            elif chunk.solver is not None:
+                time = chunk.solver.time if start in advances else WAITING
+            shown.append(x_BFChw)
+            times += [time] * len(chunk.placed)
+        x_BFChw = torch.cat(shown, dim=1)
+        return Inputs(self.network, x_BFChw, torch.tensor(times).expand(x_BFChw.shape[0], -1))
+
+    def _noisy_start(
+        self, video: Generation, history: HistoryState, each: Pass, chunk: ChunkState
+    ) -> Tensor:
+        """Return a given chunk with the noise that the pass adds to it [B, F, C, h, w]."""
+        # One draw per row, which all branches and all chunks of the start share.
+        if history.prefix_draw is None or history.prefix_draw[0] != each.row:
+            history.prefix_draw = each.row, video.noise.fresh(self.loop.overlap)
+        noise = history.prefix_draw[1][:, chunk.placed.start : chunk.placed.stop].to(chunk.latents)
+        share = each.prefix_noise / GRID
+        return (1 - share) * chunk.latents + share * noise
 
     def _step(
         self,
         video: Generation,
         each: Pass,
-        chunks: Sequence[ChunkUnderWay],
+        chunks: Sequence[ChunkState],
         flows_BFChw: Sequence[Tensor],
     ) -> None:
-        """Combine the flows of all branches, and advance every chunk of a pass by one step."""
+        """Combine the flows of all branches, and advance chunks of a pass by one step."""
         flow_BFChw = flows_BFChw[0]
         if self.guidance is not None:
             flow_BFChw = self.guidance.combine(*flows_BFChw)
         for chunk in chunks:
+            assert chunk.solver is not None
             own = slice(
                 chunk.placed.start - each.frames.start, chunk.placed.stop - each.frames.start
             )
@@ -233,35 +324,57 @@ class Sampler:
             if not self.loop.joint:
                 chunk.finite.append(are_finite(chunk.solver.clean))
 
-    def _start(self, video: Generation, placed: range, begin: int) -> ChunkUnderWay:
+    def _move(
+        self,
+        video: Generation,
+        each: Pass,
+        chunk: ChunkState,
+        flows_BFChw: Sequence[Tensor],
+        reuse: ReuseState,
+        skips: bool,
+    ) -> None:
+        """Advance a chunk by a step, or move it as its last evaluated step did."""
+        assert chunk.solver is not None
+        before = chunk.latents
+        if skips:
+            chunk.latents = before + reuse.displacement(chunk.placed.start)
+            chunk.solver.skip()
+            chunk.finite.append(are_finite(chunk.latents))
+        else:
+            self._step(video, each, [chunk], flows_BFChw)
+            reuse.moved(chunk.placed.start, chunk.latents - before)
+
+    def _start(self, video: Generation, placed: range, begin: int) -> ChunkState:
         """Start a chunk from the video's initial noise."""
         frames = range(placed.start + begin, placed.stop + begin)
-        times = self.schedule.times(first_chunk=frames.start == 0)
-        # Branches differ in their text and so in their residuals: each needs its own state.
-        reuse: tuple[Residual, ...] = ()
-        if self.reuse is not None:
-            policy, reused = self.reuse, video.observer.reused
-            reuse = tuple(Residual(policy, len(times), reused) for _ in video.branches)
+        first = frames.start == 0
         latents = self.to_network(video.noise.initial(frames))
-        return ChunkUnderWay(frames, placed, latents, Renoise(self.schedule, times), reuse)
+        num_steps, solver = len(self.schedule.times(first)), self.schedule.solver(first)
+        return ChunkState(frames, placed, latents, num_steps, solver)
 
-    def _commit(self, video: Generation, x0_BFChw: Tensor, each: Pass, begin: int) -> None:
-        """Run the pass at t = 0 over finished latents, in every branch.
+    def _commit(self, video: Generation, history: HistoryState, each: Pass) -> None:
+        """Run a pass that advances no chunk, in every branch: a commit, or the given start.
 
-        Raises  NotFinite: new or stored keys or values that are not finite.
+        Raises  NotFinite: latents that are not finite; new or stored keys or values that are not.
         """
-        # Time 0: the history holds keys and values of clean latents.
-        t_BF = torch.zeros(x0_BFChw.shape[:2])
-        frames = range(each.frames.start + begin, each.frames.stop + begin)
+        chunk = history.chunks[each.frames.start]
+        # Answers are read once a chunk, so that no denoising pass waits for the device. With a
+        # joint loop the commit also runs on unfinished latents, as in the original code, but stores
+        # nothing: the next commit would replace it before a pass reads it.
+        self._demand_finite(video, chunk)
+        index = (each.frames.start + history.begin) // self.chunk_frames
         for number, branch in enumerate(video.branches):
-            session = branch.session
-            with video.observer.phase("commit", frames.start // self.chunk_frames, None, number):
-                self.flow(x0_BFChw, t_BF, branch.text_kv, session, each.frames, each.stores)
-            session.watch.demand_finite(self._name(frames), session)
+            with video.observer.phase("commit", index, None, number):
+                inputs = self._inputs(video, history, each, each.frames)
+                self.evaluate(inputs, branch.text_kv, branch.session, each)
+            branch.session.watch.demand_finite(self._name(chunk.frames), branch.session)
 
-    def _demand_finite(self, video: Generation, finite: list[Tensor], where: str) -> None:
-        """Raise NotFinite if the latents of a pass were not finite."""
-        demand_finite_passes(finite, where, video.branches[0].session)
+    def _demand_finite(self, video: Generation, chunk: ChunkState) -> None:
+        """Raise NotFinite if the latents of one of a chunk's steps were not finite."""
+        if chunk.finite:
+            where = self._name(chunk.frames)
+            demand_finite_passes(chunk.finite, where, video.branches[0].session)
+            chunk.finite.clear()
 
     def _name(self, frames: range) -> str:
         """Name a chunk in a message by its number and its frames in the video, from 0."""

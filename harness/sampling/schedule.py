@@ -1,4 +1,4 @@
-"""Noise schedule of few-step flow-matching models."""
+"""Noise schedules: the times of a chunk's denoising passes, and the solver between them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from harness.sampling.solver import Renoise, Solver, UniPC
+
 GRID = 1000  # training timesteps
 SHIFTS = (0.1, 1000.0)  # allowed range; outside, fp32 rounding moves the ends of the schedule
+
+
+class NoiseSchedule(Protocol):
+    """The denoising steps of a chunk: `model.schedule` of a preset. Stateless."""
+
+    @property
+    def shift(self) -> float:
+        """Shift of the noise levels towards noise."""
+
+    @property
+    def steps_text(self) -> str:
+        """The steps in a few words, for tables."""
+
+    @property
+    def preset(self) -> str:
+        """All settings in one line, which is printed with every result."""
+
+    def times(self, first_chunk: bool) -> list[float]:
+        """Return the times of a chunk's denoising passes, 0 to 1000."""
+
+    def solver(self, first_chunk: bool) -> Solver:
+        """Return a solver at the first step of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +89,23 @@ class Schedule:
             whole = [int(s) if s == int(s) else s for s in numbers]
             object.__setattr__(self, name, tuple(whole))  # lists come from YAML
 
+    @property
+    def steps_text(self) -> str:
+        """The steps in a few words, for tables."""
+        first = f", first {_joined(self.first_steps)}" if self.first_steps else ""
+        return f"{_joined(self.steps)}{first}{'' if self.warp else ' unwarped'}"
+
+    @property
+    def preset(self) -> str:
+        """All settings in one line."""
+        first = f" first={_joined(self.first_steps)}" if self.first_steps else ""
+        return f"steps={_joined(self.steps)}{first} shift={self.shift:g} warp={self.warp}"
+
+    def solver(self, first_chunk: bool) -> Renoise:
+        """Return a solver at the first step of a chunk."""
+        times = self.times(first_chunk)
+        return Renoise(times, [self.sigma(torch.tensor(time)) for time in times])
+
     @cached_property
     def _sigmas(self) -> Tensor:
         # Compute in fp32 from the first step, as the original code does: rounding float64 at the
@@ -81,6 +124,75 @@ class Schedule:
         """Return the noise level [...] fp32 of the grid entry nearest to each time t [...]."""
         grid = self._sigmas * GRID
         return self._sigmas[(t.cpu().float()[..., None] - grid).abs().argmin(-1)].to(t.device)
+
+
+@dataclass(frozen=True)
+class UniPCSchedule:
+    """Times of a sampler of many steps, with a `UniPC` solver: that of SkyReels-V2.
+
+    num_steps: denoising steps. shift: as in `Schedule`.
+    overwrites: whether the corrector of the second step starts from the latents after the first
+        step instead of those before it. The released pipelines of SkyReels-V2 overwrite the latents
+        that their scheduler still refers to, which comes to this.
+
+    Source  SkyReels-V2 (arXiv 2504.13074), its released code: u = 0.999 (1 - k / num_steps),
+            sigma = shift u / (1 + (shift - 1) u), time = floor(1000 sigma).
+    Raises  ValueError: steps that are no whole number from 1; so many that the first two times are
+            equal, as the released code then starts at the second level; a shift outside SHIFTS.
+    """
+
+    num_steps: int = 50
+    shift: float = 8.0
+    overwrites: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no noise levels, or two passes at the same time."""
+        least, most = SHIFTS
+        if not (_is_number(self.shift) and least <= self.shift <= most):  # NaN too
+            raise ValueError(
+                f"model.schedule.shift={self.shift}: give a number from {least:g} to {most:g}, "
+                "published models have 1 to 8"
+            )
+        if type(self.num_steps) is not int or self.num_steps < 1:
+            raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 1 step or more")
+        if type(self.overwrites) is not bool:
+            raise ValueError(f"model.schedule.overwrites={self.overwrites}: choose true or false")
+        if self.num_steps > 1 and len(set(self.times(True)[:2])) == 1:
+            fits = self.num_steps
+            while int(self._sigmas(fits)[1] * GRID) == int(self._sigmas(fits)[0] * GRID):
+                fits -= 1
+            raise ValueError(
+                f"model.schedule.num_steps={self.num_steps} gives the first two passes the same "
+                f"time at shift={self.shift:g}: choose at most {fits} steps"
+            )
+
+    @property
+    def steps_text(self) -> str:
+        """The steps in a few words, for tables."""
+        return f"{self.num_steps} UniPC"
+
+    @property
+    def preset(self) -> str:
+        """All settings in one line."""
+        kept = "" if self.overwrites else " overwrites=False"
+        return f"steps={self.num_steps} solver=UniPC shift={self.shift:g}{kept}"
+
+    def times(self, first_chunk: bool) -> list[float]:
+        """Return the times of a chunk's denoising passes, whole numbers from 0 to 999."""
+        return [float(int(sigma * GRID)) for sigma in self._sigmas(self.num_steps)]
+
+    def solver(self, first_chunk: bool) -> UniPC:
+        """Return a solver at the first step of a chunk."""
+        return UniPC(self.num_steps, self.shift, self.overwrites)
+
+    def _sigmas(self, num_steps: int) -> list[float]:
+        u = np.linspace(0.999, 0, num_steps + 1)[:-1]
+        sigmas: list[float] = (self.shift * u / (1 + (self.shift - 1) * u)).tolist()
+        return sigmas
+
+
+def _joined(steps: Sequence[float]) -> str:
+    return "/".join(map(str, steps))
 
 
 def _is_number(value: object) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
-
-from harness.sampling.schedule import Schedule
 
 
 class Solver(Protocol):
@@ -33,6 +31,9 @@ class Solver(Protocol):
         fresh: draws Gaussian noise [B, F, C, h, w], for solvers that add noise.
         """
 
+    def skip(self) -> None:
+        """Advance by a step without a flow, because a reuse policy moved the latents itself."""
+
 
 class Renoise:
     """Estimates the clean latents at every step, then adds noise up to the level of the next time.
@@ -40,10 +41,10 @@ class Renoise:
     Source  Self-Forcing (arXiv 2506.08009) and its few-step family: x0 = x_t - s v in float64.
     """
 
-    def __init__(self, schedule: Schedule, times: Sequence[float]) -> None:
-        """Start at the first of `times`."""
-        self._schedule = schedule
+    def __init__(self, times: Sequence[float], sigmas: Sequence[Tensor]) -> None:
+        """Start at the first of `times`, whose noise levels are `sigmas` [] fp32."""
         self._times = times
+        self._sigmas = sigmas
         self._step = 0
 
     @property
@@ -58,14 +59,71 @@ class Renoise:
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents at the next time; after the last step the clean ones."""
-        sigma = self._sigma(self.time).double().to(x_BFChw.device)
+        sigma = self._sigmas[self._step].double().to(x_BFChw.device)
         # In float64 as in the original code; another dtype would give other last bits.
         self.clean = (x_BFChw.double() - sigma * flow_BFChw.double()).to(x_BFChw.dtype)
         self._step += 1
         if self.finished:
             return self.clean
-        sigma_next = self._sigma(self.time).item()
+        sigma_next = self._sigmas[self._step].item()
         return (1 - sigma_next) * self.clean + sigma_next * fresh().to(x_BFChw)
 
-    def _sigma(self, time: float) -> Tensor:
-        return self._schedule.sigma(torch.tensor(time))
+    def skip(self) -> None:
+        """Advance by a step; `clean` stays that of the newest flow."""
+        self._step += 1
+
+
+class UniPC:
+    """UniPC of order 2 for flows, with its corrector; one instance per chunk.
+
+    It wraps the scheduler of diffusers, with the noise levels of the released code of SkyReels-V2.
+    Latents and flows are converted to fp32 for a step.
+
+    Source  UniPC (arXiv 2302.04867), B(h) of the second kind.
+    """
+
+    def __init__(self, num_steps: int, shift: float, overwrites: bool) -> None:
+        """Start at the first of `num_steps` steps.
+
+        shift: of the noise levels. overwrites: see `UniPCSchedule`.
+        """
+        # diffusers takes a second to import, which other models need not spend.
+        from diffusers import UniPCMultistepScheduler
+
+        self._scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+        )
+        # Its own grid of levels differs from the released one by up to 6e-3.
+        self._scheduler.set_timesteps(sigmas=np.linspace(0.999, 0, num_steps + 1)[:-1])
+        self._times: list[float] = [float(t) for t in self._scheduler.timesteps]
+        self._overwrites = overwrites
+        self._step = 0
+
+    @property
+    def time(self) -> float:
+        """Time of the next pass, a whole number."""
+        return self._times[self._step]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self._step == len(self._times)
+
+    def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
+        """Return the latents after the next step; it draws no noise."""
+        scheduler = self._scheduler
+        time = scheduler.timesteps[self._step]
+        flow, x = flow_BFChw.float(), x_BFChw.float()
+        moved: Tensor = scheduler.step(flow, time, x, return_dict=False)[0]
+        self.clean = scheduler.model_outputs[-1].to(x_BFChw.dtype)
+        if self._step == 0 and self._overwrites:
+            scheduler.last_sample = moved
+        self._step += 1
+        return moved.to(x_BFChw.dtype)
+
+    def skip(self) -> None:
+        """Advance by a step, and forget the earlier ones: the next step is of first order."""
+        self._step += 1
+        self._scheduler._step_index = self._step
+        self._scheduler.last_sample = None
+        self._scheduler.lower_order_nums = 0

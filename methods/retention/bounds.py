@@ -48,4 +48,4 @@ def most_frames(budget: str, spec: CacheSpec) -> int:
     It is exact for budgets in frames and tokens.
     """
     # Other budgets depend on the video size. Assume a huge video here: `sized` checks them later.
-    return Budget(budget).frames(VideoSize(spec.tokens_per_frame, 2**40, 1, 1))
+    return Budget(budget).frames(VideoSize(spec.tokens_per_frame, 2**40, 1, 1, spec.chunk_frames))

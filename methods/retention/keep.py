@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.api import KEEP, FramePolicy, History, Placement
 
@@ -11,6 +12,8 @@ from harness.api import KEEP, FramePolicy, History, Placement
 @dataclass(frozen=True)
 class KeepAll(FramePolicy):
     """Keeps every frame in KEEP; only the model's own window drops frames."""
+
+    keeps_all: ClassVar[bool] = True
 
     def max_frames(self, tier: str, num_frames: int) -> int:
         """Return `num_frames` for KEEP and 0 for other tiers."""

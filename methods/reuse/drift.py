@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
-from harness.api import Reuse
+from harness.api import Feature, Reuse
+from methods.reuse.features import PatchEmbedding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drift(Reuse):
     """Skips while the drifts since the last evaluated pass sum to less than `threshold`.
 
-    threshold: sum of relative L1 changes, above 0.
-    warmup: number of passes at the start of a chunk that always run.
-    protect_last: whether the last pass of a chunk always runs.
+    threshold: a number; without `rescale` it must be above 0. A polynomial may be negative, so
+        that passes are skipped at threshold 0 too; minus infinity skips none.
 
-    Source  FlowCache (arXiv 2602.10825), section 3, chunkwise reuse, applied to the patch
-    embedding; the rule is TeaCache's (arXiv 2411.19108).
-    Raises  ValueError: a threshold that is not positive; a negative warmup.
+    Source  FlowCache (arXiv 2602.10825), section 3, chunkwise reuse; the rule is TeaCache's
+    (arXiv 2411.19108). By default the feature is the patch embedding.
+    Raises  ValueError: a threshold that is not a number, or not positive without `rescale`; no
+            feature.
     """
 
     threshold: float
-    warmup: int = 1
+    feature: Feature | None = field(default_factory=PatchEmbedding)
     protect_last: bool = True
 
     def __post_init__(self) -> None:
-        if not self.threshold > 0:
+        super().__post_init__()
+        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        if not number or math.isnan(self.threshold):
+            raise ValueError(f"Drift.threshold={self.threshold}: give a number")
+        if self.rescale is None and not self.threshold > 0:
             raise ValueError(f"Drift.threshold={self.threshold}: give a positive number")
-        if self.warmup < 0:
-            raise ValueError(f"Drift.warmup={self.warmup}: give 0 passes or more")
+        if self.feature is None:
+            raise ValueError("Drift.feature=null: give a Feature from methods.reuse.features")
 
     def skips(self, step: int, num_steps: int, drifts: list[float]) -> bool:
-        """Return whether the drifts sum to less than the threshold and the pass may be skipped."""
-        if step < self.warmup or (self.protect_last and step == num_steps - 1):
-            return False
-        return sum(drifts) < self.threshold
+        """Return whether the drifts sum to less than the threshold."""
+        return self.accumulated(drifts) < self.threshold

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.api import Reuse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fixed(Reuse):
     """Skips passes by number, independent of the video: the control for adaptive policies.
 
@@ -21,6 +21,7 @@ class Fixed(Reuse):
     steps: Sequence[int] = (1,)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(step < 1 for step in self.steps):
             raise ValueError(f"Fixed.steps={list(self.steps)}: give passes from 1 on")
 

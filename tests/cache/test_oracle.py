@@ -33,11 +33,11 @@ TOLERANCE = 1e-4
 class Watching(Sampler):
     """A sampler that keeps x, t and flow of every pass."""
 
-    def flow(self, x, t, text_kv, session, frames, stores="nothing", reuse=None):
-        flow = super().flow(x, t, text_kv, session, frames, stores, reuse)
-        commit = stores == "history"
-        self.__dict__.setdefault("passes", []).append((frames, commit, x, t, flow))
-        return flow
+    def evaluate(self, inputs, text_kv, session, each):
+        behind, flow = super().evaluate(inputs, text_kv, session, each)
+        seen = each.frames, each.stores == "history", inputs.x_BFChw, inputs.t_BF, flow
+        self.__dict__.setdefault("passes", []).append(seen)
+        return behind, flow
 
 
 @pytest.fixture(scope="module")

@@ -50,14 +50,15 @@ class Recorded:
 class Watching(Sampler):
     """A sampler that keeps every pass: (flow, x0, stored keys and values after a commit)."""
 
-    def flow(self, x, t, text_kv, session, frames, stores="nothing", reuse=None):
-        flow = super().flow(x, t, text_kv, session, frames, stores, reuse)
-        layers = range(session.spec.num_layers) if stores == "history" else ()
+    def evaluate(self, inputs, text_kv, session, each):
+        behind, flow = super().evaluate(inputs, text_kv, session, each)
+        x, t = inputs.x_BFChw, inputs.t_BF
+        layers = range(session.spec.num_layers) if each.stores == "history" else ()
         stored = [session.stored(layer) for layer in layers]
         sigma = self.schedule.sigma(t).double()[:, :, None, None, None]
         clean = (x.double() - sigma * flow.double()).to(x.dtype)
         self.passes.append((t, flow, clean, stored))
-        return flow
+        return behind, flow
 
     @property
     def passes(self) -> list[Any]:

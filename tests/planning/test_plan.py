@@ -53,6 +53,7 @@ from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.tokens.deepforcing import DeepForcing
 from methods.retention.tokens.memrope import MemRoPE
+from methods.reuse.features import PatchEmbedding
 from tests.conftest import SHARED
 from tests.support.commands import command, one_sentence, within
 from tests.support.geometry import configured, generate, method_names, method_of, spec
@@ -450,13 +451,19 @@ def test_passes_that_are_surely_skipped_are_not_counted() -> None:
     model, method = model_of("small"), method_of("bf16")
     moments = video(model.spec, method, 12)
     found = {}
-    for name, reuse in (("none", None), ("fixed", Skipping()), ("drift", Skipping(True))):
+    for name, reuse in (
+        ("none", None),
+        ("fixed", Skipping()),
+        ("drift", Skipping(True, feature=PatchEmbedding())),
+    ):
         each = replace(method, reuse=reuse)
         storage = Storage(model.spec, each, torch.bfloat16)
         found[name] = work(model, network(model), storage, [moments], 12, Staged()).gemm_flops
         budget = Budget(model, needs(model), each, Staged())
         denoise = budget.phases(BEST, 12, most(moments))["denoise"]
-        assert denoise.get("residual", 0) == (3 * 3 * 32 * 192 * 2 if reuse else 0)
+        # Tokens of this pass, the residual, and the tokens that drift is measured from.
+        num_kept = {"none": 0, "fixed": 2, "drift": 3}[name]
+        assert denoise.get("residual", 0) == num_kept * 3 * 32 * 192 * 2
     assert found["fixed"] == found["none"] * 4 / 5
     assert found["drift"] == found["none"]
 

@@ -66,25 +66,6 @@ def test_chunks_under_way_are_exact_and_counted_apart(bits: int) -> None:
     assert session.stored(0)[0] == [*range(9)]
 
 
-def test_a_skipped_pass_leaves_a_chunk_as_its_last_pass_left_it() -> None:
-    """The session is not asked in a skipped pass, so later chunks see the older keys."""
-    net = network()
-    sampler = Sampler(net, FOUR, 3)
-    session = Session(spec(), BF16, Portable(), 6, CPU)
-    x, kv = torch.randn(1, 3, 4, 8, 16), text(net)
-
-    class Skips:
-        def through(self, tokens: Any, run: Any) -> Any:
-            return tokens
-
-    with torch.inference_mode():
-        sampler.flow(x, torch.full((1, 3), 750.0), kv, session, range(3), "active")
-        before = sampler.flow(x, torch.full((1, 3), 750.0), kv, session, range(3, 6))
-        sampler.flow(2 * x, torch.full((1, 3), 500.0), kv, session, range(3), "active", Skips())
-        after = sampler.flow(x, torch.full((1, 3), 750.0), kv, session, range(3, 6))
-    assert torch.equal(before, after)
-
-
 def test_rows_of_the_step_matrix() -> None:
     assert list(step_rows([2, 2], None)) == [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]]
     assert list(step_rows([2, 2], 5)) == list(step_rows([2, 2], None))

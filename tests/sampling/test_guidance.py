@@ -210,9 +210,9 @@ def test_chunks_under_way_are_planned_as_they_are_held(offset: int | None) -> No
     largest = 0
 
     class Watching(Sampler):
-        def flow(self, *arguments: Any, **words: Any) -> Tensor:
+        def evaluate(self, *arguments: Any) -> tuple[Tensor, Tensor]:
             nonlocal largest
-            found = super().flow(*arguments, **words)
+            found = super().evaluate(*arguments)
             largest = max(largest, session.ledger().get("active", 0))
             return found
 

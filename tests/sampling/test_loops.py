@@ -17,7 +17,6 @@ from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
-from harness.sampling.solver import Renoise
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.window import Window
@@ -116,7 +115,7 @@ def test_a_restarted_history_is_that_of_a_new_video_from_the_overlap() -> None:
         again = SeededNoise(0, (12, 4, 2 * GRID[0], 2 * GRID[1]))
         for _ in range(3):  # one draw a chunk before this one
             again.fresh(3)
-        solver, last = Renoise(TWO, TWO.times(False)), again.initial(range(9, 12))
+        solver, last = TWO.solver(first_chunk=False), again.initial(range(9, 12))
         for _ in range(2):
             t = torch.full((1, 3), solver.time)
             flow = fresh.flow(last, t, text(net), anew, range(3, 6))

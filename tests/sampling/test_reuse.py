@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.api import Reuse
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
-from harness.sampling.reuse import Residual
+from harness.sampling.reuse import Place, ReuseState
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.reuse.drift import Drift
+from methods.reuse.features import PatchEmbedding
 from methods.reuse.fixed import Fixed
+from methods.reuse.uniform import Uniform
 from tests.support.geometry import BF16, CPU, network, spec, text
 
 
@@ -85,36 +92,131 @@ def test_the_first_pass_the_last_and_the_commit_are_run() -> None:
     assert watcher.num_reused == 6
 
 
-def test_the_residual_of_the_last_evaluated_pass_stands_in() -> None:
-    """Tokens behind the blocks = new tokens + what the blocks added before."""
-    told = []
-    residual = Residual(Fixed(steps=(1, 2)), 4, lambda: told.append(1))
-    x = torch.randn(1, 4, 8)
-    assert torch.equal(residual.through(x, lambda tokens: tokens * 3), x * 3)
-    torch.testing.assert_close(residual.through(x + 1, pytest.fail), x + 1 + 2 * x)
-    torch.testing.assert_close(residual.through(x - 1, pytest.fail), x - 1 + 2 * x)
-    assert torch.equal(residual.through(x, lambda tokens: tokens * 5), x * 5)
-    assert len(told) == 2
+class Given:
+    """Inputs of a pass with given tokens."""
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self.tokens = tokens
+
+    def finish(self, behind: torch.Tensor) -> torch.Tensor:
+        return behind
 
 
-def test_drifts_are_relative_and_summed_since_the_last_evaluated_pass() -> None:
+@pytest.mark.parametrize("payload", ["residual", "velocity"])
+def test_the_last_evaluated_pass_replaces_a_skipped_one(payload: Any) -> None:
+    """Tokens behind the blocks = new tokens + what the blocks added before; or the same flow."""
+    state, x = ReuseState(Fixed(steps=(1, 2), payload=payload)), torch.randn(1, 4, 8)
+    decided = []
+    for step, tokens in enumerate((x, x + 1, x - 1, x)):
+        place, inputs = Place(0, 0, step, 4), Given(tokens)
+        decided.append(state.decide(place, inputs).skips)
+        if decided[-1]:
+            expected = tokens + 2 * x if payload == "residual" else 3 * x
+            torch.testing.assert_close(state.flow(place, inputs), expected)
+        else:
+            state.evaluated(place, inputs, tokens * 3, tokens * 3)
+    assert decided == [False, True, True, False]
+
+
+def test_a_displacement_moves_the_latents_as_the_step_before_did() -> None:
+    """The network is not asked, and the solver goes on from where the latents are."""
+    moved, watcher, calls = video(Fixed(steps=(1, 2), payload="displacement"), 3)
+    assert calls == [3]
+    assert watcher.num_reused == 2
+    noise = SeededNoise(0, (3, 4, 8, 16)).video
+    net, solver = network(), Schedule().solver(first_chunk=True)
+    drawn = SeededNoise(0, (3, 4, 8, 16))
+    session = Session(spec(), BF16, Portable(), 3, CPU)
+    sampler = Sampler(net, Schedule(), 3)
+    with torch.inference_mode():
+        first = sampler.flow(noise, torch.full((1, 3), 1000.0), text(net), session, range(3))
+        x = solver.step(noise, first, lambda: drawn.fresh(3))
+        x = x + 2 * (x - noise)
+        for _ in range(2):
+            solver.skip()
+        time = torch.full((1, 3), solver.time)
+        last = sampler.flow(x, time, text(net), session, range(3))
+        x = solver.step(x, last, lambda: drawn.fresh(3))
+    torch.testing.assert_close(moved, x, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("reference", ["previous", "last_evaluated"])
+def test_drifts_are_relative_and_of_the_pass_before_or_the_last_evaluated(reference: Any) -> None:
     seen = []
 
     class Listens(Reuse):
         def skips(self, step, num_steps, drifts):
-            seen.append((step, num_steps, list(drifts)))
+            seen.append((step, num_steps, [round(drift, 6) for drift in drifts]))
             return step == 1
 
-    residual = Residual(Listens(), 3, lambda: None)
-    for scale in (1.0, 1.5, 3.0):
-        residual.through(torch.full((1, 2, 2), scale), lambda tokens: tokens)
-    assert seen == [(1, 3, [0.5]), (2, 3, [0.5, 1.0])]
+    state = ReuseState(Listens(feature=PatchEmbedding(), reference=reference))
+    for step, scale in enumerate((1.0, 1.5, 3.0)):
+        place, inputs = Place(0, 0, step, 3), Given(torch.full((1, 2, 2), scale))
+        if not state.decide(place, inputs).skips:
+            state.evaluated(place, inputs, inputs.tokens, inputs.tokens)
+    last = 1.0 if reference == "previous" else 2.0
+    assert seen == [(1, 3, [0.5]), (2, 3, [0.5, last])]
+
+
+@pytest.mark.parametrize("distance", ["relative_l1", "relative_l2", "cosine"])
+def test_distances(distance: Any) -> None:
+    before, now = torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0])
+    expected = {"relative_l1": 1.0, "relative_l2": 1.0, "cosine": 0.0}[distance]
+    policy = Drift(threshold=1, distance=distance)
+    assert policy.drift(now, before) == pytest.approx(expected, abs=1e-6)
+    assert policy.drift(torch.tensor([4.0, -3.0]), before) == pytest.approx(
+        {"relative_l1": 8 / 7, "relative_l2": 2**0.5, "cosine": 1.0}[distance]
+    )
+
+
+def test_a_polynomial_may_be_negative_and_then_skips_at_threshold_0() -> None:
+    policy = Drift(threshold=0, rescale=(2.0, -1.0))
+    assert policy.skips(2, 9, [0.25, 0.25])  # -0.5 - 0.5
+    assert not policy.skips(2, 9, [0.75])
+    assert not replace(policy, threshold=-math.inf).skips(2, 9, [0.25])
+
+
+@given(
+    num_steps=st.integers(2, 60),
+    ratio=st.floats(0, 0.95),
+    warmup=st.integers(0, 5),
+    protect_last=st.booleans(),
+)
+def test_uniform_skips_its_share_spread_evenly(
+    num_steps: int, ratio: float, warmup: int, protect_last: bool
+) -> None:
+    policy = Uniform(ratio=ratio, warmup=warmup, protect_last=protect_last)
+    free = [n for n in range(1, num_steps) if not policy.guards(n, num_steps)]
+    wanted = round(ratio * num_steps)
+    if wanted > len(free):
+        with pytest.raises(ValueError, match=r"Uniform\.ratio=.* may be skipped: choose at most"):
+            policy.check(num_steps)
+        return
+    policy.check(num_steps)
+    skipped = [n for n in free if policy.skips(n, num_steps, [])]
+    assert len(skipped) == wanted
+    gaps = [b - a for a, b in itertools.pairwise(skipped)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: Drift(threshold=0), "Drift.threshold=0: give a positive number"),
+        (lambda: Drift(threshold="much"), "Drift.threshold=much: give a number"),
+        (lambda: Drift(threshold=math.nan, rescale=(1, 0)), "Drift.threshold=nan: give a number"),
+        (lambda: Drift(threshold=1, feature=None), "Drift.feature=null: give a Feature"),
+        (lambda: Drift(threshold=1, feature="time"), "Drift.feature=time: give a Feature"),
+        (lambda: Drift(threshold=1, distance="l3"), "choose relative_l1, relative_l2, cosine"),
+        (lambda: Drift(threshold=1, rescale=()), "give the coefficients of a polynomial"),
+        (lambda: Drift(threshold=1, scope="all"), "Drift.scope=all: choose chunk, window"),
+        (lambda: Drift(threshold=1, counter="shared"), "choose scope=window and payload=residual"),
+        (
+            lambda: Drift(threshold=1, scope="window", payload="displacement"),
+            "moves the latents of one chunk: choose scope=chunk",
+        ),
+        (lambda: Uniform(ratio=1), "Uniform.ratio=1: give a share"),
+        (lambda: Fixed().check(1), "the model has one per chunk"),
         (lambda: Drift(threshold=1, warmup=-1), "Drift.warmup=-1"),
         (lambda: Fixed(steps=(0,)), "give passes from 1 on"),
     ],
@@ -138,8 +240,9 @@ def test_the_last_chunk_may_be_partial(num_frames: int) -> None:
 
 @pytest.mark.parametrize("threshold", [1e-9, 0.5, 1e9])
 def test_observers_hear_the_numbers_behind_every_decision(threshold: float) -> None:
-    """None for the first pass of a chunk, on which nothing is decided."""
-    _, watcher, _ = video(Drift(threshold=threshold, warmup=0))
+    """None for the first pass of a chunk, on which nothing is decided, and for guarded passes."""
+    assert len(video(Drift(threshold=threshold, warmup=2))[1].drifts) == 3
+    _, watcher, _ = video(Drift(threshold=threshold, warmup=0, protect_last=False))
     assert len(watcher.drifts) == 3 * 3
     for start in range(0, 9, 3):
         drifts, sums = zip(*watcher.drifts[start : start + 3], strict=True)

@@ -17,7 +17,7 @@ from harness.api import CacheSpec
 from harness.cache.positions import Rope, rotate
 from harness.config.compose import configured
 from harness.models.wan import Wan, WanDims
-from harness.sampling.sampler import Schedule
+from harness.sampling.schedule import Schedule
 from harness.small_model.diffusion.__main__ import main
 from harness.small_model.diffusion.data import GRID, Windows, batches, cell_weights
 from harness.small_model.diffusion.keys import KEPT, KeyShape, key_statistics

@@ -27,10 +27,10 @@ class Dense:
 
 
 class Recording(Sampler):
-    def flow(self, x, t, text_kv, session, frames, stores="nothing", reuse=None):
-        flow = super().flow(x, t, text_kv, session, frames, stores, reuse)
-        self.passes.append((frames, x, t, flow))
-        return flow
+    def evaluate(self, inputs, text_kv, session, each):
+        behind, flow = super().evaluate(inputs, text_kv, session, each)
+        self.passes.append((each.frames, inputs.x_BFChw, inputs.t_BF, flow))
+        return behind, flow
 
     @property
     def passes(self):

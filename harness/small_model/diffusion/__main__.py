@@ -41,8 +41,9 @@ def train(config: dict[str, Any]) -> int:
     training: Training = instantiate(config["train"])
     teacher: Teacher = instantiate(config["teacher"])
     model: VideoModel = instantiate(config["model"])
+    schedule: Any = model.schedule  # the few-step schedule of model=small
     objective = DiffusionForcing(
-        model.schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
+        schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
     )
     device = machine.choose_device(config["run"]["device"])
     trainer = TeacherTrainer(training, Wan(model.dims), objective, device, teacher.keys)

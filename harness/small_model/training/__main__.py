@@ -50,7 +50,8 @@ def train(config: dict[str, Any]) -> int:
     training: Training = build("train", config["train"])
     model: VideoModel = build("model", config["model"])
     device = machine.choose_device(config["run"]["device"])
-    objective = Objective(model.schedule, model.spec, training.history_noise)
+    schedule: Any = model.schedule  # the few-step schedule of model=small
+    objective = Objective(schedule, model.spec, training.history_noise)
     trainer = Trainer(training, Wan(model.dims), objective, device)
     finished = trainer.run(
         lambda stage, step: batches(

@@ -155,8 +155,8 @@ def commit(
     if not x_BFChw.shape[1]:
         return
     plan = forcing.plan(range(first, first + x_BFChw.shape[1]), "history")
-    e_BFD = network.embed_time(torch.zeros(x_BFChw.shape[:2], device=x_BFChw.device))
-    network.run(network.embed(x_BFChw), e_BFD, text_kv, forcing, plan)
+    time = network.embed_time(torch.zeros(x_BFChw.shape[:2], device=x_BFChw.device))
+    network.run(network.embed(x_BFChw), time, text_kv, forcing, plan)
 
 
 def spread(times: Sequence[float], count: int) -> list[float]:

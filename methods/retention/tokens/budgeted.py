@@ -80,9 +80,14 @@ class Budgeted(TokenPolicy):
 
     def revise(self, tokens: Tokens) -> Revision:
         """Choose the tokens that stay; the input may have any order."""
-        ordered, order = oldest_first(tokens)
+        ordered, order = (tokens, None) if self._as_stored else oldest_first(tokens)
         revision = self._revised(ordered)
         return revision if order is None else as_given(revision, order)
+
+    @property
+    def _as_stored(self) -> bool:
+        """Whether tokens are judged in the order in which they are stored."""
+        return False
 
     @abstractmethod
     def _revised(self, tokens: Tokens) -> Revision:

@@ -28,6 +28,12 @@ class Scored(Budgeted):
     `frame` or `chunk`. Whole units stay. The best tokens of the last unit fill the rest of the
     budget, so that all heads have the same length.
 
+    trigger: when tokens are chosen, as in `TokenPolicy`. With `next_pass` a chunk joins the history
+    whole, so the history is one chunk larger until the next pass.
+    order: how the tokens that stay are stored: by `age`; or by `score`, best first, as in the
+    release of FlowCache for SkyReels-V2. A scorer that pools over neighbours then pools over those
+    in storage.
+
     Raises  ValueError: a scorer of the wrong type; negative sizes; an unknown granularity; a budget
     that is too small.
     """
@@ -36,6 +42,8 @@ class Scored(Budgeted):
     sink: int = 0
     recent: int = 0
     granularity: Literal["token", "frame", "chunk"] = "token"
+    trigger: Literal["commit", "next_pass"] = "commit"
+    order: Literal["age", "score"] = "age"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,11 +55,22 @@ class Scored(Budgeted):
                 raise ValueError(f"{name}.{field}={getattr(self, field)}: choose 0 or more frames")
         if self.granularity not in ("token", "frame", "chunk"):
             raise ValueError(f"{name}.granularity={self.granularity}: choose token, frame or chunk")
+        if self.trigger not in ("commit", "next_pass"):
+            raise ValueError(f"{name}.trigger={self.trigger}: choose commit or next_pass")
+        if self.order not in ("age", "score"):
+            raise ValueError(f"{name}.order={self.order}: choose age or score")
 
     def check(self, spec: CacheSpec) -> None:
         """Check the budget and that the scorer supports the model."""
         super().check(spec)
         self.scorer.check(spec)
+
+    def max_tokens(self, num_tokens: int) -> int:
+        """Return the smaller of `num_tokens` and what is held after a commit."""
+        if self.trigger == "commit":
+            return super().max_tokens(num_tokens)
+        chunk = self._room.chunk_frames * self._room.tokens_per_frame
+        return min(num_tokens, self.limit + chunk)
 
     def _least(self, chunk_frames: int) -> int:
         """Return the fewest frames that hold the sink, the recent frames and a chunk."""
@@ -68,7 +87,7 @@ class Scored(Budgeted):
         return Revision(index, note=score.gather(2, index) if self.scorer.remembers else None)
 
     def _best(self, tokens: Tokens, score_BHN: Tensor) -> Tensor:
-        """Return the indices of the best tokens [B, H, limit] int64, ascending."""
+        """Return the indices of the best tokens [B, H, limit] int64, in the order of storage."""
         tier = torch.zeros_like(score_BHN)
         recent = tokens.frame >= tokens.num_frames - self.recent
         tier[(tokens.frame < self.sink) | recent] = 1
@@ -78,7 +97,12 @@ class Scored(Budgeted):
             size = 1 if self.granularity == "frame" else tokens.spec.chunk_frames
             unit = tokens.frame // size
             keys = [score_BHN, unit, _unit_means(score_BHN, unit, tokens.count > 0), tier]
-        return lexsort(*keys)[..., -self.limit :].sort(dim=-1).values
+        best = lexsort(*keys)[..., -self.limit :]
+        return best.flip(-1) if self.order == "score" else best.sort(dim=-1).values
+
+    @property
+    def _as_stored(self) -> bool:
+        return self.order == "score"
 
 
 def _unit_means(score_BHN: Tensor, unit_BHN: Tensor, live_BHN: Tensor) -> Tensor:

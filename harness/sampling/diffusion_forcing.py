@@ -1,0 +1,174 @@
+"""The order of passes of diffusion-forcing models: windows whose chunks have their own noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, get_args
+
+from harness.api import Exact, Method, Stores
+from harness.cache.integration import Integration, Packed
+from harness.sampling.decoder import Decoder
+from harness.sampling.loop import Loop
+from harness.sampling.passes import Pass, step_rows
+from harness.sampling.schedule import NoiseSchedule
+
+Execution = Literal["joint", "joint_causal", "chunk_causal"]
+Commit = Literal["clean", "last_step"]
+Prefix = Literal["every_row", "once", "once_late"]
+
+
+@dataclass(frozen=True)
+class DiffusionForcing(Loop):
+    """Denoises the chunks of a window together, each `offset` steps behind the one before.
+
+    A video longer than a window is a series of windows: each begins with the last `overlap` frames
+    of the one before, its prefix, and gets a new history, new solvers and positions from 0.
+
+    The three executions give three different videos from the same noise:
+
+    `joint`: every row of the step matrix is one pass over all frames of the window, and all frames
+        attend to each other. Nothing can be cached.
+    `joint_causal`: the same, but a chunk attends to itself and to earlier chunks only. Nothing is
+        cached: every row computes all keys and values again.
+    `chunk_causal`: a row is one pass per unfinished chunk, with a cache of finished chunks. With
+        commit=clean and prefix_noise=0 it gives the video of `joint_causal`.
+
+    offset: rows between the starts of two chunks (the paper's ar_step); 0 starts all at once.
+    frames: length of a window; null makes the whole video one window. overlap: of two windows.
+    commit: keys and values of a finished chunk in history: encoded once more at time 0 (`clean`),
+        or those of its `last_step`, as FlowCache has them. With `clean`, the chunks that finish in
+        a window's last row are not encoded again, because no pass reads them.
+    prefix: whether a row computes the keys and values of a noisy prefix anew (`every_row`), or the
+        first row does it `once`; `once_late`: the first row itself does not see them, as in
+        FlowCache's code with compression. Joint executions always compute them in every row.
+    prefix_noise: noise that is added to the prefix in every pass, and its time, 0 to 1000; 0 shows
+        it clean.
+
+    Sources  SkyReels-V2 (arXiv 2504.13074), its released code; FlowCache (arXiv 2602.10825).
+    Raises   ValueError: an unknown word; numbers that are negative or no whole numbers; an overlap
+             that is not shorter than a window.
+    """
+
+    decodes_between: ClassVar[bool] = False
+
+    offset: int = 0
+    execution: Execution = "chunk_causal"
+    commit: Commit = "clean"
+    prefix: Prefix = "once"
+    prefix_noise: float = 0
+
+    def __post_init__(self) -> None:
+        """Refuse words and numbers that give no order of passes."""
+        words = {"execution": Execution, "commit": Commit, "prefix": Prefix}
+        for name, allowed in words.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"model.loop.{name}={getattr(self, name)}: choose "
+                    f"{', '.join(get_args(allowed))}"
+                )
+        if type(self.offset) is not int or self.offset < 0:
+            raise ValueError(f"model.loop.offset={self.offset}: give 0 rows or more")
+        if self.joint:
+            raise ValueError("model.loop.joint belongs to harness.sampling.Loop: choose execution")
+        noise = self.prefix_noise
+        if isinstance(noise, bool) or not (isinstance(noise, int | float) and 0 <= noise < 1000):
+            raise ValueError(f"model.loop.prefix_noise={noise}: give a time from 0 to below 1000")
+        self.check_lengths()
+
+    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+        """Raise ValueError, before anything is generated, if a part cannot serve this order."""
+        if not isinstance(integration, Packed):
+            raise ValueError(
+                f"integration={integration.name} keeps finished chunks only, but "
+                "harness.sampling.DiffusionForcing shows chunks that are still being denoised: "
+                "choose integration=packed"
+            )
+        reuse, name = method.reuse, type(method.reuse).__name__
+        if self.execution == "chunk_causal":
+            return
+        exact = isinstance(method.key, Exact) and isinstance(method.value, Exact)
+        if not exact or method.tiers or not method.retention.keeps_all:
+            raise ValueError(
+                f"model.loop.execution={self.execution} computes all keys and values again in "
+                "every row, so there is no history to compress: choose "
+                "model.loop.execution=chunk_causal, or a method that stores BF16"
+            )
+        if reuse is not None and reuse.scope == "chunk":
+            raise ValueError(
+                f"{name}.scope=chunk skips the pass of one chunk, but model.loop.execution="
+                f"{self.execution} denoises all chunks in one pass: choose "
+                "method.reuse.scope=window or model.loop.execution=chunk_causal"
+            )
+
+    def pass_frames(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
+        """Return the most frames of one pass."""
+        if self.execution == "chunk_causal":
+            return chunk_frames
+        # A window without a length is as long as the video, which is not known here.
+        return self.frames or chunk_frames
+
+    def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
+        """Return the most frames that the cache holds as active chunks."""
+        held: set[range] = set()
+        most = 0
+        # The second window is the first with a prefix; later ones repeat it.
+        longest = num_frames if self.frames is None else 2 * self.frames - self.overlap
+        for each in self.passes(schedule, min(num_frames, longest), chunk_frames):
+            if each.row == 0 and each.step is not None:
+                held = {part for part in held if part.start < each.frames.start}
+            if each.stores == "active":
+                held.add(each.frames)
+            elif each.stores == "history":
+                held.discard(each.frames)
+            most = max(most, sum(map(len, held)))
+        return most
+
+    def passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
+        """Yield the passes of a video in order; a reuse policy may skip some of them."""
+        steps = len(schedule.times(first_chunk=True))
+        for number, length in enumerate(self.histories(num_frames)):
+            parts, given = self.parts(number, length, chunk_frames)
+            prefix, new = parts[:given], parts[given:]
+            rows = list(step_rows([steps] * len(new), self.offset))
+            finished: list[range] = []  # in the row before
+            for row, chunks in enumerate(rows):
+                of_row = partial(
+                    Pass, number, prefix_noise=self.prefix_noise, row=row, num_rows=len(rows)
+                )
+                under_way = [(new[chunk], step) for chunk, step in chunks]
+                done = [part for part, step in under_way if step + 1 == steps]
+                if self.execution != "chunk_causal":
+                    yield of_row(
+                        range(length),
+                        under_way[0][1],
+                        advances=range(under_way[0][0].start, under_way[-1][0].stop),
+                        completes=range(done[0].start, done[-1].stop) if done else range(0),
+                        causal=self.execution == "joint_causal",
+                    )
+                    continue
+                once = self.prefix != "every_row" or self.prefix_noise == 0
+                for part in prefix if row == 0 or not once else ():
+                    # Chunks after it may be in the history already.
+                    sees = range(part.start)
+                    yield of_row(part, stores="history" if once else "active", sees=sees)
+                # In the rows after its last step, later chunks see a chunk clean.
+                for part in finished:
+                    yield of_row(part, stores="history", completes=part)
+                finished = done if self.commit == "clean" else []
+                late = prefix and row == 0 and self.prefix == "once_late"
+                shown = range(prefix[-1].stop, length) if late else None
+                for part, step in under_way:
+                    is_last = step + 1 == steps
+                    commits = is_last and self.commit == "last_step"
+                    ends = commits or (is_last and row + 1 == len(rows))
+                    # No chunk comes after the window's last one, so its keys need not stay.
+                    meanwhile: Stores = "nothing" if part == new[-1] else "active"
+                    yield of_row(
+                        part,
+                        step,
+                        stores="history" if commits else meanwhile,
+                        completes=part if ends else range(0),
+                        sees=shown,
+                    )
