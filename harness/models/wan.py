@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from harness.cache.layer import Plan
 
 
+SLOW = 0.003  # radians per unit of time
+
+
 @dataclass(frozen=True)
 class WanDims:
     """Sizes of the network; the defaults are those of Wan2.1-T2V-1.3B.
@@ -308,10 +311,14 @@ def in_fp32(layers: nn.Module, x: Tensor) -> Tensor:
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
     """Return sinusoidal embeddings [...] -> [..., width] float64, cosines first, then sines."""
-    half = width // 2
-    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=t.device) / half)
-    angles = t.double()[..., None] * frequencies
+    angles = t.double()[..., None] * wave_frequencies(width).to(t.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def wave_frequencies(width: int) -> Tensor:
+    """Return the frequencies of `sinusoid` [width / 2] float64, in radians per unit of time."""
+    half = width // 2
+    return 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
 
 
 def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
@@ -332,6 +339,10 @@ def init_weights(network: Wan, seed: int) -> None:
     depend on the cache like that of a trained network: gates are near 1, the time projection is
     damped so that it does not dominate the gates, and queries and keys are scaled so that attention
     is selective (logits with a standard deviation near 3).
+
+    A network with frame rates runs many steps. Its embedding of the time is smooth, so that the
+    modulation changes from step to step by 0.5 to 15 %, about as in trained networks: published
+    thresholds of reuse policies then skip a part of the steps.
     """
     # Draw in fp32 on the CPU, in the order of the state dict: the same weights for every device.
     generator = torch.Generator().manual_seed(seed)
@@ -347,3 +358,8 @@ def init_weights(network: Wan, seed: int) -> None:
             if name.startswith("blocks") and "modulation" in name:
                 draw[:, [2, 5]] += 1  # the gates of attention and feed-forward
             tensor.copy_(draw)
+        if network.dims.fps_rows:
+            frequencies = wave_frequencies(network.dims.freq_dim).float()
+            # Waves that turn faster than once in some hundred units of time are damped.
+            smooth = 3 * SLOW / (SLOW + frequencies)
+            network.get_parameter("time_embedding.0.weight").mul_(smooth.repeat(2))
