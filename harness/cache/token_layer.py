@@ -108,7 +108,10 @@ class TokenLayer:
         self._let_go(plan)
         both = _joined(self.held, self._encoded(chunk, k, plan))
         if self.policy.trigger == "next_pass":
-            self.held = both
+            kept = self.held
+            count = both.count if self.policy.rewrites else None
+            note = both.note if kept is not None and kept.note is not None else None
+            self.held = replace(both, count=count, note=note)
         else:
             new = k, chunk.value, chunk.rotated_key
             self._revise(both, self._tokens(both, chunk.rotated_query, plan, new))

@@ -47,7 +47,7 @@ class Forecast:
     allocated_bytes: memory allocated for the largest history during the video.
     frames_full: frames in all tiers except the pooled one, mean over layers; single tokens count
     as the corresponding share of frames. frames_pooled: frames held as one token.
-    ratio_full_length: BF16 bytes of the whole video over stored bytes.
+    ratio_full_length: BF16 bytes of the whole video over stored bytes; null if none are stored.
     ratio_same_frames: BF16 bytes of the frames that are still attended over stored bytes.
     best, published: bytes by phase and component under the two contracts
     (`harness.planning.memory.Contract`). Their peaks do not include text.
@@ -67,8 +67,8 @@ class Forecast:
     allocated_bytes: int
     frames_full: float
     frames_pooled: float
-    ratio_full_length: float
-    ratio_same_frames: float
+    ratio_full_length: float | None
+    ratio_same_frames: float | None
     best: dict[str, Sizes]
     best_peak_bytes: int | None
     published: dict[str, Sizes]
@@ -89,6 +89,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     end, held = moments[-1], most(moments)
     stored = budget.stored(end)
+    stored_bytes = sum(stored.values())
     bf16 = model.num_branches * model.spec.bf16_frame_bytes
     phases = budget.phases(best, num_frames, held)
     as_published = budget.phases(published, num_frames, most(whole))
@@ -109,12 +110,12 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         num_frames=num_frames,
         video_s=pixel_frames(num_frames) / model.fps,
         stored=stored,
-        stored_bytes=sum(stored.values()),
+        stored_bytes=stored_bytes,
         allocated_bytes=sum(budget.allocated(held, model.loop.histories(num_frames)[0]).values()),
         frames_full=end.full,
         frames_pooled=end.pooled,
-        ratio_full_length=bf16 * num_frames / sum(stored.values()),
-        ratio_same_frames=bf16 * (end.full + end.pooled) / sum(stored.values()),
+        ratio_full_length=bf16 * num_frames / stored_bytes if stored_bytes else None,
+        ratio_same_frames=bf16 * (end.full + end.pooled) / stored_bytes if stored_bytes else None,
         best=phases,
         best_peak_bytes=peak(phases),
         published=as_published,
@@ -136,6 +137,6 @@ def _backend(method: Method, setting: Setting) -> tuple[Backend, list[str]]:
         reasons.append("attention portable, since no kernel reads what it stores")
     if isinstance(method.retention, TokenPolicy):
         reasons.append("history is the most that its policy keeps of single tokens")
-    if method.reuse is not None:
+    if method.reuse is not None and method.reuse.feature is not None:
         reasons.append("passes that only a video's drift lets it skip are counted as run")
     return backend, reasons

@@ -13,11 +13,12 @@ from harness.api import CacheSpec, Exact, Method, Tier
 from harness.cache.attention.base import Backend
 from harness.cache.stored_bytes import tier_bytes
 from harness.models.preset import DTYPES, VideoModel
-from harness.planning.history import Growth, Moment, video
+from harness.planning.history import NOTHING, Growth, Moment, video
 from harness.planning.model_needs import Needs
 from harness.planning.storage import Storage
 from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
 from harness.results.observation import PHASES
+from harness.sampling.passes import chunks
 
 Sizes = dict[str, int | None]  # bytes by component; None: unknown
 
@@ -81,6 +82,11 @@ class Budget:
         asked = self.spec(contract), num_frames
         if asked not in self._histories:
             lengths = self.model.loop.histories(num_frames)
+            if not self.model.loop.keeps_history:
+                size = self.model.chunk_frames
+                return [
+                    [replace(NOTHING, frames=part) for part in chunks(n, size)] for n in lengths
+                ]
             of = {n: video(asked[0], self.method, lengths[0], end=n) for n in set(lengths)}
             self._histories[asked] = [of[n] for n in lengths]
         return self._histories[asked]
@@ -113,11 +119,13 @@ class Budget:
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
         resident: Sizes = {"text K/V": self.branches * network.text_kv_bytes}
         resident |= self.allocated(held, lengths[0])
-        latents = lengths[0] * _latent_bytes(self.model)
+        # Only a loop that decodes between histories frees the latents of the earlier ones.
+        restarts = len(lengths) > 1 and self.model.loop.decodes_between
+        latents = (lengths[0] if restarts else num_frames) * _latent_bytes(self.model)
         running = {**base, **decoder, **resident, **self.active(num_frames), "latents": latents}
         running["scratch"] = self._scratch(contract, held)
         decode = {**base, **decoder, **({} if contract.best else resident)}
-        if len(lengths) > 1:  # after decoding, the next history still needs the prompt's K/V
+        if restarts:  # after decoding, the next history still needs the prompt's K/V
             decode["text K/V"] = self.branches * network.text_kv_bytes
         decode["latents"] = 2 * latents  # the chunks and their concatenation
         decode["activations"] = self._decode(contract, num_frames)

@@ -24,8 +24,10 @@ def cells(row: Forecast) -> list[str]:
         row.method,
         row.contract,
         f"{row.stored_bytes / MIB:.2f}",
-        f"{row.ratio_full_length:.2f}",
-        f"{row.ratio_same_frames:.2f}",
+        *(
+            "-" if ratio is None else f"{ratio:.2f}"
+            for ratio in (row.ratio_full_length, row.ratio_same_frames)
+        ),
         f"{_frames(row.frames_full)}{pooled}",
         gib(largest(row.best["denoise"], row.best["commit"])),
         gib(total(row.best["decode"])),

@@ -38,8 +38,7 @@ class DiffusionForcing(Loop):
     offset: rows between the starts of two chunks (the paper's ar_step); 0 starts all at once.
     frames: length of a window; null makes the whole video one window. overlap: of two windows.
     commit: keys and values of a finished chunk in history: encoded once more at time 0 (`clean`),
-        or those of its `last_step`, as FlowCache has them. With `clean`, the chunks that finish in
-        a window's last row are not encoded again, because no pass reads them.
+        or those of its `last_step`, as FlowCache has them.
     prefix: whether a row computes the keys and values of a noisy prefix anew (`every_row`), or the
         first row does it `once`; `once_late`: the first row itself does not see them, as in
         FlowCache's code with compression. Joint executions always compute them in every row.
@@ -109,6 +108,11 @@ class DiffusionForcing(Loop):
         # A window without a length is as long as the video, which is not known here.
         return self.frames or chunk_frames
 
+    @property
+    def keeps_history(self) -> bool:
+        """Whether finished chunks are stored in a cache."""
+        return self.execution == "chunk_causal"
+
     def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the most frames that the cache holds as active chunks."""
         held: set[range] = set()
@@ -162,13 +166,14 @@ class DiffusionForcing(Loop):
                 for part, step in under_way:
                     is_last = step + 1 == steps
                     commits = is_last and self.commit == "last_step"
-                    ends = commits or (is_last and row + 1 == len(rows))
-                    # No chunk comes after the window's last one, so its keys need not stay.
+                    # No chunk comes after the window's last one and sees its keys.
                     meanwhile: Stores = "nothing" if part == new[-1] else "active"
                     yield of_row(
                         part,
                         step,
                         stores="history" if commits else meanwhile,
-                        completes=part if ends else range(0),
+                        completes=part if commits else range(0),
                         sees=shown,
                     )
+            for part in finished:
+                yield of_row(part, stores="history", completes=part)

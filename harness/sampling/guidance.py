@@ -20,11 +20,11 @@ class Guidance:
     Every pass runs in two branches, with the prompt (`cond`) and with `negative` (`uncond`). Each
     branch has its own cache session; both share latents and solver.
 
-    scale: flow = uncond + scale * (cond - uncond); 1 gives the flow of the prompt alone.
+    scale: flow = uncond + scale * (cond - uncond). At 1 the second branch would have no effect.
     negative: text of the branch without the prompt.
 
     Source  classifier-free guidance (arXiv 2207.12598), in the form that video models use.
-    Raises  ValueError: a scale that is not a finite number, a negative that is not a text.
+    Raises  ValueError: a scale that is not a finite number, or 1; a negative that is not a text.
     """
 
     scale: float
@@ -37,6 +37,11 @@ class Guidance:
         if not is_number or not math.isfinite(self.scale):
             raise ValueError(
                 f"model.guidance.scale={self.scale}: give a number, published models have 3 to 8"
+            )
+        if self.scale == 1:
+            raise ValueError(
+                "model.guidance.scale=1 gives the flow of the prompt alone, at the cost of two "
+                "passes: choose another scale, or model.guidance=null"
             )
         if not isinstance(self.negative, str):
             raise ValueError(f"model.guidance.negative={self.negative}: give a text")

@@ -170,6 +170,11 @@ class Loop:
         return chunks(length, chunk_frames), self.overlap // chunk_frames if number else 0
 
     @property
+    def keeps_history(self) -> bool:
+        """Whether finished chunks are stored in a cache."""
+        return True
+
+    @property
     def while_noisy(self) -> Stores:
         """What a denoising pass stores: its chunk, if later chunks run before it is finished."""
         # Chunks of a joint pass attend to each other directly, so the cache need not hold them.

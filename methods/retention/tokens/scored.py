@@ -69,8 +69,9 @@ class Scored(Budgeted):
         """Return the smaller of `num_tokens` and what is held after a commit."""
         if self.trigger == "commit":
             return super().max_tokens(num_tokens)
+        # The newest chunk, which may be a partial one, lies beside the budget.
         chunk = self._room.chunk_frames * self._room.tokens_per_frame
-        return min(num_tokens, self.limit + chunk)
+        return min(num_tokens, self.limit + (num_tokens % chunk or chunk))
 
     def _least(self, chunk_frames: int) -> int:
         """Return the fewest frames that hold the sink, the recent frames and a chunk."""
