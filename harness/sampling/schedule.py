@@ -98,7 +98,7 @@ class Schedule:
     @property
     def preset(self) -> str:
         """All settings in one line."""
-        first = f" first={_joined(self.first_steps)}" if self.first_steps else ""
+        first = f" first={self.first_steps}" if self.first_steps else ""
         return f"steps={_joined(self.steps)}{first} shift={self.shift:g} warp={self.warp}"
 
     def solver(self, first_chunk: bool) -> Renoise:
