@@ -38,7 +38,7 @@ class WanDims:
     table computes everything about the time in fp32, as its original does: reuse policies sum up
     small changes of the modulation, which rounding would swamp.
 
-    Raises  ValueError: a width that does not split into heads of even width.
+    Raises  ValueError: a width that does not split into heads of even width, other `fps_rows`.
     """
 
     dim: int = 1536
@@ -52,11 +52,13 @@ class WanDims:
     fps_rows: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the width splits into heads of even width."""
+        """Check that the width splits into heads of even width, and the table of frame rates."""
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"dims.dim={self.dim} does not split into {self.num_heads} heads of even width"
             )
+        if self.fps_rows not in (0, 2):
+            raise ValueError(f"dims.fps_rows={self.fps_rows}: give 2, or 0 for a network without")
 
     @property
     def head_dim(self) -> int:

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from harness.system.errors import UserError
+
 
 class Solver(Protocol):
     """Denoising state of one chunk. It draws no random numbers itself.
@@ -86,9 +88,16 @@ class UniPC:
         """Start at the first of `num_steps` steps.
 
         shift: of the noise levels. overwrites: see `UniPCSchedule`.
+        Raises  UserError: diffusers is missing.
         """
         # diffusers takes a second to import, which other models need not spend.
-        from diffusers import UniPCMultistepScheduler
+        try:
+            from diffusers import UniPCMultistepScheduler
+        except ImportError as error:
+            raise UserError(
+                "the UniPC solver needs diffusers, which is not here: type "
+                "pip install 'diffusers>=0.37'"
+            ) from error
 
         self._scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift

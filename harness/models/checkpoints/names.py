@@ -15,6 +15,8 @@ _TO_DIFFUSERS = (
     ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
     ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
     ("time_projection.1.", "condition_embedder.time_proj."),
+    ("fps_projection.0.", "fps_projection.net.0.proj."),
+    ("fps_projection.2.", "fps_projection.net.2."),
     ("head.modulation", "scale_shift_table"),
     ("head.head.", "proj_out."),
     (".modulation", ".scale_shift_table"),
@@ -29,7 +31,7 @@ _TO_DIFFUSERS = (
 
 
 def diffusers_name(native: str) -> str:
-    """Return diffusers' name (`WanTransformer3DModel`) of a native Wan2.1 tensor."""
+    """Return diffusers' name of a native tensor of Wan2.1 or SkyReels-V2."""
     for ours, theirs in _TO_DIFFUSERS:
         native = native.replace(ours, theirs)
     return native
