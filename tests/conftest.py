@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from harness.system.files import locked
+from tests.support import faster
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))
@@ -24,6 +25,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)  # the test runner starts one worker per core
+faster.read_shipped_files_once()
+faster.compress_pictures_quickly()
 
 
 @pytest.hookimpl(optionalhook=True)  # the hook exists only with xdist

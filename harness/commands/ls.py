@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.config.compose import choices, described, method_files
 from harness.config.hydra_errors import OF_COMPOSING
@@ -47,15 +48,15 @@ def main(words: Sequence[str]) -> int:
         words = ["weights"]
     if words and words[0] == "models" and all(word.startswith("data_dir=") for word in words[1:]):
         return _models(dict(word.split("=", 1) for word in words[1:]).get("data_dir"), folder)
+    if words == ["metrics"]:
+        return _metrics(folder)
     if words == ["columns"]:
         return _columns(folder)
-    return _lists(words, lists, folder)
+    return _lists(words, lists)
 
 
 def _lists(
-    words: Sequence[str],
-    lists: Mapping[str, Callable[[], Iterator[tuple[str, str]]]],
-    folder: Path | None,
+    words: Sequence[str], lists: Mapping[str, Callable[[], Iterator[tuple[str, str]]]]
 ) -> int:
     """Print the requested list, or all of them."""
     unknown = [word for word in words if word not in lists]
@@ -69,17 +70,26 @@ def _lists(
         width = max(len(entry) for entry, _ in entries)
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
-            if list(words) == ["metrics"]:
-                _tell_metrics(entry, folder)
     return 0
 
 
-def _tell_metrics(name: str, folder: Path | None) -> None:
-    """Print the columns of a metric, their direction, and the weights it needs."""
-    from harness.config.compose import configured
+def _metrics(folder: Path | None) -> int:
+    """Print the metrics, each with its columns, their direction, and the weights it needs."""
+    from harness.config.compose import composing
+
+    entries = list(_configs("metrics", folder))
+    width = max(len(entry) for entry, _ in entries)
+    with composing(folder) as composer:
+        for entry, line in entries:
+            print(f"{entry:<{width}}  {line}")
+            _tell_metrics(composer.resolved([f"metrics=[{entry}]"])["metrics"])
+    return 0
+
+
+def _tell_metrics(chosen: Mapping[str, Any]) -> None:
+    """Print what the metrics of a configuration measure and need."""
     from harness.scoring.score import built
 
-    chosen = configured(f"metrics=[{name}]", folder=folder)["metrics"]
     for metric in built(json.dumps(chosen, sort_keys=True)):
         against = ", against BF16" if metric.against_reference else ""
         print(f"  {metric.name}{against}; {metric.version()}")

@@ -33,5 +33,14 @@ class _ReadOnce:
         """Return the content of a file."""
         if config_path not in self._read:
             self._read[config_path] = self._repository.load_config(config_path=config_path)
-        # A copy, because Hydra changes the object that it gets.
-        return copy.copy(self._read[config_path])
+        return copy_of(self._read[config_path], config_path)
+
+
+def copy_of(found: Any, config_path: str) -> Any:
+    """Return a copy of what Hydra has read from a file; it may change the copy."""
+    found = copy.copy(found)
+    # Into files that belong to no group, as config.yaml and experiments, Hydra merges the settings.
+    # It copies the content of all other files itself.
+    if found is not None and ("/" not in config_path or found.header["package"] == "_global_"):
+        found.config = copy.deepcopy(found.config)
+    return found

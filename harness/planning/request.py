@@ -110,13 +110,17 @@ def resolve(
         read_once(GlobalHydra.instance().config_loader())
         first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
         names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
-        configs = {name: _compose([*others, f"method={name}"]) for name in names}
+        known = {} if asked == ["all"] else {names[0]: first}
+        configs = {name: known.get(name) or _compose([*others, f"method={name}"]) for name in names}
     config = next(iter(configs.values()))
-    resolved = _resolved(config)
-    model = model_of(_choice(config, "model"), resolved["model"])
-    num_frames = _num_frames(resolved["suite"], model)
-    packed = {name: _packed(name, each) for name, each in configs.items()}
-    methods = {name: _method(config) for name, config in configs.items()}
+    shared = _resolved(config)
+    model = model_of(_choice(config, "model"), shared["model"])
+    num_frames = _num_frames(shared["suite"], model)
+    packed, resolved = {}, {}
+    for name, each in configs.items():
+        resolved[name] = _resolved(each)
+        packed[name] = _packed(name, _choice(each, "integration"), resolved[name])
+    methods = {name: _method(each) for name, each in resolved.items()}
     refused: list[str] = []
     for name, method in list(methods.items()):
         try:
@@ -132,7 +136,7 @@ def resolve(
         model=model,
         needs=needs(model),
         num_frames=num_frames,
-        backend=backend_of(resolved["attention"]),
+        backend=backend_of(shared["attention"]),
         ceilings=limits,
         memory_gib=limit_gib,
         refused=tuple(refused),
@@ -181,18 +185,18 @@ def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
     return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps)
 
 
-def _method(config: DictConfig) -> Method:
-    method: Method = build("method", _resolved(config)["method"], Method)
+def _method(config: dict[str, Any]) -> Method:
+    method: Method = build("method", config["method"], Method)
     return method
 
 
-def _packed(name: str, config: DictConfig) -> Packed:
+def _packed(name: str, choice: str, config: dict[str, Any]) -> Packed:
     """Build the integration; raise UserError if it is not Packed, the only one planned here."""
-    integration = build("integration", _resolved(config)["integration"])
+    integration = build("integration", config["integration"])
     if not isinstance(integration, Packed):
         raise UserError(
-            f"{name} runs under integration={_choice(config, 'integration')}, which is counted "
-            "apart: type python -m harness plan integration=published"
+            f"{name} runs under integration={choice}, which is counted apart: type "
+            "python -m harness plan integration=published"
         )
     return integration
 

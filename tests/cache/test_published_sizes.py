@@ -113,6 +113,12 @@ def budgeted(method: Method, suite: str) -> Method:
 
 
 def ratio(name: str, suite: str) -> float:
+    is_ladder = isinstance(built(name)[0].retention, Ladder)
+    return _ratio(name, suite if is_ladder else "any")
+
+
+@cache
+def _ratio(name: str, suite: str) -> float:
     method, integration = built(name)
     return BF16_BYTES / total_bytes(budgeted(without_outliers(method), suite), integration)
 
@@ -131,10 +137,10 @@ def depends_on_data(name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("suite", ["moviegen", "storyeval"])
 @pytest.mark.parametrize("name", [name for name in NAMES if not depends_on_data(name)])
-def test_every_published_ratio_to_four_decimals(name: str, suite: str) -> None:
-    assert f"{ratio(name, suite):.4f}" == f"{published(suite, row_of(name)):.4f}"
+def test_every_published_ratio_to_four_decimals(name: str) -> None:
+    for suite in ("moviegen", "storyeval"):
+        assert f"{ratio(name, suite):.4f}" == f"{published(suite, row_of(name)):.4f}", suite
 
 
 @pytest.mark.parametrize("suite", ["moviegen", "storyeval"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from harness.checks import model
+from harness.checks.verdict import Verdict
 from harness.commands.check import main
 from harness.models.text.stored_rows import write_rows
 from tests.support.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
@@ -44,9 +47,28 @@ class Told:
         self.out = out
 
 
+def judged_here(
+    group: str, configs: Mapping[str, Mapping[str, Any]], limit_s: float | None
+) -> Iterator[tuple[str, Verdict]]:
+    """Replace the child process, which takes seconds to import what reads the files."""
+    for name, config in configs.items():
+        subject = model.ModelSubject(name, config["model"], config["data_dir"])
+        for verdict in model.verdicts(subject):
+            yield name, verdict
+
+
 @pytest.fixture
-def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(data: Path, *words: str, **changes: Any) -> Told:
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.checks.child.judged", judged_here)
+
+
+@pytest.fixture
+def check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    def run(data: Path, *words: str, in_a_child: bool = False, **changes: Any) -> Told:
+        if not in_a_child:
+            monkeypatch.setattr("harness.checks.child.judged", judged_here)
         user_folder = choose(tmp_path / "own", **changes)
         code = main(["model=tiny", f"data_dir={data}", *words, "--config-dir", str(user_folder)])
         return Told(code, capsys.readouterr().out)
@@ -55,7 +77,7 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_a_model_with_all_files_holds(check: Any, whole: Path) -> None:
-    told = check(whole)
+    told = check(whole, in_a_child=True)
     assert told.code == 0 and not told.broken and len(told.held) == 7, told.out
     assert "69 tensors" in told.out and "ema=True" in told.out and CHECKPOINT in told.out
     assert "conf/weights describes none" in told.out
@@ -150,7 +172,7 @@ def test_an_adapter_and_ready_rows_are_examined(check: Any, data: Path) -> None:
     assert "lora.pt" in told.out.split("its weights have a checksum")[1].splitlines()[0]
 
 
-def test_the_shipped_model_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_model_holds(here: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=small"]) == 0
     assert capsys.readouterr().out.count("✓") == 7
 

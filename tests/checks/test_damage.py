@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +42,28 @@ FLIPS = 400  # of each file
 STEM = "0001-0"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A finished run, and a copy of the results folder that holds it and its reference."""
+    top = tmp_path_factory.mktemp("finished")
+    this = finished_run(top / "results")
+    return this, Path(shutil.copytree(top / "results", top / "whole"))
+
+
 @pytest.fixture
-def finished(tmp_path: Path) -> Run:
-    """A run of two videos beside its reference, both with every kind of file, both sealed."""
-    this, reference = pair(tmp_path / "results", FAITHFUL)
+def finished(whole: tuple[Run, Path]) -> Run:
+    """A run of two videos beside its reference, both with every kind of file, both sealed.
+
+    It lies where it was made, since a request names its folder; only the files are put back.
+    """
+    this, kept = whole
+    shutil.rmtree(this.results_dir)
+    shutil.copytree(kept, this.results_dir)
+    return this
+
+
+def finished_run(results: Path) -> Run:
+    this, reference = pair(results, FAITHFUL)
     finish(reference, this)
     for run in (reference, this):
         write_json(run.folder / ENVIRONMENT, {"packages": {"torch": "2"}})

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.config.compose import configured
 from harness.models.decoders.preview import Grow, Memory, TinyAutoencoder, WanPreview
 from harness.results import all_runs
 from harness.sampling.decoder import Codec
 from harness.scoring.score import PREVIEW, lacking, score
 from harness.system.errors import UserError
 from tests.support.families import made, tiny
-from tests.support.geometry import configured
 
 
 @pytest.fixture(scope="module")

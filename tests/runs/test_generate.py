@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.api import DROP, FramePolicy, History, Placement
+from harness.config.compose import configured
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.results.run import Execution
@@ -17,7 +18,6 @@ from harness.results.run_state import RunState
 from harness.runs.generate import Generator
 from harness.scoring.score import RANDOM_WEIGHTS, lacking, score
 from tests.support.generation import SMALL, make_all
-from tests.support.geometry import configured
 from tests.support.runs import run
 
 

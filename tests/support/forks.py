@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -109,6 +110,7 @@ def main(name: str) -> None:
     for package in map(importlib.import_module, PACKAGES):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(found.name)
+    _warm_up()
     torch = sys.modules["torch"]
     assert not torch.cuda.is_initialized(), "a process that has touched a GPU cannot be forked"
     # Python threads do not survive a fork; pyarrow restarts the thread of its allocator itself.
@@ -124,6 +126,21 @@ def main(name: str) -> None:
                 listener.close()
                 _serve(client)
             client.close()
+
+
+def _warm_up() -> None:
+    """Let Hydra search for plugins, read files and build its parsers' tables, for all forks."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from harness.config.compose import configured
+    from tests.support import faster
+
+    faster.read_shipped_files_once()
+    faster.compress_pictures_quickly()
+    configured()
+    GlobalHydra.instance().clear()
+    gc.collect()
+    gc.freeze()  # else each fork's first collection copies the pages of all that was imported
 
 
 def _serve(client: socket.socket) -> NoReturn:

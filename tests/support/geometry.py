@@ -54,7 +54,12 @@ def generate(
 
 
 def configured(*words: str, **where: Any) -> dict[str, Any]:
-    """Return a resolved configuration that the caller may change; own files are composed once."""
+    """Return a resolved configuration that the caller may change; own files are composed once.
+
+    It has no metrics unless `words` name some: composing them takes a third of the time.
+    """
+    if not any(word.startswith("metrics") for word in words):
+        words = (*words, "metrics=[]")
     # The cached configuration is shared between tests, hence the copy.
     return compose.configured(*words, **where) if where else deepcopy(_composed(words))
 
