@@ -117,7 +117,9 @@ def test_the_trace_has_every_pass_with_what_was_decided(
     assert row["skip_ratio"] == row["num_reused"] / 8
     assert (passes["branch"] == 0).all() and (commit["kv_age"] == 0).all()
     assert denoise["kv_age"].isna().all() and commit["reused"].sum() == 0
-    decided = denoise[denoise["step"] > 0] if method != "bf16" else denoise[:0]
+    # The first pass of a chunk and the protected last one are not decided on.
+    by_drift = method == "reuse_drift_bf16"
+    decided = denoise[denoise["step"].isin([1, 2])] if by_drift else denoise[:0]
     assert passes["drift"].notna().sum() == len(decided) == decided["drift"].gt(0).sum()
     assert decided["accumulated_drift"].ge(decided["drift"] - 1e-12).all()
     by_chunk = passes.groupby("chunk")["seconds"].sum()
