@@ -130,7 +130,7 @@ class FramePolicy(Retention):
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """All tokens of one layer when its policy decides: history first, then the new chunk.
+    """The tokens of one layer that a policy decides over: history first, then the new chunk.
 
     Policies with trigger=next_pass get history alone (`num_new` is 0), and the queries of the pass
     that is about to attend to it.

@@ -124,7 +124,7 @@ class Reuse(ABC):
             )
 
     def guards(self, step: int, num_steps: int) -> bool:
-        """Return whether a step always runs, whatever the feature does."""
+        """Return whether a step must run, regardless of the feature."""
         if self.counter == "shared":
             # The released code compares a counter of both branches with a limit for one, and so
             # never reaches the guard of the last step.

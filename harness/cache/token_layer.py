@@ -73,12 +73,14 @@ class TokenLayer:
     layer: int
     held: Held | None = None
     first: int = 0  # frames before it and after the sink have left the window
+    is_uncut: bool = False  # a chunk has joined since a policy with trigger=next_pass chose
 
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Let a policy with trigger=next_pass choose tokens by the queries of the next pass."""
-        if self.policy.trigger == "commit" or self.held is None:
-            return
-        self._revise(self.held, self._tokens(self.held, query_BHTD, plan))
+        # Once per chunk: choosing decodes and copies the whole history.
+        if self.held is not None and self.is_uncut:
+            self.is_uncut = False
+            self._revise(self.held, self._tokens(self.held, query_BHTD, plan))
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return all stored tokens as one page, with a bias that hides those out of reach."""
@@ -112,12 +114,13 @@ class TokenLayer:
             count = both.count if self.policy.rewrites else None
             note = both.note if kept is not None and kept.note is not None else None
             self.held = replace(both, count=count, note=note)
+            self.is_uncut = True
         else:
             new = k, chunk.value, chunk.rotated_key
             self._revise(both, self._tokens(both, chunk.rotated_query, plan, new))
 
     def _revise(self, both: Held, tokens: Tokens) -> None:
-        """Store the tokens that the policy picks of `both`."""
+        """Ask the policy which of the tokens in `both` stay, and store those."""
         method, context = self.context.method, self.context
         revision = self.policy.revise(tokens)
         index = revision.index

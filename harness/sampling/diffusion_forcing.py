@@ -11,7 +11,7 @@ from harness.api import Exact, Method, Stores
 from harness.cache.integration import Integration, Packed
 from harness.sampling.decoder import Decoder
 from harness.sampling.loop import Loop
-from harness.sampling.passes import Pass, step_rows
+from harness.sampling.passes import Pass, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
 
 Execution = Literal["joint", "joint_causal", "chunk_causal"]
@@ -115,19 +115,9 @@ class DiffusionForcing(Loop):
 
     def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the most frames that the cache holds as active chunks."""
-        held: set[range] = set()
-        most = 0
         # The second window is the first with a prefix; later ones repeat it.
-        longest = num_frames if self.frames is None else 2 * self.frames - self.overlap
-        for each in self.passes(schedule, min(num_frames, longest), chunk_frames):
-            if each.row == 0 and each.step is not None:
-                held = {part for part in held if part.start < each.frames.start}
-            if each.stores == "active":
-                held.add(each.frames)
-            elif each.stores == "history":
-                held.discard(each.frames)
-            most = max(most, sum(map(len, held)))
-        return most
+        enough = num_frames if self.frames is None else 2 * self.frames - self.overlap
+        return most_active_frames(self.passes(schedule, min(num_frames, enough), chunk_frames))
 
     def passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
         """Yield the passes of a video in order; a reuse policy may skip some of them."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from harness.api import Method, Stores
 from harness.cache.integration import Integration, Packed
 from harness.sampling.decoder import Codec, Decoder
-from harness.sampling.passes import Pass, chunks, step_rows
+from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
 
 
@@ -115,15 +115,7 @@ class Loop:
         most_steps = max(len(schedule.times(first)) for first in (True, False))
         # Once the most chunks are unfinished, the rows of passes repeat: a short video is enough.
         enough = (2 * -(-most_steps // self.offset) + 1) * chunk_frames
-        held: set[range] = set()
-        most = 0
-        for each in self.passes(schedule, min(num_frames, enough), chunk_frames):
-            if each.stores == "active":
-                held.add(each.frames)
-            elif each.stores == "history":
-                held.discard(each.frames)
-            most = max(most, sum(map(len, held)))
-        return most
+        return most_active_frames(self.passes(schedule, min(num_frames, enough), chunk_frames))
 
     def num_passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the number of passes, commits included."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,6 +70,27 @@ class Pass:
     prefix_noise: float = 0
     row: int = 0
     num_rows: int = 1
+
+    @property
+    def advancing(self) -> range:
+        """Frames whose chunks take a solver step, if the pass has a step."""
+        return self.frames if self.advances is None else self.advances
+
+
+def most_active_frames(passes: Iterable[Pass]) -> int:
+    """Return the most frames that a cache holds as active chunks during these passes."""
+    held: set[range] = set()
+    history = most = 0
+    for each in passes:
+        if each.history != history:
+            held.clear()
+            history = each.history
+        if each.stores == "active":
+            held.add(each.frames)
+        elif each.stores == "history":
+            held.discard(each.frames)
+        most = max(most, sum(map(len, held)))
+    return most
 
 
 class Observer(Protocol):

@@ -1,7 +1,8 @@
-"""Applies a reuse policy to the passes of one video: its decisions, and what replaces passes."""
+"""Decides for each pass of a video whether to skip it, and replaces the passes that are skipped."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +15,7 @@ WINDOW = -1  # in place of a chunk's first frame: the state of a whole window
 
 
 class Inputs:
-    """Latents and times of a pass, and what the network makes of them before its first block.
+    """Inputs of a pass: latents, times, and their embeddings before the network's first block.
 
     Each part is computed when it is first asked for, and once only: a policy may look at it before
     the pass runs, or instead of the pass.
@@ -63,6 +64,7 @@ class Place:
     branch: number of the guidance branch.
     chunk: first frame of its (oldest) chunk. step, num_steps: step of that chunk, and its steps.
     row, num_rows: row of the step matrix, and all rows of the window.
+    stores_history: whether the pass stores its chunk in the history; such a pass always runs.
     """
 
     branch: int
@@ -71,6 +73,7 @@ class Place:
     num_steps: int
     row: int = 0
     num_rows: int = 1
+    stores_history: bool = False
 
 
 @dataclass
@@ -111,11 +114,11 @@ class ReuseState:
         self._count = 0  # of calls, for counter=shared
 
     def restart(self) -> None:
-        """Forget everything, because a new history starts."""
+        """Clear all state at the start of a new history."""
         self._payloads.clear()
         self._displacements.clear()
         self._of_rows.clear()
-        # The released code behind counter=shared resets nothing between windows.
+        # counter=shared reproduces the released TeaCache, which keeps its state between windows.
         if self.policy.counter != "shared":
             self._watched.clear()
 
@@ -126,10 +129,11 @@ class ReuseState:
             for key in [key for key in kept if key[1] == chunk]:
                 del kept[key]
 
-    def decide(self, place: Place, inputs: PassInputs) -> Decision:
+    def decide(self, place: Place, inputs: Callable[[], PassInputs]) -> Decision:
         """Decide on a pass.
 
-        inputs: of the pass, or of the whole window if the policy's `scope` says so.
+        inputs: returns those of the pass, or of the whole window if the policy's `scope` says so.
+            It is called only if the policy compares features now.
         """
         policy = self.policy
         newest_row, row_skips = self._of_rows.get(place.branch, (-1, False))
@@ -146,7 +150,8 @@ class ReuseState:
             decision = self._test((state, WINDOW), step, place.num_rows, inputs)
             self._of_rows[place.branch] = place.row, decision.skips
         # In a chunk's first pass there is nothing to reuse yet.
-        decision.skips &= (place.branch, place.chunk) in self._payloads
+        can_skip = (place.branch, place.chunk) in self._payloads and not place.stores_history
+        decision.skips &= can_skip
         return decision
 
     def _test(
@@ -154,12 +159,13 @@ class ReuseState:
         key: tuple[int, int],
         step: int,
         num_steps: int,
-        inputs: PassInputs,
+        inputs: Callable[[], PassInputs],
     ) -> Decision:
+        """Compare the pass with an earlier one, unless it is guarded, and update the state."""
         policy, decision = self.policy, Decision()
         is_first = key not in self._watched
         watched = self._watched.setdefault(key, Watched())
-        now = None if policy.feature is None else policy.feature(inputs)
+        now = None if policy.feature is None else policy.feature(inputs())
         if not is_first and not policy.guards(step, num_steps):
             if now is not None and watched.feature is not None:
                 decision.drift = policy.drift(now, watched.feature)

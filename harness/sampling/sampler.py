@@ -56,6 +56,7 @@ class ChunkState:
     latents: [B, F, C, h, w]: noise before the first step, final after the last.
     num_steps: denoising steps.
     solver: None for chunks that the history before gives, and for finished ones.
+    has_begun: whether its first step is done.
     is_given: whether the history before gives it.
     finite: for each pass so far, whether its latents were finite [] bool, on the device.
     """
@@ -65,6 +66,7 @@ class ChunkState:
     latents: Tensor
     num_steps: int = 0
     solver: Solver | None = None
+    has_begun: bool = False
     is_given: bool = False
     finite: list[Tensor] = field(default_factory=list)
 
@@ -201,7 +203,7 @@ class Sampler:
         The first branch starts new chunks and the last one combines the flows, both inside a timed
         phase.
         """
-        advances = each.frames if each.advances is None else each.advances
+        advances = each.advancing
         index = (advances.start + history.begin) // self.chunk_frames
         flows: list[Tensor] = []
         for number in range(len(video.branches)):
@@ -232,24 +234,27 @@ class Sampler:
         reuse: ReuseState | None,
         number: int,
     ) -> tuple[Tensor, bool]:
-        """Return the flow [B, F, C, h, w] of a pass in one branch, and whether it was skipped."""
+        """Return the flow of a pass in one branch [B, F, C, h, w], and whether it was skipped."""
         branch = video.branches[number]
         inputs = self._inputs(video, history, each, each.frames)
         if reuse is None:
             return self.evaluate(inputs, branch.text_kv, branch.session, each)[1], False
         assert each.step is not None
-        advances = each.frames if each.advances is None else each.advances
         place = Place(
             branch=number,
             chunk=each.frames.start if each.advances is None else WINDOW,
             step=each.step,
-            num_steps=history.chunks[advances.start].num_steps,
+            num_steps=history.chunks[each.advancing.start].num_steps,
             row=each.row,
             num_rows=each.num_rows,
+            stores_history=each.stores == "history",
         )
-        watched = inputs
-        if reuse.policy.scope == "window" and len(each.frames) < history.length:
-            watched = self._inputs(video, history, each, range(history.length))
+
+        def watched() -> Inputs:
+            if reuse.policy.scope == "chunk" or len(each.frames) == history.length:
+                return inputs
+            return self._inputs(video, history, each, range(history.length))
+
         decision = reuse.decide(place, watched)
         if decision.drift is not None and decision.accumulated is not None:
             video.observer.drifted(decision.drift, decision.accumulated)
@@ -269,7 +274,6 @@ class Sampler:
         """
         shown: list[Tensor] = []
         times: list[float] = []
-        advances = each.frames if each.advances is None else each.advances
         for start in range(frames.start, frames.stop, self.chunk_frames):
             if start not in history.chunks:
                 placed = range(start, min(start + self.chunk_frames, history.length))
@@ -281,7 +285,8 @@ class Sampler:
             elif chunk.solver is not None and each.step is None:
                 x_BFChw = chunk.solver.clean
             elif chunk.solver is not None:
-                time = chunk.solver.time if start in advances else WAITING
+                is_waiting = not chunk.has_begun and start not in each.advancing
+                time = WAITING if is_waiting else chunk.solver.time
             shown.append(x_BFChw)
             times += [time] * len(chunk.placed)
         x_BFChw = torch.cat(shown, dim=1)
@@ -311,6 +316,7 @@ class Sampler:
             flow_BFChw = self.guidance.combine(*flows_BFChw)
         for chunk in chunks:
             assert chunk.solver is not None
+            chunk.has_begun = True
             own = slice(
                 chunk.placed.start - each.frames.start, chunk.placed.stop - each.frames.start
             )
@@ -333,7 +339,7 @@ class Sampler:
         reuse: ReuseState,
         skips: bool,
     ) -> None:
-        """Advance a chunk by a step, or move it as its last evaluated step did."""
+        """Advance a chunk by one step; a skipped step repeats the displacement of the last one."""
         assert chunk.solver is not None
         before = chunk.latents
         if skips:

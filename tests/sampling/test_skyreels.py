@@ -14,7 +14,6 @@ from torch import Tensor
 from harness.api import CacheSpec, Exact, Method, PassInputs, Reuse, Revision, Tokens
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.models.wan import Wan, WanDims
 from harness.sampling.diffusion_forcing import DiffusionForcing
 from harness.sampling.guidance import Branch, Guidance
 from harness.sampling.passes import Pass, Silent
@@ -28,6 +27,7 @@ from methods.retention.window import Window
 from methods.reuse.drift import Drift
 from methods.reuse.features import TimeEmbedding, TimeModulation
 from tests.support.geometry import CPU, live_bytes
+from tests.support.oracles import recorded_skyreels
 
 TOLERANCE = 1e-4  # of values up to 9; the largest difference found is 1e-5
 JOINT = [
@@ -211,30 +211,12 @@ class Made:
     sessions: list[Session]
 
 
-def network(golden: Any, config: dict[str, Any]) -> Wan:
-    recorded = golden("skyreels/weights.pt")
-    net = config["net"]
-    dims = WanDims(
-        dim=net["dim"],
-        num_layers=net["num_layers"],
-        num_heads=net["num_heads"],
-        ffn_dim=net["ffn_dim"],
-        latent_channels=net["in_dim"],
-        text_dim=net["text_dim"],
-        freq_dim=net["freq_dim"],
-        fps_rows=2,
-    )
-    model = Wan(dims, fps=config["fps"])
-    model.load_state_dict(recorded["state_dict"])
-    return model.eval().requires_grad_(False)
-
-
 def made(
     golden: Any, scenario: dict[str, Any], method: Method | None = None, **changes: Any
 ) -> Made:
     """Make the video of a scenario. changes: of its loop."""
     config = scenario["config"]
-    net = network(golden, config)
+    net = recorded_skyreels(golden, config["fps"])
     order = loop(config)
     if changes:
         order = DiffusionForcing(**{**order.__dict__, **changes})
@@ -406,7 +388,7 @@ def test_decisions_are_those_of_the_original(golden: Any) -> None:
         for step in range(vector["steps"]):
             place = Place(0, 0, step, vector["steps"])
             number = torch.tensor(drifts[step], dtype=torch.float64)
-            decision = reuse.decide(place, number)  # type: ignore[arg-type]
+            decision = reuse.decide(place, number.clone)
             reuse._payloads[0, 0] = number
             assert decision.skips == (vector["decision"][step] == REUSED), (vector["curve"], step)
             total = decision.accumulated or 0.0 if decision.skips else 0.0

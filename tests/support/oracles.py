@@ -1,0 +1,52 @@
+"""Networks with the weights of recordings, and diffusers' networks with the weights of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from harness.models.checkpoints.names import diffusers_name
+from harness.models.wan import Wan, WanDims
+
+
+def recorded_dims(net: Mapping[str, int], **changes: int) -> WanDims:
+    """Return the sizes of a recorded network."""
+    return WanDims(
+        dim=net["dim"],
+        num_layers=net["num_layers"],
+        num_heads=net["num_heads"],
+        ffn_dim=net["ffn_dim"],
+        latent_channels=net["in_dim"],
+        text_dim=net["text_dim"],
+        freq_dim=net["freq_dim"],
+        **changes,
+    )
+
+
+def recorded_skyreels(golden: Any, fps: int) -> Wan:
+    """Return the network of SkyReels-V2's recordings at a frame rate."""
+    weights = golden("skyreels/weights.pt")
+    network = Wan(recorded_dims(weights["config"]["net"], fps_rows=2), fps)
+    network.load_state_dict(weights["state_dict"])
+    return network.eval().requires_grad_(False)
+
+
+def diffusers_skyreels(network: Wan, **settings: Any) -> Any:
+    """Return diffusers' SkyReels-V2 with the weights of a network; every key is matched."""
+    diffusers, dims = pytest.importorskip("diffusers"), network.dims
+    theirs = diffusers.SkyReelsV2Transformer3DModel(
+        num_attention_heads=dims.num_heads,
+        attention_head_dim=dims.head_dim,
+        in_channels=dims.latent_channels,
+        out_channels=dims.latent_channels,
+        text_dim=dims.text_dim,
+        freq_dim=dims.freq_dim,
+        ffn_dim=dims.ffn_dim,
+        num_layers=dims.num_layers,
+        **settings,
+    )
+    weights = {diffusers_name(name): x for name, x in network.state_dict().items()}
+    theirs.load_state_dict(weights, strict=True)
+    return theirs.eval().requires_grad_(False)
