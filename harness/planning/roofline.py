@@ -104,9 +104,9 @@ def work(
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
     """Yield the passes of a video that a reuse policy does not skip."""
+    steps = {first: len(model.schedule.times(first)) for first in (True, False)}
     for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
-        first = each.history == 0 and each.frames.start == 0
-        step, num_steps = each.step, len(model.schedule.times(first))
+        step, num_steps = each.step, steps[each.history == 0 and each.frames.start == 0]
         if reuse is not None and reuse.scope == "window":
             num_steps = each.num_rows
             step = None if step is None else each.row

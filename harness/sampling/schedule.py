@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -63,12 +63,7 @@ class Schedule:
         """Refuse settings that give no noise levels, or levels that do not fall."""
         if type(self.warp) is not bool:
             raise ValueError(f"model.schedule.warp={self.warp}: choose true or false")
-        least, most = SHIFTS
-        if not (_is_number(self.shift) and least <= self.shift <= most):  # NaN too
-            raise ValueError(
-                f"model.schedule.shift={self.shift}: give a number from {least:g} to {most:g}, "
-                "published models have 1 to 8"
-            )
+        _demand_shift(self.shift)
         for name in ("steps", "first_steps"):
             steps = getattr(self, name)
             if steps is None and name == "first_steps":
@@ -147,12 +142,7 @@ class UniPCSchedule:
 
     def __post_init__(self) -> None:
         """Refuse settings that give no noise levels, or two passes at the same time."""
-        least, most = SHIFTS
-        if not (_is_number(self.shift) and least <= self.shift <= most):  # NaN too
-            raise ValueError(
-                f"model.schedule.shift={self.shift}: give a number from {least:g} to {most:g}, "
-                "published models have 1 to 8"
-            )
+        _demand_shift(self.shift)
         if type(self.num_steps) is not int or self.num_steps < 1:
             raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 1 step or more")
         if type(self.overwrites) is not bool:
@@ -195,6 +185,16 @@ def _joined(steps: Sequence[float]) -> str:
     return "/".join(map(str, steps))
 
 
-def _is_number(value: object) -> bool:
+def _demand_shift(shift: object) -> None:
+    """Raise ValueError unless a shift is a number within SHIFTS."""
+    least, most = SHIFTS
+    if not (_is_number(shift) and least <= shift <= most):  # NaN too
+        raise ValueError(
+            f"model.schedule.shift={shift}: give a number from {least:g} to {most:g}, "
+            "published models have 1 to 8"
+        )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     """Return whether a setting is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -37,27 +37,37 @@ class Solver(Protocol):
         """Advance by a step without a flow, because a reuse policy moved the latents itself."""
 
 
-class Renoise:
+class _Steps:
+    """Times of a chunk's steps, and how many of them are done."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self._times = times
+        self._step = 0
+
+    @property
+    def time(self) -> float:
+        """Time of the next pass, 0 to 1000."""
+        return self._times[self._step]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self._step == len(self._times)
+
+
+class Renoise(_Steps):
     """Estimates the clean latents at every step, then adds noise up to the level of the next time.
 
     Source  Self-Forcing (arXiv 2506.08009) and its few-step family: x0 = x_t - s v in float64.
     """
 
     def __init__(self, times: Sequence[float], sigmas: Sequence[Tensor]) -> None:
-        """Start at the first of `times`, whose noise levels are `sigmas` [] fp32."""
-        self._times = times
+        """Start at the first step.
+
+        sigmas: noise level of each time, [] fp32.
+        """
+        super().__init__(times)
         self._sigmas = sigmas
-        self._step = 0
-
-    @property
-    def time(self) -> float:
-        """Time of the next pass."""
-        return self._times[self._step]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all times are used."""
-        return self._step == len(self._times)
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents at the next time; after the last step the clean ones."""
@@ -75,7 +85,7 @@ class Renoise:
         self._step += 1
 
 
-class UniPC:
+class UniPC(_Steps):
     """UniPC of order 2 for flows, with its corrector; one instance per chunk.
 
     It wraps the scheduler of diffusers, with the noise levels of the released code of SkyReels-V2.
@@ -104,19 +114,8 @@ class UniPC:
         )
         # Its own grid of levels differs from the released one by up to 6e-3.
         self._scheduler.set_timesteps(sigmas=np.linspace(0.999, 0, num_steps + 1)[:-1])
-        self._times: list[float] = [float(t) for t in self._scheduler.timesteps]
+        super().__init__([float(time) for time in self._scheduler.timesteps])
         self._overwrites = overwrites
-        self._step = 0
-
-    @property
-    def time(self) -> float:
-        """Time of the next pass, a whole number."""
-        return self._times[self._step]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self._step == len(self._times)
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents after the next step; it draws no noise."""

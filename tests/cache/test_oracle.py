@@ -15,13 +15,13 @@ from torch import Tensor
 from harness.api import CacheSpec
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
-from harness.models.checkpoints.names import diffusers_name
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from tests.support.geometry import BF16, CPU
+from tests.support.oracles import diffusers_skyreels
 
 DIMS = WanDims(
     dim=96, num_layers=3, num_heads=3, ffn_dim=80, latent_channels=4, text_dim=20, freq_dim=32
@@ -50,22 +50,7 @@ def network() -> Wan:
 @pytest.fixture(scope="module")
 def oracle(network: Wan) -> Any:
     """Diffusers' SkyReels-V2 with the same weights; every key is matched."""
-    diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.SkyReelsV2Transformer3DModel(
-        num_attention_heads=DIMS.num_heads,
-        attention_head_dim=DIMS.head_dim,
-        in_channels=DIMS.latent_channels,
-        out_channels=DIMS.latent_channels,
-        text_dim=DIMS.text_dim,
-        freq_dim=DIMS.freq_dim,
-        ffn_dim=DIMS.ffn_dim,
-        num_layers=DIMS.num_layers,
-        inject_sample_info=False,
-        num_frame_per_block=CHUNK,
-    )
-    weights = {diffusers_name(name): x for name, x in network.state_dict().items()}
-    theirs.load_state_dict(weights, strict=True)
-    return theirs.eval().requires_grad_(False)
+    return diffusers_skyreels(network, inject_sample_info=False, num_frame_per_block=CHUNK)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ from harness.api import CacheSpec, Exact, Method
 from harness.cache.attention.portable import Portable
 from harness.cache.positions import Rope, rotate
 from harness.cache.session import Session
-from harness.models.wan import Wan, WanDims
+from harness.models.wan import Wan
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.retention.keep import KeepAll
+from tests.support.oracles import recorded_dims
 
 TOLERANCE = 1e-5  # the largest difference found is 5e-6
 BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
@@ -68,16 +69,7 @@ class Watching(Sampler):
 def build(
     golden_file: dict[str, Any], config: dict[str, Any], **spec: Any
 ) -> tuple[Any, CacheSpec]:
-    tiny = golden_file["tiny"]
-    dims = WanDims(
-        dim=tiny["dim"],
-        num_layers=tiny["num_layers"],
-        num_heads=tiny["num_heads"],
-        ffn_dim=tiny["ffn_dim"],
-        latent_channels=tiny["in_dim"],
-        text_dim=tiny["text_dim"],
-        freq_dim=tiny["freq_dim"],
-    )
+    dims = recorded_dims(golden_file["tiny"])
     network = Wan(dims)
     recorded: dict[str, Any] = {
         "num_layers": dims.num_layers,

@@ -23,6 +23,7 @@ from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from harness.system.errors import UserError
 from tests.support.geometry import BF16, CPU
+from tests.support.oracles import diffusers_skyreels, recorded_skyreels
 
 TOLERANCE = 1e-4  # the largest difference found is 1e-6
 DIMS = WanDims(
@@ -76,25 +77,6 @@ def flow(
         return torch.cat(parts, dim=1)
 
 
-def recorded(golden: Any, fps_index: int) -> Wan:
-    """The network of the recordings, at the frame rate of a row of its table."""
-    weights = golden("skyreels/weights.pt")
-    net = weights["config"]["net"]
-    dims = WanDims(
-        dim=net["dim"],
-        num_layers=net["num_layers"],
-        num_heads=net["num_heads"],
-        ffn_dim=net["ffn_dim"],
-        latent_channels=net["in_dim"],
-        text_dim=net["text_dim"],
-        freq_dim=net["freq_dim"],
-        fps_rows=2,
-    )
-    network = Wan(dims, FPS[fps_index])
-    network.load_state_dict(weights["state_dict"])
-    return network.eval().requires_grad_(False)
-
-
 @pytest.mark.parametrize("by_block", [False, True])
 def test_flows_are_those_of_the_original(golden: Any, by_block: bool) -> None:
     recording = golden("skyreels/network.pt")
@@ -104,7 +86,7 @@ def test_flows_are_those_of_the_original(golden: Any, by_block: bool) -> None:
     for call in calls:
         t = call["t"].float()
         t_BF = t if t.dim() == 2 else t[:, None].expand(-1, x.shape[1])
-        network = recorded(golden, call["fps_index"])
+        network = recorded_skyreels(golden, FPS[call["fps_index"]])
         found = flow(network, x, t_BF, recording["context"], call["causal_block"], by_block)
         expected = call["out"].transpose(1, 2)
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0, msg=call["name"])
@@ -113,7 +95,7 @@ def test_flows_are_those_of_the_original(golden: Any, by_block: bool) -> None:
 @pytest.mark.parametrize("fps_index", [0, 1])
 def test_parts_of_the_time_are_those_of_the_original(golden: Any, fps_index: int) -> None:
     parts = golden("skyreels/network.pt")["time_parts"]
-    network = recorded(golden, fps_index)
+    network = recorded_skyreels(golden, FPS[fps_index])
     t = torch.tensor(parts["t"])
     waves = sinusoid(t, network.dims.freq_dim)
     torch.testing.assert_close(waves, parts["sinusoid"], atol=1e-9, rtol=0)
@@ -136,22 +118,9 @@ def test_rotations_are_those_of_the_original(golden: Any) -> None:
 @pytest.mark.parametrize(("block", "by_block"), [(0, False), (2, False), (2, True), (3, True)])
 def test_flows_are_those_of_diffusers(fps: int, block: int, by_block: bool) -> None:
     """Times differ between frames, chunks or none; no recording is needed."""
-    diffusers = pytest.importorskip("diffusers")
     network = seeded(fps)
-    theirs = diffusers.SkyReelsV2Transformer3DModel(
-        num_attention_heads=DIMS.num_heads,
-        attention_head_dim=DIMS.head_dim,
-        in_channels=DIMS.latent_channels,
-        out_channels=DIMS.latent_channels,
-        text_dim=DIMS.text_dim,
-        freq_dim=DIMS.freq_dim,
-        ffn_dim=DIMS.ffn_dim,
-        num_layers=DIMS.num_layers,
-        inject_sample_info=True,
-    )
-    renamed = {diffusers_name(name): x for name, x in network.state_dict().items()}
-    theirs.load_state_dict(renamed, strict=True)
-    theirs.eval().requires_grad_(False)._set_ar_attention(block or 1)  # 1 is no mask
+    theirs = diffusers_skyreels(network, inject_sample_info=True)
+    theirs._set_ar_attention(block or 1)  # 1 is no mask
 
     draws = torch.Generator().manual_seed(1)
     x = torch.randn(1, NUM_FRAMES, DIMS.latent_channels, *SIZE, generator=draws)

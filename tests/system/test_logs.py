@@ -15,7 +15,7 @@ from tests.support.commands import command, one_sentence, within
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start each test without a log level from the environment, and leave none behind."""
+    """Unset the log level in the environment before and after each test."""
     monkeypatch.setenv(logs.VARIABLE, "")
     before, logs.log.handlers = logs.log.handlers, []
     yield
