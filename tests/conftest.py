@@ -26,7 +26,6 @@ if not torch.cuda.is_available():
 
 torch.set_num_threads(1)  # the test runner starts one worker per core
 faster.read_shipped_files_once()
-faster.compress_pictures_quickly()
 
 
 @pytest.hookimpl(optionalhook=True)  # the hook exists only with xdist

@@ -9,7 +9,6 @@ from typing import Any
 
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
-from PIL.Image import Image
 
 from harness.config.read_once import copy_of
 from harness.system.paths import CONF
@@ -31,13 +30,3 @@ def read_shipped_files_once() -> None:
         return copy_of(known[key], config_path)
 
     ConfigRepository.load_config = load_config
-
-
-def compress_pictures_quickly() -> None:
-    """Write PNGs with the same pixels in a tenth of the time: half a second for a contact sheet."""
-    save = Image.save
-
-    def quickly(self: Image, fp: Any, format: str | None = None, **params: Any) -> None:
-        save(self, fp, format, **{**params, "optimize": False})
-
-    Image.save = quickly

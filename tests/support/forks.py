@@ -136,7 +136,6 @@ def _warm_up() -> None:
     from tests.support import faster
 
     faster.read_shipped_files_once()
-    faster.compress_pictures_quickly()
     configured()
     GlobalHydra.instance().clear()
     gc.collect()
