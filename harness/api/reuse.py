@@ -56,7 +56,8 @@ class Reuse(ABC):
     rescale: coefficients of a polynomial, highest power first, applied to each distance; None
         leaves it as it is.
     scope: decide for each `chunk` by its own steps, or once per row of the step matrix for the
-        whole `window` (`harness.sampling.DiffusionForcing`).
+        whole `window` (`harness.sampling.DiffusionForcing`). Both are the same where only one chunk
+        is under way at a time.
     counter: with scope=window, count rows in each `branch`; `shared` counts calls of all branches
         together, as the released TeaCache of SkyReels-V2 does by mistake.
     payload: what replaces a skipped pass: the `residual` of all blocks (tokens after the last block

@@ -107,7 +107,7 @@ def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pa
     steps = {first: len(model.schedule.times(first)) for first in (True, False)}
     for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
         step, num_steps = each.step, steps[each.history == 0 and each.frames.start == 0]
-        if reuse is not None and reuse.scope == "window":
+        if reuse is not None and reuse.scope == "window" and each.row is not None:
             num_steps = each.num_rows
             step = None if step is None else each.row
         # Policies that watch a feature are counted as if they skipped nothing: its changes are

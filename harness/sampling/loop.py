@@ -62,10 +62,11 @@ class Loop:
 
     def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
-        if method.reuse is not None and method.reuse.scope == "window":
+        reuse = method.reuse
+        if self.offset is not None and reuse is not None and reuse.scope == "window":
             raise ValueError(
-                f"{type(method.reuse).__name__}.scope=window decides once for all chunks of a "
-                f"window, but {type(self).__name__} denoises them one after the other: choose "
+                f"{type(reuse).__name__}.scope=window decides once for all chunks of a window, but "
+                "model.loop.offset starts chunk after chunk without windows: choose "
                 "method.reuse.scope=chunk"
             )
         if self.joint and method.reuse is not None:

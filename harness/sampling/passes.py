@@ -56,7 +56,8 @@ class Pass:
     sees: earlier frames that the pass may attend to; None for all.
     causal: chunks in the pass attend to themselves and to earlier ones only.
     prefix_noise: noise that is added to the given start of a history, and its time, 0 to 1000.
-    row, num_rows: row of the step matrix, from 0, and the rows of the history.
+    row, num_rows: row of the step matrix, from 0, and the rows of the history; None and 0 where
+        only one chunk is under way at a time.
     """
 
     history: int
@@ -68,8 +69,8 @@ class Pass:
     sees: range | None = None
     causal: bool = False
     prefix_noise: float = 0
-    row: int = 0
-    num_rows: int = 1
+    row: int | None = None
+    num_rows: int = 0
 
     @property
     def advancing(self) -> range:

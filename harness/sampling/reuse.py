@@ -63,7 +63,7 @@ class Place:
 
     branch: number of the guidance branch.
     chunk: first frame of its (oldest) chunk. step, num_steps: step of that chunk, and its steps.
-    row, num_rows: row of the step matrix, and all rows of the window.
+    row, num_rows: as in `harness.sampling.passes.Pass`.
     stores_history: whether the pass stores its chunk in the history; such a pass always runs.
     """
 
@@ -71,8 +71,8 @@ class Place:
     chunk: int
     step: int
     num_steps: int
-    row: int = 0
-    num_rows: int = 1
+    row: int | None = None
+    num_rows: int = 0
     stores_history: bool = False
 
 
@@ -137,7 +137,7 @@ class ReuseState:
         """
         policy = self.policy
         newest_row, row_skips = self._of_rows.get(place.branch, (-1, False))
-        if policy.scope == "chunk":
+        if policy.scope == "chunk" or place.row is None:
             decision = self._test((place.branch, place.chunk), place.step, place.num_steps, inputs)
         elif newest_row == place.row:
             # The first chunk of a row asked; the others follow.

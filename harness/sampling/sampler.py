@@ -84,7 +84,7 @@ class HistoryState:
     length: int
     begin: int = 0
     chunks: dict[int, ChunkState] = field(default_factory=dict)
-    prefix_draw: tuple[int, Tensor] | None = None
+    prefix_draw: tuple[int | None, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,10 @@ class Sampler:
         )
 
         def watched() -> Inputs:
-            if reuse.policy.scope == "chunk" or len(each.frames) == history.length:
+            window = range(history.length)
+            if reuse.policy.scope == "chunk" or each.row is None or each.frames == window:
                 return inputs
-            return self._inputs(video, history, each, range(history.length))
+            return self._inputs(video, history, each, window)
 
         decision = reuse.decide(place, watched)
         if decision.drift is not None and decision.accumulated is not None:

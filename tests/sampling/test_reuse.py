@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from harness.api import Reuse
 from harness.cache.attention.portable import Portable
+from harness.cache.integration import Packed
 from harness.cache.session import Session
+from harness.models import WanPreview
+from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.reuse import Place, ReuseState
@@ -28,6 +31,8 @@ from methods.reuse.features import PatchEmbedding
 from methods.reuse.fixed import Fixed
 from methods.reuse.uniform import Uniform
 from tests.support.geometry import BF16, CPU, network, spec, text
+
+SCOPES: tuple[Any, ...] = ("chunk", "window")
 
 
 @dataclass
@@ -157,6 +162,16 @@ def test_drifts_are_relative_and_of_the_pass_before_or_the_last_evaluated(refere
             state.evaluated(place, inputs, inputs.tokens, inputs.tokens)
     last = 1.0 if reference == "previous" else 2.0
     assert seen == [(1, 3, [0.5]), (2, 3, [0.5, last])]
+
+
+def test_where_chunks_come_one_after_another_a_window_is_a_chunk() -> None:
+    by_chunk, by_window = (video(Drift(threshold=1.5, scope=scope)) for scope in SCOPES)
+    assert torch.equal(by_chunk[0], by_window[0])
+    assert by_chunk[1].drifts == by_window[1].drifts
+    assert by_chunk[1].num_reused == by_window[1].num_reused > 0
+    with pytest.raises(ValueError, match=r"Drift\.scope=window decides once for all chunks"):
+        method = replace(BF16, reuse=Drift(threshold=1.5, scope="window"))
+        Loop(offset=1).check(Packed(), method, WanPreview("x"))
 
 
 @pytest.mark.parametrize("distance", ["relative_l1", "relative_l2", "cosine"])
