@@ -64,6 +64,9 @@ class Reuse(ABC):
         minus tokens before the first), the `velocity` (the flow), or the `displacement` of the
         latents by the last step that ran.
     warmup: first steps that always run. protect_last: whether the last step always runs.
+    allow_stale_commit: whether the last step may be skipped where it would store the chunk. The
+        history then gets the keys and values of the newest step that ran, as in FlowCache's code
+        for MAGI-1.
 
     Sources  FlowCache (arXiv 2602.10825), TeaCache (arXiv 2411.19108).
     Raises   ValueError: an unknown word, a part of the wrong type, a negative warmup.
@@ -78,6 +81,7 @@ class Reuse(ABC):
     payload: Literal["residual", "velocity", "displacement"] = "residual"
     warmup: int = 1
     protect_last: bool = False
+    allow_stale_commit: bool = False
 
     def __post_init__(self) -> None:
         """Refuse unknown words and parts of the wrong type."""

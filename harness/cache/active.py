@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from harness.api import Exact, Packed
 from harness.cache.attention.base import Segment
 from harness.cache.layer import Chunk, Context, Plan
@@ -29,6 +31,11 @@ class ActiveChunks:
             Exact().encode(keys.unflatten(2, sizes)),
             Exact().encode(values.unflatten(2, sizes)),
         )
+
+    def taken(self, frames: range) -> tuple[Tensor, Tensor]:
+        """Remove a chunk; return its rotated keys and its values [B, H, F * T, D]."""
+        key, value = self.held.pop(frames)
+        return key.parts["exact"].flatten(2, 3), value.parts["exact"].flatten(2, 3)
 
     def free(self, frames: range) -> None:
         """Free a chunk, if it is stored."""

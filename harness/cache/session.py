@@ -136,6 +136,28 @@ class Session:
             active.store(chunk, plan)
         return out
 
+    def promote(self, frames: range) -> None:
+        """Store an unfinished chunk in the history as its newest pass left it.
+
+        Raises  ValueError: the method stores keys without their positions, which are not kept.
+        """
+        if not self._context.roped:
+            raise ValueError(
+                "allow_stale_commit stores keys as an earlier pass rotated them, but the method "
+                "stores keys without positions: choose model.keys=roped and a method that keeps it"
+            )
+        plan = self.plan(frames, "history")
+        for layer, store in enumerate(self._layers):
+            key, value = self._active[layer].taken(frames)
+            # The key is stored as it is, and policies that look at queries get none of this step.
+            store.commit(Chunk(key, value, rotated_query=key, rotated_key=key), plan)
+            self.watch.note(layer, False, are_finite(key, value))
+
+    def forget(self, frames: range) -> None:
+        """Free an unfinished chunk."""
+        for active in self._active:
+            active.free(frames)
+
     def ledger(self) -> dict[str, int]:
         """Return the bytes of the tensors that are allocated now, by component.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from harness.models.checkpoints.locate import located
 from harness.models.checkpoints.lora import Lora
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.decoder import Decoder
-from harness.sampling.guidance import BRANCHES, Guidance
+from harness.sampling.guidance import PROMPT_ALONE, Guided, Role, SameText, Texts
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
 from harness.sampling.sampler import Sampler
@@ -76,7 +76,7 @@ class VideoModel:
     loop: order of the passes.
     trained_frames: length in latent frames of the videos that the weights were trained on; null if
     unknown. Runs with later positions report this.
-    guidance: run every pass with and without the prompt; null runs it once.
+    guidance: run every pass in several branches and combine them; null runs it once.
 
     Raises  ValueError: an unknown word; weights without their file or digest; a window that cannot
             hold the sink and one chunk; other values that do not fit together.
@@ -107,7 +107,7 @@ class VideoModel:
     sink_rate: float = 0.0
     loop: Loop = field(default_factory=Loop)
     trained_frames: int | None = None
-    guidance: Guidance | None = None
+    guidance: Guided | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -179,9 +179,14 @@ class VideoModel:
         )
 
     @property
-    def num_branches(self) -> int:
-        """Return the number of branches of every pass; each branch has its own cache."""
-        return 1 if self.guidance is None else len(BRANCHES)
+    def roles(self) -> tuple[Role, ...]:
+        """Return what each branch of a pass reads."""
+        return PROMPT_ALONE if self.guidance is None else self.guidance.roles
+
+    @property
+    def num_histories(self) -> int:
+        """Return the number of branches that store a history of their own."""
+        return sum(role.cache == "own" for role in self.roles)
 
     @property
     def contract(self) -> str:
@@ -197,7 +202,7 @@ class VideoModel:
             f"keys={self.keys} dtype={self.dtype}"
             f"{f' sink_rate={self.sink_rate:g}' if self.sink_rate else ''}"
             f"{'' if self.loop == Loop() else f' loop={self.loop}'}"
-            f"{f' guidance={self.guidance.scale:g}' if self.guidance else ''}"
+            f"{f' guidance={self.guidance.preset}' if self.guidance else ''}"
         )
 
     def build(self, device: torch.device, data_dir: Path) -> Sampler:
@@ -232,6 +237,13 @@ class VideoModel:
         return Sampler(
             network, self.schedule, self.chunk_frames, loop=self.loop, guidance=self.guidance
         )
+
+    def texts(self, sampler: Sampler, rows: Mapping[str, Tensor]) -> dict[str, Texts]:
+        """Return what the branches read, once per video.
+
+        rows: encoded prompt [T, E], and the negative text's rows if a branch reads it.
+        """
+        return {name: SameText(self.text_kv(sampler, each)) for name, each in rows.items()}
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
         """Return cross-attention keys and values for a prompt's rows [T, E], once per video."""

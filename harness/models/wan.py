@@ -142,7 +142,7 @@ class Wan(nn.Module):
             tokens = tokens + self.place_embedding(places).repeat(x_BFChw.shape[1], 1)
         return tokens
 
-    def embed_time(self, t_BF: Tensor) -> TimeEmbedding:
+    def embed_time(self, t_BF: Tensor, pace: float | None = None) -> TimeEmbedding:
         """Return the embedding of every frame's time, and the modulation of the blocks."""
         times = sinusoid(t_BF, self.dims.freq_dim).to(self.dtype)
         if not self.dims.fps_rows:

@@ -90,7 +90,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     end, held = moments[-1], most(moments)
     stored = budget.stored(end)
     stored_bytes = sum(stored.values())
-    bf16 = model.num_branches * model.spec.bf16_frame_bytes
+    bf16 = model.num_histories * model.spec.bf16_frame_bytes
     phases = budget.phases(best, num_frames, held)
     as_published = budget.phases(published, num_frames, most(whole))
     longest = None

@@ -70,7 +70,7 @@ class Budget:
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
-        self.branches = model.num_branches  # each has its own history, text K/V and scratch
+        self.branches = model.num_histories  # each has its own history, text K/V and scratch
         self._histories: dict[tuple[CacheSpec, int], list[list[Moment]]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:

@@ -99,7 +99,7 @@ def work(
         if each.stores == "history":
             read = len(each.frames) + moment.moved
             encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
-    return Work(*(model.num_branches * total for total in (gemm, attention, staging, encoding)))
+    return Work(*(model.num_histories * total for total in (gemm, attention, staging, encoding)))
 
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:

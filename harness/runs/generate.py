@@ -27,8 +27,7 @@ from harness.runs.meter import Meter, memory_of
 from harness.runs.record import Held, Recorder
 from harness.runs.shared_text import Embeddings, Encoded, Keep
 from harness.sampling.decoding import Reel, pixels
-from harness.sampling.guidance import BRANCHES, Branch
-from harness.sampling.network import TextKV
+from harness.sampling.guidance import Branch, branches_of
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Generation, Sampler
@@ -98,15 +97,16 @@ class Generator:
         """Return the encoded prompt of a video [length, width]."""
         return self.texts[item.prompt.text][0]
 
-    def text_kv(self, rows_TE: Tensor) -> list[TextKV]:
-        """Return cross-attention keys and values per guidance branch.
+    def branches(self, rows_TE: Tensor, num_frames: int) -> tuple[Branch, ...]:
+        """Return the guidance branches of a video, with empty caches.
 
         rows_TE: the encoded prompt.
         """
-        rows = [rows_TE]
+        rows = {"prompt": rows_TE}
         if self.model.guidance is not None:
-            rows.append(self.texts[self.model.guidance.negative][0])
-        return [self.model.text_kv(self.sampler, each) for each in rows]
+            rows["negative"] = self.texts[self.model.guidance.negative][0]
+        texts = self.model.texts(self.sampler, rows)
+        return branches_of(self.model.roles, texts, lambda: self.session(num_frames))
 
     def notes(self, item: Item) -> list[str]:
         """Return notes that apply to this video's row; usually none."""
@@ -131,9 +131,8 @@ class Generator:
         """Generate two unmeasured chunks to warm up kernels, allocators and thread pools."""
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
-        text_kv = self.text_kv(next(iter(self.texts.values()))[0])
+        branches = self.branches(next(iter(self.texts.values()))[0], num_frames)
         reel = Reel(self.model.decoder, Silent())
-        branches = tuple(Branch(self.session(num_frames), each) for each in text_kv)
         video = Generation(branches, noise, num_frames, Silent(), reel)
         for latents in self.sampler.run(video):
             reel.latents.append(latents)
@@ -152,11 +151,10 @@ class Generator:
         reel = Reel(self.model.decoder, meter)
         alive = Alive(reel)
         meter.components = lambda: self._resident() | alive.ledger()
-        with meter.phase("text"):
-            alive.text_kv = self.text_kv(rows)
         num_frames = self.run.suite.num_frames
-        alive.sessions = [self.session(num_frames) for _ in alive.text_kv]
-        branches = tuple(map(Branch, alive.sessions, alive.text_kv))
+        with meter.phase("text"):
+            branches = self.branches(rows, num_frames)
+        alive.branches = dict(zip([role.name for role in self.model.roles], branches, strict=True))
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
         if self._on(noise.video):
             alive.noise = noise.video
@@ -169,7 +167,7 @@ class Generator:
             trace += self.record.sampled(item, chunk, time_s, alive.history() | in_use)
         # Sizes are read, and references dropped, before decoding: the caches may be freed then,
         # so that history and decoder need not fit into memory together.
-        held = Held.of(alive.sessions)
+        held = Held.of(list(alive.named_sessions().values()))
         del branches, noise, chunks
         if self.integration.free_before_decode:
             alive.free()
@@ -223,13 +221,13 @@ class Alive:
     """The tensors that one video holds on the device."""
 
     reel: Reel
-    text_kv: list[TextKV] = field(default_factory=list)
-    sessions: list[CacheSession] = field(default_factory=list)
+    branches: dict[str, Branch] = field(default_factory=dict)  # by name
     noise: Tensor | None = None
 
     def ledger(self) -> dict[str, int]:
         """Return the bytes by component."""
-        cross = sum(x.nbytes for layers in self.text_kv for pair in layers for x in pair)
+        texts = {id(branch.texts): branch.texts for branch in self.branches.values()}
+        cross = sum(each.nbytes for each in texts.values())
         noise = self.noise.nbytes if self.noise is not None else 0
         parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes}
         parts |= self.history()
@@ -238,16 +236,26 @@ class Alive:
 
     def history(self) -> dict[str, int]:
         """Return the bytes of the caches by component; `cond.codes` etc. with several branches."""
-        if len(self.sessions) == 1:
-            return self.sessions[0].ledger()
-        named = zip(BRANCHES, self.sessions, strict=False)  # no sessions before the first pass
+        sessions = self.named_sessions()
+        if len(sessions) == 1:
+            return next(iter(sessions.values())).ledger()
         return {
-            f"{name}.{part}": size for name, each in named for part, size in each.ledger().items()
+            f"{name}.{part}": size
+            for name, each in sessions.items()
+            for part, size in each.ledger().items()
         }
+
+    def named_sessions(self) -> dict[str, CacheSession]:
+        """Return the sessions by the branch that each belongs to, the first that uses it."""
+        found: dict[str, CacheSession] = {}
+        for name, branch in self.branches.items():
+            if not any(branch.session is each for each in found.values()):
+                found[name] = branch.session
+        return found
 
     def free(self) -> None:
         """Free everything except the latents that are still to be decoded."""
-        self.text_kv, self.sessions, self.noise = [], [], None
+        self.branches, self.noise = {}, None
 
 
 def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:
@@ -262,7 +270,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
     passes = model.loop.num_passes(model.schedule, run.suite.num_frames, model.chunk_frames)
-    passes *= model.num_branches
+    passes *= len(model.roles)
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video fails with the same error and records it
         generator.warm_up()

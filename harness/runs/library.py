@@ -19,7 +19,7 @@ from harness.downloads.data_folder import data_folder
 from harness.models.preset import DTYPES, VideoModel
 from harness.results.video_files import Frames
 from harness.sampling.decoding import Reel
-from harness.sampling.guidance import Branch
+from harness.sampling.guidance import branches_of
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Generation
@@ -92,12 +92,10 @@ def sample_video(
     texts = [prompt, *([model.guidance.negative] if model.guidance else [])]
     rows = model.text.encode(texts).to(DTYPES[model.dtype])
     model.text.close()
-    branches = tuple(
-        Branch(
-            open_session(model, method, num_frames, device, positions),
-            model.text_kv(sampler, each),
-        )
-        for each in rows
+    branches = branches_of(
+        model.roles,
+        model.texts(sampler, dict(zip(("prompt", "negative"), rows, strict=False))),
+        lambda: open_session(model, method, num_frames, device, positions),
     )
     noise = SeededNoise(seed, model.latent_shape(num_frames))
     reel, chunks = Reel(model.decoder, Silent()), []

@@ -119,8 +119,14 @@ class DiffusionForcing(Loop):
         enough = num_frames if self.frames is None else 2 * self.frames - self.overlap
         return most_active_frames(self.passes(schedule, min(num_frames, enough), chunk_frames))
 
-    def passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
-        """Yield the passes of a video in order; a reuse policy may skip some of them."""
+    def passes(
+        self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int, given: int = 0
+    ) -> Iterator[Pass]:
+        """Yield the passes of a video in order; a reuse policy may skip some of them.
+
+        given: chunks that a prefix gives; none can be.
+        """
+        self.refuse_prefix(given)
         steps = len(schedule.times(first_chunk=True))
         for number, length in enumerate(self.histories(num_frames)):
             parts, given = self.parts(number, length, chunk_frames)
@@ -164,6 +170,7 @@ class DiffusionForcing(Loop):
                         stores="history" if commits else meanwhile,
                         completes=part if commits else range(0),
                         sees=shown,
+                        is_oldest=part == under_way[0][0],
                     )
             for part in finished:
                 yield of_row(part, stores="history", completes=part)

@@ -1,24 +1,139 @@
-"""Classifier-free guidance: combines the flows of a pass with the prompt and one without it."""
+"""Guidance: runs every pass in several branches, and combines their flows."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from harness.cache.beside import BesideSession
 from harness.cache.integration import CacheSession
+from harness.cache.session import Session
 from harness.sampling.network import TextKV
-
-BRANCHES = ("cond", "uncond")  # names in the trace
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance: `model.guidance` of a preset.
+class Role:
+    """What one branch of every pass reads.
 
-    Every pass runs in two branches, with the prompt (`cond`) and with `negative` (`uncond`). Each
-    branch has its own cache session; both share latents and solver.
+    name: its name in the trace.
+    text: the `prompt`, or the `negative` text.
+    cache: whether it has its `own` history; reads the one that another branch stores, `shared`, and
+        keeps only its own unfinished chunks; or sees `none`, its own chunk alone.
+    """
+
+    name: str
+    text: Literal["prompt", "negative"]
+    cache: Literal["own", "shared", "none"] = "own"
+
+
+PROMPT_ALONE = (Role("cond", "prompt"),)  # branches of a model without guidance
+
+
+class Texts(Protocol):
+    """What the passes of a branch read."""
+
+    def of(self, chunk: int, is_clean: bool) -> TextKV:
+        """Return the text of a pass.
+
+        chunk: number of its chunk in the history, from 0.
+        is_clean: whether the pass shows the chunk without noise, to store it.
+        """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is held now."""
+
+
+@dataclass(frozen=True)
+class SameText:
+    """One text for all passes."""
+
+    text_kv: TextKV
+
+    def of(self, chunk: int, is_clean: bool) -> TextKV:
+        """Return the text."""
+        return self.text_kv
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the text's keys and values."""
+        return sum(x.nbytes for pair in self.text_kv for x in pair)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """State of one branch of a video: its cache session, and what its passes read.
+
+    A branch whose role has no cache uses the session of another one and stores nothing there.
+    """
+
+    session: CacheSession
+    texts: Texts
+
+
+def branches_of(
+    roles: Sequence[Role], texts: Mapping[str, Texts], session: Callable[[], CacheSession]
+) -> tuple[Branch, ...]:
+    """Return the branches of a video, each with the session that its role asks for.
+
+    texts: those of `prompt` and, if a role reads it, of `negative`.
+    session: makes an empty cache.
+    """
+    own = {role: session() for role in roles if role.cache == "own"}
+    owner = next(iter(own.values()))
+    sessions: list[CacheSession] = []
+    for role in roles:
+        if role.cache == "shared":
+            assert isinstance(owner, Session), "the sampler's loop demands integration=packed"
+            sessions.append(BesideSession(owner))
+        else:
+            sessions.append(own.get(role, owner))
+    return tuple(Branch(each, texts[r.text]) for r, each in zip(roles, sessions, strict=True))
+
+
+class Guided(ABC):
+    """Runs every pass in several branches: `model.guidance` of a preset. Stateless.
+
+    All branches share latents and solver.
+
+    negative: text of the branches that read the negative one.
+    """
+
+    roles: ClassVar[tuple[Role, ...]]
+    negative: str
+
+    def runs(self, role: Role, time: float, is_oldest: bool) -> bool:
+        """Return whether a denoising pass runs in a branch.
+
+        time: of the pass's chunk, as the network takes it.
+        is_oldest: whether no older chunk is unfinished.
+        """
+        return True
+
+    @abstractmethod
+    def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
+        """Return the guided flow [B, F, C, h, w] in the branches' dtype, computed in fp32.
+
+        flows: of each branch; None of those that did not run.
+        """
+
+    @property
+    @abstractmethod
+    def preset(self) -> str:
+        """Its strength in a word or two, which is printed with every result."""
+
+
+@dataclass(frozen=True)
+class Guidance(Guided):
+    """Classifier-free guidance: one branch with the prompt and one with `negative`.
+
+    Each branch has its own cache session.
 
     scale: flow = uncond + scale * (cond - uncond). At 1 the second branch would have no effect.
     negative: text of the branch without the prompt.
@@ -27,14 +142,14 @@ class Guidance:
     Raises  ValueError: a scale that is not a finite number, or 1; a negative that is not a text.
     """
 
+    roles: ClassVar[tuple[Role, ...]] = (Role("cond", "prompt"), Role("uncond", "negative"))
+
     scale: float
     negative: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a scale that is not a finite number, and a negative that is not a text."""
-        # bool is a subclass of int.
-        is_number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
-        if not is_number or not math.isfinite(self.scale):
+        if not _is_finite(self.scale):
             raise ValueError(
                 f"model.guidance.scale={self.scale}: give a number, published models have 3 to 8"
             )
@@ -46,15 +161,122 @@ class Guidance:
         if not isinstance(self.negative, str):
             raise ValueError(f"model.guidance.negative={self.negative}: give a text")
 
-    def combine(self, cond_BFChw: Tensor, uncond_BFChw: Tensor) -> Tensor:
-        """Return the guided flow [B, F, C, h, w] in the branches' dtype, computed in fp32."""
-        cond, uncond = cond_BFChw.float(), uncond_BFChw.float()
-        return (uncond + self.scale * (cond - uncond)).to(cond_BFChw.dtype)
+    def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
+        """Return uncond + scale * (cond - uncond)."""
+        cond, uncond = flows_BFChw
+        assert cond is not None and uncond is not None
+        guided = uncond.float() + self.scale * (cond.float() - uncond.float())
+        return guided.to(cond.dtype)
+
+    @property
+    def preset(self) -> str:
+        """The scale."""
+        return f"{self.scale:g}"
 
 
 @dataclass(frozen=True)
-class Branch:
-    """State of one branch of a video: its cache session, and its text's keys and values."""
+class SidePass(Guided):
+    """MAGI-1's guidance of distilled models: the oldest chunk also runs without history.
 
-    session: CacheSession
-    text_kv: TextKV
+    weight: of the flow with history; the other flow gets the rest.
+    above: time from which on the second pass runs.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code.
+    Raises  ValueError: a weight outside 0..1, a time that is no number.
+    """
+
+    roles: ClassVar[tuple[Role, ...]] = (Role("history", "prompt"), Role("alone", "prompt", "none"))
+    negative: str = field(default="", init=False)  # no branch reads it
+    weight: float = 0.7
+    above: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are no weight and no time."""
+        if not (_is_finite(self.weight) and 0 <= self.weight <= 1):
+            raise ValueError(f"model.guidance.weight={self.weight}: give a share, 0 to 1")
+        if not _is_finite(self.above):
+            raise ValueError(f"model.guidance.above={self.above}: give a time, 0 to 1")
+
+    def runs(self, role: Role, time: float, is_oldest: bool) -> bool:
+        """Return whether a branch runs: the second one only late in the oldest chunk."""
+        # Times are fp32 numbers. Step 3/4 of a chunk lies at 0.3 + 1.2e-8, which counts as above.
+        return role.cache != "none" or (is_oldest and time > self.above)
+
+    def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
+        """Return the weighted mean of both flows, or the first where it is alone."""
+        history, alone = flows_BFChw
+        assert history is not None
+        if alone is None:
+            return history
+        mixed = self.weight * history.float() + (1 - self.weight) * alone.float()
+        return mixed.to(history.dtype)
+
+    @property
+    def preset(self) -> str:
+        """The weight."""
+        return f"side{self.weight:g}"
+
+
+@dataclass(frozen=True)
+class ThreePass(Guided):
+    """MAGI-1's guidance of base models: with prompt, without, and without history either.
+
+    flow = (1 - p) alone + (p - q) without + q with, where the scales p (of history) and q (of text)
+    depend on the time. `with` and `without` read the same history, which `without` stores.
+
+    bounds: times from which each pair of scales holds. history_scales, text_scales: p and q.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code.
+    Raises  ValueError: lists of unequal length, numbers that are not finite, falling bounds.
+    """
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("with", "prompt", "shared"),
+        Role("without", "negative"),
+        Role("alone", "negative", "none"),
+    )
+    negative: str = field(default="", init=False)  # the network has an empty text of its own
+    bounds: Sequence[float] = (0, 0.0217, 0.1, 0.3, 0.999)
+    history_scales: Sequence[float] = (1.5, 1.5, 1.5, 1.0, 1.0)
+    text_scales: Sequence[float] = (7.5, 7.5, 7.5, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Refuse lists that give no scales."""
+        names = ("bounds", "history_scales", "text_scales")
+        for name in names:
+            numbers = list(getattr(self, name))
+            if not numbers or not all(map(_is_finite, numbers)):
+                raise ValueError(f"model.guidance.{name}={numbers}: give numbers")
+            object.__setattr__(self, name, tuple(numbers))  # lists come from YAML
+        if len({len(getattr(self, name)) for name in names}) > 1:
+            raise ValueError(
+                "model.guidance: bounds, history_scales and text_scales differ in length, found "
+                f"{len(self.bounds)}, {len(self.history_scales)} and {len(self.text_scales)}: give "
+                "one pair of scales for each bound"
+            )
+        if any(a >= b for a, b in pairwise(self.bounds)):
+            raise ValueError(f"model.guidance.bounds={list(self.bounds)}: give rising times")
+
+    def scales(self, time: float) -> tuple[float, float]:
+        """Return the scales of history and of text at a time."""
+        # The tolerance is the original's: a time at a bound counts as above it.
+        place = max(0, sum(bound - 1e-7 < time for bound in self.bounds) - 1)
+        return self.history_scales[place], self.text_scales[place]
+
+    def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
+        """Return (1 - p) alone + (p - q) without + q with."""
+        told, untold, alone = flows_BFChw
+        assert told is not None and untold is not None and alone is not None
+        p, q = self.scales(time)
+        guided = (1 - p) * alone.float() + (p - q) * untold.float() + q * told.float()
+        return guided.to(told.dtype)
+
+    @property
+    def preset(self) -> str:
+        """The largest scale of the text."""
+        return f"three{max(self.text_scales):g}"
+
+
+def _is_finite(value: object) -> bool:
+    # bool is a subclass of int.
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

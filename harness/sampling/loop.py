@@ -122,8 +122,15 @@ class Loop:
         """Return the number of passes, commits included."""
         return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))
 
-    def passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> Iterator[Pass]:
-        """Yield the passes of a video in order; a reuse policy may skip some of them."""
+    def passes(
+        self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int, given: int = 0
+    ) -> Iterator[Pass]:
+        """Yield the passes of a video in order; a reuse policy may skip some of them.
+
+        given: chunks that a prefix gives.
+        Raises  ValueError: chunks are given; see `harness.sampling.Pipeline`.
+        """
+        self.refuse_prefix(given)
         for number, length in enumerate(self.histories(num_frames)):
             parts, given = self.parts(number, length, chunk_frames)
             # The overlap is finished already: a commit pass is enough to store it.
@@ -149,6 +156,14 @@ class Loop:
                     yield Pass(number, part, step, self.while_noisy)
                     if step + 1 == num_steps[chunk]:
                         yield Pass(number, part, stores="history", completes=part)
+
+    def refuse_prefix(self, given: int) -> None:
+        """Raise ValueError if chunks are given."""
+        if given:
+            raise ValueError(
+                f"model.loop={type(self).__name__} starts from noise, found a prefix of {given} "
+                "chunks: choose a model with harness.sampling.Pipeline, or give no prefix"
+            )
 
     def parts(self, number: int, length: int, chunk_frames: int) -> tuple[list[range], int]:
         """Return the chunks of a history, and how many of them come from the history before.

@@ -66,8 +66,11 @@ class Network(Protocol):
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Embed a chunk [B, F, C, h, w] as tokens [B, F * T, dim], before the first block."""
 
-    def embed_time(self, t_BF: Tensor) -> TimeEmbedding:
-        """Embed the time of each frame, 0..1000."""
+    def embed_time(self, t_BF: Tensor, pace: float | None = None) -> TimeEmbedding:
+        """Embed the time of each frame, 0..1000.
+
+        pace: step size, for networks that are told it (`NoiseSchedule.pace`).
+        """
 
     def modulated(self, tokens: Tensor, time: TimeEmbedding) -> Tensor:
         """Return the input of the first block's attention, of the shape of `tokens`."""

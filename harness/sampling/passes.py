@@ -58,6 +58,7 @@ class Pass:
     prefix_noise: noise that is added to the given start of a history, and its time, 0 to 1000.
     row, num_rows: row of the step matrix, from 0, and the rows of the history; None and 0 where
         only one chunk is under way at a time.
+    is_oldest: whether no older chunk is unfinished.
     """
 
     history: int
@@ -71,6 +72,7 @@ class Pass:
     prefix_noise: float = 0
     row: int | None = None
     num_rows: int = 0
+    is_oldest: bool = True
 
     @property
     def advancing(self) -> range:

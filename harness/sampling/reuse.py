@@ -21,16 +21,19 @@ class Inputs:
     the pass runs, or instead of the pass.
     """
 
-    def __init__(self, network: Network, x_BFChw: Tensor, t_BF: Tensor) -> None:
-        """Hold latents [B, F, C, h, w] and times [B, F], 0 to 1000."""
+    def __init__(
+        self, network: Network, x_BFChw: Tensor, t_BF: Tensor, pace: float | None = None
+    ) -> None:
+        """Hold latents [B, F, C, h, w], times [B, F] and step size, as the network takes them."""
         self._network = network
         self.x_BFChw = x_BFChw
         self.t_BF = t_BF
+        self.pace = pace
 
     @cached_property
     def time(self) -> TimeEmbedding:
         """Embedding of the times."""
-        return self._network.embed_time(self.t_BF.to(self.x_BFChw.device))
+        return self._network.embed_time(self.t_BF.to(self.x_BFChw.device), self.pace)
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -64,7 +67,8 @@ class Place:
     branch: number of the guidance branch.
     chunk: first frame of its (oldest) chunk. step, num_steps: step of that chunk, and its steps.
     row, num_rows: as in `harness.sampling.passes.Pass`.
-    stores_history: whether the pass stores its chunk in the history; such a pass always runs.
+    stores_history: whether the pass stores its chunk in the history; such a pass always runs,
+        unless the policy allows a stale commit.
     """
 
     branch: int
@@ -112,6 +116,7 @@ class ReuseState:
         self._displacements: dict[int, Tensor] = {}  # by chunk; branches share the latents
         self._of_rows: dict[int, tuple[int, bool]] = {}  # by branch: newest row, and its decision
         self._count = 0  # of calls, for counter=shared
+        self._chunk_skips = False  # decision of the newest pass's first branch
 
     def restart(self) -> None:
         """Clear all state at the start of a new history."""
@@ -136,6 +141,9 @@ class ReuseState:
             It is called only if the policy compares features now.
         """
         policy = self.policy
+        if policy.payload == "displacement" and place.branch > 0:
+            # The displacement is that of the guided flow: all branches skip together.
+            return Decision(self._chunk_skips)
         newest_row, row_skips = self._of_rows.get(place.branch, (-1, False))
         if policy.scope == "chunk" or place.row is None:
             decision = self._test((place.branch, place.chunk), place.step, place.num_steps, inputs)
@@ -150,8 +158,9 @@ class ReuseState:
             decision = self._test((state, WINDOW), step, place.num_rows, inputs)
             self._of_rows[place.branch] = place.row, decision.skips
         # In a chunk's first pass there is nothing to reuse yet.
-        can_skip = (place.branch, place.chunk) in self._payloads and not place.stores_history
-        decision.skips &= can_skip
+        can_skip = (place.branch, place.chunk) in self._payloads
+        decision.skips &= can_skip and (policy.allow_stale_commit or not place.stores_history)
+        self._chunk_skips = decision.skips
         return decision
 
     def _test(

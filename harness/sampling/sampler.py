@@ -12,11 +12,12 @@ from torch import Tensor
 from harness.api import Reuse, Stores
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite, demand_finite_passes
-from harness.sampling.guidance import BRANCHES, Branch, Guidance
+from harness.cache.session import Session
+from harness.sampling.guidance import PROMPT_ALONE, Branch, Guided, Role, SameText
 from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
-from harness.sampling.passes import Observer, Pass
+from harness.sampling.passes import Observer, Pass, chunks
 from harness.sampling.reuse import WINDOW, Inputs, Place, ReuseState
 from harness.sampling.schedule import GRID, NoiseSchedule
 from harness.sampling.solver import Solver
@@ -35,9 +36,11 @@ class SegmentDecoder(Protocol):
 class Generation:
     """Inputs of one video while it is sampled.
 
-    branches: one, or two under guidance.
-    num_frames: latent frames of the video.
+    branches: one, or those that the model's guidance names.
+    num_frames: latent frames of the video, those of the prefix included.
     segments: needed only if the loop restarts histories.
+    prefix: latents that the video begins with [B, F, C, h, w], or None. Whole chunks are stored as
+        they are. Frames of a chunk that is only partly given replace its own in every pass.
     """
 
     branches: tuple[Branch, ...]
@@ -45,6 +48,7 @@ class Generation:
     num_frames: int
     observer: Observer
     segments: SegmentDecoder | None = None
+    prefix: Tensor | None = None
 
 
 @dataclass
@@ -57,7 +61,8 @@ class ChunkState:
     num_steps: denoising steps.
     solver: None for chunks that the history before gives, and for finished ones.
     has_begun: whether its first step is done.
-    is_given: whether the history before gives it.
+    is_given: whether it comes from the history before, or from a prefix.
+    pinned: its first frames that a prefix gives [B, F, C, h, w]; None if it gives none.
     finite: for each pass so far, whether its latents were finite [] bool, on the device.
     """
 
@@ -68,6 +73,7 @@ class ChunkState:
     solver: Solver | None = None
     has_begun: bool = False
     is_given: bool = False
+    pinned: Tensor | None = None
     finite: list[Tensor] = field(default_factory=list)
 
 
@@ -78,6 +84,7 @@ class HistoryState:
     length: its frames. begin: its first frame in the video.
     chunks: by first frame in the history.
     prefix_draw: the newest row that showed a noisy start, and that noise [B, overlap, C, h, w].
+    rewritten: the row of the newest commit, and its frames.
     """
 
     number: int
@@ -85,6 +92,7 @@ class HistoryState:
     begin: int = 0
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     prefix_draw: tuple[int | None, Tensor] | None = None
+    rewritten: tuple[int | None, range] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Sampler:
 
     chunk_frames: latent frames of a chunk.
     reuse: decides which denoising passes are skipped; None runs all.
-    guidance: combines two branches of every pass; None runs one.
+    guidance: combines the branches of every pass; None runs one.
     """
 
     network: Network
@@ -101,7 +109,7 @@ class Sampler:
     chunk_frames: int
     reuse: Reuse | None = None
     loop: Loop = field(default_factory=Loop)
-    guidance: Guidance | None = None
+    guidance: Guided | None = None
 
     def sample(
         self,
@@ -113,7 +121,7 @@ class Sampler:
         segments: SegmentDecoder | None = None,
     ) -> Iterator[Tensor]:
         """Yield the latents of a video without guidance, as `run` does."""
-        branches = (Branch(session, text_kv),)
+        branches = (Branch(session, SameText(text_kv)),)
         return self.run(Generation(branches, noise, num_frames, observer, segments))
 
     def flow(
@@ -142,6 +150,11 @@ class Sampler:
         behind = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
         return behind, self.network.finish(behind, inputs.time, inputs.x_BFChw)
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """What each branch of a pass reads."""
+        return PROMPT_ALONE if self.guidance is None else self.guidance.roles
+
     def to_network(self, x: Tensor) -> Tensor:
         """Return x on the network's device, in its dtype."""
         return x.to(self.network.device, self.network.dtype)
@@ -154,16 +167,22 @@ class Sampler:
 
         Raises  NotFinite: latents, keys or values that are not finite.
         """
-        expected = 1 if self.guidance is None else len(BRANCHES)
-        assert len(video.branches) == expected, "guidance combines two branches"
+        assert len(video.branches) == len(self.roles), "one branch for each role"
         lengths = self.loop.histories(video.num_frames)
         history = HistoryState(0, lengths[0])
+        given = self._give(video, history)
         reuse = None if self.reuse is None else ReuseState(self.reuse)
-        for each in self.loop.passes(self.schedule, video.num_frames, self.chunk_frames):
+        for each in self.loop.passes(self.schedule, video.num_frames, self.chunk_frames, given):
             if each.history > history.number:
                 history = self._restart(video, history, lengths[each.history])
                 if reuse is not None:
                     reuse.restart()
+            if history.rewritten is not None and history.rewritten[0] != each.row:
+                for role, branch in zip(self.roles, video.branches, strict=True):
+                    if role.cache == "shared":
+                        assert isinstance(branch.session, Session)
+                        branch.session.forget(history.rewritten[1])
+                history.rewritten = None
             if each.step is None:
                 self._commit(video, history, each)
             else:
@@ -175,6 +194,16 @@ class Sampler:
                 if reuse is not None:
                     reuse.free(start)
                 yield chunk.latents
+
+    def _give(self, video: Generation, history: HistoryState) -> int:
+        """Start the chunks that a prefix gives whole; return their number."""
+        if video.prefix is None:
+            return 0
+        num_given = video.prefix.shape[1] // self.chunk_frames
+        for part in chunks(num_given * self.chunk_frames, self.chunk_frames):
+            latents = self.to_network(video.prefix[:, part.start : part.stop])
+            history.chunks[part.start] = ChunkState(part, part, latents, is_given=True)
+        return num_given
 
     def _restart(self, video: Generation, old: HistoryState, length: int) -> HistoryState:
         """Free the history, and start one of `length` frames from the newest frames of the old."""
@@ -203,28 +232,56 @@ class Sampler:
         The first branch starts new chunks and the last one combines the flows, both inside a timed
         phase.
         """
-        advances = each.advancing
+        advances, roles = each.advancing, self.roles
         index = (advances.start + history.begin) // self.chunk_frames
-        flows: list[Tensor] = []
-        for number in range(len(video.branches)):
+        inputs: Inputs | None = None
+        flows: list[Tensor | None] = [None] * len(roles)
+        running = self._running(video, history, each)
+        for number in running:
             with video.observer.phase("denoise", index, each.step, number):
-                flow_BFChw, skips = self._branch_flow(video, history, each, reuse, number)
-                flows.append(flow_BFChw)
-                if len(flows) == len(video.branches):
+                # All branches show the same latents, so they share the embedded inputs.
+                inputs = inputs or self._inputs(video, history, each, each.frames)
+                flow_BFChw, skips = self._branch_flow(video, history, each, reuse, number, inputs)
+                flows[number] = flow_BFChw
+                if number == running[-1]:
                     starts = range(advances.start, advances.stop, self.chunk_frames)
                     chunks = [history.chunks[start] for start in starts]
                     if reuse is not None and reuse.policy.payload == "displacement":
-                        # All branches decide alike: no feature depends on the prompt.
                         self._move(video, each, chunks[0], flows, reuse, skips)
                     else:
                         self._step(video, each, chunks, flows)
         if each.stores == "history":
-            for branch in video.branches:
-                branch.session.watch.demand_finite(self._name(chunks[0].frames), branch.session)
+            for role, branch in zip(roles, video.branches, strict=True):
+                if role.cache == "own":
+                    name = self._name(chunks[0].frames)
+                    branch.session.watch.demand_finite(name, branch.session)
         if self.loop.joint:
             finite = are_finite(*(chunk.solver.clean for chunk in chunks if chunk.solver))
             where = f"the window from {self._name(chunks[0].frames)} on"
             demand_finite_passes([finite], where, video.branches[0].session)
+
+    def _running(self, video: Generation, history: HistoryState, each: Pass) -> list[int]:
+        """Return the numbers of the branches in which a denoising pass runs."""
+        if self.guidance is None:
+            return [0]
+        chunk = self._chunk(video, history, each.advancing.start)
+        assert chunk.solver is not None
+        time = chunk.solver.time
+        return [
+            number
+            for number, role in enumerate(self.roles)
+            if self.guidance.runs(role, time, each.is_oldest)
+        ]
+
+    def _evaluate_as(
+        self, role: Role, video: Generation, number: int, inputs: Inputs, each: Pass
+    ) -> tuple[Tensor, Tensor]:
+        """Run a pass as its branch's role says; see `evaluate` for what it returns."""
+        branch = video.branches[number]
+        if role.cache == "none":
+            each = replace(each, sees=range(0), stores="nothing")
+        text_kv = branch.texts.of(each.frames.start // self.chunk_frames, each.step is None)
+        return self.evaluate(inputs, text_kv, branch.session, each)
 
     def _branch_flow(
         self,
@@ -233,12 +290,12 @@ class Sampler:
         each: Pass,
         reuse: ReuseState | None,
         number: int,
+        inputs: Inputs,
     ) -> tuple[Tensor, bool]:
         """Return the flow of a pass in one branch [B, F, C, h, w], and whether it was skipped."""
-        branch = video.branches[number]
-        inputs = self._inputs(video, history, each, each.frames)
+        role, session = self.roles[number], video.branches[number].session
         if reuse is None:
-            return self.evaluate(inputs, branch.text_kv, branch.session, each)[1], False
+            return self._evaluate_as(role, video, number, inputs, each)[1], False
         assert each.step is not None
         place = Place(
             branch=number,
@@ -261,8 +318,11 @@ class Sampler:
             video.observer.drifted(decision.drift, decision.accumulated)
         if decision.skips:
             video.observer.reused()
+            if each.stores == "history":
+                assert isinstance(session, Session)
+                session.promote(each.frames)
             return reuse.flow(place, inputs), True
-        behind, flow_BFChw = self.evaluate(inputs, branch.text_kv, branch.session, each)
+        behind, flow_BFChw = self._evaluate_as(role, video, number, inputs, each)
         reuse.evaluated(place, inputs, behind, flow_BFChw)
         return flow_BFChw, False
 
@@ -276,22 +336,45 @@ class Sampler:
         shown: list[Tensor] = []
         times: list[float] = []
         for start in range(frames.start, frames.stop, self.chunk_frames):
-            if start not in history.chunks:
-                placed = range(start, min(start + self.chunk_frames, history.length))
-                history.chunks[start] = self._start(video, placed, history.begin)
-            chunk = history.chunks[start]
-            x_BFChw, time = chunk.latents, 0.0
+            chunk = self._chunk(video, history, start)
+            x_BFChw, time = chunk.latents, self.schedule.clean_time
             if chunk.is_given and each.prefix_noise:
                 x_BFChw, time = self._noisy_start(video, history, each, chunk), each.prefix_noise
-            elif chunk.solver is not None and each.step is None:
-                x_BFChw = chunk.solver.clean
-            elif chunk.solver is not None:
+            elif chunk.solver is not None and each.step is not None:
                 is_waiting = not chunk.has_begun and start not in each.advancing
                 time = WAITING if is_waiting else chunk.solver.time
+            elif chunk.solver is not None and not chunk.solver.finished:
+                x_BFChw = chunk.solver.clean
+            if chunk.pinned is not None:
+                x_BFChw = torch.cat([chunk.pinned, x_BFChw[:, chunk.pinned.shape[1] :]], dim=1)
+                if each.step is not None:  # a commit shows the given frames, but does not keep them
+                    chunk.latents = x_BFChw
             shown.append(x_BFChw)
             times += [time] * len(chunk.placed)
         x_BFChw = torch.cat(shown, dim=1)
-        return Inputs(self.network, x_BFChw, torch.tensor(times).expand(x_BFChw.shape[0], -1))
+        t_BF = torch.tensor(times).expand(x_BFChw.shape[0], -1)
+        return Inputs(self.network, x_BFChw, t_BF, self.schedule.pace(each.step))
+
+    def _chunk(self, video: Generation, history: HistoryState, start: int) -> ChunkState:
+        """Return a chunk of the history; one that has no state yet starts from the video's noise.
+
+        start: its first frame in the history.
+        """
+        if start not in history.chunks:
+            placed = range(start, min(start + self.chunk_frames, history.length))
+            frames = range(placed.start + history.begin, placed.stop + history.begin)
+            is_first, pinned = frames.start == 0, None
+            if video.prefix is not None and frames.start < video.prefix.shape[1]:
+                pinned = self.to_network(video.prefix[:, frames.start :])
+            history.chunks[start] = ChunkState(
+                frames,
+                placed,
+                latents=self.to_network(video.noise.initial(frames)),
+                num_steps=len(self.schedule.times(is_first)),
+                solver=self.schedule.solver(is_first),
+                pinned=pinned,
+            )
+        return history.chunks[start]
 
     def _noisy_start(
         self, video: Generation, history: HistoryState, each: Pass, chunk: ChunkState
@@ -309,12 +392,14 @@ class Sampler:
         video: Generation,
         each: Pass,
         chunks: Sequence[ChunkState],
-        flows_BFChw: Sequence[Tensor],
+        flows_BFChw: Sequence[Tensor | None],
     ) -> None:
         """Combine the flows of all branches, and advance chunks of a pass by one step."""
         flow_BFChw = flows_BFChw[0]
         if self.guidance is not None:
-            flow_BFChw = self.guidance.combine(*flows_BFChw)
+            assert chunks[0].solver is not None
+            flow_BFChw = self.guidance.combine(flows_BFChw, chunks[0].solver.time)
+        assert flow_BFChw is not None
         for chunk in chunks:
             assert chunk.solver is not None
             chunk.has_begun = True
@@ -336,7 +421,7 @@ class Sampler:
         video: Generation,
         each: Pass,
         chunk: ChunkState,
-        flows_BFChw: Sequence[Tensor],
+        flows_BFChw: Sequence[Tensor | None],
         reuse: ReuseState,
         skips: bool,
     ) -> None:
@@ -351,16 +436,11 @@ class Sampler:
             self._step(video, each, [chunk], flows_BFChw)
             reuse.moved(chunk.placed.start, chunk.latents - before)
 
-    def _start(self, video: Generation, placed: range, begin: int) -> ChunkState:
-        """Start a chunk from the video's initial noise."""
-        frames = range(placed.start + begin, placed.stop + begin)
-        first = frames.start == 0
-        latents = self.to_network(video.noise.initial(frames))
-        num_steps, solver = len(self.schedule.times(first)), self.schedule.solver(first)
-        return ChunkState(frames, placed, latents, num_steps, solver)
-
     def _commit(self, video: Generation, history: HistoryState, each: Pass) -> None:
-        """Run a pass that advances no chunk, in every branch: a commit, or the given start.
+        """Run a pass that advances no chunk: a commit, or the given start.
+
+        A branch that shares the history of another one keeps what it made of a finished chunk until
+        the end of the row, as MAGI-1's code does, and reads the other's from then on.
 
         Raises  NotFinite: latents that are not finite; new or stored keys or values that are not.
         """
@@ -370,11 +450,18 @@ class Sampler:
         # nothing: the next commit would replace it before a pass reads it.
         self._demand_finite(video, chunk)
         index = (each.frames.start + history.begin) // self.chunk_frames
-        for number, branch in enumerate(video.branches):
+        inputs: Inputs | None = None
+        for number, role in enumerate(self.roles):
+            if role.cache == "none" or (role.cache == "shared" and chunk.is_given):
+                continue
+            session = video.branches[number].session
             with video.observer.phase("commit", index, None, number):
-                inputs = self._inputs(video, history, each, each.frames)
-                self.evaluate(inputs, branch.text_kv, branch.session, each)
-            branch.session.watch.demand_finite(self._name(chunk.frames), branch.session)
+                inputs = inputs or self._inputs(video, history, each, each.frames)
+                self._evaluate_as(role, video, number, inputs, each)
+            if role.cache == "shared":
+                history.rewritten = each.row, each.frames
+            else:
+                session.watch.demand_finite(self._name(chunk.frames), session)
 
     def _demand_finite(self, video: Generation, chunk: ChunkState) -> None:
         """Raise NotFinite if the latents of one of a chunk's steps were not finite."""

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol, TypeGuard
+from typing import ClassVar, Literal, Protocol, TypeGuard, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.sampling.solver import Renoise, Solver, UniPC
+from harness.sampling.solver import Euler, Renoise, Solver, UniPC
 
 GRID = 1000  # training timesteps
+Shortcut = Literal["8,16,16", "16,16,8"]
+_SHORTCUT_STEPS = 12  # MAGI-1 takes this number for its layout of unequal steps
 SHIFTS = (0.1, 1000.0)  # allowed range; outside, fp32 rounding moves the ends of the schedule
 
 
@@ -33,15 +35,34 @@ class NoiseSchedule(Protocol):
     def preset(self) -> str:
         """All settings in one line, which is printed with every result."""
 
+    @property
+    def clean_time(self) -> float:
+        """Time at which a commit pass shows a finished chunk, as the network takes it."""
+
     def times(self, first_chunk: bool) -> list[float]:
-        """Return the times of a chunk's denoising passes, 0 to 1000."""
+        """Return the times of a chunk's denoising passes, as the network takes them."""
+
+    def pace(self, step: int | None) -> float | None:
+        """Return the step size that the network is told besides the time, or None.
+
+        step: step of a chunk, from 0; None for a commit pass.
+        """
 
     def solver(self, first_chunk: bool) -> Solver:
         """Return a solver at the first step of a chunk."""
 
 
+class FlowTimes:
+    """What schedules have in common whose time falls from 1000, noise, to 0, clean latents."""
+
+    clean_time: ClassVar[float] = 0.0
+
+    def pace(self, step: int | None) -> None:
+        """Return None: the network is told the time alone."""
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(FlowTimes):
     """Times of a few-step flow-matching sampler.
 
     steps: the published list, e.g. 1000, 750, 500, 250.
@@ -122,7 +143,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class UniPCSchedule:
+class UniPCSchedule(FlowTimes):
     """Times of a sampler of many steps, with a `UniPC` solver: that of SkyReels-V2.
 
     num_steps: denoising steps. shift: as in `Schedule`.
@@ -179,6 +200,84 @@ class UniPCSchedule:
         u = np.linspace(0.999, 0, num_steps + 1)[:-1]
         sigmas: list[float] = (self.shift * u / (1 + (self.shift - 1) * u)).tolist()
         return sigmas
+
+
+@dataclass(frozen=True)
+class MagiSchedule:
+    """Times of MAGI-1's sampler, which rise from 0, noise, to 1, clean latents.
+
+    num_steps: denoising steps.
+    shortcut: with 12 steps, the layout of the three steps of a stage, in 64ths of its length.
+    distilled: whether the network was distilled and is told the size of its steps.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code: u = (k / num_steps)^2,
+            t = (u / 3) / (1 - 2 u / 3), in fp32. With 12 steps k / num_steps is not uniform.
+    Raises  ValueError: steps that are no whole number from 2; an unknown word.
+    """
+
+    num_steps: int = 64
+    distilled: bool = False
+    shortcut: Shortcut = "8,16,16"
+    clean_time: ClassVar[float] = 0.9999
+
+    def __post_init__(self) -> None:
+        """Refuse settings that give no times."""
+        if type(self.num_steps) is not int or self.num_steps < 2:
+            raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 2 steps or more")
+        if type(self.distilled) is not bool:
+            raise ValueError(f"model.schedule.distilled={self.distilled}: choose true or false")
+        if self.shortcut not in get_args(Shortcut):
+            allowed = " or ".join(f"'{word}'" for word in get_args(Shortcut))
+            raise ValueError(f"model.schedule.shortcut={self.shortcut}: choose {allowed}")
+
+    @property
+    def shift(self) -> float:
+        """Shift of the noise levels towards noise, behind the square."""
+        return 3.0
+
+    @property
+    def steps_text(self) -> str:
+        """The steps in a few words, for tables."""
+        return f"{self.num_steps} Euler"
+
+    @property
+    def preset(self) -> str:
+        """All settings in one line."""
+        layout = f" shortcut={self.shortcut}" if self.num_steps == _SHORTCUT_STEPS else ""
+        return f"steps={self.num_steps} solver=Euler distilled={self.distilled}{layout}"
+
+    def times(self, first_chunk: bool) -> list[float]:
+        """Return the times of a chunk's denoising passes, 0 to below 1; all are fp32 numbers."""
+        return self._grid()[:-1]
+
+    def pace(self, step: int | None) -> float | None:
+        """Return the number of steps, halved, that would all have this step's size.
+
+        Only a distilled network is told it. A commit pass belongs to the first step of a stage.
+        """
+        if not self.distilled:
+            return None
+        if self.num_steps != _SHORTCUT_STEPS:
+            return self.num_steps / 2
+        intervals = (2, 1, 1) if self.shortcut == "8,16,16" else (1, 1, 2)
+        return 8 / intervals[(step or 0) % 3]
+
+    def solver(self, first_chunk: bool) -> Euler:
+        """Return a solver at the first step of a chunk."""
+        return Euler(self._grid())
+
+    def _grid(self) -> list[float]:
+        """Return the times of all steps and the end, 1."""
+        share = torch.arange(self.num_steps + 1, dtype=torch.float32) / self.num_steps
+        if self.num_steps == _SHORTCUT_STEPS:
+            third = (0, 0.125, 0.1875) if self.shortcut == "8,16,16" else (0, 0.0625, 0.125)
+            stages = torch.arange(5, dtype=torch.float32) / 4
+            share = (stages[:, None] + torch.tensor(third)).flatten()[: self.num_steps + 1]
+        # The recorded times take this order of operations: others differ in the last bit, and one
+        # time decides by its last bit whether it is above 0.3.
+        u = share * share
+        times: list[float] = ((1 / 3) * u / (1 - (2 / 3) * u)).tolist()
+        return times
 
 
 def _joined(steps: Sequence[float]) -> str:

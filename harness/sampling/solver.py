@@ -85,6 +85,32 @@ class Renoise(_Steps):
         self._step += 1
 
 
+class Euler(_Steps):
+    """First-order solver for networks whose flow points from noise to clean latents.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code: x = x + v (t_next - t).
+    """
+
+    def __init__(self, times: Sequence[float]) -> None:
+        """Start at the first step.
+
+        times: time of each step and the end, rising from 0 to 1.
+        """
+        super().__init__(times[:-1])
+        self._ends = times[1:]
+
+    def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
+        """Return the latents after the next step; it draws no noise."""
+        length = np.float32(self._ends[self._step]) - np.float32(self._times[self._step])
+        self.clean = x_BFChw + flow_BFChw * float(length)
+        self._step += 1
+        return self.clean
+
+    def skip(self) -> None:
+        """Advance by a step without a flow."""
+        self._step += 1
+
+
 class UniPC(_Steps):
     """UniPC of order 2 for flows, with its corrector; one instance per chunk.
 

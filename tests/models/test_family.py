@@ -62,7 +62,7 @@ def test_every_preset_runs_and_is_planned_at_tiny_sizes(tmp_path: Path, name: st
     row = made(this)
     model: VideoModel = instantiate(this.model)
     num_passes = model.loop.num_passes(model.schedule, 3 * chunk, chunk)
-    assert row["num_passes"] == model.num_branches * num_passes
+    assert row["num_passes"] == len(model.roles) * num_passes
     assert row["kv_frames_held"] == 3 * chunk and row["weights"] == "random"
     assert planned(this).allocated_bytes == row["kv_stored_bytes"]
 

@@ -24,7 +24,7 @@ from harness.planning.model_needs import network as needs_of
 from harness.results.observation import Observation
 from harness.results.observations import OBSERVATIONS
 from harness.runs.library import load, sample_video
-from harness.sampling.guidance import Branch, Guidance
+from harness.sampling.guidance import Branch, Guidance, SameText
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
@@ -76,7 +76,8 @@ def video(
     ]
     sampler = Sampler(net, Schedule(), 3, reuse, loop, guidance)
     noise, parts = SeededNoise(0, (12, 4, 8, 16)), []
-    branches = tuple(map(Branch, sessions, (text(net), text(net, other))))
+    texts = SameText(text(net)), SameText(text(net, other))
+    branches = tuple(map(Branch, sessions, texts))
     for part in sampler.run(Generation(branches, noise, 12, watcher or Silent(), AsTheyAre(parts))):
         parts.append(part)
     return torch.cat(parts, 1), sessions
@@ -111,7 +112,9 @@ def test_the_flows_of_both_texts_combine() -> None:
     for guidance in (None, Guidance(3.0)):
         sampler = Sampler(net, one, 3, guidance=guidance)
         texts = (text(net), text(net, 1)) if guidance else (text(net),)
-        branches = tuple(Branch(Session(spec(), BF16, Portable(), 3, CPU), each) for each in texts)
+        branches = tuple(
+            Branch(Session(spec(), BF16, Portable(), 3, CPU), SameText(each)) for each in texts
+        )
         noise = SeededNoise(0, (12, 4, 8, 16))
         (clean,) = sampler.run(Generation(branches, noise, 3, Silent()))
         found.append(clean)

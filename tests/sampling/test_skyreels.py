@@ -15,7 +15,7 @@ from harness.api import CacheSpec, Exact, Method, PassInputs, Reuse, Revision, T
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.sampling.diffusion_forcing import DiffusionForcing
-from harness.sampling.guidance import Branch, Guidance
+from harness.sampling.guidance import Branch, Guidance, SameText
 from harness.sampling.passes import Pass, Silent
 from harness.sampling.reuse import Place, ReuseState
 from harness.sampling.sampler import Generation, Sampler
@@ -237,7 +237,7 @@ def made(
     sessions = [Session(shape, method, backend, held, CPU) for _ in range(2)]
     texts = scenario["inputs"]
     branches = tuple(
-        Branch(session, net.text_kv(text))
+        Branch(session, SameText(net.text_kv(text)))
         for session, text in zip(sessions, (texts["text_cond"], texts["text_uncond"]), strict=True)
     )
     sampler = Watching(

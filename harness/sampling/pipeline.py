@@ -1,0 +1,165 @@
+"""The order of passes of MAGI-1: a pipeline of chunks with a limited view of earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, get_args
+
+from harness.api import Method
+from harness.cache.integration import Integration, Packed
+from harness.sampling.decoder import Decoder
+from harness.sampling.loop import Loop
+from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
+from harness.sampling.schedule import NoiseSchedule
+
+Commit = Literal["clean", "last_evaluated"]
+GIVEN_REACH = 8  # chunks that a given chunk sees if no other number holds
+
+
+@dataclass(frozen=True)
+class Pipeline(Loop):
+    """Denoises `chunks` chunks at a time; a new one starts when the oldest is finished.
+
+    With S steps and W chunks, a chunk starts S / W rows after the one before. A row is one pass for
+    each unfinished chunk, oldest first; a pass sees earlier chunks, finished or not. A finished
+    chunk is encoded once more at the beginning of the next row, without noise and with the empty
+    text; later passes see those keys and values.
+
+    chunks: chunks under way at a time (W).
+    reach: number of chunks that a pass sees, its own included, in each part of a chunk's steps. The
+        steps are split evenly. null lets every pass see all earlier chunks.
+    clean_reach: the same for passes that encode a finished or given chunk; null takes the last
+        entry of `reach`.
+    commit: keys and values of a finished chunk in history: encoded once more (`clean`), or those of
+        its `last_evaluated` step, as FlowCache has them.
+
+    Sources  MAGI-1 (arXiv 2505.13211), its released code; FlowCache (arXiv 2602.10825).
+    Raises   ValueError: an unknown word, numbers below 1.
+    """
+
+    decodes_between: ClassVar[bool] = False
+
+    chunks: int = 4
+    reach: Sequence[int] | None = (5, 4, 3, 2)
+    clean_reach: int | None = 1
+    commit: Commit = "clean"
+
+    def __post_init__(self) -> None:
+        """Refuse words and numbers that give no order of passes."""
+        if self.offset is not None or self.joint or self.frames is not None or self.overlap:
+            raise ValueError(
+                "model.loop: offset, joint, frames and overlap belong to harness.sampling.Loop: "
+                "choose chunks, reach, clean_reach and commit of harness.sampling.Pipeline"
+            )
+        if self.commit not in get_args(Commit):
+            raise ValueError(
+                f"model.loop.commit={self.commit}: choose {', '.join(get_args(Commit))}"
+            )
+        if self.reach is not None:
+            object.__setattr__(self, "reach", tuple(self.reach))  # lists come from YAML
+        reach = (1,) if self.reach is None else self.reach
+        clean = 1 if self.clean_reach is None else self.clean_reach
+        counts = {"chunks": [self.chunks], "reach": list(reach), "clean_reach": [clean]}
+        for name, numbers in counts.items():
+            if not numbers or any(type(n) is not int or n < 1 for n in numbers):
+                raise ValueError(
+                    f"model.loop.{name}={getattr(self, name)}: give whole numbers from 1"
+                )
+
+    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+        """Raise ValueError, before anything is generated, if a part cannot serve this order."""
+        if not isinstance(integration, Packed):
+            raise ValueError(
+                f"integration={integration.name} keeps finished chunks only, but "
+                "harness.sampling.Pipeline shows chunks that are still being denoised: choose "
+                "integration=packed"
+            )
+        reuse, name = method.reuse, type(method.reuse).__name__
+        if reuse is not None and reuse.scope == "window":
+            raise ValueError(
+                f"{name}.scope=window decides once for all chunks of a window, but "
+                "harness.sampling.Pipeline starts chunk after chunk without windows: choose "
+                "method.reuse.scope=chunk"
+            )
+
+    def check_steps(self, schedule: NoiseSchedule) -> int:
+        """Return the rows between the starts of two chunks.
+
+        Raises  ValueError: steps that cannot be split into chunks under way, or into parts of
+                `reach`.
+        """
+        steps = len(schedule.times(first_chunk=True))
+        for name, parts in (("chunks", self.chunks), ("reach", len(self.reach or (1,)))):
+            if steps % parts:
+                raise ValueError(
+                    f"model.schedule.num_steps={steps} cannot be split into {parts} equal parts "
+                    f"(model.loop.{name}): choose a multiple of {parts}"
+                )
+        return steps // self.chunks
+
+    def pass_frames(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
+        """Return the most frames of one pass."""
+        return chunk_frames
+
+    def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
+        """Return the most frames that the cache holds as active chunks."""
+        # Once the pipeline is full, its stages repeat: a short video is enough.
+        enough = min(num_frames, (self.chunks + 2) * chunk_frames)
+        return most_active_frames(self.passes(schedule, enough, chunk_frames))
+
+    def passes(
+        self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int, given: int = 0
+    ) -> Iterator[Pass]:
+        """Yield the passes of a video in order; a reuse policy may skip some of them.
+
+        given: chunks that a prefix gives.
+        """
+        steps = len(schedule.times(first_chunk=True))
+        offset = self.check_steps(schedule)
+        parts = chunks(num_frames, chunk_frames)
+        new = parts[given:]
+        rows = list(step_rows([steps] * len(new), offset))
+        of_row = partial(Pass, 0, num_rows=len(rows))
+        clean_reach = self.clean_reach
+        if clean_reach is None and self.reach is not None:
+            clean_reach = self.reach[-1]
+
+        def sees(part: range, reach: int | None) -> range | None:
+            if reach is None:
+                return None
+            return range(max(0, part.start - (reach - 1) * chunk_frames), part.start)
+
+        for part in parts[:given]:
+            yield of_row(part, row=0, stores="history", sees=sees(part, clean_reach or GIVEN_REACH))
+        finished: range | None = None
+        for row, under_way in enumerate(rows):
+            if finished is not None:
+                yield of_row(
+                    finished,
+                    row=row,
+                    stores="history",
+                    completes=finished,
+                    sees=None if self.reach is None else sees(finished, clean_reach),
+                )
+                finished = None
+            for chunk, step in under_way:
+                part, is_last = new[chunk], step + 1 == steps
+                # No pass sees the keys of the video's last chunk.
+                is_end = part == parts[-1]
+                commits = is_last and self.commit == "last_evaluated" and not is_end
+                reach = None
+                if self.reach is not None:
+                    reach = self.reach[step * len(self.reach) // steps]
+                yield of_row(
+                    part,
+                    step,
+                    row=row,
+                    stores="nothing" if is_end else "history" if commits else "active",
+                    completes=part if commits or (is_end and is_last) else range(0),
+                    sees=sees(part, reach),
+                    is_oldest=chunk == under_way[0][0],
+                )
+                if is_last and self.commit == "clean" and not is_end:
+                    finished = part
