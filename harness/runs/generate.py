@@ -229,7 +229,7 @@ class Alive:
 
     def ledger(self) -> dict[str, int]:
         """Return the bytes by component."""
-        cross = sum(x.nbytes for layers in self.text_kv for pair in layers for x in pair)
+        cross = sum(text_kv.nbytes for text_kv in self.text_kv)
         noise = self.noise.nbytes if self.noise is not None else 0
         parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes}
         parts |= self.history()
