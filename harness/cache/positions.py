@@ -1,7 +1,8 @@
-"""Rotary positions of keys and queries: the interface for models, and the rotations of Wan2.1."""
+"""Rotary positions of keys and queries: the interface for models, those of Wan2.1 and of MAGI-1."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,6 +110,31 @@ class TokenTurns:
         return rotate(x_BHFTD, self.view(heads=heads))
 
 
+@dataclass(frozen=True)
+class HalfTurns:
+    """Rotations of channels (i, i + pairs) instead of adjacent ones; a `Table`.
+
+    turns: rotations of the first pairs; pairs beyond them stay unchanged.
+    pairs: number of pairs. Channels from 2 * pairs on stay unchanged.
+    """
+
+    turns: Turns | TokenTurns
+    pairs: int
+
+    def rotate(
+        self, x_BHFTD: Tensor, frames: slice | None = None, heads: slice = slice(None)
+    ) -> Tensor:
+        """Rotate in fp32 and return the dtype of x; see `Table`."""
+        turns = self.turns.view(slice(None) if frames is None else frames, heads)
+        num_turned, out = turns.shape[-1], x_BHFTD.clone()
+        first = out[..., :num_turned]
+        second = out[..., self.pairs : self.pairs + num_turned]
+        turned = torch.complex(first.float(), second.float()) * turns
+        first.copy_(turned.real)
+        second.copy_(turned.imag)
+        return out
+
+
 class Rope:
     """Rotations for a grid of patches in each frame: the `Positions` of the Wan networks.
 
@@ -124,9 +150,9 @@ class Rope:
         """Prepare the rotations of rows and columns, which are the same in every frame."""
         side = 2 * (head_dim // 6)
         rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
-        space = [_turns(axis.flatten(), side) for axis in (rows, columns)]
+        space = [_turns(axis.flatten(), _frequencies(side)) for axis in (rows, columns)]
         self._space = torch.cat(space, 1).to(device)
-        self._time_dim = head_dim - 2 * side
+        self._frequencies = _frequencies(head_dim - 2 * side)
         self._device = device
 
     def frames(self, positions: Sequence[int]) -> Turns:
@@ -147,7 +173,62 @@ class Rope:
         return TokenTurns(time, times_BHN + farthest, space, place_BHN)
 
     def _time(self, positions: Sequence[int]) -> Tensor:
-        return _turns(torch.tensor([*positions]), self._time_dim).to(self._device)
+        return _turns(torch.tensor([*positions]), self._frequencies).to(self._device)
+
+
+class BandedRope:
+    """Rotations by learned bands, for a grid of patches in each frame: the `Positions` of MAGI-1.
+
+    An axis has as many channel pairs as there are bands, in the order time, row, column, and a pair
+    rotates by position * band. With B bands, pair i consists of channels i and i + 3 B; channels
+    from 6 B on do not rotate (96 of 128 rotate in MAGI-1). Rows and columns count from the middle
+    of the picture, in units that make pictures of every size as large as one of 256 patches.
+    Angles are computed in float64 for each request, so positions have no upper limit.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code.
+    Raises  ValueError: a grid with a side of one patch, whose unit is undefined.
+    """
+
+    def __init__(self, bands: Tensor, grid: tuple[int, int], device: torch.device) -> None:
+        """Prepare the rotations of rows and columns, which are the same in every frame.
+
+        bands: radians per unit of position [B].
+        """
+        if min(grid) < 2:
+            raise ValueError(
+                f"a grid of {grid[0]} x {grid[1]} patches has no unit of position: choose "
+                "model.latent_size with both sides from 4 on"
+            )
+        self._bands = bands.detach().double().cpu()
+        shrink = math.sqrt(grid[0] * grid[1] / 256)
+        sides = [
+            (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * (n / shrink - 1) / (n - 1)
+            for n in grid
+        ]
+        rows, columns = torch.meshgrid(*sides, indexing="ij")
+        space = [_turns(axis.flatten(), self._bands) for axis in (rows, columns)]
+        self._space = torch.cat(space, 1).to(device)
+        self._device = device
+
+    def frames(self, positions: Sequence[int]) -> HalfTurns:
+        """Return rotations of whole frames at these time positions."""
+        return self._halves(Turns(self._time(positions), self._space))
+
+    def shifts(self, offsets: Sequence[int]) -> HalfTurns:
+        """Return rotations that move rotated keys by these numbers of frames."""
+        return self._halves(Turns(self._time(offsets), None))
+
+    def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> HalfTurns:
+        """Return rotations of single tokens; see `Positions`."""
+        time = self._time(range(-farthest, farthest + 1))
+        space = None if place_BHN is None else self._space
+        return self._halves(TokenTurns(time, times_BHN + farthest, space, place_BHN))
+
+    def _time(self, positions: Sequence[int]) -> Tensor:
+        return _turns(torch.tensor([*positions]), self._bands).to(self._device)
+
+    def _halves(self, turns: Turns | TokenTurns) -> HalfTurns:
+        return HalfTurns(turns, 3 * len(self._bands))
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -161,8 +242,12 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
 
 
-def _turns(positions: Tensor, width: int) -> Tensor:
-    """Return exp(i * position * frequency) [num_positions, width / 2] complex64."""
-    frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+def _frequencies(width: int) -> Tensor:
+    """Return the frequencies of Wan's axis of `width` channels [width / 2] float64."""
+    return 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+
+
+def _turns(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Return exp(i * position * frequency) [num_positions, num_frequencies] complex64."""
     angles = positions.double()[:, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)

@@ -2,6 +2,7 @@
 
 from harness.models.decoders.preview import WanPreview
 from harness.models.decoders.wan_vae import WanCodec, WanVae
+from harness.models.magi import Magi, MagiDims
 from harness.models.preset import VideoModel
 from harness.models.text.hashed_words import HashText
 from harness.models.text.umt5 import UmT5Text
@@ -9,6 +10,8 @@ from harness.models.wan import Wan, WanDims
 
 __all__ = [
     "HashText",
+    "Magi",
+    "MagiDims",
     "UmT5Text",
     "VideoModel",
     "Wan",

@@ -115,7 +115,7 @@ class Wan(nn.Module):
         return Rope(self.dims.head_dim, grid, self.device)
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
-        """Return a (k, v) pair of cross-attention per layer, each [B, H, T, D].
+        """Return the keys and values of cross-attention for every layer.
 
         They depend only on the prompt, so one computation serves all passes of a video.
 
@@ -123,7 +123,7 @@ class Wan(nn.Module):
         mask and attends to the padding too.
         """
         context = self.text_embedding(text_BTE)
-        return [block.cross_attn.text_kv(context) for block in self._blocks()]
+        return TextKV([block.cross_attn.text_kv(context) for block in self._blocks()])
 
     def forward(
         self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
@@ -165,20 +165,13 @@ class Wan(nn.Module):
     ) -> Tensor:
         """Run all blocks: tokens [B, F * T, dim] -> the same shape."""
         e6_BF6D = time.modulation.to(tokens.dtype)
-        for block, kv in zip(self._blocks(), text_kv, strict=True):
+        for block, kv in zip(self._blocks(), text_kv.layers, strict=True):
             tokens = block(tokens, e6_BF6D, kv, session, plan)
         return tokens
 
     def finish(self, tokens: Tensor, time: TimeEmbedding, like_BFChw: Tensor) -> Tensor:
         """Return the flow, in the shape of `like`, from the tokens after the last block."""
-        num_frames, grid = like_BFChw.shape[1], (like_BFChw.shape[3] // 2, like_BFChw.shape[4] // 2)
-        patches = self.head(tokens, time.embedded.to(tokens.dtype)).unflatten(
-            1, (num_frames, *grid)
-        )
-        # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
-        patches = patches.unflatten(-1, (2, 2, -1)).permute(0, 1, 6, 2, 4, 3, 5)
-        flow: Tensor = patches.flatten(5, 6).flatten(3, 4)
-        return flow
+        return joined_patches(self.head(tokens, time.embedded.to(tokens.dtype)), like_BFChw)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -302,6 +295,18 @@ def per_frame(x: Tensor, gate_BFD: Tensor) -> Tensor:
     """Multiply x [B, F * T, dim] by the gate of each token's frame."""
     frames: Tensor = x.unflatten(1, (gate_BFD.shape[1], -1))
     return (frames * gate_BFD[:, :, None]).flatten(1, 2)
+
+
+def joined_patches(patches: Tensor, like_BFChw: Tensor) -> Tensor:
+    """Return latents [B, F, C, h, w], with sizes F, h and w of `like`, from their 2 x 2 patches.
+
+    patches: [B, F * T, 4 C], ordered (row, column, channel).
+    """
+    num_frames, grid = like_BFChw.shape[1], (like_BFChw.shape[3] // 2, like_BFChw.shape[4] // 2)
+    # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
+    apart = patches.unflatten(1, (num_frames, *grid)).unflatten(-1, (2, 2, -1))
+    latents: Tensor = apart.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+    return latents
 
 
 def in_fp32(layers: nn.Module, x: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def network(model: VideoModel) -> Network:
         weights: int = sum(x.numel() for x in Wan(model.dims).state_dict().values())
     return Network(
         weight_bytes=weights * dtype.itemsize,
-        text_kv_bytes=layers * sum(x.nbytes for x in kv[0]),
+        text_kv_bytes=layers * kv.nbytes,
         flops=rest + layers * block,
         pass_bytes=live.peak,
         storing_from=stand.stored_at,

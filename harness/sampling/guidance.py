@@ -63,7 +63,7 @@ class SameText:
     @property
     def nbytes(self) -> int:
         """Bytes of the text's keys and values."""
-        return sum(x.nbytes for pair in self.text_kv for x in pair)
+        return self.text_kv.nbytes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,24 @@ if TYPE_CHECKING:
     from harness.cache.layer import Plan
     from harness.cache.positions import Positions
 
-TextKV = list[tuple[Tensor, Tensor]]  # cross-attention (k, v) of every layer, each [B, H, T, D]
+
+@dataclass(frozen=True)
+class TextKV:
+    """What a network makes of a text, once for all of its passes.
+
+    layers: cross-attention (k, v) of every layer, each [B, H, T, D].
+    condition: part of the blocks' condition that belongs to the text and not to the time
+        [B, width]; None for networks that read the text by cross-attention only.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    condition: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        condition = 0 if self.condition is None else self.condition.nbytes
+        return condition + sum(x.nbytes for pair in self.layers for x in pair)
 
 
 class Attends(Protocol):
@@ -31,8 +48,9 @@ class Attends(Protocol):
 class TimeEmbedding:
     """What a network makes of the time of each frame, for one pass.
 
-    embedded: [B, F, dim], for the head.
-    modulation: scales, shifts and gates of the blocks [B, F, 6, dim].
+    embedded: [B, F, width], for the head; in MAGI-1 for the condition of the blocks.
+    modulation: scales, shifts and gates of the blocks [B, F, 6, width]. In MAGI-1 every block makes
+        its gates from the condition, so this is the embedding again [B, F, 1, width].
     """
 
     embedded: Tensor
@@ -40,9 +58,13 @@ class TimeEmbedding:
 
 
 class Network(Protocol):
-    """Predicts the flow v = noise - x0 of a chunk of latent frames.
+    """Predicts the flow of a chunk of latent frames.
 
     A pass calls `embed`, `run` and `finish`; a skipped pass leaves out `run`.
+
+    Times and flow have the direction in which the network was trained, and the schedule and solver
+    of its presets use the same: the Wan networks take times from 1000 (noise) to 0 and return
+    noise - x0; MAGI-1 takes times from 0 (noise) to 1 and returns x0 - noise.
     """
 
     @property
@@ -67,7 +89,7 @@ class Network(Protocol):
         """Embed a chunk [B, F, C, h, w] as tokens [B, F * T, dim], before the first block."""
 
     def embed_time(self, t_BF: Tensor, pace: float | None = None) -> TimeEmbedding:
-        """Embed the time of each frame, 0..1000.
+        """Embed the time of each frame, in the network's direction.
 
         pace: step size, for networks that are told it (`NoiseSchedule.pace`).
         """

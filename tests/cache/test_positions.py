@@ -8,7 +8,6 @@ the same attention for both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.reference import Reference
 from harness.cache.attention.staged import Staged
-from harness.cache.positions import Positions, Rope, Table, TokenTurns, Turns
+from harness.cache.positions import HalfTurns, Positions, Rope, Table, TokenTurns, Turns
 from harness.cache.session import Session
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
@@ -71,21 +70,7 @@ class Halves(Adjacent):
     """The same angles, on channels i and i + PAIRS."""
 
     def _table(self, angles: Turns | TokenTurns) -> Table:
-        return HalvesTable(angles)
-
-
-@dataclass(frozen=True)
-class HalvesTable:
-    angles: Turns | TokenTurns
-
-    def rotate(self, x: Tensor, frames: slice | None = None, heads: slice = slice(None)) -> Tensor:
-        turned = self.angles.view(slice(None) if frames is None else frames, heads)
-        num, out = turned.shape[-1], x.clone()
-        one, two = x[..., :num].float(), x[..., PAIRS : PAIRS + num].float()
-        cos, sin = turned.real, turned.imag
-        out[..., :num] = (one * cos - two * sin).to(x.dtype)
-        out[..., PAIRS : PAIRS + num] = (one * sin + two * cos).to(x.dtype)
-        return out
+        return HalfTurns(angles, PAIRS)
 
 
 def turns(positions: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def replay(
     assert len(sampler.passes) == loop.num_passes(of_config, num_frames, spec.chunk_frames)
 
     for layer, cross in enumerate(scenario.get("cross", [])):
-        for ours, theirs in zip(text_kv[layer], (cross["k"], cross["v"]), strict=True):
+        for ours, theirs in zip(text_kv.layers[layer], (cross["k"], cross["v"]), strict=True):
             torch.testing.assert_close(ours.transpose(1, 2), theirs, atol=TOLERANCE, rtol=0)
     assert len(sampler.passes) == len(scenario["calls"])
     checked_kv = 0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness.models.checkpoints.names import diffusers_name
+from harness.models.magi import Magi, MagiDims
 from harness.models.wan import Wan, WanDims
 
 
@@ -50,3 +51,27 @@ def diffusers_skyreels(network: Wan, **settings: Any) -> Any:
     weights = {diffusers_name(name): x for name, x in network.state_dict().items()}
     theirs.load_state_dict(weights, strict=True)
     return theirs.eval().requires_grad_(False)
+
+
+def recorded_magi(recording: Mapping[str, Any]) -> Magi:
+    """Return the network of a recording of MAGI-1."""
+    net = recording["config"]["model"]
+    doubles = net["half_channel_vae"]
+    network = Magi(
+        MagiDims(
+            dim=net["hidden_size"],
+            num_layers=net["num_layers"],
+            num_heads=net["num_attention_heads"],
+            num_kv_heads=net["num_query_groups"],
+            head_dim=net["kv_channels"],
+            ffn_dim=net["ffn_hidden_size"],
+            latent_channels=net["in_channels"] // (2 if doubles else 1),
+            text_dim=net["caption_channels"],
+            text_rows=net["caption_max_length"],
+            gated_mlp=net["gated_linear_unit"],
+            doubles_channels=doubles,
+            input_scale=net["x_rescale_factor"],
+        )
+    )
+    network.load_state_dict(recording["weights"])
+    return network.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ until its file is closed, and files are up to four times as large as the network
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,11 @@ class Stored:
     keys: tuple[Any, ...]
     shape: tuple[int, ...]
     nbytes: int
+
+    @property
+    def has_8_bits(self) -> bool:
+        """Whether values take one byte, so that they are codes rather than weights."""
+        return 0 < self.nbytes == math.prod(self.shape)
 
 
 def files_of(path: Path, source: str | None = None) -> list[Path]:

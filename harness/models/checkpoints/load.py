@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,15 @@ from harness.system import file_hashes
 from harness.system.errors import UserError
 
 _MIB = 1 << 20
+
+
+@runtime_checkable
+class MixedDtypes(Protocol):
+    """Protocol of networks that keep some weights in fp32."""
+
+    @property
+    def fp32_weights(self) -> set[str]:
+        """Names of the weights that are fp32, whatever the dtype of the network."""
 
 
 def load_weights(
@@ -36,8 +46,9 @@ def load_weights(
     """Load the weights at `path` into `module`.
 
     Host memory peaks near the size of the network. Afterwards every parameter and persistent buffer
-    is a separate `dtype` tensor on `device`, without gradient; non-persistent buffers do not
-    change. If names or shapes do not match, the module stays unchanged.
+    is a separate `dtype` tensor on `device`, without gradient; the `fp32_weights` of a module that
+    has `MixedDtypes` are fp32. Non-persistent buffers do not change. If names or shapes do not
+    match, the module stays unchanged.
 
     module: the network, on any device, including meta.
     path: a .pt, .pth or .safetensors file, or a folder of .safetensors shards.
@@ -49,11 +60,13 @@ def load_weights(
     Source  formats and names of the published checkpoints of the Self-Forcing family.
     Shapes  those of `module.state_dict()`, which has the native names.
     Raises  UserError: the file is missing, unreadable or not supported; EMA weights are requested
-            but absent; names or shapes differ from the module's; the adapter does not fit.
+            but absent; weights of 8 bits; names or shapes differ from the module's; the adapter
+            does not fit.
     """
     # Check the names of the weights and of the adapter before the module changes.
     stored = matched(module, path, ema=ema, source=source)
     pairs = None if lora is None else lora.read(_shapes(module))
+    fp32 = module.fp32_weights if isinstance(module, MixedDtypes) else set()
     for names in batches(stored):
         tensors = dict(zip(names, take([stored[name] for name in names]), strict=True))
         factors = {} if pairs is None else pairs.take(names)
@@ -62,7 +75,8 @@ def load_weights(
             if pairs is not None and name in factors:
                 tensor = pairs.added(tensor, factors.pop(name))
             # Always copy: a parameter must not reference the mapped file.
-            _place(module, name, tensor.to(device, dtype, copy=True))
+            own = torch.float32 if name in fp32 else dtype
+            _place(module, name, tensor.to(device, own, copy=True))
 
 
 def matched(
@@ -74,6 +88,12 @@ def matched(
     """
     content = contents(files_of(path, source))
     found = _tensors(_select(content, path, ema), path)
+    packed = sorted(name for name, each in found.items() if each.has_8_bits)
+    if packed:
+        raise UserError(
+            f"{path} stores weights in 8 bits ({some(packed)}), whose scales are not applied "
+            "here: choose the checkpoint in BF16 or FP32"
+        )
     wanted = _shapes(module)
     foreign = any(map(is_diffusers, found))
     # Compare in the names of the file, so that messages show names that the user can look up.
