@@ -64,6 +64,7 @@ class Reuse(ABC):
         minus tokens before the first), the `velocity` (the flow), or the `displacement` of the
         latents by the last step that ran.
     warmup: first steps that always run. protect_last: whether the last step always runs.
+    protect_end: with scope=chunk, whether the last row of the step matrix always runs.
     allow_stale_commit: whether the last step may be skipped where it would store the chunk. The
         history then gets the keys and values of the newest step that ran, as in FlowCache's code
         for MAGI-1.
@@ -81,6 +82,7 @@ class Reuse(ABC):
     payload: Literal["residual", "velocity", "displacement"] = "residual"
     warmup: int = 1
     protect_last: bool = False
+    protect_end: bool = False
     allow_stale_commit: bool = False
 
     def __post_init__(self) -> None:

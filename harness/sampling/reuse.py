@@ -146,7 +146,10 @@ class ReuseState:
             return Decision(self._chunk_skips)
         newest_row, row_skips = self._of_rows.get(place.branch, (-1, False))
         if policy.scope == "chunk" or place.row is None:
-            decision = self._test((place.branch, place.chunk), place.step, place.num_steps, inputs)
+            is_end = place.row is not None and place.row == place.num_rows - 1
+            guarded = policy.protect_end and is_end
+            key = place.branch, place.chunk
+            decision = self._test(key, place.step, place.num_steps, inputs, guarded)
         elif newest_row == place.row:
             # The first chunk of a row asked; the others follow.
             decision = Decision(row_skips)
@@ -158,7 +161,10 @@ class ReuseState:
             decision = self._test((state, WINDOW), step, place.num_rows, inputs)
             self._of_rows[place.branch] = place.row, decision.skips
         # In a chunk's first pass there is nothing to reuse yet.
-        can_skip = (place.branch, place.chunk) in self._payloads
+        if policy.payload == "displacement":
+            can_skip = place.chunk in self._displacements
+        else:
+            can_skip = (place.branch, place.chunk) in self._payloads
         decision.skips &= can_skip and (policy.allow_stale_commit or not place.stores_history)
         self._chunk_skips = decision.skips
         return decision
@@ -169,13 +175,14 @@ class ReuseState:
         step: int,
         num_steps: int,
         inputs: Callable[[], PassInputs],
+        guarded: bool = False,
     ) -> Decision:
         """Compare the pass with an earlier one, unless it is guarded, and update the state."""
         policy, decision = self.policy, Decision()
         is_first = key not in self._watched
         watched = self._watched.setdefault(key, Watched())
         now = None if policy.feature is None else policy.feature(inputs())
-        if not is_first and not policy.guards(step, num_steps):
+        if not is_first and not guarded and not policy.guards(step, num_steps):
             if now is not None and watched.feature is not None:
                 decision.drift = policy.drift(now, watched.feature)
                 watched.drifts.append(decision.drift)
@@ -192,13 +199,18 @@ class ReuseState:
 
         behind: tokens after the last block [B, F * T, dim].
         """
-        kept = flow_BFChw
         if self.policy.payload == "residual":
-            kept = behind - inputs.tokens
-        self._payloads[place.branch, place.chunk] = kept
+            self._payloads[place.branch, place.chunk] = behind - inputs.tokens
+        elif self.policy.payload == "velocity":
+            self._payloads[place.branch, place.chunk] = flow_BFChw
 
-    def flow(self, place: Place, inputs: Inputs) -> Tensor:
-        """Return the flow [B, F, C, h, w] that replaces that of a skipped pass."""
+    def flow(self, place: Place, inputs: Inputs) -> Tensor | None:
+        """Return the flow [B, F, C, h, w] that replaces that of a skipped pass.
+
+        None if a displacement replaces the whole step.
+        """
+        if self.policy.payload == "displacement":
+            return None
         kept = self._payloads[place.branch, place.chunk]
         return inputs.finish(inputs.tokens + kept) if self.policy.payload == "residual" else kept
 

@@ -291,8 +291,11 @@ class Sampler:
         reuse: ReuseState | None,
         number: int,
         inputs: Inputs,
-    ) -> tuple[Tensor, bool]:
-        """Return the flow of a pass in one branch [B, F, C, h, w], and whether it was skipped."""
+    ) -> tuple[Tensor | None, bool]:
+        """Return the flow of a pass in one branch [B, F, C, h, w], and whether it was skipped.
+
+        There is no flow if a displacement replaces the step.
+        """
         role, session = self.roles[number], video.branches[number].session
         if reuse is None:
             return self._evaluate_as(role, video, number, inputs, each)[1], False
@@ -318,7 +321,7 @@ class Sampler:
             video.observer.drifted(decision.drift, decision.accumulated)
         if decision.skips:
             video.observer.reused()
-            if each.stores == "history":
+            if each.stores == "history" and role.cache == "own":
                 assert isinstance(session, Session)
                 session.promote(each.frames)
             return reuse.flow(place, inputs), True

@@ -1,0 +1,298 @@
+"""MAGI-1 and FlowCache on it: whole videos against recordings of the original code (fp32)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Exact, Method, Reuse
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
+from harness.models.magi import Magi
+from harness.sampling.guidance import Guided, SidePass, ThreePass, branches_of
+from harness.sampling.network import TextKV
+from harness.sampling.passes import Pass, Silent
+from harness.sampling.pipeline import Pipeline
+from harness.sampling.sampler import ChunkState, Generation, Sampler
+from harness.sampling.schedule import MagiSchedule
+from methods.retention.keep import KeepAll
+from methods.reuse.drift import Drift
+from methods.reuse.features import PatchEmbedding
+from tests.support.geometry import CPU
+from tests.support.oracles import recorded_magi
+
+TOLERANCE = 2e-5  # times the deviation of the tensor, if that is above 1
+GUIDED_TOLERANCE = 5e-5  # of flows that guidance multiplies by up to 7.5
+CLEAN = (
+    "a_full_history",
+    "b_windowed",
+    "b_window_one",
+    "c_side_pass",
+    "c_twelve_steps",
+    "d_cfg",
+    "h_24b_like",
+    "h_prefix_video",
+    "h_prefix_image",
+    "h_prefix_cfg",
+)
+REUSE = ("e_no_reuse", "e_reuse", "e_reuse_side", "e_reuse_windowed", "e_reuse_prefix")
+Scenario = Mapping[str, Any]
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    return (found - expected).abs().max().item() / max(1.0, expected.std().item())
+
+
+@dataclass
+class RecordedTexts:
+    """The text of each chunk as a recording has it."""
+
+    scenario: Scenario
+    network: Magi
+    kept: bool
+
+    def of(self, chunk: int, is_clean: bool) -> TextKV:
+        inputs = self.scenario["inputs"]
+        mask = inputs["y_mask"][:, chunk]
+        # A whole chunk of a prefix has no prompt.
+        is_null = int(is_clean or not self.kept or not mask[0].any())
+        rows = inputs["y_rows"][is_null, chunk, : int(mask[is_null].sum())]
+        return self.network.text_kv(rows[None], self.kept)
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+
+@dataclass
+class RecordedNoise:
+    """The initial noise of a recording; nothing else is drawn."""
+
+    noise_BCFhw: Tensor
+
+    def initial(self, frames: range) -> Tensor:
+        return self.noise_BCFhw[:, :, frames.start : frames.stop].transpose(1, 2)
+
+    def fresh(self, num_frames: int) -> Tensor:
+        raise AssertionError("MAGI-1 draws noise at the start only")
+
+
+@dataclass
+class Done:
+    """What one denoising pass did."""
+
+    each: Pass
+    reused: bool = False
+    drift: float | None = None
+    accumulated: float | None = None
+    flow: Tensor | None = None
+    after: Tensor | None = None
+
+
+class Watching(Sampler):
+    """A sampler that keeps the guided flow of every pass, and the latents after it."""
+
+    @property
+    def done(self) -> list[Done]:
+        found: list[Done] = self.__dict__.setdefault("_done", [])
+        return found
+
+    def _denoise(self, video: Any, history: Any, each: Pass, reuse: Any) -> None:
+        self.done.append(Done(each))
+        super()._denoise(video, history, each, reuse)
+        self.done[-1].after = history.chunks[each.frames.start].latents.clone()
+
+    def _step(self, video: Any, each: Pass, chunks: list[ChunkState], flows: Any) -> None:
+        flow = flows[0]
+        if self.guidance is not None:
+            assert chunks[0].solver is not None
+            flow = self.guidance.combine(flows, chunks[0].solver.time)
+        self.done[-1].flow = flow.clone()
+        super()._step(video, each, chunks, flows)
+
+
+@dataclass
+class Watcher(Silent):
+    """An observer that notes decisions, and the finished chunks of the cache at each row."""
+
+    sampler: Watching
+
+    @contextmanager
+    def phase(
+        self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
+    ) -> Iterator[None]:
+        yield
+
+    def reused(self) -> None:
+        self.sampler.done[-1].reused = True
+
+    def drifted(self, drift: float, accumulated: float) -> None:
+        done = self.sampler.done[-1]
+        done.drift, done.accumulated = drift, accumulated
+
+
+@dataclass
+class Made:
+    """A video made as a scenario was."""
+
+    latents: Tensor
+    done: list[Done]
+    session: Session
+    emitted: list[Tensor] = field(default_factory=list)
+
+
+def is_flowcache(scenario: Scenario) -> bool:
+    return scenario["code"] == "flowcache"
+
+
+def loop_of(scenario: Scenario) -> Pipeline:
+    runtime = scenario["config"]["runtime"]
+    return Pipeline(
+        chunks=runtime["window_size"],
+        reach=runtime["noise2clean_kvrange"] or None,
+        clean_reach=None if runtime["clean_chunk_kvrange"] == -1 else runtime["clean_chunk_kvrange"],
+        commit="last_evaluated" if is_flowcache(scenario) else "clean",
+    )
+
+
+def guidance_of(scenario: Scenario) -> Guided | None:
+    config = scenario["config"]
+    runtime = config["runtime"]
+    if runtime["cfg_number"] == 3:
+        scales = runtime["prev_chunk_scales"], runtime["text_scales"]
+        return ThreePass(runtime["cfg_t_range"], *scales)
+    if is_flowcache(scenario) and config["flow"]["discard_nearly_clean_chunk"]:
+        return None
+    return SidePass(above=config["engine"].get("distill_nearly_clean_chunk_threshold", 0.3))
+
+
+def reuse_of(scenario: Scenario) -> Reuse | None:
+    flow = scenario["config"].get("flow")
+    if flow is None or flow["rel_l1_thresh"] < 0:
+        return None
+    return Drift(
+        threshold=flow["rel_l1_thresh"],
+        feature=PatchEmbedding(),
+        payload="displacement",
+        warmup=flow["warmup_steps"],
+        protect_last=False,
+        protect_end=True,
+        allow_stale_commit=True,
+    )
+
+
+@torch.inference_mode()
+def made(scenario: Scenario, **changes: Any) -> Made:
+    """Make the video of a scenario; changes: of its loop."""
+    config = scenario["config"]
+    network, width = recorded_magi(scenario), config["chunk_width"]
+    dims = network.dims
+    grid = config["lat_h"] // 2, config["lat_w"] // 2
+    shape = CacheSpec(
+        num_layers=dims.num_layers,
+        num_heads=dims.num_heads,
+        head_dim=dims.head_dim,
+        grid=grid,
+        chunk_frames=width,
+        num_kv_heads=dims.num_kv_heads,
+    )
+    reuse = reuse_of(scenario)
+    method = Method(Exact(), Exact(), KeepAll(), reuse=reuse)
+    num_frames = config["chunks"] * width
+    schedule = MagiSchedule(config["runtime"]["num_steps"], config["engine"]["distill"])
+    loop = Pipeline(**{**loop_of(scenario).__dict__, **changes})
+    guidance = guidance_of(scenario)
+    sampler = Watching(network, schedule, width, reuse, loop, guidance)
+    texts = {
+        name: RecordedTexts(scenario, network, name == "prompt") for name in ("prompt", "negative")
+    }
+    positions = network.positions(grid)
+    branches = branches_of(
+        sampler.roles, texts, lambda: Session(shape, method, Portable(), num_frames, CPU, positions)
+    )
+    prefix = scenario["inputs"].get("prefix")
+    noise = RecordedNoise(scenario["inputs"]["noise"])
+    video = Generation(
+        branches,
+        noise,
+        num_frames,
+        Watcher(sampler),
+        prefix=None if prefix is None else prefix.transpose(1, 2),
+    )
+    emitted = list(sampler.run(video))
+    owner = next(
+        branch.session
+        for role, branch in zip(sampler.roles, branches, strict=True)
+        if role.cache == "own"
+    )
+    assert isinstance(owner, Session)
+    return Made(torch.cat(emitted, dim=1), sampler.done, owner, emitted)
+
+
+def step_of(scenario: Scenario, done: Done, width: int) -> tuple[Mapping[str, Any], int, int]:
+    """The recorded step of a pass, its chunk, and its place among those of the step."""
+    step = scenario["steps"][done.each.row]
+    chunk = done.each.frames.start // width
+    return step, chunk, chunk - step["chunk_start"]
+
+
+@pytest.mark.parametrize("name", [*CLEAN, *REUSE])
+def test_videos_are_those_of_the_original(golden: Any, name: str) -> None:
+    """Flows and latents of every pass, and the finished latents."""
+    scenario = golden(f"magi/{name}.pt")
+    width = scenario["config"]["chunk_width"]
+    found = made(scenario)
+    planned = [
+        (step["step"], step["chunk_start"] + i, own)
+        for step in scenario["steps"]
+        for i, own in enumerate(step["own_step"])
+    ]
+    took = [(d.each.row, d.each.frames.start // width, d.each.step) for d in found.done]
+    assert took == planned
+    for done in found.done:
+        step, chunk, at = step_of(scenario, done, width)
+        where = (name, step["step"], chunk)
+        expected = step["x_after"][:, :, at * width : (at + 1) * width].transpose(1, 2)
+        assert done.after is not None
+        assert gap(done.after, expected) <= TOLERANCE, where
+        if isinstance(step["velocity"], dict):
+            flow = step["velocity"].get(chunk)
+            assert (flow is None) == done.reused, where
+        else:
+            begin = (at + bool(step["fwd_extra"])) * width
+            flow = step["velocity"][:, :, begin : begin + width]
+        if flow is not None:
+            assert done.flow is not None
+            tolerance = GUIDED_TOLERANCE if "cfg" in name else TOLERANCE
+            assert gap(done.flow, flow.transpose(1, 2)) <= tolerance, where
+    given = scenario["inputs"].get("prefix")
+    num_given = 0 if given is None else given.shape[2] // width * width
+    assert gap(found.latents.transpose(1, 2), scenario["latents"][:, :, num_given:]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", REUSE[1:])
+def test_decisions_are_those_of_the_original(golden: Any, name: str) -> None:
+    """Drifts and accumulators of every candidate, and what ran of every chunk and step."""
+    scenario = golden(f"magi/{name}.pt")
+    width, reuse = scenario["config"]["chunk_width"], reuse_of(scenario)
+    assert reuse is not None
+    ran = torch.full_like(scenario["computed_bitmap"], -1)
+    for done in made(scenario).done:
+        step, chunk, _ = step_of(scenario, done, width)
+        assert done.each.step is not None
+        ran[chunk, done.each.step] = int(not done.reused)
+        recorded = step["decisions"].get(chunk)
+        tested = recorded is not None and recorded["own_step"] >= reuse.warmup
+        assert (done.drift is not None) == tested
+        if recorded is not None and tested:
+            assert done.drift == pytest.approx(recorded["drift"], rel=1e-5)
+            after = done.accumulated if done.reused else 0.0
+            assert after == pytest.approx(recorded["accumulator_after"], rel=1e-5)
+    assert torch.equal(ran, scenario["computed_bitmap"])
+    assert (ran == 0).sum() > 10
