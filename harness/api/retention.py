@@ -132,8 +132,8 @@ class FramePolicy(Retention):
 class Tokens:
     """The tokens of one layer that a policy decides over: history first, then the new chunk.
 
-    Policies with trigger=next_pass get history alone (`num_new` is 0), and the queries of the pass
-    that is about to attend to it.
+    Policies with another trigger than commit get history alone (`num_new` is 0), and the queries of
+    another pass (`TokenPolicy.trigger`).
 
     H counts heads of keys and values, N counts tokens.
 
@@ -199,11 +199,13 @@ class TokenPolicy(Retention):
 
     rewrites: the policy changes keys or values, which needs exact storage.
     trigger: when `revise` is called: in the `commit` of a chunk, with the chunk's queries and
-        tokens; or before the `next_pass` attends, with that pass's queries and history alone.
+        tokens; before the `next_pass` attends, with that pass's queries and history alone; or
+        before a `new_chunk` starts beside unfinished ones, with the queries of the newest pass that
+        ran, and history alone.
     """
 
     rewrites: ClassVar[bool] = False
-    trigger: Literal["commit", "next_pass"] = "commit"
+    trigger: Literal["commit", "next_pass", "new_chunk"] = "commit"
 
     @abstractmethod
     def revise(self, tokens: Tokens) -> Revision:
@@ -211,6 +213,10 @@ class TokenPolicy(Retention):
 
         Of two tokens with equal scores the newer one stays.
         """
+
+    def num_queries(self, spec: CacheSpec) -> int:
+        """Return how many of a pass's newest queries `revise` reads."""
+        return 0
 
     def max_tokens(self, num_tokens: int) -> int:
         """Return the most tokens that it keeps of a history of `num_tokens`."""

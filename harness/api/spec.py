@@ -29,6 +29,7 @@ class CacheSpec:
         sink unchanged.
     num_kv_heads: heads of keys and values; None for `num_heads`. If there are fewer, neighbouring
         query heads share one.
+    under_way: the most chunks that are unfinished at a time.
 
     Raises  ValueError: num_kv_heads does not divide num_heads.
     """
@@ -44,6 +45,7 @@ class CacheSpec:
     keys: Literal["roped", "pre_rope"] = "roped"
     sink_rate: float = 0.0
     num_kv_heads: int | None = None
+    under_way: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a number of KV heads that gives groups of different sizes."""
@@ -77,6 +79,7 @@ class VideoSize:
     frame_bytes: bytes of one frame over all layers, as the method stores it.
     bf16_frame_bytes: bytes of one frame over all layers in BF16.
     chunk_frames: latent frames of a chunk.
+    under_way: the most chunks that are unfinished at a time.
     """
 
     tokens_per_frame: int
@@ -84,6 +87,7 @@ class VideoSize:
     frame_bytes: int
     bf16_frame_bytes: int
     chunk_frames: int = 1
+    under_way: int = 1
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ class SharedLayer:
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Do nothing: the other branch's passes decide over the history."""
 
+    def make_room(self) -> None:
+        """Do nothing."""
+
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the stored frames that a pass sees, without those hidden here."""
         return self.layer.segments(replace(plan, hidden=self.hidden))

@@ -64,6 +64,9 @@ class FrameLayer:
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Do nothing: frame policies decide when a chunk is finished."""
 
+    def make_room(self) -> None:
+        """Do nothing: frame policies decide when a chunk is finished."""
+
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the frames of each arena, with the rotations to the positions of the plan."""
         return [s for name in self.arenas for _, s in self._placed(name, plan)]

@@ -61,7 +61,8 @@ class Chunk:
     """The current chunk in one layer, all fields [B, H, F * T, D].
 
     key: un-rotated. rotated_query, rotated_key: at their positions of this pass. H is the number of
-    query heads for the query, and of KV heads for the others.
+    query heads for the query, and of KV heads for the others. A chunk that is stored without a pass
+    has no queries: T of the query is 0.
     """
 
     key: Tensor
@@ -151,6 +152,9 @@ class Layer(Protocol):
 
         query: rotated queries of the pass.
         """
+
+    def make_room(self) -> None:
+        """Let the policy act on history before a chunk starts beside unfinished ones."""
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the stored frames that a pass sees."""

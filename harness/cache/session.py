@@ -149,9 +149,14 @@ class Session:
         plan = self.plan(frames, "history")
         for layer, store in enumerate(self._layers):
             key, value = self._active[layer].taken(frames)
-            # The key is stored as it is, and policies that look at queries get none of this step.
-            store.commit(Chunk(key, value, rotated_query=key, rotated_key=key), plan)
+            # The key is stored as it is: `Chunk.key` is read by methods without positions only.
+            store.commit(Chunk(key, value, rotated_query=key[:, :, :0], rotated_key=key), plan)
             self.watch.note(layer, False, are_finite(key, value))
+
+    def make_room(self) -> None:
+        """Let the policy act on history before a chunk starts beside unfinished ones."""
+        for layer in self._layers:
+            layer.make_room()
 
     def forget(self, frames: range) -> None:
         """Free an unfinished chunk."""
@@ -238,6 +243,7 @@ def sized(method: Method, spec: CacheSpec, num_frames: int) -> FramePolicy | Tok
         frame_bytes=frame_bytes(method, spec),
         bf16_frame_bytes=spec.bf16_frame_bytes,
         chunk_frames=spec.chunk_frames,
+        under_way=spec.under_way,
     )
     policy = method.retention.sized(room)
     assert isinstance(policy, FramePolicy | TokenPolicy)

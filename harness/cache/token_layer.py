@@ -73,10 +73,21 @@ class TokenLayer:
     layer: int
     held: Held | None = None
     first: int = 0  # frames before it and after the sink have left the window
-    is_uncut: bool = False  # a chunk has joined since a policy with trigger=next_pass chose
+    is_uncut: bool = False  # a chunk has joined since a policy with another trigger chose
+    newest: tuple[Tensor, Plan] | None = None  # queries of the newest pass, for trigger=new_chunk
 
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Let a policy with trigger=next_pass choose tokens by the queries of the next pass."""
+        if self.policy.trigger == "next_pass":
+            self._cut(query_BHTD, plan)
+
+    def make_room(self) -> None:
+        """Let a policy with trigger=new_chunk choose tokens by the queries of the newest pass."""
+        if self.policy.trigger == "new_chunk" and self.newest is not None:
+            self._cut(*self.newest)
+
+    def _cut(self, query_BHTD: Tensor, plan: Plan) -> None:
+        """Let the policy choose among the history alone."""
         # Once per chunk: choosing decodes and copies the whole history.
         if self.held is not None and self.is_uncut:
             self.is_uncut = False
@@ -99,17 +110,23 @@ class TokenLayer:
         return [Segment(pages, method.key, method.value, turns, bias=bias)]
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
-        """Do nothing: token policies see finished chunks only."""
+        """Keep the queries of the pass for a policy with trigger=new_chunk."""
+        if self.policy.trigger == "new_chunk" and chunk.rotated_query.shape[2]:
+            query = chunk.rotated_query
+            first = query.shape[2] - self.policy.num_queries(self.context.spec)
+            # A copy: a view would keep the queries of the whole chunk.
+            self.newest = query[:, :, first:].clone(), plan
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
         """Encode the chunk, show history and chunk to the policy, and store the tokens it picks.
 
-        A policy with trigger=next_pass is not asked: the chunk joins the history whole.
+        A policy with another trigger is not asked: the chunk joins the history whole.
         """
+        self.observe_noisy(chunk, plan)
         k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
         self._let_go(plan)
         both = _joined(self.held, self._encoded(chunk, k, plan))
-        if self.policy.trigger == "next_pass":
+        if self.policy.trigger != "commit":
             kept = self.held
             count = both.count if self.policy.rewrites else None
             note = both.note if kept is not None and kept.note is not None else None
@@ -161,8 +178,10 @@ class TokenLayer:
 
     @property
     def ledger(self) -> Counter[str]:
-        """Bytes of keys, values, origins, counts and notes."""
-        return Counter(self.held.sizes if self.held else {})
+        """Bytes of keys, values, origins, counts, notes and kept queries."""
+        found = Counter(self.held.sizes if self.held else {})
+        found["queries"] = 0 if self.newest is None else self.newest[0].nbytes
+        return found
 
     @property
     def nominal_bytes(self) -> int:

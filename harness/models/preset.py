@@ -176,6 +176,7 @@ class VideoModel:
             positions=self.positions,
             keys=self.keys,
             sink_rate=self.sink_rate,
+            under_way=self.loop.under_way(self.schedule, self.chunk_frames),
         )
 
     @property

@@ -187,7 +187,12 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     per_frame = SMALL[0] * SMALL[1]
     small = replace(spec, grid=SMALL, num_heads=2, num_kv_heads=None, num_layers=1, window=None)
     room = VideoSize(
-        per_frame, LENGTH, frame_bytes(method, spec), spec.bf16_frame_bytes, spec.chunk_frames
+        per_frame,
+        LENGTH,
+        frame_bytes(method, spec),
+        spec.bf16_frame_bytes,
+        spec.chunk_frames,
+        spec.under_way,
     )
     policy = method.retention.sized(room)
     assert isinstance(policy, TokenPolicy)

@@ -17,6 +17,7 @@ from harness.sampling.schedule import NoiseSchedule
 Execution = Literal["joint", "joint_causal", "chunk_causal"]
 Commit = Literal["clean", "last_step"]
 Prefix = Literal["every_row", "once", "once_late"]
+ANY_NUMBER = 2**20  # of chunks, where a window is as long as the video
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,13 @@ class DiffusionForcing(Loop):
         # A window without a length is as long as the video, which is not known here.
         return self.frames or chunk_frames
 
+    def under_way(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
+        """Return the most chunks that are unfinished at a time."""
+        if self.offset:
+            return -(-len(schedule.times(first_chunk=True)) // self.offset)
+        # Without an offset all chunks of a window start together.
+        return ANY_NUMBER if self.frames is None else self.frames // chunk_frames
+
     @property
     def keeps_history(self) -> bool:
         """Whether finished chunks are stored in a cache."""
@@ -171,6 +179,7 @@ class DiffusionForcing(Loop):
                         completes=part if commits else range(0),
                         sees=shown,
                         is_oldest=part == under_way[0][0],
+                        needs_room=part == under_way[0][0] and under_way[-1][1] == 0,
                     )
             for part in finished:
                 yield of_row(part, stores="history", completes=part)

@@ -104,10 +104,13 @@ class Loop:
 
     def pass_frames(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
         """Return the most frames of one pass."""
-        if not self.joint or self.offset is None:
-            return chunk_frames
-        under_way = -(-len(schedule.times(first_chunk=False)) // self.offset)
-        return under_way * chunk_frames
+        return (self.under_way(schedule, chunk_frames) if self.joint else 1) * chunk_frames
+
+    def under_way(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
+        """Return the most chunks that are unfinished at a time."""
+        if self.offset is None:
+            return 1
+        return -(-len(schedule.times(first_chunk=False)) // self.offset)
 
     def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the most frames that the cache holds as active chunks."""
@@ -144,7 +147,8 @@ class Loop:
                 if self.joint:
                     (oldest, step), (newest, _) = row[0], row[-1]
                     part = parts[given + oldest]
-                    yield Pass(number, range(part.start, parts[given + newest].stop), step)
+                    joint = range(part.start, parts[given + newest].stop)
+                    yield Pass(number, joint, step, needs_room=row[-1][1] == 0)
                     # Only the oldest chunk can finish; until then its commit pass stores nothing.
                     if step + 1 == num_steps[oldest]:
                         yield Pass(number, part, stores="history", completes=part)
@@ -153,7 +157,15 @@ class Loop:
                     continue
                 for chunk, step in row:
                     part = parts[given + chunk]
-                    yield Pass(number, part, step, self.while_noisy)
+                    first = chunk == row[0][0]
+                    yield Pass(
+                        number,
+                        part,
+                        step,
+                        self.while_noisy,
+                        is_oldest=first,
+                        needs_room=first and row[-1][1] == 0,
+                    )
                     if step + 1 == num_steps[chunk]:
                         yield Pass(number, part, stores="history", completes=part)
 

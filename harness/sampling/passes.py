@@ -59,6 +59,8 @@ class Pass:
     row, num_rows: row of the step matrix, from 0, and the rows of the history; None and 0 where
         only one chunk is under way at a time.
     is_oldest: whether no older chunk is unfinished.
+    needs_room: whether a policy may cut the history before the pass, because a chunk starts in this
+        row beside unfinished ones.
     """
 
     history: int
@@ -73,6 +75,7 @@ class Pass:
     row: int | None = None
     num_rows: int = 0
     is_oldest: bool = True
+    needs_room: bool = False
 
     @property
     def advancing(self) -> range:

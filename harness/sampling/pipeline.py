@@ -103,6 +103,10 @@ class Pipeline(Loop):
         """Return the most frames of one pass."""
         return chunk_frames
 
+    def under_way(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
+        """Return the most chunks that are unfinished at a time."""
+        return self.chunks
+
     def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the most frames that the cache holds as active chunks."""
         # Once the pipeline is full, its stages repeat: a short video is enough.
@@ -160,6 +164,7 @@ class Pipeline(Loop):
                     completes=part if commits or (is_end and is_last) else range(0),
                     sees=sees(part, reach),
                     is_oldest=chunk == under_way[0][0],
+                    needs_room=chunk == under_way[0][0] and under_way[-1][1] == 0,
                 )
                 if is_last and self.commit == "clean" and not is_end:
                     finished = part

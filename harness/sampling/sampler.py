@@ -177,12 +177,7 @@ class Sampler:
                 history = self._restart(video, history, lengths[each.history])
                 if reuse is not None:
                     reuse.restart()
-            if history.rewritten is not None and history.rewritten[0] != each.row:
-                for role, branch in zip(self.roles, video.branches, strict=True):
-                    if role.cache == "shared":
-                        assert isinstance(branch.session, Session)
-                        branch.session.forget(history.rewritten[1])
-                history.rewritten = None
+            self._make_room(video, history, each)
             if each.step is None:
                 self._commit(video, history, each)
             else:
@@ -223,6 +218,18 @@ class Sampler:
             own = given_BFChw[:, placed.start : placed.stop]
             new.chunks[start] = ChunkState(frames, placed, own, is_given=True)
         return new
+
+    def _make_room(self, video: Generation, history: HistoryState, each: Pass) -> None:
+        """Let the caches free what a pass must not find any more."""
+        for role, branch in zip(self.roles, video.branches, strict=True):
+            if each.needs_room and role.cache == "own" and isinstance(branch.session, Session):
+                branch.session.make_room()
+            if history.rewritten is None or history.rewritten[0] == each.row:
+                continue
+            if role.cache == "shared":
+                assert isinstance(branch.session, Session)
+                branch.session.forget(history.rewritten[1])
+                history.rewritten = None
 
     def _denoise(
         self, video: Generation, history: HistoryState, each: Pass, reuse: ReuseState | None

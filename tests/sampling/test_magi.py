@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Exact, Method, Reuse
+from harness.api import CacheSpec, Exact, Method, Reuse, Revision, Tokens, VideoSize
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.models.magi import Magi
@@ -22,6 +22,15 @@ from harness.sampling.pipeline import Pipeline
 from harness.sampling.sampler import ChunkState, Generation, Sampler
 from harness.sampling.schedule import MagiSchedule
 from methods.retention.keep import KeepAll
+from methods.retention.tokens.flowcache import FlowCache
+from methods.retention.tokens.scored import Scored
+from methods.retention.tokens.weightings import (
+    Exponential,
+    FirstOut,
+    Gaussian,
+    Polynomial,
+    UpperConvex,
+)
 from methods.reuse.drift import Drift
 from methods.reuse.features import PatchEmbedding
 from tests.support.geometry import CPU
@@ -41,6 +50,7 @@ CLEAN = (
     "h_prefix_image",
     "h_prefix_cfg",
 )
+CUT = ("f_kv", "f_kv_budget6", "f_kv_frame", "g_reuse_kv")
 REUSE = ("e_no_reuse", "e_reuse", "e_reuse_side", "e_reuse_windowed", "e_reuse_prefix")
 Scenario = Mapping[str, Any]
 
@@ -156,7 +166,9 @@ def loop_of(scenario: Scenario) -> Pipeline:
     return Pipeline(
         chunks=runtime["window_size"],
         reach=runtime["noise2clean_kvrange"] or None,
-        clean_reach=None if runtime["clean_chunk_kvrange"] == -1 else runtime["clean_chunk_kvrange"],
+        clean_reach=None
+        if runtime["clean_chunk_kvrange"] == -1
+        else runtime["clean_chunk_kvrange"],
         commit="last_evaluated" if is_flowcache(scenario) else "clean",
     )
 
@@ -187,6 +199,36 @@ def reuse_of(scenario: Scenario) -> Reuse | None:
     )
 
 
+WEIGHTINGS = {
+    "no_weight": lambda power: None,
+    "polynomial": Polynomial,
+    "exponential": lambda power: Exponential(),
+    "upper_convex_polynomial": UpperConvex,
+    "gaussian": lambda power: Gaussian(),
+    "hard_code": lambda power: FirstOut(),
+}
+QUERIES: dict[str, Any] = {"token": 50, "frame": "frame", "chunk": "chunk"}
+
+
+def retention_of(scenario: Scenario) -> KeepAll | Scored:
+    config = scenario["config"]
+    if not config.get("flow", {}).get("compress_kv_cache"):
+        return KeepAll()
+    kv = config["kv"]
+    finished = config["flow"]["total_cache_chunk_nums"] - config["runtime"]["window_size"]
+    return Scored(
+        budget=f"{finished} chunks",
+        granularity=kv["compress_strategy"],
+        trigger="new_chunk",
+        order="score",
+        scorer=FlowCache(
+            queries=QUERIES[kv["query_granularity"]],
+            weight=kv["mix_lambda"],
+            weighting=WEIGHTINGS[kv["score_weighting_method"]](kv["power"]),
+        ),
+    )
+
+
 @torch.inference_mode()
 def made(scenario: Scenario, **changes: Any) -> Made:
     """Make the video of a scenario; changes: of its loop."""
@@ -201,9 +243,10 @@ def made(scenario: Scenario, **changes: Any) -> Made:
         grid=grid,
         chunk_frames=width,
         num_kv_heads=dims.num_kv_heads,
+        under_way=config["runtime"]["window_size"],
     )
     reuse = reuse_of(scenario)
-    method = Method(Exact(), Exact(), KeepAll(), reuse=reuse)
+    method = Method(Exact(), Exact(), retention_of(scenario), reuse=reuse)
     num_frames = config["chunks"] * width
     schedule = MagiSchedule(config["runtime"]["num_steps"], config["engine"]["distill"])
     loop = Pipeline(**{**loop_of(scenario).__dict__, **changes})
@@ -242,7 +285,7 @@ def step_of(scenario: Scenario, done: Done, width: int) -> tuple[Mapping[str, An
     return step, chunk, chunk - step["chunk_start"]
 
 
-@pytest.mark.parametrize("name", [*CLEAN, *REUSE])
+@pytest.mark.parametrize("name", [*CLEAN, *REUSE, *CUT])
 def test_videos_are_those_of_the_original(golden: Any, name: str) -> None:
     """Flows and latents of every pass, and the finished latents."""
     scenario = golden(f"magi/{name}.pt")
@@ -276,7 +319,7 @@ def test_videos_are_those_of_the_original(golden: Any, name: str) -> None:
     assert gap(found.latents.transpose(1, 2), scenario["latents"][:, :, num_given:]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", REUSE[1:])
+@pytest.mark.parametrize("name", [*REUSE[1:], "g_reuse_kv"])
 def test_decisions_are_those_of_the_original(golden: Any, name: str) -> None:
     """Drifts and accumulators of every candidate, and what ran of every chunk and step."""
     scenario = golden(f"magi/{name}.pt")
@@ -296,3 +339,100 @@ def test_decisions_are_those_of_the_original(golden: Any, name: str) -> None:
             assert after == pytest.approx(recorded["accumulator_after"], rel=1e-5)
     assert torch.equal(ran, scenario["computed_bitmap"])
     assert (ran == 0).sum() > 10
+
+
+@pytest.mark.parametrize("name", [*CLEAN, *REUSE])
+def test_stored_chunks_are_those_of_the_original(golden: Any, name: str) -> None:
+    """Keys, rotated, and values of every finished chunk, at the end of the video."""
+    scenario = golden(f"magi/{name}.pt")
+    config, session = scenario["config"], made(scenario).session
+    num_rows = scenario["steps"][-1]["chunk_start"] * config["tokens_per_chunk"]
+    assert num_rows > 0
+    for layer in config["kv_layers"]:
+        frames, key, value = session.stored(layer)
+        assert frames == list(range(len(frames)))
+        expected = scenario["steps"][-1]["kv"][layer][:num_rows]
+        for found, part in zip((key, value), expected.chunk(2, dim=-1), strict=True):
+            assert gap(found[0].flatten(1, 2).transpose(0, 1), part) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_compression_is_that_of_the_original(
+    golden: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queries, the rows before and the rows that stay, in every head."""
+    scenario = golden(f"magi/{name}.pt")
+    events: list[tuple[Tokens, Revision]] = []
+    revise = Scored.revise
+
+    def noting(policy: Scored, tokens: Tokens) -> Revision:
+        events.append((tokens, revise(policy, tokens)))
+        return events[-1][1]
+
+    monkeypatch.setattr(Scored, "revise", noting)
+    found = made(scenario)
+    recorded = [step["compression"] for step in scenario["steps"] if step.get("compression")]
+    layers = scenario["config"]["kv_layers"]
+    num_layers = scenario["config"]["model"]["num_layers"]
+    assert len(events) >= num_layers * len(recorded) > 0
+    cuts = [(t, r) for t, r in events if r.index.shape[2] < t.frame.shape[2]]
+    assert len(cuts) == num_layers * len(recorded)
+    for number, compression in enumerate(recorded):
+        for layer, expected in zip(layers, compression, strict=True):
+            tokens, revision = cuts[number * num_layers + layer]
+            assert gap(tokens.rotated[0].transpose(0, 1), expected["keys"]) <= TOLERANCE
+            read = tokens.query[0].transpose(0, 1)
+            assert gap(read, expected["queries"][-len(read) :]) <= TOLERANCE
+            for head, kept in enumerate(expected["kept_index"]):
+                assert set(revision.index[0, head].tolist()) == set(kept.tolist())
+    assert found.session.ledger()["queries"] > 0
+
+
+def test_the_choices_of_the_original_on_random_keys(golden: Any) -> None:
+    """All combinations of unit, queries, weighting and weight; sets of rows per head."""
+    unit = golden("magi/units.pt")["kv_select"]
+    per_frame, width = unit["h"] * unit["w"], unit["frames_per_chunk"]
+    keys, values = (unit[name].transpose(0, 1)[None] for name in ("keys", "values"))
+    row = torch.arange(keys.shape[2]).expand(keys.shape[:3])
+    shape = CacheSpec(
+        num_layers=1,
+        num_heads=unit["queries"].shape[1],
+        head_dim=keys.shape[3],
+        grid=(unit["h"], unit["w"]),
+        chunk_frames=width,
+        num_kv_heads=keys.shape[1],
+    )
+    assert len(unit["cases"]) == 28
+    for case in unit["cases"]:
+        scorer = FlowCache(
+            queries=QUERIES[case["queries"]],
+            weight=case["mix_lambda"],
+            weighting=WEIGHTINGS[case["weighting"]](case["power"]),
+        )
+        policy = Scored(
+            budget=f"{unit['budget'] // per_frame} frames",
+            granularity=case["strategy"],
+            trigger="new_chunk",
+            order="score",
+            scorer=scorer,
+        ).sized(VideoSize(per_frame, unit["chunks"] * width, 1, 1, width))
+        tokens = Tokens(
+            key=keys,
+            value=values,
+            rotated=keys,
+            query=unit["queries"].transpose(0, 1)[None],
+            frame=row // per_frame,
+            place=row % per_frame,
+            count=torch.ones(row.shape),
+            note=torch.zeros(row.shape),
+            num_new=0,
+            spec=shape,
+        )
+        if case["strategy"] == "token":
+            # The original also shifts scores that have no weights, which changes no order.
+            found, expected = scorer.score(tokens)[0], case["score"]
+            found, expected = found - found[:, -1:], expected - expected[:, -1:]
+            torch.testing.assert_close(found, expected, atol=5e-6, rtol=1e-5)
+        index = policy.revise(tokens).index[0]
+        for head, kept in enumerate(case["kept_index"]):
+            assert set(index[head].tolist()) == set(kept.tolist()), case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class Observing(Scorer):
 
     queries: Queries = "frame"
 
+    # If several query heads share a key head, the largest counts: of their shares of attention
+    # (`mass`), or of their logits, before the softmax.
+    shares: ClassVar[Literal["mass", "logits"]] = "mass"
+
     def __post_init__(self) -> None:
         named = self.queries in ("frame", "chunk")
         if not named and not (isinstance(self.queries, int) and self.queries > 0):
@@ -52,22 +56,28 @@ class Observing(Scorer):
         """Return each token's share of attention, averaged over queries [B, H, N] fp32.
 
         A token of count n has the logit bias log(n), as in the model's attention; a token of count
-        0 gets 0. If several query heads share a key head, the largest share counts.
+        0 gets 0. If several query heads share a key head, the largest counts (`shares`).
         """
-        newest = tokens.query.shape[2]
-        if self.queries == "frame":
-            newest = tokens.spec.tokens_per_frame
-        elif isinstance(self.queries, int):
-            newest = self.queries
+        newest = self.num_queries(tokens.spec)
         bias = tokens.count.log()
         mass = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
-            by_query_head = [
-                _mass(query[-newest:], tokens.rotated[b, h], bias[b, h])
-                for query in tokens.queries_of(b, h)
-            ]
-            mass[b, h] = torch.stack(by_query_head).amax(0)
+            query_RTD = tokens.queries_of(b, h)[:, -newest:]
+            key_ND, bias_N = tokens.rotated[b, h], bias[b, h]
+            if self.shares == "logits":
+                mass[b, h] = _mass(query_RTD, key_ND, bias_N)
+            else:
+                by_query_head = [_mass(query[None], key_ND, bias_N) for query in query_RTD]
+                mass[b, h] = torch.stack(by_query_head).amax(0)
         return mass
+
+    def num_queries(self, spec: CacheSpec) -> int:
+        """Return how many of the newest queries count."""
+        if self.queries == "frame":
+            return spec.tokens_per_frame
+        if self.queries == "chunk":
+            return spec.chunk_frames * spec.tokens_per_frame
+        return self.queries
 
     @abstractmethod
     def score(self, tokens: Tokens) -> Tensor:
@@ -105,11 +115,14 @@ def heads(tokens: Tokens) -> list[tuple[int, int]]:
     return [(b, h) for b in range(batch) for h in range(num_heads)]
 
 
-def _mass(query_TD: Tensor, key_ND: Tensor, bias_N: Tensor) -> Tensor:
-    """Return the mean over queries of softmax(q k / sqrt(D) + bias) [N] fp32."""
+def _mass(query_RTD: Tensor, key_ND: Tensor, bias_N: Tensor) -> Tensor:
+    """Return the mean over queries of softmax(max over R of q k / sqrt(D) + bias) [N] fp32."""
     key = key_ND.float().T
-    query = query_TD.float() * query_TD.shape[1] ** -0.5
+    query = query_RTD.float() * query_RTD.shape[2] ** -0.5
     mass = torch.zeros_like(bias_N)
-    for part in query.split(max(1, MAX_LOGITS // len(bias_N))):
-        mass += torch.addmm(bias_N, part, key).softmax(-1).sum(0)
-    return mass / len(query)
+    num_heads, num_queries = query.shape[:2]
+    for part in query.split(max(1, MAX_LOGITS // (num_heads * len(bias_N))), dim=1):
+        logits = torch.addmm(bias_N, part.flatten(0, 1), key).unflatten(0, (num_heads, -1))
+        mass += logits.amax(0).softmax(-1).sum(0)
+    mass /= num_queries
+    return mass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.api import Tokens
 from methods.retention.tokens.attention import Importance, heads
 from methods.retention.tokens.likeness import mean_cosine, unit
+from methods.retention.tokens.weightings import Weighting
 
 RATE, FLOOR = 2.0, 0.1  # of the exponential age weight, as in FlowCache's release
 
@@ -28,6 +29,8 @@ class FlowCache(Importance):
     tokens, but I spreads over orders of magnitude while R is nearly constant, so a weight of 0.07
     is far from 93 % redundancy. `rank`: ranks among the live tokens, 0 to 1; equal values share a
     rank. `z`: zero mean, unit deviation.
+    weighting: weight of each token's place in storage, if tokens are compared one by one; null for
+    none.
     age: `exponential` shifts the scores so that the lowest of a head is 0, then multiplies them by
     a weight that grows from 0.1 for the oldest stored frame to 1 for the newest.
 
@@ -39,6 +42,9 @@ class FlowCache(Importance):
     weight: float = 0.07
     normalize: Literal["none", "rank", "z"] = "none"
     age: Literal["none", "exponential"] = "none"
+    weighting: Weighting | None = None
+
+    shares: ClassVar[Literal["mass", "logits"]] = "logits"  # as in the release for MAGI-1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +54,11 @@ class FlowCache(Importance):
             raise ValueError(f"FlowCache.normalize={self.normalize}: choose none, rank or z")
         if self.age not in ("none", "exponential"):
             raise ValueError(f"FlowCache.age={self.age}: choose none or exponential")
+        if self.weighting is not None and not isinstance(self.weighting, Weighting):
+            raise ValueError(
+                f"FlowCache.weighting={self.weighting}: give a class of "
+                "methods.retention.tokens.weightings, or null"
+            )
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32."""
@@ -55,6 +66,8 @@ class FlowCache(Importance):
         importance = self._comparable(self.importance(tokens), live)
         redundancy = self._comparable(_redundancy(tokens), live)
         score = self.weight * importance - (1 - self.weight) * redundancy
+        if self.weighting is not None:
+            score = self.weighting.apply(score, tokens)
         if self.age == "none":
             return score
         least = score.masked_fill(~live, torch.inf).amin(2, keepdim=True)

@@ -28,8 +28,8 @@ class Scored(Budgeted):
     `frame` or `chunk`. Whole units stay. The best tokens of the last unit fill the rest of the
     budget, so that all heads have the same length.
 
-    trigger: when tokens are chosen, as in `TokenPolicy`. With `next_pass` a chunk joins the history
-    whole, so the history is one chunk larger until the next pass.
+    trigger: when tokens are chosen, as in `TokenPolicy`. With `next_pass` and `new_chunk` a chunk
+    joins the history whole, so the history is one chunk larger until then.
     order: how the tokens that stay are stored: by `age`; or by `score`, best first, as in the
     release of FlowCache for SkyReels-V2. A scorer that pools over neighbours then pools over those
     in storage.
@@ -42,7 +42,7 @@ class Scored(Budgeted):
     sink: int = 0
     recent: int = 0
     granularity: Literal["token", "frame", "chunk"] = "token"
-    trigger: Literal["commit", "next_pass"] = "commit"
+    trigger: Literal["commit", "next_pass", "new_chunk"] = "commit"
     order: Literal["age", "score"] = "age"
 
     def __post_init__(self) -> None:
@@ -55,8 +55,10 @@ class Scored(Budgeted):
                 raise ValueError(f"{name}.{field}={getattr(self, field)}: choose 0 or more frames")
         if self.granularity not in ("token", "frame", "chunk"):
             raise ValueError(f"{name}.granularity={self.granularity}: choose token, frame or chunk")
-        if self.trigger not in ("commit", "next_pass"):
-            raise ValueError(f"{name}.trigger={self.trigger}: choose commit or next_pass")
+        if self.trigger not in ("commit", "next_pass", "new_chunk"):
+            raise ValueError(
+                f"{name}.trigger={self.trigger}: choose commit, next_pass or new_chunk"
+            )
         if self.order not in ("age", "score"):
             raise ValueError(f"{name}.order={self.order}: choose age or score")
 
@@ -65,13 +67,21 @@ class Scored(Budgeted):
         super().check(spec)
         self.scorer.check(spec)
 
+    def num_queries(self, spec: CacheSpec) -> int:
+        """Return how many of a pass's newest queries the scorer reads."""
+        return self.scorer.num_queries(spec)
+
     def max_tokens(self, num_tokens: int) -> int:
         """Return the smaller of `num_tokens` and what is held after a commit."""
         if self.trigger == "commit":
             return super().max_tokens(num_tokens)
-        # The newest chunk, which may be a partial one, lies beside the budget.
+        # The newest chunk, which may be a partial one, lies beside the budget. At the end of a
+        # video no chunk starts, so those that are finished then lie beside it too.
         chunk = self._room.chunk_frames * self._room.tokens_per_frame
-        return min(num_tokens, self.limit + (num_tokens % chunk or chunk))
+        beside = num_tokens % chunk or chunk
+        if self.trigger == "new_chunk":
+            beside += (self._room.under_way - 1) * chunk
+        return min(num_tokens, self.limit + beside)
 
     def _least(self, chunk_frames: int) -> int:
         """Return the fewest frames that hold the sink, the recent frames and a chunk."""
@@ -97,7 +107,12 @@ class Scored(Budgeted):
         if self.granularity != "token":
             size = 1 if self.granularity == "frame" else tokens.spec.chunk_frames
             unit = tokens.frame // size
-            keys = [score_BHN, unit, _unit_means(score_BHN, unit, tokens.count > 0), tier]
+            inside = score_BHN
+            if self.order == "score":
+                # Units lie best first, and the tokens of a unit stay in their order.
+                place = torch.arange(unit.shape[2], 0, -1, device=unit.device)
+                inside = place.expand_as(unit)
+            keys = [inside, unit, _unit_means(score_BHN, unit, tokens.count > 0), tier]
         best = lexsort(*keys)[..., -self.limit :]
         return best.flip(-1) if self.order == "score" else best.sort(dim=-1).values
 

@@ -25,6 +25,10 @@ class Scorer(ABC):
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most scorers serve every geometry
         """Raise ValueError, before generation, if the scorer does not support the model."""
 
+    def num_queries(self, spec: CacheSpec) -> int:
+        """Return how many of a pass's newest queries the scorer reads."""
+        return 0
+
     @abstractmethod
     def score(self, tokens: Tokens) -> Tensor:
         """Return finite scores [B, H, N] fp32; tokens with higher scores stay longer."""
