@@ -5,6 +5,7 @@ from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.models.magi import Magi, MagiDims
 from harness.models.preset import VideoModel
 from harness.models.text.hashed_words import HashText
+from harness.models.text.t5 import T5Text
 from harness.models.text.umt5 import UmT5Text
 from harness.models.wan import Wan, WanDims
 
@@ -12,6 +13,7 @@ __all__ = [
     "HashText",
     "Magi",
     "MagiDims",
+    "T5Text",
     "UmT5Text",
     "VideoModel",
     "Wan",

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 EPS = 1e-6  # of all norms
 WAVES = 256  # width of the sinusoid of the time
 PIECES = 8  # outputs of self- and cross-attention alternate in so many pieces, whatever the heads
-NULL_ROWS = 50  # rows of the null table that stand for no text
 # Weights that the released code keeps or promotes to fp32, by parts of their names.
 FP32 = (
     "x_embedder.",
@@ -161,7 +160,7 @@ class Magi(nn.Module):
 
     @property
     def null_text(self) -> Tensor:
-        """Table of the null text [text_rows, E]; its first `NULL_ROWS` rows stand for no text."""
+        """Table of the null text [text_rows, E]; see `null_rows` of the special tokens."""
         return self.y_embedder.null_caption_embedding
 
     def positions(self, grid: tuple[int, int]) -> BandedRope:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.models.text.hashed_words import HashText
-from harness.models.text.umt5 import HUB, UmT5Text, clean
+from harness.models.text.umt5 import HUB, UmT5Text
 from harness.system.errors import UserError
 from tests.support.tiny_wan import write_text
 
@@ -122,10 +122,10 @@ def test_umt5_cleans_prompts(wan_folder: Path) -> None:
 
 
 def test_clean() -> None:
-    assert clean("  a\u00a0 fox\n\tin\r\n snow ") == "a fox in snow"
-    assert clean("<i>&amp;lt;") == "<i><"  # ftfy leaves text with tags to the two passes
-    assert clean("&amp;lt;b&amp;gt; &quot;") == '<b> "'
-    assert clean("cafÃ© “quoted”") == 'café "quoted"'
+    assert UmT5Text.clean("  a\u00a0 fox\n\tin\r\n snow ") == "a fox in snow"
+    assert UmT5Text.clean("<i>&amp;lt;") == "<i><"  # ftfy leaves text with tags to the two passes
+    assert UmT5Text.clean("&amp;lt;b&amp;gt; &quot;") == '<b> "'
+    assert UmT5Text.clean("cafÃ© “quoted”") == 'café "quoted"'
 
 
 def test_umt5_in_bfloat16_is_close_and_comes_as_float32(wan_folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.text.umt5 import UmT5Text, clean
+from harness.models.text.umt5 import UmT5Text
 from tests.support.tiny_wan import WORDS, write_text
 
 LENGTH, WIDTH = 512, 32
@@ -41,13 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("prompt", AWKWARD)
 def test_words_are_prepared_as_published(prompt: str) -> None:
     published = pytest.importorskip("diffusers.pipelines.wan.pipeline_wan")
-    assert clean(prompt) == published.prompt_clean(prompt)
+    assert UmT5Text.clean(prompt) == published.prompt_clean(prompt)
 
 
 def test_awkward_words_are_changed_at_all() -> None:
-    assert clean(AWKWARD[2]) == 'a & cat <b> "red"'
-    assert clean(AWKWARD[4]) == "a red fox,runs!"
-    assert sum(clean(prompt) != prompt for prompt in AWKWARD) > 6
+    assert UmT5Text.clean(AWKWARD[2]) == 'a & cat <b> "red"'
+    assert UmT5Text.clean(AWKWARD[4]) == "a red fox,runs!"
+    assert sum(UmT5Text.clean(prompt) != prompt for prompt in AWKWARD) > 6
 
 
 def test_rows_are_those_of_the_published_pipeline(folder: Path) -> None:

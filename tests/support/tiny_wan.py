@@ -93,6 +93,11 @@ def write_parts(data: Path) -> Path:
 
 def write_text(root: Path, width: int = DIMS.text_dim) -> None:
     """Write a tiny random umT5 and a tokenizer of a few words."""
+    write_encoder("UMT5", root / "text_encoder", root / "tokenizer", width)
+
+
+def write_encoder(family: str, encoder: Path, tokenizer: Path, width: int) -> None:
+    """Write a tiny random encoder of a family of transformers, and a tokenizer of a few words."""
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -104,8 +109,8 @@ def write_text(root: Path, width: int = DIMS.text_dim) -> None:
     )
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(root / "tokenizer")
-    config = transformers.UMT5Config(
+    ).save_pretrained(tokenizer)
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=len(vocabulary),
         d_model=width,
         d_kv=8,
@@ -116,4 +121,4 @@ def write_text(root: Path, width: int = DIMS.text_dim) -> None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transformers.UMT5EncoderModel(config).save_pretrained(root / "text_encoder")
+        getattr(transformers, f"{family}EncoderModel")(config).save_pretrained(encoder)

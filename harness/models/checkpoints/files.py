@@ -204,12 +204,16 @@ def _download(path: Path, source: str) -> str:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """Return the shards that the index names, or all shards if there is no index."""
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    shards = sorted(folder.glob("*.safetensors"))
+    """Return the shards that the index names, or all shards if there is no index.
+
+    Shards are .safetensors files; in a folder without them .bin files, as older encoders have.
+    """
+    is_old = any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
+    kind = "bin" if is_old else "safetensors"
+    indices, shards = (sorted(folder.glob(f"*.{kind}{end}")) for end in (".index.json", ""))
     if len(indices) > 1 or not shards:
         raise UserError(
-            f"{folder} holds {len(indices)} indices and {len(shards)} .safetensors files: choose a "
+            f"{folder} holds {len(indices)} indices and {len(shards)} .{kind} files: choose a "
             "folder with the weights of one model (`transformer` in a diffusers folder)"
         )
     if not indices:

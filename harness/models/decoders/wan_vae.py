@@ -19,7 +19,8 @@ from torch import Tensor
 from harness.models.checkpoints.files import is_complete
 from harness.models.checkpoints.locate import located
 from harness.models.decoders.wan_vae_by_frame import FrameByFrame, decode_as_published, decode_frame
-from harness.models.text.umt5 import HUB, missing_folder, missing_packages
+from harness.models.text.folder_encoder import missing_folder, missing_packages
+from harness.models.text.umt5 import HUB
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
@@ -195,7 +196,7 @@ class WanVae:
     def _checkpoint(self, kind: Any) -> Any:
         root = Path(self.folder)
         if not (root / "vae").is_dir():
-            raise missing_folder(root, "vae", "vae")
+            raise missing_folder(root, "vae", HUB, "vae")
         try:
             vae, report = kind.from_pretrained(
                 root / "vae",

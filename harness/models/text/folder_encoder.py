@@ -1,0 +1,300 @@
+"""Text encoders of the T5 family in a folder of files, as transformers reads them.
+
+Prompts are encoded once, before the videos, and then the encoder is freed: the rows take megabytes
+per prompt, the encoder gigabytes. Construction is cheap; `encode` loads the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from harness.models.checkpoints.files import Stored, contents, files_of, is_complete
+from harness.models.checkpoints.load import checkpoint_digest
+from harness.models.checkpoints.locate import located
+from harness.models.text.hashed_words import HashText
+from harness.models.text.stored_rows import RowsFile
+from harness.system.errors import UserError
+from harness.system.logs import log
+from harness.system.units import size
+
+_PACKAGES = ("transformers", "tokenizers", "ftfy")  # packages that affect the rows
+
+
+class FolderEncoder(ABC):
+    """A text encoder and its tokenizer, loaded from a folder in the layout of `hub`.
+
+    Prompts are cleaned, padded to `length` and encoded under their mask. Rows past the prompt are
+    set to zero.
+
+    what: name of the encoder in messages.
+    hub: repository whose layout the folder has. encoder_part, tokenizer_part: folders in it.
+    encoder_class: name of the class in transformers.
+    parameters: number of parameters; the shared embedding counts once.
+
+    folder: folder with that layout, below the data folder or absolute.
+    length: rows per prompt. width: channels of a row.
+    weights: `checkpoint`, or `random`, which reads no files: `HashText` makes rows of the same
+    shape, for systems measurements whose values do not matter.
+    dtype: bfloat16 or float32.
+    embeddings: file of encoded prompts (`harness.models.text.stored_rows`), below the data folder
+    or absolute; no encoder is needed then.
+
+    Shapes  num_prompts strings -> [num_prompts, length, width] float32 on the CPU.
+    Raises  UserError, from `encode`: packages, folder or weights missing; another width.
+    """
+
+    what: ClassVar[str]
+    hub: ClassVar[str]
+    encoder_part: ClassVar[str]
+    tokenizer_part: ClassVar[str]
+    encoder_class: ClassVar[str]
+    parameters: ClassVar[int]
+
+    def __init__(
+        self,
+        folder: str,
+        length: int,
+        width: int,
+        weights: str,
+        dtype: str,
+        embeddings: str | None,
+    ) -> None:
+        if dtype not in ("bfloat16", "float32"):
+            raise UserError(f"text.dtype={dtype}: choose bfloat16 or float32")
+        if weights not in ("checkpoint", "random"):
+            raise UserError(f"text.weights={weights}: choose checkpoint or random")
+        self.folder, self.length, self.width = folder, length, width
+        self.embeddings = embeddings
+        self._root = Path()
+        self._random = HashText(length, width) if weights == "random" else None
+        self.device, self.dtype = torch.device("cpu"), dtype
+        self._loaded: tuple[Any, Any] | None = None
+
+    @staticmethod
+    @abstractmethod
+    def clean(prompt: str) -> str:
+        """Return a prompt as the model was trained to read it."""
+
+    def locate(self, root: Path) -> None:
+        """Resolve relative paths below `root`, or in the hub's cache."""
+        self._root = root
+        if self._random is None and self.embeddings is None:
+            self.folder = str(located(root, self.folder, self.hub))
+
+    def to(self, device: torch.device) -> None:
+        """Encode on this device from now on, and free a loaded encoder."""
+        self.close()
+        self.device = device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of the encoder's weights while it is loaded."""
+        if self._random is not None or self.embeddings is not None:
+            return 0
+        itemsize: int = getattr(torch, self.dtype).itemsize
+        return self.parameters * itemsize
+
+    @property
+    def ready(self) -> RowsFile | None:
+        """Return the file of encoded prompts, or None if prompts are encoded."""
+        if self._random is not None or self.embeddings is None:
+            return None
+        return RowsFile(self._root / self.embeddings, self.length, self.width)
+
+    def recorded(self) -> str | None:
+        """Return the file of encoded prompts and its SHA-256, or None if prompts are encoded."""
+        return None if self.ready is None else f"{self.embeddings} {self.ready.digest()}"
+
+    def missing(self) -> list[Path]:
+        """Return the missing files and folders that `encode` needs."""
+        if self._random is not None:
+            return []
+        if self.ready is not None:
+            return [] if self.ready.path.is_file() else [self.ready.path]
+        encoder, tokenizer = (Path(self.folder) / part for part in self._parts())
+        lacking = [] if is_complete(encoder) else [encoder]
+        if not any(tokenizer.glob("tokenizer*.json")) and tokenizer not in lacking:
+            lacking.append(tokenizer)
+        return lacking
+
+    def examine(self) -> str:
+        """Check the files without loading weights, and describe them.
+
+        Raises  UserError: packages or files are missing, damaged, or of a different width.
+        """
+        if self._random is not None:
+            return "random rows"
+        if self.ready is not None:
+            return f"{len(self.ready.prompts())} prompts in {self.ready.path}"
+        encoder = self._found(self.encoder_part)
+        self._demand_width(self._config_width())
+        weights = contents(files_of(encoder))
+        self._tokenizer()
+        self.clean("")
+        total = sum(each.nbytes for each in weights.values() if isinstance(each, Stored))
+        return f"{len(weights)} tensors in files of {size(total)}, {self.dtype}"
+
+    def origin(self) -> str | None:
+        """Return a digest of weights and tokenizer, and package versions; None without an encoder.
+
+        The digest covers every byte of the small files, and of the weights what
+        `checkpoint_digest` covers.
+
+        Raises  UserError: packages or files are missing.
+        """
+        if self._random is not None or self.embeddings is not None:
+            return None
+        encoder, tokenizer = (self._found(part) for part in self._parts())
+        digest = hashlib.sha256(checkpoint_digest(encoder).encode())
+        config, weights = encoder / "config.json", files_of(encoder)
+        # Both may lie in one folder: read neither the config twice nor the weights whole.
+        rest = [x for x in sorted(tokenizer.iterdir()) if x not in (config, *weights)]
+        for file in [config, *rest]:
+            if file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+        try:
+            versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+        except importlib.metadata.PackageNotFoundError as error:
+            raise missing_packages(self.what) from error
+        return ", ".join([digest.hexdigest(), *versions])
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return rows [num_prompts, length, width] fp32; loads the encoder if necessary."""
+        if self._random is not None:
+            return self._random.encode(prompts)
+        if self.ready is not None:
+            return self.ready.encode(prompts)
+        rows = torch.zeros(len(prompts), self.length, self.width)
+        # Encode one prompt at a time, so that its rows do not depend on the others in a batch.
+        for own, prompt in zip(rows, prompts, strict=True):
+            hidden = self._encode_one(self.clean(prompt))
+            own[: len(hidden)] = hidden
+        return rows
+
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """Return whether a prompt fills all rows, so that its last words may have been ignored."""
+        return bool(rows_TE[-1].any())
+
+    def close(self) -> None:
+        """Free the encoder; the next `encode` loads it again."""
+        self._loaded = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _encode_one(self, prompt: str) -> Tensor:
+        """Return the rows of the prompt's tokens, without padding [num_tokens, width] fp32."""
+        self._loaded = self._loaded or self._load()
+        tokenizer, encoder = self._loaded
+        num_tokens = len(tokenizer([prompt]).input_ids[0])
+        if num_tokens > self.length:
+            log.warning(
+                "a prompt has %d tokens and the text encoder takes %d: its last %d are not read "
+                "(%r)",
+                num_tokens,
+                self.length,
+                num_tokens - self.length,
+                prompt[:60],
+            )
+        tokens = tokenizer(
+            [prompt],
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.device)
+        hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
+        own: Tensor = hidden[: int(tokens.attention_mask.sum())]
+        return own.float().cpu()
+
+    def _load(self) -> tuple[Any, Any]:
+        try:
+            import transformers
+        except ImportError as error:
+            raise missing_packages(self.what) from error
+        root, encoder_class = Path(self.folder), getattr(transformers, self.encoder_class)
+        encoder_folder, tokenizer = self._found(self.encoder_part), self._tokenizer()
+        try:
+            encoder, report = encoder_class.from_pretrained(
+                encoder_folder,
+                dtype=getattr(torch, self.dtype),
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"cannot load the text encoder in {root}: download it again") from error
+        # Files store the embedding once, under `shared`. Some releases of transformers 5 do not
+        # tie the encoder's embedding to it and would encode with zeros.
+        absent = set(report["missing_keys"]) - {"encoder.embed_tokens.weight"}
+        if absent:
+            raise UserError(
+                f"the text encoder in {root} lacks {len(absent)} tensors: download it again"
+            )
+        self._demand_width(encoder.config.d_model)
+        encoder.encoder.set_input_embeddings(encoder.shared)
+        return tokenizer, encoder.eval().to(self.device)
+
+    def _tokenizer(self) -> Any:
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise missing_packages(self.what) from error
+        folder = self._found(self.tokenizer_part)
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"cannot load the tokenizer in {folder}: download it again") from error
+
+    def _demand_width(self, width: int) -> None:
+        if width != self.width:
+            raise UserError(
+                f"the text encoder in {self.folder} is {width} wide, not {self.width}: choose "
+                "text.width to match or download it again"
+            )
+
+    def _config_width(self) -> int:
+        """Return the width of the encoder from its config.json."""
+        config = Path(self.folder) / self.encoder_part / "config.json"
+        if not config.is_file():  # an interrupted download
+            raise missing_folder(Path(self.folder), self.encoder_part, self.hub, *self._parts())
+        try:
+            return int(json.loads(config.read_text())["d_model"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{config} is damaged: download it again") from error
+
+    def _found(self, part: str) -> Path:
+        """Return a folder below the encoder's own, which must exist."""
+        folder = Path(self.folder)
+        if not (folder / part).is_dir():
+            raise missing_folder(folder, part, self.hub, *self._parts())
+        return folder / part
+
+    def _parts(self) -> tuple[str, str]:
+        return self.encoder_part, self.tokenizer_part
+
+
+def missing_packages(what: str) -> UserError:
+    """Return the error for missing packages of the `wan` extra."""
+    return UserError(
+        f"{what} needs packages that are not here: type pip install 'video-kv-bench[wan]'"
+    )
+
+
+def missing_folder(root: Path, part: str, hub: str, *wanted: str) -> UserError:
+    """Return the error for a folder without `part`, with the command that fetches `wanted`."""
+    include = " ".join(f"--include '{name}/*'" for name in dict.fromkeys(wanted))
+    return UserError(
+        f"found no folder {root / part}, or not all of it: type `hf download {hub} {include} "
+        f"--local-dir {root}`, or set the folder to where it is"
+    )
