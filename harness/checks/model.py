@@ -24,6 +24,7 @@ from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
 from harness.models.checkpoints.load import matched
+from harness.models.magi import Magi
 from harness.models.preset import DTYPES, VideoModel
 from harness.models.wan import Wan
 from harness.sampling.decoder import Codec
@@ -215,9 +216,9 @@ def verdicts(
             return
 
 
-def _hollow(model: VideoModel) -> Wan:
+def _hollow(model: VideoModel) -> Wan | Magi:
     with torch.device("meta"):  # shapes without memory: the network may not fit into RAM
-        return Wan(model.dims)
+        return model.dims.network(model.fps)
 
 
 def _demand_finite(x: Tensor, what: str) -> None:

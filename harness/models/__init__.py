@@ -1,9 +1,10 @@
-"""Base models: one network file, presets in `conf/model/`, loader, text encoders, decoders."""
+"""Base models: two networks, presets in `conf/model/`, loader, text encoders, decoders."""
 
 from harness.models.decoders.preview import WanPreview
 from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.models.magi import Magi, MagiDims
 from harness.models.preset import VideoModel
+from harness.models.prompts import MagiPrompts
 from harness.models.text.hashed_words import HashText
 from harness.models.text.t5 import T5Text
 from harness.models.text.umt5 import UmT5Text
@@ -13,6 +14,7 @@ __all__ = [
     "HashText",
     "Magi",
     "MagiDims",
+    "MagiPrompts",
     "T5Text",
     "UmT5Text",
     "VideoModel",

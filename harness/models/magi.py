@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +95,16 @@ class MagiDims:
         """Rotary bands of each axis."""
         return self.head_dim // 8
 
+    def network(self, fps: int) -> Magi:
+        """Build the network, which is the same for all frame rates; its weights come later."""
+        return Magi(self)
+
+    def seeded(self, fps: int, seed: int) -> Magi:
+        """Build the network with untrained weights."""
+        network = Magi(self)
+        init_weights(network, seed)
+        return network
+
     @property
     def patch_channels(self) -> int:
         """Channels of a patch in the network, per pixel of the latents."""
@@ -112,6 +122,8 @@ class Magi(nn.Module):
 
     Shapes  x [B, F, C, h, w], t [B, F] in 0..1 -> flow [B, F, C, h, w] in the dtype of x.
     """
+
+    first_block: ClassVar[str] = "Magi.videodit_blocks.layers.0"  # as FlopCounterMode names it
 
     def __init__(self, dims: MagiDims) -> None:
         """Build the modules; weights come from a checkpoint or `init_weights`."""

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.api import CacheSpec
 from harness.models.checkpoints.bundled import bundled
-from harness.models.checkpoints.load import checkpoint_sha256, load_weights
+from harness.models.checkpoints.load import MixedDtypes, checkpoint_sha256, load_weights
 from harness.models.checkpoints.locate import located
 from harness.models.checkpoints.lora import Lora
-from harness.models.wan import Wan, WanDims, init_weights
+from harness.models.magi import Magi, MagiDims
+from harness.models.prompts import PlainPrompts, Prompts
+from harness.models.wan import Wan, WanDims
 from harness.sampling.decoder import Decoder
-from harness.sampling.guidance import PROMPT_ALONE, Guided, Role, SameText, Texts
+from harness.sampling.guidance import PROMPT_ALONE, Guided, Role, Texts
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
+from harness.sampling.passes import Pass
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import NoiseSchedule
 from harness.system.errors import UserError
@@ -77,12 +80,13 @@ class VideoModel:
     trained_frames: length in latent frames of the videos that the weights were trained on; null if
     unknown. Runs with later positions report this.
     guidance: run every pass in several branches and combine them; null runs it once.
+    prompts: what passes read of a prompt; one text for all by default.
 
     Raises  ValueError: an unknown word; weights without their file or digest; a window that cannot
             hold the sink and one chunk; other values that do not fit together.
     """
 
-    dims: WanDims
+    dims: WanDims | MagiDims
     schedule: NoiseSchedule
     text: TextEncoder
     decoder: Decoder
@@ -108,6 +112,7 @@ class VideoModel:
     loop: Loop = field(default_factory=Loop)
     trained_frames: int | None = None
     guidance: Guided | None = None
+    prompts: Prompts = field(default_factory=PlainPrompts)
 
     def __post_init__(self) -> None:
         choices = {
@@ -169,6 +174,7 @@ class VideoModel:
             num_layers=self.dims.num_layers,
             num_heads=self.dims.num_heads,
             head_dim=self.dims.head_dim,
+            num_kv_heads=self.dims.num_kv_heads,
             grid=(self.latent_size[0] // 2, self.latent_size[1] // 2),
             chunk_frames=self.chunk_frames,
             window=self.window,
@@ -183,6 +189,15 @@ class VideoModel:
     def roles(self) -> tuple[Role, ...]:
         """Return what each branch of a pass reads."""
         return PROMPT_ALONE if self.guidance is None else self.guidance.roles
+
+    def roles_of(self, each: Pass) -> list[Role]:
+        """Return the roles of the branches in which a pass runs, if no policy skips it."""
+        if self.guidance is None:
+            return list(self.roles)
+        if each.step is None:
+            return [role for role in self.roles if role.cache != "none"]
+        time = self.schedule.times(each.history == 0 and each.frames.start == 0)[each.step]
+        return [role for role in self.roles if self.guidance.runs(role, time, each.is_oldest)]
 
     @property
     def num_histories(self) -> int:
@@ -214,16 +229,16 @@ class VideoModel:
         dtype = DTYPES[self.dtype]
         self.text.locate(data_dir)
         self.decoder.locate(data_dir)
+        self.prompts.locate(data_dir)
+        network: Wan | Magi
         if self.weights == "seeded":
-            network = Wan(self.dims, self.fps)
-            init_weights(network, self.seed)
-            network.to(device, dtype)
+            network = in_dtype(self.dims.seeded(self.fps, self.seed), dtype).to(device)
         else:
             # Build without memory: every weight is replaced below.
             with torch.device("meta"):
-                network = Wan(self.dims, self.fps)
+                network = self.dims.network(self.fps)
             if self.weights == "random":
-                _fill_random(network.to(dtype).to_empty(device=device), self.seed)
+                _fill_random(in_dtype(network, dtype).to_empty(device=device), self.seed)
             else:
                 load_weights(
                     network,
@@ -239,15 +254,18 @@ class VideoModel:
             network, self.schedule, self.chunk_frames, loop=self.loop, guidance=self.guidance
         )
 
-    def texts(self, sampler: Sampler, rows: Mapping[str, Tensor]) -> dict[str, Texts]:
+    def texts(
+        self, sampler: Sampler, rows: Mapping[str, Tensor], num_frames: int
+    ) -> dict[str, Texts]:
         """Return what the branches read, once per video.
 
         rows: encoded prompt [T, E], and the negative text's rows if a branch reads it.
+        num_frames: latent frames of the video.
         """
-        return {name: SameText(self.text_kv(sampler, each)) for name, each in rows.items()}
+        return self.prompts.texts(sampler.network, rows, -(-num_frames // self.chunk_frames))
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
-        """Return cross-attention keys and values for a prompt's rows [T, E], once per video."""
+        """Return the cross-attention keys and values of a prompt's rows [T, E]."""
         network = sampler.network
         with torch.inference_mode():
             return network.text_kv(rows_TE[None].to(network.device, network.dtype))
@@ -296,10 +314,29 @@ class VideoModel:
         return f"{self.checkpoint} {found}{added}"
 
 
-def _fill_random(network: Wan, seed: int) -> None:
+def in_dtype(network: Wan | Magi, dtype: torch.dtype) -> Wan | Magi:
+    """Convert the weights to a dtype, except for those that the network keeps in fp32."""
+    kept = network.fp32_weights if isinstance(network, MixedDtypes) else set()
+    for name, parameter in network.named_parameters():
+        if name not in kept:
+            parameter.data = parameter.data.to(dtype)
+    return network
+
+
+def _fill_random(network: nn.Module, seed: int) -> None:
     """Fill the network with small random values, on its device."""
     # Drawing on the device is fast. The small deviation avoids overflow in a forward pass.
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     with torch.no_grad():
         for tensor in network.state_dict().values():
             tensor.normal_(0, 0.02, generator=generator)
+
+
+def wan_of(model: VideoModel) -> Wan:
+    """Build the network of a model of the Wan kind; its weights come later.
+
+    Raises  ValueError: the model has another network.
+    """
+    if not isinstance(model.dims, WanDims):
+        raise ValueError("the small models have the network of Wan: give model.dims of WanDims")
+    return model.dims.network(model.fps)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -65,12 +65,29 @@ class WanDims:
         """Width of one attention head."""
         return self.dim // self.num_heads
 
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values: as many as of queries."""
+        return self.num_heads
+
+    def network(self, fps: int) -> Wan:
+        """Build the network for a frame rate; its weights come later."""
+        return Wan(self, fps)
+
+    def seeded(self, fps: int, seed: int) -> Wan:
+        """Build the network with untrained weights."""
+        network = Wan(self, fps)
+        init_weights(network, seed)
+        return network
+
 
 class Wan(nn.Module):
     """Predicts the flow v = noise - x0 of a chunk of latent frames.
 
     Shapes  x [B, F, C, h, w], t [B, F] in 0..1000 -> flow [B, F, C, h, w].
     """
+
+    first_block: ClassVar[str] = "Wan.blocks.0"  # as FlopCounterMode names it
 
     def __init__(self, dims: WanDims, fps: int = 16) -> None:
         """Build the modules; weights come from a checkpoint or `init_weights`.

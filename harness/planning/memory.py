@@ -70,7 +70,7 @@ class Budget:
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
-        self.branches = model.num_histories  # each has its own history, text K/V and scratch
+        self.branches = model.num_histories  # each has its own history and scratch
         self._histories: dict[tuple[CacheSpec, int], list[list[Moment]]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:
@@ -110,14 +110,21 @@ class Budget:
         model = self.model
         frames = model.loop.active_frames(model.schedule, num_frames, model.chunk_frames)
         exact = sum(tier_bytes(Tier(Exact(), Exact()), model.spec, self.dtype).values())
-        return {"active": self.branches * frames * exact} if frames else {}
+        storing = sum(role.cache != "none" for role in model.roles)
+        return {"active": storing * frames * exact} if frames else {}
+
+    def texts(self, num_frames: int) -> int:
+        """Return the bytes of the cross-attention keys and values of all texts of a video."""
+        num_chunks = -(-num_frames // self.model.chunk_frames)
+        names = [role.text for role in self.model.roles]
+        return self.model.prompts.most_texts(names, num_chunks) * self.needs.network.text_kv_bytes
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Return the components of each phase at its peak, for the largest history `held`."""
         network, lengths = self.needs.network, self.model.loop.histories(num_frames)
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
-        resident: Sizes = {"text K/V": self.branches * network.text_kv_bytes}
+        resident: Sizes = {"text K/V": self.texts(num_frames)}
         resident |= self.allocated(held, lengths[0])
         # Only a loop that decodes between histories frees the latents of the earlier ones.
         restarts = len(lengths) > 1 and self.model.loop.decodes_between
@@ -126,7 +133,7 @@ class Budget:
         running["scratch"] = self._scratch(contract, held)
         decode = {**base, **decoder, **({} if contract.best else resident)}
         if restarts:  # after decoding, the next history still needs the prompt's K/V
-            decode["text K/V"] = self.branches * network.text_kv_bytes
+            decode["text K/V"] = self.texts(num_frames)
         decode["latents"] = 2 * latents  # the chunks and their concatenation
         decode["activations"] = self._decode(contract, num_frames)
         if not contract.best:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.cache.positions import rotate
-from harness.models.preset import DTYPES, VideoModel
+from harness.models.magi import Magi
+from harness.models.preset import DTYPES, VideoModel, in_dtype
 from harness.models.wan import Wan
 from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames
@@ -135,14 +136,15 @@ def network(model: VideoModel) -> Network:
         stand = _Stand(live)
         net(*inputs, kv, stand, None)
     counts = counter.get_flop_counts()
-    block: int = sum(counts["Wan.blocks.0"].values())
+    block: int = sum(counts[net.first_block].values())
     rest: int = counter.get_total_flops() - block
     layers = model.dims.num_layers
     with torch.device("meta"):
-        weights: int = sum(x.numel() for x in Wan(model.dims).state_dict().values())
+        whole = in_dtype(model.dims.network(model.fps), dtype)
+    of_layer = sum(x.nbytes for pair in kv.layers for x in pair)
     return Network(
-        weight_bytes=weights * dtype.itemsize,
-        text_kv_bytes=layers * kv.nbytes,
+        weight_bytes=sum(x.nbytes for x in whole.state_dict().values()),
+        text_kv_bytes=kv.nbytes + (layers - 1) * of_layer,
         flops=rest + layers * block,
         pass_bytes=live.peak,
         storing_from=stand.stored_at,
@@ -181,11 +183,11 @@ def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
     return steps, live.peak, values
 
 
-def _hollow(model: VideoModel) -> Wan:
+def _hollow(model: VideoModel) -> Wan | Magi:
     """Return the network with one layer, on the meta device."""
     with torch.device("meta"):
-        net = Wan(replace(model.dims, num_layers=1), model.fps)
-    return net.to(DTYPES[model.dtype]).eval().requires_grad_(False)
+        net = replace(model.dims, num_layers=1).network(model.fps)
+    return in_dtype(net, DTYPES[model.dtype]).eval().requires_grad_(False)
 
 
 def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
@@ -194,6 +196,6 @@ def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
     return on_meta(shape, DTYPES[model.dtype]), on_meta(shape[:2], torch.float32)
 
 
-def _text_kv(net: Wan, model: VideoModel, dtype: torch.dtype) -> TextKV:
+def _text_kv(net: Wan | Magi, model: VideoModel, dtype: torch.dtype) -> TextKV:
     length: Sequence[int] = (1, cast(Any, model.text).length, model.dims.text_dim)
     return net.text_kv(on_meta(length, dtype))

@@ -93,13 +93,15 @@ def work(
             packed += seen * storage.total(name, moment.parts[name])
             stored += count.stored * storage.total(name, moment.parts[name])
         decoded = 2 * history * stored_width * itemsize * spec.num_layers * staged
-        gemm += network.flops * len(each.frames) / most_frames
-        attention += 4 * queries * (history + queries) * width * spec.num_layers
-        staging += packed + decoded
-        if each.stores == "history":
-            read = len(each.frames) + moment.moved
-            encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
-    return Work(*(model.num_histories * total for total in (gemm, attention, staging, encoding)))
+        for role in model.roles_of(each):
+            seen = 0.0 if role.cache == "none" else history
+            gemm += network.flops * len(each.frames) / most_frames
+            attention += 4 * queries * (seen + queries) * width * spec.num_layers
+            staging += (packed + decoded) if seen else 0.0
+            if each.stores == "history" and role.cache == "own":
+                read = len(each.frames) + moment.moved
+                encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
+    return Work(gemm, attention, staging, encoding)
 
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
@@ -122,9 +124,12 @@ def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pa
 def _visible(spec: CacheSpec, each: Pass) -> float:
     """Return the share of the held frames that a pass attends to.
 
-    It is below 1 only for anchored positions, where the sink is moved next to the newest frames and
-    hides some. Evicted frames are assumed to be spread evenly over hidden and visible ones.
+    It is below 1 where the loop limits what a pass sees, and for anchored positions, where the sink
+    is moved next to the newest frames and hides some. Evicted frames are assumed to be spread
+    evenly over hidden and visible ones.
     """
+    if each.sees is not None:
+        return len(each.sees) / max(1, each.frames.start)
     if spec.positions != "anchored" or spec.window is None:
         return 1.0
     end = min(each.frames.stop, each.frames.start + spec.chunk_frames)

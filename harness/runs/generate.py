@@ -105,7 +105,7 @@ class Generator:
         rows = {"prompt": rows_TE}
         if self.model.guidance is not None:
             rows["negative"] = self.texts[self.model.guidance.negative][0]
-        texts = self.model.texts(self.sampler, rows)
+        texts = self.model.texts(self.sampler, rows, num_frames)
         return branches_of(self.model.roles, texts, lambda: self.session(num_frames))
 
     def notes(self, item: Item) -> list[str]:
@@ -269,8 +269,8 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     generator = Generator(run)
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
-    passes = model.loop.num_passes(model.schedule, run.suite.num_frames, model.chunk_frames)
-    passes *= len(model.roles)
+    of_video = model.loop.passes(model.schedule, run.suite.num_frames, model.chunk_frames)
+    passes = sum(len(model.roles_of(each)) for each in of_video)
     generator.encode([item.prompt.text for item in items])
     with suppress(Exception):  # the first video fails with the same error and records it
         generator.warm_up()

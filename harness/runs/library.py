@@ -94,7 +94,7 @@ def sample_video(
     model.text.close()
     branches = branches_of(
         model.roles,
-        model.texts(sampler, dict(zip(("prompt", "negative"), rows, strict=False))),
+        model.texts(sampler, dict(zip(("prompt", "negative"), rows, strict=False)), num_frames),
         lambda: open_session(model, method, num_frames, device, positions),
     )
     noise = SeededNoise(seed, model.latent_shape(num_frames))

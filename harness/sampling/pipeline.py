@@ -126,45 +126,47 @@ class Pipeline(Loop):
         new = parts[given:]
         rows = list(step_rows([steps] * len(new), offset))
         of_row = partial(Pass, 0, num_rows=len(rows))
-        clean_reach = self.clean_reach
-        if clean_reach is None and self.reach is not None:
-            clean_reach = self.reach[-1]
-
-        def sees(part: range, reach: int | None) -> range | None:
-            if reach is None:
-                return None
-            return range(max(0, part.start - (reach - 1) * chunk_frames), part.start)
-
         for part in parts[:given]:
-            yield of_row(part, row=0, stores="history", sees=sees(part, clean_reach or GIVEN_REACH))
+            sees = _sees(part, self._clean_reach or GIVEN_REACH)
+            yield of_row(part, row=0, stores="history", sees=sees)
         finished: range | None = None
-        for row, under_way in enumerate(rows):
+
+        def commit(row: int) -> Iterator[Pass]:
             if finished is not None:
-                yield of_row(
-                    finished,
-                    row=row,
-                    stores="history",
-                    completes=finished,
-                    sees=None if self.reach is None else sees(finished, clean_reach),
-                )
-                finished = None
+                seen = _sees(finished, None if self.reach is None else self._clean_reach)
+                yield of_row(finished, row=row, stores="history", completes=finished, sees=seen)
+
+        for row, under_way in enumerate(rows):
+            yield from commit(row)
+            finished = None
             for chunk, step in under_way:
                 part, is_last = new[chunk], step + 1 == steps
-                # No pass sees the keys of the video's last chunk.
-                is_end = part == parts[-1]
-                commits = is_last and self.commit == "last_evaluated" and not is_end
-                reach = None
-                if self.reach is not None:
-                    reach = self.reach[step * len(self.reach) // steps]
+                commits = is_last and self.commit == "last_evaluated"
+                reach = self.reach[step * len(self.reach) // steps] if self.reach else None
                 yield of_row(
                     part,
                     step,
                     row=row,
-                    stores="nothing" if is_end else "history" if commits else "active",
-                    completes=part if commits or (is_end and is_last) else range(0),
-                    sees=sees(part, reach),
+                    stores="history" if commits else "active",
+                    completes=part if commits else range(0),
+                    sees=_sees(part, reach),
                     is_oldest=chunk == under_way[0][0],
                     needs_room=chunk == under_way[0][0] and under_way[-1][1] == 0,
                 )
-                if is_last and self.commit == "clean" and not is_end:
+                if is_last and not commits:
                     finished = part
+        # The original leaves this one out, as no pass sees it; other loops store all of a video.
+        yield from commit(len(rows))
+
+    @property
+    def _clean_reach(self) -> int | None:
+        if self.clean_reach is None and self.reach is not None:
+            return self.reach[-1]
+        return self.clean_reach
+
+
+def _sees(part: range, reach: int | None) -> range | None:
+    """Return the earlier frames that a pass over a chunk sees, for a reach that counts itself."""
+    if reach is None:
+        return None
+    return range(max(0, part.start - (reach - 1) * len(part)), part.start)

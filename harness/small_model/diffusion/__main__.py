@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from harness.config import messages
 from harness.config.compose import configured
-from harness.models.preset import VideoModel
+from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
@@ -46,7 +46,7 @@ def train(config: dict[str, Any]) -> int:
         schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
     )
     device = machine.choose_device(config["run"]["device"])
-    trainer = TeacherTrainer(training, Wan(model.dims), objective, device, teacher.keys)
+    trainer = TeacherTrainer(training, wan_of(model), objective, device, teacher.keys)
     finished = trainer.run(
         lambda stage, step: batches(
             Windows(training, stage, model.chunk_frames, teacher.drop, teacher.layout),
@@ -96,7 +96,7 @@ def _trained(training: Training, model: VideoModel) -> Wan:
             f"found no checkpoint in {training.folder}: train first or set train.folder to where "
             "it is"
         )
-    network = Wan(model.dims)
+    network = wan_of(model)
     network.load_state_dict(state.ema)
     return network.eval().requires_grad_(False)
 

@@ -12,8 +12,7 @@ import torch
 from harness.api import Method
 from harness.config import messages
 from harness.config.compose import configured
-from harness.models.preset import VideoModel
-from harness.models.wan import Wan
+from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import State, load_state
@@ -52,7 +51,7 @@ def train(config: dict[str, Any]) -> int:
     device = machine.choose_device(config["run"]["device"])
     schedule: Any = model.schedule  # the few-step schedule of model=small
     objective = Objective(schedule, model.spec, training.history_noise)
-    trainer = Trainer(training, Wan(model.dims), objective, device)
+    trainer = Trainer(training, wan_of(model), objective, device)
     finished = trainer.run(
         lambda stage, step: batches(
             Windows(training, stage, model.text, model.chunk_frames), step, training.workers

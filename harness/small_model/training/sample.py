@@ -12,8 +12,7 @@ from torch import Tensor
 from harness.api import Method
 from harness.cache.attention.base import Backend
 from harness.cache.session import Session
-from harness.models.preset import DTYPES, VideoModel
-from harness.models.wan import Wan
+from harness.models.preset import DTYPES, VideoModel, wan_of
 from harness.results.contact_sheet import contact_sheet
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
@@ -50,7 +49,7 @@ class Studio:
 
     def show(self, state: State, seeds: Sequence[int], num_frames: int) -> list[Shown]:
         """A video for the prompt of every clip."""
-        network = Wan(self.model.dims)
+        network = wan_of(self.model)
         network.load_state_dict(state.ema)
         network.to(self.device, DTYPES[self.model.dtype]).eval().requires_grad_(False)
         sampler = Sampler(network, self.model.schedule, self.model.chunk_frames)

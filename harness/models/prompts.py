@@ -1,0 +1,162 @@
+"""What a model's passes read of a prompt: one text for all, or MAGI-1's texts by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from harness.models.checkpoints.locate import located
+from harness.models.magi import Magi
+from harness.models.text.special_tokens import (
+    KINDS,
+    LAST_DURATION,
+    SpecialTokens,
+    null_rows,
+    prompt_rows,
+)
+from harness.sampling.guidance import SameText, Texts
+from harness.sampling.network import Network, TextKV
+
+
+class Prompts(Protocol):
+    """Turns encoded prompts into the texts of a video's passes: `model.prompts` of a preset."""
+
+    def locate(self, root: Path) -> None:
+        """Look for files below `root`."""
+
+    def texts(
+        self, network: Network, rows: Mapping[str, Tensor], num_chunks: int, given: int = 0
+    ) -> dict[str, Texts]:
+        """Return the texts of the roles of guidance, by name.
+
+        rows: encoded `prompt` [T, E] and, if a role reads it, `negative`; padding rows are zero.
+        num_chunks: chunks of the video. given: those of them that a prefix gives.
+        """
+
+    def most_texts(self, names: Sequence[str], num_chunks: int) -> int:
+        """Return how many texts a video holds at the same time, at most.
+
+        names: texts that the roles of guidance read.
+        """
+
+
+@dataclass(frozen=True)
+class PlainPrompts:
+    """One text for all passes."""
+
+    def locate(self, root: Path) -> None:
+        """Do nothing: there are no files."""
+
+    def texts(
+        self, network: Network, rows: Mapping[str, Tensor], num_chunks: int, given: int = 0
+    ) -> dict[str, Texts]:
+        """Return one text for each name."""
+        with torch.inference_mode():
+            return {
+                name: SameText(network.text_kv(each[None].to(network.device, network.dtype)))
+                for name, each in rows.items()
+            }
+
+    def most_texts(self, names: Sequence[str], num_chunks: int) -> int:
+        """Return the number of different names."""
+        return len(set(names))
+
+
+class MagiPrompts:
+    """MAGI-1's texts: special tokens before the prompt, by chunk, and the network's empty text.
+
+    kinds: special tokens to use, e.g. `hq` (high quality) and `duration` (how many chunks follow).
+    file: special_tokens.npz of the released code, below the data folder; null draws random tokens,
+        for networks without trained weights.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code.
+    Raises  ValueError: an unknown kind. UserError, from `texts`: the file is missing or damaged.
+    """
+
+    def __init__(self, kinds: Sequence[str] = (), file: str | None = None) -> None:
+        """Note what to read; the file is read with the first text."""
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise ValueError(
+                f"model.prompts.kinds={list(kinds)}: {unknown[0]} is unknown, choose "
+                f"{', '.join(KINDS)}"
+            )
+        self.kinds, self.file = tuple(kinds), file
+        self._root = Path()
+
+    def locate(self, root: Path) -> None:
+        """Look for the file below `root`."""
+        self._root = root
+
+    def texts(
+        self, network: Network, rows: Mapping[str, Tensor], num_chunks: int, given: int = 0
+    ) -> dict[str, Texts]:
+        """Return the prompt's texts, and the empty one in the place of a negative."""
+        assert isinstance(network, Magi), "MagiPrompts serve the network of MAGI-1"
+        rows_TE = rows["prompt"].to(network.device)
+        special = self.special(rows_TE.shape[1]) if self.kinds else None
+        prompt = MagiText(network, rows_TE, self.kinds, special, num_chunks, given)
+        with torch.inference_mode():
+            dropped = SameText(network.text_kv(null_rows(network.null_text)[None], is_kept=False))
+        return {"prompt": prompt, "negative": dropped}
+
+    def most_texts(self, names: Sequence[str], num_chunks: int) -> int:
+        """Return the number of durations, and one or two empty texts."""
+        durations = min(num_chunks, LAST_DURATION + 1) if "duration" in self.kinds else 1
+        return durations + 2
+
+    def special(self, width: int) -> SpecialTokens:
+        """Return the special tokens, rows of `width` channels."""
+        if self.file is not None:
+            return SpecialTokens.read(located(self._root, self.file, None))
+        draws = torch.Generator().manual_seed(0)
+        shapes = ((1, width), (1, width), (100, width))
+        return SpecialTokens(*(torch.randn(shape, generator=draws) for shape in shapes))
+
+
+@dataclass
+class MagiText:
+    """The texts of one video's chunks. A clean or given chunk reads the network's empty text.
+
+    rows_TE: encoded prompt; padding rows are zero.
+    num_chunks: chunks of the video, `given` ones included.
+    """
+
+    network: Magi
+    rows_TE: Tensor
+    kinds: Sequence[str]
+    special: SpecialTokens | None
+    num_chunks: int
+    given: int
+    _made: dict[int | Literal["null"], TextKV] = field(default_factory=dict)
+
+    def of(self, chunk: int, is_clean: bool) -> TextKV:
+        """Return the text of a pass; chunks with the same special tokens share it."""
+        mask_T = self.rows_TE.any(dim=1)
+        if is_clean or chunk < self.given or not mask_T.any():
+            return self._text("null", null_rows(self.network.null_text))
+        following = self.num_chunks - 1 - chunk
+        key = min(following, LAST_DURATION) if "duration" in self.kinds else 0
+        if key in self._made:
+            return self._made[key]
+        rows = self.rows_TE[mask_T]
+        if self.special is not None:
+            num_new = self.num_chunks - self.given
+            at = chunk - self.given
+            rows = prompt_rows(self.rows_TE, mask_T, self.kinds, self.special, at, num_new)
+        return self._text(key, rows)
+
+    def _text(self, key: int | Literal["null"], rows_TE: Tensor) -> TextKV:
+        if key not in self._made:
+            self._made[key] = self.network.text_kv(rows_TE[None])
+        return self._made[key]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the texts that have been made."""
+        return sum(text_kv.nbytes for text_kv in self._made.values())
