@@ -1,6 +1,7 @@
 """Base models: one network file, presets in `conf/model/`, loader, text encoders, decoders."""
 
 from harness.models.decoders.preview import WanPreview
+from harness.models.decoders.vit_vae import ViTCodec, ViTDims, ViTVae
 from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.models.magi import Magi, MagiDims
 from harness.models.preset import VideoModel
@@ -15,6 +16,9 @@ __all__ = [
     "MagiDims",
     "T5Text",
     "UmT5Text",
+    "ViTCodec",
+    "ViTDims",
+    "ViTVae",
     "VideoModel",
     "Wan",
     "WanCodec",
