@@ -1,6 +1,7 @@
 """Base models: two networks, presets in `conf/model/`, loader, text encoders, decoders."""
 
 from harness.models.decoders.preview import WanPreview
+from harness.models.decoders.vit_vae import ViTCodec, ViTDims, ViTVae
 from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.models.magi import Magi, MagiDims
 from harness.models.preset import VideoModel
@@ -17,6 +18,9 @@ __all__ = [
     "MagiPrompts",
     "T5Text",
     "UmT5Text",
+    "ViTCodec",
+    "ViTDims",
+    "ViTVae",
     "VideoModel",
     "Wan",
     "WanCodec",
