@@ -54,7 +54,7 @@ def demand_fit(
     method.check(spec)
     sized(method, spec, model.loop.histories(num_frames)[0]).check(spec)
     integration.check(spec, method)
-    model.loop.check(integration, method, model.decoder)
+    model.loop.check(integration, method, model.decoder, model.guidance)
     model.loop.parts(0, num_frames, model.chunk_frames)
     if method.reuse is not None:
         method.reuse.check(min(len(model.schedule.times(first)) for first in (True, False)))

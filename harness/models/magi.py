@@ -95,6 +95,14 @@ class MagiDims:
         """Rotary bands of each axis."""
         return self.head_dim // 8
 
+    @property
+    def token_weights(self) -> int:
+        """Weights of a layer's matrices that every token of the video is multiplied by."""
+        heads, kv = (n * self.head_dim for n in (self.num_heads, self.num_kv_heads))
+        # Queries for video and text, keys, values; the projection of both attentions; the MLP.
+        attention = self.dim * (2 * heads + 2 * kv + 2 * heads)
+        return attention + (3 if self.gated_mlp else 2) * self.dim * self.ffn_dim
+
     def network(self, fps: int) -> Magi:
         """Build the network, which is the same for all frame rates; its weights come later."""
         return Magi(self)

@@ -16,7 +16,7 @@ from harness.models.checkpoints.load import MixedDtypes, checkpoint_sha256, load
 from harness.models.checkpoints.locate import located
 from harness.models.checkpoints.lora import Lora
 from harness.models.magi import Magi, MagiDims
-from harness.models.prompts import PlainPrompts, Prompts
+from harness.models.prompts import MagiPrompts, PlainPrompts, Prompts
 from harness.models.wan import Wan, WanDims
 from harness.sampling.decoder import Decoder
 from harness.sampling.guidance import PROMPT_ALONE, Guided, Role, Texts
@@ -142,6 +142,13 @@ class VideoModel:
                 f"{self.chunk_frames}: choose at least {self.sink + self.chunk_frames}"
             )
         self._check_sink()
+        self.loop.check_model(self.schedule, self.window, self.chunk_frames)
+        is_magi = isinstance(self.dims, MagiDims)
+        if is_magi != isinstance(self.prompts, MagiPrompts):
+            raise ValueError(
+                f"model.prompts={type(self.prompts).__name__} does not serve the network of "
+                f"{type(self.dims).__name__}: MagiDims and harness.models.MagiPrompts go together"
+            )
 
     def _check_sink(self) -> None:
         """Check that sink and window fit `sink_rate` and anchored positions."""

@@ -71,14 +71,18 @@ class MagiPrompts:
     """MAGI-1's texts: special tokens before the prompt, by chunk, and the network's empty text.
 
     kinds: special tokens to use, e.g. `hq` (high quality) and `duration` (how many chunks follow).
-    file: special_tokens.npz of the released code, below the data folder; null draws random tokens,
-        for networks without trained weights.
+    file: special_tokens.npz of the released code, below the data folder.
+    weights: `checkpoint` reads the file; anything else draws random tokens, for networks without
+        trained weights.
 
     Source  MAGI-1 (arXiv 2505.13211), its released code.
-    Raises  ValueError: an unknown kind. UserError, from `texts`: the file is missing or damaged.
+    Raises  ValueError: an unknown kind; no file. UserError, from `texts`: the file is missing or
+            damaged.
     """
 
-    def __init__(self, kinds: Sequence[str] = (), file: str | None = None) -> None:
+    def __init__(
+        self, kinds: Sequence[str] = (), file: str | None = None, weights: str = "checkpoint"
+    ) -> None:
         """Note what to read; the file is read with the first text."""
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
@@ -86,7 +90,13 @@ class MagiPrompts:
                 f"model.prompts.kinds={list(kinds)}: {unknown[0]} is unknown, choose "
                 f"{', '.join(KINDS)}"
             )
-        self.kinds, self.file = tuple(kinds), file
+        if kinds and file is None and weights == "checkpoint":
+            raise ValueError(
+                "model.prompts.file=null: give the path of special_tokens.npz, or set "
+                "model.prompts.kinds=[]"
+            )
+        self.kinds = tuple(kinds)
+        self.file = file if weights == "checkpoint" else None
         self._root = Path()
 
     def locate(self, root: Path) -> None:

@@ -70,6 +70,12 @@ class WanDims:
         """Heads of keys and values: as many as of queries."""
         return self.num_heads
 
+    @property
+    def token_weights(self) -> int:
+        """Weights of a block's matrices that every token of the video is multiplied by."""
+        # Queries, keys, values and output of self-attention; queries and output to the text.
+        return 6 * self.dim**2 + 2 * self.dim * self.ffn_dim
+
     def network(self, fps: int) -> Wan:
         """Build the network for a frame rate; its weights come later."""
         return Wan(self, fps)

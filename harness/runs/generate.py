@@ -108,12 +108,22 @@ class Generator:
         texts = self.model.texts(self.sampler, rows, num_frames)
         return branches_of(self.model.roles, texts, lambda: self.session(num_frames))
 
-    def notes(self, item: Item) -> list[str]:
+    def notes(self, item: Item, meter: Meter) -> list[str]:
         """Return notes that apply to this video's row; usually none."""
-        rows = self.text_rows(item)
-        if not self.model.text.is_full(rows):
-            return []
-        return [f"the prompt fills the text encoder's {len(rows)} rows and may have been cut"]
+        rows, found = self.text_rows(item), []
+        if self.model.text.is_full(rows):
+            found.append(
+                f"the prompt fills the text encoder's {len(rows)} rows and may have been cut"
+            )
+        if meter.locked:
+            chunk, step = next(iter(meter.locked.items()))
+            note = (
+                f"{len(meter.locked)} chunks ran no pass to their end, chunk {chunk} from step "
+                f"{step} on: the threshold locks them into reuse"
+            )
+            log.warning(f"{self.run.method_name}, {item.stem}: {note}; choose a smaller one")
+            found.append(note)
+        return found
 
     def session(self, num_frames: int) -> CacheSession:
         """Return an empty cache for a video of `num_frames` latent frames."""
@@ -300,4 +310,4 @@ def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows) -> None
     write_raw(run.video(item).with_suffix(".npy"), frames)
     write_trace(run.trace(item), trace)
     # The row is written last: a row means that frames and trace are complete.
-    rows.put(generator.record.made(item, meter, held, frames, generator.notes(item)))
+    rows.put(generator.record.made(item, meter, held, frames, generator.notes(item, meter)))

@@ -118,6 +118,8 @@ class TimedPass:
     chunk, step, branch: as in `harness.sampling.passes.Observer.phase`.
     time_s: end of the pass in seconds since the video began. seconds: its duration.
     drift, accumulated: None if the policy made no decision.
+    kv_age: of a pass that stored its chunk in the history, as in
+        `harness.sampling.passes.Observer.stored`; None for others.
     """
 
     phase: str
@@ -129,6 +131,7 @@ class TimedPass:
     reused: bool = False
     drift: float | None = None
     accumulated: float | None = None
+    kv_age: int | None = None
 
 
 class Meter:
@@ -183,7 +186,9 @@ class Meter:
         """Measure time and peak of a block; blocks of the same name are added up."""
         is_pass = name in ("denoise", "commit")
         if is_pass:
-            self.passes.append(TimedPass(name, chunk, step, branch))
+            # A commit pass is never skipped.
+            age = 0 if name == "commit" else None
+            self.passes.append(TimedPass(name, chunk, step, branch, kv_age=age))
         # CUDA calls return before the device is done: earlier work must not count for this block.
         self._synchronize()
         self._memory.reset()
@@ -206,6 +211,28 @@ class Meter:
     def reused(self) -> None:
         """Mark the current pass as skipped."""
         self.passes[-1].reused = True
+
+    def stored(self, age: int) -> None:
+        """Record the age of the keys and values that the current pass stored."""
+        self.passes[-1].kv_age = age
+
+    @property
+    def locked(self) -> dict[int, int]:
+        """Return the chunks whose last half of the steps or more was skipped, with its first step.
+
+        A policy that adds up drifts can do this: once a constant displacement replaces the steps,
+        the drift hardly changes.
+        """
+        found = {}
+        chunks: defaultdict[int, list[bool]] = defaultdict(list)
+        for each in self.passes:
+            if each.step is not None and each.branch == 0 and each.chunk is not None:
+                chunks[each.chunk].append(each.reused)
+        for chunk, reused in chunks.items():
+            first = max((i for i, skipped in enumerate(reused) if not skipped), default=-1) + 1
+            if len(reused) > 1 and len(reused) - first >= len(reused) / 2:
+                found[chunk] = first
+        return found
 
     def drifted(self, drift: float, accumulated: float) -> None:
         """Record the drift that the reuse policy decided on for the current pass."""

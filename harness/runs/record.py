@@ -143,7 +143,7 @@ class Recorder:
                 reused=int(each.reused),
                 drift=each.drift,
                 accumulated_drift=each.accumulated,
-                kv_age=0 if each.phase == "commit" else None,  # a commit is never skipped
+                kv_age=each.kv_age,
                 seconds=each.seconds,
             )
             for each in meter.passes

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 from harness.api import Exact, Method, Stores
 from harness.cache.integration import Integration, Packed
 from harness.sampling.decoder import Decoder
+from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Pass, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
@@ -77,7 +78,13 @@ class DiffusionForcing(Loop):
             raise ValueError(f"model.loop.prefix_noise={noise}: give a time from 0 to below 1000")
         self.check_lengths()
 
-    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+    def check(
+        self,
+        integration: Integration,
+        method: Method,
+        decoder: Decoder,
+        guidance: Guided | None = None,
+    ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
         if not isinstance(integration, Packed):
             raise ValueError(

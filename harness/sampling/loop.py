@@ -9,6 +9,7 @@ from typing import ClassVar
 from harness.api import Method, Stores
 from harness.cache.integration import Integration, Packed
 from harness.sampling.decoder import Codec, Decoder
+from harness.sampling.guidance import Guided
 from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
 
@@ -60,7 +61,16 @@ class Loop:
                 "more frames than overlap and at least 1 of it"
             )
 
-    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+    def check_model(self, schedule: NoiseSchedule, window: int | None, chunk_frames: int) -> None:
+        """Raise ValueError if the other settings of a preset do not fit this order."""
+
+    def check(
+        self,
+        integration: Integration,
+        method: Method,
+        decoder: Decoder,
+        guidance: Guided | None = None,
+    ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
         reuse = method.reuse
         if self.offset is not None and reuse is not None and reuse.scope == "window":

@@ -116,6 +116,12 @@ class Observer(Protocol):
     def reused(self) -> None:
         """Count the current pass as skipped."""
 
+    def stored(self, age: int) -> None:
+        """Record that the current denoising pass stored its chunk in the history.
+
+        age: passes of the chunk since the one that its keys and values are from.
+        """
+
     def drifted(self, drift: float, accumulated: float) -> None:
         """Record the numbers by which the reuse policy decided on the current pass.
 
@@ -136,6 +142,9 @@ class Silent:
 
     def reused(self) -> None:
         """Ignore a skipped pass."""
+
+    def stored(self, age: int) -> None:
+        """Ignore a stored chunk."""
 
     def drifted(self, drift: float, accumulated: float) -> None:
         """Ignore a drift."""

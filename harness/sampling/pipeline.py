@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
-from harness.api import Method
+from harness.api import Method, TokenPolicy
 from harness.cache.integration import Integration, Packed
 from harness.sampling.decoder import Decoder
+from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
@@ -68,7 +69,13 @@ class Pipeline(Loop):
                     f"model.loop.{name}={getattr(self, name)}: give whole numbers from 1"
                 )
 
-    def check(self, integration: Integration, method: Method, decoder: Decoder) -> None:
+    def check(
+        self,
+        integration: Integration,
+        method: Method,
+        decoder: Decoder,
+        guidance: Guided | None = None,
+    ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
         if not isinstance(integration, Packed):
             raise ValueError(
@@ -82,6 +89,43 @@ class Pipeline(Loop):
                 f"{name}.scope=window decides once for all chunks of a window, but "
                 "harness.sampling.Pipeline starts chunk after chunk without windows: choose "
                 "method.reuse.scope=chunk"
+            )
+        retention = method.retention
+        if not isinstance(retention, TokenPolicy):
+            return
+        if reuse is not None and reuse.allow_stale_commit and retention.trigger == "commit":
+            raise ValueError(
+                f"{type(retention).__name__}.trigger=commit reads the queries of the pass that "
+                f"stores a chunk, but {name}.allow_stale_commit may skip it: choose "
+                "method.retention.trigger=new_chunk"
+            )
+        if retention.trigger != "new_chunk":
+            return
+        if self.reach is not None:
+            raise ValueError(
+                f"model.loop.reach={list(self.reach)} counts whole chunks, of which "
+                f"{type(retention).__name__} keeps single tokens (the released code then hides the "
+                "tokens that it kept): choose model.loop.reach=null"
+            )
+        if guidance is not None and any(role.cache == "none" for role in guidance.roles):
+            raise ValueError(
+                f"{type(retention).__name__}.trigger=new_chunk reads the queries of the newest "
+                f"pass, which {type(guidance).__name__} runs without history (in the released code "
+                "it then attends to nothing): choose model.guidance=null"
+            )
+
+    def check_model(self, schedule: NoiseSchedule, window: int | None, chunk_frames: int) -> None:
+        """Raise ValueError if the other settings of a preset do not fit this order."""
+        self.check_steps(schedule)
+        if window is None:
+            return
+        most = None if self.reach is None else max(*self.reach, self.chunks)
+        if most is None or window < most * chunk_frames:
+            wanted = "null" if most is None else f"{most * chunk_frames} or more, or null"
+            raise ValueError(
+                f"model.window={window} is shorter than what model.loop.reach and "
+                f"model.loop.chunks={self.chunks} chunks of {chunk_frames} frames see: choose "
+                f"model.window={wanted}"
             )
 
     def check_steps(self, schedule: NoiseSchedule) -> int:

@@ -62,6 +62,7 @@ class ChunkState:
     solver: None for chunks that the history before gives, and for finished ones.
     has_begun: whether its first step is done.
     is_given: whether it comes from the history before, or from a prefix.
+    skipped: denoising passes that were skipped since the newest that ran.
     pinned: its first frames that a prefix gives [B, F, C, h, w]; None if it gives none.
     finite: for each pass so far, whether its latents were finite [] bool, on the device.
     """
@@ -73,6 +74,7 @@ class ChunkState:
     solver: Solver | None = None
     has_begun: bool = False
     is_given: bool = False
+    skipped: int = 0
     pinned: Tensor | None = None
     finite: list[Tensor] = field(default_factory=list)
 
@@ -250,6 +252,11 @@ class Sampler:
                 inputs = inputs or self._inputs(video, history, each, each.frames)
                 flow_BFChw, skips = self._branch_flow(video, history, each, reuse, number, inputs)
                 flows[number] = flow_BFChw
+                chunk = history.chunks[advances.start]
+                if number == running[0]:
+                    chunk.skipped = chunk.skipped + 1 if skips else 0
+                if each.stores == "history" and roles[number].cache == "own":
+                    video.observer.stored(chunk.skipped)
                 if number == running[-1]:
                     starts = range(advances.start, advances.stop, self.chunk_frames)
                     chunks = [history.chunks[start] for start in starts]

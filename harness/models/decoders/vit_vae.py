@@ -272,6 +272,18 @@ class ViTVae:
         parameters = self._vae.parameters() if self._vae is not None else ()
         return sum(parameter.nbytes for parameter in parameters)
 
+    def hollow(self) -> ViTVae:
+        """Return the same decoder on the meta device: true sizes without values or files."""
+        hollow = type(self)(
+            self.folder, self.dims, self.chunk_frames, self.tile, self.weights, self.dtype
+        )
+        with torch.device("meta"):
+            vae = ViTNetwork(self.dims).to(getattr(torch, self.dtype))
+        if not self.encodes:
+            del vae.encoder
+        hollow._vae = vae.eval().requires_grad_(False)
+        return hollow
+
     def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
         """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
         return map(pixels, self.stream(latents_FChw))

@@ -1,0 +1,76 @@
+"""FLOPs of MAGI-1 and SkyReels-V2 against the totals that FlowCache's paper and others print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+
+from harness.models.preset import VideoModel
+from harness.planning.flops import Costs, video_flops
+from tests.support.geometry import configured
+
+PETA = 1e15
+UNBOUNDED = ("model.window=null", "model.loop.reach=null")
+ALONE = ("model.guidance=null",)
+
+
+def model(*words: str) -> VideoModel:
+    found: VideoModel = instantiate(configured(*words)["model"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "published"),
+    [
+        (UNBOUNDED, {}, 306.0),  # "vanilla"
+        ((*UNBOUNDED, *ALONE), {}, 280.3),
+        ((), {}, 207.3),  # the released window
+        (ALONE, {}, 181.6),
+        ((*UNBOUNDED, *ALONE), {"finished": 1}, 181.6),  # FlowCache, 5 chunks in its buffer
+        ((*UNBOUNDED, *ALONE), {"finished": 2}, 207.3),  # 6 chunks
+    ],
+)
+def test_magi_of_ten_chunks(
+    words: tuple[str, ...], settings: dict[str, Any], published: float
+) -> None:
+    """Chunks that are encoded again do not count in the published totals."""
+    this = model("model=magi_4.5b_distill", *words)
+    found = video_flops(this, 60, commits=False, **settings)
+    assert found / PETA == pytest.approx(published, rel=5e-3)
+
+
+def test_magi_of_seven_chunks_with_the_released_window() -> None:
+    found = video_flops(model("model=magi_4.5b_distill"), 42, commits=False)
+    assert found / PETA == pytest.approx(139.0, rel=5e-3)
+
+
+def test_the_costs_of_a_chunk_of_magi() -> None:
+    this = model("model=magi_4.5b")
+    tokens = 6 * this.spec.tokens_per_frame
+    costs = Costs.of(this)
+    assert costs.token * tokens == pytest.approx(98.76e12, rel=1e-3)
+    assert costs.pair * tokens**2 == pytest.approx(61.68e12, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("execution", "commits", "published"),
+    [
+        ("joint_causal", False, 113.6),  # what the paper charges the vanilla pipeline
+        ("joint", False, 165.0),  # what its examples run
+        ("chunk_causal", False, 79.7),
+    ],
+)
+def test_skyreels_of_177_frames(execution: str, commits: bool, published: float) -> None:
+    this = model("model=skyreels_v2", f"model.loop.execution={execution}")
+    found = video_flops(this, 45, text_rows=512, commits=commits)
+    assert found / PETA == pytest.approx(published, rel=5e-3)
+
+
+def test_what_does_not_run_does_not_count() -> None:
+    this = model("model=skyreels_v2")
+    whole = video_flops(this, 45, commits=False)
+    half = video_flops(this, 45, commits=False, runs=lambda each, role: role.name == "cond")
+    assert half == pytest.approx(whole / 2)
+    assert video_flops(this, 45) > whole
