@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from analysis.arithmetic import flops
 from analysis.choosing.frontiers import cell
 from analysis.controls import BYTES, SKIPS, Kind, Pair, pairs, unknown
 from analysis.numbers import number
@@ -23,6 +25,8 @@ SHOWN = ("psnr_db", "ssim", "runtime_s")
 NOTES = (
     f"control: the same settings apart from the policy; a skip ratio within {SKIPS:g}, or bytes "
     f"of history within {BYTES:.0%}",
+    "TFLOP: the planner's arithmetic of the passes that ran, by each video's trace; a skipped one "
+    "counts embeddings and head",
     "difference: method less control over the prompts that both have; in brackets: 95 % of "
     f"{NUM_DRAWS} means over redrawn prompts (seed {SEED}), from {FEWEST} prompts on, each for one "
     "comparison alone",
@@ -68,19 +72,28 @@ def tables(section: Section) -> list[Grid]:
     Raises  UserError: as `analysis.controls.pairs`.
     """
     found = pairs(section)
+    shown = {name for pair in found for name in (pair.method, pair.control) if name}
+    work = flops([section.methods[name] for name in section.methods if name in shown])
     kinds = [kind for kind in get_args(Kind) if any(pair.kind == kind for pair in found)]
-    return [_table(section, kind, [pair for pair in found if pair.kind == kind]) for kind in kinds]
+    return [
+        _table(section, kind, [pair for pair in found if pair.kind == kind], work) for kind in kinds
+    ]
 
 
-def _table(section: Section, kind: Kind, found: Sequence[Pair]) -> Grid:
+def _table(section: Section, kind: Kind, found: Sequence[Pair], work: Mapping[str, float]) -> Grid:
+    """Return the table of one kind. work: FLOPs of a video by method."""
     cost = "skipped" if kind == "uniform skip" else "MiB"
-    header = ["method", "control", cost, "of control"]
+    header = ["method", "control", cost, "of control", "TFLOP", "of control"]
     for name in SHOWN:
         header += [QUANTITIES[name].heading, "of control", "difference"]
     lines = []
     for pair in found:
         cells = [pair.method, pair.control or "missing"]
         cells += [_cost(pair.kind, pair.cost), _cost(pair.kind, pair.control_cost)]
+        cells += [
+            number(work.get(name or "", math.nan) / 1e12, digits=3)
+            for name in (pair.method, pair.control)
+        ]
         for name in SHOWN:
             cells += _compared(section, name, pair)
         lines.append(cells)

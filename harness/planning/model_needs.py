@@ -33,6 +33,7 @@ class Network:
 
     text_kv_bytes: cross-attention keys and values of one prompt, all layers.
     flops: linears, convolutions and cross-attention of one pass, without self-attention.
+    ends_flops: the part of flops outside the blocks: embeddings and head.
     pass_bytes: peak of one pass above weights, inputs, history and scratch.
     storing_from: the part of pass_bytes that is live while a layer stores the chunk.
     """
@@ -40,6 +41,7 @@ class Network:
     weight_bytes: int
     text_kv_bytes: int
     flops: int
+    ends_flops: int
     pass_bytes: int
     storing_from: int
 
@@ -144,6 +146,7 @@ def network(model: VideoModel) -> Network:
         weight_bytes=weights * dtype.itemsize,
         text_kv_bytes=layers * sum(x.nbytes for x in kv[0]),
         flops=rest + layers * block,
+        ends_flops=rest,
         pass_bytes=live.peak,
         storing_from=stand.stored_at,
     )

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.utils import instantiate
 
+from analysis.arithmetic import flops
 from analysis.controls import Pair, pairs
 from analysis.section import Method, Section
 from analysis.verbs.controls import tables
 from harness.config.compose import configured
+from harness.models.preset import VideoModel
 from harness.results.command_of_run import Origin
+from harness.results.observation import TracePoint
+from harness.results.observations import write_trace
 from harness.system.errors import UserError
 from tests.support.runs import run
-from tests.support.scored import vars_of
 
 MODEL = "model=skyreels_tiny"
 FRAMES = 25
@@ -43,7 +48,7 @@ def row(
     name = words[0].removeprefix("method=")
     request = run(tmp_path, MODEL, *words, method_name=name, model_name="skyreels_tiny")
     settings = " ".join(word.replace("method.", "", 1) for word in words[1:])
-    request = type(request)(**{**vars_of(request), "settings": settings})
+    request = replace(request, settings=settings)
     command = Origin.of_run(request.folder, None, request, ()).typed({(0, 0)})
     method = Method(
         f"{name} {settings}".strip(), "", "x", 6, settings=settings, folder=request.folder,
@@ -221,6 +226,32 @@ def test_the_table_shows_both_and_their_paired_difference(tmp_path: Path) -> Non
     assert list(first[at : at + 3]) == ["33.50", "34.50", "-1.00 [-1.00, -1.00]"]
     assert list(second[:4]) == ["flowcache_fast", "missing", "0.560", "-"]
     assert any(note.startswith("flowcache_fast: make it with `python") for note in grid.notes)
+
+
+def test_arithmetic_is_counted_from_the_passes_of_the_trace(tmp_path: Path) -> None:
+    method, _ = row(tmp_path, "method=flowcache_slow")
+    request = method.request
+    assert request is not None and method.folder is not None
+    request = replace(request, suite=replace(request.suite, num_frames=10))
+    model: VideoModel = instantiate(request.model)
+    num_passes = model.loop.num_passes(model.schedule, 10, model.chunk_frames)
+    found = []
+    for prompt, skips in enumerate((0, 1)):
+        points = [
+            TracePoint(
+                "x", prompt, 0, "pass", "denoise", branch=branch, reused=skips * (place == 9)
+            )
+            for place in range(num_passes)
+            for branch in (0, 1)
+        ]
+        (method.folder / "trace").mkdir(parents=True, exist_ok=True)
+        for stale in (method.folder / "trace").iterdir():
+            stale.unlink()
+        write_trace(method.folder / "trace" / "0000-0.parquet", points)
+        found.append(flops([replace(method, build="packed", request=request)])[method.name])
+    whole, one_less = found
+    assert 0.99 * whole < one_less < whole
+    assert flops([replace(method, build="published", request=request)]) == {}
 
 
 def test_the_study_has_no_settings_to_pair_by() -> None:
