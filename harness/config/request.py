@@ -44,7 +44,7 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     # Overrides are kept as text in the column `settings`, so that people can distinguish runs of
     # one name.
     words = HydraConfig.get().overrides.task
-    of_model = [word for word in words if word.startswith("model.")]
+    of_model = [word for word in words if re.match(r"[+~]*model\.", word)]
     of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
     of_rerun = [f"rerun={resolved['rerun']}"] if resolved["rerun"] else []
     of_reference, as_reference = _attending(resolved, words)

@@ -17,7 +17,7 @@ from harness.system.files import shown
 
 # Settings of these groups are stored with their prefix; settings of the method without it.
 GROUPS = ("model", "method", "attention", "integration")
-OWN_GROUPS = r"(model|attention|integration|rerun|attention@reference|reference)[.=]"
+OWN_GROUPS = r"[+~]*(model|attention|integration|rerun|attention@reference|reference)[.=]"
 
 
 @dataclass(frozen=True)
