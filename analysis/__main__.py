@@ -19,6 +19,7 @@ VERBS = {
     "figures": ("verbs.figures", "its figures, and those of results, as SVG or PDF"),
     "compare": ("compare", "published numbers beside measured ones, with a verdict"),
     "choose": ("verbs.choose", "which method: frontiers, presets, constraints, equal memory"),
+    "controls": ("verbs.controls", "reuse and eviction beside controls of equal cost"),
     "report": (
         "verbs.report",
         "a folder of pages that opens from disk: plots, tables, videos in step",

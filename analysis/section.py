@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.results.run import Run
+
 VIDEO = ["prompt_index", "sample"]  # pairs a method's video with BF16's; the seed follows
 
 
@@ -64,6 +66,9 @@ class Method:
     num_wanted: videos that the request asks for; None if the request is unknown.
     failures: causes and reasons.
     reasons: by quantity (`harness.results.quantities`), why the method has no value.
+    skip_ratio: denoising passes that were skipped over all of them, mean over videos; NaN if
+        unknown.
+    request: the stored request of the run; None for published methods, or if it is unreadable.
     """
 
     name: str
@@ -81,6 +86,8 @@ class Method:
     num_wanted: int | None = None
     failures: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    skip_ratio: float = np.nan
+    request: Run | None = None
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `analysis.statistics` caches by section

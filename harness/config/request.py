@@ -22,6 +22,9 @@ from harness.system.user_folder import checked
 OF_REFERENCE = "attention@reference"  # the choice of the reference's attention backend
 
 
+OF_METHOD = re.compile(r"^([+~]*)method\.(.*)$", re.DOTALL)
+
+
 def plan(config: DictConfig) -> tuple[Run, Run]:
     """Return the run of a configuration, and the BF16 run to compare it with.
 
@@ -41,11 +44,12 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     # Overrides are kept as text in the column `settings`, so that people can distinguish runs of
     # one name.
     words = HydraConfig.get().overrides.task
-    of_model = [word for word in words if word.startswith("model.")]
+    of_model = [word for word in words if re.match(r"[+~]*model\.", word)]
     of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
     of_rerun = [f"rerun={resolved['rerun']}"] if resolved["rerun"] else []
     of_reference, as_reference = _attending(resolved, words)
-    of_method = [word.removeprefix("method.") for word in words if word.startswith("method.")]
+    # Hydra's signs stay: `+method.x=1` adds a key, `~method.x` removes one.
+    of_method = [sign + rest for word in words for sign, rest in OF_METHOD.findall(word)]
     shared: dict[str, Any] = {
         "results_dir": str(Path(resolved["results_dir"]).absolute()),
         "model_name": choices["model"],

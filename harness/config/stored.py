@@ -24,6 +24,7 @@ PARTS = (
     "harness.api",
     "harness.cache.attention",
     "harness.cache.integration",
+    "harness.sampling.diffusion_forcing",
     "harness.sampling.guidance",
     "harness.sampling.loop",
     "harness.models",

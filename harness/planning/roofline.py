@@ -85,11 +85,10 @@ def work(
     gemm = attention = staging = encoding = 0.0
     for each in _run(model, num_frames, storage.method.reuse):
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
-        queries = len(each.frames) * spec.tokens_per_frame
-        history = packed = stored = 0.0
+        queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
+        packed = stored = 0.0
         for name, count in moment.tiers.items():
             seen = count.seen * _visible(spec, each)
-            history += seen * (1 if name == POOL else spec.tokens_per_frame)
             packed += seen * storage.total(name, moment.parts[name])
             stored += count.stored * storage.total(name, moment.parts[name])
         decoded = 2 * history * stored_width * itemsize * spec.num_layers * staged
@@ -102,6 +101,49 @@ def work(
                 read = len(each.frames) + moment.moved
                 encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
     return Work(gemm, attention, staging, encoding)
+
+
+def realised_flops(
+    model: VideoModel,
+    network: Network,
+    reuse: Reuse | None,
+    histories: Sequence[Sequence[Moment]],
+    num_frames: int,
+    skipped: Sequence[bool],
+) -> float:
+    """Return the FLOPs of the passes of one guidance branch in a video that was made.
+
+    A skipped pass whose blocks are replaced by their residual still runs embeddings and head. One
+    whose flow or displacement is replaced runs neither; what its policy watches is not counted.
+
+    skipped: of every pass in order, commits included, whether a reuse policy skipped it.
+    Raises  ValueError: the model makes another number of passes.
+    """
+    spec = model.spec
+    width = spec.num_heads * spec.head_dim
+    most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
+    total = 0.0
+    passes = model.loop.passes(model.schedule, num_frames, model.chunk_frames)
+    for each, is_skipped in zip(passes, skipped, strict=True):
+        share = len(each.frames) / most_frames
+        if is_skipped:
+            is_residual = reuse is not None and reuse.payload == "residual"
+            total += network.ends_flops * share * is_residual
+            continue
+        moment = histories[each.history][each.frames.start // spec.chunk_frames]
+        queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
+        total += network.flops * share
+        total += 4 * queries * (history + queries) * width * spec.num_layers
+    return total
+
+
+def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
+    """Return the tokens of history that a pass attends to, mean over layers."""
+    frames = sum(
+        count.seen if name != POOL else count.seen / spec.tokens_per_frame
+        for name, count in moment.tiers.items()
+    )
+    return frames * spec.tokens_per_frame * _visible(spec, each)
 
 
 def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:

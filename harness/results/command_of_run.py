@@ -17,7 +17,7 @@ from harness.system.files import shown
 
 # Settings of these groups are stored with their prefix; settings of the method without it.
 GROUPS = ("model", "method", "attention", "integration")
-OWN_GROUPS = r"(model|attention|integration|rerun|attention@reference|reference)[.=]"
+OWN_GROUPS = r"[+~]*(model|attention|integration|rerun|attention@reference|reference)[.=]"
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Origin:
     def choices(self) -> list[str]:
         """The overrides that decide what the run computes, except the selection of prompts."""
         settings = [
-            word if re.match(OWN_GROUPS, word) else f"method.{word}"
-            for word in re.split(r"\s+(?=[\w./@]+=)", self.settings.strip())
+            word if re.match(OWN_GROUPS, word) else re.sub(r"^([+~]*)", r"\1method.", word, count=1)
+            for word in re.split(r"\s+(?=[+]{0,2}[\w./@]+=|~)", self.settings.strip())
             if word
         ]
         return [f"method={self.method}", f"suite={self.suite}", f"model={self.model}", *settings]

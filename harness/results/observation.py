@@ -89,7 +89,8 @@ class Observation:
         "realised skip ratio: skipped over all denoising passes", "", "mean"
     )
     flops: float | None = measured(
-        "arithmetic of the passes that ran; null: not counted yet; `plan` predicts it",
+        "arithmetic of the passes that ran; null: not counted yet; `python -m analysis controls` "
+        "counts it from the trace",
         "FLOP",
         "mean",
     )

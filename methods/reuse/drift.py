@@ -30,7 +30,9 @@ class Drift(Reuse):
         super().__post_init__()
         number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
         if not number or math.isnan(self.threshold):
-            raise ValueError(f"Drift.threshold={self.threshold}: give a number")
+            raise ValueError(
+                f"Drift.threshold={self.threshold}: give a number, as method.reuse.threshold=0.1"
+            )
         if self.rescale is None and not self.threshold > 0:
             raise ValueError(f"Drift.threshold={self.threshold}: give a positive number")
         if self.feature is None:

@@ -129,7 +129,10 @@ def test_everything_that_ships_is_built() -> None:
             config = composer.resolved([f"method={name}"])
             for group in ("method", "model", "attention", "integration"):
                 stored.check(config[group], "results")
+        forcing = composer.resolved(["model=skyreels_tiny", "method=flowcache_cut"])
         published = composer.resolved(["integration=published", "model=self_forcing"])
+    for group in ("model", "method"):
+        stored.check(forcing[group], "results")
     for group in ("model", "integration"):
         stored.check(published[group], "results")
     assert stored.build(published["integration"], "results").name == "published"

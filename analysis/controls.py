@@ -1,0 +1,248 @@
+"""Pairs every method that skips passes or evicts tokens with controls of equal cost.
+
+An adaptive policy shows its worth only beside a plain one that costs as much:
+
+- Skipping: `Uniform` skips as many passes, spread evenly, with the same payload.
+- Eviction: `Window` holds as many bytes, once without a sink (first in, first out), once with one.
+
+A control equals its method in all other parts: model, suite, prompts, length and integration, which
+a `Section` shares, and the method's other settings, as its run stored them. Names decide nothing.
+A method that skips and evicts has controls of both kinds. A pooled frame counts as kept.
+
+Source  StreamingLLM (arXiv 2309.17453) for the sink.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from analysis.choosing.frontiers import cell
+from analysis.section import Section
+from harness.api import Exact
+from harness.api import Method as Parts
+from harness.cache.session import sized
+from harness.cache.stored_bytes import frame_bytes
+from harness.config import stored
+from harness.models.preset import DTYPES, VideoModel
+from harness.results.run import WORDS, Run
+from harness.system.errors import UserError
+from harness.system.units import GIB
+from methods.retention.tokens.budgeted import Budgeted
+from methods.retention.window import Window
+from methods.reuse.uniform import Uniform
+
+Kind = Literal["uniform skip", "first in, first out", "sink and window"]
+
+SKIPS = 0.02  # a control's realised skip ratio may differ by this
+BYTES = 0.02  # and its bytes by this share
+DROPS = 1.01  # history was evicted if less of it is attended, by this factor, than without
+SINK = 3  # frames of the sink in a control that is still to be made
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method and the control that it is held against.
+
+    cost, control_cost: skip ratio, or GiB of history held at the end; None without a control.
+    missing: how to make a control that is missing, or why there is none.
+    """
+
+    kind: Kind
+    method: str
+    cost: float
+    control: str | None = None
+    control_cost: float | None = None
+    missing: str = ""
+
+
+def pairs(section: Section) -> list[Pair]:
+    """Return the pairs of a section, in the order of its methods.
+
+    Raises  UserError: the section is of the published study, or a run names a class that is not
+            allowed.
+    """
+    if section.is_published:
+        raise UserError(
+            "the study's data hold no settings of its methods: give a folder of results"
+        )
+    known = {
+        name: stored.build(method.request.method, str(method.folder))
+        for name, method in section.methods.items()
+        if method.request is not None and method.num_videos
+    }
+    found: list[Pair] = []
+    for name, parts in known.items():
+        if name == section.reference or name in section.again:
+            continue
+        if parts.reuse is not None and not isinstance(parts.reuse, Uniform):
+            found.append(_skipping(section, known, name))
+        if not isinstance(parts.retention, Window) and _evicts(section, name):
+            found.extend(_evicting(section, known, name))
+    return found
+
+
+def unknown(section: Section) -> list[str]:
+    """Return the methods whose request cannot be read, so that nothing tells their controls."""
+    return [name for name, method in section.methods.items() if method.request is None]
+
+
+def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
+    """Pair a method that skips passes with the uniform policy nearest in its skip ratio."""
+    policy, ratio = known[name].reuse, section.methods[name].skip_ratio
+    assert policy is not None
+    gaps = {
+        other: abs(section.methods[other].skip_ratio - ratio)
+        for other in _alike(section, name, "reuse")
+        if isinstance(plain := known[other].reuse, Uniform) and plain.payload == policy.payload
+    }
+    pair = partial(Pair, "uniform skip", name, ratio)
+    nearest = min(gaps, key=gaps.__getitem__, default=None)
+    if nearest is not None and gaps[nearest] <= SKIPS:
+        return pair(nearest, section.methods[nearest].skip_ratio)
+    model = _model(section, name)
+    num_steps = len(model.schedule.times(True))
+    reached = round(ratio * num_steps) / num_steps
+    if abs(reached - ratio) > SKIPS:
+        said = f"of {num_steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
+        return pair(missing=f"none can be made: {said}")
+    settings = {"ratio": f"{reached:g}"}
+    # Where the method's policy may skip the last step, the control may too.
+    settings |= {} if policy.protect_last else {"protect_last": "false"}
+    settings |= {} if policy.payload == "residual" else {"payload": policy.payload}
+    return pair(missing=_command(section, name, "reuse", "uniform_skip", Uniform, settings))
+
+
+def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterator[Pair]:
+    """Pair a method that evicts with the windows nearest in bytes, without and with a sink."""
+    held = cell(section.values, name, "kv_gib")
+    # Exact keys are the same numbers, wherever they get their positions.
+    moot = ("keys",) if isinstance(known[name].key, Exact) else ()
+    windows: dict[str, Window] = {
+        other: policy
+        for other in _alike(section, name, "retention", "tiers", *moot)
+        if isinstance(policy := known[other].retention, Window)
+    }
+    gaps = {other: abs(cell(section.values, other, "kv_gib") / held - 1) for other in windows}
+    kinds: tuple[tuple[Kind, bool], ...] = (
+        ("first in, first out", False),
+        ("sink and window", True),
+    )
+    for kind, has_sink in kinds:
+        pair = partial(Pair, kind, name, held)
+        of_kind = [other for other, window in windows.items() if (window.sink > 0) == has_sink]
+        nearest = min(of_kind, key=gaps.__getitem__, default=None)
+        if nearest is not None and gaps[nearest] <= BYTES:
+            yield pair(nearest, cell(section.values, nearest, "kv_gib"))
+        else:
+            yield pair(missing=_window(section, known[name], name, has_sink))
+
+
+def _alike(section: Section, name: str, *parts: str) -> list[str]:
+    """Return the methods with the same settings as one, apart from these parts."""
+
+    def rest(other: str) -> dict[str, object]:
+        request = section.methods[other].request
+        config = {} if request is None else request.method
+        return {key: value for key, value in config.items() if key not in (*WORDS, *parts)}
+
+    builds = {other: method.build for other, method in section.methods.items()}
+    return [
+        other
+        for other, method in section.methods.items()
+        if other != name and method.request is not None and method.num_videos
+        if builds[other] == builds[name] and rest(other) == rest(name)
+    ]
+
+
+def _evicts(section: Section, name: str) -> bool:
+    """Whether a method attends to less of the history than one that keeps all."""
+    attended = section.values["ratio_same"] / section.values["ratio"]
+    return bool(attended.max() > attended[name] * DROPS)
+
+
+def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
+    """Return the command of a window with the bytes of a method, or why there is none."""
+    model, held = _model(section, name), cell(section.values, name, "kv_gib")
+    plain = replace(parts, retention=Window(), tiers={})
+    dtype = DTYPES[model.dtype]
+    frame = model.num_branches * frame_bytes(plain, model.spec, dtype) / GIB
+    num_frames = round(held / frame)
+    least = model.chunk_frames + has_sink
+    if num_frames < least:
+        return f"none can be made: a window holds {least} frames at least, and these bytes are less"
+    if abs(num_frames * frame / held - 1) <= BYTES:
+        sink = min(SINK, num_frames - model.chunk_frames) if has_sink else 0
+        settings = {"budget": f"{num_frames} frames"}
+        # The file of sink + window has this sink.
+        settings |= {} if sink == SINK * has_sink else {"sink": str(sink)}
+        file = "sink_window_bf16" if has_sink else "window_bf16"
+        return _command(section, name, "retention", file, Window, settings, sink=str(sink))
+    share = f"a window of {num_frames} frames has {num_frames * frame / held:.3f} of its bytes"
+    if not isinstance(parts.retention, Budgeted):
+        return f"none can be made within {BYTES:.0%}: {share}"
+    # Single tokens fill the bytes of a window of whole frames.
+    request = section.methods[name].request
+    assert request is not None
+    policy = sized(parts, model.spec, model.loop.histories(request.suite.num_frames)[0])
+    assert isinstance(policy, Budgeted)
+    # `ratio_same` is the BF16 bytes of the tokens held over the bytes held.
+    per_token = model.num_branches * model.spec.bf16_frame_bytes / model.spec.tokens_per_frame
+    num_tokens = cell(section.values, name, "ratio_same") * held * GIB / per_token
+    budgets = {
+        count: int(policy.limit + num_tokens * (count * frame / held - 1))
+        for count in (num_frames, num_frames + 1)
+    }
+    least = model.chunk_frames * model.spec.tokens_per_frame
+    count = next(count for count, budget in budgets.items() if budget >= least)
+    words = [f"method.retention.budget={budgets[count]} tokens"]
+    again = _typed(section, name, r"method\.retention\.budget=", words)
+    return f"{share}: make the method as large as one of {count} frames with {again}"
+
+
+def _command(
+    section: Section,
+    name: str,
+    part: str,
+    file: str,
+    target: type,
+    settings: Mapping[str, str],
+    **more: str,
+) -> str:
+    """Return the command of a method's control.
+
+    part: `reuse` or `retention`, the part that the control replaces.
+    file: method whose file holds the control, for methods that equal BF16 in all other parts.
+    settings: of the control, as changes to that file. more: those that the file holds.
+    """
+    if section.reference in _alike(section, name, part, "tiers", "keys"):
+        changes = [f"method.{part}.{key}={value}" for key, value in settings.items()]
+        words = [f"method={file}", *changes]
+        return f"make it with {_typed(section, name, r'[+~]*method[.=]', words)}"
+    # The other parts come from the method's own file; the new part has none of the old one's keys.
+    whole = {"_target_": f"{target.__module__}.{target.__name__}", **more, **settings}
+    inside = ",".join(f"{key}:{value}" for key, value in whole.items())
+    words = [f"~method.{part}", f"+method.{part}={{{inside}}}"]
+    return f"make it with {_typed(section, name, f'[+~]*method.{part}[.=]', words)}"
+
+
+def _typed(section: Section, name: str, without: str, words: Sequence[str]) -> str:
+    """Return a method's command with more words, and without those that begin with a pattern."""
+    kept = [
+        word for word in shlex.split(section.methods[name].command) if not re.match(without, word)
+    ]
+    place = next((i for i, word in enumerate(kept) if word.startswith("suite=")), len(kept))
+    return f"`{shlex.join([*kept[:place], *words, *kept[place:]])}`"
+
+
+def _model(section: Section, name: str) -> VideoModel:
+    """Build the model of a run, without weights."""
+    request: Run | None = section.methods[name].request
+    assert request is not None
+    model = stored.build(request.model, str(section.methods[name].folder))
+    assert isinstance(model, VideoModel)
+    return model
