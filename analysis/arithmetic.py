@@ -42,9 +42,15 @@ def flops(methods: Sequence[Method]) -> dict[str, float]:
             totals.append(
                 sum(
                     realised_flops(
-                        model, counted, parts.reuse, histories, num_frames, list(of["reused"] == 1)
+                        model,
+                        counted,
+                        parts.reuse,
+                        histories,
+                        num_frames,
+                        list(of["reused"] == 1),
+                        model.roles[int(branch)],
                     )
-                    for _, of in passes.groupby("branch")
+                    for branch, of in passes.groupby("branch")
                 )
             )
         if totals:

@@ -170,7 +170,7 @@ def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     model, held = _model(section, name), cell(section.values, name, "kv_gib")
     plain = replace(parts, retention=Window(), tiers={})
     dtype = DTYPES[model.dtype]
-    frame = model.num_branches * frame_bytes(plain, model.spec, dtype) / GIB
+    frame = model.num_histories * frame_bytes(plain, model.spec, dtype) / GIB
     num_frames = round(held / frame)
     least = model.chunk_frames + has_sink
     if num_frames < least:
@@ -191,7 +191,7 @@ def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     policy = sized(parts, model.spec, model.loop.histories(request.suite.num_frames)[0])
     assert isinstance(policy, Budgeted)
     # `ratio_same` is the BF16 bytes of the tokens held over the bytes held.
-    per_token = model.num_branches * model.spec.bf16_frame_bytes / model.spec.tokens_per_frame
+    per_token = model.num_histories * model.spec.bf16_frame_bytes / model.spec.tokens_per_frame
     num_tokens = cell(section.values, name, "ratio_same") * held * GIB / per_token
     budgets = {
         count: int(policy.limit + num_tokens * (count * frame / held - 1))

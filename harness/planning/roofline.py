@@ -19,6 +19,7 @@ from harness.models.preset import DTYPES, VideoModel
 from harness.planning.history import Moment
 from harness.planning.model_needs import Network
 from harness.planning.storage import Storage
+from harness.sampling.guidance import Role
 from harness.sampling.passes import Pass
 from harness.system.errors import UserError
 from harness.system.paths import shipped
@@ -110,20 +111,26 @@ def realised_flops(
     histories: Sequence[Sequence[Moment]],
     num_frames: int,
     skipped: Sequence[bool],
+    role: Role,
 ) -> float:
     """Return the FLOPs of the passes of one guidance branch in a video that was made.
 
     A skipped pass whose blocks are replaced by their residual still runs embeddings and head. One
     whose flow or displacement is replaced runs neither; what its policy watches is not counted.
 
-    skipped: of every pass in order, commits included, whether a reuse policy skipped it.
+    skipped: of every pass of the branch in order, commits included, whether a reuse policy skipped
+        it.
     Raises  ValueError: the model makes another number of passes.
     """
     spec = model.spec
     width = spec.num_heads * spec.head_dim
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     total = 0.0
-    passes = model.loop.passes(model.schedule, num_frames, model.chunk_frames)
+    passes = [
+        each
+        for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames)
+        if role in model.roles_of(each)
+    ]
     for each, is_skipped in zip(passes, skipped, strict=True):
         share = len(each.frames) / most_frames
         if is_skipped:
@@ -131,7 +138,8 @@ def realised_flops(
             total += network.ends_flops * share * is_residual
             continue
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
-        queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
+        queries = len(each.frames) * spec.tokens_per_frame
+        history = 0.0 if role.cache == "none" else _history(spec, each, moment)
         total += network.flops * share
         total += 4 * queries * (history + queries) * width * spec.num_layers
     return total
@@ -171,7 +179,8 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
     evenly over hidden and visible ones.
     """
     if each.sees is not None:
-        return len(each.sees) / max(1, each.frames.start)
+        most = each.frames.start if spec.window is None else spec.window - spec.chunk_frames
+        return min(1.0, len(each.sees) / max(1, min(each.frames.start, most)))
     if spec.positions != "anchored" or spec.window is None:
         return 1.0
     end = min(each.frames.stop, each.frames.start + spec.chunk_frames)
