@@ -42,6 +42,7 @@ EXPECTED = {  # window, sink, chunk, steps, shift, ema, positions, as published
     "skyreels_v2": (None, 0, 5, 50, 8, False, "absolute"),
     "magi_4.5b": (30, 0, 6, 64, 3, False, "absolute"),
     "magi_4.5b_distill": (30, 0, 6, 64, 3, False, "absolute"),
+    "magi_4.5b_flowcache": (None, 0, 6, 64, 3, False, "absolute"),
     "self_forcing_sink": (21, 3, 3, 4, 5, True, "relative"),
     "self_forcing_deep_sink": (21, 10, 3, 4, 5, True, "relative"),
 }
