@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.geometry import BF16, CPU, method_names, method_of, spec
 from tests.support.tokens import draw
 
 GROUPED = {"num_heads": 4, "num_kv_heads": 2, "num_layers": 1}
+MAGI = {"num_heads": 24, "num_kv_heads": 8, "num_layers": 1, "head_dim": 128}
 BACKENDS: dict[str, Backend] = {
     "reference": Reference(),
     "heads": Portable(),
@@ -38,31 +40,38 @@ EXACT = 1e-6  # the same products, summed in blocks of other sizes
 FP32 = 2e-5  # as between backends (test_attention)
 
 
-def outputs(session: Session, shape: CacheSpec, alike: bool, num_frames: int = 18) -> Tensor:
-    """What every pass draws from history [B, 4, T, D]; alike: query heads of a group are equal."""
+def outputs(
+    session: Session, shape: CacheSpec, alike: bool, num_frames: int = 18, groups: int = 2
+) -> Tensor:
+    """What every pass draws from history [B, H, T, D]; alike: query heads of a group are equal."""
     draw = torch.Generator().manual_seed(0)
     num_tokens, found = shape.chunk_frames * shape.tokens_per_frame, []
+    group = shape.num_heads // groups
     for start in range(0, num_frames, shape.chunk_frames):
-        q = torch.randn(1, 4, num_tokens, shape.head_dim, generator=draw)
-        k, v = torch.randn(2, 1, 2, num_tokens, shape.head_dim, generator=draw)
+        q = torch.randn(1, shape.num_heads, num_tokens, shape.head_dim, generator=draw)
+        k, v = torch.randn(2, 1, groups, num_tokens, shape.head_dim, generator=draw)
         if alike:
-            q = q[:, ::2].repeat_interleave(2, 1)
+            q = q[:, ::group].repeat_interleave(group, 1)
         if shape.num_kv_heads is None:
-            k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+            k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         plan = session.plan(range(start, start + shape.chunk_frames), "history")
         found.append(session.attend(0, q, k, v, plan))
     return torch.cat(found, 2)
 
 
 def both(
-    method: Method, backend: Backend, alike: bool = False, num_frames: int = 18
+    method: Method,
+    backend: Backend,
+    alike: bool = False,
+    num_frames: int = 18,
+    heads: Mapping[str, int] = GROUPED,
 ) -> tuple[Tensor, Tensor]:
     """Outputs of a grouped cache, and of one whose heads are repeated."""
     found = []
-    for shape in (spec(**GROUPED), spec(num_heads=4, num_layers=1)):
+    for shape in (spec(**heads), spec(**{**heads, "num_kv_heads": None})):
         method.check(shape)
         session = Session(shape, method, backend.resolve(shape, method, CPU), 18, CPU)
-        found.append(outputs(session, shape, alike, num_frames))
+        found.append(outputs(session, shape, alike, num_frames, heads["num_kv_heads"]))
     return found[0], found[1]
 
 
@@ -72,8 +81,12 @@ def test_every_method_treats_a_group_as_repeated_heads(name: str) -> None:
 
     A scorer takes the maximum over the group, which is then the score of each.
     """
-    grouped, repeated = both(method_of(name), Portable(), alike=True)
+    method = method_of(name)
+    grouped, repeated = both(method, Portable(), alike=True)
     torch.testing.assert_close(grouped, repeated, atol=FP32, rtol=0)
+    if isinstance(method.retention, KeepAll):  # every quantizer, over the heads of MAGI-1 too
+        grouped, repeated = both(method, Portable(), num_frames=6, heads=MAGI)
+        torch.testing.assert_close(grouped, repeated, atol=FP32, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ HOSTILE = [
     "harness.results.run.shutil.rmtree",
     "harness.api.method.dataclass",
     "harness.models.checkpoints.load.torch.load",
-    "harness.models.text.umt5.Path",
+    "harness.models.text.folder_encoder.Path",
     "harness.system.files.write_json",
     "harness.system.files.os.system",
     "harness.runs.worker.main",

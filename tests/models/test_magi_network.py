@@ -442,3 +442,33 @@ def test_a_checkpoint_in_fp8_is_refused(tmp_path: Path) -> None:
     state |= {name: state[name].to(torch.float8_e4m3fn), f"{name}_scale": torch.ones(1)}
     with pytest.raises(UserError, match=rf"stores weights in 8 bits \({name}\).*choose"):
         load(SMALL, sharded(state, tmp_path))
+
+
+@torch.inference_mode()
+def test_the_video_of_a_small_network_depends_on_its_history() -> None:
+    """And on the prompt, the time and the pace, each by a share that is not rounding."""
+    network, grid = small(), (2, 3)
+    draw = torch.Generator().manual_seed(1)
+    x, before = torch.randn(2, 1, 3, 4, 4, 6, generator=draw)
+    texts = [network.text_kv(torch.randn(1, 5, SMALL.text_dim, generator=draw)) for _ in "ab"]
+    spec = CacheSpec(2, 6, 16, grid, 3, num_kv_heads=2)
+    session = Session(spec, BF16, Portable(), 6, CPU, network.positions(grid))
+
+    def flow(
+        shown: Tensor, frames: range, time: float = 0.3, pace: float = 8, text: int = 0, **plan: Any
+    ) -> Tensor:
+        embedded = network.embed_time(torch.full((1, 3), time), pace)
+        place = session.plan(frames, plan.get("stores", "nothing"), plan.get("sees"))
+        after = network.run(network.embed(shown), embedded, texts[text], session, place)
+        return network.finish(after, embedded, shown)
+
+    flow(before, range(3), stores="history")
+    expected, own = flow(x, range(3, 6)), range(3, 6)
+    changed = {
+        "history": flow(x, own, sees=range(0)),
+        "prompt": flow(x, own, text=1),
+        "time": flow(x, own, time=0.6),
+        "pace": flow(x, own, pace=32),
+    }
+    shares = {what: (y - expected).norm() / expected.norm() for what, y in changed.items()}
+    assert min(shares.values()) > 0.01, shares

@@ -1,8 +1,8 @@
 """Loads checkpoints of all published formats and namings into the network.
 
 Published files differ in format, in the key that holds the weights (`generator`, `generator_ema`,
-`model`, or none), in prefixes of training wrappers, and in native or diffusers names. The network
-uses the native names of Wan2.1. A checkpoint must match them exactly, or nothing is loaded.
+`model`, or none), in prefixes of training wrappers, and in native or diffusers names. A network
+uses its native names. A checkpoint must match them exactly, or nothing is loaded.
 """
 
 from __future__ import annotations
