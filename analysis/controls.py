@@ -61,7 +61,7 @@ class Pair:
 
 
 def pairs(section: Section) -> list[Pair]:
-    """Return the pairs of a section, in the order of its methods.
+    """Return the pairs of a section, in the order of its methods; controls have none of their own.
 
     Raises  UserError: the section is of the published study, or a run names a class that is not
             allowed.
@@ -83,7 +83,9 @@ def pairs(section: Section) -> list[Pair]:
             found.append(_skipping(section, known, name))
         if not isinstance(parts.retention, Window) and _evicts(section, name):
             found.extend(_evicting(section, known, name))
-    return found
+    # A control of a method with two policies still has the other one; it needs no controls itself.
+    controls = {pair.control for pair in found}
+    return [pair for pair in found if pair.method not in controls]
 
 
 def unknown(section: Section) -> list[str]:
