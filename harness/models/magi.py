@@ -201,6 +201,14 @@ class Magi(nn.Module):
         condition = in_fp32(y.y_proj_adaln, null_row.expand(text_BTE.shape[0], -1))
         return TextKV([x.self_attention.text_kv(tokens) for x in self._layers()], condition)
 
+    def forward(
+        self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
+    ) -> Tensor:
+        """Run one pass over one chunk and return its flow; `plan` places it in the video."""
+        time = self.embed_time(t_BF)
+        tokens = self.run(self.embed(x_BFChw), time, text_kv, session, plan)
+        return self.finish(tokens, time, x_BFChw)
+
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Return the tokens of a chunk [B, F * T, dim] before the first layer."""
         x = x_BFChw.float() * self.dims.input_scale

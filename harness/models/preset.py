@@ -212,6 +212,11 @@ class VideoModel:
         return sum(role.cache == "own" for role in self.roles)
 
     @property
+    def first_pixel_frames(self) -> int:
+        """Return the pixel frames of the first latent frame."""
+        return getattr(self.decoder, "first_pixel_frames", 1)
+
+    @property
     def contract(self) -> str:
         """Return the reach of attention, `window<frames>` or `full`; tables never mix reaches."""
         return "full" if self.window is None else f"window{self.window}"

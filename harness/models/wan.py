@@ -66,9 +66,9 @@ class WanDims:
         return self.dim // self.num_heads
 
     @property
-    def num_kv_heads(self) -> int:
-        """Heads of keys and values: as many as of queries."""
-        return self.num_heads
+    def num_kv_heads(self) -> int | None:
+        """Heads of keys and values: None, as many as of queries."""
+        return None
 
     @property
     def token_weights(self) -> int:

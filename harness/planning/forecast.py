@@ -108,7 +108,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         attention=backend.name,
         contract=best.name,
         num_frames=num_frames,
-        video_s=pixel_frames(num_frames) / model.fps,
+        video_s=pixel_frames(num_frames, model.first_pixel_frames) / model.fps,
         stored=stored,
         stored_bytes=stored_bytes,
         allocated_bytes=sum(budget.allocated(held, model.loop.histories(num_frames)[0]).values()),
@@ -123,7 +123,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         dit_s=dit_s,
         memory_gib=setting.memory_gib,
         longest_frames=longest,
-        longest_s=pixel_frames(longest) / model.fps if longest else None,
+        longest_s=pixel_frames(longest, model.first_pixel_frames) / model.fps if longest else None,
         reasons=(*setting.needs.reasons, *reasons),
     )
 

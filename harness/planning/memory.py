@@ -205,5 +205,5 @@ def _previous_bytes(model: VideoModel, num_frames: int) -> int:
     """Return the bytes of the previous prompt's video in fp32 and of its latents."""
     _, width = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
     height, columns = (width * side for side in model.latent_size)
-    video_bytes = pixel_frames(num_frames) * 3 * height * columns * 4
+    video_bytes = pixel_frames(num_frames, model.first_pixel_frames) * 3 * height * columns * 4
     return video_bytes + num_frames * _latent_bytes(model)

@@ -84,7 +84,7 @@ def cells(entry: Entry) -> tuple[str, ...]:
     """
     model = entry.model
     length = SuiteConfig(file="prompts.txt", seconds=SECONDS)  # only its length is used
-    num_frames = latent_frames(length, model.chunk_frames, model.fps)
+    num_frames = latent_frames(length, model.chunk_frames, model.fps, model.first_pixel_frames)
     held = min(model.window or num_frames, num_frames)
     full, kept = (
         f"{frames * model.spec.bf16_frame_bytes / GIB:.4g}" for frames in (num_frames, held)

@@ -182,7 +182,8 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
 
 def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
     """Return the latent frames of a suite's videos."""
-    return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps)
+    first = model.first_pixel_frames
+    return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps, first)
 
 
 def _method(config: dict[str, Any]) -> Method:

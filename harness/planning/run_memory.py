@@ -73,7 +73,7 @@ def _model(name: str, config: str) -> tuple[VideoModel, Needs]:
 def _raw_bytes(model: VideoModel, num_frames: int) -> int:
     _, side = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
     height, width = (side * latent for latent in model.latent_size)
-    return 3 * pixel_frames(num_frames) * height * width
+    return 3 * pixel_frames(num_frames, model.first_pixel_frames) * height * width
 
 
 def _counted(

@@ -74,6 +74,10 @@ class Storage:
                 held[name] += number * size
         if isinstance(self._policy, FramePolicy):
             held["notes"] += num_frames * self.note
+        elif self._policy.trigger == "new_chunk":
+            spec, queries = self.spec, self._policy.num_queries(self.spec)
+            values = spec.num_layers * spec.num_heads * spec.head_dim * queries
+            held["queries"] += values * self.dtype.itemsize
         return {name: round(size) for name, size in held.items() if round(size)}
 
     def total(self, tier: str, tokens: int | None = None) -> float:

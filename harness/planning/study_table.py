@@ -131,4 +131,5 @@ def _model(suite_name: str) -> tuple[VideoModel, int]:
         config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
     model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))
     suite = suites.configured(OmegaConf.to_container(config.suite, resolve=True))
-    return model, suites.latent_frames(suite, model.chunk_frames, model.fps)
+    first = model.first_pixel_frames
+    return model, suites.latent_frames(suite, model.chunk_frames, model.fps, first)

@@ -108,15 +108,21 @@ def configured(values: Any) -> SuiteConfig:
 
 
 def resolve(
-    name: str, config: SuiteConfig, data_dir: str | None, chunk_frames: int, fps: int
+    name: str,
+    config: SuiteConfig,
+    data_dir: str | None,
+    chunk_frames: int,
+    fps: int,
+    first: int = 1,
 ) -> Suite:
     """Find, verify and select the prompts of a suite.
 
     chunk_frames: latent frames per chunk of the model. fps: pixel frames per second.
+    first: as in `pixel_frames`.
     Raises  UserError: a missing or corrupt file, a wrong checksum, an index out of range, or a
     length that is not a multiple of the chunk.
     """
-    num_frames = latent_frames(config, chunk_frames, fps)
+    num_frames = latent_frames(config, chunk_frames, fps, first)
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
@@ -125,14 +131,18 @@ def resolve(
     return Suite(name, prompts, source, hashlib.sha256(content).hexdigest(), num_frames)
 
 
-def pixel_frames(num_frames: int) -> int:
-    """Return the pixel frames of a video of `num_frames` latent frames."""
-    return TEMPORAL_STRIDE * (num_frames - 1) + 1
+def pixel_frames(num_frames: int, first: int = 1) -> int:
+    """Return the pixel frames of a video of `num_frames` latent frames.
+
+    first: pixel frames of the first latent frame: 1 with Wan's VAEs, 4 with MAGI-1's.
+    """
+    return TEMPORAL_STRIDE * (num_frames - 1) + first
 
 
-def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
+def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int, first: int = 1) -> int:
     """Return the latent frames of a suite's videos: whole chunks, unless the last may be partial.
 
+    first: as in `pixel_frames`.
     Raises  UserError: the length is not positive or too large, or not a multiple of the chunk.
     """
     most = MAX_SECONDS * fps // TEMPORAL_STRIDE
@@ -142,7 +152,7 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int) -> int:
             raise UserError(
                 f"suite.seconds={config.seconds}: give a positive length of at most {MAX_SECONDS}"
             )
-        latent = math.ceil((config.seconds * fps + TEMPORAL_STRIDE - 1) / TEMPORAL_STRIDE)
+        latent = math.ceil((config.seconds * fps + TEMPORAL_STRIDE - first) / TEMPORAL_STRIDE)
         return latent if config.partial_chunk else math.ceil(latent / chunk_frames) * chunk_frames
     if config.frames > most:
         raise UserError(

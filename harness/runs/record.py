@@ -76,7 +76,10 @@ class Recorder:
             **self._setting(),
             notes="; ".join([*self.run.notes, *notes]) or None,
             num_pixel_frames=frames.shape[0],
-            first_chunk_pixel_frames=min(pixel_frames(self.model.chunk_frames), frames.shape[0]),
+            first_chunk_pixel_frames=min(
+                pixel_frames(self.model.chunk_frames, self.model.first_pixel_frames),
+                frames.shape[0],
+            ),
             height=frames.shape[1],
             width=frames.shape[2],
             fps=self.model.fps,

@@ -258,7 +258,9 @@ class _Video:
             pack_frames(stem, frames, fps)
             if not stem.with_suffix(".mp4").exists():
                 write_mp4(stem.with_suffix(".mp4"), frames, fps)
-        first = pixel_frames(run.model["chunk_frames"])
+        decoder = get_class(run.model["decoder"]["_target_"])
+        of_first = getattr(decoder, "first_pixel_frames", 1)
+        first = pixel_frames(run.model["chunk_frames"], of_first)
         return cls(Clip(frames, fps, first, item.prompt.text, item.prompt.events), digest(frames))
 
 

@@ -226,6 +226,7 @@ class ViTVae:
     """
 
     encodes: ClassVar[bool] = False
+    first_pixel_frames: ClassVar[int] = 4
 
     def __init__(
         self,
