@@ -44,6 +44,28 @@ def test_the_prompt_and_the_number_of_chunks_that_follow_are_read() -> None:
     assert (exact.latents - plain.latents).abs().max() > 1e-2
 
 
+def test_a_prefix_is_continued() -> None:
+    """One chunk and two frames are given: the chunk is read and not made again."""
+    model, method = load(*QUICK, "method=bf16")
+    given = torch.randn(8, *model.latent_shape(1)[1:], generator=torch.Generator().manual_seed(0))
+    found, other = (
+        sample_video(model, method, "a red fox", 24, seed=0, prefix_FChw=prefix)
+        for prefix in (given, -given)
+    )
+    assert found.latents.shape[0] == 24 - 6
+    # The last step still moves the given frames, as in the original.
+    begin = torch.stack([found.latents[:2].float().flatten(), given[6:].flatten()])
+    assert torch.corrcoef(begin)[0, 1] > 0.8
+    assert (found.latents[6:] - other.latents[6:]).abs().mean() > 1e-2
+
+
+def test_a_prefix_is_refused_where_no_loop_takes_it() -> None:
+    model, method = load("model=small", "method=bf16")
+    prefix = torch.zeros(3, *model.latent_shape(1)[1:])
+    with pytest.raises(ValueError, match=r"choose a model with harness\.sampling\.Pipeline"):
+        sample_video(model, method, "a red fox", 6, prefix_FChw=prefix)
+
+
 @pytest.mark.parametrize(
     "words",
     [
