@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import Method
+from harness.api import Method, TokenPolicy
 from harness.cache.attention.auto import Auto
 from harness.cache.integration import CacheSession, Packed
 from harness.cache.positions import Positions
@@ -97,6 +97,13 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     model.text.close()
     prefix = None if prefix_FChw is None else prefix_FChw[None]
     given = 0 if prefix is None else prefix.shape[1] // model.chunk_frames
+    retention = method.retention
+    if given and isinstance(retention, TokenPolicy) and retention.trigger == "new_chunk":
+        raise ValueError(
+            f"{type(retention).__name__}.trigger=new_chunk with a prefix of {given} whole chunks "
+            "has no counterpart: FlowCache's code fails at its first cut then; choose a prefix "
+            f"below {model.chunk_frames} frames, or another trigger"
+        )
     branches = branches_of(
         model.roles,
         model.texts(

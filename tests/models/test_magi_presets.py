@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -103,6 +104,19 @@ def test_a_threshold_that_locks_chunks_into_reuse_is_noted(tmp_path: Path) -> No
     )
     # The last step of the video always runs.
     assert "2 chunks ran no pass to their end, chunk 0 from step 2 on" in row["notes"]
+
+
+def test_the_age_of_stored_keys_is_in_the_trace(tmp_path: Path) -> None:
+    """Chunks that skip their last steps store what the newest step that ran has left."""
+    words = ("model.loop.commit=last_evaluated", "method.reuse.threshold=1000")
+    this = tiny(tmp_path, "magi_tiny", "flowcache_magi_slow", 18, *words)
+    made(this)
+    (path,) = (this.folder / "trace").glob("*.parquet")
+    table = pd.read_parquet(path)
+    stored = table[table["kv_age"].notna()]
+    # Five of eight steps run; the last row of the video does, too.
+    assert stored["kv_age"].tolist() == [3, 3, 0]
+    assert (stored["phase"] == "denoise").all() and stored["step"].tolist() == [7, 7, 7]
 
 
 @pytest.mark.parametrize("name", ["magi_tiny", "magi_4.5b_flowcache"])
