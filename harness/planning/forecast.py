@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.api import Method, TokenPolicy
 from harness.cache.attention.base import Backend
 from harness.cache.attention.by_kernel import ByKernel, unread
 from harness.cache.attention.portable import Portable
 from harness.models.preset import VideoModel
-from harness.planning.history import most
+from harness.planning.history import Simulated, most
 from harness.planning.memory import Budget, Contract, Sizes, peak
 from harness.planning.model_needs import Needs
 from harness.planning.roofline import Ceilings, work
@@ -25,6 +25,7 @@ class Setting:
     ceilings: rates of the device; None without a card or a calibration.
     memory_gib: memory that the longest video must fit; None if not given.
     refused: with `method=all`, a sentence for each method that cannot serve the model.
+    simulated: simulations that the methods share.
     """
 
     model_name: str
@@ -36,6 +37,7 @@ class Setting:
     ceilings: Ceilings | None
     memory_gib: float | None
     refused: tuple[str, ...] = ()
+    simulated: Simulated = field(default_factory=Simulated)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     """Predict one method; `method.check(spec)` must have passed."""
     model, num_frames = setting.model, setting.num_frames
     backend, reasons = _backend(method, setting)
-    budget = Budget(model, setting.needs, method, backend)
+    budget = Budget(model, setting.needs, method, backend, setting.simulated)
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     end, held = moments[-1], most(moments)

@@ -12,8 +12,8 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ from harness.sampling.passes import chunks
 
 FAR = 160  # chunks that are simulated; longer videos are extrapolated
 WINDOWS = 64  # offsets in the shared noise at which synthetic frames begin
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -300,6 +302,42 @@ class Growth:
         return self._of_length[num_frames]
 
 
+class Simulated:
+    """Simulations that methods share: only the policy and the pages' spans decide the counts."""
+
+    def __init__(self) -> None:
+        """Start with none; each is made when it is asked for."""
+        # Policies are compared, not hashed: one of the user's own may hold a list.
+        self._found: list[tuple[Any, Any]] = []
+
+    def video(
+        self, spec: CacheSpec, method: Method, num_frames: int, end: int | None = None
+    ) -> list[Moment]:
+        """Return the chunks of a video; see `video`."""
+        asked = self._asked(spec, method, num_frames), end
+        return self._shared(asked, lambda: video(spec, method, num_frames, end))
+
+    def growth(self, spec: CacheSpec, method: Method) -> Growth:
+        """Return what tells the room of videos of any length; see `Growth`."""
+        asked = self._asked(spec, method, FAR * spec.chunk_frames), "growth"
+        # `Growth` sizes the policy for two lengths, and a budget in bytes depends on the method.
+        half = self._asked(spec, method, FAR * spec.chunk_frames // 2)
+        return self._shared((asked, half), lambda: Growth(spec, method))
+
+    def _asked(self, spec: CacheSpec, method: Method, num_frames: int) -> Any:
+        """Return all that a simulation depends on."""
+        spans = {name: tier.span for name, tier in tiers_of(method).items()}
+        return spec, sized(method, spec, num_frames), spans, num_frames
+
+    def _shared(self, asked: Any, make: Callable[[], Made]) -> Made:
+        for known, found in self._found:
+            if known == asked:
+                return found  # type: ignore[no-any-return]
+        made = make()
+        self._found.append((asked, made))
+        return made
+
+
 @dataclass(frozen=True)
 class _Asked(History):
     """A history that records whether the policy reads `layer` or `capacity`."""
@@ -493,6 +531,7 @@ def _loudness(frame: int) -> float:
     return drawn[frame % len(drawn)]
 
 
+@lru_cache(maxsize=2)  # as the next frame it is also the noise of this one
 def _made_up(frame: int, spec: CacheSpec) -> Tensor:
     """Return synthetic keys and values of one head of a frame [2, 1, 1, T, D] fp32."""
     first = 37 * frame % WINDOWS

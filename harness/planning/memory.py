@@ -13,7 +13,7 @@ from harness.api import CacheSpec, Exact, Method, Tier
 from harness.cache.attention.base import Backend
 from harness.cache.stored_bytes import tier_bytes
 from harness.models.preset import DTYPES, VideoModel
-from harness.planning.history import NOTHING, Growth, Moment, video
+from harness.planning.history import NOTHING, Moment, Simulated
 from harness.planning.model_needs import Needs
 from harness.planning.storage import Storage
 from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
@@ -65,9 +65,20 @@ def largest(*phases: Sizes) -> int | None:
 class Budget:
     """Predicts the memory of one method on one model, for videos of any length."""
 
-    def __init__(self, model: VideoModel, needs: Needs, method: Method, backend: Backend) -> None:
-        """Ask the quantizers for their sizes; videos are simulated on demand."""
+    def __init__(
+        self,
+        model: VideoModel,
+        needs: Needs,
+        method: Method,
+        backend: Backend,
+        simulated: Simulated | None = None,
+    ) -> None:
+        """Ask the quantizers for their sizes; videos are simulated on demand.
+
+        simulated: simulations to share with other methods.
+        """
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
+        self.simulated = simulated or Simulated()
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
         self.branches = model.num_histories  # each has its own history and scratch
@@ -87,7 +98,8 @@ class Budget:
                 return [
                     [replace(NOTHING, frames=part) for part in chunks(n, size)] for n in lengths
                 ]
-            of = {n: video(asked[0], self.method, lengths[0], end=n) for n in set(lengths)}
+            simulate = self.simulated.video
+            of = {n: simulate(asked[0], self.method, lengths[0], end=n) for n in set(lengths)}
             self._histories[asked] = [of[n] for n in lengths]
         return self._histories[asked]
 
@@ -154,7 +166,7 @@ class Budget:
         """
         # Bisection, which is valid since memory never falls with length.
         chunk = self.model.chunk_frames
-        growth = Growth(self.spec(contract), self.method)
+        growth = self.simulated.growth(self.spec(contract), self.method)
         low, high = 0, MAX_SECONDS * self.model.fps // TEMPORAL_STRIDE // chunk
         while low < high:
             middle = (low + high + 1) // 2

@@ -8,7 +8,7 @@ logits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -111,21 +111,6 @@ class _Stand:
         return out
 
 
-def needs(model: VideoModel) -> Needs:
-    """Count network, text encoder and decoder of a model."""
-    reasons = []
-    try:
-        decoder: Decoding | None = decoding(model)
-    except UserError as error:
-        decoder = None
-        reasons.append(f"decode is unknown: {error}")
-    text_bytes: int | None = getattr(model.text, "weight_bytes", None)
-    if text_bytes is None:
-        name = type(model.text).__name__
-        reasons.append(f"text is unknown: {name} cannot say what it needs: give it weight_bytes")
-    return Needs(network(model), text_bytes, decoder, tuple(reasons))
-
-
 def network(model: VideoModel) -> Network:
     """Count the network of a model."""
     net, dtype = _hollow(model), DTYPES[model.dtype]
@@ -172,6 +157,24 @@ def decoding(model: VideoModel) -> Decoding:
     # The peak is in the last frame; the frames before it, still held, are subtracted.
     at_once = live.peak - own * pixel_frames(SETTLED - 1)
     return Decoding(decoder.nbytes, max(steps), at_once, kept, (own, 4 * values))
+
+
+def needs(model: VideoModel, of_decoder: Callable[[VideoModel], Decoding] = decoding) -> Needs:
+    """Count network, text encoder and decoder of a model.
+
+    of_decoder: counts the decoder, like `decoding`.
+    """
+    reasons = []
+    try:
+        decoder: Decoding | None = of_decoder(model)
+    except UserError as error:
+        decoder = None
+        reasons.append(f"decode is unknown: {error}")
+    text_bytes: int | None = getattr(model.text, "weight_bytes", None)
+    if text_bytes is None:
+        name = type(model.text).__name__
+        reasons.append(f"text is unknown: {name} cannot say what it needs: give it weight_bytes")
+    return Needs(network(model), text_bytes, decoder, tuple(reasons))
 
 
 def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
 from harness.planning import roofline
 from harness.planning.forecast import Setting
-from harness.planning.model_needs import needs
+from harness.planning.model_needs import Decoding, decoding, needs
 from harness.prompts import suite
 from harness.system.errors import UserError
 from harness.system.paths import CONF
@@ -96,9 +96,14 @@ def memory_gib(options: Options, limits: roofline.Ceilings | None) -> float | No
 
 
 def resolve(
-    options: Options, words: list[str], config_dir: str | None
+    options: Options,
+    words: list[str],
+    config_dir: str | None,
+    of_decoder: Callable[[VideoModel], Decoding] = decoding,
 ) -> tuple[Setting, dict[str, Method]]:
     """Return the shared setting (one model and suite), and the requested methods by name.
+
+    of_decoder: see `needs`.
 
     Raises  UserError, HydraException, OmegaConfBaseException, ValueError: wrong settings.
     """
@@ -111,6 +116,9 @@ def resolve(
         first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
         names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
         known = {} if asked == ["all"] else {names[0]: first}
+        # Metrics take no part, and composing them takes a third of the time. Words about them stay.
+        if not any(word.lstrip("+~").startswith("metrics") for word in others):
+            others = [*others, "metrics=[]"]
         configs = {name: known.get(name) or _compose([*others, f"method={name}"]) for name in names}
     config = next(iter(configs.values()))
     shared = _resolved(config)
@@ -134,7 +142,7 @@ def resolve(
         model_name=_choice(config, "model"),
         suite_name=_choice(config, "suite"),
         model=model,
-        needs=needs(model),
+        needs=needs(model, of_decoder),
         num_frames=num_frames,
         backend=backend_of(shared["attention"]),
         ceilings=limits,

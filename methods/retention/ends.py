@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.api import KEEP, CacheSpec, FramePolicy, History, Placement, VideoSize
 from methods.retention.bounds import require_counts
+from methods.retention.window import Window
 
 EXACT = "exact"
 
@@ -95,7 +96,10 @@ class Ends(FramePolicy):
         # A history shorter than the video is that of a model with a window. Sink frames may leave
         # that window, and the inner policy then gets their places.
         sink = self.sink if num_frames == self.num_frames else 0
-        return self.inner.max_frames(tier, max(0, num_frames - self.recent - sink))
+        between = max(0, num_frames - self.recent - sink)
+        if isinstance(self.inner, Window):  # the sink that its budget includes may be kept here
+            return self.inner.max_frames(tier, between, kept=self.sink)
+        return self.inner.max_frames(tier, between)
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Place the ends, then ask the inner policy about the frames between them."""

@@ -109,7 +109,9 @@ class Ladder(FramePolicy):
         """Place every frame; return {} if no frame is new and replan is `growth`."""
         if self.replan == "growth" and all(f in history.tiers for f in history.frames):
             return {}
-        counts = self.counts(history.num_frames, history.layer, history.num_layers)
+        # The layer is read only where layers differ: the planner simulates the others as one.
+        layer = (history.layer, history.num_layers) if len(set(self.layers)) > 1 else ()
+        counts = self.counts(history.num_frames, *layer)
         recent, old = history.frames[-counts.recent :], list(history.frames[: -counts.recent])
         ranked = self._ranked(old, history) if old and self.competes else old
         important = self._rising(ranked, history)[: counts.important]

@@ -52,9 +52,13 @@ class Window(FramePolicy):
             )
         return replace(self, frames=frames)
 
-    def max_frames(self, tier: str, num_frames: int) -> int:
-        """Return the size of the window for KEEP and 0 for other tiers."""
-        return min(self._held, num_frames) if tier == KEEP else 0
+    def max_frames(self, tier: str, num_frames: int, kept: int = 0) -> int:
+        """Return the size of the window for KEEP and 0 for other tiers.
+
+        kept: first frames of the video that another policy keeps. The budget counts those of them
+        that are in the sink, but they take no room here.
+        """
+        return min(self._held - min(kept, self.sink), num_frames) if tier == KEEP else 0
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Drop the frames that are neither in the sink nor among the newest."""

@@ -39,12 +39,12 @@ from harness.commands import plan
 from harness.models.decoders import wan_vae
 from harness.models.decoders.wan_vae import WanVae
 from harness.models.preset import VideoModel
-from harness.planning import request, study_table
+from harness.planning import remembered, request, study_table
 from harness.planning.forecast import Forecast, Setting, forecast
-from harness.planning.history import FAR, Growth, most, video
+from harness.planning.history import FAR, Growth, Simulated, most, video
 from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.planning.memory import Budget, Contract, largest
-from harness.planning.model_needs import Needs, decoding, needs, network
+from harness.planning.model_needs import Decoding, Needs, decoding, needs, network
 from harness.planning.roofline import Ceilings, card, work
 from harness.planning.storage import Storage
 from harness.planning.table import cells
@@ -641,3 +641,37 @@ def test_hollow_decoders_hold_no_values() -> None:
     latents = on_meta((2, 16, 8, 8), torch.bfloat16)
     with torch.inference_mode():
         assert [x.shape[0] for x in hollow.stream(latents)] == [1, 4]
+
+
+def test_a_decoder_is_counted_once_per_code_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[VideoModel] = []
+
+    def count(model: VideoModel) -> Decoding:
+        counted.append(model)
+        return Decoding(1, 2, len(counted), 4, (5, 6))
+
+    monkeypatch.setattr(remembered, "FOLDER", tmp_path / "decoding")
+    monkeypatch.setattr(remembered, "decoding", count)
+    model = model_of("self_forcing")
+    first = remembered.remembered(model)
+    assert remembered.remembered(model) == first and len(counted) == 1
+    assert remembered.remembered(replace(model, dtype="float32")) != first
+    (_, note) = sorted((tmp_path / "decoding").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    note.write_text("{")
+    remembered.remembered(replace(model, dtype="float32"))
+    assert len(counted) == 3
+    monkeypatch.setattr(remembered, "code_version", lambda: "another")
+    assert remembered.remembered(model) != first
+
+
+def test_methods_whose_policies_decide_alike_share_a_simulation() -> None:
+    simulated = Simulated()
+    exact, packed = Method(Exact(), Exact(), KeepAll()), Method(RTN(), RTN(), KeepAll())
+    assert simulated.video(spec(), exact, 12) is simulated.video(spec(), packed, 12)
+    assert simulated.growth(spec(), exact) is simulated.growth(spec(), packed)
+    other = simulated.video(spec(window=9), exact, 12)
+    assert other == video(spec(window=9), exact, 12) != simulated.video(spec(), exact, 12)
+    ends = replace(exact, retention=Newest())
+    assert simulated.growth(spec(), ends) is not simulated.growth(spec(), exact)
