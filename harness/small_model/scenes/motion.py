@@ -22,7 +22,7 @@ FLYERS = frozenset(
     | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
 )
 _ENTRY_S = 0.9  # duration of entering and leaving
-_TOP = 46.0  # height to which things rise
+TOP = 46.0  # height to which things rise
 # An act lasts a whole number of these, so it ends where it began.
 _BEAT_S = 3.5 / 2  # of turning, swaying, nodding and shining
 _HOP_S = 3.5 / 3
@@ -114,9 +114,9 @@ def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> d
             stance.angle = 0.0
             return {"y": y - 24 * hop, "gait": 0.6 * hop, "reach": hop} | _steady(stance, s)
         case "rise":
-            stance.y, stance.angle = _TOP, 0.0
+            stance.y, stance.angle = TOP, 0.0
             reach = 0.5 + 0.5 * np.sin(wave)
-            return {"y": y + (_TOP - y) * part, "reach": reach} | _steady(stance, s)
+            return {"y": y + (TOP - y) * part, "reach": reach} | _steady(stance, s)
         case "fall":
             way = (s / 1.5).clip(0, 1) ** 2
             stance.y, stance.angle = GROUND[1], np.pi / 2 * stance.facing
