@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from harness.small_model.codec import encode
 from harness.small_model.scenes.motion import GROUND, SIDE, TOP, Floats, path
 from harness.small_model.scenes.parts import MARK, RGB, Paint
 from harness.small_model.scenes.render import (
@@ -285,3 +286,54 @@ def _backdrops(place: str, camera: str, t: float) -> NDArray[np.uint8]:
     """Return a place at all shifts [16, 64, 64, 3], without light."""
     scenes = [Scene(place, "day", "clear", camera, s / SHIFTS, ()) for s in range(SHIFTS)]
     return np.stack([np.asarray(backdrop(scene, t).reduce(CELL * FINE)) for scene in scenes])
+
+
+def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
+    """Return the colour of a thing's mark in each keyframe [F, 3], without light, by least squares.
+
+    The codec mixes the colours of a block, so the fit is in latents: those of the place and the
+    figure, plus the unknown colour times those of the mark.
+
+    latents_FChw: of the same keyframes. colour: of the thing.
+    """
+    found = torch.zeros(len(view.cells), 3)
+    for f, sketch in enumerate(sketches(thing, view.times_s, view.scene)):
+        t = float(view.times_s[f])
+        spectra = view.spectra(f, _paints([sketch], [colour]))
+        best = worths(sketch, spectra, [colour])[0, :, :CELLS, :CELLS]
+        mirrored, place = divmod(int(best.argmax()), CELLS**2)
+        row, column = divmod(place, CELLS)
+        own = paints_of(colour)
+        least = torch.inf
+        for dy, dx in product((-1, 0, 1), repeat=2):
+            base, share = view.empty[f], torch.zeros(CELLS, CELLS)
+            for label, drawn in sketch.items():
+                placed = _placed(drawn.flip(1) if mirrored else drawn, row + dy, column + dx)
+                if label == MARK:
+                    share = share + placed
+                    painted = torch.zeros(3)
+                else:
+                    paint = own[label] if isinstance(label, str) else label
+                    painted = _lit(np.array(paint, np.uint8), view.scene, t)
+                base = base + placed[..., None] * (painted - base)
+            answers = torch.eye(3)[:, None, None] * share[..., None]  # of one channel each
+            pictures = torch.cat([base[None], base + answers])
+            latents = encode(pictures.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2) * 255)
+            columns = (latents[1:] - latents[0]).flatten(1).T
+            rest = (latents_FChw[f] - latents[0]).flatten()
+            solved = torch.linalg.lstsq(columns, rest[:, None]).solution[:, 0]
+            error = float((columns @ solved - rest).square().sum())
+            if error < least:
+                least, found[f] = error, solved
+        dark, bright = (_lit(np.full(3, level, np.uint8), view.scene, t) for level in (0, 255))
+        found[f] = (found[f] - dark) / (bright - dark)
+    return found
+
+
+def _placed(drawn: Tensor, row: int, column: int) -> Tensor:
+    """Return a drawing's cells in the frame [64, 64], with its feet at a row and a column."""
+    frame = slice(2 * CELLS, 3 * CELLS)
+    around = torch.zeros(5 * CELLS, 5 * CELLS)
+    top, left = frame.start + row - _ANCHOR[1], frame.start + column - _ANCHOR[0]
+    around[top : top + _CANVAS, left : left + _CANVAS] = drawn
+    return around[frame, frame]

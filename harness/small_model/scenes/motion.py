@@ -21,7 +21,7 @@ FLYERS = frozenset(
     {"bird", "butterfly", "insect", "plane", "rocket", "balloon", "kite", "cloud", "star"}
     | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
 )
-_ENTRY_S = 0.9  # duration of entering and leaving
+ENTRY_S = 0.9  # duration of entering and leaving
 TOP = 46.0  # height to which things rise
 # An act lasts a whole number of these, so it ends where it began.
 _BEAT_S = 3.5 / 2  # of turning, swaying, nodding and shining
@@ -88,10 +88,10 @@ def path(thing: Thing, t: Floats) -> Path:
         was_away = index > 0 and thing.acts[index - 1].action == "away"
         shown[here] = act.action != "away"
         if act.action == "away" and index > 0 and not was_away:
-            shown[here] = s < _ENTRY_S
-            values["x"] = start.x + side * 110 * (s / _ENTRY_S).clip(0, 1) ** 2
+            shown[here] = s < ENTRY_S
+            values["x"] = start.x + side * 110 * (s / ENTRY_S).clip(0, 1) ** 2
         elif act.action != "away" and was_away:
-            values["x"] = values["x"] + side * 90 * (1 - (s / _ENTRY_S).clip(0, 1)) ** 2
+            values["x"] = values["x"] + side * 90 * (1 - (s / ENTRY_S).clip(0, 1)) ** 2
         for name, value in values.items():
             columns[name][here] = value
     return Path(**columns, shown=shown)
