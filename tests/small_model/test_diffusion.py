@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from harness.small_model.scenes.rows import WIDTH
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
 from harness.small_model.training.stages import Stage, Training
+from harness.small_model.training.state import load_state
+from harness.system.errors import UserError
 
 CPU = torch.device("cpu")
 DIMS = WanDims(
@@ -145,6 +148,21 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [[row["loss"] for row in each.rows] for each in (again, whole)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_resumed_training_takes_new_lengths_and_an_older_list_of_sizes(tmp_path: Path) -> None:
+    trainer(tmp_path, replace(STAGE, steps=2)).run(source)
+    state = load_state(tmp_path, CPU)
+    assert state is not None
+    del state.dims["fps_rows"]  # older checkpoints lack sizes that have a default now
+    state.save(tmp_path)
+    longer = trainer(tmp_path, replace(STAGE, steps=3))
+    assert longer.clock.step == 2
+    assert longer.run(source) and longer.clock.step == 3
+    state.dims["num_layers"] = 1
+    state.save(tmp_path)
+    with pytest.raises(UserError, match="a network of"):
+        trainer(tmp_path)
 
 
 def test_it_learns(tmp_path: Path) -> None:

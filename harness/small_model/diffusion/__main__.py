@@ -1,4 +1,4 @@
-"""`python -m harness.small_model.diffusion [train | sample | keys] [setting=value ...]`."""
+"""`python -m harness.small_model.diffusion [train | sample | rates | keys] [setting=value ...]`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.system.logs import remark
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
-    verbs = {"train": train, "sample": sample, "keys": keys}
+    verbs = {"train": train, "sample": sample, "rates": rates, "keys": keys}
     if verb not in verbs:
         raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
     return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
@@ -73,6 +73,24 @@ def sample(config: dict[str, Any]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(path, clips, made, model.fps / TEMPORAL_STRIDE)
     print(path)
+    return 0
+
+
+def rates(config: dict[str, Any]) -> int:
+    """Generate videos for held-out clips and print what the world's detector finds in them."""
+    from harness.small_model.codec import preview
+    from harness.small_model.diffusion.sample import held_out
+    from harness.small_model.diffusion.sample import sample as make
+    from harness.small_model.scenes.report import Videos, report
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    teacher: Teacher = instantiate(config["teacher"])
+    clips, text = held_out(training.samples, layout=teacher.sample_layout)
+    network = _trained(training, model)
+    made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
+    scenes = tuple(each.scene for each in clips)
+    report(Videos(training.folder, scenes, tuple(map(preview, made)))).show()
     return 0
 
 

@@ -21,8 +21,8 @@ FLYERS = frozenset(
     {"bird", "butterfly", "insect", "plane", "rocket", "balloon", "kite", "cloud", "star"}
     | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
 )
-_ENTRY_S = 0.9  # duration of entering and leaving
-_TOP = 46.0  # height to which things rise
+ENTRY_S = 0.9  # duration of entering and leaving
+TOP = 46.0  # height to which things rise
 # An act lasts a whole number of these, so it ends where it began.
 _BEAT_S = 3.5 / 2  # of turning, swaying, nodding and shining
 _HOP_S = 3.5 / 3
@@ -88,10 +88,10 @@ def path(thing: Thing, t: Floats) -> Path:
         was_away = index > 0 and thing.acts[index - 1].action == "away"
         shown[here] = act.action != "away"
         if act.action == "away" and index > 0 and not was_away:
-            shown[here] = s < _ENTRY_S
-            values["x"] = start.x + side * 110 * (s / _ENTRY_S).clip(0, 1) ** 2
+            shown[here] = s < ENTRY_S
+            values["x"] = start.x + side * 110 * (s / ENTRY_S).clip(0, 1) ** 2
         elif act.action != "away" and was_away:
-            values["x"] = values["x"] + side * 90 * (1 - (s / _ENTRY_S).clip(0, 1)) ** 2
+            values["x"] = values["x"] + side * 90 * (1 - (s / ENTRY_S).clip(0, 1)) ** 2
         for name, value in values.items():
             columns[name][here] = value
     return Path(**columns, shown=shown)
@@ -114,9 +114,9 @@ def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> d
             stance.angle = 0.0
             return {"y": y - 24 * hop, "gait": 0.6 * hop, "reach": hop} | _steady(stance, s)
         case "rise":
-            stance.y, stance.angle = _TOP, 0.0
+            stance.y, stance.angle = TOP, 0.0
             reach = 0.5 + 0.5 * np.sin(wave)
-            return {"y": y + (_TOP - y) * part, "reach": reach} | _steady(stance, s)
+            return {"y": y + (TOP - y) * part, "reach": reach} | _steady(stance, s)
         case "fall":
             way = (s / 1.5).clip(0, 1) ** 2
             stance.y, stance.angle = GROUND[1], np.pi / 2 * stance.facing

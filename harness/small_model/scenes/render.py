@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from harness.small_model.scenes import animals, objects, people
 from harness.small_model.scenes.motion import SIDE, Floats, Path, path
-from harness.small_model.scenes.parts import BODY, DARK, LIGHT, RGB, Part
+from harness.small_model.scenes.parts import BODY, DARK, LIGHT, MARK, RGB, Part
 from harness.small_model.scenes.places import PLACES
 from harness.small_model.scenes.scene import EVENTS_S, INDOORS, LENGTH_S, Scene, Thing
 
@@ -33,6 +33,7 @@ COLOURS: dict[str, RGB] = {
     "brown": (132, 82, 44),
     "grey": (140, 144, 152),
 }
+HALO: RGB = (255, 240, 170)
 _PAN_PX_S = 6.0
 _NIGHT = np.array([0.5, 0.54, 0.76], np.float32)
 _LOW_SUN = np.array([0.656, 0.448, 0.4], np.float32)
@@ -54,11 +55,11 @@ class Drawing:
         """Frames [F, 128, 128, 3] uint8. hues: 0..1, of the marks, one a thing."""
         scene = self.scene
         frames = np.empty((len(self.times_s), SIDE, SIDE, 3), np.uint8)
-        backdrop: Image.Image | None = None
+        behind: Image.Image | None = None
         for f, t in enumerate(self.times_s.tolist()):
-            if backdrop is None or scene.camera != "still":
-                backdrop = _backdrop(scene, t)
-            canvas = backdrop.copy()
+            if behind is None or scene.camera != "still":
+                behind = backdrop(scene, t)
+            canvas = behind.copy()
             pen = ImageDraw.Draw(canvas)
             nearer = zoom(scene, t)
             _timekeeper(pen, scene, t, nearer)
@@ -67,12 +68,12 @@ class Drawing:
             ):
                 if way.shown[f]:
                     _halo(pen, way, f, nearer)
-                    paints = _paints(_colour(thing, t), hue)
+                    paints = paints_of(colour_at(thing, t)) | {MARK: mark_paint(hue)}
                     for part, points in zip(FIGURES[thing.kind], parts, strict=True):
                         paint = paints[part.paint] if isinstance(part.paint, str) else part.paint
                         _polygon(pen, points[f], paint, nearer)
             _fall(pen, scene, t)
-            frames[f] = _lit(np.asarray(canvas.reduce(FINE)), scene, t)
+            frames[f] = lit(np.asarray(canvas.reduce(FINE)), scene, t)
         return frames
 
     def boxes(self) -> NDArray[np.float64]:
@@ -146,17 +147,18 @@ def mark_paint(hue: float) -> RGB:
     return red, green, blue
 
 
-def _colour(thing: Thing, t: float) -> str:
+def colour_at(thing: Thing, t: float) -> str:
+    """Return the colour of a thing at a time in seconds."""
     return thing.acts[sum(t >= begin for begin in EVENTS_S) - 1].colour
 
 
-def _paints(colour: str, hue: float) -> dict[str, RGB]:
+def paints_of(colour: str) -> dict[str, RGB]:
+    """Return the paints of a thing of a colour, all but its mark's."""
     body = COLOURS[colour]
     return {
         BODY: body,
         DARK: _shade(body, 0.68, 0),
         LIGHT: _shade(body, 0.72, 71),
-        "mark": mark_paint(hue),
     }
 
 
@@ -165,8 +167,8 @@ def _shade(paint: RGB, share: float, more: float) -> RGB:
     return red, green, blue
 
 
-def _backdrop(scene: Scene, t: float) -> Image.Image:
-    """The place alone, on the fine canvas."""
+def backdrop(scene: Scene, t: float) -> Image.Image:
+    """Return the place alone, without light, on the fine canvas."""
     canvas = Image.new("RGB", (SIDE * FINE, SIDE * FINE))
     pen = ImageDraw.Draw(canvas)
     nearer, moved = zoom(scene, t), pan(scene, t) + 32 * scene.shift
@@ -197,8 +199,12 @@ def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float)
 def _halo(pen: ImageDraw.ImageDraw, way: Path, f: int, nearer: float) -> None:
     """The light around a thing that shines."""
     if way.glow[f] > 0.02:
-        radius = way.height[f] * (0.5 + 0.3 * way.glow[f])
-        _disc(pen, way.x[f], way.y[f] - way.height[f] / 2, radius, (255, 240, 170), nearer)
+        _disc(pen, way.x[f], way.y[f] - way.height[f] / 2, halo_radius(way, f), HALO, nearer)
+
+
+def halo_radius(way: Path, f: int) -> float:
+    """Return the radius of the light around a thing, in pixels."""
+    return float(way.height[f] * (0.5 + 0.3 * way.glow[f]))
 
 
 def _fall(pen: ImageDraw.ImageDraw, scene: Scene, t: float) -> None:
@@ -216,8 +222,8 @@ def _fall(pen: ImageDraw.ImageDraw, scene: Scene, t: float) -> None:
             _disc(pen, x, y, 1.6, (252, 252, 255), 1.0)
 
 
-def _lit(pixels: NDArray[np.uint8], scene: Scene, t: float) -> NDArray[np.uint8]:
-    """Light and fog over a frame [H, W, 3]."""
+def lit(pixels: NDArray[np.uint8], scene: Scene, t: float) -> NDArray[np.uint8]:
+    """Return colours [..., 3] as they look in the light and fog of a scene."""
     if scene.light == "day" and scene.weather != "fog":
         return pixels
     way = np.float32(min(1.0, t / LENGTH_S))
@@ -228,19 +234,19 @@ def _lit(pixels: NDArray[np.uint8], scene: Scene, t: float) -> NDArray[np.uint8]
         "dusk": one + way * (_LOW_SUN - one),
         "dawn": _LOW_SUN + way * (one - _LOW_SUN),
     }[scene.light]
-    lit = pixels * tint
+    shaded = pixels * tint
     if scene.weather == "fog":
-        lit = lit * np.float32(0.55) + _FOG * tint * np.float32(0.45)
-    return np.asarray((lit + np.float32(0.5)).clip(0, 255), np.uint8)
+        shaded = shaded * np.float32(0.55) + _FOG * tint * np.float32(0.45)
+    return np.asarray((shaded + np.float32(0.5)).clip(0, 255), np.uint8)
 
 
-_CIRCLE = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * np.pi / 10)], 1)
+CIRCLE = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * np.pi / 10)], 1)
 
 
 def _disc(
     pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, paint: RGB, nearer: float
 ) -> None:
-    _polygon(pen, _CIRCLE * radius + (x, y), paint, nearer)
+    _polygon(pen, CIRCLE * radius + (x, y), paint, nearer)
 
 
 def _polygon(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.models.wan import Wan
+from harness.models.wan import Wan, WanDims
 from harness.small_model.training.objective import Batch, Objective
 from harness.small_model.training.optim import Average, initialise, optimisers, set_lr
 from harness.small_model.training.stages import Stage, Training
@@ -55,6 +55,10 @@ class Trainer:
         state = load_state(self.folder, device)
         if state is not None:
             self._resume(state)
+        if training.compile:
+            # Block by block: the attention of every block has the same shapes, so one serves all.
+            for block in network.blocks:
+                block.compile(dynamic=False)
 
     def run(self, source: Source) -> bool:
         """Train to the end or until a signal; True at the end. The checkpoint is written."""
@@ -154,7 +158,8 @@ class Trainer:
         )
 
     def _resume(self, state: State) -> None:
-        if state.dims != asdict(self.network.dims):
+        # A checkpoint may be older than a size that has a default since.
+        if WanDims(**state.dims) != self.network.dims:
             raise UserError(
                 f"{self.folder} holds a training of a network of {state.dims}: set train.folder "
                 "to another folder or model.dims to these"

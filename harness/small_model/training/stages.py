@@ -58,7 +58,9 @@ class Training:
     as much as background the cells count that show a thing; things are small. ema: decay of the
     averaged weights. clip: largest norm of the gradient. warmup_steps: learning rate grows over
     these. decay_from: share of the run after which it falls, in a straight line to zero.
-    workers: processes that render clips beside the training, 0 for none.
+    workers: processes that render clips beside the training, 0 for none. compile: whether
+    `torch.compile` fuses the blocks, which takes a C++ compiler and a minute at each start; the
+    weights then differ from those of uncompiled training by rounding.
     samples: how many held-out clips `sample` makes. out: where `export` and `sample` write, None
     for the folder.
 
@@ -78,6 +80,7 @@ class Training:
     save_minutes: float = 2.0
     log_steps: int = 20
     workers: int = 0
+    compile: bool = False
     samples: int = 8
     out: str | None = None
 

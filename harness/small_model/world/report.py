@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.results import all_runs, observations
-from harness.results.video_files import read_frames
+from harness.small_model.scenes.report import videos_of_run, wilson
 from harness.small_model.world.backgrounds import Array
-from harness.small_model.world.clip import FPS, clip
+from harness.small_model.world.clip import clip
 from harness.small_model.world.interpret import interpret
 from harness.small_model.world.measure import (
     QUESTIONS,
@@ -27,7 +25,6 @@ from harness.small_model.world.measure import (
     true_clip,
 )
 from harness.small_model.world.render import HEIGHT, WIDTH
-from harness.system.errors import UserError
 
 BAND = (5, 95)  # percentiles of the world's own clips
 COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")
@@ -55,24 +52,8 @@ def of_run(folder: Path) -> Videos:
 
     Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
     """
-    if not (folder / observations.OBSERVATIONS).is_file():
-        raise UserError(
-            f"{folder} is no folder of a run: name one with {observations.OBSERVATIONS} in it"
-        )
-    rows = all_runs.load_run(folder)
-    made = rows[rows["failure"].isna()]
-    if made.empty:
-        raise UserError(f"{folder} has no finished video: repeat the run that makes it")
-    sizes = sorted(set(zip(made["height"], made["width"], made["fps"], strict=True)))
-    if sizes != [(HEIGHT, WIDTH, FPS)]:
-        high, wide, fps = (int(number) for number in sizes[0])
-        raise UserError(
-            f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
-            f"{HEIGHT}x{WIDTH} at {FPS}: measure a run of the model that was trained on it"
-        )
-    stems = [folder / str(video) for video in made["video"]]
-    keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
-    return Videos(str(folder), tuple(made["prompt"]), keyframes)
+    prompts, keyframes = videos_of_run(folder, HEIGHT, WIDTH)
+    return Videos(str(folder), prompts, keyframes)
 
 
 def report(videos: Videos, style: str = "text") -> str:
@@ -97,16 +78,6 @@ def report(videos: Videos, style: str = "text") -> str:
     title = f"{videos.title}: {len(pairs)} videos"
     tables = [table(COLUMNS, rows, style), table(*_by_second(total.curves, truth), style)]
     return "\n\n".join([title, tables[0], "\n".join(f"- {note}" for note in notes), tables[1], ""])
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a rate (Wilson 1927); (0, 1) of nothing."""
-    if n == 0:
-        return 0.0, 1.0
-    z2 = 1.959964**2
-    middle = (right + z2 / 2) / (n + z2)
-    half = math.sqrt(z2 * (right * (n - right) / n + z2 / 4)) / (n + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def median(values: Sequence[float]) -> float:

@@ -1,0 +1,150 @@
+"""Holds videos against the scenes of their prompts: what is right, by question."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.scoring.metrics import signals
+from harness.small_model.codec import encode
+from harness.small_model.scenes.clip import FPS
+from harness.small_model.scenes.detect import (
+    Frames,
+    View,
+    acts,
+    figure,
+    in_cells,
+    mark,
+    miss,
+    setting,
+)
+from harness.small_model.scenes.motion import ENTRY_S
+from harness.small_model.scenes.scene import COLOURS, EVENTS_S, KINDS, LENGTH_S, Scene, Thing
+
+QUESTIONS = {
+    "place": "the place, of 20",
+    "shape": "the kind of a thing, of 66",
+    "colour": "its colour, of 11, at first and after it changes",
+    "motion": "its action in a third of the clip, of 12",
+    "look kept": "out of sight and back, its mark has the hue it had (within 1/12 of the circle)",
+}
+STATISTICS = ("contrast", "edges", "colourfulness")
+CHOICES = 10  # prompts among which the right one is found
+_HUE_NEAR = 1 / 12  # of the circle
+_GREY = 0.08  # chroma below which a mark has no hue
+_SAME = 1e-3  # of the worth: actions that look the same on a figure are both right
+_SEEN = 4  # keyframes of a figure that are compared
+
+
+@dataclass
+class Judged:
+    """What one video, or many, came to: right or wrong, by question."""
+
+    answers: dict[str, list[bool]] = field(default_factory=lambda: {q: [] for q in QUESTIONS})
+
+    def add(self, other: Judged) -> None:
+        """Take in another video's answers."""
+        for question, answers in other.answers.items():
+            self.answers[question] += answers
+
+
+def judge(scene: Scene, keyframes: Frames) -> Judged:
+    """Ask a video everything that a scene has an answer to.
+
+    Shapes  keyframes [F, 128, 128, 3] uint8, the last pixel frame of each latent frame, 42 at
+            most count.
+    """
+    keyframes = keyframes[: round(LENGTH_S * FPS / TEMPORAL_STRIDE)]
+    times_s = np.arange(len(keyframes)) * TEMPORAL_STRIDE / FPS
+    cells, latents = in_cells(keyframes), encode(keyframes)
+    judged = Judged()
+    few = np.linspace(0, len(cells) - 1, 3).astype(np.intp)
+    judged.answers["place"].append(setting(scene, cells[few], times_s[few])[0] == scene.place)
+    view = View.of(scene, cells, times_s)
+    for thing in scene.things:
+        _ask(judged, view, latents, thing)
+    return judged
+
+
+def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
+    """Ask everything about one thing."""
+    answers = judged.answers
+    # What tells two things of a kind apart is their place, which no prompt tells.
+    alone = sum(other.kind == thing.kind for other in view.scene.things) == 1
+    seen = {
+        part: frames
+        for part, act in enumerate(thing.acts)
+        if act.action != "away" and len(frames := _settled(view, thing, part)) >= _SEEN
+    }
+    told = found = ""
+    for part, frames in seen.items():
+        colour = thing.acts[part].colour
+        if colour != told:
+            few = frames[np.linspace(0, len(frames) - 1, _SEEN).astype(np.intp)]
+            worth_KC = figure(view.at(few), thing)
+            found = COLOURS[int(worth_KC[KINDS.index(thing.kind)].argmax())]
+            if not told:
+                answers["shape"].append(KINDS[int(worth_KC.amax(1).argmax())] == thing.kind)
+            if alone:
+                answers["colour"].append(found == colour)
+            told = colour
+        if part == 0 or thing.acts[part - 1].action != "away":  # else it enters in this part
+            worths = acts(view.at(frames[::2]), thing, part, found)
+            best = max(worths.values())
+            answers["motion"].append(worths[thing.acts[part].action] >= best - _SAME * abs(best))
+    if alone and 0 in seen and 2 in seen and thing.acts[1].action == "away":
+        colour = thing.acts[0].colour
+        before, after = (
+            _hue(mark(view.at(at), latents[torch.from_numpy(at)], thing, colour).mean(0))
+            for at in (seen[0][-_SEEN:], seen[2][:_SEEN])
+        )
+        apart = abs(before - after) % 1
+        answers["look kept"].append(min(apart, 1 - apart) <= _HUE_NEAR)
+
+
+def _settled(view: View, thing: Thing, part: int) -> NDArray[np.intp]:
+    """Return the keyframes of a part in which a thing does not enter."""
+    enters = part > 0 and thing.acts[part - 1].action == "away"
+    begin_s = EVENTS_S[part] + ENTRY_S * enters
+    end_s = (*EVENTS_S[1:], LENGTH_S)[part]
+    return np.flatnonzero((view.times_s >= begin_s) & (view.times_s < end_s))
+
+
+def _hue(rgb: Tensor) -> float:
+    """Return the hue of a colour [3], 0..1; nan, which is near nothing, of a grey."""
+    red, green, blue = rgb.tolist()
+    is_grey = max(red, green, blue) - min(red, green, blue) < _GREY
+    return float("nan") if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]
+
+
+def chosen(scenes: Sequence[Scene], keyframes: Frames, count: int = 6) -> int:
+    """Return which of some scenes a video shows: the one whose best drawing is nearest to it.
+
+    count: keyframes that are compared.
+    """
+    times_s = np.arange(len(keyframes)) * TEMPORAL_STRIDE / FPS
+    times_s = times_s[times_s < LENGTH_S]
+    few = np.linspace(0, len(times_s) - 1, count).astype(np.intp)
+    cells, few_s = in_cells(keyframes[few]), times_s[few]
+    return int(np.argmin([miss(View.of(scene, cells, few_s)) for scene in scenes]))
+
+
+def curve(keyframes: Frames) -> NDArray[np.float64]:
+    """Return contrast, edges and colourfulness per second of a video [seconds, 3], of 255.
+
+    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
+    gradient.
+    """
+    rgb = keyframes.astype(np.float32)
+    luma = signals.luma(rgb)
+    edges = np.hypot(*np.gradient(luma, axis=(1, 2))).mean((1, 2))
+    values = np.stack([signals.contrast(luma), edges, signals.colourfulness(rgb)], 1)
+    seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
+    return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])
