@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.system import logs
 from harness.system.files import locked
 from tests.support import faster
 
@@ -63,6 +64,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @cache
 def _shares(file: str) -> bool:
     return 'scope="module"' in (ROOT / file).read_text()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _log() -> None:
+    """Write the log to standard error as commands do, whichever test comes first."""
+    logs.begin()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from harness.api import Stores
 from harness.cache.active import ActiveChunks
+from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.base import Scratch, Segment
 from harness.cache.layer import Chunk, Layer, Plan
 from harness.cache.numerics import KeyValueWatch
@@ -79,6 +80,7 @@ class BesideSession(Session):
         self._owner = owner
         self.peak_bytes = 0
         self.watch = KeyValueWatch()
+        self.arithmetic = Arithmetic()
         self.restart()
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:

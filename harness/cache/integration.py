@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores
 from harness.api.method import tiers_of
+from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.layer import Plan
@@ -24,11 +25,13 @@ class CacheSession(Protocol):
 
     peak_bytes: largest sum of a ledger so far.
     watch: whether the keys and values of the last commit pass were finite.
+    arithmetic: work of the passes so far.
     """
 
     spec: CacheSpec
     peak_bytes: int
     watch: KeyValueWatch
+    arithmetic: Arithmetic
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
         """Place a pass over the chunk `frames`.

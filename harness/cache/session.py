@@ -9,6 +9,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores, TokenPolicy, VideoSize
 from harness.cache.active import ActiveChunks
+from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.layer import Chunk, Context, Layer, Plan
@@ -46,6 +47,7 @@ class Session:
         self.method = method
         self.peak_bytes = 0
         self.watch = KeyValueWatch()
+        self.arithmetic = Arithmetic()
         self._backend = backend
         self._scratch = Scratch()
         self._context = Context(
@@ -113,6 +115,7 @@ class Session:
         seen = store.segments(plan) + active.segments(plan)
         if plan.causal_frames is None:
             out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
+            self.arithmetic.attended(k, seen, q.shape[2])
         else:
             # One call per chunk with the keys up to it: no backend needs a mask.
             size = plan.causal_frames * self.spec.tokens_per_frame
@@ -121,6 +124,7 @@ class Session:
                 end += query.shape[2]
                 own = k[:, :, :end], v_BHTD[:, :, :end]
                 parts.append(attend_grouped(self._backend, query, *own, seen, self._scratch))
+                self.arithmetic.attended(own[0], seen, query.shape[2])
             out = torch.cat(parts, 2)
         if self._scratch.finite is not None:
             self.watch.note(layer, True, *self._scratch.finite)

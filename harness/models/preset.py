@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import CacheSpec
+from harness.cache.arithmetic import Arithmetic
 from harness.models.checkpoints.bundled import bundled
 from harness.models.checkpoints.load import MixedDtypes, checkpoint_sha256, load_weights
 from harness.models.checkpoints.locate import located
@@ -210,6 +211,16 @@ class VideoModel:
     def num_histories(self) -> int:
         """Return the number of branches that store a history of their own."""
         return sum(role.cache == "own" for role in self.roles)
+
+    def flops(self, work: Arithmetic) -> float:
+        """Return the FLOPs of the blocks for counted work; a multiply-add is two.
+
+        Embeddings, head, text encoder and decoder are not counted, nor what the method itself
+        computes (encoding, decoding, choosing tokens).
+        """
+        dims = self.dims
+        pair = 4 * dims.num_heads * dims.head_dim  # two products, q k and weights v
+        return 2.0 * dims.token_weights * work.tokens + pair * (work.pairs + work.text_pairs)
 
     @property
     def first_pixel_frames(self) -> int:

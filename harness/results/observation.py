@@ -89,8 +89,8 @@ class Observation:
         "realised skip ratio: skipped over all denoising passes", "", "mean"
     )
     flops: float | None = measured(
-        "arithmetic of the passes that ran; null: not counted yet; `python -m analysis controls` "
-        "counts it from the trace",
+        "arithmetic of the blocks in the passes that ran, as each pass attended; embeddings, head, "
+        "text encoder, decoder and the method's own work are not counted",
         "FLOP",
         "mean",
     )

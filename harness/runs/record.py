@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from harness.cache.arithmetic import Arithmetic
 from harness.cache.integration import CacheSession
 from harness.models.preset import VideoModel
 from harness.prompts.suite import pixel_frames
@@ -25,6 +26,7 @@ class Held:
 
     Bytes are summed over guidance branches; num_frames is the mean over them.
     peak_bytes: sum of the branches' own peaks.
+    arithmetic: work of all passes.
     """
 
     nominal_bytes: int
@@ -33,6 +35,7 @@ class Held:
     scratch_bytes: int
     num_frames: float
     stored_bytes_by_branch: tuple[int, ...]
+    arithmetic: Arithmetic
 
     @classmethod
     def of(cls, sessions: Sequence[CacheSession]) -> Held:
@@ -47,6 +50,7 @@ class Held:
             scratch_bytes=sum(ledger.get("scratch", 0) for ledger in ledgers),
             num_frames=sum(session.num_frames_held for session in sessions) / len(sessions),
             stored_bytes_by_branch=by_branch,
+            arithmetic=sum((session.arithmetic for session in sessions), Arithmetic()),
         )
 
 
@@ -66,7 +70,7 @@ class Recorder:
         self, item: Item, meter: Meter, held: Held, frames: Frames, notes: Sequence[str] = ()
     ) -> Observation:
         """Return the row of a finished video; `notes` are added to those of the run."""
-        frame = len(held.stored_bytes_by_branch) * self.model.spec.bf16_frame_bytes
+        frame = self.model.num_histories * self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
@@ -90,6 +94,7 @@ class Recorder:
             num_commits=meter.num_passes - num_denoise,
             num_reused=meter.num_reused,
             skip_ratio=meter.num_reused / num_denoise if num_denoise else None,
+            flops=self.model.flops(held.arithmetic),
             memory_source=self.memory_source,
             peak_bytes=largest(meter.peaks),
             peak_reserved_bytes=largest(meter.peak_reserved),

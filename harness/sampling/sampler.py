@@ -150,6 +150,9 @@ class Sampler:
         if each.causal:
             plan = replace(plan, causal_frames=self.chunk_frames)
         behind = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
+        tokens = inputs.tokens.shape[1] * len(text_kv.layers)
+        session.arithmetic.tokens += tokens
+        session.arithmetic.text_pairs += tokens * text_kv.layers[0][0].shape[2]
         return behind, self.network.finish(behind, inputs.time, inputs.x_BFChw)
 
     @property

@@ -8,12 +8,10 @@ from hydra.utils import get_class
 from harness.config import renamed
 from harness.config.compose import configured
 from harness.config.renamed import TARGETS, with_new_names
-from harness.system import logs
 
 
 @pytest.fixture(autouse=True)
 def _unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs.begin()
     monkeypatch.setattr(renamed, "_warned", set())
 
 

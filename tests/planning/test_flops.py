@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 
 from harness.models.preset import VideoModel
 from harness.planning.flops import Costs, video_flops
+from tests.support.families import made, tiny
 from tests.support.geometry import configured
 
 PETA = 1e15
@@ -74,3 +76,45 @@ def test_what_does_not_run_does_not_count() -> None:
     half = video_flops(this, 45, commits=False, runs=lambda each, role: role.name == "cond")
     assert half == pytest.approx(whole / 2)
     assert video_flops(this, 45) > whole
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames", "words"),
+    [
+        ("self_forcing", 9, ()),
+        ("longlive", 18, ()),
+        (
+            "skyreels_v2",
+            20,
+            ("model.loop.frames=15", "model.schedule.num_steps=4", "model.loop.offset=1"),
+        ),
+        (
+            "skyreels_v2",
+            10,
+            ("model.schedule.num_steps=4", "model.loop.execution=joint_causal"),
+        ),
+    ],
+)
+def test_a_videos_row_counts_what_ran(
+    tmp_path: Path, name: str, num_frames: int, words: tuple[str, ...]
+) -> None:
+    """The cache counts while it runs, and this module counts from the order of passes alone."""
+    this = tiny(tmp_path, name, "bf16", num_frames, *words)
+    row, planned_model = made(this), instantiate(this.model)
+    assert row["flops"] == video_flops(planned_model, num_frames, text_rows=8)
+
+
+def test_a_skipped_pass_is_not_counted(tmp_path: Path) -> None:
+    whole, skipping = (
+        made(tiny(tmp_path / method, "self_forcing", method, 6))
+        for method in ("bf16", "reuse_fixed_bf16")
+    )
+    ran = 1 - skipping["num_reused"] / skipping["num_passes"]
+    assert skipping["flops"] == pytest.approx(ran * whole["flops"], rel=0.05)
+
+
+def test_two_branches_that_share_a_history_have_the_bytes_of_one(tmp_path: Path) -> None:
+    row = made(tiny(tmp_path, "magi_4.5b", "bf16", 18))
+    assert row["kv_ratio_same_frames"] == pytest.approx(1, abs=0.01)
+    assert [*row["kv_stored_bytes_by_branch"]] == [0, row["kv_stored_bytes"]]
+    assert row["kv_frames_held"] == 18

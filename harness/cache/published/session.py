@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from harness.api import DROP, CacheSpec, Method, Stores
+from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
@@ -39,6 +40,7 @@ class PublishedSession:
         self.method = method
         self.peak_bytes = 0
         self.watch = KeyValueWatch()
+        self.arithmetic = Arithmetic()
         self._backend = backend
         self._layers = layers
         self._positions = positions
@@ -75,6 +77,7 @@ class PublishedSession:
         if plan.stores == "history":
             self.watch.note(layer, True, are_finite(keys[:, :, seen], values[:, :, seen]))
         keys, values = keys[:, :, seen], values[:, :, seen]
+        self.arithmetic.attended(keys, (), q.shape[2])
         return attend_grouped(self._backend, q, keys, values, (), Scratch())
 
     def ledger(self) -> dict[str, int]:
