@@ -104,8 +104,10 @@ def found_in(session: Session) -> dict[str, int]:
 def test_bytes_are_those_that_a_session_stores(name: str, window: int | None) -> None:
     method, shape = method_of(name), spec(window=window)
     _, session = generate(method, num_frames=18, window=window)
-    if window and isinstance(method.retention, DeepForcing | MemRoPE):
-        # What they move stays within reach for longer; the plan is the most they may hold.
+    late = isinstance(method.retention, TokenPolicy) and method.retention.trigger == "new_chunk"
+    if window and (late or isinstance(method.retention, DeepForcing | MemRoPE)):
+        # What they move stays within reach for longer, and what they chose long ago leaves the
+        # window sooner; the plan is the most they may hold.
         assert sum(foreseen(method, shape, 18).values()) >= sum(found_in(session).values())
         return
     assert foreseen(method, shape, 18) == found_in(session)
