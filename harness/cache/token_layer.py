@@ -74,24 +74,28 @@ class TokenLayer:
     held: Held | None = None
     first: int = 0  # frames before it and after the sink have left the window
     is_uncut: bool = False  # a chunk has joined since a policy with another trigger chose
-    newest: tuple[Tensor, Plan] | None = None  # queries of the newest pass, for trigger=new_chunk
+    # For trigger=new_chunk: queries of the newest pass, its first frame and its shift.
+    newest: tuple[Tensor, int, int] | None = None
 
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Let a policy with trigger=next_pass choose tokens by the queries of the next pass."""
         if self.policy.trigger == "next_pass":
-            self._cut(query_BHTD, plan)
+            self._cut(query_BHTD, plan.frames.start, plan.shift)
 
     def make_room(self) -> None:
         """Let a policy with trigger=new_chunk choose tokens by the queries of the newest pass."""
         if self.policy.trigger == "new_chunk" and self.newest is not None:
             self._cut(*self.newest)
 
-    def _cut(self, query_BHTD: Tensor, plan: Plan) -> None:
-        """Let the policy choose among the history alone."""
+    def _cut(self, query_BHTD: Tensor, start: int, shift: int) -> None:
+        """Let the policy choose among the history alone.
+
+        start, shift: first frame of the pass that the queries are from, and its `Plan.shift`.
+        """
         # Once per chunk: choosing decodes and copies the whole history.
         if self.held is not None and self.is_uncut:
             self.is_uncut = False
-            self._revise(self.held, self._tokens(self.held, query_BHTD, plan))
+            self._revise(self.held, self._tokens(self.held, query_BHTD, start, shift))
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return all stored tokens as one page, with a bias that hides those out of reach."""
@@ -100,7 +104,7 @@ class TokenLayer:
             return []
         frame, place = self._frame_and_place(held.origin)
         times = self.policy.times(frame, plan.frames.start)
-        turns = self._turns(times, frame, place, plan)
+        turns = self._turns(times, frame, place, plan.shift)
         pages, bias = Pages(held.key, held.value, (0,)), self._bias(held.count, times)
         if plan.sees is not None:
             shown = torch.tensor([plan.shows(f) for f in range(self.context.num_frames)])
@@ -115,7 +119,7 @@ class TokenLayer:
             query = chunk.rotated_query
             first = query.shape[2] - self.policy.num_queries(self.context.spec)
             # A copy: a view would keep the queries of the whole chunk.
-            self.newest = query[:, :, first:].clone(), plan
+            self.newest = query[:, :, first:].clone(), plan.frames.start, plan.shift
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
         """Encode the chunk, show history and chunk to the policy, and store the tokens it picks.
@@ -134,7 +138,8 @@ class TokenLayer:
             self.is_uncut = True
         else:
             new = k, chunk.value, chunk.rotated_key
-            self._revise(both, self._tokens(both, chunk.rotated_query, plan, new))
+            start, shift = plan.frames.start, plan.shift
+            self._revise(both, self._tokens(both, chunk.rotated_query, start, shift, new))
 
     def _revise(self, both: Held, tokens: Tokens) -> None:
         """Ask the policy which of the tokens in `both` stay, and store those."""
@@ -218,7 +223,8 @@ class TokenLayer:
         self,
         both: Held,
         query_BHTD: Tensor,
-        plan: Plan,
+        start: int,
+        shift: int,
         new: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tokens:
         """Return the policy's input: stored tokens decoded, new ones exact.
@@ -233,9 +239,9 @@ class TokenLayer:
         if self.held is not None:
             num_old = frame.shape[2] - num_new
             old_frame, old_place = frame[:, :, :num_old], place[:, :, :num_old]
-            old_times = self.policy.times(old_frame, plan.frames.start)
+            old_times = self.policy.times(old_frame, start)
             key, value = self._decoded(self.held, query_BHTD.dtype)
-            turns = self._turns(old_times, old_frame, old_place, plan)
+            turns = self._turns(old_times, old_frame, old_place, shift)
             turned = key if turns is None else turns.rotate(key[:, :, None])[:, :, 0]
             parts.append((key, value, turned))
             times = torch.cat([old_times, frame[:, :, num_old:]], 2)
@@ -268,13 +274,16 @@ class TokenLayer:
         per_frame = self.context.spec.tokens_per_frame
         return (origin // per_frame).long(), (origin % per_frame).long()
 
-    def _turns(self, times: Tensor, frame: Tensor, place: Tensor, plan: Plan) -> Table | None:
-        """Return the rotations of stored keys on reading; None if they need none."""
+    def _turns(self, times: Tensor, frame: Tensor, place: Tensor, shift: int) -> Table | None:
+        """Return the rotations of stored keys on reading; None if they need none.
+
+        shift: of the pass's plan.
+        """
         context = self.context
         # `times is frame`: the policy returned its argument, so no token moves.
-        if context.roped and times is frame and plan.shift == 0:
+        if context.roped and times is frame and shift == 0:
             return None
-        times = times - plan.shift * (frame >= context.spec.sink)
+        times = times - shift * (frame >= context.spec.sink)
         if context.roped:
             return context.positions.tokens(times - frame, None, context.num_frames)
         return context.positions.tokens(times, place, context.num_frames)

@@ -80,13 +80,16 @@ def _paged(spec: CacheSpec, arena: Arena, tier: Tier) -> CacheSpec:
 
 
 def _of_tokens(session: Session, layer: TokenLayer) -> float:
-    """Return the declared bytes of a token layer: tokens, and 4 bytes for each count or note."""
+    """Return the declared bytes of a token layer: tokens, counts or notes, and kept queries."""
     assert layer.held is not None
     spec = one_layer(session.spec)
     beside = (layer.held.count is not None) + (layer.held.note is not None)
     token_bytes = frame_bytes(session.method, spec, DTYPE) / spec.tokens_per_frame
     token_bytes += 4 * beside * spec.kv_heads
-    return _most(session, layer) * token_bytes
+    queries = 0
+    if layer.newest is not None:
+        queries = layer.policy.num_queries(spec) * spec.num_heads * spec.head_dim * DTYPE.itemsize
+    return _most(session, layer) * token_bytes + queries
 
 
 def _most(session: Session, layer: TokenLayer) -> int:

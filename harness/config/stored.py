@@ -27,6 +27,7 @@ PARTS = (
     "harness.sampling.diffusion_forcing",
     "harness.sampling.guidance",
     "harness.sampling.loop",
+    "harness.sampling.pipeline",
     "harness.models",
     "harness.cache.published",
     "harness.sampling.schedule",

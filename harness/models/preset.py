@@ -267,14 +267,15 @@ class VideoModel:
         )
 
     def texts(
-        self, sampler: Sampler, rows: Mapping[str, Tensor], num_frames: int
+        self, sampler: Sampler, rows: Mapping[str, Tensor], num_frames: int, given: int = 0
     ) -> dict[str, Texts]:
         """Return what the branches read, once per video.
 
         rows: encoded prompt [T, E], and the negative text's rows if a branch reads it.
-        num_frames: latent frames of the video.
+        num_frames: latent frames of the video. given: whole chunks that a prefix gives.
         """
-        return self.prompts.texts(sampler.network, rows, -(-num_frames // self.chunk_frames))
+        num_chunks = -(-num_frames // self.chunk_frames)
+        return self.prompts.texts(sampler.network, rows, num_chunks, given)
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
         """Return the cross-attention keys and values of a prompt's rows [T, E]."""

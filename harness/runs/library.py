@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import Method
+from harness.api import Method, TokenPolicy
 from harness.cache.attention.auto import Auto
 from harness.cache.integration import CacheSession, Packed
 from harness.cache.positions import Positions
@@ -72,7 +72,7 @@ def open_session(
     return integration.session(model.spec, method, backend, num_held, device, positions)
 
 
-def sample_video(
+def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     model: VideoModel,
     method: Method,
     prompt: str,
@@ -80,10 +80,13 @@ def sample_video(
     seed: int = 0,
     device: torch.device | None = None,
     data_dir: str | None = None,
+    prefix_FChw: Tensor | None = None,
 ) -> SampledVideo:
     """Generate one video, from the same noise as a run with this seed.
 
     num_frames: latent frames; 12 are 2.8 s of the small model. data_dir: folder of checkpoints.
+    prefix_FChw: latents that the video begins with, for models that can continue a picture or a
+        video (MAGI-1); they count in num_frames. Chunks that it gives whole are not in the result.
     Raises  ValueError, UserError: the parts do not fit, or a file is missing.
     """
     device = device or torch.device("cpu")
@@ -92,14 +95,26 @@ def sample_video(
     texts = [prompt, *([model.guidance.negative] if model.guidance else [])]
     rows = model.text.encode(texts).to(DTYPES[model.dtype])
     model.text.close()
+    prefix = None if prefix_FChw is None else prefix_FChw[None]
+    given = 0 if prefix is None else prefix.shape[1] // model.chunk_frames
+    retention = method.retention
+    if given and isinstance(retention, TokenPolicy) and retention.trigger == "new_chunk":
+        raise ValueError(
+            f"{type(retention).__name__}.trigger=new_chunk with a prefix of {given} whole chunks "
+            "has no counterpart: FlowCache's code fails at its first cut then; choose a prefix "
+            f"below {model.chunk_frames} frames, or another trigger"
+        )
     branches = branches_of(
         model.roles,
-        model.texts(sampler, dict(zip(("prompt", "negative"), rows, strict=False)), num_frames),
+        model.texts(
+            sampler, dict(zip(("prompt", "negative"), rows, strict=False)), num_frames, given
+        ),
         lambda: open_session(model, method, num_frames, device, positions),
     )
     noise = SeededNoise(seed, model.latent_shape(num_frames))
     reel, chunks = Reel(model.decoder, Silent()), []
-    for latents in sampler.run(Generation(branches, noise, num_frames, Silent(), reel)):
+    video = Generation(branches, noise, num_frames, Silent(), reel, prefix)
+    for latents in sampler.run(video):
         reel.latents.append(latents)
         chunks.append(latents[0])
     with torch.inference_mode():

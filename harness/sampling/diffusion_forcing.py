@@ -8,7 +8,7 @@ from functools import partial
 from typing import ClassVar, Literal, get_args
 
 from harness.api import Exact, Method, Stores
-from harness.cache.integration import Integration, Packed
+from harness.cache.integration import Integration
 from harness.sampling.decoder import Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
@@ -86,12 +86,7 @@ class DiffusionForcing(Loop):
         guidance: Guided | None = None,
     ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
-        if not isinstance(integration, Packed):
-            raise ValueError(
-                f"integration={integration.name} keeps finished chunks only, but "
-                "harness.sampling.DiffusionForcing shows chunks that are still being denoised: "
-                "choose integration=packed"
-            )
+        self.demand_packed(integration)
         reuse, name = method.reuse, type(method.reuse).__name__
         if self.execution == "chunk_causal":
             return

@@ -102,6 +102,15 @@ class Loop:
                 "with a picture: choose model.decoder._target_=harness.models.WanCodec"
             )
 
+    def demand_packed(self, integration: Integration) -> None:
+        """Raise ValueError if an integration cannot show chunks that are still being denoised."""
+        if not isinstance(integration, Packed):
+            raise ValueError(
+                f"integration={integration.name} keeps finished chunks only, but harness.sampling."
+                f"{type(self).__name__} shows chunks that are still being denoised: choose "
+                "integration=packed"
+            )
+
     def histories(self, num_frames: int) -> Sequence[int]:
         """Return the frames of each history of a video, overlaps included; the first is longest."""
         if self.frames is None:

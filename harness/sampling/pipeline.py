@@ -8,7 +8,7 @@ from functools import partial
 from typing import ClassVar, Literal, get_args
 
 from harness.api import Method, TokenPolicy
-from harness.cache.integration import Integration, Packed
+from harness.cache.integration import Integration
 from harness.sampling.decoder import Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
@@ -77,12 +77,7 @@ class Pipeline(Loop):
         guidance: Guided | None = None,
     ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
-        if not isinstance(integration, Packed):
-            raise ValueError(
-                f"integration={integration.name} keeps finished chunks only, but "
-                "harness.sampling.Pipeline shows chunks that are still being denoised: choose "
-                "integration=packed"
-            )
+        self.demand_packed(integration)
         reuse, name = method.reuse, type(method.reuse).__name__
         if reuse is not None and reuse.scope == "window":
             raise ValueError(

@@ -259,19 +259,19 @@ class Sampler:
                     video.observer.stored(chunk.skipped)
                 if number == running[-1]:
                     starts = range(advances.start, advances.stop, self.chunk_frames)
-                    chunks = [history.chunks[start] for start in starts]
+                    moving = [history.chunks[start] for start in starts]
                     if reuse is not None and reuse.policy.payload == "displacement":
-                        self._move(video, each, chunks[0], flows, reuse, skips)
+                        self._move(video, each, moving[0], flows, reuse, skips)
                     else:
-                        self._step(video, each, chunks, flows)
+                        self._step(video, each, moving, flows)
         if each.stores == "history":
             for role, branch in zip(roles, video.branches, strict=True):
                 if role.cache == "own":
-                    name = self._name(chunks[0].frames)
+                    name = self._name(moving[0].frames)
                     branch.session.watch.demand_finite(name, branch.session)
         if self.loop.joint:
-            finite = are_finite(*(chunk.solver.clean for chunk in chunks if chunk.solver))
-            where = f"the window from {self._name(chunks[0].frames)} on"
+            finite = are_finite(*(chunk.solver.clean for chunk in moving if chunk.solver))
+            where = f"the window from {self._name(moving[0].frames)} on"
             demand_finite_passes([finite], where, video.branches[0].session)
 
     def _running(self, video: Generation, history: HistoryState, each: Pass) -> list[int]:

@@ -210,19 +210,8 @@ def test_parts_of_a_forward_are_those_of_the_original(golden: Any, name: str) ->
     watch(replay.network, replay.asked)
     replay.step(step)
     found = {part: torch.cat(each) for part, each in replay.asked.items()}
-    parts = [
-        "q",
-        "k",
-        "v",
-        "self_attn",
-        "cross_attn",
-        "attn_proj",
-        "gates_before_softcap",
-        "mlp",
-        "out",
-    ]
     assert found.keys() == {
-        *(f"layer{i}.{part}" for i in range(3) for part in parts),
+        *(f"layer{i}.{part}" for i in range(3) for part in PARTS),
         *("final_norm", "final_linear"),
     }
     for part, x in found.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -44,6 +45,28 @@ def test_the_prompt_and_the_number_of_chunks_that_follow_are_read() -> None:
     assert (exact.latents - plain.latents).abs().max() > 1e-2
 
 
+def test_a_prefix_is_continued() -> None:
+    """One chunk and two frames are given: the chunk is read and not made again."""
+    model, method = load(*QUICK, "method=bf16")
+    given = torch.randn(8, *model.latent_shape(1)[1:], generator=torch.Generator().manual_seed(0))
+    found, other = (
+        sample_video(model, method, "a red fox", 24, seed=0, prefix_FChw=prefix)
+        for prefix in (given, -given)
+    )
+    assert found.latents.shape[0] == 24 - 6
+    # The last step still moves the given frames, as in the original.
+    begin = torch.stack([found.latents[:2].float().flatten(), given[6:].flatten()])
+    assert torch.corrcoef(begin)[0, 1] > 0.8
+    assert (found.latents[6:] - other.latents[6:]).abs().mean() > 1e-2
+
+
+def test_a_prefix_is_refused_where_no_loop_takes_it() -> None:
+    model, method = load("model=small", "method=bf16")
+    prefix = torch.zeros(3, *model.latent_shape(1)[1:])
+    with pytest.raises(ValueError, match=r"choose a model with harness\.sampling\.Pipeline"):
+        sample_video(model, method, "a red fox", 6, prefix_FChw=prefix)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -81,6 +104,19 @@ def test_a_threshold_that_locks_chunks_into_reuse_is_noted(tmp_path: Path) -> No
     )
     # The last step of the video always runs.
     assert "2 chunks ran no pass to their end, chunk 0 from step 2 on" in row["notes"]
+
+
+def test_the_age_of_stored_keys_is_in_the_trace(tmp_path: Path) -> None:
+    """Chunks that skip their last steps store what the newest step that ran has left."""
+    words = ("model.loop.commit=last_evaluated", "method.reuse.threshold=1000")
+    this = tiny(tmp_path, "magi_tiny", "flowcache_magi_slow", 18, *words)
+    made(this)
+    (path,) = (this.folder / "trace").glob("*.parquet")
+    table = pd.read_parquet(path)
+    stored = table[table["kv_age"].notna()]
+    # Five of eight steps run; the last row of the video does, too.
+    assert stored["kv_age"].tolist() == [3, 3, 0]
+    assert (stored["phase"] == "denoise").all() and stored["step"].tolist() == [7, 7, 7]
 
 
 @pytest.mark.parametrize("name", ["magi_tiny", "magi_4.5b_flowcache"])
