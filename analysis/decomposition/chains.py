@@ -11,18 +11,14 @@ of a speed-up in seconds is a factor of its own, `REST`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from hydra.utils import instantiate
 
 from analysis.sources.published.papers import Number, paper
-from harness.api import Method
-from harness.config.compose import composing
-from harness.models.preset import VideoModel
+from analysis.work import built
 from harness.planning.flops import video_flops
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import shipped
@@ -150,15 +146,7 @@ def flops(of: Chain, link: Link, charged: bool = False) -> float:
     charged: with the settings that the paper's FLOPs are of.
     """
     words = (link.charged if charged else ()) or link.counted or link.words
-    model, _ = parts(of.model, tuple(word for word in words if word.startswith("model.")))
+    model, _ = built(of.model, tuple(word for word in words if word.startswith("model.")))
     return video_flops(
         model, of.num_frames, text_rows=of.text_rows, commits=False, finished=link.finished
     )
-
-
-@cache
-def parts(model: str, words: Sequence[str]) -> tuple[VideoModel, Method]:
-    """Build a preset and a method with these settings, without weights."""
-    with composing() as composer:
-        given: Mapping[str, Any] = composer.resolved([f"model={model}", *words, "metrics=[]"])
-    return instantiate(given["model"]), instantiate(given["method"])

@@ -1,8 +1,7 @@
 """Finds the runs of a chain's links in a results folder, with their seconds and realised FLOPs.
 
-A run belongs to a link if its order of passes, reach, guidance and method equal those of the link,
-as its stored settings say; names decide nothing. Only runs of one network, suite, length and
-device are held against each other.
+A run belongs to a link if it does the link's work (`analysis.work`). Only runs of one network,
+suite, length and device are held against each other.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.arithmetic import flops
-from analysis.decomposition.chains import Chain, Link, Part, parts
+from analysis.decomposition.chains import Chain, Link, Part
 from analysis.section import Method, Section
 from analysis.statistics import Estimate, by_prompt, ratio
-from harness.config import stored
+from analysis.work import CHANGED, does
 from harness.results.run import Run
-
-CHANGED = ("loop", "window", "guidance")  # settings of a model that links may change
 
 
 @dataclass(frozen=True)
@@ -94,15 +91,7 @@ def _of(
     of: Chain, link: Link, rows: Sequence[tuple[Section, Method]]
 ) -> tuple[Section, Method] | None:
     """Return the run of a link; None if there is none."""
-    model, wanted = parts(of.model, tuple(link.words))
-    for section, method in rows:
-        request = method.request
-        assert request is not None
-        theirs = stored.build(request.model, str(method.folder))
-        same = all(getattr(theirs, name) == getattr(model, name) for name in CHANGED)
-        if same and stored.build(request.method, str(method.folder)) == wanted:
-            return section, method
-    return None
+    return next((row for row in rows if does(row[1], of.model, link.words)), None)
 
 
 def _setting(section: Section, request: Run) -> str:
