@@ -20,6 +20,7 @@ VERBS = {
     "compare": ("compare", "published numbers beside measured ones, with a verdict"),
     "choose": ("verbs.choose", "which method: frontiers, presets, constraints, equal memory"),
     "controls": ("verbs.controls", "reuse and eviction beside controls of equal cost"),
+    "decompose": ("verbs.decompose", "which part of a system a published speed-up is due to"),
     "report": (
         "verbs.report",
         "a folder of pages that opens from disk: plots, tables, videos in step",

@@ -1,9 +1,10 @@
 """Compares our numbers with published ones: agree, differ, or not comparable.
 
 A number of ours is compared with a printed one only if everything that the printed column needs is
-equal (`analysis.sources.published.papers.Column.needs`). The two agree if the printed number's
-rounding interval overlaps our 95 % interval. Bytes and largest peaks are no means over prompts, so
-they count as points.
+equal (`analysis.sources.published.papers.Column.needs`) and if its run does the same work, where
+the paper's file states which (`analysis.sources.published.papers.Work`). The two agree if the
+printed number's rounding interval overlaps our 95 % interval. Bytes and largest peaks are no means
+over prompts, so they count as points.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from analysis.section import Method, Section
 from analysis.sources.published.papers import Number, Paper, names, paper
 from analysis.statistics import FEWEST, estimates
 from analysis.verb_options import PUBLISHED, of_source, source
+from analysis.work import does
+from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 from harness.system.units import GIB
@@ -28,6 +31,7 @@ Word = Literal["agrees", "differs", "not comparable", "not run"]
 POINTS = ("ratio", "peak_gib")  # counted or largest: no mean over prompts
 COUNTED = "counted by the planner"
 LIST = "list"
+BESIDE_VANILLA = "distances to vanilla's videos there, to BF16 of the same order of passes here"
 Bounds = tuple[float, float]
 
 
@@ -81,7 +85,8 @@ def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted
         if not ours and number.column.quantity is None:
             found.append(Verdict(number, None, "not comparable", number.column.why_not))
         elif not ours and number.method is None:
-            why = "no method here repeats this row"
+            said = "" if number.work is None else number.work.said
+            why = said or "no method here repeats this row"
             found.append(Verdict(number, None, "not comparable", why))
         elif not ours:
             found.append(Verdict(number, None, "not run", f"no run of {number.method} has it"))
@@ -133,7 +138,14 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
             f"built in otherwise (integration={method.build or 'unknown'}, not {theirs.build})",
         ),
     }
-    return [said for need in number.column.needs for same, said in [checks[need]] if not same]
+    found = [said for need in number.column.needs for same, said in [checks[need]] if not same]
+    work = number.work
+    if work is not None and not does(method, theirs.models[0], work.words):
+        found.append(f"other work (theirs is {' '.join(work.words)})")
+    is_fidelity = QUANTITIES[str(number.column.quantity)].fidelity
+    if work is not None and work.is_beside_vanilla and is_fidelity:
+        found.append(BESIDE_VANILLA)
+    return found
 
 
 def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
@@ -149,6 +161,21 @@ def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
         words=(0, 1, 2, 3, 5, 8, 9),
         name=f"compare-{paper.name}",
     )
+
+
+def of_work(paper: Paper) -> Grid | None:
+    """Build the table of what does the same work as each row; None if the paper states none."""
+    lines = [
+        [
+            *(table.id, row, "yes" if work.words else "no", " ".join(work.words)),
+            "; ".join(filter(None, [work.said, BESIDE_VANILLA * work.is_beside_vanilla])),
+        ]
+        for table in paper.tables
+        for row, work in table.work.items()
+    ]
+    header = ["table", "row", "same work", "settings", "why, or what differs"]
+    title = f"{paper.title}: what does the same work here"
+    return Grid(title, header, lines, words=range(5), name=f"work-{paper.name}") if lines else None
 
 
 def count(found: Sequence[Verdict]) -> Mapping[Word, int]:
@@ -212,6 +239,9 @@ def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
     for why, number in without.items():
         yield f"not comparable, {number} numbers of {why}"
     unrun = [each.number for each in alone if each.word == "not run"]
+    if known := sum(number.work is not None for number in unrun):
+        yield f"not run, {known} numbers: the table of the same work has their settings"
+    unrun = [number for number in unrun if number.work is None]
     for suite in dict.fromkeys(number.suite for number in unrun):
         methods = [str(number.method) for number in unrun if number.suite == suite]
         words = [
@@ -265,12 +295,17 @@ def run(words: argparse.Namespace) -> int:
         found = verdicts(each, ours, counts)
         table = grid(each, found)
         table = replace(table, notes=[*table.notes, *why])
-        if words.format == "text":
-            table.show()
-            print()
-        else:
-            written = {"md": table.markdown, "latex": table.latex, "csv": table.csv}
-            print(written[words.format](), end="" if words.format == "csv" else "\n")
+        # Two tables of CSV do not go one after the other.
+        work = None if words.format == "csv" else of_work(each)
+        for shown in (table, work):
+            if shown is None:
+                continue
+            if words.format == "text":
+                shown.show()
+                print()
+            else:
+                written = {"md": shown.markdown, "latex": shown.latex, "csv": shown.csv}
+                print(written[words.format](), end="" if words.format == "csv" else "\n")
     return 0
 
 
@@ -296,10 +331,11 @@ def _narrowed(each: Paper, suite: str | None, word: str | None) -> Paper:
         rows = {
             row: values
             for row, values in table.rows.items()
-            if not word or word.lower() in f"{row} {each.methods[row]}".lower()
+            if not word or word.lower() in f"{row} {each.method_of(table, row)}".lower()
         }
         if rows:
-            tables.append(replace(table, rows=rows))
+            work = {row: work for row, work in table.work.items() if row in rows}
+            tables.append(replace(table, rows=rows, work=work))
     if not tables:
         raise UserError(
             f"{each.name} has no row of suite {suite or 'any'} that holds {word or 'any word'}: "

@@ -161,6 +161,15 @@ def between(section: Section, quantity: str, a: str, b: str) -> Difference | Non
     return Difference(**vars(found), p=p, adjusted=p)
 
 
+def ratio(before: pd.Series, after: pd.Series) -> Estimate | None:
+    """Estimate before / after as a geometric mean over the prompts both have; None without any."""
+    found = _means(pd.DataFrame({"ratio": np.log(before / after)})).get("ratio")
+    if found is None:
+        return None
+    bounds = None if found.bounds is None else (np.exp(found.bounds[0]), np.exp(found.bounds[1]))
+    return Estimate(float(np.exp(found.mean)), bounds, found.n)
+
+
 def holm(values: Mapping[str, float]) -> dict[str, float]:
     """Return Holm's corrected p of each name, in the order given."""
     found, largest = {}, 0.0

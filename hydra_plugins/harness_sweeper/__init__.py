@@ -1,4 +1,4 @@
-"""Hydra's own sweeper, made quick for sweeps that are typed again.
+"""Hydra's own sweeper, made quick for sweeps that are typed again, and able to list single jobs.
 
 Hydra composes all jobs before the first starts, so that a misspelt name in the last one is found
 at once, throws the result away, composes each again to run it, and reads every file anew each time.
@@ -8,6 +8,7 @@ For jobs that only find that they are done, that is most of their time.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -29,7 +30,21 @@ MOST_JOBS = 100_000
 
 
 class Once(BasicSweeper):
-    """Reads every file once, and keeps what the check of a batch has composed for its jobs."""
+    """Reads every file once, and keeps what the check of a batch has composed for its jobs.
+
+    params: values by setting; the jobs are all combinations.
+    jobs: settings of single jobs, as one types them; each is combined with the others. For sweeps
+        whose settings belong together, as the rows of a paper do.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        jobs: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.jobs = [shlex.split(words) for words in jobs or ()]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs.
@@ -39,6 +54,7 @@ class Once(BasicSweeper):
         """
         assert self.hydra_context is not None and self.config is not None
         demand_jobs(arguments, self.hydra_context.config_loader)
+        demand_own(arguments, self.jobs)
         try:
             return super().sweep(arguments)
         except HydraException:  # no job has begun: Hydra's own note of the sweep says nothing
@@ -48,6 +64,11 @@ class Once(BasicSweeper):
                 folder.rmdir()
                 folder.parent.rmdir()
             raise
+
+    def get_job_batch(self) -> Sequence[Sequence[str]]:
+        """Return the words of each job of the next batch."""
+        batch = super().get_job_batch()
+        return [[*own, *words] for own in self.jobs or [[]] for words in batch]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Compose all jobs of a batch; a launcher in this process asks for them next.
@@ -85,6 +106,20 @@ def demand_jobs(words: Sequence[str], loader: ConfigLoader) -> None:
             raise UserError(f"{override.input_line} is no job at all: give values, as 1,2,3")
     if math.prod(numbers) > MOST_JOBS:
         raise UserError(f"{' '.join(words)} is more than {MOST_JOBS} jobs: give fewer values")
+
+
+def demand_own(words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """Refuse words of a sweep that its listed jobs set themselves.
+
+    Raises  UserError: the word.
+    """
+    listed = {word.partition("=")[0]: job for job in jobs for word in job}
+    for word in words:
+        if job := listed.get(word.partition("=")[0]):
+            raise UserError(
+                f"{word}: the jobs of this experiment have their own; type one job instead, as "
+                f"python -m harness {shlex.join(job)}, or leave the word out"
+            )
 
 
 def _num_values(override: Override) -> int:

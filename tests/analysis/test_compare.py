@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.compare import COUNTED, Counted, Ours, count, judged, verdicts
+from analysis.compare import COUNTED, Counted, Ours, count, judged, reasons, verdicts
 from analysis.section import Method, Section, Setting
 from analysis.sources.published.papers import FOLDER, Number, names, paper, parsed
+from analysis.work import built
+from harness.cache import Packed
 from harness.config.compose import choices
 from tests.conftest import SHARED
 from tests.support.commands import command
+from tests.support.runs import run
 
 STUDY = paper("longhorizon")
 TRUE = Setting("self_forcing", "official", ["NVIDIA RTX A5000"], 165, 480, 832)
@@ -70,7 +74,7 @@ def verdict_on(section: Section, column: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("name", names())
 def test_every_paper_names_methods_that_exist(name: str) -> None:
-    methods = [method for method in paper(name).methods.values() if method is not None]
+    methods = [each.method for each in paper(name).numbers if each.method is not None]
     assert set(methods) <= set(choices("method"))
     assert paper(name).numbers
     models = {model for each in paper(name).numbers for model in each.setup.models}
@@ -215,3 +219,59 @@ def test_papers_are_listed() -> None:
     done = command("compare", "--published", "list", module="analysis")
     assert done.returncode == 0
     assert all(name in done.stdout for name in names())
+
+
+@pytest.mark.parametrize("name", ["flowcache", "motioncache", "tempcache"])
+def test_every_row_says_what_does_the_same_work_or_why_nothing_does(name: str) -> None:
+    for each in paper(name).numbers:
+        work = each.work
+        assert work is not None and (work.words or work.said)
+        if work.words:
+            model, parts = built(each.setup.models[0], tuple(work.words))
+            model.loop.check(Packed(), parts, model.decoder, model.guidance)
+
+
+def test_a_distance_to_other_videos_is_not_comparable(tmp_path: Path) -> None:
+    """Theirs is to the vanilla video, ours to BF16 of the same order of passes."""
+    row, found = "FlowCache fast", []
+    for each in paper("flowcache").numbers:
+        if (each.table, each.row) == ("main, SkyReels-V2", row) and each.column.quantity:
+            assert each.work is not None
+            request = run(tmp_path, "model=skyreels_v2", *each.work.words)
+            method = Method(row, "", "x", 4, build="packed", folder=tmp_path, request=request)
+            setting = Setting("skyreels_v2", "", ["NVIDIA A800"], 177, 544, 960)
+            said = reasons(each, run_of(setting, runtime_s=1), method)
+            found.append((each.column.name, any("vanilla's videos" in why for why in said)))
+    assert found == [("runtime_s", False), ("lpips", True), ("ssim", True), ("psnr_db", True)]
+
+
+def test_a_run_of_other_work_is_not_comparable(tmp_path: Path) -> None:
+    """The same method and size on the model as released, whose window FlowCache takes off."""
+    (printed,) = [
+        each
+        for each in paper("flowcache").numbers
+        if (each.table, each.row, each.column.name) == ("main, MAGI-1", "vanilla", "runtime_s")
+    ]
+    assert printed.work is not None
+    setting = Setting("magi_4.5b_distill", "bundled", ["NVIDIA A800"], 240, 720, 720)
+    said = []
+    for words in (["method=bf16"], printed.work.words):
+        request = run(tmp_path, "model=magi_4.5b_distill", *words)
+        method = Method("bf16", "", "x", 4, build="packed", folder=tmp_path, request=request)
+        alone = replace(run_of(setting, runtime_s=2873), methods={"bf16": method})
+        said.append(reasons(printed, alone, method))
+    released, theirs = said
+    assert released == [
+        "other work (theirs is method=bf16 model.window=null model.loop.reach=null)"
+    ]
+    assert theirs == []
+
+
+def test_the_verb_says_of_each_row_what_does_the_same_work() -> None:
+    done = command(
+        "compare", "--published", "flowcache", "--source", "/nowhere", "--row", "teacache slow",
+        "--format", "md", module="analysis",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "TeaCache slow" in line]
+    assert [line.split(" | ")[2] for line in lines] == ["no", "yes"]

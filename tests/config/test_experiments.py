@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from harness.commands.run import Command, conclude_sweep
@@ -30,15 +30,19 @@ COUNTS = {
     "paper_storyeval": 30,
     "frontier": 18,
     "noise_floor": 2,
+    "flowcache_skyreels": 9,
+    "flowcache_skyreels_tiny": 9,
+    "flowcache_magi": 12,
+    "flowcache_magi_tiny": 12,
 }
 
 
 def jobs(name: str) -> list[list[str]]:
-    """The words of every job, as Hydra's sweeper expands them."""
-    params = composed(f"experiment={name}").hydra.sweeper.params
-    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
-    (batch,) = BasicSweeper.split_arguments(parsed, None)
-    return batch
+    """The words of every job, as the sweeper expands them."""
+    sweeper = instantiate(composed(f"experiment={name}").hydra.sweeper)
+    parsed = OverridesParser.create().parse_overrides(sweeper._parse_config())
+    sweeper.overrides = sweeper.split_arguments(parsed, None)
+    return [list(job) for job in sweeper.get_job_batch()]
 
 
 def methods(name: str) -> list[str]:
@@ -168,12 +172,12 @@ def test_an_experiment_runs_out_of_the_box_or_its_first_line_says_what_to_fetch(
     """Prompts and weights that ship with the package need no word."""
     without_network(monkeypatch, tmp_path)
     lacks = set()
-    others = {tuple(x for x in words if not x.startswith("method=")) for words in jobs(name)}
+    others = {tuple(x for x in words if not x.startswith("method")) for words in jobs(name)}
     for words in others:
         config = composed(f"experiment={name}", *words)
         suite: Any = OmegaConf.to_container(config.suite, resolve=False)
         chosen = config.hydra.runtime.choices
-        if chosen["model"] != "small":
+        if config.model.weights == "checkpoint":
             lacks.add(f"fetch weights model={chosen['model']}")
         try:
             suites.resolve(chosen["suite"], SuiteConfig(**suite), None, 3, 16)

@@ -2,7 +2,8 @@
 
 A file states the setup of the measurements, the quantity of ours that each column holds, and what
 must be equal before one of our numbers may be compared with it. `methods` maps rows of the paper to
-names of conf/method that repeat them.
+names of conf/method that repeat them. `work` of a table states the settings of a run that does the
+same work as a row, or why there is none.
 """
 
 from __future__ import annotations
@@ -69,6 +70,26 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What does the same work as a row.
+
+    words: settings of a run on the table's first model; empty if none does.
+    said: how its work differs all the same, or why none does it.
+    is_beside_vanilla: whether the paper's distances are to videos of its vanilla program, which has
+        another order of passes. Ours are to BF16 of the same order.
+    """
+
+    words: Sequence[str] = ()
+    said: str = ""
+    is_beside_vanilla: bool = False
+
+    @property
+    def method(self) -> str | None:
+        """Name of its method; None if no run does the work."""
+        return next((word[7:] for word in self.words if word.startswith("method=")), None)
+
+
+@dataclass(frozen=True)
 class Number:
     """One printed number and its place in the paper."""
 
@@ -80,6 +101,7 @@ class Number:
     column: Column
     value: float
     setup: Setup
+    work: Work | None = None
 
     @property
     def half_unit(self) -> float:
@@ -94,13 +116,17 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """One printed table: rows of values in the order of its columns; None for an empty cell."""
+    """One printed table: rows of values in the order of its columns; None for an empty cell.
+
+    work: by row, what does the same work; where it is stated, `Paper.methods` is not asked.
+    """
 
     id: str
     columns: Sequence[str]
     rows: Mapping[str, Sequence[float | None]]
     suite: str = ""
     setup: Mapping[str, Any] = field(default_factory=dict)
+    work: Mapping[str, Work] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,14 +151,19 @@ class Paper:
         """All printed numbers, table by table."""
         return [number for table in self.tables for number in self._of(table)]
 
+    def method_of(self, table: Table, row: str) -> str | None:
+        """Return our name of a row's method; None if none repeats it."""
+        return table.work[row].method if row in table.work else self.methods[row]
+
     def _of(self, table: Table) -> Iterator[Number]:
         setup = Setup(**{**vars(self.setup), **table.setup})
         for row, values in table.rows.items():
+            work, method = table.work.get(row), self.method_of(table, row)
             for column, value in zip(table.columns, values, strict=True):
                 if value is not None:
                     yield Number(
-                        self.name, table.id, table.suite, row, self.methods[row],
-                        self.columns[column], float(value), setup,
+                        self.name, table.id, table.suite, row, method,
+                        self.columns[column], float(value), setup, work,
                     )  # fmt: skip
 
 
@@ -185,7 +216,14 @@ def _column(name: str, content: Mapping[str, Any]) -> Column:
 def _table(
     content: Mapping[str, Any], columns: Mapping[str, Column], methods: Mapping[str, Any]
 ) -> Table:
-    table = _made(Table, content)
+    work = {row: _made(Work, each) for row, each in content.get("work", {}).items()}
+    table = _made(Table, {**content, "work": work})
+    if set(work) - set(table.rows):
+        raise ValueError(
+            f"table {table.id}: work of {sorted(set(work) - set(table.rows))}, no rows"
+        )
+    if any(bool(each.words) and each.method is None for each in work.values()):
+        raise ValueError(f"table {table.id}: the words of a row's work name no method")
     if set(table.columns) - set(columns):
         raise ValueError(f"table {table.id}: unknown columns {set(table.columns) - set(columns)}")
     for row, values in table.rows.items():

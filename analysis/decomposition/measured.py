@@ -1,0 +1,102 @@
+"""Finds the runs of a chain's links in a results folder, with their seconds and realised FLOPs.
+
+A run belongs to a link if it does the link's work (`analysis.work`). Only runs of one network,
+suite, length and device are held against each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.arithmetic import flops
+from analysis.decomposition.chains import Chain, Link, Part
+from analysis.section import Method, Section
+from analysis.statistics import Estimate, by_prompt, ratio
+from analysis.work import CHANGED, does
+from harness.results.run import Run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one link measured.
+
+    seconds: of a video, mean over prompts. flops: of the passes that ran, NaN if unknown.
+    factor: seconds of the nearest link before it that has a run, over its own; None for the first.
+    flops_factor: the same of FLOPs.
+    """
+
+    link: Link
+    method: Method
+    seconds: float
+    flops: float
+    factor: Estimate | None = None
+    flops_factor: float = math.nan
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs of a chain on one network, suite, length and device, in the chain's order."""
+
+    title: str
+    found: Sequence[Measured]
+    missing: Sequence[Link]
+
+
+def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
+    """Return every setting that has runs of two links or more.
+
+    Raises  UserError: a run names a class that is not allowed, or its trace is damaged.
+    """
+    groups: dict[str, list[tuple[Section, Method]]] = {}
+    for section in sections:
+        for method in section.methods.values():
+            if method.request is not None and method.num_videos and method.build == "packed":
+                groups.setdefault(_setting(section, method.request), []).append((section, method))
+    links = [link for link in of.links if link.words]
+    found = []
+    for rows in groups.values():
+        runs = {link.part: row for link in links if (row := _of(of, link, rows)) is not None}
+        if len(runs) < 2:
+            continue
+        missing = [link for link in links if link.part not in runs]
+        first = next(iter(runs.values()))[0]
+        title = first.title.split(", ")[:2]
+        found.append(Setting(", ".join(title), list(_measured(links, runs)), missing))
+    return found
+
+
+def _measured(
+    links: Sequence[Link], runs: dict[Part, tuple[Section, Method]]
+) -> Iterator[Measured]:
+    """Yield what each link measured, each held against the one before."""
+    before: tuple[pd.Series, float] | None = None
+    for link in links:
+        if link.part not in runs:
+            continue
+        section, method = runs[link.part]
+        seconds = by_prompt(section, "runtime_s")[method.name]
+        work = flops([method]).get(method.name, math.nan)
+        apart = None if before is None else ratio(before[0], seconds)
+        less = math.nan if before is None else before[1] / work
+        yield Measured(link, method, float(seconds.mean()), work, apart, less)
+        before = seconds, work
+
+
+def _of(
+    of: Chain, link: Link, rows: Sequence[tuple[Section, Method]]
+) -> tuple[Section, Method] | None:
+    """Return the run of a link; None if there is none."""
+    return next((row for row in rows if does(row[1], of.model, link.words)), None)
+
+
+def _setting(section: Section, request: Run) -> str:
+    """Return what the runs of a chain share, as text."""
+    model = {name: value for name, value in request.model.items() if name not in CHANGED}
+    devices = [] if section.setting is None else section.setting.devices
+    suite = [request.suite.name, request.suite.sha256, request.suite.num_frames, request.seed]
+    return json.dumps([model, suite, devices, request.attention], sort_keys=True)

@@ -1,0 +1,162 @@
+"""Verb `decompose`: prints which part of a system each share of a published speed-up is due to."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from analysis.decomposition.chains import PETA, REST, Chain, Factor, chain, chains, factors, flops
+from analysis.decomposition.measured import Measured, Setting, measured
+from analysis.figures.figure import Axis, Bar, Bars, Panels
+from analysis.figures.paper import svg
+from analysis.numbers import number
+from analysis.pages import write
+from analysis.section import Section
+from analysis.sources.results import sections
+from analysis.statistics import FEWEST, NUM_DRAWS, SEED
+from analysis.verb_options import of_results, of_text
+from harness.system.errors import UserError
+from harness.system.text_table import Grid
+
+MEASURED_NOTE = (
+    "factor: the link before over this one; of seconds a geometric mean over the prompts of both, "
+    f"in brackets 95 % of {NUM_DRAWS} means over redrawn prompts (seed {SEED}), from {FEWEST} "
+    "prompts on"
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `decompose`."""
+    of_results(parser)
+    of_text(parser)
+    parser.add_argument("--chain", help=f"only this one of {', '.join(chains())} (default: all)")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="also write the factors as SVG to this file"
+    )
+
+
+def run(words: argparse.Namespace) -> int:
+    """Print a table of counted factors per chain, and one per setting that has runs of it.
+
+    Raises  UserError: there is no such chain.
+    """
+    chosen = [chain(words.chain)] if words.chain else list(chains().values())
+    try:
+        read: Sequence[Section] = sections(Path(words.results))
+        none = ""
+    except UserError as error:
+        read, none = [], f"no runs of ours: {error}"
+    grids = [grid for of in chosen for grid in tables(of, read)]
+    for grid in grids:
+        if words.format == "md":
+            print(grid.markdown())
+        else:
+            grid.show()
+            print()
+    if none:
+        print(none)
+    if words.figure is not None:
+        write(words.figure, svg(figure(chosen)))
+        print(words.figure)
+    return 0
+
+
+def tables(of: Chain, read: Sequence[Section]) -> list[Grid]:
+    """Return the table of a chain's counted factors, then those of its runs.
+
+    Raises  UserError: as `analysis.decomposition.measured.measured`.
+    """
+    return [_counted(of), *(_measured(of, each) for each in measured(of, read))]
+
+
+def figure(chosen: Sequence[Chain]) -> Panels:
+    """Draw the factors of chains, a panel each; their product is the speed-up."""
+    panels = []
+    for of in chosen:
+        bars = [
+            Bar(each.part, each.part, [each.factor], *(each.bounds or (None, None)))
+            for each in factors(of)
+            if each.part != "vanilla"
+        ]
+        title = f"{of.title}: {of.printed(of.row, 'speedup').printed}x"
+        axis = Axis("factor; their product is the speed-up")
+        panels.append(Bars(of.name, title, axis, bars, mark=1.0, mark_said="no change"))
+    return Panels(
+        "decompose",
+        [panels[i : i + 2] for i in range(0, len(panels), 2)],
+        title="What published speed-ups are due to",
+        note="FLOPs counted by the planner at the paper's sizes, reuse by the paper's own FLOPs",
+    )
+
+
+def _counted(of: Chain) -> Grid:
+    """Return the table of the factors in FLOPs at the paper's sizes."""
+    vanilla, speedup = of.printed("vanilla", "pflops"), of.printed(of.row, "speedup")
+    found = factors(of)
+    links = {link.part: link for link in of.links}
+    lines = []
+    for each in found:
+        words = " ".join(links[each.part].words) if each.part in links else ""
+        is_first = each.part == "vanilla"
+        lines.append([
+            each.part,
+            number(each.after / PETA, 1),
+            "" if is_first else number(each.factor, 2) + _bounds(each),
+            "" if is_first else f"{number(100 * each.share, 0, 'z')} %",
+            words or "unchanged" * (each.part != REST),
+        ])  # fmt: skip
+    seconds = [of.printed(row, "runtime_s").printed for row in ("vanilla", of.row)]
+    charged = flops(of, of.links[0], charged=True)
+    gap = charged / PETA / vanilla.value - 1
+    notes = [
+        f"published: {speedup.printed}x in seconds ({seconds[0]} to {seconds[1]}), "
+        f"{vanilla.printed} to {of.printed(of.row, 'pflops').printed} PFLOP; the planner counts "
+        f"{number(charged / PETA, 1)} for its vanilla ({number(100 * gap, 1, '+z')} %)",
+        "PFLOP: of a video after this link and all before it; factor: before over after; share: of "
+        "the speed-up's logarithm, since factors multiply",
+        "reuse: the paper's FLOPs, since which steps it skips depends on trained weights; in "
+        f"brackets: by their rounding; {REST}: seconds that FLOPs do not explain",
+        *(f"{link.part}: {link.why}" for link in of.links),
+    ]
+    header = ["part", "PFLOP", "factor", f"share of {speedup.printed}x", "settings"]
+    return Grid(of.title, header, lines, notes, words=(0, 4))
+
+
+def _measured(of: Chain, setting: Setting) -> Grid:
+    """Return the table of one setting's runs."""
+    lines = [
+        [
+            each.link.part,
+            number(each.flops / 1e12, digits=3),
+            number(each.flops_factor, 2),
+            number(each.seconds, 2),
+            "-" if each.factor is None else number(each.factor.mean, 2) + _bounds(each),
+            str(each.method.num_videos),
+            each.method.name,
+        ]
+        for each in setting.found
+    ]
+    notes = [MEASURED_NOTE, *_notes(of, setting)]
+    header = ["part", "TFLOP", "factor", "seconds", "factor", "n", "run"]
+    return Grid(f"{of.title}, as run: {setting.title}", header, lines, notes, words=(0, 6))
+
+
+def _notes(of: Chain, setting: Setting) -> Iterator[str]:
+    """What the runs cannot say, and how to make those that are missing."""
+    weights = {
+        each.method.request.model["weights"] for each in setting.found if each.method.request
+    }
+    if weights & {"seeded", "random"}:
+        yield "untrained weights: videos are noise, and which steps a policy skips means little"
+    for link in setting.missing:
+        yield f"no run of {link.part}: its settings are {' '.join(link.words)}"
+
+
+def _bounds(each: Factor | Measured) -> str:
+    """Format the interval of a factor; empty without one."""
+    bounds = each.bounds if isinstance(each, Factor) else each.factor and each.factor.bounds
+    if not bounds or math.isclose(*bounds, rel_tol=1e-9):
+        return ""
+    return f" [{number(bounds[0], 2)}, {number(bounds[1], 2)}]"

@@ -1,0 +1,42 @@
+"""Tells whether a run does the work that settings describe; names decide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from hydra.utils import instantiate
+
+from analysis.section import Method
+from harness.api import Method as Parts
+from harness.config import stored
+from harness.config.compose import composing
+from harness.models.preset import VideoModel
+
+CHANGED = ("loop", "window", "guidance")  # settings of a model that decide which passes run
+
+
+def does(method: Method, model: str, words: Sequence[str]) -> bool:
+    """Return whether a run has the passes, reach, guidance and method of these settings.
+
+    The run's network may have another size. False if its request is unknown.
+
+    model: name of a preset. words: settings as one types them, `method=` among them.
+    Raises  UserError: the run names a class that is not allowed.
+    """
+    if method.request is None:
+        return False
+    wanted, parts = built(model, tuple(words))
+    theirs = stored.build(method.request.model, str(method.folder))
+    if any(getattr(theirs, name) != getattr(wanted, name) for name in CHANGED):
+        return False
+    return bool(stored.build(method.request.method, str(method.folder)) == parts)
+
+
+@cache
+def built(model: str, words: Sequence[str]) -> tuple[VideoModel, Parts]:
+    """Build a preset and a method with these settings, without weights."""
+    with composing() as composer:
+        given: Mapping[str, Any] = composer.resolved([f"model={model}", *words, "metrics=[]"])
+    return instantiate(given["model"]), instantiate(given["method"])
