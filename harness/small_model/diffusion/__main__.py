@@ -1,4 +1,4 @@
-"""`python -m harness.small_model.diffusion [train | sample | rates | keys] [setting=value ...]`."""
+"""`python -m harness.small_model.diffusion train|sample|rates|keys|export [setting=value ...]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.training.stages import Training
-from harness.small_model.training.state import load_state
+from harness.small_model.training.state import State, load_state
 from harness.system import machine
 from harness.system.errors import UserError
 from harness.system.logs import remark
@@ -27,7 +27,7 @@ from harness.system.logs import remark
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
-    verbs = {"train": train, "sample": sample, "rates": rates, "keys": keys}
+    verbs = {"train": train, "sample": sample, "rates": rates, "keys": keys, "export": export}
     if verb not in verbs:
         raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
     return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
@@ -106,17 +106,31 @@ def keys(config: dict[str, Any]) -> int:
     return 0
 
 
+def export(config: dict[str, Any]) -> int:
+    """Write the averaged weights of the newest checkpoint in BF16, and the loss curve."""
+    from harness.small_model.training.export import export as write
+
+    training: Training = instantiate(config["train"])
+    for name, value in write(_state(training), Path(training.out or training.folder)).items():
+        print(f"{name}: {value}")
+    return 0
+
+
 def _trained(training: Training, model: VideoModel) -> Wan:
     """Return a network with the averaged weights of the newest checkpoint."""
+    network = wan_of(model)
+    network.load_state_dict(_state(training).ema)
+    return network.eval().requires_grad_(False)
+
+
+def _state(training: Training) -> State:
     state = load_state(Path(training.folder), torch.device("cpu"))
     if state is None:
         raise UserError(
             f"found no checkpoint in {training.folder}: train first or set train.folder to where "
             "it is"
         )
-    network = wan_of(model)
-    network.load_state_dict(state.ema)
-    return network.eval().requires_grad_(False)
+    return state
 
 
 if __name__ == "__main__":

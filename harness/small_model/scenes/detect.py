@@ -10,7 +10,7 @@ Shapes  F keyframes; cells of 2 x 2 pixels, `CELLS` each way; colours 0..1, chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -57,6 +57,7 @@ CUT = 0.08  # largest squared error of a cell, summed over channels
 SHIFTS = 16  # sideways shifts of a place that are tried
 NEAR = 3  # cells about a figure's place in which other figures compete with it
 _CANVAS, _ANCHOR = 96, (48, 70)  # cells that a figure is drawn on; the place of its feet on them
+_DETAIL = 2  # pixels a cell in which figures are drawn, each way
 _PERIOD = 128  # cells after which correlations repeat; a frame and a canvas hardly overlap there
 _PHASES = (0.0, 0.5)
 _WAYS = range(6, CELLS - 16, 3)  # cells that a thing may walk or run
@@ -114,13 +115,11 @@ class View:
         index = torch.from_numpy(frames)
         return View(self.scene, self.cells[index], self.empty[index], self.times_s[frames])
 
-    def spectra(self, frame: int, paints: Iterable[RGB]) -> dict[RGB, Tensor]:
-        """Return, by paint, the spectrum of how much nearer than the place it is to each cell."""
-        listed = sorted(paints)
-        painted = _lit(np.array(listed, np.uint8), self.scene, float(self.times_s[frame]))
+    def nearer(self, frame: int, paints: Sequence[RGB]) -> Tensor:
+        """Return how much nearer each paint is to every cell than the place [paints, 64, 64]."""
+        painted = _lit(np.array(paints, np.uint8), self.scene, float(self.times_s[frame]))
         seen = self.cells[frame]
-        nearer = _cut(seen - self.empty[frame]) - _cut(seen - painted[:, None, None])
-        return dict(zip(listed, torch.fft.rfft2(nearer, s=(_PERIOD, _PERIOD)), strict=True))
+        return _cut(seen - self.empty[frame]) - _cut(seen - painted[:, None, None])
 
 
 Sketch = dict[Paint, Tensor]
@@ -143,35 +142,34 @@ def sketches(thing: Thing, times_s: Floats, scene: Scene) -> list[Sketch]:
             middle = (0, -way.height[f] / 2)
             shapes.insert(0, (HALO, CIRCLE * halo_radius(way, f) + middle))
         labels = list(dict.fromkeys(paint for paint, _ in shapes))
-        canvas = Image.new("L", (_CANVAS * FINE, _CANVAS * FINE))
+        canvas = Image.new("L", (_CANVAS * _DETAIL, _CANVAS * _DETAIL))
         pen = ImageDraw.Draw(canvas)
         for paint, points in shapes:
-            corners = (points * near + _ANCHOR) * FINE
+            corners = (points * near + _ANCHOR) * _DETAIL
             pen.polygon(corners.ravel().tolist(), fill=1 + labels.index(paint))
         painted = torch.from_numpy(np.array(canvas))
         fine = torch.stack([painted == 1 + i for i in range(len(labels))]).float()
-        shares = fine.unflatten(2, (_CANVAS, FINE)).unflatten(1, (_CANVAS, FINE)).mean((2, 4))
+        shares = fine.unflatten(2, (_CANVAS, _DETAIL)).unflatten(1, (_CANVAS, _DETAIL)).mean((2, 4))
         found.append(dict(zip(labels, shares, strict=True)))
     return found
 
 
-def worths(sketch: Sketch, spectra: Mapping[RGB, Tensor], colours: Sequence[str]) -> Tensor:
-    """Return what a figure is worth at every place of its feet [colours, 2, 128, 128].
+def worths(view: View, frame: int, sketch: Sketch, colour: str) -> Tensor:
+    """Return what a figure is worth at every place of its feet [2, 128, 128].
 
-    The second axis is the figure as drawn, and mirrored. Rows and columns are cells of the frame;
+    The first axis is the figure as drawn, and mirrored. Rows and columns are cells of the frame;
     the last ones are places above and to the left of it. The mark does not count.
     """
     labels = [label for label in sketch if label != MARK]
+    nearer = view.nearer(frame, [_paint(label, colour) for label in labels])
     shares = torch.stack([sketch[label] for label in labels])
-    both = torch.nn.functional.pad(torch.stack([shares, shares.flip(2)]), (0, 32, 0, 32))
+    around = _PERIOD - _CANVAS
+    both = torch.nn.functional.pad(torch.stack([shares, shares.flip(2)]), (0, around, 0, around))
     both = torch.roll(both, (-_ANCHOR[1], -_ANCHOR[0]), (2, 3))
-    shapes = torch.fft.rfft2(both).conj()  # [2, labels, 128, 65]
-    total = torch.zeros(len(colours), *shapes[:, 0].shape, dtype=shapes.dtype)
-    for i, label in enumerate(labels):
-        for c, colour in enumerate(colours):
-            paint = paints_of(colour)[label] if isinstance(label, str) else label
-            total[c] += shapes[:, i] * spectra[paint]
-    found: Tensor = torch.fft.irfft2(total, s=(_PERIOD, _PERIOD))
+    # A correlation is a product of spectra.
+    spectra = torch.fft.rfft2(nearer, s=(_PERIOD, _PERIOD))
+    product = (torch.fft.rfft2(both).conj() * spectra).sum(1)
+    found: Tensor = torch.fft.irfft2(product, s=(_PERIOD, _PERIOD))
     return found
 
 
@@ -181,17 +179,32 @@ def figure(view: View, thing: Thing) -> Tensor:
     Its place in a keyframe is where its own kind, in any colour, explains most. All kinds compete
     there, in the pose that the scene gives the thing. Sums over the keyframes of the view.
     """
-    poses = {kind: sketches(replace(thing, kind=kind), view.times_s, view.scene) for kind in KINDS}
+    poses = [sketches(replace(thing, kind=kind), view.times_s, view.scene) for kind in KINDS]
+    reach = 2 * NEAR + 1
     total = torch.zeros(len(KINDS), len(COLOURS))
     for frame in range(len(view.cells)):
-        drawn = {kind: poses[kind][frame] for kind in KINDS}
-        spectra = view.spectra(frame, _paints(drawn.values(), COLOURS))
-        own = worths(drawn[thing.kind], spectra, COLOURS).amax((0, 1))[:CELLS, :CELLS]
-        row, column = divmod(int(own.argmax()), CELLS)
-        rows, columns = (torch.arange(at - NEAR, at + NEAR + 1) for at in (row, column))
-        for i, kind in enumerate(KINDS):
-            near = worths(drawn[kind], spectra, COLOURS)[:, :, rows][..., columns]
-            total[i] += near.amax((1, 2, 3))
+        drawn = [poses_F[frame] for poses_F in poses]
+        own = drawn[KINDS.index(thing.kind)]
+        maps = torch.stack([worths(view, frame, own, colour).amax(0) for colour in COLOURS])
+        row, column = divmod(int(maps.amax(0)[:CELLS, :CELLS].argmax()), CELLS)
+        top, left = _CANVAS + row - _ANCHOR[1] - NEAR, _CANVAS + column - _ANCHOR[0] - NEAR
+        worth = torch.zeros(len(COLOURS), reach**2, 2 * len(KINDS))
+        for label in {label for sketch in drawn for label in sketch if label != MARK}:
+            nothing = torch.zeros(_CANVAS, _CANVAS)
+            shapes = torch.stack([sketch.get(label, nothing) for sketch in drawn])
+            shapes = torch.cat([shapes, shapes.flip(2)])
+            rows, columns = (shapes.amax((0, axis)).nonzero().flatten() for axis in (2, 1))
+            used = (
+                slice(int(rows[0]), int(rows[-1]) + 1),
+                slice(int(columns[0]), int(columns[-1]) + 1),
+            )
+            colours = COLOURS if isinstance(label, str) else COLOURS[:1]
+            nearer = view.nearer(frame, [_paint(label, colour) for colour in colours])
+            padded = torch.nn.functional.pad(nearer, 4 * (_CANVAS,))
+            about = padded[:, top : top + _CANVAS + reach - 1, left : left + _CANVAS + reach - 1]
+            windows = about.unfold(1, _CANVAS, 1).unfold(2, _CANVAS, 1)[..., used[0], used[1]]
+            worth += windows.flatten(3).flatten(1, 2) @ shapes[:, used[0], used[1]].flatten(1).T
+        total += worth.amax(1).view(len(COLOURS), 2, len(KINDS)).amax(1).T
     return total
 
 
@@ -211,13 +224,7 @@ def acts(view: View, thing: Thing, part: int, colour: str) -> dict[str, float]:
     for action, phase in product(seen, _PHASES):
         one = _acting(thing, part, action, phase)
         way, poses = path(one, times_s), sketches(one, times_s, view.scene)[1:]
-        maps = torch.stack(
-            [
-                worths(sketch, view.spectra(f, _paints([sketch], [colour])), [colour])[0]
-                for f, sketch in enumerate(poses)
-            ],
-            dim=1,
-        )
+        maps = torch.stack([worths(view, f, each, colour) for f, each in enumerate(poses)], dim=1)
         maps = torch.nn.functional.max_pool2d(maps, 3, 1, 1)  # a cell to each side is forgiven
         gone, climbed = ((at[1:] - at[0]) / CELL for at in (way.x, way.y))
         lengths = [1.0]
@@ -247,23 +254,36 @@ def _acting(thing: Thing, part: int, action: str, phase: float) -> Thing:
     return replace(thing, x=0.1, phase=phase, acts=(acts[0], acts[1], acts[2]))
 
 
+def explained(view: View, things: Sequence[Thing]) -> View:
+    """Return the view with things drawn into the place, where that is nearer to the video.
+
+    Each thing is at its best place of each keyframe, the last thing first because it is in front.
+    """
+    empty = view.empty.clone()
+    for thing in reversed(things):
+        shown = path(thing, view.times_s).shown
+        before = replace(view, empty=empty.clone())
+        for f, sketch in enumerate(sketches(thing, view.times_s, view.scene)):
+            if shown[f]:
+                colour = colour_at(thing, float(view.times_s[f]))
+                picture, _ = _drawn(
+                    before, f, sketch, colour, _best_place(before, f, sketch, colour)
+                )
+                off = _cut(view.cells[f] - picture)
+                empty[f] = torch.where(
+                    (off < _cut(view.cells[f] - empty[f]))[..., None], picture, empty[f]
+                )
+    return replace(view, empty=empty)
+
+
 def miss(view: View) -> float:
     """Return the error that remains where the scene's place and things are at their best places."""
-    total = float(_cut(view.cells - view.empty).sum())
-    for thing in view.scene.things:
-        shown = path(thing, view.times_s).shown
-        for frame, sketch in enumerate(sketches(thing, view.times_s, view.scene)):
-            if shown[frame]:
-                colour = [colour_at(thing, float(view.times_s[frame]))]
-                spectra = view.spectra(frame, _paints([sketch], colour))
-                total -= max(0.0, float(worths(sketch, spectra, colour)[..., :CELLS, :CELLS].max()))
-    return total
+    return float(_cut(view.cells - explained(view, view.scene.things).empty).sum())
 
 
-def _paints(drawn: Iterable[Sketch], colours: Iterable[str]) -> set[RGB]:
-    """Return the paints of sketches in some colours, without marks."""
-    fixed = {label for sketch in drawn for label in sketch if not isinstance(label, str)}
-    return fixed.union(*(paints_of(colour).values() for colour in colours))
+def _paint(label: Paint, colour: str) -> RGB:
+    """Return the paint of a part of a thing of a colour."""
+    return paints_of(colour)[label] if isinstance(label, str) else label
 
 
 def _seen(cells: Tensor, near: float) -> Tensor:
@@ -298,24 +318,10 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
     """
     found = torch.zeros(len(view.cells), 3)
     for f, sketch in enumerate(sketches(thing, view.times_s, view.scene)):
-        t = float(view.times_s[f])
-        spectra = view.spectra(f, _paints([sketch], [colour]))
-        best = worths(sketch, spectra, [colour])[0, :, :CELLS, :CELLS]
-        mirrored, place = divmod(int(best.argmax()), CELLS**2)
-        row, column = divmod(place, CELLS)
-        own = paints_of(colour)
+        mirrored, row, column = _best_place(view, f, sketch, colour)
         least = torch.inf
         for dy, dx in product((-1, 0, 1), repeat=2):
-            base, share = view.empty[f], torch.zeros(CELLS, CELLS)
-            for label, drawn in sketch.items():
-                placed = _placed(drawn.flip(1) if mirrored else drawn, row + dy, column + dx)
-                if label == MARK:
-                    share = share + placed
-                    painted = torch.zeros(3)
-                else:
-                    paint = own[label] if isinstance(label, str) else label
-                    painted = _lit(np.array(paint, np.uint8), view.scene, t)
-                base = base + placed[..., None] * (painted - base)
+            base, share = _drawn(view, f, sketch, colour, (mirrored, row + dy, column + dx))
             answers = torch.eye(3)[:, None, None] * share[..., None]  # of one channel each
             pictures = torch.cat([base[None], base + answers])
             latents = encode(pictures.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2) * 255)
@@ -325,9 +331,34 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
             error = float((columns @ solved - rest).square().sum())
             if error < least:
                 least, found[f] = error, solved
+        t = float(view.times_s[f])
         dark, bright = (_lit(np.full(3, level, np.uint8), view.scene, t) for level in (0, 255))
         found[f] = (found[f] - dark) / (bright - dark)
     return found
+
+
+def _best_place(view: View, frame: int, sketch: Sketch, colour: str) -> tuple[int, int, int]:
+    """Return where a figure explains a keyframe best: mirrored or not, row and column."""
+    best = worths(view, frame, sketch, colour)[:, :CELLS, :CELLS]
+    mirrored, cell = divmod(int(best.argmax()), CELLS**2)
+    return mirrored, *divmod(cell, CELLS)
+
+
+def _drawn(
+    view: View, frame: int, sketch: Sketch, colour: str, place: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the place with a figure whose mark is black [64, 64, 3], and the mark's share."""
+    mirrored, row, column = place
+    picture, share = view.empty[frame], torch.zeros(CELLS, CELLS)
+    t = float(view.times_s[frame])
+    for label, drawn in sketch.items():
+        placed = _placed(drawn.flip(1) if mirrored else drawn, row, column)
+        if label == MARK:
+            share, painted = placed, torch.zeros(3)
+        else:
+            painted = _lit(np.array(_paint(label, colour), np.uint8), view.scene, t)
+        picture = picture + placed[..., None] * (painted - picture)
+    return picture, share
 
 
 def _placed(drawn: Tensor, row: int, column: int) -> Tensor:

@@ -19,6 +19,7 @@ from harness.small_model.scenes.detect import (
     Frames,
     View,
     acts,
+    explained,
     figure,
     in_cells,
     mark,
@@ -68,8 +69,9 @@ def judge(scene: Scene, keyframes: Frames) -> Judged:
     few = np.linspace(0, len(cells) - 1, 3).astype(np.intp)
     judged.answers["place"].append(setting(scene, cells[few], times_s[few])[0] == scene.place)
     view = View.of(scene, cells, times_s)
-    for thing in scene.things:
-        _ask(judged, view, latents, thing)
+    for index, thing in enumerate(scene.things):
+        others = [*scene.things[:index], *scene.things[index + 1 :]]
+        _ask(judged, explained(view, others), latents, thing)
     return judged
 
 

@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.small_model.training.state import State
+from harness.system.errors import UserError
 from harness.system.files import sha256, whole_file
 
 WEIGHTS = "network.safetensors"
+LIMIT_MB = 25  # of the weights of one model, so that they can ship with the package
 CURVE = "loss.png"
 _COLOURS = ("#222222", "#c0392b", "#e08e0b", "#27864f", "#2a6fb0", "#7d3c98")
 
@@ -24,7 +26,15 @@ def export(state: State, folder: Path) -> dict[str, Any]:
     """Write weights and curve; returns file, sha256, number of weights and megabytes.
 
     The names are those of `Wan.state_dict()`.
+
+    Raises  UserError: more weights than ship.
     """
+    count = sum(w.numel() for w in state.ema.values())
+    if 2 * count > LIMIT_MB * 1e6:
+        raise UserError(
+            f"{count} weights take {2 * count / 1e6:.1f} MB in BF16, and {LIMIT_MB} MB ship: train "
+            "a network of fewer weights (model.dims)"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS
     sha256 = write_weights(state.ema, path, torch.bfloat16)
@@ -32,7 +42,7 @@ def export(state: State, folder: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "sha256": sha256,
-        "weights": sum(w.numel() for w in state.ema.values()),
+        "weights": count,
         "mb": round(path.stat().st_size / 1e6, 2),
         "steps": state.clock.step,
         "minutes": round(sum(state.clock.stage_minutes), 1),

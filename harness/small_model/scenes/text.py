@@ -1,0 +1,59 @@
+"""The text encoder of the models of this world: a prompt is read as a scene, a scene as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.small_model.scenes.interpret import interpret
+from harness.small_model.scenes.rows import LENGTH, WIDTH, rows
+
+
+@dataclass(frozen=True)
+class SceneText:
+    """Rows of what prompts mean in the picture-book world; an empty prompt is all zeros.
+
+    layout: whether the rows tell where things are, which reading a prompt decides by a hash of it.
+        Without it, noise decides in the first chunk, and only the history keeps things in place.
+
+    Source  ours; reading is `harness.small_model.scenes.interpret`.
+    Shapes  num_prompts strings -> [num_prompts, 10, 320] float32 on the CPU.
+    """
+
+    layout: bool = True
+
+    @property
+    def length(self) -> int:
+        """Return the number of rows of a prompt."""
+        return LENGTH
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return 0: there are no weights."""
+        return 0
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return the rows of prompts [num_prompts, 10, 320]."""
+        return torch.stack(
+            [
+                rows(interpret(prompt), self.layout) if prompt else torch.zeros(LENGTH, WIDTH)
+                for prompt in prompts
+            ]
+        )
+
+    def locate(self, root: Path) -> None:
+        """Do nothing: there are no files."""
+
+    def to(self, device: torch.device) -> None:
+        """Do nothing: rows are always made on the CPU."""
+
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """Return False: a prompt is read whole, whatever its length."""
+        return False
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
