@@ -166,5 +166,25 @@ def test_shipped_suites(name: str) -> None:
         pytest.skip(f"official list not found: {SHARED / shipped.file}")
     everything = SuiteConfig(**{**vars(shipped), "num_prompts": None})
     official = resolve(name, everything, str(SHARED), 3, 16)
-    assert len(official.prompts) == {"moviegen": 1003, "storyeval": 423, "vbench": 946}[name]
+    number = {"moviegen.txt": 1003, "storyeval.txt": 423, "VBench_full_info.json": 946}
+    assert len(official.prompts) == number[Path(shipped.file).name]
     assert official.source == "official"
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "pixels"),
+    [("moviegen_30s", 123, 489), ("moviegen_60s", 243, 969), ("moviegen_240s", 963, 3849),
+     ("moviegen_717f", 180, 717)],
+)  # fmt: skip
+def test_long_rollouts_are_moviegen_at_their_own_lengths(
+    name: str, latent: int, pixels: int
+) -> None:
+    """Chunks of 3 latent frames at 16 frames per second, as Self-Forcing."""
+    long = SuiteConfig(**configured(f"suite={name}", "suite.source=bundled")["suite"])
+    suite = resolve(name, long, None, 3, 16)
+    assert (suite.num_frames, pixel_frames(suite.num_frames)) == (latent, pixels)
+    short = SuiteConfig(**configured("suite=moviegen", "suite.source=bundled")["suite"])
+    own = {"seconds", "frames", "num_prompts"}
+    assert {k: v for k, v in vars(long).items() if k not in own} == {
+        k: v for k, v in vars(short).items() if k not in own
+    }

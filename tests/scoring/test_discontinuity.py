@@ -128,7 +128,7 @@ def test_flow_reads_torchvisions_file_and_measures_the_pixels_that_it_was_given(
 ) -> None:
     """Random weights: the number means nothing, but it is that of the network, and finite."""
     import torch
-    from torchvision.models.optical_flow import raft_small
+    from torchvision.models.optical_flow import raft_small  # type: ignore[import-untyped]
 
     torch.manual_seed(0)
     network = raft_small().eval()
