@@ -262,7 +262,8 @@ class _Video:
         of_first = getattr(decoder, "first_pixel_frames", 1)
         first = pixel_frames(run.model["chunk_frames"], of_first)
         joints = tuple(range(first, len(frames), TEMPORAL_STRIDE * run.model["chunk_frames"]))
-        clip = Clip(frames, fps, first, item.prompt.text, item.prompt.events, joints)
+        prompt = item.prompt.scored_as or item.prompt.text
+        clip = Clip(frames, fps, first, prompt, item.prompt.events, joints)
         return cls(clip, digest(frames))
 
 

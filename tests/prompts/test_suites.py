@@ -188,3 +188,30 @@ def test_long_rollouts_are_moviegen_at_their_own_lengths(
     assert {k: v for k, v in vars(long).items() if k not in own} == {
         k: v for k, v in vars(short).items() if k not in own
     }
+
+
+def test_prompts_carry_the_wording_by_which_they_are_scored(data: Path) -> None:
+    short = data / "prompts" / "short.txt"
+    own = config(scored_as="prompts/short.txt", prompts=[2, 0])
+    with pytest.raises(UserError, match="line i is the wording by which prompt i"):
+        resolve("m", own, str(data), 3, 16)
+    short.write_text("first\nsecond\n")
+    with pytest.raises(UserError, match=r"short.txt has 2 prompts and prompts/mine.txt 3"):
+        resolve("m", own, str(data), 3, 16)
+    short.write_text("first\nsecond\nthird\n")
+    suite = resolve("m", own, str(data), 3, 16)
+    assert [(p.text, p.scored_as) for p in suite.prompts] == [
+        ("third prompt", "third"),
+        ("first prompt", "first"),
+    ]
+    assert {p.scored_as for p in resolve("m", config(), str(data), 3, 16).prompts} == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("physics_iq", "396 videos"), ("longvgenbench", "depth and 3-D point tracks")],
+)
+def test_a_benchmark_without_its_needs_refuses_with_them(name: str, needs: str) -> None:
+    listed = SuiteConfig(**configured(f"suite={name}")["suite"])
+    with pytest.raises(UserError, match=f"suite={name} cannot run: it needs a model .*{needs}"):
+        resolve(name, listed, None, 3, 16)
