@@ -5,24 +5,46 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.numbers import number
 from analysis.verb_options import of_results, of_text
+from harness.config.compose import choices, configured
 from harness.downloads.data_folder import data_folder
+from harness.prompts.suite import SuiteConfig, scored_as
 from harness.results.all_runs import load
 from harness.results.summary_table import title
 from harness.scoring.vbench.dimensions import DIMENSIONS
+from harness.scoring.vbench.protocol import PUBLISHED
 from harness.scoring.vbench.totals import dimension_means, official_prompts, totals
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
 LISTING = "prompts/VBench_full_info.json"  # below the data folder
-SUITE = "vbench"  # the suite of the official prompts
 SCORES = ("quality", "semantic", "total")
-Official = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Official:
+    """The official prompts of a suite.
+
+    of_dimension: the prompts that each dimension counts.
+    scored_as: the official wording of each line, where videos are made from another one.
+    """
+
+    of_dimension: Mapping[str, frozenset[str]]
+    scored_as: tuple[str, ...] = ()
+
+    def records(self, run: pd.DataFrame) -> list[dict[str, Any]]:
+        """Return the rows of a run, with prompts in the official wording."""
+        rows: list[dict[str, Any]] = run.to_dict("records")  # type: ignore[assignment]
+        if not self.scored_as:
+            return rows
+        return [row | {"prompt": self.scored_as[row["prompt_index"]]} for row in rows]
 
 
 def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, list[str]]]:
@@ -50,7 +72,15 @@ def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, 
 def _table(
     name: str, runs: list[pd.DataFrame], official: Official | None
 ) -> tuple[Grid, list[str]]:
-    means = [dimension_means(run.to_dict("records"), official) for run in runs]  # type: ignore[arg-type]
+    counted, differs = "every video counts, whatever its prompt: not VBench's own prompts", []
+    if official is None:
+        means = [dimension_means(run.to_dict("records")) for run in runs]  # type: ignore[arg-type]
+    else:
+        counted = "each dimension counts the videos of its official prompts"
+        records = [official.records(run) for run in runs]
+        means = [dimension_means(rows, official.of_dimension) for rows in records]
+        for rows in records:
+            differs += PUBLISHED.differences(rows, official.of_dimension)
     shown = [x for x in DIMENSIONS if any(x in each for each in means)]
     lines, lacks = [], dict.fromkeys(SCORES, "")
     for run, each in zip(runs, means, strict=True):
@@ -61,23 +91,25 @@ def _table(
         scores = {name: getattr(found, name) for name in SCORES}
         lacks |= {name: ", ".join(x.missing) for name, x in scores.items() if x.missing}
     header = ["method", "n", *(x.replace("_", " ") for x in shown), *SCORES]
-    counted = (
-        "each dimension counts the videos of its official prompts"
-        if official is not None
-        else "every video counts, whatever its prompt: not VBench's own prompts and protocol"
-    )
     notes = [f"0..1, higher is better, means over videos; {counted}"]
     notes += [f"{score} is left open, it lacks: {names}" for score, names in lacks.items() if names]
+    notes += [f"unlike published totals: {said}" for said in dict.fromkeys(differs)]
     return Grid(f"{name}, VBench", header, lines), notes
 
 
 def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None:
-    """Read the official prompts of each dimension; None for other suites."""
-    if runs[0]["suite"].iloc[0] != SUITE:
+    """Read the official prompts of each dimension; None for suites of other prompts."""
+    suite = str(runs[0]["suite"].iloc[0])
+    if suite not in choices("suite"):
         return None
-    path = Path(data_folder(data_dir)[0]) / LISTING
+    config = SuiteConfig(**configured(f"suite={suite}")["suite"])
+    if config.file != LISTING and config.scored_as is None:
+        return None
+    folder = Path(data_folder(data_dir)[0])
+    path = folder / LISTING
     try:
-        return official_prompts(json.loads(path.read_text(encoding="utf-8")))
+        prompts = official_prompts(json.loads(path.read_text(encoding="utf-8")))
+        return Official(prompts, tuple(scored_as(config, folder)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({str(error)[:60]}), and it says which prompts a dimension "

@@ -33,11 +33,13 @@ class Prompt:
 
     index: its line from 0, which is also its id.
     events: the events of a story, in order; empty in other suites.
+    scored_as: the wording by which metrics know the video; empty: `text`.
     """
 
     index: int
     text: str
     events: tuple[str, ...] = ()
+    scored_as: str = ""
 
     def __post_init__(self) -> None:
         """Store the events as a tuple."""
@@ -79,6 +81,8 @@ class SuiteConfig:
     seed: int = 0
     samples: int = 1
     events: bool = False  # whether each line is a story of consecutive events
+    scored_as: str | None = None  # a file with the wording that metrics know, line by line
+    needs: str | None = None  # what the benchmark needs and the harness does not have
 
     def __post_init__(self) -> None:
         if self.source not in ("auto", "official", "bundled"):
@@ -120,14 +124,25 @@ def resolve(
     chunk_frames: latent frames per chunk of the model. fps: pixel frames per second.
     first: as in `pixel_frames`.
     Raises  UserError: a missing or corrupt file, a wrong checksum, an index out of range, or a
-    length that is not a multiple of the chunk.
+    length that is not a multiple of the chunk; or the benchmark needs what the harness lacks.
     """
+    if config.needs is not None:
+        raise UserError(
+            f"suite={name} cannot run: it needs {config.needs}. Choose suite=moviegen, or another "
+            "of python -m harness ls suites"
+        )
     num_frames = latent_frames(config, chunk_frames, fps, first)
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
     events = {index: split(lines[index]) if config.events else () for index in chosen}
-    prompts = tuple(Prompt(index, lines[index], events[index]) for index in chosen)
+    scored = scored_as(config, data_folder(data_dir)[0])
+    if scored and len(scored) != len(lines):
+        raise UserError(
+            f"{config.scored_as} has {len(scored)} prompts and {config.file} {len(lines)}: line i "
+            "of one must be line i of the other"
+        )
+    prompts = tuple(Prompt(i, lines[i], events[i], scored[i] if scored else "") for i in chosen)
     return Suite(name, prompts, source, hashlib.sha256(content).hexdigest(), num_frames)
 
 
@@ -197,6 +212,23 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
     return path.read_bytes(), "official"
 
 
+def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
+    """Return the wording that metrics know, of every prompt; [] if it is that of the prompts.
+
+    folder: the data folder.
+    Raises  UserError: there is no such file, or it is no list of prompts.
+    """
+    if config.scored_as is None:
+        return []
+    path = folder / config.scored_as
+    if not path.is_file():
+        raise UserError(
+            f"no file {path}, whose line i is the wording by which prompt i of {config.file} is "
+            "scored: put it there"
+        )
+    return _lines(path.read_bytes(), config.scored_as)
+
+
 def official(config: SuiteConfig, folder: Path, base: str | None = None) -> Target | None:
     """Return the download target of the official list, or None if the suite has none."""
     if config.url is None or config.sha256 is None:
@@ -220,7 +252,11 @@ def _download(config: SuiteConfig, folder: Path) -> None:
     """
     target = official(config, folder)
     if target is None:
-        raise OSError("the suite names no address")
+        raise OSError(
+            f"{config.url} has no published checksum and is not fetched"
+            if config.url
+            else "the suite names no address"
+        )
     target.path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with locked(target.path.parent, f"waiting for another that fetches {target.path}"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from harness.prompts.suite import pixel_frames
+from harness.prompts.suite import TEMPORAL_STRIDE, pixel_frames
 from harness.results import scores
 from harness.results.contact_sheet import contact_sheet
 from harness.results.run import Item, Run
@@ -261,7 +261,10 @@ class _Video:
         decoder = get_class(run.model["decoder"]["_target_"])
         of_first = getattr(decoder, "first_pixel_frames", 1)
         first = pixel_frames(run.model["chunk_frames"], of_first)
-        return cls(Clip(frames, fps, first, item.prompt.text, item.prompt.events), digest(frames))
+        joints = tuple(range(first, len(frames), TEMPORAL_STRIDE * run.model["chunk_frames"]))
+        prompt = item.prompt.scored_as or item.prompt.text
+        clip = Clip(frames, fps, first, prompt, item.prompt.events, joints)
+        return cls(clip, digest(frames))
 
 
 def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str | None:

@@ -59,6 +59,22 @@ def test_on_the_official_suite_a_dimension_counts_its_own_prompts(tmp_path: Path
     assert grid.lines[0][2] == "0.7500" and "official prompts" in notes[0]
 
 
+def test_videos_of_an_extended_wording_count_as_the_prompts_that_it_extends(tmp_path: Path) -> None:
+    videos = [{"imaging_quality": 0.25}, {"imaging_quality": 0.75}]
+    table = rows("a", *videos, suite="vbench_extended")
+    folder = tmp_path / "prompts" / "vbench"
+    folder.mkdir(parents=True)
+    (folder / "all_dimension.txt").write_text("a cat\na dog\n")  # p0 and p1 extend them
+    listed = [{"prompt_en": "a dog", "dimension": ["imaging_quality"]}]
+    (tmp_path / LISTING).write_text(json.dumps(listed))
+    ((grid, notes),) = tables(table, str(tmp_path))
+    assert grid.lines[0][2] == "0.7500"
+    assert any(
+        note.endswith("imaging_quality has 1 videos of a prompt, published totals 5")
+        for note in notes
+    )
+
+
 def test_rows_without_any_say_what_to_type() -> None:
     with pytest.raises(UserError, match=r"score <results> metrics=\[vbench\]"):
         tables(rows("a", {}))

@@ -166,5 +166,52 @@ def test_shipped_suites(name: str) -> None:
         pytest.skip(f"official list not found: {SHARED / shipped.file}")
     everything = SuiteConfig(**{**vars(shipped), "num_prompts": None})
     official = resolve(name, everything, str(SHARED), 3, 16)
-    assert len(official.prompts) == {"moviegen": 1003, "storyeval": 423, "vbench": 946}[name]
+    number = {"moviegen.txt": 1003, "storyeval.txt": 423, "VBench_full_info.json": 946}
+    assert len(official.prompts) == number[Path(shipped.file).name]
     assert official.source == "official"
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "pixels"),
+    [("moviegen_30s", 123, 489), ("moviegen_60s", 243, 969), ("moviegen_240s", 963, 3849),
+     ("moviegen_717f", 180, 717)],
+)  # fmt: skip
+def test_long_rollouts_are_moviegen_at_their_own_lengths(
+    name: str, latent: int, pixels: int
+) -> None:
+    """Chunks of 3 latent frames at 16 frames per second, as Self-Forcing."""
+    long = SuiteConfig(**configured(f"suite={name}", "suite.source=bundled")["suite"])
+    suite = resolve(name, long, None, 3, 16)
+    assert (suite.num_frames, pixel_frames(suite.num_frames)) == (latent, pixels)
+    short = SuiteConfig(**configured("suite=moviegen", "suite.source=bundled")["suite"])
+    own = {"seconds", "frames", "num_prompts"}
+    assert {k: v for k, v in vars(long).items() if k not in own} == {
+        k: v for k, v in vars(short).items() if k not in own
+    }
+
+
+def test_prompts_carry_the_wording_by_which_they_are_scored(data: Path) -> None:
+    short = data / "prompts" / "short.txt"
+    own = config(scored_as="prompts/short.txt", prompts=[2, 0])
+    with pytest.raises(UserError, match="line i is the wording by which prompt i"):
+        resolve("m", own, str(data), 3, 16)
+    short.write_text("first\nsecond\n")
+    with pytest.raises(UserError, match=r"short.txt has 2 prompts and prompts/mine.txt 3"):
+        resolve("m", own, str(data), 3, 16)
+    short.write_text("first\nsecond\nthird\n")
+    suite = resolve("m", own, str(data), 3, 16)
+    assert [(p.text, p.scored_as) for p in suite.prompts] == [
+        ("third prompt", "third"),
+        ("first prompt", "first"),
+    ]
+    assert {p.scored_as for p in resolve("m", config(), str(data), 3, 16).prompts} == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("physics_iq", "396 videos"), ("longvgenbench", "depth and 3-D point tracks")],
+)
+def test_a_benchmark_without_its_needs_refuses_with_them(name: str, needs: str) -> None:
+    listed = SuiteConfig(**configured(f"suite={name}")["suite"])
+    with pytest.raises(UserError, match=f"suite={name} cannot run: it needs a model .*{needs}"):
+        resolve(name, listed, None, 3, 16)

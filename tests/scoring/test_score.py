@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ AGAINST = {"grey": {"_target_": "tests.support.metrics.Grey", "against": True}}
 
 
 # What is lacking
+
+
+def test_a_metric_is_given_the_wording_that_the_prompt_is_scored_as(tmp_path: Path) -> None:
+    this, _ = pair(tmp_path, {"grey": {"_target_": "tests.support.metrics.Prompted"}})
+    extended, other = this.suite.prompts[:2]
+    prompts = (replace(extended, scored_as="a cat"), other)
+    finish(replace(this, suite=replace(this.suite, prompts=prompts)))
+    assert row(this)["grey"] == len("a cat")
+    assert row(this, 1)["grey"] == len(other.text)
 
 
 def test_only_what_is_missing_is_scored(tmp_path: Path) -> None:

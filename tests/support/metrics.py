@@ -55,3 +55,10 @@ class Broken(Grey):
         if self._error is not None:
             raise self._error
         return {self.name: np.nan, f"{self.name}_by_frame": [1.0, np.inf]}
+
+
+class Prompted(Grey):
+    """The number of characters of the prompt that a metric is given."""
+
+    def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
+        return {self.name: float(len(clip.prompt))}

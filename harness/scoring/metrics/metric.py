@@ -29,6 +29,7 @@ class Clip:
 
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
     Units   fps in frames a second; first_chunk_frames in pixel frames.
+    joints: the first pixel frame of each chunk after the first; empty for a single chunk.
     """
 
     frames_THWC: Frames
@@ -36,6 +37,7 @@ class Clip:
     first_chunk_frames: int
     prompt: str = ""
     events: tuple[str, ...] = ()
+    joints: tuple[int, ...] = ()
 
 
 class Metric(ABC):
