@@ -4,6 +4,8 @@ An adaptive policy shows its worth only beside a plain one that costs as much:
 
 - Skipping: `Uniform` skips as many passes, spread evenly, with the same payload.
 - Eviction: `Window` holds as many bytes, once without a sink (first in, first out), once with one.
+  A policy that cuts later than in the commit holds more at the end of a video than before, so its
+  control is the same policy with the scorer `Newest`, whose bytes are equal at every moment.
 
 A control equals its method in all other parts: model, suite, prompts, length and integration, which
 a `Section` shares, and the method's other settings, as its run stored them. Names decide nothing.
@@ -23,7 +25,7 @@ from typing import Literal
 
 from analysis.choosing.frontiers import cell
 from analysis.section import Section
-from harness.api import Exact
+from harness.api import Exact, Retention
 from harness.api import Method as Parts
 from harness.cache.session import sized
 from harness.cache.stored_bytes import frame_bytes
@@ -33,6 +35,8 @@ from harness.results.run import WORDS, Run
 from harness.system.errors import UserError
 from harness.system.units import GIB
 from methods.retention.tokens.budgeted import Budgeted
+from methods.retention.tokens.newest import Newest
+from methods.retention.tokens.scored import Scored
 from methods.retention.window import Window
 from methods.reuse.uniform import Uniform
 
@@ -81,7 +85,8 @@ def pairs(section: Section) -> list[Pair]:
             continue
         if parts.reuse is not None and not isinstance(parts.reuse, Uniform):
             found.append(_skipping(section, known, name))
-        if not isinstance(parts.retention, Window) and _evicts(section, name):
+        is_plain = isinstance(parts.retention, Window) or _is_newest(parts.retention)
+        if not is_plain and _evicts(section, name):
             found.extend(_evicting(section, known, name))
     # A control of a method with two policies still has the other one; it needs no controls itself.
     controls = {pair.control for pair in found}
@@ -124,11 +129,15 @@ def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterat
     held = cell(section.values, name, "kv_gib")
     # Exact keys are the same numbers, wherever they get their positions.
     moot = ("keys",) if isinstance(known[name].key, Exact) else ()
-    windows: dict[str, Window] = {
-        other: policy
-        for other in _alike(section, name, "retention", "tiers", *moot)
-        if isinstance(policy := known[other].retention, Window)
-    }
+    own = known[name].retention
+    cuts_late = isinstance(own, Scored) and own.trigger != "commit"
+    windows: dict[str, Window | Scored] = {}
+    for other in _alike(section, name, "retention", "tiers", *moot):
+        policy = known[other].retention
+        if (isinstance(policy, Window) and not cuts_late) or (
+            isinstance(policy, Scored) and cuts_late and _is_newest(policy, own)
+        ):
+            windows[other] = policy
     gaps = {other: abs(cell(section.values, other, "kv_gib") / held - 1) for other in windows}
     kinds: tuple[tuple[Kind, bool], ...] = (
         ("first in, first out", False),
@@ -141,7 +150,8 @@ def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterat
         if nearest is not None and gaps[nearest] <= BYTES:
             yield pair(nearest, cell(section.values, nearest, "kv_gib"))
         else:
-            yield pair(missing=_window(section, known[name], name, has_sink))
+            make = _newest if cuts_late else _window
+            yield pair(missing=make(section, known[name], name, has_sink))
 
 
 def _alike(section: Section, name: str, *parts: str) -> list[str]:
@@ -165,6 +175,35 @@ def _evicts(section: Section, name: str) -> bool:
     """Whether a method attends to less of the history than one that keeps all."""
     attended = section.values["ratio_same"] / section.values["ratio"]
     return bool(attended.max() > attended[name] * DROPS)
+
+
+def _is_newest(policy: Retention, like: Retention | None = None) -> bool:
+    """Whether a policy keeps the newest tokens, and cuts as another one does."""
+    if not isinstance(policy, Scored) or not isinstance(policy.scorer, Newest):
+        return False
+    return not isinstance(like, Scored) or policy.trigger == like.trigger
+
+
+def _newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
+    """Return the command of a method's own policy with the scorer `Newest`, or why there is none."""
+    policy, model = parts.retention, _model(section, name)
+    assert isinstance(policy, Scored)
+    request = section.methods[name].request
+    assert request is not None
+    whole = sized(parts, model.spec, model.loop.histories(request.suite.num_frames)[0])
+    assert isinstance(whole, Scored)
+    if has_sink and whole.num_frames < SINK + model.chunk_frames:
+        return (
+            f"none can be made: {policy.budget} hold no sink of {SINK} frames beside a chunk of "
+            f"{model.chunk_frames}"
+        )
+    settings = {
+        "budget": policy.budget,
+        "trigger": policy.trigger,
+        "sink": str(SINK * has_sink),
+        "scorer": f"{{_target_:{Newest.__module__}.{Newest.__name__}}}",
+    }
+    return _command(section, name, "retention", "", Scored, settings)
 
 
 def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
@@ -218,10 +257,11 @@ def _command(
     """Return the command of a method's control.
 
     part: `reuse` or `retention`, the part that the control replaces.
-    file: method whose file holds the control, for methods that equal BF16 in all other parts.
+    file: method whose file holds the control, for methods that equal BF16 in all other parts; ""
+        if no file does.
     settings: of the control, as changes to that file. more: those that the file holds.
     """
-    if section.reference in _alike(section, name, part, "tiers", "keys"):
+    if file and section.reference in _alike(section, name, part, "tiers", "keys"):
         changes = [f"method.{part}.{key}={value}" for key, value in settings.items()]
         words = [f"method={file}", *changes]
         return f"make it with {_typed(section, name, r'[+~]*method[.=]', words)}"
