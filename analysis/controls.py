@@ -4,8 +4,8 @@ An adaptive policy shows its worth only beside a plain one that costs as much:
 
 - Skipping: `Uniform` skips as many passes, spread evenly, with the same payload.
 - Eviction: `Window` holds as many bytes, once without a sink (first in, first out), once with one.
-  A policy that cuts later than in the commit holds more at the end of a video than before, so its
-  control is the same policy with the scorer `Newest`, whose bytes are equal at every moment.
+  A policy that cuts before a new chunk holds more at the end of a video than before, so its control
+  is the same policy with the scorer `Newest`, whose bytes are equal at every moment.
 
 A control equals its method in all other parts: model, suite, prompts, length and integration, which
 a `Section` shares, and the method's other settings, as its run stored them. Names decide nothing.
@@ -130,13 +130,12 @@ def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterat
     # Exact keys are the same numbers, wherever they get their positions.
     moot = ("keys",) if isinstance(known[name].key, Exact) else ()
     own = known[name].retention
-    cuts_late = isinstance(own, Scored) and own.trigger != "commit"
+    cuts_late = isinstance(own, Scored) and own.trigger == "new_chunk"
     windows: dict[str, Window | Scored] = {}
     for other in _alike(section, name, "retention", "tiers", *moot):
         policy = known[other].retention
-        if (isinstance(policy, Window) and not cuts_late) or (
-            isinstance(policy, Scored) and cuts_late and _is_newest(policy, own)
-        ):
+        fits = _is_newest(policy, own) if cuts_late else isinstance(policy, Window)
+        if fits and isinstance(policy, Window | Scored):
             windows[other] = policy
     gaps = {other: abs(cell(section.values, other, "kv_gib") / held - 1) for other in windows}
     kinds: tuple[tuple[Kind, bool], ...] = (
@@ -185,7 +184,7 @@ def _is_newest(policy: Retention, like: Retention | None = None) -> bool:
 
 
 def _newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
-    """Return the command of a method's own policy with the scorer `Newest`, or why there is none."""
+    """Return the command of a method's policy with the scorer `Newest`, or why there is none."""
     policy, model = parts.retention, _model(section, name)
     assert isinstance(policy, Scored)
     request = section.methods[name].request
