@@ -146,7 +146,8 @@ def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterat
         pair = partial(Pair, kind, name, held)
         of_kind = [other for other, window in windows.items() if (window.sink > 0) == has_sink]
         nearest = min(of_kind, key=gaps.__getitem__, default=None)
-        if nearest is not None and gaps[nearest] <= BYTES:
+        # The tokens of a control that cuts late are as many; only the kept queries may be fewer.
+        if nearest is not None and (cuts_late or gaps[nearest] <= BYTES):
             yield pair(nearest, cell(section.values, nearest, "kv_gib"))
         else:
             make = _newest if cuts_late else _window
@@ -180,7 +181,9 @@ def _is_newest(policy: Retention, like: Retention | None = None) -> bool:
     """Whether a policy keeps the newest tokens, and cuts as another one does."""
     if not isinstance(policy, Scored) or not isinstance(policy.scorer, Newest):
         return False
-    return not isinstance(like, Scored) or policy.trigger == like.trigger
+    if not isinstance(like, Scored):
+        return True
+    return (policy.trigger, policy.budget) == (like.trigger, like.budget)
 
 
 def _newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
