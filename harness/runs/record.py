@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from harness.cache.integration import CacheSession
+from harness.cache.traffic import Traffic
 from harness.models.preset import VideoModel
 from harness.prompts.suite import pixel_frames
 from harness.results.observation import PHASES, Observation, TracePoint
@@ -33,6 +34,7 @@ class Held:
     scratch_bytes: int
     num_frames: float
     stored_bytes_by_branch: tuple[int, ...]
+    traffic: Traffic
 
     @classmethod
     def of(cls, sessions: Sequence[CacheSession]) -> Held:
@@ -47,6 +49,7 @@ class Held:
             scratch_bytes=sum(ledger.get("scratch", 0) for ledger in ledgers),
             num_frames=sum(session.num_frames_held for session in sessions) / len(sessions),
             stored_bytes_by_branch=by_branch,
+            traffic=sum((session.traffic for session in sessions), Traffic()),
         )
 
 
@@ -102,6 +105,10 @@ class Recorder:
             kv_ratio_same_frames=same / held.stored_bytes if held.stored_bytes else None,
             kv_ratio_full_length=full / held.stored_bytes if held.stored_bytes else None,
             kv_frames_held=held.num_frames,
+            kv_encode_calls=held.traffic.encode_calls,
+            kv_encode_bytes=held.traffic.encode_bytes,
+            kv_decode_calls=held.traffic.decode_calls,
+            kv_decode_bytes=held.traffic.decode_bytes,
             scratch_bytes=held.scratch_bytes,
             frames_sha256=digest(frames),
             video=str(self.run.video(item).relative_to(self.run.folder)),
