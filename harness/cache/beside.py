@@ -14,6 +14,7 @@ from harness.cache.attention.base import Scratch, Segment
 from harness.cache.layer import Chunk, Layer, Plan
 from harness.cache.numerics import KeyValueWatch
 from harness.cache.session import Session
+from harness.cache.traffic import Traffic
 
 
 @dataclass
@@ -79,6 +80,7 @@ class BesideSession(Session):
         self.__dict__.update(owner.__dict__)
         self._owner = owner
         self.peak_bytes = 0
+        self.traffic = Traffic()  # what this branch reads; the owner counts what is encoded
         self.watch = KeyValueWatch()
         self.arithmetic = Arithmetic()
         self.restart()

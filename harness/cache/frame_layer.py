@@ -52,7 +52,7 @@ class FrameLayer:
                 tier.key,
                 tier.value,
                 self.policy.max_frames(name, context.reach),
-                context.backend.write,
+                context.write,
                 tier.span,
             )
             for name, tier in tiers_of(context.method).items()

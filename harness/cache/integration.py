@@ -18,6 +18,7 @@ from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch
 from harness.cache.positions import Positions
 from harness.cache.session import Session
+from harness.cache.traffic import Traffic
 
 
 class CacheSession(Protocol):
@@ -53,6 +54,10 @@ class CacheSession(Protocol):
 
     def ledger(self) -> dict[str, int]:
         """Return the bytes of the tensors that are allocated now, by component."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was encoded into the history and decoded from it so far."""
 
     @property
     def stored_bytes(self) -> int:

@@ -9,9 +9,22 @@ from typing import Protocol
 
 from torch import Tensor
 
-from harness.api import DROP, POOL, CacheSpec, Method, Placement, Retention, Split, Stores
+from harness.api import (
+    DROP,
+    POOL,
+    CacheSpec,
+    Method,
+    Packed,
+    Placement,
+    Quantizer,
+    Retention,
+    Split,
+    Stores,
+)
 from harness.cache.attention.base import Backend, Segment
+from harness.cache.pages import Pages
 from harness.cache.positions import Positions, Table
+from harness.cache.traffic import Traffic
 
 # A logit that draws no attention. It is finite: a softmax over hidden tokens alone would be NaN
 # with -inf.
@@ -78,6 +91,7 @@ class Context:
     retention: the method's policy, sized for the video.
     num_frames: latent frames of the whole video.
     roped: whether stored keys include their rotary position.
+    traffic: counts what the layers encode.
     turns: rotations of the current pass, by the positions that stored keys move to; layers that
         hold the same frames share them.
     """
@@ -89,6 +103,7 @@ class Context:
     num_frames: int
     positions: Positions
     roped: bool
+    traffic: Traffic = field(default_factory=Traffic)
     turns: dict[tuple[int | bool, ...], Table] = field(default_factory=dict)
 
     @property
@@ -98,6 +113,16 @@ class Context:
         # A sink that changes belongs to the model; the policy does not decide over it.
         own = self.spec.sink if self.spec.sink_rate else 0
         return (self.num_frames if window is None else min(self.num_frames, window)) - own
+
+    def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
+        """Encode new frames [B, H, F, T, D] into their pages of `room`, and count it."""
+        self.traffic.encoded(quantizer, x_BHFTD.shape)
+        self.backend.write(quantizer, x_BHFTD, room, pages)
+
+    def encode(self, quantizer: Quantizer, x_BHFTD: Tensor) -> Packed:
+        """Encode tokens [B, H, F, T, D] that form a page of their own, and count it."""
+        self.traffic.encoded(quantizer, x_BHFTD.shape)
+        return quantizer.encode(x_BHFTD)
 
     def roped_keys(self, chunk: Chunk, plan: Plan) -> Tensor:
         """Return the chunk's keys at their absolute positions [B, H, F * T, D], to store roped."""

@@ -17,6 +17,7 @@ from harness.cache.numerics import KeyValueWatch, are_finite
 from harness.cache.positions import Positions, Rope
 from harness.cache.stored_bytes import frame_bytes
 from harness.cache.token_layer import TokenLayer
+from harness.cache.traffic import Traffic
 
 
 class Session:
@@ -46,6 +47,7 @@ class Session:
         self.spec = spec
         self.method = method
         self.peak_bytes = 0
+        self.traffic = Traffic()
         self.watch = KeyValueWatch()
         self.arithmetic = Arithmetic()
         self._backend = backend
@@ -58,6 +60,7 @@ class Session:
             num_frames=num_frames,
             positions=positions or Rope(spec.head_dim, spec.grid, device),
             roped=method.keys_in(spec) == "roped",
+            traffic=self.traffic,
         )
         self._layers = [layer_of(self._context, layer) for layer in range(spec.num_layers)]
         self._active = [ActiveChunks(self._context) for _ in range(spec.num_layers)]
@@ -114,6 +117,7 @@ class Session:
         store.prepare(q, plan)
         seen = store.segments(plan) + active.segments(plan)
         if plan.causal_frames is None:
+            self.traffic.attended(seen)
             out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
             self.arithmetic.attended(k, seen, q.shape[2])
         else:
@@ -123,6 +127,7 @@ class Session:
             for query in q.split(size, 2):
                 end += query.shape[2]
                 own = k[:, :, :end], v_BHTD[:, :, :end]
+                self.traffic.attended(seen)
                 parts.append(attend_grouped(self._backend, query, *own, seen, self._scratch))
                 self.arithmetic.attended(own[0], seen, query.shape[2])
             out = torch.cat(parts, 2)

@@ -149,8 +149,8 @@ class TokenLayer:
         # Only policies that merge tokens return keys and values. They need exact storage, so
         # encoding again loses no precision.
         if revision.key is not None and revision.value is not None:
-            key = method.key.encode(revision.key[:, :, None])
-            value = method.value.encode(revision.value[:, :, None])
+            key = context.encode(method.key, revision.key[:, :, None])
+            value = context.encode(method.value, revision.value[:, :, None])
         else:
             key, value = picked(both.key, index), picked(both.value, index)
         origin = both.origin.gather(2, index)
@@ -213,8 +213,8 @@ class TokenLayer:
     def _encoded(self, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Held:
         """Encode the chunk's tokens; k has keys roped or not as the method stores them."""
         method, per_frame = self.context.method, self.context.spec.tokens_per_frame
-        key = method.key.encode(k_BHTD[:, :, None])
-        value = method.value.encode(chunk.value[:, :, None])
+        key = self.context.encode(method.key, k_BHTD[:, :, None])
+        value = self.context.encode(method.value, chunk.value[:, :, None])
         first = plan.frames.start * per_frame
         origin = torch.arange(k_BHTD.shape[2], dtype=torch.int32, device=k_BHTD.device) + first
         return Held(key, value, origin.expand(k_BHTD.shape[:3]), None, None)

@@ -94,7 +94,7 @@ def _shape(frames: Any, height: Any, width: Any, fps: Any) -> str:
 def of_bytes(row: Row, trace: Path) -> Iterator[str]:
     """Yield where the bytes of a row contradict each other or the trace."""
     stored, bf16 = row["kv_stored_bytes"], "kv_bf16_{}_bytes"
-    not_counted = ("kv_encode_bytes", "kv_decode_bytes")  # null in every row yet
+    not_counted = ("kv_encode_bytes", "kv_decode_bytes")  # null in older rows
     measured = [name for name in row if name.startswith("kv_") and name.endswith("_bytes")]
     measured = [name for name in measured if name not in not_counted]
     measured += [f"peak_{phase}_bytes" for phase in PHASES] + ["peak_bytes"]

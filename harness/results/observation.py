@@ -137,16 +137,22 @@ class Observation:
         "mean",
     )  # fmt: skip
     kv_encode_calls: int | None = measured(
-        "times that a quantizer encoded keys or values; null: not counted yet", "calls", "mean"
+        "times that a quantizer encoded keys or values of a layer; exact storage does not count; "
+        "null: made before it was counted",
+        "calls",
+        "mean",
     )
     kv_encode_bytes: int | None = measured(
-        "BF16 bytes of what was encoded; null: not counted yet", "bytes", "mean"
+        "BF16 bytes of what was encoded; null: made before it was counted", "bytes", "mean"
     )
     kv_decode_calls: int | None = measured(
-        "times that history was decoded to be attended; null: not counted yet", "calls", "mean"
+        "times that keys or values of a layer were decoded to be attended, one for each pass and "
+        "segment of history; null: made before it was counted",
+        "calls",
+        "mean",
     )
     kv_decode_bytes: int | None = measured(
-        "BF16 bytes of what was decoded; null: not counted yet", "bytes", "mean"
+        "BF16 bytes of what was decoded; null: made before it was counted", "bytes", "mean"
     )
     scratch_bytes: int | None = measured(
         "room for decoded history that all layers share", "bytes", "mean"

@@ -10,6 +10,7 @@ import torch
 
 from harness.cache.arithmetic import Arithmetic
 from harness.cache.integration import CacheSession
+from harness.cache.traffic import Traffic
 from harness.models.preset import VideoModel
 from harness.prompts.suite import pixel_frames
 from harness.results.observation import PHASES, Observation, TracePoint
@@ -36,6 +37,7 @@ class Held:
     num_frames: float
     stored_bytes_by_branch: tuple[int, ...]
     arithmetic: Arithmetic
+    traffic: Traffic
 
     @classmethod
     def of(cls, sessions: Sequence[CacheSession]) -> Held:
@@ -51,6 +53,7 @@ class Held:
             num_frames=sum(session.num_frames_held for session in sessions) / len(sessions),
             stored_bytes_by_branch=by_branch,
             arithmetic=sum((session.arithmetic for session in sessions), Arithmetic()),
+            traffic=sum((session.traffic for session in sessions), Traffic()),
         )
 
 
@@ -107,6 +110,10 @@ class Recorder:
             kv_ratio_same_frames=same / held.stored_bytes if held.stored_bytes else None,
             kv_ratio_full_length=full / held.stored_bytes if held.stored_bytes else None,
             kv_frames_held=held.num_frames,
+            kv_encode_calls=held.traffic.encode_calls,
+            kv_encode_bytes=held.traffic.encode_bytes,
+            kv_decode_calls=held.traffic.decode_calls,
+            kv_decode_bytes=held.traffic.decode_bytes,
             scratch_bytes=held.scratch_bytes,
             frames_sha256=digest(frames),
             video=str(self.run.video(item).relative_to(self.run.folder)),

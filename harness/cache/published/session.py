@@ -14,6 +14,7 @@ from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
 from harness.cache.positions import Positions
 from harness.cache.published.layer import Layer
+from harness.cache.traffic import Traffic
 
 
 class PublishedSession:
@@ -97,6 +98,12 @@ class PublishedSession:
                     held[name] += storage.nbytes()
         self.peak_bytes = max(self.peak_bytes, held.total())
         return {name: size for name, size in held.items() if size}
+
+    @property
+    def traffic(self) -> Traffic:
+        """What all layers encoded and decoded so far."""
+        sides = [side.traffic for layer in self._layers for side in (layer.key, layer.value)]
+        return sum(sides, Traffic())
 
     @property
     def stored_bytes(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.api import Exact, Packed, Quantizer
 from harness.api.bits import WIDTHS, pack, unpack
 from harness.cache.published.layout import Layout
+from harness.cache.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Side:
     buffer: [B, H, N, D] or None.
     pages: encoded tokens by tier.
     means: of pooled frames [B, H, F, 1, D].
+    traffic: counts what is encoded and decoded.
     """
 
     quantizers: Mapping[str, Quantizer]
@@ -42,6 +44,7 @@ class Side:
     buffer: Tensor | None = None
     pages: dict[str, Page] = field(default_factory=dict)
     means: Tensor | None = None
+    traffic: Traffic = field(default_factory=Traffic)
 
     def read(self, like_BHTD: Tensor, num_tokens: int, layout: Layout | None) -> Tensor:
         """Return the whole capacity of `num_tokens` [B, H, N, D], decoded to the dtype of `like`.
@@ -102,10 +105,12 @@ class Side:
             yield "pooled", self.means
 
     def _encode(self, name: str, x_BHFTD: Tensor) -> Page:
+        self.traffic.encoded(self.quantizers[name], x_BHFTD.shape)
         return widened(self.quantizers[name].encode(x_BHFTD), self.wide)
 
     def _decode(self, name: str, dtype: torch.dtype) -> Tensor:
         quantizer, page = self.quantizers[name], self.pages[name]
+        self.traffic.decoded(quantizer, page.packed.shape)
         if isinstance(quantizer, Exact):
             return page.packed.parts["exact"][:, :, 0].to(dtype)
         return quantizer.decode(narrowed(page), dtype)[:, :, 0]
