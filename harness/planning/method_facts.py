@@ -98,9 +98,16 @@ def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
     integration: Integration = instantiate(config["integration"])
     method.check(TRUE)
     if isinstance(integration, Packed):
-        stored = of_layers(method)
+        room = VideoSize(
+            FEW.tokens_per_frame,
+            NUM_FRAMES,
+            frame_bytes(method, TRUE),
+            TRUE.bf16_frame_bytes,
+            TRUE.chunk_frames,
+        )
+        stored = of_layers(method, room)
         # The policy's choice depends on the video if unrelated frames leave other sizes.
-        like, unlike = (of_layer(method, 0, likeness).nbytes for likeness in (LIKE, 0.0))
+        like, unlike = (of_layer(method, room, 0, x).nbytes for x in (LIKE, 0.0))
         varies = abs(unlike - like) > 0.01 * like
     else:
         stored, varies = of_session(method, integration), False
@@ -116,13 +123,18 @@ def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
     )
 
 
-def of_layers(method: Method) -> Stored:
-    """Return what all layers hold at the end of the video."""
+def of_layers(method: Method, room: VideoSize) -> Stored:
+    """Return what all layers hold at the end of the video.
+
+    room: the small geometry, with the bytes of a frame of the true size.
+    """
     # If the first, middle and last layer agree, all are taken to agree.
     last = TRUE.num_layers - 1
-    some = [of_layer(method, layer) for layer in (0, last // 2, last)]
+    some = [of_layer(method, room, layer) for layer in (0, last // 2, last)]
     alike = all(layer == some[0] for layer in some)
-    layers = some[:1] if alike else [of_layer(method, layer) for layer in range(TRUE.num_layers)]
+    layers = (
+        some[:1] if alike else [of_layer(method, room, layer) for layer in range(TRUE.num_layers)]
+    )
     total = layers[0]
     for layer in layers[1:]:
         total += layer
@@ -130,10 +142,10 @@ def of_layers(method: Method) -> Stored:
     return Stored(total.nbytes * times, total.values * times)
 
 
-def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
+def of_layer(method: Method, room: VideoSize, index: int, likeness: float = LIKE) -> Stored:
     """Return what one layer holds at the end of the video, at true size.
 
-    likeness: correlation of a frame with the one before it.
+    room: see `of_layers`. likeness: correlation of a frame with the one before it.
     """
     # Exact quantizers: only the policy's choice of frames is needed here.
     exact = Exact()
@@ -142,13 +154,6 @@ def of_layer(method: Method, index: int, likeness: float = LIKE) -> Stored:
         key=exact,
         value=exact,
         tiers={name: replace(tier, key=exact, value=exact) for name, tier in method.tiers.items()},
-    )
-    room = VideoSize(
-        FEW.tokens_per_frame,
-        NUM_FRAMES,
-        frame_bytes(method, TRUE),
-        TRUE.bf16_frame_bytes,
-        TRUE.chunk_frames,
     )
     context = Context(
         spec=FEW,
