@@ -171,6 +171,34 @@ def test_clips_are_of_one_length_and_the_last_one_reaches_back() -> None:
     assert clips.spans(300, 23.976, 2)[:2] == [(0, 46), (46, 92)]  # whole frames a second
 
 
+def test_the_release_cuts_videos_of_every_length() -> None:
+    assert clips.spans(80, 16, 2, longest_whole_s=0) == [(0, 32), (32, 64), (48, 80)]
+    assert clips.spans(80, 16, 10, longest_whole_s=0) == [(0, 80)]  # shorter than a clip
+    assert clips.spans(40, 16, 1, longest_whole_s=0) == [(0, 16), (16, 32), (24, 40)]
+
+
+@pytest.mark.parametrize(
+    ("cutting", "protocol", "said"),
+    [
+        ("above_10s", "whole", "above 10 s the mean of clips of 2 s"),
+        ("released", "clips_2s", "at every length the mean of clips of 2 s"),
+        ("released_1s", "clips_1s", "at every length the mean of clips of 1 s"),
+    ],
+)
+def test_the_cutting_is_a_setting_and_part_of_the_version(
+    python: Path, cutting: str, protocol: str, said: str
+) -> None:
+    metric = Dimension(FLICKERING, str(python), clips=cutting)
+    row = metric.measure(clip(48), None, "cpu")
+    assert row["vbench_temporal_flickering_protocol"] == protocol
+    assert metric.version().endswith(said)
+
+
+def test_an_unknown_cutting_is_refused() -> None:
+    with pytest.raises(UserError, match="clips=short: choose among above_10s, released, released_"):
+        Dimension(FLICKERING, clips="short")
+
+
 def test_imaging_quality_has_every_frame_and_its_network_once(python: Path) -> None:
     metric = ImagingQuality(str(python))
     try:

@@ -12,7 +12,7 @@ from harness.results.scores import Column, Value
 from harness.scoring.metrics.metric import Clip, Metric, Unscorable
 from harness.scoring.metrics.windows import WINDOWS, Quantity, summarise
 from harness.scoring.vbench import client, environment
-from harness.scoring.vbench.clips import LONGEST_WHOLE_S, protocol, spans
+from harness.scoring.vbench.clips import CUTTINGS, protocol, spans
 from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
 
@@ -25,20 +25,30 @@ class Dimension(Metric):
     dimension: name of the dimension.
     python: an interpreter with vbench; null uses that of `make vbench`.
     data_dir: data folder with the weights.
+    clips: how videos are cut, a name of `CUTTINGS`.
 
-    Raises  UserError: an unknown dimension.
+    Raises  UserError: an unknown dimension or cutting.
     """
 
     one_at_a_time = True
 
     def __init__(
-        self, dimension: str, python: str | None = None, data_dir: str | None = None
+        self,
+        dimension: str,
+        python: str | None = None,
+        data_dir: str | None = None,
+        clips: str = "above_10s",
     ) -> None:
         if dimension not in DIMENSIONS:
             known = ", ".join(DIMENSIONS)
             raise UserError(f"VBench has no dimension {dimension}: choose among {known}")
+        if clips not in CUTTINGS:
+            known = ", ".join(CUTTINGS)
+            raise UserError(f"metrics.vbench_{dimension}.clips={clips}: choose among {known}")
         self.name = f"vbench_{dimension}"
         self._dimension = DIMENSIONS[dimension]
+        self._cutting = CUTTINGS[clips]
+        self._clip_s = self._cutting.clip_s or self._dimension.clip_s
         self._python = environment.interpreter(python)
         self._data_dir = data_dir
 
@@ -50,7 +60,7 @@ class Dimension(Metric):
     def version(self) -> str:
         """Describe the packages, the encoding of frames, and the clips."""
         packages = environment.said(self._python, self._dimension.packages)
-        clips = f"above {LONGEST_WHOLE_S} s the mean of clips of {self._dimension.clip_s} s"
+        clips = self._cutting.describe(self._dimension.clip_s)
         return f"{packages}; every frame, lossless; {clips}"
 
     def missing(self) -> str | None:
@@ -65,12 +75,17 @@ class Dimension(Metric):
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
         """Return the values of `columns`."""
-        pieces = spans(len(clip.frames_THWC), clip.fps, self._dimension.clip_s)
+        pieces = self._pieces(clip)
         return self._row([self._ask(clip, piece, device).value for piece in pieces])
 
     def close(self) -> None:
         """End the process that all dimensions share; the next `measure` starts a new one."""
         self._runner().close()
+
+    def _pieces(self, clip: Clip) -> list[tuple[int, int]]:
+        """Return the spans of frames that the package scores one by one."""
+        longest_s = self._cutting.longest_whole_s
+        return spans(len(clip.frames_THWC), clip.fps, self._clip_s, longest_s)
 
     def _beside(self) -> tuple[Column, Column]:
         """Return the columns of the raw value and the protocol."""
@@ -89,7 +104,7 @@ class Dimension(Metric):
         return {
             self.name: raw / self._dimension.full_scale,
             f"{self.name}_raw": raw,
-            f"{self.name}_protocol": protocol(len(values), self._dimension.clip_s),
+            f"{self.name}_protocol": protocol(len(values), self._clip_s),
         }
 
     def _ask(self, clip: Clip, piece: tuple[int, int], device: str) -> client.Reply:
@@ -111,9 +126,11 @@ class Dimension(Metric):
 class ImagingQuality(Dimension):
     """MUSIQ's quality of frames, of the whole video and by windows, which show its drift."""
 
-    def __init__(self, python: str | None = None, data_dir: str | None = None) -> None:
+    def __init__(
+        self, python: str | None = None, data_dir: str | None = None, clips: str = "above_10s"
+    ) -> None:
         """Store the settings; see `Dimension`."""
-        super().__init__("imaging_quality", python, data_dir)
+        super().__init__("imaging_quality", python, data_dir, clips)
         self._quantity = Quantity(self.name, self._dimension.meaning, "higher")
 
     def version(self) -> str:
@@ -130,7 +147,7 @@ class ImagingQuality(Dimension):
         The value of the whole video is that of the package, or the mean over its clips.
         """
         num_frames = len(clip.frames_THWC)
-        pieces = spans(num_frames, clip.fps, self._dimension.clip_s)
+        pieces = self._pieces(clip)
         replies = [self._ask(clip, piece, device) for piece in pieces]
         per_frame_T = np.full(num_frames, np.nan)
         for (start, stop), reply in zip(pieces, replies, strict=True):

@@ -1,12 +1,43 @@
-"""Cuts videos of more than ten seconds into VBench-Long's clips."""
+"""Cuts long videos into clips as VBench-Long does."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 LONGEST_WHOLE_S = 10  # in whole seconds: 165 frames at 16 per second (10.3 s) count as ten
 
 
-def spans(num_frames: int, fps: float, clip_s: int) -> list[tuple[int, int]]:
-    """Return the clips [start, stop) of a video in frames; up to ten seconds, the whole video.
+@dataclass(frozen=True)
+class Cutting:
+    """A rule by which videos are cut into clips.
+
+    longest_whole_s: longest video, in whole seconds, that is scored whole; 0 cuts every video.
+    clip_s: length of every clip in seconds; None for the length of the dimension.
+    """
+
+    longest_whole_s: int = 0
+    clip_s: int | None = None
+
+    def describe(self, clip_s: int) -> str:
+        """Return the rule for versions of scores. clip_s: length for the dimension."""
+        which = f"above {self.longest_whole_s} s" if self.longest_whole_s else "at every length"
+        return f"{which} the mean of clips of {self.clip_s or clip_s} s"
+
+
+# The release's default lengths are its clip_length_mix.yaml, and it also has clip_length_1.0.yaml.
+CUTTINGS = {
+    "above_10s": Cutting(longest_whole_s=LONGEST_WHOLE_S),
+    "released": Cutting(),
+    "released_1s": Cutting(clip_s=1),
+}
+
+
+def spans(
+    num_frames: int, fps: float, clip_s: int, longest_whole_s: int = LONGEST_WHOLE_S
+) -> list[tuple[int, int]]:
+    """Return the clips [start, stop) of a video in frames, or the whole video if it is short.
+
+    longest_whole_s: as in `Cutting`. A video that is shorter than a clip is never cut.
 
     Clips are consecutive and `clip_s` seconds long. If they do not divide the video, the last clip
     overlaps the previous one.
@@ -14,9 +45,10 @@ def spans(num_frames: int, fps: float, clip_s: int) -> list[tuple[int, int]]:
     Source  VBench-Long's `split_video_into_clips`, which uses whole frames per second. It cuts
             videos of any length; up to ten seconds the short protocol is usual.
     """
-    if num_frames / fps < LONGEST_WHOLE_S + 1:
-        return [(0, num_frames)]
     length = max(1, int(fps)) * clip_s
+    is_short = longest_whole_s > 0 and num_frames / fps < longest_whole_s + 1
+    if is_short or num_frames < length:
+        return [(0, num_frames)]
     starts = list(range(0, num_frames - length + 1, length))
     if starts[-1] + length < num_frames:
         starts.append(num_frames - length)
