@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.section import Method
+from harness.api import Method as Parts
 from harness.cache.attention.portable import Portable
 from harness.config import stored
 from harness.models.preset import VideoModel
+from harness.planning.history import Moment
 from harness.planning.memory import Budget, Contract
-from harness.planning.model_needs import Needs, network
+from harness.planning.model_needs import Needs, Network, network
 from harness.planning.roofline import realised_flops
 from harness.system import parquet
 
@@ -32,9 +34,8 @@ def flops(methods: Sequence[Method]) -> dict[str, float]:
         model: VideoModel = stored.build(request.model, str(folder))
         parts = stored.build(request.method, str(folder))
         counted = counted or network(model)
-        budget = Budget(model, Needs(counted, None, None, ()), parts, Portable())
         num_frames = request.suite.num_frames
-        histories = budget.histories(Contract(best=True, window=model.window), num_frames)
+        histories = _histories(model, parts, num_frames, counted)
         totals = []
         for path in sorted((folder / "trace").glob("*.parquet")):
             table = parquet.read(path, None, f"remove it: rm {path}").to_pandas()
@@ -56,3 +57,27 @@ def flops(methods: Sequence[Method]) -> dict[str, float]:
         if totals:
             found[method.name] = float(np.mean(totals))
     return found
+
+
+def without_skips(model: VideoModel, parts: Parts, num_frames: int, counted: Network) -> float:
+    """Return the FLOPs of a video whose passes all run.
+
+    parts: the method. counted: needs of the model's network (`harness.planning.model_needs`).
+    """
+    histories = _histories(model, parts, num_frames, counted)
+    passes = list(model.loop.passes(model.schedule, num_frames, model.chunk_frames))
+    return sum(
+        realised_flops(
+            model, counted, None, histories, num_frames,
+            [False] * sum(role in model.roles_of(each) for each in passes), role,
+        )
+        for role in model.roles
+    )  # fmt: skip
+
+
+def _histories(
+    model: VideoModel, parts: Parts, num_frames: int, counted: Network
+) -> Sequence[Sequence[Moment]]:
+    """Return what each history of a video holds, chunk by chunk."""
+    budget = Budget(model, Needs(counted, None, None, ()), parts, Portable())
+    return budget.histories(Contract(best=True, window=model.window), num_frames)

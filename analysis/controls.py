@@ -3,6 +3,7 @@
 An adaptive policy shows its worth only beside a plain one that costs as much:
 
 - Skipping: `Uniform` skips as many passes, spread evenly, with the same payload.
+- Skipping: the same method without reuse, on the number of denoising steps nearest in FLOPs.
 - Eviction: `Window` holds as many bytes, once without a sink (first in, first out), once with one.
   A policy that cuts before a new chunk holds more at the end of a video than before, so its control
   is the same policy with the scorer `Newest`, whose bytes are equal at every moment.
@@ -16,21 +17,27 @@ Source  StreamingLLM (arXiv 2309.17453) for the sink.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
+from analysis.arithmetic import flops
 from analysis.choosing.frontiers import cell
+from analysis.fewer_steps import num_steps, steps_of_cost, with_fewer_steps
+from analysis.numbers import number
 from analysis.section import Section
+from analysis.statistics import KEPT, between
 from harness.api import Exact, Retention
 from harness.api import Method as Parts
 from harness.cache.session import sized
 from harness.cache.stored_bytes import frame_bytes
 from harness.config import stored
 from harness.models.preset import DTYPES, VideoModel
+from harness.results.quantities import QUANTITIES
 from harness.results.run import WORDS, Run
 from harness.system.errors import UserError
 from harness.system.units import GIB
@@ -40,11 +47,12 @@ from methods.retention.tokens.scored import Scored
 from methods.retention.window import Window
 from methods.reuse.uniform import Uniform
 
-Kind = Literal["uniform skip", "first in, first out", "sink and window"]
+Kind = Literal["uniform skip", "fewer steps", "first in, first out", "sink and window"]
 
 SKIPS = 0.02  # a control's realised skip ratio may differ by this
 BYTES = 0.02  # and its bytes by this share
 DROPS = 1.01  # history was evicted if less of it is attended, by this factor, than without
+TOLD_BY = ("psnr_db", "ssim", "lpips", "imaging")  # the first of these tells a pair apart in a note
 SINK = 3  # frames of the sink in a control that is still to be made
 
 
@@ -52,7 +60,8 @@ SINK = 3  # frames of the sink in a control that is still to be made
 class Pair:
     """A method and the control that it is held against.
 
-    cost, control_cost: skip ratio, or GiB of history held at the end; None without a control.
+    cost, control_cost: skip ratio, denoising steps, or GiB of history held at the end; None without
+        a control.
     missing: how to make a control that is missing, or why there is none.
     """
 
@@ -64,7 +73,8 @@ class Pair:
     missing: str = ""
 
 
-def pairs(section: Section) -> list[Pair]:
+@lru_cache(maxsize=KEPT)
+def pairs(section: Section) -> Sequence[Pair]:
     """Return the pairs of a section, in the order of its methods; controls have none of their own.
 
     Raises  UserError: the section is of the published study, or a run names a class that is not
@@ -85,12 +95,44 @@ def pairs(section: Section) -> list[Pair]:
             continue
         if parts.reuse is not None and not isinstance(parts.reuse, Uniform):
             found.append(_skipping(section, known, name))
+            found.append(_shortened(section, parts, name))
         is_plain = isinstance(parts.retention, Window) or _is_newest(parts.retention)
         if not is_plain and _evicts(section, name):
             found.extend(_evicting(section, known, name))
     # A control of a method with two policies still has the other one; it needs no controls itself.
     controls = {pair.control for pair in found}
     return [pair for pair in found if pair.method not in controls]
+
+
+def notes(section: Section, names: Collection[str]) -> list[str]:
+    """Say what each of these methods is held against, and how far apart they are in quality.
+
+    One line for each control that a method needs; a missing one is said. Methods that neither skip
+    nor evict have none.
+    """
+    try:
+        found = pairs(section)
+    except UserError as error:
+        return [f"controls of methods that skip passes or evict history are not known: {error}"]
+    wide = with_fewer_steps(section)
+    told = next((name for name in TOLD_BY if section.has(name)), None)
+    said = []
+    for pair in found:
+        if pair.method not in names:
+            continue
+        if pair.control is None:
+            said.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
+            continue
+        apart = between(wide, told, pair.method, pair.control) if told else None
+        gap = ""
+        if told and apart is not None:
+            quantity = QUANTITIES[told]
+            places = quantity.decimals
+            gap = f", {quantity.title} {number(apart.mean, places, '+z')} {quantity.unit}".rstrip()
+            if apart.bounds is not None:
+                gap += f" [{', '.join(number(x, places, '+z') for x in apart.bounds)}]"
+        said.append(f"{pair.method}: beside {pair.control} ({pair.kind}){gap}")
+    return said
 
 
 def unknown(section: Section) -> list[str]:
@@ -122,6 +164,36 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     settings |= {} if policy.protect_last else {"protect_last": "false"}
     settings |= {} if policy.payload == "residual" else {"payload": policy.payload}
     return pair(missing=_command(section, name, "reuse", "uniform_skip", Uniform, settings))
+
+
+def _shortened(section: Section, parts: Parts, name: str) -> Pair:
+    """Pair a method that skips passes with itself without reuse, on fewer steps."""
+    request, model = section.methods[name].request, _model(section, name)
+    assert request is not None
+    steps = num_steps(request)
+    if steps is None:
+        return Pair(
+            "fewer steps", name, math.nan,
+            missing="none can be made: the model's steps are a list of times",
+        )  # fmt: skip
+    pair = partial(Pair, "fewer steps", name, steps)
+    work = flops([section.methods[name]]).get(name)
+    if work is None:
+        return pair(missing="its traces are missing, so its FLOPs are not known: repeat its run")
+    wanted = steps_of_cost(model, replace(parts, reuse=None), request.suite.num_frames, work)
+    if wanted is None:
+        return pair(missing="none can be made: no other number of steps fits the order of passes")
+    wide = with_fewer_steps(section)
+    for other in _alike(wide, name, "reuse"):
+        theirs = wide.methods[other].request
+        if theirs and num_steps(theirs) == wanted and theirs.method.get("reuse") is None:
+            return pair(other, wanted)
+    words = [f"model.schedule.num_steps={wanted}"]
+    if section.reference in _alike(section, name, "reuse"):
+        made = _typed(section, name, r"[+~]*method[.=]", ["method=bf16", *words])
+    else:
+        made = _typed(section, name, r"[+~]*method\.reuse", ["method.reuse=null", *words])
+    return pair(missing=f"make it with {made}")
 
 
 def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterator[Pair]:

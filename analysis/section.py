@@ -114,6 +114,7 @@ class Section:
     phases: the phases that the runtime includes.
     notes: printed beneath every table.
     remarks: by quantity, `curves` or `traces`: printed wherever that one is shown.
+    shorter: sections that differ in their number of denoising steps alone, for controls.
     """
 
     title: str
@@ -135,6 +136,7 @@ class Section:
     phases: str = ""
     notes: Sequence[str] = ()
     remarks: Mapping[str, str] = field(default_factory=dict)
+    shorter: Sequence[Section] = ()
 
     @property
     def again(self) -> list[str]:

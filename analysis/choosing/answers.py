@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis import controls
 from analysis.choosing.budget import held, reasons
 from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
@@ -72,7 +73,7 @@ def _recommended(section: Section) -> Grid:
         f"{section.title}: whom the study's rules recommend",
         ["label", "method", "chosen"],
         [[card.label, card.method, card.how] for card in found],
-        [*notes, *plainly(section)],
+        [*notes, *controls.notes(section, set(named)), *plainly(section)],
         words=range(3),
     )
 
@@ -177,5 +178,10 @@ def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]
     header = [QUANTITIES[name].heading if name in QUANTITIES else name for name in cells]
     remarks = [said for name, said in section.remarks.items() if name in cells]
     texts = [i for i, name in enumerate(cells, 1) if name in ("frames", "failed")]
-    beneath = [*notes, *section.notes, *remarks]
+    beneath = [
+        *notes,
+        *controls.notes(section, set(map(str, table.index))),
+        *section.notes,
+        *remarks,
+    ]
     return Grid(title, ["method", *header], lines, beneath, words=(0, *texts))

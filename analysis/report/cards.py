@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis import statistics
+from analysis import controls, statistics
 from analysis.report import links
 from analysis.report.numbers import number
 from analysis.report.overview import title_of
@@ -70,6 +70,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
             (each, cells[each.name], part.numbers.bases[each.name])
             for each in part.numbers.quantities
         ],
+        "controls": controls.notes(section, [name]),
         "missing": [f"{title}: {why}" for title, why in missing.items() if why],
         "ranked": f"{by}, mean over samples." if ranked else _unranked(part, name),
         "extremes": _extremes(part, name) if ranked else [],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import controls
 from analysis.choosing.frontiers import frontiers, objectives, row
 from analysis.figures.page import looks
 from analysis.report import links
@@ -202,6 +203,7 @@ def _legend(part: Part) -> list[str]:
         f"▲ better and ▼ worse stand only where the paired test, corrected over all methods of the "
         f"column, supports it (p ≤ {float(ALPHA):g})",
         *part.numbers.chances,
+        *(f"control of {said}" for said in controls.notes(part.section, part.section.methods)),
         *(said[each.name] for each in shown if each.name in said),
         *(f"{title}: not shown, {why}" for title, why in part.numbers.missing.items()),
     ]

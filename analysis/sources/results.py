@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from analysis.fewer_steps import shorter
 from analysis.section import VIDEO, Method, Section, Setting
 from analysis.sources.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.sources.traces import traced
@@ -93,7 +94,7 @@ def sections(results: Path) -> list[Section]:
         if titles.count(name) > 1:
             name = f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
         found.append(_section(name, runs, damaged))
-    return found
+    return [replace(section, shorter=shorter(section, found)) for section in found]
 
 
 def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:

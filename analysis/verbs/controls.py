@@ -11,6 +11,7 @@ from typing import get_args
 from analysis.arithmetic import flops
 from analysis.choosing.frontiers import cell
 from analysis.controls import BYTES, SKIPS, Kind, Pair, pairs, unknown
+from analysis.fewer_steps import with_fewer_steps
 from analysis.numbers import number
 from analysis.section import Section
 from analysis.sources.results import sections
@@ -23,8 +24,9 @@ from harness.system.user_folder import expose
 
 SHOWN = ("psnr_db", "ssim", "runtime_s")
 NOTES = (
-    f"control: the same settings apart from the policy; a skip ratio within {SKIPS:g}, or bytes "
-    f"of history within {BYTES:.0%}",
+    f"control: the same settings apart from the policy; a skip ratio within {SKIPS:g}, the number "
+    f"of steps nearest in FLOPs, or bytes of history within {BYTES:.0%}",
+    "fewer steps: all of them run; PSNR and SSIM are to the BF16 videos of the full schedule",
     "TFLOP: the planner's arithmetic of the passes that ran, by each video's trace; a skipped one "
     "counts embeddings and head",
     "difference: method less control over the prompts that both have; in brackets: 95 % of "
@@ -71,18 +73,18 @@ def tables(section: Section) -> list[Grid]:
 
     Raises  UserError: as `analysis.controls.pairs`.
     """
-    found = pairs(section)
+    found, wide = pairs(section), with_fewer_steps(section)
     shown = {name for pair in found for name in (pair.method, pair.control) if name}
-    work = flops([section.methods[name] for name in section.methods if name in shown])
+    work = flops([method for name, method in wide.methods.items() if name in shown])
     kinds = [kind for kind in get_args(Kind) if any(pair.kind == kind for pair in found)]
     return [
-        _table(section, kind, [pair for pair in found if pair.kind == kind], work) for kind in kinds
+        _table(wide, kind, [pair for pair in found if pair.kind == kind], work) for kind in kinds
     ]
 
 
 def _table(section: Section, kind: Kind, found: Sequence[Pair], work: Mapping[str, float]) -> Grid:
     """Return the table of one kind. work: FLOPs of a video by method."""
-    cost = "skipped" if kind == "uniform skip" else "MiB"
+    cost = {"uniform skip": "skipped", "fewer steps": "steps"}.get(kind, "MiB")
     header = ["method", "control", cost, "of control", "TFLOP", "of control"]
     for name in SHOWN:
         header += [QUANTITIES[name].heading, "of control", "difference"]
@@ -106,9 +108,11 @@ def _table(section: Section, kind: Kind, found: Sequence[Pair], work: Mapping[st
 
 
 def _cost(kind: Kind, value: float | None) -> str:
-    """Format a skip ratio, or GiB in MiB."""
+    """Format a skip ratio, steps, or GiB in MiB."""
     if value is None:
         return "-"
+    if kind == "fewer steps":
+        return number(value, 0)
     return number(value, 3) if kind == "uniform skip" else number(value * 1024, 3)
 
 

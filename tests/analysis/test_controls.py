@@ -5,21 +5,26 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from hydra.utils import instantiate
 
-from analysis.arithmetic import flops
-from analysis.controls import Pair, pairs
+from analysis.arithmetic import flops, without_skips
+from analysis.controls import Pair, notes, pairs
+from analysis.fewer_steps import shorter, steps_of_cost, with_fewer_steps
 from analysis.section import Method, Section
 from analysis.verbs.controls import tables
+from harness.api import Method as Parts
 from harness.config.compose import configured
 from harness.models.preset import VideoModel
+from harness.planning.model_needs import network
 from harness.results.command_of_run import Origin
 from harness.results.observation import TracePoint
 from harness.results.observations import write_trace
+from harness.results.video_files import write_raw
 from harness.system.errors import UserError
 from tests.support.runs import run
 
@@ -99,7 +104,7 @@ def test_the_nearest_uniform_skip_within_the_tolerance_is_the_control(tmp_path: 
             row(tmp_path, "method=reuse_fixed_bf16", skipped=0.46),
         )
     )
-    pair, fixed = found
+    pair, fixed = (each for each in found if each.kind == "uniform skip")
     assert (pair.method, pair.control) == ("flowcache_slow", "uniform_skip reuse.ratio=0.46")
     assert (pair.cost, pair.control_cost) == (0.46, 0.46)
     assert fixed.method == "reuse_fixed_bf16", "a fixed schedule is no even one"
@@ -187,7 +192,7 @@ def test_a_method_that_does_both_keeps_its_other_part_in_each_control(tmp_path: 
         row(tmp_path, "method=uniform_skip", skipped=0.46),
         row(tmp_path, "method=window_bf16", frames=15),
     ]  # fmt: skip
-    uniform, first, sink = pairs(section(*rows))
+    uniform, _, first, sink = pairs(section(*rows))
     assert uniform.control is first.control is sink.control is None
     assert set(UNIFORM) <= set(words_of(uniform.missing)) and budget in words_of(uniform.missing)
     assert WINDOW[0] in words_of(first.missing) and budget not in words_of(first.missing)
@@ -200,7 +205,7 @@ def test_a_method_that_does_both_keeps_its_other_part_in_each_control(tmp_path: 
     ]  # fmt: skip
     found = pairs(section(*rows))
     assert {pair.method for pair in found} == {f"flowcache_cut {budget[7:]}"}, "of no control"
-    assert [pair.control is not None for pair in found] == [True, True, False]
+    assert [pair.control is not None for pair in found] == [True, False, True, False]
 
 
 def test_what_keeps_all_or_is_a_control_needs_none(tmp_path: Path) -> None:
@@ -220,13 +225,75 @@ def test_the_table_shows_both_and_their_paired_difference(tmp_path: Path) -> Non
         row(tmp_path, "method=uniform_skip", skipped=0.46),
         row(tmp_path, "method=flowcache_fast", skipped=0.56),
     ]
-    (grid,) = tables(section(*rows))
+    grid, _ = tables(section(*rows))
     at = grid.header.index("PSNR dB")
     first, second = grid.lines
     assert list(first[:4]) == ["flowcache_slow", "uniform_skip", "0.460", "0.460"]
     assert list(first[at : at + 3]) == ["33.50", "34.50", "-1.00 [-1.00, -1.00]"]
     assert list(second[:4]) == ["flowcache_fast", "missing", "0.560", "-"]
     assert any(note.startswith("flowcache_fast: make it with `python") for note in grid.notes)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("skyreels_tiny", 27), ("magi_tiny", 36)])
+def test_the_number_of_steps_nearest_in_cost_is_found(name: str, steps: int) -> None:
+    model: VideoModel = instantiate(configured(f"model={name}")["model"])
+    parts: Parts = instantiate(configured("method=bf16")["method"])
+    frames = 3 * model.chunk_frames
+    schedule: Any = model.schedule
+    short = replace(model, schedule=replace(schedule, num_steps=steps))
+    work = without_skips(short, parts, frames, network(model))
+    assert steps_of_cost(model, parts, frames, 1.005 * work) == steps
+
+
+def test_fewer_steps_are_a_control_with_distances_to_the_full_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control lies in a section of its own, whose PSNR would be to its own BF16 videos."""
+    full, slow = row(tmp_path, "method=bf16"), row(tmp_path, "method=flowcache_slow", skipped=0.46)
+    short = row(tmp_path, "method=bf16", "model.schedule.num_steps=27")
+    short = (replace(short[0], name="bf16 model.schedule.num_steps=27"), short[1])
+    long = section(full, slow)
+    long = replace(long, shorter=shorter(long, [long, section(short)]))
+    assert [each.reference for each in long.shorter] == [short[0].name]
+    monkeypatch.setattr("analysis.controls.flops", lambda methods: {methods[0].name: 1.0})
+    monkeypatch.setattr("analysis.controls.steps_of_cost", lambda *given: 27)
+    grey = np.full((2, 16, 16, 3), 100, np.uint8)
+    for of, level in ((full, 0), (short, 10)):
+        folder = of[0].folder
+        assert folder is not None
+        for prompt in range(6):
+            (folder / "videos").mkdir(parents=True, exist_ok=True)
+            write_raw(folder / "videos" / f"{prompt:04d}-0.npy", grey + np.uint8(level))
+    pair = only(pairs(long), "fewer steps")
+    assert (pair.control, pair.cost, pair.control_cost) == (short[0].name, 50, 27)
+    wide = with_fewer_steps(long)
+    theirs = float(wide.values["psnr_db"][short[0].name])
+    assert theirs == pytest.approx(10 * np.log10(255**2 / 10**2))
+    assert set(wide.methods) - set(long.methods) == {short[0].name}, "choices never see it"
+    said = notes(long, ["flowcache_slow"])
+    assert f"flowcache_slow: beside {short[0].name} (fewer steps), PSNR" in said[1]
+    alone = only(pairs(replace(long, shorter=())), "fewer steps").missing
+    assert {"method=bf16", "model.schedule.num_steps=27"} <= set(words_of(alone))
+
+
+def test_notes_say_that_a_control_is_missing_and_nothing_of_other_methods(tmp_path: Path) -> None:
+    of = section(
+        row(tmp_path, "method=bf16"),
+        row(tmp_path, "method=rtn_int4", overhead=0.3),
+        row(tmp_path, "method=flowcache_slow", skipped=0.46),
+    )
+    uniform, steps = notes(of, list(of.methods))
+    assert uniform.startswith("flowcache_slow: no control by uniform skip, make it with `python")
+    assert "its traces are missing" in steps
+    assert notes(of, ["rtn_int4"]) == []
+    (study,) = notes(replace(of, is_published=True), list(of.methods))
+    assert "not known" in study
+
+
+def test_other_work_is_no_shorter_section(tmp_path: Path) -> None:
+    long = section(row(tmp_path, "method=bf16"))
+    words = "model.schedule.num_steps=27", "model.schedule.shift=3.0"
+    assert shorter(long, [long, section(row(tmp_path, "method=bf16", *words))]) == []
 
 
 def test_arithmetic_is_counted_from_the_passes_of_the_trace(tmp_path: Path) -> None:

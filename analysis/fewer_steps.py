@@ -1,0 +1,124 @@
+"""Finds runs of a plain method on fewer denoising steps: the simplest way to save passes.
+
+Such a run has another schedule, so its section is another one, with its own BF16 videos. Its noise
+is the same, so its distance to the BF16 videos of the full schedule says how far both ways of
+saving lead. The distances are measured here, from the stored frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.arithmetic import without_skips
+from analysis.section import Section
+from analysis.statistics import KEPT
+from harness.api import Method as Parts
+from harness.models.preset import VideoModel
+from harness.planning.model_needs import network
+from harness.results.quantities import QUANTITIES
+from harness.results.run import Run
+from harness.results.video_files import frames_file, read_frames
+from harness.scoring.metrics import psnr, ssim
+
+NEAR = 4  # numbers of steps to try on each side of the likely one
+NUM_STEPS = "num_steps"
+
+
+def num_steps(request: Run) -> int | None:
+    """Return the steps of a run's schedule; None if its steps are a list of times."""
+    found = request.model["schedule"].get(NUM_STEPS)
+    return None if found is None else int(found)
+
+
+def shorter(section: Section, others: Sequence[Section]) -> list[Section]:
+    """Return the sections that differ from a section in their number of steps alone."""
+    own = _work(section)
+    return [
+        other
+        for other in others
+        if own is not None and other is not section and _work(other) == own
+    ]
+
+
+@lru_cache(maxsize=KEPT)
+def with_fewer_steps(section: Section) -> Section:
+    """Return a section with the runs of its `shorter` sections added.
+
+    They have the quantities of their own section, except that PSNR and SSIM are to the BF16 videos
+    of the full schedule, and that there is no other distance to BF16.
+    Raises  UserError: the frames of a video are damaged.
+    """
+    base = section.methods[section.reference].folder if section.reference else None
+    methods, tables = dict(section.methods), [section.videos]
+    for other in section.shorter:
+        for name, method in other.methods.items():
+            if base is None or method.folder is None or not method.num_videos or name in methods:
+                continue
+            methods[name], folder = method, method.folder
+            rows = other.videos.loc[[name]]
+            measured = [_distances(folder, base, *index[1:]) for index in rows.index]
+            kept = rows.drop(columns=[x for x in rows if _is_fidelity(str(x))])
+            tables.append(kept.join(pd.DataFrame(measured, index=rows.index)))
+    videos = pd.concat(tables)
+    added = [name for name in methods if name not in section.methods]
+    means = (
+        videos.groupby(level="method", sort=False).mean().reindex(columns=section.values.columns)
+    )
+    values = pd.concat([section.values, means.loc[added]])
+    return replace(section, methods=methods, videos=videos, values=values)
+
+
+def steps_of_cost(model: VideoModel, parts: Parts, num_frames: int, flops: float) -> int | None:
+    """Return the number of steps whose FLOPs are nearest to `flops`; None if no other can run.
+
+    parts: the method, which skips no pass. flops: of a video.
+    """
+    counted = network(model)
+    full = getattr(model.schedule, NUM_STEPS)
+    likely = round(full * flops / without_skips(model, parts, num_frames, counted))
+    costs: dict[int, float] = {}
+    for steps in range(max(2, likely - NEAR), min(full, likely + NEAR + 1)):
+        schedule: Any = model.schedule
+        try:
+            short = replace(model, schedule=replace(schedule, num_steps=steps))
+            short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
+        except ValueError:  # steps that the order of passes cannot split evenly
+            continue
+        costs[steps] = without_skips(short, parts, num_frames, counted)
+    return min(costs, key=lambda steps: abs(costs[steps] - flops), default=None)
+
+
+def _work(section: Section) -> Mapping[str, Any] | None:
+    """Return what a section shares with those of other numbers of steps; None if unknown."""
+    request = next((each.request for each in section.methods.values() if each.request), None)
+    if request is None or num_steps(request) is None:
+        return None
+    schedule = {key: x for key, x in request.model["schedule"].items() if key != NUM_STEPS}
+    suite = request.suite
+    return {
+        **{key: value for key, value in request.model.items() if key != "schedule"},
+        "schedule": schedule,
+        "suite": (suite.name, suite.sha256, suite.num_frames, request.seed),
+    }
+
+
+def _is_fidelity(key: str) -> bool:
+    return key in QUANTITIES and QUANTITIES[key].fidelity
+
+
+def _distances(folder: Path, base: Path, prompt: int, sample: int) -> dict[str, float]:
+    """Measure a video against that of the full schedule; empty if the frames of one are gone."""
+    paths = [each / "videos" / f"{prompt:04d}-{sample}" for each in (folder, base)]
+    if any(frames_file(path) is None for path in paths):
+        return {}
+    video, full = (read_frames(path) for path in paths)
+    return {
+        "psnr_db": psnr.from_mse(float(psnr.per_frame_mse(video, full).mean())),
+        "ssim": float(ssim.per_frame(video, full, ssim.Ssim().window).mean()),
+    }
