@@ -282,11 +282,17 @@ class VideoModel:
     ) -> dict[str, Texts]:
         """Return what the branches read, once per video.
 
-        rows: encoded prompt [T, E], and the negative text's rows if a branch reads it.
+        rows: encoded prompt [T, E], and those of `negative` if that is a text.
         num_frames: latent frames of the video. given: whole chunks that a prefix gives.
         """
+        names = {role.text for role in self.roles}
         num_chunks = -(-num_frames // self.chunk_frames)
-        return self.prompts.texts(sampler.network, rows, num_chunks, given)
+        return self.prompts.texts(sampler.network, names, rows, num_chunks, given)
+
+    @property
+    def negative(self) -> str | None:
+        """Return the text without the prompt that has to be encoded, if a branch reads one."""
+        return None if self.guidance is None else self.guidance.negative
 
     def text_kv(self, sampler: Sampler, rows_TE: Tensor) -> TextKV:
         """Return the cross-attention keys and values of a prompt's rows [T, E]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -30,15 +30,21 @@ class Prompts(Protocol):
         """Look for files below `root`."""
 
     def texts(
-        self, network: Network, rows: Mapping[str, Tensor], num_chunks: int, given: int = 0
+        self,
+        network: Network,
+        names: Collection[str],
+        rows: Mapping[str, Tensor],
+        num_chunks: int,
+        given: int = 0,
     ) -> dict[str, Texts]:
-        """Return the texts of the roles of guidance, by name.
+        """Return the texts that the roles of guidance read, by name.
 
-        rows: encoded `prompt` [T, E] and, if a role reads it, `negative`; padding rows are zero.
+        names: `prompt` and, if a role reads it, `negative`.
+        rows: the encoded ones of them [T, E]; padding rows are zero.
         num_chunks: chunks of the video. given: those of them that a prefix gives.
         """
 
-    def most_texts(self, names: Sequence[str], num_chunks: int) -> int:
+    def most_texts(self, names: Collection[str], num_chunks: int) -> int:
         """Return how many texts a video holds at the same time, at most.
 
         names: texts that the roles of guidance read.
@@ -53,16 +59,21 @@ class PlainPrompts:
         """Do nothing: there are no files."""
 
     def texts(
-        self, network: Network, rows: Mapping[str, Tensor], num_chunks: int, given: int = 0
+        self,
+        network: Network,
+        names: Collection[str],
+        rows: Mapping[str, Tensor],
+        num_chunks: int,
+        given: int = 0,
     ) -> dict[str, Texts]:
         """Return one text for each name."""
         with torch.inference_mode():
             return {
-                name: SameText(network.text_kv(each[None].to(network.device, network.dtype)))
-                for name, each in rows.items()
+                name: SameText(network.text_kv(rows[name][None].to(network.device, network.dtype)))
+                for name in names
             }
 
-    def most_texts(self, names: Sequence[str], num_chunks: int) -> int:
+    def most_texts(self, names: Collection[str], num_chunks: int) -> int:
         """Return the number of different names."""
         return len(set(names))
 
@@ -104,21 +115,30 @@ class MagiPrompts:
         self._root = root
 
     def texts(
-        self, network: Network, rows: Mapping[str, Tensor], num_chunks: int, given: int = 0
+        self,
+        network: Network,
+        names: Collection[str],
+        rows: Mapping[str, Tensor],
+        num_chunks: int,
+        given: int = 0,
     ) -> dict[str, Texts]:
-        """Return the prompt's texts, and the empty one in the place of a negative."""
+        """Return the prompt's texts, and the network's empty one in the place of a negative."""
         assert isinstance(network, Magi), "MagiPrompts serve the network of MAGI-1"
         rows_TE = rows["prompt"].to(network.device)
         special = self.special(rows_TE.shape[1]) if self.kinds else None
-        prompt = MagiText(network, rows_TE, self.kinds, special, num_chunks, given)
-        with torch.inference_mode():
-            dropped = SameText(network.text_kv(null_rows(network.null_text)[None], is_kept=False))
-        return {"prompt": prompt, "negative": dropped}
+        found: dict[str, Texts] = {
+            "prompt": MagiText(network, rows_TE, self.kinds, special, num_chunks, given)
+        }
+        if "negative" in names:
+            with torch.inference_mode():
+                text_kv = network.text_kv(null_rows(network.null_text)[None], is_kept=False)
+            found["negative"] = SameText(text_kv)
+        return found
 
-    def most_texts(self, names: Sequence[str], num_chunks: int) -> int:
+    def most_texts(self, names: Collection[str], num_chunks: int) -> int:
         """Return the number of durations, and one or two empty texts."""
         durations = min(num_chunks, LAST_DURATION + 1) if "duration" in self.kinds else 1
-        return durations + 2
+        return durations + 1 + ("negative" in names)
 
     def special(self, width: int) -> SpecialTokens:
         """Return the special tokens, rows of `width` channels."""

@@ -128,7 +128,7 @@ class Budget:
     def texts(self, num_frames: int) -> int:
         """Return the bytes of the cross-attention keys and values of all texts of a video."""
         num_chunks = -(-num_frames // self.model.chunk_frames)
-        names = [role.text for role in self.model.roles]
+        names = {role.text for role in self.model.roles}
         return self.model.prompts.most_texts(names, num_chunks) * self.needs.network.text_kv_bytes
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:

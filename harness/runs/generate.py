@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from harness.runs.meter import Meter, memory_of
 from harness.runs.record import Held, Recorder
 from harness.runs.shared_text import Embeddings, Encoded, Keep
 from harness.sampling.decoding import Reel, pixels
-from harness.sampling.guidance import Branch, branches_of
+from harness.sampling.guidance import Branch, Texts, branches_of
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from harness.sampling.sampler import Generation, Sampler
@@ -82,8 +82,8 @@ class Generator:
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all prompts, or read the rows that earlier runs left, then free the encoder."""
         # The encoder is larger than most networks, so it is loaded only if a prompt is missing.
-        guidance = self.model.guidance
-        prompts = list(dict.fromkeys([*texts, *([guidance.negative] if guidance else [])]))
+        negative = self.model.negative
+        prompts = list(dict.fromkeys([*texts, *([] if negative is None else [negative])]))
         shared = Embeddings.of(self.run, self.model.text, self.device, self.memory)
         try:
             if shared is None:
@@ -97,15 +97,18 @@ class Generator:
         """Return the encoded prompt of a video [length, width]."""
         return self.texts[item.prompt.text][0]
 
-    def branches(self, rows_TE: Tensor, num_frames: int) -> tuple[Branch, ...]:
-        """Return the guidance branches of a video, with empty caches.
+    def texts_of(self, rows_TE: Tensor, num_frames: int) -> dict[str, Texts]:
+        """Return what the guidance branches of a video read, by name.
 
         rows_TE: the encoded prompt.
         """
         rows = {"prompt": rows_TE}
-        if self.model.guidance is not None:
-            rows["negative"] = self.texts[self.model.guidance.negative][0]
-        texts = self.model.texts(self.sampler, rows, num_frames)
+        if self.model.negative is not None:
+            rows["negative"] = self.texts[self.model.negative][0]
+        return self.model.texts(self.sampler, rows, num_frames)
+
+    def branches(self, texts: Mapping[str, Texts], num_frames: int) -> tuple[Branch, ...]:
+        """Return the guidance branches of a video, with empty caches."""
         return branches_of(self.model.roles, texts, lambda: self.session(num_frames))
 
     def notes(self, item: Item, meter: Meter) -> list[str]:
@@ -141,7 +144,8 @@ class Generator:
         """Generate two unmeasured chunks to warm up kernels, allocators and thread pools."""
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
-        branches = self.branches(next(iter(self.texts.values()))[0], num_frames)
+        texts = self.texts_of(next(iter(self.texts.values()))[0], num_frames)
+        branches = self.branches(texts, num_frames)
         reel = Reel(self.model.decoder, Silent())
         video = Generation(branches, noise, num_frames, Silent(), reel)
         for latents in self.sampler.run(video):
@@ -163,8 +167,13 @@ class Generator:
         meter.components = lambda: self._resident() | alive.ledger()
         num_frames = self.run.suite.num_frames
         with meter.phase("text"):
-            branches = self.branches(rows, num_frames)
-        alive.branches = dict(zip([role.name for role in self.model.roles], branches, strict=True))
+            alive.texts = self.texts_of(rows, num_frames)
+        branches = self.branches(alive.texts, num_frames)
+        alive.sessions = {
+            role.name: branch.session
+            for role, branch in zip(self.model.roles, branches, strict=True)
+            if role.cache != "none"  # it uses the session of another branch
+        }
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
         if self._on(noise.video):
             alive.noise = noise.video
@@ -177,7 +186,7 @@ class Generator:
             trace += self.record.sampled(item, chunk, time_s, alive.history() | in_use)
         # Sizes are read, and references dropped, before decoding: the caches may be freed then,
         # so that history and decoder need not fit into memory together.
-        held = Held.of(list(alive.named_sessions().values()))
+        held = Held.of(list(alive.sessions.values()))
         del branches, noise, chunks
         if self.integration.free_before_decode:
             alive.free()
@@ -231,13 +240,13 @@ class Alive:
     """The tensors that one video holds on the device."""
 
     reel: Reel
-    branches: dict[str, Branch] = field(default_factory=dict)  # by name
+    texts: Mapping[str, Texts] = field(default_factory=dict)
+    sessions: dict[str, CacheSession] = field(default_factory=dict)  # by branch
     noise: Tensor | None = None
 
     def ledger(self) -> dict[str, int]:
         """Return the bytes by component."""
-        texts = {id(branch.texts): branch.texts for branch in self.branches.values()}
-        cross = sum(each.nbytes for each in texts.values())
+        cross = sum(each.nbytes for each in self.texts.values())
         noise = self.noise.nbytes if self.noise is not None else 0
         parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes}
         parts |= self.history()
@@ -246,26 +255,17 @@ class Alive:
 
     def history(self) -> dict[str, int]:
         """Return the bytes of the caches by component; `cond.codes` etc. with several branches."""
-        sessions = self.named_sessions()
-        if len(sessions) == 1:
-            return next(iter(sessions.values())).ledger()
+        if len(self.sessions) == 1:
+            return next(iter(self.sessions.values())).ledger()
         return {
             f"{name}.{part}": size
-            for name, each in sessions.items()
+            for name, each in self.sessions.items()
             for part, size in each.ledger().items()
         }
 
-    def named_sessions(self) -> dict[str, CacheSession]:
-        """Return the sessions by the branch that each belongs to, the first that uses it."""
-        found: dict[str, CacheSession] = {}
-        for name, branch in self.branches.items():
-            if not any(branch.session is each for each in found.values()):
-                found[name] = branch.session
-        return found
-
     def free(self) -> None:
         """Free everything except the latents that are still to be decoded."""
-        self.branches, self.noise = {}, None
+        self.texts, self.sessions, self.noise = {}, {}, None
 
 
 def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> None:

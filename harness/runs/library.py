@@ -32,7 +32,7 @@ class SampledVideo:
 
     frames: [T, H, W, 3] uint8. latents: [F, C, h, w] in the model's dtype.
     session: the cache after the last commit; `session.ledger()` lists its bytes. With guidance,
-    this is the cache of the branch with the prompt.
+    this is the cache of the first branch that stores a history.
     """
 
     frames: Frames
@@ -92,8 +92,10 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     device = device or torch.device("cpu")
     sampler = replace(model.build(device, Path(data_folder(data_dir)[0])), reuse=method.reuse)
     positions = sampler.network.positions(model.spec.grid)
-    texts = [prompt, *([model.guidance.negative] if model.guidance else [])]
-    rows = model.text.encode(texts).to(DTYPES[model.dtype])
+    wordings = {"prompt": prompt}
+    if model.negative is not None:
+        wordings["negative"] = model.negative
+    encoded = model.text.encode(list(wordings.values())).to(DTYPES[model.dtype])
     model.text.close()
     prefix = None if prefix_FChw is None else prefix_FChw[None]
     given = 0 if prefix is None else prefix.shape[1] // model.chunk_frames
@@ -106,9 +108,7 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
         )
     branches = branches_of(
         model.roles,
-        model.texts(
-            sampler, dict(zip(("prompt", "negative"), rows, strict=False)), num_frames, given
-        ),
+        model.texts(sampler, dict(zip(wordings, encoded, strict=True)), num_frames, given),
         lambda: open_session(model, method, num_frames, device, positions),
     )
     noise = SeededNoise(seed, model.latent_shape(num_frames))
@@ -119,4 +119,9 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
         chunks.append(latents[0])
     with torch.inference_mode():
         frames = reel.end(lambda latents: np.concatenate(list(model.decoder.decode(latents))))
-    return SampledVideo(frames, torch.cat(chunks), branches[0].session)
+    own = next(
+        branch.session
+        for role, branch in zip(model.roles, branches, strict=True)
+        if role.cache == "own"
+    )
+    return SampledVideo(frames, torch.cat(chunks), own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, Protocol
 
@@ -102,11 +102,12 @@ class Guided(ABC):
 
     All branches share latents and solver.
 
-    negative: text of the branches that read the negative one.
+    negative: text to encode for the branches that read the negative one; None if no branch does, or
+        if the network has an empty text of its own.
     """
 
     roles: ClassVar[tuple[Role, ...]]
-    negative: str
+    negative: str | None = None
 
     def runs(self, role: Role, time: float, is_oldest: bool) -> bool:
         """Return whether a denoising pass runs in a branch.
@@ -186,7 +187,6 @@ class SidePass(Guided):
     """
 
     roles: ClassVar[tuple[Role, ...]] = (Role("history", "prompt"), Role("alone", "prompt", "none"))
-    negative: str = field(default="", init=False)  # no branch reads it
     weight: float = 0.7
     above: float = 0.3
 
@@ -235,7 +235,6 @@ class ThreePass(Guided):
         Role("without", "negative"),
         Role("alone", "negative", "none"),
     )
-    negative: str = field(default="", init=False)  # the network has an empty text of its own
     bounds: Sequence[float] = (0, 0.0217, 0.1, 0.3, 0.999)
     history_scales: Sequence[float] = (1.5, 1.5, 1.5, 1.0, 1.0)
     text_scales: Sequence[float] = (7.5, 7.5, 7.5, 0.0, 0.0)

@@ -106,6 +106,8 @@ def test_the_trace_has_every_pass_with_what_was_decided(
 
     trace = pd.read_parquet(this.trace(this.items[0]))
     passes = trace[trace["moment"] == "pass"]
+    at_text = trace[(trace["moment"] == "peak") & (trace["phase"] == "text")]
+    assert "cross_attention" in at_text["component"].tolist()
     denoise, commit = (passes[passes["phase"] == phase] for phase in ("denoise", "commit"))
     assert len(passes) == row["num_passes"] == 2 * (4 + 1)
     assert len(commit) == row["num_commits"] == 2
