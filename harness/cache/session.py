@@ -78,9 +78,8 @@ class Session:
         if end > self._end:
             self._end = end
             self._evict()
-        if (
-            stores == "history"
-        ):  # the scratch of this chunk has its full size now, history has not grown yet
+        if stores == "history":
+            # The scratch of this chunk has its full size now, and history has not grown yet.
             self.ledger()
         # Keep the rotations of one pass only: positions move on, and old tables would pile up.
         self._context.turns.clear()
@@ -116,21 +115,18 @@ class Session:
         active = self._active[layer]
         store.prepare(q, plan)
         seen = store.segments(plan) + active.segments(plan)
-        if plan.causal_frames is None:
-            self.traffic.attended(seen)
-            out = attend_grouped(self._backend, q, k, v_BHTD, seen, self._scratch)
-            self.arithmetic.attended(k, seen, q.shape[2])
-        else:
-            # One call per chunk with the keys up to it: no backend needs a mask.
+        # Under a causal plan, one call per chunk with the keys up to it: no backend needs a mask.
+        size = q.shape[2]
+        if plan.causal_frames is not None:
             size = plan.causal_frames * self.spec.tokens_per_frame
-            parts, end = [], 0
-            for query in q.split(size, 2):
-                end += query.shape[2]
-                own = k[:, :, :end], v_BHTD[:, :, :end]
-                self.traffic.attended(seen)
-                parts.append(attend_grouped(self._backend, query, *own, seen, self._scratch))
-                self.arithmetic.attended(own[0], seen, query.shape[2])
-            out = torch.cat(parts, 2)
+        parts, end = [], 0
+        for query in q.split(size, 2):
+            end += query.shape[2]
+            own = k[:, :, :end], v_BHTD[:, :, :end]
+            parts.append(attend_grouped(self._backend, query, *own, seen, self._scratch))
+            self.traffic.attended(seen)
+            self.arithmetic.attended(own[0], seen, query.shape[2])
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
         if self._scratch.finite is not None:
             self.watch.note(layer, True, *self._scratch.finite)
             self._scratch.finite = None
@@ -146,7 +142,7 @@ class Session:
         return out
 
     def promote(self, frames: range) -> None:
-        """Store an unfinished chunk in the history as its newest pass left it.
+        """Move an unfinished chunk into the history, with the keys and values of its newest pass.
 
         Raises  ValueError: the method stores keys without their positions, which are not kept.
         """

@@ -20,7 +20,7 @@ from harness.models.magi import Magi, MagiDims
 from harness.models.prompts import MagiPrompts, PlainPrompts, Prompts
 from harness.models.wan import Wan, WanDims
 from harness.sampling.decoder import Decoder
-from harness.sampling.guidance import PROMPT_ALONE, Guided, Role, Texts
+from harness.sampling.guidance import Guided, Role, Texts, roles_of, running
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
 from harness.sampling.passes import Pass
@@ -196,16 +196,13 @@ class VideoModel:
     @property
     def roles(self) -> tuple[Role, ...]:
         """Return what each branch of a pass reads."""
-        return PROMPT_ALONE if self.guidance is None else self.guidance.roles
+        return roles_of(self.guidance)
 
     def roles_of(self, each: Pass) -> list[Role]:
         """Return the roles of the branches in which a pass runs, if no policy skips it."""
-        if self.guidance is None:
-            return list(self.roles)
-        if each.step is None:
-            return [role for role in self.roles if role.cache != "none"]
-        time = self.schedule.times(each.history == 0 and each.frames.start == 0)[each.step]
-        return [role for role in self.roles if self.guidance.runs(role, time, each.is_oldest)]
+        times = self.schedule.times(each.history == 0 and each.frames.start == 0)
+        time = self.schedule.clean_time if each.step is None else times[each.step]
+        return [self.roles[number] for number in running(self.guidance, each, time)]
 
     @property
     def num_histories(self) -> int:

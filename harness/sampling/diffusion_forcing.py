@@ -114,7 +114,7 @@ class DiffusionForcing(Loop):
     def under_way(self, schedule: NoiseSchedule, chunk_frames: int) -> int:
         """Return the most chunks that are unfinished at a time."""
         if self.offset:
-            return -(-len(schedule.times(first_chunk=True)) // self.offset)
+            return super().under_way(schedule, chunk_frames)
         # Without an offset all chunks of a window start together.
         return ANY_NUMBER if self.frames is None else self.frames // chunk_frames
 

@@ -15,6 +15,7 @@ from harness.cache.beside import BesideSession
 from harness.cache.integration import CacheSession
 from harness.cache.session import Session
 from harness.sampling.network import TextKV
+from harness.sampling.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,25 @@ class Role:
 
 
 PROMPT_ALONE = (Role("cond", "prompt"),)  # branches of a model without guidance
+
+
+def roles_of(guidance: Guided | None) -> tuple[Role, ...]:
+    """Return the roles of the branches of a pass."""
+    return PROMPT_ALONE if guidance is None else guidance.roles
+
+
+def running(guidance: Guided | None, each: Pass, time: float) -> list[int]:
+    """Return the numbers of the branches in which a pass runs, if no policy skips it.
+
+    time: of the pass's chunk, as the network takes it; a commit pass does not depend on it.
+    """
+    if guidance is None:
+        return [0]
+    numbered = enumerate(guidance.roles)
+    if each.step is None:
+        # A branch without a cache has nothing to store.
+        return [number for number, role in numbered if role.cache != "none"]
+    return [number for number, role in numbered if guidance.runs(role, time, each.is_oldest)]
 
 
 class Texts(Protocol):

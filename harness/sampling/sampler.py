@@ -13,7 +13,7 @@ from harness.api import Reuse, Stores
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite, demand_finite_passes
 from harness.cache.session import Session
-from harness.sampling.guidance import PROMPT_ALONE, Branch, Guided, Role, SameText
+from harness.sampling.guidance import Branch, Guided, Role, SameText, roles_of, running
 from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
@@ -158,7 +158,7 @@ class Sampler:
     @property
     def roles(self) -> tuple[Role, ...]:
         """What each branch of a pass reads."""
-        return PROMPT_ALONE if self.guidance is None else self.guidance.roles
+        return roles_of(self.guidance)
 
     def to_network(self, x: Tensor) -> Tensor:
         """Return x on the network's device, in its dtype."""
@@ -248,19 +248,22 @@ class Sampler:
         index = (advances.start + history.begin) // self.chunk_frames
         inputs: Inputs | None = None
         flows: list[Tensor | None] = [None] * len(roles)
-        running = self._running(video, history, each)
-        for number in running:
+        # Chunks that have no state yet start inside the timed phase, so their solver is not asked.
+        assert each.step is not None
+        times = self.schedule.times(first_chunk=advances.start + history.begin == 0)
+        numbers = running(self.guidance, each, times[each.step])
+        for number in numbers:
             with video.observer.phase("denoise", index, each.step, number):
                 # All branches show the same latents, so they share the embedded inputs.
                 inputs = inputs or self._inputs(video, history, each, each.frames)
                 flow_BFChw, skips = self._branch_flow(video, history, each, reuse, number, inputs)
                 flows[number] = flow_BFChw
                 chunk = history.chunks[advances.start]
-                if number == running[0]:
+                if number == numbers[0]:
                     chunk.skipped = chunk.skipped + 1 if skips else 0
                 if each.stores == "history" and roles[number].cache == "own":
                     video.observer.stored(chunk.skipped)
-                if number == running[-1]:
+                if number == numbers[-1]:
                     starts = range(advances.start, advances.stop, self.chunk_frames)
                     moving = [history.chunks[start] for start in starts]
                     if reuse is not None and reuse.policy.payload == "displacement":
@@ -276,19 +279,6 @@ class Sampler:
             finite = are_finite(*(chunk.solver.clean for chunk in moving if chunk.solver))
             where = f"the window from {self._name(moving[0].frames)} on"
             demand_finite_passes([finite], where, video.branches[0].session)
-
-    def _running(self, video: Generation, history: HistoryState, each: Pass) -> list[int]:
-        """Return the numbers of the branches in which a denoising pass runs."""
-        if self.guidance is None:
-            return [0]
-        chunk = self._chunk(video, history, each.advancing.start)
-        assert chunk.solver is not None
-        time = chunk.solver.time
-        return [
-            number
-            for number, role in enumerate(self.roles)
-            if self.guidance.runs(role, time, each.is_oldest)
-        ]
 
     def _evaluate_as(
         self, role: Role, video: Generation, number: int, inputs: Inputs, each: Pass
@@ -471,8 +461,9 @@ class Sampler:
         self._demand_finite(video, chunk)
         index = (each.frames.start + history.begin) // self.chunk_frames
         inputs: Inputs | None = None
-        for number, role in enumerate(self.roles):
-            if role.cache == "none" or (role.cache == "shared" and chunk.is_given):
+        for number in running(self.guidance, each, self.schedule.clean_time):
+            role = self.roles[number]
+            if role.cache == "shared" and chunk.is_given:
                 continue
             session = video.branches[number].session
             with video.observer.phase("commit", index, None, number):
