@@ -7,35 +7,11 @@ system really does and once for what its authors count.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from harness.cache.arithmetic import Arithmetic
 from harness.models.preset import VideoModel
 from harness.sampling.guidance import Role
 from harness.sampling.passes import Pass
-
-
-@dataclass(frozen=True)
-class Costs:
-    """FLOPs of a network over all layers; a multiplication and an addition are two.
-
-    token: of the matrices, per token of the video.
-    pair: of self-attention, per query token and key token.
-    text: of cross-attention, per token of the video and row of the text.
-    """
-
-    token: float
-    pair: float
-    text: float
-
-    @classmethod
-    def of(cls, model: VideoModel) -> Costs:
-        """Return the costs of a model's network.
-
-        Source  2 FLOPs per weight and token; attention has two products, 2 q k C each.
-        """
-        dims = model.dims
-        pair = 4.0 * dims.num_heads * dims.head_dim * dims.num_layers
-        return cls(2.0 * dims.token_weights * dims.num_layers, pair, pair)
 
 
 def video_flops(
@@ -54,9 +30,8 @@ def video_flops(
         all that the model's loop shows.
     runs: whether a pass runs in a branch; the passes that a reuse policy skipped do not.
     """
-    costs, spec = Costs.of(model), model.spec
-    size, per_frame = model.chunk_frames, spec.tokens_per_frame
-    total = 0.0
+    size, per_frame = model.chunk_frames, model.spec.tokens_per_frame
+    work = Arithmetic()
     done = 0  # frames that are finished and stored
     for each in model.loop.passes(model.schedule, num_frames, size):
         if each.frames.start == 0 and each.step in (0, None) and each.row in (0, None):
@@ -69,15 +44,15 @@ def video_flops(
         if finished is not None:
             hidden = max(0, min(done, each.frames.start) - finished * size)
             earlier = min(earlier, each.frames.start - hidden)
-        own = float(queries)
+        own_pairs = queries**2
         if each.causal:  # a chunk sees itself and the chunks before it
             num_chunks = -(-len(each.frames) // size)
-            own = queries * (num_chunks + 1) / (2 * num_chunks)
+            own_pairs = own_pairs * (num_chunks + 1) // (2 * num_chunks)
         for role in model.roles_of(each):
             if (each.step is None and not commits) or not runs(each, role):
                 continue
             seen = 0 if role.cache == "none" else earlier * per_frame
-            total += queries * (costs.token + costs.pair * (seen + own) + costs.text * text_rows)
+            work += Arithmetic(queries, queries * seen + own_pairs, queries * text_rows)
         if each.stores == "history":
             done = max(done, each.frames.stop)
-    return total
+    return model.dims.num_layers * model.flops(work)

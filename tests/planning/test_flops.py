@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 
+from harness.cache.arithmetic import Arithmetic
 from harness.models.preset import VideoModel
-from harness.planning.flops import Costs, video_flops
+from harness.planning.flops import video_flops
 from tests.support.families import made, tiny
 from tests.support.geometry import configured
 
@@ -51,9 +52,11 @@ def test_magi_of_seven_chunks_with_the_released_window() -> None:
 def test_the_costs_of_a_chunk_of_magi() -> None:
     this = model("model=magi_4.5b")
     tokens = 6 * this.spec.tokens_per_frame
-    costs = Costs.of(this)
-    assert costs.token * tokens == pytest.approx(98.76e12, rel=1e-3)
-    assert costs.pair * tokens**2 == pytest.approx(61.68e12, rel=1e-3)
+    layers = this.dims.num_layers
+    matrices = Arithmetic(tokens=tokens * layers)
+    attention = Arithmetic(pairs=tokens**2 * layers)
+    assert this.flops(matrices) == pytest.approx(98.76e12, rel=1e-3)
+    assert this.flops(attention) == pytest.approx(61.68e12, rel=1e-3)
 
 
 @pytest.mark.parametrize(
