@@ -24,9 +24,8 @@ from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
 from harness.models.checkpoints.load import matched
-from harness.models.magi import Magi
+from harness.models.network import VideoNetwork
 from harness.models.preset import DTYPES, VideoModel
-from harness.models.wan import Wan
 from harness.sampling.decoder import Codec
 from harness.sampling.sampler import Sampler
 from harness.system.errors import UserError
@@ -216,7 +215,7 @@ def verdicts(
             return
 
 
-def _hollow(model: VideoModel) -> Wan | Magi:
+def _hollow(model: VideoModel) -> VideoNetwork:
     with torch.device("meta"):  # shapes without memory: the network may not fit into RAM
         return model.dims.network(model.fps)
 

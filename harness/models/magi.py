@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.cache.positions import BandedRope
+from harness.models.network import VideoNetwork
 from harness.models.wan import in_fp32, joined_patches, per_frame
 from harness.sampling.network import Attends, TextKV, TimeEmbedding
 
@@ -119,7 +120,7 @@ class MagiDims:
         return (2 if self.doubles_channels else 1) * self.latent_channels
 
 
-class Magi(nn.Module):
+class Magi(VideoNetwork):
     """Predicts the flow v = x0 - noise of a chunk of latent frames.
 
     The time runs from 0 (noise) to 1 (clean), x_t = t x0 + (1 - t) noise, so a step adds
@@ -131,7 +132,7 @@ class Magi(nn.Module):
     Shapes  x [B, F, C, h, w], t [B, F] in 0..1 -> flow [B, F, C, h, w] in the dtype of x.
     """
 
-    first_block: ClassVar[str] = "Magi.videodit_blocks.layers.0"  # as FlopCounterMode names it
+    first_block: ClassVar[str] = "Magi.videodit_blocks.layers.0"
 
     def __init__(self, dims: MagiDims) -> None:
         """Build the modules; weights come from a checkpoint or `init_weights`."""
@@ -169,11 +170,6 @@ class Magi(nn.Module):
         return self._layers()[0].self_attention.linear_proj.weight.dtype
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return sum(tensor.nbytes for tensor in self.state_dict().values())
-
-    @property
     def fp32_weights(self) -> set[str]:
         """Names of the weights that are loaded in fp32, whatever the dtype of the network."""
         return {name for name in self.state_dict() if any(part in name for part in FP32)}
@@ -200,14 +196,6 @@ class Magi(nn.Module):
         null_row = self.null_text[-2 if is_kept else -1]
         condition = in_fp32(y.y_proj_adaln, null_row.expand(text_BTE.shape[0], -1))
         return TextKV([x.self_attention.text_kv(tokens) for x in self._layers()], condition)
-
-    def forward(
-        self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
-    ) -> Tensor:
-        """Run one pass over one chunk and return its flow; `plan` places it in the video."""
-        time = self.embed_time(t_BF)
-        tokens = self.run(self.embed(x_BFChw), time, text_kv, session, plan)
-        return self.finish(tokens, time, x_BFChw)
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Return the tokens of a chunk [B, F * T, dim] before the first layer."""

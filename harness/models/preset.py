@@ -16,7 +16,8 @@ from harness.models.checkpoints.bundled import bundled
 from harness.models.checkpoints.load import MixedDtypes, checkpoint_sha256, load_weights
 from harness.models.checkpoints.locate import located
 from harness.models.checkpoints.lora import Lora
-from harness.models.magi import Magi, MagiDims
+from harness.models.magi import MagiDims
+from harness.models.network import VideoNetwork
 from harness.models.prompts import MagiPrompts, PlainPrompts, Prompts
 from harness.models.wan import Wan, WanDims
 from harness.sampling.decoder import Decoder
@@ -250,7 +251,7 @@ class VideoModel:
         self.text.locate(data_dir)
         self.decoder.locate(data_dir)
         self.prompts.locate(data_dir)
-        network: Wan | Magi
+        network: VideoNetwork
         if self.weights == "seeded":
             network = in_dtype(self.dims.seeded(self.fps, self.seed), dtype).to(device)
         else:
@@ -341,7 +342,7 @@ class VideoModel:
         return f"{self.checkpoint} {found}{added}"
 
 
-def in_dtype(network: Wan | Magi, dtype: torch.dtype) -> Wan | Magi:
+def in_dtype(network: VideoNetwork, dtype: torch.dtype) -> VideoNetwork:
     """Convert the weights to a dtype, except for those that the network keeps in fp32."""
     kept = network.fp32_weights if isinstance(network, MixedDtypes) else set()
     for name, parameter in network.named_parameters():

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.cache.positions import Rope
+from harness.models.network import VideoNetwork
 from harness.sampling.network import Attends, TextKV, TimeEmbedding
 
 if TYPE_CHECKING:
@@ -87,13 +88,13 @@ class WanDims:
         return network
 
 
-class Wan(nn.Module):
+class Wan(VideoNetwork):
     """Predicts the flow v = noise - x0 of a chunk of latent frames.
 
     Shapes  x [B, F, C, h, w], t [B, F] in 0..1000 -> flow [B, F, C, h, w].
     """
 
-    first_block: ClassVar[str] = "Wan.blocks.0"  # as FlopCounterMode names it
+    first_block: ClassVar[str] = "Wan.blocks.0"
 
     def __init__(self, dims: WanDims, fps: int = 16) -> None:
         """Build the modules; weights come from a checkpoint or `init_weights`.
@@ -128,11 +129,6 @@ class Wan(nn.Module):
         """Dtype of the weights."""
         return self.head.head.weight.dtype
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return sum(tensor.nbytes for tensor in self.state_dict().values())
-
     def positions(self, grid: tuple[int, int]) -> Rope:
         """Return the rotary positions by frame, row and column of a grid of patches."""
         return Rope(self.dims.head_dim, grid, self.device)
@@ -147,14 +143,6 @@ class Wan(nn.Module):
         """
         context = self.text_embedding(text_BTE)
         return TextKV([block.cross_attn.text_kv(context) for block in self._blocks()])
-
-    def forward(
-        self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
-    ) -> Tensor:
-        """Run one pass over one chunk and return its flow; `plan` places it in the video."""
-        time = self.embed_time(t_BF)
-        tokens = self.run(self.embed(x_BFChw), time, text_kv, session, plan)
-        return self.finish(tokens, time, x_BFChw)
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Return the tokens of a chunk [B, F * T, dim] before the first block."""

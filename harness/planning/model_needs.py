@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.cache.positions import rotate
-from harness.models.magi import Magi
+from harness.models.network import VideoNetwork
 from harness.models.preset import DTYPES, VideoModel, in_dtype
-from harness.models.wan import Wan
 from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames
 from harness.sampling.network import TextKV
@@ -189,7 +188,7 @@ def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
     return steps, live.peak, values
 
 
-def _hollow(model: VideoModel) -> Wan | Magi:
+def _hollow(model: VideoModel) -> VideoNetwork:
     """Return the network with one layer, on the meta device."""
     with torch.device("meta"):
         net = replace(model.dims, num_layers=1).network(model.fps)
@@ -202,6 +201,6 @@ def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
     return on_meta(shape, DTYPES[model.dtype]), on_meta(shape[:2], torch.float32)
 
 
-def _text_kv(net: Wan | Magi, model: VideoModel, dtype: torch.dtype) -> TextKV:
+def _text_kv(net: VideoNetwork, model: VideoModel, dtype: torch.dtype) -> TextKV:
     length: Sequence[int] = (1, cast(Any, model.text).length, model.dims.text_dim)
     return net.text_kv(on_meta(length, dtype))
