@@ -21,7 +21,7 @@ from analysis.section import Method, Section
 from analysis.sources.published.papers import Number, Paper, names, paper
 from analysis.statistics import FEWEST, estimates
 from analysis.verb_options import PUBLISHED, of_source, source
-from analysis.work import does
+from analysis.work.settings import does
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid

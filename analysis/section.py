@@ -153,3 +153,14 @@ class Section:
             each.reasons[quantity] for each in self.methods.values() if quantity in each.reasons
         )
         return "; ".join(said) or "not measured"
+
+
+def row(values: pd.DataFrame, name: str | None) -> pd.Series | None:
+    """Return one method's values; None if it is missing."""
+    return values.T[name] if name is not None and name in values.index else None
+
+
+def cell(values: pd.DataFrame, name: str, quantity: str) -> float:
+    """Return one value; NaN if there is none."""
+    found = row(values, name)
+    return float("nan") if found is None else float(found.get(quantity, np.nan))

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis import controls
 from analysis.choosing.budget import held, reasons
 from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
-from analysis.choosing.frontiers import frontiers, objectives, row, usable
+from analysis.choosing.frontiers import frontiers, objectives, usable
 from analysis.choosing.recommendations import cards, cautions, plainly
+from analysis.controls import pairs as controls
 from analysis.numbers import listed, number
-from analysis.section import Section
+from analysis.section import Section, row
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.choosing.frontiers import cell
-from analysis.section import Section
+from analysis.section import Section, cell
 from harness.results.run import REQUEST, Run
 from harness.system.errors import UserError, first_line
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.choosing.constraints import Constraint, fixed, readable
-from analysis.choosing.frontiers import EPSILON, cell, frontier, objectives, presets, row
+from analysis.choosing.frontiers import EPSILON, frontier, objectives, presets
 from analysis.choosing.sureness import sureness
 from analysis.numbers import number
-from analysis.section import Section
+from analysis.section import Section, cell, row
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 

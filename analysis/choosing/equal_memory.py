@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.choosing.choices import ordered, shown
-from analysis.choosing.frontiers import cell, objectives
+from analysis.choosing.frontiers import objectives
 from analysis.choosing.sureness import compared
-from analysis.section import Method, Section
+from analysis.section import Method, Section, cell
 from harness.system.errors import UserError
 
 TOLERANCE = 0.05  # share of the bytes

@@ -74,17 +74,6 @@ def objectives(section: Section) -> pd.DataFrame:
     return values
 
 
-def row(values: pd.DataFrame, name: str | None) -> pd.Series | None:
-    """Return one method's values; None if it is missing."""
-    return values.T[name] if name is not None and name in values.index else None
-
-
-def cell(values: pd.DataFrame, name: str, quantity: str) -> float:
-    """Return one value; NaN if there is none."""
-    found = row(values, name)
-    return float("nan") if found is None else float(found.get(quantity, np.nan))
-
-
 def frontier(values: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """Return the methods that no other beats, best on the first axis first.
 

@@ -18,8 +18,8 @@ import pandas as pd
 
 from analysis.choosing.choices import ordered, shown
 from analysis.choosing.constraints import Constraint, fixed, readable
-from analysis.choosing.frontiers import EPSILON, cell, frontiers, objectives, presets, row
-from analysis.section import Section
+from analysis.choosing.frontiers import EPSILON, frontiers, objectives, presets
+from analysis.section import Section, cell, row
 from harness.results.quantities import QUANTITIES
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.choosing.frontiers import EPSILON, cell
-from analysis.section import Section
+from analysis.choosing.frontiers import EPSILON
+from analysis.section import Section, cell
 from analysis.statistics import Difference, between
 from harness.planning.detectable import ALPHA, smallest_p
 from harness.results.quantities import QUANTITIES

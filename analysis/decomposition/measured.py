@@ -1,7 +1,7 @@
 """Finds the runs of a chain's links in a results folder, with their seconds and realised FLOPs.
 
-A run belongs to a link if it does the link's work (`analysis.work`). Only runs of one network,
-suite, length and device are held against each other.
+A run belongs to a link if it does the link's work (`analysis.work.settings`). Only runs of one
+network, suite, length and device are compared.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.arithmetic import flops
 from analysis.decomposition.chains import Chain, Link, Part
 from analysis.section import Method, Section
 from analysis.statistics import Estimate, by_prompt, ratio
-from analysis.work import CHANGED, does
+from analysis.work.arithmetic import flops
+from analysis.work.settings import CHANGED, does
 from harness.results.run import Run
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis import controls, statistics
+from analysis import statistics
+from analysis.controls import pairs as controls
 from analysis.report import links
 from analysis.report.numbers import number
 from analysis.report.overview import title_of

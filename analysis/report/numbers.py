@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from analysis import numbers as printed
 from analysis import statistics
-from analysis.choosing import frontiers
 from analysis.report.progress import shown
 from analysis.section import Section
+from analysis.section import cell as value_of
 from analysis.statistics import Difference, Estimate, beside_reruns
 from harness.results.quantities import QUANTITIES, Quantity
 
@@ -92,7 +92,7 @@ def cell(
     paired: Estimate | None,
 ) -> Cell:
     """Build the cell of a method; only a tested difference can have a mark."""
-    value = frontiers.cell(section.values, name, quantity.name)
+    value = value_of(section.values, name, quantity.name)
     if math.isnan(value):
         return Cell(value, NONE, said=_why_none(section, name, quantity))
     places = quantity.places(value)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import controls
-from analysis.choosing.frontiers import frontiers, objectives, row
+from analysis.choosing.frontiers import frontiers, objectives
+from analysis.controls import pairs as controls
 from analysis.figures.page import looks
 from analysis.report import links
 from analysis.report.pages import page, plotly
 from analysis.report.parts import Part
+from analysis.section import row
 from harness.planning.detectable import ALPHA
 from harness.results.quantities import QUALITY, QUANTITIES, Quantity
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.fewer_steps import shorter
+from analysis.controls.fewer_steps import shorter
 from analysis.section import VIDEO, Method, Section, Setting
 from analysis.sources.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.sources.traces import traced

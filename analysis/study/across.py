@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.choosing.frontiers import cell, frontier, objectives
-from analysis.section import Section
+from analysis.choosing.frontiers import frontier, objectives
+from analysis.section import Section, cell
 from analysis.study.columns import View, number
 from analysis.study.methods import Source, beside, merged, of_methods, paired, titled, unpaired
 from analysis.study.notes import made_by, why_none

@@ -9,8 +9,7 @@ from functools import partial
 import numpy as np
 
 from analysis import numbers
-from analysis.choosing.frontiers import cell
-from analysis.section import Section
+from analysis.section import Section, cell
 from analysis.statistics import Difference, Estimate, again, by_prompt, differences, estimates
 from harness.results.quantities import QUANTITIES, Quantity
 

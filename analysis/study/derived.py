@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from analysis.choosing.frontiers import cell, flags, objectives, presets
+from analysis.choosing.frontiers import flags, objectives, presets
 from analysis.choosing.recommendations import cautions, labels
+from analysis.section import cell
 from analysis.study import columns as plain
 from analysis.study.columns import Column, View, number
 from harness.results.quantities import QUANTITIES

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from analysis.arithmetic import flops
-from analysis.choosing.frontiers import cell
-from analysis.controls import BYTES, SKIPS, Kind, Pair, pairs, unknown
-from analysis.fewer_steps import with_fewer_steps
+from analysis.controls.fewer_steps import with_fewer_steps
+from analysis.controls.pairs import BYTES, SKIPS, Kind, Pair, pairs, unknown
 from analysis.numbers import number
-from analysis.section import Section
+from analysis.section import Section, cell
 from analysis.sources.results import sections
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, between
 from analysis.verb_options import of_results, of_text
+from analysis.work.arithmetic import flops
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
@@ -71,7 +70,7 @@ def run(words: argparse.Namespace) -> int:
 def tables(section: Section) -> list[Grid]:
     """Return one table for each kind of control that a method of the section needs.
 
-    Raises  UserError: as `analysis.controls.pairs`.
+    Raises  UserError: as `analysis.controls.pairs.pairs`.
     """
     found, wide = pairs(section), with_fewer_steps(section)
     shown = {name for pair in found for name in (pair.method, pair.control) if name}

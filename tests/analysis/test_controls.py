@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from hydra.utils import instantiate
 
-from analysis.arithmetic import flops, without_skips
-from analysis.controls import Pair, notes, pairs
-from analysis.fewer_steps import shorter, steps_of_cost, with_fewer_steps
+from analysis.controls.fewer_steps import shorter, steps_of_cost, with_fewer_steps
+from analysis.controls.pairs import Pair, notes, pairs
 from analysis.section import Method, Section
 from analysis.verbs.controls import tables
+from analysis.work.arithmetic import flops, without_skips
 from harness.api import Method as Parts
 from harness.config.compose import configured
 from harness.models.preset import VideoModel
@@ -255,8 +255,8 @@ def test_fewer_steps_are_a_control_with_distances_to_the_full_schedule(
     long = section(full, slow)
     long = replace(long, shorter=shorter(long, [long, section(short)]))
     assert [each.reference for each in long.shorter] == [short[0].name]
-    monkeypatch.setattr("analysis.controls.flops", lambda methods: {methods[0].name: 1.0})
-    monkeypatch.setattr("analysis.controls.steps_of_cost", lambda *given: 27)
+    monkeypatch.setattr("analysis.controls.pairs.flops", lambda methods: {methods[0].name: 1.0})
+    monkeypatch.setattr("analysis.controls.pairs.steps_of_cost", lambda *given: 27)
     grey = np.full((2, 16, 16, 3), 100, np.uint8)
     for of, level in ((full, 0), (short, 10)):
         folder = of[0].folder

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arithmetic import without_skips
 from analysis.section import Section
 from analysis.statistics import KEPT
+from analysis.work.arithmetic import without_skips
 from harness.api import Method as Parts
 from harness.models.preset import VideoModel
 from harness.planning.model_needs import network
@@ -54,6 +54,8 @@ def with_fewer_steps(section: Section) -> Section:
     of the full schedule, and that there is no other distance to BF16.
     Raises  UserError: the frames of a video are damaged.
     """
+    if not section.shorter:
+        return section
     base = section.methods[section.reference].folder if section.reference else None
     methods, tables = dict(section.methods), [section.videos]
     for other in section.shorter:

@@ -25,12 +25,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
 
-from analysis.arithmetic import flops
-from analysis.choosing.frontiers import cell
-from analysis.fewer_steps import num_steps, steps_of_cost, with_fewer_steps
+from analysis.controls.fewer_steps import num_steps, steps_of_cost, with_fewer_steps
 from analysis.numbers import number
-from analysis.section import Section
+from analysis.section import Section, cell
 from analysis.statistics import KEPT, between
+from analysis.work.arithmetic import flops
 from harness.api import Exact, Retention
 from harness.api import Method as Parts
 from harness.cache.session import sized
@@ -114,12 +113,13 @@ def notes(section: Section, names: Collection[str]) -> list[str]:
         found = pairs(section)
     except UserError as error:
         return [f"controls of methods that skip passes or evict history are not known: {error}"]
+    found = [pair for pair in found if pair.method in names]
+    if not found:
+        return []
     wide = with_fewer_steps(section)
     told = next((name for name in TOLD_BY if section.has(name)), None)
     said = []
     for pair in found:
-        if pair.method not in names:
-            continue
         if pair.control is None:
             said.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
             continue

@@ -1,0 +1,1 @@
+"""Pairs methods that skip passes or evict tokens with plain ones of equal cost."""

@@ -1,0 +1,1 @@
+"""What a run computes: whether it follows given settings, and its FLOPs."""
