@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.small_model.codec import encode, preview
+from harness.small_model.rates import curve, wilson
 from harness.small_model.scenes.__main__ import main
 from harness.small_model.scenes.clip import Clip, clip
 from harness.small_model.scenes.detect import (
@@ -22,8 +23,8 @@ from harness.small_model.scenes.detect import (
     mark,
     setting,
 )
-from harness.small_model.scenes.judge import chosen, curve, judge
-from harness.small_model.scenes.report import Videos, of_run, report, wilson
+from harness.small_model.scenes.judge import chosen, judge
+from harness.small_model.scenes.report import Videos, of_run, report
 from harness.small_model.scenes.scene import COLOURS, KINDS, Act, Scene, Thing
 from harness.system.errors import UserError
 

@@ -11,19 +11,19 @@ import pytest
 from harness.prompts.suite import BUNDLED
 from harness.results.observations import OBSERVATIONS, Rows
 from harness.results.video_files import write_raw
+from harness.small_model.rates import curve, wilson
 from harness.small_model.world import clip, interpret
 from harness.small_model.world.__main__ import HELD_OUT, main
 from harness.small_model.world.measure import (
     Frames,
     Judged,
     by_chance,
-    curve,
     hue_chance,
     judge,
     near,
 )
 from harness.small_model.world.render import track
-from harness.small_model.world.report import of_run, of_world, report, wilson
+from harness.small_model.world.report import of_run, of_world, report
 from harness.small_model.world.scene import Scene
 from harness.system.errors import UserError
 from tests.support.observations import observation

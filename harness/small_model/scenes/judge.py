@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.scoring.metrics import signals
 from harness.small_model.codec import encode
 from harness.small_model.scenes.clip import FPS
 from harness.small_model.scenes.detect import (
@@ -36,7 +35,6 @@ QUESTIONS = {
     "motion": "its action in a third of the clip, of 12",
     "look kept": "out of sight and back, its mark has the hue it had (within 1/12 of the circle)",
 }
-STATISTICS = ("contrast", "edges", "colourfulness")
 CHOICES = 10  # prompts among which the right one is found
 _HUE_NEAR = 1 / 12  # of the circle
 _GREY = 0.08  # chroma below which a mark has no hue
@@ -136,17 +134,3 @@ def chosen(scenes: Sequence[Scene], keyframes: Frames, count: int = 6) -> int:
     few = np.linspace(0, len(times_s) - 1, count).astype(np.intp)
     cells, few_s = in_cells(keyframes[few]), times_s[few]
     return int(np.argmin([miss(View.of(scene, cells, few_s)) for scene in scenes]))
-
-
-def curve(keyframes: Frames) -> NDArray[np.float64]:
-    """Return contrast, edges and colourfulness per second of a video [seconds, 3], of 255.
-
-    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
-    gradient.
-    """
-    rgb = keyframes.astype(np.float32)
-    luma = signals.luma(rgb)
-    edges = np.hypot(*np.gradient(luma, axis=(1, 2))).mean((1, 2))
-    values = np.stack([signals.contrast(luma), edges, signals.colourfulness(rgb)], 1)
-    seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
-    return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.scoring.metrics import signals
+from harness.small_model.rates import Curve, curve
 from harness.small_model.world import render
 from harness.small_model.world.backgrounds import Array
 from harness.small_model.world.clip import FPS, Clip
@@ -57,7 +57,6 @@ QUESTIONS = {
     "look kept": "out of sight and back, its mark has the hue it had (within 1/12 of the circle)",
     "look in sight": "the same of things never out of sight, from their first second to the last",
 }
-STATISTICS = ("contrast", "edges", "colourfulness")
 
 
 @dataclass
@@ -73,7 +72,7 @@ class Judged:
     hues: dict[str, list[tuple[float, float]]] = field(
         default_factory=lambda: {"look kept": [], "look in sight": []}
     )
-    curves: list[Array] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
 
     def add(self, other: Judged) -> None:
         """Take in another video's."""
@@ -109,20 +108,6 @@ def by_chance(videos: Sequence[tuple[Scene, Frames]]) -> Judged:
     for i, (scene, _) in enumerate(videos):
         total.add(judge(scene, videos[i - 1][1]))
     return total
-
-
-def curve(keyframes: Frames) -> Array:
-    """Contrast, edges and colourfulness per second [seconds, 3], of 255.
-
-    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
-    gradient.
-    """
-    rgb = keyframes.astype(np.float32)
-    luma = signals.luma(rgb)
-    edges = np.hypot(*np.gradient(luma, axis=(1, 2))).mean((1, 2))
-    values = np.stack([signals.contrast(luma), edges, signals.colourfulness(rgb)], 1)
-    seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
-    return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])
 
 
 def true_clip(prompt: str, seed: int) -> Clip:

@@ -9,26 +9,29 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.small_model.scenes.report import videos_of_run, wilson
+from harness.small_model.rates import (
+    COLUMNS,
+    STATISTICS,
+    Row,
+    collapse,
+    curve,
+    rate,
+    share,
+    videos_of_run,
+)
 from harness.small_model.world.backgrounds import Array
 from harness.small_model.world.clip import clip
 from harness.small_model.world.interpret import interpret
 from harness.small_model.world.measure import (
     QUESTIONS,
-    STATISTICS,
     Frames,
     Judged,
     by_chance,
-    curve,
     hue_chance,
     judge,
     true_clip,
 )
 from harness.small_model.world.render import HEIGHT, WIDTH
-
-BAND = (5, 95)  # percentiles of the world's own clips
-COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def report(videos: Videos, style: str = "text") -> str:
         curve(true_clip(prompt, i).keyframes(range(len(keyframes))))
         for i, (prompt, keyframes) in enumerate(zip(videos.prompts, videos.keyframes, strict=True))
     ]
-    rows = [*_rates(total, guessed), *_collapse(total.curves, truth)]
+    rows = [*_rates(total, guessed), *collapse(total.curves, truth)]
     off = " / ".join(f"{median(each.off_px):.1f}" for each in (total, guessed))
     notes = [
         f"distance of a thing from its place, median: {off} px (by chance), of "
@@ -101,32 +104,9 @@ def _rates(total: Judged, guessed: Judged) -> list[Row]:
     """A row a question."""
     chance = guessed.answers | {q: hue_chance(pairs) for q, pairs in total.hues.items()}
     return [
-        (question, *_rate(total.answers[question]), *_share(chance[question]), meaning)
+        (question, *rate(total.answers[question]), *share(chance[question]), meaning)
         for question, meaning in QUESTIONS.items()
     ]
-
-
-def _rate(answers: Sequence[bool]) -> Row:
-    """Rate, count and interval."""
-    low, high = wilson(sum(answers), len(answers))
-    return *_share(answers), f"{low:.2f} to {high:.2f}" if answers else "-"
-
-
-def _share(answers: Sequence[bool]) -> Row:
-    return f"{sum(answers) / len(answers):.2f}" if answers else "-", str(len(answers))
-
-
-def _collapse(curves: Sequence[Array], truth: Sequence[Array]) -> list[Row]:
-    """Videos whose first and last second look like a second of the world, a row a statistic."""
-    rows = []
-    for when, second in (("first", 0), ("last", -1)):
-        real = np.stack([each[second] for each in truth])
-        low, high = np.percentile(real, BAND, axis=0)
-        for i, name in enumerate(STATISTICS):
-            answers = [bool(low[i] <= each[second, i] <= high[i]) for each in curves]
-            meaning = f"{low[i]:.1f} to {high[i]:.1f}, the middle 90 % of the world's own clips"
-            rows.append((f"{name}, {when} second", *_rate(answers), "-", "-", meaning))
-    return rows
 
 
 def _by_second(curves: Sequence[Array], truth: Sequence[Array]) -> tuple[Row, list[Row]]:

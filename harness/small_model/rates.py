@@ -1,0 +1,101 @@
+"""Rates of a model's videos, with their intervals: what both worlds of the small models share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.results import all_runs, observations
+from harness.results.video_files import read_frames
+from harness.scoring.metrics import signals
+from harness.small_model.scenes.clip import FPS  # that of both worlds
+from harness.system.errors import UserError
+
+STATISTICS = ("contrast", "edges", "colourfulness")
+BAND = (5, 95)  # percentiles of the world's own clips
+COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")
+Row = tuple[str, ...]
+Frames = NDArray[np.uint8]
+Curve = NDArray[np.float64]
+
+
+def videos_of_run(
+    folder: Path, height: int, width: int
+) -> tuple[tuple[str, ...], tuple[Frames, ...]]:
+    """Return the prompts and keyframes [F, H, W, 3] uint8 of a run's finished videos.
+
+    Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
+    """
+    if not (folder / observations.OBSERVATIONS).is_file():
+        raise UserError(
+            f"{folder} is no folder of a run: name one with {observations.OBSERVATIONS} in it"
+        )
+    rows = all_runs.load_run(folder)
+    made = rows[rows["failure"].isna()]
+    if made.empty:
+        raise UserError(f"{folder} has no finished video: repeat the run that makes it")
+    sizes = sorted(set(zip(made["height"], made["width"], made["fps"], strict=True)))
+    if sizes != [(height, width, FPS)]:
+        high, wide, fps = (int(number) for number in sizes[0])
+        raise UserError(
+            f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
+            f"{height}x{width} at {FPS}: measure a run of the model that was trained on it"
+        )
+    stems = [folder / str(video) for video in made["video"]]
+    keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
+    return tuple(made["prompt"]), keyframes
+
+
+def curve(keyframes: Frames) -> Curve:
+    """Return contrast, edges and colourfulness per second of a video [seconds, 3], of 255.
+
+    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
+    gradient.
+    """
+    rgb = keyframes.astype(np.float32)
+    luma = signals.luma(rgb)
+    edges = np.hypot(*np.gradient(luma, axis=(1, 2))).mean((1, 2))
+    values = np.stack([signals.contrast(luma), edges, signals.colourfulness(rgb)], 1)
+    seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
+    return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])
+
+
+def collapse(curves: Sequence[Curve], truth: Sequence[Curve]) -> list[Row]:
+    """Return how often the first and last second look like those of the world, by statistic.
+
+    curves, truth: of the videos, and of the world's clips for the same prompts (`curve`).
+    """
+    rows = []
+    for when, second in (("first", 0), ("last", -1)):
+        low, high = np.percentile([each[second] for each in truth], BAND, axis=0)
+        for i, name in enumerate(STATISTICS):
+            answers = [bool(low[i] <= each[second, i] <= high[i]) for each in curves]
+            meaning = f"{low[i]:.1f} to {high[i]:.1f}, the middle 90 % of the world's own clips"
+            rows.append((f"{name}, {when} second", *rate(answers), "-", "-", meaning))
+    return rows
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate (Wilson 1927); (0, 1) of nothing."""
+    if n == 0:
+        return 0.0, 1.0
+    z2 = 1.959964**2
+    middle = (right + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (right * (n - right) / n + z2 / 4)) / (n + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def rate(answers: Sequence[bool]) -> Row:
+    """Return rate, count and interval."""
+    low, high = wilson(sum(answers), len(answers))
+    return *share(answers), f"{low:.2f} to {high:.2f}" if answers else "-"
+
+
+def share(answers: Sequence[bool]) -> Row:
+    """Return rate and count."""
+    return f"{sum(answers) / len(answers):.2f}" if answers else "-", str(len(answers))
