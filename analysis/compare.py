@@ -164,7 +164,7 @@ def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
 
 
 def of_work(paper: Paper) -> Grid | None:
-    """Build the table of what does the same work as each row; None if the paper states none."""
+    """Build the table of the settings that do the work of each row; None if none are stated."""
     lines = [
         [
             *(table.id, row, "yes" if work.words else "no", " ".join(work.words)),

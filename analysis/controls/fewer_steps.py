@@ -37,7 +37,7 @@ def num_steps(request: Run) -> int | None:
 
 
 def shorter(section: Section, others: Sequence[Section]) -> list[Section]:
-    """Return the sections that differ from a section in their number of steps alone."""
+    """Return the other sections that differ only in their number of denoising steps."""
     own = _work(section)
     return [
         other
@@ -48,7 +48,7 @@ def shorter(section: Section, others: Sequence[Section]) -> list[Section]:
 
 @lru_cache(maxsize=KEPT)
 def with_fewer_steps(section: Section) -> Section:
-    """Return a section with the runs of its `shorter` sections added.
+    """Return a section extended by the runs of its `shorter` sections.
 
     They have the quantities of their own section, except that PSNR and SSIM are to the BF16 videos
     of the full schedule, and that there is no other distance to BF16.
@@ -115,7 +115,7 @@ def _is_fidelity(key: str) -> bool:
 
 
 def _distances(folder: Path, base: Path, prompt: int, sample: int) -> dict[str, float]:
-    """Measure a video against that of the full schedule; empty if the frames of one are gone."""
+    """Compare a video with that of the full schedule; empty if the frames of one are missing."""
     paths = [each / "videos" / f"{prompt:04d}-{sample}" for each in (folder, base)]
     if any(frames_file(path) is None for path in paths):
         return {}

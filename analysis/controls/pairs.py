@@ -51,13 +51,13 @@ Kind = Literal["uniform skip", "fewer steps", "first in, first out", "sink and w
 SKIPS = 0.02  # a control's realised skip ratio may differ by this
 BYTES = 0.02  # and its bytes by this share
 DROPS = 1.01  # history was evicted if less of it is attended, by this factor, than without
-TOLD_BY = ("psnr_db", "ssim", "lpips", "imaging")  # the first of these tells a pair apart in a note
+COMPARED_BY = ("psnr_db", "ssim", "lpips", "imaging")  # a note shows the first that was measured
 SINK = 3  # frames of the sink in a control that is still to be made
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A method and the control that it is held against.
+    """A method and the control that it is compared with.
 
     cost, control_cost: skip ratio, denoising steps, or GiB of history held at the end; None without
         a control.
@@ -104,9 +104,9 @@ def pairs(section: Section) -> Sequence[Pair]:
 
 
 def notes(section: Section, names: Collection[str]) -> list[str]:
-    """Say what each of these methods is held against, and how far apart they are in quality.
+    """Return one sentence for each control of these methods, with the difference in quality.
 
-    One line for each control that a method needs; a missing one is said. Methods that neither skip
+    One line for each control that a method needs; a missing one is named. Methods that neither skip
     nor evict have none.
     """
     try:
@@ -116,27 +116,27 @@ def notes(section: Section, names: Collection[str]) -> list[str]:
     found = [pair for pair in found if pair.method in names]
     if not found:
         return []
-    wide = with_fewer_steps(section)
-    told = next((name for name in TOLD_BY if section.has(name)), None)
-    said = []
+    extended = with_fewer_steps(section)
+    shown_by = next((name for name in COMPARED_BY if section.has(name)), None)
+    lines = []
     for pair in found:
         if pair.control is None:
-            said.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
+            lines.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
             continue
-        apart = between(wide, told, pair.method, pair.control) if told else None
+        apart = between(extended, shown_by, pair.method, pair.control) if shown_by else None
         gap = ""
-        if told and apart is not None:
-            quantity = QUANTITIES[told]
+        if shown_by and apart is not None:
+            quantity = QUANTITIES[shown_by]
             places = quantity.decimals
             gap = f", {quantity.title} {number(apart.mean, places, '+z')} {quantity.unit}".rstrip()
             if apart.bounds is not None:
                 gap += f" [{', '.join(number(x, places, '+z') for x in apart.bounds)}]"
-        said.append(f"{pair.method}: beside {pair.control} ({pair.kind}){gap}")
-    return said
+        lines.append(f"{pair.method}: beside {pair.control} ({pair.kind}){gap}")
+    return lines
 
 
 def unknown(section: Section) -> list[str]:
-    """Return the methods whose request cannot be read, so that nothing tells their controls."""
+    """Return the methods without a readable request: their controls cannot be found."""
     return [name for name, method in section.methods.items() if method.request is None]
 
 
@@ -167,7 +167,7 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
 
 
 def _shortened(section: Section, parts: Parts, name: str) -> Pair:
-    """Pair a method that skips passes with itself without reuse, on fewer steps."""
+    """Pair a method that skips passes with the same method that skips none, on fewer steps."""
     request, model = section.methods[name].request, _model(section, name)
     assert request is not None
     steps = num_steps(request)
@@ -227,7 +227,7 @@ def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterat
 
 
 def _alike(section: Section, name: str, *parts: str) -> list[str]:
-    """Return the methods with the same settings as one, apart from these parts."""
+    """Return the methods whose settings equal those of `name` except for these parts."""
 
     def rest(other: str) -> dict[str, object]:
         request = section.methods[other].request

@@ -141,7 +141,7 @@ def factors(of: Chain) -> list[Factor]:
 
 
 def flops(of: Chain, link: Link, charged: bool = False) -> float:
-    """Return the FLOPs of a video with the settings of a link; passes that only store count not.
+    """Return the FLOPs of a video with the settings of a link, without passes that only store.
 
     charged: with the settings that the paper's FLOPs are of.
     """

@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print a table of counted factors per chain, and one per setting that has runs of it.
+    """Print the counted factors of each chain, then those of its runs.
 
     Raises  UserError: there is no such chain.
     """
@@ -125,7 +125,7 @@ def _counted(of: Chain) -> Grid:
 
 
 def _measured(of: Chain, setting: Setting) -> Grid:
-    """Return the table of one setting's runs."""
+    """Return the table of the runs of one network, suite and device."""
     lines = [
         [
             each.link.part,

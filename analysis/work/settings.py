@@ -1,4 +1,4 @@
-"""Tells whether a run does the work that settings describe; names decide nothing."""
+"""Checks by stored settings whether a run does the same work as given settings."""
 
 from __future__ import annotations
 

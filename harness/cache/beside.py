@@ -19,7 +19,7 @@ from harness.cache.traffic import Traffic
 
 @dataclass
 class SharedLayer:
-    """A layer of another session, which this branch reads and never changes.
+    """Read-only view of a layer of another session.
 
     hidden: frames of which this branch has a version of its own.
     """
@@ -49,12 +49,12 @@ class SharedLayer:
 
     @property
     def ledger(self) -> Counter[str]:
-        """Nothing: the other session counts its bytes."""
+        """Return nothing: the other session counts its bytes."""
         return Counter()
 
     @property
     def nominal_bytes(self) -> int:
-        """Nothing: the other session counts its bytes."""
+        """Return nothing: the other session counts its bytes."""
         return 0
 
     @property
@@ -96,7 +96,7 @@ class BesideSession(Session):
         return replace(plan, stores="active")
 
     def forget(self, frames: range) -> None:
-        """Free a chunk; the other branch's version shows from now on."""
+        """Free a chunk; from now on passes read the other branch's version."""
         super().forget(frames)
         for layer in self._layers:
             assert isinstance(layer, SharedLayer)

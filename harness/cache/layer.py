@@ -179,7 +179,7 @@ class Layer(Protocol):
         """
 
     def make_room(self) -> None:
-        """Let the policy act on history before a chunk starts beside unfinished ones."""
+        """Let the policy evict tokens before a new chunk starts."""
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the stored frames that a pass sees."""

@@ -147,7 +147,7 @@ class Rope:
     """
 
     def __init__(self, head_dim: int, grid: tuple[int, int], device: torch.device) -> None:
-        """Prepare the rotations of rows and columns, which are the same in every frame."""
+        """Compute the rotations of rows and columns once: they are the same in every frame."""
         side = 2 * (head_dim // 6)
         rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
         space = [_turns(axis.flatten(), _frequencies(side)) for axis in (rows, columns)]
@@ -190,7 +190,7 @@ class BandedRope:
     """
 
     def __init__(self, bands: Tensor, grid: tuple[int, int], device: torch.device) -> None:
-        """Prepare the rotations of rows and columns, which are the same in every frame.
+        """Compute the rotations of rows and columns once: they are the same in every frame.
 
         bands: radians per unit of position [B].
         """

@@ -159,7 +159,7 @@ class Session:
             self.watch.note(layer, False, are_finite(key, value))
 
     def make_room(self) -> None:
-        """Let the policy act on history before a chunk starts beside unfinished ones."""
+        """Let the policy evict tokens before a new chunk starts."""
         for layer in self._layers:
             layer.make_room()
 

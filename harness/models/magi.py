@@ -223,7 +223,7 @@ class Magi(VideoNetwork):
         return time.embedded + text_kv.condition[:, None]
 
     def modulated(self, tokens: Tensor, time: TimeEmbedding) -> Tensor:
-        """Return the input of the first layer's attention [B, F * T, dim]; the time is not in it.
+        """Return the input of the first layer's attention [B, F * T, dim], which has no time in it.
 
         Gates act on the outputs of attention and MLP only.
         """
@@ -330,7 +330,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, text_kv: tuple[Tensor, Tensor], session: Attends, plan: Plan
     ) -> Tensor:
-        """Attend to history and chunk, and to the text: x [B, T, dim] -> [B, T, dim] fp32."""
+        """Attend to history, chunk and text: x [B, T, dim] -> [B, T, dim] fp32."""
         dims = self.dims
         q, q_text, k, v = self.linear_qkv(x)
         q, k = self.q_layernorm(q).to(x.dtype), self.k_layernorm(k).to(x.dtype)

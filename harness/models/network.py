@@ -1,4 +1,4 @@
-"""What the networks of this package have in common."""
+"""Base class of the networks of this package."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class MagiPrompts:
     def __init__(
         self, kinds: Sequence[str] = (), file: str | None = None, weights: str = "checkpoint"
     ) -> None:
-        """Note what to read; the file is read with the first text."""
+        """Store the settings; the file is read when the first text is needed."""
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
             raise ValueError(

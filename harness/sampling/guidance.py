@@ -16,11 +16,12 @@ from harness.cache.integration import CacheSession
 from harness.cache.session import Session
 from harness.sampling.network import TextKV
 from harness.sampling.passes import Pass
+from harness.sampling.schedule import is_number
 
 
 @dataclass(frozen=True)
 class Role:
-    """What one branch of every pass reads.
+    """Inputs of one branch of every pass: its text and its cache.
 
     name: its name in the trace.
     text: the `prompt`, or the `negative` text.
@@ -42,7 +43,7 @@ def roles_of(guidance: Guided | None) -> tuple[Role, ...]:
 
 
 def running(guidance: Guided | None, each: Pass, time: float) -> list[int]:
-    """Return the numbers of the branches in which a pass runs, if no policy skips it.
+    """Return the indices of the branches in which a pass runs, if no policy skips it.
 
     time: of the pass's chunk, as the network takes it; a commit pass does not depend on it.
     """
@@ -56,7 +57,7 @@ def running(guidance: Guided | None, each: Pass, time: float) -> list[int]:
 
 
 class Texts(Protocol):
-    """What the passes of a branch read."""
+    """Texts of the passes of a branch."""
 
     def of(self, chunk: int, is_clean: bool) -> TextKV:
         """Return the text of a pass.
@@ -88,7 +89,7 @@ class SameText:
 
 @dataclass(frozen=True)
 class Branch:
-    """State of one branch of a video: its cache session, and what its passes read.
+    """State of one branch of a video: its cache session and its texts.
 
     A branch whose role has no cache uses the session of another one and stores nothing there.
     """
@@ -147,7 +148,7 @@ class Guided(ABC):
     @property
     @abstractmethod
     def preset(self) -> str:
-        """Its strength in a word or two, which is printed with every result."""
+        """Its strength in a few characters, which is printed with every result."""
 
 
 @dataclass(frozen=True)
@@ -284,11 +285,11 @@ class ThreePass(Guided):
 
     def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
         """Return (1 - p) alone + (p - q) without + q with."""
-        told, untold, alone = flows_BFChw
-        assert told is not None and untold is not None and alone is not None
+        prompted, unprompted, alone = flows_BFChw
+        assert prompted is not None and unprompted is not None and alone is not None
         p, q = self.scales(time)
-        guided = (1 - p) * alone.float() + (p - q) * untold.float() + q * told.float()
-        return guided.to(told.dtype)
+        guided = (1 - p) * alone.float() + (p - q) * unprompted.float() + q * prompted.float()
+        return guided.to(prompted.dtype)
 
     @property
     def preset(self) -> str:
@@ -297,5 +298,4 @@ class ThreePass(Guided):
 
 
 def _is_finite(value: object) -> bool:
-    # bool is a subclass of int.
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)

@@ -205,7 +205,7 @@ class Pipeline(Loop):
 
 
 def _sees(part: range, reach: int | None) -> range | None:
-    """Return the earlier frames that a pass over a chunk sees, for a reach that counts itself."""
+    """Return the earlier frames that a pass over a chunk sees; `reach` includes the chunk."""
     if reach is None:
         return None
     return range(max(0, part.start - (reach - 1) * len(part)), part.start)

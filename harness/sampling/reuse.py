@@ -24,7 +24,7 @@ class Inputs:
     def __init__(
         self, network: Network, x_BFChw: Tensor, t_BF: Tensor, pace: float | None = None
     ) -> None:
-        """Hold latents [B, F, C, h, w], times [B, F] and step size, as the network takes them."""
+        """Store latents [B, F, C, h, w], times [B, F] and step size, as the network takes them."""
         self._network = network
         self.x_BFChw = x_BFChw
         self.t_BF = t_BF

@@ -225,7 +225,7 @@ class Sampler:
         return new
 
     def _make_room(self, video: Generation, history: HistoryState, each: Pass) -> None:
-        """Let the caches free what a pass must not find any more."""
+        """Free cache entries that the next pass must not see."""
         for role, branch in zip(self.roles, video.branches, strict=True):
             if each.needs_room and role.cache == "own" and isinstance(branch.session, Session):
                 branch.session.make_room()

@@ -43,7 +43,7 @@ class NoiseSchedule(Protocol):
         """Return the times of a chunk's denoising passes, as the network takes them."""
 
     def pace(self, step: int | None) -> float | None:
-        """Return the step size that the network is told besides the time, or None.
+        """Return the step size that the network takes besides the time, or None.
 
         step: step of a chunk, from 0; None for a commit pass.
         """
@@ -53,12 +53,12 @@ class NoiseSchedule(Protocol):
 
 
 class FlowTimes:
-    """What schedules have in common whose time falls from 1000, noise, to 0, clean latents."""
+    """Base of schedules whose time falls from 1000 (noise) to 0 (clean latents)."""
 
     clean_time: ClassVar[float] = 0.0
 
     def pace(self, step: int | None) -> None:
-        """Return None: the network is told the time alone."""
+        """Return None: these networks take the time alone."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Schedule(FlowTimes):
             if steps is None and name == "first_steps":
                 continue
             is_list = isinstance(steps, Sequence) and not isinstance(steps, str)
-            numbers = list(steps) if is_list and all(map(_is_number, steps)) else []
+            numbers = list(steps) if is_list and all(map(is_number, steps)) else []
             falling = all(a > b for a, b in pairwise(numbers))
             if not numbers or not falling or not all(0 < s <= GRID for s in numbers):
                 raise ValueError(
@@ -251,7 +251,7 @@ class MagiSchedule:
         return self._grid()[:-1]
 
     def pace(self, step: int | None) -> float | None:
-        """Return the number of steps, halved, that would all have this step's size.
+        """Return half the number of steps that a chunk would have if all were as long as this one.
 
         Only a distilled network is told it. A commit pass belongs to the first step of a stage.
         """
@@ -287,13 +287,13 @@ def _joined(steps: Sequence[float]) -> str:
 def _demand_shift(shift: object) -> None:
     """Raise ValueError unless a shift is a number within SHIFTS."""
     least, most = SHIFTS
-    if not (_is_number(shift) and least <= shift <= most):  # NaN too
+    if not (is_number(shift) and least <= shift <= most):  # NaN too
         raise ValueError(
             f"model.schedule.shift={shift}: give a number from {least:g} to {most:g}, "
             "published models have 1 to 8"
         )
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a setting is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Hydra's own sweeper, made quick for sweeps that are typed again, and able to list single jobs.
+"""Hydra's own sweeper, with fast repeats of a sweep and with lists of single jobs.
 
 Hydra composes all jobs before the first starts, so that a misspelt name in the last one is found
 at once, throws the result away, composes each again to run it, and reads every file anew each time.

@@ -98,7 +98,7 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """Pixels to the mean of latents."""
+    """Encode pixels to the mean of their latents."""
 
     def __init__(self, dims: ViTDims) -> None:
         super().__init__(dims)

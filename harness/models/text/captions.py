@@ -1,4 +1,4 @@
-"""Cleans prompts in the way in which the captions of T5-conditioned models were cleaned."""
+"""Cleans prompts as the captions were cleaned on which T5-conditioned models were trained."""
 
 from __future__ import annotations
 

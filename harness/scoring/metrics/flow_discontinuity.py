@@ -45,7 +45,7 @@ class FlowDiscontinuity(Discontinuity):
         return f"{package}, RAFT small, every pair of frames, full size, 12 updates"
 
     def missing(self) -> str | None:
-        """Return the reason if the network's file is missing, else None."""
+        """Return why the network's file cannot be read; None if it is there."""
         reason = weights.missing([NETWORK], self._data_dir)
         return f"optical flow has no network: {reason}" if reason else None
 

@@ -82,7 +82,7 @@ def setting(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[str, float]:
 
 
 def shift_of(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[float, float]:
-    """Return the least error of the scene's place over all shifts, and that shift 0..1."""
+    """Return the smallest error of the scene's place over all shifts, and its shift 0..1."""
     error = torch.zeros(SHIFTS)
     for seen, t in zip(cells, times_s.tolist(), strict=True):
         places = _backdrops(scene.place, scene.camera, 0.0 if scene.camera == "still" else t)
@@ -277,7 +277,7 @@ def explained(view: View, things: Sequence[Thing]) -> View:
 
 
 def miss(view: View) -> float:
-    """Return the error that remains where the scene's place and things are at their best places."""
+    """Return the error of the drawing with the scene's place and things where they fit best."""
     return float(_cut(view.cells - explained(view, view.scene.things).empty).sum())
 
 

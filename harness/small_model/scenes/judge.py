@@ -1,4 +1,4 @@
-"""Holds videos against the scenes of their prompts: what is right, by question."""
+"""Compares videos with the scenes of their prompts, question by question."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Judged:
 
 
 def judge(scene: Scene, keyframes: Frames) -> Judged:
-    """Ask a video everything that a scene has an answer to.
+    """Compare a video with its scene, and return which answers are right.
 
     Shapes  keyframes [F, 128, 128, 3] uint8, the last pixel frame of each latent frame, 42 at
             most count.

@@ -168,7 +168,7 @@ def _shade(paint: RGB, share: float, more: float) -> RGB:
 
 
 def backdrop(scene: Scene, t: float) -> Image.Image:
-    """Return the place alone, without light, on the fine canvas."""
+    """Draw the place without things and without light, in the resolution of the drawing."""
     canvas = Image.new("RGB", (SIDE * FINE, SIDE * FINE))
     pen = ImageDraw.Draw(canvas)
     nearer, moved = zoom(scene, t), pan(scene, t) + 32 * scene.shift

@@ -52,7 +52,7 @@ class SceneText:
         """Do nothing: rows are always made on the CPU."""
 
     def is_full(self, rows_TE: Tensor) -> bool:
-        """Return False: a prompt is read whole, whatever its length."""
+        """Return False: prompts of any length are read whole."""
         return False
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ class Judged:
 
 
 def judge(scene: Scene, keyframes: Frames) -> Judged:
-    """Ask a video everything that a scene has an answer to.
+    """Compare a video with its scene, and return which answers are right.
 
     Shapes  keyframes [F, 64, 128, 3] uint8, the last pixel frame of each latent frame.
     """

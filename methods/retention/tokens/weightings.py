@@ -99,10 +99,10 @@ class Gaussian(Weighting):
 
 @dataclass(frozen=True)
 class FirstOut(Weighting):
-    """Puts the tokens of the first chunk's places behind all others."""
+    """Ranks the tokens in the places of the first chunk below all others."""
 
     def weights(self, num_tokens: int) -> Tensor:
-        """Return ones: places count by `apply` alone."""
+        """Return ones: `apply` does not use weights."""
         return torch.ones(num_tokens)
 
     def apply(self, score_BHN: Tensor, tokens: Tokens) -> Tensor:
@@ -114,7 +114,7 @@ class FirstOut(Weighting):
 
 
 def _places(num_tokens: int) -> Tensor:
-    """Return places from 0 to 1 [N] fp32."""
+    """Return the relative place of every token, 0 to 1 [N] fp32."""
     return torch.arange(num_tokens, dtype=torch.float32) / max(1, num_tokens - 1)
 
 
