@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 
 from harness.config import messages
 from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
-from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.training.stages import Training
-from harness.small_model.training.state import State, load_state
+from harness.small_model.training.state import averaged, saved_state
 from harness.system import machine
 from harness.system.errors import UserError
 from harness.system.logs import remark
@@ -67,7 +65,7 @@ def sample(config: dict[str, Any]) -> int:
     model: VideoModel = instantiate(config["model"])
     teacher: Teacher = instantiate(config["teacher"])
     clips, text = held_out(training.samples, layout=teacher.sample_layout)
-    network = _trained(training, model)
+    network = averaged(training.folder, model)
     made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
     path = Path(training.out or training.folder) / SHEET
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +85,7 @@ def rates(config: dict[str, Any]) -> int:
     model: VideoModel = instantiate(config["model"])
     teacher: Teacher = instantiate(config["teacher"])
     clips, text = held_out(training.samples, layout=teacher.sample_layout)
-    network = _trained(training, model)
+    network = averaged(training.folder, model)
     made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
     scenes = tuple(each.scene for each in clips)
     report(Videos(training.folder, scenes, tuple(map(preview, made)))).show()
@@ -102,7 +100,7 @@ def keys(config: dict[str, Any]) -> int:
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
     clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0, layout=1.0)
-    print(table(keys_of(_trained(training, model), model.spec, clips[0])))
+    print(table(keys_of(averaged(training.folder, model), model.spec, clips[0])))
     return 0
 
 
@@ -111,26 +109,11 @@ def export(config: dict[str, Any]) -> int:
     from harness.small_model.training.export import export as write
 
     training: Training = instantiate(config["train"])
-    for name, value in write(_state(training), Path(training.out or training.folder)).items():
+    for name, value in write(
+        saved_state(training.folder), Path(training.out or training.folder)
+    ).items():
         print(f"{name}: {value}")
     return 0
-
-
-def _trained(training: Training, model: VideoModel) -> Wan:
-    """Return a network with the averaged weights of the newest checkpoint."""
-    network = wan_of(model)
-    network.load_state_dict(_state(training).ema)
-    return network.eval().requires_grad_(False)
-
-
-def _state(training: Training) -> State:
-    state = load_state(Path(training.folder), torch.device("cpu"))
-    if state is None:
-        raise UserError(
-            f"found no checkpoint in {training.folder}: train first or set train.folder to where "
-            "it is"
-        )
-    return state
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def figure(view: View, thing: Thing) -> Tensor:
         row, column = divmod(int(maps.amax(0)[:CELLS, :CELLS].argmax()), CELLS)
         top, left = _CANVAS + row - _ANCHOR[1] - NEAR, _CANVAS + column - _ANCHOR[0] - NEAR
         worth = torch.zeros(len(COLOURS), reach**2, 2 * len(KINDS))
-        for label in {label for sketch in drawn for label in sketch if label != MARK}:
+        for label in dict.fromkeys(label for sketch in drawn for label in sketch if label != MARK):
             nothing = torch.zeros(_CANVAS, _CANVAS)
             shapes = torch.stack([sketch.get(label, nothing) for sketch in drawn])
             shapes = torch.cat([shapes, shapes.flip(2)])
@@ -281,33 +281,6 @@ def miss(view: View) -> float:
     return float(_cut(view.cells - explained(view, view.scene.things).empty).sum())
 
 
-def _paint(label: Paint, colour: str) -> RGB:
-    """Return the paint of a part of a thing of a colour."""
-    return paints_of(colour)[label] if isinstance(label, str) else label
-
-
-def _seen(cells: Tensor, near: float) -> Tensor:
-    """Return the cells of the picture at which the camera shows cells of the stage."""
-    return torch.round((cells - CELLS / 2) * near + CELLS / 2).long() % _PERIOD
-
-
-def _lit(paints: NDArray[np.uint8], scene: Scene, t: float) -> Tensor:
-    """Return colours [..., 3] of 0..1 in the light of a scene."""
-    return torch.from_numpy(lit(paints, scene, t)).float() / 255
-
-
-def _cut(difference: Tensor) -> Tensor:
-    """Return squared errors [...] of colours [..., 3], cut off so that no cell decides alone."""
-    return difference.square().sum(-1).clamp(max=CUT)
-
-
-@lru_cache(maxsize=400)
-def _backdrops(place: str, camera: str, t: float) -> NDArray[np.uint8]:
-    """Return a place at all shifts [16, 64, 64, 3], without light."""
-    scenes = [Scene(place, "day", "clear", camera, s / SHIFTS, ()) for s in range(SHIFTS)]
-    return np.stack([np.asarray(backdrop(scene, t).reduce(CELL * FINE)) for scene in scenes])
-
-
 def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
     """Return the colour of a thing's mark in each keyframe [F, 3], without light, by least squares.
 
@@ -335,6 +308,33 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
         dark, bright = (_lit(np.full(3, level, np.uint8), view.scene, t) for level in (0, 255))
         found[f] = (found[f] - dark) / (bright - dark)
     return found
+
+
+def _paint(label: Paint, colour: str) -> RGB:
+    """Return the paint of a part of a thing of a colour."""
+    return paints_of(colour)[label] if isinstance(label, str) else label
+
+
+def _seen(cells: Tensor, near: float) -> Tensor:
+    """Return the cells of the picture at which the camera shows cells of the stage."""
+    return torch.round((cells - CELLS / 2) * near + CELLS / 2).long() % _PERIOD
+
+
+def _lit(paints: NDArray[np.uint8], scene: Scene, t: float) -> Tensor:
+    """Return colours [..., 3] of 0..1 in the light of a scene."""
+    return torch.from_numpy(lit(paints, scene, t)).float() / 255
+
+
+def _cut(difference: Tensor) -> Tensor:
+    """Return squared errors [...] of colours [..., 3], cut off so that no cell decides alone."""
+    return difference.square().sum(-1).clamp(max=CUT)
+
+
+@lru_cache(maxsize=400)
+def _backdrops(place: str, camera: str, t: float) -> NDArray[np.uint8]:
+    """Return a place at all shifts [16, 64, 64, 3], without light."""
+    scenes = [Scene(place, "day", "clear", camera, s / SHIFTS, ()) for s in range(SHIFTS)]
+    return np.stack([np.asarray(backdrop(scene, t).reduce(CELL * FINE)) for scene in scenes])
 
 
 def _best_place(view: View, frame: int, sketch: Sketch, colour: str) -> tuple[int, int, int]:

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.api import Method
 from harness.config import messages
 from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.training.stages import Training
-from harness.small_model.training.state import State, load_state
+from harness.small_model.training.state import saved_state
 from harness.system import machine
 from harness.system.errors import UserError
 from harness.system.logs import remark
@@ -66,7 +64,7 @@ def export(config: dict[str, Any]) -> int:
     from harness.small_model.training.export import export as write
 
     training: Training = build("train", config["train"])
-    for name, value in write(_state(training), _out(training)).items():
+    for name, value in write(saved_state(training.folder), _out(training)).items():
         print(f"{name}: {value}")
     return 0
 
@@ -81,7 +79,9 @@ def sample(config: dict[str, Any]) -> int:
     device = machine.choose_device(config["run"]["device"])
     backend = build("attention", config["attention"]).resolve(model.spec, method, device)
     studio = Studio(model, method, backend, device)
-    shown = studio.show(_state(training), range(training.samples), training.video_frames)
+    shown = studio.show(
+        saved_state(training.folder), range(training.samples), training.video_frames
+    )
     print(report(shown, model.chunk_frames))
     _out(training).mkdir(parents=True, exist_ok=True)
     draw_sheet(_out(training) / SHEET, shown[:_SHOWN], model.fps / TEMPORAL_STRIDE)
@@ -91,17 +91,6 @@ def sample(config: dict[str, Any]) -> int:
 
 def _out(training: Training) -> Path:
     return Path(training.out or training.folder)
-
-
-def _state(training: Training) -> State:
-    state = load_state(Path(training.folder), torch.device("cpu"))
-    if state is None:
-        raise UserError(
-            f"found no checkpoint in {training.folder}: type `python -m "
-            "harness.small_model.training` first or "
-            "set train.folder to where it is"
-        )
-    return state
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from harness.models.preset import VideoModel, wan_of
+from harness.models.wan import Wan, WanDims
 from harness.system.errors import UserError
 from harness.system.files import whole_file
 
@@ -62,3 +64,32 @@ def load_state(folder: Path, device: torch.device) -> State | None:
         raise UserError(
             f"cannot read {path}: remove it to begin again or set train.folder to another folder"
         ) from error
+
+
+def saved_state(folder: str) -> State:
+    """Return the checkpoint of a training's folder.
+
+    Raises  UserError: there is none, or it cannot be read.
+    """
+    state = load_state(Path(folder), torch.device("cpu"))
+    if state is None:
+        raise UserError(
+            f"found no checkpoint in {folder}: train first or set train.folder to where it is"
+        )
+    return state
+
+
+def averaged(folder: str, model: VideoModel) -> Wan:
+    """Return the model's network with the averaged weights of a folder's checkpoint, frozen.
+
+    Raises  UserError: as `saved_state`, or the checkpoint's network has other sizes.
+    """
+    state = saved_state(folder)
+    network = wan_of(model)
+    if WanDims(**state.dims) != model.dims:
+        raise UserError(
+            f"{folder} holds a network of {state.dims}: set train.folder to another folder or "
+            "model.dims to these"
+        )
+    network.load_state_dict(state.ema)
+    return network.eval().requires_grad_(False)

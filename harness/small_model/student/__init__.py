@@ -1,0 +1,1 @@
+"""Distils the small model's teacher into a student of few steps."""

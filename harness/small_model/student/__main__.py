@@ -1,0 +1,120 @@
+"""`python -m harness.small_model.student train|sample|rates|export [setting=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from harness.config import messages
+from harness.config.compose import configured
+from harness.models.preset import VideoModel, wan_of
+from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.small_model.diffusion.teacher import Teacher
+from harness.small_model.scenes.clip import Clip
+from harness.small_model.student.distill import Distillation, Student, StudentTrainer, roll_out
+from harness.small_model.training.stages import Training
+from harness.small_model.training.state import averaged, saved_state
+from harness.system import machine
+from harness.system.errors import UserError
+from harness.system.logs import remark
+
+
+@messages.verb(also=(ValueError,))
+def main(words: Sequence[str]) -> int:
+    """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
+    verb, *settings = words if words and "=" not in words[0] else ("train", *words)
+    verbs = {"train": train, "sample": sample, "rates": rates, "export": export}
+    if verb not in verbs:
+        raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
+    return verbs[verb](configured("+train=student", "method=bf16", *settings))
+
+
+def train(config: dict[str, Any]) -> int:
+    """Train until the last stage ends or a signal arrives; the same command resumes."""
+    from harness.small_model.diffusion.data import Windows, batches
+
+    training: Training = instantiate(config["train"])
+    teacher: Teacher = instantiate(config["teacher"])
+    student: Student = instantiate(config["student"])
+    model: VideoModel = instantiate(config["model"])
+    device = machine.choose_device(config["run"]["device"])
+    schedule: Any = model.schedule  # a few-step schedule
+    objective = Distillation(
+        schedule,
+        model.spec,
+        training.history_noise,
+        averaged(student.teacher_folder, model).to(device),
+        teacher.guidance,
+        student.substeps,
+    )
+    trainer = StudentTrainer(training, wan_of(model), objective, device)
+    finished = trainer.run(
+        lambda stage, step: batches(
+            Windows(training, stage, model.chunk_frames, drop=0.0, layout=teacher.layout),
+            step,
+            training.workers,
+        )
+    )
+    remark(f"{'finished' if finished else 'stopped'} at step {trainer.clock.step}")
+    return 0
+
+
+def sample(config: dict[str, Any]) -> int:
+    """Generate videos for held-out clips and write a sheet of generated and true frames."""
+    from harness.small_model.diffusion.sample import SHEET, draw_sheet
+
+    training: Training = instantiate(config["train"])
+    clips, made, latent_fps = _made(config)
+    path = Path(training.out or training.folder) / SHEET
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(path, clips, made, latent_fps)
+    print(path)
+    return 0
+
+
+def rates(config: dict[str, Any]) -> int:
+    """Generate videos for held-out clips and print what the world's detector finds in them."""
+    from harness.small_model.codec import preview
+    from harness.small_model.scenes.report import Videos, report
+
+    clips, made, _ = _made(config)
+    scenes = tuple(each.scene for each in clips)
+    report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
+    return 0
+
+
+def export(config: dict[str, Any]) -> int:
+    """Write the averaged weights of the newest checkpoint in BF16, and the loss curve."""
+    from harness.small_model.training.export import export as write
+
+    training: Training = instantiate(config["train"])
+    out = Path(training.out or training.folder)
+    for name, value in write(saved_state(training.folder), out).items():
+        print(f"{name}: {value}")
+    return 0
+
+
+def _made(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
+    """Return held-out clips, the student's videos of them, and latent frames per second."""
+    from harness.small_model.diffusion.sample import held_out
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    teacher: Teacher = instantiate(config["teacher"])
+    clips, text = held_out(training.samples, layout=teacher.sample_layout)
+    like = torch.zeros(len(clips), *model.latent_shape(training.video_frames))
+    schedule: Any = model.schedule
+    draws = torch.Generator().manual_seed(0)
+    network = averaged(training.folder, model)
+    made, _ = roll_out(network, model.spec, schedule, text, like, draws)
+    return clips, made, model.fps / TEMPORAL_STRIDE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,212 @@
+"""The student's loss: where the teacher's paths lead from the levels of a few-step schedule.
+
+A path of the teacher (the ODE of its guided flow) leads from noisy latents to one clean chunk. The
+student learns to jump to that end from exactly the levels of its schedule. The target of a level is
+found by following the teacher to the next lower level, from where the student itself jumps on:
+consistency distillation (arXiv 2303.01469) in as many segments as the sampler has steps
+(arXiv 2403.06807). The end of a path is determined by its start, so the target is one future and
+not the mean of many; new noise between the steps chooses among them.
+
+Levels are noised true chunks at first. In stages with a rollout they are those that the student's
+own sampling passes through, after its own history (Self-Forcing, arXiv 2506.08009): then it
+learns at what it meets when it runs.
+
+Distribution matching (DMD, arXiv 2405.14867) would also correct the student's distribution, but
+trains a critic as large as the student, some five steps for each of its own. Here a step needs no
+third network; it takes 4 s of one CPU core for first chunks, 5 s for 12 frames and 13 s for a
+rollout of 42, so some thousand steps fit into five hours of two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec
+from harness.models.wan import Wan
+from harness.sampling.schedule import GRID, Schedule
+from harness.small_model.diffusion.keys import keep_keys
+from harness.small_model.training.loop import Trainer
+from harness.small_model.training.objective import Batch, Objective, commit, randn
+from harness.small_model.training.optim import Average
+from harness.small_model.training.stages import Stage, Training
+from harness.small_model.training.teacher import TeacherForcing
+
+
+@dataclass(frozen=True)
+class Student:
+    """Settings of a distillation, besides its stages.
+
+    teacher_folder: of the teacher's checkpoint, whose averaged weights are taken.
+    substeps: Euler steps of the teacher from one level to the next.
+    """
+
+    teacher_folder: str
+    substeps: int = 4
+
+
+@dataclass(frozen=True)
+class Distillation(Objective):
+    """The loss of a few-step student of a teacher; see this module.
+
+    teacher: with frozen weights, on the batch's device. guidance: of its flow.
+
+    Raises  ValueError: a schedule whose first chunk has other steps; from `loss`, a stage with a
+            rollout of another number of passes than the sampler has.
+    """
+
+    teacher: Wan
+    guidance: float
+    substeps: int
+
+    def __post_init__(self) -> None:
+        if self.schedule.first_steps is not None:
+            raise ValueError(
+                f"model.schedule.first_steps={list(self.schedule.first_steps)}: a student learns "
+                "one list of steps, choose null"
+            )
+
+    def loss(
+        self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
+    ) -> tuple[Tensor, dict[float, float]]:
+        """Return the mean squared error of the flow to the target, and its mean by level.
+
+        Cells count as the batch says where the clean chunks are the true ones.
+        draws: generator on the batch's device, the source of all random numbers.
+        """
+        levels = torch.tensor(self.levels())
+        if stage.rollout not in (0, len(levels) - 1):
+            raise ValueError(
+                f"train.stages has a rollout of {stage.rollout} passes: give 0, or "
+                f"{len(levels) - 1} as the sampler has"
+            )
+        size = self.spec.chunk_frames
+        begins = batch.from_start or stage.rollout > 0  # rollouts begin with the video
+        frames = range(0 if begins else size, batch.x_BFChw.shape[1])
+        if stage.rollout:
+            clean, passes = roll_out(
+                network, self.spec, self.schedule, batch.text_BTE, batch.x_BFChw, draws
+            )
+            weight_BFhw = torch.ones_like(batch.weight_BFhw)
+        else:
+            clean, weight_BFhw = batch.x_BFChw, batch.weight_BFhw
+        shape = len(clean), len(frames) // size
+        chosen_BF = torch.randint(len(levels) - 1, shape, generator=draws, device=clean.device)
+        chosen_BF = chosen_BF.repeat_interleave(size, dim=1)
+        sigma = levels.to(clean)[chosen_BF][:, :, None, None, None]
+        if stage.rollout:
+            index = chosen_BF[None, :, :, None, None, None].expand(1, *clean.shape)
+            x = passes.gather(0, index)[0]
+        else:
+            x0 = clean[:, frames.start :]
+            x = (1 - sigma) * x0 + sigma * randn(x0, draws)
+        text_kv, forcing = network.text_kv(batch.text_BTE), TeacherForcing(self.spec, x.device)
+        commit(network, clean[:, :-size], text_kv, forcing, first=0)
+        plan = forcing.plan(frames, "nothing")
+        flow = partial(network, text_kv=text_kv, session=forcing, plan=plan)
+        with torch.no_grad():
+            later, sigma_BF = self.follow(batch.text_BTE, clean, x, chosen_BF, frames)
+            rest = flow(later, GRID * sigma_BF).float()
+            target = later - sigma_BF[:, :, None, None, None] * rest
+        found = flow(x, GRID * sigma[:, :, 0, 0, 0]).float()
+        squared_BFhw = (found - (x - target) / sigma).square().mean(2)
+        weight_BFhw = weight_BFhw[:, frames.start :]
+        error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
+        by_time = {
+            GRID * level: error_BF[chosen_BF == i].mean().item()
+            for i, level in enumerate(levels[:-1].tolist())
+            if (chosen_BF == i).any()
+        }
+        return error_BF.mean(), by_time
+
+    def levels(self) -> list[float]:
+        """Return the noise levels of the sampler's passes, and 0."""
+        times = torch.tensor(self.schedule.times(first_chunk=False))
+        return [*self.schedule.sigma(times).tolist(), 0.0]
+
+    def follow(
+        self, text_BTE: Tensor, clean_BFChw: Tensor, x_BFChw: Tensor, chosen_BF: Tensor,
+        frames: range,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Follow the teacher from levels to the next lower ones: latents and levels [B, F] there.
+
+        clean_BFChw: all chunks of the windows; the ones before a chunk are its history.
+        chosen_BF: index of the level of each frame of x, which are `frames` of the windows.
+        """
+        device = x_BFChw.device
+        flows = []
+        for text in (text_BTE, torch.zeros_like(text_BTE)):
+            text_kv, forcing = self.teacher.text_kv(text), TeacherForcing(self.spec, device)
+            commit(
+                self.teacher, clean_BFChw[:, : -self.spec.chunk_frames], text_kv, forcing, first=0
+            )
+            plan = forcing.plan(frames, "nothing")
+            flows.append(partial(self.teacher, text_kv=text_kv, session=forcing, plan=plan))
+        sigmas = torch.tensor(self.levels(), device=device)
+        shift = self.schedule.shift
+        # Steps are even in u, of which the levels are s = shift u / (1 + (shift - 1) u).
+        u = sigmas / (shift - (shift - 1) * sigmas)
+        begin, end = u[chosen_BF], u[chosen_BF + 1]
+        now = sigmas[chosen_BF]
+        for step in range(1, self.substeps + 1):
+            told, untold = (flow(x_BFChw, GRID * now).float() for flow in flows)
+            between = begin + (end - begin) * step / self.substeps
+            after = shift * between / (1 + (shift - 1) * between)
+            way = (after - now)[:, :, None, None, None]
+            x_BFChw = x_BFChw + way * (untold + self.guidance * (told - untold))
+            now = after
+        return x_BFChw, now
+
+
+@torch.no_grad()
+def roll_out(
+    network: Wan,
+    spec: CacheSpec,
+    schedule: Schedule,
+    text_BTE: Tensor,
+    like_BFChw: Tensor,
+    draws: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return videos [B, F, C, h, w] as the sampler makes them, and what each pass was given.
+
+    The second tensor [passes, B, F, C, h, w] holds the noisy latents of all passes.
+
+    like_BFChw: a tensor of the videos' shape. draws: generator on its device.
+    """
+    text_kv, forcing = network.text_kv(text_BTE), TeacherForcing(spec, like_BFChw.device)
+    videos, passes = [], []
+    for first in range(0, like_BFChw.shape[1], spec.chunk_frames):
+        chunk = like_BFChw[:, first : first + spec.chunk_frames]
+        plan = forcing.plan(range(first, first + spec.chunk_frames), "nothing")
+        solver = schedule.solver(first_chunk=first == 0)
+        x, given = randn(chunk, draws), []
+        while not solver.finished:
+            given.append(x)
+            t_BF = torch.full(chunk.shape[:2], solver.time, device=x.device)
+            flow = network(x, t_BF, text_kv, forcing, plan).float()
+            x = solver.step(x, flow, partial(randn, chunk, draws))
+        commit(network, x, text_kv, forcing, first)
+        videos.append(x)
+        passes.append(torch.stack(given))
+    return torch.cat(videos, dim=1), torch.cat(passes, dim=2)
+
+
+class StudentTrainer(Trainer):
+    """Trains a student; resumes from the checkpoint in its folder if there is one."""
+
+    def __init__(
+        self,
+        training: Training,
+        network: Wan,
+        objective: Distillation,
+        device: torch.device,
+    ) -> None:
+        """Prepare a `Trainer`; a new training starts from the teacher's weights."""
+        keep_keys(network)
+        super().__init__(training, network, objective, device)
+        if self.clock.step == 0:
+            self.network.load_state_dict(objective.teacher.state_dict())
+            self.average = Average(self.network, training.ema)

@@ -1,0 +1,169 @@
+"""Distillation of the student: targets, rollouts, what is learned, resuming."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from harness.api import CacheSpec
+from harness.cache.attention.portable import Portable
+from harness.cache.session import Session
+from harness.config.compose import configured
+from harness.models.preset import VideoModel
+from harness.models.wan import Wan, WanDims
+from harness.sampling.sampler import Sampler
+from harness.sampling.schedule import Schedule
+from harness.small_model.diffusion.data import Windows, batches
+from harness.small_model.diffusion.keys import KEPT, KeyShape
+from harness.small_model.scenes.rows import WIDTH
+from harness.small_model.student.__main__ import main
+from harness.small_model.student.distill import Distillation, StudentTrainer, roll_out
+from harness.small_model.training.objective import Batch
+from harness.small_model.training.optim import initialise
+from harness.small_model.training.stages import Stage, Training
+from tests.support.geometry import BF16
+
+CPU = torch.device("cpu")
+DIMS = WanDims(
+    dim=32, num_layers=2, num_heads=2, ffn_dim=48, text_dim=WIDTH, freq_dim=16, place_waves=2
+)
+SPEC = CacheSpec(num_layers=2, num_heads=2, head_dim=16, grid=(8, 8), chunk_frames=3, window=None)
+SCHEDULE = Schedule(steps=(1000, 500), shift=5.0)
+STAGE = Stage(frames=6, batch=2, lr=5e-3, steps=3, from_start=0.5)
+ROLLOUT = replace(STAGE, from_start=1.0, rollout=2)
+
+
+def teacher() -> Wan:
+    network = Wan(DIMS)
+    initialise(network, 0)
+    KeyShape().apply(network, 0)
+    for weight in network.parameters():  # branches begin silent; here they speak
+        weight.data += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    return network.eval().requires_grad_(False)
+
+
+def objective(guidance: float = 2.0, substeps: int = 2) -> Distillation:
+    return Distillation(SCHEDULE, SPEC, 0.0, teacher(), guidance, substeps)
+
+
+def trainer(folder: Path, stage: Stage = STAGE) -> StudentTrainer:
+    training = Training([stage], str(folder), warmup_steps=1, decay_from=1.0, log_steps=1)
+    return StudentTrainer(training, Wan(DIMS), objective(), CPU)
+
+
+def source(stage: Stage, step: int) -> Iterator[Batch]:
+    training = Training([stage], "")
+    return batches(Windows(training, stage, 3, drop=0.0, layout=1.0), step, workers=0)
+
+
+def test_the_target_of_the_last_level_is_the_end_of_the_teachers_path() -> None:
+    """A student with the teacher's weights is right where one step of it is the whole path."""
+    batch = next(source(STAGE, 0))
+    draws = torch.Generator().manual_seed(0)
+    _, by_time = objective(guidance=1.0, substeps=1).loss(teacher(), batch, STAGE, draws)
+    high, low = sorted(by_time, reverse=True)
+    assert by_time[low] < 1e-8 < by_time[high]
+    draws.manual_seed(0)
+    _, guided = objective(guidance=3.0, substeps=1).loss(teacher(), batch, STAGE, draws)
+    assert guided[low] > 1e-8
+
+
+def test_paths_end_at_the_next_level_and_depend_on_history() -> None:
+    batch = next(source(replace(STAGE, from_start=1.0), 0))
+    clean, x = batch.x_BFChw, torch.randn(batch.x_BFChw.shape)
+    chosen = torch.tensor([[0] * 3 + [1] * 3] * 2)
+    task = objective(substeps=3)
+    ends, sigma = task.follow(batch.text_BTE, clean, x, chosen, range(6))
+    levels = task.levels()
+    torch.testing.assert_close(sigma[0, [0, 3]], torch.tensor(levels[1:]), atol=1e-6, rtol=0)
+    other, _ = task.follow(batch.text_BTE, clean + 1, x, chosen, range(6))
+    assert torch.equal(ends[:, :3], other[:, :3]) and not torch.equal(ends[:, 3:], other[:, 3:])
+
+
+def test_rollouts_are_what_the_sampler_makes() -> None:
+    network, text = teacher(), torch.randn(1, 10, WIDTH)
+    like = torch.zeros(1, 6, 16, 16, 16)
+    made, passes = roll_out(network, SPEC, SCHEDULE, text, like, torch.Generator().manual_seed(0))
+    assert passes.shape == (2, *made.shape)
+    draws = torch.Generator().manual_seed(0)
+    noise = {}
+    for frames in (range(3), range(3, 6)):
+        for number in range(2):
+            noise[frames, number] = torch.randn(1, 3, 16, 16, 16, generator=draws)
+    sampler, session = Sampler(network, SCHEDULE, 3), Session(SPEC, BF16, Portable(), 6, CPU)
+    text_kv = network.text_kv(text)
+    for frames in (range(3), range(3, 6)):
+        solver, x = SCHEDULE.solver(first_chunk=False), noise[frames, 0]
+        while not solver.finished:
+            t = torch.full((1, 3), solver.time)
+            flow = sampler.flow(x, t, text_kv, session, frames)
+            x = solver.step(x, flow, lambda frames=frames: noise[frames, 1])
+        sampler.flow(x, torch.zeros(1, 3), text_kv, session, frames, "history")
+        torch.testing.assert_close(made[:, list(frames)], x, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stage", [STAGE, ROLLOUT], ids=["true history", "own history"])
+def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path, stage: Stage) -> None:
+    whole = trainer(tmp_path / "whole", stage)
+    whole.run(source)
+
+    def one_then_stop(stage: Stage, step: int) -> Iterator[Batch]:
+        for batch in source(stage, step):
+            os.kill(os.getpid(), signal.SIGTERM)  # heard at the end of this step
+            yield batch
+
+    assert not trainer(tmp_path / "parts", stage).run(one_then_stop)
+    again = trainer(tmp_path / "parts", stage)
+    assert again.clock.step == 1 and again.run(source)
+    for ours, theirs in (
+        (again.network.state_dict(), whole.network.state_dict()),
+        (again.average.weights, whole.average.weights),
+    ):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_it_learns_from_the_teachers_weights_on_and_keeps_the_keys(tmp_path: Path) -> None:
+    stage = Stage(frames=3, batch=4, lr=2e-2, steps=60, from_start=1.0)
+    one = trainer(tmp_path, stage)
+    start = teacher().state_dict()
+    assert all(torch.equal(one.network.state_dict()[name], start[name]) for name in start)
+    batch = next(source(stage, 0))
+    assert one.run(lambda stage, step: iter(lambda: batch, None))
+    losses = [row["loss"] for row in one.rows]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+    ends = one.network.state_dict()
+    assert all(torch.equal(ends[name], start[name]) == name.endswith(KEPT) for name in start)
+
+
+def test_the_shipped_settings_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured("+train=student", "method=bf16")
+    model: VideoModel = instantiate(config["model"])
+    forcing = instantiate(configured("+train=forcing", "method=bf16")["model"])
+    assert (model.dims, model.spec) == (forcing.dims, forcing.spec)
+    training: Training = instantiate(config["train"])
+    training.demand_fit(model.chunk_frames)
+    passes = len(model.schedule.times(first_chunk=False))
+    assert {stage.rollout for stage in training.stages} == {0, passes}
+    for words, said in (
+        (["draw"], "is no verb"),
+        (["train", f"student.teacher_folder={tmp_path}"], "found no checkpoint"),
+        (["sample", f"train.folder={tmp_path}"], "found no checkpoint"),
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_what_a_student_cannot_learn_is_refused() -> None:
+    with pytest.raises(ValueError, match="one list of steps"):
+        replace(objective(), schedule=Schedule(first_steps=(1000,)))
+    batch = next(source(STAGE, 0))
+    with pytest.raises(ValueError, match="give 0, or 2"):
+        objective().loss(teacher(), batch, replace(STAGE, rollout=1), torch.Generator())
