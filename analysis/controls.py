@@ -107,31 +107,35 @@ def pairs(section: Section) -> Sequence[Pair]:
 def notes(section: Section, names: Collection[str]) -> list[str]:
     """Say what each of these methods is held against, and how far apart they are in quality.
 
-    One line for each control that a method needs; a missing one is said. Methods that neither skip
-    nor evict have none.
+    Methods that neither skip nor evict have no line. A missing control is said.
     """
     try:
         found = pairs(section)
     except UserError as error:
         return [f"controls of methods that skip passes or evict history are not known: {error}"]
     wide = with_fewer_steps(section)
-    told = next((name for name in TOLD_BY if section.has(name)), None)
+    quantity = next((QUANTITIES[name] for name in TOLD_BY if section.has(name)), None)
     said = []
+    lacking: dict[str, list[str]] = {}
     for pair in found:
         if pair.method not in names:
             continue
         if pair.control is None:
-            said.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
+            lacking.setdefault(pair.method, []).append(pair.kind)
             continue
-        apart = between(wide, told, pair.method, pair.control) if told else None
+        apart = quantity and between(wide, quantity.name, pair.method, pair.control)
         gap = ""
-        if told and apart is not None:
-            quantity = QUANTITIES[told]
+        if quantity and apart:
             places = quantity.decimals
             gap = f", {quantity.title} {number(apart.mean, places, '+z')} {quantity.unit}".rstrip()
             if apart.bounds is not None:
                 gap += f" [{', '.join(number(x, places, '+z') for x in apart.bounds)}]"
         said.append(f"{pair.method}: beside {pair.control} ({pair.kind}){gap}")
+    said += [
+        f"{name}: no control by {', nor by '.join(kinds)}; python -m analysis controls says how to "
+        "make it, or why none can be made"
+        for name, kinds in lacking.items()
+    ]
     return said
 
 
@@ -163,6 +167,8 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     # Where the method's policy may skip the last step, the control may too.
     settings |= {} if policy.protect_last else {"protect_last": "false"}
     settings |= {} if policy.payload == "residual" else {"payload": policy.payload}
+    # Orders of passes that run a whole window at once refuse to skip single chunks.
+    settings |= {} if policy.scope == "chunk" else {"scope": policy.scope}
     return pair(missing=_command(section, name, "reuse", "uniform_skip", Uniform, settings))
 
 
