@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import REFERENCE
@@ -40,9 +38,9 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     suite_config = suites.configured(resolved["suite"])
     model = resolved["model"]
     data_dir, _ = data_folder.data_folder(resolved["data_dir"])
-    first = 1
-    with suppress(Exception):  # a decoder that cannot be imported is refused with the other parts
-        first = getattr(get_class(model["decoder"]["_target_"]), "first_pixel_frames", 1)
+    # Read from the settings: importing the decoder's class would import torch.
+    decoder = model.get("decoder")
+    first = decoder.get("first_pixel_frames", 1) if isinstance(decoder, dict) else 1
     suite = suites.resolve(
         choices["suite"],
         suite_config,

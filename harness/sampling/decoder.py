@@ -20,8 +20,8 @@ class Decoder(Protocol):
     def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
         """Yield the pixels of one latent frame after the other: uint8 [1 or 4, H, W, 3].
 
-        The first latent frame gives 1 pixel frame, or as many as the attribute
-        `first_pixel_frames` of the class says; every other one gives 4.
+        The first latent frame gives 1 pixel frame, or as many as the decoder's setting
+        `first_pixel_frames` says; every other one gives 4.
         """
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:

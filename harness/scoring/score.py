@@ -258,8 +258,7 @@ class _Video:
             pack_frames(stem, frames, fps)
             if not stem.with_suffix(".mp4").exists():
                 write_mp4(stem.with_suffix(".mp4"), frames, fps)
-        decoder = get_class(run.model["decoder"]["_target_"])
-        of_first = getattr(decoder, "first_pixel_frames", 1)
+        of_first = run.model["decoder"].get("first_pixel_frames", 1)
         first = pixel_frames(run.model["chunk_frames"], of_first)
         joints = tuple(range(first, len(frames), TEMPORAL_STRIDE * run.model["chunk_frames"]))
         prompt = item.prompt.scored_as or item.prompt.text

@@ -216,6 +216,8 @@ class ViTVae:
     chunk_frames: latent frames of a chunk. tile: frames, rows and columns of a tile in pixels.
     weights: `checkpoint`, or `random` for these sizes with seeded noise.
     dtype: bfloat16, float16 or float32.
+    first_pixel_frames: pixel frames of the first latent frame, which the length of a suite's videos
+        is computed from; a preset has to name it.
 
     Source  MAGI-1 (arXiv 2505.13211), its released code, which truncates pixels instead of rounding
             them to nearest.
@@ -226,7 +228,6 @@ class ViTVae:
     """
 
     encodes: ClassVar[bool] = False
-    first_pixel_frames: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -236,6 +237,7 @@ class ViTVae:
         tile: tuple[int, int, int] = (12, 256, 256),
         weights: Literal["checkpoint", "random"] = "checkpoint",
         dtype: str = "bfloat16",
+        first_pixel_frames: int = 4,
     ) -> None:
         if weights not in ("checkpoint", "random"):
             raise UserError(f"vae.weights={weights}: choose checkpoint or random")
@@ -243,6 +245,7 @@ class ViTVae:
             raise UserError(f"vae.dtype={dtype}: choose {', '.join(DTYPES)}")
         self.folder, self.dims, self.chunk_frames = folder, dims or ViTDims(), chunk_frames
         self.tile, self.weights, self.dtype = tile, weights, dtype
+        self.first_pixel_frames = first_pixel_frames
         self._vae: ViTNetwork | None = None
 
     def locate(self, root: Path) -> None:
