@@ -169,6 +169,7 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     settings |= {} if policy.payload == "residual" else {"payload": policy.payload}
     # Orders of passes that run a whole window at once refuse to skip single chunks.
     settings |= {} if policy.scope == "chunk" else {"scope": policy.scope}
+    settings |= {"allow_stale_commit": "true"} if policy.allow_stale_commit else {}
     return pair(missing=_command(section, name, "reuse", "uniform_skip", Uniform, settings))
 
 

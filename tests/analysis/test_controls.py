@@ -126,8 +126,9 @@ def test_a_control_differs_in_nothing_else(tmp_path: Path) -> None:
     ("method", "skipped", "wanted"),
     [
         ("flowcache_slow", 0.46, {"ratio": 0.46}),
-        ("teacache", 0.553, {"ratio": 0.56}),
+        ("teacache", 0.553, {"ratio": 0.56, "scope": "window"}),
         ("reuse_fixed_bf16", 0.02, {"ratio": 0.02, "protect_last": False}),
+        ("flowcache_magi_slow", 0.4, {"payload": "displacement", "allow_stale_commit": True}),
     ],
 )
 def test_the_command_makes_the_missing_uniform_skip(
