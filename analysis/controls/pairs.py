@@ -106,8 +106,8 @@ def pairs(section: Section) -> Sequence[Pair]:
 def notes(section: Section, names: Collection[str]) -> list[str]:
     """Return one sentence for each control of these methods, with the difference in quality.
 
-    One line for each control that a method needs; a missing one is named. Methods that neither skip
-    nor evict have none.
+    One more sentence for each method that lacks controls. Methods that neither skip nor evict have
+    none.
     """
     try:
         found = pairs(section)
@@ -117,21 +117,27 @@ def notes(section: Section, names: Collection[str]) -> list[str]:
     if not found:
         return []
     extended = with_fewer_steps(section)
-    shown_by = next((name for name in COMPARED_BY if section.has(name)), None)
+    quantity = next((QUANTITIES[name] for name in COMPARED_BY if section.has(name)), None)
     lines = []
+    missing: dict[str, list[str]] = {}
     for pair in found:
         if pair.control is None:
-            lines.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
+            missing.setdefault(pair.method, []).append(pair.kind)
             continue
-        apart = between(extended, shown_by, pair.method, pair.control) if shown_by else None
+        apart = quantity and between(extended, quantity.name, pair.method, pair.control)
         gap = ""
-        if shown_by and apart is not None:
-            quantity = QUANTITIES[shown_by]
+        if quantity and apart:
             places = quantity.decimals
             gap = f", {quantity.title} {number(apart.mean, places, '+z')} {quantity.unit}".rstrip()
             if apart.bounds is not None:
                 gap += f" [{', '.join(number(x, places, '+z') for x in apart.bounds)}]"
         lines.append(f"{pair.method}: beside {pair.control} ({pair.kind}){gap}")
+    # The reasons and commands are long, so they stay in the table of controls.
+    lines += [
+        f"{name}: no control by {', nor by '.join(kinds)}; python -m analysis controls says how to "
+        "make it, or why none can be made"
+        for name, kinds in missing.items()
+    ]
     return lines
 
 
@@ -163,6 +169,9 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     # Where the method's policy may skip the last step, the control may too.
     settings |= {} if policy.protect_last else {"protect_last": "false"}
     settings |= {} if policy.payload == "residual" else {"payload": policy.payload}
+    # Orders of passes that run a whole window at once refuse to skip single chunks.
+    settings |= {} if policy.scope == "chunk" else {"scope": policy.scope}
+    settings |= {"allow_stale_commit": "true"} if policy.allow_stale_commit else {}
     return pair(missing=_command(section, name, "reuse", "uniform_skip", Uniform, settings))
 
 
