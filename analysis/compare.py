@@ -18,10 +18,10 @@ from typing import Literal
 
 from analysis.numbers import number as printed
 from analysis.section import Method, Section
+from analysis.settings import does
 from analysis.sources.published.papers import Number, Paper, names, paper
 from analysis.statistics import FEWEST, estimates
 from analysis.verb_options import PUBLISHED, of_source, source
-from analysis.work.settings import does
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid

@@ -29,7 +29,6 @@ from analysis.controls.fewer_steps import num_steps, steps_of_cost, with_fewer_s
 from analysis.numbers import number
 from analysis.section import Section, cell
 from analysis.statistics import KEPT, between
-from analysis.work.arithmetic import flops
 from harness.api import Exact, Retention
 from harness.api import Method as Parts
 from harness.cache.session import sized
@@ -186,23 +185,38 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
             missing="none can be made: the model's steps are a list of times",
         )  # fmt: skip
     pair = partial(Pair, "fewer steps", name, steps)
-    work = flops([section.methods[name]]).get(name)
-    if work is None:
-        return pair(missing="its traces are missing, so its FLOPs are not known: repeat its run")
-    wanted = steps_of_cost(model, replace(parts, reuse=None), request.suite.num_frames, work)
+    if section.reference in _alike(section, name, "reuse"):
+        without, words = r"[+~]*method[.=]", ["method=bf16"]
+    else:
+        without, words = r"[+~]*method\.reuse", ["method.reuse=null"]
+    # Rows count what attention computed, the planner what a pass may see. So only shares of FLOPs
+    # compare, and these need the run of all steps.
+    whole = next(_without_reuse(section, name), None)
+    if whole is None:
+        return pair(
+            missing=f"first make its run without reuse: {_typed(section, name, without, words)}"
+        )
+    share = section.methods[name].flops / section.methods[whole].flops
+    if math.isnan(share):
+        return pair(missing=f"rows without FLOPs: repeat the runs of {name} and {whole}")
+    wanted = steps_of_cost(model, replace(parts, reuse=None), request.suite.num_frames, share)
     if wanted is None:
         return pair(missing="none can be made: no other number of steps fits the order of passes")
     wide = with_fewer_steps(section)
-    for other in _alike(wide, name, "reuse"):
+    for other in _without_reuse(wide, name):
         theirs = wide.methods[other].request
-        if theirs and num_steps(theirs) == wanted and theirs.method.get("reuse") is None:
+        if theirs and num_steps(theirs) == wanted:
             return pair(other, wanted)
-    words = [f"model.schedule.num_steps={wanted}"]
-    if section.reference in _alike(section, name, "reuse"):
-        made = _typed(section, name, r"[+~]*method[.=]", ["method=bf16", *words])
-    else:
-        made = _typed(section, name, r"[+~]*method\.reuse", ["method.reuse=null", *words])
-    return pair(missing=f"make it with {made}")
+    words.append(f"model.schedule.num_steps={wanted}")
+    return pair(missing=f"make it with {_typed(section, name, without, words)}")
+
+
+def _without_reuse(section: Section, name: str) -> Iterator[str]:
+    """Yield the runs that equal a method apart from reuse, and skip no pass."""
+    for other in _alike(section, name, "reuse"):
+        request = section.methods[other].request
+        if request and request.method.get("reuse") is None:
+            yield other
 
 
 def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterator[Pair]:

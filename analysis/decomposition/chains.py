@@ -17,8 +17,8 @@ from typing import Literal
 
 import yaml
 
+from analysis.settings import built
 from analysis.sources.published.papers import Number, paper
-from analysis.work.settings import built
 from harness.planning.flops import video_flops
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import shipped

@@ -1,6 +1,6 @@
 """Finds the runs of a chain's links in a results folder, with their seconds and realised FLOPs.
 
-A run belongs to a link if it does the link's work (`analysis.work.settings`). Only runs of one
+A run belongs to a link if it does the link's work (`analysis.settings`). Only runs of one
 network, suite, length and device are compared.
 """
 
@@ -15,9 +15,8 @@ import pandas as pd
 
 from analysis.decomposition.chains import Chain, Link, Part
 from analysis.section import Method, Section
+from analysis.settings import CHANGED, does
 from analysis.statistics import Estimate, by_prompt, ratio
-from analysis.work.arithmetic import flops
-from analysis.work.settings import CHANGED, does
 from harness.results.run import Run
 
 
@@ -25,7 +24,7 @@ from harness.results.run import Run
 class Measured:
     """What one link measured.
 
-    seconds: of a video, mean over prompts. flops: of the passes that ran, NaN if unknown.
+    seconds: of a video, mean over prompts.
     factor: seconds of the nearest link before it that has a run, over its own; None for the first.
     flops_factor: the same of FLOPs.
     """
@@ -33,7 +32,6 @@ class Measured:
     link: Link
     method: Method
     seconds: float
-    flops: float
     factor: Estimate | None = None
     flops_factor: float = math.nan
 
@@ -80,11 +78,10 @@ def _measured(
             continue
         section, method = runs[link.part]
         seconds = by_prompt(section, "runtime_s")[method.name]
-        work = flops([method]).get(method.name, math.nan)
         apart = None if before is None else ratio(before[0], seconds)
-        less = math.nan if before is None else before[1] / work
-        yield Measured(link, method, float(seconds.mean()), work, apart, less)
-        before = seconds, work
+        less = math.nan if before is None else before[1] / method.flops
+        yield Measured(link, method, float(seconds.mean()), apart, less)
+        before = seconds, method.flops
 
 
 def _of(

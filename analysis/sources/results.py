@@ -261,9 +261,11 @@ def _method(name: str, run: LoadedRun) -> Method:
         num_wanted=len(request.items) if request else None,
         failures=tuple(f"{count} x {cause}" for cause, count in causes.items()),
         reasons={key: said for key, said in told.items() if said},
-        skip_ratio=float(made["skip_ratio"].astype(float).mean())
-        if "skip_ratio" in made
-        else np.nan,
+        # Rows of earlier versions lack these columns.
+        **{
+            key: float(made[key].astype(float).mean()) if key in made else np.nan
+            for key in ("skip_ratio", "flops")
+        },
         request=request,
     )
 

@@ -129,7 +129,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
     lines = [
         [
             each.link.part,
-            number(each.flops / 1e12, digits=3),
+            number(each.method.flops / 1e12, digits=3),
             number(each.flops_factor, 2),
             number(each.seconds, 2),
             "-" if each.factor is None else number(each.factor.mean, 2) + _bounds(each),
