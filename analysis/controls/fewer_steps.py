@@ -24,7 +24,7 @@ from harness.models.preset import VideoModel
 from harness.planning.memory import Budget, Contract
 from harness.planning.model_needs import Needs, network
 from harness.planning.roofline import work
-from harness.results.quantities import QUANTITIES
+from harness.results.quantities import is_fidelity
 from harness.results.run import Run
 from harness.results.video_files import frames_file, read_frames
 from harness.scoring.metrics import psnr, ssim
@@ -68,7 +68,7 @@ def with_fewer_steps(section: Section) -> Section:
             methods[name], folder = method, method.folder
             rows = other.videos.loc[[name]]
             measured = [_distances(folder, base, *index[1:]) for index in rows.index]
-            kept = rows.drop(columns=[x for x in rows if _is_fidelity(str(x))])
+            kept = rows.drop(columns=[x for x in rows if is_fidelity(str(x))])
             tables.append(kept.join(pd.DataFrame(measured, index=rows.index)))
     videos = pd.concat(tables)
     added = [name for name in methods if name not in section.methods]
@@ -118,10 +118,6 @@ def _work(section: Section) -> Mapping[str, Any] | None:
         "schedule": schedule,
         "suite": (suite.name, suite.sha256, suite.num_frames, request.seed),
     }
-
-
-def _is_fidelity(key: str) -> bool:
-    return key in QUANTITIES and QUANTITIES[key].fidelity
 
 
 def _distances(folder: Path, base: Path, prompt: int, sample: int) -> dict[str, float]:

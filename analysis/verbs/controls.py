@@ -11,6 +11,7 @@ from typing import get_args
 from analysis.controls.fewer_steps import with_fewer_steps
 from analysis.controls.pairs import BYTES, SKIPS, Kind, Pair, pairs, unknown
 from analysis.numbers import number
+from analysis.pages import show
 from analysis.section import Section, cell
 from analysis.sources.results import sections
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, between
@@ -57,11 +58,7 @@ def run(words: argparse.Namespace) -> int:
             "control; add one, for example method=flowcache_slow or method=flowcache_bf16"
         )
     for grid in grids:
-        if words.format == "md":
-            print(grid.markdown())
-        else:
-            grid.show()
-            print()
+        show(grid, words.format)
     return 0
 
 
