@@ -76,14 +76,16 @@ def with_fewer_steps(section: Section) -> Section:
     return replace(section, methods=methods, videos=videos, values=values)
 
 
-def steps_of_cost(model: VideoModel, parts: Parts, num_frames: int, flops: float) -> int | None:
+def steps_of_cost(
+    model: VideoModel, parts: Parts, num_frames: int, flops: float, recached: Sequence[int] = ()
+) -> int | None:
     """Return the number of steps whose FLOPs are nearest to `flops`; None if no other can run.
 
-    parts: the method, which skips no pass. flops: of a video.
+    parts: the method, which skips no pass. flops: of a video. recached: as in `VideoModel.passes`.
     """
     counted = network(model)
     full = getattr(model.schedule, NUM_STEPS)
-    likely = round(full * flops / without_skips(model, parts, num_frames, counted))
+    likely = round(full * flops / without_skips(model, parts, num_frames, counted, recached))
     costs: dict[int, float] = {}
     for steps in range(max(2, likely - NEAR), min(full, likely + NEAR + 1)):
         schedule: Any = model.schedule
@@ -92,7 +94,7 @@ def steps_of_cost(model: VideoModel, parts: Parts, num_frames: int, flops: float
             short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
         except ValueError:  # steps that the order of passes cannot split evenly
             continue
-        costs[steps] = without_skips(short, parts, num_frames, counted)
+        costs[steps] = without_skips(short, parts, num_frames, counted, recached)
     return min(costs, key=lambda steps: abs(costs[steps] - flops), default=None)
 
 
@@ -107,6 +109,7 @@ def _work(section: Section) -> Mapping[str, Any] | None:
         **{key: value for key, value in request.model.items() if key != "schedule"},
         "schedule": schedule,
         "suite": (suite.name, suite.sha256, suite.num_frames, request.seed),
+        "switches": (suite.switches, suite.recache),
     }
 
 

@@ -180,7 +180,9 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
     work = flops([section.methods[name]]).get(name)
     if work is None:
         return pair(missing="its traces are missing, so its FLOPs are not known: repeat its run")
-    wanted = steps_of_cost(model, replace(parts, reuse=None), request.suite.num_frames, work)
+    suite = request.suite
+    plain = replace(parts, reuse=None)
+    wanted = steps_of_cost(model, plain, suite.num_frames, work, suite.recached)
     if wanted is None:
         return pair(missing="none can be made: no other number of steps fits the order of passes")
     wide = with_fewer_steps(section)

@@ -34,7 +34,7 @@ def flops(methods: Sequence[Method]) -> dict[str, float]:
         model: VideoModel = stored.build(request.model, str(folder))
         parts = stored.build(request.method, str(folder))
         counted = counted or network(model)
-        num_frames = request.suite.num_frames
+        num_frames, recached = request.suite.num_frames, request.suite.recached
         histories = _histories(model, parts, num_frames, counted)
         totals = []
         for path in sorted((folder / "trace").glob("*.parquet")):
@@ -47,7 +47,7 @@ def flops(methods: Sequence[Method]) -> dict[str, float]:
                         counted,
                         parts.reuse,
                         histories,
-                        num_frames,
+                        model.passes(num_frames, recached),
                         list(of["reused"] == 1),
                         model.roles[int(branch)],
                     )
@@ -59,16 +59,23 @@ def flops(methods: Sequence[Method]) -> dict[str, float]:
     return found
 
 
-def without_skips(model: VideoModel, parts: Parts, num_frames: int, counted: Network) -> float:
+def without_skips(
+    model: VideoModel,
+    parts: Parts,
+    num_frames: int,
+    counted: Network,
+    recached: Sequence[int] = (),
+) -> float:
     """Return the FLOPs of a video whose passes all run.
 
     parts: the method. counted: needs of the model's network (`harness.planning.model_needs`).
+    recached: as in `VideoModel.passes`.
     """
     histories = _histories(model, parts, num_frames, counted)
-    passes = list(model.loop.passes(model.schedule, num_frames, model.chunk_frames))
+    passes = list(model.passes(num_frames, recached))
     return sum(
         realised_flops(
-            model, counted, None, histories, num_frames,
+            model, counted, None, histories, passes,
             [False] * sum(role in model.roles_of(each) for each in passes), role,
         )
         for role in model.roles

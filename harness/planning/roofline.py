@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,11 @@ def work(
     histories: Sequence[Sequence[Moment]],
     num_frames: int,
     backend: Backend,
+    recached: Sequence[int] = (),
 ) -> Work:
     """Add up the work of all passes of a video, over all guidance branches.
 
-    histories: the moments of each history of the video.
+    histories: the moments of each history of the video. recached: as in `VideoModel.passes`.
     Source  attention takes 4 q N C FLOPs per layer and pass: two products of 2 q N C each, for q
             queries over N tokens of width C, all query heads together.
     """
@@ -84,7 +85,7 @@ def work(
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
-    for each in _run(model, num_frames, storage.method.reuse):
+    for each in _run(model, model.passes(num_frames, recached), storage.method.reuse):
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
         queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
         packed = stored = 0.0
@@ -109,7 +110,7 @@ def realised_flops(
     network: Network,
     reuse: Reuse | None,
     histories: Sequence[Sequence[Moment]],
-    num_frames: int,
+    passes: Iterable[Pass],
     skipped: Sequence[bool],
     role: Role,
 ) -> float:
@@ -118,20 +119,17 @@ def realised_flops(
     A skipped pass whose blocks are replaced by their residual still runs embeddings and head. One
     whose flow or displacement is replaced runs neither; what its policy watches is not counted.
 
+    passes: of the video, in order (`VideoModel.passes`).
     skipped: of every pass of the branch in order, commits included, whether a reuse policy skipped
         it.
-    Raises  ValueError: the model makes another number of passes.
+    Raises  ValueError: `skipped` is of another number of passes.
     """
     spec = model.spec
     width = spec.num_heads * spec.head_dim
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     total = 0.0
-    passes = [
-        each
-        for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames)
-        if role in model.roles_of(each)
-    ]
-    for each, is_skipped in zip(passes, skipped, strict=True):
+    of_role = [each for each in passes if role in model.roles_of(each)]
+    for each, is_skipped in zip(of_role, skipped, strict=True):
         share = len(each.frames) / most_frames
         if is_skipped:
             is_residual = reuse is not None and reuse.payload == "residual"
@@ -154,10 +152,10 @@ def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
     return frames * spec.tokens_per_frame * _visible(spec, each)
 
 
-def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
+def _run(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iterator[Pass]:
     """Yield the passes of a video that a reuse policy does not skip."""
     steps = {first: len(model.schedule.times(first)) for first in (True, False)}
-    for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
+    for each in passes:
         step, num_steps = each.step, steps[each.history == 0 and each.frames.start == 0]
         if reuse is not None and reuse.scope == "window" and each.row is not None:
             num_steps = each.num_rows
@@ -175,9 +173,14 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
     """Return the share of the held frames that a pass attends to.
 
     It is below 1 where the loop limits what a pass sees, and for anchored positions, where the sink
-    is moved next to the newest frames and hides some. Evicted frames are assumed to be spread
+    is moved next to the newest frames and hides some; and where the history is computed again,
+    since only its sink and its newest chunks exist then. Evicted frames are assumed to be spread
     evenly over hidden and visible ones.
     """
+    if each.recached_for is not None and spec.window is not None:
+        gone = max(0, each.recached_for.start - spec.window)
+        most = min(each.frames.start, spec.window - spec.chunk_frames)
+        return min(1.0, (each.frames.start - gone) / max(1, most))
     if each.sees is not None:
         most = each.frames.start if spec.window is None else spec.window - spec.chunk_frames
         return min(1.0, len(each.sees) / max(1, min(each.frames.start, most)))

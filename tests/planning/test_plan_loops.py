@@ -88,7 +88,8 @@ def test_passes_and_what_they_attend_to_are_those_of_a_video(
     assert len(found) == num_passes * model.dims.num_layers
     assert done.attention_flops == pytest.approx(4 * sum(found) * model.dims.dim)
     ran = [False] * num_passes
-    counted = realised_flops(model, needs.network, None, histories, num_frames, ran, model.roles[0])
+    passes = model.passes(num_frames)
+    counted = realised_flops(model, needs.network, None, histories, passes, ran, model.roles[0])
     assert counted == pytest.approx(done.gemm_flops + done.attention_flops)
 
 
@@ -106,7 +107,10 @@ def test_skipped_passes_count_what_still_runs(tmp_path: Path) -> None:
 
     def counted(skipped: list[bool], payload: str) -> float:
         reuse = replace(own.reuse, payload=payload)  # type: ignore[type-var]
-        return realised_flops(model, needs.network, reuse, histories, 6, skipped, model.roles[0])
+        passes = model.passes(6)
+        return realised_flops(
+            model, needs.network, reuse, histories, passes, skipped, model.roles[0]
+        )
 
     ran = [False] * num_passes
     second = [place == 1 for place in range(num_passes)]
