@@ -282,8 +282,8 @@ def _parts(line: str, index: int, config: SuiteConfig, changes: Sequence[int]) -
     if len(parts) != len(changes) + 1 or not all(parts):
         filled = sum(map(bool, parts))
         raise UserError(
-            f"{config.file} has {filled} prompt{'s' * (filled != 1)} in line {index + 1}, but the "
-            f"prompt changes {len(changes)} times: give {len(changes) + 1} prompts a line with "
+            f"{config.file} has {filled} prompt{'s' * (filled != 1)} in line {index + 1}, but "
+            f"{len(changes) + 1} follow each other in a video: give as many in every line with "
             f"{SWITCH} between, or choose suite=switches"
         )
     return parts

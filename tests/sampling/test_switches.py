@@ -29,6 +29,7 @@ from tests.support.families import made, tiny
 from tests.support.geometry import CPU
 from tests.support.runs import run
 
+SHORT = ("model.loop.frames=15", "model.schedule.num_steps=4", "model.loop.offset=1")
 FOX, TRAIN = "a red fox runs through snow", "a blue train crosses a bridge at night"
 
 
@@ -44,12 +45,19 @@ def video(
     return row, read_frames(this.video(this.items[0]))
 
 
-@pytest.mark.parametrize("name", ["self_forcing", "causvid", "magi_tiny"])
-def test_frames_before_a_switch_are_those_of_the_first_prompt(tmp_path: Path, name: str) -> None:
-    """Also where the history starts anew from pictures, and where four chunks are under way."""
-    chunk, words = (6, ()) if name == "magi_tiny" else (3, ())
-    if name == "causvid":
-        words = ("model.loop.frames=6",)  # three histories: the switch is in the last one
+@pytest.mark.parametrize(
+    ("name", "chunk", "words"),
+    [
+        ("self_forcing", 3, ()),
+        ("causvid", 3, ("model.loop.frames=6",)),  # of three histories the switch is in the last
+        ("magi_tiny", 6, ()),
+        ("skyreels_tiny", 5, SHORT),
+    ],
+)
+def test_frames_before_a_switch_are_those_of_the_first_prompt(
+    tmp_path: Path, name: str, chunk: int, words: tuple[str, ...]
+) -> None:
+    """Also where the history starts anew, and where several chunks are under way."""
     this = tiny(tmp_path, name, "bf16", 4 * chunk, *words)
     _, of_fox = video(tmp_path / "fox", this, (FOX,))
     row, both = video(tmp_path / "both", this, (FOX, TRAIN), (2 * chunk,))

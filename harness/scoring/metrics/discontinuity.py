@@ -56,8 +56,10 @@ class Discontinuity(Metric):
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
         """Return the values of `columns`."""
-        if not set(clip.joints) - set(clip.switches):
-            raise Unscorable("the video has no joint of two chunks of one prompt")
+        if not clip.joints:
+            raise Unscorable("the video is a single chunk: it has no joint")
+        if set(clip.joints) <= set(clip.switches):
+            raise Unscorable("a new prompt begins at every joint of the video")
         num_frames = len(clip.frames_THWC)
         changes_T = self.changes(clip, device)
         into_T = np.arange(1, num_frames)  # the frame that each change leads to
