@@ -109,6 +109,7 @@ class SuiteConfig:
     switch_frames: list[int] | None = None  # or its first latent frame
     recache: bool = False  # whether the history is computed again there
     scored_as: str | None = None  # a file with the wording that metrics know, line by line
+    scored_as_sha256: str | None = None
     needs: str | None = None  # what the benchmark needs and the harness does not have
 
     def __post_init__(self) -> None:
@@ -300,9 +301,10 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
             return content, "custom"
         found = hashlib.sha256(content).hexdigest()
         if found != config.sha256:
+            other = "suite.source=bundled" if config.bundled else f"suite.sha256={found}"
             raise UserError(
                 f"{path} has checksum {found[:12]}, expected {config.sha256[:12]}: replace it by "
-                "the official list, or type suite.source=bundled"
+                f"the official list, or type {other}"
             )
         return content, "official"
     try:
@@ -321,7 +323,7 @@ def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
     """Return the wording that metrics know, of every prompt; [] if it is that of the prompts.
 
     folder: the data folder.
-    Raises  UserError: there is no such file, or it is no list of prompts.
+    Raises  UserError: there is no such file, it is no list of prompts, or not the pinned one.
     """
     if config.scored_as is None:
         return []
@@ -331,7 +333,14 @@ def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
             f"no file {path}, whose line i is the wording by which prompt i of {config.file} is "
             "scored: put it there"
         )
-    return _lines(path.read_bytes(), config.scored_as)
+    content = path.read_bytes()
+    found, pinned = hashlib.sha256(content).hexdigest(), config.scored_as_sha256
+    if pinned not in (None, found):
+        raise UserError(
+            f"{path} has checksum {found[:12]}, expected {pinned[:12]}: replace it, or type "
+            f"suite.scored_as_sha256={found}"
+        )
+    return _lines(content, config.scored_as)
 
 
 def official(config: SuiteConfig, folder: Path, base: str | None = None) -> Target | None:

@@ -259,6 +259,21 @@ def test_prompts_carry_the_wording_by_which_they_are_scored(data: Path) -> None:
     assert {p.scored_as for p in resolve("m", config(), str(data), 3, 16).prompts} == {""}
 
 
+def test_a_copy_without_a_published_checksum_can_be_pinned(data: Path) -> None:
+    short = data / "prompts" / "short.txt"
+    short.write_text("first\nsecond\nthird\n")
+    found = hashlib.sha256(short.read_bytes()).hexdigest()
+    pinned = {"scored_as": "prompts/short.txt", "scored_as_sha256": found}
+    assert resolve("m", config(**pinned), str(data), 3, 16).source == "official"
+    short.write_text("first\nsecond\nlast\n")
+    with pytest.raises(UserError, match=r"or type suite\.scored_as_sha256=[0-9a-f]{64}$"):
+        resolve("m", config(**pinned), str(data), 3, 16)
+    with pytest.raises(UserError, match=f"or type suite.sha256={SHA}$"):
+        resolve("m", config(sha256="0" * 64, bundled=None), str(data), 3, 16)
+    with pytest.raises(UserError, match=r"or type suite\.source=bundled$"):
+        resolve("m", config(sha256="0" * 64), str(data), 3, 16)
+
+
 @pytest.mark.parametrize(
     ("name", "needs"),
     [("physics_iq", "396 videos"), ("longvgenbench", "depth and 3-D point tracks")],
