@@ -162,7 +162,7 @@ def _run(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iter
             step = None if step is None else each.row
         # Policies that watch a feature are counted as if they skipped nothing: its changes are
         # unknown before a run.
-        if reuse is not None and reuse.feature is None and step:
+        if reuse is not None and reuse.feature is None and step and each.step:
             free = not reuse.guards(step, num_steps)
             if free and reuse.skips(step, num_steps, []):
                 continue

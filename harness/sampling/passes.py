@@ -56,6 +56,8 @@ class Pass:
     sees: earlier frames that the pass may attend to; None for all.
     causal: chunks in the pass attend to themselves and to earlier ones only.
     prefix_noise: noise that is added to the given start of a history, and its time, 0 to 1000.
+    row_frames: frames of all chunks that have a denoising pass in this row; None where the whole
+        history is their window.
     row, num_rows: row of the step matrix, from 0, and the rows of the history; None and 0 where
         only one chunk is under way at a time.
     is_oldest: whether no older chunk is unfinished.
@@ -74,6 +76,7 @@ class Pass:
     sees: range | None = None
     causal: bool = False
     prefix_noise: float = 0
+    row_frames: range | None = None
     row: int | None = None
     num_rows: int = 0
     is_oldest: bool = True

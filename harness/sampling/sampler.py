@@ -327,10 +327,11 @@ class Sampler:
             row=each.row,
             num_rows=each.num_rows,
             stores_history=each.stores == "history",
+            row_frames=each.row_frames,
         )
 
         def watched() -> Inputs:
-            window = range(history.length)
+            window = each.row_frames or range(history.length)
             if reuse.policy.scope == "chunk" or each.row is None or each.frames == window:
                 return inputs
             return self._inputs(video, history, each, window)
@@ -363,7 +364,8 @@ class Sampler:
             if chunk.is_given and each.prefix_noise:
                 x_BFChw, time = self._noisy_start(video, history, each, chunk), each.prefix_noise
             elif chunk.solver is not None and each.step is not None:
-                is_waiting = not chunk.has_begun and start not in each.advancing
+                runs = each.advancing if each.row_frames is None else each.row_frames
+                is_waiting = not chunk.has_begun and start not in runs
                 time = WAITING if is_waiting else chunk.solver.time
             elif chunk.solver is not None and not chunk.solver.finished:
                 x_BFChw = chunk.solver.clean
