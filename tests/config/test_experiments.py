@@ -32,8 +32,8 @@ COUNTS = {
     "noise_floor": 2,
     "flowcache_skyreels": 9,
     "flowcache_skyreels_tiny": 9,
-    "flowcache_magi": 12,
-    "flowcache_magi_tiny": 12,
+    "flowcache_magi": 14,
+    "flowcache_magi_tiny": 14,
 }
 
 
