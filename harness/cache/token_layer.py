@@ -134,7 +134,7 @@ class TokenLayer:
             kept = self.held
             count = both.count if self.policy.rewrites else None
             note = both.note if kept is not None and kept.note is not None else None
-            self.held = replace(both, count=count, note=note)
+            self.keep(replace(both, count=count, note=note))
             self.is_uncut = True
         else:
             new = k, chunk.value, chunk.rotated_key
@@ -160,7 +160,11 @@ class TokenLayer:
         count = None
         if self.policy.rewrites:
             count = both.counts.gather(2, index) if revision.count is None else revision.count
-        self.held = Held(key, value, origin, count, revision.note)
+        self.keep(Held(key, value, origin, count, revision.note))
+
+    def keep(self, held: Held) -> None:
+        """Store tokens in place of those stored before."""
+        self.held = held
 
     def _let_go(self, plan: Plan) -> None:
         """Evict tokens that have left the model's window, the same number in every head."""

@@ -77,7 +77,7 @@ class Pipeline(Loop):
         guidance: Guided | None = None,
     ) -> None:
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
-        self.demand_packed(integration)
+        self.demand_active(integration)
         reuse, name = method.reuse, type(method.reuse).__name__
         if reuse is not None and reuse.scope == "window" and reuse.payload != "displacement":
             raise ValueError(
