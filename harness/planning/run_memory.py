@@ -101,6 +101,8 @@ def _counted(
         backend=backend_of(run.attention),
         ceilings=None,
         memory_gib=None,
+        switches=run.suite.switches,
+        recached=run.suite.recached,
     )
     found = forecast(run.method_name, method, setting)
     best, reason = _contract(integration, model)
