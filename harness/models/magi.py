@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from harness.cache.positions import BandedRope
 from harness.models.network import VideoNetwork
-from harness.models.wan import in_fp32, joined_patches, per_frame
+from harness.models.wan import in_fp32, per_frame, unpatchify
 from harness.sampling.network import Attends, TextKV, TimeEmbedding
 
 if TYPE_CHECKING:
     from harness.cache.layer import Plan
 
 
-EPS = 1e-6  # of all norms
+EPS = 1e-6  # in all norms
 WAVES = 256  # width of the sinusoid of the time
-PIECES = 8  # outputs of self- and cross-attention alternate in so many pieces, whatever the heads
+PIECES = 8  # pieces in which the outputs of self- and cross-attention alternate, for any heads
 # Weights that the released code keeps or promotes to fp32, by parts of their names.
 FP32 = (
     "x_embedder.",
@@ -73,13 +73,13 @@ class MagiDims:
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check that heads, groups of heads, bands and pieces come out even."""
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"dims.num_kv_heads={self.num_kv_heads} does not divide "
                 f"dims.num_heads={self.num_heads}: choose a divisor"
             )
-        # A width that 8 divides has whole bands and whole pieces.
+        # A head width that 8 divides has whole rotary bands and whole pieces (`PIECES`); the
+        # condition is a quarter as wide as the network.
         if self.head_dim % 8 or self.dim % 4:
             raise ValueError(
                 f"dims.head_dim={self.head_dim} dims.dim={self.dim}: give a multiple of 8 and a "
@@ -105,7 +105,7 @@ class MagiDims:
         return attention + (3 if self.gated_mlp else 2) * self.dim * self.ffn_dim
 
     def network(self, fps: int) -> Magi:
-        """Build the network, which is the same for all frame rates; its weights come later."""
+        """Build the network for any frame rate; its weights come later."""
         return Magi(self)
 
     def seeded(self, fps: int, seed: int) -> Magi:
@@ -186,19 +186,21 @@ class Magi(VideoNetwork):
     def text_kv(self, text_BTE: Tensor, is_kept: bool = True) -> TextKV:
         """Return the keys and values of cross-attention, and the text's part of the condition.
 
-        The condition knows no words, only whether the text is kept.
+        The condition depends only on whether the text is kept, not on its words.
 
         text_BTE: rows of the text without padding, as cross-attention has no mask.
         is_kept: False for the passes of guidance that drop the text.
         """
         y = self.y_embedder
         tokens = in_fp32(y.y_proj_xattn, text_BTE).to(self.dtype)
+        # Two rows of the null table stand for "with text" and "without text" in the condition.
         null_row = self.null_text[-2 if is_kept else -1]
         condition = in_fp32(y.y_proj_adaln, null_row.expand(text_BTE.shape[0], -1))
         return TextKV([x.self_attention.text_kv(tokens) for x in self._layers()], condition)
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Return the tokens of a chunk [B, F * T, dim] before the first layer."""
+        # The embedder's weights are fp32, and so is its arithmetic, as in the released code.
         x = x_BFChw.float() * self.dims.input_scale
         if self.dims.doubles_channels:
             x = torch.cat([x, x], dim=2)
@@ -208,8 +210,8 @@ class Magi(VideoNetwork):
     def embed_time(self, t_BF: Tensor, pace: float | None = None) -> TimeEmbedding:
         """Return the embedding of every frame's time, fp32.
 
-        pace: number that tells a distilled network the length of its step: half the number of
-            steps of a chunk, or with 12 steps 8 / interval. None for the base network.
+        pace: step size, for distilled networks: half the number of steps of a chunk, or with 12
+            steps 8 / interval. None for the base network.
         """
         mlp = self.t_embedder["mlp"]
         embedded_BFC = in_fp32(mlp, sinusoid(t_BF))
@@ -223,10 +225,8 @@ class Magi(VideoNetwork):
         return time.embedded + text_kv.condition[:, None]
 
     def modulated(self, tokens: Tensor, time: TimeEmbedding) -> Tensor:
-        """Return the input of the first layer's attention [B, F * T, dim], which has no time in it.
-
-        Gates act on the outputs of attention and MLP only.
-        """
+        """Return the input of the first layer's attention [B, F * T, dim]."""
+        # The time is not part of it: the gates act on the outputs of attention and MLP only.
         normed: Tensor = self._layers()[0].self_attention.linear_qkv.layer_norm(tokens)
         return normed
 
@@ -243,7 +243,7 @@ class Magi(VideoNetwork):
         """Return the flow, in shape and dtype of `like`, from the tokens after the last layer."""
         normed = self.videodit_blocks["final_layernorm"](tokens)
         patches = in_fp32(self.final_linear["linear"], normed)
-        flow = joined_patches(patches, like_BFChw)[:, :, : self.dims.latent_channels]
+        flow = unpatchify(patches, like_BFChw)[:, :, : self.dims.latent_channels]
         return (flow / self.dims.input_scale).to(like_BFChw.dtype)
 
     def _layers(self) -> list[Layer]:
@@ -284,7 +284,7 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Run the layer: x [B, F * T, dim] -> the same shape."""
         gate1, gate2 = self.ada_modulate_layer(condition_BFC).chunk(2, dim=-1)
-        # Gate, norm and sum are computed in fp32, and rounded once.
+        # Compute gate, norm and sum in fp32 and round once, as the released code does.
         y = self.self_attention(x, text_kv, session, plan)
         x = (x + self.self_attn_post_norm(per_frame(y.float(), gate1))).to(x.dtype)
         y = self.mlp(x)
@@ -340,6 +340,7 @@ class Attention(nn.Module):
         q_text = q_text.unflatten(1, (dims.num_kv_heads, -1)).flatten(2, 3)
         of_text = F.scaled_dot_product_attention(q_text, *text_kv)
         of_text = of_text.unflatten(2, (-1, x.shape[1])).flatten(1, 2)
+        # The weights of the projection expect both outputs cut into pieces that alternate.
         both = [
             y.transpose(1, 2).flatten(2).unflatten(2, (PIECES, -1)) for y in (of_chunk, of_text)
         ]
@@ -390,7 +391,7 @@ class MLP(nn.Module):
 
 
 class OnePlusNorm(nn.Module):
-    """Layer norm whose weight is stored minus one, computed in fp32."""
+    """Layer norm in fp32 with the factor 1 + weight."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -424,6 +425,7 @@ def init_weights(network: Magi, seed: int) -> None:
     Matrices are N(0, 1 / fan-in), the null table N(0, 1), and other vectors N(0, 0.1) around their
     neutral value. Queries and keys are scaled as in Wan's small networks, and bands stay.
     """
+    # Draw in the order of the state dict, on the CPU: the same weights for every device.
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():

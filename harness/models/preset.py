@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import CacheSpec
-from harness.cache.arithmetic import Arithmetic
+from harness.cache.traffic import Arithmetic
 from harness.models.checkpoints.bundled import bundled
 from harness.models.checkpoints.load import MixedDtypes, checkpoint_sha256, load_weights
 from harness.models.checkpoints.locate import located
@@ -64,12 +64,14 @@ class VideoModel:
     """The preset of a base model, one file of `conf/model/`.
 
     latent_size: height and width of latents, both even.
-    chunk_frames: latent frames per chunk. fps: pixel frames per second.
+    chunk_frames: latent frames per chunk.
+    fps: pixel frames per second.
     dtype: dtype of the network: bfloat16, float32 or float16.
-    weights: `bundled`: the file `checkpoint` that ships with the package, with digest `sha256`.
-    `checkpoint`: the file `checkpoint`, relative to the data folder. `seeded`: untrained weights
-    from `seed`, for small networks. `random`: true sizes with meaningless values, for systems
-    measurements; quality stays null.
+    weights: where the weights come from.
+        `bundled`: the file `checkpoint` that ships with the package, with digest `sha256`.
+        `checkpoint`: the file `checkpoint`, relative to the data folder.
+        `seeded`: untrained weights from `seed`, for small networks.
+        `random`: true sizes with meaningless values, for systems measurements; quality stays null.
     checkpoint: path, or `hf://owner/name/path`.
     sha256: expected checksum of the checkpoint, or null.
     source: "owner/name path/in/repo"; the hub's cache is searched for it if `checkpoint` is absent.
@@ -80,9 +82,9 @@ class VideoModel:
     lora, lora_source, lora_scale: an adapter file, its source, and alpha / rank.
     loop: order of the passes.
     trained_frames: length in latent frames of the videos that the weights were trained on; null if
-    unknown. Runs with later positions report this.
-    guidance: run every pass in several branches and combine them; null runs it once.
-    prompts: what passes read of a prompt; one text for all by default.
+        unknown. Runs with later positions report this.
+    guidance: runs every pass in several branches and combines them; null runs it once.
+    prompts: turns a prompt into the texts of the passes; one text for all by default.
 
     Raises  ValueError: an unknown word; weights without their file or digest; a window that cannot
             hold the sink and one chunk; other values that do not fit together.
@@ -196,7 +198,7 @@ class VideoModel:
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """Return what each branch of a pass reads."""
+        """Return the roles of the branches of a pass."""
         return roles_of(self.guidance)
 
     def roles_of(self, each: Pass) -> list[Role]:
@@ -255,7 +257,7 @@ class VideoModel:
         if self.weights == "seeded":
             network = in_dtype(self.dims.seeded(self.fps, self.seed), dtype).to(device)
         else:
-            # Build without memory: every weight is replaced below.
+            # Build on the meta device, without memory: every weight is replaced below.
             with torch.device("meta"):
                 network = self.dims.network(self.fps)
             if self.weights == "random":
@@ -283,22 +285,23 @@ class VideoModel:
         given: int = 0,
         later: Mapping[int, Tensor] | None = None,
     ) -> dict[str, Texts]:
-        """Return what the branches read, once per video.
+        """Return the texts that the branches read, by name; called once per video.
 
-        rows: encoded prompt [T, E], and those of `negative` if that is a text.
-        num_frames: latent frames of the video. given: whole chunks that a prefix gives.
+        rows: encoded prompt [T, E], and the encoded `negative` if it is a text.
+        num_frames: latent frames of the video.
+        given: whole chunks that a prefix gives.
         later: encoded prompts that replace the first one, by the first frame that reads them.
         """
-        names = {role.text for role in self.roles}
+        network, names = sampler.network, {role.text for role in self.roles}
         num_chunks = -(-num_frames // self.chunk_frames)
-        found = self.prompts.texts(sampler.network, names, rows, num_chunks, given)
+        found = self.prompts.texts(network, names, rows, num_chunks, given)
         if later:
             texts = [found["prompt"]]
             for rows_TE in later.values():
-                more = {"prompt": rows_TE}
-                texts += self.prompts.texts(
-                    sampler.network, ["prompt"], more, num_chunks, given
-                ).values()
+                new = self.prompts.texts(
+                    network, ["prompt"], {"prompt": rows_TE}, num_chunks, given
+                )
+                texts.append(new["prompt"])
             starts = [0, *(frame // self.chunk_frames for frame in later)]
             found["prompt"] = SwitchedText(starts, texts)
         return found
@@ -306,8 +309,8 @@ class VideoModel:
     def passes(self, num_frames: int, recached: Sequence[int] = ()) -> Iterator[Pass]:
         """Yield the passes of a video in order; a reuse policy may skip some of them.
 
-        num_frames: latent frames. recached: first frames of the chunks before which the history is
-        stored again.
+        num_frames: latent frames.
+        recached: first frames of the chunks before which the history is stored again.
         """
         passes = self.loop.passes(self.schedule, num_frames, self.chunk_frames)
         return with_recache(passes, recached, self.spec)
@@ -332,10 +335,25 @@ class VideoModel:
 
         Raises  UserError: a file is missing, or its checksum differs from the configuration.
         """
-        made_of = [self._origin_of_network(data_dir)]
-        if isinstance(self.text, Recorded):
-            made_of += filter(None, [self.text.recorded()])
-        return " + ".join(made_of)
+        if self.weights in ("seeded", "random"):
+            parts: list[str] = [self.weights]
+        elif self.weights == "bundled":
+            parts = [f"{self.checkpoint} {str(self.sha256)[:16]}"]
+        else:
+            path = self.path(data_dir)
+            found = checkpoint_sha256(path)
+            if self.sha256 not in (None, found):
+                raise UserError(
+                    f"{path} has SHA-256 {found}, expected {self.sha256}: download it again, or "
+                    "set model.sha256 to that of what you have"
+                )
+            parts = [f"{self.checkpoint} {found}"]
+            adapter = self.adapter(data_dir)
+            if adapter is not None:
+                parts.append(f"{self.lora} {checkpoint_sha256(adapter.path)}")
+        # Rows of another file of encoded prompts are another experiment, like other weights.
+        rows = self.text.recorded() if isinstance(self.text, Recorded) else None
+        return " + ".join([*parts, rows] if rows else parts)
 
     def path(self, data_dir: Path) -> Path:
         """Return the path of the weights; a bundled file is verified in every call."""
@@ -349,22 +367,6 @@ class VideoModel:
             return None
         place = located(data_dir, self.lora, self.lora_source)
         return Lora(place, self.lora_scale, self.lora_source)
-
-    def _origin_of_network(self, data_dir: Path) -> str:
-        if self.weights in ("seeded", "random"):
-            return self.weights
-        if self.weights == "bundled":
-            return f"{self.checkpoint} {str(self.sha256)[:16]}"
-        path = self.path(data_dir)
-        found = checkpoint_sha256(path)
-        if self.sha256 not in (None, found):
-            raise UserError(
-                f"{path} has SHA-256 {found}, expected {self.sha256}: download it again, or set "
-                "model.sha256 to that of what you have"
-            )
-        adapter = self.adapter(data_dir)
-        added = "" if adapter is None else f" + {self.lora} {checkpoint_sha256(adapter.path)}"
-        return f"{self.checkpoint} {found}{added}"
 
 
 def in_dtype(network: VideoNetwork, dtype: torch.dtype) -> VideoNetwork:

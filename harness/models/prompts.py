@@ -1,4 +1,4 @@
-"""What a model's passes read of a prompt: one text for all, or MAGI-1's texts by chunk."""
+"""Turns a prompt into the texts of a video's passes: one for all, or MAGI-1's texts by chunk."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ class Prompts(Protocol):
         """Return the texts that the roles of guidance read, by name.
 
         names: `prompt` and, if a role reads it, `negative`.
-        rows: the encoded ones of them [T, E]; padding rows are zero.
-        num_chunks: chunks of the video. given: those of them that a prefix gives.
+        rows: encoded texts [T, E] by name; padding rows are zero.
+        num_chunks: chunks of the video, given ones included.
+        given: chunks that a prefix gives.
         """
 
     def most_texts(self, names: Collection[str], num_chunks: int) -> int:
-        """Return how many texts a video holds at the same time, at most.
+        """Return the most texts that a video holds at the same time.
 
         names: texts that the roles of guidance read.
         """
@@ -122,7 +123,7 @@ class MagiPrompts:
         num_chunks: int,
         given: int = 0,
     ) -> dict[str, Texts]:
-        """Return the prompt's texts, and the network's empty one in the place of a negative."""
+        """Return the prompt's texts, and the network's empty text as the negative one."""
         assert isinstance(network, Magi), "MagiPrompts serve the network of MAGI-1"
         rows_TE = rows["prompt"].to(network.device)
         special = self.special(rows_TE.shape[1]) if self.kinds else None
@@ -136,7 +137,8 @@ class MagiPrompts:
         return found
 
     def most_texts(self, names: Collection[str], num_chunks: int) -> int:
-        """Return the number of durations, and one or two empty texts."""
+        """Return the number of different durations plus one or two empty texts."""
+        # The second empty text is the one of the branch without text: it has another condition.
         durations = min(num_chunks, LAST_DURATION + 1) if "duration" in self.kinds else 1
         return durations + 1 + ("negative" in names)
 
@@ -144,6 +146,7 @@ class MagiPrompts:
         """Return the special tokens, rows of `width` channels."""
         if self.file is not None:
             return SpecialTokens.read(located(self._root, self.file, None))
+        # Rows of the shapes in the released file.
         draws = torch.Generator().manual_seed(0)
         shapes = ((1, width), (1, width), (100, width))
         return SpecialTokens(*(torch.randn(shape, generator=draws) for shape in shapes))
@@ -155,6 +158,7 @@ class MagiText:
 
     rows_TE: encoded prompt; padding rows are zero.
     num_chunks: chunks of the video, `given` ones included.
+    given: chunks that a prefix gives.
     """
 
     network: Magi
@@ -163,30 +167,30 @@ class MagiText:
     special: SpecialTokens | None
     num_chunks: int
     given: int
-    _made: dict[int | Literal["null"], TextKV] = field(default_factory=dict)
+    _computed: dict[int | Literal["null"], TextKV] = field(default_factory=dict)
 
     def of(self, chunk: int, is_clean: bool) -> TextKV:
         """Return the text of a pass; chunks with the same special tokens share it."""
         mask_T = self.rows_TE.any(dim=1)
         if is_clean or chunk < self.given or not mask_T.any():
             return self._text("null", null_rows(self.network.null_text))
+        # Only the special token of the duration differs between chunks: it counts later chunks.
         following = self.num_chunks - 1 - chunk
         key = min(following, LAST_DURATION) if "duration" in self.kinds else 0
-        if key in self._made:
-            return self._made[key]
+        if key in self._computed:
+            return self._computed[key]
         rows = self.rows_TE[mask_T]
         if self.special is not None:
-            num_new = self.num_chunks - self.given
-            at = chunk - self.given
-            rows = prompt_rows(self.rows_TE, mask_T, self.kinds, self.special, at, num_new)
+            index, num_new = chunk - self.given, self.num_chunks - self.given
+            rows = prompt_rows(self.rows_TE, mask_T, self.kinds, self.special, index, num_new)
         return self._text(key, rows)
 
     def _text(self, key: int | Literal["null"], rows_TE: Tensor) -> TextKV:
-        if key not in self._made:
-            self._made[key] = self.network.text_kv(rows_TE[None])
-        return self._made[key]
+        if key not in self._computed:
+            self._computed[key] = self.network.text_kv(rows_TE[None])
+        return self._computed[key]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the texts that have been made."""
-        return sum(text_kv.nbytes for text_kv in self._made.values())
+        """Bytes of the texts that have been computed."""
+        return sum(text_kv.nbytes for text_kv in self._computed.values())

@@ -2,9 +2,9 @@
 
 Written from the published architecture of Wan2.1-T2V (arXiv 2503.20314) in its causal,
 self-forcing form (arXiv 2506.08009), and with the frame rate of SkyReels-V2 (arXiv 2504.13074).
-Module names follow the native checkpoints, so that their keys
-load without renaming. The network does not know how history is stored: it passes queries, keys and
-values, without rotary positions, to a cache session and gets the output of attention back.
+Module names follow the native checkpoints, so that their keys load without renaming. The network
+does not know how history is stored: it passes queries, keys and values, without rotary positions,
+to a cache session and gets the output of attention back.
 """
 
 from __future__ import annotations
@@ -25,19 +25,14 @@ if TYPE_CHECKING:
     from harness.cache.layer import Plan
 
 
-SLOW = 0.003  # radians per unit of time
-
-
 @dataclass(frozen=True)
 class WanDims:
     """Sizes of the network; the defaults are those of Wan2.1-T2V-1.3B.
 
     place_waves: number of waves per side in an absolute position embedding of patches. The
-    published networks have none: their rotary positions are relative, and they learn absolute
-    positions from the noise, which takes more training than a small model gets.
-    fps_rows: rows of the table of frame rates, 2 in SkyReels-V2; 0 has none. A network with the
-    table computes everything about the time in fp32, as its original does: reuse policies sum up
-    small changes of the modulation, which rounding would swamp.
+        published networks have none: their rotary positions are relative, and they learn absolute
+        positions from the noise, which takes more training than a small model gets.
+    fps_rows: rows of the table of frame rates: 2 in SkyReels-V2, 0 for networks without a table.
 
     Raises  ValueError: a width that does not split into heads of even width, other `fps_rows`.
     """
@@ -53,7 +48,6 @@ class WanDims:
     fps_rows: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the width splits into heads of even width, and the table of frame rates."""
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"dims.dim={self.dim} does not split into {self.num_heads} heads of even width"
@@ -103,7 +97,7 @@ class Wan(VideoNetwork):
         """
         super().__init__()
         self.dims = dims
-        self.fps_row = 0 if fps == 16 else 1  # as in SkyReels-V2, which knows 16 and others
+        self.fps_row = 0 if fps == 16 else 1  # as in SkyReels-V2: row 1 is for every other rate
         d = dims.dim
         self.patch_embedding = nn.Conv3d(dims.latent_channels, d, (1, 2, 2), (1, 2, 2))
         self.text_embedding = nn.Sequential(
@@ -155,13 +149,16 @@ class Wan(VideoNetwork):
 
     def embed_time(self, t_BF: Tensor, pace: float | None = None) -> TimeEmbedding:
         """Return the embedding of every frame's time, and the modulation of the blocks."""
+        # Build the waves in fp64: their arguments reach 1000 radians.
         times = sinusoid(t_BF, self.dims.freq_dim).to(self.dtype)
         if not self.dims.fps_rows:
             e_BFD = self.time_embedding(times)
             return TimeEmbedding(e_BFD, self.time_projection(e_BFD).unflatten(2, (6, -1)))
+        # SkyReels-V2 computes everything about the time in fp32. Reuse policies sum up small
+        # changes of the modulation, which 16 bits would round away.
         e_BFD = in_fp32(self.time_embedding, times)
         e6 = in_fp32(self.time_projection, e_BFD)
-        # The frame rate is added to the modulation of every frame, and is unknown to the head.
+        # The frame rate is part of the blocks' modulation only; the head does not get it.
         e6 = e6 + in_fp32(self.fps_projection, self.fps_embedding.weight[self.fps_row])
         return TimeEmbedding(e_BFD, e6.unflatten(2, (6, -1)))
 
@@ -182,9 +179,10 @@ class Wan(VideoNetwork):
 
     def finish(self, tokens: Tensor, time: TimeEmbedding, like_BFChw: Tensor) -> Tensor:
         """Return the flow, in the shape of `like`, from the tokens after the last block."""
-        return joined_patches(self.head(tokens, time.embedded.to(tokens.dtype)), like_BFChw)
+        return unpatchify(self.head(tokens, time.embedded.to(tokens.dtype)), like_BFChw)
 
     def _blocks(self) -> list[Block]:
+        """Return the blocks with their type, which `nn.ModuleList` hides."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
 
@@ -216,6 +214,7 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e6_BF6D).unbind(2)
         y = self.self_attn(modulate(x, shift1, scale1), self.layer, session, plan)
         x = x + per_frame(y, gate1)
+        # Cross-attention has neither modulation nor gate, but a norm with weights of its own.
         x = x + self.cross_attn(self.norm3(x), text_kv)
         return x + per_frame(self.ffn(modulate(x, shift2, scale2)), gate2)
 
@@ -248,6 +247,8 @@ class SelfAttention(Attention):
 
     def forward(self, x: Tensor, layer: int, session: Attends, plan: Plan) -> Tensor:
         """Attend: x [B, T, dim] -> [B, T, dim]."""
+        # Norm before the split, because one norm spans all heads. The session rotates q and k: it
+        # alone knows the positions, which change while a key is stored.
         q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
         q, k, v = self.split(q), self.split(k), self.split(v)
         return self.join(session.attend(layer, q, k, v, plan))
@@ -290,6 +291,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize: x [..., dim] -> the same shape and dtype."""
+        # Sums of squares overflow in fp16, and lose most of their digits in bf16.
         wide = x.float()
         inverse = (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         return (wide * inverse).to(x.dtype) * self.weight
@@ -308,7 +310,7 @@ def per_frame(x: Tensor, gate_BFD: Tensor) -> Tensor:
     return (frames * gate_BFD[:, :, None]).flatten(1, 2)
 
 
-def joined_patches(patches: Tensor, like_BFChw: Tensor) -> Tensor:
+def unpatchify(patches: Tensor, like_BFChw: Tensor) -> Tensor:
     """Return latents [B, F, C, h, w], with sizes F, h and w of `like`, from their 2 x 2 patches.
 
     patches: [B, F * T, 4 C], ordered (row, column, channel).
@@ -359,7 +361,7 @@ def init_weights(network: Wan, seed: int) -> None:
     is selective (logits with a standard deviation near 3).
 
     A network with frame rates runs many steps. Its embedding of the time is smooth, so that the
-    modulation changes from step to step by 0.5 to 15 %, about as in trained networks: published
+    modulation changes from step to step by 0.5 to 15 %, about as in trained networks. Published
     thresholds of reuse policies then skip a part of the steps.
     """
     # Draw in fp32 on the CPU, in the order of the state dict: the same weights for every device.
@@ -378,6 +380,6 @@ def init_weights(network: Wan, seed: int) -> None:
             tensor.copy_(draw)
         if network.dims.fps_rows:
             frequencies = wave_frequencies(network.dims.freq_dim).float()
-            # Waves that turn faster than once in some hundred units of time are damped.
-            smooth = 3 * SLOW / (SLOW + frequencies)
+            # Damp the waves that turn faster than 0.003 radians per unit of time.
+            smooth = 3 * 0.003 / (0.003 + frequencies)
             network.get_parameter("time_embedding.0.weight").mul_(smooth.repeat(2))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.models.decoders import wan_vae as vae_module
+from harness.models.decoders import module_decoder
 from harness.models.decoders.wan_vae import WanVae
 from harness.system.errors import UserError
 from tests.support.tiny_vae import TINY, build
@@ -52,7 +52,7 @@ def test_wan_streamed_equals_whole(wan_folder: Path, monkeypatch: pytest.MonkeyP
     differences = np.concatenate(parts) != pixels
     assert differences.mean() < 1e-3  # rounding of values that lie between two levels
     assert 0.001 < (expected.abs() == 1).float().mean() < 0.5
-    monkeypatch.setattr(vae_module, "pixels", lambda frames: frames)
+    monkeypatch.setattr(module_decoder, "pixels", lambda frames: frames)
     floats: Any = list(decoder.decode(latents()))
     torch.testing.assert_close(torch.cat(floats), expected, atol=1e-5, rtol=0)
 
@@ -74,7 +74,7 @@ def test_wan_streams_the_whole_decode_bit_for_bit(lean: bool, dtype: str, tmp_pa
         kind = type(build())
         vae = kind.from_pretrained(tmp_path / "vae", torch_dtype=getattr(torch, dtype))
         with torch.no_grad():
-            z = decoder._scaled(latents().transpose(0, 1)[None]).to(vae.dtype)
+            z = decoder._denormalize(latents().transpose(0, 1)[None]).to(vae.dtype)
             theirs = vae.decode(z).sample[0].transpose(0, 1)
         assert torch.equal(theirs.float(), whole)
     assert decoder.feature_bytes == held_by_whole > 0
@@ -130,14 +130,14 @@ def test_wan_in_bfloat16_is_close(wan_folder: Path) -> None:
 
 def test_wan_loads_late_frees_and_carries_no_encoder(wan_folder: Path) -> None:
     decoder = WanVae(str(wan_folder), dtype="float32")
-    assert decoder._vae is None
+    assert decoder._module is None
     assert decoder.to("cpu") is decoder
-    assert decoder._vae is not None
-    model = weakref.ref(decoder._vae)
-    assert not any(name.startswith("encoder.") for name in decoder._vae.state_dict())
-    assert not any(p.requires_grad for p in decoder._vae.parameters())
+    assert decoder._module is not None
+    model = weakref.ref(decoder._module)
+    assert not any(name.startswith("encoder.") for name in decoder._module.state_dict())
+    assert not any(p.requires_grad for p in decoder._module.parameters())
     first = list(decoder.decode(latents(2)))
-    assert all(held is None for held in decoder._vae._feat_map)
+    assert all(held is None for held in decoder._module._feat_map)
     decoder.close()
     gc.collect()
     assert model() is None

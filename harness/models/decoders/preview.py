@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.models.checkpoints.load import load_weights
-from harness.results.video_files import Frames
-from harness.sampling.decoding import pixels
+from harness.models.decoders.module_decoder import ModuleDecoder, Weights, demand_channels, seeded
 from harness.system.errors import UserError
 
 FILE = "taew2_1"  # .pth or .safetensors, in the decoder's folder
 _WIDTHS = (256, 128, 64, 64)  # channels at the resolution of latents and at the finer ones
 _LATENT, _COLOURS = 16, 3
-_DTYPES = ("bfloat16", "float16", "float32")
 
 
 class Memory(nn.Module):
@@ -94,7 +92,7 @@ class TinyAutoencoder(nn.Module):
         )
 
 
-class WanPreview:
+class WanPreview(ModuleDecoder):
     """Decodes latents frame by frame with the small decoder; equal to decoding all at once.
 
     A latent frame gives four pixel frames. The first three of the video are dropped, so that it has
@@ -111,21 +109,17 @@ class WanPreview:
     """
 
     stride = (4, 8)
+    setting: ClassVar[str] = "decoder"
     preview: ClassVar[bool] = True
 
     def __init__(
         self,
         folder: str,
-        weights: Literal["checkpoint", "random"] = "checkpoint",
+        weights: Weights = "checkpoint",
         dtype: str = "bfloat16",
     ) -> None:
-        if weights not in ("checkpoint", "random"):
-            raise UserError(f"decoder.weights={weights}: choose checkpoint or random")
-        if dtype not in _DTYPES:
-            raise UserError(f"decoder.dtype={dtype}: choose {', '.join(_DTYPES)}")
-        self.folder, self.weights, self.dtype = folder, weights, dtype
+        super().__init__(folder, weights, dtype)
         self.feature_bytes = 0
-        self._decoder: nn.Sequential | None = None
 
     def locate(self, root: Path) -> None:
         """Resolve a relative folder below `root`."""
@@ -136,47 +130,18 @@ class WanPreview:
         needed = self.weights == "checkpoint" and not any(x.is_file() for x in self._choices())
         return [Path(self.folder)] if needed else []
 
-    def to(self, device: torch.device | str) -> WanPreview:
-        """Load the decoder if necessary, and move it to `device`."""
-        self._decoder = (self._decoder or self._load()).to(device)
-        return self
-
-    def close(self) -> None:
-        """Free the decoder; the next call loads it again."""
-        self._decoder = None
-
     def hollow(self) -> WanPreview:
         """Return the same decoder on the meta device: true sizes without values or files."""
         hollow = WanPreview(self.folder, self.weights, self.dtype)
         with torch.device("meta"):
-            hollow._decoder = TinyAutoencoder().decoder.to(getattr(torch, self.dtype))
+            hollow._module = TinyAutoencoder().decoder.to(getattr(torch, self.dtype))
         return hollow
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the weights on the device, 0 before they are loaded."""
-        parameters = self._decoder.parameters() if self._decoder is not None else ()
-        return sum(parameter.nbytes for parameter in parameters)
-
-    def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
-        """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
-        return map(pixels, self.stream(latents_FChw))
-
-    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """Return the whole video on the device [T, 3, H, W] fp32 in -1..1, equal to `stream`."""
-        return torch.cat(list(self.stream(latents_FChw)))
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         """Yield the pixels of each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1."""
-        if self._decoder is None:
-            self.to(latents_FChw.device)
-        if latents_FChw.shape[1] != _LATENT:
-            raise UserError(
-                f"latents have {latents_FChw.shape[1]} channels and the decoder takes {_LATENT}: "
-                "choose the decoder of this model"
-            )
-        assert self._decoder is not None
-        return self._stream(self._decoder, latents_FChw)
+        decoder = self._loaded(latents_FChw.device)
+        demand_channels(latents_FChw, _LATENT)
+        return self._stream(decoder, latents_FChw)
 
     def _stream(self, decoder: nn.Sequential, latents_FChw: Tensor) -> Iterator[Tensor]:
         before: dict[int, Tensor] = {}  # the last input of each `Memory`, by block number
@@ -184,39 +149,35 @@ class WanPreview:
         for i, latent in enumerate(latents_FChw.split(1)):
             with torch.no_grad():
                 x = latent.to(getattr(torch, self.dtype))
-                frames = torch.cat(list(_through(decoder, x, before)))
+                frames = torch.cat(list(_run_blocks(decoder, x, before)))
             self.feature_bytes = max(self.feature_bytes, sum(x.nbytes for x in before.values()))
+            # The VAE gives one pixel frame for the first latent frame: keep the last of the four.
             shown = frames[-1:] if i == 0 else frames
             yield shown.float().clamp(0, 1) * 2 - 1
 
     def _load(self) -> nn.Sequential:
         dtype = getattr(torch, self.dtype)
         if self.weights == "random":
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
-                network = TinyAutoencoder().to(dtype)
+            network = seeded(lambda: TinyAutoencoder().to(dtype))
         else:
             with torch.device("meta"):
                 network = TinyAutoencoder()
-            load_weights(network, self._file(), ema=False, dtype=dtype, device=torch.device("cpu"))
+            found = [path for path in self._choices() if path.is_file()]
+            if not found:
+                names = " nor ".join(path.name for path in self._choices())
+                raise UserError(
+                    f"found neither {names} in {self.folder}: get one from "
+                    "github.com/madebyollin/taehv, or set model.decoder.folder to where it is"
+                )
+            load_weights(network, found[0], ema=False, dtype=dtype, device=torch.device("cpu"))
         return network.decoder.eval().requires_grad_(False)
 
-    def _file(self) -> Path:
-        """Return the file of weights, in either format."""
-        found = [path for path in self._choices() if path.is_file()]
-        if not found:
-            names = " nor ".join(path.name for path in self._choices())
-            raise UserError(
-                f"found neither {names} in {self.folder}: get one from "
-                "github.com/madebyollin/taehv, or set model.decoder.folder to where it is"
-            )
-        return found[0]
-
     def _choices(self) -> list[Path]:
+        """Return the paths at which the weights may be, in order of preference."""
         return [Path(self.folder) / f"{FILE}{suffix}" for suffix in (".safetensors", ".pth")]
 
 
-def _through(
+def _run_blocks(
     blocks: nn.Sequential, x_BCHW: Tensor, before: dict[int, Tensor], start: int = 0
 ) -> Iterator[Tensor]:
     """Yield the output frames of one input frame, in order.
@@ -225,9 +186,10 @@ def _through(
     """
     for i in range(start, len(blocks)):
         block = blocks[i]
+        # The later blocks take the new frames one by one, since each needs the one before it.
         if isinstance(block, Grow):
             for frame in block(x_BCHW):
-                yield from _through(blocks, frame, before, i + 1)
+                yield from _run_blocks(blocks, frame, before, i + 1)
             return
         if isinstance(block, Memory):
             past = before.get(i)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,25 +19,23 @@ from torch import Tensor, nn
 from harness.models.checkpoints.files import is_complete
 from harness.models.checkpoints.load import load_weights
 from harness.models.checkpoints.locate import located
+from harness.models.decoders.module_decoder import ModuleDecoder, Weights, demand_channels, seeded
 from harness.models.text.folder_encoder import missing_folder
-from harness.results.video_files import Frames
-from harness.sampling.decoding import pixels
-from harness.system.errors import UserError
 
 HUB = "sand-ai/MAGI-1"
 PART = "ckpt/vae"  # folder in the layout of HUB
 SCALE = 0.18215  # latents of the network are those of the VAE times this
 OVERLAP = 0.25  # share of a tile that fades into its neighbour, and that the next tile repeats
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
 class ViTDims:
     """Sizes of the VAE; the defaults are those of MAGI-1.
 
-    dim, num_layers, num_heads, ffn_dim: of encoder and decoder, which are alike.
+    dim, num_layers, num_heads, ffn_dim: sizes of the encoder, and of the decoder.
     patch: frames, rows and columns of pixels that become one latent.
-    clip: frames, rows and columns of pixels that the position tables are made for.
+    clip: frames, rows and columns of pixels of the clips in training; the position tables have
+        their size.
     """
 
     dim: int = 1024
@@ -69,7 +67,7 @@ class ViTNetwork(nn.Module):
 
 
 class Half(nn.Module):
-    """What encoder and decoder share: a class token, positions, blocks and a norm."""
+    """Base of encoder and decoder: a class token, positions, blocks and a norm."""
 
     def __init__(self, dims: ViTDims) -> None:
         super().__init__()
@@ -84,6 +82,7 @@ class Half(nn.Module):
         """Run the blocks over tokens of a grid [B, dim, F, h, w] -> [B, F, h, w, dim]."""
         grid = x_BDFhw.shape[2:]
         place = self.pos_embed[:, 1:]
+        # Tiles differ in size from the clips of training, so resize the position table.
         if tuple(grid) != self.dims.grid:
             table = place.transpose(1, 2).unflatten(2, self.dims.grid).float()
             table = F.interpolate(table, size=grid, mode="trilinear")
@@ -98,7 +97,7 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """Encode pixels to the mean of their latents."""
+    """Encoder from the pixels of a tile to the mean of its latents."""
 
     def __init__(self, dims: ViTDims) -> None:
         super().__init__(dims)
@@ -115,7 +114,7 @@ class Encoder(Half):
 
 
 class Decoder(Half):
-    """Latents to pixels."""
+    """Decoder from the latents of a tile to its pixels."""
 
     def __init__(self, dims: ViTDims) -> None:
         super().__init__(dims)
@@ -181,22 +180,23 @@ def tiled(
     above: list[Tensor] = []
     rows: list[Tensor] = []
     for top in range(0, x.shape[-2], strides[0]):
-        shown: list[Tensor] = []  # to the neighbours
+        shown: list[Tensor] = []  # outputs that the neighbours fade into
         kept: list[Tensor] = []
         for left in range(0, x.shape[-1], strides[1]):
             raw = out = run(x[..., top : top + tile[0], left : left + tile[1]])
             if above:
-                out = _faded(above[len(shown)], out, fade_rows, -2)
+                out = _fade(above[len(shown)], out, fade_rows, -2)
             if shown:
-                out = _faded(shown[-1], out, fade_columns, -1)
+                out = _fade(shown[-1], out, fade_columns, -1)
             shown.append(out if chained else raw)
+            # The tiles below and on the right repeat the rest, faded.
             kept.append(out[..., : tile_out[0] - fade_rows, : tile_out[1] - fade_columns])
         rows.append(torch.cat(kept, dim=-1))
         above = shown
     return torch.cat(rows, dim=-2)
 
 
-def _faded(before: Tensor, own: Tensor, most: int, dim: int) -> Tensor:
+def _fade(before: Tensor, own: Tensor, most: int, dim: int) -> Tensor:
     """Return `own` with its first lines along `dim` mixed with the last lines of `before`."""
     n = min(most, before.shape[dim], own.shape[dim])
     share = torch.arange(n, device=own.device, dtype=torch.float32) / n
@@ -206,7 +206,7 @@ def _faded(before: Tensor, own: Tensor, most: int, dim: int) -> Tensor:
     return torch.cat([mixed, own.narrow(dim, n, own.shape[dim] - n)], dim=dim)
 
 
-class ViTVae:
+class ViTVae(ModuleDecoder):
     """The decoder of MAGI-1's VAE; every latent frame gives 4 pixel frames, the first one too.
 
     Chunks are decoded one by one, in tiles of 256 x 256 pixels and 12 frames; only the frames of
@@ -227,7 +227,7 @@ class ViTVae:
             have a different number of channels.
     """
 
-    encodes: ClassVar[bool] = False
+    setting: ClassVar[str] = "vae"
 
     def __init__(
         self,
@@ -235,18 +235,13 @@ class ViTVae:
         dims: ViTDims | None = None,
         chunk_frames: int = 6,
         tile: tuple[int, int, int] = (12, 256, 256),
-        weights: Literal["checkpoint", "random"] = "checkpoint",
+        weights: Weights = "checkpoint",
         dtype: str = "bfloat16",
         first_pixel_frames: int = 4,
     ) -> None:
-        if weights not in ("checkpoint", "random"):
-            raise UserError(f"vae.weights={weights}: choose checkpoint or random")
-        if dtype not in DTYPES:
-            raise UserError(f"vae.dtype={dtype}: choose {', '.join(DTYPES)}")
-        self.folder, self.dims, self.chunk_frames = folder, dims or ViTDims(), chunk_frames
-        self.tile, self.weights, self.dtype = tile, weights, dtype
+        super().__init__(folder, weights, dtype)
+        self.dims, self.chunk_frames, self.tile = dims or ViTDims(), chunk_frames, tile
         self.first_pixel_frames = first_pixel_frames
-        self._vae: ViTNetwork | None = None
 
     def locate(self, root: Path) -> None:
         """Resolve a relative folder below `root`, or in the hub's cache."""
@@ -258,24 +253,6 @@ class ViTVae:
         folder = Path(self.folder) / PART
         return [] if self.weights == "random" or is_complete(folder) else [folder]
 
-    def to(self, device: torch.device | str) -> ViTVae:
-        """Load the weights if necessary, and move them to `device`."""
-        self._vae = (self._vae or self._load()).to(device)
-        return self
-
-    def close(self) -> None:
-        """Free the weights; the next call loads them again."""
-        on_gpu = self._vae is not None and self._vae.decoder.cls_token.is_cuda
-        self._vae = None
-        if on_gpu:
-            torch.cuda.empty_cache()
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the weights on the device, 0 before they are loaded."""
-        parameters = self._vae.parameters() if self._vae is not None else ()
-        return sum(parameter.nbytes for parameter in parameters)
-
     def hollow(self) -> ViTVae:
         """Return the same decoder on the meta device: true sizes without values or files."""
         hollow = type(self)(
@@ -285,28 +262,16 @@ class ViTVae:
             vae = ViTNetwork(self.dims).to(getattr(torch, self.dtype))
         if not self.encodes:
             del vae.encoder
-        hollow._vae = vae.eval().requires_grad_(False)
+        hollow._module = vae.eval().requires_grad_(False)
         return hollow
-
-    def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
-        """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
-        return map(pixels, self.stream(latents_FChw))
-
-    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """Decode the whole video [T, 3, H, W] fp32 in -1..1, on the device."""
-        return torch.cat(list(self.stream(latents_FChw)))
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         """Yield the pixels of each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1.
 
         If the weights are not loaded, they are loaded onto the device of the latents.
         """
-        vae = self._on(latents_FChw.device)
-        if latents_FChw.shape[1] != self.dims.latent_channels:
-            raise UserError(
-                f"latents have {latents_FChw.shape[1]} channels and the decoder takes "
-                f"{self.dims.latent_channels}: choose the decoder of this model"
-            )
+        vae = self._loaded(latents_FChw.device)
+        demand_channels(latents_FChw, self.dims.latent_channels)
         return self._stream(vae.decoder, latents_FChw)
 
     def _stream(self, decoder: Decoder, latents_FChw: Tensor) -> Iterator[Tensor]:
@@ -316,27 +281,13 @@ class ViTVae:
             for part_FChw in chunk_FChw.split(self.tile[0] // frames):
                 z = (part_FChw.float() / SCALE).transpose(0, 1)[None]
                 with torch.no_grad():
-                    x = tiled(decoder, self._cast(z), tile, self.tile[1:])
+                    x = tiled(decoder, z.to(decoder.cls_token), tile, self.tile[1:])
                 yield from x[0].transpose(0, 1).float().clamp(-1, 1).split(frames)
-
-    def _on(self, device: torch.device) -> ViTNetwork:
-        """Return the VAE, loaded onto a device if it is not loaded."""
-        if self._vae is None:
-            self.to(device)
-        assert self._vae is not None
-        return self._vae
-
-    def _cast(self, x: Tensor) -> Tensor:
-        """Return x in dtype and on the device of the weights."""
-        assert self._vae is not None
-        return x.to(self._vae.decoder.cls_token)
 
     def _load(self) -> ViTNetwork:
         dtype, cpu = getattr(torch, self.dtype), torch.device("cpu")
         if self.weights == "random":
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
-                vae = ViTNetwork(self.dims).to(dtype)
+            vae = seeded(lambda: ViTNetwork(self.dims).to(dtype))
         else:
             root = Path(self.folder)
             if not (root / PART).is_dir():
@@ -360,9 +311,9 @@ class ViTCodec(ViTVae):
 
         frames_T3HW: 1 frame, or a multiple of 4; pixels in -1..1.
         """
-        vae, (_, *size) = self._on(frames_T3HW.device), self.dims.patch
+        vae, (_, *size) = self._loaded(frames_T3HW.device), self.dims.patch
         tile = self.tile[1] // size[0], self.tile[2] // size[1]
-        x_13THW = self._cast(frames_T3HW.transpose(0, 1)[None])
+        x_13THW = frames_T3HW.transpose(0, 1)[None].to(vae.encoder.cls_token)
         with torch.no_grad():
             parts = [
                 tiled(vae.encoder, part, self.tile[1:], tile, chained=True)

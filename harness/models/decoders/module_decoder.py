@@ -1,0 +1,99 @@
+"""Base of the decoders of this package, which run a torch module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from harness.results.video_files import Frames
+from harness.sampling.decoding import pixels
+from harness.system.errors import UserError
+
+DTYPES = ("bfloat16", "float16", "float32")
+Weights = Literal["checkpoint", "random"]
+T = TypeVar("T")
+
+
+class ModuleDecoder(ABC):
+    """Decoder that loads its module on first use and streams pixels latent frame by latent frame.
+
+    setting: name of the decoder in error messages.
+    encodes: whether the module keeps its encoder.
+    """
+
+    setting: ClassVar[str]
+    encodes: ClassVar[bool] = False
+
+    def __init__(self, folder: str, weights: Weights, dtype: str) -> None:
+        if weights not in ("checkpoint", "random"):
+            raise UserError(f"{self.setting}.weights={weights}: choose checkpoint or random")
+        if dtype not in DTYPES:
+            raise UserError(f"{self.setting}.dtype={dtype}: choose {', '.join(DTYPES)}")
+        self.folder, self.dtype = folder, dtype
+        self.weights: Weights = weights
+        self._module: Any = None
+
+    @abstractmethod
+    def _load(self) -> Any:
+        """Return the module with its weights on the CPU, for inference."""
+
+    @abstractmethod
+    def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
+        """Yield the pixels of each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1.
+
+        If the weights are not loaded, they are loaded onto the device of the latents.
+        """
+
+    def to(self, device: torch.device | str) -> Self:
+        """Load the weights if necessary, and move them to `device`."""
+        self._module = (self._module or self._load()).to(device)
+        return self
+
+    def close(self) -> None:
+        """Free the weights; the next call loads them again."""
+        on_gpu = any(parameter.is_cuda for parameter in self._parameters())
+        self._module = None
+        if on_gpu:
+            torch.cuda.empty_cache()
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the weights on the device, 0 before they are loaded."""
+        return sum(parameter.nbytes for parameter in self._parameters())
+
+    def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
+        """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
+        return map(pixels, self.stream(latents_FChw))
+
+    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
+        """Return the whole video on the device [T, 3, H, W] fp32 in -1..1, equal to `stream`."""
+        return torch.cat(list(self.stream(latents_FChw)))
+
+    def _parameters(self) -> list[Tensor]:
+        return [] if self._module is None else list(self._module.parameters())
+
+    def _loaded(self, device: torch.device) -> Any:
+        """Return the module; if it is not loaded, load it onto a device."""
+        if self._module is None:
+            self.to(device)
+        return self._module
+
+
+def demand_channels(latents_FChw: Tensor, channels: int) -> None:
+    """Raise UserError unless latents have the decoder's number of channels."""
+    if latents_FChw.shape[1] != channels:
+        raise UserError(
+            f"latents have {latents_FChw.shape[1]} channels and the decoder takes {channels}: "
+            "choose the decoder of this model"
+        )
+
+
+def seeded(build: Callable[[], T]) -> T:
+    """Return `build()` under a fixed seed; all generators keep their state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
+        return build()
