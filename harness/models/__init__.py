@@ -6,9 +6,8 @@ from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.models.magi import Magi, MagiDims
 from harness.models.preset import VideoModel
 from harness.models.prompts import MagiPrompts
+from harness.models.text.folder_encoder import T5Text, UmT5Text
 from harness.models.text.hashed_words import HashText
-from harness.models.text.t5 import T5Text
-from harness.models.text.umt5 import UmT5Text
 from harness.models.wan import Wan, WanDims
 
 __all__ = [

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.models.text.captions import clean_caption
+from harness.models.text.folder_encoder import T5Text
 from harness.models.text.special_tokens import SpecialTokens, null_rows, prompt_rows
-from harness.models.text.t5 import T5Text
 from harness.system.errors import UserError
 from tests.support.tiny_wan import write_encoder
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from harness.models.text.folder_encoder import UmT5Text
 from harness.models.text.stored_rows import RowsFile, write_rows
-from harness.models.text.umt5 import UmT5Text
 from harness.system.errors import UserError
 from tests.support.tiny_wan import tiny_model, write_text
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.models.text.folder_encoder import WAN_HUB, UmT5Text
 from harness.models.text.hashed_words import HashText
-from harness.models.text.umt5 import HUB, UmT5Text
 from harness.system.errors import UserError
 from tests.support.tiny_wan import write_text
 
@@ -166,7 +166,7 @@ def test_umt5_knows_its_files_wherever_they_lie(wan_folder: Path, tmp_path: Path
 def test_umt5_without_files_or_packages_has_no_origin(
     wan_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=f"hf download {HUB}"):
+    with pytest.raises(UserError, match=f"hf download {WAN_HUB}"):
         tiny(tmp_path).origin()
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(UserError, match=r"pip install 'video-kv-bench\[wan\]'"):
@@ -193,7 +193,7 @@ def test_umt5_missing_folder_says_what_to_fetch(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         tiny(tmp_path).encode(["a fox"])
     message = str(caught.value)
-    assert str(tmp_path) in message and f"hf download {HUB}" in message
+    assert str(tmp_path) in message and f"hf download {WAN_HUB}" in message
     assert "text_encoder" in message and "tokenizer" in message
 
 

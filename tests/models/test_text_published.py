@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.models.text.umt5 import UmT5Text
+from harness.models.text.folder_encoder import UmT5Text
 from tests.support.tiny_wan import WORDS, write_text
 
 LENGTH, WIDTH = 512, 32

@@ -11,7 +11,7 @@ import yaml
 
 from harness.models.decoders.wan_vae import WanVae
 from harness.models.preset import VideoModel
-from harness.models.text.umt5 import UmT5Text
+from harness.models.text.folder_encoder import UmT5Text
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.schedule import Schedule
 

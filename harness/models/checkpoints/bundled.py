@@ -18,14 +18,14 @@ def bundled(name: str, sha256: str) -> Path:
     Raises  UserError: the file is missing, or its checksum differs from `sha256`.
     """
     path = FOLDER / name
-    mend = f"type `git checkout -- {path}` or install the package again"
+    fix = f"type `git checkout -- {path}` or install the package again"
     if not path.is_file():
-        raise UserError(f"found no weights at {path} (expected SHA-256 {sha256}): {mend}")
+        raise UserError(f"found no weights at {path} (expected SHA-256 {sha256}): {fix}")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(
             f"the weights at {path} ({len(content)} bytes) have SHA-256 {found}, "
-            f"expected {sha256}: {mend}"
+            f"expected {sha256}: {fix}"
         )
     return path

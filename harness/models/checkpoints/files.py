@@ -1,8 +1,4 @@
-"""Reads files of weights: first names and shapes, then the tensors in batches.
-
-Files are mapped again for each batch. A mapped page that was read counts as memory of the process
-until its file is closed, and files are up to four times as large as the network.
-"""
+"""Reads files of weights: first names and shapes, then the tensors in batches."""
 
 from __future__ import annotations
 
@@ -52,7 +48,7 @@ def files_of(path: Path, source: str | None = None) -> list[Path]:
     if path.is_dir():
         return _shards(path)
     if not path.exists():
-        get = f"type `{_download(path, source)}` or " if source else ""
+        get = f"type `{_download_command(path, source)}` or " if source else ""
         raise UserError(f"found no checkpoint at {path}: {get}set the model's path to where it is")
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise UserError(f"{path} is no .pt, .pth, .safetensors file and no folder: choose another")
@@ -74,7 +70,7 @@ def contents(files: Sequence[Path]) -> dict[str, object]:
     """
     content: dict[str, object] = {}
     for file in files:
-        part = _inside(file)
+        part = _content_of(file)
         twice = sorted(content.keys() & part.keys())
         if twice:
             raise UserError(f"{file.parent} holds {some(twice)} twice: keep one model's shards")
@@ -84,6 +80,8 @@ def contents(files: Sequence[Path]) -> dict[str, object]:
 
 def batches(stored: Mapping[str, Stored]) -> Iterator[list[str]]:
     """Yield names grouped by file, in batches of limited size."""
+    # Files are mapped again for each batch. A mapped page that was read counts as memory of the
+    # process until its file is closed, and files are up to four times as large as the network.
     limit = sum(each.nbytes for each in stored.values()) / _BATCHES
     batch: list[str] = []
     taken = 0
@@ -105,12 +103,12 @@ def take(stored: Sequence[Stored]) -> list[Tensor]:
     found: dict[Stored, Tensor] = {}
     for file in {each.file for each in stored}:
         own = [each for each in stored if each.file == file]
-        read = _safetensors if file.suffix == ".safetensors" else _torch
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_torch
         found |= zip(own, read(file, own), strict=True)
     return [found[each] for each in stored]
 
 
-def _torch(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
+def _read_torch(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
     content = _mapped(file)
     tensors = []
     for each in stored:
@@ -121,7 +119,7 @@ def _torch(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
     return tensors
 
 
-def _safetensors(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
+def _read_safetensors(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
     try:
         with safe_open(file, framework="pt") as opened:
             return [opened.get_tensor(each.keys[0]) for each in stored]
@@ -129,17 +127,17 @@ def _safetensors(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
         raise _unreadable(file) from error
 
 
-def _inside(file: Path) -> dict[str, object]:
+def _content_of(file: Path) -> dict[str, object]:
     """Return the dict of a file with a `Stored` for every tensor."""
     if file.suffix == ".safetensors":
         return {**_header(file)}
-    inside: dict[str, object] = {}
+    content: dict[str, object] = {}
     for key, value in _mapped(file).items():
         if isinstance(value, Mapping):
-            inside[str(key)] = {str(k): _stored(v, file, (key, k)) for k, v in value.items()}
+            content[str(key)] = {str(k): _stored(v, file, (key, k)) for k, v in value.items()}
         else:
-            inside[str(key)] = _stored(value, file, (key,))
-    return inside
+            content[str(key)] = _stored(value, file, (key,))
+    return content
 
 
 def _stored(value: object, file: Path, keys: tuple[Any, ...]) -> object:
@@ -151,6 +149,7 @@ def _stored(value: object, file: Path, keys: tuple[Any, ...]) -> object:
 
 def _mapped(file: Path) -> Mapping[Any, object]:
     """Return the dict of a torch file; its tensors stay on disk until they are used."""
+    # weights_only: a pickle from elsewhere must not run code.
     try:
         return {**torch.load(file, map_location="cpu", weights_only=True, mmap=True)}
     except _TORN as error:
@@ -170,6 +169,7 @@ def _header(file: Path) -> dict[str, Stored]:
                 raise ValueError("no header")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
+        # Offsets count from the end of the header. An interrupted download has a whole header.
         ends = {name: 8 + length + each["data_offsets"][1] for name, each in header.items()}
         torn = sorted((name for name in ends if ends[name] > size), key=lambda name: ends[name])
         stored = {
@@ -195,7 +195,7 @@ def _unreadable(file: Path) -> UserError:
     )
 
 
-def _download(path: Path, source: str) -> str:
+def _download_command(path: Path, source: str) -> str:
     """Return the command that downloads `source`, to `path` if their last parts agree."""
     inside = source.partition(" ")[2]
     root = str(path).removesuffix(inside)

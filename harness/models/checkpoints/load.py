@@ -53,7 +53,7 @@ def load_weights(
     module: the network, on any device, including meta.
     path: a .pt, .pth or .safetensors file, or a folder of .safetensors shards.
     ema: use the EMA weights of a file that holds two sets. A file with one unnamed set works with
-    both values.
+        both values.
     source: "owner/name path/in/repo" on the hub, for error messages.
     lora: adapter that is added to the weights.
 
@@ -75,8 +75,8 @@ def load_weights(
             if pairs is not None and name in factors:
                 tensor = pairs.added(tensor, factors.pop(name))
             # Always copy: a parameter must not reference the mapped file.
-            own = torch.float32 if name in fp32 else dtype
-            _place(module, name, tensor.to(device, own, copy=True))
+            copy = tensor.to(device, torch.float32 if name in fp32 else dtype, copy=True)
+            _set_tensor(module, name, copy)
 
 
 def matched(
@@ -150,6 +150,7 @@ def _select(content: dict[str, object], path: Path, ema: bool) -> Mapping[str, o
             f"{path} holds no EMA weights, only {some(sorted(content))}: set ema=false or choose "
             "a checkpoint with generator_ema"
         )
+    # Training dumps name their sets; other files hold the weights at the top level.
     for name in ("generator_ema",) * ema + ("generator", "model"):
         chosen = content.get(name)
         if isinstance(chosen, Mapping):
@@ -161,6 +162,7 @@ def _tensors(weights: Mapping[str, object], path: Path) -> dict[str, Stored]:
     """Return the weights by plain name, without prefixes of training wrappers."""
     found: dict[str, Stored] = {}
     for key, value in weights.items():
+        # Two keys may become one name, if a file has weights with and without a wrapper's prefix.
         name = plain(key)
         if not isinstance(value, Stored) or name in found:
             raise UserError(
@@ -190,7 +192,7 @@ def _demand_match(found: dict[str, Stored], wanted: dict[str, tuple[int, ...]], 
         )
 
 
-def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace the parameter or buffer of this name by the tensor."""
     owner, _, leaf = name.rpartition(".")
     holder = module.get_submodule(owner)

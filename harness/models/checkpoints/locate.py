@@ -23,7 +23,7 @@ def located(root: Path, name: str, source: str | None = None) -> Path:
     Raises  UserError: an `hf://` name that names no repository or is not in the cache.
     """
     if name.startswith(SCHEME):
-        return _named(name)
+        return _in_hub_cache(name)
     place = root / name
     if source is not None and not place.exists():
         repository, _, inside = source.partition(" ")
@@ -33,7 +33,7 @@ def located(root: Path, name: str, source: str | None = None) -> Path:
     return place
 
 
-def _named(name: str) -> Path:
+def _in_hub_cache(name: str) -> Path:
     """Return the cached path of an `hf://` name."""
     owner, _, rest = name.removeprefix(SCHEME).partition("/")
     repository, _, inside = rest.partition("/")

@@ -43,6 +43,7 @@ class Lora:
         inside = contents(files_of(self.path, self.source))
         chosen = inside.get(_SET)
         factors = chosen if isinstance(chosen, Mapping) else inside
+        # Adapters use native names or those of diffusers.
         known = {name: name for name in shapes} | {diffusers_name(name): name for name in shapes}
         found: dict[str, dict[str, Stored]] = {}
         for key, value in factors.items():

@@ -15,7 +15,8 @@ _DASHES = (
 )
 _SIGNS = r"[#\u00ae\u2022\u00a9\u2122&@\u00b7\u00ba\u00bd\u00be\u00bf\u00a1\u00a7~()\[\]{}|\\/*]+"
 
-# Patterns and what replaces them, in order: every rule works on what the rules before it left.
+# Rules: a pattern and its replacement. The order matters, because each rule sees the text that the
+# earlier rules left.
 _BEFORE_TAGS = (
     ("<person>", "person"),
     (rf"\b(?:https?:(?:/{{1,3}}|[a-z0-9%])|{_SITES})", ""),
@@ -67,32 +68,27 @@ def clean_caption(prompt: str) -> str:
     Source  DeepFloyd IF, whose rules MAGI-1 took over.
     Raises  ImportError: ftfy is missing.
     """
-    import ftfy
+    import ftfy  # part of an extra, and only these prompts need it
 
-    text = _replaced(unquote_plus(prompt).strip().lower(), _BEFORE_TAGS)
-    text = _replaced(_without_tags(text), _BEFORE_UNICODE)
+    text = _apply(_BEFORE_TAGS, unquote_plus(prompt).strip().lower())
+    parser = _TextOfHtml()
+    parser.feed(text)
+    parser.close()
+    text = _apply(_BEFORE_UNICODE, "".join(parser.found))
     if len(re.findall("[-_]", text)) > 3:  # a-name-of-many-words
         text = re.sub("[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return _replaced(text, _AFTER_UNICODE).strip()
+    return _apply(_AFTER_UNICODE, text).strip()
 
 
-def _replaced(text: str, rules: tuple[tuple[str, str], ...]) -> str:
+def _apply(rules: tuple[tuple[str, str], ...], text: str) -> str:
     for pattern, replacement in rules:
         text = re.sub(pattern, replacement, text)
     return text
 
 
-def _without_tags(text: str) -> str:
-    """Return the text between the tags of HTML."""
-    parser = _Text()
-    parser.feed(text)
-    parser.close()
-    return "".join(parser.found)
-
-
-class _Text(HTMLParser):
-    """Collects the text between tags."""
+class _TextOfHtml(HTMLParser):
+    """Collects the text between the tags of HTML."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,14 +1,17 @@
-"""Text encoders of the T5 family in a folder of files, as transformers reads them.
+"""Text encoders of the T5 family: UMT5-XXL of Wan2.1 and T5 v1.1 XXL of MAGI-1.
 
-Prompts are encoded once, before the videos, and then the encoder is freed: the rows take megabytes
-per prompt, the encoder gigabytes. Construction is cheap; `encode` loads the weights.
+Both are folders of files as transformers reads them. Prompts are encoded once, before the videos,
+and then the encoder is freed: the rows take megabytes per prompt, the encoder gigabytes.
+Construction is cheap; `encode` loads the weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+import html
 import importlib.metadata
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +24,14 @@ from torch import Tensor
 from harness.models.checkpoints.files import Stored, contents, files_of, is_complete
 from harness.models.checkpoints.load import checkpoint_digest
 from harness.models.checkpoints.locate import located
+from harness.models.text.captions import clean_caption
 from harness.models.text.hashed_words import HashText
 from harness.models.text.stored_rows import RowsFile
 from harness.system.errors import UserError
 from harness.system.logs import log
 from harness.system.units import size
 
+WAN_HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 _PACKAGES = ("transformers", "tokenizers", "ftfy")  # packages that affect the rows
 
 
@@ -37,17 +42,19 @@ class FolderEncoder(ABC):
     set to zero.
 
     what: name of the encoder in messages.
-    hub: repository whose layout the folder has. encoder_part, tokenizer_part: folders in it.
+    hub: repository on the hub; the folder has its layout.
+    encoder_part, tokenizer_part: folders in the repository.
     encoder_class: name of the class in transformers.
     parameters: number of parameters; the shared embedding counts once.
 
-    folder: folder with that layout, below the data folder or absolute.
-    length: rows per prompt. width: channels of a row.
+    folder: folder with the layout of `hub`, below the data folder or absolute.
+    length: rows per prompt.
+    width: channels of a row.
     weights: `checkpoint`, or `random`, which reads no files: `HashText` makes rows of the same
-    shape, for systems measurements whose values do not matter.
+        shape, for systems measurements whose values do not matter.
     dtype: bfloat16 or float32.
     embeddings: file of encoded prompts (`harness.models.text.stored_rows`), below the data folder
-    or absolute; no encoder is needed then.
+        or absolute; it replaces the encoder.
 
     Shapes  num_prompts strings -> [num_prompts, length, width] float32 on the CPU.
     Raises  UserError, from `encode`: packages, folder or weights missing; another width.
@@ -122,10 +129,11 @@ class FolderEncoder(ABC):
         if self.ready is not None:
             return [] if self.ready.path.is_file() else [self.ready.path]
         encoder, tokenizer = (Path(self.folder) / part for part in self._parts())
-        lacking = [] if is_complete(encoder) else [encoder]
-        if not any(tokenizer.glob("tokenizer*.json")) and tokenizer not in lacking:
-            lacking.append(tokenizer)
-        return lacking
+        missing = [] if is_complete(encoder) else [encoder]
+        # Both parts may be the same folder.
+        if not any(tokenizer.glob("tokenizer*.json")) and tokenizer not in missing:
+            missing.append(tokenizer)
+        return missing
 
     def examine(self) -> str:
         """Check the files without loading weights, and describe them.
@@ -136,9 +144,17 @@ class FolderEncoder(ABC):
             return "random rows"
         if self.ready is not None:
             return f"{len(self.ready.prompts())} prompts in {self.ready.path}"
-        encoder = self._found(self.encoder_part)
-        self._demand_width(self._config_width())
+        encoder = self._subfolder(self.encoder_part)
+        config = encoder / "config.json"
+        if not config.is_file():  # an interrupted download
+            raise missing_folder(Path(self.folder), self.encoder_part, self.hub, *self._parts())
+        try:
+            width = int(json.loads(config.read_text())["d_model"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{config} is damaged: download it again") from error
+        self._demand_width(width)
         weights = contents(files_of(encoder))
+        # Both fail now, and not after hours, if a package is missing.
         self._tokenizer()
         self.clean("")
         total = sum(each.nbytes for each in weights.values() if isinstance(each, Stored))
@@ -147,14 +163,13 @@ class FolderEncoder(ABC):
     def origin(self) -> str | None:
         """Return a digest of weights and tokenizer, and package versions; None without an encoder.
 
-        The digest covers every byte of the small files, and of the weights what
-        `checkpoint_digest` covers.
+        The digest covers every byte of the small files; `checkpoint_digest` covers the weights.
 
         Raises  UserError: packages or files are missing.
         """
         if self._random is not None or self.embeddings is not None:
             return None
-        encoder, tokenizer = (self._found(part) for part in self._parts())
+        encoder, tokenizer = (self._subfolder(part) for part in self._parts())
         digest = hashlib.sha256(checkpoint_digest(encoder).encode())
         config, weights = encoder / "config.json", files_of(encoder)
         # Both may lie in one folder: read neither the config twice nor the weights whole.
@@ -224,7 +239,7 @@ class FolderEncoder(ABC):
         except ImportError as error:
             raise missing_packages(self.what) from error
         root, encoder_class = Path(self.folder), getattr(transformers, self.encoder_class)
-        encoder_folder, tokenizer = self._found(self.encoder_part), self._tokenizer()
+        encoder_folder, tokenizer = self._subfolder(self.encoder_part), self._tokenizer()
         try:
             encoder, report = encoder_class.from_pretrained(
                 encoder_folder,
@@ -250,7 +265,7 @@ class FolderEncoder(ABC):
             from transformers import AutoTokenizer
         except ImportError as error:
             raise missing_packages(self.what) from error
-        folder = self._found(self.tokenizer_part)
+        folder = self._subfolder(self.tokenizer_part)
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
@@ -263,18 +278,8 @@ class FolderEncoder(ABC):
                 "text.width to match or download it again"
             )
 
-    def _config_width(self) -> int:
-        """Return the width of the encoder from its config.json."""
-        config = Path(self.folder) / self.encoder_part / "config.json"
-        if not config.is_file():  # an interrupted download
-            raise missing_folder(Path(self.folder), self.encoder_part, self.hub, *self._parts())
-        try:
-            return int(json.loads(config.read_text())["d_model"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{config} is damaged: download it again") from error
-
-    def _found(self, part: str) -> Path:
-        """Return a folder below the encoder's own, which must exist."""
+    def _subfolder(self, part: str) -> Path:
+        """Return a folder below `folder`; raise UserError if it does not exist."""
         folder = Path(self.folder)
         if not (folder / part).is_dir():
             raise missing_folder(folder, part, self.hub, *self._parts())
@@ -282,6 +287,73 @@ class FolderEncoder(ABC):
 
     def _parts(self) -> tuple[str, str]:
         return self.encoder_part, self.tokenizer_part
+
+
+class UmT5Text(FolderEncoder):
+    """The umT5-XXL encoder of Wan2.1; see `FolderEncoder`. 10.6 GiB in bfloat16.
+
+    Source  Wan2.1 (arXiv 2503.20314); the steps of diffusers' Wan pipeline, with 512 rows as in
+            training instead of its default of 226.
+    """
+
+    what = "the umT5 text encoder"
+    hub = WAN_HUB
+    encoder_part, tokenizer_part = "text_encoder", "tokenizer"
+    encoder_class = "UMT5EncoderModel"
+    parameters = 5_680_910_336
+
+    def __init__(
+        self,
+        folder: str,
+        length: int = 512,
+        width: int = 4096,
+        weights: str = "checkpoint",
+        dtype: str = "bfloat16",
+        embeddings: str | None = None,
+    ) -> None:
+        super().__init__(folder, length, width, weights, dtype, embeddings)
+
+    @staticmethod
+    def clean(prompt: str) -> str:
+        """Repair broken Unicode, unescape HTML twice and collapse white space, as Wan does."""
+        try:
+            import ftfy
+        except ImportError as error:
+            raise missing_packages(UmT5Text.what) from error
+        text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+        return re.sub(r"\s+", " ", text).strip()
+
+
+class T5Text(FolderEncoder):
+    """The T5 v1.1 XXL encoder of MAGI-1; see `FolderEncoder`. 17.7 GiB in float32.
+
+    Source  MAGI-1 (arXiv 2505.13211), its released code: float32, 800 rows, prompts cleaned twice.
+    """
+
+    what = "the T5 text encoder"
+    hub = "sand-ai/MAGI-1"
+    encoder_part = tokenizer_part = "ckpt/t5/t5-v1_1-xxl"
+    encoder_class = "T5EncoderModel"
+    parameters = 4_762_310_656
+
+    def __init__(
+        self,
+        folder: str,
+        length: int = 800,
+        width: int = 4096,
+        weights: str = "checkpoint",
+        dtype: str = "float32",
+        embeddings: str | None = None,
+    ) -> None:
+        super().__init__(folder, length, width, weights, dtype, embeddings)
+
+    @staticmethod
+    def clean(prompt: str) -> str:
+        """Clean a prompt twice, as MAGI-1 does."""
+        try:
+            return clean_caption(clean_caption(prompt))
+        except ImportError as error:
+            raise missing_packages(T5Text.what) from error
 
 
 def missing_packages(what: str) -> UserError:

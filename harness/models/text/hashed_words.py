@@ -47,10 +47,18 @@ class HashText:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return rows [num_prompts, length, width] fp32; an empty prompt is all zeros."""
         rows = torch.zeros(len(prompts), self.length, self.width)
+        half = (self.width + 1) // 2
+        frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
         for own, prompt in zip(rows, prompts, strict=True):
             words = re.findall(r"\w+|[^\w\s]", prompt.lower())[: self.length]
             for position, word in enumerate(words):
-                own[position] = self._vector(word) + self._place(position)
+                # Python's own hash of a string differs between processes; SHA-256 does not.
+                digest = hashlib.sha256(f"{self.seed} {word}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+                angles = position * frequencies
+                waves = torch.cat([angles.sin(), angles.cos()])[: self.width]
+                own[position] = torch.randn(self.width, generator=generator)
+                own[position] += _POSITION_SCALE * waves.float()
         return rows
 
     def locate(self, root: Path) -> None:
@@ -65,15 +73,3 @@ class HashText:
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
-
-    def _vector(self, word: str) -> Tensor:
-        # Python's own hash of a string differs between processes; SHA-256 does not.
-        digest = hashlib.sha256(f"{self.seed} {word}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randn(self.width, generator=generator)
-
-    def _place(self, position: int) -> Tensor:
-        half = (self.width + 1) // 2
-        angles = position * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-        waves = torch.cat([angles.sin(), angles.cos()])[: self.width]
-        return _POSITION_SCALE * waves.float()

@@ -1,4 +1,4 @@
-"""Rows of MAGI-1's text: special tokens in front of a prompt, and the rows that stand for no text.
+"""Rows of MAGI-1's text: special tokens in front of a prompt, and the rows of an empty text.
 
 Cross-attention has no mask, so the functions return rows without padding.
 """
@@ -27,17 +27,18 @@ KINDS = {
     "hq": 1,  # high quality
     "three_d_model": 15,
     "two_d_anime": 16,
-    "duration": 7,  # by the number of chunks that follow, 7 to 14
+    "duration": 7,  # one row for each number of later chunks, 7 to 14
 }
-LAST_DURATION = 7  # more chunks that follow count as this many
-NULL_ROWS = 50  # rows of the null table that stand for no text
+LAST_DURATION = 7  # a larger number of later chunks counts as this one
+NULL_ROWS = 50  # rows of an empty text
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Learned rows beside those of the text encoder, fp32.
+    """Learned rows that extend those of the text encoder, fp32.
 
-    caption, logo: [1, E]. other: [N, E], see `KINDS`.
+    caption, logo: [1, E].
+    other: [N, E], see `KINDS`.
     """
 
     caption: Tensor
@@ -78,11 +79,12 @@ def prompt_rows(
 ) -> Tensor:
     """Return the rows of a prompt for one chunk, special tokens first [num_rows, E].
 
-    Without any row the text is dropped: `null_rows` take its place.
+    If there is no row, callers use `null_rows`.
 
-    text_TE: the encoder's rows. mask_T: 1 for those of the prompt, 0 for padding.
+    text_TE: the encoder's rows.
+    mask_T: 1 for rows of the prompt, 0 for padding.
     kinds: kinds of special tokens, in any order.
-    chunk, num_chunks: number of the chunk among those to generate, and how many there are.
+    chunk, num_chunks: number of the chunk among the chunks to generate, and their number.
     """
     rows, mask = text_TE, mask_T.bool()
     for kind, row in KINDS.items():
@@ -90,16 +92,18 @@ def prompt_rows(
             continue
         if kind == "duration":
             row += min(num_chunks - 1 - chunk, LAST_DURATION)
+        # Cut off the last row, as the released code does: the length stays that of the encoder.
         rows = torch.cat([special.other[row, None].to(rows), rows])[: len(text_TE)]
         mask = torch.cat([mask.new_ones(1), mask])[: len(text_TE)]
     return rows[mask]
 
 
 def null_rows(null_TE: Tensor, avoids: SpecialTokens | None = None) -> Tensor:
-    """Return the rows that stand for no text [NULL_ROWS, E].
+    """Return the rows of an empty text [NULL_ROWS, E].
 
     null_TE: the network's null table.
-    avoids: special tokens, to put those of captions, logos, transitions and borders in front.
+    avoids: special tokens; the rows then begin with those of captions, logos, transitions and
+        borders.
     """
     if avoids is None:
         return null_TE[:NULL_ROWS]

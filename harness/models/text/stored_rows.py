@@ -40,10 +40,10 @@ class RowsFile:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the rows of the prompts, which must match those of the file exactly."""
         known = self._read()
-        lacking = [prompt for prompt in prompts if prompt not in known]
-        if lacking:
+        missing = [prompt for prompt in prompts if prompt not in known]
+        if missing:
             raise UserError(
-                f"{self.path} has rows of {len(known)} prompts and none of {lacking[0][:60]!r}: "
+                f"{self.path} has rows of {len(known)} prompts and none of {missing[0][:60]!r}: "
                 "choose a file with every prompt of the suite, or leave text.embeddings out"
             )
         rows = torch.zeros(len(prompts), self.length, self.width)
@@ -102,6 +102,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _torch(path: Path) -> dict[str, Tensor]:
+    # weights_only: a pickle from elsewhere must not run code.
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise ValueError("no dict of prompts to rows")
