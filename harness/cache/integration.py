@@ -11,21 +11,20 @@ from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores
 from harness.api.method import tiers_of
-from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch
 from harness.cache.positions import Positions
 from harness.cache.session import Session
-from harness.cache.traffic import Traffic
+from harness.cache.traffic import Arithmetic, Traffic
 
 
 class CacheSession(Protocol):
     """Interface of the cache of one video, as sampler and network use it.
 
     peak_bytes: largest sum of a ledger so far.
-    watch: whether the keys and values of the last commit pass were finite.
+    watch: whether the keys and values of the newest commit pass were finite.
     arithmetic: work of the passes so far.
     """
 
@@ -37,8 +36,8 @@ class CacheSession(Protocol):
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
         """Place a pass over the chunk `frames`.
 
-        stores: what the cache keeps of the pass. sees: earlier frames that the pass may attend to;
-        None for all that the window allows.
+        stores: what the cache keeps of the pass.
+        sees: earlier frames that the pass may attend to; None for all that the window allows.
         """
 
     def restart(self) -> None:
@@ -57,7 +56,7 @@ class CacheSession(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What was encoded into the history and decoded from it so far."""
+        """Calls and bytes of encoding into the history and of decoding from it so far."""
 
     @property
     def stored_bytes(self) -> int:
@@ -76,13 +75,13 @@ class Integration(ABC):
     """Where the cache is kept and when memory is freed: one file of `conf/integration/`.
 
     name: name of the integration in rows and messages.
-    shows_active: its sessions show chunks that are still being denoised.
-    restarts: its sessions can start a new history within a video.
-    free_before_decode: free the history and the cross-attention keys and values before the latents
-        are decoded.
-    stream_decode: copy pixels off the device one latent frame at a time.
-    keep_previous: keep the previous video (decoded, on the device, fp32) and its latents until the
-        next video replaces them.
+    shows_active: whether its sessions show chunks that are still being denoised.
+    restarts: whether its sessions can start a new history within a video.
+    free_before_decode: whether the history and the cross-attention keys and values are freed before
+        the latents are decoded.
+    stream_decode: whether pixels leave the device one latent frame at a time.
+    keep_previous: whether the previous video (decoded, on the device, fp32) and its latents stay
+        until the next video replaces them.
     """
 
     name: ClassVar[str]
@@ -135,6 +134,7 @@ class Packed(Integration):
     def check(self, spec: CacheSpec, method: Method) -> None:
         """Raise ValueError if the method does not store whole pages of one size."""
         policy = method.retention
+        # A page holds whole frames of one shape, and its slot is reused by the next page.
         if isinstance(policy, FramePolicy) and policy.uneven:
             raise ValueError(
                 f"integration=packed keeps pages of one size, but {type(policy).__name__} splits "

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from harness.api import CacheSpec, FramePolicy, Method, Stores, TokenPolicy, VideoSize
 from harness.cache.active import ActiveChunks
-from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.layer import Chunk, Context, Layer, Plan
@@ -17,7 +16,7 @@ from harness.cache.numerics import KeyValueWatch, are_finite
 from harness.cache.positions import Positions, Rope
 from harness.cache.stored_bytes import frame_bytes
 from harness.cache.token_layer import TokenLayer
-from harness.cache.traffic import Traffic
+from harness.cache.traffic import Arithmetic, Traffic
 
 
 class Session:
@@ -41,17 +40,12 @@ class Session:
     ) -> None:
         """Create an empty cache for a video of `num_frames`.
 
-        Call `method.check(spec)` and the backend's `resolve` before. positions: the network's
-        (`Network.positions`); None for those of the Wan networks.
+        Call `method.check(spec)` and the backend's `resolve` before.
+
+        positions: the network's (`Network.positions`); None for those of the Wan networks.
         """
-        self.spec = spec
-        self.method = method
-        self.peak_bytes = 0
-        self.traffic = Traffic()
-        self.watch = KeyValueWatch()
-        self.arithmetic = Arithmetic()
-        self._backend = backend
-        self._context = Context(
+        traffic = Traffic()
+        context = Context(
             spec=spec,
             method=method,
             retention=sized(method, spec, num_frames),
@@ -59,8 +53,22 @@ class Session:
             num_frames=num_frames,
             positions=positions or Rope(spec.head_dim, spec.grid, device),
             roped=method.keys_in(spec) == "roped",
-            traffic=self.traffic,
+            traffic=traffic,
         )
+        self._open(context, traffic)
+
+    def _open(self, context: Context, traffic: Traffic) -> None:
+        """Set all fields, and begin an empty history.
+
+        traffic: counts the history that this session attends to; `context.traffic` counts what its
+            layers encode.
+        """
+        self._context, self._backend = context, context.backend
+        self.spec, self.method = context.spec, context.method
+        self.peak_bytes = 0
+        self.traffic = traffic
+        self.watch = KeyValueWatch()
+        self.arithmetic = Arithmetic()
         self.start()
 
     def start(self) -> None:
@@ -75,23 +83,31 @@ class Session:
         """Place a pass over the chunk `frames`; evict frames if the chunk is new.
 
         sees: earlier frames, finished or active, that the pass may attend to; an empty range leaves
-        only its own chunk, None allows all that the window reaches.
+            only its own chunk, None allows all that the window reaches.
         """
-        # A joint pass covers several chunks, and the window moves only by the oldest of them: the
-        # others are stored in later passes.
-        end = min(frames.stop, frames.start + self.spec.chunk_frames)
+        # The window moves by the oldest chunk of a pass only: a joint pass covers more chunks, but
+        # they are stored in later passes.
+        end, window = min(frames.stop, frames.start + self.spec.chunk_frames), self.spec.window
         if end > self._end:
             self._end = end
-            self._evict()
+            if window is not None:
+                # The sink takes part of the window, so the other frames share the rest.
+                for layer in self._layers:
+                    layer.evict(end - window + self.spec.sink)
         if stores == "history":
-            # The scratch of this chunk has its full size now, and history has not grown yet.
+            # Measure the peak here: the denoising passes have grown the scratch to its full size,
+            # and this pass may evict frames.
             self.ledger()
         # Keep the rotations of one pass only: positions move on, and old tables would pile up.
         self._context.turns.clear()
-        shift = self._shift()
+        # Relative positions start at 0 with the oldest frame of the window.
+        shift = 0
+        if self.spec.positions == "relative" and window is not None:
+            shift = max(0, self._end - window)
         turns = self._context.positions.frames([f - shift for f in frames])
-        if self.spec.positions != "anchored" or self.spec.window is None:
+        if self.spec.positions != "anchored" or window is None:
             return Plan(frames, stores, shift, turns, sees=sees)
+        # The sink moves with the window, see `anchored`.
         lift, hidden = anchored(self.spec, frames, stores == "history")
         return Plan(frames, stores, shift, turns, lift, hidden, sees)
 
@@ -115,6 +131,7 @@ class Session:
             self._scratch.finite = []
         q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         active = self._active[layer]
+        # Before the history is read: a policy may choose tokens by the queries of this pass.
         store.prepare(q, plan)
         seen = store.segments(plan) + active.segments(plan)
         # Under a causal plan, one call per chunk with the keys up to it: no backend needs a mask.
@@ -134,7 +151,8 @@ class Session:
             self._scratch.finite = None
         chunk = Chunk(k_BHTD, v_BHTD, rotated_query=q, rotated_key=k)
         if plan.stores == "history":
-            # Free first: exact and encoded keys of a chunk are never allocated together.
+            # Store after attention, so that the chunk attends to its own exact keys. Free the exact
+            # copy first: exact and encoded keys of a chunk are never allocated together.
             active.free(plan.frames)
             store.commit(chunk, plan)
             return out
@@ -156,7 +174,8 @@ class Session:
         plan = self.plan(frames, "history")
         for layer, store in enumerate(self._layers):
             key, value = self._active[layer].taken(frames)
-            # The key is stored as it is: `Chunk.key` is read by methods without positions only.
+            # The stored key is rotated already. Only methods that store keys without positions read
+            # `Chunk.key`, and these were refused above.
             store.commit(Chunk(key, value, rotated_query=key[:, :, :0], rotated_key=key), plan)
             self.watch.note(layer, False, are_finite(key, value))
 
@@ -194,8 +213,8 @@ class Session:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the history: the ledger without scratch and unfinished chunks."""
-        apart = ("active", "scratch")
-        return sum(size for name, size in self.ledger().items() if name not in apart)
+        ledger = self.ledger()
+        return sum(size for name, size in ledger.items() if name not in ("active", "scratch"))
 
     @property
     def nominal_bytes(self) -> int:
@@ -214,20 +233,6 @@ class Session:
                 frame, number 0.
         """
         return self._layers[layer].stored()
-
-    def _shift(self) -> int:
-        """Return the number of frames by which relative positions are behind absolute ones."""
-        if self.spec.positions != "relative" or self.spec.window is None:
-            return 0
-        return max(0, self._end - self.spec.window)
-
-    def _evict(self) -> None:
-        """Evict frames that are neither in the model's sink nor in its window."""
-        if self.spec.window is None:
-            return
-        first = self._end - self.spec.window + self.spec.sink
-        for layer in self._layers:
-            layer.evict(first)
 
 
 def anchored(spec: CacheSpec, frames: range, commit: bool) -> tuple[int, range]:

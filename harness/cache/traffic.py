@@ -1,10 +1,12 @@
-"""Counts what a cache encodes into its history and decodes from it."""
+"""Counts the work of a video: arithmetic of its passes, and history encoded and decoded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from harness.api import Exact, Quantizer
 from harness.cache.attention.base import Segment
@@ -17,9 +19,9 @@ class Traffic:
     """Calls of quantizers, and the BF16 bytes of what they encode and decode.
 
     A call encodes or decodes the keys, or the values, of one layer. Decoding counts once per pass,
-    layer and segment of history that the pass attends to, whatever the tiles of the backend: a
-    kernel that decodes inside attention reads the same history. Exact storage has no codes and
-    does not count, nor does history that a policy decodes to decide or that moves between tiers.
+    layer and segment of history that the pass attends to, however a backend splits it into tiles.
+    Exact storage has no codes and does not count. History that a policy decodes for its decision,
+    or that moves between tiers, does not count either.
     """
 
     encode_calls: int = 0
@@ -56,4 +58,36 @@ class Traffic:
             self.encode_bytes + other.encode_bytes,
             self.decode_calls + other.decode_calls,
             self.decode_bytes + other.decode_bytes,
+        )
+
+
+@dataclass
+class Arithmetic:
+    """Work of the passes that a session has served, batch 1.
+
+    tokens: tokens of the passes, summed over layers.
+    pairs: query tokens times key tokens of self-attention, summed over layers. Stored tokens that a
+        mask hides count, since attention computes them too.
+    text_pairs: query tokens times key tokens of cross-attention, summed over layers.
+    """
+
+    tokens: int = 0
+    pairs: int = 0
+    text_pairs: int = 0
+
+    def attended(self, k_BHTD: Tensor, seen: Sequence[Segment], num_queries: int) -> None:
+        """Count the self-attention of one layer.
+
+        k: keys in addition to the stored segments.
+        num_queries: query tokens of a head.
+        """
+        num_keys = k_BHTD.shape[2] + sum(segment.num_tokens for segment in seen)
+        self.pairs += num_queries * num_keys
+
+    def __add__(self, other: Arithmetic) -> Arithmetic:
+        """Return the sum of the work of two sessions."""
+        return Arithmetic(
+            self.tokens + other.tokens,
+            self.pairs + other.pairs,
+            self.text_pairs + other.text_pairs,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.cache.arithmetic import Arithmetic
+from harness.cache.traffic import Arithmetic
 from harness.models.preset import VideoModel
 from harness.sampling.guidance import Role
 from harness.sampling.passes import Pass

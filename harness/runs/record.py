@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from harness.cache.arithmetic import Arithmetic
 from harness.cache.integration import CacheSession
-from harness.cache.traffic import Traffic
+from harness.cache.traffic import Arithmetic, Traffic
 from harness.models.preset import VideoModel
 from harness.prompts.suite import pixel_frames
 from harness.results.observation import PHASES, Observation, TracePoint

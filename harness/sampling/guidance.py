@@ -12,9 +12,9 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from harness.cache.beside import BesideSession
 from harness.cache.integration import CacheSession
 from harness.cache.session import Session
+from harness.cache.shared_history import SharedHistorySession
 from harness.sampling.network import TextKV
 from harness.sampling.passes import Pass
 from harness.sampling.schedule import is_number
@@ -136,7 +136,7 @@ def branches_of(
     for role in roles:
         if role.cache == "shared":
             assert isinstance(owner, Session), "the sampler's loop demands integration=packed"
-            sessions.append(BesideSession(owner))
+            sessions.append(SharedHistorySession(owner))
         else:
             sessions.append(own.get(role, owner))
     return tuple(Branch(each, texts[r.text]) for r, each in zip(roles, sessions, strict=True))
@@ -194,7 +194,6 @@ class Guidance(Guided):
     negative: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a scale that is not a finite number, and a negative that is not a text."""
         if not _is_finite(self.scale):
             raise ValueError(
                 f"model.guidance.scale={self.scale}: give a number, published models have 3 to 8"
@@ -236,7 +235,6 @@ class SidePass(Guided):
     above: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are no weight and no time."""
         if not (_is_finite(self.weight) and 0 <= self.weight <= 1):
             raise ValueError(f"model.guidance.weight={self.weight}: give a share, 0 to 1")
         if not _is_finite(self.above):
@@ -285,7 +283,6 @@ class ThreePass(Guided):
     text_scales: Sequence[float] = (7.5, 7.5, 7.5, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        """Refuse lists that give no scales."""
         names = ("bounds", "history_scales", "text_scales")
         for name in names:
             numbers = list(getattr(self, name))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 
-from harness.cache.arithmetic import Arithmetic
+from harness.cache.traffic import Arithmetic
 from harness.models.preset import VideoModel
 from harness.planning.flops import video_flops
 from tests.support.families import made, tiny

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from harness.api import DROP, CacheSpec, Method, Stores
-from harness.cache.arithmetic import Arithmetic
 from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.layer import Plan
 from harness.cache.numerics import KeyValueWatch, are_finite
 from harness.cache.positions import Positions
 from harness.cache.published.layer import Layer
-from harness.cache.traffic import Traffic
+from harness.cache.traffic import Arithmetic, Traffic
 
 
 class PublishedSession:

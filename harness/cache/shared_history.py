@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from harness.api import Stores
-from harness.cache.active import ActiveChunks
-from harness.cache.arithmetic import Arithmetic
-from harness.cache.attention.base import Scratch, Segment
+from harness.cache.attention.base import Segment
 from harness.cache.layer import Chunk, Layer, Plan
-from harness.cache.numerics import KeyValueWatch
 from harness.cache.session import Session
 from harness.cache.traffic import Traffic
 
@@ -21,43 +18,50 @@ from harness.cache.traffic import Traffic
 class SharedLayer:
     """Read-only view of a layer of another session.
 
-    hidden: frames of which this branch has a version of its own.
+    hidden: frames of which this branch has its own version.
     """
 
-    layer: Layer
+    owner: Session
+    number: int
     hidden: range = range(0)
 
+    @property
+    def layer(self) -> Layer:
+        """The other session's layer."""
+        # Ask each time: the owner makes new layers when its history restarts.
+        return self.owner._layers[self.number]
+
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
-        """Do nothing: the other branch's passes decide over the history."""
+        """Do nothing: the policy chooses tokens in the passes of the other branch."""
 
     def make_room(self) -> None:
-        """Do nothing."""
+        """Do nothing: the other session makes room."""
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the stored frames that a pass sees, without those hidden here."""
         return self.layer.segments(replace(plan, hidden=self.hidden))
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
-        """Do nothing."""
+        """Do nothing: the policy observes the passes of the other branch."""
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Refuse: this branch stores no history."""
+        """Raise AssertionError: this branch stores no history."""
         raise AssertionError("a branch that reads another one's history stores none")
 
     def evict(self, first: int) -> None:
-        """Do nothing."""
+        """Do nothing: the other session evicts."""
 
     def renew(self, frames: range) -> None:
-        """Do nothing."""
+        """Do nothing: the other session frees the frames."""
 
     @property
     def ledger(self) -> Counter[str]:
-        """Return nothing: the other session counts its bytes."""
+        """No bytes: the other session counts them."""
         return Counter()
 
     @property
     def nominal_bytes(self) -> int:
-        """Return nothing: the other session counts its bytes."""
+        """No bytes: the other session counts them."""
         return 0
 
     @property
@@ -70,44 +74,39 @@ class SharedLayer:
         return self.layer.stored()
 
 
-class BesideSession(Session):
+class SharedHistorySession(Session):
     """Reads another session's history, and stores unfinished chunks of its own.
 
-    Both sessions plan the same passes. A pass that stores history in the other one keeps its chunk
-    here as an unfinished one. It hides the other branch's version until `forget`.
+    Both sessions plan the same passes. When a pass stores a chunk in the other session's history,
+    this session keeps its own version of the chunk as an unfinished one, and hides the other's
+    version until `forget`.
     """
 
     def __init__(self, owner: Session) -> None:
-        """Start beside the session that stores the history, before its first pass."""
-        # The same method, positions and policy; it allocates nothing until the first pass.
-        self.__dict__.update(owner.__dict__)
+        """Start before the first pass of `owner`, the session that stores the history."""
         self._owner = owner
-        self.peak_bytes = 0
-        self.traffic = Traffic()  # what this branch reads; the owner counts what is encoded
-        self.watch = KeyValueWatch()
-        self.arithmetic = Arithmetic()
-        self.restart()
+        # Share the context: method, positions and policy are the same. Its traffic counts what the
+        # owner encodes; this session counts only what it reads itself.
+        self._open(owner._context, Traffic())
+
+    def start(self) -> None:
+        """Begin without unfinished chunks, on the history that the other session has now."""
+        super().start()
+        num_layers = self.spec.num_layers
+        self._shared = [SharedLayer(self._owner, number) for number in range(num_layers)]
+        self._layers = list(self._shared)
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
         """Place a pass; see `Session.plan`."""
         plan = super().plan(frames, stores, sees)
         if stores != "history":
             return plan
-        for layer in self._layers:
-            assert isinstance(layer, SharedLayer)
+        for layer in self._shared:
             layer.hidden = frames
         return replace(plan, stores="active")
 
     def forget(self, frames: range) -> None:
         """Free a chunk; from now on passes read the other branch's version."""
         super().forget(frames)
-        for layer in self._layers:
-            assert isinstance(layer, SharedLayer)
+        for layer in self._shared:
             layer.hidden = range(0)
-
-    def restart(self) -> None:
-        """Free unfinished chunks, and read the history that the other session has now."""
-        self._layers = [SharedLayer(layer) for layer in self._owner._layers]
-        self._active = [ActiveChunks(self._context) for _ in self._layers]
-        self._scratch = Scratch()
-        self._end = 0
