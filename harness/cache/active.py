@@ -44,6 +44,7 @@ class ActiveChunks:
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the chunks that a pass sees, with the rotations to the positions of the plan."""
         exact, found = Exact(), []
+        # Later chunks may be stored too, when an earlier one runs again in the next row.
         for frames in sorted(self.held, key=lambda each: each.start):
             if frames.start >= plan.frames.start:
                 break

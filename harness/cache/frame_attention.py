@@ -22,18 +22,19 @@ def frame_mass(
     """
     num_frames, num_heads = len(plan.frames), chunk.rotated_key.shape[1]
     newest = chunk.rotated_query.unflatten(2, (num_frames, -1))[:, :, -1]
-    at = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
-    query = newest[:, :, at.to(newest.device)].float() / newest.shape[3] ** 0.5
+    places = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
+    query = newest[:, :, places.to(newest.device)].float() / newest.shape[3] ** 0.5
     # Group query heads by the head of keys that they share.
     query = query.unflatten(1, (num_heads, -1)).flatten(2, 3)
-    frames = [f for of, _ in history for f in of] + list(plan.frames)
+    frames = [frame for held, _ in history for frame in held] + list(plan.frames)
     total = torch.zeros(len(frames), device=query.device)
     # Decode the keys of one head at a time, which bounds the memory of the decoded keys.
     for head in range(num_heads):
         heads = slice(head, head + 1)
-        logits = [_logits(query[:, heads], s, heads, len(of)) for of, s in history]
+        logits = [_logits(query[:, heads], s, heads, len(held)) for held, s in history]
         own = chunk.rotated_key[:, heads].unflatten(2, (num_frames, -1))
         logits.append(torch.einsum("bhod,bhftd->bhoft", query[:, heads], own.float()))
+        # The sum over the tokens of a frame first: a softmax over frames then gives their shares.
         by_frame = torch.cat([x.logsumexp(4) for x in logits], 3)
         total += by_frame.softmax(3).mean((0, 1, 2))
     mass: dict[int, float] = defaultdict(float)

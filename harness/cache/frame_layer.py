@@ -31,7 +31,7 @@ class FrameLayer:
     arenas: pages of each tier, by name; also POOL, and SINK for a sink that changes.
     placements: tier of each stored frame, without pooled frames.
     notes, noisy_notes: the policy's notes, by frame.
-    first: frames before it and after the sink have left the window.
+    first: first frame of the window; the sink stays stored before it.
     """
 
     context: Context
@@ -69,7 +69,7 @@ class FrameLayer:
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the frames of each arena, with the rotations to the positions of the plan."""
-        return [s for name in self.arenas for _, s in self._placed(name, plan)]
+        return [segment for name in self.arenas for _, segment in self._placed(name, plan)]
 
     def _placed(self, name: str, plan: Plan) -> list[tuple[tuple[int, ...], Segment]]:
         """Return the frames of one arena that a pass sees, and the segments that hold them."""
@@ -77,12 +77,12 @@ class FrameLayer:
         # A pooled token stands for a whole frame: its logit grows by the log of the frame's tokens.
         log_count = math.log(self.context.spec.tokens_per_frame) if pooled else 0.0
         for frames, pages in arena.pages:
-            frames, pages, hiding = _seen(frames, pages, arena.span, plan)
+            frames, pages, hiding = _visible(frames, pages, arena.span, plan)
             if not frames:
                 continue
             turns = self.context.turns_of(frames, plan, self.context.roped or pooled)
-            of = arena.key_quantizer, arena.value_quantizer
-            segment = Segment(pages, *of, turns, log_count, hiding, arena.span)
+            quantizers = arena.key_quantizer, arena.value_quantizer
+            segment = Segment(pages, *quantizers, turns, log_count, hiding, arena.span)
             found.append((frames, segment))
         return found
 
@@ -108,22 +108,25 @@ class FrameLayer:
             for f in self.placements
             if placements.get(f, self.placements[f]) != self.placements[f]
         }
-        placements |= {f: SINK for f in plan.frames if self._is_own(f)}
+        placements |= {f: SINK for f in plan.frames if self._is_in_sink(f)}
+        # A split frame can only be dropped: the layer does not remember which of its tokens lie in
+        # which tier.
         split = [f for f in changed if isinstance(self.placements[f], Split) and changed[f] != DROP]
-        if split:  # the layer does not remember which of its tokens lie in which tier
+        if split:
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
         # Decode the frames that move before freeing any page: the next store reuses the pages.
         moved = self._read(
             [f for f, placement in changed.items() if placement != DROP], new[1].dtype
         )
-        self._release(changed)
-        coming = {**changed, **{f: placements.get(f, KEEP) for f in plan.frames}}
-        self._store(coming, [*moved, new])
+        self._free_pages(changed)
+        arriving = {**changed, **{f: placements.get(f, KEEP) for f in plan.frames}}
+        self._store(arriving, [*moved, new])
 
     def evict(self, first: int) -> None:
         """Evict frames after the model's sink and before `first`; mix them into a changing sink."""
+        # Mix before the pages are freed.
         if self.context.spec.sink_rate:
-            self._mix(range(self.first, first))
+            self._mix_into_sink(range(self.first, first))
         self.first = max(self.first, first)
         self._free(range(self.context.spec.sink, first))
 
@@ -133,7 +136,7 @@ class FrameLayer:
 
     def _free(self, frames: range) -> None:
         """Free frames, whole or pooled."""
-        self._release([f for f in self.placements if f in frames])
+        self._free_pages([f for f in self.placements if f in frames])
         self.arenas[POOL].drop([f for f in self.arenas[POOL].places if f in frames])
 
     @property
@@ -160,8 +163,7 @@ class FrameLayer:
         whole = sorted(
             f for f, placement in self.placements.items() if not isinstance(placement, Split)
         )
-        parts = self._read(whole, torch.float32)
-        return _in_order(parts)
+        return _in_order(self._read(whole, torch.float32))
 
     def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
@@ -172,14 +174,15 @@ class FrameLayer:
         spec = self.context.spec
         end = plan.frames.stop
         frames = sorted({*self.placements, *plan.frames})
-        own = sum(self._is_own(f) for f in frames)
+        num_sink = sum(self._is_in_sink(f) for f in frames)
         mass: Mapping[int, float] = {}
         if self.policy.queries:
-            full = [s for name in self.arenas if name != POOL for s in self._placed(name, plan)]
+            full = [x for name in self.arenas if name != POOL for x in self._placed(name, plan)]
             mass = frame_mass(full, chunk, plan, self.policy.queries)
         return History(
-            frames=frames[own:],
-            num_frames=(end if spec.window is None else min(end, spec.window)) - own,
+            # The frames of a changing sink are the oldest; the policy does not decide over them.
+            frames=frames[num_sink:],
+            num_frames=(end if spec.window is None else min(end, spec.window)) - num_sink,
             notes=self.notes,
             noisy_notes=self.noisy_notes,
             tiers=self.placements,
@@ -189,12 +192,12 @@ class FrameLayer:
             num_layers=spec.num_layers,
         )
 
-    def _is_own(self, frame: int) -> bool:
+    def _is_in_sink(self, frame: int) -> bool:
         """Return whether a frame belongs to the model's changing sink, not to the policy."""
         return bool(self.context.spec.sink_rate) and frame < self.context.spec.sink
 
-    def _mix(self, leaving: range) -> None:
-        """Mix the frames that leave the window into the sink, if they are as many as it has."""
+    def _mix_into_sink(self, leaving: range) -> None:
+        """Mix the frames that leave the window into the sink, if a whole sink of them leaves."""
         spec, arena = self.context.spec, self.arenas[SINK]
         if len(leaving) != spec.sink or not arena.places:
             return
@@ -203,9 +206,9 @@ class FrameLayer:
         keys, values = (x.to(dtype) for x in arena.read(sink))
         # A frame that the policy dropped or pooled earlier cannot be mixed: its tokens are gone.
         for frames, *parts in self._read([f for f in leaving if f in self.placements], dtype):
-            at = [frame - leaving.start for frame in frames]
+            index = [frame - leaving.start for frame in frames]
             for kept, old in zip((keys, values), parts, strict=True):
-                kept[:, :, at] = (1 - rate) * kept[:, :, at] + rate * old
+                kept[:, :, index] = (1 - rate) * kept[:, :, index] + rate * old
         arena.drop(sink)
         arena.store(sink, keys, values)
 
@@ -225,7 +228,7 @@ class FrameLayer:
                 found.append((here, k.to(dtype), v.to(dtype)))
         return found
 
-    def _release(self, frames: Sequence[int] | Mapping[int, Placement]) -> None:
+    def _free_pages(self, frames: Sequence[int] | Mapping[int, Placement]) -> None:
         """Free the pages of frames in all tiers; frames on the same pages are evicted with them."""
         full = [arena for name, arena in self.arenas.items() if name != POOL]
         for arena in full:
@@ -234,16 +237,23 @@ class FrameLayer:
         held = {f for arena in full for f in arena.places}
         self.placements = {f: placement for f, placement in self.placements.items() if f in held}
 
-    def _store(self, coming: Mapping[int, Placement], sources: Sequence[Frames]) -> None:
-        """Store frames in their tiers, one call per tier, oldest first."""
+    def _store(self, arriving: Mapping[int, Placement], sources: Sequence[Frames]) -> None:
+        """Store frames in their tiers, one call per tier, oldest first.
+
+        arriving: placement of each frame. sources: keys and values of these frames.
+        """
         for name, arena in self.arenas.items():
-            arrivals = [part for source in sources for part in _arrivals(name, source, coming)]
+            arrivals = [part for source in sources for part in _part_of(name, source, arriving)]
             if arrivals:
                 # Store all of a tier at once, since an arena needs whole pages of `span` frames.
                 frames, k, v = _in_order(arrivals)
                 arena.store(frames, *(self._pooled(frames, k, v) if name == POOL else (k, v)))
-        placed = {f: placement for f, placement in coming.items() if placement not in (DROP, POOL)}
-        self.placements |= {f: _without_tokens(placement) for f, placement in placed.items()}
+        for frame, placement in arriving.items():
+            if isinstance(placement, Split):
+                # Only the two tiers matter from now on: free the positions of the tokens.
+                placement = replace(placement, tokens=placement.tokens.new_empty(0))
+            if placement not in (DROP, POOL):
+                self.placements[frame] = placement
 
     def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Pool each frame to the mean of its tokens [B, H, F, 1, D]."""
@@ -255,21 +265,21 @@ class FrameLayer:
         return k, v
 
 
-def _seen(
+def _visible(
     frames: tuple[int, ...], pages: Pages, span: int, plan: Plan
 ) -> tuple[tuple[int, ...], Pages, Tensor | None]:
-    """Return the pages that hold a frame which a pass sees, all frames on them, and a bias.
+    """Return the pages with a frame that the pass may see, all frames on these pages, and a bias.
 
-    The bias [B, H, tokens] fp32 hides the frames of these pages that the pass does not see; None if
-    it sees all.
+    The bias [B, H, tokens] fp32 hides the other frames of these pages; it is None if there are
+    none.
     """
     shown = [plan.shows(frame) for frame in frames]
     if all(shown):
         return frames, pages, None
     # A page is decoded as a whole: keep it if the pass sees any of its frames.
-    kept = [at for at in range(len(pages.slots)) if any(shown[at * span : (at + 1) * span])]
-    inside = [i for at in kept for i in range(at * span, (at + 1) * span)]
-    seen = Pages(pages.key, pages.value, tuple(pages.slots[at] for at in kept))
+    kept = [n for n in range(len(pages.slots)) if any(shown[n * span : (n + 1) * span])]
+    inside = [i for n in kept for i in range(n * span, (n + 1) * span)]
+    seen = Pages(pages.key, pages.value, tuple(pages.slots[n] for n in kept))
     hiding = None
     if not all(shown[i] for i in inside):
         by_frame = torch.tensor([0.0 if shown[i] else HIDDEN for i in inside])
@@ -278,49 +288,34 @@ def _seen(
     return tuple(frames[i] for i in inside), seen, hiding
 
 
-def _arrivals(name: str, source: Frames, coming: Mapping[int, Placement]) -> Iterator[Frames]:
-    """Yield the part of some frames that goes to one tier."""
+def _part_of(name: str, source: Frames, arriving: Mapping[int, Placement]) -> Iterator[Frames]:
+    """Yield the frames, and the tokens of split frames, that go to the tier `name`."""
     frames, k, v = source
-    whole = [i for i, frame in enumerate(frames) if coming[frame] == name]
+    whole = [i for i, frame in enumerate(frames) if arriving[frame] == name]
+    # Avoid a copy in the usual case: all frames go to one tier.
     if len(whole) == len(frames):
         yield source
     elif whole:
         yield [frames[i] for i in whole], k[:, :, whole], v[:, :, whole]
     for i, frame in enumerate(frames):
-        placement = coming[frame]
+        placement = arriving[frame]
         if isinstance(placement, Split) and name in (placement.first, placement.rest):
-            tokens = (
-                placement.tokens
-                if name == placement.first
-                else _others(placement.tokens, k.shape[3])
-            )
+            tokens = placement.tokens
+            if name == placement.rest:
+                is_rest = torch.ones(k.shape[3], dtype=torch.bool, device=tokens.device)
+                is_rest[tokens] = False
+                tokens = is_rest.nonzero()[:, 0]
             yield [frame], k[:, :, i : i + 1, tokens], v[:, :, i : i + 1, tokens]
-
-
-def _without_tokens(placement: Placement) -> Placement:
-    """Return a placement without the token positions of a split, to save their memory."""
-    return (
-        replace(placement, tokens=placement.tokens.new_empty(0))
-        if isinstance(placement, Split)
-        else placement
-    )
-
-
-def _others(tokens: Tensor, num_tokens: int) -> Tensor:
-    """Return the positions of a frame that are not in `tokens` [n] int64, ascending."""
-    rest = torch.ones(num_tokens, dtype=torch.bool, device=tokens.device)
-    rest[tokens] = False
-    return rest.nonzero()[:, 0]
 
 
 def _in_order(arrivals: Sequence[Frames]) -> Frames:
     """Join frames from several sources, oldest first."""
     if len(arrivals) == 1:
         return arrivals[0]
-    frames = [f for of, _, _ in arrivals for f in of]
+    frames = [frame for part, _, _ in arrivals for frame in part]
     order = sorted(range(len(frames)), key=frames.__getitem__)
     k, v = (
         torch.cat(parts, 2)[:, :, order]
-        for parts in ([a[1] for a in arrivals], [a[2] for a in arrivals])
+        for parts in ([part[1] for part in arrivals], [part[2] for part in arrivals])
     )
     return [frames[i] for i in order], k, v

@@ -26,8 +26,8 @@ from harness.cache.pages import Pages
 from harness.cache.positions import Positions, Table
 from harness.cache.traffic import Traffic
 
-# A logit that draws no attention. It is finite: a softmax over hidden tokens alone would be NaN
-# with -inf.
+# Logit of a hidden token. It is finite, because with -inf a softmax over hidden tokens alone would
+# be NaN.
 HIDDEN = -1e4
 
 
@@ -38,7 +38,7 @@ def _rotated(x_BHTD: Tensor, table: Table, num_frames: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Position of one pass in the video, the same for all layers.
+    """Frames and positions of one pass, the same for all layers.
 
     frames: frames of the pass.
     stores: what the cache keeps of the pass.
@@ -73,9 +73,11 @@ class Plan:
 class Chunk:
     """The current chunk in one layer, all fields [B, H, F * T, D].
 
-    key: un-rotated. rotated_query, rotated_key: at their positions of this pass. H is the number of
-    query heads for the query, and of KV heads for the others. A chunk that is stored without a pass
-    has no queries: T of the query is 0.
+    H is the number of query heads for the query, and of KV heads for the others. A chunk that is
+    stored without a pass has no queries: T of the query is 0.
+
+    key: un-rotated.
+    rotated_query, rotated_key: at their positions of this pass.
     """
 
     key: Tensor
@@ -92,7 +94,7 @@ class Context:
     num_frames: latent frames of the whole video.
     roped: whether stored keys include their rotary position.
     traffic: counts what the layers encode.
-    turns: rotations of the current pass, by the positions that stored keys move to; layers that
+    turns: rotations of the current pass, by the positions to which stored keys move. Layers that
         hold the same frames share them.
     """
 
@@ -140,7 +142,7 @@ class Context:
         moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
         if roped and not any(moved):
             return None
-        # Roped keys need only the way that they move, un-roped keys their whole position.
+        # Rotations add up: roped keys need only the offset, un-roped keys the whole position.
         places = moved if roped else tuple(f + m for f, m in zip(frames, moved, strict=True))
         if (roped, *places) not in self.turns:
             make = self.positions.shifts if roped else self.positions.frames

@@ -26,12 +26,13 @@ def are_finite(*tensors: Tensor) -> Tensor:
 class KeyValueWatch:
     """Collects, by layer, whether keys and values of a commit pass are finite.
 
-    It covers the new keys and values and the decoded history. The latents are not enough: some
+    It covers the new keys and values and the decoded history. Finite latents do not show this: some
     attention kernels hide an infinite key from their output.
     """
 
     def __init__(self) -> None:
-        self._notes: list[tuple[int, bool, Tensor]] = []  # layer, whether of history, answer
+        # Layer, whether the note is about the history, and the answer [] bool on the device.
+        self._notes: list[tuple[int, bool, Tensor]] = []
 
     def note(self, layer: int, is_history: bool, *answers: Tensor) -> None:
         """Keep results of `are_finite` on the device, without reading them."""
@@ -40,7 +41,8 @@ class KeyValueWatch:
     def demand_finite(self, where: str, session: Any) -> None:
         """Clear the notes; raise NotFinite with the first layer whose keys or values are not.
 
-        where: chunk in the message. session: see `demand_finite_passes`.
+        where: chunk in the message.
+        session: see `demand_finite_passes`.
         """
         notes, self._notes = self._notes, []
         if not notes:  # a pass that stores nothing
@@ -62,10 +64,12 @@ class KeyValueWatch:
 def demand_finite_passes(finite: Sequence[Tensor], where: str, session: Any) -> None:
     """Raise NotFinite if the latents of a denoising pass were not finite.
 
-    finite: result of `are_finite` for each pass of a chunk, in order. where: chunk in the message.
+    finite: result of `are_finite` for each pass of a chunk, in order.
+    where: chunk in the message.
     session: the cache of these passes; if it can decode its history, the message says whether
-    stored keys or values are the cause.
+        stored keys or values are the cause.
     """
+    # One transfer for all passes of the chunk.
     answers = torch.stack([*finite]).tolist()
     if not all(answers):
         step = answers.index(False) + 1

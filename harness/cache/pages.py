@@ -46,13 +46,13 @@ class Pages:
 
 @dataclass
 class Arena:
-    """Pages of the frames of one layer that one pair of quantizers stores.
+    """Pages of one layer's frames in one tier: the frames that one pair of quantizers stores.
 
     A page stays in its slot until it is freed; then the next page may take the slot.
 
-    capacity: the most frames that it will ever hold, allocated with the first frames; None
+    capacity: the most frames that the arena will ever hold, allocated with the first frames; None
         allocates chunk by chunk.
-    write: encodes frames into pages; the attention backend may do this by a kernel.
+    write: encodes frames into pages; an attention backend may use a kernel.
     span: frames that are encoded together as one page [span * T, D]. Dropping one of them frees
         the page.
     places: slab and slot of each frame.
@@ -67,8 +67,9 @@ class Arena:
     span: int = 1
     places: dict[int, tuple[Slab, int]] = field(default_factory=dict)
     slabs: list[Slab] = field(default_factory=list)
-    _pages: list[tuple[tuple[int, ...], Pages]] | None = None  # until frames come or go
-    _ledger: Counter[str] | None = None  # until slabs come or go
+    # Caches, because every pass of every layer reads both: None after a change of frames or slabs.
+    _pages: list[tuple[tuple[int, ...], Pages]] | None = None
+    _ledger: Counter[str] | None = None
 
     @property
     def frames(self) -> list[int]:
@@ -127,47 +128,48 @@ class Arena:
 
     @property
     def pages(self) -> list[tuple[tuple[int, ...], Pages]]:
-        """Frames and pages of each slab that holds any, in the order in which they are read."""
-        if self._pages is None:
-            self._pages = [pages for slab in self.slabs if (pages := self._pages_of(slab))]
+        """Frames and pages of each slab that holds frames, in the order in which they are read."""
+        if self._pages is not None:
+            return self._pages
+        self._pages = []
+        for slab in self.slabs:
+            slots = {frame: slot for frame, (of, slot) in self.places.items() if of is slab}
+            if not slots:
+                continue
+            # Frames of one page have the same slot: name each slot once.
+            pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(slots.values())))
+            # Oldest first, as in a ring buffer, gives at most two runs. If frames have left in
+            # between, read in the order of the slots: fewer runs are faster, and attention does not
+            # depend on the order of its keys.
+            if len(pages.runs) > 2:
+                slots = dict(sorted(slots.items(), key=lambda place: place[1]))
+                pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(slots.values())))
+            self._pages.append((tuple(slots), pages))
         return self._pages
-
-    def _pages_of(self, slab: Slab) -> tuple[tuple[int, ...], Pages] | None:
-        own = {frame: slot for frame, (at, slot) in self.places.items() if at is slab}
-        if not own:
-            return None
-        pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(own.values())))
-        # Oldest first, as in a ring buffer, gives at most two runs. If frames have left in between,
-        # read in the order of the slots: fewer runs are faster, and attention does not depend on
-        # the order of its keys.
-        if len(pages.runs) > 2:
-            own = dict(sorted(own.items(), key=lambda place: place[1]))
-            pages = Pages(slab.key, slab.value, tuple(dict.fromkeys(own.values())))
-        return tuple(own), pages
 
     def read(self, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return keys and values of some frames, decoded [B, H, F, T, D] fp32."""
-        order: list[int] = []
-        keys, values = [], []
+        decoded: list[int] = []  # frames of the decoded pages, slab by slab
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         for slab in self.slabs:
-            slots = list(
-                dict.fromkeys(at for f in frames for s, at in [self.places[f]] if s is slab)
-            )
-            if slots:
-                key, value = (_chosen(packed, slots) for packed in (slab.key, slab.value))
-                keys.append(self._decode(self.key_quantizer, key))
-                values.append(self._decode(self.value_quantizer, value))
-                # Reversed, so that each page is known by the first of its frames.
-                by_slot = {at: f for f, (s, at) in reversed(self.places.items()) if s is slab}
-                order += [by_slot[at] + i for at in slots for i in range(self.span)]
-        # Pages were read slab by slab; return the frames in the order of the argument.
-        back = [order.index(frame) for frame in frames]
+            slot_of = {f: slot for f, (of, slot) in self.places.items() if of is slab}
+            # A page is decoded whole, and once, even if several of its frames are asked for.
+            slots = list(dict.fromkeys(slot_of[f] for f in frames if f in slot_of))
+            if not slots:
+                continue
+            for quantizer, packed, found in (
+                (self.key_quantizer, slab.key, keys),
+                (self.value_quantizer, slab.value, values),
+            ):
+                chosen = {name: x[:, :, slots] for name, x in packed.parts.items()}
+                pages = quantizer.decode(replace(packed, parts=chosen), torch.float32)
+                found.append(pages.unflatten(3, (self.span, -1)).flatten(2, 3))
+            # `places` lists the frames of a page oldest first, so reversed the oldest one wins.
+            oldest = {slot: f for f, slot in reversed(slot_of.items())}
+            decoded += [oldest[slot] + i for slot in slots for i in range(self.span)]
+        back = [decoded.index(frame) for frame in frames]
         return torch.cat(keys, 2)[:, :, back], torch.cat(values, 2)[:, :, back]
-
-    def _decode(self, quantizer: Quantizer, packed: Packed) -> Tensor:
-        """Return the frames of some pages, decoded [B, H, F, T, D] fp32."""
-        frames: Tensor = quantizer.decode(packed, torch.float32).unflatten(3, (self.span, -1))
-        return frames.flatten(2, 3)
 
     @property
     def packed(self) -> list[Packed]:
@@ -196,8 +198,8 @@ class Arena:
 
     def _grow(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
         """Allocate a slab for the rest of the capacity, or for these frames if that is more."""
-        here = sum(slab.key.shape[2] for slab in self.slabs)
-        size = max(k_BHFTD.shape[2], (self.capacity or 0) // self.span - here)
+        allocated = sum(slab.key.shape[2] for slab in self.slabs)
+        size = max(k_BHFTD.shape[2], (self.capacity or 0) // self.span - allocated)
         # Only the quantizer knows the shapes of its parts: encode one page and copy its shapes.
         key = _room(self.key_quantizer.encode(k_BHFTD[:, :, :1]), size)
         value = _room(self.value_quantizer.encode(v_BHFTD[:, :, :1]), size)
@@ -211,11 +213,6 @@ def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Page
     for at, of in pages.runs:
         for name, part in room.parts.items():
             part[:, :, at] = packed.parts[name][:, :, of]
-
-
-def _chosen(packed: Packed, slots: list[int]) -> Packed:
-    """Return a copy of some pages, side by side."""
-    return replace(packed, parts={name: x[:, :, slots] for name, x in packed.parts.items()})
 
 
 def _room(like: Packed, num_frames: int) -> Packed:

@@ -25,7 +25,7 @@ class Table(Protocol):
 
 
 class Positions(Protocol):
-    """Position embedding of a model: a rotation of channels by time and by place in a frame.
+    """Position embedding of a model: rotates channels by the time and the place in a frame.
 
     Rotations over time must add up: `shifts` by n moves keys from frame f to frame f + n.
     """
@@ -36,15 +36,15 @@ class Positions(Protocol):
     def shifts(self, offsets: Sequence[int]) -> Table:
         """Return rotations that move rotated keys by these numbers of frames.
 
-        They do not depend on the place in a frame, so they serve pooled tokens too.
+        They are the same for all places in a frame, so they also serve pooled tokens.
         """
 
     def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> Table:
         """Return rotations of single tokens, head by head, as one page of N tokens.
 
-        times: time positions [B, H, N] int64, within +-farthest. place: the tokens' positions in
-        their frames [B, H, N] int64; None for keys that are rotated already, whose times are then
-        offsets.
+        times: time positions [B, H, N] int64, within +-farthest.
+        place: the tokens' positions in their frames [B, H, N] int64; None for keys that are rotated
+            already, whose times are then offsets.
         """
 
 
@@ -86,9 +86,11 @@ class Turns:
 class TokenTurns:
     """Rotations of single tokens of different frames, head by head; a `Table`.
 
-    time: [times, pairs of time] complex64, one row per time. at: each token's row [B, H, N] int64.
-    space: [T, other pairs] complex64, one row per position in a frame. place: each token's row
-        [B, H, N] int64. If either is None, these pairs stay unchanged.
+    time: [times, pairs of time] complex64, one row per time.
+    at: each token's row of `time` [B, H, N] int64.
+    space: [T, other pairs] complex64, one row per position in a frame.
+    place: each token's row of `space` [B, H, N] int64. If either is None, these pairs stay
+        unchanged.
     """
 
     time: Tensor
@@ -126,12 +128,13 @@ class HalfTurns:
     ) -> Tensor:
         """Rotate in fp32 and return the dtype of x; see `Table`."""
         turns = self.turns.view(slice(None) if frames is None else frames, heads)
-        num_turned, out = turns.shape[-1], x_BHFTD.clone()
-        first = out[..., :num_turned]
-        second = out[..., self.pairs : self.pairs + num_turned]
-        turned = torch.complex(first.float(), second.float()) * turns
-        first.copy_(turned.real)
-        second.copy_(turned.imag)
+        num_pairs, out = turns.shape[-1], x_BHFTD.clone()
+        # Both are views of `out`. A pair is one complex number, which a rotation multiplies.
+        first = out[..., :num_pairs]
+        second = out[..., self.pairs : self.pairs + num_pairs]
+        rotated = torch.complex(first.float(), second.float()) * turns
+        first.copy_(rotated.real)
+        second.copy_(rotated.imag)
         return out
 
 
@@ -147,8 +150,8 @@ class Rope:
     """
 
     def __init__(self, head_dim: int, grid: tuple[int, int], device: torch.device) -> None:
-        """Compute the rotations of rows and columns once: they are the same in every frame."""
         side = 2 * (head_dim // 6)
+        # Rows and columns rotate in the same way in every frame: compute these rotations once.
         rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
         space = [_turns(axis.flatten(), _frequencies(side)) for axis in (rows, columns)]
         self._space = torch.cat(space, 1).to(device)
@@ -182,7 +185,7 @@ class BandedRope:
     An axis has as many channel pairs as there are bands, in the order time, row, column, and a pair
     rotates by position * band. With B bands, pair i consists of channels i and i + 3 B; channels
     from 6 B on do not rotate (96 of 128 rotate in MAGI-1). Rows and columns count from the middle
-    of the picture, in units that make pictures of every size as large as one of 256 patches.
+    of the picture, in units in which pictures of every size are as large as one of 256 patches.
     Angles are computed in float64 for each request, so positions have no upper limit.
 
     Source  MAGI-1 (arXiv 2505.13211), its released code.
@@ -190,7 +193,7 @@ class BandedRope:
     """
 
     def __init__(self, bands: Tensor, grid: tuple[int, int], device: torch.device) -> None:
-        """Compute the rotations of rows and columns once: they are the same in every frame.
+        """Compute the rotations of rows and columns.
 
         bands: radians per unit of position [B].
         """
@@ -200,9 +203,9 @@ class BandedRope:
                 "model.latent_size with both sides from 4 on"
             )
         self._bands = bands.detach().double().cpu()
-        shrink = math.sqrt(grid[0] * grid[1] / 256)
+        scale = math.sqrt(grid[0] * grid[1] / 256)
         sides = [
-            (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * (n / shrink - 1) / (n - 1)
+            (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * (n / scale - 1) / (n - 1)
             for n in grid
         ]
         rows, columns = torch.meshgrid(*sides, indexing="ij")
@@ -238,8 +241,8 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """
     width = 2 * turns.shape[-1]
     pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
-    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
+    rotated = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    return rotated if width == x.shape[-1] else torch.cat([rotated, x[..., width:]], dim=-1)
 
 
 def _frequencies(width: int) -> Tensor:
@@ -249,5 +252,6 @@ def _frequencies(width: int) -> Tensor:
 
 def _turns(positions: Tensor, frequencies: Tensor) -> Tensor:
     """Return exp(i * position * frequency) [num_positions, num_frequencies] complex64."""
+    # float64: at large positions, fp32 angles lose the digits that decide their sine.
     angles = positions.double()[:, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)

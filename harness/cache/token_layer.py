@@ -20,7 +20,7 @@ class Held:
     """Stored tokens of one layer.
 
     key, value: one page each [B, H, 1, N, ...].
-    origin: frame * tokens per frame + place of each token [B, H, N] int32.
+    origin: frame * tokens per frame + place in the frame, of each token [B, H, N] int32.
     count: number of original tokens that each token stands for [B, H, N] fp32; None if always 1.
     note: the policy's own numbers [B, H, N] fp32; None if it has none.
     """
@@ -41,10 +41,10 @@ class Held:
         """The policy's own number for each token [B, H, N] fp32; 0 if it has none."""
         return self._filled(0) if self.note is None else self.note
 
-    def picked(self, index_BHK: Tensor) -> Held:
+    def select(self, index_BHK: Tensor) -> Held:
         """Return some tokens [B, H, K], without decoding them."""
         rest = (None if x is None else x.gather(2, index_BHK) for x in (self.count, self.note))
-        key, value = picked(self.key, index_BHK), picked(self.value, index_BHK)
+        key, value = select_tokens(self.key, index_BHK), select_tokens(self.value, index_BHK)
         return Held(key, value, self.origin.gather(2, index_BHK), *rest)
 
     def _filled(self, number: float) -> Tensor:
@@ -66,29 +66,33 @@ class TokenLayer:
     """Stores the tokens that a `TokenPolicy` chooses, head by head.
 
     A token is encoded once. Tokens that stay are moved in encoded form.
+
+    held: the stored tokens; None before the first chunk.
+    first: first frame of the window; the sink stays stored before it.
+    is_uncut: whether a chunk has joined since a policy with another trigger than `commit` chose.
+    newest: for trigger=new_chunk, queries of the newest pass, its first frame and its shift.
     """
 
     context: Context
     policy: TokenPolicy
     layer: int
     held: Held | None = None
-    first: int = 0  # frames before it and after the sink have left the window
-    is_uncut: bool = False  # a chunk has joined since a policy with another trigger chose
-    # For trigger=new_chunk: queries of the newest pass, its first frame and its shift.
+    first: int = 0
+    is_uncut: bool = False
     newest: tuple[Tensor, int, int] | None = None
 
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Let a policy with trigger=next_pass choose tokens by the queries of the next pass."""
         if self.policy.trigger == "next_pass":
-            self._cut(query_BHTD, plan.frames.start, plan.shift)
+            self._revise_history(query_BHTD, plan.frames.start, plan.shift)
 
     def make_room(self) -> None:
         """Let a policy with trigger=new_chunk choose tokens by the queries of the newest pass."""
         if self.policy.trigger == "new_chunk" and self.newest is not None:
-            self._cut(*self.newest)
+            self._revise_history(*self.newest)
 
-    def _cut(self, query_BHTD: Tensor, start: int, shift: int) -> None:
-        """Let the policy choose among the history alone.
+    def _revise_history(self, query_BHTD: Tensor, start: int, shift: int) -> None:
+        """Let the policy choose among the stored tokens, without a new chunk.
 
         start, shift: first frame of the pass that the queries are from, and its `Plan.shift`.
         """
@@ -122,16 +126,18 @@ class TokenLayer:
             self.newest = query[:, :, first:].clone(), plan.frames.start, plan.shift
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
-        """Encode the chunk, show history and chunk to the policy, and store the tokens it picks.
+        """Encode the chunk, show history and chunk to the policy, and store the tokens it chooses.
 
-        A policy with another trigger is not asked: the chunk joins the history whole.
+        A policy with another trigger than `commit` chooses later: the chunk is stored whole.
         """
         self.observe_noisy(chunk, plan)
         k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
-        self._let_go(plan)
-        both = _joined(self.held, self._encoded(chunk, k, plan))
+        # Evict before the chunk is encoded, so that both are never allocated together.
+        self._evict_unreachable(plan)
+        both = _join(self.held, self._encode(chunk, k, plan))
         if self.policy.trigger != "commit":
             kept = self.held
+            # `_join` fills in counts and notes: keep only those that the policy has.
             count = both.count if self.policy.rewrites else None
             note = both.note if kept is not None and kept.note is not None else None
             self.keep(replace(both, count=count, note=note))
@@ -152,8 +158,9 @@ class TokenLayer:
             key = context.encode(method.key, revision.key[:, :, None])
             value = context.encode(method.value, revision.value[:, :, None])
         else:
-            key, value = picked(both.key, index), picked(both.value, index)
+            key, value = select_tokens(both.key, index), select_tokens(both.value, index)
         origin = both.origin.gather(2, index)
+        # A policy may move a merged token to another frame; its place in the frame stays.
         if revision.frame is not None:
             per_frame = context.spec.tokens_per_frame
             origin = (revision.frame * per_frame + origin % per_frame).int()
@@ -163,10 +170,10 @@ class TokenLayer:
         self.keep(Held(key, value, origin, count, revision.note))
 
     def keep(self, held: Held) -> None:
-        """Store tokens in place of those stored before."""
+        """Replace the stored tokens."""
         self.held = held
 
-    def _let_go(self, plan: Plan) -> None:
+    def _evict_unreachable(self, plan: Plan) -> None:
         """Evict tokens that have left the model's window, the same number in every head."""
         held, sink = self.held, self.context.spec.sink
         if held is None or self.first <= sink:
@@ -179,15 +186,16 @@ class TokenLayer:
         kept = ~(gone & (gone.cumsum(2) <= num_gone))
         # A stable sort moves the tokens that stay to the front without changing their order.
         index = kept.int().argsort(dim=2, descending=True, stable=True)
-        self.held = held.picked(index[:, :, : held.origin.shape[2] - num_gone])
+        self.held = held.select(index[:, :, : held.origin.shape[2] - num_gone])
 
     def evict(self, first: int) -> None:
         """Hide tokens after the model's sink and before `first`; the next commit evicts them."""
         self.first = first
 
     def renew(self, frames: range) -> None:
-        """Free all tokens: those of other frames leave with the next chunk in any case."""
-        # Heads hold different tokens, so those of a sink could not stay.
+        """Free all tokens; the next passes store the frames again."""
+        # Free all of them: tokens of older frames leave with the next chunk in any case. Heads hold
+        # different tokens, so those of a sink could not stay.
         assert self.context.spec.sink == 0, "checks refuse recaching of single tokens with a sink"
         self.held, self.is_uncut = None, False
 
@@ -220,7 +228,7 @@ class TokenLayer:
         key, value = self.held.key, self.held.value
         return [0], method.key.decode(key, torch.float32), method.value.decode(value, torch.float32)
 
-    def _encoded(self, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Held:
+    def _encode(self, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Held:
         """Encode the chunk's tokens; k has keys roped or not as the method stores them."""
         method, per_frame = self.context.method, self.context.spec.tokens_per_frame
         key = self.context.encode(method.key, k_BHTD[:, :, None])
@@ -239,8 +247,10 @@ class TokenLayer:
     ) -> Tokens:
         """Return the policy's input: stored tokens decoded, new ones exact.
 
-        both: origins of stored and new tokens. new: keys as the method stores them, values and
-        rotated keys [B, H, T, D] of a new chunk; None without one.
+        both: origins of stored and new tokens.
+        start, shift: first frame of the pass that the queries are from, and its `Plan.shift`.
+        new: keys as the method stores them, values and rotated keys [B, H, T, D] of a new chunk;
+            None without one.
         """
         context, num_new = self.context, 0 if new is None else new[0].shape[2]
         frame, place = self._frame_and_place(both.origin)
@@ -250,19 +260,21 @@ class TokenLayer:
             num_old = frame.shape[2] - num_new
             old_frame, old_place = frame[:, :, :num_old], place[:, :, :num_old]
             old_times = self.policy.times(old_frame, start)
-            key, value = self._decoded(self.held, query_BHTD.dtype)
+            method, dtype = context.method, query_BHTD.dtype
+            key = method.key.decode(self.held.key, dtype)[:, :, 0]
+            value = method.value.decode(self.held.value, dtype)[:, :, 0]
             turns = self._turns(old_times, old_frame, old_place, shift)
-            turned = key if turns is None else turns.rotate(key[:, :, None])[:, :, 0]
-            parts.append((key, value, turned))
+            rotated = key if turns is None else turns.rotate(key[:, :, None])[:, :, 0]
+            parts.append((key, value, rotated))
             times = torch.cat([old_times, frame[:, :, num_old:]], 2)
         if new is not None:
             parts.append(new)
-        key, value, turned = (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        key, value, rotated = (torch.cat(part, 2) for part in zip(*parts, strict=True))
         bias = self._bias(both.count, times)
         return Tokens(
             key=key,
             value=value,
-            rotated=turned,
+            rotated=rotated,
             query=query_BHTD,
             frame=frame,
             place=place,
@@ -274,11 +286,6 @@ class TokenLayer:
             num_layers=context.spec.num_layers,
         )
 
-    def _decoded(self, held: Held, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Decode stored tokens: keys and values [B, H, N, D]."""
-        key, value = self.context.method.key, self.context.method.value
-        return key.decode(held.key, dtype)[:, :, 0], value.decode(held.value, dtype)[:, :, 0]
-
     def _frame_and_place(self, origin: Tensor) -> tuple[Tensor, Tensor]:
         """Return the frame of each token and its place in that frame, both [B, H, N] int64."""
         per_frame = self.context.spec.tokens_per_frame
@@ -287,12 +294,13 @@ class TokenLayer:
     def _turns(self, times: Tensor, frame: Tensor, place: Tensor, shift: int) -> Table | None:
         """Return the rotations of stored keys on reading; None if they need none.
 
-        shift: of the pass's plan.
+        times: positions at which the tokens are attended. shift: of the pass's plan.
         """
         context = self.context
         # `times is frame`: the policy returned its argument, so no token moves.
         if context.roped and times is frame and shift == 0:
             return None
+        # The sink keeps its positions.
         times = times - shift * (frame >= context.spec.sink)
         if context.roped:
             return context.positions.tokens(times - frame, None, context.num_frames)
@@ -312,32 +320,33 @@ class TokenLayer:
         return bias
 
 
-def picked(packed: Packed, index_BHK: Tensor) -> Packed:
+def select_tokens(packed: Packed, index_BHK: Tensor) -> Packed:
     """Return some tokens of one page [B, H, 1, N, ...], without decoding them.
 
     index [B, H, K] int64 -> parts [B, H, 1, K, ...].
     """
     parts = {}
     for name, part in packed.parts.items():
-        at = index_BHK[:, :, None].reshape(*index_BHK.shape[:2], 1, -1, *[1] * (part.dim() - 4))
-        parts[name] = part.gather(3, at.expand(*at.shape[:4], *part.shape[4:]))
+        # `gather` needs an index of the shape of its result: [B, H, 1, K, ...].
+        index = index_BHK[:, :, None].reshape(*index_BHK.shape[:2], 1, -1, *[1] * (part.dim() - 4))
+        parts[name] = part.gather(3, index.expand(*index.shape[:4], *part.shape[4:]))
     return replace(packed, parts=parts, page=(index_BHK.shape[2], packed.page[1]))
 
 
-def _joined(held: Held | None, new: Held) -> Held:
+def _join(held: Held | None, new: Held) -> Held:
     """Join stored tokens and new ones, in this order."""
     if held is None:
         return new
     return Held(
-        _cat(held.key, new.key),
-        _cat(held.value, new.value),
+        _join_pages(held.key, new.key),
+        _join_pages(held.value, new.value),
         torch.cat([held.origin, new.origin], 2),
         torch.cat([held.counts, new.counts], 2),
         torch.cat([held.notes, new.notes], 2),
     )
 
 
-def _cat(old: Packed, new: Packed) -> Packed:
+def _join_pages(old: Packed, new: Packed) -> Packed:
     """Join the tokens of two pages."""
     parts = {name: torch.cat([part, new.parts[name]], 3) for name, part in old.parts.items()}
     return replace(old, parts=parts, page=(old.page[0] + new.page[0], old.page[1]))

@@ -57,8 +57,9 @@ class FullBuffers(Integration):
 
     def history_bytes(self, spec: CacheSpec, num_frames: int) -> int:
         """Return the bytes of the buffers of one branch, for a window of `num_frames` frames."""
-        values = spec.bf16_frame_bytes // 4  # a BF16 frame has a key and a value of 2 bytes each
-        return num_frames * values * (KEY_BYTES + 2)
+        # A BF16 frame has a key and a value of 2 bytes each for every number that is counted here.
+        numbers = spec.bf16_frame_bytes // 4
+        return num_frames * numbers * (KEY_BYTES + 2)
 
     def session(
         self,
@@ -101,7 +102,7 @@ class BufferSession(Session):
 
 @dataclass
 class Buffers:
-    """Keys [B, H, num_tokens, D] fp32 and values of the whole window of one layer."""
+    """Keys [B, H, num_tokens, D] fp32 and values for the whole window of one layer."""
 
     num_tokens: int
     key: Tensor | None = None
@@ -138,8 +139,8 @@ class BufferLayer(TokenLayer):
 
     def keep(self, held: Held) -> None:
         """Move the tokens that stay to the places before `end`."""
-        # Unfinished chunks have places of their own behind `end`; so has a prefix that never
-        # finishes, before the history.
+        # Unfinished chunks have their own places after `end`. A prefix that is shown in every pass
+        # stays unfinished, and has its own places before the history.
         self.end = max(self.end, int(held.origin.max()) + 1)
         first = self.end - held.origin.shape[2]
         key, value = self.buffers.put(held.key, held.value, first)
@@ -147,7 +148,7 @@ class BufferLayer(TokenLayer):
 
     @property
     def ledger(self) -> Counter[str]:
-        """Bytes of the buffers, filled or not, and of what is known about each token."""
+        """Bytes of the buffers, filled or not, and of origins, counts and notes of the tokens."""
         found = super().ledger
         del found["exact"]  # lies in the buffers
         found["buffers"] = self.buffers.nbytes
@@ -168,7 +169,7 @@ class BufferedChunks(ActiveChunks):
 
     @property
     def nbytes(self) -> int:
-        """Nothing: the layer counts the buffers."""
+        """No bytes: the layer counts the buffers."""
         return 0
 
 

@@ -23,7 +23,9 @@ SPAN_BYTES = 16  # position of a pooled frame
 class Count:
     """Bytes of one layer as the study counted them.
 
-    pages: codes and metadata. index, mask: lists of token places. pooled: means of pooled frames.
+    pages: codes and metadata.
+    index, mask: lists of token places.
+    pooled: means of pooled frames.
     """
 
     pages: int
@@ -43,6 +45,7 @@ def page_bytes(page: Page) -> int:
     Both are padded to whole groups of tokens, except in exact pages.
     """
     num_tokens = page.packed.page[0]
+    # Exact pages have no codes, and the study does not pad them.
     padded = -(-num_tokens // GROUP) * GROUP if page.bits else num_tokens
     total = 0
     for name, part in page.packed.parts.items():
@@ -65,8 +68,8 @@ def pooled_bytes(means: Iterable[Tensor | None], num_frames: int) -> int:
 
 
 def _once(part: Tensor) -> int:
-    """Return the number of values of a part, values that heads share counted once."""
-    # An expanded dimension has stride 0.
+    """Return the number of values of a part; values that heads share count once."""
+    # Shared values are an expanded dimension, whose stride is 0.
     total = 1
     for size, stride in zip(part.shape, part.stride(), strict=True):
         total *= size if stride or size == 1 else 1

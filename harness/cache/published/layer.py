@@ -105,7 +105,7 @@ class Layer:
         self.value.write(values_BHND, self._layout)
 
     def _decide(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Mapping[int, Placement]:
-        """Let the policy observe every frame again, in its present state, and decide."""
+        """Let the policy observe every frame again, as it is decoded now, and decide."""
         stop = self.capacity if self.program.history == "capacity" else self.end
         out = () if self.program.compete else (DROP, POOL)
         seen = [f for f in range(stop) if self.placements.get(f) not in out]
@@ -122,7 +122,7 @@ class Layer:
         )
         placements = self.policy.decide(history)
         demand_known(placements, seen, (KEEP, *self.method.tiers))
-        # An empty answer is no decision: keep the notes of the last one.
+        # A policy that decides nothing keeps the notes of its last decision.
         if placements:
             self.notes = dict(history.notes)
         self._shown = stop

@@ -41,6 +41,7 @@ def places(
             found.setdefault(placement.rest, []).append(inside[rest] + frame * frame_tokens)
         elif placement not in (DROP, POOL):
             found.setdefault(placement, []).append(inside + frame * frame_tokens)
+    # A split may send no token to a tier.
     whole = {name: torch.cat(pieces) for name, pieces in found.items()}
     return {name: tokens for name, tokens in whole.items() if tokens.numel()}
 
@@ -58,5 +59,6 @@ def layout(
 
 
 def _span(tokens: Tensor) -> slice | Tensor:
+    """Return ascending places as a slice if they are contiguous: slices are views, not copies."""
     first, last = int(tokens[0]), int(tokens[-1])
     return slice(first, last + 1) if last - first + 1 == tokens.numel() else tokens

@@ -53,7 +53,7 @@ class Side:
         may be the stored tensor itself, not a copy.
         """
         batch, heads, _, width = like_BHTD.shape
-        spans = layout.spans if layout is not None else {}
+        spans = layout.spans if layout is not None else {}  # None before the first pass that writes
         # If one tier holds the whole capacity, its decoded tensor is the result. For BF16 that is
         # the stored tensor itself: the pass writes its chunk into the cache in place.
         for name, span in spans.items():
@@ -63,6 +63,7 @@ class Side:
         dense = self.buffer
         if dense is None:
             dense = like_BHTD.new_zeros(batch, heads, num_tokens, width)
+            # The first read allocates the exact buffer of a program that keeps one.
             self.buffer = dense if self.beside else None
         if layout is None:
             return dense
@@ -81,6 +82,7 @@ class Side:
         """Encode all tiers of the capacity [B, H, N, D], old tokens included, and pool frames."""
         pages = {}
         for name, span in layout.spans.items():
+            # Exact tokens lie in the exact buffer already, if there is one.
             exact = isinstance(self.quantizers[name], Exact)
             if exact and self.buffer is not None:
                 continue
