@@ -17,8 +17,8 @@ class Tier:
     """Quantizers for one part of the history.
 
     key, value: quantizers of keys and of values.
-    span: frames that are encoded together as one page, for quantizers whose metadata is worth its
-        bytes only over many tokens. A policy must move frames to such a tier in whole spans.
+    span: frames that are encoded together as one page, for quantizers whose metadata is small only
+        in relation to many tokens. A policy must move frames to such a tier in whole spans.
 
     Raises  ValueError: a part that is not a Quantizer, a span below 1.
     """
@@ -28,7 +28,6 @@ class Tier:
     span: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse parts of the wrong type and a span below 1."""
         for name in ("key", "value"):
             if not isinstance(getattr(self, name), Quantizer):
                 raise ValueError(f"tier.{name}={getattr(self, name)}: give a Quantizer")
@@ -51,7 +50,8 @@ class Method:
         choice (`CacheSpec.keys`).
     tiers: the policy's other tiers, by name.
     reuse: decides which denoising passes are skipped; None runs all.
-    family, source: name of the family in tables, and the paper that describes the method.
+    family: name of the family in tables.
+    source: paper that describes the method.
 
     Raises  ValueError: a part of the wrong type, unknown `keys`, tiers other than those that the
             policy names.
@@ -67,7 +67,6 @@ class Method:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse parts of the wrong type, unknown `keys`, and tiers other than the policy's."""
         kinds: dict[str, type] = {"key": Quantizer, "value": Quantizer, "retention": Retention}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -90,6 +89,7 @@ class Method:
 
     def check(self, spec: CacheSpec) -> None:
         """Raise ValueError if a part does not fit the model's geometry or another part."""
+        # The tier KEEP is the method itself, so it is not in `tiers`.
         Tier(self.key, self.value).check(spec)
         self.retention.check(spec)
         for tier in self.tiers.values():

@@ -36,18 +36,18 @@ Placement = str | Split  # KEEP, POOL, DROP or the name of one of the method's t
 
 
 class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
-    """Rule for the history when a chunk is finished: a `FramePolicy` or a `TokenPolicy`.
+    """Rule that decides what stays of the history: a `FramePolicy` or a `TokenPolicy`.
 
     The cache calls it once per layer and chunk, in the commit pass.
 
-    keeps_all: it keeps every token and moves none between tiers.
+    keeps_all: whether it keeps every token and moves none between tiers.
     """
 
     keeps_all: ClassVar[bool] = False
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """Names of the tiers it uses besides KEEP, POOL and DROP; the method must define them."""
+        """Names of its tiers other than KEEP, POOL and DROP; the method must define them."""
         return ()
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
@@ -71,7 +71,7 @@ class History:
     mass: share of the attention of the newest frame's queries that each stored frame draws, for
         policies with `queries`.
     capacity: frames of the whole video.
-    layer, num_layers: number of this layer, from 0, and of all layers.
+    layer, num_layers: number of this layer, from 0, and the number of layers.
     """
 
     frames: Sequence[int]
@@ -141,12 +141,13 @@ class Tokens:
     rotated: keys [B, H, N, D] at their positions, as attention reads them.
     query: rotated queries of the new chunk, or of the next pass [B, query heads, T, D]. If there
         are more query heads than H, neighbours share a head of keys (`queries_of`).
-    frame: frame of each token [B, H, N] int64. place: its position in that frame, same shape.
+    frame: frame of each token [B, H, N] int64.
+    place: position of each token in its frame [B, H, N] int64.
     count: number of original tokens that each token stands for [B, H, N] fp32; 0 marks tokens that
         have left the model's window.
     note: the policy's own number for each token [B, H, N] fp32; 0 for new tokens.
     num_new: number of new tokens; they come last.
-    layer, num_layers: number of this layer, from 0, and of all layers.
+    layer, num_layers: number of this layer, from 0, and the number of layers.
     """
 
     key: Tensor
@@ -165,6 +166,7 @@ class Tokens:
     @property
     def num_frames(self) -> int:
         """Frames of the video so far, the new chunk included."""
+        # The tokens of the newest frame come last in every head.
         return int(self.frame[..., -1].max()) + 1
 
     def queries_of(self, batch: int, head: int) -> Tensor:
@@ -182,7 +184,8 @@ class Revision:
     """The K tokens of each head that stay; all fields follow the order of `index`.
 
     index: positions of the tokens in `Tokens` [B, H, K] int64.
-    note, count, frame: new values [B, H, K]; None keeps count and frame, and sets notes to 0.
+    note: new notes [B, H, K]; None sets them to 0.
+    count, frame: new values [B, H, K]; None keeps those of the tokens.
     key, value: new keys and values [B, H, K, D], from policies that merge tokens.
     """
 
@@ -198,10 +201,11 @@ class TokenPolicy(Retention):
     """Policy over single tokens, head by head.
 
     rewrites: the policy changes keys or values, which needs exact storage.
-    trigger: when `revise` is called: in the `commit` of a chunk, with the chunk's queries and
-        tokens; before the `next_pass` attends, with that pass's queries and history alone; or
-        before a `new_chunk` starts beside unfinished ones, with the queries of the newest pass that
-        ran, and history alone.
+    trigger: when `revise` is called.
+        `commit`: in the commit pass of a chunk, with the chunk's queries and tokens.
+        `next_pass`: before the next pass attends, with the queries of that pass and history alone.
+        `new_chunk`: before a chunk starts while others are unfinished, with the queries of the
+        newest pass that ran, and history alone.
     """
 
     rewrites: ClassVar[bool] = False
@@ -215,18 +219,19 @@ class TokenPolicy(Retention):
         """
 
     def num_queries(self, spec: CacheSpec) -> int:
-        """Return how many of a pass's newest queries `revise` reads."""
+        """Return the number of a pass's newest queries that `revise` reads."""
         return 0
 
     def max_tokens(self, num_tokens: int) -> int:
-        """Return the most tokens that it keeps of a history of `num_tokens`."""
+        """Return the most tokens that the policy keeps of a history of `num_tokens`."""
         return num_tokens
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:
         """Return the time positions at which stored tokens are attended [B, H, N] int64.
 
-        By default a token stays at its own frame. num_frames: frames of the video so far, without
-        the current chunk.
+        By default a token stays at its own frame.
+
+        num_frames: frames of the video so far, without the current chunk.
         """
         # Return the same tensor if no token moves: the cache tests for identity and then leaves
         # roped keys as they are.

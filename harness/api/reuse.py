@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 class PassInputs(Protocol):
-    """What the network knows about a pass before its first block; computed when first asked for.
+    """Inputs of a pass before the network's first block; each is computed on first use.
 
-    None of it depends on the prompt, so all guidance branches see the same.
+    They do not depend on the prompt, so all guidance branches share them.
     """
 
     @property
@@ -52,23 +52,24 @@ class Reuse(ABC):
 
     The first pass of a chunk and passes that store history always run.
 
-    feature: what the policy watches; None for policies that decide by step alone.
-    distance: how the change of the feature is measured: mean absolute difference over mean absolute
-        value (`relative_l1`), the same with root mean squares (`relative_l2`), or one minus the
-        `cosine` of both tensors.
+    feature: tensor whose change the policy watches; None for policies that decide by step alone.
+    distance: measure of the change of the feature. `relative_l1`: mean absolute difference over
+        mean absolute value. `relative_l2`: the same with root mean squares. `cosine`: one minus the
+        cosine of both tensors.
     reference: compare with the `previous` pass, or with the `last_evaluated` one.
     rescale: coefficients of a polynomial, highest power first, applied to each distance; None
-        leaves it as it is.
+        leaves the distance unchanged.
     scope: decide for each `chunk` by its own steps, or once per row of the step matrix for the
         whole `window`: all of it (`harness.sampling.DiffusionForcing`), or its unfinished chunks
         (`harness.sampling.Pipeline`), where a new chunk runs its first pass in any case. Both are
-        the same where only one chunk is under way at a time.
+        the same if only one chunk is unfinished at a time.
     counter: with scope=window, count rows in each `branch`; `shared` counts calls of all branches
         together, as the released TeaCache of SkyReels-V2 does by mistake.
-    payload: what replaces a skipped pass: the `residual` of all blocks (tokens after the last block
-        minus tokens before the first), the `velocity` (the flow), or the `displacement` of the
-        latents by the last step that ran.
-    warmup: first steps that always run. protect_last: whether the last step always runs.
+    payload: replacement of a skipped pass. `residual`: the tokens after the last block minus the
+        tokens before the first. `velocity`: the flow. `displacement`: the change of the latents in
+        the newest step that ran.
+    warmup: number of first steps that always run.
+    protect_last: whether the last step always runs.
     protect_end: with scope=chunk, whether the last row of the step matrix always runs.
     allow_stale_commit: whether the last step may be skipped where it would store the chunk. The
         history then gets the keys and values of the newest step that ran, as in FlowCache's code
@@ -91,7 +92,6 @@ class Reuse(ABC):
     allow_stale_commit: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown words and parts of the wrong type."""
         name = type(self).__name__
         choices = {
             "distance": ("relative_l1", "relative_l2", "cosine"),
@@ -154,6 +154,7 @@ class Reuse(ABC):
         """Return the polynomial's value at a drift, computed in float64."""
         if self.rescale is None:
             return drift
+        # Horner's rule.
         value = 0.0
         for coefficient in self.rescale:
             value = value * drift + coefficient
@@ -164,6 +165,8 @@ class Reuse(ABC):
 
         drifts: distance of every pass since the last evaluated one, this pass included.
         """
+        # A distance to the newest pass that ran is the whole change since then. Distances between
+        # neighbouring passes are summed.
         if self.reference == "last_evaluated":
             return self.rescaled(drifts[-1])
         return sum(map(self.rescaled, drifts))

@@ -16,7 +16,8 @@ Stores = Literal["nothing", "active", "history"]
 class CacheSpec:
     """Geometry of a model's keys and values, as far as methods and the cache need it.
 
-    num_heads: heads of queries. head_dim: channels of a head.
+    num_heads: heads of queries.
+    head_dim: channels of a head.
     grid: rows and columns of patches in a latent frame.
     chunk_frames: latent frames of a chunk.
     window: frames that attention reaches, current chunk included; None is the full history.
@@ -48,7 +49,6 @@ class CacheSpec:
     under_way: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a number of KV heads that gives groups of different sizes."""
         if self.kv_heads < 1 or self.num_heads % self.kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: "
@@ -68,6 +68,7 @@ class CacheSpec:
     @property
     def bf16_frame_bytes(self) -> int:
         """Bytes of one frame's keys and values over all layers in BF16, batch 1."""
+        # Keys and values, two bytes each.
         return self.num_layers * 2 * self.kv_heads * self.head_dim * 2 * self.tokens_per_frame
 
 
@@ -104,9 +105,9 @@ class Budget:
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse text that does not parse, and amounts out of range."""
         amount, unit = self._parsed or (0.0, "")
-        if amount <= 0 or (unit == "x" and amount < 1):  # below 1x: more than the whole video takes
+        # Below 1x, the budget would be larger than the whole video.
+        if amount <= 0 or (unit == "x" and amount < 1):
             raise ValueError(
                 f"budget={self.text}: give an amount and a unit: 4096 tokens, 12 frames, "
                 "2 chunks, 1.5 GiB, or 4x for a quarter of BF16"
@@ -125,6 +126,8 @@ class Budget:
         amount, unit = self._parsed
         if unit == "tokens":
             return int(amount)
+        # Convert every other unit to frames. A budget in bytes holds more frames if the method
+        # stores a frame in fewer bytes.
         if unit == "GiB":
             amount = amount * 2**30 / room.frame_bytes
         elif unit == "chunks":

@@ -15,11 +15,11 @@ from harness.api.spec import CacheSpec
 
 @dataclass(frozen=True)
 class Packed:
-    """Stored frames [B, H, F, T, D] of one layer, as the tensors that are really allocated.
+    """Stored frames [B, H, F, T, D] of one layer, as the tensors that are allocated.
 
     parts: tensors by name (codes, scale, ...). Every part begins with the dimensions B, H, F, so
-        that some heads can be read alone and every frame has a page of its own.
-    bits: nominal bits per value, as papers quote them, without metadata; `nbytes` has the metadata.
+        that some heads can be read alone and every frame has its own page.
+    bits: nominal bits per value, as papers quote them, without metadata; `nbytes` includes it.
     page: (T, D) of one page.
     """
 

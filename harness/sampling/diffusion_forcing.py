@@ -64,7 +64,6 @@ class DiffusionForcing(Loop):
     prefix_noise: float = 0
 
     def __post_init__(self) -> None:
-        """Refuse words and numbers that give no order of passes."""
         words = {"execution": Execution, "commit": Commit, "prefix": Prefix}
         for name, allowed in words.items():
             if getattr(self, name) not in get_args(allowed):

@@ -164,13 +164,14 @@ class Loop:
                 for part in parts[given:]
             ]
             for row in step_rows(num_steps, self.offset):
+                # As in Rolling Forcing's code, a commit pass follows in every row, also in the
+                # first rows, in which no chunk finishes.
                 if self.joint:
                     (oldest, step), (newest, _) = row[0], row[-1]
                     part = parts[given + oldest]
                     joint = range(part.start, parts[given + newest].stop)
                     yield Pass(number, joint, step, needs_room=row[-1][1] == 0)
-                    # Rolling Forcing runs a commit pass in every row. Only the oldest chunk can
-                    # finish; until then its commit pass stores nothing.
+                    # Only the oldest chunk can finish; until then its commit pass stores nothing.
                     if step + 1 == num_steps[oldest]:
                         yield Pass(number, part, stores="history", completes=part)
                     else:

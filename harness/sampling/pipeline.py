@@ -48,7 +48,6 @@ class Pipeline(Loop):
     commit: Commit = "clean"
 
     def __post_init__(self) -> None:
-        """Refuse words and numbers that give no order of passes."""
         if self.offset is not None or self.joint or self.frames is not None or self.overlap:
             raise ValueError(
                 "model.loop: offset, joint, frames and overlap belong to harness.sampling.Loop: "

@@ -81,7 +81,6 @@ class Schedule(FlowTimes):
     warp: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no noise levels, or levels that do not fall."""
         if type(self.warp) is not bool:
             raise ValueError(f"model.schedule.warp={self.warp}: choose true or false")
         _demand_shift(self.shift)
@@ -162,7 +161,6 @@ class UniPCSchedule(FlowTimes):
     overwrites: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no noise levels, or two passes at the same time."""
         _demand_shift(self.shift)
         if type(self.num_steps) is not int or self.num_steps < 1:
             raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 1 step or more")
@@ -223,7 +221,6 @@ class MagiSchedule:
     clean_time: ClassVar[float] = 0.9999
 
     def __post_init__(self) -> None:
-        """Refuse settings that give no times."""
         if type(self.num_steps) is not int or self.num_steps < 2:
             raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 2 steps or more")
         if type(self.distilled) is not bool:
