@@ -84,7 +84,7 @@ class Method:
             )
 
     def keys_in(self, spec: CacheSpec) -> Literal["roped", "pre_rope"]:
-        """Return how this method stores keys of a model."""
+        """Return how this method stores the keys of a model, `roped` or `pre_rope`."""
         return spec.keys if self.keys == "model" else self.keys
 
     def check(self, spec: CacheSpec) -> None:

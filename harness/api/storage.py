@@ -124,7 +124,7 @@ class Quantizer(ABC):
         Attention never undoes R per key: it multiplies q by R, because (q R)(k R)^T = q k^T, and
         multiplies the weighted sum of the stored v R by R^T once.
         """
-        # An override returns the same object each time: attention compares rotations by identity.
+        # Overrides must return the same object each time: attention compares rotations by identity.
         return None
 
     def kernel_layout(self) -> KernelLayout | None:
@@ -137,6 +137,7 @@ class Quantizer(ABC):
         The cache decodes frames that change their tier, and tokens for a policy; attention calls
         `stage`.
         """
+        # fp32 until the rotation is undone, so that the result is rounded once.
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)
         rotation = self.rotation(packed.page[1], packed.device)

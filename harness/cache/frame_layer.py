@@ -98,7 +98,6 @@ class FrameLayer:
                 frame that is already split.
         """
         self.notes |= self._observe(chunk, plan)
-        new = self._new(chunk, plan)
         history = self._history(chunk, plan)
         placements = dict(self.policy.decide(history)) if history.frames else {}
         demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
@@ -115,12 +114,13 @@ class FrameLayer:
         if split:
             raise ValueError(f"the retention policy moved frame {split[0]}, which is split")
         # Decode the frames that move before freeing any page: the next store reuses the pages.
-        moved = self._read(
-            [f for f, placement in changed.items() if placement != DROP], new[1].dtype
-        )
+        dtype = chunk.key.dtype
+        moved = self._read([f for f, placement in changed.items() if placement != DROP], dtype)
         self._free_pages(changed)
         arriving = {**changed, **{f: placements.get(f, KEEP) for f in plan.frames}}
-        self._store(arriving, [*moved, new])
+        k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
+        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k, chunk.value))
+        self._store(arriving, [*moved, (list(plan.frames), k, v)])
 
     def evict(self, first: int) -> None:
         """Evict frames after the model's sink and before `first`; mix them into a changing sink."""
@@ -211,12 +211,6 @@ class FrameLayer:
                 kept[:, :, index] = (1 - rate) * kept[:, :, index] + rate * old
         arena.drop(sink)
         arena.store(sink, keys, values)
-
-    def _new(self, chunk: Chunk, plan: Plan) -> Frames:
-        """Return the chunk's frames, exact, with keys roped or not as the method stores them."""
-        k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
-        k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k, chunk.value))
-        return list(plan.frames), k, v
 
     def _read(self, frames: Sequence[int], dtype: torch.dtype) -> list[Frames]:
         """Return stored frames, decoded, one entry per tier."""

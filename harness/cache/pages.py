@@ -89,7 +89,14 @@ class Arena:
         k, v = (x.unflatten(2, (-1, self.span)).flatten(3, 4) for x in (k_BHFTD, v_BHFTD))
         groups = [frames[at : at + self.span] for at in range(0, len(frames), self.span)]
         if sum(len(slab.free) for slab in self.slabs) < len(groups):
-            self._grow(k, v)
+            # Allocate the rest of the capacity, or room for these frames if that is more.
+            allocated = sum(slab.key.shape[2] for slab in self.slabs)
+            size = max(len(groups), (self.capacity or 0) // self.span - allocated)
+            # Only the quantizer knows the shapes of its parts: encode one page and copy its shapes.
+            key = _room(self.key_quantizer.encode(k[:, :, :1]), size)
+            value = _room(self.value_quantizer.encode(v[:, :, :1]), size)
+            self.slabs.append(Slab(key, value, list(range(size))))
+            self._ledger = None
         stored = 0
         # A slab is one tensor, so frames that need several slabs are written in several calls.
         for slab in self.slabs:
@@ -195,16 +202,6 @@ class Arena:
                 batch, heads, _, tokens, width = packed.shape
                 total += num_pages * batch * heads * tokens * width * packed.bits // 8
         return total
-
-    def _grow(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> None:
-        """Allocate a slab for the rest of the capacity, or for these frames if that is more."""
-        allocated = sum(slab.key.shape[2] for slab in self.slabs)
-        size = max(k_BHFTD.shape[2], (self.capacity or 0) // self.span - allocated)
-        # Only the quantizer knows the shapes of its parts: encode one page and copy its shapes.
-        key = _room(self.key_quantizer.encode(k_BHFTD[:, :, :1]), size)
-        value = _room(self.value_quantizer.encode(v_BHFTD[:, :, :1]), size)
-        self.slabs.append(Slab(key, value, list(range(size))))
-        self._ledger = None
 
 
 def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:

@@ -134,7 +134,11 @@ class TokenLayer:
         k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
         # Evict before the chunk is encoded, so that both are never allocated together.
         self._evict_unreachable(plan)
-        both = _join(self.held, self._encode(chunk, k, plan))
+        key = self.context.encode(self.context.method.key, k[:, :, None])
+        value = self.context.encode(self.context.method.value, chunk.value[:, :, None])
+        first = plan.frames.start * self.context.spec.tokens_per_frame
+        origin = torch.arange(k.shape[2], dtype=torch.int32, device=k.device) + first
+        both = _join(self.held, Held(key, value, origin.expand(k.shape[:3]), None, None))
         if self.policy.trigger != "commit":
             kept = self.held
             # `_join` fills in counts and notes: keep only those that the policy has.
@@ -227,15 +231,6 @@ class TokenLayer:
         method = self.context.method
         key, value = self.held.key, self.held.value
         return [0], method.key.decode(key, torch.float32), method.value.decode(value, torch.float32)
-
-    def _encode(self, chunk: Chunk, k_BHTD: Tensor, plan: Plan) -> Held:
-        """Encode the chunk's tokens; k has keys roped or not as the method stores them."""
-        method, per_frame = self.context.method, self.context.spec.tokens_per_frame
-        key = self.context.encode(method.key, k_BHTD[:, :, None])
-        value = self.context.encode(method.value, chunk.value[:, :, None])
-        first = plan.frames.start * per_frame
-        origin = torch.arange(k_BHTD.shape[2], dtype=torch.int32, device=k_BHTD.device) + first
-        return Held(key, value, origin.expand(k_BHTD.shape[:3]), None, None)
 
     def _tokens(
         self,

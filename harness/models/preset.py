@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.api import CacheSpec
 from harness.cache.traffic import Arithmetic
@@ -132,6 +132,7 @@ class VideoModel:
             raise ValueError(f"model.weights={self.weights} needs model.checkpoint=<file>")
         if self.weights == "bundled" and self.sha256 is None:
             raise ValueError("model.weights=bundled needs model.sha256=<digest of the file>")
+        # A patch covers 2 x 2 latents.
         sides = list(self.latent_size)
         if len(sides) != 2 or not all(type(n) is int and n > 0 and n % 2 == 0 for n in sides):
             raise ValueError(f"model.latent_size={sides}: give two positive even numbers")
@@ -147,6 +148,7 @@ class VideoModel:
             )
         self._check_sink()
         self.loop.check_model(self.schedule, self.window, self.chunk_frames)
+        # The network of MAGI-1 reads a part of its condition from the text (`TextKV.condition`).
         is_magi = isinstance(self.dims, MagiDims)
         if is_magi != isinstance(self.prompts, MagiPrompts):
             raise ValueError(
@@ -159,6 +161,7 @@ class VideoModel:
         if not 0 <= self.sink_rate < 1:
             raise ValueError(f"model.sink_rate={self.sink_rate}: give a share, 0 or more, below 1")
         window = self.window or 0
+        # Frames leave a chunk at a time, and each is mixed into its own frame of the sink.
         if self.sink_rate and (self.sink != self.chunk_frames or window % self.chunk_frames):
             raise ValueError(
                 f"model.sink_rate={self.sink_rate:g} mixes a chunk that leaves into a sink of as "
@@ -203,6 +206,7 @@ class VideoModel:
 
     def roles_of(self, each: Pass) -> list[Role]:
         """Return the roles of the branches in which a pass runs, if no policy skips it."""
+        # Only the first chunk of the video may have steps of its own, not those of later histories.
         times = self.schedule.times(each.history == 0 and each.frames.start == 0)
         time = self.schedule.clean_time if each.step is None else times[each.step]
         return [self.roles[number] for number in running_branches(self.guidance, each, time)]
@@ -250,6 +254,7 @@ class VideoModel:
         Raises  UserError: the checkpoint is missing or does not fit.
         """
         dtype = DTYPES[self.dtype]
+        # Parts of a preset hold relative paths, because run ids must not depend on the data folder.
         self.text.locate(data_dir)
         self.decoder.locate(data_dir)
         self.prompts.locate(data_dir)
@@ -261,7 +266,12 @@ class VideoModel:
             with torch.device("meta"):
                 network = self.dims.network(self.fps)
             if self.weights == "random":
-                _fill_random(in_dtype(network, dtype).to_empty(device=device), self.seed)
+                in_dtype(network, dtype).to_empty(device=device)
+                # Drawing on the device is fast. The small deviation avoids overflow in a pass.
+                generator = torch.Generator(device).manual_seed(self.seed)
+                with torch.no_grad():
+                    for tensor in network.state_dict().values():
+                        tensor.normal_(0, 0.02, generator=generator)
             else:
                 load_weights(
                     network,
@@ -272,6 +282,7 @@ class VideoModel:
                     source=self.source,
                     lora=self.adapter(data_dir),
                 )
+        # Without gradients, so that no pass keeps activations.
         network.eval().requires_grad_(False)
         return Sampler(
             network, self.schedule, self.chunk_frames, loop=self.loop, guidance=self.guidance
@@ -376,15 +387,6 @@ def in_dtype(network: VideoNetwork, dtype: torch.dtype) -> VideoNetwork:
         if name not in kept:
             parameter.data = parameter.data.to(dtype)
     return network
-
-
-def _fill_random(network: nn.Module, seed: int) -> None:
-    """Fill the network with small random values, on its device."""
-    # Drawing on the device is fast. The small deviation avoids overflow in a forward pass.
-    generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            tensor.normal_(0, 0.02, generator=generator)
 
 
 def wan_of(model: VideoModel) -> Wan:

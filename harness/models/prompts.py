@@ -124,6 +124,7 @@ class MagiPrompts:
         given: int = 0,
     ) -> dict[str, Texts]:
         """Return the prompt's texts, and the network's empty text as the negative one."""
+        # The preset refuses other networks.
         assert isinstance(network, Magi), "MagiPrompts serve the network of MAGI-1"
         rows_TE = rows["prompt"].to(network.device)
         special = self.special(rows_TE.shape[1]) if self.kinds else None
@@ -171,6 +172,7 @@ class MagiText:
 
     def of(self, chunk: int, is_clean: bool) -> TextKV:
         """Return the text of a pass; chunks with the same special tokens share it."""
+        # Encoders set the rows of padding to zero. An empty prompt has no other rows.
         mask_T = self.rows_TE.any(dim=1)
         if is_clean or chunk < self.given or not mask_T.any():
             return self._text("null", null_rows(self.network.null_text))

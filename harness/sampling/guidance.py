@@ -208,7 +208,7 @@ class Guidance(Guided):
 
     def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
         """Return uncond + scale * (cond - uncond)."""
-        cond, uncond = flows_BFChw
+        cond, uncond = flows_BFChw  # in the order of `roles`
         assert cond is not None and uncond is not None
         guided = uncond.float() + self.scale * (cond.float() - uncond.float())
         return guided.to(cond.dtype)

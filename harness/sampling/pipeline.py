@@ -159,11 +159,14 @@ class Pipeline(Loop):
         given: chunks that a prefix gives.
         """
         steps = len(schedule.times(first_chunk=True))
-        offset = self.check_steps(schedule)
+        offset = self.check_steps(
+            schedule
+        )  # a new chunk starts in the row after the oldest is done
         parts = chunks(num_frames, chunk_frames)
         new = parts[given:]
         rows = list(step_rows([steps] * len(new), offset))
         of_row = partial(Pass, 0, num_rows=len(rows))
+        # Given chunks are stored in the first row, before any chunk is denoised.
         for part in parts[:given]:
             sees = _sees(part, self._clean_reach or GIVEN_REACH)
             yield of_row(part, row=0, stores="history", sees=sees)
@@ -180,6 +183,7 @@ class Pipeline(Loop):
             row_frames = range(new[under_way[0][0]].start, new[under_way[-1][0]].stop)
             for chunk, step in under_way:
                 part, is_last = new[chunk], step + 1 == steps
+                # With commit=last_evaluated the last denoising pass is the commit.
                 commits = is_last and self.commit == "last_evaluated"
                 reach = self.reach[step * len(self.reach) // steps] if self.reach else None
                 yield of_row(

@@ -89,6 +89,8 @@ class Published(Program, Integration):
     ) -> PublishedSession:
         """Return an empty cache with room for the whole video, whatever the model's window."""
         self._policy(method)
+        # A policy with a budget gets its size here, from the bytes of packed storage: budgets mean
+        # the same in all integrations.
         policy = sized(method, spec, num_frames)
         assert isinstance(policy, FramePolicy)
         layers = [

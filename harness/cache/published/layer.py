@@ -96,7 +96,16 @@ class Layer:
         }
         tiers = places(self.placements, self.spec.tokens_per_frame, device)
         self._layout = layout(self.placements, tiers, self.spec.tokens_per_frame)
-        self._lists = list(self._listed(tiers)) if self.method.tiers else []
+        # Keep the lists of token places that the study's program kept: their bytes count.
+        self._lists = []
+        if self.method.tiers and self.program.places != "none":
+            self._lists += [("index", tokens) for tokens in tiers.values()]
+        if self.method.tiers and self.program.places == "mask":
+            num_tokens = self.capacity * self.spec.tokens_per_frame
+            mask = torch.zeros(num_tokens, dtype=torch.bool)
+            for name, tokens in tiers.items():
+                mask = mask.to(tokens.device).index_fill_(0, tokens, name != KEEP)
+            self._lists.append(("mask", mask))
 
     def write(self, keys_BHND: Tensor, values_BHND: Tensor) -> None:
         """Encode the stored frames of the capacity [B, H, N, D]."""
@@ -127,17 +136,6 @@ class Layer:
             self.notes = dict(history.notes)
         self._shown = stop
         return placements
-
-    def _listed(self, tiers: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the lists of token places that the program keeps, with their names."""
-        if self.program.places != "none":
-            yield from (("index", tokens) for tokens in tiers.values())
-        if self.program.places == "mask":
-            num_tokens = self.capacity * self.spec.tokens_per_frame
-            mask = torch.zeros(num_tokens, dtype=torch.bool)
-            for name, tokens in tiers.items():
-                mask = mask.to(tokens.device).index_fill_(0, tokens, name != KEEP)
-            yield "mask", mask
 
     @property
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

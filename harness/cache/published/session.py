@@ -56,6 +56,7 @@ class PublishedSession:
                 "integration=published shows every pass the whole window: choose integration=packed"
             )
         assert stores != "active", "Loop.check refuses chunks under way"
+        # Every pass replaces the tensors, so the peak may lie between any two passes.
         self.ledger()
         self._end = max(self._end, frames.stop)
         return Plan(frames, stores, 0, self._positions.frames(frames))
@@ -72,11 +73,12 @@ class PublishedSession:
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
         q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.stores == "history")
+        # The tensors span the whole capacity: attend to the window only.
         size = self.spec.tokens_per_frame
         seen = slice(self._reach.start * size, self._reach.stop * size)
-        if plan.stores == "history":
-            self.watch.note(layer, True, are_finite(keys[:, :, seen], values[:, :, seen]))
         keys, values = keys[:, :, seen], values[:, :, seen]
+        if plan.stores == "history":
+            self.watch.note(layer, True, are_finite(keys, values))
         self.arithmetic.attended(keys, (), q.shape[2])
         return attend_grouped(self._backend, q, keys, values, (), Scratch())
 

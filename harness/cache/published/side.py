@@ -89,7 +89,9 @@ class Side:
             x = dense_BHND[:, :, span]
             if exact and x.numel() < dense_BHND.numel():
                 x = x.clone()  # a view would keep the dense tensor
-            pages[name] = self._encode(name, x[:, :, None])
+            quantizer, x_BHFTD = self.quantizers[name], x[:, :, None]
+            self.traffic.encoded(quantizer, x_BHFTD.shape)
+            pages[name] = widened(quantizer.encode(x_BHFTD), self.wide)
         mean = None
         if layout.pooled:
             frames = dense_BHND.unflatten(2, (-1, layout.frame_tokens))[:, :, list(layout.pooled)]
@@ -105,10 +107,6 @@ class Side:
             yield from page.packed.parts.items()
         if self.means is not None:
             yield "pooled", self.means
-
-    def _encode(self, name: str, x_BHFTD: Tensor) -> Page:
-        self.traffic.encoded(self.quantizers[name], x_BHFTD.shape)
-        return widened(self.quantizers[name].encode(x_BHFTD), self.wide)
 
     def _decode(self, name: str, dtype: torch.dtype) -> Tensor:
         quantizer, page = self.quantizers[name], self.pages[name]

@@ -70,7 +70,16 @@ def contents(files: Sequence[Path]) -> dict[str, object]:
     """
     content: dict[str, object] = {}
     for file in files:
-        part = _content_of(file)
+        part: dict[str, object] = {}
+        if file.suffix == ".safetensors":
+            part |= _header(file)
+        else:
+            for key, value in _mapped(file).items():
+                if isinstance(value, Mapping):
+                    inner = {str(k): _stored(v, file, (key, k)) for k, v in value.items()}
+                    part[str(key)] = inner
+                else:
+                    part[str(key)] = _stored(value, file, (key,))
         twice = sorted(content.keys() & part.keys())
         if twice:
             raise UserError(f"{file.parent} holds {some(twice)} twice: keep one model's shards")
@@ -103,41 +112,20 @@ def take(stored: Sequence[Stored]) -> list[Tensor]:
     found: dict[Stored, Tensor] = {}
     for file in {each.file for each in stored}:
         own = [each for each in stored if each.file == file]
-        read = _read_safetensors if file.suffix == ".safetensors" else _read_torch
-        found |= zip(own, read(file, own), strict=True)
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    found |= {each: opened.get_tensor(each.keys[0]) for each in own}
+            except _TORN as error:
+                raise _unreadable(file) from error
+            continue
+        content = _mapped(file)
+        for each in own:
+            value: Any = content
+            for key in each.keys:
+                value = value[key]
+            found[each] = value
     return [found[each] for each in stored]
-
-
-def _read_torch(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
-    content = _mapped(file)
-    tensors = []
-    for each in stored:
-        value: Any = content
-        for key in each.keys:
-            value = value[key]
-        tensors.append(value)
-    return tensors
-
-
-def _read_safetensors(file: Path, stored: Sequence[Stored]) -> list[Tensor]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return [opened.get_tensor(each.keys[0]) for each in stored]
-    except _TORN as error:
-        raise _unreadable(file) from error
-
-
-def _content_of(file: Path) -> dict[str, object]:
-    """Return the dict of a file with a `Stored` for every tensor."""
-    if file.suffix == ".safetensors":
-        return {**_header(file)}
-    content: dict[str, object] = {}
-    for key, value in _mapped(file).items():
-        if isinstance(value, Mapping):
-            content[str(key)] = {str(k): _stored(v, file, (key, k)) for k, v in value.items()}
-        else:
-            content[str(key)] = _stored(value, file, (key,))
-    return content
 
 
 def _stored(value: object, file: Path, keys: tuple[Any, ...]) -> object:

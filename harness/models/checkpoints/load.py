@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.models.checkpoints.files import Stored, batches, contents, files_of, take
 from harness.models.checkpoints.lora import Lora
@@ -76,7 +76,12 @@ def load_weights(
                 tensor = pairs.added(tensor, factors.pop(name))
             # Always copy: a parameter must not reference the mapped file.
             copy = tensor.to(device, torch.float32 if name in fp32 else dtype, copy=True)
-            _set_tensor(module, name, copy)
+            owner, _, leaf = name.rpartition(".")
+            holder = module.get_submodule(owner)
+            if isinstance(getattr(holder, leaf), nn.Parameter):
+                copy = nn.Parameter(copy, requires_grad=False)
+            # Replace the parameter instead of filling it: it may be on the meta device.
+            setattr(holder, leaf, copy)
 
 
 def matched(
@@ -190,12 +195,3 @@ def _demand_match(found: dict[str, Stored], wanted: dict[str, tuple[int, ...]], 
             f"{path} does not fit the {len(wanted)} tensors of this model: {', '.join(parts)}; "
             "choose the checkpoint of this model or the model of this checkpoint"
         )
-
-
-def _set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace the parameter or buffer of this name by the tensor."""
-    owner, _, leaf = name.rpartition(".")
-    holder = module.get_submodule(owner)
-    if isinstance(getattr(holder, leaf), nn.Parameter):
-        tensor = nn.Parameter(tensor, requires_grad=False)
-    setattr(holder, leaf, tensor)

@@ -23,30 +23,25 @@ def located(root: Path, name: str, source: str | None = None) -> Path:
     Raises  UserError: an `hf://` name that names no repository or is not in the cache.
     """
     if name.startswith(SCHEME):
-        return _in_hub_cache(name)
-    place = root / name
+        owner, _, rest = name.removeprefix(SCHEME).partition("/")
+        repository, _, inside = rest.partition("/")
+        if not owner or not repository:
+            raise UserError(f"{name} names no repository: give {SCHEME}owner/name/path, or a path")
+        cached = _snapshot(f"{owner}/{repository}")
+        if cached is None or not (cached / inside).exists():
+            what = f"{owner}/{repository} {inside}".strip()
+            raise UserError(
+                f"the hub's cache does not hold {name}: type `hf download {what}`, or give the "
+                "path of what you have"
+            )
+        return cached / inside
+    place = root / name  # an absolute name replaces the root
     if source is not None and not place.exists():
         repository, _, inside = source.partition(" ")
         cached = _snapshot(repository)
         if cached is not None and (cached / inside).exists():
             return cached / inside
     return place
-
-
-def _in_hub_cache(name: str) -> Path:
-    """Return the cached path of an `hf://` name."""
-    owner, _, rest = name.removeprefix(SCHEME).partition("/")
-    repository, _, inside = rest.partition("/")
-    if not owner or not repository:
-        raise UserError(f"{name} names no repository: give {SCHEME}owner/name/path, or a path")
-    found = _snapshot(f"{owner}/{repository}")
-    if found is None or not (found / inside).exists():
-        what = f"{owner}/{repository} {inside}".strip()
-        raise UserError(
-            f"the hub's cache does not hold {name}: type `hf download {what}`, or give the path of "
-            "what you have"
-        )
-    return found / inside
 
 
 def _snapshot(repository: str) -> Path | None:

@@ -59,6 +59,7 @@ class Lora:
         self._demand_pairs(found, shapes)
         self._demand_every_block(found, shapes)
         pairs = {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+        # One buffer serves all weights, see `Pairs.added`.
         largest = max(math.prod(shapes[name]) for name in pairs)
         return Pairs(pairs, self.scale, torch.empty(largest))
 

@@ -57,6 +57,7 @@ class ModuleDecoder(ABC):
         """Free the weights; the next call loads them again."""
         on_gpu = any(parameter.is_cuda for parameter in self._parameters())
         self._module = None
+        # PyTorch keeps freed memory for itself; return it, as other processes may need it.
         if on_gpu:
             torch.cuda.empty_cache()
 

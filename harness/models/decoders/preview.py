@@ -81,7 +81,8 @@ class TinyAutoencoder(nn.Module):
             *(block for stride in (2, 2, 1) for block in _coarser(64, stride)),
             _conv(64, _LATENT),
         )
-        finer = zip(_WIDTHS, (*_WIDTHS[1:],), (1, 2, 2), strict=False)
+        # Three stages, each from one width to the next; the last two double the frames.
+        finer = zip(_WIDTHS, _WIDTHS[1:], (1, 2, 2), strict=False)
         self.decoder = nn.Sequential(
             Squash(),
             _conv(_LATENT, _WIDTHS[0]),

@@ -278,6 +278,7 @@ class ViTVae(ModuleDecoder):
         frames, *size = self.dims.patch
         tile = self.tile[1] // size[0], self.tile[2] // size[1]
         for chunk_FChw in latents_FChw.split(self.chunk_frames):
+            # A clip that crossed two chunks would decode to other pixels than in the original.
             for part_FChw in chunk_FChw.split(self.tile[0] // frames):
                 z = (part_FChw.float() / SCALE).transpose(0, 1)[None]
                 with torch.no_grad():
@@ -315,6 +316,7 @@ class ViTCodec(ViTVae):
         tile = self.tile[1] // size[0], self.tile[2] // size[1]
         x_13THW = frames_T3HW.transpose(0, 1)[None].to(vae.encoder.cls_token)
         with torch.no_grad():
+            # Every clip in time is encoded alone, as the decoder decodes it.
             parts = [
                 tiled(vae.encoder, part, self.tile[1:], tile, chained=True)
                 for part in x_13THW.split(self.tile[0], dim=2)

@@ -203,6 +203,7 @@ class FolderEncoder(ABC):
     def close(self) -> None:
         """Free the encoder; the next `encode` loads it again."""
         self._loaded = None
+        # Return the memory to the device: the network of the videos comes next.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -211,6 +212,7 @@ class FolderEncoder(ABC):
         """Return the rows of the prompt's tokens, without padding [num_tokens, width] fp32."""
         self._loaded = self._loaded or self._load()
         tokenizer, encoder = self._loaded
+        # Count the tokens first: the tokenizer truncates without a word.
         num_tokens = len(tokenizer([prompt]).input_ids[0])
         if num_tokens > self.length:
             log.warning(
@@ -230,6 +232,7 @@ class FolderEncoder(ABC):
             return_tensors="pt",
         ).to(self.device)
         hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
+        # Padding is on the right, and its rows are not zero.
         own: Tensor = hidden[: int(tokens.attention_mask.sum())]
         return own.float().cpu()
 

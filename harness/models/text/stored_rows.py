@@ -67,9 +67,21 @@ class RowsFile:
             raise UserError(
                 f"found no embeddings at {self.path}: set text.embeddings to where they are"
             )
+        known: dict[str, Tensor]
         try:
-            read = _safetensors if self.path.suffix == ".safetensors" else _torch
-            known = read(self.path)
+            if self.path.suffix == ".safetensors":
+                with safe_open(self.path, framework="pt") as file:
+                    prompts = json.loads((file.metadata() or {})[_PROMPTS])
+                    if sorted(file.keys()) != sorted(map(str, range(len(prompts)))):
+                        raise ValueError("other tensors than prompts")
+                    # Copy: the rows outlive the open file.
+                    known = {x: file.get_tensor(str(i)).clone() for i, x in enumerate(prompts)}
+            else:
+                # weights_only: a pickle from elsewhere must not run code.
+                items = torch.load(self.path, map_location="cpu", weights_only=True).items()
+                if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in items):
+                    raise ValueError("no dict of prompts to rows")
+                known = dict(items)
         except (*_TORN, LookupError, AttributeError) as error:
             raise self._unreadable() from error
         for prompt, rows in known.items():
@@ -91,19 +103,3 @@ def write_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
     """Write encoded prompts, [tokens, width] each, to a `.safetensors` file."""
     named = {str(i): each.contiguous() for i, each in enumerate(rows.values())}
     save_file(named, path, metadata={_PROMPTS: json.dumps(list(rows))})
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        prompts = json.loads((file.metadata() or {})[_PROMPTS])
-        if sorted(file.keys()) != sorted(map(str, range(len(prompts)))):
-            raise ValueError("other tensors than prompts")
-        return {prompt: file.get_tensor(str(i)).clone() for i, prompt in enumerate(prompts)}
-
-
-def _torch(path: Path) -> dict[str, Tensor]:
-    # weights_only: a pickle from elsewhere must not run code.
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise ValueError("no dict of prompts to rows")
-    return dict(content)
