@@ -158,11 +158,13 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     nearest = min(gaps, key=gaps.__getitem__, default=None)
     if nearest is not None and gaps[nearest] <= SKIPS:
         return pair(nearest, section.methods[nearest].skip_ratio)
+    if math.isnan(ratio):
+        return pair(missing="its rows have no skip ratio: repeat its run")
     model = _model(section, name)
-    num_steps = len(model.schedule.times(True))
-    reached = round(ratio * num_steps) / num_steps
+    steps = len(model.schedule.times(True))
+    reached = round(ratio * steps) / steps
     if abs(reached - ratio) > SKIPS:
-        said = f"of {num_steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
+        said = f"of {steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
         return pair(missing=f"none can be made: {said}")
     settings = {"ratio": f"{reached:g}"}
     # Where the method's policy may skip the last step, the control may too.
