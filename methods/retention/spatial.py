@@ -223,11 +223,14 @@ class Foreground(FramePolicy):
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Split the new frames, or all frames if not `frozen`."""
+        # A frame in a tier was decided before, from exact values. Its stored values are rounded, so
+        # a second decision could differ.
         frames = [f for f in history.frames if not (self.frozen and f in history.tiers)]
         if self.saliency.shared and frames:
             return dict.fromkeys(frames, self._split(self.saliency.of(frames[0], history)))
         return {frame: self._split(self.saliency.of(frame, history)) for frame in frames}
 
     def _split(self, score_T: Tensor) -> Split:
+        """Put the highest scores in the foreground."""
         best = score_T.sort(descending=True, stable=True).indices[: self.choice.count(score_T)]
         return Split(best.sort().values, first=FOREGROUND, rest=KEEP)
