@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from harness.system import logs
 from harness.system.files import locked
@@ -24,6 +25,12 @@ SHARED = Path(os.environ.get("HARNESS_SHARED", ROOT.parent / "shared"))
 # it decorates a kernel, so it must be set before anything imports one.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# The same examples each time: a change must not fail for an example that it did not cause. Type
+# HYPOTHESIS_PROFILE=explore to look for new ones; add those that fail with @example.
+settings.register_profile("repeat", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 torch.set_num_threads(1)  # the test runner starts one worker per core
 faster.read_shipped_files_once()

@@ -101,6 +101,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
         setting = Setting(
             run.model_name, run.suite.name, model, known[key], run.suite.num_frames,
             request.backend_of(run.attention), None, card_gib,
+            switches=run.suite.switches, recached=run.suite.recached,
         )  # fmt: skip
         found = forecast(run.method_name, stored.build(run.method, run.folder), setting)
     except (InstantiationException, ValueError) as error:

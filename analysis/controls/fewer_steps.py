@@ -79,11 +79,13 @@ def with_fewer_steps(section: Section) -> Section:
     return replace(section, methods=methods, videos=videos, values=values)
 
 
-def steps_of_cost(model: VideoModel, parts: Parts, num_frames: int, share: float) -> int | None:
+def steps_of_cost(
+    model: VideoModel, parts: Parts, num_frames: int, share: float, recached: Sequence[int] = ()
+) -> int | None:
     """Return the number of steps whose planned FLOPs are nearest to a share of those of all steps.
 
     None if no other number of steps can run.
-    parts: the method, which skips no pass.
+    parts: the method, which skips no pass. recached: as in `VideoModel.passes`.
     """
     counted = network(model)
 
@@ -94,7 +96,7 @@ def steps_of_cost(model: VideoModel, parts: Parts, num_frames: int, share: float
         short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
         budget = Budget(short, Needs(counted, None, None, ()), parts, Portable())
         histories = budget.histories(Contract(best=True, window=short.window), num_frames)
-        needed = work(short, counted, budget.storage, histories, num_frames, Portable())
+        needed = work(short, counted, budget.storage, histories, num_frames, Portable(), recached)
         return needed.gemm_flops + needed.attention_flops
 
     full = getattr(model.schedule, NUM_STEPS)
@@ -117,6 +119,7 @@ def _work(section: Section) -> Mapping[str, Any] | None:
         **{key: value for key, value in request.model.items() if key != "schedule"},
         "schedule": schedule,
         "suite": (suite.name, suite.sha256, suite.num_frames, request.seed),
+        "switches": (suite.switches, suite.recache),
     }
 
 

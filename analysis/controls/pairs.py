@@ -201,7 +201,8 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
     share = section.methods[name].flops / section.methods[whole].flops
     if math.isnan(share):
         return pair(missing=f"rows without FLOPs: repeat the runs of {name} and {whole}")
-    wanted = steps_of_cost(model, replace(parts, reuse=None), request.suite.num_frames, share)
+    suite, plain = request.suite, replace(parts, reuse=None)
+    wanted = steps_of_cost(model, plain, suite.num_frames, share, suite.recached)
     if wanted is None:
         return pair(missing="none can be made: no other number of steps fits the order of passes")
     wide = with_fewer_steps(section)

@@ -93,4 +93,5 @@ def _setting(section: Section, request: Run) -> str:
     model = {name: value for name, value in request.model.items() if name not in CHANGED}
     devices = [] if section.setting is None else section.setting.devices
     suite = [request.suite.name, request.suite.sha256, request.suite.num_frames, request.seed]
+    suite += [request.suite.switches, request.suite.recache]
     return json.dumps([model, suite, devices, request.attention], sort_keys=True)

@@ -125,9 +125,16 @@ class FrameLayer:
         if self.context.spec.sink_rate:
             self._mix(range(self.first, first))
         self.first = max(self.first, first)
-        self._release([f for f in self.placements if self.context.spec.sink <= f < first])
-        behind = [f for f in self.arenas[POOL].places if self.context.spec.sink <= f < first]
-        self.arenas[POOL].drop(behind)
+        self._free(range(self.context.spec.sink, first))
+
+    def renew(self, frames: range) -> None:
+        """Free the newest frames, which are stored again."""
+        self._free(frames)
+
+    def _free(self, frames: range) -> None:
+        """Free frames, whole or pooled."""
+        self._release([f for f in self.placements if f in frames])
+        self.arenas[POOL].drop([f for f in self.arenas[POOL].places if f in frames])
 
     @property
     def ledger(self) -> Counter[str]:

@@ -76,6 +76,8 @@ class Integration(ABC):
     """Where the cache is kept and when memory is freed: one file of `conf/integration/`.
 
     name: name of the integration in rows and messages.
+    shows_active: its sessions show chunks that are still being denoised.
+    restarts: its sessions can start a new history within a video.
     free_before_decode: free the history and the cross-attention keys and values before the latents
         are decoded.
     stream_decode: copy pixels off the device one latent frame at a time.
@@ -84,6 +86,8 @@ class Integration(ABC):
     """
 
     name: ClassVar[str]
+    shows_active: ClassVar[bool] = False
+    restarts: ClassVar[bool] = False
     free_before_decode: bool
     stream_decode: bool
     keep_previous: bool
@@ -125,6 +129,8 @@ class Packed(Integration):
     stream_decode: bool = True
     keep_previous: bool = False
     name: ClassVar[str] = "packed"
+    shows_active: ClassVar[bool] = True
+    restarts: ClassVar[bool] = True
 
     def check(self, spec: CacheSpec, method: Method) -> None:
         """Raise ValueError if the method does not store whole pages of one size."""

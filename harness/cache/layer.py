@@ -193,6 +193,9 @@ class Layer(Protocol):
     def evict(self, first: int) -> None:
         """Evict frames after the model's sink and before `first`."""
 
+    def renew(self, frames: range) -> None:
+        """Free the newest frames, which are stored again."""
+
     @property
     def ledger(self) -> Counter[str]:
         """Bytes of the allocated tensors, by component."""

@@ -51,7 +51,6 @@ class Session:
         self.watch = KeyValueWatch()
         self.arithmetic = Arithmetic()
         self._backend = backend
-        self._scratch = Scratch()
         self._context = Context(
             spec=spec,
             method=method,
@@ -62,8 +61,14 @@ class Session:
             roped=method.keys_in(spec) == "roped",
             traffic=self.traffic,
         )
-        self._layers = [layer_of(self._context, layer) for layer in range(spec.num_layers)]
-        self._active = [ActiveChunks(self._context) for _ in range(spec.num_layers)]
+        self.start()
+
+    def start(self) -> None:
+        """Begin an empty history; the caller's next pass is at frame 0."""
+        num_layers = self.spec.num_layers
+        self._layers: list[Layer] = [layer_of(self._context, i) for i in range(num_layers)]
+        self._active: list[ActiveChunks] = [ActiveChunks(self._context) for _ in range(num_layers)]
+        self._scratch = Scratch()
         self._end = 0  # frames of the video so far, the current chunk included
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
@@ -93,10 +98,7 @@ class Session:
     def restart(self) -> None:
         """Free the history; the next pass starts a new one at frame 0."""
         self.ledger()  # updates `peak_bytes` before the memory is freed
-        self._layers = [layer_of(self._context, layer) for layer in range(self.spec.num_layers)]
-        self._active = [ActiveChunks(self._context) for _ in range(self.spec.num_layers)]
-        self._scratch = Scratch()
-        self._end = 0
+        self.start()
 
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
@@ -157,6 +159,12 @@ class Session:
             # The key is stored as it is: `Chunk.key` is read by methods without positions only.
             store.commit(Chunk(key, value, rotated_query=key[:, :, :0], rotated_key=key), plan)
             self.watch.note(layer, False, are_finite(key, value))
+
+    def renew(self, frames: range) -> None:
+        """Free the newest frames of the history; the next passes store them again."""
+        self.ledger()  # updates `peak_bytes` before the memory is freed
+        for layer in self._layers:
+            layer.renew(frames)
 
     def make_room(self) -> None:
         """Let the policy evict tokens before a new chunk starts."""

@@ -134,7 +134,7 @@ class TokenLayer:
             kept = self.held
             count = both.count if self.policy.rewrites else None
             note = both.note if kept is not None and kept.note is not None else None
-            self.held = replace(both, count=count, note=note)
+            self.keep(replace(both, count=count, note=note))
             self.is_uncut = True
         else:
             new = k, chunk.value, chunk.rotated_key
@@ -160,7 +160,11 @@ class TokenLayer:
         count = None
         if self.policy.rewrites:
             count = both.counts.gather(2, index) if revision.count is None else revision.count
-        self.held = Held(key, value, origin, count, revision.note)
+        self.keep(Held(key, value, origin, count, revision.note))
+
+    def keep(self, held: Held) -> None:
+        """Store tokens in place of those stored before."""
+        self.held = held
 
     def _let_go(self, plan: Plan) -> None:
         """Evict tokens that have left the model's window, the same number in every head."""
@@ -180,6 +184,12 @@ class TokenLayer:
     def evict(self, first: int) -> None:
         """Hide tokens after the model's sink and before `first`; the next commit evicts them."""
         self.first = first
+
+    def renew(self, frames: range) -> None:
+        """Free all tokens: those of other frames leave with the next chunk in any case."""
+        # Heads hold different tokens, so those of a sink could not stay.
+        assert self.context.spec.sink == 0, "checks refuse recaching of single tokens with a sink"
+        self.held, self.is_uncut = None, False
 
     @property
     def ledger(self) -> Counter[str]:

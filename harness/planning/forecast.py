@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.api import Method, TokenPolicy
@@ -26,6 +27,7 @@ class Setting:
     memory_gib: memory that the longest video must fit; None if not given.
     refused: with `method=all`, a sentence for each method that cannot serve the model.
     simulated: simulations that the methods share.
+    switches, recached: as in `harness.prompts.suite.Suite`.
     """
 
     model_name: str
@@ -38,6 +40,8 @@ class Setting:
     memory_gib: float | None
     refused: tuple[str, ...] = ()
     simulated: Simulated = field(default_factory=Simulated)
+    switches: Sequence[int] = ()
+    recached: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     """Predict one method; `method.check(spec)` must have passed."""
     model, num_frames = setting.model, setting.num_frames
     backend, reasons = _backend(method, setting)
-    budget = Budget(model, setting.needs, method, backend, setting.simulated)
+    num_switches = len(setting.switches)
+    budget = Budget(model, setting.needs, method, backend, setting.simulated, num_switches)
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     end, held = moments[-1], most(moments)
@@ -101,7 +106,10 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     dit_s = None
     if setting.ceilings is not None:
         histories = budget.histories(best, num_frames)
-        done = work(model, setting.needs.network, budget.storage, histories, num_frames, backend)
+        done = work(
+            model, setting.needs.network, budget.storage, histories, num_frames, backend,
+            setting.recached,
+        )  # fmt: skip
         dit_s = done.seconds(setting.ceilings)
     return Forecast(
         method=name,

@@ -99,10 +99,11 @@ def _is_alike(run: Run, request: Path) -> bool:
     """Whether a request has the same model, method, attention and length; False if unreadable."""
     try:
         asked: dict[str, Any] = json.loads(request.read_text())
-        num_frames = asked["suite"]["num_frames"]
+        suite = asked["suite"]
+        work = suite["num_frames"], suite["switches"] if suite.get("recache") else []
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    if num_frames != run.suite.num_frames:
+    if work != (run.suite.num_frames, [*run.suite.recached]):
         return False
     return all(asked.get(name) == getattr(run, name) for name in ALIKE)
 

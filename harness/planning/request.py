@@ -20,7 +20,7 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
-from harness.checks.parts import demand_fit
+from harness.checks.parts import demand_fit, demand_switches
 from harness.config import settings
 from harness.config.hydra_errors import demand_choices
 from harness.config.read_once import read_once
@@ -123,7 +123,10 @@ def resolve(
     config = next(iter(configs.values()))
     shared = _resolved(config)
     model = model_of(_choice(config, "model"), shared["model"])
-    num_frames = _num_frames(shared["suite"], model)
+    asked_suite = suite.configured(shared["suite"])
+    size = model.chunk_frames, model.fps, model.first_pixel_frames
+    num_frames = suite.latent_frames(asked_suite, *size)
+    switches = suite.switches(asked_suite, num_frames, *size)
     packed, resolved = {}, {}
     for name, each in configs.items():
         resolved[name] = _resolved(each)
@@ -133,6 +136,8 @@ def resolve(
     for name, method in list(methods.items()):
         try:
             demand_fit(model, method, packed[name], num_frames)
+            if switches:
+                demand_switches(model, method, packed[name], asked_suite.recache)
         except ValueError as error:
             if asked != ["all"]:
                 raise
@@ -148,6 +153,8 @@ def resolve(
         ceilings=limits,
         memory_gib=limit_gib,
         refused=tuple(refused),
+        switches=switches,
+        recached=switches if asked_suite.recache else (),
     )
     return setting, methods
 
@@ -186,12 +193,6 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
         raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
     model: VideoModel = build("model", config, VideoModel)
     return model
-
-
-def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
-    """Return the latent frames of a suite's videos."""
-    first = model.first_pixel_frames
-    return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps, first)
 
 
 def _method(config: dict[str, Any]) -> Method:

@@ -71,10 +71,11 @@ def work(
     histories: Sequence[Sequence[Moment]],
     num_frames: int,
     backend: Backend,
+    recached: Sequence[int] = (),
 ) -> Work:
     """Add up the work of all passes of a video, over all guidance branches.
 
-    histories: the moments of each history of the video.
+    histories: the moments of each history of the video. recached: as in `VideoModel.passes`.
     Source  attention takes 4 q N C FLOPs per layer and pass: two products of 2 q N C each, for q
             queries over N tokens of width C, all query heads together.
     """
@@ -83,7 +84,7 @@ def work(
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
-    for each in _run(model, num_frames, storage.method.reuse):
+    for each in _run(model, model.passes(num_frames, recached), storage.method.reuse):
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
         queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
         packed = stored = 0.0
@@ -112,17 +113,17 @@ def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
     return frames * spec.tokens_per_frame * _visible(spec, each)
 
 
-def _run(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
+def _run(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iterator[Pass]:
     """Yield the passes of a video that a reuse policy does not skip."""
     steps = {first: len(model.schedule.times(first)) for first in (True, False)}
-    for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
+    for each in passes:
         step, num_steps = each.step, steps[each.history == 0 and each.frames.start == 0]
         if reuse is not None and reuse.scope == "window" and each.row is not None:
             num_steps = each.num_rows
             step = None if step is None else each.row
         # Policies that watch a feature are counted as if they skipped nothing: its changes are
         # unknown before a run.
-        if reuse is not None and reuse.feature is None and step:
+        if reuse is not None and reuse.feature is None and step and each.step:
             free = not reuse.guards(step, num_steps)
             if free and reuse.skips(step, num_steps, []):
                 continue
@@ -133,9 +134,14 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
     """Return the share of the held frames that a pass attends to.
 
     It is below 1 where the loop limits what a pass sees, and for anchored positions, where the sink
-    is moved next to the newest frames and hides some. Evicted frames are assumed to be spread
+    is moved next to the newest frames and hides some; and where the history is computed again,
+    since only its sink and its newest chunks exist then. Evicted frames are assumed to be spread
     evenly over hidden and visible ones.
     """
+    if each.recached_for is not None and spec.window is not None:
+        gone = max(0, each.recached_for.start - spec.window)
+        most = min(each.frames.start, spec.window - spec.chunk_frames)
+        return min(1.0, (each.frames.start - gone) / max(1, most))
     if each.sees is not None:
         most = each.frames.start if spec.window is None else spec.window - spec.chunk_frames
         return min(1.0, len(each.sees) / max(1, min(each.frames.start, most)))

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 
 from harness.api import Method
 from harness.cache.integration import Integration, Packed
-from harness.cache.published import Published
+from harness.cache.published import FullBuffers, Published
 from harness.config.messages import of_construction
 from harness.models.preset import VideoModel
 from harness.planning.forecast import Setting, forecast
@@ -86,6 +86,10 @@ def _counted(
     integration.check(model.spec, method)
     if isinstance(integration, Published):
         return _of_study(run, model)
+    if isinstance(integration, FullBuffers):
+        num_held = model.loop.histories(run.suite.num_frames)[0]
+        kv_bytes = model.num_histories * integration.history_bytes(model.spec, num_held)
+        return kv_bytes, None, (f"peak is not planned for integration={integration.name}",)
     if not isinstance(integration, Packed):
         raise UserError(f"nothing is known of what {type(integration).__name__} stores")
     setting = Setting(
@@ -97,6 +101,8 @@ def _counted(
         backend=backend_of(run.attention),
         ceilings=None,
         memory_gib=None,
+        switches=run.suite.switches,
+        recached=run.suite.recached,
     )
     found = forecast(run.method_name, method, setting)
     best, reason = _contract(integration, model)

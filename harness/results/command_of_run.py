@@ -54,6 +54,9 @@ class Origin:
         more += [f"run.timeout_s={execution.timeout_s}"] if execution.timeout_s else []
         if run.suite.num_frames % run.model["chunk_frames"]:
             more.append("suite.partial_chunk=true")
+        if run.suite.switches:
+            more.append(f"suite.switch_frames=[{','.join(map(str, run.suite.switches))}]")
+            more.append(f"suite.recache={str(run.suite.recache).lower()}")
         return cls(
             folder, own, run.suite.name, run.model_name, run.method_name, run.settings,
             run.suite.source, run.suite.num_frames, run.seed, tuple(more),

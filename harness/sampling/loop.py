@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.api import Method, Stores
-from harness.cache.integration import Integration, Packed
+from harness.cache.integration import Integration
 from harness.sampling.decoder import Codec, Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
@@ -84,14 +84,14 @@ class Loop:
                 f"{type(method.reuse).__name__} skips passes of one chunk, but model.loop.joint "
                 "denoises several chunks in one pass: choose a method without reuse"
             )
-        if self.offset is not None and not self.joint and not isinstance(integration, Packed):
+        if self.offset is not None and not self.joint and not integration.shows_active:
             raise ValueError(
                 f"integration={integration.name} keeps finished chunks only, but model.loop.offset "
                 "shows chunks that are still being denoised: choose integration=packed"
             )
         if self.frames is None:
             return
-        if not isinstance(integration, Packed):
+        if not integration.restarts:
             raise ValueError(
                 f"integration={integration.name} keeps one history per video, but "
                 f"model.loop.frames={self.frames} starts new ones: choose integration=packed"
@@ -102,9 +102,9 @@ class Loop:
                 "with a picture: choose model.decoder._target_=harness.models.WanCodec"
             )
 
-    def demand_packed(self, integration: Integration) -> None:
+    def demand_active(self, integration: Integration) -> None:
         """Raise ValueError if an integration cannot show chunks that are still being denoised."""
-        if not isinstance(integration, Packed):
+        if not integration.shows_active:
             raise ValueError(
                 f"integration={integration.name} keeps finished chunks only, but harness.sampling."
                 f"{type(self).__name__} shows chunks that are still being denoised: choose "

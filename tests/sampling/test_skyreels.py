@@ -13,6 +13,8 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Exact, Method, PassInputs, Reuse, Revision, Tokens
 from harness.cache.attention.portable import Portable
+from harness.cache.integration import Integration, Packed
+from harness.cache.published import FullBuffers
 from harness.cache.session import Session
 from harness.sampling.diffusion_forcing import DiffusionForcing
 from harness.sampling.guidance import Branch, Guidance, SameText
@@ -53,6 +55,7 @@ FLOW = [
     "e_flow_noret",
 ]
 EVALUATED, REUSED, PREFIX = 1, 2, 3
+PACKED = Packed()
 # The polynomials of TeaCache for Wan2.1-1.3B, with and without retention steps.
 RETENTION = (-52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664)
 NO_RETENTION = (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774)
@@ -212,7 +215,11 @@ class Made:
 
 
 def made(
-    golden: Any, scenario: dict[str, Any], method: Method | None = None, **changes: Any
+    golden: Any,
+    scenario: dict[str, Any],
+    method: Method | None = None,
+    integration: Integration = PACKED,
+    **changes: Any,
 ) -> Made:
     """Make the video of a scenario. changes: of its loop."""
     config = scenario["config"]
@@ -234,7 +241,8 @@ def made(
     backend = Counting()
     total = config["total_frames"]
     held = order.histories(total)[0]
-    sessions = [Session(shape, method, backend, held, CPU) for _ in range(2)]
+    integration.check(shape, method)
+    sessions = [integration.session(shape, method, backend, held, CPU) for _ in range(2)]
     texts = scenario["inputs"]
     branches = tuple(
         Branch(session, SameText(net.text_kv(text)))
@@ -296,6 +304,24 @@ def test_joint_executions_are_those_of_the_original(golden: Any, name: str) -> N
             if seen.drift is not None:
                 assert seen.drift == pytest.approx(call["drift"], abs=1e-6)
                 assert seen.candidate == pytest.approx(call["candidate"], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_full_buffers_hold_what_the_original_held(golden: Any, name: str) -> None:
+    scenario = golden(f"skyreels/{name}.pt")
+    found = made(golden, scenario, integration=FullBuffers())
+    torch.testing.assert_close(found.latents, expected_latents(scenario), atol=TOLERANCE, rtol=0)
+    check_decisions(scenario, found)
+    # A prefix that is computed in every row is never stored.
+    every_row = found.sampler.loop.prefix == "every_row"
+    given = scenario["windows"][-1]["pre_ready"] if every_row else 0
+    for layer, recorded in enumerate(scenario["windows"][-1]["kv_end"]):
+        for branch, session in zip(("cond", "uncond"), found.sessions, strict=True):
+            first = given * session.spec.tokens_per_frame
+            held = session._layers[layer].buffers
+            for name, buffer in {"k": held.key, "v": held.value}.items():
+                expected = recorded[f"{name}_{branch}"].transpose(1, 2)[:, :, first:]
+                torch.testing.assert_close(buffer[:, :, first:], expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -396,8 +422,11 @@ def test_decisions_are_those_of_the_original(golden: Any) -> None:
     assert len(vectors) >= 1
 
 
+@pytest.mark.parametrize("integration", [PACKED, FullBuffers()], ids=lambda each: each.name)
 @pytest.mark.parametrize("name", ["f_compress1", "f_compress2_no_reuse"])
-def test_compression_is_that_of_the_original(golden: Any, name: str) -> None:
+def test_compression_is_that_of_the_original(
+    golden: Any, name: str, integration: Integration
+) -> None:
     """Kept tokens, and all that follows from them; each layer and branch chooses by itself."""
     scenario = golden(f"skyreels/{name}.pt")
     events: list[tuple[int, Tensor]] = []
@@ -416,7 +445,7 @@ def test_compression_is_that_of_the_original(golden: Any, name: str) -> None:
         order="score",
         scorer=FlowCache(queries="chunk", pool=7, weight=0.07),
     )
-    found = made(golden, scenario, Method(Exact(), Exact(), retention))
+    found = made(golden, scenario, Method(Exact(), Exact(), retention), integration)
     check_flows(scenario, found)
     torch.testing.assert_close(found.latents, expected_latents(scenario), atol=TOLERANCE, rtol=0)
     check_decisions(scenario, found)
@@ -426,8 +455,17 @@ def test_compression_is_that_of_the_original(golden: Any, name: str) -> None:
         for kept in event["kept"]
     )
     assert sorted((layer, sorted(k.tolist())) for layer, kept in events for k in kept) == expected
-    for session in found.sessions:  # what was dropped is freed
+    for session in found.sessions:  # evicted tokens are freed, except by the full buffers
         assert live_bytes(session) == session.stored_bytes
+        sizes = session.ledger()
+        # The chunk that finished last joins what the last cut left; FP32 has twice BF16's bytes.
+        kept = 2 * (budget + 1) * session.spec.chunk_frames * session.spec.bf16_frame_bytes
+        frames = found.sampler.loop.histories(scenario["config"]["total_frames"])[0]
+        if isinstance(integration, FullBuffers):
+            whole = 2 * session.spec.bf16_frame_bytes * frames
+            assert sizes["buffers"] == whole > kept
+        else:
+            assert sizes["exact"] == kept
 
 
 def test_first_in_first_out_is_that_of_the_original(golden: Any) -> None:

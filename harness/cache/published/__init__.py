@@ -11,7 +11,8 @@ has a file for each, and `conf/method/published` one for each of the 33 methods.
 - Pixels are rounded, not truncated.
 """
 
+from harness.cache.published.buffers import FullBuffers
 from harness.cache.published.integration import Dense, Published
 from harness.cache.published.session import PublishedSession
 
-__all__ = ["Dense", "Published", "PublishedSession"]
+__all__ = ["Dense", "FullBuffers", "Published", "PublishedSession"]
