@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from harness.models.preset import DTYPES, VideoModel
 from harness.planning.history import Moment
 from harness.planning.model_needs import Network
 from harness.planning.storage import Storage
-from harness.sampling.guidance import Role
 from harness.sampling.passes import Pass
 from harness.system.errors import UserError
 from harness.system.paths import shipped
@@ -103,44 +102,6 @@ def work(
                 read = len(each.frames) + moment.moved
                 encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
     return Work(gemm, attention, staging, encoding)
-
-
-def realised_flops(
-    model: VideoModel,
-    network: Network,
-    reuse: Reuse | None,
-    histories: Sequence[Sequence[Moment]],
-    passes: Iterable[Pass],
-    skipped: Sequence[bool],
-    role: Role,
-) -> float:
-    """Return the FLOPs of the passes of one guidance branch in a video that was made.
-
-    A skipped pass whose blocks are replaced by their residual still runs embeddings and head. One
-    whose flow or displacement is replaced runs neither; what its policy watches is not counted.
-
-    passes: of the video, in order (`VideoModel.passes`).
-    skipped: of every pass of the branch in order, commits included, whether a reuse policy skipped
-        it.
-    Raises  ValueError: `skipped` is of another number of passes.
-    """
-    spec = model.spec
-    width = spec.num_heads * spec.head_dim
-    most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
-    total = 0.0
-    of_role = [each for each in passes if role in model.roles_of(each)]
-    for each, is_skipped in zip(of_role, skipped, strict=True):
-        share = len(each.frames) / most_frames
-        if is_skipped:
-            is_residual = reuse is not None and reuse.payload == "residual"
-            total += network.ends_flops * share * is_residual
-            continue
-        moment = histories[each.history][each.frames.start // spec.chunk_frames]
-        queries = len(each.frames) * spec.tokens_per_frame
-        history = 0.0 if role.cache == "none" else _history(spec, each, moment)
-        total += network.flops * share
-        total += 4 * queries * (history + queries) * width * spec.num_layers
-    return total
 
 
 def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
