@@ -61,6 +61,8 @@ class Pass:
     is_oldest: whether no older chunk is unfinished.
     needs_room: whether a policy may cut the history before the pass, because a chunk starts in this
         row beside unfinished ones.
+    precedes_commit: whether the next pass over these frames may store them in the history. A policy
+        that compares the two looks at no other noisy pass.
     """
 
     history: int
@@ -76,6 +78,7 @@ class Pass:
     num_rows: int = 0
     is_oldest: bool = True
     needs_room: bool = False
+    precedes_commit: bool = True
 
     @property
     def advancing(self) -> range:
