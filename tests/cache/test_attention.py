@@ -10,10 +10,11 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.api import Exact, Method, Quantizer, Tier
-from harness.cache import kernels
+from harness.cache import compiled, kernels
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.attention.by_kernel import unread
+from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.dense import Merge, attend_dense
 from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
@@ -34,11 +35,18 @@ from tests.support.geometry import BF16, CONF, CPU, configured, method_names, me
 from tests.support.kernels import tiered
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TORCH = {
+TORCH: dict[str, Backend] = {
     "heads": Portable(),
     "one head": Portable(scratch_mib=1e-6),
     "tokens": Portable(axis="tokens", tile_tokens=40),
 }
+NUMBA = {
+    "compiled": Compiled(),
+    "compiled, one head": Compiled(scratch_mib=1e-6),
+    "compiled, tokens": Compiled(axis="tokens", tile_tokens=40),
+}
+if compiled.missing() is None:
+    TORCH |= NUMBA
 TRITON: dict[str, Backend] = {
     "staged": Staged(scratch_mib=1e-6, least_heads=1),
     "fused": Fused(),
