@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.api import Exact, Method, Quantizer, Tier
 from harness.cache import compiled, kernels
+from harness.cache.attention import auto
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.attention.by_kernel import unread
@@ -22,6 +23,7 @@ from harness.cache.attention.reference import Reference
 from harness.cache.attention.staged import Staged
 from harness.cache.session import Session
 from harness.system.errors import UserError
+from harness.system.logs import log
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.normed import Normed
@@ -198,9 +200,25 @@ class Opaque(RTN):
 
 
 def test_auto_takes_what_runs_here() -> None:
-    chosen = Auto().resolve(spec(), BF16, CPU)
-    assert chosen == Portable()
-    assert Auto().resolve(spec(), Method(Opaque(), Opaque(), KeepAll()), DEVICE) == Portable()
+    here = Portable() if compiled.missing() else Compiled()
+    assert Auto().resolve(spec(), BF16, CPU) == here
+    opaque = Method(Opaque(), Opaque(), KeepAll())
+    assert Auto().resolve(spec(), opaque, DEVICE) == (here if DEVICE == CPU else Portable())
+
+
+def test_auto_says_once_that_it_goes_on_with_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "missing", lambda: "numba is not installed")
+    monkeypatch.setattr(log, "propagate", True)
+    auto._tell.cache_clear()
+    assert [Auto().resolve(spec(), BF16, CPU) for _ in "12"] == [Portable()] * 2
+    assert len(caplog.messages) == 1
+    assert "numba is not installed, so torch decodes the history" in caplog.text
+    with pytest.raises(UserError, match="numba is not installed; type attention=portable"):
+        Compiled().resolve(spec(), BF16, CPU)
+    with pytest.raises(UserError, match="meta is no CPU; type attention=portable"):
+        Compiled().resolve(spec(), BF16, torch.device("meta"))
 
 
 def test_a_backend_that_cannot_serve_says_what_can(monkeypatch: pytest.MonkeyPatch) -> None:
