@@ -273,7 +273,7 @@ def _note_bytes(layer: FrameLayer) -> int:
     num_notes = len(layer.notes) + len(layer.noisy_notes)
     if not num_notes:
         return 0
-    frame = torch.zeros(1, TRUE.num_heads, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
+    frame = torch.zeros(1, TRUE.num_heads, 1, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
     note = layer.policy.observe(frame, frame)
     return 0 if note is None else num_notes * note.nbytes
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.downloads.data_folder import CACHE
 from harness.prompts.suite import Suite
 from harness.results.run import SAMPLE_SEED_STEP, Run
 from harness.results.scores import Key
 from harness.system.files import shown
+from harness.system.paths import CACHE
 
 # Settings of these groups are stored with their prefix; settings of the method without it.
 GROUPS = ("model", "method", "attention", "integration")
