@@ -115,22 +115,29 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
 def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     from harness.planning.run_memory import memory  # imports torch, which other parents never do
+    from harness.system import machine
 
     parts = _parts(run)
     state = RunState.read(run.folder)
     failed, left = state.failed(run), state.missing(run)
     without = {item.key for item in left}
     device = run.execution.device
-    machine = _machine(device)
-    time = past_runs.seconds(run, reference, machine)
+    try:
+        here = past_runs.machine(machine.device_name(machine.choose_device(device)))
+    except ValueError:  # the device is not on this machine
+        here = None
+    time = past_runs.seconds(run, reference, here)
     disk = past_runs.disk_bytes(run, reference)
     planned = memory(run)
     told = (*time.reasons, *disk.reasons, *_refused_here(run, parts))
-    if machine is None:
+    if here is None:
         told = (f"run.device={device} is not here: minutes are of any machine", *told)
+    # Runs with another attention window or other prompts are never in one table.
+    window = run.model.get("window")
+    history = "full history" if window is None else f"contract window{window}"
     return Outlook(
         run_id=run.run_id,
-        table=_table(run),
+        table=f"{run.suite.name}, {run.model_name}, {history}, {run.suite.source} prompts",
         suite=run.suite.name,
         model=run.model_name,
         method=run.method_name,
@@ -149,6 +156,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
         raw_bytes=planned.raw_bytes,
         kv_bytes=planned.kv_bytes,
         peak_bytes=planned.peak_bytes,
+        # Estimates for videos that are left explain nothing if none is left.
         reasons=(*run.notes, *(told if left else ()), *planned.reasons),
     )
 
@@ -173,12 +181,12 @@ def _parts(run: Run) -> Parts:
 
 def _refused_here(run: Run, parts: Parts) -> list[str]:
     """Return why the run cannot start on this machine, although it may on another."""
-    from harness.system import machine as env
+    from harness.system import machine
 
     told = []
     model, data_dir = parts.model, Path(run.data_dir)
     try:
-        device = env.choose_device(run.execution.device)
+        device = machine.choose_device(run.execution.device)
         parts.integration.resolve(parts.attention, model.spec, parts.method, device)
     except (UserError, ValueError) as error:
         told.append(f"it cannot start here: {error}")
@@ -190,50 +198,30 @@ def _refused_here(run: Run, parts: Parts) -> list[str]:
     return told
 
 
-def _table(run: Run) -> str:
-    """Return the title of a run's table."""
-    # Runs with another attention window or other prompts are never in one table.
-    window = run.model.get("window")
-    history = "full history" if window is None else f"contract window{window}"
-    return f"{run.suite.name}, {run.model_name}, {history}, {run.suite.source} prompts"
-
-
 def _stems(items: Sequence[Item]) -> Videos:
     return tuple(item.stem for item in items)
-
-
-def _machine(device: str) -> str | None:
-    """Return the card or processor of a device; None if this machine does not have it."""
-    from harness.system import machine as env
-
-    try:
-        return past_runs.machine(env.device_name(env.choose_device(device)))
-    except ValueError:
-        return None
 
 
 def merged(found: Sequence[Outlook]) -> list[Outlook]:
     """Merge the outlooks of each run; references that are done are left out."""
     runs: dict[str, Outlook] = {}
     for each in found:
-        known = runs.get(each.run_id)
-        runs[each.run_id] = each if known is None else _both(known, each)
+        one = runs.setdefault(each.run_id, each)
+        if one is each:
+            continue
+        # The jobs of one run may request different prompts of it.
+        asked = _union(one.asked, each.asked)
+        runs[each.run_id] = replace(
+            one,
+            is_job=one.is_job or each.is_job,
+            num_prompts=len({stem.partition("-")[0] for stem in asked}),
+            asked=asked,
+            failed=_union(one.failed, each.failed),
+            left=_union(one.left, each.left),
+            unscored=_union(one.unscored, each.unscored),
+            reasons=_union(one.reasons, each.reasons),
+        )
     return [each for each in runs.values() if each.is_job or each.state != "done"]
-
-
-def _both(one: Outlook, other: Outlook) -> Outlook:
-    """Merge two outlooks of one run, whose jobs may request different prompts."""
-    asked = _union(one.asked, other.asked)
-    return replace(
-        one,
-        is_job=one.is_job or other.is_job,
-        num_prompts=len({stem.partition("-")[0] for stem in asked}),
-        asked=asked,
-        failed=_union(one.failed, other.failed),
-        left=_union(one.left, other.left),
-        unscored=_union(one.unscored, other.unscored),
-        reasons=_union(one.reasons, other.reasons),
-    )
 
 
 def _union(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:

@@ -86,25 +86,22 @@ def _sources(run: Run, reference: Run) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _others(run: Run) -> list[Path]:
-    """Return the folders of other comparable runs, with any overrides, suite and seed."""
+    """Return the folders of other comparable runs, with any overrides, suite and seed.
+
+    Comparable are runs with the same model, method, attention and length.
+    """
+    folders = []
     pattern = f"*/{escape(run.model_name)}/*/request.json"
-    return [
-        path.parent
-        for path in sorted(Path(run.results_dir).glob(pattern))
-        if path.parent != run.folder and _is_alike(run, path)
-    ]
-
-
-def _is_alike(run: Run, request: Path) -> bool:
-    """Whether a request has the same model, method, attention and length; False if unreadable."""
-    try:
-        asked: dict[str, Any] = json.loads(request.read_text())
-        num_frames = asked["suite"]["num_frames"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    if num_frames != run.suite.num_frames:
-        return False
-    return all(asked.get(name) == getattr(run, name) for name in ALIKE)
+    for request in sorted(Path(run.results_dir).glob(pattern)):
+        try:
+            asked: dict[str, Any] = json.loads(request.read_text())
+            num_frames = asked["suite"]["num_frames"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # an unreadable request says nothing about its videos
+        alike = all(asked.get(name) == getattr(run, name) for name in ALIKE)
+        if request.parent != run.folder and alike and num_frames == run.suite.num_frames:
+            folders.append(request.parent)
+    return folders
 
 
 def _timed(folder: Path) -> list[tuple[str, float]]:

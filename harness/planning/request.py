@@ -113,8 +113,13 @@ def resolve(
     asked, others = _methods(words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         read_once(GlobalHydra.instance().config_loader())
+        # Without `method=`, the configuration says which method is asked for.
         first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
-        names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
+        if asked == ["all"]:
+            loader = GlobalHydra.instance().config_loader()
+            names = sorted(loader.get_group_options("method", ObjectType.CONFIG))
+        else:
+            names = asked or [_choice(first, "method")]
         known = {} if asked == ["all"] else {names[0]: first}
         # Metrics take no part, and composing them takes a third of the time. Words about them stay.
         if not any(word.lstrip("+~").startswith("metrics") for word in others):
@@ -123,12 +128,17 @@ def resolve(
     config = next(iter(configs.values()))
     shared = _resolved(config)
     model = model_of(_choice(config, "model"), shared["model"])
-    num_frames = _num_frames(shared["suite"], model)
+    num_frames = suite.latent_frames(
+        suite.configured(shared["suite"]), model.chunk_frames, model.fps, model.first_pixel_frames
+    )
     packed, resolved = {}, {}
     for name, each in configs.items():
         resolved[name] = _resolved(each)
         packed[name] = _packed(name, _choice(each, "integration"), resolved[name])
-    methods = {name: _method(each) for name, each in resolved.items()}
+    methods: dict[str, Method] = {
+        name: build("method", each["method"], Method) for name, each in resolved.items()
+    }
+    # Of all methods, those that cannot serve the model are left out; a named one is an error.
     refused: list[str] = []
     for name, method in list(methods.items()):
         try:
@@ -167,11 +177,6 @@ def _compose(words: list[str]) -> DictConfig:
     return compose("config", words, return_hydra_config=True)
 
 
-def _every_method() -> list[str]:
-    loader = GlobalHydra.instance().config_loader()
-    return sorted(loader.get_group_options("method", ObjectType.CONFIG))
-
-
 def _choice(config: DictConfig, group: str) -> str:
     return str(config.hydra.runtime.choices[group])
 
@@ -186,17 +191,6 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
         raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
     model: VideoModel = build("model", config, VideoModel)
     return model
-
-
-def _num_frames(config: dict[str, Any], model: VideoModel) -> int:
-    """Return the latent frames of a suite's videos."""
-    first = model.first_pixel_frames
-    return suite.latent_frames(suite.configured(config), model.chunk_frames, model.fps, first)
-
-
-def _method(config: dict[str, Any]) -> Method:
-    method: Method = build("method", config["method"], Method)
-    return method
 
 
 def _packed(name: str, choice: str, config: dict[str, Any]) -> Packed:

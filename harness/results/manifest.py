@@ -51,12 +51,12 @@ def write(run: Run, state: RunState | None = None) -> None:
         "schema_version": observation.SCHEMA_VERSION,
         "code_versions": state.code_versions,
         "environment": _environment(run.folder),
-        "files": {name: sha256(run.folder / name) for name in _files(run.folder)},
+        "files": {name: sha256(run.folder / name) for name in _covered_files(run.folder)},
     }
     write_json(run.folder / MANIFEST, sealed(content))
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _covered_files(folder: Path) -> Iterator[str]:
     """Yield the files of a run that the manifest covers, relative to its folder."""
     # Without request.json: every command rewrites it, with its own prompts and metrics.
     top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
@@ -175,10 +175,12 @@ def verify(folder: Path, score_only: bool = False) -> None:
     for name, digest in content["files"].items():
         path = folder / name
         gone = not path.exists()
+        # A file that this command writes again is no damage, such as a removed picture.
         if gone and not _stays_lost(folder, name, score_only):
             continue
         if gone or sha256(path) != digest:
             raise UserError(_sentence(folder, name, gone, score_only))
+    # Only generating writes environment.json, so nothing else would restore it.
     if content.get("environment") and not (folder / ENVIRONMENT).exists():
         write_json(folder / ENVIRONMENT, content["environment"])
 

@@ -145,6 +145,7 @@ class Run:
         method's file that only describe it.
         """
         method = {name: value for name, value in self.method.items() if name not in WORDS}
+        # Changing this dictionary, or how it is written, changes the id of every run.
         identity: dict[str, Any] = {
             "schema": observation.SCHEMA_VERSION,
             "model": self.model,
@@ -294,9 +295,7 @@ class Run:
         try:
             request = json.loads(path.read_text())
             log.debug("read %s", path)
-            digest = request.pop(
-                "sha256", None
-            )  # requests that were put together by hand have none
+            digest = request.pop("sha256", None)  # a request that was written by hand has none
             if digest not in (None, _digest(request)):
                 raise ValueError("its content does not match the digest in it")
             prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))
