@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -335,7 +334,7 @@ def _reason(error: ValueError) -> str:
 
 def _words(shape: CacheSpec) -> str:
     """Describe how a geometry differs from the usual one."""
-    changed = vars(replace(shape))
+    changed = vars(shape)
     usual = vars(spec())
     return ", ".join(f"{name}={x}" for name, x in changed.items() if x != usual[name])
 

@@ -43,30 +43,28 @@ def of_frames(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
     if path is None:
         yield "its frames are missing (no .mkv, no .npy)"
     elif path.suffix == ".npy":
-        yield from _of_raw(path, row, score)
+        import numpy as np
+
+        if score is not None:
+            yield "it is scored, but its frames were never packed (found .npy, expected .mkv)"
+        try:
+            found = digest(np.load(path))
+        except (OSError, ValueError, EOFError):
+            found = "damaged"
+        if found != (expected := str(row["frames_sha256"])):
+            hashes = f"found {found[:12]}, expected {expected[:12]}"
+            yield f"its raw frames are not those of its row ({hashes})"
     elif score is not None and (found := sha256(path)) != score["video_sha256"]:
-        expected = str(score["video_sha256"])[:12]
-        yield f"its .mkv is not the one scored (found digest {found[:12]}, expected {expected})"
+        expected = str(score["video_sha256"])
+        hashes = f"found digest {found[:12]}, expected {expected[:12]}"
+        yield f"its .mkv is not the one scored ({hashes})"
     else:
         yield from _of_container(path, row)
 
 
-def _of_raw(path: Path, row: Row, score: Row | None) -> Iterator[str]:
-    import numpy as np
-
-    if score is not None:
-        yield "it is scored, but its frames were never packed (found .npy, expected .mkv)"
-    try:
-        found = digest(np.load(path))
-    except (OSError, ValueError, EOFError):
-        found = "damaged"
-    if found != row["frames_sha256"]:
-        expected = str(row["frames_sha256"])[:12]
-        yield f"its raw frames are not those of its row (found {found[:12]}, expected {expected})"
-
-
 def _of_container(path: Path, row: Row) -> Iterator[str]:
-    """Yield how a lossless file's header differs from the row; frames are not decoded."""
+    """Yield how a lossless file's header differs from the row."""
+    # Frames are not decoded, which would take as long as scoring; their digest is a tag.
     import av
 
     try:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.config.messages import complain, verb
-from harness.config.request import plan
+from harness.config.request import requested_runs
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of
 from harness.results.run_state import RunState
@@ -45,7 +45,7 @@ class Command:
         start = time.perf_counter()
         try:
             begin()  # a launcher's process has no logging handler yet
-            run, reference = plan(config)
+            run, reference = requested_runs(config)
             begin(config.run.log)
             self._warn(run)
             ended = self._carry_out(begun, run, reference, config.run.dry)

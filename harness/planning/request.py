@@ -22,8 +22,8 @@ from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
 from harness.checks.parts import demand_fit
 from harness.config import settings
+from harness.config.compose import read_once
 from harness.config.hydra_errors import demand_choices
-from harness.config.read_once import read_once
 from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
 from harness.planning import roofline

@@ -18,7 +18,7 @@ from harness.prompts.suite import Prompt, Suite
 from harness.results import observation, observations
 from harness.results.observation import Observation
 from harness.results.observations import Twice
-from harness.results.scores import Key
+from harness.results.scores import Key, stem
 from harness.system.errors import UserError, first_line
 from harness.system.files import (
     locked,
@@ -57,7 +57,7 @@ class Item:
     @property
     def stem(self) -> str:
         """File name of the video without its suffix."""
-        return f"{self.prompt.index:04d}-{self.sample}"
+        return stem(self.key)
 
 
 @dataclass(frozen=True)

@@ -206,5 +206,10 @@ def key(row: Row) -> Key:
     return row["prompt_index"], row["sample"]
 
 
+def stem(video: Key) -> str:
+    """Return the name of a video's files without their suffix."""
+    return f"{video[0]:04d}-{video[1]}"
+
+
 def _metric_of(field: pa.Field) -> str | None:
     return (field.metadata or {}).get(b"metric", b"").decode() or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from harness.runs.child import Reports
 from harness.system.child_process import die_with
 from harness.system.ending import lasting_streams
 from harness.system.errors import (
+    DISK_FULL,
     INTERRUPTED,
     USER_ERROR,
     UserError,
@@ -29,8 +29,6 @@ from harness.system.errors import (
 )
 from harness.system.logs import begin
 from harness.system.plain import plain_streams
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(words: Sequence[str]) -> int:
@@ -90,7 +88,7 @@ def mendable(error: Exception, folder: Path) -> str | None:
     """Return the message for an error that the user can fix, None for a failure of the stage."""
     if cause_of(error) == "oom":
         return None
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
             f"no space left under {folder} ({os.strerror(error.errno)}): free some and type the "
             "same command again, finished videos are kept"
