@@ -159,6 +159,7 @@ def its_latents_can_be_decoded(subject: ModelSubject) -> str:
 def a_small_pass_is_finite(subject: ModelSubject) -> str:
     """The loaded weights predict finite flows for two tiny chunks, the second with history."""
     model = subject.model
+    # The weights do not depend on the size of a frame, so the smallest frames test them all.
     small = replace(model, latent_size=SMALL)
     network = small.build(CPU, subject.folder).network
     sampler = Sampler(network, model.schedule, model.chunk_frames)

@@ -209,6 +209,7 @@ class _Folder:
         self._run = run
         if self._manifest is None:
             return
+        # The manifest repeats the settings for readers; the id is computed from the request.
         for name in ("model", "method", "attention", "integration"):
             if _unnamed(self._manifest.get(name)) != _unnamed(getattr(run, name)):
                 self._reported.add(manifest.MANIFEST)
@@ -256,6 +257,7 @@ class _Folder:
         if is_scoring:
             counts.append("scores were being added when its command ended")
         elif is_whole and (self.folder / manifest.MANIFEST).exists():
+            # Complete. A damaged manifest has a finding already.
             counted, rows_made = (self._manifest or {}).get("num_videos"), len(self._made_here())
             if self._manifest is not None and counted != rows_made:
                 self._reported.add(manifest.MANIFEST)

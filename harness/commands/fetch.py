@@ -130,6 +130,7 @@ def _fetch_one(each: Wanted, bar: Bar) -> None:
         return
     bar.begin(each.name)
     try:
+        # A list that is not the official one may be the user's work, so a copy of it is kept.
         if each.precious and target.path.is_file():
             old = target.path.with_name(f"{target.path.name}.old")
             shutil.copyfile(target.path, old)
@@ -153,7 +154,7 @@ def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
     Raises  UserError: the disk has too little space.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free  # of the folder, or of the one that it will be made in
     sizes = [bytes_to_come(each.target) for each in left]
     # A zip and the member extracted from it are on disk at the same time.
     needed = sum(filter(None, sizes)) + sum(

@@ -101,6 +101,7 @@ def _list(name: str, config: SuiteConfig, place: Place) -> Iterator[Wanted]:
     def problem() -> str | None:
         if not target.path.is_file():
             return f"there is no file {target.path}"
+        # Hashed again only if the file has changed, since this is asked several times.
         try:
             found = file_hashes.remembered(target.path)
         except OSError as error:

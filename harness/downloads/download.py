@@ -116,9 +116,9 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
     connections, idle = 0, 0
     while True:
         note, came = Note.of(target.part), target.came
-        if note is None or note.url != url:
+        if note is None or note.url != url:  # a part from elsewhere may be of another version
             note, came = None, 0
-        if note is not None and came and came == note.total:
+        if note is not None and came and came == note.total:  # only verifying was interrupted
             return connections
         try:
             with opened(url, came, note.tag if note else "") as reply:
@@ -130,6 +130,8 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
         except Unavailable as error:
             # Retries are counted only while no data comes: a slow line may drop often.
             idle = 0 if target.came - came >= PIECE_BYTES else idle + 1
+            # A host that never answered is given up at once, for the next address; a busy one, or
+            # one that broke off, is tried again.
             hopeless = not connections and not isinstance(error, Dropped)
             if hopeless or not pauses or idle > len(pauses):
                 raise
@@ -213,6 +215,7 @@ def _unpack(url: str, target: Target, whole: Path) -> None:
 def _settle(url: str, target: Target, whole: Path) -> None:
     """Verify a complete file and move it to its place."""
     found, nbytes = sha256(whole), whole.stat().st_size
+    # A file without a published checksum has an empty `start`, and only its size can be compared.
     if not found.startswith(target.start):
         raise Mismatch(url, found, target.said)
     if not target.start and target.bytes not in (None, nbytes):

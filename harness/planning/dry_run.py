@@ -107,6 +107,7 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
     Raises  UserError: rows of these two runs cannot be read, or the settings cannot run.
     """
+    # The job of a finished run does not execute its reference.
     own = _look(run, reference, is_job=True)
     if own.is_reference or own.state == "done":
         return [own]
@@ -120,7 +121,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     parts = _parts(run)
     state = RunState.read(run.folder)
     failed, left = state.failed(run), state.missing(run)
-    without = {item.key for item in left}
+    without = {item.key for item in left}  # these have no frames to score yet
     device = run.execution.device
     try:
         here = past_runs.machine(machine.device_name(machine.choose_device(device)))
@@ -242,6 +243,7 @@ def print_outlooks(found: Sequence[Outlook]) -> None:
 
 def cells(each: Outlook) -> list[str]:
     """Return the text of a run's cells, in the order of HEADER; a dash if nothing is left to do."""
+    # "unknown" and not a dash: a dash says that nothing is left to do.
     minutes = "unknown" if each.minutes is None else _minutes(each.minutes)
     return [
         each.name,
@@ -291,6 +293,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
             found.append(f"{each.name}: {stuck} failed before; run.retry=failed tries them again")
         if each.unscored:
             found.append(f"{each.name}: {len(each.unscored)} made, not scored yet")
+    # A reason that all runs share is printed once, without names.
     for reason in dict.fromkeys(reason for each in together for reason in each.reasons):
         names = [each.name for each in together if reason in each.reasons]
         found.append(reason if len(names) == len(together) else f"{', '.join(names)}: {reason}")
@@ -299,6 +302,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
 
 def notes(runs: Sequence[Outlook]) -> list[str]:
     """Return notes that explain the columns."""
+    # Scoring packs the raw frames of a run before the next run begins, so they do not add up.
     raw = [len(each.left) * each.raw_bytes for each in runs if each.raw_bytes is not None]
     most = f"; raw frames lie there until a run is scored, up to {size(max(raw, default=0))}"
     return [

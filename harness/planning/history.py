@@ -255,7 +255,7 @@ class Simulation:
 
     def _observe(self, policy: FramePolicy, frames: range) -> None:
         """Let the policy write notes on synthetic frames, which are the same in every layer."""
-        if type(policy).observe is FramePolicy.observe:
+        if type(policy).observe is FramePolicy.observe:  # it writes no notes
             return
         for frame in frames:
             x = _synthetic(frame, self._spec)
@@ -297,6 +297,7 @@ class Growth:
         """Return the maximum over a video of `num_frames` latent frames."""
         if num_frames <= self._far:
             return self._near(num_frames)
+        # Start the line at half the way, when windows and shares have settled.
         half, far = self._near(self._far // 2), self._near(self._far)
         beyond = (num_frames - self._far) / (self._far - self._far // 2)
         return half.with_each(far, lambda a, b: b + math.ceil((b - a) * beyond))
@@ -392,6 +393,7 @@ class _Tier:
         if len(frames) % self.span:
             raise ValueError(f"{len(frames)} frames are no multiple of a page of {self.span}")
         groups = [tuple(frames[at : at + self.span]) for at in range(0, len(frames), self.span)]
+        # As in the cache, the new slab has room for all groups, even if free pages could take some.
         if sum(slab.pages - slab.used for slab in self.slabs) < len(groups):
             self.slabs.append(_Slab(len(groups)))
         for slab in self.slabs:
@@ -445,6 +447,7 @@ class _Layer:
 
     def settle(self, placements: Mapping[int, Placement], new: range, num_tokens: int) -> int:
         """Apply placements to old and new frames; return the number of moved frames."""
+        # A frame that stays in its tier is not encoded again.
         changed = {
             f: placements[f]
             for f in self.placements
@@ -462,6 +465,7 @@ class _Layer:
                 tier.tokens = arrivals[frames[0]]
                 tier.store(frames)
                 self.stored[name] = len(frames)
+        # A pooled frame has lost its tokens, so it cannot move again and has no placement.
         self.placements |= {
             f: placement for f, placement in coming.items() if placement not in (DROP, POOL)
         }

@@ -167,6 +167,7 @@ class Budget:
             for phase in (running, decode):
                 phase["previous video"] = previous
         commit = network.commit_bytes(self.storage.storing_bytes(held))
+        # The network is there when the prompts are encoded; the encoder is freed before the passes.
         return {
             "text": {**base, "text encoder": self.needs.text_bytes},
             "denoise": {**running, **self._residual(num_frames), "activations": network.pass_bytes},
@@ -179,7 +180,7 @@ class Budget:
 
         0 if no video fits; None if a size is unknown.
         """
-        # Bisection: memory never shrinks when a video gets longer.
+        # Bisection over the number of chunks: memory never shrinks when a video gets longer.
         chunk = self.model.chunk_frames
         growth = self.simulated.growth(self.spec(contract), self.method)
         low, high = 0, MAX_SECONDS * self.model.fps // TEMPORAL_STRIDE // chunk

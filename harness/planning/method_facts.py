@@ -81,7 +81,7 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
     files = method_files(folder)
     with composing(folder) as composer:
         for name in files if names is None else names:
-            # Metrics take no part, and composing them takes a third of the time.
+            # Metrics change no fact, and composing them takes a third of the time.
             words = [f"method={name}", "model=self_forcing", "model.window=null", "metrics=[]"]
             config = composer.resolved(words)
             try:

@@ -124,6 +124,7 @@ def network(model: VideoModel) -> Network:
     with torch.inference_mode(), LiveBytes() as live:
         stand = _Stand(live)
         net(*inputs, kv, stand, None)
+    # The counted network has one block; all others do the same work.
     counts = counter.get_flop_counts()
     block: int = sum(counts[net.first_block].values())
     rest: int = counter.get_total_flops() - block
@@ -172,6 +173,7 @@ def needs(model: VideoModel, of_decoder: Callable[[VideoModel], Decoding] = deco
 
     of_decoder: counts the decoder, like `decoding`.
     """
+    # A size that cannot be counted is unknown, and the rest of the plan is still worth printing.
     reasons = []
     try:
         decoder: Decoding | None = of_decoder(model)

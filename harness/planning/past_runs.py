@@ -44,7 +44,7 @@ def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
 
     Rows that cannot be read are left out, with a reason.
     """
-    reasons: dict[str, None] = {}
+    reasons: dict[str, None] = {}  # dictionaries as ordered sets
     elsewhere: dict[str, None] = {}
     for source, folders in _sources(run, reference):
         found = []
@@ -107,7 +107,7 @@ def _others(run: Run) -> list[Path]:
 def _timed(folder: Path) -> list[tuple[str, float]]:
     """Return machine and seconds of each video of a run."""
     path = folder / observations.OBSERVATIONS
-    if not path.exists() or schema_of(folder) is not None:
+    if not path.exists() or schema_of(folder) is not None:  # an older schema cannot be read
         return []
     return _read(path, path.stat().st_mtime_ns)
 

@@ -121,7 +121,8 @@ def resolve(
         else:
             names = asked or [_choice(first, "method")]
         known = {} if asked == ["all"] else {names[0]: first}
-        # Metrics take no part, and composing them takes a third of the time. Words about them stay.
+        # Metrics do not change a plan, and composing them takes a third of the time. Settings of
+        # metrics on the command line are still checked.
         if not any(word.lstrip("+~").startswith("metrics") for word in others):
             others = [*others, "metrics=[]"]
         configs = {name: known.get(name) or _compose([*others, f"method={name}"]) for name in names}

@@ -122,6 +122,7 @@ def _in_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
     book = catalogue()
     name, suite = run.method_name.removeprefix(STUDY).upper(), run.suite.name
     known = run.method_name.startswith(STUDY) and name in book.methods
+    # Any setting of the method would change what it stores; its program ran without a window.
     changed = [word for word in run.settings.split() if not word.lstrip("+~").startswith("model.")]
     size: Any = replace(model.spec, window=None)
     if not known or changed or size != TRUE or run.suite.num_frames != NUM_FRAMES:

@@ -219,6 +219,7 @@ def _layer(
     for tier, number in zip(method.tiers, tokens, strict=True):
         if number:
             yield from _tier(tier, number, tree.code_bytes, group, shape.width)
+            # Tokens that were gathered into a tier need their places.
             if method.split.by != "whole":
                 yield allocated(INDEX_BYTES * number), INDEX_BYTES * number
     if method.mask:
@@ -238,12 +239,15 @@ def _tier(
     tier: Tier, tokens: int, code_bytes: int, group: int, width: int
 ) -> Iterator[tuple[int, int]]:
     """Yield the bytes of codes, then of fp16 metadata, for keys and values."""
+    # The program padded every set of tokens to whole groups, and stored codes unpacked. Its own
+    # count of bytes is that of packed codes.
     padded = -(-tokens // group) * group
     # Metadata: one value per group of tokens and channel, or one per token.
     grouped, each = 2 * width * padded // group, 2 * padded
     value_bits = tier.bits if tier.value_bits is None else tier.value_bits
     for bits in (*tier.bits, *value_bits):
         yield allocated(padded * width * code_bytes), padded * width * bits // 8
+    # With zero points: one scale and one zero point each, per group for keys, per token for values.
     metadata = [grouped, grouped, each, each] if tier.zero else 2 * len(tier.bits) * [grouped]
     for size in metadata:
         yield allocated(size), size

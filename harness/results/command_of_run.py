@@ -46,6 +46,7 @@ class Origin:
         cls, folder: Path, own: Path | None, run: Run, others: Iterable[tuple[Suite, int]]
     ) -> Origin:
         """Read the settings from the run's request."""
+        # Settings at their defaults are left out, to keep the command short.
         execution = run.execution
         more = [f"track.mode={run.track['mode']}"]
         more += [f"data_dir={run.data_dir}"] if run.data_dir != str(CACHE) else []

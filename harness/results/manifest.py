@@ -84,6 +84,7 @@ def _environment(folder: Path) -> Any:
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest with its own digest added, computed over all its other fields."""
     rest = {name: value for name, value in content.items() if name != SEAL}
+    # Sorted and without blanks, so that the digest does not depend on how the file was formatted.
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return {**rest, SEAL: hashlib.sha256(canonical.encode()).hexdigest()}
 
@@ -131,6 +132,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         version = int(content["schema_version"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    # Not "unfinished": this command would then generate the videos of a newer harness again.
     if version > observation.SCHEMA_VERSION:
         raise UserError(
             f"{path} was written by a newer version of the harness (schema {version}, this one "

@@ -153,6 +153,7 @@ class _Child:
         if self._verdict is not None:
             reason = f"{self._what} failed: {self._verdict['reason']}"
             raise RunFailed(self._verdict["cause"], reason, self._at)
+        # A negative code is the number of the signal that ended the child.
         if code == INTERRUPTED or -code in FROM_OUTSIDE:
             name = signal.Signals(-code if code < 0 else signal.SIGINT).name
             # The kernel's out-of-memory killer sends SIGKILL as people do; only its counter tells.

@@ -63,6 +63,7 @@ class Generator:
         self.backend = self.integration.resolve(
             parts.attention, self.model.spec, self.method, self.device
         )
+        # Which passes are skipped is a choice of the method, not of the model.
         sampler = self.model.build(self.device, Path(run.data_dir))
         self.sampler: Sampler = replace(sampler, reuse=self.method.reuse)
         self.memory = memory_of(self.device)
@@ -142,6 +143,7 @@ class Generator:
 
     def warm_up(self) -> None:
         """Generate two unmeasured chunks to warm up kernels, allocators and thread pools."""
+        # Two chunks: only the second one reads a history. Prompt and noise do not matter.
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         texts = self.texts_of(next(iter(self.texts.values()))[0], num_frames)
@@ -161,7 +163,7 @@ class Generator:
         rows, encoding = self.texts[item.prompt.text]
         if not are_finite(rows):
             raise NotFinite("the encoded prompt is not finite, before the first pass")
-        meter.include(encoding)
+        meter.include(encoding)  # the prompt was encoded before this video, or by another run
         reel = Reel(self.model.decoder, meter)
         alive = Alive(reel)
         meter.components = lambda: self._resident() | alive.ledger()
@@ -203,7 +205,7 @@ class Generator:
             if self.integration.stream_decode:
                 return np.concatenate(list(self.model.decoder.decode(latents_FChw)))
             video = self.model.decoder.decode_whole(latents_FChw)
-        if self.integration.keep_previous:
+        if self.integration.keep_previous:  # as the study's program did
             self._previous = (video, latents_FChw)
         return pixels(video)
 
@@ -279,6 +281,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     generator = Generator(run)
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
+    # The progress bar counts passes of the network, since a video may take minutes.
     of_video = model.loop.passes(model.schedule, run.suite.num_frames, model.chunk_frames)
     passes = sum(len(model.roles_of(each)) for each in of_video)
     generator.encode([item.prompt.text for item in items])

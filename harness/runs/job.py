@@ -32,7 +32,7 @@ def carry_out(run: Run, reference: Run) -> State:
             return "skipped"
         manifest.verify(run.folder)
         run.leave_request()
-        before = RunState.read(run.folder)
+        before = RunState.read(run.folder)  # only now: another command may have added rows
         others = [version for version in before.code_versions if version != code_version()]
         if others:
             log.warning(
@@ -89,7 +89,8 @@ def generate(run: Run, lock: int, before: RunState) -> None:
             if unfinished:  # a video that killed its process gets a row like any other failure
                 row = run.row(todo[at], failure=death.cause, failure_reason=death.reason)
                 Rows(run.folder / observations.OBSERVATIONS).put(row)
-            # A child that died in its first video ends the stage: the next would die the same way.
+            # Go on after the video in which the child died. A child that died in its first video
+            # ends the stage: the next one would die the same way.
             todo = [] if unfinished and not at else todo[at + 1 :]
             if todo or not unfinished:  # otherwise the job ends with this failure and prints it
                 remark(f"{death}; finished videos are kept")

@@ -193,6 +193,7 @@ class Meter:
         # CUDA calls return before the device is done: earlier work must not count for this block.
         self._synchronize()
         self._memory.reset()
+        # Memory in use that no component explains, such as libraries and the allocator's slack.
         unknown = self._memory.now() - sum(self.components().values())
         start = time.perf_counter()
         yield
@@ -200,6 +201,7 @@ class Meter:
         end = time.perf_counter()
         self.seconds[name] += end - start
         used, reserved = self._memory.peak()
+        # Keep the components of the largest block only: those of several blocks would not add up.
         if used > self.peaks[name]:
             self.peaks[name] = used
             # Split the peak into its components, `activations` and `other`. On a CPU, memory that
@@ -237,6 +239,7 @@ class Meter:
             if each.step is not None and each.branch == 0 and each.chunk is not None:
                 chunks[each.chunk].append(each.reused)
         for chunk, reused in chunks.items():
+            # All steps from `first` on were skipped.
             first = max((i for i, skipped in enumerate(reused) if not skipped), default=-1) + 1
             if len(reused) > 1 and len(reused) - first >= len(reused) / 2:
                 found[chunk] = first

@@ -66,6 +66,7 @@ class Job:
         if config.mode == RunMode.MULTIRUN:
             folder = Path(config.sweep.dir)
             folder.mkdir(parents=True, exist_ok=True)
+            # Not durable: a lost record loses a line of the table at the end, and no result.
             write_json(folder / f"job-{self.number:05d}.json", asdict(self), durable=False)
         return self
 
