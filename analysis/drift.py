@@ -128,6 +128,7 @@ def drift(table: pd.DataFrame) -> list[Section]:
             )
         lines.sort(key=lambda each: not each.is_reference)  # BF16 first
         sections.append(_section(name, lines))
+    # The notes say why each measure is missing, so they are the error's reason.
     if not any(section.grids for section in sections):
         said = "; ".join(dict.fromkeys(note for each in sections for note in each.notes))
         raise UserError(f"no drift among {len(table)} rows: {said}")
@@ -199,6 +200,7 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
 
 def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
     """Build the table of a measure; a metric against BF16 has no column of differences to it."""
+    # Digits are chosen per column, from its largest mean.
     columns = list(zip(*(estimates for _, estimates in rows), strict=True))
     titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
     kept = [i for i in range(len(columns)) if not (i % 2 and measure.against_reference)]

@@ -82,6 +82,7 @@ class StoryEval(Metric):
             self.judge.completed(clip.events, clip.frames_THWC, vote, device)
             for vote in range(self.num_votes)
         ]
+        # Votes by events: the majority decides each event for itself.
         votes_VE = np.array([verdict.completed for verdict in verdicts])
         share_E = votes_VE.mean(axis=0)
         completed_E = share_E > 0.5
