@@ -88,6 +88,7 @@ def components(section: Section) -> Bars | Absent:
         said = "no component was published" if section.is_published else "no run left a trace"
         return Absent(name, title, said)
     parts, small = _merged(table)
+    # The smallest peak comes first, on top.
     parts = parts.loc[parts.sum(axis=1).sort_values(kind="stable").index]
     bars = [
         Bar(
@@ -130,6 +131,7 @@ def _drift_key(section: Section) -> str | None:
 def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:
     """Keep the large parts, largest first; sum and name those below a share of every peak."""
     table = table.rename(columns=str)
+    # A part that is small in every method would only crowd the legend.
     share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
     total = table.sum().to_dict()
     large = [part for part, each in share.items() if each >= least]
@@ -142,6 +144,7 @@ def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, lis
 
 def _maxima(section: Section, kind: str, name: str) -> Bars:
     """Build bars of the largest values, the smallest first."""
+    # The study published only the largest value of each trace, so there is no line to draw.
     known = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
     bars = [
         Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)

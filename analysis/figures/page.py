@@ -108,6 +108,7 @@ def _meta(of: Look) -> Json:
 
 def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
     """Build one trace per family, and dotted lines through the reference."""
+    # A trace per family is one entry of the legend, which switches the family on and off.
     groups: dict[str, list[Point]] = {}
     for point in figure.points:
         groups.setdefault("" if point.is_reference else point.family, []).append(point)
@@ -271,6 +272,7 @@ def _single(figure: Bars) -> list[Json]:
         trace = _bar(figure, [bar.name for bar in bars], values, family or bars[0].name)
         trace |= {"marker": {"color": of.light}, "meta": _meta(of)}
         if any(bar.high is not None for bar in bars):
+            # plotly takes lengths from the end of the bar, not the ends of the interval.
             trace["error_x"] = {
                 "type": "data",
                 "symmetric": False,

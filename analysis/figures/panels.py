@@ -66,6 +66,7 @@ def room(figure: Figure, is_named: bool = True) -> Room:
         height = max(0.72 * SIDE_PT, LINE_PT * len(figure.curves))
         return Room(1.2 * SIDE_PT, height, 52, names + GAP_PT + 8, 40)
     named = labelled(figure)
+    # Names stand in a column at the right, so the widest one decides.
     names = max((width_of(point.name) for point in named), default=0.0)
     height = max(SIDE_PT, LINE_PT * len(named))
     legend = 0.0 if figure.label_all else 13.0 * -(-len(_families(figure)) // 4)
@@ -265,6 +266,7 @@ def _bars(axes: Axes, figure: Bars, is_named: bool) -> None:
             va="center",
             annotation_clip=False,
         )
+    # Reversed limits put the first method on top.
     axes.set_ylim(len(figure.bars) - 0.4, -0.6)
     names = [bar.name for bar in figure.bars] if is_named else []
     axes.set_yticks(range(len(names)), names, fontsize=NAME_PT)

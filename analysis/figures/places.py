@@ -37,6 +37,7 @@ class Places:
     def __call__(self, section: Section) -> Scatter | Absent:
         """Build the scatter of a section, or explain why there is none."""
         x, y = _nearest(section, self.x), _nearest(section, self.y)
+        # A substitute may be missing too.
         lacking = [axis for axis in (x, y) if not section.has(axis)]
         title = self._titled(x, y)
         if lacking:

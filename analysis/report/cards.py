@@ -46,6 +46,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
     section, method, run = part.section, part.section.methods[name], part.runs[name]
     cells, quantity = part.numbers.cells[name], part.quantity
     wanted = f" of {method.num_wanted} asked for" if method.num_wanted else ""
+    # Only quantities that no method of the section has; single gaps stand in the cells.
     missing = {
         each.title: method.reasons.get(key, "")
         for key, each in QUANTITIES.items()
@@ -98,6 +99,7 @@ def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
     quantity = part.quantity
     assert quantity is not None
     order = list(part.order[name])
+    # With few prompts the best get the middle one.
     num = min(NUM_EXTREMES, (len(order) + 1) // 2)
     best, worst = order[:num], order[num:][-NUM_EXTREMES:][::-1]
     values = statistics.by_prompt(part.section, part.rank)[name]

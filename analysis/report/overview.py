@@ -125,6 +125,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
 def _row(part: Part, name: str, slug: str) -> dict[str, Any]:
     """Build a line of the table."""
     section, method = part.section, part.section.methods[name]
+    # Reruns look like methods but only show how far BF16 is from itself.
     label = {section.reference: "the reference"}
     label |= dict.fromkeys(section.reruns, "BF16 again")
     label |= dict.fromkeys(section.floors, "noise floor: BF16, summed in another order")

@@ -111,6 +111,7 @@ def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{before}{name}.")
+        # Settings left at nothing are no settings; the rest is what distinguishes the method.
         elif value not in (None, "", []) and name not in LEFT_OUT:
             found[before + name] = str(value)
     return found
@@ -139,6 +140,7 @@ def _versions(folder: Path, problems: list[str]) -> dict[str, list[str]]:
         problems.append(f"{path} is damaged: {FIX}")
         return {}
     found: dict[str, list[str]] = {}
+    # A folder scored in parts may hold several versions of one metric.
     for column in (x for x in scores if x.endswith(("_version", "_weights"))):
         metric, _, kind = column.rpartition("_")
         for value in _distinct(scores[column]):

@@ -47,10 +47,12 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
     Raises  UserError: `out` is something else, or the disk does not take it.
     """
     with replaced(out) as folder:
+        # Everything is written to a new folder; the old report stays until this one is complete.
         read = parts(sections, wanted)
         methods = dict.fromkeys(name for each in sections for name in each.methods)
         cards = links.slugs(methods)
         pages.write_assets(folder)
+        # Videos first: pages link only to files that are there.
         films = [(part, *film) for part in read for film in part.films()]
         files: dict[str, dict[tuple[str, int, int], str]] = {part.key: {} for part in read}
         video_bytes = 0

@@ -71,6 +71,7 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
         yield unpaired(table, source)
     for both in pairs:
         of_each = [names_of(table, section) for section in both]
+        # Both halves of a line are of one method.
         names = [name for name in of_each[0] if all(name in others for others in of_each)]
         alone = list(dict.fromkeys(name for each in of_each for name in each if name not in names))
         found: list[Column] = []

@@ -59,6 +59,7 @@ def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
 def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
     """List the command and run of every row; words that all commands share come once, on top."""
     methods = [section.methods[n] for section, names in rows for n in names if n in section.methods]
+    # Keep quotes as typed, so that a command can be copied.
     typed = [(each.run_id, WORD.findall(each.command)) for each in methods if each.run_id]
     words = [command for _, command in typed if command]
     shared = [word for word in words[0] if all(word in each for each in words)] if words else []
