@@ -25,7 +25,7 @@ from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
 from harness.models.checkpoints.load import matched
 from harness.models.preset import DTYPES, VideoModel
-from harness.sampling.decoder import Codec
+from harness.sampling.decoding import Codec
 from harness.sampling.sampler import Sampler
 from harness.system.errors import UserError
 from harness.system.typed import build
