@@ -116,6 +116,7 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
     size = (theirs.height, theirs.width)
     their_size = "a known one" if theirs.height is None else f"{theirs.height}x{theirs.width}"
     device = " and ".join(ours.devices) or "unknown"
+    # The column decides which of these must be equal: bytes do not depend on the device.
     checks = {
         "model": (ours.model in theirs.models, f"other model ({ours.model}, not {theirs.model})"),
         "length": (
@@ -204,18 +205,22 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
             if not repeats or key not in section.values:
                 continue
             value = float(section.values[key][name]) * number.column.scale
-            if not math.isnan(value):
-                bounds, source = None, "the study's observations"
-                if not section.is_published:
-                    mean = None if key in POINTS else estimates(section, key).get(name)
-                    bounds, source = mean.bounds if mean else None, f"run {method.run_id}"
-                why = reasons(number, section, method)
-                if bounds is None and key not in POINTS and not section.is_published:
-                    why.append(f"fewer than {FEWEST} prompts, so no interval")
-                yield Ours(name, source, value, bounds, why)
+            if math.isnan(value):
+                continue
+            why = reasons(number, section, method)
+            if section.is_published:
+                # The study's numbers against its own tables: the same videos, so no interval.
+                yield Ours(name, "the study's observations", value, None, why)
+                continue
+            mean = None if key in POINTS else estimates(section, key).get(name)
+            bounds = mean.bounds if mean else None
+            if bounds is None and key not in POINTS:
+                why.append(f"fewer than {FEWEST} prompts, so no interval")
+            yield Ours(name, f"run {method.run_id}", value, bounds, why)
 
 
 def _row(verdict: Verdict) -> list[str]:
+    """Return the cells of one compared pair."""
     number, ours = verdict.number, verdict.ours
     assert ours is not None
     digits = number.column.decimals

@@ -110,7 +110,25 @@ def drift(table: pd.DataFrame) -> list[Section]:
     titled: dict[str, list[LoadedRun]] = {}
     for run in runs.values():
         titled.setdefault(title(run.rows), []).append(run)
-    sections = [_section(name, _lines(group, runs)) for name, group in titled.items()]
+    sections = []
+    for name, group in titled.items():
+        references = {run.reference_id for run in group}
+        lines = []
+        for run in group:
+            made, reference = run.made.set_index(VIDEO), runs.get(run.reference_id)
+            lines.append(
+                Line(
+                    run.name,
+                    family_of(str(run.rows["method"].iloc[0])),
+                    made,
+                    None if reference is None else reference.made.set_index(VIDEO),
+                    run.run_id in references,
+                    len(run.rows) - len(made),
+                )
+            )
+        lines.sort(key=lambda each: not each.is_reference)  # BF16 first
+        sections.append(_section(name, lines))
+    # The notes say why each measure is missing, so they are the error's reason.
     if not any(section.grids for section in sections):
         said = "; ".join(dict.fromkeys(note for each in sections for note in each.notes))
         raise UserError(f"no drift among {len(table)} rows: {said}")
@@ -132,34 +150,17 @@ def estimate(values: pd.Series) -> Estimate | None:
 
     values: indexed by `VIDEO`; NaN if missing.
     """
+    # Prompts are the sample, so several videos of one prompt count once.
     by_prompt = values.dropna().groupby(level="prompt_index").mean().to_numpy(float)
     if not by_prompt.size:
         return None
-    means = redrawn(len(by_prompt)) @ by_prompt
+    means = redrawn(len(by_prompt)) @ by_prompt  # the first one has every prompt once
     bounds = interval(means[1:]) if len(by_prompt) >= FEWEST else None
     return Estimate(float(means[0]), bounds, len(by_prompt))
 
 
-def _lines(group: Sequence[LoadedRun], runs: Mapping[str, LoadedRun]) -> list[Line]:
-    """Build one line per run, BF16 first."""
-    references = {run.reference_id for run in group}
-    lines = []
-    for run in group:
-        made, reference = run.made.set_index(VIDEO), runs.get(run.reference_id)
-        lines.append(
-            Line(
-                run.name,
-                family_of(str(run.rows["method"].iloc[0])),
-                made,
-                None if reference is None else reference.made.set_index(VIDEO),
-                run.run_id in references,
-                len(run.rows) - len(made),
-            )
-        )
-    return sorted(lines, key=lambda each: not each.is_reference)
-
-
 def _section(name: str, lines: Sequence[Line]) -> Section:
+    """Build a table and a panel of every measure that some run has."""
     grids, panels = [], []
     for measure in MEASURES:
         cells = [row for each in lines if (row := _estimates(measure, each)) is not None]
@@ -191,6 +192,7 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
             return None
         own = of.rows[column].astype(float)
         found.append(estimate(own))
+        # A metric against BF16 has no value for BF16, so there is nothing to subtract.
         paired = not (of.is_reference or measure.against_reference or of.reference is None)
         found.append(estimate(own - of.reference[column].astype(float)) if paired else None)  # type: ignore[index]
     return (of.name, found) if any(found) else None
@@ -198,6 +200,7 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
 
 def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
     """Build the table of a measure; a metric against BF16 has no column of differences to it."""
+    # Digits are chosen per column, from its largest mean.
     columns = list(zip(*(estimates for _, estimates in rows), strict=True))
     titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
     kept = [i for i in range(len(columns)) if not (i % 2 and measure.against_reference)]
@@ -214,7 +217,7 @@ def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
 def _texts(column: Sequence[Estimate | None]) -> list[str]:
     """Format estimates as `mean [low, high]`; the largest mean gets three digits."""
     largest = max((abs(x.mean) for x in column if x), default=0)
-    exponent = int(f"{largest:.2e}".partition("e")[2])
+    exponent = int(f"{largest:.2e}".partition("e")[2])  # after rounding, unlike log10
     decimals = max(0, 2 - exponent)
     found = []
     for x in column:
@@ -252,6 +255,7 @@ def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int
         word = measure.metric.replace("vbench_", "vbench/")
         return {f"not scored: python -m harness score <results> metrics=[{word}]": len(rows)}
     without = rows[rows[column].isna()]
+    # The metric's own reason comes first: without a value there is no drift to give reasons for.
     told = pd.Series(None, without.index, dtype=object)
     for name in (f"{measure.metric}_reason", measure.quantity.drift_column("reason")):
         if name in without:

@@ -70,6 +70,7 @@ def into_page(page: Path, text: str, drawn: Path | None) -> None:
     Raises  UserError: no such page, or one without the marks.
     """
     try:
+        # The rest of the page is somebody's text and stays byte for byte.
         before, begun, rest = page.read_text().partition(BEGIN)
     except OSError as error:
         raise UserError(
@@ -79,6 +80,7 @@ def into_page(page: Path, text: str, drawn: Path | None) -> None:
     if not (begun and ended):
         raise UserError(f"{page} has no lines {BEGIN} and {END}: add them where the text is to be")
     if drawn is not None:
+        # Relative, so that the page shows the picture wherever the repository lies.
         place = os.path.relpath(drawn, page.parent)
         text += f"\n![measured against published, a panel a suite and metric]({place})\n"
     write(page, f"{before}{BEGIN}\n\n{text}\n{END}{after}")

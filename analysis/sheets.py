@@ -31,6 +31,7 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
     if made.empty:
         raise UserError(f"no finished video below {results}: repeat the runs that make them")
     out.mkdir(parents=True, exist_ok=True)
+    # Rows do not name their folder, which may have been moved.
     folders = {run_id_of(folder): folder for folder in readable_below(results)}
     paths: list[Path] = []
     for (suite, index), videos in made.groupby(["suite", "prompt_index"], sort=True):
@@ -45,6 +46,7 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
 def _draw(path: Path, videos: pd.DataFrame, folders: Mapping[str, Path], columns: int) -> None:
     first = videos["run_id"] == videos["reference_run_id"]
     psnr_db = videos.get("psnr_db", pd.Series(float("nan"), videos.index))
+    # BF16 on top; it has no PSNR to itself, so a column of its own puts it there.
     ordered = videos.assign(first=first, psnr_db=psnr_db)
     ordered = ordered.sort_values(["first", "psnr_db"], ascending=False)
     pictured: list[tuple[str, Frames]] = []

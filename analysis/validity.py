@@ -95,6 +95,7 @@ def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) 
         if suite in measured:
             names = [name for name in theirs.methods.index if name in measured[suite].names]
             found.append(Pair(theirs, measured[suite], names, SEED + place))
+    # Rows of the study with few videos are too uncertain to decide whether ranks agree.
     found = [pair for pair in found if len(pair.whole) >= FEWEST]
     if not found:
         ours = ", ".join(
@@ -231,6 +232,7 @@ def correlation(
     missing = any(metric.column not in pair.measured.values for pair in found)
     if missing or len(names) < FEWEST:
         return np.nan, np.nan, np.nan
+    # Suites weigh the same, whatever their number of prompts.
     theirs = np.mean([pair.theirs(metric, names) for pair in found], axis=0)
     ours = np.mean([pair.ours(metric, names, NUM_DRAWS) for pair in found], axis=0)
     # Row 0 of `ours` has all prompts once; the others are the bootstrap's draws.

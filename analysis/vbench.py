@@ -55,6 +55,7 @@ def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, 
     that lacks a dimension stays empty, and a note names the missing dimensions.
     Raises  UserError: no row has a dimension; the official list cannot be read.
     """
+    # A run without a single dimension was not scored, so it has no line.
     runs: dict[str, list[pd.DataFrame]] = {}
     for _, run in rows[rows["failure"].isna()].groupby("run_id", sort=False):
         if any(
@@ -81,6 +82,7 @@ def _table(
         means = [dimension_means(rows, official.of_dimension) for rows in records]
         for rows in records:
             differs += PUBLISHED.differences(rows, official.of_dimension)
+    # A dimension that only some runs have gets a column; the others' cells stay empty.
     shown = [x for x in DIMENSIONS if any(x in each for each in means)]
     lines, lacks = [], dict.fromkeys(SCORES, "")
     for run, each in zip(runs, means, strict=True):
@@ -100,6 +102,7 @@ def _table(
 def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None:
     """Read the official prompts of each dimension; None for suites of other prompts."""
     suite = str(runs[0]["suite"].iloc[0])
+    # Results may come from a folder whose suites are not here.
     if suite not in choices("suite"):
         return None
     config = SuiteConfig(**configured(f"suite={suite}")["suite"])

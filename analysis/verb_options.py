@@ -57,6 +57,7 @@ def source(words: argparse.Namespace) -> list[Section]:
 
     Raises  UserError: the source is missing or unreadable.
     """
+    # Imported late: reading results needs torch, which `--help` does without.
     if words.source == PUBLISHED:
         from analysis.sources.published.observations import sections as of_study
 
@@ -78,6 +79,7 @@ def named(words: str | None, known: Collection[str], what: str) -> list[str]:
     unknown = [word for word in asked if word.lower() not in by_lower]
     if unknown or not asked:
         word = unknown[0] if unknown else words
+        # Names are matched in any case, so they are compared in lower case.
         near = difflib.get_close_matches(word.lower(), by_lower, cutoff=0.5)
         hint = f", did you mean {' or '.join(by_lower[each] for each in near)}" if near else ""
         raise UserError(f"--{what} {word}: no such {what}{hint}; there are {', '.join(known)}")

@@ -132,6 +132,7 @@ def _group(section: Section, group: Group) -> Grid:
     kinds = [group.kinds[str(name)] or "all kept" for name in table.index]
     table.insert(0, "frames", np.array(kinds, dtype=object))
     base = row(objectives(section), section.reference)
+    # BF16 is below the group for comparison; it holds other bytes.
     if base is not None:
         table.loc[f"{section.reference}{AGAINST}"] = ["all kept", *base.reindex(table.columns[1:])]
     untold = [] if section.has("ratio_same") else ["frames: as far as names tell"]

@@ -49,6 +49,7 @@ class Constraint:
         """
         if self.kind == "number":
             return self.amount
+        # A bound may refer to BF16's fidelity, which is known without a run: a video equals itself.
         by_definition = OF_ITSELF.get(self.quantity, np.nan)
         found = None if reference is None else reference.get(self.quantity)
         base = by_definition if found is None else float(found)
@@ -68,6 +69,7 @@ class Constraint:
     def met(self, values: pd.Series, limit: float) -> pd.Series:
         """Return which values satisfy the bound; a missing value does not."""
         over = self.excess(values, limit)
+        # Equal numbers differ by rounding, so a bound that includes its limit needs some slack.
         return over <= EPSILON if self.op.endswith("=") else over < -EPSILON
 
 
@@ -113,6 +115,7 @@ def readable(
     limits: dict[Constraint, float] = {}
     unread: list[str] = []
     for each in constraints:
+        # A bound that nothing can be compared with excludes nobody and is named instead.
         if each.quantity not in values or values[each.quantity].isna().all():
             unread.append(f"{each}: nothing here has {QUANTITIES[each.quantity].title}")
             continue

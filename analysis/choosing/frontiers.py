@@ -108,6 +108,7 @@ def dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
     Shapes  [M, K] -> [M].
     """
+    # lead[i, j] is how far method j is ahead of method i, on each axis.
     lead = points[None] - points[:, None]
     beats = np.all(lead >= -EPSILON, axis=-1) & np.any(lead > EPSILON, axis=-1)
     found: NDArray[np.bool_] = np.any(beats, axis=1)
@@ -116,6 +117,7 @@ def dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def usable(section: Section, axes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the axes that have values, and why others have none."""
+    # An axis without values would put no method on the frontier.
     left_out = {axis: section.why_not(axis) for axis in axes if not section.has(axis)}
     return tuple(axis for axis in axes if axis not in left_out), left_out
 

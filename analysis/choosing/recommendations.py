@@ -44,6 +44,7 @@ def cards(section: Section) -> list[Card]:
     found = []
     for card in presets()["cards"].values():
         by = card["by"] if isinstance(card["by"], list) else _order(card["by"])
+        # A card ordered by a quantity that nothing has would name an arbitrary method.
         if by[0] not in others or others[by[0]].isna().all():
             continue
         known = others[others[by[0]].notna()]  # a method whose videos all failed has no value
@@ -99,6 +100,7 @@ def plainly(section: Section) -> list[str]:
     values = objectives(section)
     reference = row(values, section.reference)
     others = values.drop(index=[section.reference], errors="ignore")
+    # A tolerance that no single method keeps shows that the study's defaults do not fit here.
     limits, unread = readable(tolerances(), values, reference)
     if others.empty:
         return ["there is no method beside BF16 to recommend"]

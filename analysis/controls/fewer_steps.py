@@ -59,6 +59,7 @@ def with_fewer_steps(section: Section) -> Section:
     """
     if not section.shorter:
         return section
+    # The noise of prompt and seed is the same, so videos pair across the two sections.
     base = section.methods[section.reference].folder if section.reference else None
     methods, tables = dict(section.methods), [section.videos]
     for other in section.shorter:
@@ -68,10 +69,12 @@ def with_fewer_steps(section: Section) -> Section:
             methods[name], folder = method, method.folder
             rows = other.videos.loc[[name]]
             measured = [_distances(folder, base, *index[1:]) for index in rows.index]
+            # Distances to BF16 videos of the short schedule would look like those of a better run.
             kept = rows.drop(columns=[x for x in rows if is_fidelity(str(x))])
             tables.append(kept.join(pd.DataFrame(measured, index=rows.index)))
     videos = pd.concat(tables)
     added = [name for name in methods if name not in section.methods]
+    # The section's own values stay: they may be single numbers that are no means.
     means = (
         videos.groupby(level="method", sort=False).mean().reindex(columns=section.values.columns)
     )

@@ -49,7 +49,7 @@ Kind = Literal["uniform skip", "fewer steps", "first in, first out", "sink and w
 
 SKIPS = 0.02  # a control's realised skip ratio may differ by this
 BYTES = 0.02  # and its bytes by this share
-DROPS = 1.01  # history was evicted if less of it is attended, by this factor, than without
+DROPS = 1.01  # a method evicts if another one attends to more of the history by this factor
 COMPARED_BY = ("psnr_db", "ssim", "lpips", "imaging")  # a note shows the first that was measured
 SINK = 3  # frames of the sink in a control that is still to be made
 
@@ -95,7 +95,9 @@ def pairs(section: Section) -> Sequence[Pair]:
             found.append(_skipping(section, known, name))
             found.append(_shortened(section, parts, name))
         is_plain = isinstance(parts.retention, Window) or _is_newest(parts.retention)
-        if not is_plain and _evicts(section, name):
+        # History was evicted if less of it is attended than by a method that keeps all.
+        attended = section.values["ratio_same"] / section.values["ratio"]
+        if not is_plain and attended.max() > attended[name] * DROPS:
             found.extend(_evicting(section, known, name))
     # A control of a method with two policies still has the other one; it needs no controls itself.
     controls = {pair.control for pair in found}
@@ -149,6 +151,7 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     """Pair a method that skips passes with the uniform policy nearest in its skip ratio."""
     policy, ratio = known[name].reuse, section.methods[name].skip_ratio
     assert policy is not None
+    # The payload stands in for a skipped pass, so it is part of the method and not of the policy.
     gaps = {
         other: abs(section.methods[other].skip_ratio - ratio)
         for other in _alike(section, name, "reuse")
@@ -158,11 +161,13 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     nearest = min(gaps, key=gaps.__getitem__, default=None)
     if nearest is not None and gaps[nearest] <= SKIPS:
         return pair(nearest, section.methods[nearest].skip_ratio)
+    if math.isnan(ratio):
+        return pair(missing="its rows have no skip ratio: repeat its run")
     model = _model(section, name)
-    num_steps = len(model.schedule.times(True))
-    reached = round(ratio * num_steps) / num_steps
+    steps = len(model.schedule.times(True))
+    reached = round(ratio * steps) / steps
     if abs(reached - ratio) > SKIPS:
-        said = f"of {num_steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
+        said = f"of {steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
         return pair(missing=f"none can be made: {said}")
     settings = {"ratio": f"{reached:g}"}
     # Where the method's policy may skip the last step, the control may too.
@@ -258,19 +263,13 @@ def _alike(section: Section, name: str, *parts: str) -> list[str]:
         config = {} if request is None else request.method
         return {key: value for key, value in config.items() if key not in (*WORDS, *parts)}
 
-    builds = {other: method.build for other, method in section.methods.items()}
+    own, build = rest(name), section.methods[name].build
     return [
         other
         for other, method in section.methods.items()
         if other != name and method.request is not None and method.num_videos
-        if builds[other] == builds[name] and rest(other) == rest(name)
+        if method.build == build and rest(other) == own
     ]
-
-
-def _evicts(section: Section, name: str) -> bool:
-    """Whether a method attends to less of the history than one that keeps all."""
-    attended = section.values["ratio_same"] / section.values["ratio"]
-    return bool(attended.max() > attended[name] * DROPS)
 
 
 def _is_newest(policy: Retention, like: Retention | None = None) -> bool:
@@ -286,6 +285,7 @@ def _newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     """Return the command of a method's policy with the scorer `Newest`, or why there is none."""
     policy, model = parts.retention, _model(section, name)
     assert isinstance(policy, Scored)
+    # Every number of the command is the method's own, so the bytes are equal at every moment.
     request = section.methods[name].request
     assert request is not None
     whole = sized(parts, model.spec, model.loop.histories(request.suite.num_frames)[0])
@@ -310,6 +310,7 @@ def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     plain = replace(parts, retention=Window(), tiers={})
     dtype = DTYPES[model.dtype]
     frame = model.num_histories * frame_bytes(plain, model.spec, dtype) / GIB
+    # A window holds whole frames, at least the newest chunk and one frame of a sink.
     num_frames = round(held / frame)
     least = model.chunk_frames + has_sink
     if num_frames < least:
@@ -336,6 +337,7 @@ def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
         count: int(policy.limit + num_tokens * (count * frame / held - 1))
         for count in (num_frames, num_frames + 1)
     }
+    # The smaller window first, unless the method could not hold a chunk at its size.
     least = model.chunk_frames * model.spec.tokens_per_frame
     count = next(count for count, budget in budgets.items() if budget >= least)
     words = [f"method.retention.budget={budgets[count]} tokens"]

@@ -49,7 +49,14 @@ def curves(section: Section) -> list[Curves]:
 def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves | Absent:
     """Build the curves of one quality: means over the videos of every method."""
     table = section.curves[key]
-    of, known = _axis(key), {str(method): _finite(table[method]) for method in table}
+    if key in QUANTITIES:
+        of = Axis(QUANTITIES[key].heading, QUANTITIES[key].better)
+    elif key in SIGNALS:
+        words, unit = key.removeprefix("signals_").replace("_", " "), SIGNALS[key].unit
+        of = Axis(f"{words}, {unit}" if unit else words)  # neither direction is better
+    else:
+        of = Axis(key.replace("_", " "))
+    known = {str(method): _finite(table[method]) for method in table}
     lines = _lines(section, {name: (each.index, each) for name, each in known.items()})
     name, title = name or f"over-time-{key}", title or of.title
     if not lines:
@@ -81,6 +88,7 @@ def components(section: Section) -> Bars | Absent:
         said = "no component was published" if section.is_published else "no run left a trace"
         return Absent(name, title, said)
     parts, small = _merged(table)
+    # The smallest peak comes first, on top.
     parts = parts.loc[parts.sum(axis=1).sort_values(kind="stable").index]
     bars = [
         Bar(
@@ -116,12 +124,14 @@ def _lines(
 
 
 def _drift_key(section: Section) -> str | None:
+    """Return the curve that stands for the study's drift; None if there is none."""
     return next((each for each in DRIFT if each in section.curves), None)
 
 
 def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:
     """Keep the large parts, largest first; sum and name those below a share of every peak."""
     table = table.rename(columns=str)
+    # A part that is small in every method would only crowd the legend.
     share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
     total = table.sum().to_dict()
     large = [part for part, each in share.items() if each >= least]
@@ -134,6 +144,7 @@ def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, lis
 
 def _maxima(section: Section, kind: str, name: str) -> Bars:
     """Build bars of the largest values, the smallest first."""
+    # The study published only the largest value of each trace, so there is no line to draw.
     known = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
     bars = [
         Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
@@ -148,16 +159,6 @@ def _maxima(section: Section, kind: str, name: str) -> Bars:
 
 
 def _finite(values: pd.Series) -> pd.Series:
+    """Return the finite values."""
     known = values.astype(float)
     return known[known.abs() < float("inf")]  # false for NaN, so NaN is dropped too
-
-
-def _axis(key: str) -> Axis:
-    """Return the axis of a quantity or signal."""
-    if key in QUANTITIES:
-        return Axis(QUANTITIES[key].heading, QUANTITIES[key].better)
-    if key in SIGNALS:
-        title = key.removeprefix("signals_").replace("_", " ")
-        unit = SIGNALS[key].unit
-        return Axis(f"{title}, {unit}" if unit else title)
-    return Axis(key.replace("_", " "))

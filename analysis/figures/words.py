@@ -40,6 +40,7 @@ def _of_scatter(figure: Scatter) -> str:
     axes = f"{_axis(figure.y)} over {_axis(figure.x)}"
     said = [f"{figure.title}: {axes}; {_counted(len(points), 'method')}."]
     for axis, values in ((figure.x, [p.x for p in points]), (figure.y, [p.y for p in points])):
+        # Screen readers get the extremes by name, which a sighted reader sees at once.
         ordered = sorted(zip(values, points, strict=True), key=lambda pair: pair[0])
         (low, first), (high, last) = ordered[0], ordered[-1]
         said.append(
@@ -115,6 +116,7 @@ def _points(figure: Scatter, notes: Sequence[str]) -> Grid:
 
 def _ends(figure: Curves, notes: Sequence[str]) -> Grid:
     """List all points if few and common to all curves, else ends and extremes."""
+    # A trace has its own times in every run, so its points make no columns.
     shared = len({tuple(each.xs) for each in figure.curves}) == 1
     xs = figure.curves[0].xs if shared and figure.curves else ()
     if shared and len(xs) <= MANY:
@@ -132,6 +134,7 @@ def _ends(figure: Curves, notes: Sequence[str]) -> Grid:
 
 
 def _lengths(figure: Bars, notes: Sequence[str]) -> Grid:
+    # Columns that no bar would fill are left out.
     bounded = any(bar.low is not None for bar in figure.bars)
     parts = list(figure.part_names)
     header = ["method", figure.x.title, *parts, *(["from", "to"] if bounded else [])]

@@ -74,6 +74,7 @@ WINDOWS: Mapping[str, str] = {
 
 def values_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one column per quantity, with the index of the rows; NaN if missing."""
+    # Null and text both count as missing.
     known = {
         name: pd.to_numeric(rows[source.column], errors="coerce") / source.unit
         for name, source in SOURCES.items()
@@ -93,6 +94,7 @@ def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
     after the first chunk. A window that has no value in some video is left out.
     """
     lists = list(rows[column].dropna()) if column in rows else []
+    # A mean over fewer videos at the end would show their difference as drift.
     length = min(map(len, lists), default=0)
     means = (
         np.array([values[:length] for values in lists], float).mean(0) if length else np.array([])

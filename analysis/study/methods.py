@@ -71,6 +71,7 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
         yield unpaired(table, source)
     for both in pairs:
         of_each = [names_of(table, section) for section in both]
+        # Both halves of a line are of one method.
         names = [name for name in of_each[0] if all(name in others for others in of_each)]
         alone = list(dict.fromkeys(name for each in of_each for name in each if name not in names))
         found: list[Column] = []
@@ -148,6 +149,7 @@ def _view(table: Table, source: Source, section: Section) -> View:
 
 def _columns(table: Table, view: View) -> tuple[list[Column], list[str]]:
     """Build the columns that have values; also return the quantities that have none."""
+    # Without any quantity there is no table, whatever columns of words there are.
     own = {name: columns(view, name) for name in table.shown(view.section.is_published)}
     left_out = [name for name, found in own.items() if not found and name in QUANTITIES]
     if not any(found for name, found in own.items() if name in QUANTITIES):

@@ -78,6 +78,7 @@ def _table(section: Section, kind: Kind, found: Sequence[Pair]) -> Grid:
     header = ["method", "control", cost, "of control", "TFLOP", "of control"]
     for name in SHOWN:
         header += [QUANTITIES[name].heading, "of control", "difference"]
+    # A missing control keeps its line, so that no method looks as if it needed none.
     lines = []
     for pair in found:
         cells = [pair.method, pair.control or "missing"]
@@ -113,6 +114,7 @@ def _compared(section: Section, quantity: str, pair: Pair) -> list[str]:
             return "-"
         return number(cell(section.values, name, quantity), places)
 
+    # SSIM and seconds of two similar policies often differ in the digit after the usual ones.
     places = QUANTITIES[quantity].decimals + (quantity != "psnr_db")
     cells = [mean(pair.method), mean(pair.control)]
     found = pair.control and between(section, quantity, pair.method, pair.control)

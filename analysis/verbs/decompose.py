@@ -104,6 +104,8 @@ def _counted(of: Chain) -> Grid:
             words or "unchanged" * (each.part != REST),
         ])  # fmt: skip
     seconds = [of.printed(row, "runtime_s").printed for row in ("vanilla", of.row)]
+    # The paper charges its vanilla run for other work than it does; its printed total checks the
+    # planner's count.
     charged = flops(of, of.links[0], charged=True)
     gap = charged / PETA / vanilla.value - 1
     notes = [
@@ -141,6 +143,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
 
 def _notes(of: Chain, setting: Setting) -> Iterator[str]:
     """Yield what the runs do not show, and the settings of those that are missing."""
+    # Policies decide by features of the network, which random weights make arbitrary.
     weights = {
         each.method.request.model["weights"] for each in setting.found if each.method.request
     }

@@ -37,6 +37,7 @@ def run(words: argparse.Namespace) -> int:
     from analysis.report.write import write
 
     if words.results is not None:
+        # The default of --source is a folder too, so only a typed one can contradict.
         if words.source != "results" and words.source != words.results:
             raise UserError(
                 f"both {words.results} and --source {words.source} were given: keep one of them"
@@ -45,6 +46,7 @@ def run(words: argparse.Namespace) -> int:
     folder.refuse_others(words.out.resolve())  # fail before the long read
     with slow(f"reading {words.source}"):
         found = source(words)
+    # The page repeats the command as typed, so that it can be run again.
     typed = shlex.join(["python", "-m", "analysis", "report", *sys.argv[2:]])
     made = write(found, words.out, typed, words.prompts)
     videos = f"{made.videos.num} videos of {size(made.videos.nbytes)}" if made.videos.num else ""

@@ -68,6 +68,8 @@ class Pass:
         row beside unfinished ones.
     recached_for: frames of the chunk whose text the pass reads, if it stores an earlier chunk once
         more; None for other passes.
+    precedes_commit: whether the next pass over these frames may store them in the history. A policy
+        that compares the two looks at no other noisy pass.
     """
 
     history: int
@@ -85,6 +87,7 @@ class Pass:
     is_oldest: bool = True
     needs_room: bool = False
     recached_for: range | None = None
+    precedes_commit: bool = True
 
     @property
     def advancing(self) -> range:

@@ -159,6 +159,9 @@ class Sampler:
         plan = session.plan(each.frames, each.stores, each.sees)
         if each.causal:
             plan = replace(plan, causal_frames=self.chunk_frames)
+        # With a reuse policy, an earlier pass may be the last that runs before the commit.
+        if self.reuse is None and not each.precedes_commit:
+            plan = replace(plan, observed=False)
         tokens_out = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
         # Self-attention is counted by the session; the network's other work is counted here.
         tokens = inputs.tokens.shape[1] * len(text_kv.layers)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from hydra.utils import get_class
 
@@ -93,14 +92,11 @@ def lacking(run: Run, state: RunState | None = None) -> list[Task]:
         if row is not None and row["frames_sha256"] == made[item.key]:
             reference = of_reference.get(item.key)
             lacks = tuple(metric for metric in metrics if is_lacking(metric, row, reference))
-        if lacks or frames_file(run.video(item)) != run.packed(item) or _lacks_pictures(run, item):
+        # Scoring also packs frames and makes MP4 and contact sheet, so a missing one is a task too.
+        has_pictures = all(run.video(item).with_suffix(x).exists() for x in (".mp4", ".png"))
+        if lacks or frames_file(run.video(item)) != run.packed(item) or not has_pictures:
             tasks.append(Task(run, item, lacks, against if item.key in of_reference else None))
     return tasks
-
-
-def _lacks_pictures(run: Run, item: Item) -> bool:
-    """Return whether the MP4 or the contact sheet is missing; scoring makes both."""
-    return not all(run.video(item).with_suffix(end).exists() for end in (".mp4", ".png"))
 
 
 @lru_cache(maxsize=64)
@@ -144,6 +140,7 @@ def score(
         ):
             waiting = {pool.submit(bench.score, task): task for task in tasks}
             try:
+                # Rows are written by this thread alone, in the order in which videos are done.
                 for done in as_completed(waiting):
                     task, (scored, results) = waiting[done], done.result()
                     path = task.run.folder / scores.SCORES
@@ -152,6 +149,7 @@ def score(
                     progress.tick()
                     progress.finished()
             except BaseException:
+                # Without this the pool would score all waiting videos before the error is raised.
                 pool.shutdown(cancel_futures=True)
                 raise
     finally:
@@ -223,9 +221,16 @@ class _Bench:
                 if isinstance(error, OSError) or cause_of(error) == "oom":
                     raise
                 reason = f"{metric.name} failed: {first_line(error)} ({last_frame(error)})"
-        values, strange = _finite(values)
+        # NaN and infinity are no values; a list of windows with one of them is dropped as a whole.
+        strange = []
+        for name, value in values.items():
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+                strange.append(name)
+        values = {name: None if name in strange else value for name, value in values.items()}
         if strange:
             reason = f"not finite: {', '.join(strange)}"
+        # Without a version the metric is tried again, once the reference is there.
         version = None if reason == NO_REFERENCE else metric.version()
         constant = _constant(video, reference, metric.against_reference)
         return Result(values, "; ".join(filter(None, (reason, constant))) or None, version, used)
@@ -286,17 +291,6 @@ def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str
 def _is_preview(decoder: str) -> bool:
     """Return whether a decoder class is marked as a preview."""
     return getattr(get_class(decoder), "preview", False)
-
-
-def _finite(values: Mapping[str, Value]) -> tuple[dict[str, Value], list[str]]:
-    """Replace values that are not finite by None, and return the names of their columns."""
-
-    def is_strange(value: Any) -> bool:
-        numbers = value if isinstance(value, list) else [value]
-        return any(isinstance(x, float) and not math.isfinite(x) for x in numbers)
-
-    strange = [name for name, value in values.items() if is_strange(value)]
-    return {n: None if n in strange else value for n, value in values.items()}, strange
 
 
 def _constant(video: _Video, reference: _Video, against_reference: bool) -> str | None:

@@ -196,6 +196,7 @@ def parsed(name: str, content: Mapping[str, Any]) -> Paper:
         columns[key] = column = _made(Column, {"name": key, **value})
         if column.quantity is not None and column.quantity not in QUANTITIES:
             raise ValueError(f"column {key}: no quantity {column.quantity}")
+        # Either we measure the same thing, or the file says why nothing of ours is the same.
         if bool(column.quantity) == bool(column.why_not):
             raise ValueError(f"column {key}: give a quantity, or why there is none of ours")
         unknown = set(column.needs) - set(NEEDS)
@@ -206,6 +207,7 @@ def parsed(name: str, content: Mapping[str, Any]) -> Paper:
     if len(set(ids)) < len(ids):
         raise ValueError(f"{name}: a table stands twice")
     rest = {**content, "columns": columns, "tables": tables}
+    # Unknown keys are errors: a misspelt one would drop a condition of comparison silently.
     rest["setup"] = _made(Setup, content["setup"])
     return _made(Paper, {"name": name, **rest})
 

@@ -67,6 +67,7 @@ def spaced(num_frames: int, most: int) -> list[int]:
     Five of eleven are 0, 3, 5, 8, 10. A single one is the first.
     """
     wanted = np.linspace(0, num_frames - 1, min(most, num_frames))
+    # Round halves up: Python and numpy would round them to even, which spaces frames unevenly.
     return [int(index) for index in np.floor(wanted + 0.5)]
 
 

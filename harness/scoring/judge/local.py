@@ -83,6 +83,7 @@ class Local(Judge):
         shown = images(frames_THWC, self.num_frames, self.max_side_px)
         content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in shown]
         content.append({"type": "text", "text": question(events, len(shown))})
+        # Each vote has a seed of its own.
         return read(self._answer(content, self.seed + vote, device), len(events))
 
     def close(self) -> None:
@@ -112,10 +113,13 @@ class Local(Judge):
         sampling: dict[str, Any] = {"do_sample": False}
         if self.answers_vary:
             sampling = {"do_sample": True, "temperature": self.temperature}
+        # Sampling must not advance the global random streams, and a vote must give the same answer
+        # in any order of questions.
         cuda = [torch.device(device)] if device.startswith("cuda") else []
         with torch.inference_mode(), torch.random.fork_rng(cuda):
             torch.manual_seed(seed)
             tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, **sampling)
+        # The model returns the question too.
         new = tokens[0, inputs["input_ids"].shape[1] :]
         return str(processor.decode(new, skip_special_tokens=True))
 
@@ -124,6 +128,7 @@ class Local(Judge):
         if self._loaded is None or self._loaded[0] != device:
             from transformers import AutoModelForImageTextToText, AutoProcessor
 
+            # Free the old copy before loading: two might not fit.
             self._loaded = None
             processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
             model = AutoModelForImageTextToText.from_pretrained(

@@ -134,15 +134,18 @@ class OpenAI(Judge):
         """Return the endpoint's response, after at most `attempts` attempts."""
         failure = ""
         for attempt in range(self.attempts):
+            # Wait twice as long each time, so that many clients do not keep a busy server busy.
             wait_s = self.backoff_s * 2**attempt
             try:
                 return self._post(body)
             except urllib.error.HTTPError as error:
                 failure = self._said(error)
+                # These say that the server is busy. Any other 4xx would be the same the next time.
                 if error.code not in (408, 409, 429) and error.code < 500:
                     raise Unavailable(f"the judge at {self._host} {failure}") from None
                 wait_s = max(wait_s, _asked_to_wait_s(error))
             except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+                # URLError wraps the error that says what happened.
                 cause = getattr(error, "reason", error)
                 late = isinstance(cause, TimeoutError)
                 cause = cause if isinstance(cause, Exception) else error
@@ -223,6 +226,7 @@ def _answer(text: str, host: str) -> str:
         raise Unavailable(
             f"the judge at {host} sends no chat completion: {first_words(text)}"
         ) from None
+    # Some servers refuse in a field of its own, others by the reason the answer ended.
     if refusal or choice.get("finish_reason") == "content_filter":
         raise Unscorable(f"the judge refuses: {first_words(str(refusal or content or ''))}")
     if choice.get("finish_reason") == "length":

@@ -50,6 +50,7 @@ def read(answer: str, num_events: int) -> Verdict:
     completed, reasons = [], []
     for number, entry in enumerate(entries, 1):
         said = entry.get("completed") if isinstance(entry, dict) else None
+        # Models skip or reorder events; a verdict about another event must not count.
         if said not in (True, False) or entry.get("event", number) != number:
             raise Unscorable(
                 f"the judge's answer does not say true or false of event {number}: "
@@ -69,6 +70,7 @@ def first_words(text: str) -> str:
 
 def _json(answer: str) -> Any:
     """Return the JSON of an answer, also from a code fence or other text; None if there is none."""
+    # Models put JSON in a code fence or between sentences, even if asked for nothing else.
     fenced = _FENCED.search(answer)
     outer = answer[answer.find("{") : answer.rfind("}") + 1]
     for text in (answer, fenced[1] if fenced else "", outer):

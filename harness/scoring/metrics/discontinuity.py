@@ -62,18 +62,22 @@ class Discontinuity(Metric):
             raise Unscorable("a new prompt begins at every joint of the video")
         num_frames = len(clip.frames_THWC)
         changes_T = self.changes(clip, device)
+        # Change t - 1 is the step from frame t - 1 to frame t.
         into_T = np.arange(1, num_frames)  # the frame that each change leads to
         any_joint_T = np.isin(into_T, clip.joints)
         is_joint_T = any_joint_T & ~np.isin(into_T, clip.switches)
         inside = changes_T[~any_joint_T]
         if not inside.any():
             raise Unscorable("nothing changes inside the chunks of this video: no joint compares")
+        # After the first chunk every latent frame has as many pixel frames, so the steps between
+        # latent frames lie that far apart, counted from the first joint.
         is_latent_T = ~any_joint_T & ((into_T - clip.joints[0]) % TEMPORAL_STRIDE == 0)
         latent = float(changes_T[is_latent_T].mean()) if is_latent_T.any() else 0.0
 
         edges = [0, *clip.joints, num_frames]
         by_joint: list[float | None] = []
         for start, joint, stop in zip(edges, edges[1:], edges[2:], strict=False):
+            # Only the two chunks beside the joint: motion may differ over the video.
             beside = np.concatenate([changes_T[start : joint - 1], changes_T[joint : stop - 1]])
             moves = beside.any() and joint not in clip.switches
             by_joint.append(float(changes_T[joint - 1] / beside.mean()) if moves else None)

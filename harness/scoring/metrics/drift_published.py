@@ -57,17 +57,15 @@ class DriftPublished(Dimension):
         height, width = clip.frames_THWC.shape[1:3]
         if height % 2 or width % 2:
             raise Unscorable(f"the study's 4:2:0 needs even sides, these are {height}x{width}")
-        points = [self._quality(clip, num, device) for num in prefixes(len(clip.frames_THWC))]
+        points, runner = [], self._runner()
+        for num_frames in prefixes(len(clip.frames_THWC)):
+            # The study measured encoded files, so each prefix is encoded as the study did.
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "beginning.mp4")
+                staging.write(path, clip.frames_THWC[:num_frames], clip.fps, staging.STUDY)
+                value = runner.ask(self._dimension, path, clip.prompt, device).value
+            points.append(value / self._dimension.full_scale)
         return {self.name: points[-1], f"{self.name}_points": points}
-
-    def _quality(self, clip: Clip, num_frames: int, device: str) -> float:
-        """Return the imaging quality, 0..1, of the first frames, encoded as in the study."""
-        runner = self._runner()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "beginning.mp4")
-            staging.write(path, clip.frames_THWC[:num_frames], clip.fps, staging.STUDY)
-            value = runner.ask(self._dimension, path, clip.prompt, device).value
-        return value / self._dimension.full_scale
 
 
 def prefixes(num_frames: int) -> list[int]:

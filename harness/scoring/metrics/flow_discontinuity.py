@@ -84,6 +84,8 @@ class FlowDiscontinuity(Discontinuity):
             self._network = network.eval().to(machine.choose_device(device))
         place = next(self._network.parameters()).device
         height, width = clip.frames_THWC.shape[1:3]
+        # The network needs sides that it can halve three times. The padding repeats the border, and
+        # its flow is cut off below.
         missing = (0, -width % SIDE_PX, 0, -height % SIDE_PX)
 
         def to_input(frames_THWC: Frames) -> torch.Tensor:
@@ -94,7 +96,9 @@ class FlowDiscontinuity(Discontinuity):
         # Disable TF32, so that scores do not depend on the device.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for start in range(0, len(clip.frames_THWC) - 1, BATCH_PAIRS):
+                # Batches overlap by one frame, since n frames have n - 1 steps.
                 frames_TCHW = to_input(clip.frames_THWC[start : start + BATCH_PAIRS + 1])
+                # The network refines its flow twelve times; the last one is the result.
                 flow_T2HW = self._network(frames_TCHW[:-1], frames_TCHW[1:])[-1]
                 length_THW = flow_T2HW[..., :height, :width].norm(dim=1)
                 lengths.append(length_THW.mean((-2, -1)).double().cpu().numpy())

@@ -85,6 +85,7 @@ class Lpips(Metric):
         place = next(self._model.parameters()).device
 
         def to_input(frames_THWC: Frames) -> torch.Tensor:
+            # Frames may be read-only views of a file, which torch warns about.
             pixels_TCHW = torch.from_numpy(frames_THWC.copy()).to(place).permute(0, 3, 1, 2)
             return pixels_TCHW.float() / 127.5 - 1
 

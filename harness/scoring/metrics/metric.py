@@ -97,6 +97,7 @@ def check_pair(video: Clip, reference: Clip | None) -> tuple[Frames, Frames]:
     """
     if reference is None:
         raise Unscorable("there is no reference video")
+    # A video of another length is another video: never compare what happens to overlap.
     ours, theirs = video.frames_THWC.shape, reference.frames_THWC.shape
     if ours != theirs:
         raise Unscorable(

@@ -55,16 +55,14 @@ def per_frame_mse(video_THWC: Frames, reference_THWC: Frames) -> Series:
     Units   squared grey levels of 0..255.
     """
     # One frame at a time: a minute of 480x832 would take 9 GB as float64.
-    pairs = zip(video_THWC, reference_THWC, strict=True)
-    return np.array([_squared_sum(v, r) / v.size for v, r in pairs], dtype=np.float64)
-
-
-def _squared_sum(video_HWC: Frames, reference_HWC: Frames) -> int:
-    """Return the sum of squared differences, exact in integers."""
-    # A dot product would be as fast only if BLAS started no threads.
-    apart = np.subtract(video_HWC, reference_HWC, dtype=np.int16)
-    apart *= apart  # wraps modulo 2^16; squares are below 2^16, so the unsigned view is exact
-    return int(apart.view(np.uint16).sum(dtype=np.uint64))
+    mse = np.empty(len(video_THWC))
+    for i, (video_HWC, reference_HWC) in enumerate(zip(video_THWC, reference_THWC, strict=True)):
+        # Sums of integers are exact. A dot product would be as fast only if BLAS started no
+        # threads.
+        apart = np.subtract(video_HWC, reference_HWC, dtype=np.int16)
+        apart *= apart  # wraps modulo 2^16; squares are below 2^16, so the unsigned view is exact
+        mse[i] = int(apart.view(np.uint16).sum(dtype=np.uint64)) / video_HWC.size
+    return mse
 
 
 def from_mse(mse: float) -> float:

@@ -56,6 +56,7 @@ class Signals(Metric):
         before: Pixels | None = None
         for frame_HWC in clip.frames_THWC:  # one at a time, to save memory
             pixels_HWC = frame_HWC.astype(np.float32)
+            # Flicker needs the frame before, so the luma of one frame is kept.
             luma_HW = luma(pixels_HWC)
             of_frame = (luma_HW.mean((-2, -1)), contrast(luma_HW), sharpness(luma_HW))
             still.append((*map(float, of_frame), float(colourfulness(pixels_HWC))))
@@ -85,6 +86,7 @@ def contrast(luma_HW: Pixels) -> Pixels:
 
     Shapes  [..., H, W] f32 -> [...] f32.
     """
+    # Without Bessel's correction: the pixels are all there are, not a sample.
     found: Pixels = luma_HW.std((-2, -1))
     return found
 
@@ -98,6 +100,7 @@ def sharpness(luma_HW: Pixels) -> Pixels:
     Source  Pech-Pacheco et al. 2000, with the kernel of four neighbours at the inner pixels.
     Shapes  [..., H, W] f32 -> [...] f32.
     """
+    # Inner pixels only: any rule for the border would add edges of its own.
     laplacian = -4 * luma_HW[..., 1:-1, 1:-1]
     laplacian += luma_HW[..., :-2, 1:-1]
     laplacian += luma_HW[..., 2:, 1:-1]
@@ -116,6 +119,7 @@ def colourfulness(pixels: Pixels) -> Pixels:
     a = pixels[..., 0] - pixels[..., 1]
     b = (pixels[..., 0] + pixels[..., 1]) / 2 - pixels[..., 2]
     image = (-2, -1)
+    # Hasler and Süsstrunk's M = sigma_rgyb + 0.3 mu_rgyb.
     spread = np.sqrt(a.var(image) + b.var(image))
     found: Pixels = spread + 0.3 * np.sqrt(a.mean(image) ** 2 + b.mean(image) ** 2)
     return found

@@ -217,6 +217,7 @@ def _gaussian_sum(video_HW: Frames, reference_HW: Frames) -> float:
     np.subtract(x, y, out=maps[1])
     np.square(maps[:2], out=maps[2:])
     s, d, ss, dd = _blurred(maps)
+    # In place from here on: fresh memory costs more than the arithmetic.
     s *= s
     d *= d
     ss -= s

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from harness.results.scores import Column, Value
-from harness.scoring.judge.judge import Judge, Verdict
+from harness.scoring.judge.judge import Judge
 from harness.scoring.judge.question import TEMPLATE_SHA256
 from harness.scoring.metrics.metric import Clip, Metric, Unscorable
 from harness.system.errors import UserError
@@ -82,9 +82,15 @@ class StoryEval(Metric):
             self.judge.completed(clip.events, clip.frames_THWC, vote, device)
             for vote in range(self.num_votes)
         ]
+        # Votes by events: the majority decides each event for itself.
         votes_VE = np.array([verdict.completed for verdict in verdicts])
         share_E = votes_VE.mean(axis=0)
         completed_E = share_E > 0.5
+        explanation = verdicts[0].explanation
+        if len(verdicts) > 1:
+            explanation = "\n".join(
+                f"vote {i}: {each.explanation}" for i, each in enumerate(verdicts, 1)
+            )
         agreement = float(np.maximum(share_E, 1 - share_E).mean())
         return {
             "storyeval_completion": float(completed_E.mean()),
@@ -92,16 +98,9 @@ class StoryEval(Metric):
             "storyeval_num_events": len(clip.events),
             "storyeval_completed": [float(each) for each in completed_E],
             "storyeval_agreement": agreement if self.num_votes > 1 else None,
-            "storyeval_explanation": _explained(verdicts),
+            "storyeval_explanation": explanation,
         }
 
     def close(self) -> None:
         """Free the judge."""
         self.judge.close()
-
-
-def _explained(verdicts: Sequence[Verdict]) -> str:
-    """Join the explanations of all votes."""
-    if len(verdicts) == 1:
-        return verdicts[0].explanation
-    return "\n".join(f"vote {i}: {each.explanation}" for i, each in enumerate(verdicts, 1))

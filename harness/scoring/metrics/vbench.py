@@ -241,6 +241,7 @@ class ImagingQuality(Dimension):
         num_frames = len(clip.frames_THWC)
         pieces = self._pieces(clip)
         replies = [self._ask(clip, piece, device) for piece in pieces]
+        # The spans cover every frame; one that stayed NaN would make the video unscorable.
         per_frame_T = np.full(num_frames, np.nan)
         for (start, stop), reply in zip(pieces, replies, strict=True):
             if len(reply.frames) != stop - start:

@@ -166,6 +166,7 @@ def summarise(
 
     num_frames = first_frame + len(per_frame_T)
     first = min(clip.first_chunk_frames, num_frames)
+    # A span that begins after the end is empty, so its mean is None.
     edges = {
         name: [min(num_frames, round(min(t, num_frames) * clip.fps)) for t in span]
         for name, span in SPANS_S.items()
@@ -177,6 +178,7 @@ def summarise(
         if level is not None:  # a change from frame to frame needs two frames
             centres_s.append((first + (start + stop) / 2) / clip.fps)
             levels.append(level)
+    # A window at the cap stands for infinity, so no difference or slope with it has a meaning.
     num_capped = sum(cap is not None and level >= cap for level in levels)
     reason = None
     if not levels:
@@ -226,6 +228,7 @@ def windows(num_frames: int, length: int) -> list[tuple[int, int]]:
     A last span is merged with the previous one if it is less than half full. Twenty frames in
     windows of eight give (0, 8), (8, 16), (16, 20); nineteen give (0, 8), (8, 19).
     """
+    # A last span that is at least half full counts as one more window.
     num_windows = max(1, num_frames // length + (2 * (num_frames % length) >= length))
     starts = [i * length for i in range(num_windows)]
     return list(zip(starts, [*starts[1:], num_frames], strict=True))
