@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.numbers import number as printed
+from analysis.pages import show
 from analysis.section import Method, Section
+from analysis.settings import does
 from analysis.sources.published.papers import Number, Paper, names, paper
 from analysis.statistics import FEWEST, estimates
 from analysis.verb_options import PUBLISHED, of_source, source
-from analysis.work.settings import does
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
@@ -82,6 +83,7 @@ def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted
         if row is not None and key in row.values:
             ours.append(Ours(str(number.method), COUNTED, row.values[key], None))
         found += [judged(number, each) for each in ours]
+        # A number without one of ours gets a verdict too, so that none is dropped silently.
         if not ours and number.column.quantity is None:
             found.append(Verdict(number, None, "not comparable", number.column.why_not))
         elif not ours and number.method is None:
@@ -230,7 +232,7 @@ def _row(verdict: Verdict) -> list[str]:
 
 
 def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
-    """How many of each verdict, what has no counterpart, what was not run and how to run it."""
+    """Yield the number of each verdict, then the numbers without one of ours, by reason."""
     yield ", ".join(f"{word}: {number}" for word, number in count(found).items())
     alone = [each for each in found if each.ours is None]
     without = Counter(
@@ -255,7 +257,8 @@ def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
 
 
 def counted() -> list[Counted]:
-    """Every row and suite of the study; imports the network, takes some seconds."""
+    """Let the planner count every row and suite of the study."""
+    # Imports the network and takes some seconds, so only papers that need it pay for it.
     from harness.planning.study_table import rows
 
     return [
@@ -268,7 +271,7 @@ def counted() -> list[Counted]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Ours, theirs, and what of it."""
+    """Add the options of `compare`."""
     of_source(parser)
     parser.add_argument(
         "--published",
@@ -281,7 +284,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Print a table a paper; numbers without one of ours are counted beneath."""
+    """Print one table per paper; its notes count the numbers that have none of ours."""
     if words.published == LIST:
         lines = [[x.name, x.arxiv, str(len(x.numbers)), x.title] for x in map(paper, names())]
         header = ["name", "arXiv", "numbers", "title"]
@@ -289,34 +292,25 @@ def run(words: argparse.Namespace) -> int:
         return 0
     chosen = names() if words.published == "all" else words.published.split(",")
     papers = [_narrowed(paper(name), words.suite, words.row) for name in chosen]
-    ours, why = _sections(words)
+    ours: Sequence[Section] = ()
+    why = []
+    try:
+        ours = source(words)
+    except UserError as error:
+        # Without runs of ours, printed numbers and planner counts can still be shown.
+        if words.source == PUBLISHED:
+            raise
+        why = [f"no runs of ours: {error}"]
     for each in papers:
         counts = counted() if each.counted and words.source != PUBLISHED else ()
         found = verdicts(each, ours, counts)
         table = grid(each, found)
         table = replace(table, notes=[*table.notes, *why])
+        show(table, words.format)
         # Two tables of CSV do not go one after the other.
-        work = None if words.format == "csv" else of_work(each)
-        for shown in (table, work):
-            if shown is None:
-                continue
-            if words.format == "text":
-                shown.show()
-                print()
-            else:
-                written = {"md": shown.markdown, "latex": shown.latex, "csv": shown.csv}
-                print(written[words.format](), end="" if words.format == "csv" else "\n")
+        if words.format != "csv" and (work := of_work(each)):
+            show(work, words.format)
     return 0
-
-
-def _sections(words: argparse.Namespace) -> tuple[Sequence[Section], list[str]]:
-    """Read our runs; without any, printed numbers and planner counts can still be shown."""
-    try:
-        return source(words), []
-    except UserError as error:
-        if words.source == PUBLISHED:
-            raise
-        return [], [f"no runs of ours: {error}"]
 
 
 def _narrowed(each: Paper, suite: str | None, word: str | None) -> Paper:

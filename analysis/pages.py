@@ -30,8 +30,7 @@ class Tables:
         if self.heading:
             print(f"{self.heading}\n")
         for grid in self.grids:
-            grid.show()
-            print()
+            show(grid, form)
         for note in self.notes:
             print(f"- {note}")
 
@@ -40,6 +39,16 @@ class Tables:
         heading = [f"{self.heading}\n"] if self.heading else []
         noted = "".join(f"- {note}\n" for note in self.notes)
         return "\n".join([*heading, *(grid.markdown() for grid in self.grids), noted])
+
+
+def show(grid: Grid, form: str) -> None:
+    """Print a table as `text`, with an empty line after it, or as `md`, `latex` or `csv`."""
+    if form == "text":
+        grid.show()
+        print()
+        return
+    written = {"md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
+    print(written[form](), end="" if form == "csv" else "\n")
 
 
 def write(path: Path, text: str | bytes) -> None:

@@ -68,6 +68,8 @@ class Method:
     reasons: by quantity (`harness.results.quantities`), why the method has no value.
     skip_ratio: denoising passes that were skipped over all of them, mean over videos; NaN if
         unknown.
+    flops: arithmetic of the blocks in the passes that ran (column `flops` of
+        `harness.results.observation`), mean over videos; NaN if unknown.
     request: the stored request of the run; None for published methods, or if it is unreadable.
     """
 
@@ -87,6 +89,7 @@ class Method:
     failures: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     skip_ratio: float = np.nan
+    flops: float = np.nan
     request: Run | None = None
 
 

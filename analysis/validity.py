@@ -68,6 +68,11 @@ class Pair:
         """Methods that the study published with a video for every prompt."""
         return [name for name in self.names if name not in self.published.partial]
 
+    @property
+    def num_videos(self) -> int:
+        """Videos of ours per method."""
+        return len(self.measured.values[SSIM.column])
+
     def theirs(self, metric: Metric, names: Sequence[str]) -> Array:
         """Return the published values [M]."""
         values: Array = self.published.methods.loc[list(names), metric.published].to_numpy(float)
@@ -115,9 +120,24 @@ def agreement(found: Sequence[Pair]) -> Grid:
         if len(pair.names) > len(pair.whole):
             lines.append(_line(f"{pair.published.suite}, partial rows too", [pair], pair.names))
     if len(found) > 1:
-        common = [name for name in found[0].whole if all(name in x.whole for x in found)]
+        first, second = found[:2]
+        common = [name for name in first.whole if all(name in x.whole for x in found)]
         lines.append(_line("both", found, common))
-        lines += _between(found[0], found[1], common)
+        # How well each side agrees with itself across suites bounds how well it can agree with the
+        # other side.
+        theirs, ours = [], []
+        for metric in RANKED:
+            theirs.append(float(spearman(*(pair.theirs(metric, common) for pair in found[:2]))))
+            has_ours = all(metric.column in pair.measured.values for pair in (first, second))
+            ours.append(
+                float(spearman(*(pair.ours(metric, common)[0] for pair in (first, second))))
+                if has_ours and len(common) >= FEWEST
+                else np.nan
+            )
+        suites = f"{first.published.suite} against {second.published.suite}"
+        for side, values in (("published", theirs), ("ours", ours)):
+            cells = [number(value, 3) for value in values]
+            lines.append([f"({side}, {suites})", str(len(common)), *cells])
     header = ["methods ranked in", "n", *(metric.title for metric in RANKED)]
     return Grid("Spearman's correlation, published against measured", header, lines)
 
@@ -129,7 +149,7 @@ def listing(pair: Pair) -> Grid:
     apart = []
     for metric in metrics:
         sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
-        sign = -1 if metric.higher_is_better else 1
+        sign = -1 if metric.higher_is_better else 1  # rank 1 is closest to BF16
         places = [ranks(sign * side) for side in sides]
         apart.append(places[1] - places[0])
         for row, values, both in zip(
@@ -139,7 +159,7 @@ def listing(pair: Pair) -> Grid:
             row.append(" / ".join(f"{place:g}" for place in both))
     mean = np.mean(apart, axis=0)
     videos = pair.published.methods["n_videos"]
-    order = np.lexsort((pair.names, mean, -np.abs(mean)))
+    order = np.lexsort((pair.names, mean, -np.abs(mean)))  # its last key sorts first
     lines = [
         [pair.names[i], str(videos[pair.names[i]]), *cells[i], f"{mean[i]:+.1f}"] for i in order
     ]
@@ -154,7 +174,7 @@ def notes(
     found: Sequence[Pair], published: Mapping[str, Published], measured: Mapping[str, Measured]
 ) -> Iterator[str]:
     """Yield notes on how to read the numbers and what they leave out."""
-    prompts = ", ".join(f"{p.published.suite} {len(_table(p))}" for p in found)
+    prompts = ", ".join(f"{p.published.suite} {p.num_videos}" for p in found)
     yield (
         f"in brackets: 95 % bootstrap interval, {NUM_DRAWS} draws of our prompts within each suite "
         f"({prompts} videos a method), the same draw for all methods, seeds from {SEED}; the "
@@ -193,15 +213,15 @@ def notes(
 
 def _line(label: str, found: Sequence[Pair], names: Sequence[str]) -> list[str]:
     """Return the cells of one line: correlation and interval of each metric."""
-    return [label, str(len(names)), *(_cell(found, names, metric) for metric in RANKED)]
-
-
-def _cell(found: Sequence[Pair], names: Sequence[str], metric: Metric) -> str:
-    rho, low, high = correlation(found, names, metric)
-    if np.isnan(rho):
-        return "-"
-    redrawn = all(len(_table(pair)) > 1 for pair in found)  # one prompt is itself in every draw
-    return f"{rho:.3f} [{low:.3f}, {high:.3f}]" if redrawn else f"{rho:.3f}"
+    cells = []
+    for metric in RANKED:
+        rho, low, high = correlation(found, names, metric)
+        cell = "-" if np.isnan(rho) else f"{rho:.3f}"
+        # A single prompt is itself in every draw, so it has no interval.
+        if not np.isnan(rho) and all(pair.num_videos > 1 for pair in found):
+            cell += f" [{low:.3f}, {high:.3f}]"
+        cells.append(cell)
+    return [label, str(len(names)), *cells]
 
 
 def correlation(
@@ -213,26 +233,11 @@ def correlation(
         return np.nan, np.nan, np.nan
     theirs = np.mean([pair.theirs(metric, names) for pair in found], axis=0)
     ours = np.mean([pair.ours(metric, names, NUM_DRAWS) for pair in found], axis=0)
+    # Row 0 of `ours` has all prompts once; the others are the bootstrap's draws.
     found_rho, *draws = spearman(ours, theirs)
     if np.isnan(found_rho):
         return np.nan, np.nan, np.nan
     return float(found_rho), *interval(np.array(draws))
-
-
-def _between(first: Pair, second: Pair, names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield how well each side agrees with itself across suites, a bound for the other side."""
-    suites = f"{first.published.suite} against {second.published.suite}"
-    sides: list[tuple[str, list[float]]] = [("published", []), ("ours", [])]
-    for metric in RANKED:
-        both = (first, second)
-        here = all(metric.column in pair.measured.values for pair in both) and len(names) >= FEWEST
-        theirs = [pair.theirs(metric, names) for pair in both]
-        sides[0][1].append(float(spearman(*theirs)))
-        ours = [pair.ours(metric, names)[0] for pair in both] if here else []
-        sides[1][1].append(float(spearman(*ours)) if here else np.nan)
-    for side, values in sides:
-        cells = [number(value, 3) for value in values]
-        yield [f"({side}, {suites})", str(len(names)), *cells]
 
 
 def _absent(published: Mapping[str, Published], measured: Mapping[str, Measured]) -> Iterator[str]:
@@ -245,19 +250,15 @@ def _absent(published: Mapping[str, Published], measured: Mapping[str, Measured]
             continue
         for name, reason in ours.left_out.items():
             yield f"{suite}: {name} left out, {reason}"
-        theirs = [str(name) for name in published[suite].methods.index]
-        unmade = [n for n in theirs if n not in {*ours.names, *ours.left_out}]
+        known = [str(name) for name in published[suite].methods.index]
+        unmade = [name for name in known if name not in {*ours.names, *ours.left_out}]
         if unmade:
             yield f"{suite}: no rows of ours for {', '.join(unmade)}"
-        extra = [n for n in ours.names if n not in theirs and n != REFERENCE]
+        extra = [name for name in ours.names if name not in known and name != REFERENCE]
         if extra:
             yield f"{suite}: not published here, so not ranked: {', '.join(extra)}"
         for column, reason in ours.reasons.items():
             yield f"{suite}: no {column}: {reason}"
-
-
-def _table(pair: Pair) -> pd.DataFrame:
-    return pair.measured.values[SSIM.column]
 
 
 # ---- the report and the verb ---------------------------------------------------------------------
@@ -271,10 +272,22 @@ class Report(Tables):
 
     def svg(self) -> str:
         """Draw one row of panels per suite, one panel per metric that both sides have."""
-        rows = [
-            [_panel(pair, metric) for metric in LISTED if metric.column in pair.measured.values]
-            for pair in self.pairs
-        ]
+        rows = []
+        for pair in self.pairs:
+            families, partial = pair.published.methods["family"], pair.published.partial
+            panels = []
+            for metric in LISTED:
+                if metric.column not in pair.measured.values:
+                    continue
+                sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
+                points = [
+                    Point(name, float(x), float(y), families[name], hollow=name in partial)
+                    for name, x, y in zip(pair.names, *sides, strict=True)
+                ]
+                title = f"{pair.published.suite}: {metric.title}"
+                axes = Axis("published"), Axis("measured on our model")
+                panels.append(Scatter(metric.column, title, *axes, points, label_all=True))
+            rows.append(panels)
         has_partial = any(set(pair.names) & set(pair.published.partial) for pair in self.pairs)
         said = "hollow: published with fewer videos" if has_partial else ""
         return svg(Panels("validity", rows, title="measured against published", note=said))
@@ -302,19 +315,6 @@ def report(table: pd.DataFrame, study: Mapping[str, Published]) -> Report:
         heading,
         found,
     )
-
-
-def _panel(pair: Pair, metric: Metric) -> Scatter:
-    """Build a scatter of measured against published; hollow: published with fewer videos."""
-    sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
-    families = pair.published.methods["family"]
-    points = [
-        Point(name, float(x), float(y), families[name], hollow=name in pair.published.partial)
-        for name, x, y in zip(pair.names, *sides, strict=True)
-    ]
-    title = f"{pair.published.suite}: {metric.title}"
-    x, y = Axis("published"), Axis("measured on our model")
-    return Scatter(metric.column, title, x, y, points, label_all=True)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

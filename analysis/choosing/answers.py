@@ -21,7 +21,7 @@ from harness.system.text_table import Grid
 
 SUMMARY = ("ratio", "peak_gib", "runtime_s", "ssim", "lpips", "drift_last")
 AGAINST = " (held against)"
-NUM_UNTOLD = 4  # methods that a note names; above this it counts
+NUM_NAMED = 4  # methods that a note names; above this it counts
 
 
 def overview(section: Section) -> Iterator[Grid]:
@@ -56,7 +56,7 @@ def _unplaced(section: Section) -> list[str]:
     together: dict[str, list[str]] = {}
     for (name, why), titles in found.items():
         together.setdefault(f"{why}, so not on {', '.join(titles)}", []).append(name)
-    return [f"{listed(names, NUM_UNTOLD)}: {said}" for said, names in together.items()]
+    return [f"{listed(names, NUM_NAMED)}: {said}" for said, names in together.items()]
 
 
 def _recommended(section: Section) -> Grid:
@@ -91,6 +91,7 @@ def answer(section: Section, question: Question) -> Iterator[Grid]:
         num = str(section.methods[str(section.reference)].num_videos)
         table.loc[f"{section.reference}{AGAINST}"] = [num, *found.reference]
     first = next((str(name) for name in found.values.index if name != section.reference), "")
+    # BF16 may be on the frontier, but it needs no warnings.
     warned = cautions(section, question.under).get(first, [])
     more = [f"{first}: {'; '.join(warned)}"] if warned else []
     yield grid(section, found.title, table, [*found.notes, *more])

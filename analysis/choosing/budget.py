@@ -80,6 +80,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
 
     known: cache of model needs by model settings, filled here.
     """
+    # Imports torch, which the other views of `choose` do without.
     from hydra.errors import InstantiationException
 
     from harness.cache.integration import Packed
@@ -94,11 +95,13 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
         if not isinstance(stored.build(run.integration, run.folder), Packed):
             return None, "built in as the published study did, which the planner counts apart"
         model = request.model_of(run.model_name, run.model)
+        # Counting a model's needs runs its network on the meta device, so runs share the count.
         if (key := repr(run.model)) not in known:
             known[key] = needs(model)
         setting = Setting(
             run.model_name, run.suite.name, model, known[key], run.suite.num_frames,
             request.backend_of(run.attention), None, card_gib,
+            switches=run.suite.switches, recached=run.suite.recached,
         )  # fmt: skip
         found = forecast(run.method_name, stored.build(run.method, run.folder), setting)
     except (InstantiationException, ValueError) as error:

@@ -82,8 +82,9 @@ def ask(section: Section, question: Question) -> Answer:
     """
     values = objectives(section)
     lacking = {name: section.why_not(name) for name in question.quantities if not section.has(name)}
+    # A typed question is answered as it stands or not at all; a preset is answered in part.
     if lacking and question.is_typed:
-        raise UserError(_lacking(section, lacking))
+        raise UserError(_cannot_answer(section, lacking))
     reference = row(values, section.reference)
     limits, unread = readable(question.under, values, reference)
     if unread and question.is_typed:
@@ -93,7 +94,8 @@ def ask(section: Section, question: Question) -> Answer:
     by = tuple(name for name in question.by if name not in lacking)
     front = tuple(name for name in question.front if name not in lacking)
     if question.front and not front:
-        raise UserError(_lacking(section, lacking))
+        raise UserError(_cannot_answer(section, lacking))
+    # The frontier is of the methods that satisfy the constraints, so it comes after them.
     if front:
         kept = kept.loc[frontier(kept, front)]
     # BF16 is no choice, but it belongs to a frontier that it is on.
@@ -140,7 +142,7 @@ def shown(quantity: str, value: float, places: int | None = None) -> str:
     return number(value, decimals, digits=3)
 
 
-def _lacking(section: Section, lacking: Mapping[str, str]) -> str:
+def _cannot_answer(section: Section, lacking: Mapping[str, str]) -> str:
     """Explain why a question cannot be answered here, and list the available quantities."""
     has = [name for name in QUANTITIES if section.has(name)]
     said = "; ".join(f"no {QUANTITIES[name].title} ({why})" for name, why in lacking.items())
@@ -152,7 +154,7 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
     missed = {each: ~each.met(values[each.quantity], limit) for each, limit in limits.items()}
     if not missed or values.empty:
         return []
-    together = np.add.reduce([mask.astype(int) for mask in missed.values()])
+    together = np.add.reduce([mask.astype(int) for mask in missed.values()])  # misses per method
     found = []
     for each, mask in missed.items():
         if not mask.any():
@@ -173,6 +175,7 @@ def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[s
     over = pd.DataFrame({str(c): c.excess(values[c.quantity], limits[c]) for c in limits}).dropna()
     if over.empty:
         return ["no method has all of these values"]
+    # Shares of the bounds make decibels and seconds comparable.
     scale = [max(abs(limit), EPSILON) for limit in limits.values()]
     name = str((over / scale).max(axis=1).idxmin())
     missed = [

@@ -6,6 +6,7 @@ therefore be compared with windows of the same bytes, with a sink and without.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ def groups(section: Section, tolerance: float = TOLERANCE) -> list[Group]:
     """
     sizes = _sizes(section)
     found: list[list[str]] = []
+    # Sizes rise, so a group ends at the first method that is too far from the group's smallest.
     for name, size in sizes.items():
         if found and size <= sizes[found[-1][0]] * (1 + tolerance):
             found[-1].append(str(name))
@@ -76,7 +78,7 @@ def at(section: Section, share: float, said: str, tolerance: float = TOLERANCE) 
         told = []
         for name in map(str, near):
             gib, ratio = (cell(section.values, name, key) for key in ("kv_gib", "ratio"))
-            held = "" if gib != gib else f"{shown('kv_gib', gib)} GiB, "
+            held = "" if math.isnan(gib) else f"{shown('kv_gib', gib)} GiB, "
             told.append(f"{name} ({held}{shown('ratio', ratio)}x)")
         raise UserError(
             f"nothing holds {said} within {tolerance:.0%}: nearest are "
@@ -100,6 +102,7 @@ def share_of_gib(section: Section, gib: float) -> float:
 
 def drops(section: Section, name: str) -> bool:
     """Whether a method drops frames, by its ratios or its name."""
+    # The study's data hold no ratio over the frames that are left, so its names must do.
     whole, same = (cell(section.values, name, key) for key in ("ratio", "ratio_same"))
     return whole > same * DROPS or "prune" in name.lower()
 
@@ -141,6 +144,7 @@ def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
     evicting = [name for name in names if _evicts(kinds[name])]
     lacking = [plain for plain in PLAIN if plain not in kinds.values()] if evicting else []
     missing = tuple(_missing(section, evicting[0], plain) for plain in lacking)
+    # `values` is ordered by quality, so the first window of a kind is the best one.
     firsts = [next((n for n in kinds if kinds[n] == plain), None) for plain in PLAIN]
     against = [
         line
@@ -172,7 +176,9 @@ def baseline(method: Method, ratio: float, plain: str) -> str:
     if length is None:
         return ""
     whole = int(length[1])
+    # A method of ratio r holds the bytes of 1 / r of all frames in BF16.
     counts = {bits: round(whole / ratio * more) for bits, more in BITS.items()}
+    # A window of the method's own precision isolates what its choice of frames gains.
     order = ("int4", "bf16") if "int4" in method.name else ("bf16", "int4")
     bits = next((each for each in order if FEWEST <= counts[each] < whole), None)
     if bits is None:

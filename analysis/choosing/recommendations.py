@@ -76,8 +76,7 @@ def cautions(section: Section, caps: Sequence[Constraint] = ()) -> dict[str, lis
     found: dict[str, list[str]] = {
         str(name): [] for name in values.index if name != section.reference
     }
-    told = [(each, str(each["say"])) for each in presets()["cautions"]]
-    words = {fixed([each["unless"]])[0]: said for each, said in told}
+    words = {fixed([each["unless"]])[0]: str(each["say"]) for each in presets()["cautions"]}
     limits, _ = readable([*caps, *words, *tolerances()], values, reference)
     for each, limit in limits.items():
         column = values[each.quantity]
@@ -86,9 +85,12 @@ def cautions(section: Section, caps: Sequence[Constraint] = ()) -> dict[str, lis
             if missed[name]:
                 value = shown(each.quantity, float(column[name]))
                 found[name].append(words.get(each, f"misses {each}: {value}"))
-    for name in _no_smaller(values, reference):
-        if name in found:
-            found[name].append("compresses, and its peak is not below that of BF16")
+    # Compression that does not lower the peak lets no longer video fit.
+    if reference is not None and {"ratio", "peak_gib"} <= set(values):
+        is_as_large = values["peak_gib"] >= float(reference["peak_gib"]) - EPSILON
+        for name in values.index[(values["ratio"] > 1 + EPSILON) & is_as_large]:
+            if name in found:
+                found[str(name)].append("compresses, and its peak is not below that of BF16")
     return found
 
 
@@ -163,6 +165,7 @@ def _among(
     words = {each.name: f"on the frontier {each.title!r}" for each in fronts}
     words |= {"tolerant": "within all tolerances", "densest": "near the largest ratio"}
     tried: list[str] = []
+    # The study's order: the first set of candidates that is not empty decides.
     for wanted in card["of"]:
         names = [str(name) for name in others.index]
         for word in wanted:
@@ -189,12 +192,3 @@ def _tolerant(section: Section, others: pd.DataFrame) -> set[str]:
     limits, _ = readable(tolerances(), others, reference)
     met = [each.met(others[each.quantity], limit) for each, limit in limits.items()]
     return set(others.index[np.logical_and.reduce(met)].astype(str)) if met else set()
-
-
-def _no_smaller(values: pd.DataFrame, reference: pd.Series | None) -> list[str]:
-    """Return methods that compress history without lowering the peak below BF16's."""
-    if reference is None or not {"ratio", "peak_gib"} <= set(values):
-        return []
-    base = float(reference["peak_gib"])
-    mask = (values["ratio"] > 1 + EPSILON) & (values["peak_gib"] >= base - EPSILON)
-    return [str(name) for name in values.index[mask]]

@@ -25,6 +25,7 @@ def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[
     if len(others) == 1:
         return _of_floor(section, by[0], others[0])
     first, second = others[:2]
+    # Ties in the first quantity are broken by the next, so that one is tested.
     deciding = next((each for each in by if _differ(section, each, first, second)), None)
     if deciding is None:
         return [f"{first} and {second} are equal in all of {', '.join(by)}"]
@@ -52,6 +53,7 @@ def compared(section: Section, quantity: str, first: str, second: str) -> list[s
     if smallest_p(found.n) > ALPHA:
         verdict = f"not told apart, which no difference could be with {found.n} prompts"
     noise = _beside_noise(section, quantity, abs(found.mean))
+    # Exact quantities, such as bytes, differ by the same amount in every video.
     if found.bounds is not None and found.bounds[0] == found.bounds[1]:
         said = f"{found.mean:+.3g}, in every video alike"
     else:

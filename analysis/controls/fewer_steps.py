@@ -8,6 +8,7 @@ saving lead. The distances are measured here, from the stored frames.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +18,13 @@ import pandas as pd
 
 from analysis.section import Section
 from analysis.statistics import KEPT
-from analysis.work.arithmetic import without_skips
 from harness.api import Method as Parts
+from harness.cache.attention.portable import Portable
 from harness.models.preset import VideoModel
-from harness.planning.model_needs import network
-from harness.results.quantities import QUANTITIES
+from harness.planning.memory import Budget, Contract
+from harness.planning.model_needs import Needs, network
+from harness.planning.roofline import work
+from harness.results.quantities import is_fidelity
 from harness.results.run import Run
 from harness.results.video_files import frames_file, read_frames
 from harness.scoring.metrics import psnr, ssim
@@ -65,7 +68,7 @@ def with_fewer_steps(section: Section) -> Section:
             methods[name], folder = method, method.folder
             rows = other.videos.loc[[name]]
             measured = [_distances(folder, base, *index[1:]) for index in rows.index]
-            kept = rows.drop(columns=[x for x in rows if _is_fidelity(str(x))])
+            kept = rows.drop(columns=[x for x in rows if is_fidelity(str(x))])
             tables.append(kept.join(pd.DataFrame(measured, index=rows.index)))
     videos = pd.concat(tables)
     added = [name for name in methods if name not in section.methods]
@@ -76,24 +79,33 @@ def with_fewer_steps(section: Section) -> Section:
     return replace(section, methods=methods, videos=videos, values=values)
 
 
-def steps_of_cost(model: VideoModel, parts: Parts, num_frames: int, flops: float) -> int | None:
-    """Return the number of steps whose FLOPs are nearest to `flops`; None if no other can run.
+def steps_of_cost(
+    model: VideoModel, parts: Parts, num_frames: int, share: float, recached: Sequence[int] = ()
+) -> int | None:
+    """Return the number of steps whose planned FLOPs are nearest to a share of those of all steps.
 
-    parts: the method, which skips no pass. flops: of a video.
+    None if no other number of steps can run.
+    parts: the method, which skips no pass. recached: as in `VideoModel.passes`.
     """
     counted = network(model)
+
+    def planned(num_steps: int) -> float:
+        schedule: Any = model.schedule
+        short = replace(model, schedule=replace(schedule, num_steps=num_steps))
+        # Raises ValueError for steps that the order of passes cannot split evenly.
+        short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
+        budget = Budget(short, Needs(counted, None, None, ()), parts, Portable())
+        histories = budget.histories(Contract(best=True, window=short.window), num_frames)
+        needed = work(short, counted, budget.storage, histories, num_frames, Portable(), recached)
+        return needed.gemm_flops + needed.attention_flops
+
     full = getattr(model.schedule, NUM_STEPS)
-    likely = round(full * flops / without_skips(model, parts, num_frames, counted))
+    wanted, likely = share * planned(full), round(share * full)
     costs: dict[int, float] = {}
     for steps in range(max(2, likely - NEAR), min(full, likely + NEAR + 1)):
-        schedule: Any = model.schedule
-        try:
-            short = replace(model, schedule=replace(schedule, num_steps=steps))
-            short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
-        except ValueError:  # steps that the order of passes cannot split evenly
-            continue
-        costs[steps] = without_skips(short, parts, num_frames, counted)
-    return min(costs, key=lambda steps: abs(costs[steps] - flops), default=None)
+        with suppress(ValueError):
+            costs[steps] = planned(steps)
+    return min(costs, key=lambda steps: abs(costs[steps] - wanted), default=None)
 
 
 def _work(section: Section) -> Mapping[str, Any] | None:
@@ -107,11 +119,8 @@ def _work(section: Section) -> Mapping[str, Any] | None:
         **{key: value for key, value in request.model.items() if key != "schedule"},
         "schedule": schedule,
         "suite": (suite.name, suite.sha256, suite.num_frames, request.seed),
+        "switches": (suite.switches, suite.recache),
     }
-
-
-def _is_fidelity(key: str) -> bool:
-    return key in QUANTITIES and QUANTITIES[key].fidelity
 
 
 def _distances(folder: Path, base: Path, prompt: int, sample: int) -> dict[str, float]:

@@ -29,7 +29,6 @@ from analysis.controls.fewer_steps import num_steps, steps_of_cost, with_fewer_s
 from analysis.numbers import number
 from analysis.section import Section, cell
 from analysis.statistics import KEPT, between
-from analysis.work.arithmetic import flops
 from harness.api import Exact, Retention
 from harness.api import Method as Parts
 from harness.cache.session import sized
@@ -106,8 +105,8 @@ def pairs(section: Section) -> Sequence[Pair]:
 def notes(section: Section, names: Collection[str]) -> list[str]:
     """Return one sentence for each control of these methods, with the difference in quality.
 
-    One line for each control that a method needs; a missing one is named. Methods that neither skip
-    nor evict have none.
+    One more sentence for each method that lacks controls. Methods that neither skip nor evict have
+    none.
     """
     try:
         found = pairs(section)
@@ -117,21 +116,27 @@ def notes(section: Section, names: Collection[str]) -> list[str]:
     if not found:
         return []
     extended = with_fewer_steps(section)
-    shown_by = next((name for name in COMPARED_BY if section.has(name)), None)
+    quantity = next((QUANTITIES[name] for name in COMPARED_BY if section.has(name)), None)
     lines = []
+    missing: dict[str, list[str]] = {}
     for pair in found:
         if pair.control is None:
-            lines.append(f"{pair.method}: no control by {pair.kind}, {pair.missing}")
+            missing.setdefault(pair.method, []).append(pair.kind)
             continue
-        apart = between(extended, shown_by, pair.method, pair.control) if shown_by else None
+        apart = quantity and between(extended, quantity.name, pair.method, pair.control)
         gap = ""
-        if shown_by and apart is not None:
-            quantity = QUANTITIES[shown_by]
+        if quantity and apart:
             places = quantity.decimals
             gap = f", {quantity.title} {number(apart.mean, places, '+z')} {quantity.unit}".rstrip()
             if apart.bounds is not None:
                 gap += f" [{', '.join(number(x, places, '+z') for x in apart.bounds)}]"
         lines.append(f"{pair.method}: beside {pair.control} ({pair.kind}){gap}")
+    # The reasons and commands are long, so they stay in the table of controls.
+    lines += [
+        f"{name}: no control by {', nor by '.join(kinds)}; python -m analysis controls says how to "
+        "make it, or why none can be made"
+        for name, kinds in missing.items()
+    ]
     return lines
 
 
@@ -153,16 +158,21 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
     nearest = min(gaps, key=gaps.__getitem__, default=None)
     if nearest is not None and gaps[nearest] <= SKIPS:
         return pair(nearest, section.methods[nearest].skip_ratio)
+    if math.isnan(ratio):
+        return pair(missing="its rows have no skip ratio: repeat its run")
     model = _model(section, name)
-    num_steps = len(model.schedule.times(True))
-    reached = round(ratio * num_steps) / num_steps
+    steps = len(model.schedule.times(True))
+    reached = round(ratio * steps) / steps
     if abs(reached - ratio) > SKIPS:
-        said = f"of {num_steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
+        said = f"of {steps} steps no whole number is within {SKIPS:g} of the ratio {ratio:.3g}"
         return pair(missing=f"none can be made: {said}")
     settings = {"ratio": f"{reached:g}"}
     # Where the method's policy may skip the last step, the control may too.
     settings |= {} if policy.protect_last else {"protect_last": "false"}
     settings |= {} if policy.payload == "residual" else {"payload": policy.payload}
+    # Orders of passes that run a whole window at once refuse to skip single chunks.
+    settings |= {} if policy.scope == "chunk" else {"scope": policy.scope}
+    settings |= {"allow_stale_commit": "true"} if policy.allow_stale_commit else {}
     return pair(missing=_command(section, name, "reuse", "uniform_skip", Uniform, settings))
 
 
@@ -177,23 +187,39 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
             missing="none can be made: the model's steps are a list of times",
         )  # fmt: skip
     pair = partial(Pair, "fewer steps", name, steps)
-    work = flops([section.methods[name]]).get(name)
-    if work is None:
-        return pair(missing="its traces are missing, so its FLOPs are not known: repeat its run")
-    wanted = steps_of_cost(model, replace(parts, reuse=None), request.suite.num_frames, work)
+    if section.reference in _alike(section, name, "reuse"):
+        without, words = r"[+~]*method[.=]", ["method=bf16"]
+    else:
+        without, words = r"[+~]*method\.reuse", ["method.reuse=null"]
+    # Rows count what attention computed, the planner what a pass may see. So only shares of FLOPs
+    # compare, and these need the run of all steps.
+    whole = next(_without_reuse(section, name), None)
+    if whole is None:
+        return pair(
+            missing=f"first make its run without reuse: {_typed(section, name, without, words)}"
+        )
+    share = section.methods[name].flops / section.methods[whole].flops
+    if math.isnan(share):
+        return pair(missing=f"rows without FLOPs: repeat the runs of {name} and {whole}")
+    suite, plain = request.suite, replace(parts, reuse=None)
+    wanted = steps_of_cost(model, plain, suite.num_frames, share, suite.recached)
     if wanted is None:
         return pair(missing="none can be made: no other number of steps fits the order of passes")
     wide = with_fewer_steps(section)
-    for other in _alike(wide, name, "reuse"):
+    for other in _without_reuse(wide, name):
         theirs = wide.methods[other].request
-        if theirs and num_steps(theirs) == wanted and theirs.method.get("reuse") is None:
+        if theirs and num_steps(theirs) == wanted:
             return pair(other, wanted)
-    words = [f"model.schedule.num_steps={wanted}"]
-    if section.reference in _alike(section, name, "reuse"):
-        made = _typed(section, name, r"[+~]*method[.=]", ["method=bf16", *words])
-    else:
-        made = _typed(section, name, r"[+~]*method\.reuse", ["method.reuse=null", *words])
-    return pair(missing=f"make it with {made}")
+    words.append(f"model.schedule.num_steps={wanted}")
+    return pair(missing=f"make it with {_typed(section, name, without, words)}")
+
+
+def _without_reuse(section: Section, name: str) -> Iterator[str]:
+    """Yield the runs that equal a method apart from reuse, and skip no pass."""
+    for other in _alike(section, name, "reuse"):
+        request = section.methods[other].request
+        if request and request.method.get("reuse") is None:
+            yield other
 
 
 def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterator[Pair]:

@@ -17,8 +17,8 @@ from typing import Literal
 
 import yaml
 
+from analysis.settings import built
 from analysis.sources.published.papers import Number, paper
-from analysis.work.settings import built
 from harness.planning.flops import video_flops
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import shipped
@@ -83,7 +83,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Factor:
-    """What one part contributes.
+    """The share of a speed-up that is due to one part.
 
     after: FLOPs of a video with this link and all before it; NaN for `REST`.
     factor: FLOPs before over FLOPs after; for `REST`, seconds that FLOPs do not explain.
@@ -124,10 +124,11 @@ def factors(of: Chain) -> list[Factor]:
     found: list[Factor] = []
     before = flops(of, of.links[0])
     for link in of.links:
-        after, bounds = before, None
+        after, bounds = before, None  # a link without settings changes no FLOPs
         if link.published:
             printed = of.printed(of.row, "pflops")
             after = printed.value * PETA
+            # More FLOPs after the link are a smaller factor, so the upper end comes first.
             ends = (printed.value + printed.half_unit, printed.value - printed.half_unit)
             bounds = (before / PETA / ends[0], before / PETA / ends[1])
         elif link.words:
@@ -135,6 +136,7 @@ def factors(of: Chain) -> list[Factor]:
         share = math.log(before / after) / math.log(speedup)
         found.append(Factor(link.part, after, before / after, share, bounds))
         before = after
+    # The first link is vanilla itself, the last one the paper's fast row.
     rest = speedup / (found[0].after / before)
     found.append(Factor(REST, math.nan, rest, math.log(rest) / math.log(speedup)))
     return found
@@ -143,8 +145,9 @@ def factors(of: Chain) -> list[Factor]:
 def flops(of: Chain, link: Link, charged: bool = False) -> float:
     """Return the FLOPs of a video with the settings of a link, without passes that only store.
 
-    charged: with the settings that the paper's FLOPs are of.
+    charged: with the settings for which the paper gives its FLOPs.
     """
+    # The paper's totals leave out passes that only store a chunk.
     words = (link.charged if charged else ()) or link.counted or link.words
     model, _ = built(of.model, tuple(word for word in words if word.startswith("model.")))
     return video_flops(

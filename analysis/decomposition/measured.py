@@ -1,6 +1,6 @@
-"""Finds the runs of a chain's links in a results folder, with their seconds and realised FLOPs.
+"""Finds the runs of a chain's links in a results folder, with their seconds and FLOPs.
 
-A run belongs to a link if it does the link's work (`analysis.work.settings`). Only runs of one
+A run belongs to a link if it does the link's work (`analysis.settings`). Only runs of one
 network, suite, length and device are compared.
 """
 
@@ -15,9 +15,8 @@ import pandas as pd
 
 from analysis.decomposition.chains import Chain, Link, Part
 from analysis.section import Method, Section
+from analysis.settings import CHANGED, does
 from analysis.statistics import Estimate, by_prompt, ratio
-from analysis.work.arithmetic import flops
-from analysis.work.settings import CHANGED, does
 from harness.results.run import Run
 
 
@@ -25,7 +24,7 @@ from harness.results.run import Run
 class Measured:
     """What one link measured.
 
-    seconds: of a video, mean over prompts. flops: of the passes that ran, NaN if unknown.
+    seconds: of a video, mean over prompts.
     factor: seconds of the nearest link before it that has a run, over its own; None for the first.
     flops_factor: the same of FLOPs.
     """
@@ -33,7 +32,6 @@ class Measured:
     link: Link
     method: Method
     seconds: float
-    flops: float
     factor: Estimate | None = None
     flops_factor: float = math.nan
 
@@ -50,7 +48,7 @@ class Setting:
 def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
     """Return every setting that has runs of two links or more.
 
-    Raises  UserError: a run names a class that is not allowed, or its trace is damaged.
+    Raises  UserError: a run names a class that is not allowed.
     """
     groups: dict[str, list[tuple[Section, Method]]] = {}
     for section in sections:
@@ -60,12 +58,16 @@ def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
     links = [link for link in of.links if link.words]
     found = []
     for rows in groups.values():
-        runs = {link.part: row for link in links if (row := _of(of, link, rows)) is not None}
+        runs = {}
+        for link in links:
+            run = next((row for row in rows if does(row[1], of.model, link.words)), None)
+            if run is not None:
+                runs[link.part] = run
         if len(runs) < 2:
             continue
         missing = [link for link in links if link.part not in runs]
-        first = next(iter(runs.values()))[0]
-        title = first.title.split(", ")[:2]
+        # The rest of the title names the attention window, in which links may differ.
+        title = next(iter(runs.values()))[0].title.split(", ")[:2]
         found.append(Setting(", ".join(title), list(_measured(links, runs)), missing))
     return found
 
@@ -73,30 +75,23 @@ def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
 def _measured(
     links: Sequence[Link], runs: dict[Part, tuple[Section, Method]]
 ) -> Iterator[Measured]:
-    """Yield what each link measured, each held against the one before."""
+    """Yield what each run measured, compared with the nearest link before it that has a run."""
     before: tuple[pd.Series, float] | None = None
     for link in links:
         if link.part not in runs:
             continue
         section, method = runs[link.part]
         seconds = by_prompt(section, "runtime_s")[method.name]
-        work = flops([method]).get(method.name, math.nan)
         apart = None if before is None else ratio(before[0], seconds)
-        less = math.nan if before is None else before[1] / work
-        yield Measured(link, method, float(seconds.mean()), work, apart, less)
-        before = seconds, work
-
-
-def _of(
-    of: Chain, link: Link, rows: Sequence[tuple[Section, Method]]
-) -> tuple[Section, Method] | None:
-    """Return the run of a link; None if there is none."""
-    return next((row for row in rows if does(row[1], of.model, link.words)), None)
+        less = math.nan if before is None else before[1] / method.flops
+        yield Measured(link, method, float(seconds.mean()), apart, less)
+        before = seconds, method.flops
 
 
 def _setting(section: Section, request: Run) -> str:
-    """Return what the runs of a chain share, as text."""
+    """Return the settings that the runs of a chain share, as a key to group them by."""
     model = {name: value for name, value in request.model.items() if name not in CHANGED}
     devices = [] if section.setting is None else section.setting.devices
     suite = [request.suite.name, request.suite.sha256, request.suite.num_frames, request.seed]
+    suite += [request.suite.switches, request.suite.recache]
     return json.dumps([model, suite, devices, request.attention], sort_keys=True)

@@ -18,22 +18,24 @@ def family_of(method: str) -> str:
 
     A method without a file is a family of its own.
     """
-    return _said(method) or method
+    return _family_in_file(method) or method
 
 
-def _said(method: str) -> str:
+def _family_in_file(method: str) -> str:
+    """Return the family in a method's file, else in the files it extends; empty if none has one."""
     path = choices("method").get(method)
     if path is None:
         return ""
     file = yaml.safe_load(path.read_text()) or {}
     if "family" in file:
         return str(file["family"])
+    # Later entries of a defaults list override earlier ones.
     for base in reversed(file.get("defaults", [])):
         if not isinstance(base, str) or base == "_self_":
             continue
-        name = base.partition("@")[0]
+        name = base.partition("@")[0]  # without the package that it goes to
         absolute = name.removeprefix(GROUP) if name.startswith(GROUP) else ""
-        found = _said(absolute or str(PurePosixPath(method).parent / name))
+        found = _family_in_file(absolute or str(PurePosixPath(method).parent / name))
         if found:
             return found
     return ""

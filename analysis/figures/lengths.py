@@ -12,7 +12,7 @@ from analysis.figures.figure import Absent, Bar, Bars, Panels
 from analysis.figures.places import axis, systems_said
 from analysis.numbers import listed
 from analysis.section import Section
-from analysis.statistics import Estimate, estimates
+from analysis.statistics import estimates
 from analysis.study.rows import row_of
 from analysis.study.spec import suite_title, tables
 from harness.results.quantities import QUANTITIES
@@ -41,7 +41,12 @@ class Lengths:
         if not any(name != section.reference for name in names):
             wanted = f" ({listed(tables()[self.rows].rows)})" if self.rows else ""
             return Absent(self.name, self.title, f"none of its methods is here{wanted}")
-        shown = [q for q in self.quantities if _finite(section, q, names)]
+        values = section.values.reindex(index=names)
+        shown = [
+            q
+            for q in self.quantities
+            if section.has(q) and np.isfinite(values[q].astype(float)).any()
+        ]
         absent = [
             f"no {QUANTITIES[q].title}: {section.why_not(q)}"
             for q in self.quantities
@@ -49,9 +54,10 @@ class Lengths:
         ]
         if not shown:
             return Absent(self.name, self.title, "; ".join(absent))
+        # All panels share the order of the first, so that a method is in the same line of each.
         sign = -1.0 if QUANTITIES[shown[0]].better == "higher" else 1.0
-        values = sign * objectives(section).reindex(index=names)[shown[0]]
-        ordered = list(map(str, values.sort_values(kind="stable").index))  # NaN sorts last
+        ranked = sign * objectives(section).reindex(index=names)[shown[0]]
+        ordered = list(map(str, ranked.sort_values(kind="stable").index))  # NaN sorts last
         panels = [_panel(section, q, ordered) for q in shown]
         notes = [*self._missing(section, names), *absent, *filter(None, [self.said])]
         notes += systems_said(section, shown)
@@ -76,12 +82,6 @@ class Lengths:
         return [f"not here: {listed(gone)}"] if gone else []
 
 
-def _finite(section: Section, quantity: str, names: Sequence[str]) -> bool:
-    if not section.has(quantity):
-        return False
-    return bool(np.isfinite(section.values[quantity].reindex(list(names)).astype(float)).any())
-
-
 def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
     """Build the bars of one quantity, with intervals of the values shown, and the noise floor."""
     values = section.values[quantity].astype(float)
@@ -91,9 +91,17 @@ def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
         value = float(values.get(name, np.nan))
         if not np.isfinite(value):
             continue
-        low, high = _bounds(known.get(name), value)
+        low, high = None, None
+        estimate = known.get(name)
+        # The study's single numbers are not always means over its videos. An interval is drawn only
+        # if it is of the value shown, and has a width.
+        if estimate and estimate.bounds and np.isclose(estimate.mean, value, rtol=1e-6):
+            ends = estimate.bounds
+            if ends[1] - ends[0] > 1e-9 * abs(value):
+                low, high = ends
         family = section.methods[name].family
         bars.append(Bar(name, family, [value], low, high, name == section.reference))
+    # BF16 has no fidelity to itself; the noise floor takes its place.
     floor = next(iter(section.floors), None)
     mark = float(values.get(floor, np.nan)) if floor and QUANTITIES[quantity].fidelity else np.nan
     gone = [name for name in names if all(name != bar.name for bar in bars)]
@@ -109,14 +117,6 @@ def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
         mark_said="noise floor" if np.isfinite(mark) else "",
         note="; ".join(said),
     )
-
-
-def _bounds(known: Estimate | None, value: float) -> tuple[float | None, float | None]:
-    """Return the interval if it belongs to the value shown and has a width."""
-    if known is None or known.bounds is None or not np.isclose(known.mean, value, rtol=1e-6):
-        return None, None
-    low, high = known.bounds
-    return (low, high) if high - low > 1e-9 * abs(value) else (None, None)
 
 
 VBENCH = ("background", "imaging", "subject", "aesthetic")

@@ -70,6 +70,7 @@ def look(family: str, is_reference: bool = False) -> Look:
     if name in FAMILIES:
         return FAMILIES[name]
     others = [each for each in FAMILIES.values() if each is not REFERENCE]
+    # Python's own hash of a text differs from process to process.
     digest = zlib.crc32(name.encode())
     colour, shape = others[digest % len(others)], others[digest // 97 % len(others)]
     return Look(colour.light, colour.dark, shape.marker)
@@ -89,6 +90,7 @@ def told_apart(curves: Sequence[tuple[str, str]]) -> dict[str, int]:
             continue
         used = taken.setdefault(colour, [])
         turn = [(last + 1 + i) % len(DASHES) for i in range(len(DASHES))]
+        # The last entry of `turn` is the neighbour's own dash.
         last = min(turn[:-1] if len(found) else turn, key=lambda at: used.count(at))
         used.append(last)
         found[name] = last

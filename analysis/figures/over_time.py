@@ -49,7 +49,14 @@ def curves(section: Section) -> list[Curves]:
 def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves | Absent:
     """Build the curves of one quality: means over the videos of every method."""
     table = section.curves[key]
-    of, known = _axis(key), {str(method): _finite(table[method]) for method in table}
+    if key in QUANTITIES:
+        of = Axis(QUANTITIES[key].heading, QUANTITIES[key].better)
+    elif key in SIGNALS:
+        words, unit = key.removeprefix("signals_").replace("_", " "), SIGNALS[key].unit
+        of = Axis(f"{words}, {unit}" if unit else words)  # neither direction is better
+    else:
+        of = Axis(key.replace("_", " "))
+    known = {str(method): _finite(table[method]) for method in table}
     lines = _lines(section, {name: (each.index, each) for name, each in known.items()})
     name, title = name or f"over-time-{key}", title or of.title
     if not lines:
@@ -116,6 +123,7 @@ def _lines(
 
 
 def _drift_key(section: Section) -> str | None:
+    """Return the curve that stands for the study's drift; None if there is none."""
     return next((each for each in DRIFT if each in section.curves), None)
 
 
@@ -148,16 +156,6 @@ def _maxima(section: Section, kind: str, name: str) -> Bars:
 
 
 def _finite(values: pd.Series) -> pd.Series:
+    """Return the finite values."""
     known = values.astype(float)
     return known[known.abs() < float("inf")]  # false for NaN, so NaN is dropped too
-
-
-def _axis(key: str) -> Axis:
-    """Return the axis of a quantity or signal."""
-    if key in QUANTITIES:
-        return Axis(QUANTITIES[key].heading, QUANTITIES[key].better)
-    if key in SIGNALS:
-        title = key.removeprefix("signals_").replace("_", " ")
-        unit = SIGNALS[key].unit
-        return Axis(f"{title}, {unit}" if unit else title)
-    return Axis(key.replace("_", " "))

@@ -121,7 +121,8 @@ def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
 
 
 def _names(figure: Scatter) -> dict[str, str]:
-    """Place the names that fit on a page of usual width; hovering shows the others."""
+    """Return the position of every name that fits on a page of usual width, by method."""
+    # A wider page only spreads the points, so names still do not overlap there.
     points = figure.points
     xs, ys = shares([p.x for p in points]), shares([p.y for p in points])
     marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
@@ -190,10 +191,10 @@ def _lines(figure: Scatter) -> list[Json]:
 
 
 def _curves(figure: Curves) -> tuple[list[Json], Json]:
-    """Build one trace per method; the reference comes last, so it lies on top."""
+    """Build one trace per method."""
     colours = [(each.name, look(each.family).light) for each in figure.curves]
     dashes = told_apart(colours)
-    ordered = sorted(figure.curves, key=lambda each: each.is_reference)
+    ordered = sorted(figure.curves, key=lambda each: each.is_reference)  # drawn last, on top
     data = [_line(figure, each, dashes[each.name]) for each in ordered]
     height = 400 + 20 * -(-len(data) // 3)  # room for the legend, about three names per line
     return data, {"yaxis": _axis(figure.y), "height": height}

@@ -110,37 +110,42 @@ def _scatter(axes: Axes, figure: Scatter) -> None:
     axes.set_ylabel(_titled(figure.y))
     named = labelled(figure)
     for point in figure.points:
-        _mark(axes, point, point in named or not figure.frontier)
+        of, is_strong = (
+            look(point.family, point.is_reference),
+            point in named or not figure.frontier,
+        )
+        across = MARK_PT * LARGER.get(of.marker, 1.0) + 1.5 * is_strong
+        if point.size is not None:
+            across = 4 + (BUBBLE_PT - 4) * point.size**0.5  # areas grow with the size
+        axes.plot(
+            [point.x],
+            [point.y],
+            linestyle="none",
+            marker=MARKERS[of.marker],
+            markersize=across,
+            markerfacecolor="white" if point.hollow else of.light,
+            markeredgecolor="#222222" if is_strong and not point.hollow else of.light,
+            markeredgewidth=0.6,
+            # Bubbles overlap, so even the strong ones are translucent.
+            alpha=(0.8 if point.size is not None else 1.0) if is_strong else 0.45,
+            zorder=4 if is_strong else 3,
+            clip_on=False,
+        )
         if point.is_reference:
             axes.axhline(point.y, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
             axes.axvline(point.x, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     if figure.diagonal:
         axes.axline((figure.points[0].x,) * 2, slope=1, color=GREY, linewidth=0.8, linestyle=":")
     places = [(p.name, p.x, p.y, look(p.family, p.is_reference).light) for p in named]
-    strong = [p.name for p in named if p.is_reference]
-    _names(axes, places, strong)
-    if not figure.label_all:
-        _legend(axes, figure)
-
-
-def _mark(axes: Axes, point: Point, is_strong: bool) -> None:
-    of = look(point.family, point.is_reference)
-    across = MARK_PT * LARGER.get(of.marker, 1.0)
-    if point.size is not None:
-        across = 4 + (BUBBLE_PT - 4) * point.size**0.5
-    axes.plot(
-        [point.x],
-        [point.y],
-        linestyle="none",
-        marker=MARKERS[of.marker],
-        markersize=across + (1.5 if is_strong and point.size is None else 0),
-        markerfacecolor="white" if point.hollow else of.light,
-        markeredgecolor="#222222" if is_strong and not point.hollow else of.light,
-        markeredgewidth=0.6,
-        alpha=(0.8 if point.size is not None else 1.0) if is_strong else 0.45,
-        zorder=4 if is_strong else 3,
-        clip_on=False,
-    )
+    _names(axes, places, [p.name for p in named if p.is_reference])
+    if figure.label_all:
+        return
+    handles = []
+    for family, point in _families(figure).items():
+        of = look(point.family, point.is_reference)
+        mark = {"marker": MARKERS[of.marker], "markersize": 6, "color": of.light}
+        handles.append(Line2D([], [], linestyle="none", label=family, **mark))
+    _beneath(axes, handles, 4, 38)
 
 
 def _families(figure: Scatter) -> dict[str, Point]:
@@ -151,21 +156,8 @@ def _families(figure: Scatter) -> dict[str, Point]:
     return found
 
 
-def _legend(axes: Axes, figure: Scatter) -> None:
-    """Draw the legend of families beneath the axis title."""
-    handles = []
-    for family, point in _families(figure).items():
-        of = look(point.family, point.is_reference)
-        mark = MARKERS[of.marker]
-        handles.append(
-            Line2D(
-                [], [], linestyle="none", marker=mark, markersize=6, color=of.light, label=family
-            )
-        )
-    _beneath(axes, handles, 4, 38)
-
-
 def _beneath(axes: Axes, handles: Sequence[Any], columns: int, down_pt: float) -> None:
+    """Draw a legend beneath the axis title, `down_pt` below the plot."""
     down = -down_pt / _size_pt(axes)[1]
     axes.legend(
         handles=handles,
@@ -191,6 +183,7 @@ def _names(
     axes: Axes, places: Sequence[tuple[str, float, float, str]], strong: Sequence[str]
 ) -> None:
     """Draw names in a column at the right, each with a thin line to its point."""
+    # The limits are final here: names lie outside the plot and do not change them.
     width, height = _size_pt(axes)
     low, high = axes.get_ylim()
     heights = [(y - low) / (high - low) * height for _, _, y, _ in places]

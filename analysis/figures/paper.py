@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,20 +60,15 @@ def pdf(figure: Figure | Panels) -> bytes:
 
 
 def _saved(figure: Figure | Panels, how: str, metadata: dict[str, str | None]) -> bytes:
-    with _style():
+    """Render a figure in our style, whatever the user's settings of matplotlib are."""
+    ours: dict[Any, Any] = {**mpl.rcParamsDefault, **STYLE}
+    with mpl.rc_context(ours), warnings.catch_warnings():
+        # Prompts and names of methods may hold any sign; text of SVG needs no glyphs of ours.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         file = io.BytesIO()
         panels = figure if isinstance(figure, Panels) else Panels(figure.name, [[figure]])
         _sheet(panels).savefig(file, format=how, metadata=metadata)
         return file.getvalue()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Use our style regardless of the user's, and ignore warnings of missing glyphs."""
-    ours: dict[Any, Any] = {**mpl.rcParamsDefault, **STYLE}
-    with mpl.rc_context(ours), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
 
 
 def _title(figure: Figure | Panels) -> str:
@@ -94,7 +88,7 @@ class Cell:
 
 
 def _sheet(panels: Panels) -> Sheet:
-    """Lay out all panels, titles and notes of a figure."""
+    """Lay out all panels, titles and notes of a figure, from top to bottom."""
     if not panels.figures or any(not _has(each) for each in panels.figures):
         raise ValueError(f"{panels.name}: a panel without anything in it")
     grid = [_row(row) for row in panels.rows]
@@ -102,6 +96,7 @@ def _sheet(panels: Panels) -> Sheet:
     notes = _notes(panels, width)
     headings = [*panels.headings, *[""] * (len(grid) - len(panels.headings))]
     heads = [HEADING_PT if heading else 0.0 for heading in headings]
+    # Every panel says how much space it needs, so the sheet's size follows from its content.
     rooms = [[cell.room for cell in row] for row in grid]
     heights = [max(each.top + each.height + each.bottom for each in row) for row in rooms]
     top = HEADING_PT + 4 if panels.title else 0.0
@@ -111,6 +106,7 @@ def _sheet(panels: Panels) -> Sheet:
     def words(x: float, y: float, said: str, size: float, **more: Any) -> None:
         sheet.text(x / width, y / height, said, fontsize=size, va="top", **more)
 
+    # A method's line has the same dashes in all panels of the sheet.
     curves = [c for each in panels.figures if isinstance(each, Curves) for c in each.curves]
     dashes = told_apart([(c.name, look(c.family).light) for c in curves])
     place = height - EDGE_PT
@@ -145,6 +141,7 @@ def _row(row: Sequence[Figure]) -> list[Cell]:
             and [bar.name for bar in figure.bars] == [bar.name for bar in before.bars]
         )
         found.append(Cell(figure, room(figure, not again), not again))
+    # Bars have the same thickness in every figure, so only the other panels are stretched.
     tallest = max(cell.room.height for cell in found)
     stretched = [replace(cell, room=replace(cell.room, height=tallest)) for cell in found]
     return [
@@ -154,10 +151,12 @@ def _row(row: Sequence[Figure]) -> list[Cell]:
 
 
 def _across(cell: Cell) -> float:
+    """Return the width of a panel with its margins, in points."""
     return cell.room.left + cell.room.width + cell.room.right + BETWEEN_PT
 
 
 def _has(figure: Figure) -> bool:
+    """Whether a panel has anything to draw."""
     if isinstance(figure, Scatter):
         return bool(figure.points)
     if isinstance(figure, Bars):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.choosing.frontiers import Frontier, frontiers, objectives, of_axes, presets
+from analysis.choosing.frontiers import frontiers, objectives, of_axes, presets
 from analysis.figures.figure import Absent, Axis, Point, Scatter
 from analysis.numbers import listed
 from analysis.section import Section
@@ -21,8 +21,6 @@ INSTEAD = {
     "imaging": ("ssim", "psnr_rest_db"),
     "ssim": ("psnr_rest_db",),
 }
-
-
 TIMES = ("runtime_s", "seconds_ratio")
 
 
@@ -49,8 +47,12 @@ class Places:
         if not points:
             said = f"no method has a finite {QUANTITIES[x].title} and {QUANTITIES[y].title}"
             return Absent(self.name, title, said)
+        # A preset's frontier may have more axes than the two shown, so its members need not look
+        # like a frontier here.
         known = {each.name: each for each in frontiers(section)} if self.preset else {}
         found = known[self.preset] if self.preset else of_axes(section, (x, y))
+        axes_said = ", ".join(QUANTITIES[each].title for each in found.axes)
+        left = ", ".join(QUANTITIES[each].title for each in found.left_out)
         return Scatter(
             self.name,
             f"{suite_title(section.suite)}: {title}",
@@ -58,7 +60,7 @@ class Places:
             axis(y),
             points,
             [name for name in found.members if any(name == point.name for point in points)],
-            _said(found),
+            f"of {axes_said}" + (f"; without {left}, which nothing here has" if left else ""),
             QUANTITIES[self.size].title if points[0].size is not None else "",
             note=_note(section, (x, y), self, values, points),
         )
@@ -119,13 +121,6 @@ def _nearest(section: Section, quantity: str) -> str:
         if section.has(each):
             return each
     return quantity
-
-
-def _said(found: Frontier) -> str:
-    """Describe the axes of a frontier, and those that are missing."""
-    axes = ", ".join(QUANTITIES[each].title for each in found.axes)
-    left = ", ".join(QUANTITIES[each].title for each in found.left_out)
-    return f"of {axes}" + (f"; without {left}, which nothing here has" if left else "")
 
 
 def _note(

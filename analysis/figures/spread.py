@@ -12,11 +12,13 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     """
     if not wanted:
         return []
+    # If not all fit, they share the space evenly.
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[list[float]] = []  # first place, number of members
     for i in order:
         blocks.append([min(max(wanted[i], low), high), 1])
+        # A block that reaches into the one below joins it, which may then reach the next one.
         while len(blocks) > 1 and blocks[-2][0] + blocks[-2][1] * gap > blocks[-1][0]:
             start, count = blocks.pop()
             before = blocks[-1]
@@ -64,6 +66,7 @@ def around(
     height: of a name.
     limits: width and height of the plot, from (0, 0); one name may stand above it.
     """
+    # Marks without a name may be covered: their names appear on hover.
     taken: list[Box] = []
     for at, _ in names:
         x, y = marks[at]

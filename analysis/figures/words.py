@@ -115,6 +115,7 @@ def _points(figure: Scatter, notes: Sequence[str]) -> Grid:
 
 def _ends(figure: Curves, notes: Sequence[str]) -> Grid:
     """List all points if few and common to all curves, else ends and extremes."""
+    # A trace has its own times in every run, so its points make no columns.
     shared = len({tuple(each.xs) for each in figure.curves}) == 1
     xs = figure.curves[0].xs if shared and figure.curves else ()
     if shared and len(xs) <= MANY:

@@ -9,7 +9,6 @@ from analysis import statistics
 from analysis.controls import pairs as controls
 from analysis.report import links
 from analysis.report.numbers import number
-from analysis.report.overview import title_of
 from analysis.report.pages import page
 from analysis.report.parts import Part
 from harness.results.quantities import QUANTITIES
@@ -43,6 +42,7 @@ def card(name: str, parts: Sequence[Part], cards: Mapping[str, str]) -> str:
 
 
 def _context(part: Part, name: str) -> dict[str, Any]:
+    """Collect the values that the template shows of a method in one section."""
     section, method, run = part.section, part.section.methods[name], part.runs[name]
     cells, quantity = part.numbers.cells[name], part.quantity
     wanted = f" of {method.num_wanted} asked for" if method.num_wanted else ""
@@ -51,11 +51,18 @@ def _context(part: Part, name: str) -> dict[str, Any]:
         for key, each in QUANTITIES.items()
         if not section.has(key)
     }
-    by = f"By {quantity.title} ({quantity.better} is better)" if quantity else ""
     ranked = bool(quantity and part.order.get(name))
+    if quantity is None:
+        said = "Prompts are not ranked: no quality of single videos was measured."
+    elif ranked:
+        said = f"By {quantity.title} ({quantity.better} is better), mean over samples."
+    elif name == section.reference:
+        said = "Prompts are not ranked: it is what the others are held against."
+    else:
+        said = f"Prompts are not ranked: this method has no {quantity.title}."
     return {
         "id": part.key,
-        "title": title_of(part),
+        "title": part.section.title,
         "facts": [
             ("run", method.run_id),
             ("videos", f"{method.num_videos} made{wanted}, {method.num_failed} failed"),
@@ -73,7 +80,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
         ],
         "controls": controls.notes(section, [name]),
         "missing": [f"{title}: {why}" for title, why in missing.items() if why],
-        "ranked": f"{by}, mean over samples." if ranked else _unranked(part, name),
+        "ranked": said,
         "extremes": _extremes(part, name) if ranked else [],
         "failures": method.failures,
         "settings": sorted(run.settings.items()),
@@ -84,14 +91,6 @@ def _context(part: Part, name: str) -> dict[str, Any]:
             else "The request of this run cannot be read, so its command is not known."
         ),
     }
-
-
-def _unranked(part: Part, name: str) -> str:
-    if part.quantity is None:
-        return "Prompts are not ranked: no quality of single videos was measured."
-    if name == part.section.reference:
-        return "Prompts are not ranked: it is what the others are held against."
-    return f"Prompts are not ranked: this method has no {part.quantity.title}."
 
 
 def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.system.errors import UserError
@@ -26,6 +26,8 @@ def replaced(out: Path) -> Iterator[Path]:
     """
     out = out.resolve()
     refuse_others(out)
+    # Both folders lie next to `out`, on the same file system, so that renames are atomic. Their
+    # names hold the process, so that others can tell whether it still lives.
     beside = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     earlier = out.with_name(f".{out.name}.{os.getpid()}.earlier")
     try:
@@ -33,11 +35,17 @@ def replaced(out: Path) -> Iterator[Path]:
         _sweep(out)
         beside.mkdir()
         yield beside
+        # The list of files comes last: a report without it is unfinished.
         content = {"made_by": MADE_BY, "files": sorted(_files(beside))}
         (beside / MARKER).write_text(json.dumps(content, indent=1) + "\n")
         _swap(beside, out, earlier)
     except OSError as error:
-        raise UserError(f"cannot write the report to {out} ({_cause(error)})") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause = "the disk is full: make room, or give another folder with --out"
+        else:
+            about = f" ({error.filename})" if error.filename else ""
+            cause = f"{error.strerror}{about}: give another folder with --out"
+        raise UserError(f"cannot write the report to {out} ({cause})") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(earlier, ignore_errors=True)
@@ -56,8 +64,13 @@ def refuse_others(out: Path) -> None:
     found = _files(out)
     if not found and not any(out.iterdir()):
         return
-    listed = _listed(out)
-    if listed is None:
+    listed: set[str] = set()
+    # Anything unreadable is somebody else's folder.
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        content = json.loads((out / MARKER).read_text())
+        if content["made_by"] == MADE_BY:
+            listed = {MARKER, *map(str, content["files"])}
+    if not listed:
         raise UserError(f"{out} is not a report of this harness and is left as it is: {elsewhere}")
     added = sorted(found - listed)
     if added:
@@ -74,6 +87,7 @@ def link(source: Path, target: Path) -> int:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
+        # Another file system, one without hard links, too many links, or somebody else's file.
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
             raise
         shutil.copyfile(source, target, follow_symlinks=False)
@@ -83,17 +97,6 @@ def link(source: Path, target: Path) -> int:
 def _files(folder: Path) -> set[str]:
     """List every file below a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def _listed(folder: Path) -> set[str] | None:
-    """Return the files that a report lists as its own; None if the folder is no report."""
-    try:
-        content = json.loads((folder / MARKER).read_text())
-        if content["made_by"] != MADE_BY:
-            return None
-        return {MARKER, *map(str, content["files"])}
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
 
 
 def _swap(whole: Path, out: Path, earlier: Path) -> None:
@@ -115,26 +118,16 @@ def _sweep(out: Path) -> None:
     for left in out.parent.glob(f".{out.name}.*"):
         kind = left.suffix
         pid = left.name.removeprefix(f".{out.name}.").removesuffix(kind)
-        if not pid.isdigit() or _is_alive(int(pid)):
+        if not pid.isdigit():
             continue
+        try:
+            os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
+            continue
+        except PermissionError:  # it exists and is another user's
+            continue
+        except ProcessLookupError:
+            pass
         if kind == ".earlier" and not out.exists():
-            left.rename(out)  # a process was killed between the two renames
+            left.rename(out)  # the process was killed between the two renames
         elif kind in (".earlier", ".unfinished"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _cause(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: make room, or give another folder with --out"
-    about = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror}{about}: give another folder with --out"

@@ -94,10 +94,16 @@ def cell(
     """Build the cell of a method; only a tested difference can have a mark."""
     value = value_of(section.values, name, quantity.name)
     if math.isnan(value):
-        return Cell(value, NONE, said=_why_none(section, name, quantity))
+        why = "no video was made" if not section.methods[name].num_videos else "not measured"
+        if quantity.fidelity and name == section.reference:
+            why = "it is what the others are held against"
+        return Cell(value, NONE, said=section.methods[name].reasons.get(quantity.name, why))
     places = quantity.places(value)
     bounds = _span(mean.bounds, places) if mean and quantity.over == "mean" else ""
-    if paired is None or not _is_told(paired, quantity):
+    if paired is None or quantity.over != "mean" or not math.isfinite(paired.mean):
+        return Cell(value, number(value, places), bounds)
+    # Bytes differ by the same amount in every video: such a difference needs no test.
+    if paired.bounds is not None and math.isclose(*paired.bounds, rel_tol=1e-9):
         return Cell(value, number(value, places), bounds)
     mark, said = "", f"n = {paired.n}, BF16 again: not tested"
     if isinstance(paired, Difference):
@@ -115,7 +121,7 @@ def cell(
 def number(value: float, decimals: int, sign: str = "") -> str:
     """Format a number with two digits left, with the signs of a page."""
     if not value:
-        return "0"
+        return "0"  # without decimals: it is exactly zero
     said = printed.number(value, decimals, "" if math.isinf(value) else sign, NONE, 2)
     return said.replace("inf", "∞").replace("-", MINUS)
 
@@ -134,24 +140,9 @@ def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:
     return chosen, order
 
 
-def _is_told(paired: Estimate, quantity: Quantity) -> bool:
-    """Whether a difference is shown: not for maxima and not for values equal in every video."""
-    same = paired.bounds is not None and math.isclose(*paired.bounds, rel_tol=1e-9)
-    return quantity.over == "mean" and math.isfinite(paired.mean) and not same
-
-
 def _span(bounds: tuple[float, float] | None, places: int) -> str:
     """Format an interval in brackets; empty if it is a point."""
     if bounds is None or math.isclose(*bounds, rel_tol=1e-9):
         return ""
     low, high = (number(x, places) for x in bounds)
     return f"[{low}, {high}]" if low != high else ""
-
-
-def _why_none(section: Section, name: str, quantity: Quantity) -> str:
-    method = section.methods[name]
-    if quantity.name in method.reasons:
-        return method.reasons[quantity.name]
-    if quantity.fidelity and name == section.reference:
-        return "it is what the others are held against"
-    return "no video was made" if not method.num_videos else "not measured"

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from analysis.choosing.frontiers import frontiers, objectives
 from analysis.controls import pairs as controls
 from analysis.figures.page import looks
@@ -16,7 +14,7 @@ from analysis.report.pages import page, plotly
 from analysis.report.parts import Part
 from analysis.section import row
 from harness.planning.detectable import ALPHA
-from harness.results.quantities import QUALITY, QUANTITIES, Quantity
+from harness.results.quantities import QUALITY, QUANTITIES
 
 LEAD = (
     "Each method is held against BF16 on the same prompts and seeds. The table links to a card a "
@@ -33,6 +31,7 @@ def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str,
     cards: slug of every method's card. said: facts of the whole report.
     """
     contexts = [_context(part, cards) for part in parts]
+    # Plotly's script has megabytes, so a page without plots leaves it out.
     inline = (
         [plotly()]
         if any(each["choices"] or any(x.figures for x in each["figures"]) for each in contexts)
@@ -48,11 +47,6 @@ def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str,
         notes=[] if parts else ["There is no run below this folder."],
         parts=contexts,
     )
-
-
-def title_of(part: Part) -> str:
-    """Return the heading of a section."""
-    return part.section.title
 
 
 def label(part: Part) -> str:
@@ -84,19 +78,33 @@ def shared_facts(part: Part) -> list[tuple[str, str]]:
 
 
 def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
+    """Collect the values that the template shows of a section."""
     section, shown = part.section, part.numbers.quantities
     rows = [_row(part, name, cards[name]) for name in section.methods]
+    # The plot starts with ratio across and quality upwards, if both were measured.
+    names = [each.name for each in shown]
+    upwards = next((x for x in ("ssim", *QUALITY, *names) if x in names), "")
+    across = next((x for x in (*ACROSS, *names) if x in names and x != upwards), "")
     return {
         "id": part.key,
         "label": label(part),
-        "title": title_of(part),
+        "title": section.title,
         "facts": shared_facts(part),
         "notes": section.notes,
         "choices": shown if len(shown) > 1 else [],
-        "axes": _axes(shown),
+        "axes": [("x", across), ("y", upwards)],
         "reference": section.reference or "left out: there is no BF16",
         "data": _data(part),
-        "frontiers": _frontiers(part, cards),
+        "frontiers": [
+            {
+                "title": each.title,
+                "axes": ", ".join(QUANTITIES[axis].title for axis in each.axes),
+                "members": [{"name": x, "href": links.card(cards[x])} for x in each.members],
+                "left_out": ", ".join(QUANTITIES[axis].title for axis in each.left_out),
+            }
+            for each in frontiers(section)
+            if len(each.axes) > 1
+        ],
         "rows": rows,
         "families": sorted({row["family"] for row in rows}),
         "quantities": shown,
@@ -134,56 +142,30 @@ def _row(part: Part, name: str, slug: str) -> dict[str, Any]:
     }
 
 
-def _axes(shown: Sequence[Quantity]) -> list[tuple[str, str]]:
-    """Choose the initial axes: ratio across and quality upwards, if available."""
-    names = [each.name for each in shown]
-    upwards = [x for x in ("ssim", *QUALITY, *names) if x in names]
-    across = [x for x in (*ACROSS, *names) if x in names and x != (upwards or [""])[0]]
-    return [("x", (across or [""])[0]), ("y", (upwards or [""])[0])]
-
-
 def _data(part: Part) -> dict[str, Any]:
-    """Collect the data of the axes script; non-finite values become null."""
-    section = part.section
-    families = [method.family for method in section.methods.values()]
-    among = objectives(section)
+    """Collect the data of the axes script."""
+    section, among = part.section, objectives(part.section)
+    methods = []
+    for name, method in section.methods.items():
+        # Reruns of BF16 are no choices, so `objectives` lacks them.
+        known = row(among if name in among.index else section.values, name)
+        values = {} if known is None else known.to_dict()
+        methods.append({
+            "name": name,
+            "family": method.family,
+            "reference": name == section.reference,
+            "again": name not in among.index,
+            # JSON knows neither NaN nor infinity.
+            "values": {str(x): float(y) if math.isfinite(y) else None for x, y in values.items()},
+        })  # fmt: skip
     return {
         "quantities": {
             each.name: {"name": each.name, "heading": each.heading, "better": each.better}
             for each in part.numbers.quantities
         },
-        "methods": [
-            {
-                "name": name,
-                "family": method.family,
-                "reference": name == section.reference,
-                "again": name not in among.index,
-                "values": _finite(row(among if name in among.index else section.values, name)),
-            }
-            for name, method in section.methods.items()
-        ],
-        "looks": looks(families),
+        "methods": methods,
+        "looks": looks(method.family for method in section.methods.values()),
     }
-
-
-def _finite(values: pd.Series | None) -> dict[str, float | None]:
-    if values is None:
-        return {}
-    return {str(key): float(x) if math.isfinite(x) else None for key, x in values.items()}
-
-
-def _frontiers(part: Part, cards: Mapping[str, str]) -> list[dict[str, Any]]:
-    """List the study's frontiers over the available axes."""
-    return [
-        {
-            "title": each.title,
-            "axes": ", ".join(QUANTITIES[axis].title for axis in each.axes),
-            "members": [{"name": x, "href": links.card(cards[x])} for x in each.members],
-            "left_out": ", ".join(QUANTITIES[axis].title for axis in each.left_out),
-        }
-        for each in frontiers(part.section)
-        if len(each.axes) > 1
-    ]
 
 
 def _legend(part: Part) -> list[str]:

@@ -86,19 +86,15 @@ def plotly() -> str:
     return re.sub("</script", r"<\\/script", str(get_plotlyjs()))
 
 
-def _shown(value: Any) -> Any:
-    """Remove control characters, which HTML escaping keeps."""
-    return plain(value) if type(value) is str else value
-
-
 @lru_cache
 def environment() -> Environment:
     """Build the template environment, which escapes and cleans all values."""
     made = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
+        # HTML escaping keeps control characters. Markup is a str too, and is ours.
+        finalize=lambda value: plain(value) if type(value) is str else value,
+        undefined=StrictUndefined,  # a misspelt name must not print nothing
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -78,35 +78,38 @@ class Part:
 def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
     """Read all sections; `wanted`: prompts that get a page, None for all that have a video."""
     keys = links.slugs_of([section.suite for section in sections])
-    return [_part(key, each, wanted) for key, each in zip(keys, sections, strict=True)]
-
-
-def _part(key: str, section: Section, wanted: slice | None) -> Part:
-    runs = {
-        name: facts(method.folder) if method.folder else Facts()
-        for name, method in shown(list(section.methods.items()), f"runs of {section.suite}")
-    }
-    named = [run.videos.assign(method=name) for name, run in runs.items() if len(run.videos)]
-    videos = pd.DataFrame(columns=["method", *OF_VIDEOS, "mp4"])
-    if named:
-        videos = pd.concat(named, ignore_index=True)
-    filmed = sorted(videos.loc[videos["mp4"].astype(bool), "prompt_index"].unique())
-    made = {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}
-    num_filmed = len(filmed)
-    if wanted is not None:
-        filmed = [x for x in filmed if x in range(*wanted.indices(max(filmed, default=-1) + 1))]
-    texts = videos.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
-    rank, order = ranked(section)
-    return Part(
-        key,
-        section,
-        runs,
-        numbers(section),
-        videos[videos["prompt_index"].isin(filmed)],
-        {int(index): str(texts[index]) for index in filmed},
-        num_filmed,
-        len(made - set(filmed)),
-        rank,
-        order,
-        groups(section, key),
-    )
+    found = []
+    for key, section in zip(keys, sections, strict=True):
+        runs = {
+            name: facts(method.folder) if method.folder else Facts()
+            for name, method in shown(list(section.methods.items()), f"runs of {section.suite}")
+        }
+        named = [run.videos.assign(method=name) for name, run in runs.items() if len(run.videos)]
+        videos = pd.DataFrame(columns=["method", *OF_VIDEOS, "mp4"])
+        if named:
+            videos = pd.concat(named, ignore_index=True)
+        filmed = sorted(videos.loc[videos["mp4"].astype(bool), "prompt_index"].unique())
+        num_filmed = len(filmed)
+        if wanted is not None:
+            # Slices may count from the end, which only a range of all indices resolves.
+            asked = range(*wanted.indices(max(filmed, default=-1) + 1))
+            filmed = [index for index in filmed if index in asked]
+        made = {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}
+        texts = videos.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
+        rank, order = ranked(section)
+        found.append(
+            Part(
+                key=key,
+                section=section,
+                runs=runs,
+                numbers=numbers(section),
+                videos=videos[videos["prompt_index"].isin(filmed)],
+                prompts={int(index): str(texts[index]) for index in filmed},
+                num_filmed=num_filmed,
+                without=len(made - set(filmed)),
+                rank=rank,
+                order=order,
+                groups=groups(section, key),
+            )
+        )
+    return found

@@ -64,27 +64,27 @@ class Group:
 
 def groups(section: Section, key: str) -> list[Group]:
     """Build the figures of a section in the order of the page; key: prefix of their ids."""
-    return [_group(section, key, heading, names) for heading, names in GROUPS.items()]
-
-
-def _group(section: Section, key: str, heading: str, names: Sequence[str]) -> Group:
-    figures: list[Figure] = []
-    absent = []
-    for each in drawn(section, names):
-        if isinstance(each, Absent):
-            absent.append(f"not drawn: {each.title}; {each.reason}")
-        else:
-            figures += each.figures if isinstance(each, Panels) else [each]
-    ids = links.slugs_of([f"{key}-{heading}-{each.name}" for each in figures])
-    found = [
-        Drawn(
-            each.title,
-            Markup(div(each, id)),
-            described(each),
-            each.note,
-            rows(each),
-            isinstance(each, Curves),
-        )
-        for each, id in zip(figures, ids, strict=True)
-    ]
-    return Group(heading, found, absent)
+    found = []
+    for heading, names in GROUPS.items():
+        figures: list[Figure] = []
+        absent = []
+        for each in drawn(section, names):
+            if isinstance(each, Absent):
+                absent.append(f"not drawn: {each.title}; {each.reason}")
+            else:
+                figures += each.figures if isinstance(each, Panels) else [each]
+        # Sections of one page repeat the same figures, but an id must be unique in it.
+        ids = links.slugs_of([f"{key}-{heading}-{each.name}" for each in figures])
+        shown = [
+            Drawn(
+                each.title,
+                Markup(div(each, id)),
+                described(each),
+                each.note,
+                rows(each),
+                isinstance(each, Curves),
+            )
+            for each, id in zip(figures, ids, strict=True)
+        ]
+        found.append(Group(heading, shown, absent))
+    return found

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.report import links
 from analysis.report.numbers import number
-from analysis.report.overview import label, title_of
+from analysis.report.overview import label
 from analysis.report.pages import page
 from analysis.report.parts import Part
 
@@ -34,6 +34,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
     samples = sorted(int(x) for x in rows["sample"].unique())
     height, width = int(shown["height"].max()), int(shown["width"].max())
     names = sorted(part.section.methods, key=lambda name: name != part.section.reference)
+    # The browser decodes all videos at once, so a page starts with as many as it can play.
     few = names[: max(2, MOST_PIXELS // (height * width * len(samples)))]
     tiles = [
         _tile(part, name, sample, index, rows, files)
@@ -49,7 +50,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
         "prompt.html",
         "../",
         suite=label(part),
-        section=title_of(part),
+        section=part.section.title,
         part_id=part.key,
         index=index,
         text=part.prompts[index],
@@ -72,6 +73,7 @@ def _tile(
     """Describe one video, or explain why it is missing."""
     own = rows[(rows["method"] == name) & (rows["sample"] == sample)]
     file = files.get((name, index, sample), "")
+    # `get_indexer` gives -1 for a video without numbers, where `loc` would raise.
     key = pd.MultiIndex.from_tuples([(name, index, sample)])
     at = int(part.section.videos.index.get_indexer(key)[0])
     made = part.section.videos.iloc[at] if at >= 0 else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.report import links
 from analysis.report.numbers import NONE
-from analysis.report.overview import shared_facts, title_of
+from analysis.report.overview import shared_facts
 from analysis.report.pages import page
 from analysis.report.parts import Part
 from analysis.report.runs import DIGEST, SAID
@@ -42,6 +42,7 @@ def provenance(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[st
 
 
 def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
+    """Collect the values that the template shows of a section."""
     facts = dict(shared_facts(part))
     facts |= {what: "; ".join(part.said(what)) for what in (*SAID.values(), DIGEST)}
     facts["packages"] = "; ".join(
@@ -53,11 +54,23 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
             versions.setdefault(metric, {}).update(dict.fromkeys(said))
     return {
         "id": part.key,
-        "title": title_of(part),
+        "title": part.section.title,
         "facts": list(facts.items()),
         "missing": _missing(part),
         "versions": [(metric, "; ".join(said)) for metric, said in versions.items()],
-        "runs": [_run(part, name, cards[name]) for name in part.section.methods],
+        "runs": [
+            {
+                "name": name,
+                "href": links.card(cards[name]),
+                "run_id": method.run_id or NONE,
+                "made": method.num_videos,
+                "failed": method.num_failed,
+                "finished": part.runs[name].finished or NONE,
+                "code": ", ".join(part.runs[name].said.get("version of the code", ())) or NONE,
+                "command": method.command,
+            }
+            for name, method in part.section.methods.items()
+        ],
     }
 
 
@@ -75,17 +88,3 @@ def _missing(part: Part) -> list[str]:
     without = {name: run.made - run.mp4s for name, run in part.runs.items()}
     found += [f"{name}: {num} videos without an MP4" for name, num in without.items() if num]
     return found + list(part.section.notes)
-
-
-def _run(part: Part, name: str, slug: str) -> dict[str, Any]:
-    method, run = part.section.methods[name], part.runs[name]
-    return {
-        "name": name,
-        "href": links.card(slug),
-        "run_id": method.run_id or NONE,
-        "made": method.num_videos,
-        "failed": method.num_failed,
-        "finished": run.finished or NONE,
-        "code": ", ".join(run.said.get("version of the code", ())) or NONE,
-        "command": method.command,
-    }

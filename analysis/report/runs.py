@@ -12,13 +12,12 @@ import pandas as pd
 
 from harness.results.manifest import MANIFEST
 from harness.results.observations import OBSERVATIONS
-from harness.results.run import ENVIRONMENT
+from harness.results.run import ENVIRONMENT, REQUEST
 from harness.results.scores import SCORES
 from harness.system import parquet
 from harness.system.errors import UserError
 from harness.system.files import is_no_file
 
-REQUEST = "request.json"
 OF_VIDEOS = (
     *("prompt_index", "sample", "prompt", "failure", "failure_reason", "video"),
     *("fps", "num_pixel_frames", "height", "width"),
@@ -37,7 +36,7 @@ DIGEST = "digest of the file of prompts"  # from the request, not from the rows
 BYTES = {"nominal": "kv_nominal_bytes", "stored": "kv_stored_bytes", "peak": "kv_peak_bytes"}
 COLUMNS = (*OF_VIDEOS, *SAID, *BYTES.values())
 LEFT_OUT = ("_convert_", "family", "source", "name")  # keys of a method's settings
-MEND = "repeat the command that made this run"
+FIX = "repeat the command that made this run"
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,28 @@ class Facts:
 def facts(folder: Path) -> Facts:
     """Read a run's folder; unreadable files are listed as problems."""
     problems: list[str] = []
-    rows = _rows(folder, problems)
+    rows = pd.DataFrame(columns=list(COLUMNS))
+    if (folder / OBSERVATIONS).exists():
+        try:
+            read = parquet.read(folder / OBSERVATIONS, COLUMNS, FIX)
+            rows = read.to_pandas().reindex(columns=list(COLUMNS))
+        except UserError as error:
+            problems.append(str(error))
     request = _json(folder / REQUEST, problems)
     manifest = _json(folder / MANIFEST, problems)
     environment = _json(folder / ENVIRONMENT, problems)
-    stems = {f"videos/{path.stem}" for path in _mp4s(folder / "videos", problems)}
+    videos = folder / "videos"
+    paths = sorted(videos.glob("*.mp4"))
+    # A link could point to any file of this machine, and the report would publish it.
+    whole = [] if videos.is_symlink() else [path for path in paths if not is_no_file(path)]
+    if left := len(paths) - len(whole):
+        problems.append(f"{left} MP4s in {videos} are links, which are not followed: left out")
     made = rows[rows["failure"].isna()]
+    stems = {f"videos/{path.stem}" for path in whole}
     mp4 = rows["video"].isin(stems) & rows["failure"].isna()
     kept = rows.assign(mp4=mp4)[mp4 | rows["failure"].notna()]
     means = {name: made[column].mean() for name, column in BYTES.items()}
+    digest = request.get("suite", {}).get("sha256")
     return Facts(
         videos=kept[[*OF_VIDEOS, "mp4"]],
         made=len(made),
@@ -85,21 +97,12 @@ def facts(folder: Path) -> Facts:
         kv_bytes={name: float(mean) for name, mean in means.items() if pd.notna(mean)},
         settings=flat(request.get("method", {})),
         said={said: _distinct(rows[column]) for column, said in SAID.items()}
-        | {DIGEST: [digest] if (digest := request.get("suite", {}).get("sha256")) else []},
+        | {DIGEST: [digest] if digest else []},
         versions=_versions(folder, problems),
         packages=", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items()),
         finished=str(manifest.get("finished", "")),
         problems=problems,
     )
-
-
-def _mp4s(videos: Path, problems: list[str]) -> list[Path]:
-    """List the MP4s in a folder without links, which could point to any file of this machine."""
-    found = sorted(videos.glob("*.mp4"))
-    kept = [] if videos.is_symlink() else [path for path in found if not is_no_file(path)]
-    if left := len(found) - len(kept):
-        problems.append(f"{left} MP4s in {videos} are links, which are not followed: left out")
-    return kept
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
@@ -113,18 +116,6 @@ def flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
     return found
 
 
-def _rows(folder: Path, problems: list[str]) -> pd.DataFrame:
-    """Read the needed columns of a run's observations; empty if unreadable."""
-    rows = pd.DataFrame(columns=list(COLUMNS))
-    if (folder / OBSERVATIONS).exists():
-        try:
-            read = parquet.read(folder / OBSERVATIONS, COLUMNS, MEND)
-            rows = read.to_pandas().reindex(columns=list(COLUMNS))
-        except UserError as error:
-            problems.append(str(error))
-    return rows
-
-
 def _json(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read a JSON file; empty if missing or damaged."""
     try:
@@ -132,7 +123,7 @@ def _json(path: Path, problems: list[str]) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
-        problems.append(f"{path} is damaged: {MEND}")
+        problems.append(f"{path} is damaged: {FIX}")
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -143,9 +134,9 @@ def _versions(folder: Path, problems: list[str]) -> dict[str, list[str]]:
     if not path.exists():
         return {}
     try:
-        scores = parquet.read(path, None, MEND).to_pandas()
+        scores = parquet.read(path, None, FIX).to_pandas()
     except UserError:
-        problems.append(f"{path} is damaged: {MEND}")
+        problems.append(f"{path} is damaged: {FIX}")
         return {}
     found: dict[str, list[str]] = {}
     for column in (x for x in scores if x.endswith(("_version", "_weights"))):

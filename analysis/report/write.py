@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,9 +12,9 @@ from analysis.report import links, pages
 from analysis.report.cards import card
 from analysis.report.folder import link, replaced
 from analysis.report.overview import overview
-from analysis.report.parts import Part, parts
+from analysis.report.parts import parts
 from analysis.report.progress import shown
-from analysis.report.prompts import Files, prompt_page
+from analysis.report.prompts import prompt_page
 from analysis.report.provenance import provenance
 from analysis.section import Section
 from harness.system.units import size
@@ -22,10 +22,9 @@ from harness.system.version import code_version
 
 
 @dataclass(frozen=True)
-class Linked:
-    """The MP4s in a report: paths by section, their number and bytes."""
+class Videos:
+    """Number and bytes of the MP4s in a report."""
 
-    files: Mapping[str, Files]
     num: int
     nbytes: int
 
@@ -38,7 +37,7 @@ class Written:
     num_prompts: int
     num_methods: int
     page_bytes: int
-    videos: Linked
+    videos: Videos
 
 
 def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | None) -> Written:
@@ -52,9 +51,16 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
         methods = dict.fromkeys(name for each in sections for name in each.methods)
         cards = links.slugs(methods)
         pages.write_assets(folder)
-        linked = _linked(read, folder, cards)
+        films = [(part, *film) for part in read for film in part.films()]
+        files: dict[str, dict[tuple[str, int, int], str]] = {part.key: {} for part in read}
+        video_bytes = 0
+        for part, name, index, sample, path in shown(films, "videos"):
+            place = f"videos/{part.key}/{cards[name]}/{index:04d}-{sample}.mp4"
+            video_bytes += link(path, folder / place)
+            files[part.key][name, index, sample] = place
+        videos = Videos(len(films), video_bytes)
         how = "hard links to those of the results where the disk allows it, else copies"
-        mp4s = f"{linked.num} MP4s, {size(linked.nbytes)}, {how}" if linked.num else "no MP4"
+        mp4s = f"{videos.num} MP4s, {size(videos.nbytes)}, {how}" if videos.num else "no MP4"
         said = {
             "made by": command,
             "on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -65,7 +71,7 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
             *(
                 (
                     links.prompt(part.key, index),
-                    partial(prompt_page, part, index, cards, linked.files[part.key]),
+                    partial(prompt_page, part, index, cards, files[part.key]),
                 )
                 for part in read
                 for index in part.prompts
@@ -78,16 +84,4 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
         for name, make in shown(made, "pages"):
             nbytes += pages.write(folder / name, make())
     num_prompts = sum(len(part.prompts) for part in read)
-    return Written(out, num_prompts, len(methods), nbytes, linked)
-
-
-def _linked(read: Sequence[Part], folder: Path, cards: Mapping[str, str]) -> Linked:
-    """Link the MP4s of all prompts with a page into the report."""
-    wanted = [(part, *video) for part in read for video in part.films()]
-    found: dict[str, dict[tuple[str, int, int], str]] = {part.key: {} for part in read}
-    nbytes = 0
-    for part, name, index, sample, path in shown(wanted, "videos"):
-        place = f"videos/{part.key}/{cards[name]}/{index:04d}-{sample}.mp4"
-        nbytes += link(path, folder / place)
-        found[part.key][name, index, sample] = place
-    return Linked(found, len(wanted), nbytes)
+    return Written(out, num_prompts, len(methods), nbytes, videos)

@@ -24,7 +24,7 @@ from harness.results.all_runs import load, load_run, load_runs
 from harness.results.command_of_run import Origin
 from harness.results.observations import Twice, folders_below, refuse_twice
 from harness.results.older import without_older
-from harness.results.quantities import QUANTITIES
+from harness.results.quantities import QUANTITIES, is_fidelity
 from harness.results.run import Run, run_id_of
 from harness.results.scores import CONSTANT
 from harness.results.summary_table import title
@@ -80,33 +80,17 @@ def sections(results: Path) -> list[Section]:
     below = [(run_id_of(folder), folder) for folder in folders_below(results)]
     refuse_twice(below)
     folders = dict(below)
-    groups: dict[tuple[str, int, str], list[LoadedRun]] = {}
-    table, damaged = _rows(results, without_older(results, sorted(folders.values())))
-    for run_id, rows in table.groupby("run_id", sort=False):
-        folder, request = folders.get(str(run_id)), None
-        with suppress(UserError):  # rows suffice for tables; `check` reports the damage
-            request = Run.from_folder(folder) if folder else None
-        run = LoadedRun(str(run_id), rows, folder, request)
-        frames = int(rows["num_latent_frames"].iloc[0])
-        groups.setdefault((title(rows), frames, run.reference_id), []).append(run)
-    titles, found = [name for name, _, _ in groups], []
-    for (name, frames, reference), runs in groups.items():
-        if titles.count(name) > 1:
-            name = f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
-        found.append(_section(name, runs, damaged))
-    return [replace(section, shorter=shorter(section, found)) for section in found]
-
-
-def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """Load the rows of all readable runs, and explain why others cannot be read."""
+    newest = without_older(results, sorted(folders.values()))
+    damaged: list[str] = []
     try:
-        return load(results), []
+        table = load(results)
     except Twice:
         # A run that lies in two folders would count twice, so this error is never skipped.
         raise
     except UserError:
-        whole, damaged = [], []
-        for folder in folders:
+        # One damaged run must not hide the others: find the readable ones, and name the rest.
+        whole = []
+        for folder in newest:
             try:
                 load_run(folder)
             except UserError as error:
@@ -115,7 +99,22 @@ def _rows(results: Path, folders: Sequence[Path]) -> tuple[pd.DataFrame, list[st
                 whole.append(folder)
         if not whole:
             raise
-        return load_runs(whole), damaged
+        table = load_runs(whole)
+    groups: dict[tuple[str, int, str], list[LoadedRun]] = {}
+    for run_id, rows in table.groupby("run_id", sort=False):
+        home, request = folders.get(str(run_id)), None
+        with suppress(UserError):  # rows suffice for tables; `check` reports the damage
+            request = Run.from_folder(home) if home else None
+        run = LoadedRun(str(run_id), rows, home, request)
+        frames = int(rows["num_latent_frames"].iloc[0])
+        groups.setdefault((title(rows), frames, run.reference_id), []).append(run)
+    titles, found = [name for name, _, _ in groups], []
+    for (name, frames, reference), runs in groups.items():
+        # The usual title names neither length nor reference; add them only to tell sections apart.
+        if titles.count(name) > 1:
+            name = f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
+        found.append(_section(name, runs, damaged))
+    return [replace(section, shorter=shorter(section, found)) for section in found]
 
 
 def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Section:
@@ -135,20 +134,38 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
         run.run_id: run.name if printed.count(run.name) == 1 else f"{run.name} ({run.run_id})"
         for run in ordered
     }
-    videos = pd.concat([_videos(names[run.run_id], run) for run in ordered])
-    seconds = videos.pop("seconds_generated").dropna()
     named = {names[run.run_id]: run for run in ordered}
-    curves = {key: table for key in WINDOWS if not (table := _curves(key, named)).empty}
+    videos = pd.concat([_videos(key, run) for key, run in named.items()])
+    seconds = videos.pop("seconds_generated").dropna()
+    curves = {}
+    for key, column in WINDOWS.items():
+        means = {
+            each: by_second(run.made, column)
+            for each, run in named.items()
+            if not (is_fidelity(key) and run is base)
+        }
+        known = {each: curve for each, curve in means.items() if curve is not None}
+        if known:
+            curves[key] = pd.DataFrame(known)
+    rows = pd.concat([run.rows for run in ordered])
+    made = rows[rows["failure"].isna()]
+    # Sizes are equal within a section, so the first video that was made has them.
+    sizes = made[["num_pixel_frames", "height", "width"]].dropna().astype(int)
     kept = traced({key: run.folder for key, run in named.items() if run.folder}, VIDEO)
     return Section(
         title=name,
-        suite=str(ordered[0].rows["suite"].iloc[0]),
+        suite=str(rows["suite"].iloc[0]),
         is_published=False,
         methods={key: _method(key, run) for key, run in named.items()},
         values=_values(videos, list(named)),
         videos=videos,
         reference=names[base.run_id] if base else None,
-        setting=_setting(ordered),
+        setting=Setting(
+            model=str(rows["model"].iloc[0]),
+            prompts=str(rows["prompt_source"].iloc[0]),
+            devices=list(rows["device"].dropna().unique()),
+            **({str(key): int(size) for key, size in sizes.iloc[0].items()} if len(sizes) else {}),
+        ),
         floors=[names[run.run_id] for run in floors],
         reruns=[names[run.run_id] for run in reruns],
         curves=curves,
@@ -160,20 +177,6 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
         remarks=REMARKS,
         notes=[*_notes(named, base), *damaged, *kept.damaged],
     )  # fmt: skip
-
-
-def _setting(runs: Sequence[LoadedRun]) -> Setting:
-    """Collect what the rows of a section share; sizes come from the first video that was made."""
-    rows = pd.concat([run.rows for run in runs])
-    made = rows[rows["failure"].isna()]
-    sizes = made[["num_pixel_frames", "height", "width"]].dropna().astype(int)
-    first = sizes.iloc[0].to_dict() if len(sizes) else {}
-    return Setting(
-        model=str(rows["model"].iloc[0]),
-        prompts=str(rows["prompt_source"].iloc[0]),
-        devices=list(rows["device"].dropna().unique()),
-        **{str(name): int(size) for name, size in first.items()},
-    )
 
 
 def _is_again(run: LoadedRun, base: LoadedRun) -> bool:
@@ -192,6 +195,7 @@ def _attention(run: LoadedRun | None) -> object:
 
 def _videos(name: str, run: LoadedRun) -> pd.DataFrame:
     """Compute the quantities of finished videos, indexed by method, prompt and sample."""
+    # One row per video, so that the index pairs it with BF16's.
     made = run.made.drop_duplicates(VIDEO, keep="last")
     index = pd.MultiIndex.from_arrays(
         [[name] * len(made), made["prompt_index"], made["sample"]], names=["method", *VIDEO]
@@ -199,15 +203,10 @@ def _videos(name: str, run: LoadedRun) -> pd.DataFrame:
     values = values_of(made)
     # BF16 compared with itself scores perfectly, which says nothing about a method.
     if run.run_id == run.reference_id:
-        fidelity = [str(key) for key in values if _is_fidelity(str(key))]
+        fidelity = [str(key) for key in values if is_fidelity(str(key))]
         values[fidelity] = np.nan
     values["seconds_generated"] = made["num_pixel_frames"].astype(float) / made["fps"].astype(float)
     return values.set_index(index)
-
-
-def _is_fidelity(key: str) -> bool:
-    """Whether a quantity is a distance to BF16, so that BF16 itself has no value."""
-    return key in QUANTITIES and QUANTITIES[key].fidelity
 
 
 def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -221,26 +220,16 @@ def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return found.reindex(index=list(names), columns=kept)
 
 
-def _curves(key: str, runs: Mapping[str, LoadedRun]) -> pd.DataFrame:
-    """Average a curve over the videos of each run, second by second."""
-    means: dict[str, pd.Series] = {}
-    for name, run in runs.items():
-        if not (_is_fidelity(key) and run.run_id == run.reference_id):
-            found = by_second(run.made, WINDOWS[key])
-            if found is not None:
-                means[name] = found
-    return pd.DataFrame(means)
-
-
 def _method(name: str, run: LoadedRun) -> Method:
     """Describe a run: its source, family, failures and command."""
     first, made, request = run.rows.iloc[0], run.made, run.request
     settings = request.method if request else {}
     source = str(settings.get("source") or "")
-    row = ROW.search(source)
+    row = ROW.search(source)  # a method of ours names no row
     failed = run.rows[run.rows["failure"].notna()]
     causes = (failed["failure"] + ": " + failed["failure_reason"].fillna("")).value_counts()
     told = {key: reason(made, source) for key, source in SOURCES.items()} if len(made) else {}
+    # The description is of the method's file today; a run of a deleted file has none.
     files, command = choices("method"), ""
     if request is not None and run.folder is not None:
         origin = Origin.of_run(run.folder, None, request, ())
@@ -261,18 +250,10 @@ def _method(name: str, run: LoadedRun) -> Method:
         num_wanted=len(request.items) if request else None,
         failures=tuple(f"{count} x {cause}" for cause, count in causes.items()),
         reasons={key: said for key, said in told.items() if said},
-        skip_ratio=float(made["skip_ratio"].astype(float).mean())
-        if "skip_ratio" in made
-        else np.nan,
+        skip_ratio=float(made["skip_ratio"].astype(float).mean()),
+        flops=float(made["flops"].astype(float).mean()),
         request=request,
     )
-
-
-def _num_constant(made: pd.DataFrame) -> int:
-    """Count the videos whose scores say that they or their references are constant."""
-    reasons = made[[name for name in map(str, made.columns) if name.endswith("_reason")]].fillna("")
-    told = reasons.apply(lambda column: column.str.contains(CONSTANT, regex=False))
-    return int(told.any(axis=1).sum())
 
 
 def _notes(runs: Mapping[str, LoadedRun], base: LoadedRun | None) -> list[str]:
@@ -297,7 +278,10 @@ def _notes(runs: Mapping[str, LoadedRun], base: LoadedRun | None) -> list[str]:
         if failed:
             causes = ", ".join(sorted(run.rows["failure"].dropna().unique()))
             found.append(f"{name}: {failed} of {len(run.rows)} videos failed ({causes})")
-        if constant := _num_constant(run.made):
+        # Scores explain in `..._reason` that a video or its reference shows one colour only.
+        reasons = [key for key in map(str, run.made.columns) if key.endswith("_reason")]
+        told = run.made[reasons].fillna("").apply(lambda x: x.str.contains(CONSTANT, regex=False))
+        if constant := int(told.any(axis=1).sum()):
             found.append(
                 f"{name}: {constant} of {len(run.made)} videos are {CONSTANT}, or their reference "
                 "is: their scores say nothing of quality"

@@ -62,6 +62,7 @@ def one_sweep(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[pd.DataFra
             f"none of the {len(table)} rows is of a method in conf/method/{FOLDER}: type "
             "make validity, or python -m harness method=published/rtn_int4"
         )
+    # Null equals nothing, itself included, so it cannot be part of a key.
     kinds = [tuple(kind) for kind in rows[SAME].astype(object).fillna("").to_numpy()]
     groups = {kind: rows[[other == kind for other in kinds]] for kind in dict.fromkeys(kinds)}
     kept = max(groups, key=lambda kind: len(groups[kind][["suite", "method"]].drop_duplicates()))
@@ -78,7 +79,7 @@ def by_suite(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, Measured
 
     Raises  UserError: a method made one video in several runs.
     """
-    asked = {column: None for column in COLUMNS if column not in rows}  # null if never scored
+    asked = {column: None for column in COLUMNS if column not in rows}  # never scored
     named = rows.assign(name=rows["method"].map(names), **asked)
     return {
         str(suite): _suite(str(suite), part) for suite, part in named.groupby("suite", sort=True)
@@ -95,6 +96,7 @@ def _suite(suite: str, rows: pd.DataFrame) -> Measured:
             "keep one of their folders, or give the folder of one sweep"
         )
     scored = rows[rows[NEEDED].notna().all(axis=1)]
+    # Means over different prompts do not compare, so all methods share the commonest set.
     held = {name: frozenset(_videos(part)) for name, part in scored.groupby("name", sort=True)}
     counted = Counter(held.values())
     usual = max(counted, key=lambda videos: (counted[videos], len(videos)), default=frozenset())
@@ -109,10 +111,14 @@ def _suite(suite: str, rows: pd.DataFrame) -> Measured:
     values, reasons = {}, {}
     for column in COLUMNS:
         wide = chosen.pivot(index=VIDEO, columns="name", values=column).astype(float)
-        if wide.isna().any(axis=None):
-            reasons[column] = _reason(chosen, column)
-        else:
+        if not wide.isna().any(axis=None):
             values[column] = wide
+            continue
+        missing, why = chosen[chosen[column].isna()], f"{column.partition('_')[0]}_reason"
+        said: list[str] = list(missing[why].dropna().unique() if why in missing else ())
+        reasons[column] = f"{len(missing)} of {len(chosen)} videos without it" + "".join(
+            f"; {each}" for each in said
+        )
     return Measured(suite, values, reasons, left_out)
 
 
@@ -126,11 +132,3 @@ def _why(rows: pd.DataFrame) -> str:
         for reason in rows[column].dropna() if column in rows else ():
             return f"({reason})"
     return "(not made or not scored)"
-
-
-def _reason(rows: pd.DataFrame, column: str) -> str:
-    """Explain why a metric cannot be compared."""
-    missing = rows[rows[column].isna()]
-    why = f"{column.partition('_')[0]}_reason"
-    said: list[str] = list(missing[why].dropna().unique() if why in missing else ())
-    return f"{len(missing)} of {len(rows)} videos without it" + "".join(f"; {x}" for x in said)

@@ -41,10 +41,10 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
     )
     if not stems:
         return Traced()
-    stem = min(stems, key=lambda each: (-stems[each], each))
-    files = {name: folder / "trace" / f"{stem}.parquet" for name, folder in folders.items()}
+    stem = min(stems, key=lambda each: (-stems[each], each))  # of equals the first prompt
     tables, damaged = {}, []
-    for name, path in files.items():
+    for name, folder in folders.items():
+        path = folder / "trace" / f"{stem}.parquet"
         try:
             if path.exists():
                 fix = f"remove it: rm {path}; a trace is drawn, not counted"
@@ -53,14 +53,22 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
             damaged.append(f"{name}: no trace, {error}")
     if not tables:
         return Traced(damaged=damaged)
-    parts = {name: _at_peak(table) for name, table in tables.items()}
     over_time = {
         "kv": {name: _trace(table, is_kv=True) for name, table in tables.items()},
         "memory": {name: _trace(table, is_kv=False) for name, table in tables.items()},
     }
+    at_peak: dict[str, pd.Series] = {}
+    for name, table in tables.items():
+        # `peak_bytes` of the observations leaves out the text phase; both must give the same peak.
+        peaks = table[(table["moment"] == "peak") & (table["phase"] != "text")]
+        at_peak[name] = pd.Series(dtype=float)
+        if len(peaks):
+            largest = peaks.groupby("phase")["bytes"].sum().idxmax()
+            of_phase = peaks[peaks["phase"] == largest]
+            at_peak[name] = of_phase.groupby("component")["bytes"].sum() / GIB
     first = next(iter(tables.values())).iloc[0]
     said = ", ".join(f"{name.replace('_index', '')} {first[name]}" for name in key)
-    return Traced(over_time, pd.DataFrame(parts).T.fillna(0.0), said, damaged)
+    return Traced(over_time, pd.DataFrame(at_peak).T.fillna(0.0), said, damaged)
 
 
 def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
@@ -69,15 +77,6 @@ def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
     whole = points["component"] == PROCESS
     kinds = points["component"].str.rpartition(".")[2]  # without the name of a guidance branch
     chosen = points[~whole & ~kinds.isin(BESIDE)] if is_kv else points[whole]
+    # Components and guidance branches of one moment are rows of their own.
     sums = chosen.groupby("time_s")["bytes"].sum() / GIB
     return Trace(sums.index.to_numpy(float), sums.to_numpy(float))
-
-
-def _at_peak(table: pd.DataFrame) -> pd.Series:
-    """Return GiB by component at the largest peak."""
-    # `peak_bytes` of the observations leaves out the text phase; both must give the same peak.
-    peaks = table[(table["moment"] == "peak") & (table["phase"] != "text")]
-    if peaks.empty:
-        return pd.Series(dtype=float)
-    largest = peaks.groupby("phase")["bytes"].sum().idxmax()
-    return peaks[peaks["phase"] == largest].groupby("component")["bytes"].sum() / GIB

@@ -55,6 +55,7 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
     """Build the table of methods that no other beats in ratio and one quality, for each suite."""
     found = source.of_table(table)
     absent = [suite for suite in table.suites if not source.of_suite(suite)]
+    # A suite's name is enough unless several sections share it.
     suites = Counter(section.suite for section in found)
     titles = [
         suite_title(section.suite) if suites[section.suite] == 1 else section.title
@@ -73,6 +74,7 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
     if not lines:
         yield "; ".join(notes)
         return
+    # Axes that the study's table does not have are named as ours.
     ours = {name for name in table.measured if name not in table.columns}
     if ours and not all(section.is_published for section in found):
         said = ", ".join(QUANTITIES[name].title for name in table.measured if name in ours)
@@ -171,6 +173,7 @@ def weak(table: Table, source: Source) -> Iterator[Grid | str]:
 def _weak(
     table: Table, first: Section, second: Section, means: pd.DataFrame, rows: Mapping[str, str]
 ) -> Grid:
+    """Build the table of one pair of suites. rows: the study's row by method."""
     by = table.columns[0]
     ordered = means.loc[list(rows)].sort_values(by)
     suite = suite_title(first.suite)
@@ -191,6 +194,7 @@ def _weak(
     if first.is_published:
         header.append("comment")
         lines = [[*line, table.comments[rows[line[0]]]] for line in lines]
+    # The study's list is its own choice, so name the methods that are as weak and not on it.
     lower = means[means[by] < ordered[by].max()].sort_values(by)
     unnamed = [
         f"{name} {cell(lower, name, by):.3f}" for name in map(str, lower.index) if name not in rows

@@ -70,6 +70,7 @@ def columns(view: View, name: str) -> list[Column]:
         return []
     if not (view.with_statistics and is_sampled(name)):
         return [of_values(view, name)]
+    # BF16 has no fidelity to itself, so a fidelity has no difference to BF16.
     if QUANTITIES[name].fidelity or not differences(view.section, name):
         return _with_interval(view, name)
     if name == "runtime_s":  # its difference has a column of its own, in percent
@@ -109,8 +110,8 @@ def _with_interval(view: View, name: str) -> list[Column]:
     values = of_values(view, name)
     if not view.split:
         return [_joined(values.header, values.texts, bounds, marks)]
-    told = Column(f"{quantity.title} below floor", _answers(view.names, held, marks))
-    return [values, *_ends(values.header, bounds), *([told] if held else [])]
+    below = Column(f"{quantity.title} below floor", _answers(view.names, held, marks))
+    return [values, *_ends(values.header, bounds), *([below] if held else [])]
 
 
 def _runtime_vs(view: View) -> list[Column]:
@@ -119,9 +120,14 @@ def _runtime_vs(view: View) -> list[Column]:
         return []
     header, places = "runtime vs BF16", 1
     if view.with_statistics and differences(view.section, "runtime_s"):
-        return _difference(view, "runtime_s", header, places, _percent_of_base(view), "%")
+        # Seconds become percent of BF16's mean over the prompts that both have, since a difference
+        # is over these prompts too.
+        table, base_name = by_prompt(view.section, "runtime_s"), view.section.reference
+        shared = table.notna().mul(table[base_name], axis=0).where(table.notna())
+        scale = {str(each): 100 / float(x) for each, x in shared.mean().items() if x > 0}
+        return _difference(view, "runtime_s", header, places, scale, "%")
     base = cell(view.section.values, view.section.reference, "runtime_s")
-    base = base if base > 0 else np.nan
+    base = base if base > 0 else np.nan  # then the percentage is missing, not infinite
     percent = [100 * (value - base) / base for value in view.values("runtime_s")]
     texts = [number(value, places, "+") for value in percent]
     return [Column(header, [text if text == MISSING else f"{text}%" for text in texts])]
@@ -153,18 +159,10 @@ def _difference(
     ]
 
 
-def _percent_of_base(view: View) -> dict[str, float]:
-    """Return the factor from seconds to percent of BF16's mean, over the prompts that both have."""
-    table, base = by_prompt(view.section, "runtime_s"), view.section.reference
-    if base not in table:
-        return {}
-    shared = table.notna().mul(table[base], axis=0).where(table.notna())
-    return {str(name): 100 / float(mean) for name, mean in shared.mean().items() if mean > 0}
-
-
 def _joined(
     header: str, values: Sequence[str], bounds: Sequence[tuple[str, str]], marks: Sequence[bool]
 ) -> Column:
+    """Put value, interval and mark in one column."""
     texts = []
     for value, (low, high), mark in zip(values, bounds, marks, strict=True):
         texts.append(value + (f" [{low}, {high}]" if low else "") + MARK * mark)
@@ -208,16 +206,19 @@ def _family(view: View) -> list[Column]:
 
 def _status(view: View) -> list[Column]:
     """Build the status column: complete, partly failed, unfinished or not run."""
-    return [Column("status", [_state(view.section, name) for name in view.names], words=True)]
-
-
-def _state(section: Section, name: str) -> str:
-    if name not in section.methods:
-        return "not_run"
-    method = section.methods[name]
-    if method.num_wanted is None or method.num_videos >= method.num_wanted:
-        return "complete"
-    return "partial_failed" if method.num_failed or section.is_published else "unfinished"
+    texts = []
+    for name in view.names:
+        method = view.section.methods.get(name)
+        if method is None:
+            texts.append("not_run")
+        elif method.num_wanted is None or method.num_videos >= method.num_wanted:
+            texts.append("complete")
+        elif method.num_failed or view.section.is_published:
+            # The study lists no failures; its runs are over, so a missing video failed.
+            texts.append("partial_failed")
+        else:
+            texts.append("unfinished")
+    return [Column("status", texts, words=True)]
 
 
 OTHERS: dict[str, Callable[[View], list[Column]]] = {

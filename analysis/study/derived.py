@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 
 from analysis.choosing.frontiers import flags, objectives, presets
 from analysis.choosing.recommendations import cautions, labels
@@ -32,30 +31,17 @@ FORMULAS: dict[str, tuple[str, str, Formula]] = {
 DECIMALS = 4
 
 
-def _column(view: View, name: str) -> list[Column]:
-    """Build one derived column; empty without BF16 or without the quantity."""
-    header, quantity, formula = FORMULAS[name]
-    values, reference = objectives(view.section), view.section.reference
-    if reference is None or not view.section.has(quantity):
-        return []
-    base = np.float64(cell(values, reference, quantity))
-    # `objectives` gives BF16 the fidelity of a video to itself, but leaves out its reruns.
-    own = {each: values if each in values.index else view.section.values for each in view.names}
-    values_of = [np.float64(cell(table, each, quantity)) for each, table in own.items()]
-    with np.errstate(all="ignore"):  # a division by zero gives inf
-        found = [float(formula(x, base)) if np.isfinite(base) else np.nan for x in values_of]
-    places = DECIMALS if view.decimals is None else view.decimals
-    return [Column(header, [number(x, places) for x in found])]
-
-
 def _frontiers(view: View) -> list[Column]:
     """Build a yes/no column for each of the study's four frontiers."""
+    # Reruns of BF16 are no choices: their cells stay empty.
     table = flags(view.section).drop(index=view.section.again)
     titles = presets()["frontiers"]
-    return [
-        Column(f"frontier: {titles[name]['title']}", [_yes(table, row, name) for row in view.names])
-        for name in map(str, table)
-    ]
+    found = []
+    for name in map(str, table):
+        is_on = table[name].to_dict()
+        texts = [("yes" if is_on[each] else "no") if each in is_on else "" for each in view.names]
+        found.append(Column(f"frontier: {titles[name]['title']}", texts))
+    return found
 
 
 def _recommended(view: View) -> list[Column]:
@@ -71,13 +57,6 @@ def _cautions(view: View) -> list[Column]:
     return [Column("cautions", texts, words=True)]
 
 
-def _yes(table: pd.DataFrame, row: str, column: str) -> str:
-    """Return yes or no; empty for reruns of BF16, which are no choices."""
-    if row not in table.index:
-        return ""
-    return "yes" if table[column].to_dict()[row] else "no"
-
-
 DERIVED: dict[str, Callable[[View], list[Column]]] = {
     "frontiers": _frontiers,
     "recommended": _recommended,
@@ -87,6 +66,19 @@ DERIVED: dict[str, Callable[[View], list[Column]]] = {
 
 def columns(view: View, name: str) -> list[Column]:
     """Build the columns for any name in a table's file; empty if no method has a value."""
-    if name in FORMULAS:
-        return _column(view, name)
-    return DERIVED[name](view) if name in DERIVED else plain.columns(view, name)
+    if name in DERIVED:
+        return DERIVED[name](view)
+    if name not in FORMULAS:
+        return plain.columns(view, name)
+    header, quantity, formula = FORMULAS[name]
+    values, reference = objectives(view.section), view.section.reference
+    if reference is None or not view.section.has(quantity):
+        return []
+    base = np.float64(cell(values, reference, quantity))
+    # `objectives` gives BF16 the fidelity of a video to itself, but leaves out its reruns.
+    own = {each: values if each in values.index else view.section.values for each in view.names}
+    values_of = [np.float64(cell(table, each, quantity)) for each, table in own.items()]
+    with np.errstate(all="ignore"):  # a division by zero gives inf
+        found = [float(formula(x, base)) if np.isfinite(base) else np.nan for x in values_of]
+    places = DECIMALS if view.decimals is None else view.decimals
+    return [Column(header, [number(x, places) for x in found])]

@@ -148,6 +148,7 @@ def _view(table: Table, source: Source, section: Section) -> View:
 
 def _columns(table: Table, view: View) -> tuple[list[Column], list[str]]:
     """Build the columns that have values; also return the quantities that have none."""
+    # Without any quantity there is no table, whatever columns of words there are.
     own = {name: columns(view, name) for name in table.shown(view.section.is_published)}
     left_out = [name for name, found in own.items() if not found and name in QUANTITIES]
     if not any(found for name, found in own.items() if name in QUANTITIES):

@@ -31,7 +31,12 @@ def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
     shown = [name for name in shown if section.has(name)]
     found: list[str] = []
     if view.with_statistics:
-        found += _statistics(view, [name for name in shown if _has_interval(table, view, name)])
+        # A runtime that has differences shows its interval only in the column of differences.
+        has_column = "runtime_vs" in table.shown(section.is_published)
+        found += _statistics(
+            view,
+            [x for x in shown if x != "runtime_s" or has_column or not differences(section, x)],
+        )
     if set(shown) & {"runtime_s", "seconds_ratio"} and section.phases:
         found.append(f"seconds: {section.phases}")
     found += why_none(section, left_out)
@@ -44,17 +49,11 @@ def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
             for each in frontiers(section)
             if each.left_out
         ]
+    # A table of absent rows shows them itself.
     missing = rows_missing(table, section)
     if missing and not table.absent:
         found.append(f"rows of the study that are not here: {', '.join(missing)}")
     return found
-
-
-def _has_interval(table: Table, view: View, name: str) -> bool:
-    """Whether a table gives an interval; a runtime that has differences gives it only with them."""
-    if name != "runtime_s" or "runtime_vs" in table.shown(view.section.is_published):
-        return True
-    return not differences(view.section, name)
 
 
 def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
@@ -76,8 +75,8 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
     """Explain brackets and marks, and which differences this number of prompts can show."""
     section = view.section
     sampled = [name for name in shown if is_sampled(name)]
-    held = [name for name in sampled if not QUANTITIES[name].fidelity]
-    against = [name for name in sampled if QUANTITIES[name].fidelity]
+    with_base = [name for name in sampled if not QUANTITIES[name].fidelity]
+    fidelities = [name for name in sampled if QUANTITIES[name].fidelity]
     if not sampled:
         return
     yield (
@@ -85,21 +84,21 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
         f"methods); none for fewer than {FEWEST} prompts"
     )
     test = f"two-sided sign-flip test, Holm-corrected, {float(ALPHA):g}"
-    if any(differences(view.section, name) for name in held):
+    if any(differences(view.section, name) for name in with_base):
         yield (
             f"vs BF16: method less {section.reference} on the prompts that both have; {MARK} where "
             f"a paired test supports a difference ({test})"
         )
     floor = next(iter(section.floors), None)
-    if against and floor is not None:
+    if fidelities and floor is not None:
         yield (
-            f"{_titles(against)}: {MARK} where worse than the noise floor, {floor} ({test}); "
+            f"{_titles(fidelities)}: {MARK} where worse than the noise floor, {floor} ({test}); "
             "no difference to BF16 has a meaning there"
         )
-    elif against and section.reference is not None and not section.is_published:
+    elif fidelities and section.reference is not None and not section.is_published:
         yield (
-            f"{_titles(against)}: without marks, as there is no noise floor among the runs; python "
-            f"-m harness experiment=noise_floor suite={section.suite} makes one"
+            f"{_titles(fidelities)}: without marks, as there is no noise floor among the runs; "
+            f"python -m harness experiment=noise_floor suite={section.suite} makes one"
         )
     exact = [name for name in shown if name in COUNTED]
     if exact:
@@ -109,8 +108,9 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
     if set(shown) & set(FOLLOWS):
         yield f"{_titles(FOLLOWS)}: the runtime over the seconds generated"
     yield from _power(view, sampled)
-    said = (beside_reruns(section, name, differences(view.section, name)) for name in held)
+    said = (beside_reruns(section, name, differences(view.section, name)) for name in with_base)
     yield from filter(None, said)
+    # Quantities of the same missing prompts share one note.
     counted: dict[str, list[str]] = {}
     for name in sampled:
         for line in _of_prompts(view, name):

@@ -59,6 +59,7 @@ def _grid(
     decimals: int,
     remark: str,
 ) -> Grid:
+    """Build the table of one section. remark: name of the remark printed below it."""
     names = [name for name in names_of(table, section) if name in values.index]
     lines = [
         [label(section, name), *(number(float(x), decimals) for x in values.T[name].tolist())]

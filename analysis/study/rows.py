@@ -18,6 +18,7 @@ def names_of(table: Table, section: Section) -> list[str]:
         names = list(map(str, ordered(objectives(section), by).index))
     else:
         names = _listed(table, section)
+    # They are no methods of the table, so they stand apart from its order.
     at = names.index(section.reference) + 1 if section.reference in names else 0
     return [*names[:at], *section.again, *names[at:]]
 
@@ -27,10 +28,10 @@ def _listed(table: Table, section: Section) -> list[str]:
     for name in section.methods:
         if name not in section.again:
             by_row.setdefault(row_of(section, name), []).append(name)
-    gone = [] if not table.absent else [row for row in table.rows if row not in by_row]
     found = []
     for row in table.rows:
-        found += by_row.pop(row, [row] if row in gone else [])
+        # A row that no method repeats is shown by its own name, in tables of absent rows.
+        found += by_row.pop(row, [row] if table.absent else [])
     if table.others or not section.is_published:
         found += [name for names in by_row.values() for name in names]
     return found

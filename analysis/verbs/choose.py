@@ -72,12 +72,17 @@ def run(words: argparse.Namespace) -> int:
     """
     if words.config_dir is not None:
         expose(words.config_dir.absolute())
-    sections = _of_suite(source(words), words.suite)
+    read = source(words)
+    sections = [each for each in read if words.suite in (None, each.suite)]
+    if not sections:
+        known = ", ".join(dict.fromkeys(each.suite for each in read)) or "nothing"
+        raise UserError(f"--suite {words.suite}: there is {known}")
+    views = _views(words, sections)
     grids: list[Grid] = []
     refused: list[tuple[str, str]] = []
-    views = _views(words, sections)
     for section in sections:
         for view in views:
+            # A quantity may be missing in one section only, so the others are still answered.
             try:
                 grids += view(section)
             except UserError as error:
@@ -95,20 +100,18 @@ def run(words: argparse.Namespace) -> int:
     return 0
 
 
-def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], how: str) -> None:
-    """Print the tables with their notes; notes of CSV go to stderr."""
-    for i, each in enumerate(grids):
+def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], form: str) -> None:
+    """Print the tables, then why others are not shown."""
+    for i, grid in enumerate(grids):
         print("\n" * bool(i), end="")
-        if how == "text":
-            each.show()
+        if form == "text":
+            grid.show()
         else:
-            print(each.markdown() if how == "md" else each.csv(), end="")
-    beneath = [
-        *(grids[0].notes if how == "csv" else []),
-        *(f"not shown: {title}: {why}" for title, why in refused),
-    ]
-    for said in beneath:
-        print(f"- {said}" if how == "md" else said, file=sys.stderr if how == "csv" else sys.stdout)
+            print(grid.markdown() if form == "md" else grid.csv(), end="")
+    # Notes of CSV go to stderr, so that stdout holds nothing but the table.
+    notes = [*grids[0].notes] if form == "csv" else []
+    for said in (*notes, *(f"not shown: {title}: {why}" for title, why in refused)):
+        print(f"- {said}" if form == "md" else said, file=sys.stderr if form == "csv" else None)
 
 
 def _positive(word: str) -> float:
@@ -120,18 +123,6 @@ def _positive(word: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{word}: give a number above 0")
     return value
-
-
-def _of_suite(sections: Sequence[Section], suite: str | None) -> list[Section]:
-    """Return the sections of one suite, or all.
-
-    Raises  UserError: the suite has none.
-    """
-    found = [each for each in sections if suite in (None, each.suite)]
-    if not found:
-        known = ", ".join(dict.fromkeys(each.suite for each in sections)) or "nothing"
-        raise UserError(f"--suite {suite}: there is {known}")
-    return found
 
 
 def _views(words: argparse.Namespace, sections: Sequence[Section]) -> list[View]:
@@ -158,7 +149,17 @@ def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Questio
     under = tuple(parse(word, known) for word in words.under)
     order = preset(words.preset) if words.preset else None
     by = (named(words.best, known),) if words.best else order.by if order else ()
-    front, about = _front(words, known)
+    if words.frontier:
+        fronts = presets()["frontiers"]
+        if words.frontier not in fronts:
+            raise UserError(
+                f"there is no frontier {words.frontier!r}: choose {', '.join(fronts)}, or give "
+                "quantities as --axes ratio,ssim"
+            )
+        front = tuple(fronts[words.frontier]["axes"])
+    else:
+        front = tuple(named(word.strip(), known) for word in (words.axes or "").split(",") if word)
+    about = ", ".join(QUANTITIES[axis].title for axis in front)
     said = [order.title] if order else []
     said += [f"no other beats it in {about}"] if about else []
     said += [f"best {QUANTITIES[words.best].title}"] if words.best else []
@@ -170,18 +171,3 @@ def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Questio
         front,
         is_typed=not (order or words.frontier),
     )
-
-
-def _front(words: argparse.Namespace, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return the quantities of the requested frontier and their titles; empty without a request."""
-    if words.frontier:
-        fronts = presets()["frontiers"]
-        if words.frontier not in fronts:
-            raise UserError(
-                f"there is no frontier {words.frontier!r}: choose {', '.join(fronts)}, or give "
-                "quantities as --axes ratio,ssim"
-            )
-        axes = tuple(fronts[words.frontier]["axes"])
-    else:
-        axes = tuple(named(word.strip(), known) for word in (words.axes or "").split(",") if word)
-    return axes, ", ".join(QUANTITIES[axis].title for axis in axes)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from analysis.controls.fewer_steps import with_fewer_steps
 from analysis.controls.pairs import BYTES, SKIPS, Kind, Pair, pairs, unknown
 from analysis.numbers import number
+from analysis.pages import show
 from analysis.section import Section, cell
 from analysis.sources.results import sections
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED, between
 from analysis.verb_options import of_results, of_text
-from analysis.work.arithmetic import flops
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
@@ -26,8 +26,7 @@ NOTES = (
     f"control: the same settings apart from the policy; a skip ratio within {SKIPS:g}, the number "
     f"of steps nearest in FLOPs, or bytes of history within {BYTES:.0%}",
     "fewer steps: all of them run; PSNR and SSIM are to the BF16 videos of the full schedule",
-    "TFLOP: the planner's arithmetic of the passes that ran, by each video's trace; a skipped one "
-    "counts embeddings and head",
+    "TFLOP: arithmetic of the blocks in the passes that ran; embeddings and head are not counted",
     "difference: method less control over the prompts that both have; in brackets: 95 % of "
     f"{NUM_DRAWS} means over redrawn prompts (seed {SEED}), from {FEWEST} prompts on, each for one "
     "comparison alone",
@@ -59,11 +58,7 @@ def run(words: argparse.Namespace) -> int:
             "control; add one, for example method=flowcache_slow or method=flowcache_bf16"
         )
     for grid in grids:
-        if words.format == "md":
-            print(grid.markdown())
-        else:
-            grid.show()
-            print()
+        show(grid, words.format)
     return 0
 
 
@@ -73,16 +68,12 @@ def tables(section: Section) -> list[Grid]:
     Raises  UserError: as `analysis.controls.pairs.pairs`.
     """
     found, wide = pairs(section), with_fewer_steps(section)
-    shown = {name for pair in found for name in (pair.method, pair.control) if name}
-    work = flops([method for name, method in wide.methods.items() if name in shown])
     kinds = [kind for kind in get_args(Kind) if any(pair.kind == kind for pair in found)]
-    return [
-        _table(wide, kind, [pair for pair in found if pair.kind == kind], work) for kind in kinds
-    ]
+    return [_table(wide, kind, [pair for pair in found if pair.kind == kind]) for kind in kinds]
 
 
-def _table(section: Section, kind: Kind, found: Sequence[Pair], work: Mapping[str, float]) -> Grid:
-    """Return the table of one kind. work: FLOPs of a video by method."""
+def _table(section: Section, kind: Kind, found: Sequence[Pair]) -> Grid:
+    """Return the table of one kind of control."""
     cost = {"uniform skip": "skipped", "fewer steps": "steps"}.get(kind, "MiB")
     header = ["method", "control", cost, "of control", "TFLOP", "of control"]
     for name in SHOWN:
@@ -91,10 +82,9 @@ def _table(section: Section, kind: Kind, found: Sequence[Pair], work: Mapping[st
     for pair in found:
         cells = [pair.method, pair.control or "missing"]
         cells += [_cost(pair.kind, pair.cost), _cost(pair.kind, pair.control_cost)]
-        cells += [
-            number(work.get(name or "", math.nan) / 1e12, digits=3)
-            for name in (pair.method, pair.control)
-        ]
+        for run in (pair.method, pair.control):
+            flops = section.methods[run].flops if run else math.nan
+            cells.append(number(flops / 1e12, digits=3))
         for name in SHOWN:
             cells += _compared(section, name, pair)
         lines.append(cells)

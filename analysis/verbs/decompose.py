@@ -12,7 +12,7 @@ from analysis.decomposition.measured import Measured, Setting, measured
 from analysis.figures.figure import Axis, Bar, Bars, Panels
 from analysis.figures.paper import svg
 from analysis.numbers import number
-from analysis.pages import write
+from analysis.pages import show, write
 from analysis.section import Section
 from analysis.sources.results import sections
 from analysis.statistics import FEWEST, NUM_DRAWS, SEED
@@ -50,11 +50,7 @@ def run(words: argparse.Namespace) -> int:
         read, none = [], f"no runs of ours: {error}"
     grids = [grid for of in chosen for grid in tables(of, read)]
     for grid in grids:
-        if words.format == "md":
-            print(grid.markdown())
-        else:
-            grid.show()
-            print()
+        show(grid, words.format)
     if none:
         print(none)
     if words.figure is not None:
@@ -129,7 +125,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
     lines = [
         [
             each.link.part,
-            number(each.flops / 1e12, digits=3),
+            number(each.method.flops / 1e12, digits=3),
             number(each.flops_factor, 2),
             number(each.seconds, 2),
             "-" if each.factor is None else number(each.factor.mean, 2) + _bounds(each),
@@ -144,7 +140,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
 
 
 def _notes(of: Chain, setting: Setting) -> Iterator[str]:
-    """What the runs cannot say, and how to make those that are missing."""
+    """Yield what the runs do not show, and the settings of those that are missing."""
     weights = {
         each.method.request.model["weights"] for each in setting.found if each.method.request
     }

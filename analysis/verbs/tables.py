@@ -16,7 +16,7 @@ from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
 ENDINGS = {"text": "txt", "md": "md", "latex": "tex", "csv": "csv"}
-LINE = {"text": "", "md": "- ", "latex": "% "}
+LINE = {"text": "", "md": "- ", "latex": "% "}  # how a note begins
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +55,20 @@ def run(words: argparse.Namespace) -> int:
         for path in _written(grids, words.format, words.out):
             print(path)
         print("".join(f"{line}\n" for line in _not_shown(reasons)), end="")
-    elif words.format == "csv":
-        _print_csv(grids, reasons)
-    else:
-        _print(grids, words.format, reasons)
+        return 0
+    if words.format == "csv":
+        if len(grids) > 1:
+            names = ", ".join(dict.fromkeys(grid.name for grid in grids))
+            raise UserError(
+                f"{len(grids)} tables as CSV do not go one after the other: add --out <folder>, or "
+                f"--table with one of {names}"
+            )
+        print(grids[0].csv(), end="")
+        # Notes go to stderr, so that stdout holds nothing but the table.
+        for note in (*grids[0].notes, *grids[0].made_by, *_not_shown(reasons)):
+            print(note, file=sys.stderr)
+        return 0
+    _print(grids, words.format, reasons)
     return 0
 
 
@@ -77,22 +87,6 @@ def _print(grids: Sequence[Grid], how: str, reasons: Mapping[str, str]) -> None:
             print(f"{LINE[how]}{line}")
 
 
-def _print_csv(grids: Sequence[Grid], reasons: Mapping[str, str]) -> None:
-    """Print one table as CSV; its notes go to stderr, so that stdout stays pure CSV.
-
-    Raises  UserError: there are several.
-    """
-    if len(grids) > 1:
-        names = ", ".join(dict.fromkeys(grid.name for grid in grids))
-        raise UserError(
-            f"{len(grids)} tables as CSV do not go one after the other: add --out <folder>, or "
-            f"--table with one of {names}"
-        )
-    print(grids[0].csv(), end="")
-    for note in (*grids[0].notes, *grids[0].made_by, *_not_shown(reasons)):
-        print(note, file=sys.stderr)
-
-
 def _text(grid: Grid, how: str) -> str:
     forms = {"text": grid.text, "md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
     return forms[how]()
@@ -108,6 +102,7 @@ def _not_shown(reasons: Mapping[str, str]) -> list[str]:
 
 def _written(grids: Sequence[Grid], how: str, folder: Path) -> list[Path]:
     """Write one file per table; notes of CSV go to a text file next to it."""
+    # Several suites give several tables of one name; these files are numbered.
     counts, paths = Counter(grid.name for grid in grids), []
     seen: Counter[str] = Counter()
     for grid in grids:

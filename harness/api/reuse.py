@@ -39,7 +39,11 @@ class Feature(ABC):
 
     @abstractmethod
     def __call__(self, inputs: PassInputs) -> Tensor:
-        """Return the feature of a pass, of any shape that stays the same from pass to pass."""
+        """Return the feature of a pass, of any shape that stays the same from pass to pass.
+
+        With scope=window under `harness.sampling.Pipeline` the number of chunks changes: dimension
+        1 must then run over their frames or tokens, oldest first.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +60,9 @@ class Reuse(ABC):
     rescale: coefficients of a polynomial, highest power first, applied to each distance; None
         leaves it as it is.
     scope: decide for each `chunk` by its own steps, or once per row of the step matrix for the
-        whole `window` (`harness.sampling.DiffusionForcing`). Both are the same where only one chunk
-        is under way at a time.
+        whole `window`: all of it (`harness.sampling.DiffusionForcing`), or its unfinished chunks
+        (`harness.sampling.Pipeline`), where a new chunk runs its first pass in any case. Both are
+        the same where only one chunk is under way at a time.
     counter: with scope=window, count rows in each `branch`; `shared` counts calls of all branches
         together, as the released TeaCache of SkyReels-V2 does by mistake.
     payload: what replaces a skipped pass: the `residual` of all blocks (tokens after the last block
@@ -108,10 +113,6 @@ class Reuse(ABC):
             raise ValueError(
                 f"{name}.rescale={self.rescale}: give the coefficients of a polynomial, highest "
                 "power first, or null"
-            )
-        if self.scope == "window" and self.payload == "displacement":
-            raise ValueError(
-                f"{name}.payload=displacement moves the latents of one chunk: choose scope=chunk"
             )
         if self.counter == "shared" and (self.scope, self.payload) != ("window", "residual"):
             raise ValueError(

@@ -67,7 +67,7 @@ class Bench:
         model, num_frames = generator.model, generator.run.suite.num_frames
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))
         session = generator.session(num_frames)
-        text_kv = model.text_kv(generator.sampler, generator.text_rows(item))
+        text_kv = model.text_kv(generator.sampler, generator.text_rows(item)[0])
         reel = Reel(model.decoder, Silent())
         chunks = generator.sampler.sample(session, text_kv, noise, num_frames, Silent(), reel)
         for latents in chunks:

@@ -47,6 +47,9 @@ class SharedLayer:
     def evict(self, first: int) -> None:
         """Do nothing."""
 
+    def renew(self, frames: range) -> None:
+        """Do nothing."""
+
     @property
     def ledger(self) -> Counter[str]:
         """Return nothing: the other session counts its bytes."""

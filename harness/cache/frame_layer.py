@@ -88,7 +88,7 @@ class FrameLayer:
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Let the policy note the noisy chunk, if it compares passes."""
-        if self.policy.observes_noisy:
+        if self.policy.observes_noisy and plan.observed:
             self.noisy_notes |= self._observe(chunk, plan)
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
@@ -125,9 +125,16 @@ class FrameLayer:
         if self.context.spec.sink_rate:
             self._mix(range(self.first, first))
         self.first = max(self.first, first)
-        self._release([f for f in self.placements if self.context.spec.sink <= f < first])
-        behind = [f for f in self.arenas[POOL].places if self.context.spec.sink <= f < first]
-        self.arenas[POOL].drop(behind)
+        self._free(range(self.context.spec.sink, first))
+
+    def renew(self, frames: range) -> None:
+        """Free the newest frames, which are stored again."""
+        self._free(frames)
+
+    def _free(self, frames: range) -> None:
+        """Free frames, whole or pooled."""
+        self._release([f for f in self.placements if f in frames])
+        self.arenas[POOL].drop([f for f in self.arenas[POOL].places if f in frames])
 
     @property
     def ledger(self) -> Counter[str]:
@@ -158,8 +165,8 @@ class FrameLayer:
 
     def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
-        notes = {f: self.policy.observe(k[:, :, i], v[:, :, i]) for i, f in enumerate(plan.frames)}
-        return {frame: note for frame, note in notes.items() if note is not None}
+        notes = self.policy.observe(k, v)
+        return {} if notes is None else dict(zip(plan.frames, notes, strict=True))
 
     def _history(self, chunk: Chunk, plan: Plan) -> History:
         spec = self.context.spec

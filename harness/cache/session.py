@@ -160,6 +160,12 @@ class Session:
             store.commit(Chunk(key, value, rotated_query=key[:, :, :0], rotated_key=key), plan)
             self.watch.note(layer, False, are_finite(key, value))
 
+    def renew(self, frames: range) -> None:
+        """Free the newest frames of the history; the next passes store them again."""
+        self.ledger()  # updates `peak_bytes` before the memory is freed
+        for layer in self._layers:
+            layer.renew(frames)
+
     def make_room(self) -> None:
         """Let the policy evict tokens before a new chunk starts."""
         for layer in self._layers:

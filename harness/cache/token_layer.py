@@ -185,6 +185,12 @@ class TokenLayer:
         """Hide tokens after the model's sink and before `first`; the next commit evicts them."""
         self.first = first
 
+    def renew(self, frames: range) -> None:
+        """Free all tokens: those of other frames leave with the next chunk in any case."""
+        # Heads hold different tokens, so those of a sink could not stay.
+        assert self.context.spec.sink == 0, "checks refuse recaching of single tokens with a sink"
+        self.held, self.is_uncut = None, False
+
     @property
     def ledger(self) -> Counter[str]:
         """Bytes of keys, values, origins, counts, notes and kept queries."""

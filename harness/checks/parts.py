@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.api import Method
+from harness.api import Method, TokenPolicy
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
-from harness.cache.integration import Integration
+from harness.cache.integration import Integration, Packed
 from harness.cache.session import sized
 from harness.models.preset import VideoModel
 from harness.results.run import Run
+from harness.sampling.diffusion_forcing import DiffusionForcing
 from harness.system.typed import build
 
 
@@ -40,6 +41,8 @@ class Parts:
             attention=build("attention", run.attention, Auto, Backend),
         )
         demand_fit(parts.model, parts.method, parts.integration, run.suite.num_frames)
+        if run.suite.switches:
+            demand_switches(parts.model, parts.method, parts.integration, run.suite.recache)
         return parts
 
 
@@ -58,3 +61,38 @@ def demand_fit(
     model.loop.parts(0, num_frames, model.chunk_frames)
     if method.reuse is not None:
         method.reuse.check(min(len(model.schedule.times(first)) for first in (True, False)))
+
+
+def demand_switches(
+    model: VideoModel, method: Method, integration: Integration, recache: bool
+) -> None:
+    """Raise ValueError if a video cannot change its prompt with these parts.
+
+    recache: whether the history is computed again there.
+    """
+    loop = model.loop
+    joint = isinstance(loop, DiffusionForcing) and loop.execution != "chunk_causal"
+    if loop.joint or joint:
+        raise ValueError(
+            f"model.loop={loop} shows chunks of two prompts in one pass, which reads one text: "
+            "choose a model that denoises chunk by chunk, or a suite without switches"
+        )
+    if not recache:
+        return
+    if model.spec.under_way > 1 or loop.frames is not None:
+        raise ValueError(
+            "suite.recache=true computes one history again while no chunk is unfinished, but "
+            f"model.loop={loop} shares it with unfinished chunks or starts new ones: choose "
+            "suite.recache=false"
+        )
+    if not isinstance(integration, Packed):
+        raise ValueError(
+            f"integration={integration.name} cannot compute its history again: choose "
+            "integration=packed or suite.recache=false"
+        )
+    if model.sink and isinstance(method.retention, TokenPolicy):
+        raise ValueError(
+            f"suite.recache=true keeps the model's sink of {model.sink} frames, of which "
+            f"{type(method.retention).__name__} keeps other tokens in every head: choose a method "
+            "that keeps frames, model.sink=0 or suite.recache=false"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -21,10 +21,10 @@ from harness.models.network import VideoNetwork
 from harness.models.prompts import MagiPrompts, PlainPrompts, Prompts
 from harness.models.wan import Wan, WanDims
 from harness.sampling.decoder import Decoder
-from harness.sampling.guidance import Guided, Role, Texts, roles_of, running
+from harness.sampling.guidance import Guided, Role, SwitchedText, Texts, roles_of, running
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
-from harness.sampling.passes import Pass
+from harness.sampling.passes import Pass, with_recache
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import NoiseSchedule
 from harness.system.errors import UserError
@@ -276,16 +276,41 @@ class VideoModel:
         )
 
     def texts(
-        self, sampler: Sampler, rows: Mapping[str, Tensor], num_frames: int, given: int = 0
+        self,
+        sampler: Sampler,
+        rows: Mapping[str, Tensor],
+        num_frames: int,
+        given: int = 0,
+        later: Mapping[int, Tensor] | None = None,
     ) -> dict[str, Texts]:
         """Return what the branches read, once per video.
 
         rows: encoded prompt [T, E], and those of `negative` if that is a text.
         num_frames: latent frames of the video. given: whole chunks that a prefix gives.
+        later: encoded prompts that replace the first one, by the first frame that reads them.
         """
         names = {role.text for role in self.roles}
         num_chunks = -(-num_frames // self.chunk_frames)
-        return self.prompts.texts(sampler.network, names, rows, num_chunks, given)
+        found = self.prompts.texts(sampler.network, names, rows, num_chunks, given)
+        if later:
+            texts = [found["prompt"]]
+            for rows_TE in later.values():
+                more = {"prompt": rows_TE}
+                texts += self.prompts.texts(
+                    sampler.network, ["prompt"], more, num_chunks, given
+                ).values()
+            starts = [0, *(frame // self.chunk_frames for frame in later)]
+            found["prompt"] = SwitchedText(starts, texts)
+        return found
+
+    def passes(self, num_frames: int, recached: Sequence[int] = ()) -> Iterator[Pass]:
+        """Yield the passes of a video in order; a reuse policy may skip some of them.
+
+        num_frames: latent frames. recached: first frames of the chunks before which the history is
+        stored again.
+        """
+        passes = self.loop.passes(self.schedule, num_frames, self.chunk_frames)
+        return with_recache(passes, recached, self.spec)
 
     @property
     def negative(self) -> str | None:

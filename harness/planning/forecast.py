@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.api import Method, TokenPolicy
@@ -26,6 +27,7 @@ class Setting:
     memory_gib: memory that the longest video must fit; None if not given.
     refused: with `method=all`, a sentence for each method that cannot serve the model.
     simulated: simulations that the methods share.
+    switches, recached: as in `harness.prompts.suite.Suite`.
     """
 
     model_name: str
@@ -38,6 +40,8 @@ class Setting:
     memory_gib: float | None
     refused: tuple[str, ...] = ()
     simulated: Simulated = field(default_factory=Simulated)
+    switches: Sequence[int] = ()
+    recached: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         reasons.append("history is the most that its policy keeps of single tokens")
     if method.reuse is not None and method.reuse.feature is not None:
         reasons.append("passes that only a video's drift lets it skip are counted as run")
-    budget = Budget(model, setting.needs, method, backend, setting.simulated)
+    num_switches = len(setting.switches)
+    budget = Budget(model, setting.needs, method, backend, setting.simulated, num_switches)
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     end, held = moments[-1], most(moments)
@@ -109,7 +114,10 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     dit_s = None
     if setting.ceilings is not None:
         histories = budget.histories(best, num_frames)
-        done = work(model, setting.needs.network, budget.storage, histories, num_frames, backend)
+        done = work(
+            model, setting.needs.network, budget.storage, histories, num_frames, backend,
+            setting.recached,
+        )  # fmt: skip
         dit_s = done.seconds(setting.ceilings)
     return Forecast(
         method=name,

@@ -263,9 +263,9 @@ class Simulation:
             if policy.observes_noisy:  # the keys of an earlier pass still contain noise
                 passes.append((x + 0.1 * _synthetic(frame + 1, self._spec), self._noisy_notes))
             for (k, v), notes in passes:
-                note = policy.observe(k, v)
-                if note is not None:
-                    notes[frame] = note
+                written = policy.observe(k[:, :, None], v[:, :, None])
+                if written is not None:
+                    notes[frame] = written[0]
 
     def _reach(self, num_frames: int) -> int:
         """Return how many of `num_frames` frames attention can reach."""

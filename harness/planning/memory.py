@@ -72,11 +72,14 @@ class Budget:
         method: Method,
         backend: Backend,
         simulated: Simulated | None = None,
+        num_switches: int = 0,
     ) -> None:
         """Count what the method stores; videos are simulated when they are asked for.
 
         simulated: simulations to share with the budgets of other methods.
+        num_switches: how often a video's prompt changes; the texts of all its prompts are held.
         """
+        self.num_switches = num_switches
         self.model, self.needs, self.method, self.backend = model, needs, method, backend
         self.simulated = simulated or Simulated()
         self.dtype = DTYPES[model.dtype]
@@ -129,8 +132,10 @@ class Budget:
     def texts(self, num_frames: int) -> int:
         """Return the bytes of the cross-attention keys and values of all texts of a video."""
         num_chunks = -(-num_frames // self.model.chunk_frames)
-        names = {role.text for role in self.model.roles}
-        return self.model.prompts.most_texts(names, num_chunks) * self.needs.network.text_kv_bytes
+        prompts, names = self.model.prompts, {role.text for role in self.model.roles}
+        most = prompts.most_texts(names, num_chunks)
+        most += self.num_switches * prompts.most_texts(["prompt"], num_chunks)
+        return most * self.needs.network.text_kv_bytes
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Return the components of each phase at its peak, for the largest history `held`."""

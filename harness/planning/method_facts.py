@@ -252,7 +252,7 @@ def _at_true_size(layer: Layer, method: Method) -> Stored:
     total = Stored(0, 0)
     num_notes = len(layer.notes) + len(layer.noisy_notes)
     if num_notes:
-        frame = torch.zeros(1, TRUE.num_heads, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
+        frame = torch.zeros(1, TRUE.num_heads, 1, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
         note = layer.policy.observe(frame, frame)
         total += Stored(0 if note is None else num_notes * note.nbytes, 0)
     for name, arena in layer.arenas.items():

@@ -31,7 +31,6 @@ class Network:
 
     text_kv_bytes: cross-attention keys and values of one prompt, all layers.
     flops: linears, convolutions and cross-attention of one pass, without self-attention.
-    ends_flops: the part of flops outside the blocks: embeddings and head.
     pass_bytes: peak of one pass above weights, inputs, history and scratch.
     storing_from: the part of pass_bytes that is live while a layer stores the chunk.
     """
@@ -39,7 +38,6 @@ class Network:
     weight_bytes: int
     text_kv_bytes: int
     flops: int
-    ends_flops: int
     pass_bytes: int
     storing_from: int
 
@@ -134,7 +132,6 @@ def network(model: VideoModel) -> Network:
         weight_bytes=sum(x.nbytes for x in whole.state_dict().values()),
         text_kv_bytes=kv.nbytes + (layers - 1) * of_layer,
         flops=rest + layers * block,
-        ends_flops=rest,
         pass_bytes=live.peak,
         storing_from=stand.stored_at,
     )

@@ -95,11 +95,13 @@ def _others(run: Run) -> list[Path]:
     for request in sorted(Path(run.results_dir).glob(pattern)):
         try:
             asked: dict[str, Any] = json.loads(request.read_text())
-            num_frames = asked["suite"]["num_frames"]
+            suite = asked["suite"]
+            work = suite["num_frames"], suite["switches"] if suite.get("recache") else []
         except (OSError, ValueError, LookupError, TypeError):
             continue  # an unreadable request says nothing about its videos
         alike = all(asked.get(name) == getattr(run, name) for name in ALIKE)
-        if request.parent != run.folder and alike and num_frames == run.suite.num_frames:
+        alike = alike and work == (run.suite.num_frames, [*run.suite.recached])
+        if alike and request.parent != run.folder:
             folders.append(request.parent)
     return folders
 

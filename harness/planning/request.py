@@ -20,7 +20,7 @@ from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
-from harness.checks.parts import demand_fit
+from harness.checks.parts import demand_fit, demand_switches
 from harness.config import settings
 from harness.config.compose import read_once
 from harness.config.hydra_errors import demand_choices
@@ -129,9 +129,10 @@ def resolve(
     config = next(iter(configs.values()))
     shared = _resolved(config)
     model = model_of(_choice(config, "model"), shared["model"])
-    num_frames = suite.latent_frames(
-        suite.configured(shared["suite"]), model.chunk_frames, model.fps, model.first_pixel_frames
-    )
+    asked_suite = suite.configured(shared["suite"])
+    size = model.chunk_frames, model.fps, model.first_pixel_frames
+    num_frames = suite.latent_frames(asked_suite, *size)
+    switches = suite.switches(asked_suite, num_frames, *size)
     packed, resolved = {}, {}
     for name, each in configs.items():
         resolved[name] = _resolved(each)
@@ -144,6 +145,8 @@ def resolve(
     for name, method in list(methods.items()):
         try:
             demand_fit(model, method, packed[name], num_frames)
+            if switches:
+                demand_switches(model, method, packed[name], asked_suite.recache)
         except ValueError as error:
             if asked != ["all"]:
                 raise
@@ -159,6 +162,8 @@ def resolve(
         ceilings=limits,
         memory_gib=limit_gib,
         refused=tuple(refused),
+        switches=switches,
+        recached=switches if asked_suite.recache else (),
     )
     return setting, methods
 

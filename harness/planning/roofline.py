@@ -19,7 +19,6 @@ from harness.models.preset import DTYPES, VideoModel
 from harness.planning.history import Moment
 from harness.planning.model_needs import Network
 from harness.planning.storage import Storage
-from harness.sampling.guidance import Role
 from harness.sampling.passes import Pass
 from harness.system.errors import UserError
 from harness.system.paths import shipped
@@ -72,10 +71,11 @@ def work(
     histories: Sequence[Sequence[Moment]],
     num_frames: int,
     backend: Backend,
+    recached: Sequence[int] = (),
 ) -> Work:
     """Add up the work of all passes of a video, over all guidance branches.
 
-    histories: the moments of each history of the video.
+    histories: the moments of each history of the video. recached: as in `VideoModel.passes`.
     Source  attention takes 4 q N C FLOPs per layer and pass: two products of 2 q N C each, for q
             queries over N tokens of width C, all query heads together.
     """
@@ -86,7 +86,7 @@ def work(
     frame_values = 2 * spec.tokens_per_frame * stored_width  # keys and values of one layer
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
-    for each in _executed(model, num_frames, storage.method.reuse):
+    for each in _executed(model, model.passes(num_frames, recached), storage.method.reuse):
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
         queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
         packed = stored = 0.0
@@ -107,47 +107,6 @@ def work(
     return Work(gemm, attention, staging, encoding)
 
 
-def realised_flops(
-    model: VideoModel,
-    network: Network,
-    reuse: Reuse | None,
-    histories: Sequence[Sequence[Moment]],
-    num_frames: int,
-    skipped: Sequence[bool],
-    role: Role,
-) -> float:
-    """Return the FLOPs of the passes of one guidance branch in a video that was made.
-
-    A skipped pass whose blocks are replaced by their residual still runs embeddings and head. One
-    whose flow or displacement is replaced runs neither; what its policy watches is not counted.
-
-    skipped: of every pass of the branch in order, commits included, whether a reuse policy skipped
-        it.
-    Raises  ValueError: the model makes another number of passes.
-    """
-    spec = model.spec
-    width = spec.num_heads * spec.head_dim
-    most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
-    total = 0.0
-    passes = [
-        each
-        for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames)
-        if role in model.roles_of(each)
-    ]
-    for each, is_skipped in zip(passes, skipped, strict=True):
-        share = len(each.frames) / most_frames
-        if is_skipped:
-            is_residual = reuse is not None and reuse.payload == "residual"
-            total += network.ends_flops * share * is_residual
-            continue
-        moment = histories[each.history][each.frames.start // spec.chunk_frames]
-        queries = len(each.frames) * spec.tokens_per_frame
-        history = 0.0 if role.cache == "none" else _history(spec, each, moment)
-        total += network.flops * share
-        total += 4 * queries * (history + queries) * width * spec.num_layers
-    return total
-
-
 def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
     """Return the tokens of history that a pass attends to, mean over layers."""
     frames = sum(
@@ -157,10 +116,10 @@ def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
     return frames * spec.tokens_per_frame * _visible(spec, each)
 
 
-def _executed(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterator[Pass]:
+def _executed(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iterator[Pass]:
     """Yield the passes of a video that a reuse policy does not skip."""
     steps = {first: len(model.schedule.times(first)) for first in (True, False)}
-    for each in model.loop.passes(model.schedule, num_frames, model.chunk_frames):
+    for each in passes:
         step, num_steps = each.step, steps[each.history == 0 and each.frames.start == 0]
         if reuse is not None and reuse.scope == "window" and each.row is not None:
             # One decision for all chunks of the pass: rows of the step matrix count as steps.
@@ -168,7 +127,7 @@ def _executed(model: VideoModel, num_frames: int, reuse: Reuse | None) -> Iterat
             step = None if step is None else each.row
         # Policies that watch a feature are counted as if they skipped nothing: its changes are
         # unknown before a run.
-        if reuse is not None and reuse.feature is None and step:
+        if reuse is not None and reuse.feature is None and step and each.step:
             free = not reuse.guards(step, num_steps)
             if free and reuse.skips(step, num_steps, []):
                 continue
@@ -179,9 +138,14 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
     """Return the share of the held frames that a pass attends to.
 
     It is below 1 where the loop limits what a pass sees, and for anchored positions, where the sink
-    is moved next to the newest frames and hides some. Evicted frames are assumed to be spread
+    is moved next to the newest frames and hides some; and where the history is computed again,
+    since only its sink and its newest chunks exist then. Evicted frames are assumed to be spread
     evenly over hidden and visible ones.
     """
+    if each.recached_for is not None and spec.window is not None:
+        gone = max(0, each.recached_for.start - spec.window)
+        most = min(each.frames.start, spec.window - spec.chunk_frames)
+        return min(1.0, (each.frames.start - gone) / max(1, most))
     if each.sees is not None:
         most = each.frames.start if spec.window is None else spec.window - spec.chunk_frames
         return min(1.0, len(each.sees) / max(1, min(each.frames.start, most)))

@@ -98,6 +98,8 @@ def _history_and_peak(
         backend=backend_of(run.attention),
         ceilings=None,
         memory_gib=None,
+        switches=run.suite.switches,
+        recached=run.suite.recached,
     )
     found = forecast(run.method_name, method, setting)
     # The planner knows two contracts, best practice and as published; an integration that follows

@@ -147,7 +147,7 @@ class Storage:
             return NOTE_BYTES * _takes_notes(self.method, spec)
         if type(policy).observe is FramePolicy.observe:
             return 0
-        x = torch.zeros(1, spec.kv_heads, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
+        x = torch.zeros(1, spec.kv_heads, 1, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
         note = policy.observe(x, x)
         passes = 1 + policy.observes_noisy
         return 0 if note is None else passes * spec.num_layers * note.nbytes

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ TEMPORAL_STRIDE = 4  # pixel frames per latent frame after the first; the same f
 BUNDLED = shipped("harness", "prompts")
 MAX_SECONDS = 24 * 3600
 MAX_SAMPLES = 10_000  # videos per prompt
+SWITCH = "||"  # between the prompts of one line, in suites whose prompts change during a video
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,28 @@ class Prompt:
     """One prompt of a suite.
 
     index: its line from 0, which is also its id.
+    text: the line.
     events: the events of a story, in order; empty in other suites.
     scored_as: the wording by which metrics know the video; empty: `text`.
+    parts: the prompts that the video follows one after the other; empty if it follows `text`.
     """
 
     index: int
     text: str
     events: tuple[str, ...] = ()
     scored_as: str = ""
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Store the events as a tuple."""
-        # JSON returns a list, which would make this frozen dataclass unhashable.
-        object.__setattr__(self, "events", tuple(self.events))
+        """Store lists as tuples."""
+        # JSON returns lists, which would make this frozen dataclass unhashable.
+        for name in ("events", "parts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that the network reads, in the order of the video."""
+        return self.parts or (self.text,)
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Suite:
     source: `official` (data folder or download with verified checksum, or a list that exists only
     here), `bundled` (our own prompts in the same style) or `custom` (a file of the user).
     sha256: checksum of the file. num_frames: latent frames per video.
+    switches: first latent frame of each later prompt of a video; each begins a chunk.
+    recache: whether the history is computed again under the new prompt there.
     """
 
     name: str
@@ -61,6 +74,17 @@ class Suite:
     source: str
     sha256: str
     num_frames: int
+    switches: tuple[int, ...] = ()
+    recache: bool = False
+
+    def __post_init__(self) -> None:
+        """Store the switches as a tuple; JSON returns a list."""
+        object.__setattr__(self, "switches", tuple(self.switches))
+
+    @property
+    def recached(self) -> tuple[int, ...]:
+        """The switches at which the history is computed again."""
+        return self.switches if self.recache else ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,11 @@ class SuiteConfig:
     seed: int = 0
     samples: int = 1
     events: bool = False  # whether each line is a story of consecutive events
+    switch_s: list[float] | None = None  # when each later prompt of a line starts
+    switch_frames: list[int] | None = None  # or its first latent frame
+    recache: bool = False  # whether the history is computed again there
     scored_as: str | None = None  # a file with the wording that metrics know, line by line
+    scored_as_sha256: str | None = None
     needs: str | None = None  # what the benchmark needs and the harness does not have
 
     def __post_init__(self) -> None:
@@ -100,6 +128,11 @@ class SuiteConfig:
             )
         if not self.file or "\0" in self.file:
             raise UserError(f"suite.file={self.file!r}: give the path of a list of prompts")
+        if self.recache and self.switch_s is None and self.switch_frames is None:
+            raise UserError(
+                "suite.recache=true computes the history again where the prompt changes, but it "
+                "never does: give suite.switch_s=[10] too, or choose suite=switches"
+            )
 
 
 def configured(values: Any) -> SuiteConfig:
@@ -123,8 +156,9 @@ def resolve(
 
     chunk_frames: latent frames per chunk of the model. fps: pixel frames per second.
     first: as in `pixel_frames`.
-    Raises  UserError: a missing or corrupt file, a wrong checksum, an index out of range, or a
-    length that is not a multiple of the chunk; or the benchmark needs what the harness lacks.
+    Raises  UserError: a missing or corrupt file, a wrong checksum, an index out of range, a length
+    that is not a multiple of the chunk, or switches that do not fit the videos or the lines; or the
+    benchmark needs what the harness lacks.
     """
     if config.needs is not None:
         raise UserError(
@@ -132,6 +166,7 @@ def resolve(
             "of python -m harness ls suites"
         )
     num_frames = latent_frames(config, chunk_frames, fps, first)
+    changes = switches(config, num_frames, chunk_frames, fps, first)
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
@@ -142,8 +177,12 @@ def resolve(
             f"{config.scored_as} has {len(scored)} prompts and {config.file} {len(lines)}: line i "
             "of one must be line i of the other"
         )
-    prompts = tuple(Prompt(i, lines[i], events[i], scored[i] if scored else "") for i in chosen)
-    return Suite(name, prompts, source, hashlib.sha256(content).hexdigest(), num_frames)
+    parts = {index: _parts(lines[index], index, config, changes) for index in chosen}
+    prompts = tuple(
+        Prompt(i, lines[i], events[i], scored[i] if scored else "", parts[i]) for i in chosen
+    )
+    digest = hashlib.sha256(content).hexdigest()
+    return Suite(name, prompts, source, digest, num_frames, changes, config.recache)
 
 
 def pixel_frames(num_frames: int, first: int = 1) -> int:
@@ -167,7 +206,7 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int, first: int =
             raise UserError(
                 f"suite.seconds={config.seconds}: give a positive length of at most {MAX_SECONDS}"
             )
-        latent = math.ceil((config.seconds * fps + TEMPORAL_STRIDE - first) / TEMPORAL_STRIDE)
+        latent = _lasting(config.seconds, fps, first)
         return latent if config.partial_chunk else math.ceil(latent / chunk_frames) * chunk_frames
     if config.frames > most:
         raise UserError(
@@ -184,6 +223,73 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int, first: int =
     return config.frames
 
 
+def switches(
+    config: SuiteConfig, num_frames: int, chunk_frames: int, fps: int, first: int = 1
+) -> tuple[int, ...]:
+    """Return the first latent frame of each later prompt of a video; () if prompts never change.
+
+    A time is rounded up to the next chunk, because a chunk is denoised under one prompt.
+
+    num_frames: latent frames of a video. first: as in `pixel_frames`.
+    Raises  UserError: no rising times, frames inside a chunk, or switches outside the video.
+    """
+    if config.switch_frames is not None:
+        said, given = f"suite.switch_frames={config.switch_frames}", config.switch_frames
+        inside = next((frame for frame in given if frame % chunk_frames), None)
+        if inside is not None:
+            below = max(chunk_frames, inside // chunk_frames * chunk_frames)
+            raise UserError(
+                f"{said}: latent frame {inside} lies inside a chunk of {chunk_frames}, which is "
+                f"denoised under one prompt: choose {below} or {below + chunk_frames}"
+            )
+        found = given
+    elif config.switch_s is not None:
+        said, times = f"suite.switch_s={config.switch_s}", config.switch_s
+        late = [time for time in times if not 0 < time <= MAX_SECONDS]
+        if late or any(time >= later for time, later in pairwise(times)):
+            raise UserError(f"{said}: give rising seconds above 0, as suite.switch_s=[5,10]")
+        latents = [_lasting(time, fps, first) for time in times]
+        found = [math.ceil(latent / chunk_frames) * chunk_frames for latent in latents]
+    else:
+        return ()
+    if not found:
+        raise UserError(f"{said}: give one switch or more, or null for a single prompt")
+    if found[0] < 1 or any(frame >= later for frame, later in pairwise(found)):
+        raise UserError(
+            f"{said} begins prompts at latent frames {found}: give rising places, each in a chunk "
+            f"of {chunk_frames} frames of its own"
+        )
+    if found[-1] >= num_frames:
+        raise UserError(
+            f"{said} begins a prompt at latent frame {found[-1]}, but the videos end after "
+            f"{num_frames}: give earlier switches, or longer videos by suite.seconds"
+        )
+    return tuple(found)
+
+
+def _lasting(seconds: float, fps: int, first: int) -> int:
+    """Return the latent frames that last some seconds at least; `first` as in `pixel_frames`."""
+    return math.ceil((seconds * fps + TEMPORAL_STRIDE - first) / TEMPORAL_STRIDE)
+
+
+def _parts(line: str, index: int, config: SuiteConfig, changes: Sequence[int]) -> tuple[str, ...]:
+    """Return the prompts of a line; () if the suite has no switches.
+
+    Raises  UserError: another number of prompts than the switches begin, or an empty one.
+    """
+    if not changes:
+        return ()
+    parts = tuple(part.strip() for part in line.split(SWITCH))
+    if len(parts) != len(changes) + 1 or not all(parts):
+        filled = sum(map(bool, parts))
+        raise UserError(
+            f"{config.file} has {filled} prompt{'s' * (filled != 1)} in line {index + 1}, but "
+            f"{len(changes) + 1} follow each other in a video: give as many in every line with "
+            f"{SWITCH} between, or choose suite=switches"
+        )
+    return parts
+
+
 def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str]:
     """Return the content of the prompt file and its source, as configured."""
     if config.source == "bundled":  # without a URL, the bundled list is the official one
@@ -195,9 +301,10 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
             return content, "custom"
         found = hashlib.sha256(content).hexdigest()
         if found != config.sha256:
+            other = "suite.source=bundled" if config.bundled else f"suite.sha256={found}"
             raise UserError(
                 f"{path} has checksum {found[:12]}, expected {config.sha256[:12]}: replace it by "
-                "the official list, or type suite.source=bundled"
+                f"the official list, or type {other}"
             )
         return content, "official"
     try:
@@ -216,7 +323,7 @@ def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
     """Return the wording that metrics know, of every prompt; [] if it is that of the prompts.
 
     folder: the data folder.
-    Raises  UserError: there is no such file, or it is no list of prompts.
+    Raises  UserError: there is no such file, it is no list of prompts, or not the pinned one.
     """
     if config.scored_as is None:
         return []
@@ -226,7 +333,14 @@ def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
             f"no file {path}, whose line i is the wording by which prompt i of {config.file} is "
             "scored: put it there"
         )
-    return _lines(path.read_bytes(), config.scored_as)
+    content = path.read_bytes()
+    found, pinned = hashlib.sha256(content).hexdigest(), config.scored_as_sha256
+    if pinned not in (None, found):
+        raise UserError(
+            f"{path} has checksum {found[:12]}, expected {pinned[:12]}: replace it, or type "
+            f"suite.scored_as_sha256={found}"
+        )
+    return _lines(content, config.scored_as)
 
 
 def official(config: SuiteConfig, folder: Path, base: str | None = None) -> Target | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.downloads.data_folder import CACHE
 from harness.prompts.suite import Suite
 from harness.results.run import SAMPLE_SEED_STEP, Run
 from harness.results.scores import Key
 from harness.system.files import shown
+from harness.system.paths import CACHE
 
 # Settings of these groups are stored with their prefix; settings of the method without it.
 GROUPS = ("model", "method", "attention", "integration")
@@ -55,6 +55,9 @@ class Origin:
         more += [f"run.timeout_s={execution.timeout_s}"] if execution.timeout_s else []
         if run.suite.num_frames % run.model["chunk_frames"]:
             more.append("suite.partial_chunk=true")
+        if run.suite.switches:
+            more.append(f"suite.switch_frames=[{','.join(map(str, run.suite.switches))}]")
+            more.append(f"suite.recache={str(run.suite.recache).lower()}")
         return cls(
             folder, own, run.suite.name, run.model_name, run.method_name, run.settings,
             run.suite.source, run.suite.num_frames, run.seed, tuple(more),

@@ -41,7 +41,8 @@ def write(run: Run, state: RunState | None = None) -> None:
         "state": DONE,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": {"name": run.suite.name, "source": run.suite.source, "seed": run.seed}
-        | {"sha256": run.suite.sha256, "num_latent_frames": run.suite.num_frames},
+        | {"sha256": run.suite.sha256, "num_latent_frames": run.suite.num_frames}
+        | {"switches": run.suite.switches, "recache": run.suite.recache},
         "num_videos": len(state.made),
         "model": {"name": run.model_name, **run.model},
         "method": {"name": run.method_name, **run.method},

@@ -56,8 +56,8 @@ class Observation:
     width: int | None = measured("width of a frame", "pixels")
     fps: int | None = measured("frame rate", "frames/s")
     notes: str | None = measured(
-        "what to know about this video: positions beyond the model's training, a prompt that may "
-        "have been cut; null: nothing"
+        "what to know about this video: where its prompt changes, positions beyond the model's "
+        "training, a prompt that may have been cut; null: nothing"
     )
     failure: str | None = measured(
         "why the video could not be made (docs/sweeps.md lists the causes); null if it was made"

@@ -109,3 +109,8 @@ QUALITY = (
     *("psnr_db", "psnr_frame_mean_db", "psnr_rest_db", "ssim", "lpips"),
     *("background", "imaging", "subject", "aesthetic", "drift_last"),
 )
+
+
+def is_fidelity(name: str) -> bool:
+    """Whether this is a quantity that measures a distance to BF16, so that BF16 has no value."""
+    return name in QUANTITIES and QUANTITIES[name].fidelity

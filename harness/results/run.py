@@ -140,7 +140,7 @@ class Run:
         """Eight hex digits, a hash of everything that decides the rows.
 
         Included: schema version, model, method, attention, integration, suite (name, checksum of
-        its prompts, length, seed), and the number of a repetition.
+        its prompts, length, seed, changes of prompt), and the number of a repetition.
         Not included: paths, tracking, execution, metrics, selected prompts, and the keys of the
         method's file that only describe it.
         """
@@ -154,8 +154,11 @@ class Run:
             "integration": self.integration,
             "suite": [self.suite.name, self.suite.sha256, self.suite.num_frames, self.seed],
         }
-        if self.rerun:  # left out for 0, so that ordinary runs do not depend on this setting
+        # Left out where they do nothing, so that ordinary runs do not depend on these settings.
+        if self.rerun:
             identity["rerun"] = self.rerun
+        if self.suite.switches:
+            identity["switches"] = [self.suite.switches, self.suite.recache]
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 

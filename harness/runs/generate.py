@@ -94,19 +94,21 @@ class Generator:
         finally:
             self.model.text.close()
 
-    def text_rows(self, item: Item) -> Tensor:
-        """Return the encoded prompt of a video [length, width]."""
-        return self.texts[item.prompt.text][0]
+    def text_rows(self, item: Item) -> list[Tensor]:
+        """Return the encoded prompts of a video [length, width]."""
+        return [self.texts[text][0] for text in item.prompt.texts]
 
-    def texts_of(self, rows_TE: Tensor, num_frames: int) -> dict[str, Texts]:
+    def texts_of(
+        self, rows_TE: Tensor, num_frames: int, later: Mapping[int, Tensor] | None = None
+    ) -> dict[str, Texts]:
         """Return what the guidance branches of a video read, by name.
 
-        rows_TE: the encoded prompt.
+        rows_TE: the encoded prompt. later: as in `VideoModel.texts`.
         """
         rows = {"prompt": rows_TE}
         if self.model.negative is not None:
             rows["negative"] = self.texts[self.model.negative][0]
-        return self.model.texts(self.sampler, rows, num_frames)
+        return self.model.texts(self.sampler, rows, num_frames, later=later)
 
     def branches(self, texts: Mapping[str, Texts], num_frames: int) -> tuple[Branch, ...]:
         """Return the guidance branches of a video, with empty caches."""
@@ -114,11 +116,16 @@ class Generator:
 
     def notes(self, item: Item, meter: Meter) -> list[str]:
         """Return notes that apply to this video's row; usually none."""
-        rows, found = self.text_rows(item), []
-        if self.model.text.is_full(rows):
-            found.append(
-                f"the prompt fills the text encoder's {len(rows)} rows and may have been cut"
-            )
+        found: list[str] = []
+        if self.run.suite.switches:
+            frames = ", ".join(map(str, self.run.suite.switches))
+            history = "computed again" if self.run.suite.recache else "kept"
+            found.append(f"a new prompt begins at latent frames {frames}; the history is {history}")
+        for rows in self.text_rows(item):
+            if self.model.text.is_full(rows):
+                found.append(
+                    f"the prompt fills the text encoder's {len(rows)} rows and may have been cut"
+                )
         if meter.locked:
             chunk, step = next(iter(meter.locked.items()))
             note = (
@@ -160,16 +167,20 @@ class Generator:
 
         Raises  NotFinite: the encoded prompt, a key, a value or a latent is not finite.
         """
-        rows, encoding = self.texts[item.prompt.text]
-        if not are_finite(rows):
+        rows = self.text_rows(item)
+        if not are_finite(*rows):
             raise NotFinite("the encoded prompt is not finite, before the first pass")
-        meter.include(encoding)  # the prompt was encoded before this video, or by another run
+        # The prompts were encoded before this video, or by another run.
+        for text in dict.fromkeys(item.prompt.texts):
+            meter.include(self.texts[text][1])
         reel = Reel(self.model.decoder, meter)
         alive = Alive(reel)
         meter.components = lambda: self._resident() | alive.ledger()
-        num_frames = self.run.suite.num_frames
+        suite = self.run.suite
+        num_frames = suite.num_frames
         with meter.phase("text"):
-            alive.texts = self.texts_of(rows, num_frames)
+            later = dict(zip(suite.switches, rows[1:], strict=True))
+            alive.texts = self.texts_of(rows[0], num_frames, later)
         branches = self.branches(alive.texts, num_frames)
         alive.sessions = {
             role.name: branch.session
@@ -180,7 +191,8 @@ class Generator:
         if self._on(noise.video):
             alive.noise = noise.video
         trace: list[TracePoint] = []
-        chunks = self.sampler.run(Generation(branches, noise, num_frames, meter, reel))
+        video = Generation(branches, noise, num_frames, meter, reel, recached=suite.recached)
+        chunks = self.sampler.run(video)
         for chunk, latents in enumerate(chunks):
             reel.latents.append(latents)
             time_s = time.perf_counter() - meter.start
@@ -189,7 +201,7 @@ class Generator:
         # Sizes are read, and references dropped, before decoding: the caches may be freed then,
         # so that history and decoder need not fit into memory together.
         held = Held.of(list(alive.sessions.values()))
-        del branches, noise, chunks
+        del branches, noise, video, chunks
         if self.integration.free_before_decode:
             alive.free()
         frames = reel.end(self.decode)
@@ -282,9 +294,9 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
     # The progress bar counts passes of the network, since a video may take minutes.
-    of_video = model.loop.passes(model.schedule, run.suite.num_frames, model.chunk_frames)
+    of_video = model.passes(run.suite.num_frames, run.suite.recached)
     passes = sum(len(model.roles_of(each)) for each in of_video)
-    generator.encode([item.prompt.text for item in items])
+    generator.encode([text for item in items for text in item.prompt.texts])
     with suppress(Exception):  # the first video fails with the same error and records it
         generator.warm_up()
     rows = Rows(run.folder / observations.OBSERVATIONS)

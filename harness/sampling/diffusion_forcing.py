@@ -88,6 +88,11 @@ class DiffusionForcing(Loop):
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
         self.demand_active(integration)
         reuse, name = method.reuse, type(method.reuse).__name__
+        if reuse is not None and (reuse.scope, reuse.payload) == ("window", "displacement"):
+            raise ValueError(
+                f"{name}.payload=displacement moves the latents of one chunk, but a window of "
+                "harness.sampling.DiffusionForcing has many: choose method.reuse.scope=chunk"
+            )
         if self.execution == "chunk_causal":
             return
         exact = isinstance(method.key, Exact) and isinstance(method.value, Exact)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,8 +52,10 @@ def running(guidance: Guided | None, each: Pass, time: float) -> list[int]:
         return [0]
     numbered = enumerate(guidance.roles)
     if each.step is None:
-        # A branch without a cache has nothing to store.
-        return [number for number, role in numbered if role.cache != "none"]
+        # A branch without a cache has nothing to store, and one whose text stays nothing to renew.
+        storing = [(number, role) for number, role in numbered if role.cache != "none"]
+        is_new = each.recached_for is None
+        return [number for number, role in storing if is_new or role.text == "prompt"]
     return [number for number, role in numbered if guidance.runs(role, time, each.is_oldest)]
 
 
@@ -62,7 +65,7 @@ class Texts(Protocol):
     def of(self, chunk: int, is_clean: bool) -> TextKV:
         """Return the text of a pass.
 
-        chunk: number of its chunk in the history, from 0.
+        chunk: number of its chunk in the video, from 0.
         is_clean: whether the pass shows the chunk without noise, to store it.
         """
 
@@ -85,6 +88,26 @@ class SameText:
     def nbytes(self) -> int:
         """Bytes of the text's keys and values."""
         return self.text_kv.nbytes
+
+
+@dataclass(frozen=True)
+class SwitchedText:
+    """Several texts, each from one chunk of the video on.
+
+    starts: number of the first chunk of each text; the first is 0, and they rise.
+    """
+
+    starts: Sequence[int]
+    texts: Sequence[Texts]
+
+    def of(self, chunk: int, is_clean: bool) -> TextKV:
+        """Return the newest text that has started."""
+        return self.texts[bisect_right(self.starts, chunk) - 1].of(chunk, is_clean)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all texts."""
+        return sum(text.nbytes for text in self.texts)
 
 
 @dataclass(frozen=True)

@@ -167,16 +167,19 @@ class Loop:
                     (oldest, step), (newest, _) = row[0], row[-1]
                     part = parts[given + oldest]
                     joint = range(part.start, parts[given + newest].stop)
-                    yield Pass(number, joint, step, needs_room=row[-1][1] == 0)
+                    is_last = step + 1 == num_steps[oldest]
+                    new = row[-1][1] == 0
+                    yield Pass(number, joint, step, needs_room=new, precedes_commit=is_last)
                     # Only the oldest chunk can finish; until then its commit pass stores nothing.
-                    if step + 1 == num_steps[oldest]:
+                    if is_last:
                         yield Pass(number, part, stores="history", completes=part)
                     else:
-                        yield Pass(number, part)
+                        yield Pass(number, part, precedes_commit=False)
                     continue
                 for chunk, step in row:
                     part = parts[given + chunk]
                     first = chunk == row[0][0]
+                    is_last = step + 1 == num_steps[chunk]
                     yield Pass(
                         number,
                         part,
@@ -184,8 +187,9 @@ class Loop:
                         self.while_noisy,
                         is_oldest=first,
                         needs_room=first and row[-1][1] == 0,
+                        precedes_commit=is_last,
                     )
-                    if step + 1 == num_steps[chunk]:
+                    if is_last:
                         yield Pass(number, part, stores="history", completes=part)
 
     def refuse_prefix(self, given: int) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.api import Stores
+from harness.api import CacheSpec, Stores
 
 
 def chunks(num_frames: int, chunk_frames: int) -> list[range]:
@@ -56,11 +56,17 @@ class Pass:
     sees: earlier frames that the pass may attend to; None for all.
     causal: chunks in the pass attend to themselves and to earlier ones only.
     prefix_noise: noise that is added to the given start of a history, and its time, 0 to 1000.
+    row_frames: frames of all chunks that have a denoising pass in this row; None where the whole
+        history is their window.
     row, num_rows: row of the step matrix, from 0, and the rows of the history; None and 0 where
         only one chunk is under way at a time.
     is_oldest: whether no older chunk is unfinished.
     needs_room: whether a policy may cut the history before the pass, because a chunk starts in this
         row beside unfinished ones.
+    recached_for: frames of the chunk whose text the pass reads, if it stores an earlier chunk once
+        more; None for other passes.
+    precedes_commit: whether the next pass over these frames may store them in the history. A policy
+        that compares the two looks at no other noisy pass.
     """
 
     history: int
@@ -72,15 +78,40 @@ class Pass:
     sees: range | None = None
     causal: bool = False
     prefix_noise: float = 0
+    row_frames: range | None = None
     row: int | None = None
     num_rows: int = 0
     is_oldest: bool = True
     needs_room: bool = False
+    recached_for: range | None = None
+    precedes_commit: bool = True
 
     @property
     def advancing(self) -> range:
         """Frames whose chunks take a solver step, if the pass has a step."""
         return self.frames if self.advances is None else self.advances
+
+
+def with_recache(
+    passes: Iterable[Pass], switches: Sequence[int], spec: CacheSpec
+) -> Iterator[Pass]:
+    """Yield passes, and before a chunk whose text is new those that store its history once more.
+
+    These store the whole chunks in the window again, oldest first, without noise and under the new
+    text. The model's sink keeps its keys and values, as does a chunk of which a part has left.
+
+    switches: first frames of the chunks whose text is new.
+    Source  LongLive (arXiv 2509.22622), KV recache; its code with `global_sink`, as its settings
+            for several prompts have it.
+    """
+    for each in passes:
+        new = each.frames.start
+        if each.step == 0 and new in switches:
+            first = spec.sink + (0 if spec.window is None else max(0, new - spec.window))
+            first = -(-first // spec.chunk_frames) * spec.chunk_frames
+            for part in chunks(new, spec.chunk_frames)[first // spec.chunk_frames :]:
+                yield Pass(each.history, part, stores="history", recached_for=each.frames)
+        yield each
 
 
 def most_active_frames(passes: Iterable[Pass]) -> int:

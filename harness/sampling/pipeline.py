@@ -79,11 +79,11 @@ class Pipeline(Loop):
         """Raise ValueError, before anything is generated, if a part cannot serve this order."""
         self.demand_active(integration)
         reuse, name = method.reuse, type(method.reuse).__name__
-        if reuse is not None and reuse.scope == "window":
+        if reuse is not None and reuse.scope == "window" and reuse.payload != "displacement":
             raise ValueError(
-                f"{name}.scope=window decides once for all chunks of a window, but "
-                "harness.sampling.Pipeline starts chunk after chunk without windows: choose "
-                "method.reuse.scope=chunk"
+                f"{name}.payload={reuse.payload} stands for a pass of one branch, but scope=window "
+                "decides for all chunks and branches of harness.sampling.Pipeline: choose "
+                "method.reuse.payload=displacement or method.reuse.scope=chunk"
             )
         retention = method.retention
         if not isinstance(retention, TokenPolicy):
@@ -178,6 +178,7 @@ class Pipeline(Loop):
         for row, under_way in enumerate(rows):
             yield from commit(row)
             finished = None
+            row_frames = range(new[under_way[0][0]].start, new[under_way[-1][0]].stop)
             for chunk, step in under_way:
                 part, is_last = new[chunk], step + 1 == steps
                 commits = is_last and self.commit == "last_evaluated"
@@ -186,6 +187,7 @@ class Pipeline(Loop):
                     part,
                     step,
                     row=row,
+                    row_frames=row_frames,
                     stores="history" if commits else "active",
                     completes=part if commits else range(0),
                     sees=_sees(part, reach),

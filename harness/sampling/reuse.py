@@ -66,7 +66,7 @@ class Place:
 
     branch: number of the guidance branch.
     chunk: first frame of its (oldest) chunk. step, num_steps: step of that chunk, and its steps.
-    row, num_rows: as in `harness.sampling.passes.Pass`.
+    row, num_rows, row_frames: as in `harness.sampling.passes.Pass`.
     stores_history: whether the pass stores its chunk in the history; such a pass always runs,
         unless the policy allows a stale commit.
     """
@@ -78,17 +78,20 @@ class Place:
     row: int | None = None
     num_rows: int = 0
     stores_history: bool = False
+    row_frames: range | None = None
 
 
 @dataclass
 class Watched:
     """What a policy has seen of one chunk, or of one window, in one branch.
 
-    feature: of the pass that the next one is compared with.
+    feature: of the pass that the next one is compared with. frames: those that it is of, if the
+        chunks of a window change.
     drifts: of every pass since the last evaluated one.
     """
 
     feature: Tensor | None = None
+    frames: range | None = None
     drifts: list[float] = field(default_factory=list)
 
 
@@ -149,7 +152,7 @@ class ReuseState:
             is_end = place.row is not None and place.row == place.num_rows - 1
             guarded = policy.protect_end and is_end
             key = place.branch, place.chunk
-            decision = self._test(key, place.step, place.num_steps, inputs, guarded)
+            decision = self._test(key, place.step, place.num_steps, inputs, guarded=guarded)
         elif newest_row == place.row:
             # The first chunk of a row asked; the others follow.
             decision = Decision(row_skips)
@@ -158,7 +161,8 @@ class ReuseState:
             if policy.counter == "shared":
                 state, step = self._count % 2, self._count
                 self._count = (self._count + 1) % place.num_rows
-            decision = self._test((state, WINDOW), step, place.num_rows, inputs)
+            key = state, WINDOW
+            decision = self._test(key, step, place.num_rows, inputs, place.row_frames)
             self._of_rows[place.branch] = place.row, decision.skips
         # In a chunk's first pass there is nothing to reuse yet.
         if policy.payload == "displacement":
@@ -175,23 +179,34 @@ class ReuseState:
         step: int,
         num_steps: int,
         inputs: Callable[[], PassInputs],
+        frames: range | None = None,
         guarded: bool = False,
     ) -> Decision:
-        """Compare the pass with an earlier one, unless it is guarded, and update the state."""
+        """Compare the pass with an earlier one, unless it is guarded, and update the state.
+
+        frames: frames of the inputs, if they change from pass to pass; those that both passes have
+            are compared.
+        """
         policy, decision = self.policy, Decision()
         is_first = key not in self._watched
         watched = self._watched.setdefault(key, Watched())
+        shared = None
+        if frames is not None and watched.frames is not None:
+            held = watched.frames
+            shared = range(max(frames.start, held.start), min(frames.stop, held.stop))
+            is_first |= not shared  # all chunks are new: nothing compares
         now = None if policy.feature is None else policy.feature(inputs())
         if not is_first and not guarded and not policy.guards(step, num_steps):
             if now is not None and watched.feature is not None:
-                decision.drift = policy.drift(now, watched.feature)
+                before = _cut(watched.feature, watched.frames, shared)
+                decision.drift = policy.drift(_cut(now, frames, shared), before)
                 watched.drifts.append(decision.drift)
                 decision.accumulated = policy.accumulated(watched.drifts)
             decision.skips = policy.skips(step, num_steps, watched.drifts)
         if not decision.skips:
             watched.drifts.clear()
         if policy.reference == "previous" or not decision.skips:
-            watched.feature = now
+            watched.feature, watched.frames = now, frames
         return decision
 
     def evaluated(self, place: Place, inputs: Inputs, behind: Tensor, flow_BFChw: Tensor) -> None:
@@ -221,3 +236,12 @@ class ReuseState:
     def displacement(self, chunk: int) -> Tensor:
         """Return how far the newest evaluated step moved a chunk's latents [B, F, C, h, w]."""
         return self._displacements[chunk]
+
+
+def _cut(feature: Tensor, frames: range | None, shared: range | None) -> Tensor:
+    """Return the part of a feature of `frames` that is of `shared`, along dimension 1."""
+    if frames is None or shared is None or frames == shared:
+        return feature
+    size = feature.shape[1] // len(frames)
+    start = (shared.start - frames.start) * size
+    return feature[:, start : start + len(shared) * size]

@@ -17,7 +17,7 @@ from harness.sampling.guidance import Branch, Guided, Role, SameText, roles_of, 
 from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
-from harness.sampling.passes import Observer, Pass, chunks
+from harness.sampling.passes import Observer, Pass, chunks, with_recache
 from harness.sampling.reuse import WINDOW, Inputs, Place, ReuseState
 from harness.sampling.schedule import GRID, NoiseSchedule
 from harness.sampling.solver import Solver
@@ -41,6 +41,7 @@ class Generation:
     segments: needed only if the loop restarts histories.
     prefix: latents that the video begins with [B, F, C, h, w], or None. Whole chunks are stored as
         they are. Frames of a chunk that is only partly given replace its own in every pass.
+    recached: first frames of the chunks before which the history is stored again under their text.
     """
 
     branches: tuple[Branch, ...]
@@ -49,6 +50,7 @@ class Generation:
     observer: Observer
     segments: SegmentDecoder | None = None
     prefix: Tensor | None = None
+    recached: Sequence[int] = ()
 
 
 @dataclass
@@ -87,6 +89,7 @@ class HistoryState:
     chunks: by first frame in the history.
     prefix_draw: the newest row that showed a noisy start, and that noise [B, overlap, C, h, w].
     rewritten: the row of the newest commit, and its frames.
+    renewed: the newest chunk for which the history was freed, to be stored again.
     """
 
     number: int
@@ -95,6 +98,7 @@ class HistoryState:
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     prefix_draw: tuple[int | None, Tensor] | None = None
     rewritten: tuple[int | None, range] | None = None
+    renewed: range | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,9 @@ class Sampler:
         plan = session.plan(each.frames, each.stores, each.sees)
         if each.causal:
             plan = replace(plan, causal_frames=self.chunk_frames)
+        # With a reuse policy, an earlier pass may be the last that runs before the commit.
+        if self.reuse is None and not each.precedes_commit:
+            plan = replace(plan, observed=False)
         behind = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
         tokens = inputs.tokens.shape[1] * len(text_kv.layers)
         session.arithmetic.tokens += tokens
@@ -177,7 +184,9 @@ class Sampler:
         history = HistoryState(0, lengths[0])
         given = self._give(video, history)
         reuse = None if self.reuse is None else ReuseState(self.reuse)
-        for each in self.loop.passes(self.schedule, video.num_frames, self.chunk_frames, given):
+        passes = self.loop.passes(self.schedule, video.num_frames, self.chunk_frames, given)
+        spec = video.branches[0].session.spec
+        for each in with_recache(passes, video.recached, spec):
             if each.history > history.number:
                 history = self._restart(video, history, lengths[each.history])
                 if reuse is not None:
@@ -281,13 +290,19 @@ class Sampler:
             demand_finite_passes([finite], where, video.branches[0].session)
 
     def _evaluate_as(
-        self, role: Role, video: Generation, number: int, inputs: Inputs, each: Pass
+        self,
+        role: Role,
+        video: Generation,
+        history: HistoryState,
+        number: int,
+        inputs: Inputs,
+        each: Pass,
     ) -> tuple[Tensor, Tensor]:
         """Run a pass as its branch's role says; see `evaluate` for what it returns."""
         branch = video.branches[number]
         if role.cache == "none":
             each = replace(each, sees=range(0), stores="nothing")
-        text_kv = branch.texts.of(each.frames.start // self.chunk_frames, each.step is None)
+        text_kv = branch.texts.of(self._number(history, each), each.step is None)
         return self.evaluate(inputs, text_kv, branch.session, each)
 
     def _branch_flow(
@@ -305,7 +320,7 @@ class Sampler:
         """
         role, session = self.roles[number], video.branches[number].session
         if reuse is None:
-            return self._evaluate_as(role, video, number, inputs, each)[1], False
+            return self._evaluate_as(role, video, history, number, inputs, each)[1], False
         assert each.step is not None
         place = Place(
             branch=number,
@@ -315,10 +330,11 @@ class Sampler:
             row=each.row,
             num_rows=each.num_rows,
             stores_history=each.stores == "history",
+            row_frames=each.row_frames,
         )
 
         def watched() -> Inputs:
-            window = range(history.length)
+            window = each.row_frames or range(history.length)
             if reuse.policy.scope == "chunk" or each.row is None or each.frames == window:
                 return inputs
             return self._inputs(video, history, each, window)
@@ -332,7 +348,7 @@ class Sampler:
                 assert isinstance(session, Session)
                 session.promote(each.frames)
             return reuse.flow(place, inputs), True
-        behind, flow_BFChw = self._evaluate_as(role, video, number, inputs, each)
+        behind, flow_BFChw = self._evaluate_as(role, video, history, number, inputs, each)
         reuse.evaluated(place, inputs, behind, flow_BFChw)
         return flow_BFChw, False
 
@@ -351,7 +367,8 @@ class Sampler:
             if chunk.is_given and each.prefix_noise:
                 x_BFChw, time = self._noisy_start(video, history, each, chunk), each.prefix_noise
             elif chunk.solver is not None and each.step is not None:
-                is_waiting = not chunk.has_begun and start not in each.advancing
+                runs = each.advancing if each.row_frames is None else each.row_frames
+                is_waiting = not chunk.has_begun and start not in runs
                 time = WAITING if is_waiting else chunk.solver.time
             elif chunk.solver is not None and not chunk.solver.finished:
                 x_BFChw = chunk.solver.clean
@@ -459,20 +476,32 @@ class Sampler:
         # joint loop the commit also runs on unfinished latents, as in the original code, but stores
         # nothing: the next commit would replace it before a pass reads it.
         self._demand_finite(video, chunk)
-        index = (each.frames.start + history.begin) // self.chunk_frames
+        index = self._number(history, each)
         inputs: Inputs | None = None
-        for number in running(self.guidance, each, self.schedule.clean_time):
+        branches = running(self.guidance, each, self.schedule.clean_time)
+        if each.recached_for is not None and each.recached_for != history.renewed:
+            for number in branches:
+                session = video.branches[number].session
+                assert isinstance(session, Session), "recaching demands integration=packed"
+                session.renew(range(each.frames.start, each.recached_for.start))
+            history.renewed = each.recached_for
+        for number in branches:
             role = self.roles[number]
             if role.cache == "shared" and chunk.is_given:
                 continue
             session = video.branches[number].session
             with video.observer.phase("commit", index, None, number):
                 inputs = inputs or self._inputs(video, history, each, each.frames)
-                self._evaluate_as(role, video, number, inputs, each)
+                self._evaluate_as(role, video, history, number, inputs, each)
             if role.cache == "shared":
                 history.rewritten = each.row, each.frames
             else:
                 session.watch.demand_finite(self._name(chunk.frames), session)
+
+    def _number(self, history: HistoryState, each: Pass) -> int:
+        """Return the number in the video of the chunk that a pass serves: its own, or the next."""
+        frames = each.frames if each.recached_for is None else each.recached_for
+        return (frames.start + history.begin) // self.chunk_frames
 
     def _demand_finite(self, video: Generation, chunk: ChunkState) -> None:
         """Raise NotFinite if the latents of one of a chunk's steps were not finite."""

@@ -262,7 +262,8 @@ class _Video:
         first = pixel_frames(run.model["chunk_frames"], of_first)
         joints = tuple(range(first, len(frames), TEMPORAL_STRIDE * run.model["chunk_frames"]))
         prompt = item.prompt.scored_as or item.prompt.text
-        clip = Clip(frames, fps, first, prompt, item.prompt.events, joints)
+        switches = tuple(pixel_frames(latent, of_first) for latent in run.suite.switches)
+        clip = Clip(frames, fps, first, prompt, item.prompt.events, joints, switches)
         return cls(clip, digest(frames))
 
 

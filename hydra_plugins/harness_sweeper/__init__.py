@@ -117,8 +117,9 @@ def demand_own(words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
     for word in words:
         if job := listed.get(word.partition("=")[0]):
             raise UserError(
-                f"{word}: the jobs of this experiment have their own; type one job instead, as "
-                f"python -m harness {shlex.join(job)}, or leave the word out"
+                f"{word}: every job of this experiment sets {word.partition('=')[0]} itself; leave "
+                "the word out, or run one job alone: python -m harness, the experiment's model and "
+                f"suite, and for example {shlex.join(job)}"
             )
 
 

@@ -19,10 +19,8 @@ from methods.quantizers.levels import look_up
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST = MAGNITUDES[-1]
-E2M1 = (
-    *MAGNITUDES,
-    *(-m for m in MAGNITUDES),
-)  # by code: a sign bit, two of exponent, one of mantissa
+# Numbers by code: a sign bit, two of exponent, one of mantissa.
+E2M1 = (*MAGNITUDES, *(-m for m in MAGNITUDES))
 E4M3 = torch.float8_e4m3fn
 E8M0 = torch.float8_e8m0fnu
 
@@ -128,6 +126,7 @@ class NVFP4(FP4):
 
 @cache
 def _numbers(device: torch.device) -> Tensor:
+    # Cached, since a copy to a GPU waits for it.
     return torch.tensor(E2M1, device=device)
 
 

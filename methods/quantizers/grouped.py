@@ -138,13 +138,18 @@ class Grouped(Quantizer):
             scale, zero = measured["scale"], measured.get("zero", measured["scale"])
             for (x_part, out), s, z in self._pieces((x, codes), scale, zero):
                 out.copy_(self.place(x_part, s, z))
-            parts = {name: _stored(part) for name, part in measured.items()}
+            # fp16 turns small magnitudes into 0 and would turn large ones into infinity.
+            parts = {
+                name: part.float().clamp_(-FP16_MAX, FP16_MAX).half()
+                for name, part in measured.items()
+            }
         else:
             parts = self.fit(*self._extremes(x))
             # Use the metadata after its rounding to fp16, since that is what decoding sees.
             scale, zero = self.grid(parts)
             for (x_part, out), s, z in self._pieces((x, codes), scale, zero):
                 torch.div(x_part - z, s.clamp_min(TINY), out=out)
+        # Values may lie beyond the outermost level by the rounding of the metadata.
         codes = codes.round_().clamp_(0, 2**self.bits - 1).to(torch.uint8)
         if self.heads == "together":
             parts = {name: p.expand(-1, x.shape[1], *p.shape[2:]) for name, p in parts.items()}
@@ -152,8 +157,15 @@ class Grouped(Quantizer):
         return Packed({"codes": pack(codes, self.bits), **parts}, self.bits, page)
 
     def _extremes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest and the largest value of each group."""
-        groups, dim = self._split(x)
+        """Return the smallest and the largest value of each group of x [..., T, D]."""
+        if self.axis == "channels":
+            groups, dim = x.unflatten(-1, (-1, min(self.group, x.shape[-1]))), -1
+        else:
+            short = -x.shape[-2] % self.group
+            if short:  # repeating the last token keeps the extremes of the group
+                last = x[..., -1:, :] if self.pad == "last" else x.new_zeros(())
+                x = torch.cat([x, last.expand(*x.shape[:-2], short, x.shape[-1])], dim=-2)
+            groups, dim = x.unflatten(-2, (-1, self.group)), -2
         low, high = groups.amin(dim), groups.amax(dim)
         if self.heads == "together":
             return low.amin(1, keepdim=True), high.amax(1, keepdim=True)
@@ -164,21 +176,18 @@ class Grouped(Quantizer):
         for tile, values in staged(packed, out_BHFTD):
             unpack(tile.parts["codes"], self.bits, values)
             scale, zero = self.grid(tile.parts)
-            if self.axis == "channels":
-                _scale_channels(values, scale, zero)
-            else:
+            if self.axis == "tokens":
                 for (piece,), s, z in self._pieces((values,), scale, zero):
                     torch.addcmul(z, piece, s, out=piece)
-
-    def _split(self, x: Tensor) -> tuple[Tensor, int]:
-        """Return x [..., T, D] split into groups, and the dimension inside a group."""
-        if self.axis == "channels":
-            return x.unflatten(-1, (-1, min(self.group, x.shape[-1]))), -1
-        short = -x.shape[-2] % self.group
-        if short:  # repeating the last token keeps the extremes of the group
-            last = x[..., -1:, :] if self.pad == "last" else x.new_zeros(())
-            x = torch.cat([x, last.expand(*x.shape[:-2], short, x.shape[-1])], dim=-2)
-        return x.unflatten(-2, (-1, self.group)), -2
+                continue
+            # A product with a matrix of zeros and ones copies each group's number to its channels.
+            # It is exact, and on a CPU faster than broadcasting over loops as short as a group.
+            num_groups, width = scale.shape[-1], values.shape[-1]
+            spread = torch.eye(num_groups, device=values.device)
+            spread = spread.repeat_interleave(width // num_groups, 1)
+            rows = values.view(-1, width)
+            rows.mul_(scale.reshape(-1, num_groups) @ spread)
+            rows.addmm_(zero.reshape(-1, num_groups), spread)
 
     def _pieces(
         self, tensors: tuple[Tensor, ...], scale: Tensor, zero: Tensor
@@ -199,22 +208,6 @@ class Grouped(Quantizer):
             views = [x[..., start:stop, :].unflatten(-2, (-1, size)) for x in tensors]
             first, last = start // self.group, -(-stop // self.group)
             yield views, scale[..., first:last, None, :], zero[..., first:last, None, :]
-
-
-def _stored(metadata: Tensor) -> Tensor:
-    """Return fp16 metadata; small magnitudes become 0, large ones saturate."""
-    return metadata.float().clamp_(-FP16_MAX, FP16_MAX).half()
-
-
-def _scale_channels(x: Tensor, scale: Tensor, zero: Tensor) -> None:
-    """Compute x = x * scale + zero in place; x [..., T, D], scale and zero [..., T, N]."""
-    # A product with a matrix of zeros and ones copies each group's number to its channels. It is
-    # exact, and on a CPU faster than broadcasting over loops as short as a group.
-    num_groups, width = scale.shape[-1], x.shape[-1]
-    spread = torch.eye(num_groups, device=x.device).repeat_interleave(width // num_groups, 1)
-    rows = x.view(-1, width)
-    rows.mul_(scale.reshape(-1, num_groups) @ spread)
-    rows.addmm_(zero.reshape(-1, num_groups), spread)
 
 
 def tiles(packed: Packed) -> Iterator[tuple[slice, slice]]:

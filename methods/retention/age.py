@@ -62,21 +62,22 @@ class Age(FramePolicy):
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Place every frame by its age."""
-        if self.over == "capacity":
-            return {frame: self._by_place(frame) for frame in history.frames}
-        newest = set(history.frames[-self._num_recent(history.num_frames) :])
-        return {frame: RECENT if frame in newest else KEEP for frame in history.frames}
-
-    def _num_recent(self, num_frames: int) -> int:
-        return max(1, round(self.share * num_frames))
-
-    def _by_place(self, frame: int) -> Placement:
-        """Place a frame by the position of its tokens in the capacity."""
+        if self.over == "filled":
+            newest = set(history.frames[-self._num_recent(history.num_frames) :])
+            return {frame: RECENT if frame in newest else KEEP for frame in history.frames}
         if self.room is None:
             raise ValueError("Age.over=capacity: the capacity is not known, call sized()")
         size = self.room.tokens_per_frame
         capacity = self.room.num_frames * size
-        old = capacity - round(self.share * capacity) - frame * size  # tokens before the border
-        if 0 < old < size:
-            return Split(torch.arange(old), first=KEEP, rest=RECENT)
-        return KEEP if old >= size else RECENT
+        border = capacity - round(self.share * capacity)  # place of the first recent token
+        placements: dict[int, Placement] = {}
+        for frame in history.frames:
+            old = border - frame * size  # tokens of the frame before the border
+            if 0 < old < size:
+                placements[frame] = Split(torch.arange(old), first=KEEP, rest=RECENT)
+            else:
+                placements[frame] = KEEP if old >= size else RECENT
+        return placements
+
+    def _num_recent(self, num_frames: int) -> int:
+        return max(1, round(self.share * num_frames))

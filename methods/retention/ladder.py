@@ -93,9 +93,9 @@ class Ladder(FramePolicy):
         """Same as the measure of importance, or False if frames do not compete."""
         return self.competes and self.score.importance.observes_noisy
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """Return the note of the measure of importance, or None if frames do not compete."""
-        return self.score.importance.observe(k_BHTD, v_BHTD) if self.competes else None
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor | None:
+        """Return the notes of the measure of importance, or None if frames do not compete."""
+        return self.score.importance.observe(k_BHFTD, v_BHFTD) if self.competes else None
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return the largest count in a tier over all lengths up to `num_frames`."""
@@ -113,8 +113,16 @@ class Ladder(FramePolicy):
         layer = (history.layer, history.num_layers) if len(set(self.layers)) > 1 else ()
         counts = self.counts(history.num_frames, *layer)
         recent, old = history.frames[-counts.recent :], list(history.frames[: -counts.recent])
-        ranked = self._ranked(old, history) if old and self.competes else old
-        important = self._rising(ranked, history)[: counts.important]
+        ranked = old
+        if old and self.competes:
+            score = self.score.of(old, history)
+            ranked = sorted(old, key=lambda f: (-score[f], -f))
+        candidates = ranked
+        if self.best != KEEP and not self.promote:
+            # Frames in KEEP come last. The others are enough to fill the best tier: each chunk
+            # brings as many as it lost.
+            candidates = sorted(ranked, key=lambda f: history.tiers.get(f) == KEEP)
+        important = candidates[: counts.important]
         others = [f for f in ranked if f not in important]
         placements: dict[int, Placement] = dict.fromkeys(others[counts.retained :], self.rest)
         placements |= dict.fromkeys(others[: counts.retained], KEEP)
@@ -149,18 +157,6 @@ class Ladder(FramePolicy):
         placed[KEEP] += counts.retained
         placed[self.rest] += num_frames - sum(counts)
         return placed
-
-    def _ranked(self, frames: list[int], history: History) -> list[int]:
-        """Return the frames from the most to the least important."""
-        score = self.score.of(frames, history)
-        return sorted(frames, key=lambda f: (-score[f], -f))
-
-    def _rising(self, ranked: list[int], history: History) -> list[int]:
-        """Return the ranked frames with those that may not be promoted moved to the end."""
-        if self.best == KEEP or self.promote:
-            return ranked
-        # The other frames are enough to fill the best tier: each chunk brings as many as it lost.
-        return sorted(ranked, key=lambda f: history.tiers.get(f) == KEEP)
 
 
 def share_of(share: float, num_frames: int) -> int:

@@ -42,7 +42,11 @@ class Spans(FramePolicy):
         sizes = {"chunk_frames": spec.chunk_frames, "window": spec.window, "sink": spec.sink}
         for name, size in sizes.items():
             if size % self.span:
-                allowed = [s for s in range(1, spec.chunk_frames + 1) if not _rest(sizes, s)]
+                allowed = [
+                    span
+                    for span in range(1, spec.chunk_frames + 1)
+                    if all(each % span == 0 for each in sizes.values())
+                ]
                 raise ValueError(
                     f"Spans.span={self.span} does not divide the model's {name}={size}, so its "
                     f"window would cut a span: choose {', '.join(map(str, allowed))}, "
@@ -57,14 +61,9 @@ class Spans(FramePolicy):
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Place frames of complete spans in KEEP and the others in `recent`."""
-        stored = set(history.frames)
-        return {f: KEEP if self._of(f) <= stored else RECENT for f in history.frames}
-
-    def _of(self, frame: int) -> set[int]:
-        """Return the frames of the span that contains `frame`."""
-        first = frame // self.span * self.span
-        return set(range(first, first + self.span))
-
-
-def _rest(sizes: Mapping[str, int], span: int) -> bool:
-    return any(size % span for size in sizes.values())
+        stored, placements = set(history.frames), {}
+        for frame in history.frames:
+            first = frame // self.span * self.span
+            is_complete = stored.issuperset(range(first, first + self.span))
+            placements[frame] = KEEP if is_complete else RECENT
+        return placements

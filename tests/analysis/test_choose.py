@@ -12,13 +12,16 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
+from analysis.choosing import answers
 from analysis.choosing.budget import held, reasons
+from analysis.choosing.choices import Question
 from analysis.choosing.equal_memory import PLAIN, at, baseline, groups, kind, share_of_gib
 from analysis.section import Method, Section
 from analysis.sources.results import sections
 from harness.benchmarks.made_up import write_results
 from harness.system.errors import UserError
 from tests.conftest import SHARED
+from tests.support.geometry import configured
 
 COMMAND = (
     "python -m harness method={} 'method.retention.budget=9 frames' suite=moviegen model=small "
@@ -246,3 +249,19 @@ def test_a_damaged_request_and_a_failed_video_are_said(
     assert run("--source", str(tmp_path), "--card-gib", "0.02") == 0
     said = capsys.readouterr().out
     assert "request.json cannot be read" in said and "KV MiB per s" in said
+
+
+def test_a_method_that_skips_is_never_shown_without_word_of_its_control(
+    results: Path,
+) -> None:
+    """One method of the made-up runs becomes one that skips: its request alone decides that."""
+    read = sections(results)[0]
+    name = next(each for each in read.methods if each != read.reference)
+    request = read.methods[name].request
+    assert request is not None
+    method = {**request.method, "reuse": configured("method=flowcache_slow")["method"]["reuse"]}
+    skips = replace(read.methods[name], request=replace(request, method=method), skip_ratio=0.5)
+    section = replace(read, methods={**read.methods, name: skips})
+    for view in (answers.overview(section), answers.answer(section, Question("any"))):
+        said = [note for grid in view for note in grid.notes]
+        assert any(note.startswith(f"{name}: no control by uniform skip") for note in said)

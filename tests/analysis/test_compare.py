@@ -14,8 +14,8 @@ import yaml
 
 from analysis.compare import COUNTED, Counted, Ours, count, judged, reasons, verdicts
 from analysis.section import Method, Section, Setting
+from analysis.settings import built
 from analysis.sources.published.papers import FOLDER, Number, names, paper, parsed
-from analysis.work.settings import built
 from harness.cache import Packed
 from harness.config.compose import choices
 from tests.conftest import SHARED

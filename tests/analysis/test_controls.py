@@ -16,14 +16,10 @@ from analysis.controls.fewer_steps import shorter, steps_of_cost, with_fewer_ste
 from analysis.controls.pairs import Pair, notes, pairs
 from analysis.section import Method, Section
 from analysis.verbs.controls import tables
-from analysis.work.arithmetic import flops, without_skips
 from harness.api import Method as Parts
 from harness.config.compose import configured
 from harness.models.preset import VideoModel
-from harness.planning.model_needs import network
 from harness.results.command_of_run import Origin
-from harness.results.observation import TracePoint
-from harness.results.observations import write_trace
 from harness.results.video_files import write_raw
 from harness.system.errors import UserError
 from tests.support.runs import run
@@ -126,8 +122,9 @@ def test_a_control_differs_in_nothing_else(tmp_path: Path) -> None:
     ("method", "skipped", "wanted"),
     [
         ("flowcache_slow", 0.46, {"ratio": 0.46}),
-        ("teacache", 0.553, {"ratio": 0.56}),
+        ("teacache", 0.553, {"ratio": 0.56, "scope": "window"}),
         ("reuse_fixed_bf16", 0.02, {"ratio": 0.02, "protect_last": False}),
+        ("flowcache_magi_slow", 0.4, {"payload": "displacement", "allow_stale_commit": True}),
     ],
 )
 def test_the_command_makes_the_missing_uniform_skip(
@@ -236,13 +233,12 @@ def test_the_table_shows_both_and_their_paired_difference(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("name", "steps"), [("skyreels_tiny", 27), ("magi_tiny", 36)])
 def test_the_number_of_steps_nearest_in_cost_is_found(name: str, steps: int) -> None:
+    """With full attention all steps of a video cost nearly the same."""
     model: VideoModel = instantiate(configured(f"model={name}")["model"])
     parts: Parts = instantiate(configured("method=bf16")["method"])
-    frames = 3 * model.chunk_frames
     schedule: Any = model.schedule
-    short = replace(model, schedule=replace(schedule, num_steps=steps))
-    work = without_skips(short, parts, frames, network(model))
-    assert steps_of_cost(model, parts, frames, 1.005 * work) == steps
+    share = steps / schedule.num_steps
+    assert steps_of_cost(model, parts, 3 * model.chunk_frames, share) == steps
 
 
 def test_fewer_steps_are_a_control_with_distances_to_the_full_schedule(
@@ -250,12 +246,15 @@ def test_fewer_steps_are_a_control_with_distances_to_the_full_schedule(
 ) -> None:
     """The control lies in a section of its own, whose PSNR would be to its own BF16 videos."""
     full, slow = row(tmp_path, "method=bf16"), row(tmp_path, "method=flowcache_slow", skipped=0.46)
+    full, slow = (
+        (replace(method, flops=flops), values)
+        for (method, values), flops in ((full, 2.0), (slow, 1.0))
+    )
     short = row(tmp_path, "method=bf16", "model.schedule.num_steps=27")
     short = (replace(short[0], name="bf16 model.schedule.num_steps=27"), short[1])
     long = section(full, slow)
     long = replace(long, shorter=shorter(long, [long, section(short)]))
     assert [each.reference for each in long.shorter] == [short[0].name]
-    monkeypatch.setattr("analysis.controls.pairs.flops", lambda methods: {methods[0].name: 1.0})
     monkeypatch.setattr("analysis.controls.pairs.steps_of_cost", lambda *given: 27)
     grey = np.full((2, 16, 16, 3), 100, np.uint8)
     for of, level in ((full, 0), (short, 10)):
@@ -271,9 +270,20 @@ def test_fewer_steps_are_a_control_with_distances_to_the_full_schedule(
     assert theirs == pytest.approx(10 * np.log10(255**2 / 10**2))
     assert set(wide.methods) - set(long.methods) == {short[0].name}, "choices never see it"
     said = notes(long, ["flowcache_slow"])
-    assert f"flowcache_slow: beside {short[0].name} (fewer steps), PSNR" in said[1]
+    assert said[0].startswith(f"flowcache_slow: beside {short[0].name} (fewer steps), PSNR")
+    assert said[1].startswith("flowcache_slow: no control by uniform skip;")
     alone = only(pairs(replace(long, shorter=())), "fewer steps").missing
     assert {"method=bf16", "model.schedule.num_steps=27"} <= set(words_of(alone))
+
+
+def test_fewer_steps_need_the_flops_of_the_run_that_skips_nothing(tmp_path: Path) -> None:
+    slow = row(tmp_path, "method=flowcache_slow", skipped=0.46)
+    known = section(row(tmp_path, "method=bf16"), slow)
+    assert "rows without FLOPs" in only(pairs(known), "fewer steps").missing
+    cut = row(tmp_path, "method=flowcache_cut", skipped=0.46)
+    missing = only(pairs(section(row(tmp_path, "method=bf16"), cut)), "fewer steps").missing
+    assert missing.startswith("first make its run without reuse")
+    assert {"method=flowcache_cut", "method.reuse=null"} <= set(words_of(missing))
 
 
 def test_notes_say_that_a_control_is_missing_and_nothing_of_other_methods(tmp_path: Path) -> None:
@@ -282,9 +292,8 @@ def test_notes_say_that_a_control_is_missing_and_nothing_of_other_methods(tmp_pa
         row(tmp_path, "method=rtn_int4", overhead=0.3),
         row(tmp_path, "method=flowcache_slow", skipped=0.46),
     )
-    uniform, steps = notes(of, list(of.methods))
-    assert uniform.startswith("flowcache_slow: no control by uniform skip, make it with `python")
-    assert "its traces are missing" in steps
+    (said,) = notes(of, list(of.methods))
+    assert said.startswith("flowcache_slow: no control by uniform skip, nor by fewer steps;")
     assert notes(of, ["rtn_int4"]) == []
     (study,) = notes(replace(of, is_published=True), list(of.methods))
     assert "not known" in study
@@ -294,32 +303,6 @@ def test_other_work_is_no_shorter_section(tmp_path: Path) -> None:
     long = section(row(tmp_path, "method=bf16"))
     words = "model.schedule.num_steps=27", "model.schedule.shift=3.0"
     assert shorter(long, [long, section(row(tmp_path, "method=bf16", *words))]) == []
-
-
-def test_arithmetic_is_counted_from_the_passes_of_the_trace(tmp_path: Path) -> None:
-    method, _ = row(tmp_path, "method=flowcache_slow")
-    request = method.request
-    assert request is not None and method.folder is not None
-    request = replace(request, suite=replace(request.suite, num_frames=10))
-    model: VideoModel = instantiate(request.model)
-    num_passes = model.loop.num_passes(model.schedule, 10, model.chunk_frames)
-    found = []
-    for prompt, skips in enumerate((0, 1)):
-        points = [
-            TracePoint(
-                "x", prompt, 0, "pass", "denoise", branch=branch, reused=skips * (place == 9)
-            )
-            for place in range(num_passes)
-            for branch in (0, 1)
-        ]
-        (method.folder / "trace").mkdir(parents=True, exist_ok=True)
-        for stale in (method.folder / "trace").iterdir():
-            stale.unlink()
-        write_trace(method.folder / "trace" / "0000-0.parquet", points)
-        found.append(flops([replace(method, build="packed", request=request)])[method.name])
-    whole, one_less = found
-    assert 0.99 * whole < one_less < whole
-    assert flops([replace(method, build="published", request=request)]) == {}
 
 
 def test_the_study_has_no_settings_to_pair_by() -> None:

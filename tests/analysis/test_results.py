@@ -70,6 +70,7 @@ def test_values_are_means_and_largest_peaks_of_the_rows(section: Section, real: 
     assert found["runtime_s"] == pytest.approx(own["generate_s"].mean())
     assert found["psnr_db"] == pytest.approx(own["psnr_db"].mean())
     assert found["ratio"] == pytest.approx(3.2)
+    assert section.methods["rtn_int4"].flops == own["flops"].mean() > 0
     assert section.seconds_generated == pytest.approx(own["num_pixel_frames"].iloc[0] / 16)
     assert found["seconds_ratio"] == pytest.approx(found["runtime_s"] / section.seconds_generated)
 

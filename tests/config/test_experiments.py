@@ -32,8 +32,8 @@ COUNTS = {
     "noise_floor": 2,
     "flowcache_skyreels": 9,
     "flowcache_skyreels_tiny": 9,
-    "flowcache_magi": 12,
-    "flowcache_magi_tiny": 12,
+    "flowcache_magi": 14,
+    "flowcache_magi_tiny": 14,
 }
 
 
@@ -145,6 +145,20 @@ def test_an_experiment_is_a_sweep_with_and_without_the_flag(tmp_path: Path) -> N
         names = [json.loads(path.read_text())["name"] for path in records]
         assert len(set(names)) == COUNTS["smoke"]
         assert sum("suite=storyeval" in name for name in names) == 8
+
+
+def test_a_word_that_listed_jobs_set_themselves_is_refused(tmp_path: Path) -> None:
+    done = command("experiment=flowcache_magi_tiny", "method=bf16", f"results_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "method=bf16: every job of this experiment sets method itself" in done.stderr
+    assert not list(tmp_path.glob("moviegen/*"))
+
+
+def test_a_word_that_no_listed_job_sets_goes_to_all(tmp_path: Path) -> None:
+    words = ("suite.frames=12", "run.dry=true", f"results_dir={tmp_path}")
+    done = command("experiment=flowcache_magi_tiny", *words)
+    assert done.returncode == 0, done.stderr
+    assert "left: 56 videos" in done.stdout
 
 
 def test_ls_gives_every_experiment_its_line() -> None:

@@ -146,7 +146,7 @@ def test_stored_bytes_are_those_of_the_plan(tmp_path: Path, name: str) -> None:
             ("method=flowcache_magi_cut", *AS_FLOWCACHE, "method.retention.trigger=commit"),
             "choose method.retention.trigger=new_chunk",
         ),
-        (("method=teacache",), "choose method.reuse.scope=chunk"),
+        (("method=teacache",), "method.reuse.payload=displacement or method.reuse.scope=chunk"),
         (("integration=published",), "choose integration=packed"),
         (("model.guidance.weight=2",), "give a share, 0 to 1"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from harness.cache.session import Session
 from harness.models.preset import VideoModel
 from harness.planning.memory import Budget, Contract
 from harness.planning.model_needs import Needs, network
-from harness.planning.roofline import realised_flops, work
+from harness.planning.roofline import work
 from harness.sampling.noise import SeededNoise
 from harness.sampling.passes import Silent
 from tests.support.families import made, planned, tiny
@@ -87,38 +87,6 @@ def test_passes_and_what_they_attend_to_are_those_of_a_video(
     num_passes = model.loop.num_passes(model.schedule, num_frames, model.chunk_frames)
     assert len(found) == num_passes * model.dims.num_layers
     assert done.attention_flops == pytest.approx(4 * sum(found) * model.dims.dim)
-    ran = [False] * num_passes
-    counted = realised_flops(model, needs.network, None, histories, num_frames, ran, model.roles[0])
-    assert counted == pytest.approx(done.gemm_flops + done.attention_flops)
-
-
-def test_skipped_passes_count_what_still_runs(tmp_path: Path) -> None:
-    """Of the made video's passes: with a residual the embeddings and the head, else nothing."""
-    this = tiny(tmp_path, "self_forcing", "reuse_fixed_bf16", 6)
-    model: VideoModel = instantiate(this.model)
-    own: Method = instantiate(this.method)
-    needs = Needs(network(model), 0, None, ())
-    assert 0 < needs.network.ends_flops < needs.network.flops / 2
-    budget = Budget(model, needs, own, Portable())
-    histories = budget.histories(Contract(best=True, window=None), 6)
-    num_passes = model.loop.num_passes(model.schedule, 6, model.chunk_frames)
-    assert own.reuse is not None
-
-    def counted(skipped: list[bool], payload: str) -> float:
-        reuse = replace(own.reuse, payload=payload)  # type: ignore[type-var]
-        return realised_flops(model, needs.network, reuse, histories, 6, skipped, model.roles[0])
-
-    ran = [False] * num_passes
-    second = [place == 1 for place in range(num_passes)]
-    done = work(model, needs.network, budget.storage, histories, 6, Portable())
-    # The policy skips one step of each of two chunks.
-    skips = [place % (num_passes // 2) == 1 for place in range(num_passes)]
-    assert counted(skips, "velocity") == pytest.approx(done.gemm_flops + done.attention_flops)
-    gap = counted(second, "residual") - counted(second, "velocity")
-    assert gap == pytest.approx(needs.network.ends_flops)
-    assert counted(second, "residual") < counted(ran, "residual")
-    with pytest.raises(ValueError, match="shorter"):
-        counted(ran[1:], "residual")
 
 
 def test_a_restarted_video_ends_as_planned(tmp_path: Path) -> None:

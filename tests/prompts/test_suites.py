@@ -144,6 +144,58 @@ def test_what_cannot_be_used_says_what_to_type(data: Path, changes: Any, message
         resolve("m", config(**changes), str(data), 3, 16)
 
 
+@pytest.fixture
+def switching(data: Path) -> Path:
+    (data / "prompts" / "mine.txt").write_text("a fox || a bear || a crow\na || b || c\n")
+    return data
+
+
+def test_prompts_of_a_line_begin_at_chunks(switching: Path) -> None:
+    """Two seconds of 16 frames last 9 latent frames; three end inside the fifth chunk."""
+    suite = resolve("m", config(sha256=None, switch_s=[2, 3.0]), str(switching), 3, 16)
+    assert suite.switches == (9, 15)
+    assert suite.recached == ()
+    assert suite.prompts[0].texts == ("a fox", "a bear", "a crow")
+    assert suite.prompts[0].text == "a fox || a bear || a crow"
+    by_frame = config(sha256=None, switch_s=[2, 3], switch_frames=[6, 12], recache=True)
+    suite = resolve("m", by_frame, str(switching), 3, 16)
+    assert suite.switches == suite.recached == (6, 12)
+    assert resolve("m", config(sha256=None), str(switching), 3, 16).prompts[1].texts == (
+        "a || b || c",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"switch_s": [5, 2]}, "give rising seconds above 0"),
+        ({"switch_s": [0, 2]}, "give rising seconds above 0"),
+        ({"switch_s": []}, "give one switch or more"),
+        ({"switch_s": [1, 1.1]}, "each in a chunk of 3 frames of its own"),
+        ({"switch_s": [5, 10]}, "latent frame 42, but the videos end after 42"),
+        ({"switch_frames": [6, 7]}, "latent frame 7 lies inside a chunk of 3.*choose 6 or 9"),
+        ({"switch_frames": [9, 6]}, "give rising places"),
+        ({"switch_frames": [0, 6]}, "give rising places"),
+        ({"switch_frames": [6, 90]}, "latent frame 90, but the videos end after 42"),
+        ({"switch_frames": [6]}, "has 3 prompts in line 1, but 2 follow each other"),
+        ({"recache": True}, r"it never does: give suite.switch_s=\[10\]"),
+    ],
+)
+def test_switches_that_do_not_fit_say_what_to_type(
+    switching: Path, changes: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve("m", config(**{"sha256": None, **changes}), str(switching), 3, 16)
+
+
+def test_a_line_of_one_prompt_cannot_change_it(data: Path) -> None:
+    with pytest.raises(UserError, match="has 1 prompt in line 1, but 2 follow"):
+        resolve("m", config(switch_s=[5]), str(data), 3, 16)
+    (data / "prompts" / "mine.txt").write_text("a fox || \n")
+    with pytest.raises(UserError, match="has 1 prompt in line 1"):
+        resolve("m", config(sha256=None, switch_s=[5]), str(data), 3, 16)
+
+
 @pytest.mark.parametrize("content", [b"", b"one\n\nthree\n", b"\xff\xfe\x00bad"])
 def test_corrupt_prompt_files_are_refused(data: Path, content: bytes) -> None:
     (data / "prompts" / "mine.txt").write_bytes(content)
@@ -205,6 +257,21 @@ def test_prompts_carry_the_wording_by_which_they_are_scored(data: Path) -> None:
         ("first prompt", "first"),
     ]
     assert {p.scored_as for p in resolve("m", config(), str(data), 3, 16).prompts} == {""}
+
+
+def test_a_copy_without_a_published_checksum_can_be_pinned(data: Path) -> None:
+    short = data / "prompts" / "short.txt"
+    short.write_text("first\nsecond\nthird\n")
+    found = hashlib.sha256(short.read_bytes()).hexdigest()
+    pinned = {"scored_as": "prompts/short.txt", "scored_as_sha256": found}
+    assert resolve("m", config(**pinned), str(data), 3, 16).source == "official"
+    short.write_text("first\nsecond\nlast\n")
+    with pytest.raises(UserError, match=r"or type suite\.scored_as_sha256=[0-9a-f]{64}$"):
+        resolve("m", config(**pinned), str(data), 3, 16)
+    with pytest.raises(UserError, match=f"or type suite.sha256={SHA}$"):
+        resolve("m", config(sha256="0" * 64, bundled=None), str(data), 3, 16)
+    with pytest.raises(UserError, match=r"or type suite\.source=bundled$"):
+        resolve("m", config(sha256="0" * 64), str(data), 3, 16)
 
 
 @pytest.mark.parametrize(

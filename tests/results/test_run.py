@@ -28,6 +28,16 @@ def test_what_decides_the_videos_decides_the_identity(tmp_path: Path) -> None:
     assert run(tmp_path, seed=1).run_id != base
     assert run(tmp_path, suite=replace(suite, num_frames=9)).run_id != base
     assert run(tmp_path, suite=replace(suite, sha256="1" * 64)).run_id != base
+    switched = [replace(suite, switches=(3,), recache=recache) for recache in (False, True)]
+    ids = {run(tmp_path, suite=each).run_id for each in (*switched, replace(suite, switches=(6,)))}
+    assert len(ids - {base}) == 3
+
+
+def test_a_suite_of_one_prompt_a_video_keeps_its_identity(tmp_path: Path) -> None:
+    """The id of before videos could change their prompt."""
+    this = run(tmp_path)
+    fixed = replace(this, model={"a": 1}, method={"b": 2}, attention={}, integration={})
+    assert fixed.run_id == "7f605ba4"
 
 
 def test_words_about_a_method_do_not(tmp_path: Path) -> None:

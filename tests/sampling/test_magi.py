@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -230,8 +231,8 @@ def retention_of(scenario: Scenario) -> KeepAll | Scored:
 
 
 @torch.inference_mode()
-def made(scenario: Scenario, **changes: Any) -> Made:
-    """Make the video of a scenario; changes: of its loop."""
+def made(scenario: Scenario, policy: Reuse | None = None, **changes: Any) -> Made:
+    """Make the video of a scenario; policy: in place of its reuse; changes: of its loop."""
     config = scenario["config"]
     network, width = recorded_magi(scenario), config["chunk_width"]
     dims = network.dims
@@ -245,7 +246,7 @@ def made(scenario: Scenario, **changes: Any) -> Made:
         num_kv_heads=dims.num_kv_heads,
         under_way=config["runtime"]["window_size"],
     )
-    reuse = reuse_of(scenario)
+    reuse = policy or reuse_of(scenario)
     method = Method(Exact(), Exact(), retention_of(scenario), reuse=reuse)
     num_frames = config["chunks"] * width
     schedule = MagiSchedule(config["runtime"]["num_steps"], config["engine"]["distill"])
@@ -339,6 +340,84 @@ def test_decisions_are_those_of_the_original(golden: Any, name: str) -> None:
             assert after == pytest.approx(recorded["accumulator_after"], rel=1e-5)
     assert torch.equal(ran, scenario["computed_bitmap"])
     assert (ran == 0).sum() > 10
+
+
+POOLED = Drift(
+    threshold=1.0, scope="window", payload="displacement", warmup=5, allow_stale_commit=True
+)
+
+
+@pytest.mark.parametrize("name", ["e_reuse", "e_reuse_side"])
+@pytest.mark.parametrize("threshold", [0.02, 0.05])
+def test_teacache_decides_once_a_row_over_all_chunks_under_way(
+    golden: Any, name: str, threshold: float
+) -> None:
+    """The port of TeaCache, worked out again from the latents of a video it made.
+
+    No recording has it. At the beginning of a stage the chunks of both rows are compared.
+    """
+    scenario = golden(f"magi/{name}.pt")
+    width, network = scenario["config"]["chunk_width"], recorded_magi(scenario)
+    done = made(scenario, replace(POOLED, threshold=threshold)).done
+    noise = scenario["inputs"]["noise"].transpose(1, 2)
+    latents = {start: noise[:, start : start + width] for start in range(0, noise.shape[1], width)}
+    before: dict[int, Tensor] = {}
+    accumulated, last = 0.0, done[-1].each.row
+    skipped: list[bool] = []
+    for row, passes in itertools.groupby(done, key=lambda each: each.each.row):
+        of_row = list(passes)
+        starts = [each.each.frames.start for each in of_row]
+        now = {start: network.embed(latents[start]) for start in starts}
+        shared = [start for start in starts if start in before]
+        skips = False
+        if row is not None and 5 <= row != last:
+            old, new = (torch.cat([of[start] for start in shared], 1) for of in (before, now))
+            drift = ((new - old).abs().mean() / old.abs().mean()).item()
+            accumulated += drift
+            skips = accumulated < threshold
+            assert of_row[0].drift == pytest.approx(drift, rel=1e-5)
+            assert of_row[0].accumulated == pytest.approx(accumulated, rel=1e-5)
+        if not skips:
+            accumulated = 0.0
+        # A chunk without a step before it runs alone.
+        assert [each.reused for each in of_row] == [skips and x in shared for x in starts]
+        for each, start in zip(of_row, starts, strict=True):
+            assert each.after is not None
+            latents[start] = each.after
+        before = now
+        skipped.append(skips)
+    assert any(skipped) and not all(skipped[5:-1])
+    entering = [each for each in done if each.each.step == 0 and each.each.row]
+    assert entering and not any(each.reused for each in entering)
+
+
+def test_a_skipped_row_repeats_the_displacement_of_each_of_its_chunks(golden: Any) -> None:
+    scenario = golden("magi/e_reuse.pt")
+    done = made(scenario, POOLED).done
+    moved: dict[int, Tensor] = {}
+    after: dict[int, Tensor] = {}
+    for each in done:
+        start = each.each.frames.start
+        assert each.after is not None
+        if start in after and each.reused:
+            assert torch.allclose(each.after, after[start] + moved[start], atol=1e-6)
+        elif start in after:
+            moved[start] = each.after - after[start]
+        if start not in after:
+            noise = scenario["inputs"]["noise"].transpose(1, 2)
+            moved[start] = each.after - noise[:, start : start + each.each.frames.stop - start]
+        after[start] = each.after
+    assert sum(each.reused for each in done) > len(done) / 2
+
+
+def test_a_window_of_one_chunk_is_a_chunk(golden: Any) -> None:
+    """With one chunk under way both scopes skip the same steps."""
+    scenario = golden("magi/e_reuse.pt")
+    by_window = replace(POOLED, threshold=0.1, warmup=0)
+    by_chunk = replace(by_window, scope="chunk", protect_last=False, protect_end=True)
+    one, other = (made(scenario, policy, chunks=1).done for policy in (by_window, by_chunk))
+    assert [each.reused for each in one] == [each.reused for each in other]
+    assert any(each.reused for each in one)
 
 
 @pytest.mark.parametrize("name", [*CLEAN, *REUSE])

@@ -227,10 +227,6 @@ def test_uniform_skips_its_share_spread_evenly(
         (lambda: Drift(threshold=1, rescale=()), "give the coefficients of a polynomial"),
         (lambda: Drift(threshold=1, scope="all"), "Drift.scope=all: choose chunk, window"),
         (lambda: Drift(threshold=1, counter="shared"), "choose scope=window and payload=residual"),
-        (
-            lambda: Drift(threshold=1, scope="window", payload="displacement"),
-            "moves the latents of one chunk: choose scope=chunk",
-        ),
         (lambda: Uniform(ratio=1), "Uniform.ratio=1: give a share"),
         (lambda: Fixed().check(1), "the model has one per chunk"),
         (lambda: Drift(threshold=1, warmup=-1), "Drift.warmup=-1"),

@@ -92,6 +92,16 @@ def test_what_cannot_be_compared_is_said(joints: tuple[int, ...], said: str) -> 
         row(of_levels([7] * NUM_FRAMES), joints)
 
 
+def test_a_change_of_prompt_is_no_joint_and_no_step_inside() -> None:
+    frames = moving(NUM_FRAMES).copy()
+    frames[21:] = 255 - frames[21:]
+    cut = Discontinuity().measure(Clip(frames, 16, 9, joints=JOINTS, switches=(21,)), None, "cpu")
+    assert cut["discontinuity"] == pytest.approx(1, abs=0.1)
+    assert cut["discontinuity_joints"][1] is None  # type: ignore[index]
+    with pytest.raises(Unscorable, match="a new prompt begins at every joint"):
+        Discontinuity().measure(Clip(frames, 16, 9, joints=(21,), switches=(21,)), None, "cpu")
+
+
 def test_columns_are_what_is_measured() -> None:
     names = [column.name for column in Discontinuity().columns()]
     assert names == list(row(moving(NUM_FRAMES)))

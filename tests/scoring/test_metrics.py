@@ -67,6 +67,31 @@ def test_summary_by_hand() -> None:
     assert summary.slope_per_s == pytest.approx(53 / 18.5)
 
 
+def test_each_prompt_has_a_segment_behind_the_first_chunk() -> None:
+    # 2 frames a second, a first chunk of 2 frames, and prompts that begin at frames 6 and 10.
+    series = np.array([9, 9, 1, 1, 3, 5, 2, 2, 2, 2, 8, 8], dtype=np.float64)
+    said = Clip(np.zeros((12, 2, 2, 3), np.uint8), 2, 2, switches=(6, 10))
+    quantity = Quantity("grey", "grey", suffix="_x")
+    row = quantity.row(summarise(series, said))
+    assert row["grey_segments_x"] == [2.5, 2, 8]
+    assert row["drift_grey_segments_x"] == [3, 0, None]  # the last one lasts a second
+    whole = quantity.row(summarise(series, empty(12, 2, 2)))
+    assert (whole["grey_segments_x"], whole["drift_grey_segments_x"]) == (None, None)
+    assert {n: v for n, v in row.items() if "segments" not in n} == {
+        n: v for n, v in whole.items() if "segments" not in n
+    }
+
+
+def test_a_segment_of_the_first_chunk_alone_and_one_equal_to_the_reference_have_no_value() -> None:
+    series = np.array([0, 0, 0, 0, 0, 0, 4, 4, 1, 1], dtype=np.float64)
+    said = Clip(np.zeros((10, 2, 2, 3), np.uint8), 2, 2, switches=(2, 6))
+    found = summarise(series, said, read=lambda error: 100 - error, cap=100).segments
+    assert [part and part.mean for part in found] == [None, 100, 97.5]
+    assert [part and part.last_minus_first for part in found] == [None, None, 3]
+    changes = summarise(series[1:], said, first_frame=1).segments
+    assert [part and part.mean for part in changes] == [None, 0, 2.5]
+
+
 def test_spans_are_cut_by_time() -> None:
     seconds = np.repeat(np.arange(8.0), 16)
     spans = summarise(seconds, empty(128, 16, 9)).spans

@@ -18,9 +18,10 @@ from harness.downloads import weights
 from harness.prompts.suite import SuiteConfig, resolve
 from harness.scoring.metrics.drift_published import DriftPublished, prefixes
 from harness.scoring.metrics.metric import Clip, Metric, Unscorable
-from harness.scoring.metrics.vbench import Dimension, ImagingQuality
+from harness.scoring.metrics.vbench import Consistency, Dimension, ImagingQuality
 from harness.scoring.score import built
 from harness.scoring.vbench import client, clips, environment, totals
+from harness.scoring.vbench.clip_to_clip import CLIP_TO_CLIP, mapped, read_table
 from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
 from harness.system.paths import ROOT
@@ -199,6 +200,71 @@ def test_an_unknown_cutting_is_refused() -> None:
         Dimension(FLICKERING, clips="short")
 
 
+@pytest.fixture
+def tables(tmp_path: Path) -> str:
+    """A data folder with a table of three rows."""
+    place = tmp_path / "weights" / "vbench" / "long" / "subject_mapping_table.yaml"
+    place.parent.mkdir(parents=True)
+    place.write_text("0.0: 0.0\n0.5: 0.9\n1.0: 1.0\n")
+    return str(tmp_path)
+
+
+def test_consistency_between_clips_is_of_their_first_frames(python: Path, tables: str) -> None:
+    name = "vbench_subject_consistency"
+    video = clip(90)  # clips from frames 0, 32 and 58
+    both = Consistency("subject_consistency", str(python), tables, clip_to_clip="percentiles",
+                       clips="released")  # fmt: skip
+    alone = Consistency("subject_consistency", str(python), tables, clips="released")
+    try:
+        inside = value(alone, video)
+        of_first = Clip(video.frames_THWC[[0, 32, 58]], 16, 9)
+        between = value(Consistency("subject_consistency", str(python), tables), of_first)
+        row = both.measure(video, None, "cpu")
+        short = both.measure(clip(20), None, "cpu")
+    finally:
+        both.close()
+    assert row[f"{name}_in_clips"] == inside
+    assert row[f"{name}_between_clips"] == between < 0.5
+    assert row[f"{name}_between_clips_mapped"] == pytest.approx(1.8 * between)
+    assert row[name] == row[f"{name}_raw"] == pytest.approx(0.7 * inside + 0.3 * 1.8 * between)
+    assert row[f"{name}_protocol"] == "clips_2s_and_between"
+    assert list(row) == [column.name for column in both.columns()]
+    assert short[f"{name}_protocol"] == "whole" and f"{name}_between_clips" not in short
+    assert both.version() == f"{alone.version()}; 0.3 of it between clips by DINO and percentiles"
+    assert "vbench/long_subject_table" in both.weights()
+    assert "vbench/long_subject_table" not in alone.weights()
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"), [(0.0, 0.0), (0.25, 0.45), (0.75, 0.95), (1.0, 1.0), (1.2, 1.0)]
+)
+def test_a_score_lies_between_two_rows_of_the_table(
+    tables: str, score: float, expected: float
+) -> None:
+    path = weights.path("vbench/long_subject_table", tables)
+    assert mapped(score, read_table(path)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "- 1\n- 2\n", "0.0: high\n", "0: .nan\n1: 1\n", "a: [", "1: 1"]
+)
+def test_a_damaged_table_is_a_reason(tables: str, content: str) -> None:
+    path = weights.path("vbench/long_subject_table", tables)
+    path.write_text(content)
+    with pytest.raises(Unscorable, match="is no table of numbers"):
+        read_table(path)
+
+
+def test_what_has_no_part_between_clips_is_refused(python: Path) -> None:
+    with pytest.raises(UserError, match="choose none or percentiles"):
+        Consistency("subject_consistency", clip_to_clip="mean")
+    with pytest.raises(UserError, match="choose among subject_consistency, background_consist"):
+        Consistency("color")
+    asked = configured("metrics=[vbench/subject_consistency,vbench/background_consistency]")
+    kinds = {each["_target_"].rpartition(".")[2] for each in asked["metrics"].values()}
+    assert kinds == {"Consistency"}
+
+
 def test_imaging_quality_has_every_frame_and_its_network_once(python: Path) -> None:
     metric = ImagingQuality(str(python))
     try:
@@ -300,6 +366,8 @@ def test_every_dimension_has_a_file_and_the_groups_select_them() -> None:
 
 def test_every_file_of_weights_is_used_by_the_dimensions_that_it_says() -> None:
     used = {name: set(DIMENSIONS[name].weights) for name in DIMENSIONS}
+    for name, between in CLIP_TO_CLIP.items():
+        used[name].add(between.table)
     for entry in weights.entries().values():
         if entry.name.startswith("vbench/"):
             by = {use.removeprefix("vbench/") for use in entry.used_by} - {"drift_published"}

@@ -91,6 +91,23 @@ def compute_imaging_quality(info, device, needs):
     return 0.0, [{"video_path": path, "video_results": sum(scores) / num_frames}]
 """
 
+# Scores a video by the size of its file.
+SUBJECT = """
+import json
+from pathlib import Path
+
+
+class torch:
+    class hub:
+        load = dict
+
+
+def compute_subject_consistency(info, device, needs):
+    entry, = json.loads(Path(info).read_text())
+    path, = entry["video_list"]
+    return 0.0, [{"video_path": path, "video_results": 1000 / Path(path).stat().st_size}]
+"""
+
 ACTION = """
 import json
 from pathlib import Path
@@ -124,6 +141,7 @@ def environment(folder: Path, version: str = "0.1.5") -> Path:
         "vbench/temporal_flickering.py": FLICKERING,
         "vbench/imaging_quality.py": IMAGING,
         "vbench/human_action.py": ACTION,
+        "vbench/subject_consistency.py": SUBJECT,
         "vbench/VBench_full_info.json": INFO,
         f"vbench-{version}.dist-info/METADATA": f"Name: vbench\nVersion: {version}\n",
         "pyiqa-0.1.10.dist-info/METADATA": "Name: pyiqa\nVersion: 0.1.10\n",

@@ -40,24 +40,22 @@ class Published:
 
 
 def fidelity(sections: Sequence[Section]) -> dict[str, Published]:
-    """Return the study's fidelity by suite."""
-    return {section.suite: _suite(section) for section in sections}
-
-
-def _suite(section: Section) -> Published:
-    """Build one suite, with PSNR over the prompts on which every method is finite."""
-    methods = {name: x for name, x in section.methods.items() if name != section.reference}
-    psnr = section.videos["psnr_frame_mean_db"].unstack("method")[list(methods)]
-    infinite = pd.Series(np.isinf(psnr.to_numpy()).any(axis=1), psnr.index)
-    values = section.values.loc[list(methods), list(METRICS)].rename(columns=METRICS)
-    told = {
-        "family": [method.family for method in methods.values()],
-        "n_videos": [method.num_videos for method in methods.values()],
-    }
-    table = pd.DataFrame(told, index=list(methods)).join(values)
-    return Published(
-        section.suite,
-        table.assign(psnr=psnr[~infinite].mean()),
-        sorted({int(prompt) for prompt, _ in infinite.index[infinite]}),
-        max((method.num_videos for method in methods.values()), default=0),
-    )
+    """Return the study's fidelity by suite; PSNR is over prompts where every method is finite."""
+    found = {}
+    for section in sections:
+        methods = {name: x for name, x in section.methods.items() if name != section.reference}
+        psnr = section.videos["psnr_frame_mean_db"].unstack("method")[list(methods)]
+        infinite = pd.Series(np.isinf(psnr.to_numpy()).any(axis=1), psnr.index)
+        values = section.values.loc[list(methods), list(METRICS)].rename(columns=METRICS)
+        described = {
+            "family": [method.family for method in methods.values()],
+            "n_videos": [method.num_videos for method in methods.values()],
+        }
+        table = pd.DataFrame(described, index=list(methods)).join(values)
+        found[section.suite] = Published(
+            section.suite,
+            table.assign(psnr=psnr[~infinite].mean()),
+            sorted({int(prompt) for prompt, _ in infinite.index[infinite]}),
+            max((method.num_videos for method in methods.values()), default=0),
+        )
+    return found

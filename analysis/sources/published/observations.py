@@ -119,8 +119,25 @@ def _refused(path: Path, why: str) -> UserError:
 def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
     names = list(dict.fromkeys(map(str, rows["method"])))
     names.sort(key=lambda name: name != REFERENCE)
-    drift, large = curves(folder, suite, SECONDS), maxima(folder, suite)
+    index = pd.MultiIndex.from_arrays(
+        [rows["method"].astype(str), rows["prompt_index"], [0] * len(rows)],
+        names=["method", *VIDEO],
+    )
+    videos = {name: rows[column.video] / column.unit for name, column in COLUMNS.items()}
+    videos["seconds_ratio"] = videos["runtime_s"] / SECONDS
     values = _values(rows).reindex(names)
+    # The drift and the traces are files of their own, next to the observations.
+    drift, large = curves(folder, suite, SECONDS), maxima(folder, suite)
+    remarks = dict(REMARKS)
+    single = [name for name in drift if drift[name].notna().sum() == 1]
+    if drift.empty:
+        remarks["curves"] = "no drift_points.csv beside the observations, so no curves of drift"
+    elif single:
+        remarks["curves"] = (
+            f"{len(single)} of {drift.shape[1]} methods have one point of drift only"
+        )
+    if large.empty:
+        remarks["traces"] = "no trace_peaks.csv beside the observations"
     grouped = dict(list(rows.groupby("method", sort=False)))
     wanted = max(map(len, grouped.values()))
     return Section(
@@ -129,7 +146,7 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
         is_published=True,
         methods={name: _method(name, grouped[name], values.T[name], wanted) for name in names},
         values=values,
-        videos=_videos(rows),
+        videos=pd.DataFrame(videos).astype(float).set_index(index),
         reference=REFERENCE if REFERENCE in names else None,
         setting=SETTING,
         curves={} if drift.empty else {"drift_last": drift[[x for x in names if x in drift]]},
@@ -137,19 +154,8 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
         seconds_generated=SECONDS,
         phases=PHASES,
         notes=[] if REFERENCE in names else [f"no {REFERENCE} to hold the others against"],
-        remarks=_remarks(drift, large),
+        remarks=remarks,
     )
-
-
-def _videos(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return per-video values in our units, indexed by method, prompt_index and sample."""
-    index = pd.MultiIndex.from_arrays(
-        [rows["method"].astype(str), rows["prompt_index"], [0] * len(rows)],
-        names=["method", *VIDEO],
-    )
-    found = {name: rows[column.video] / column.unit for name, column in COLUMNS.items()}
-    found["seconds_ratio"] = found["runtime_s"] / SECONDS
-    return pd.DataFrame(found).astype(float).set_index(index)
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:
@@ -162,6 +168,7 @@ def _values(rows: pd.DataFrame) -> pd.DataFrame:
         if column.run
     }
     found["peak_gib"] = grouped["peak_vram_bytes"].max() / GIB
+    # Some runs report no mean of their own.
     found["runtime_s"] = found["runtime_s"].fillna(grouped["wall_time_sec"].mean())
     found["seconds_ratio"] = found["runtime_s"] / SECONDS
     values = pd.DataFrame(found).astype(float)
@@ -170,6 +177,7 @@ def _values(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _method(name: str, rows: pd.DataFrame, values: pd.Series, num_wanted: int) -> Method:
+    # The study lists no failures; a run with fewer rows than the longest one stopped early.
     stopped = len(rows) < num_wanted
     why = "not published" + (f", its run made {len(rows)} of {num_wanted} videos" * stopped)
     return Method(
@@ -182,16 +190,3 @@ def _method(name: str, rows: pd.DataFrame, values: pd.Series, num_wanted: int) -
         num_wanted=num_wanted,
         reasons={str(key): why for key in values.index[values.isna()]},
     )
-
-
-def _remarks(drift: pd.DataFrame, large: pd.DataFrame) -> dict[str, str]:
-    """Collect the remarks for quantities, curves and traces."""
-    found = dict(REMARKS)
-    single = [name for name in drift if drift[name].notna().sum() == 1]
-    if drift.empty:
-        found["curves"] = "no drift_points.csv beside the observations, so no curves of drift"
-    elif single:
-        found["curves"] = f"{len(single)} of {drift.shape[1]} methods have one point of drift only"
-    if large.empty:
-        found["traces"] = "no trace_peaks.csv beside the observations"
-    return found

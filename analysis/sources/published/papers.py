@@ -8,7 +8,7 @@ same work as a row, or why there is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
@@ -149,22 +149,22 @@ class Paper:
     @cached_property
     def numbers(self) -> list[Number]:
         """All printed numbers, table by table."""
-        return [number for table in self.tables for number in self._of(table)]
+        found = []
+        for table in self.tables:
+            setup = Setup(**{**vars(self.setup), **table.setup})
+            for row, values in table.rows.items():
+                work, method = table.work.get(row), self.method_of(table, row)
+                for column, value in zip(table.columns, values, strict=True):
+                    if value is not None:
+                        place = (self.name, table.id, table.suite, row, method)
+                        found.append(
+                            Number(*place, self.columns[column], float(value), setup, work)
+                        )
+        return found
 
     def method_of(self, table: Table, row: str) -> str | None:
         """Return our name of a row's method; None if none repeats it."""
         return table.work[row].method if row in table.work else self.methods[row]
-
-    def _of(self, table: Table) -> Iterator[Number]:
-        setup = Setup(**{**vars(self.setup), **table.setup})
-        for row, values in table.rows.items():
-            work, method = table.work.get(row), self.method_of(table, row)
-            for column, value in zip(table.columns, values, strict=True):
-                if value is not None:
-                    yield Number(
-                        self.name, table.id, table.suite, row, method,
-                        self.columns[column], float(value), setup, work,
-                    )  # fmt: skip
 
 
 def names() -> list[str]:
@@ -191,7 +191,16 @@ def parsed(name: str, content: Mapping[str, Any]) -> Paper:
 
     Raises  ValueError: an unknown or missing key, quantity or need, or a row of another length.
     """
-    columns = {key: _column(key, value) for key, value in content["columns"].items()}
+    columns = {}
+    for key, value in content["columns"].items():
+        columns[key] = column = _made(Column, {"name": key, **value})
+        if column.quantity is not None and column.quantity not in QUANTITIES:
+            raise ValueError(f"column {key}: no quantity {column.quantity}")
+        if bool(column.quantity) == bool(column.why_not):
+            raise ValueError(f"column {key}: give a quantity, or why there is none of ours")
+        unknown = set(column.needs) - set(NEEDS)
+        if unknown:
+            raise ValueError(f"column {key}: needs {sorted(unknown)} are not of {NEEDS}")
     tables = [_table(each, columns, content["methods"]) for each in content["tables"]]
     ids = [(table.id, table.suite) for table in tables]
     if len(set(ids)) < len(ids):
@@ -199,18 +208,6 @@ def parsed(name: str, content: Mapping[str, Any]) -> Paper:
     rest = {**content, "columns": columns, "tables": tables}
     rest["setup"] = _made(Setup, content["setup"])
     return _made(Paper, {"name": name, **rest})
-
-
-def _column(name: str, content: Mapping[str, Any]) -> Column:
-    column = _made(Column, {"name": name, **content})
-    if column.quantity is not None and column.quantity not in QUANTITIES:
-        raise ValueError(f"column {name}: no quantity {column.quantity}")
-    if bool(column.quantity) == bool(column.why_not):
-        raise ValueError(f"column {name}: give a quantity, or why there is none of ours")
-    unknown = set(column.needs) - set(NEEDS)
-    if unknown:
-        raise ValueError(f"column {name}: needs {sorted(unknown)} are not of {NEEDS}")
-    return column
 
 
 def _table(
@@ -231,6 +228,7 @@ def _table(
             raise ValueError(f"table {table.id}: row {row} is not among the methods")
         if len(values) != len(table.columns):
             raise ValueError(f"table {table.id}: row {row} has {len(values)} values")
+    # A table overrides parts of the paper's setup; this only checks the names of its keys.
     _made(Setup, {"model": "", **table.setup})
     return table
 

@@ -18,6 +18,8 @@ class Discontinuity(Metric):
 
     1: a joint changes as much as any other step. Above 1: the video jumps where a chunk begins.
     Below 1: it freezes there. A steady pan gives 1 at any speed; a cut inside a chunk lowers it.
+    Where a new prompt begins, a change is wanted: that step counts neither as a joint nor as one
+    inside a chunk, and the joint's own value is null.
 
     The decoder shapes the steps between two latent frames differently from the steps within one.
     A joint is a step between latent frames, so `_latent` compares it with those inside chunks only.
@@ -41,7 +43,7 @@ class Discontinuity(Metric):
             Column(
                 f"{name}_joints",
                 f"{what} at each joint, over the mean inside the two chunks beside it; null where "
-                "nothing changes there",
+                "nothing changes there, or a new prompt begins",
                 kind=list[float],
             ),
             Column(f"{name}_at_joints", f"mean {joint}", self.unit),
@@ -56,21 +58,24 @@ class Discontinuity(Metric):
         """Return the values of `columns`."""
         if not clip.joints:
             raise Unscorable("the video is a single chunk: it has no joint")
+        if set(clip.joints) <= set(clip.switches):
+            raise Unscorable("a new prompt begins at every joint of the video")
         num_frames = len(clip.frames_THWC)
         changes_T = self.changes(clip, device)
         into_T = np.arange(1, num_frames)  # the frame that each change leads to
-        is_joint_T = np.isin(into_T, clip.joints)
-        inside = changes_T[~is_joint_T]
+        any_joint_T = np.isin(into_T, clip.joints)
+        is_joint_T = any_joint_T & ~np.isin(into_T, clip.switches)
+        inside = changes_T[~any_joint_T]
         if not inside.any():
             raise Unscorable("nothing changes inside the chunks of this video: no joint compares")
-        is_latent_T = ~is_joint_T & ((into_T - clip.joints[0]) % TEMPORAL_STRIDE == 0)
+        is_latent_T = ~any_joint_T & ((into_T - clip.joints[0]) % TEMPORAL_STRIDE == 0)
         latent = float(changes_T[is_latent_T].mean()) if is_latent_T.any() else 0.0
 
         edges = [0, *clip.joints, num_frames]
         by_joint: list[float | None] = []
         for start, joint, stop in zip(edges, edges[1:], edges[2:], strict=False):
             beside = np.concatenate([changes_T[start : joint - 1], changes_T[joint : stop - 1]])
-            moves = beside.any()
+            moves = beside.any() and joint not in clip.switches
             by_joint.append(float(changes_T[joint - 1] / beside.mean()) if moves else None)
         at_joints = float(changes_T[is_joint_T].mean())
         values: tuple[Value, ...] = (

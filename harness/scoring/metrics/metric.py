@@ -30,6 +30,7 @@ class Clip:
     Shapes  frames_THWC [T, H, W, 3] u8 RGB.
     Units   fps in frames a second; first_chunk_frames in pixel frames.
     joints: the first pixel frame of each chunk after the first; empty for a single chunk.
+    switches: the first pixel frame of each later prompt; empty if the video follows one.
     """
 
     frames_THWC: Frames
@@ -38,6 +39,7 @@ class Clip:
     prompt: str = ""
     events: tuple[str, ...] = ()
     joints: tuple[int, ...] = ()
+    switches: tuple[int, ...] = ()
 
 
 class Metric(ABC):

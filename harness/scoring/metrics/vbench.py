@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from harness.results.scores import Column, Value
 from harness.scoring.metrics.metric import Clip, Metric, Unscorable
 from harness.scoring.metrics.windows import WINDOWS, Quantity, summarise
 from harness.scoring.vbench import client, environment
+from harness.scoring.vbench.clip_to_clip import CLIP_TO_CLIP, mapped, read_table
 from harness.scoring.vbench.clips import CUTTINGS, protocol, spans
 from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
@@ -121,6 +123,96 @@ class Dimension(Metric):
 
     def _runner(self) -> client.Runner:
         return client.runner(self._python, self._data_dir)
+
+
+class Consistency(Dimension):
+    """Subject or background consistency, inside clips and, if asked for, between them.
+
+    Between clips, the package compares the first frame of each clip with the one before and with
+    the first, by the same network as inside clips. The result is mapped by VBench-Long's table of
+    percentiles and weighted with the mean of the clips. A video of one clip has no such part.
+
+    clip_to_clip: `none`, the release's default, or `percentiles`, its `--dev_flag`.
+
+    Source  VBench-Long (`vbench2_beta_long`), features `dino` and `clip`. The release's tables were
+            made with its default features, DINOv2 and DreamSim.
+    Raises  UserError: a dimension without such a part, or an unknown word.
+    """
+
+    def __init__(
+        self,
+        dimension: str,
+        python: str | None = None,
+        data_dir: str | None = None,
+        clips: str = "above_10s",
+        clip_to_clip: str = "none",
+    ) -> None:
+        super().__init__(dimension, python, data_dir, clips)
+        if dimension not in CLIP_TO_CLIP:
+            known = ", ".join(CLIP_TO_CLIP)
+            raise UserError(f"{dimension} has no part between clips: choose among {known}")
+        if clip_to_clip not in ("none", "percentiles"):
+            raise UserError(
+                f"metrics.{self.name}.clip_to_clip={clip_to_clip}: choose none or percentiles"
+            )
+        self._between = CLIP_TO_CLIP[dimension] if clip_to_clip == "percentiles" else None
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of `Dimension`, and with two parts those of each."""
+        if self._between is None:
+            return super().columns()
+        parts = {
+            "in_clips": "mean of the clips",
+            "between_clips": "of the first frames of the clips",
+            "between_clips_mapped": "the same by VBench-Long's table",
+        }
+        return (
+            *super().columns(),
+            *(
+                Column(f"{self.name}_{part}", f"{self._dimension.meaning}; {said}", "", "higher")
+                for part, said in parts.items()
+            ),
+        )
+
+    def version(self) -> str:
+        """Describe the version of `Dimension` and the part between clips."""
+        if self._between is None:
+            return super().version()
+        share = f"{self._between.weight:g} of it between clips by {self._between.network}"
+        return f"{super().version()}; {share} and percentiles"
+
+    def missing(self) -> str | None:
+        """Return the reason if something of `Dimension`, or the table, is missing, else None."""
+        return super().missing() or weights.missing(self._tables(), self._data_dir)
+
+    def weights(self) -> dict[str, str]:
+        """Return the SHA-256 of the weights and of the table, by name."""
+        return super().weights() | client.digests(self._tables(), self._data_dir)
+
+    def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
+        """Return the values of `columns`; of a single clip those of the parts are missing."""
+        row, pieces = super().measure(clip, reference, device), self._pieces(clip)
+        if self._between is None or len(pieces) == 1:
+            return row
+        starts = [start for start, _ in pieces]
+        first = replace(clip, frames_THWC=clip.frames_THWC[starts])
+        between = self._ask(first, (0, len(starts)), device).value
+        onto = mapped(between, read_table(weights.path(self._between.table, self._data_dir)))
+        inside = row[self.name]
+        assert isinstance(inside, float)
+        fused = (1 - self._between.weight) * inside + self._between.weight * onto
+        return {
+            self.name: fused,
+            f"{self.name}_raw": fused,
+            f"{self.name}_protocol": f"{row[f'{self.name}_protocol']}_and_between",
+            f"{self.name}_in_clips": inside,
+            f"{self.name}_between_clips": between,
+            f"{self.name}_between_clips_mapped": onto,
+        }
+
+    def _tables(self) -> list[str]:
+        """Return the name of the table in `conf/weights`, if it is used."""
+        return [] if self._between is None else [self._between.table]
 
 
 class ImagingQuality(Dimension):

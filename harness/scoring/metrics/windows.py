@@ -14,6 +14,8 @@ All metrics share these definitions:
   of its quantity (PSNR of identical frames) is None.
 - *Drift*: the change over windows. *Last minus first* is the last window minus the first one;
   *slope* is least squares over (centre of window in seconds, value of window), in units per second.
+- *Segments*: the parts of a video that follow one prompt each, the first without the first chunk.
+  Each has a mean and a drift, that of its own windows. A video of one prompt has no segments.
 - *Means* are means of the per-frame quantity. For PSNR this is the squared error; decibels are
   computed from the mean, so that one identical frame cannot raise the value of a whole clip.
 
@@ -23,8 +25,8 @@ frame after the first chunk, a single window, a window at the cap), since the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -56,7 +58,7 @@ class Quantity:
     unit: str = ""
     cap: float | None = None
 
-    def drift_column(self, part: Literal["last_minus_first", "slope", "reason"]) -> str:
+    def drift_column(self, part: Literal["last_minus_first", "slope", "reason", "segments"]) -> str:
         """Return the name of a drift column."""
         if part == "reason":
             return f"drift_{self.name}_reason"
@@ -87,6 +89,14 @@ class Quantity:
                 self.drift_column("slope"), f"{self.meaning}, change in time", per_s, self.better
             ),
             Column(self.drift_column("reason"), f"why {self.name} has no drift", "", None, str),
+            column("_segments", ", each prompt's segment behind the first chunk", list[float]),
+            Column(
+                self.drift_column("segments"),
+                f"{self.meaning}, last second less the first one of each prompt's segment",
+                self.unit,
+                self.better,
+                list[float],
+            ),
         )
 
     def row(self, summary: Summary) -> dict[str, Value]:
@@ -100,6 +110,8 @@ class Quantity:
             summary.last_minus_first,
             summary.slope_per_s,
             summary.drift_reason,
+            [part.mean if part else None for part in summary.segments] or None,
+            [part.last_minus_first if part else None for part in summary.segments] or None,
         )
         names = (column.name for column in self.columns())
         return dict(zip(names, values, strict=True))
@@ -108,6 +120,8 @@ class Quantity:
 @dataclass(frozen=True)
 class Summary:
     """Summary of one quantity of one video; None for values that do not exist.
+
+    segments: the same of each prompt's segment; empty if the video follows one prompt.
 
     Units  those of the quantity; `slope_per_s` in that unit per second.
     """
@@ -120,6 +134,7 @@ class Summary:
     last_minus_first: float | None
     slope_per_s: float | None
     drift_reason: str | None = None
+    segments: Sequence[Summary | None] = ()
 
 
 def summarise(
@@ -182,7 +197,27 @@ def summarise(
         last_minus_first=None if reason else levels[-1] - levels[0],
         slope_per_s=None if reason else slope(centres_s, levels),
         drift_reason=reason,
+        segments=segments(per_frame_T, clip, read, max(0, first - first_frame), cap),
     )
+
+
+def segments(
+    per_frame_T: Series, clip: Clip, read: Callable[[float], float], first: int, cap: float | None
+) -> list[Summary | None]:
+    """Return the summary of each prompt's segment; [] if the video follows one prompt.
+
+    The first segment begins behind the first chunk; it is None if the prompt changes there.
+
+    first: place of the first value behind the first chunk. read, cap: as in `summarise`.
+    """
+    if not clip.switches:
+        return []
+    alone = replace(clip, first_chunk_frames=0, switches=())
+    edges = [frame - clip.first_chunk_frames for frame in clip.switches]
+    return [
+        summarise(part_T, alone, read, cap=cap) if part_T.size else None
+        for part_T in np.split(per_frame_T[first:], edges)
+    ]
 
 
 def windows(num_frames: int, length: int) -> list[tuple[int, int]]:

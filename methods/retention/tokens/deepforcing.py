@@ -84,6 +84,7 @@ class DeepForcing(Budgeted):
 
     def _revised(self, tokens: Tokens) -> Revision:
         """Protect sink and recent frames and choose the other tokens by participation."""
+        # The budget is shared with the protected frames, as in `Scored`; only `times` differs.
         policy = Scored(
             budget=self.budget,
             room=self.room,
@@ -101,6 +102,7 @@ class DeepForcing(Budgeted):
         recent = num_frames - self.recent
         in_sink, in_recent = frame_BHN < self.sink, frame_BHN >= recent
         between = ~(in_sink | in_recent)
+        # Rank the kept tokens by age: the count of kept tokens up to each one, in order of frames.
         order = frame_BHN.argsort(dim=2, stable=True)
         rank = torch.empty_like(order).scatter_(2, order, between.gather(2, order).cumsum(2) - 1)
         size = self._room.tokens_per_frame

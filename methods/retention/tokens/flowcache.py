@@ -70,8 +70,13 @@ class FlowCache(Importance):
             score = self.weighting.apply(score, tokens)
         if self.age == "none":
             return score
+        # A weight scales scores towards 0, so scores must be positive and the lowest must be 0.
         least = score.masked_fill(~live, torch.inf).amin(2, keepdim=True)
-        return (score - least) * _by_age(tokens.frame)
+        oldest = tokens.frame.amin(2, keepdim=True)
+        span = (tokens.frame.amax(2, keepdim=True) - oldest).clamp_min(1)
+        position = (tokens.frame - oldest).float() / span  # 0 for the oldest frame of a head
+        risen = torch.expm1(RATE * position) / math.expm1(RATE)
+        return (score - least) * (FLOOR + (1 - FLOOR) * risen)
 
     def _comparable(self, x_BHN: Tensor, live_BHN: Tensor) -> Tensor:
         """Return a term normalized over the live tokens."""
@@ -80,6 +85,7 @@ class FlowCache(Importance):
         num_live = live_BHN.sum(2, keepdim=True)
         if self.normalize == "rank":
             ranked = x_BHN.masked_fill(~live_BHN, torch.inf)
+            # The number of smaller scores is the rank that equal scores share.
             below = torch.searchsorted(ranked.sort(2).values, ranked)
             return below.float() / (num_live - 1).clamp_min(1)
         mean = (x_BHN * live_BHN).sum(2, keepdim=True) / num_live
@@ -96,11 +102,3 @@ def _redundancy(tokens: Tokens) -> Tensor:
         likeness = mean_cosine(unit(tokens.rotated[b, h].float()), live)
         redundancy[b, h] = likeness.masked_fill(~live, -torch.inf).softmax(0)
     return redundancy
-
-
-def _by_age(frame_BHN: Tensor) -> Tensor:
-    """Return weights from FLOOR (oldest frame of the head) to 1 (newest) [B, H, N] fp32."""
-    oldest = frame_BHN.amin(2, keepdim=True)
-    span = (frame_BHN.amax(2, keepdim=True) - oldest).clamp_min(1)
-    position = (frame_BHN - oldest).float() / span
-    return FLOOR + (1 - FLOOR) * torch.expm1(RATE * position) / math.expm1(RATE)

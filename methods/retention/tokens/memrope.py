@@ -73,6 +73,7 @@ class MemRoPE(Budgeted):
         if tokens.frame.shape[2] <= self.num_frames * size:
             return everything(tokens)
         frame, note = tokens.frame[0, 0], tokens.note[0, 0]
+        # Tokens are sorted and all heads hold the same ones, so slices of the first head's serve.
         start = int((frame < self.sink).sum())  # first token of the memories
         stop = start + NUM_MEMORIES * size
         recent = int((frame < tokens.num_frames - self.recent).sum())
@@ -85,20 +86,17 @@ class MemRoPE(Budgeted):
         for x in (tokens.key, tokens.value):
             # Notes mark existing memories. Without any, the leaving frames create them.
             if bool((note > 0).any()):
-                memories = self._folded(x[:, :, start:stop], x[:, :, stop:recent])
+                leaving = _mean_frame(x[:, :, stop:recent], size)
+                long, short = x[:, :, start:stop].float().split(size, 2)
+                memories = torch.cat(
+                    [long.lerp(leaving, self.long), short.lerp(leaving, self.short)], 2
+                )
             else:
                 memories = _mean_frame(x[:, :, start:recent], size).repeat(1, 1, NUM_MEMORIES, 1)
             kept = picked(x, index)
             kept[:, :, start:stop] = memories
             parts.append(kept)
         return Revision(index.contiguous(), note=marks, key=parts[0], value=parts[1])
-
-    def _folded(self, memories: Tensor, leaving: Tensor) -> Tensor:
-        """Return memories [B, H, 2 T, D] fp32, updated by the leaving frames [B, H, F T, D]."""
-        size = memories.shape[2] // NUM_MEMORIES
-        mean = _mean_frame(leaving, size)
-        long, short = memories.float().split(size, 2)
-        return torch.cat([long.lerp(mean, self.long), short.lerp(mean, self.short)], 2)
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:
         """Return time positions [B, H, N] in which sink and memories directly precede the rest."""

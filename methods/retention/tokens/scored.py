@@ -99,6 +99,8 @@ class Scored(Budgeted):
 
     def _best(self, tokens: Tokens, score_BHN: Tensor) -> Tensor:
         """Return the indices of the best tokens [B, H, limit] int64, in the order of storage."""
+        # The last key of `lexsort` decides first: protected tokens beat others, whatever their
+        # scores, and tokens outside the model's window (count 0) lose to all.
         tier = torch.zeros_like(score_BHN)
         recent = tokens.frame >= tokens.num_frames - self.recent
         tier[(tokens.frame < self.sink) | recent] = 1
@@ -112,6 +114,8 @@ class Scored(Budgeted):
                 # Units lie best first, and the tokens of a unit stay in their order.
                 place = torch.arange(unit.shape[2], 0, -1, device=unit.device)
                 inside = place.expand_as(unit)
+            # Units compare by their mean. Their number keeps a unit's tokens together, and puts the
+            # newer of two equal units first.
             keys = [inside, unit, _unit_means(score_BHN, unit, tokens.count > 0), tier]
         best = lexsort(*keys)[..., -self.limit :]
         return best.flip(-1) if self.order == "score" else best.sort(dim=-1).values

@@ -61,6 +61,7 @@ class TempCache(Budgeted):
         pairs = (place[1:] == place[:-1]) & live[1:] & live[:-1]
         keys = unit(tokens.key[b, h][by_place].float())
         cosine = (keys[1:] * keys[:-1]).sum(1).masked_fill(~pairs, -torch.inf)
+        # Every pair that merges removes one token.
         surplus = max(0, int(live.sum()) - self.limit)
         # Sort by cosine, highest first. Ties go to the older pair, by the age of its newer token.
         best = lexsort(by_place[1:], -cosine)[: min(surplus, int(pairs.sum()))]
@@ -69,22 +70,15 @@ class TempCache(Budgeted):
         last = torch.cat([~linked, linked.new_ones(1)])  # marks the newest token of each cluster
         sizes = last.nonzero()[:, 0].diff(prepend=last.new_full((1,), -1, dtype=torch.int64))
         total = torch.segment_reduce(count, "sum", lengths=sizes)
-        index, order = _newest(by_place[last], live[last], self.limit)
+        # Keep live clusters first, then the newest; a higher index is a newer token.
+        newest = by_place[last]
+        kept = lexsort(newest, live[last].to(torch.uint8))[-self.limit :]
+        index, ascending = newest[kept].sort()
+        order = kept[ascending]
         means = [
             _means(x[b, h], by_place, count, sizes, last)[order] for x in (tokens.key, tokens.value)
         ]
         return index, total[order], means[0], means[1]
-
-
-def _newest(index_M: Tensor, live_M: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
-    """Choose `num_kept` clusters, live ones first, then newest ones.
-
-    index_M: index of each cluster's newest token; a higher index is newer.
-    Returns the chosen indices, ascending, and the numbers of their clusters.
-    """
-    order = lexsort(index_M, live_M.to(torch.uint8))[-num_kept:]
-    index, ascending = index_M[order].sort()
-    return index, order[ascending]
 
 
 def _means(

@@ -1,1 +1,0 @@
-"""What a run computes: whether it follows given settings, and its FLOPs."""
