@@ -53,6 +53,7 @@ def scored(path: Path) -> list[dict[str, Any]]:
     versions = {row.get("scores_version") for row in found} or {scores.VERSION}
     for version in versions:
         check_version(version, path.name, scores.VERSION)
+    # Further columns are those of metrics, which may be a user's own.
     _check_columns(path, table.schema, _schema(scores.Scored))
     return found
 
@@ -106,7 +107,7 @@ def check_version(found: Any, name: str, known: int = observation.SCHEMA_VERSION
 
     Raises  Newer, Older: another version. Wrong: no version.
     """
-    if type(found) is not int:
+    if type(found) is not int:  # not isinstance: True is an int
         raise Wrong(f"{name} says no version of its schema (found {found})")
     if found != known:
         kind, age = (Newer, "a newer") if found > known else (Older, "an older")

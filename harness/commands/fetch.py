@@ -107,6 +107,7 @@ def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}): type data_dir=<a folder you may write>"
         ) from error
+    # Every file is verified again: what counts is what is there now.
     missing = [each for each in chosen if each.problem()]
     if not missing:
         print(_all_there(chosen))

@@ -128,6 +128,7 @@ def _uses(group: str, names: Sequence[str], own: Path | None) -> set[str]:
     """Return these choices of a group and all choices that their defaults lists include."""
     known = choices(group, own)
     _check(group, names, list(known))
+    # A list such as `metrics=[vbench]` includes other files, which may include others.
     found: set[str] = set()
     left = list(names)
     while left:

@@ -102,6 +102,7 @@ def _of_word(word: str) -> str:
         return f"{word!r} is no setting: give {SETTING}; python -m harness --help names them"
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@-]*", name, re.ASCII):
         return f"{word!r} has no name that a setting can have: give {SETTING}"
+    # The likely mistakes in turn; the last one to try is whether quotes would help.
     for opening, closing in ("[]", "{}", "()"):
         if value.count(opening) != value.count(closing):
             return f"{word!r} has a bracket {opening} without its {closing}: give both"

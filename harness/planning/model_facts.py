@@ -66,6 +66,7 @@ def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
                 model: VideoModel = instantiate(composer.resolved([f"model={name}"])["model"])
             except InstantiationException as error:
                 raise UserError(f"model {name}: {of_construction(error)}") from error
+            # The same paths that the loaders use, so that `ls` and a run agree.
             missing = tuple(_missing(model, root))
             notes = (described(file), *_origin(model, folder))
             if missing:

@@ -67,6 +67,7 @@ def _execute(given: argparse.Namespace, reports: Reports) -> None:
     run = Run.from_folder(given.folder)
     if run.execution.device != "auto":  # `auto` finds the GPU that the lease left visible
         run = replace(run, execution=replace(run.execution, device=given.device))
+    # By standard input, since a command line has a limited length.
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
     if given.stage == "generate":
         from harness.runs.generate import generate
@@ -86,7 +87,7 @@ def _execute(given: argparse.Namespace, reports: Reports) -> None:
 
 def mendable(error: Exception, folder: Path) -> str | None:
     """Return the message for an error that the user can fix, None for a failure of the stage."""
-    if cause_of(error) == "oom":
+    if cause_of(error) == "oom":  # of this video; another method or length may fit
         return None
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (

@@ -122,6 +122,6 @@ def retry(causes: Iterable[str]) -> str | None:
     causes = set(causes) - {"settings"}
     if not causes:
         return None
-    if causes == {"killed"}:
+    if causes == {"killed"}:  # these are retried without a setting
         return ""
     return "run.retry=oom" if causes <= {"oom", "killed"} else "run.retry=failed"
