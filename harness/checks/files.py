@@ -135,11 +135,11 @@ def check_digest(path: Path, expected: Any) -> None:
 
     Raises  Wrong: they differ.
     """
-    if wrong := against_digest(path, expected):
+    if wrong := digest_difference(path, expected):
         raise Wrong(f"{path.name} {wrong}")
 
 
-def against_digest(path: Path, expected: Any) -> str:
+def digest_difference(path: Path, expected: Any) -> str:
     """Return how a file differs from its digest in the manifest; empty if it does not."""
     found = sha256(path) if path.exists() else "no file"
     if found == expected:

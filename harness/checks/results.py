@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.checks import files, known_command
 from harness.checks.run_folder import Report, examine
 from harness.results import all_runs
-from harness.results.command_of_run import removing
+from harness.results.command_of_run import rm_command
 from harness.results.manifest import runs
 from harness.system.files import shown, stale
 
@@ -88,8 +88,8 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
                 files.checked(path)
         except files.Wrong as wrong:
             yield (
-                f"{shown(path)}: {wrong}; type `{removing([path])}` to mend it, and the next "
-                "command on these results writes it anew"
+                f"{shown(path)}: {wrong}; type `{rm_command([path])}` to mend it, and the "
+                "next command on these results writes it anew"
             )
 
 

@@ -170,12 +170,12 @@ def _parts(run: Run) -> Parts:
     from hydra.errors import InstantiationException
 
     from harness.checks.parts import Parts
-    from harness.config.messages import of_construction
+    from harness.config.messages import construction_message
 
     try:
         return Parts.of(run)
     except InstantiationException as error:
-        raise UserError(of_construction(error)) from error
+        raise UserError(construction_message(error)) from error
     except ValueError as error:
         raise UserError(" ".join(str(error).split())) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 
-from harness.config.messages import of_construction
+from harness.config.messages import construction_message
 from harness.results.run import Run
 from harness.runs.child import Reports
 from harness.system.child_process import die_with
@@ -95,7 +95,7 @@ def mendable(error: Exception, folder: Path) -> str | None:
             "same command again, finished videos are kept"
         )
     if isinstance(error, InstantiationException):
-        return of_construction(error)
+        return construction_message(error)
     return str(error) if isinstance(error, UserError | ValueError) else None
 
 
