@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from harness.system.ending import exit_with
-from harness.system.errors import USER_ERROR, Parser, UserError, did_you_mean, of_system
+from harness.system.errors import USER_ERROR, Parser, UserError, did_you_mean, system_message
 from harness.system.logs import without_flags
 
 # Verb -> (module, help text). A module is imported only when its verb runs; it has
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {of_system(error)}", file=sys.stderr)
+        print(f"error: {system_message(error)}", file=sys.stderr)
     return USER_ERROR
 
 

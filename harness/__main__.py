@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from harness.system.ending import exit_with
-from harness.system.errors import USER_ERROR, UserError, did_you_mean, of_system
+from harness.system.errors import USER_ERROR, UserError, did_you_mean, system_message
 from harness.system.logs import begin, without_flags
 from harness.system.user_folder import OPTIONS, expose, own_folder
 
@@ -68,7 +68,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {of_system(error)}", file=sys.stderr)
+        print(f"error: {system_message(error)}", file=sys.stderr)
     return USER_ERROR
 
 

@@ -53,6 +53,7 @@ def scored(path: Path) -> list[dict[str, Any]]:
     versions = {row.get("scores_version") for row in found} or {scores.VERSION}
     for version in versions:
         check_version(version, path.name, scores.VERSION)
+    # Further columns are those of metrics, which may be a user's own.
     _check_columns(path, table.schema, _schema(scores.Scored))
     return found
 
@@ -106,7 +107,7 @@ def check_version(found: Any, name: str, known: int = observation.SCHEMA_VERSION
 
     Raises  Newer, Older: another version. Wrong: no version.
     """
-    if type(found) is not int:
+    if type(found) is not int:  # not isinstance: True is an int
         raise Wrong(f"{name} says no version of its schema (found {found})")
     if found != known:
         kind, age = (Newer, "a newer") if found > known else (Older, "an older")
@@ -134,11 +135,11 @@ def check_digest(path: Path, expected: Any) -> None:
 
     Raises  Wrong: they differ.
     """
-    if wrong := against_digest(path, expected):
+    if wrong := digest_difference(path, expected):
         raise Wrong(f"{path.name} {wrong}")
 
 
-def against_digest(path: Path, expected: Any) -> str:
+def digest_difference(path: Path, expected: Any) -> str:
     """Return how a file differs from its digest in the manifest; empty if it does not."""
     found = sha256(path) if path.exists() else "no file"
     if found == expected:

@@ -53,6 +53,7 @@ class Subject:
 
     def page(self, span: int) -> tuple[int, int]:
         """Return how quantizers get three spans of frames: the number of pages, frames in each."""
+        # The published integration encodes all tokens as one page.
         return (3, span) if self.packed else (1, 3)
 
     def session(
@@ -97,6 +98,7 @@ class Subject:
 
 @cache
 def _reference(integration: str) -> Tensor:
+    # Cached: all methods of one command are compared with the same video.
     path = CONF / "method" / f"{REFERENCE}.yaml"
     method = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     subject = Subject(REFERENCE, {"method": method, "integration": json.loads(integration)})

@@ -89,6 +89,7 @@ def its_described_files_are_right(subject: ModelSubject) -> str | None:
     """The files described in `conf/weights` are there, with the right size and checksum."""
     if subject.model.weights != "checkpoint":
         return None
+    # All problems at once, since one command fetches everything.
     problems, right = [], 0
     for entry in subject.entries:
         looks = [weights.look(file, subject.data_dir) for file in entry.files]

@@ -54,6 +54,7 @@ def demand_fit(
     num_frames: latent frames of the video.
     """
     spec = model.spec
+    # The policy is checked as it will run: sized for the longest history of the video.
     method.check(spec)
     sized(method, spec, model.loop.histories(num_frames)[0]).check(spec)
     integration.check(spec, method)

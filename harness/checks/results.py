@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.checks import files, known_command
 from harness.checks.run_folder import Report, examine
 from harness.results import all_runs
-from harness.results.command_of_run import removing
+from harness.results.command_of_run import rm_command
 from harness.results.manifest import runs
 from harness.system.files import shown, stale
 
@@ -49,6 +49,7 @@ def mixed(reports: Iterable[Report]) -> Iterator[str]:
     for report in reports:
         files.setdefault(report.folder.parent, []).append(report)
     for folder, several in files.items():
+        # Each run alone, then all runs that stand in one table: their numbers are compared.
         places = [(each.folder, [each]) for each in several]
         if len(several) > 1:
             places.append((folder, several))
@@ -79,6 +80,7 @@ def _twice(reports: Sequence[Report]) -> Iterator[str]:
 
 def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
     """Yield a message for each damaged results.parquet; the next command rewrites it."""
+    # A run lies at <results>/<suite>/<model>/<run>, and the table in <results>.
     tops = {folder.parents[2] for folder in folders if len(folder.parents) > 2}
     for path in sorted({top.absolute() / all_runs.WIDE for top in (*roots, *tops)}):
         try:
@@ -86,8 +88,8 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
                 files.checked(path)
         except files.Wrong as wrong:
             yield (
-                f"{shown(path)}: {wrong}; type `{removing([path])}` to mend it, and the next "
-                "command on these results writes it anew"
+                f"{shown(path)}: {wrong}; type `{rm_command([path])}` to mend it, and the "
+                "next command on these results writes it anew"
             )
 
 

@@ -17,7 +17,7 @@ from harness.checks.files import Newer, Older, Wrong
 from harness.checks.known_command import known_command
 from harness.prompts.suite import Suite
 from harness.results import manifest, observations
-from harness.results.command_of_run import Origin, removing
+from harness.results.command_of_run import Origin, rm_command
 from harness.results.observation import Observation
 from harness.results.older import command_of
 from harness.results.run import Run, folder_of, run_id_of
@@ -107,7 +107,7 @@ class _Folder:
         except Newer as newer:
             return [Finding(str(newer), tables.UPDATE)]
         except Older as older:
-            removal, command = removing([self.folder], "-r"), command_of(self.folder, self._own)
+            removal, command = rm_command([self.folder], "-r"), command_of(self.folder, self._own)
             again = f"`{removal} && {command}`" if command else f"`{removal}` and {NOT_KNOWN}"
             return [Finding(str(older), again)]
 
@@ -136,7 +136,7 @@ class _Folder:
         # The fixes are built last: the command and its videos are known only now.
         everything = self._asked() | self._files("videos").keys() | {key(row) for row in self.rows}
         for what, files in wrong:
-            yield Finding(what, self._again([self.folder / name for name in files], everything))
+            yield Finding(what, self._fix([self.folder / name for name in files], everything))
         if has_rows:
             yield from self._videos()
             if has_scores and self._run is not None:
@@ -215,10 +215,10 @@ class _Folder:
                 self._reported.add(manifest.MANIFEST)
                 raise Wrong(f"run.json tells another {name} than request.json, which has the id")
 
-    def _again(self, remove: Sequence[Path], keys: set[Key], *words: str) -> str:
+    def _fix(self, remove: Sequence[Path], keys: set[Key], *words: str) -> str:
         """Return the command that removes files and then generates these videos again."""
         command = known_command(self._origin, keys, *words) if self._origin else None
-        first = removing(remove) if remove else ""
+        first = rm_command(remove) if remove else ""
         if command is None:
             return f"`{first}` and {NOT_KNOWN}" if first else NOT_KNOWN
         return f"`{first} && {command}`" if first else f"`{command}`"
@@ -232,15 +232,16 @@ class _Folder:
             if row["failure"] is not None:
                 continue
             name = stem(key(row))
-            wrong = list(video.of_request(row, self._run)) if self._run is not None else []
-            wrong += video.of_frames(self.folder / "videos" / name, row, self.scores.get(key(row)))
-            wrong += video.of_bytes(row, self.folder / "trace" / f"{name}.parquet")
+            wrong = list(video.request_differences(row, self._run)) if self._run is not None else []
+            score = self.scores.get(key(row))
+            wrong += video.frame_problems(self.folder / "videos" / name, row, score)
+            wrong += video.byte_problems(row, self.folder / "trace" / f"{name}.parquet")
             if wrong:
                 # One command makes all requested videos; it leaves those that are whole.
                 keys = self._asked() if key(row) in self._asked() else {key(row)}
                 self._reported |= {f"videos/{name}", f"trace/{name}"}
                 finding = f"video {name}: {', and '.join(wrong)}"
-                yield Finding(finding, self._again([self._frames(name)], keys))
+                yield Finding(finding, self._fix([self._frames(name)], keys))
 
     def _progress(self) -> Iterator[Finding]:
         """Yield what is missing of the requested videos and scores."""
@@ -261,13 +262,13 @@ class _Folder:
             counted, rows_made = (self._manifest or {}).get("num_videos"), len(self._made_here())
             if self._manifest is not None and counted != rows_made:
                 self._reported.add(manifest.MANIFEST)
-                again = self._again([self.folder / manifest.MANIFEST], asked)
+                again = self._fix([self.folder / manifest.MANIFEST], asked)
                 yield Finding(f"run.json counts {counted} videos, its rows {rows_made}", again)
             return
         elif is_whole:
             counts.append("run.json not written")
         word = retry(failed)
-        mend = self._again([], asked, *([word] if word else []))
+        mend = self._fix([], asked, *([word] if word else []))
         if self._manifest is None or is_scoring:
             yield Finding(f"unfinished, {', '.join(counts)}", mend, unfinished=True)
         else:
@@ -278,7 +279,7 @@ class _Folder:
         asked = self._asked() | self._made_here()
         if manifest.MANIFEST not in reported and not manifest.is_sealed(content):
             what = f"{manifest.MANIFEST} is damaged (it is not what was written)"
-            yield Finding(what, self._again([self.folder / manifest.MANIFEST], asked))
+            yield Finding(what, self._fix([self.folder / manifest.MANIFEST], asked))
             return
         # Scored videos were compared with the checksum in their scores already.
         by_score = {f"videos/{stem(video)}.mkv" for video in self.scores}
@@ -289,12 +290,12 @@ class _Folder:
                 continue
             if not manifest.is_below(name):
                 yield Finding(f"{manifest.MANIFEST} names {name}, outside the run", "nothing")
-            elif wrong := tables.against_digest(path, digest):
+            elif wrong := tables.digest_difference(path, digest):
                 remove = [path] if path.parent.name != "trace" else [path, self._frames(path.stem)]
-                yield Finding(f"{name}: {wrong}", self._again(remove, asked))
+                yield Finding(f"{name}: {wrong}", self._fix(remove, asked))
 
     def _frames(self, stem: str) -> Path:
-        """Return a path with suffix `.*` for all files of a video, as `removing` takes it."""
+        """Return a path with suffix `.*` for all files of a video; see `rm_command`."""
         return self.folder / "videos" / f"{stem}.*"
 
     def _scored_early(self, video: Key) -> bool:
@@ -330,7 +331,7 @@ class _Folder:
                 lost += [path for each in files.keys() - known for path in files[each]]
         if lost:
             names = ", ".join(str(path.relative_to(self.folder)) for path in lost)
-            yield Finding(f"{names}: nothing needs what was left here", f"`{removing(lost)}`")
+            yield Finding(f"{names}: nothing needs what was left here", f"`{rm_command(lost)}`")
 
     def _files(self, name: str) -> dict[Key, list[Path]]:
         """Return the files of a subfolder by video."""

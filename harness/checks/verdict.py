@@ -27,13 +27,13 @@ def sentence(error: Exception | SystemExit) -> str:
     """Return the message for a broken contract; an unexpected error gets file and line."""
     from hydra.errors import InstantiationException
 
-    from harness.config.messages import of_construction
+    from harness.config.messages import construction_message
     from harness.system.errors import UserError, first_line, last_frame
 
     if isinstance(error, SystemExit):
         return f"it ends the process by sys.exit({error.code!r}) ({last_frame(error)})"
     if isinstance(error, InstantiationException):
-        return of_construction(error)
+        return construction_message(error)
     if isinstance(error, (Broken, UserError, ValueError)):
         return " ".join(str(error).split())
     return f"{first_line(error)} ({last_frame(error)})"

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 NOT_STORED = ("active", "scratch", "in_use")  # components of a trace that are not history
 
 
-def of_request(row: Row, run: Run) -> Iterator[str]:
+def request_differences(row: Row, run: Run) -> Iterator[str]:
     """Yield how a row differs from the run's request."""
     index, sample = key(row)
     expected = {
@@ -38,7 +38,7 @@ def of_request(row: Row, run: Run) -> Iterator[str]:
             yield f"its {name} is not what the request says (found {row[name]}, expected {value})"
 
 
-def of_frames(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
+def frame_problems(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
     """Yield what is wrong with a video's exact frames: missing, or not as generated and scored."""
     path = frames_file(stem)
     if path is None:
@@ -60,10 +60,10 @@ def of_frames(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
         hashes = f"found digest {found[:12]}, expected {expected[:12]}"
         yield f"its .mkv is not the one scored ({hashes})"
     else:
-        yield from _of_container(path, row)
+        yield from _container_problems(path, row)
 
 
-def _of_container(path: Path, row: Row) -> Iterator[str]:
+def _container_problems(path: Path, row: Row) -> Iterator[str]:
     """Yield how a lossless file's header differs from the row."""
     # Frames are not decoded, which would take as long as scoring; their digest is a tag.
     import av
@@ -90,7 +90,7 @@ def _shape(frames: Any, height: Any, width: Any, fps: Any) -> str:
     return f"{frames} frames of {height}x{width} at {fps:g} a second"
 
 
-def of_bytes(row: Row, trace: Path) -> Iterator[str]:
+def byte_problems(row: Row, trace: Path) -> Iterator[str]:
     """Yield where the bytes of a row contradict each other or the trace."""
     stored, bf16 = row["kv_stored_bytes"], "kv_bf16_{}_bytes"
     not_counted = ("kv_encode_bytes", "kv_decode_bytes")  # null in older rows
@@ -124,10 +124,10 @@ def of_bytes(row: Row, trace: Path) -> Iterator[str]:
     except Wrong as wrong:
         yield f"the trace of its memory cannot be used: {wrong}"
         return
-    yield from _of_trace(row, points)
+    yield from _trace_problems(row, points)
 
 
-def _of_trace(row: Row, points: list[Row]) -> Iterator[str]:
+def _trace_problems(row: Row, points: list[Row]) -> Iterator[str]:
     """Yield where the sums of a trace differ from the row: bytes at the end, and each peak."""
     if any((point["run_id"], *key(point)) != (row["run_id"], *key(row)) for point in points):
         yield "the trace of its memory is another video's"

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.commands.fetch_list import Place, Wanted, of_prompts, of_weights
+from harness.commands.fetch_list import Place, Wanted, wanted_prompts, wanted_weights
 from harness.config.messages import verb
 from harness.downloads.data_folder import data_folder
 from harness.downloads.download import bytes_to_come, download
@@ -44,9 +44,9 @@ def main(words: Sequence[str]) -> int:
     what, settings = _parsed(rest)
     place = _place(settings, own)
     if what == "weights":
-        chosen = of_weights(_names(settings, "metrics"), _names(settings, "model"), place)
+        chosen = wanted_weights(_names(settings, "metrics"), _names(settings, "model"), place)
     else:
-        chosen = of_prompts(_names(settings, "suite"), place)
+        chosen = wanted_prompts(_names(settings, "suite"), place)
     return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
 
 
@@ -107,6 +107,7 @@ def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}): type data_dir=<a folder you may write>"
         ) from error
+    # Every file is verified again: what counts is what is there now.
     missing = [each for each in chosen if each.problem()]
     if not missing:
         print(_all_there(chosen))

@@ -49,7 +49,7 @@ class Place:
     own: Path | None = None
 
 
-def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> list[Wanted]:
+def wanted_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> list[Wanted]:
     """Return the weight files of these metrics and models; without names, all known files.
 
     Raises  UserError: an unknown name, or a model without any file in conf/weights.
@@ -59,12 +59,14 @@ def of_weights(metrics: Sequence[str], models: Sequence[str], place: Place) -> l
         chosen = list(known.values())
     else:
         uses = _uses("metrics", metrics, place.own)
-        of_models = [entry for model in models for entry in _of_model(model, known.values(), place)]
+        of_models = [
+            entry for model in models for entry in _entries_of_model(model, known.values(), place)
+        ]
         chosen = [entry for entry in known.values() if _is_used(entry, uses) or entry in of_models]
     return [_wanted(entry, file, place) for entry in chosen for file in entry.files]
 
 
-def _of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
+def _entries_of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
     """Return the entries whose files a model's configuration reads."""
     _check("model", [name], list(choices("model", place.own)))
     with composing(place.own) as composer:
@@ -78,7 +80,7 @@ def _of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
     return found
 
 
-def of_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
+def wanted_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
     """Return the official prompt lists of these suites; without names, of all that have one.
 
     Raises  UserError: an unknown suite.
@@ -128,6 +130,7 @@ def _uses(group: str, names: Sequence[str], own: Path | None) -> set[str]:
     """Return these choices of a group and all choices that their defaults lists include."""
     known = choices(group, own)
     _check(group, names, list(known))
+    # A list such as `metrics=[vbench]` includes other files, which may include others.
     found: set[str] = set()
     left = list(names)
     while left:

@@ -105,6 +105,7 @@ def _columns(folder: Path | None) -> int:
         for metric in built(json.dumps(metrics["metrics"], sort_keys=True))
         for column in fields(metric)
     ]  # fmt: skip
+    # The columns of scores depend on the metrics; all known ones are listed.
     files = {
         f"{OBSERVATIONS}, a row a video": [*described_columns(Observation)],
         "trace/*.parquet, a file a video": [*described_columns(TracePoint)],

@@ -98,6 +98,7 @@ def page(all_facts: Iterable[Facts]) -> str:
     # Families come in the order of their first method. Reversed, so that the first one wins.
     first = {f.family: at for at, f in reversed(list(enumerate(known)))}
     text = INTRO
+    # The packed integration has an empty name, so it comes first and without a heading.
     for integration, those in groupby(known, key=lambda f: f.integration):
         by_family = sorted(those, key=lambda f: first[f.family])
         if integration:

@@ -154,8 +154,9 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
     """
     # The exit code of a sweep is 1 even if all failures are the user's: some jobs may be done.
     code = show(jobs)
+    # If one mistake refused all jobs, it was printed already, and a table would say nothing more.
     ends = {(job.cause, job.reason) for job in jobs}
-    refused = len(ends) == 1 and jobs[0].cause == "settings"  # one message covers all jobs
+    refused = len(ends) == 1 and jobs[0].cause == "settings"
     if len(jobs) > 1 and not refused and all(job.state != "dry" for job in jobs):
         sweep.show(jobs)
     if len(jobs) > 1:
@@ -193,6 +194,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
 
     selected = []
     rows = all_runs.load_runs(list(wanted))
+    # Only the requested videos: a run may have more of them from earlier commands.
     for folder, keys in wanted.items():
         own = rows[rows["run_id"] == run_id_of(folder)]
         mask = [key in keys for key in zip(own["prompt_index"], own["sample"], strict=True)]

@@ -136,6 +136,7 @@ def _print_counts(found: Sequence[Run], num_scored: int) -> int:
     """
     metrics = built(json.dumps(found[0].metrics, sort_keys=True))
     counts = {metric: Counter[tuple[bool, str | None]]() for metric in metrics}
+    # The first column of a metric stands for all of them; only the needed columns are read.
     of_metrics = [f"{metric.name}_reason" for metric in metrics]
     of_metrics += [metric.columns()[0].name for metric in metrics]
     for run in found:

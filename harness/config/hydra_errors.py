@@ -44,7 +44,7 @@ def demand_choices(words: Iterable[str]) -> None:
     for word in words:
         name = word.partition("=")[0].lstrip("+").partition("@")[0]
         if not name:
-            raise UserError(_of_word(word))
+            raise UserError(_word_message(word))
         if "=" not in word or word.startswith("~") or not (CONF / name).is_dir():
             continue
         (override,) = OverridesParser.create().parse_overrides([word])
@@ -69,11 +69,11 @@ def _can_name(value: object) -> bool:
 def sentence(error: Exception) -> str:
     """Return the message for an error of composing, in one line, with similar names."""
     if isinstance(error, OverrideParseException):
-        return _of_word(error.override)
+        return _word_message(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _of_choice(error)
+        return _choice_message(error)
     if isinstance(error, UnicodeDecodeError | RecursionError):
-        return _of_files(error)
+        return _file_message(error)
     cause = error.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(
         cause.parent_node, DictConfig
@@ -95,13 +95,14 @@ def sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _of_word(word: str) -> str:
+def _word_message(word: str) -> str:
     """Return the message for a setting that Hydra's grammar cannot parse."""
     name, equals, value = word.partition("=")
     if not equals:
         return f"{word!r} is no setting: give {SETTING}; python -m harness --help names them"
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@-]*", name, re.ASCII):
         return f"{word!r} has no name that a setting can have: give {SETTING}"
+    # The likely mistakes in turn; the last one to try is whether quotes would help.
     for opening, closing in ("[]", "{}", "()"):
         if value.count(opening) != value.count(closing):
             return f"{word!r} has a bracket {opening} without its {closing}: give both"
@@ -122,7 +123,7 @@ def _can_read(word: str) -> bool:
     return True
 
 
-def _of_choice(error: MissingConfigException) -> str:
+def _choice_message(error: MissingConfigException) -> str:
     """Return the message for an unknown choice of a group."""
     assert error.missing_cfg_file is not None
     group, _, name = error.missing_cfg_file.rpartition("/")
@@ -135,7 +136,7 @@ def _of_choice(error: MissingConfigException) -> str:
     return f"unknown {group} {name}{near}? Choose {group}={'|'.join(sorted(options))}"
 
 
-def _of_files(error: Exception) -> str:
+def _file_message(error: Exception) -> str:
     """Return the message for an error that names no file, after a search for the faulty file."""
     # Bundled files are tested, so the fault is in the user's own folder.
     folder = exposed()

@@ -17,14 +17,14 @@ from harness.system.errors import (
     AlreadySaid,
     UserError,
     first_line,
-    of_system,
+    system_message,
 )
 from harness.system.logs import begin, log
 
 Words = ParamSpec("Words")  # parameters of a verb's `main`
 
 
-def of_construction(error: InstantiationException) -> str:
+def construction_message(error: InstantiationException) -> str:
     """Return the message for an object that Hydra could not build."""
     # Hydra wraps the constructor's exception, or reports that the class does not exist.
     missing = re.search(r"Error locating target '([^']*)'", str(error))
@@ -50,7 +50,7 @@ def _cause(error: InstantiationException) -> str:
 def complain(error: Exception) -> None:
     """Print the message of an error, unless a child process has printed it already."""
     if isinstance(error, InstantiationException):
-        print(f"error: {of_construction(error)}", file=sys.stderr)
+        print(f"error: {construction_message(error)}", file=sys.stderr)
     elif not isinstance(error, AlreadySaid):
         print(f"error: {sentence(error)}", file=sys.stderr)
 
@@ -78,7 +78,7 @@ def verb(
             except mendable as error:
                 complain(error)
             except OSError as error:
-                complain(UserError(of_system(error)))
+                complain(UserError(system_message(error)))
             except KeyboardInterrupt:
                 if not kept:
                     raise

@@ -96,6 +96,7 @@ def execution(settings: Any) -> Execution:
             raise UserError(f"run.{name} was removed: leave it as it is, or give it a value")
     if type(settings["dry"]) is not bool:
         raise UserError(f"run.dry={shown(settings['dry'])}: choose true or false")
+    # `dry` and `log` are read elsewhere and are no part of `Execution`.
     if settings["log"] not in LEVELS:
         raise UserError(f"run.log={shown(settings['log'])}: choose {', '.join(LEVELS)}")
     return Execution(**{name: settings[name] for name in known})

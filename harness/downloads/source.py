@@ -162,6 +162,8 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
 def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
     """Return the reply with its offset: servers without Range send the whole file."""
     tag = _tag(answer.headers)
+    # 206 with a range that can be read: the stream begins at its start. Any other answer is the
+    # whole file.
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     if answer.status == http.HTTPStatus.PARTIAL_CONTENT and span:
         total = None if span[2] == "*" else int(span[2])
@@ -172,6 +174,7 @@ def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
 
 def _tag(headers: Message) -> str:
     """Return a validator that If-Range accepts: a strong ETag, else the date of the last change."""
+    # A weak ETag (W/"...") promises the same meaning, not the same bytes.
     etag = headers.get("ETag", "")
     return etag if etag.startswith('"') else headers.get("Last-Modified", "")
 

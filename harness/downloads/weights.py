@@ -107,6 +107,7 @@ def digest(name: str, data_dir: str | None) -> str | None:
         found[file.path] = file_hashes.remembered(place)
     if len(found) == 1:
         return next(iter(found.values()))
+    # The format of sha256sum, so that people can compute the digest themselves.
     lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(found.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -122,6 +123,7 @@ def complaint(file: File, data_dir: str | None) -> str | None:
 
 def command(entries: Sequence[Entry], data_dir: str | None) -> str:
     """Return the command that fetches entries; it names one metric if that uses all of them."""
+    # One metric that needs all of them gives the shortest command.
     shared = [use for use in entries[0].used_by if all(use in each.used_by for each in entries)]
     uses = shared[:1] or list(dict.fromkeys(each.used_by[0] for each in entries if each.used_by))
     words = ["python -m harness fetch weights"]

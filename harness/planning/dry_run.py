@@ -15,7 +15,7 @@ from harness.results.run import Item, Run
 from harness.results.run_state import RunState
 from harness.scoring.score import lacking
 from harness.system.errors import UserError
-from harness.system.text_table import Grid
+from harness.system.text_table import Grid, with_names
 from harness.system.units import size
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     from harness.planning.run_memory import memory  # imports torch, which other parents never do
     from harness.system import machine
 
-    parts = _parts(run)
+    parts = _parts(run)  # first: wrong settings must not be reported as a plan
     state = RunState.read(run.folder)
     failed, left = state.failed(run), state.missing(run)
     without = {item.key for item in left}  # these have no frames to score yet
@@ -170,12 +170,12 @@ def _parts(run: Run) -> Parts:
     from hydra.errors import InstantiationException
 
     from harness.checks.parts import Parts
-    from harness.config.messages import of_construction
+    from harness.config.messages import construction_message
 
     try:
         return Parts.of(run)
     except InstantiationException as error:
-        raise UserError(of_construction(error)) from error
+        raise UserError(construction_message(error)) from error
     except ValueError as error:
         raise UserError(" ".join(str(error).split())) from error
 
@@ -293,11 +293,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
             found.append(f"{each.name}: {stuck} failed before; run.retry=failed tries them again")
         if each.unscored:
             found.append(f"{each.name}: {len(each.unscored)} made, not scored yet")
-    # A reason that all runs share is printed once, without names.
-    for reason in dict.fromkeys(reason for each in together for reason in each.reasons):
-        names = [each.name for each in together if reason in each.reasons]
-        found.append(reason if len(names) == len(together) else f"{', '.join(names)}: {reason}")
-    return found
+    return [*found, *with_names([(each.name, each.reasons) for each in together])]
 
 
 def notes(runs: Sequence[Outlook]) -> list[str]:

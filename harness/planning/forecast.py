@@ -105,6 +105,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     end, held = moments[-1], most(moments)
     stored = budget.stored(end)
     stored_bytes = sum(stored.values())
+    # With guidance, BF16 too would store one history per branch.
     bf16 = model.num_histories * model.spec.bf16_frame_bytes
     phases = budget.phases(best, num_frames, held)
     as_published = budget.phases(published, num_frames, most(whole))

@@ -29,7 +29,7 @@ from harness.cache.session import layer_of
 from harness.cache.stored_bytes import frame_bytes, tier_bytes
 from harness.cache.token_layer import TokenLayer
 from harness.config.compose import composing, described, method_files
-from harness.config.messages import of_construction
+from harness.config.messages import construction_message
 from harness.system.errors import UserError
 
 CPU = torch.device("cpu")
@@ -86,11 +86,10 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
             config = composer.resolved(words)
             try:
                 yield _facts(name, described(files[name]), config)
-            except (InstantiationException, ValueError) as error:
-                told = (
-                    of_construction(error) if isinstance(error, InstantiationException) else error
-                )
-                raise UserError(f"method {name}: {told}") from error
+            except InstantiationException as error:
+                raise UserError(f"method {name}: {construction_message(error)}") from error
+            except ValueError as error:
+                raise UserError(f"method {name}: {error}") from error
 
 
 def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from harness.config.compose import choices, composing, described
-from harness.config.messages import of_construction
+from harness.config.messages import construction_message
 from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.models.preset import VideoModel
@@ -65,7 +65,8 @@ def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
             try:
                 model: VideoModel = instantiate(composer.resolved([f"model={name}"])["model"])
             except InstantiationException as error:
-                raise UserError(f"model {name}: {of_construction(error)}") from error
+                raise UserError(f"model {name}: {construction_message(error)}") from error
+            # The same paths that the loaders use, so that `ls` and a run agree.
             missing = tuple(_missing(model, root))
             notes = (described(file), *_origin(model, folder))
             if missing:

@@ -100,8 +100,8 @@ def _others(run: Run) -> list[Path]:
         except (OSError, ValueError, LookupError, TypeError):
             continue  # an unreadable request says nothing about its videos
         alike = all(asked.get(name) == getattr(run, name) for name in ALIKE)
-        same_work = work == (run.suite.num_frames, [*run.suite.recached])
-        if request.parent != run.folder and alike and same_work:
+        alike = alike and work == (run.suite.num_frames, [*run.suite.recached])
+        if alike and request.parent != run.folder:
             folders.append(request.parent)
     return folders
 

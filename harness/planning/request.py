@@ -109,23 +109,8 @@ def resolve(
     """
     limits = ceilings(options)
     limit_gib = memory_gib(options, limits)
-    words = [*words, *searchpath(Path(config_dir) if config_dir is not None else None)]
-    asked, others = _methods(words)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        read_once(GlobalHydra.instance().config_loader())
-        # Without `method=`, the configuration says which method is asked for.
-        first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
-        if asked == ["all"]:
-            loader = GlobalHydra.instance().config_loader()
-            names = sorted(loader.get_group_options("method", ObjectType.CONFIG))
-        else:
-            names = asked or [_choice(first, "method")]
-        known = {} if asked == ["all"] else {names[0]: first}
-        # Metrics do not change a plan, and composing them takes a third of the time. Settings of
-        # metrics on the command line are still checked.
-        if not any(word.lstrip("+~").startswith("metrics") for word in others):
-            others = [*others, "metrics=[]"]
-        configs = {name: known.get(name) or _compose([*others, f"method={name}"]) for name in names}
+    folder = Path(config_dir) if config_dir is not None else None
+    configs, is_all = _composed([*words, *searchpath(folder)])
     config = next(iter(configs.values()))
     shared = _resolved(config)
     model = model_of(_choice(config, "model"), shared["model"])
@@ -148,7 +133,7 @@ def resolve(
             if switches:
                 demand_switches(model, method, packed[name], asked_suite.recache)
         except ValueError as error:
-            if asked != ["all"]:
+            if not is_all:
                 raise
             refused.append(f"{name} is left out: {error}")
             del methods[name]
@@ -168,17 +153,35 @@ def resolve(
     return setting, methods
 
 
-def _methods(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the requested methods and the other words; the last `method=` counts."""
+def _composed(words: list[str]) -> tuple[dict[str, DictConfig], bool]:
+    """Return the configuration of each requested method, and whether all methods were requested."""
     asked = [word.removeprefix("method=") for word in words if word.startswith("method=")]
+    # As in a run, the last `method=` counts.
     names = [name.strip() for name in asked[-1].split(",")] if asked else []
     if asked and not all(names):
         raise UserError(f"method={asked[-1]}: give names with commas between them, or all")
-    return list(dict.fromkeys(names)), [word for word in words if not word.startswith("method=")]
+    is_all = set(names) == {"all"}
+    others = [word for word in words if not word.startswith("method=")]
+    configs: dict[str, DictConfig] = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        read_once(loader)
+        # Metrics do not change a plan, and composing them takes a third of the time. The first
+        # configuration has them, so that wrong settings of metrics are found.
+        first = _compose([*others, *([] if is_all or not names else [f"method={names[0]}"])])
+        if is_all:
+            names = sorted(loader.get_group_options("method", ObjectType.CONFIG))
+        else:
+            names = names or [_choice(first, "method")]
+            configs[names[0]] = first
+        if not any(word.lstrip("+~").startswith("metrics") for word in others):
+            others = [*others, "metrics=[]"]
+        for name in names:
+            configs[name] = configs.get(name) or _compose([*others, f"method={name}"])
+    return configs, is_all
 
 
 def _compose(words: list[str]) -> DictConfig:
-    words = [word for word in words if word != "method=all"]
     demand_choices(words)
     return compose("config", words, return_hydra_config=True)
 

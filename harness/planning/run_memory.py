@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from harness.api import Method
 from harness.cache.integration import Integration, Packed
 from harness.cache.published import FullBuffers, Published
-from harness.config.messages import of_construction
+from harness.config.messages import construction_message
 from harness.models.preset import VideoModel
 from harness.planning.forecast import Setting, forecast
 from harness.planning.memory import pixels_per_latent
@@ -55,7 +55,7 @@ def memory(run: Run) -> Memory:
     except (UserError, ValueError) as error:
         return _unknown(raw_bytes, str(error))
     except InstantiationException as error:
-        return _unknown(raw_bytes, of_construction(error))
+        return _unknown(raw_bytes, construction_message(error))
     except Exception as error:  # noqa: BLE001  a user's method may raise anything; others go on
         return _unknown(raw_bytes, first_line(error))
     return Memory(kv_bytes, peak_bytes, raw_bytes, reasons)

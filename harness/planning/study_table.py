@@ -122,6 +122,7 @@ def _cells(line: dict[str, Any]) -> list[str]:
 
 def _model(suite_name: str) -> tuple[VideoModel, int]:
     """Return the study's model, and the latent frames of a suite's videos."""
+    # Only the bundled model: the study's numbers hold for no other.
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", ["model=self_forcing", f"suite={suite_name}"])
     model: VideoModel = instantiate(OmegaConf.to_container(config.model, resolve=True))

@@ -8,7 +8,7 @@ from harness.planning.forecast import Forecast, Setting
 from harness.planning.memory import Sizes, largest, total
 from harness.prompts.suite import MAX_SECONDS
 from harness.results.observation import PHASES
-from harness.system.text_table import Grid
+from harness.system.text_table import Grid, with_names
 from harness.system.units import GIB, MIB
 
 COLUMNS = (
@@ -72,9 +72,7 @@ def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
             f"longest: latent frames (and seconds) of the longest video within "
             f"{setting.memory_gib:g} GiB at best practice"
         )
-    for reason in dict.fromkeys(reason for row in rows for reason in row.reasons):
-        names = [row.method for row in rows if reason in row.reasons]
-        found.append(reason if len(names) == len(rows) else f"{', '.join(names)}: {reason}")
+    found += with_names([(row.method, row.reasons) for row in rows])
     return [*found, *setting.refused]
 
 
@@ -96,6 +94,7 @@ def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
 
 def components(phases: dict[str, Sizes]) -> list[list[str]]:
     """Return one row per component with a column per phase; the last row is the sum."""
+    # Phases have different components; a cell stays empty where a phase does not have one.
     names = dict.fromkeys(name for phase in PHASES for name in phases[phase])
     lines = []
     for name in names:

@@ -108,7 +108,7 @@ class Origin:
         return shlex.join(["python", "-m", "harness", *own, *map(_for_hydra, every)])
 
 
-def removing(paths: Sequence[Path], option: str = "-f") -> str:
+def rm_command(paths: Sequence[Path], option: str = "-f") -> str:
     """Return the shell command that removes these files; the suffix `.*` means any suffix."""
     quoted = [  # `.*` stays outside the quotes, so that the shell expands it
         shlex.quote(shown(path.with_suffix(""))) + ".*"

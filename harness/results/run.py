@@ -185,6 +185,7 @@ class Run:
     @property
     def notes(self) -> list[str]:
         """Notes that apply to all rows of this run; usually none."""
+        # A model may lose quality beyond the positions that it was trained on, whatever the method.
         trained = self.model.get("trained_frames")
         window, num_frames = self.model.get("window"), self.suite.num_frames
         absolute = self.model.get("positions", "absolute") == "absolute"

@@ -82,6 +82,7 @@ class RunState:
 
     def failure(self, run: Run) -> RunFailed | None:
         """Return the first failed video as an error that counts all; None if none failed."""
+        # One error for the whole run: its first failure, with the number of all.
         failed = self.failed(run)
         if not failed:
             return None

@@ -162,6 +162,7 @@ class Scores:
             row |= {column.name: result.values.get(column.name) for column in metric.columns()}
             row |= {f"{metric.name}_{name}": getattr(result, name) for name in BESIDE}
         self._rows[key(identity)] = row
+        # The whole file is rewritten, as in `observations.Rows.put`.
         rows = [self._rows[each] for each in sorted(self._rows)]
         parquet.write(self._path, pa.Table.from_pylist(rows, pa.schema(self._fields.values())))
 

@@ -117,6 +117,7 @@ def notes(lines: Sequence[Line]) -> list[str]:
             "as published: the peak, measured in the study's way of building a method in "
             "(integration=published)"
         )
+    # Times of different machines, or numbers of different code, do not belong into one comparison.
     for what, makers in (
         ("machines", [device for line in lines for device in line.devices]),
         ("versions of the code", [version for line in lines for version in line.code_versions]),

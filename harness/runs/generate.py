@@ -170,7 +170,7 @@ class Generator:
         rows = self.text_rows(item)
         if not are_finite(*rows):
             raise NotFinite("the encoded prompt is not finite, before the first pass")
-        # Prompts were encoded before this video, or by another run.
+        # The prompts were encoded before this video, or by another run.
         for text in dict.fromkeys(item.prompt.texts):
             meter.include(self.texts[text][1])
         reel = Reel(self.model.decoder, meter)

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.results.run import Execution
-from harness.system.errors import UserError, of_system
+from harness.system.errors import UserError, system_message
 from harness.system.files import is_no_file
 from harness.system.logs import remark
 
@@ -97,8 +97,8 @@ def _lock_free(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, 
             file = _open(folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}.lock")
         except OSError as error:
             raise UserError(
-                f"cannot write the locks of cores and GPUs ({of_system(error)}): set TMPDIR to a "
-                "folder that you may write"
+                f"cannot write the locks of cores and GPUs ({system_message(error)}): set TMPDIR "
+                "to a folder that you may write"
             ) from error
         stack.callback(os.close, file)  # closing also releases the lock, if this process has it
         with suppress(BlockingIOError):

@@ -92,6 +92,7 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     device = device or torch.device("cpu")
     sampler = replace(model.build(device, Path(data_folder(data_dir)[0])), reuse=method.reuse)
     positions = sampler.network.positions(model.spec.grid)
+    # The negative prompt of guidance is a setting of the model; it is encoded with the prompt.
     wordings = {"prompt": prompt}
     if model.negative is not None:
         wordings["negative"] = model.negative
@@ -119,6 +120,7 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
         chunks.append(latents[0])
     with torch.inference_mode():
         frames = reel.end(lambda latents: np.concatenate(list(model.decoder.decode(latents))))
+    # Branches that share a cache, or have none, come with no history of their own.
     own = next(
         branch.session
         for role, branch in zip(model.roles, branches, strict=True)

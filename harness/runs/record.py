@@ -129,6 +129,7 @@ class Recorder:
     ) -> list[TracePoint]:
         """Return trace rows with the bytes of each component after the commit of a chunk."""
         key = (self.run.run_id, *item.key)
+        # The commit of a chunk is the moment at which the history has its new size.
         return [
             TracePoint(*key, "chunk", "commit", chunk, time_s, name, size)
             for name, size in held.items()

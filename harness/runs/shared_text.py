@@ -103,6 +103,7 @@ class Embeddings:
 
         Raises  UserError: prompts have to be encoded and the folder cannot be written.
         """
+        # Most runs find everything here and need no lock.
         texts |= self._found(prompts)
         if all(prompt in texts for prompt in prompts):
             return
@@ -129,6 +130,7 @@ class Embeddings:
         except (OSError, SafetensorError):
             return None
         measured = found.get("measured", "")
+        # The digest covers metadata and rows, so any damage, or another prompt, is detected.
         if found != self._about(prompt, rows, measured):
             return None
         meter = Meter(self.device, self.memory)

@@ -117,6 +117,7 @@ def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None
     complained: sentences that were printed before; a shared reason among them is shortened.
     """
     failed = [job for job in jobs if job.state == "failed"]
+    # One mistake in a setting fails all jobs of a sweep; its sentence is printed once.
     sharing: dict[tuple[str, str], list[Job]] = {}
     for job in failed:
         sharing.setdefault((str(job.cause), str(job.reason)), []).append(job)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 
-from harness.config.messages import of_construction
+from harness.config.messages import construction_message
 from harness.results.run import Run
 from harness.runs.child import Reports
 from harness.system.child_process import die_with
@@ -67,6 +67,7 @@ def _execute(given: argparse.Namespace, reports: Reports) -> None:
     run = Run.from_folder(given.folder)
     if run.execution.device != "auto":  # `auto` finds the GPU that the lease left visible
         run = replace(run, execution=replace(run.execution, device=given.device))
+    # By standard input, since a command line has a limited length.
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
     if given.stage == "generate":
         from harness.runs.generate import generate
@@ -86,7 +87,7 @@ def _execute(given: argparse.Namespace, reports: Reports) -> None:
 
 def mendable(error: Exception, folder: Path) -> str | None:
     """Return the message for an error that the user can fix, None for a failure of the stage."""
-    if cause_of(error) == "oom":
+    if cause_of(error) == "oom":  # of this video; another method or length may fit
         return None
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
@@ -94,7 +95,7 @@ def mendable(error: Exception, folder: Path) -> str | None:
             "same command again, finished videos are kept"
         )
     if isinstance(error, InstantiationException):
-        return of_construction(error)
+        return construction_message(error)
     return str(error) if isinstance(error, UserError | ValueError) else None
 
 

@@ -110,9 +110,9 @@ def built(settings: str) -> tuple[Metric, ...]:
     try:
         return tuple(build(f"metrics.{name}", each) for name, each in json.loads(settings).items())
     except InstantiationException as error:
-        from harness.config.messages import of_construction
+        from harness.config.messages import construction_message
 
-        raise UserError(f"metrics: {of_construction(error)}") from error
+        raise UserError(f"metrics: {construction_message(error)}") from error
 
 
 def score(

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {self.prog}: {said}; {self.prog} --help says more\n")
 
 
-def of_system(error: OSError) -> str:
+def system_message(error: OSError) -> str:
     """Return which file an OSError is about, and the system's message."""
     files = [str(each) for each in (error.filename, error.filename2) if each is not None]
     return f"{' and '.join(files) or 'the system'}: {error.strerror or error}"
@@ -122,6 +122,6 @@ def retry(causes: Iterable[str]) -> str | None:
     causes = set(causes) - {"settings"}
     if not causes:
         return None
-    if causes == {"killed"}:
+    if causes == {"killed"}:  # these are retried without a setting
         return ""
     return "run.retry=oom" if causes <= {"oom", "killed"} else "run.retry=failed"

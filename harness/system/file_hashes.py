@@ -17,6 +17,7 @@ def remembered(path: Path) -> str:
     If the note cannot be written, each process hashes the file once.
     Raises  OSError: the file cannot be read.
     """
+    # Weights have gigabytes, and several commands verify them.
     stat = path.stat()
     return _remembered(path, stat.st_size, stat.st_mtime_ns)
 

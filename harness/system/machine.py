@@ -24,6 +24,7 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"run.device={wanted}: no CUDA device here, choose cpu or auto")
+    # torch raises RuntimeError for a word that names no device type.
     try:
         device = torch.device(wanted)
         known = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()

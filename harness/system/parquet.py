@@ -77,6 +77,7 @@ def write(path: Path, table: pa.Table) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # Written to memory first: the digest must be inserted before the footer.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
@@ -112,6 +113,7 @@ def checked(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         content = path.read_bytes()
         log.debug("read %s", path)
+        # The last one in the file: a text in a page could contain the same bytes.
         at = content.rfind(MARK)
         if at >= 0:
             begin, end = at + len(MARK), at + len(MARK) + DIGEST_BYTES

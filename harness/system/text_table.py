@@ -77,6 +77,7 @@ class Grid:
             table.add_column(title, justify="left" if i in self.words else "right", no_wrap=True)
         for line in self.lines:
             table.add_row(*line)
+        # rich would cut cells to fit the terminal; a cut number would be wrong.
         wanted = Console(width=10**4, markup=False).measure(table).maximum
         console.width = max(console.width, wanted)
         console.print(self.title, highlight=False, soft_wrap=True)
@@ -139,6 +140,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def with_names(reasons: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return each distinct reason once, after the names that it applies to.
+
+    reasons: name and reasons of each row. A reason of all rows is printed without names.
+    """
+    lines = []
+    for reason in dict.fromkeys(each for _, several in reasons for each in several):
+        names = [name for name, several in reasons if reason in several]
+        lines.append(reason if len(names) == len(reasons) else f"{', '.join(names)}: {reason}")
+    return lines
 
 
 def escaped(text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.commands import ls
 from harness.commands.fetch import main
-from harness.commands.fetch_list import Place, of_weights
+from harness.commands.fetch_list import Place, wanted_weights
 from harness.system.errors import UserError
 from tests.support.tiny_wan import choose
 
@@ -17,7 +17,7 @@ TEXT = {"folder": "weights/Wan2.1-T2V-1.3B-Diffusers"}
 
 
 def names(model: str, own: Path | None) -> set[str]:
-    found = of_weights([], [model], Place(None, Path("/data"), None, own))
+    found = wanted_weights([], [model], Place(None, Path("/data"), None, own))
     return {"/".join(each.name.split("/")[:2]) for each in found}  # entries, without their files
 
 

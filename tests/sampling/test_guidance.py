@@ -15,7 +15,7 @@ from harness.api import Method, Reuse
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.checks.files import rows as read_rows
-from harness.checks.video import of_bytes
+from harness.checks.video import byte_problems
 from harness.models.preset import VideoModel
 from harness.planning.history import most
 from harness.planning.memory import Budget, Contract
@@ -189,7 +189,7 @@ def test_a_guided_run_reports_its_branches_and_is_planned(tmp_path: Path) -> Non
 
     for this in runs.values():  # `check` finds the same sums
         (row,) = read_rows(this.folder / OBSERVATIONS, Observation)
-        assert list(of_bytes(row, this.trace(this.items[0]))) == []
+        assert list(byte_problems(row, this.trace(this.items[0]))) == []
 
     budgets = {}
     for name, this in runs.items():
