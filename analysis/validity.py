@@ -174,7 +174,7 @@ def listing(pair: Pair) -> Grid:
 def notes(
     found: Sequence[Pair], published: Mapping[str, Published], measured: Mapping[str, Measured]
 ) -> Iterator[str]:
-    """Yield notes on how to read the numbers and what they leave out."""
+    """Yield notes on reading the numbers, and on methods and videos that they leave out."""
     prompts = ", ".join(f"{p.published.suite} {p.num_videos}" for p in found)
     yield (
         f"in brackets: 95 % bootstrap interval, {NUM_DRAWS} draws of our prompts within each suite "

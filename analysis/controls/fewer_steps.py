@@ -112,7 +112,7 @@ def steps_of_cost(
 
 
 def _work(section: Section) -> Mapping[str, Any] | None:
-    """Return what a section shares with those of other numbers of steps; None if unknown."""
+    """Return the settings of a section without its number of steps; None if unknown."""
     request = next((each.request for each in section.methods.values() if each.request), None)
     if request is None or num_steps(request) is None:
         return None

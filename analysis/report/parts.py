@@ -1,4 +1,4 @@
-"""Collects what the pages of a section need: run folders, numbers, page names."""
+"""Collects the data of a section's pages: run folders, numbers, page names."""
 
 from __future__ import annotations
 
