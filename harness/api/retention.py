@@ -105,10 +105,11 @@ class FramePolicy(Retention):
     uneven: bool = False
     span: int = 1
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """Return a small note on a new frame, which the cache keeps for the whole video, or None.
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor | None:
+        """Return small notes on new frames, which the cache keeps for the whole video, or None.
 
-        Shapes  k [B, H, T, D] un-roped, v [B, H, T, D]; both exact.
+        Shapes  k [B, H, F, T, D] un-roped, v [B, H, F, T, D]; both exact. Notes [F, ...], one a
+                frame.
         """
         return None
 

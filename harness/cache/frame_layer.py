@@ -88,7 +88,7 @@ class FrameLayer:
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Let the policy note the noisy chunk, if it compares passes."""
-        if self.policy.observes_noisy:
+        if self.policy.observes_noisy and plan.observed:
             self.noisy_notes |= self._observe(chunk, plan)
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
@@ -165,8 +165,8 @@ class FrameLayer:
 
     def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
-        notes = {f: self.policy.observe(k[:, :, i], v[:, :, i]) for i, f in enumerate(plan.frames)}
-        return {frame: note for frame, note in notes.items() if note is not None}
+        notes = self.policy.observe(k, v)
+        return {} if notes is None else dict(zip(plan.frames, notes, strict=True))
 
     def _history(self, chunk: Chunk, plan: Plan) -> History:
         spec = self.context.spec

@@ -49,6 +49,7 @@ class Plan:
     sees: earlier frames that the caller lets this pass see; None for all.
     causal_frames: frames of a chunk, if the chunks of the pass attend to themselves and to earlier
         ones only; None if all attend to each other.
+    observed: whether a policy that compares passes looks at a noisy pass.
     """
 
     frames: range
@@ -59,6 +60,7 @@ class Plan:
     hidden: range = range(0)
     sees: range | None = None
     causal_frames: int | None = None
+    observed: bool = True
 
     def shows(self, frame: int) -> bool:
         """Whether this pass may attend to an earlier frame, if it is stored."""

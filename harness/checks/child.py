@@ -39,14 +39,21 @@ def judged(
         try:
             while (line := reports.get(timeout=limit_s)) is not None:
                 with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
-                    said = json.loads(line)
-                    if "verdict" in said:
-                        yield name, Verdict(**said["verdict"])
-                    elif "contract" in said:
-                        name, contract, since = said["name"], said["contract"], time.perf_counter()
+                    report = json.loads(line)
+                    if "verdict" in report:
+                        yield name, Verdict(**report["verdict"])
+                    elif "contract" in report:
+                        name, contract = report["name"], report["contract"]
+                        since = time.perf_counter()
                     else:
-                        del todo[said["finished"]]
-            death = f"its process ended {_how(process.wait())}"
+                        del todo[report["finished"]]
+            code = process.wait()
+            how = (
+                f"by {signal.Signals(-code).name}"
+                if code < 0
+                else f"with exit code {code} and no word"
+            )
+            death = f"its process ended {how}"
         except queue.Empty:
             death = (
                 f"it took longer than {limit_s:g} s and was ended: run.timeout_s=<seconds> sets "
@@ -65,24 +72,20 @@ def _start(
 ) -> tuple[subprocess.Popen[str], queue.SimpleQueue[str | None]]:
     """Start a child; return it with the queue of its report lines, which ends with None."""
     reader, writer = os.pipe()
-    told = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
+    words = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.checks.child", *told],
+        [sys.executable, "-m", "harness.checks.child", *words],
         stdin=subprocess.PIPE,
         pass_fds=(writer,),
         env={**os.environ, "PYTHONPATH": search_path()},
         text=True,
     )
-    os.close(writer)
+    os.close(writer)  # else the pipe would not end when the child dies
     assert process.stdin is not None
+    # A child that died at its start has closed the pipe; the end of its reports says so.
     with suppress(BrokenPipeError), process.stdin as stdin:
         json.dump(configs, stdin)
     return process, report_lines(reader)
-
-
-def _how(code: int) -> str:
-    """Describe an exit code."""
-    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code} and no word"
 
 
 def main() -> None:
@@ -96,8 +99,8 @@ def main() -> None:
     os.set_inheritable(given.reports, False)  # processes of a method must not keep the pipe open
     configs = json.load(sys.stdin)
 
-    def report(**said: Any) -> None:
-        os.write(given.reports, f"{json.dumps(said)}\n".encode())
+    def report(**content: Any) -> None:
+        os.write(given.reports, f"{json.dumps(content)}\n".encode())
 
     for name, config in configs.items():
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from harness.api import POOL, CacheSpec, Tier
+from harness.api import POOL
 from harness.api.method import tiers_of
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.pages import Arena
@@ -20,7 +20,9 @@ DTYPE = torch.bfloat16
 def declared_bytes(session: Session) -> float:
     """Return the declared bytes of all layers at batch 1: bytes per frame times frames, by tier."""
     return sum(
-        _of_tokens(session, layer) if isinstance(layer, TokenLayer) else _of_frames(session, layer)
+        _token_bytes(session, layer)
+        if isinstance(layer, TokenLayer)
+        else _frame_bytes(session, layer)
         for layer in session._layers
         if isinstance(layer, FrameLayer | TokenLayer)
     )
@@ -47,21 +49,17 @@ def outgrown(session: Session) -> str:
     return ""
 
 
-def one_layer(spec: CacheSpec) -> CacheSpec:
-    """Return the geometry with a single layer."""
-    return replace(spec, num_layers=1)
-
-
-def _of_frames(session: Session, layer: FrameLayer) -> float:
-    spec, total = one_layer(session.spec), layer.ledger["notes"]
+def _frame_bytes(session: Session, layer: FrameLayer) -> float:
+    """Return the declared bytes of a frame layer: its notes, and the frames of each tier."""
+    spec, total = replace(session.spec, num_layers=1), layer.ledger["notes"]
     for name, arena in layer.arenas.items():
         if name == POOL:
             total += _frames(arena) * spec.bf16_frame_bytes // spec.tokens_per_frame
         elif arena.slabs:
             tier = tiers_of(session.method)[name]
-            total += _frames(arena) * sum(
-                tier_bytes(tier, _paged(spec, arena, tier), DTYPE).values()
-            )
+            # The tokens of a page, since a split frame has only some of its tokens here.
+            page = replace(spec, grid=(1, arena.slabs[0].key.page[0] // tier.span))
+            total += _frames(arena) * sum(tier_bytes(tier, page, DTYPE).values())
     return total
 
 
@@ -74,15 +72,10 @@ def _frames(arena: Arena) -> int:
     return arena.capacity
 
 
-def _paged(spec: CacheSpec, arena: Arena, tier: Tier) -> CacheSpec:
-    """Return the geometry with frames of one page's tokens; split frames have fewer."""
-    return replace(spec, grid=(1, arena.slabs[0].key.page[0] // tier.span))
-
-
-def _of_tokens(session: Session, layer: TokenLayer) -> float:
+def _token_bytes(session: Session, layer: TokenLayer) -> float:
     """Return the declared bytes of a token layer: tokens, counts or notes, and kept queries."""
     assert layer.held is not None
-    spec = one_layer(session.spec)
+    spec = replace(session.spec, num_layers=1)
     beside = (layer.held.count is not None) + (layer.held.note is not None)
     token_bytes = frame_bytes(session.method, spec, DTYPE) / spec.tokens_per_frame
     token_bytes += 4 * beside * spec.kv_heads
@@ -93,4 +86,5 @@ def _of_tokens(session: Session, layer: TokenLayer) -> float:
 
 
 def _most(session: Session, layer: TokenLayer) -> int:
+    """Return the most tokens that the policy declares for a layer."""
     return layer.policy.max_tokens(layer.context.reach * session.spec.tokens_per_frame)

@@ -23,15 +23,31 @@ def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int
     Returns errors by width (ascending) and by `<tier>.<key or value>`. Widths that the method
     refuses are left out.
     """
+    names = (KEEP, *(config.get("tiers") or {}))
+    where = {
+        f"{name}.{side}"
+        for name in names
+        for side in ("key", "value")
+        if _has_bits((config if name == KEEP else config["tiers"][name])[side])
+    }
     errors: dict[int, dict[str, float]] = {}
-    where = {side for side in _sides(config) if _has_bits(_at(config, side))}
     for bits in WIDTHS if where else ():
         try:
             method: Method = instantiate(with_bits(config, bits))
             method.check(spec())
         except (InstantiationException, ValueError):
             continue
-        errors[bits] = _errors(method, where, page)
+        # The same values for every width, so that only the width changes the error.
+        generator = torch.Generator().manual_seed(0)
+        errors[bits] = {}
+        for name, tier in tiers_of(method).items():
+            num_tokens = tier.span * page[1] * spec().tokens_per_frame
+            shape = (1, spec().kv_heads, page[0], num_tokens, spec().head_dim)
+            x = torch.randn(shape, generator=generator)
+            for side, quantizer in (("key", tier.key), ("value", tier.value)):
+                if f"{name}.{side}" in where:
+                    back = quantizer.decode(quantizer.encode(x), torch.float32)
+                    errors[bits][f"{name}.{side}"] = ((back - x).norm() / x.norm()).item()
     return errors
 
 
@@ -45,33 +61,8 @@ def with_bits(config: Any, bits: int) -> Any:
     return [with_bits(x, bits) for x in config] if isinstance(config, list) else config
 
 
-def _errors(method: Method, where: set[str], page: tuple[int, int]) -> dict[str, float]:
-    generator = torch.Generator().manual_seed(0)
-    errors = {}
-    for name, tier in tiers_of(method).items():
-        num_tokens = tier.span * page[1] * spec().tokens_per_frame
-        shape = (1, spec().kv_heads, page[0], num_tokens, spec().head_dim)
-        x = torch.randn(shape, generator=generator)
-        for side, quantizer in (("key", tier.key), ("value", tier.value)):
-            if f"{name}.{side}" in where:
-                back = quantizer.decode(quantizer.encode(x), torch.float32)
-                errors[f"{name}.{side}"] = ((back - x).norm() / x.norm()).item()
-    return errors
-
-
-def _sides(config: Mapping[str, Any]) -> list[str]:
-    names = (KEEP, *(config.get("tiers") or {}))
-    return [f"{name}.{side}" for name in names for side in ("key", "value")]
-
-
-def _at(config: Mapping[str, Any], where: str) -> Any:
-    """Return the configuration of the quantizer at `<tier>.<key or value>`."""
-    name, _, side = where.rpartition(".")
-    tier = config if name == KEEP else config["tiers"][name]
-    return tier[side]
-
-
 def _has_bits(config: Any) -> bool:
+    """Whether a quantizer's configuration has an integer field `bits`, at any depth."""
     if isinstance(config, Mapping):
         return isinstance(config.get("bits"), int) or any(map(_has_bits, config.values()))
     return isinstance(config, list) and any(map(_has_bits, config))

@@ -125,7 +125,7 @@ def check_keys(found: list[dict[str, Any]], run_id: str, name: str) -> None:
             f"expected {run_id})"
         )
     counts = Counter(scores.key(row) for row in found)
-    if double := [f"{index:04d}-{sample}" for (index, sample), n in counts.items() if n > 1]:
+    if double := [scores.stem(video) for video, n in counts.items() if n > 1]:
         raise Wrong(f"{name} has more than one row of video {', '.join(double)}")
 
 

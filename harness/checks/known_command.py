@@ -25,6 +25,7 @@ def is_known(origin: Origin) -> bool:
     from harness.config.compose import configured
     from harness.config.hydra_errors import OF_COMPOSING
 
+    # The settings of a custom suite are not stored. An interpolation could read other settings now.
     if origin.source == "custom" or any("${" in word for word in origin.choices):
         return False
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +27,9 @@ Contract = Callable[[Subject], str | None]
 WORST = 1.0  # relative error of a round trip that stores zeros
 TOLERANCE = 0.02  # relative difference between declared and stored bytes
 NAMES_A_WAY_OUT = ("choose ", "give ", "type ")
+# A window of three chunks, a sink of one, and positions that move with the window.
 EXOTIC = {"window": 9, "sink": 3, "positions": "relative"}
+# Sizes that are neither multiples of 16 nor powers of two.
 ODD = {"head_dim": 24, "num_heads": 3, "grid": (3, 5)}
 
 
@@ -150,8 +151,9 @@ def declared_bytes_are_stored(s: Subject) -> str | None:
     _, session = s.first
     if not isinstance(session, Session):
         return "its integration stores the whole capacity, as it says itself"
-    if told := outgrown(session):
-        raise Broken(told)
+    if problem := outgrown(session):
+        raise Broken(problem)
+    # The planner predicts memory from the declarations, so a wrong one gives wrong plans.
     declared, stored = declared_bytes(session), session.stored_bytes
     if abs(declared - stored) > TOLERANCE * stored:
         policy = s.method.retention
@@ -171,6 +173,7 @@ def same_input_same_output(s: Subject) -> None:
             one, two = (quantizer.encode(x).parts for _ in range(2))
             if any(not torch.equal(_bytes(one[name]), _bytes(two[name])) for name in one):
                 raise Broken(f"{where}.{side} gives the same values other codes the second time")
+    # Bitwise: a resumed run must continue as if it had never stopped.
     again, _ = s.run(s.build())
     if not torch.equal(again, s.first[0]):
         raise Broken("the same video comes out differently the second time")
@@ -191,7 +194,7 @@ def runs_on_any_model(s: Subject) -> str | None:
     A refusal of sink or positions is allowed; a window alone must be served.
     """
     shape = spec(**EXOTIC)
-    session, told = _session(s, shape)
+    session, refusal = _session(s, shape)
     if session is None:
         shape = spec(window=9)
         session, again = _session(s, shape)
@@ -205,15 +208,15 @@ def runs_on_any_model(s: Subject) -> str | None:
     frames = s.packed and isinstance(s.method.retention, FramePolicy)
     if frames and session.num_frames_held > 9:
         raise Broken(f"{session.num_frames_held:g} frames are held beyond a window of 9")
-    return f"refused: {told}" if told else None
+    return f"refused: {refusal}" if refusal else None
 
 
 def grouped_queries_share_a_cache(s: Subject) -> str | None:
     """Four query heads over two key/value heads give finite output and store two heads."""
     shape = spec(num_heads=4, num_kv_heads=2, num_layers=1)
-    session, told = _session(s, shape)
+    session, refusal = _session(s, shape)
     if session is None:
-        return f"refused: {told}"
+        return f"refused: {refusal}"
     before = live_bytes(s.method, leave_out=SHARED)
     draw = torch.Generator().manual_seed(0)
     num_tokens = shape.chunk_frames * shape.tokens_per_frame
@@ -335,7 +338,7 @@ def _reason(error: ValueError) -> str:
 
 def _words(shape: CacheSpec) -> str:
     """Describe how a geometry differs from the usual one."""
-    changed = vars(replace(shape))
+    changed = vars(shape)
     usual = vars(spec())
     return ", ".join(f"{name}={x}" for name, x in changed.items() if x != usual[name])
 

@@ -24,9 +24,8 @@ from harness.downloads import weights
 from harness.downloads.data_folder import data_folder
 from harness.downloads.weights import Entry
 from harness.models.checkpoints.load import matched
-from harness.models.network import VideoNetwork
 from harness.models.preset import DTYPES, VideoModel
-from harness.sampling.decoder import Codec
+from harness.sampling.decoding import Codec
 from harness.sampling.sampler import Sampler
 from harness.system.errors import UserError
 from harness.system.typed import build
@@ -111,7 +110,8 @@ def its_weights_have_the_tensors(subject: ModelSubject) -> str:
     model = subject.model
     if model.weights in ("seeded", "random"):
         return f"weights={model.weights}: no file"
-    network = _hollow(model)
+    with torch.device("meta"):  # shapes without memory: the network may not fit into RAM
+        network = model.dims.network(model.fps)
     stored = matched(network, model.path(subject.folder), ema=model.ema, source=model.source)
     made = sum(math.prod(x.shape) for x in stored.values()) * DTYPES[model.dtype].itemsize
     note = f"{len(stored)} tensors, {size(made)} as {model.dtype}, ema={model.ema}"
@@ -159,6 +159,7 @@ def its_latents_can_be_decoded(subject: ModelSubject) -> str:
 def a_small_pass_is_finite(subject: ModelSubject) -> str:
     """The loaded weights predict finite flows for two tiny chunks, the second with history."""
     model = subject.model
+    # The weights do not depend on the size of a frame, so the smallest frames test them all.
     small = replace(model, latent_size=SMALL)
     network = small.build(CPU, subject.folder).network
     sampler = Sampler(network, model.schedule, model.chunk_frames)
@@ -188,7 +189,7 @@ CONTRACTS: tuple[Callable[[ModelSubject], str | None], ...] = (
     its_latents_can_be_decoded,
     a_small_pass_is_finite,
 )
-_OF_LOADING = (its_weights_have_a_checksum, a_small_pass_is_finite)  # need readable tensors
+NEED_WEIGHTS = (its_weights_have_a_checksum, a_small_pass_is_finite)
 
 
 def verdicts(
@@ -200,7 +201,8 @@ def verdicts(
     """
     broken: set[Callable[[ModelSubject], str | None]] = set()
     for contract in CONTRACTS:
-        if its_weights_have_the_tensors in broken and contract in _OF_LOADING:
+        # These would only repeat that the weights cannot be read.
+        if its_weights_have_the_tensors in broken and contract in NEED_WEIGHTS:
             continue
         name = contract.__name__.replace("_", " ")
         begins(name)
@@ -215,12 +217,8 @@ def verdicts(
             return
 
 
-def _hollow(model: VideoModel) -> VideoNetwork:
-    with torch.device("meta"):  # shapes without memory: the network may not fit into RAM
-        return model.dims.network(model.fps)
-
-
 def _demand_finite(x: Tensor, what: str) -> None:
+    """Raise UserError if values are not finite, or all zero, as damaged weights give them."""
     if not x.isfinite().all() or not x.any():
         raise UserError(
             f"{what} is zero or not finite: the weights are damaged or of another model, so "

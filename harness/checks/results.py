@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.checks import files, known_command
-from harness.checks.findings import Report
-from harness.checks.run_folder import examine
+from harness.checks.run_folder import Report, examine
 from harness.results import all_runs
 from harness.results.command_of_run import removing
 from harness.results.manifest import runs
@@ -31,8 +30,8 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
         reports.append(report)
         for finding in report.findings:
             print(f"{shown(folder)}: {finding}", flush=True)
-    for said in (*_twice(reports), *_wide(roots, folders)):
-        print(said)
+    for problem in (*_twice(reports), *_wide(roots, folders)):
+        print(problem)
         wrong += 1
     for note in (*_unfinished(roots), *mixed(reports)):
         print(f"note: {note}")

@@ -7,13 +7,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.checks import files as tables
 from harness.checks import video
 from harness.checks.files import Newer, Older, Wrong
-from harness.checks.findings import Finding, Report
 from harness.checks.known_command import known_command
 from harness.prompts.suite import Suite
 from harness.results import manifest, observations
@@ -22,7 +22,7 @@ from harness.results.observation import Observation
 from harness.results.older import command_of
 from harness.results.run import Run, folder_of, run_id_of
 from harness.results.run_state import RunState
-from harness.results.scores import SCORES, Key, key
+from harness.results.scores import SCORES, Key, key, stem
 from harness.system.errors import UserError, retry
 from harness.system.files import LOCK
 
@@ -30,6 +30,36 @@ NOT_KNOWN = (
     "the command that made it, which cannot be told from here (its files were changed since, or "
     "lie in a folder: give that to check as --config-dir)"
 )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: what is wrong, the command that fixes it, and whether it is only unfinished."""
+
+    what: str
+    mend: str
+    unfinished: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}; type {self.mend} to mend it"
+
+
+@dataclass
+class Report:
+    """All findings of a folder; counts its rows by device and by version of the code."""
+
+    folder: Path
+    findings: list[Finding] = field(default_factory=list)
+    run_ids: set[str] = field(default_factory=set)
+    devices: Counter[str] = field(default_factory=Counter)
+    code_versions: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def state(self) -> Literal["complete", "unfinished", "problem"]:
+        """The worst state among the findings."""
+        if not self.findings:
+            return "complete"
+        return "unfinished" if all(each.unfinished for each in self.findings) else "problem"
 
 
 def examine(folder: Path, own: Path | None = None) -> Report:
@@ -67,7 +97,7 @@ class _Folder:
         self._suites: list[tuple[Suite, int]] = []  # suite and base seed, from the manifest
         self._origin: Origin | None = None
         self._made: dict[str, set[Key] | None] = {}  # videos of other runs, by run id
-        self._told: set[str] = set()  # files with a finding, without suffix: reported only once
+        self._reported: set[str] = set()  # files with a finding, without suffix: reported only once
 
     def findings(self) -> list[Finding]:
         """Return all findings."""
@@ -94,11 +124,15 @@ class _Folder:
                 return False
             return True
 
+        # The manifest comes first: the others are compared with its digests.
         attempt(self._read_manifest, manifest.MANIFEST)
         has_rows = attempt(self._read_rows, observations.OBSERVATIONS)
         attempt(self._read_request, manifest.MANIFEST)
         has_scores = attempt(self._read_scores, SCORES)
-        self._origin = self._told_by()
+        if self._run is not None:
+            self._origin = Origin.of_run(self.folder, self._own, self._run, self._suites)
+        elif self.rows:
+            self._origin = Origin.of_row(self.folder, self._own, self.rows[0], self._suites)
         # The fixes are built last: the command and its videos are known only now.
         everything = self._asked() | self._files("videos").keys() | {key(row) for row in self.rows}
         for what, files in wrong:
@@ -109,8 +143,8 @@ class _Folder:
                 yield from self._progress()
         yield from self._leftovers()
         if self._manifest is not None:
-            told = {*self._told, *(name for _, files in wrong for name in files)}
-            yield from self._against_manifest(self._manifest, told)
+            reported = {*self._reported, *(name for _, files in wrong for name in files)}
+            yield from self._against_manifest(self._manifest, reported)
 
     def _read_manifest(self) -> None:
         path = self.folder / manifest.MANIFEST
@@ -124,9 +158,9 @@ class _Folder:
                 f"{self.run_id} and the digests of its files)"
             )
         try:
-            said = content["suite"]
-            suite = Suite(said["name"], (), "", said["sha256"], said["num_latent_frames"])
-            self._suites.append((suite, said["seed"]))
+            stored = content["suite"]
+            suite = Suite(stored["name"], (), "", stored["sha256"], stored["num_latent_frames"])
+            self._suites.append((suite, stored["seed"]))
         except (KeyError, TypeError) as error:
             raise Wrong(f"{path.name} is damaged (its suite has no {error})") from error
         self._manifest = content
@@ -145,6 +179,7 @@ class _Folder:
             found = tables.scored(path)
             tables.check_keys(found, self.run_id, path.name)
             self.scores = {key(score): score for score in found}
+        # A manifest in the state `scoring` has no digest of the scores, which are being written.
         if self._manifest is not None and self._manifest.get("state") != manifest.SCORING:
             tables.check_digest(path, self._manifest["files"].get(path.name))
         known = {key(row) for row in self.rows} | self._asked()
@@ -156,7 +191,7 @@ class _Folder:
             held = score["reference_frames_sha256"] is not None
             if held and made is not None and key(score) not in made:
                 raise Wrong(
-                    f"{path.name} holds {_stem(key(score))} against a video of {reference} that is "
+                    f"{path.name} holds {stem(key(score))} against a video of {reference} that is "
                     "not there"
                 )
 
@@ -174,18 +209,11 @@ class _Folder:
         self._run = run
         if self._manifest is None:
             return
+        # The manifest repeats the settings for readers; the id is computed from the request.
         for name in ("model", "method", "attention", "integration"):
             if _unnamed(self._manifest.get(name)) != _unnamed(getattr(run, name)):
-                self._told.add(manifest.MANIFEST)
+                self._reported.add(manifest.MANIFEST)
                 raise Wrong(f"run.json tells another {name} than request.json, which has the id")
-
-    def _told_by(self) -> Origin | None:
-        """Return the settings of the run's command, from the request or else from a row."""
-        if self._run is not None:
-            return Origin.of_run(self.folder, self._own, self._run, self._suites)
-        if self.rows:
-            return Origin.of_row(self.folder, self._own, self.rows[0], self._suites)
-        return None
 
     def _again(self, remove: Sequence[Path], keys: set[Key], *words: str) -> str:
         """Return the command that removes files and then generates these videos again."""
@@ -203,15 +231,16 @@ class _Folder:
         for row in self.rows:
             if row["failure"] is not None:
                 continue
-            stem = _stem(key(row))
-            said = list(video.of_request(row, self._run)) if self._run is not None else []
-            said += video.of_frames(self.folder / "videos" / stem, row, self.scores.get(key(row)))
-            said += video.of_bytes(row, self.folder / "trace" / f"{stem}.parquet")
-            if said:
+            name = stem(key(row))
+            wrong = list(video.of_request(row, self._run)) if self._run is not None else []
+            wrong += video.of_frames(self.folder / "videos" / name, row, self.scores.get(key(row)))
+            wrong += video.of_bytes(row, self.folder / "trace" / f"{name}.parquet")
+            if wrong:
+                # One command makes all requested videos; it leaves those that are whole.
                 keys = self._asked() if key(row) in self._asked() else {key(row)}
-                self._told |= {f"videos/{stem}", f"trace/{stem}"}
-                finding = f"video {stem}: {', and '.join(said)}"
-                yield Finding(finding, self._again([self._frames(stem)], keys))
+                self._reported |= {f"videos/{name}", f"trace/{name}"}
+                finding = f"video {name}: {', and '.join(wrong)}"
+                yield Finding(finding, self._again([self._frames(name)], keys))
 
     def _progress(self) -> Iterator[Finding]:
         """Yield what is missing of the requested videos and scores."""
@@ -228,9 +257,10 @@ class _Folder:
         if is_scoring:
             counts.append("scores were being added when its command ended")
         elif is_whole and (self.folder / manifest.MANIFEST).exists():
+            # Complete. A damaged manifest has a finding already.
             counted, rows_made = (self._manifest or {}).get("num_videos"), len(self._made_here())
             if self._manifest is not None and counted != rows_made:
-                self._told.add(manifest.MANIFEST)
+                self._reported.add(manifest.MANIFEST)
                 again = self._again([self.folder / manifest.MANIFEST], asked)
                 yield Finding(f"run.json counts {counted} videos, its rows {rows_made}", again)
             return
@@ -243,18 +273,19 @@ class _Folder:
         else:
             yield Finding(f"run.json says done, but only {', '.join(counts)}", mend)
 
-    def _against_manifest(self, content: dict[str, Any], told: set[str]) -> Iterator[Finding]:
+    def _against_manifest(self, content: dict[str, Any], reported: set[str]) -> Iterator[Finding]:
         """Yield files that differ from the manifest and have no finding yet."""
         asked = self._asked() | self._made_here()
-        if manifest.MANIFEST not in told and not manifest.is_sealed(content):
+        if manifest.MANIFEST not in reported and not manifest.is_sealed(content):
             what = f"{manifest.MANIFEST} is damaged (it is not what was written)"
             yield Finding(what, self._again([self.folder / manifest.MANIFEST], asked))
             return
         # Scored videos were compared with the checksum in their scores already.
-        by_score = {f"videos/{_stem(video)}.mkv" for video in self.scores}
+        by_score = {f"videos/{stem(video)}.mkv" for video in self.scores}
         for name, digest in content["files"].items():
             path = self.folder / name
-            if name in told or f"{path.parent.name}/{path.stem}" in told or name in by_score:
+            of_video = f"{path.parent.name}/{path.stem}"
+            if name in reported or of_video in reported or name in by_score:
                 continue
             if not manifest.is_below(name):
                 yield Finding(f"{manifest.MANIFEST} names {name}, outside the run", "nothing")
@@ -315,10 +346,6 @@ def _unnamed(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     return {name: value for name, value in settings.items() if name != "name"}
-
-
-def _stem(video: Key) -> str:
-    return f"{video[0]:04d}-{video[1]}"
 
 
 def _in_work(folder: Path) -> bool:

@@ -73,6 +73,7 @@ def video(
     seed: of the prompt and of the noise.
     """
     net = _shared()
+    # With two steps a reuse policy would have nothing to skip.
     schedule = FEW if reuse is None else Schedule()
     sampler = Sampler(net, schedule, session.spec.chunk_frames, reuse)
     noise = Draws(seed, num_frames, batch)

@@ -30,6 +30,7 @@ def of_request(row: Row, run: Run) -> Iterator[str]:
         "num_latent_frames": run.suite.num_frames,
         "fps": run.model["fps"],
     }
+    # An earlier command may have requested other prompts, whose texts this request does not have.
     texts = {prompt.index: prompt.text for prompt in run.suite.prompts}
     expected["prompt"] = texts.get(index, row["prompt"])
     for name, value in expected.items():
@@ -43,30 +44,28 @@ def of_frames(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
     if path is None:
         yield "its frames are missing (no .mkv, no .npy)"
     elif path.suffix == ".npy":
-        yield from _of_raw(path, row, score)
+        import numpy as np
+
+        if score is not None:
+            yield "it is scored, but its frames were never packed (found .npy, expected .mkv)"
+        try:
+            found = digest(np.load(path))
+        except (OSError, ValueError, EOFError):
+            found = "damaged"
+        if found != (expected := str(row["frames_sha256"])):
+            hashes = f"found {found[:12]}, expected {expected[:12]}"
+            yield f"its raw frames are not those of its row ({hashes})"
     elif score is not None and (found := sha256(path)) != score["video_sha256"]:
-        expected = str(score["video_sha256"])[:12]
-        yield f"its .mkv is not the one scored (found digest {found[:12]}, expected {expected})"
+        expected = str(score["video_sha256"])
+        hashes = f"found digest {found[:12]}, expected {expected[:12]}"
+        yield f"its .mkv is not the one scored ({hashes})"
     else:
         yield from _of_container(path, row)
 
 
-def _of_raw(path: Path, row: Row, score: Row | None) -> Iterator[str]:
-    import numpy as np
-
-    if score is not None:
-        yield "it is scored, but its frames were never packed (found .npy, expected .mkv)"
-    try:
-        found = digest(np.load(path))
-    except (OSError, ValueError, EOFError):
-        found = "damaged"
-    if found != row["frames_sha256"]:
-        expected = str(row["frames_sha256"])[:12]
-        yield f"its raw frames are not those of its row (found {found[:12]}, expected {expected})"
-
-
 def _of_container(path: Path, row: Row) -> Iterator[str]:
-    """Yield how a lossless file's header differs from the row; frames are not decoded."""
+    """Yield how a lossless file's header differs from the row."""
+    # Frames are not decoded, which would take as long as scoring; their digest is a tag.
     import av
 
     try:
@@ -95,6 +94,7 @@ def of_bytes(row: Row, trace: Path) -> Iterator[str]:
     """Yield where the bytes of a row contradict each other or the trace."""
     stored, bf16 = row["kv_stored_bytes"], "kv_bf16_{}_bytes"
     not_counted = ("kv_encode_bytes", "kv_decode_bytes")  # null in older rows
+    # Every size that a finished video must have.
     measured = [name for name in row if name.startswith("kv_") and name.endswith("_bytes")]
     measured = [name for name in measured if name not in not_counted]
     measured += [f"peak_{phase}_bytes" for phase in PHASES] + ["peak_bytes"]
@@ -112,6 +112,7 @@ def of_bytes(row: Row, trace: Path) -> Iterator[str]:
                 f"its kv_ratio_{frames} is not that of its bytes "
                 f"(found {found:.4f}, expected {ratio:.4f})"
             )
+    # Without `text`: the encoder is freed before the other phases.
     largest = max(row[f"peak_{phase}_bytes"] for phase in PHASES[1:])
     if row["peak_bytes"] != largest:
         yield f"its peak_bytes are not its largest (found {row['peak_bytes']}, expected {largest})"
@@ -131,6 +132,7 @@ def _of_trace(row: Row, points: list[Row]) -> Iterator[str]:
     if any((point["run_id"], *key(point)) != (row["run_id"], *key(row)) for point in points):
         yield "the trace of its memory is another video's"
         return
+    # After the last chunk the trace lists what the row counts as stored.
     chunks = [point for point in points if point["moment"] == "chunk"]
     last = max((point["chunk"] for point in chunks), default=None)
     held: Counter[str] = Counter()  # summed over guidance branches, as in `cond.codes`

@@ -54,6 +54,7 @@ def main(words: Sequence[str]) -> int:
         )
     known = method_files(own) if group == "method" else choices("model", own)
     names = list(known) if asked[0] == "all" else asked[0].split(",")
+    # All of them are composed before the first check, so that a typing error does not come late.
     with composing(own) as composer:
         configs = {name: composer.resolved([*others, f"{group}={name}"]) for name in names}
     broken = 0
@@ -62,16 +63,14 @@ def main(words: Sequence[str]) -> int:
     limit_s = execution(next(iter(configs.values()))["run"]).timeout_s
     if limit_s is None and group == "method":  # no limit for models: reading files may take long
         limit_s = LIMIT_S
-    last = None
+    printed = None
     for name, verdict in judged(group, configs, limit_s):
-        if len(configs) > 1 and name != last:
+        if len(configs) > 1 and name != printed:
             print(f"{name}:")
-        last = name
+        printed = name
         print(verdict, flush=True)
         broken += not verdict.held
     if broken:
-        remark(f"{broken} broken: harness/checks/{_ASKED[group]} says what is asked")
+        module = {"method": "method_contracts.py", "model": "model.py"}[group]
+        remark(f"{broken} broken: harness/checks/{module} says what is asked")
     return 1 if broken else 0
-
-
-_ASKED = {"method": "method_contracts.py", "model": "model.py"}

@@ -20,6 +20,7 @@ from harness.system.download_bar import Bar
 from harness.system.errors import UserError
 from harness.system.files import locked
 from harness.system.logs import stage
+from harness.system.text_table import aligned
 from harness.system.units import size
 from harness.system.user_folder import own_folder
 
@@ -27,8 +28,6 @@ WORDS = {
     "weights": ("metrics", "model", "data_dir", "fetch.base"),
     "prompts": ("suite", "data_dir", "fetch.base"),
 }
-
-
 USAGE = """python -m harness fetch weights [metrics=[NAMES]] [model=NAMES] [data_dir=FOLDER]
 python -m harness fetch prompts [suite=NAMES] [data_dir=FOLDER]
 
@@ -131,6 +130,7 @@ def _fetch_one(each: Wanted, bar: Bar) -> None:
         return
     bar.begin(each.name)
     try:
+        # A list that is not the official one may be the user's work, so a copy of it is kept.
         if each.precious and target.path.is_file():
             old = target.path.with_name(f"{target.path.name}.old")
             shutil.copyfile(target.path, old)
@@ -154,7 +154,7 @@ def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
     Raises  UserError: the disk has too little space.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free  # of the folder, or of the one that it will be made in
     sizes = [bytes_to_come(each.target) for each in left]
     # A zip and the member extracted from it are on disk at the same time.
     needed = sum(filter(None, sizes)) + sum(
@@ -165,22 +165,17 @@ def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
         f"{' and what has no size here' if None in sizes else ''}, into {folder} "
         f"({size(free)} free)"
     )
-    rows = [_row(each, nbytes, folder) for each, nbytes in zip(left, sizes, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        print(f"  {'  '.join(cells)}".rstrip(), flush=True)
+    rows = []
+    for each, nbytes in zip(left, sizes, strict=True):
+        target = each.target
+        so_far = f" ({size(target.came)} there)" if target.came else ""
+        hosts = ", ".join(dict.fromkeys(map(host_of, target.urls))) or "no address"
+        below = str(target.path.relative_to(folder))
+        rows.append((each.name, f"{size(nbytes)}{so_far}", hosts, below, each.licence))
+    for row in aligned(rows):
+        print(f"  {row}", flush=True)
     if needed > free:
         raise UserError(
             f"{folder} has {size(free)} free and {size(needed)} are needed: make room, or type "
             "data_dir=<a folder on a larger disk>"
         )
-
-
-def _row(each: Wanted, nbytes: int | None, folder: Path) -> tuple[str, ...]:
-    """Return name, bytes still to download, hosts, place and licence."""
-    target = each.target
-    there = f" ({size(target.came)} there)" if target.came else ""
-    hosts = ", ".join(dict.fromkeys(map(host_of, target.urls))) or "no address"
-    place = str(target.path.relative_to(folder))
-    return each.name, f"{size(nbytes)}{there}", hosts, place, each.licence

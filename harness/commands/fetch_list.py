@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ from harness.downloads.target import Target
 from harness.downloads.weights import Entry, File
 from harness.prompts.suite import SuiteConfig, configured, official
 from harness.system import file_hashes
-from harness.system.errors import UserError
+from harness.system.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ def _list(name: str, config: SuiteConfig, place: Place) -> Iterator[Wanted]:
     def problem() -> str | None:
         if not target.path.is_file():
             return f"there is no file {target.path}"
+        # Hashed again only if the file has changed, since this is asked several times.
         try:
             found = file_hashes.remembered(target.path)
         except OSError as error:
@@ -159,8 +159,8 @@ def _is_used(entry: Entry, names: set[str]) -> bool:
 
 
 def _check(group: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UserError for a name that is no choice of the group."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, cutoff=0.5)
-            hint = f", did you mean {' or '.join(near)}" if near else ""
-            raise UserError(f"unknown {group} {name}{hint}? Choose {group}={'|'.join(known)}")
+            near = did_you_mean(name, known)
+            raise UserError(f"unknown {group} {name}{near}? Choose {group}={'|'.join(known)}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.config.compose import choices, described, method_files
 from harness.config.hydra_errors import OF_COMPOSING
@@ -17,6 +16,7 @@ from harness.downloads.data_folder import data_folder
 from harness.results.observation import Observation, TracePoint
 from harness.results.observation import described as described_columns
 from harness.system.errors import UserError
+from harness.system.text_table import aligned
 from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
@@ -52,13 +52,6 @@ def main(words: Sequence[str]) -> int:
         return _metrics(folder)
     if words == ["columns"]:
         return _columns(folder)
-    return _lists(words, lists)
-
-
-def _lists(
-    words: Sequence[str], lists: Mapping[str, Callable[[], Iterator[tuple[str, str]]]]
-) -> int:
-    """Print the requested list, or all of them."""
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
         known = "|".join([*lists, "columns"])
@@ -76,30 +69,25 @@ def _lists(
 def _metrics(folder: Path | None) -> int:
     """Print the metrics, each with its columns, their direction, and the weights it needs."""
     from harness.config.compose import composing
+    from harness.scoring.score import built
 
     entries = list(_configs("metrics", folder))
     width = max(len(entry) for entry, _ in entries)
     with composing(folder) as composer:
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
-            _tell_metrics(composer.resolved([f"metrics=[{entry}]"])["metrics"])
+            chosen = composer.resolved([f"metrics=[{entry}]"])["metrics"]
+            for metric in built(json.dumps(chosen, sort_keys=True)):
+                against = ", against BF16" if metric.against_reference else ""
+                print(f"  {metric.name}{against}; {metric.version()}")
+                used = ", ".join(f"{file} {sha[:12]}" for file, sha in metric.weights().items())
+                needs = metric.missing() or (f"weights: {used}" if used else "needs no weights")
+                print(f"  {needs}")
+                for column in metric.columns():
+                    better = f"{column.better} is better" if column.better else "no better or worse"
+                    unit = f"{column.unit}, " if column.unit else ""
+                    print(f"    {column.name}  {unit}{better}: {column.meaning}")
     return 0
-
-
-def _tell_metrics(chosen: Mapping[str, Any]) -> None:
-    """Print what the metrics of a configuration measure and need."""
-    from harness.scoring.score import built
-
-    for metric in built(json.dumps(chosen, sort_keys=True)):
-        against = ", against BF16" if metric.against_reference else ""
-        print(f"  {metric.name}{against}; {metric.version()}")
-        used = ", ".join(f"{file} {sha[:12]}" for file, sha in metric.weights().items())
-        needs = metric.missing() or (f"weights: {used}" if used else "needs no weights")
-        print(f"  {needs}")
-        for column in metric.columns():
-            better = f"{column.better} is better" if column.better else "no better or worse"
-            unit = f"{column.unit}, " if column.unit else ""
-            print(f"    {column.name}  {unit}{better}: {column.meaning}")
 
 
 def _columns(folder: Path | None) -> int:
@@ -150,7 +138,11 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     # facts: it comes from the text of the files.
     texts = [path.read_text() for path in method_files(folder).values()]
     width = max(map(len, files))
-    family, source = (_widest(name, texts) for name in ("family", "source"))
+    # Inherited values need no lookup: the file that they come from is among the texts.
+    family, source = (
+        max(map(len, [field, *re.findall(rf"^{field}: *(.*?) *(?:#.*)?$", "\n".join(texts), re.M)]))
+        for field in ("family", "source")
+    )
     columns = f"{{:<{width}}}  {{:<{family}}}  {{:<{source}}}  {{:>5}}  {{:>6}}  {{}}"
     print(columns.format("method", "family", "source", "bits", "ratio", "10 s of self_forcing"))
     for each in facts(list(files), folder):
@@ -164,21 +156,13 @@ def _models(data_dir: str | None, folder: Path | None) -> int:
     from harness.planning.model_facts import HEAD, cells, entries
 
     known = list(entries(data_dir, folder))
-    rows = [HEAD, *map(cells, known)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row, each in zip(rows, [None, *known], strict=True):
-        padded = zip(row, widths, strict=True)
-        print("  ".join(f"{cell:<{width}}" for cell, width in padded).rstrip())
-        for line in () if each is None else each.notes:
-            print(f"  {line}")
+    head, *lines = aligned([HEAD, *map(cells, known)])
+    print(head)
+    for line, entry in zip(lines, known, strict=True):
+        print(line)
+        for note in entry.notes:
+            print(f"  {note}")
     return 0
-
-
-def _widest(field: str, texts: Sequence[str]) -> int:
-    """Return the length of the longest value of a field in any file."""
-    # Inherited values need no lookup: the file that they come from is among the texts.
-    found = [x for text in texts for x in re.findall(rf"^{field}: *(.*?) *(?:#.*)?$", text, re.M)]
-    return max(map(len, [field, *found]))
 
 
 def _configs(group: str, folder: Path | None = None) -> Iterator[tuple[str, str]]:
@@ -201,7 +185,4 @@ def _weights(data_dir: str | None, folder: Path | None) -> Iterator[tuple[str, s
         for entry in known
         for file in entry.files
     ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *cells in rows:
-        padded = zip(cells, widths[1:], strict=True)
-        yield name, "  ".join(f"{cell:<{width}}" for cell, width in padded).rstrip()
+    yield from zip([row[0] for row in rows], aligned([row[1:] for row in rows]), strict=True)

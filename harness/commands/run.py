@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.hydra_errors import OF_COMPOSING, demand_choices, sentence
 from harness.config.messages import complain, verb
-from harness.config.request import plan
+from harness.config.request import requested_runs
 from harness.results import all_runs, observations
 from harness.results.run import Run, run_id_of
 from harness.results.run_state import RunState
@@ -45,7 +45,7 @@ class Command:
         start = time.perf_counter()
         try:
             begin()  # a launcher's process has no logging handler yet
-            run, reference = plan(config)
+            run, reference = requested_runs(config)
             begin(config.run.log)
             self._warn(run)
             ended = self._carry_out(begun, run, reference, config.run.dry)
@@ -121,7 +121,7 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
     command = Command()
-    if words is not None:
+    if words is not None:  # Hydra reads the command line itself
         sys.argv[1:] = [*(["--config-dir", str(own)] if own is not None else []), *words]
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
@@ -137,6 +137,7 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
         return 1
     if sweep.Folder.path is None:
         return conclude(command.jobs)
+    # Jobs of a sweep may have run in other processes, so their results are read from their records.
     return conclude_sweep(sweep.jobs(sweep.Folder.path), command.complained)
 
 
@@ -151,6 +152,7 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
 
     complained: error messages that this process has printed already.
     """
+    # The exit code of a sweep is 1 even if all failures are the user's: some jobs may be done.
     code = show(jobs)
     ends = {(job.cause, job.reason) for job in jobs}
     refused = len(ends) == 1 and jobs[0].cause == "settings"  # one message covers all jobs

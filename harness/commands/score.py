@@ -24,6 +24,7 @@ from harness.runs.lease import leased, threads
 from harness.scoring.score import built, lacking, score
 from harness.system.errors import UserError
 from harness.system.logs import LEVELS, begin, stage
+from harness.system.typed import TARGET
 from harness.system.user_folder import own_folder
 
 USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [run.threads=2]
@@ -81,7 +82,7 @@ def _run(folder: Path, metrics: dict[str, Any], own: Path | None) -> Run:
             "is not of this harness; move it to that place, or away from the results"
         )
     stored.check(run.model, folder / REQUEST, own)  # scoring imports the decoder's class
-    if not (isinstance(decoder := run.model.get("decoder"), dict) and stored.TARGET in decoder):
+    if not (isinstance(decoder := run.model.get("decoder"), dict) and TARGET in decoder):
         raise UserError(f"{folder / REQUEST} names no decoder: repeat the command of this run")
     if not run.reference_id:
         raise UserError(
@@ -99,7 +100,8 @@ def _score(
     track_is_typed: the command line has a tracking setting. Without one, a run made with
     `track=disabled` is not sent.
     """
-    ordered = sorted(found, key=lambda run: run.run_id != run.reference_id)  # references first
+    # References first: the other videos are scored against theirs.
+    ordered = sorted(found, key=lambda run: run.run_id != run.reference_id)
     with ExitStack() as held:
         for run in ordered:
             held.enter_context(run.held())
@@ -124,10 +126,10 @@ def _score(
     for root in dict.fromkeys(Path(run.results_dir) for run in ordered):
         all_runs.write_wide(root)
         print(root / all_runs.WIDE)
-    return _told(ordered, len(tasks))
+    return _print_counts(ordered, len(tasks))
 
 
-def _told(found: Sequence[Run], num_scored: int) -> int:
+def _print_counts(found: Sequence[Run], num_scored: int) -> int:
     """Print how many videos have each metric, and the reasons; return exit code 1 if none can run.
 
     Reasons may also stand next to values, such as for constant videos.

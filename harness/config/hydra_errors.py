@@ -126,17 +126,13 @@ def _of_choice(error: MissingConfigException) -> str:
     """Return the message for an unknown choice of a group."""
     assert error.missing_cfg_file is not None
     group, _, name = error.missing_cfg_file.rpartition("/")
-    options = error.options or _shipped_names(group)  # Hydra gives no options for a list
+    root = CONF / group
+    shipped = [str(path.relative_to(root).with_suffix("")) for path in root.glob("**/*.yaml")]
+    options = error.options or shipped  # Hydra gives no options for a list
     if not options:
         return " ".join(str(error).split())
     near = did_you_mean(name, options)
     return f"unknown {group} {name}{near}? Choose {group}={'|'.join(sorted(options))}"
-
-
-def _shipped_names(group: str) -> list[str]:
-    """Return the names of the bundled choices of a config group."""
-    root = CONF / group
-    return [str(path.relative_to(root).with_suffix("")) for path in root.glob("**/*.yaml")]
 
 
 def _of_files(error: Exception) -> str:

@@ -20,16 +20,15 @@ from harness.system.paths import CONF
 from harness.system.user_folder import checked
 
 OF_REFERENCE = "attention@reference"  # the choice of the reference's attention backend
-
-
 OF_METHOD = re.compile(r"^([+~]*)method\.(.*)$", re.DOTALL)
 
 
-def plan(config: DictConfig) -> tuple[Run, Run]:
+def requested_runs(config: DictConfig) -> tuple[Run, Run]:
     """Return the run of a configuration, and the BF16 run to compare it with.
 
     Raises  UserError, OmegaConfBaseException: a setting that cannot be used.
     """
+    # Hydra searches the user's folder (`--config-dir`), and perhaps more of them.
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file" and Path(source.path) != CONF and source.path:
             checked(Path(source.path))
@@ -55,7 +54,7 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     of_model = [word for word in words if re.match(r"[+~]*model\.", word)]
     of_build = [word for word in words if re.match(r"(attention|integration)[.=]", word)]
     of_rerun = [f"rerun={resolved['rerun']}"] if resolved["rerun"] else []
-    of_reference, as_reference = _attending(resolved, words)
+    of_reference, as_reference = _reference_attention(resolved, words)
     # Hydra's signs stay: `+method.x=1` adds a key, `~method.x` removes one.
     of_method = [sign + rest for word in words for sign, rest in OF_METHOD.findall(word)]
     shared: dict[str, Any] = {
@@ -92,8 +91,12 @@ def plan(config: DictConfig) -> tuple[Run, Run]:
     return run, reference
 
 
-def _attending(config: dict[str, Any], words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _reference_attention(
+    config: dict[str, Any], words: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Return the overrides about the reference's attention: for the run, and for the reference."""
+    # The reference attends like the run unless `attention@reference` says otherwise. In its own
+    # settings the group is called `attention`, as in every run.
     if config["reference"] in (None, config["attention"]):
         return [], [word for word in words if re.match(r"attention[.=]", word)]
     choice = HydraConfig.get().runtime.choices[OF_REFERENCE]

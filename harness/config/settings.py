@@ -50,11 +50,20 @@ def check(config: Mapping[str, Any]) -> None:
     for name, most in (("chunk_frames", MOST_CHUNK_FRAMES), ("fps", MOST_FPS)):
         _demand_count(f"model.{name}", config["model"].get(name), 1, most)
     _demand_count("rerun", config.get("rerun", 0), 0, MOST_RERUNS)
-    _check_folders(config)
+    for name in ("results_dir", "data_dir"):
+        value = config.get(name)
+        if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
+            raise UserError(f"{name}={shown(value)}: give the name of a folder")
     _check_metrics(config.get("metrics"))
     demand_fields("suite", config["suite"], SuiteConfig)
     execution(config["run"])
-    _check_track(config["track"])
+    track = config["track"]
+    demand_known("track", track, ("mode", "project"))
+    for name in ("mode", "project"):
+        value = track.get(name)
+        if not (isinstance(value, str) and value.strip()):
+            raise UserError(f"track.{name}={shown(value)}: give a word, or type track=disabled")
+    wandb_mirror.mode(track["mode"])
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -110,10 +119,10 @@ def _demand_group(name: str, value: Any) -> None:
     )
 
 
-def _check_metrics(value: Any) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        raise UserError(f"metrics={shown(value)}: give names in brackets, as metrics=[psnr,ssim]")
-    for name, each in (value or {}).items():
+def _check_metrics(metrics: Any) -> None:
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise UserError(f"metrics={shown(metrics)}: give names in brackets, as metrics=[psnr,ssim]")
+    for name, each in (metrics or {}).items():
         if not isinstance(each, Mapping) or TARGET not in each:
             raise UserError(
                 f"metrics.{name}={shown(each)} names no {TARGET}: choose metrics by name, as "
@@ -126,19 +135,3 @@ def _demand_count(name: str, value: Any, least: int, most: int) -> None:
     if type(value) is not int or not least <= value <= most:
         kind = "a positive whole number" if least else "a whole number, 0 for none"
         raise UserError(f"{name}={shown(value)}: give {kind}, at most {most}")
-
-
-def _check_folders(config: Mapping[str, Any]) -> None:
-    for name in ("results_dir", "data_dir"):
-        value = config.get(name)
-        if not (isinstance(value, str) and value) and not (name == "data_dir" and value is None):
-            raise UserError(f"{name}={shown(value)}: give the name of a folder")
-
-
-def _check_track(config: Mapping[str, Any]) -> None:
-    demand_known("track", config, ("mode", "project"))
-    for name in ("mode", "project"):
-        value = config.get(name)
-        if not (isinstance(value, str) and value.strip()):
-            raise UserError(f"track.{name}={shown(value)}: give a word, or type track=disabled")
-    wandb_mirror.mode(config["mode"])

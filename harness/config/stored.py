@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.system.errors import UserError
 from harness.system.paths import ROOT
+from harness.system.typed import TARGET
 from harness.system.user_folder import exposed
 
 OURS = ("harness", "methods")
@@ -38,7 +39,6 @@ PARTS = (
 # Packages that export parts under the public names that configuration files use. Their other
 # exports are refused, since they are not defined in one of PARTS.
 FACES = ("harness.cache", "harness.sampling", "harness.small_model")
-TARGET = "_target_"
 
 
 def build(settings: Any, source: Path | str, own: Path | None = None) -> Any:

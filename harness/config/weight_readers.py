@@ -24,7 +24,7 @@ def read_by(config: Mapping[str, Any], known: Iterable[Entry], folder: Path) -> 
     return [
         entry
         for entry in known
-        if any(named & {place, *place.parents} for place in _places(entry, top))
+        if any(named & {top / file.path, *(top / file.path).parents} for file in entry.files)
     ]
 
 
@@ -43,11 +43,6 @@ def readers(known: Iterable[Entry], data: Path, own: Path | None) -> dict[str, l
     return found
 
 
-def _places(entry: Entry, top: Path) -> Iterator[Path]:
-    for file in entry.files:
-        yield top / file.path
-
-
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -55,9 +50,9 @@ def _absolute(path: Path) -> Path:
 def _words(config: object) -> Iterator[str]:
     """Yield all strings of a configuration, except those of parts with random weights."""
     if isinstance(config, Mapping):
-        made_up = config.get("weights") not in FROM_FILES
+        is_random = config.get("weights") not in FROM_FILES
         for value in config.values():
-            if isinstance(value, Mapping) or not made_up:
+            if isinstance(value, Mapping) or not is_random:
                 yield from _words(value)
     elif isinstance(config, str):
         yield config

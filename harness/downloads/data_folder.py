@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from harness.system.errors import UserError
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
+from harness.system.paths import CACHE
 
 
 def data_folder(configured: str | None) -> tuple[Path, bool]:

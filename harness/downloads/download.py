@@ -5,7 +5,6 @@ The file gets its name only after its checksum was verified.
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 import zipfile
@@ -18,7 +17,7 @@ from typing import TypeVar
 from harness.downloads.source import Dropped, Reply, Unavailable, Unreached, host_of, opened, piece
 from harness.downloads.target import Note, Target, forget
 from harness.system import file_hashes
-from harness.system.errors import UserError
+from harness.system.errors import DISK_FULL, UserError
 from harness.system.files import into_place, sha256
 from harness.system.units import size
 
@@ -27,7 +26,7 @@ PIECE_BYTES = 2**18
 T = TypeVar("T")
 _unreached: dict[str, Unreached] = {}  # hosts that this process could not reach before
 _pause = time.sleep
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Watch = Callable[[int, int | None], None]  # callback: bytes received, bytes in total
 
 
 class Mismatch(UserError):
@@ -42,9 +41,6 @@ class Mismatch(UserError):
 
 class Changed(Dropped):
     """The file at an address has changed since its download began."""
-
-
-Watch = Callable[[int, int | None], None]  # callback: bytes received, bytes in total
 
 
 def download(
@@ -120,9 +116,9 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
     connections, idle = 0, 0
     while True:
         note, came = Note.of(target.part), target.came
-        if note is None or note.url != url:
+        if note is None or note.url != url:  # a part from elsewhere may be of another version
             note, came = None, 0
-        if note is not None and came and came == note.total:
+        if note is not None and came and came == note.total:  # only verifying was interrupted
             return connections
         try:
             with opened(url, came, note.tag if note else "") as reply:
@@ -134,6 +130,8 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
         except Unavailable as error:
             # Retries are counted only while no data comes: a slow line may drop often.
             idle = 0 if target.came - came >= PIECE_BYTES else idle + 1
+            # A host that never answered is given up at once, for the next address; a busy one, or
+            # one that broke off, is tried again.
             hopeless = not connections and not isinstance(error, Dropped)
             if hopeless or not pauses or idle > len(pauses):
                 raise
@@ -152,9 +150,14 @@ def _receive(reply: Reply, url: str, target: Target, before: Note | None, watch:
     if came and (now != before or came != target.came):
         forget(part)
         raise Changed(url)
-    _check_room(target, came, now.total)
+    free = shutil.disk_usage(target.path.parent).free
+    if now.total is not None and now.total - came > free:
+        raise UserError(
+            f"{target.path} needs {size(now.total - came)} more and its disk has {size(free)}: "
+            "make room, or type data_dir=<a folder on a larger disk>"
+        )
     with _writing(target, now.total), part.open("ab" if came else "wb", buffering=0) as file:
-        if not came:
+        if not came:  # before the first byte, so that every part has a note
             now.write(part)
         watch(came, now.total)
         while new := piece(reply, url, PIECE_BYTES):
@@ -212,6 +215,7 @@ def _unpack(url: str, target: Target, whole: Path) -> None:
 def _settle(url: str, target: Target, whole: Path) -> None:
     """Verify a complete file and move it to its place."""
     found, nbytes = sha256(whole), whole.stat().st_size
+    # A file without a published checksum has an empty `start`, and only its size can be compared.
     if not found.startswith(target.start):
         raise Mismatch(url, found, target.said)
     if not target.start and target.bytes not in (None, nbytes):
@@ -219,16 +223,6 @@ def _settle(url: str, target: Target, whole: Path) -> None:
     with _writing(target):
         into_place(whole, target.path)
     file_hashes.remember(target.path, found)
-
-
-def _check_room(target: Target, came: int, total: int | None) -> None:
-    """Raise UserError if the disk has too little space for the rest of the file."""
-    free = shutil.disk_usage(target.path.parent).free
-    if total is not None and total - came > free:
-        raise UserError(
-            f"{target.path} needs {size(total - came)} more and its disk has {size(free)}: make "
-            "room, or type data_dir=<a folder on a larger disk>"
-        )
 
 
 @contextmanager
@@ -243,7 +237,7 @@ def _writing(target: Target, total: int | None = None) -> Iterator[None]:
         raise
     except OSError as error:
         folder = target.path.parent
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             free = size(shutil.disk_usage(folder).free)
             raise UserError(
                 f"{target.path} found its disk full ({error.strerror}) with {size(target.came)} "

@@ -141,7 +141,7 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
         )
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == STALE:
+        if error.code == STALE:  # the part is longer than the file, which has changed: start over
             with _answer(url, 0, "") as whole:
                 yield whole
             return
@@ -187,7 +187,7 @@ def _file(url: str, offset: int, tag: str) -> Iterator[Reply]:
     with file:
         stat = os.fstat(file.fileno())
         now = f"{stat.st_mtime_ns}-{stat.st_size}"
-        start = offset if tag == now else 0
+        start = offset if tag == now else 0  # a changed file is read from its beginning
         file.seek(start)
         yield Reply(file, start, stat.st_size, now)
 

@@ -160,6 +160,7 @@ def look(file: File, data_dir: str | None) -> Look:
 def mistake(file: File, found: Path) -> str | None:
     """Return why a file on disk is not the expected one; None if it is."""
     nbytes = found.stat().st_size
+    # With a checksum the size is not compared: the checksum says more.
     if file.sha256 is None and file.sha256_prefix is None and file.bytes not in (None, nbytes):
         return f"{found} has {nbytes} bytes, expected {file.bytes}"
     try:
@@ -176,6 +177,7 @@ def expected(file: File, place: Path) -> tuple[str, str]:
         return file.sha256, f"expected {file.sha256}"
     if file.sha256_prefix is not None:
         return file.sha256_prefix, f"expected one that begins with {file.sha256_prefix}"
+    # Trust on first use: nothing else tells whether an unpublished file has changed.
     first, note = file_hashes.first(place) or "", file_hashes.note_of(place)
     return first, f"that of the first one here was {first} (remove {note} to accept another)"
 
@@ -199,6 +201,7 @@ def read(name: str) -> Entry:
 
     Raises  UserError: there is none, or it cannot be used.
     """
+    # The user's own description counts before the bundled one.
     for root in (exposed(), CONF):
         if root is not None and (root / FOLDER / f"{name}.yaml").is_file():
             return _parsed(name, root / FOLDER / f"{name}.yaml")

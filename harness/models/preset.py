@@ -20,8 +20,8 @@ from harness.models.magi import MagiDims
 from harness.models.network import VideoNetwork
 from harness.models.prompts import MagiPrompts, PlainPrompts, Prompts
 from harness.models.wan import Wan, WanDims
-from harness.sampling.decoder import Decoder
-from harness.sampling.guidance import Guided, Role, SwitchedText, Texts, roles_of, running
+from harness.sampling.decoding import Decoder
+from harness.sampling.guidance import Guided, Role, SwitchedText, Texts, roles_of, running_branches
 from harness.sampling.loop import Loop
 from harness.sampling.network import TextKV
 from harness.sampling.passes import Pass, with_recache
@@ -203,7 +203,7 @@ class VideoModel:
         """Return the roles of the branches in which a pass runs, if no policy skips it."""
         times = self.schedule.times(each.history == 0 and each.frames.start == 0)
         time = self.schedule.clean_time if each.step is None else times[each.step]
-        return [self.roles[number] for number in running(self.guidance, each, time)]
+        return [self.roles[number] for number in running_branches(self.guidance, each, time)]
 
     @property
     def num_histories(self) -> int:

@@ -107,6 +107,7 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
     Raises  UserError: rows of these two runs cannot be read, or the settings cannot run.
     """
+    # The job of a finished run does not execute its reference.
     own = _look(run, reference, is_job=True)
     if own.is_reference or own.state == "done":
         return [own]
@@ -115,22 +116,29 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
 def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
     from harness.planning.run_memory import memory  # imports torch, which other parents never do
+    from harness.system import machine
 
     parts = _parts(run)
     state = RunState.read(run.folder)
     failed, left = state.failed(run), state.missing(run)
-    without = {item.key for item in left}
+    without = {item.key for item in left}  # these have no frames to score yet
     device = run.execution.device
-    machine = _machine(device)
-    time = past_runs.seconds(run, reference, machine)
+    try:
+        here = past_runs.machine(machine.device_name(machine.choose_device(device)))
+    except ValueError:  # the device is not on this machine
+        here = None
+    time = past_runs.seconds(run, reference, here)
     disk = past_runs.disk_bytes(run, reference)
     planned = memory(run)
     told = (*time.reasons, *disk.reasons, *_refused_here(run, parts))
-    if machine is None:
+    if here is None:
         told = (f"run.device={device} is not here: minutes are of any machine", *told)
+    # Runs with another attention window or other prompts are never in one table.
+    window = run.model.get("window")
+    history = "full history" if window is None else f"contract window{window}"
     return Outlook(
         run_id=run.run_id,
-        table=_table(run),
+        table=f"{run.suite.name}, {run.model_name}, {history}, {run.suite.source} prompts",
         suite=run.suite.name,
         model=run.model_name,
         method=run.method_name,
@@ -149,6 +157,7 @@ def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
         raw_bytes=planned.raw_bytes,
         kv_bytes=planned.kv_bytes,
         peak_bytes=planned.peak_bytes,
+        # Estimates for videos that are left explain nothing if none is left.
         reasons=(*run.notes, *(told if left else ()), *planned.reasons),
     )
 
@@ -173,12 +182,12 @@ def _parts(run: Run) -> Parts:
 
 def _refused_here(run: Run, parts: Parts) -> list[str]:
     """Return why the run cannot start on this machine, although it may on another."""
-    from harness.system import machine as env
+    from harness.system import machine
 
     told = []
     model, data_dir = parts.model, Path(run.data_dir)
     try:
-        device = env.choose_device(run.execution.device)
+        device = machine.choose_device(run.execution.device)
         parts.integration.resolve(parts.attention, model.spec, parts.method, device)
     except (UserError, ValueError) as error:
         told.append(f"it cannot start here: {error}")
@@ -190,50 +199,30 @@ def _refused_here(run: Run, parts: Parts) -> list[str]:
     return told
 
 
-def _table(run: Run) -> str:
-    """Return the title of a run's table."""
-    # Runs with another attention window or other prompts are never in one table.
-    window = run.model.get("window")
-    history = "full history" if window is None else f"contract window{window}"
-    return f"{run.suite.name}, {run.model_name}, {history}, {run.suite.source} prompts"
-
-
 def _stems(items: Sequence[Item]) -> Videos:
     return tuple(item.stem for item in items)
-
-
-def _machine(device: str) -> str | None:
-    """Return the card or processor of a device; None if this machine does not have it."""
-    from harness.system import machine as env
-
-    try:
-        return past_runs.machine(env.device_name(env.choose_device(device)))
-    except ValueError:
-        return None
 
 
 def merged(found: Sequence[Outlook]) -> list[Outlook]:
     """Merge the outlooks of each run; references that are done are left out."""
     runs: dict[str, Outlook] = {}
     for each in found:
-        known = runs.get(each.run_id)
-        runs[each.run_id] = each if known is None else _both(known, each)
+        one = runs.setdefault(each.run_id, each)
+        if one is each:
+            continue
+        # The jobs of one run may request different prompts of it.
+        asked = _union(one.asked, each.asked)
+        runs[each.run_id] = replace(
+            one,
+            is_job=one.is_job or each.is_job,
+            num_prompts=len({stem.partition("-")[0] for stem in asked}),
+            asked=asked,
+            failed=_union(one.failed, each.failed),
+            left=_union(one.left, each.left),
+            unscored=_union(one.unscored, each.unscored),
+            reasons=_union(one.reasons, each.reasons),
+        )
     return [each for each in runs.values() if each.is_job or each.state != "done"]
-
-
-def _both(one: Outlook, other: Outlook) -> Outlook:
-    """Merge two outlooks of one run, whose jobs may request different prompts."""
-    asked = _union(one.asked, other.asked)
-    return replace(
-        one,
-        is_job=one.is_job or other.is_job,
-        num_prompts=len({stem.partition("-")[0] for stem in asked}),
-        asked=asked,
-        failed=_union(one.failed, other.failed),
-        left=_union(one.left, other.left),
-        unscored=_union(one.unscored, other.unscored),
-        reasons=_union(one.reasons, other.reasons),
-    )
 
 
 def _union(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
@@ -254,6 +243,7 @@ def print_outlooks(found: Sequence[Outlook]) -> None:
 
 def cells(each: Outlook) -> list[str]:
     """Return the text of a run's cells, in the order of HEADER; a dash if nothing is left to do."""
+    # "unknown" and not a dash: a dash says that nothing is left to do.
     minutes = "unknown" if each.minutes is None else _minutes(each.minutes)
     return [
         each.name,
@@ -303,6 +293,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
             found.append(f"{each.name}: {stuck} failed before; run.retry=failed tries them again")
         if each.unscored:
             found.append(f"{each.name}: {len(each.unscored)} made, not scored yet")
+    # A reason that all runs share is printed once, without names.
     for reason in dict.fromkeys(reason for each in together for reason in each.reasons):
         names = [each.name for each in together if reason in each.reasons]
         found.append(reason if len(names) == len(together) else f"{', '.join(names)}: {reason}")
@@ -311,6 +302,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
 
 def notes(runs: Sequence[Outlook]) -> list[str]:
     """Return notes that explain the columns."""
+    # Scoring packs the raw frames of a run before the next run begins, so they do not add up.
     raw = [len(each.left) * each.raw_bytes for each in runs if each.raw_bytes is not None]
     most = f"; raw frames lie there until a run is scored, up to {size(max(raw, default=0))}"
     return [

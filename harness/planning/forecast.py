@@ -89,7 +89,15 @@ class Forecast:
 def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     """Predict one method; `method.check(spec)` must have passed."""
     model, num_frames = setting.model, setting.num_frames
-    backend, reasons = _backend(method, setting)
+    backend, reasons = setting.backend, []
+    # Kernels cannot read every storage format; a run uses `portable` then.
+    if isinstance(backend, ByKernel) and unread(method):
+        backend = Portable()
+        reasons.append("attention portable, since no kernel reads what it stores")
+    if isinstance(method.retention, TokenPolicy):
+        reasons.append("history is the most that its policy keeps of single tokens")
+    if method.reuse is not None and method.reuse.feature is not None:
+        reasons.append("passes that only a video's drift lets it skip are counted as run")
     num_switches = len(setting.switches)
     budget = Budget(model, setting.needs, method, backend, setting.simulated, num_switches)
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
@@ -136,17 +144,3 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         longest_s=pixel_frames(longest, model.first_pixel_frames) / model.fps if longest else None,
         reasons=(*setting.needs.reasons, *reasons),
     )
-
-
-def _backend(method: Method, setting: Setting) -> tuple[Backend, list[str]]:
-    """Return the backend that will run, with notes on it, on token policies and on reuse."""
-    # Kernels cannot read every storage format; `portable` is used then.
-    backend, reasons = setting.backend, []
-    if isinstance(backend, ByKernel) and unread(method):
-        backend = Portable()
-        reasons.append("attention portable, since no kernel reads what it stores")
-    if isinstance(method.retention, TokenPolicy):
-        reasons.append("history is the most that its policy keeps of single tokens")
-    if method.reuse is not None and method.reuse.feature is not None:
-        reasons.append("passes that only a video's drift lets it skip are counted as run")
-    return backend, reasons

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
+from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
@@ -38,7 +39,7 @@ from harness.sampling.passes import chunks
 FAR = 160  # chunks that are simulated; longer videos are extrapolated
 WINDOWS = 64  # offsets in the shared noise at which synthetic frames begin
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,6 @@ class Moment:
     tokens: float = 0.0
     moved: float = 0.0
 
-    def held(self, tier: str) -> float:
-        """Return the frames held in one tier."""
-        return self.tiers.get(tier, Count()).held
-
     @property
     def full(self) -> float:
         """Frames held in all tiers except the pooled one."""
@@ -92,7 +89,7 @@ class Moment:
     @property
     def pooled(self) -> float:
         """Frames held as one pooled token each."""
-        return self.held(POOL)
+        return self.tiers[POOL].held if POOL in self.tiers else 0.0
 
     def with_each(self, other: Moment, of: Callable[[float, float], float]) -> Moment:
         """Combine every number of both by the function `of`; keep the frames of `other`."""
@@ -123,45 +120,49 @@ def video(spec: CacheSpec, method: Method, num_frames: int, end: int | None = No
 
     end: stop after this many frames; the cache is still sized for `num_frames`.
     """
-    course = Course(spec, method, num_frames)
+    simulation = Simulation(spec, method, num_frames)
     return [
-        course.fitted(course.chunk(frames))
+        simulation.fitted(simulation.chunk(frames))
         for frames in chunks(end or num_frames, spec.chunk_frames)
     ]
 
 
-class Course:
+class Simulation:
     """Simulates the cache of one method over a video, chunk by chunk.
 
-    One layer stands for all until the policy reads the layer's number; from then on each layer is
-    simulated. lengths: whether the policy has read the length of the video.
+    reads_length: whether the policy has read the length of the video so far.
     """
 
     def __init__(self, spec: CacheSpec, method: Method, num_frames: int) -> None:
         """Start with an empty cache for `num_frames` latent frames."""
         self.policy = sized(method, spec, num_frames)
-        self.lengths = False
+        self.reads_length = False
         self._spec, self._num_frames = spec, num_frames
         self._spans = {name: tier.span for name, tier in tiers_of(method).items()}
+        # A sink that is updated (`sink_rate`) belongs to the model: the policy never decides on it.
+        self._sink = set(range(spec.sink)) if spec.sink_rate else set()
         own = {SINK: 1} if spec.sink_rate else {}
+        # Most policies treat all layers alike, so one layer stands for all of them until the policy
+        # reads the layer's number. From then on each layer is simulated.
         self._layers = [_Layer({**self._spans, POOL: 1, **own})]
         self._notes: dict[int, Tensor] = {}
         self._noisy_notes: dict[int, Tensor] = {}
         self._num_tokens = 0
 
     def chunk(self, frames: range) -> Moment:
-        """Simulate the next chunk. `room` is what grows with the frames; see `fitted`."""
+        """Simulate the next chunk. `room` is what the stored frames need; see `fitted`."""
         if isinstance(self.policy, TokenPolicy):
-            return self._tokens(self.policy, frames)
-        return self._frames(self.policy, frames)
+            return self._token_chunk(self.policy, frames)
+        return self._frame_chunk(self.policy, frames)
 
     def fitted(self, moment: Moment, num_frames: int | None = None) -> Moment:
         """Replace `room` by the policy's maximum for a video of `num_frames`, where it has one."""
-        # The cache allocates a bounded tier at once, with its first frame.
         policy, per_frame = self.policy, self._spec.tokens_per_frame
         if isinstance(policy, TokenPolicy):
             return moment
-        reach = self._reach(num_frames or self._num_frames) - len(self._own)
+        # The cache allocates a tier of known size at once, with its first frame, and only in the
+        # layers that use it.
+        reach = self._reach(num_frames or self._num_frames) - len(self._sink)
         tiers = {}
         for name, counted in moment.tiers.items():
             bound = policy.max_frames(name, reach)
@@ -172,7 +173,7 @@ class Course:
             tiers[name] = counted
         return replace(moment, tiers=tiers)
 
-    def _tokens(self, policy: TokenPolicy, frames: range) -> Moment:
+    def _token_chunk(self, policy: TokenPolicy, frames: range) -> Moment:
         """Return a chunk in which the policy keeps its maximum number of tokens."""
         # The window evicts by the position at which tokens are attended. A policy that moves
         # tokens to other times can keep them, so the window does not limit it.
@@ -185,76 +186,86 @@ class Course:
         counted = Count(seen / per_frame, held / per_frame, held / per_frame, len(frames), 1.0)
         return Moment(frames, {KEEP: counted}, {KEEP: per_frame}, float(seen))
 
-    def _frames(self, policy: FramePolicy, frames: range) -> Moment:
-        """Simulate a chunk of a frame policy."""
-        # The order of the cache: the window evicts, the policy decides, frames are stored.
-        spec = self._spec
+    def _frame_chunk(self, policy: FramePolicy, frames: range) -> Moment:
+        """Simulate a chunk of a frame policy; return means over layers."""
+        # The order of the cache: the window evicts, the passes read what is left, the policy
+        # decides, frames are stored.
+        spec, per_frame = self._spec, self._spec.tokens_per_frame
         if spec.window is not None:
             first = frames.stop - spec.window + spec.sink
             for layer in self._layers:
                 layer.evict(range(spec.sink, first))
-        seen = [layer.counts(spec.tokens_per_frame) for layer in self._layers]
+        seen = [layer.counts(per_frame) for layer in self._layers]
         self._observe(policy, frames)
         decisions = self._decisions(policy, frames)
         if len(decisions) > len(seen):  # the policy has just read the layer's number
             seen *= len(decisions)
         moved = [
-            layer.settle(placements, frames, spec.tokens_per_frame)
+            layer.settle(placements, frames, per_frame)
             for layer, placements in zip(self._layers, decisions, strict=True)
         ]
-        return _moment(frames, spec.tokens_per_frame, seen, self._layers, moved)
+        held = [layer.counts(per_frame) for layer in self._layers]
+        tiers, parts = {}, {}
+        for name in dict.fromkeys(name for each in held for name in each):
+            in_layers = [layer.tiers[name] for layer in self._layers]
+            # A layer that has not used the tier yet does not know its share.
+            parts[name] = max(tier.tokens for tier in in_layers)
+            share = parts[name] / per_frame
+            tiers[name] = Count(
+                seen=fmean(each.get(name, 0.0) for each in seen),
+                held=fmean(each.get(name, 0.0) for each in held),
+                room=fmean(tier.room * share for tier in in_layers),
+                stored=fmean(layer.stored.get(name, 0) * share for layer in self._layers),
+                users=fmean(tier.used for tier in in_layers),
+            )
+        tokens = [
+            sum(number * (1 if name == POOL else per_frame) for name, number in each.items())
+            for each in seen
+        ]
+        return Moment(frames, tiers, parts, max(tokens), fmean(moved))
 
     def _decisions(self, policy: FramePolicy, frames: range) -> list[Mapping[int, Placement]]:
         """Return the policy's placements for each simulated layer."""
         found: list[Mapping[int, Placement]] = []
         for number, layer in enumerate(self._layers):
-            asked = self._history(policy, frames, layer, number)
-            placements = policy.decide(asked) if asked.frames else {}
-            found.append({**placements, **dict.fromkeys(set(frames) & self._own, SINK)})
-            self.lengths |= "capacity" in asked.asked
-            if len(self._layers) < self._spec.num_layers and "layer" in asked.asked:
-                layers = range(self._spec.num_layers)
-                # Layers differ from now on. Start again with one simulated layer for each.
-                self._layers = [layer.copy() for _ in layers]
+            stored = sorted({*layer.placements, *frames} - self._sink)
+            mass: dict[int, float] = {}
+            if policy.queries:
+                scales = {frame: _scale(frame) for frame in stored}
+                mass = {frame: scale / sum(scales.values()) for frame, scale in scales.items()}
+            history = _WatchedHistory(
+                frames=stored,
+                num_frames=self._reach(frames.stop) - len(self._sink & set(range(frames.stop))),
+                notes=self._notes,
+                noisy_notes=self._noisy_notes,
+                tiers=layer.placements,
+                mass=mass,
+                capacity=self._num_frames,
+                layer=number,
+                num_layers=self._spec.num_layers,
+            )
+            placements = policy.decide(history) if history.frames else {}
+            self.reads_length |= "capacity" in history.read
+            if len(self._layers) < self._spec.num_layers and "layer" in history.read:
+                # Layers differ from now on. Ask again, with a layer of its own for each number.
+                self._layers = [layer.copy() for _ in range(self._spec.num_layers)]
                 return self._decisions(policy, frames)
+            found.append({**placements, **dict.fromkeys(set(frames) & self._sink, SINK)})
         return found
-
-    def _history(self, policy: FramePolicy, frames: range, layer: _Layer, number: int) -> _Asked:
-        stored = sorted({*layer.placements, *frames} - self._own)
-        mass: dict[int, float] = {}
-        if policy.queries:
-            draws = {frame: _loudness(frame) for frame in stored}
-            mass = {frame: draw / sum(draws.values()) for frame, draw in draws.items()}
-        return _Asked(
-            frames=stored,
-            num_frames=self._reach(frames.stop) - len(self._own & set(range(frames.stop))),
-            notes=self._notes,
-            noisy_notes=self._noisy_notes,
-            tiers=layer.placements,
-            mass=mass,
-            capacity=self._num_frames,
-            layer=number,
-            num_layers=self._spec.num_layers,
-        )
-
-    @property
-    def _own(self) -> set[int]:
-        """Frames of a sink that is updated (`sink_rate`); the policy does not decide on them."""
-        return set(range(self._spec.sink)) if self._spec.sink_rate else set()
 
     def _observe(self, policy: FramePolicy, frames: range) -> None:
         """Let the policy write notes on synthetic frames, which are the same in every layer."""
-        if type(policy).observe is FramePolicy.observe:
+        if type(policy).observe is FramePolicy.observe:  # it writes no notes
             return
         for frame in frames:
-            x = _made_up(frame, self._spec)
+            x = _synthetic(frame, self._spec)
             passes = [(x, self._notes)]
             if policy.observes_noisy:  # the keys of an earlier pass still contain noise
-                passes.append((x + 0.1 * _made_up(frame + 1, self._spec), self._noisy_notes))
+                passes.append((x + 0.1 * _synthetic(frame + 1, self._spec), self._noisy_notes))
             for (k, v), notes in passes:
-                note = policy.observe(k, v)
-                if note is not None:
-                    notes[frame] = note
+                written = policy.observe(k[:, :, None], v[:, :, None])
+                if written is not None:
+                    notes[frame] = written[0]
 
     def _reach(self, num_frames: int) -> int:
         """Return how many of `num_frames` frames attention can reach."""
@@ -274,9 +285,11 @@ class Growth:
     def __init__(self, spec: CacheSpec, method: Method) -> None:
         self._spec, self._method = spec, method
         self._far = FAR * spec.chunk_frames
-        self._course = Course(spec, method, self._far)
+        self._simulation = Simulation(spec, method, self._far)
+        # One simulation serves all lengths if the policy is the same for two lengths, and as long
+        # as it does not read the length itself.
         half = sized(method, spec, self._far // 2)
-        self._one = bool(half == self._course.policy)  # one simulation serves all lengths
+        self._one = bool(half == self._simulation.policy)
         self._most = [NOTHING]  # running maximum, by number of chunks
         self._of_length: dict[int, Moment] = {}
 
@@ -284,6 +297,7 @@ class Growth:
         """Return the maximum over a video of `num_frames` latent frames."""
         if num_frames <= self._far:
             return self._near(num_frames)
+        # Start the line at half the way, when windows and shares have settled.
         half, far = self._near(self._far // 2), self._near(self._far)
         beyond = (num_frames - self._far) / (self._far - self._far // 2)
         return half.with_each(far, lambda a, b: b + math.ceil((b - a) * beyond))
@@ -292,11 +306,11 @@ class Growth:
         step = self._spec.chunk_frames
         while self._one and len(self._most) <= -(-num_frames // step):
             start = (len(self._most) - 1) * step
-            moment = self._course.chunk(range(start, start + step))
+            moment = self._simulation.chunk(range(start, start + step))
             self._most.append(self._most[-1].with_each(moment, max))
-            self._one = not self._course.lengths
+            self._one = not self._simulation.reads_length
         if self._one:
-            return self._course.fitted(self._most[-(-num_frames // step)], num_frames)
+            return self._simulation.fitted(self._most[-(-num_frames // step)], num_frames)
         if num_frames not in self._of_length:
             self._of_length[num_frames] = most(video(self._spec, self._method, num_frames))
         return self._of_length[num_frames]
@@ -306,47 +320,47 @@ class Simulated:
     """Simulations that methods share: only the policy and the pages' spans decide the counts."""
 
     def __init__(self) -> None:
-        """Start with none; each is made when it is asked for."""
-        # Policies are compared, not hashed: one of the user's own may hold a list.
-        self._found: list[tuple[Any, Any]] = []
+        # A list of pairs: policies can be compared but not hashed, since a user's own may hold a
+        # list.
+        self._known: list[tuple[Any, Any]] = []
 
     def video(
         self, spec: CacheSpec, method: Method, num_frames: int, end: int | None = None
     ) -> list[Moment]:
-        """Return the chunks of a video; see `video`."""
-        asked = self._asked(spec, method, num_frames), end
-        return self._shared(asked, lambda: video(spec, method, num_frames, end))
+        """Return the chunks of a video, as the function `video` does."""
+        key = self._key(spec, method, num_frames), end
+        return self._shared(key, lambda: video(spec, method, num_frames, end))
 
     def growth(self, spec: CacheSpec, method: Method) -> Growth:
-        """Return what tells the room of videos of any length; see `Growth`."""
-        asked = self._asked(spec, method, FAR * spec.chunk_frames), "growth"
+        """Return the `Growth` of a method on videos of any length."""
         # `Growth` sizes the policy for two lengths, and a budget in bytes depends on the method.
-        half = self._asked(spec, method, FAR * spec.chunk_frames // 2)
-        return self._shared((asked, half), lambda: Growth(spec, method))
+        far = FAR * spec.chunk_frames
+        key = self._key(spec, method, far), self._key(spec, method, far // 2), "growth"
+        return self._shared(key, lambda: Growth(spec, method))
 
-    def _asked(self, spec: CacheSpec, method: Method, num_frames: int) -> Any:
-        """Return all that a simulation depends on."""
+    def _key(self, spec: CacheSpec, method: Method, num_frames: int) -> Any:
+        """Return everything that a simulation depends on."""
         spans = {name: tier.span for name, tier in tiers_of(method).items()}
         return spec, sized(method, spec, num_frames), spans, num_frames
 
-    def _shared(self, asked: Any, make: Callable[[], Made]) -> Made:
-        for known, found in self._found:
-            if known == asked:
-                return found  # type: ignore[no-any-return]
-        made = make()
-        self._found.append((asked, made))
-        return made
+    def _shared(self, key: Any, simulate: Callable[[], Result]) -> Result:
+        for known, result in self._known:
+            if known == key:
+                return result  # type: ignore[no-any-return]
+        result = simulate()
+        self._known.append((key, result))
+        return result
 
 
 @dataclass(frozen=True)
-class _Asked(History):
-    """A history that records whether the policy reads `layer` or `capacity`."""
+class _WatchedHistory(History):
+    """A history that records in `read` whether the policy reads `layer` or `capacity`."""
 
-    asked: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
 
     def __getattribute__(self, name: str) -> Any:
         if name in ("layer", "capacity"):
-            self.asked.add(name)
+            self.read.add(name)
         return super().__getattribute__(name)
 
 
@@ -362,8 +376,10 @@ class _Slab:
 class _Tier:
     """The pages of one tier in one layer.
 
-    places: slab and page of each frame. A page holds `span` frames.
-    tokens: tokens of a frame that are stored here.
+    span: frames in a page.
+    places: slab and page of each frame.
+    tokens: tokens of a frame that are stored here; 0 before the first frame.
+    used: whether the tier has ever stored a frame.
     """
 
     span: int
@@ -377,10 +393,11 @@ class _Tier:
         if len(frames) % self.span:
             raise ValueError(f"{len(frames)} frames are no multiple of a page of {self.span}")
         groups = [tuple(frames[at : at + self.span]) for at in range(0, len(frames), self.span)]
+        # As in the cache, the new slab has room for all groups, even if free pages could take some.
         if sum(slab.pages - slab.used for slab in self.slabs) < len(groups):
             self.slabs.append(_Slab(len(groups)))
         for slab in self.slabs:
-            free = slab.pages - slab.used
+            free = slab.pages - slab.used  # at most so many groups go here, the others further on
             for group in groups[:free]:
                 self.places |= dict.fromkeys(group, (slab, group))
                 slab.used += 1
@@ -390,6 +407,7 @@ class _Tier:
     def drop(self, frames: Iterable[int]) -> None:
         """Free the pages of some frames, with all frames in them, and slabs that become empty."""
         here = [self.places[frame] for frame in frames if frame in self.places]
+        # By page, since several of the frames may lie on the same page.
         for page, slab in {page: slab for slab, page in here}.items():
             slab.used -= 1
             for frame in page:
@@ -403,7 +421,10 @@ class _Tier:
 
 
 class _Layer:
-    """Simulates `cache.frame_layer.FrameLayer` without keys and values."""
+    """Simulates `cache.frame_layer.FrameLayer` without keys and values.
+
+    stored: number of frames encoded in the last commit, by tier.
+    """
 
     def __init__(self, spans: Mapping[str, int]) -> None:
         self.placements: dict[int, Placement] = {}
@@ -426,6 +447,7 @@ class _Layer:
 
     def settle(self, placements: Mapping[int, Placement], new: range, num_tokens: int) -> int:
         """Apply placements to old and new frames; return the number of moved frames."""
+        # A frame that stays in its tier is not encoded again.
         changed = {
             f: placements[f]
             for f in self.placements
@@ -443,6 +465,7 @@ class _Layer:
                 tier.tokens = arrivals[frames[0]]
                 tier.store(frames)
                 self.stored[name] = len(frames)
+        # A pooled frame has lost its tokens, so it cannot move again and has no placement.
         self.placements |= {
             f: placement for f, placement in coming.items() if placement not in (DROP, POOL)
         }
@@ -450,15 +473,17 @@ class _Layer:
 
     def counts(self, num_tokens: int) -> dict[str, float]:
         """Return the frames held by tier; split frames count with their share."""
-        return {name: len(tier.places) * _share(tier, num_tokens) for name, tier in self._used()}
-
-    def _used(self) -> list[tuple[str, _Tier]]:
-        return [(name, tier) for name, tier in self.tiers.items() if tier.used]
+        return {
+            name: len(tier.places) * (tier.tokens / num_tokens)
+            for name, tier in self.tiers.items()
+            if tier.used
+        }
 
     def _release(self, frames: Iterable[int]) -> None:
         full = [tier for name, tier in self.tiers.items() if name != POOL]
         for tier in full:
             tier.drop(frames)
+        # Ask the tiers: frames that shared a page with the released ones are gone too.
         held = {frame for tier in full for frame in tier.places}
         self.placements = {
             frame: placement for frame, placement in self.placements.items() if frame in held
@@ -477,40 +502,6 @@ def _part(placement: Placement, tier: str, num_tokens: int) -> int:
     return num_tokens - len(placement.tokens) if tier == placement.rest else 0
 
 
-def _share(tier: _Tier, num_tokens: int) -> float:
-    return tier.tokens / num_tokens
-
-
-def _moment(
-    frames: range,
-    num_tokens: int,
-    seen: Sequence[Mapping[str, float]],
-    layers: Sequence[_Layer],
-    moved: Sequence[int],
-) -> Moment:
-    """Average the layers; `tokens` is the maximum over them."""
-    held = [layer.counts(num_tokens) for layer in layers]
-    tiers, parts = {}, {}
-    for name in dict.fromkeys(name for each in held for name in each):
-        own = [layer.tiers[name] for layer in layers]
-        share = max(_share(tier, num_tokens) for tier in own)
-        parts[name] = max(tier.tokens for tier in own)
-        tiers[name] = Count(
-            seen=_mean(each.get(name, 0.0) for each in seen),
-            held=_mean(each.get(name, 0.0) for each in held),
-            room=_mean(tier.room * share for tier in own),
-            stored=_mean(layer.stored.get(name, 0) * share for layer in layers),
-            users=_mean(tier.used for tier in own),
-        )
-    tokens = [sum(n * (1 if x == POOL else num_tokens) for x, n in of.items()) for of in seen]
-    return Moment(frames, tiers, parts, max(tokens), _mean(moved))
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    found = list(numbers)
-    return sum(found) / len(found)
-
-
 @cache
 def _noise(num_tokens: int, width: int) -> Tensor:
     """Return keys and values of one head [2, 1, 1, T, D], of which frames are slices."""
@@ -519,21 +510,22 @@ def _noise(num_tokens: int, width: int) -> Tensor:
 
 
 @cache
-def _loudnesses() -> list[float]:
+def _scales() -> list[float]:
     generator = torch.Generator().manual_seed(0)
+    # A prime number of them, so that they do not repeat in step with chunks or windows.
     drawn: list[float] = (0.5 + torch.rand(1009, generator=generator)).tolist()
     return drawn
 
 
-def _loudness(frame: int) -> float:
-    """Return the factor by which a synthetic frame is scaled, which sets its importance."""
-    drawn = _loudnesses()
-    return drawn[frame % len(drawn)]
+def _scale(frame: int) -> float:
+    """Return the factor that scales a synthetic frame, and with it the frame's importance."""
+    return _scales()[frame % len(_scales())]
 
 
-@lru_cache(maxsize=2)  # as the next frame it is also the noise of this one
-def _made_up(frame: int, spec: CacheSpec) -> Tensor:
+@lru_cache(maxsize=2)  # the noise of a frame is the next frame, which is asked for again at once
+def _synthetic(frame: int, spec: CacheSpec) -> Tensor:
     """Return synthetic keys and values of one head of a frame [2, 1, 1, T, D] fp32."""
+    # Scaled slices of one tensor, so that noise is drawn once per geometry and not per frame.
     first = 37 * frame % WINDOWS
     noise = _noise(spec.tokens_per_frame, spec.head_dim)
-    return noise[..., first : first + spec.tokens_per_frame, :] * _loudness(frame)
+    return noise[..., first : first + spec.tokens_per_frame, :] * _scale(frame)

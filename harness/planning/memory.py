@@ -74,9 +74,9 @@ class Budget:
         simulated: Simulated | None = None,
         num_switches: int = 0,
     ) -> None:
-        """Ask the quantizers for their sizes; videos are simulated on demand.
+        """Count what the method stores; videos are simulated when they are asked for.
 
-        simulated: simulations to share with other methods.
+        simulated: simulations to share with the budgets of other methods.
         num_switches: how often a video's prompt changes; the texts of all its prompts are held.
         """
         self.num_switches = num_switches
@@ -84,7 +84,7 @@ class Budget:
         self.simulated = simulated or Simulated()
         self.dtype = DTYPES[model.dtype]
         self.storage = Storage(model.spec, method, self.dtype)
-        self.branches = model.num_histories  # each has its own history and scratch
+        self.branches = model.num_histories  # of guidance; each has its own history and scratch
         self._histories: dict[tuple[CacheSpec, int], list[list[Moment]]] = {}
 
     def spec(self, contract: Contract) -> CacheSpec:
@@ -92,7 +92,7 @@ class Budget:
         return replace(self.model.spec, window=contract.window)
 
     def histories(self, contract: Contract, num_frames: int) -> list[list[Moment]]:
-        """Return the chunks of each history of a video; all caches are sized for the longest."""
+        """Return the chunks of each history of a video; a loop may start several, one by one."""
         asked = self.spec(contract), num_frames
         if asked not in self._histories:
             lengths = self.model.loop.histories(num_frames)
@@ -102,6 +102,7 @@ class Budget:
                     [replace(NOTHING, frames=part) for part in chunks(n, size)] for n in lengths
                 ]
             simulate = self.simulated.video
+            # A shorter last history still gets a cache of the size of the longest.
             of = {n: simulate(asked[0], self.method, lengths[0], end=n) for n in set(lengths)}
             self._histories[asked] = [of[n] for n in lengths]
         return self._histories[asked]
@@ -138,25 +139,40 @@ class Budget:
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Return the components of each phase at its peak, for the largest history `held`."""
-        network, lengths = self.needs.network, self.model.loop.histories(num_frames)
+        model, network = self.model, self.needs.network
+        lengths = model.loop.histories(num_frames)
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
         resident: Sizes = {"text K/V": self.texts(num_frames)}
         resident |= self.allocated(held, lengths[0])
         # Only a loop that decodes between histories frees the latents of the earlier ones.
-        restarts = len(lengths) > 1 and self.model.loop.decodes_between
-        latents = (lengths[0] if restarts else num_frames) * _latent_bytes(self.model)
+        restarts = len(lengths) > 1 and model.loop.decodes_between
+        latents = (lengths[0] if restarts else num_frames) * _latent_bytes(model)
         running = {**base, **decoder, **resident, **self.active(num_frames), "latents": latents}
-        running["scratch"] = self._scratch(contract, held)
+        spec = self.spec(contract)
+        tokens = math.ceil(held.tokens) + spec.chunk_frames * spec.tokens_per_frame
+        scratch = self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
+        running["scratch"] = self.branches * scratch
         decode = {**base, **decoder, **({} if contract.best else resident)}
         if restarts:  # after decoding, the next history still needs the prompt's K/V
             decode["text K/V"] = self.texts(num_frames)
         decode["latents"] = 2 * latents  # the chunks and their concatenation
-        decode["activations"] = self._decode(contract, num_frames)
+        decoding = self.needs.decoding
+        if decoding is None:
+            decode["activations"] = None
+        elif contract.best:
+            decode["activations"] = decoding.streamed_bytes
+        else:
+            decode["activations"] = decoding.whole_bytes(num_frames)
         if not contract.best:
+            # The previous prompt's video in fp32 and its latents are still referenced.
+            height, columns = (pixels_per_latent(model) * side for side in model.latent_size)
+            num_pixels = pixel_frames(num_frames, model.first_pixel_frames)
+            previous = num_pixels * 3 * height * columns * 4 + num_frames * _latent_bytes(model)
             for phase in (running, decode):
-                phase["previous video"] = _previous_bytes(self.model, num_frames)
+                phase["previous video"] = previous
         commit = network.commit_bytes(self.storage.storing_bytes(held))
+        # The network is there when the prompts are encoded; the encoder is freed before the passes.
         return {
             "text": {**base, "text encoder": self.needs.text_bytes},
             "denoise": {**running, **self._residual(num_frames), "activations": network.pass_bytes},
@@ -169,7 +185,7 @@ class Budget:
 
         0 if no video fits; None if a size is unknown.
         """
-        # Bisection, which is valid since memory never falls with length.
+        # Bisection over the number of chunks: memory never shrinks when a video gets longer.
         chunk = self.model.chunk_frames
         growth = self.simulated.growth(self.spec(contract), self.method)
         low, high = 0, MAX_SECONDS * self.model.fps // TEMPORAL_STRIDE // chunk
@@ -197,30 +213,17 @@ class Budget:
         width = model.spec.tokens_per_frame * model.dims.dim * self.dtype.itemsize
         return {"residual": self.branches * kept * width}
 
-    def _scratch(self, contract: Contract, held: Moment) -> int:
-        spec = self.spec(contract)
-        tokens = math.ceil(held.tokens) + spec.chunk_frames * spec.tokens_per_frame
-        return self.branches * self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
-
     def _of_branches(self, sizes: dict[str, int]) -> dict[str, int]:
         return {name: self.branches * size for name, size in sizes.items()}
 
-    def _decode(self, contract: Contract, num_frames: int) -> int | None:
-        if self.needs.decoding is None:
-            return None
-        streamed = self.needs.decoding.streamed_bytes
-        return streamed if contract.best else self.needs.decoding.whole_bytes(num_frames)
+
+def pixels_per_latent(model: VideoModel) -> int:
+    """Return the pixels along one side of a latent value, by the decoder's stride."""
+    stride: tuple[int, int] = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
+    return stride[1]
 
 
 def _latent_bytes(model: VideoModel) -> int:
     """Return the bytes of one latent frame on the device."""
     _, channels, height, width = model.latent_shape(1)
     return channels * height * width * DTYPES[model.dtype].itemsize
-
-
-def _previous_bytes(model: VideoModel, num_frames: int) -> int:
-    """Return the bytes of the previous prompt's video in fp32 and of its latents."""
-    _, width = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
-    height, columns = (width * side for side in model.latent_size)
-    video_bytes = pixel_frames(num_frames, model.first_pixel_frames) * 3 * height * columns * 4
-    return video_bytes + num_frames * _latent_bytes(model)

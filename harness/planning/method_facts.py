@@ -81,7 +81,7 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
     files = method_files(folder)
     with composing(folder) as composer:
         for name in files if names is None else names:
-            # Metrics take no part, and composing them takes a third of the time.
+            # Metrics change no fact, and composing them takes a third of the time.
             words = [f"method={name}", "model=self_forcing", "model.window=null", "metrics=[]"]
             config = composer.resolved(words)
             try:
@@ -98,19 +98,19 @@ def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
     integration: Integration = instantiate(config["integration"])
     method.check(TRUE)
     if isinstance(integration, Packed):
-        room = VideoSize(
+        size = VideoSize(
             FEW.tokens_per_frame,
             NUM_FRAMES,
             frame_bytes(method, TRUE),
             TRUE.bf16_frame_bytes,
             TRUE.chunk_frames,
         )
-        stored = of_layers(method, room)
+        stored = in_all_layers(method, size)
         # The policy's choice depends on the video if unrelated frames leave other sizes.
-        like, unlike = (of_layer(method, room, 0, x).nbytes for x in (LIKE, 0.0))
+        like, unlike = (in_layer(method, size, 0, x).nbytes for x in (LIKE, 0.0))
         varies = abs(unlike - like) > 0.01 * like
     else:
-        stored, varies = of_session(method, integration), False
+        stored, varies = in_session(method, integration), False
     return Facts(
         name=name,
         family=method.family,
@@ -123,29 +123,24 @@ def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
     )
 
 
-def of_layers(method: Method, room: VideoSize) -> Stored:
-    """Return what all layers hold at the end of the video.
+def in_all_layers(method: Method, size: VideoSize) -> Stored:
+    """Return what all layers hold at the end of the video, at true size.
 
-    room: the small geometry, with the bytes of a frame of the true size.
+    size: the small geometry, with the bytes of a frame of the true size.
     """
     # If the first, middle and last layer agree, all are taken to agree.
     last = TRUE.num_layers - 1
-    some = [of_layer(method, room, layer) for layer in (0, last // 2, last)]
-    alike = all(layer == some[0] for layer in some)
-    layers = (
-        some[:1] if alike else [of_layer(method, room, layer) for layer in range(TRUE.num_layers)]
-    )
-    total = layers[0]
-    for layer in layers[1:]:
-        total += layer
-    times = TRUE.num_layers / len(layers)
-    return Stored(total.nbytes * times, total.values * times)
+    layers = [in_layer(method, size, layer) for layer in (0, last // 2, last)]
+    if all(layer == layers[0] for layer in layers):
+        return Stored(layers[0].nbytes * TRUE.num_layers, layers[0].values * TRUE.num_layers)
+    layers = [in_layer(method, size, layer) for layer in range(TRUE.num_layers)]
+    return Stored(sum(x.nbytes for x in layers), sum(x.values for x in layers))
 
 
-def of_layer(method: Method, room: VideoSize, index: int, likeness: float = LIKE) -> Stored:
+def in_layer(method: Method, size: VideoSize, index: int, likeness: float = LIKE) -> Stored:
     """Return what one layer holds at the end of the video, at true size.
 
-    room: see `of_layers`. likeness: correlation of a frame with the one before it.
+    size: see `in_all_layers`. likeness: correlation of a frame with the one before it.
     """
     # Exact quantizers: only the policy's choice of frames is needed here.
     exact = Exact()
@@ -158,7 +153,7 @@ def of_layer(method: Method, room: VideoSize, index: int, likeness: float = LIKE
     context = Context(
         spec=FEW,
         method=plain,
-        retention=method.retention.sized(room),
+        retention=method.retention.sized(size),
         backend=Portable(),
         num_frames=NUM_FRAMES,
         positions=_rope(),
@@ -166,18 +161,16 @@ def of_layer(method: Method, room: VideoSize, index: int, likeness: float = LIKE
     )
     layer = layer_of(context, index)
     for plan, chunk in video(likeness):
-        context.turns.clear()
+        context.turns.clear()  # they belong to one pass
         layer.observe_noisy(chunk, plan)
         layer.commit(chunk, plan)
     return _at_true_size(layer, method)
 
 
-def of_session(method: Method, integration: Integration) -> Stored:
-    """Return what another integration than `Packed` holds at the end of the video, at true size.
-
-    It runs on small sizes, and the bytes are extrapolated. They are a sum of three parts: per
-    value, per token (places), and per head (means of pooled frames).
-    """
+def in_session(method: Method, integration: Integration) -> Stored:
+    """Return what another integration than `Packed` holds at the end of the video, at true size."""
+    # Run small sizes and extrapolate. Bytes are a sum of three parts, per value, per token (places)
+    # and per head (means of pooled frames), so three sizes of heads and tokens give all parts.
     integration.check(TRUE, method)
     frame, double = 24, 48  # tokens; groups of 16 fill the video's
 
@@ -185,17 +178,16 @@ def of_session(method: Method, integration: Integration) -> Stored:
         spec = replace(TRUE, num_layers=layers, num_heads=heads, grid=(8, tokens // 8))
         return _filled(method, integration, spec).stored_bytes
 
-    last = _filled(method, integration, replace(TRUE, num_layers=3, num_heads=1, grid=(8, 3)))
-    alike = last.stored_bytes == 3 * weigh(1, 1, frame)
-    layers = 1 if alike else 3
-    smallest = last.stored_bytes * layers // 3
+    three = _filled(method, integration, replace(TRUE, num_layers=3, num_heads=1, grid=(8, 3)))
+    layers = 1 if three.stored_bytes == 3 * weigh(1, 1, frame) else 3  # 3: layers differ
+    smallest = three.stored_bytes * layers // 3
     more_heads, more_tokens = weigh(layers, 2, frame), weigh(layers, 1, double)
     of_token = (2 * smallest - more_heads) / frame
     of_head = 2 * smallest - more_tokens
     of_value = (more_heads + more_tokens - 3 * smallest) / frame
     heads, tokens = TRUE.num_heads, TRUE.tokens_per_frame
     nbytes = of_value * heads * tokens + of_token * tokens + of_head * heads
-    values = last.num_frames_held * TRUE.bf16_frame_bytes / 2
+    values = three.num_frames_held * TRUE.bf16_frame_bytes / 2
     return Stored(nbytes * TRUE.num_layers / layers, values)
 
 
@@ -250,12 +242,19 @@ def _at_true_size(layer: Layer, method: Method) -> Stored:
     values = one.bf16_frame_bytes / 2  # values of one frame
     if isinstance(layer, TokenLayer):
         assert layer.held is not None
+        # Counts and notes are fp32, one per token.
         beside = (layer.held.count is not None) + (layer.held.note is not None)
         frames = layer.num_frames_held
         nbytes = frame_bytes(method, one) + 4 * beside * one.num_heads * one.tokens_per_frame
         return Stored(frames * nbytes, frames * values)
     assert isinstance(layer, FrameLayer)
-    total = Stored(_note_bytes(layer), 0)
+    # A note is taken of a frame of the true size.
+    total = Stored(0, 0)
+    num_notes = len(layer.notes) + len(layer.noisy_notes)
+    if num_notes:
+        frame = torch.zeros(1, TRUE.num_heads, 1, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
+        note = layer.policy.observe(frame, frame)
+        total += Stored(0 if note is None else num_notes * note.nbytes, 0)
     for name, arena in layer.arenas.items():
         pages = [slab.key.shape[2] for slab in arena.slabs]
         tokens = sum(pages) * arena.slabs[0].key.page[0] if pages else 0
@@ -266,16 +265,6 @@ def _at_true_size(layer: Layer, method: Method) -> Stored:
             frames = tokens / FEW.tokens_per_frame
             total += Stored(frames * _tier_bytes(method, name), frames * values)
     return total
-
-
-def _note_bytes(layer: FrameLayer) -> int:
-    """Return the bytes of the policy's notes, for frames of the true size."""
-    num_notes = len(layer.notes) + len(layer.noisy_notes)
-    if not num_notes:
-        return 0
-    frame = torch.zeros(1, TRUE.num_heads, TRUE.tokens_per_frame, TRUE.head_dim, dtype=DTYPE)
-    note = layer.policy.observe(frame, frame)
-    return 0 if note is None else num_notes * note.nbytes
 
 
 _KNOWN: dict[str, int] = {}  # bytes per frame and layer of a tier, by its repr

@@ -8,7 +8,7 @@ logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.cache.positions import rotate
-from harness.models.network import VideoNetwork
 from harness.models.preset import DTYPES, VideoModel, in_dtype
 from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames
-from harness.sampling.network import TextKV
 from harness.system.errors import UserError
 
 SETTLED = 4  # latent frames, after which all further ones need the same memory to decode
@@ -110,21 +108,25 @@ class _Stand:
 
 def network(model: VideoModel) -> Network:
     """Count the network of a model."""
-    net, dtype = _hollow(model), DTYPES[model.dtype]
+    dtype = DTYPES[model.dtype]
+    with torch.device("meta"):
+        one_layer = replace(model.dims, num_layers=1).network(model.fps)
+        whole = in_dtype(model.dims.network(model.fps), dtype)
+    net = in_dtype(one_layer, dtype).eval().requires_grad_(False)
+    text_shape = (1, cast(Any, model.text).length, model.dims.text_dim)
     with torch.inference_mode():
-        kv = _text_kv(net, model, dtype)
+        kv = net.text_kv(on_meta(text_shape, dtype))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(*_inputs(model), kv, _Stand(), None)
     inputs = _inputs(model)
     with torch.inference_mode(), LiveBytes() as live:
         stand = _Stand(live)
         net(*inputs, kv, stand, None)
+    # The counted network has one block; all others do the same work.
     counts = counter.get_flop_counts()
     block: int = sum(counts[net.first_block].values())
     rest: int = counter.get_total_flops() - block
     layers = model.dims.num_layers
-    with torch.device("meta"):
-        whole = in_dtype(model.dims.network(model.fps), dtype)
     of_layer = sum(x.nbytes for pair in kv.layers for x in pair)
     return Network(
         weight_bytes=sum(x.nbytes for x in whole.state_dict().values()),
@@ -146,7 +148,15 @@ def decoding(model: VideoModel) -> Decoding:
     decoder = decoder.hollow()
     latents = on_meta(model.latent_shape(SETTLED), DTYPES[model.dtype])
     with torch.inference_mode(), LiveBytes() as live:
-        steps, kept, values = _steps(decoder.stream(latents), live)
+        steps, values = [], 0
+        for frames_T3HW in decoder.stream(latents):
+            steps.append(live.peak)
+            values = frames_T3HW[0].numel()
+            del frames_T3HW  # as a run does, which moves the frame off the device
+            live.restart()
+        # When the generator ends, its cache is freed. The last restart was before, so the peak
+        # still has the bytes that are live between frames.
+        kept = live.peak
     own = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize * values
     with torch.inference_mode(), LiveBytes() as live:
         decoder.decode_whole(latents)
@@ -160,6 +170,7 @@ def needs(model: VideoModel, of_decoder: Callable[[VideoModel], Decoding] = deco
 
     of_decoder: counts the decoder, like `decoding`.
     """
+    # A size that cannot be counted is unknown, and the rest of the plan is still worth printing.
     reasons = []
     try:
         decoder: Decoding | None = of_decoder(model)
@@ -173,31 +184,8 @@ def needs(model: VideoModel, of_decoder: Callable[[VideoModel], Decoding] = deco
     return Needs(network(model), text_bytes, decoder, tuple(reasons))
 
 
-def _steps(frames: Any, live: LiveBytes) -> tuple[list[int], int, int]:
-    """Return the peak of each frame, the bytes live after the last, and values per pixel frame."""
-    steps, values = [], 0
-    for frames_T3HW in frames:
-        steps.append(live.peak)
-        values = frames_T3HW[0].numel()
-        del frames_T3HW
-        live.restart()
-    # When the generator ends, its cache is freed. The last restart was before, so the peak has it.
-    return steps, live.peak, values
-
-
-def _hollow(model: VideoModel) -> VideoNetwork:
-    """Return the network with one layer, on the meta device."""
-    with torch.device("meta"):
-        net = replace(model.dims, num_layers=1).network(model.fps)
-    return in_dtype(net, DTYPES[model.dtype]).eval().requires_grad_(False)
-
-
 def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
+    """Return latents and times of the longest pass, without values."""
     num_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     shape = (1, *model.latent_shape(num_frames))
     return on_meta(shape, DTYPES[model.dtype]), on_meta(shape[:2], torch.float32)
-
-
-def _text_kv(net: VideoNetwork, model: VideoModel, dtype: torch.dtype) -> TextKV:
-    length: Sequence[int] = (1, cast(Any, model.text).length, model.dims.text_dim)
-    return net.text_kv(on_meta(length, dtype))

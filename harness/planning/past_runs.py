@@ -44,7 +44,7 @@ def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
 
     Rows that cannot be read are left out, with a reason.
     """
-    reasons: dict[str, None] = {}
+    reasons: dict[str, None] = {}  # dictionaries as ordered sets
     elsewhere: dict[str, None] = {}
     for source, folders in _sources(run, reference):
         found = []
@@ -86,32 +86,30 @@ def _sources(run: Run, reference: Run) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _others(run: Run) -> list[Path]:
-    """Return the folders of other comparable runs, with any overrides, suite and seed."""
+    """Return the folders of other comparable runs, with any overrides, suite and seed.
+
+    Comparable are runs with the same model, method, attention and length.
+    """
+    folders = []
     pattern = f"*/{escape(run.model_name)}/*/request.json"
-    return [
-        path.parent
-        for path in sorted(Path(run.results_dir).glob(pattern))
-        if path.parent != run.folder and _is_alike(run, path)
-    ]
-
-
-def _is_alike(run: Run, request: Path) -> bool:
-    """Whether a request has the same model, method, attention and length; False if unreadable."""
-    try:
-        asked: dict[str, Any] = json.loads(request.read_text())
-        suite = asked["suite"]
-        work = suite["num_frames"], suite["switches"] if suite.get("recache") else []
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    if work != (run.suite.num_frames, [*run.suite.recached]):
-        return False
-    return all(asked.get(name) == getattr(run, name) for name in ALIKE)
+    for request in sorted(Path(run.results_dir).glob(pattern)):
+        try:
+            asked: dict[str, Any] = json.loads(request.read_text())
+            suite = asked["suite"]
+            work = suite["num_frames"], suite["switches"] if suite.get("recache") else []
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # an unreadable request says nothing about its videos
+        alike = all(asked.get(name) == getattr(run, name) for name in ALIKE)
+        same_work = work == (run.suite.num_frames, [*run.suite.recached])
+        if request.parent != run.folder and alike and same_work:
+            folders.append(request.parent)
+    return folders
 
 
 def _timed(folder: Path) -> list[tuple[str, float]]:
     """Return machine and seconds of each video of a run."""
     path = folder / observations.OBSERVATIONS
-    if not path.exists() or schema_of(folder) is not None:
+    if not path.exists() or schema_of(folder) is not None:  # an older schema cannot be read
         return []
     return _read(path, path.stat().st_mtime_ns)
 

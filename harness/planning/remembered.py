@@ -11,10 +11,10 @@ import json
 from contextlib import suppress
 from dataclasses import asdict
 
-from harness.downloads.data_folder import CACHE
 from harness.models.preset import VideoModel
 from harness.planning.model_needs import SETTLED, Decoding, decoding
 from harness.system.files import write_json
+from harness.system.paths import CACHE
 from harness.system.version import code_version, package_version
 
 FOLDER = CACHE / "decoding"

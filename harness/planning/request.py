@@ -22,8 +22,8 @@ from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
 from harness.checks.parts import demand_fit, demand_switches
 from harness.config import settings
+from harness.config.compose import read_once
 from harness.config.hydra_errors import demand_choices
-from harness.config.read_once import read_once
 from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
 from harness.planning import roofline
@@ -113,10 +113,16 @@ def resolve(
     asked, others = _methods(words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         read_once(GlobalHydra.instance().config_loader())
+        # Without `method=`, the configuration says which method is asked for.
         first = _compose([*others, *([f"method={asked[0]}"] if asked else [])])
-        names = _every_method() if asked == ["all"] else asked or [_choice(first, "method")]
+        if asked == ["all"]:
+            loader = GlobalHydra.instance().config_loader()
+            names = sorted(loader.get_group_options("method", ObjectType.CONFIG))
+        else:
+            names = asked or [_choice(first, "method")]
         known = {} if asked == ["all"] else {names[0]: first}
-        # Metrics take no part, and composing them takes a third of the time. Words about them stay.
+        # Metrics do not change a plan, and composing them takes a third of the time. Settings of
+        # metrics on the command line are still checked.
         if not any(word.lstrip("+~").startswith("metrics") for word in others):
             others = [*others, "metrics=[]"]
         configs = {name: known.get(name) or _compose([*others, f"method={name}"]) for name in names}
@@ -131,7 +137,10 @@ def resolve(
     for name, each in configs.items():
         resolved[name] = _resolved(each)
         packed[name] = _packed(name, _choice(each, "integration"), resolved[name])
-    methods = {name: _method(each) for name, each in resolved.items()}
+    methods: dict[str, Method] = {
+        name: build("method", each["method"], Method) for name, each in resolved.items()
+    }
+    # Of all methods, those that cannot serve the model are left out; a named one is an error.
     refused: list[str] = []
     for name, method in list(methods.items()):
         try:
@@ -174,11 +183,6 @@ def _compose(words: list[str]) -> DictConfig:
     return compose("config", words, return_hydra_config=True)
 
 
-def _every_method() -> list[str]:
-    loader = GlobalHydra.instance().config_loader()
-    return sorted(loader.get_group_options("method", ObjectType.CONFIG))
-
-
 def _choice(config: DictConfig, group: str) -> str:
     return str(config.hydra.runtime.choices[group])
 
@@ -193,11 +197,6 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
         raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
     model: VideoModel = build("model", config, VideoModel)
     return model
-
-
-def _method(config: dict[str, Any]) -> Method:
-    method: Method = build("method", config["method"], Method)
-    return method
 
 
 def _packed(name: str, choice: str, config: dict[str, Any]) -> Packed:

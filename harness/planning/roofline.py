@@ -44,9 +44,9 @@ class Ceilings:
 class Work:
     """The work of all passes of a video: arithmetic in FLOPs, memory traffic in bytes.
 
-    staging_bytes: every pass reads packed history and writes it decoded; a fused kernel only reads.
-    encoding_bytes: once per chunk, new keys and values, and those that move between tiers, are read
-    and written packed.
+    staging_bytes: packed history that every pass reads and writes decoded; fused kernels only read.
+    encoding_bytes: new keys and values of a chunk, and those that move between tiers, which are
+        read and written packed once per chunk.
     """
 
     gemm_flops: float
@@ -81,10 +81,12 @@ def work(
     """
     spec, itemsize = model.spec, DTYPES[model.dtype].itemsize
     width, stored_width = (n * spec.head_dim for n in (spec.num_heads, spec.kv_heads))
+    # `network.flops` are those of the longest pass; they grow with its frames.
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
+    frame_values = 2 * spec.tokens_per_frame * stored_width  # keys and values of one layer
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
-    for each in _run(model, model.passes(num_frames, recached), storage.method.reuse):
+    for each in _executed(model, model.passes(num_frames, recached), storage.method.reuse):
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
         queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
         packed = stored = 0.0
@@ -98,9 +100,10 @@ def work(
             gemm += network.flops * len(each.frames) / most_frames
             attention += 4 * queries * (seen + queries) * width * spec.num_layers
             staging += (packed + decoded) if seen else 0.0
+            # A branch that shares a cache does not store its chunk a second time.
             if each.stores == "history" and role.cache == "own":
                 read = len(each.frames) + moment.moved
-                encoding += read * spec.num_layers * _frame_values(spec) * itemsize + stored
+                encoding += read * spec.num_layers * frame_values * itemsize + stored
     return Work(gemm, attention, staging, encoding)
 
 
@@ -113,12 +116,13 @@ def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
     return frames * spec.tokens_per_frame * _visible(spec, each)
 
 
-def _run(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iterator[Pass]:
+def _executed(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iterator[Pass]:
     """Yield the passes of a video that a reuse policy does not skip."""
     steps = {first: len(model.schedule.times(first)) for first in (True, False)}
     for each in passes:
         step, num_steps = each.step, steps[each.history == 0 and each.frames.start == 0]
         if reuse is not None and reuse.scope == "window" and each.row is not None:
+            # One decision for all chunks of the pass: rows of the step matrix count as steps.
             num_steps = each.num_rows
             step = None if step is None else each.row
         # Policies that watch a feature are counted as if they skipped nothing: its changes are
@@ -154,17 +158,13 @@ def _visible(spec: CacheSpec, each: Pass) -> float:
     return 1 - len(held & set(hidden)) / len(held) if held else 1.0
 
 
-def _frame_values(spec: CacheSpec) -> int:
-    """Return the number of values in one frame's keys and values of one layer."""
-    return 2 * spec.tokens_per_frame * spec.kv_heads * spec.head_dim
-
-
 def cards() -> dict[str, Ceilings]:
     """Return the bundled table of cards by short name."""
-    return {
-        name: Ceilings(**{key: _number(value) for key, value in entry.items()})
-        for name, entry in yaml.safe_load(CARDS.read_text()).items()
-    }
+    known: dict[str, dict[str, Any]] = yaml.safe_load(CARDS.read_text())
+    for entry in known.values():
+        # YAML reads 85e12 as a string.
+        entry |= {key: float(x) for key, x in entry.items() if key not in ("name", "source")}
+    return {name: Ceilings(**entry) for name, entry in known.items()}
 
 
 def card(name: str) -> Ceilings:
@@ -196,17 +196,9 @@ def calibration(path: Path) -> Ceilings:
         raise UserError(f"calibration={path} lacks {', '.join(missing)}: make it again")
     for key in RATES:
         value = found[key]
+        # Python's JSON reads NaN and Infinity, and True is an int.
         positive = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
         if isinstance(value, bool) or not positive:
             raise UserError(f"calibration={path} has {key}={value}: give a positive number")
     rates = {key: float(found[key]) for key in RATES}
     return Ceilings(name=str(found["device"]), source=f"measured {found['date']}", **rates)
-
-
-def _number(value: Any) -> Any:
-    """Return a number if the value is one."""
-    # YAML reads 85e12 as a string.
-    try:
-        return float(value)
-    except ValueError:
-        return value

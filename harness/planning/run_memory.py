@@ -15,11 +15,12 @@ from harness.cache.published import FullBuffers, Published
 from harness.config.messages import of_construction
 from harness.models.preset import VideoModel
 from harness.planning.forecast import Setting, forecast
+from harness.planning.memory import pixels_per_latent
 from harness.planning.method_facts import NUM_FRAMES, TRUE
 from harness.planning.model_needs import Needs, needs
 from harness.planning.request import backend_of, model_of
 from harness.planning.study_peaks import catalogue, geometry, row
-from harness.prompts.suite import TEMPORAL_STRIDE, pixel_frames
+from harness.prompts.suite import pixel_frames
 from harness.results.run import Run
 from harness.system.errors import UserError, first_line
 from harness.system.typed import build
@@ -47,8 +48,10 @@ def memory(run: Run) -> Memory:
     raw_bytes: int | None = None
     try:
         model, need = _model(run.model_name, json.dumps(run.model, sort_keys=True))
-        raw_bytes = _raw_bytes(model, run.suite.num_frames)
-        kv_bytes, peak_bytes, reasons = _counted(run, model, need)
+        height, width = (pixels_per_latent(model) * side for side in model.latent_size)
+        num_pixels = pixel_frames(run.suite.num_frames, model.first_pixel_frames)
+        raw_bytes = 3 * num_pixels * height * width  # RGB, one byte each
+        kv_bytes, peak_bytes, reasons = _history_and_peak(run, model, need)
     except (UserError, ValueError) as error:
         return _unknown(raw_bytes, str(error))
     except InstantiationException as error:
@@ -70,22 +73,16 @@ def _model(name: str, config: str) -> tuple[VideoModel, Needs]:
     return model, needs(model)
 
 
-def _raw_bytes(model: VideoModel, num_frames: int) -> int:
-    _, side = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
-    height, width = (side * latent for latent in model.latent_size)
-    return 3 * pixel_frames(num_frames, model.first_pixel_frames) * height * width
-
-
-def _counted(
+def _history_and_peak(
     run: Run, model: VideoModel, need: Needs
 ) -> tuple[int | None, int | None, tuple[str, ...]]:
-    """Return bytes of history and peak, with notes on them."""
+    """Return the bytes of history and of the peak, and notes on them."""
     method: Method = build("method", run.method)
     integration: Integration = build("integration", run.integration)
     method.check(model.spec)
     integration.check(model.spec, method)
     if isinstance(integration, Published):
-        return _of_study(run, model)
+        return _in_study(run, model)
     if isinstance(integration, FullBuffers):
         num_held = model.loop.histories(run.suite.num_frames)[0]
         kv_bytes = model.num_histories * integration.history_bytes(model.spec, num_held)
@@ -105,26 +102,21 @@ def _counted(
         recached=run.suite.recached,
     )
     found = forecast(run.method_name, method, setting)
-    best, reason = _contract(integration, model)
-    if reason is not None:
-        return found.stored_bytes, None, (*found.reasons, reason)
-    peak_bytes = found.best_peak_bytes if best else found.published_peak_bytes
-    return found.stored_bytes, peak_bytes, found.reasons
-
-
-def _contract(integration: Packed, model: VideoModel) -> tuple[bool, str | None]:
-    """Return whether the best-practice contract applies, and why if neither contract does."""
+    # The planner knows two contracts, best practice and as published; an integration that follows
+    # neither gets no peak.
     saving = (integration.free_before_decode, integration.stream_decode)
     if all(saving) and not integration.keep_previous:
-        return True, None
+        return found.stored_bytes, found.best_peak_bytes, found.reasons
     if any(saving) or not integration.keep_previous:
-        return False, "peak is unknown: this integration mixes the two contracts that are planned"
+        reason = "peak is unknown: this integration mixes the two contracts that are planned"
+        return found.stored_bytes, None, (*found.reasons, reason)
     if model.window is not None:
-        return False, "peak is unknown: as published is planned for model.window=null only"
-    return False, None
+        reason = "peak is unknown: as published is planned for model.window=null only"
+        return found.stored_bytes, None, (*found.reasons, reason)
+    return found.stored_bytes, found.published_peak_bytes, found.reasons
 
 
-def _of_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
+def _in_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
     """Return history and peak of a method of the published study, as its program held them.
 
     Raises  UserError: another method, model or length, or changed settings.
@@ -132,6 +124,7 @@ def _of_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
     book = catalogue()
     name, suite = run.method_name.removeprefix(STUDY).upper(), run.suite.name
     known = run.method_name.startswith(STUDY) and name in book.methods
+    # Any setting of the method would change what it stores; its program ran without a window.
     changed = [word for word in run.settings.split() if not word.lstrip("+~").startswith("model.")]
     size: Any = replace(model.spec, window=None)
     if not known or changed or size != TRUE or run.suite.num_frames != NUM_FRAMES:

@@ -40,10 +40,14 @@ class Storage:
     """The bytes that one method stores on one model, at batch 1."""
 
     def __init__(self, spec: CacheSpec, method: Method, dtype: torch.dtype) -> None:
-        """Count the policy's notes; tiers are counted on demand. dtype: the model's."""
+        """Count the policy's notes; `frame` counts each tier when it is first asked for.
+
+        dtype: of the model.
+        """
         self.spec, self.method, self.dtype = spec, method, dtype
         self._policy = sized(method, spec, LENGTH)
         self._tiers = {**tiers_of(method), SINK: Tier(Exact(), Exact())}
+        # Remembered, since both are measured by running a quantizer.
         self._frames: dict[tuple[str, int], Parts] = {}
         self._encoding: dict[tuple[str, tuple[int, ...]], int] = {}
         self.note = self._note()
@@ -54,11 +58,26 @@ class Storage:
         tokens: tokens of a frame stored in this tier, if frames are split. The bytes are still
         those of a whole frame's number of tokens.
         """
-        per_frame = self.spec.tokens_per_frame
-        tokens = tokens or per_frame
-        if (tier, tokens) not in self._frames:
-            self._frames[tier, tokens] = self._of_tier(tier, tokens)
-        return self._frames[tier, tokens]
+        spec = self.spec
+        tokens = tokens or spec.tokens_per_frame
+        if (tier, tokens) in self._frames:
+            return self._frames[tier, tokens]
+        if tier == POOL:
+            values = spec.num_layers * 2 * spec.kv_heads * spec.head_dim
+            return {"pooled": values * self.dtype.itemsize}
+        # Whole pages are encoded, since metadata need not grow in proportion to the tokens.
+        own = self._tiers[tier]
+        page = replace(spec, grid=(1, own.span * tokens))
+        sizes = tier_bytes(Tier(own.key, own.value), page, self.dtype)
+        times = spec.tokens_per_frame / tokens / own.span
+        found = {name: size * times for name, size in sizes.items()}
+        if isinstance(self._policy, TokenPolicy):
+            rows = spec.num_layers * spec.kv_heads * spec.tokens_per_frame
+            found["origin"] = rows * ORIGIN_BYTES
+            found["counts"] = rows * COUNT_BYTES * self._policy.rewrites
+            found["notes"] = rows * self.note
+        self._frames[tier, tokens] = found
+        return found
 
     def history(
         self, frames: Mapping[str, float], parts: Mapping[str, int], num_frames: int
@@ -75,6 +94,7 @@ class Storage:
         if isinstance(self._policy, FramePolicy):
             held["notes"] += num_frames * self.note
         elif self._policy.trigger == "new_chunk":
+            # Such a policy scores tokens by the queries of the chunk before, which are kept.
             spec, queries = self.spec, self._policy.num_queries(self.spec)
             values = spec.num_layers * spec.num_heads * spec.head_dim * queries
             held["queries"] += values * self.dtype.itemsize
@@ -91,9 +111,17 @@ class Storage:
         encoding of keys or values. For token policies: all tokens decoded, rotated and joined with
         the new ones, and their indices. The policy's own arithmetic is not counted.
         """
-        if isinstance(self._policy, TokenPolicy):
-            return self._picking_bytes(held)
         spec, size = self.spec, self.dtype.itemsize
+        if isinstance(self._policy, TokenPolicy):
+            # The temporary tensors of one layer in `TokenLayer.commit`.
+            values = spec.kv_heads * spec.head_dim
+            new = spec.chunk_frames * spec.tokens_per_frame
+            old = math.ceil(held.tokens)
+            both = old + new
+            a_token = self.total(KEEP) / spec.num_layers / spec.tokens_per_frame
+            exact = 3 * old * values * size + 3 * both * values * size  # keys, values, rotated keys
+            packed = round((both + held.full * spec.tokens_per_frame) * a_token)
+            return exact + packed + both * spec.kv_heads * INDEX_BYTES
         values = 2 * spec.kv_heads * spec.tokens_per_frame * spec.head_dim
         moved = math.ceil(held.moved) * values
         most = moved * (4 + size)  # decoded in fp32, then converted to the model's dtype
@@ -104,30 +132,13 @@ class Storage:
             elif count.stored:
                 share = held.parts[name] / spec.tokens_per_frame
                 frames = math.ceil(count.stored / share)
+                # A tier that gets nothing but the new chunk encodes it where it lies. Otherwise the
+                # frames are first joined from several sources, which copies them.
                 whole = name == KEEP and not held.moved and frames <= spec.chunk_frames
-                brought = 0 if whole else math.ceil(count.stored) * values * size
+                joined = 0 if whole else math.ceil(count.stored) * values * size
                 encoding = self._encoding_bytes(name, held.parts[name], frames)
-                most = max(most, moved * size + brought + encoding)
+                most = max(most, moved * size + joined + encoding)
         return most
-
-    def _of_tier(self, tier: str, tokens: int) -> Parts:
-        """Return the bytes of a frame's number of tokens in a tier, by component."""
-        # Whole pages are encoded, since metadata need not grow in proportion to the tokens.
-        spec = self.spec
-        if tier == POOL:
-            values = spec.num_layers * 2 * spec.kv_heads * spec.head_dim
-            return {"pooled": values * self.dtype.itemsize}
-        own = self._tiers[tier]
-        page = replace(spec, grid=(1, own.span * tokens))
-        sizes = tier_bytes(Tier(own.key, own.value), page, self.dtype)
-        times = spec.tokens_per_frame / tokens / own.span
-        found = {name: size * times for name, size in sizes.items()}
-        if isinstance(self._policy, TokenPolicy):
-            rows = spec.num_layers * spec.kv_heads * spec.tokens_per_frame
-            found["origin"] = rows * ORIGIN_BYTES
-            found["counts"] = rows * COUNT_BYTES * self._policy.rewrites
-            found["notes"] = rows * self.note
-        return found
 
     def _note(self) -> int:
         """Return the bytes of notes per frame over all layers; for a token policy, per token."""
@@ -136,7 +147,7 @@ class Storage:
             return NOTE_BYTES * _takes_notes(self.method, spec)
         if type(policy).observe is FramePolicy.observe:
             return 0
-        x = torch.zeros(1, spec.kv_heads, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
+        x = torch.zeros(1, spec.kv_heads, 1, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
         note = policy.observe(x, x)
         passes = 1 + policy.observes_noisy
         return 0 if note is None else passes * spec.num_layers * note.nbytes
@@ -149,18 +160,6 @@ class Storage:
             peaks = (_encoding(quantizer, shape, self.dtype) for quantizer in (own.key, own.value))
             self._encoding[tier, shape] = max(peaks)
         return self._encoding[tier, shape]
-
-    def _picking_bytes(self, held: Moment) -> int:
-        """Return the temporary bytes of one layer in `TokenLayer.commit`."""
-        spec, size = self.spec, self.dtype.itemsize
-        values = spec.kv_heads * spec.head_dim
-        new = spec.chunk_frames * spec.tokens_per_frame
-        old = math.ceil(held.tokens)
-        both = old + new
-        a_token = self.total(KEEP) / spec.num_layers / spec.tokens_per_frame
-        exact = 3 * old * values * size + 3 * both * values * size  # keys, values, rotated keys
-        packed = round((both + held.full * spec.tokens_per_frame) * a_token)
-        return exact + packed + both * spec.kv_heads * INDEX_BYTES
 
 
 def _encoding(quantizer: Quantizer, shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -190,7 +189,7 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     """
     per_frame = SMALL[0] * SMALL[1]
     small = replace(spec, grid=SMALL, num_heads=2, num_kv_heads=None, num_layers=1, window=None)
-    room = VideoSize(
+    size = VideoSize(
         per_frame,
         LENGTH,
         frame_bytes(method, spec),
@@ -198,7 +197,7 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
         spec.chunk_frames,
         spec.under_way,
     )
-    policy = method.retention.sized(room)
+    policy = method.retention.sized(size)
     assert isinstance(policy, TokenPolicy)
     new = spec.chunk_frames * per_frame
     num_tokens = min(policy.max_tokens(MANY), MANY) // per_frame * per_frame + 2 * new

@@ -36,7 +36,11 @@ class Tier:
 
 @dataclass(frozen=True)
 class Split:
-    """How tokens are divided into tiers; `chunks` uses the last three shares, others `share`."""
+    """How tokens are divided into tiers.
+
+    share: of the first tier; for `tail` and `positions`.
+    recent, important, retained: of the chunks; for `chunks`.
+    """
 
     by: Literal["whole", "tail", "positions", "chunks"] = "whole"
     share: float = 1.0
@@ -55,7 +59,15 @@ class Outliers:
 
 @dataclass(frozen=True)
 class Stored:
-    """One entry of `methods` in `published.yaml`: what the method stored."""
+    """One entry of `methods` in `published.yaml`: what the method stored.
+
+    tree: the code tree that ran it.
+    mask: one byte per token, which marks the tokens of a tier.
+    pooled: chunks outside all tiers are stored as one token each.
+    rotated: one such tensor more, for the rotation (see `Tree.transient`).
+    exact_frames: frames that stay in the BF16 buffer.
+    reuse: residuals of the last chunk are kept.
+    """
 
     tree: str
     tiers: Sequence[Tier] = ()
@@ -71,7 +83,13 @@ class Stored:
 
 @dataclass(frozen=True)
 class Tree:
-    """One entry of `trees`: how one of the study's three diverged programs stored codes."""
+    """One entry of `trees`: how one of the study's three diverged programs stored codes.
+
+    code_bytes: bytes of one code, whatever its bits.
+    beside_exact: a BF16 buffer of the whole capacity is allocated next to the codes until decoding.
+    transient: BF16 tensors of one layer's quantized history that are live at the peak of denoising;
+        read off a published run.
+    """
 
     code_bytes: int
     beside_exact: bool = False
@@ -130,16 +148,14 @@ def catalogue() -> Catalogue:
     """Read the bundled descriptions of the study's methods."""
     raw: dict[str, Any] = yaml.safe_load(FILE.read_text())
     trees = {name: Tree(**entry) for name, entry in raw.pop("trees").items()}
-    methods = {name: _stored(entry) for name, entry in raw.pop("methods").items()}
+    methods = {}
+    for name, entry in raw.pop("methods").items():
+        parts: dict[str, Any] = {"tiers": [Tier(**tier) for tier in entry.get("tiers", ())]}
+        for part, kind in (("split", Split), ("outliers", Outliers)):
+            if part in entry:
+                parts[part] = kind(**entry[part])
+        methods[name] = Stored(**{**entry, **parts})
     return Catalogue(**raw, trees=trees, methods=methods)
-
-
-def _stored(entry: dict[str, Any]) -> Stored:
-    parts: dict[str, Any] = {"tiers": [Tier(**tier) for tier in entry.get("tiers", ())]}
-    for name, kind in (("split", Split), ("outliers", Outliers)):
-        if name in entry:
-            parts[name] = kind(**entry[name])
-    return Stored(**{**entry, **parts})
 
 
 def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometry:
@@ -174,9 +190,10 @@ def row(name: str, suite: str, book: Catalogue, shape: Geometry) -> Row:
         for size, nominal in _layer(method, tree, book.group, shape, budget):
             held += size
             packed += nominal
-    if not method.tiers:
+    if not method.tiers:  # nothing is quantized: the BF16 buffer is the history
         held = packed = shape.bf16_bytes
     extra = shape.previous_bytes + (shape.reuse_bytes if method.reuse else 0)
+    # A tree with a BF16 buffer freed its history before decoding; the others kept it.
     decode = book.decode_bytes + (0 if tree.beside_exact and method.tiers else held)
     denoise = held
     if tree.beside_exact and method.tiers:
@@ -202,6 +219,7 @@ def _layer(
     for tier, number in zip(method.tiers, tokens, strict=True):
         if number:
             yield from _tier(tier, number, tree.code_bytes, group, shape.width)
+            # Tokens that were gathered into a tier need their places.
             if method.split.by != "whole":
                 yield allocated(INDEX_BYTES * number), INDEX_BYTES * number
     if method.mask:
@@ -221,12 +239,15 @@ def _tier(
     tier: Tier, tokens: int, code_bytes: int, group: int, width: int
 ) -> Iterator[tuple[int, int]]:
     """Yield the bytes of codes, then of fp16 metadata, for keys and values."""
+    # The program padded every set of tokens to whole groups, and stored codes unpacked. Its own
+    # count of bytes is that of packed codes.
     padded = -(-tokens // group) * group
     # Metadata: one value per group of tokens and channel, or one per token.
     grouped, each = 2 * width * padded // group, 2 * padded
     value_bits = tier.bits if tier.value_bits is None else tier.value_bits
     for bits in (*tier.bits, *value_bits):
         yield allocated(padded * width * code_bytes), padded * width * bits // 8
+    # With zero points: one scale and one zero point each, per group for keys, per token for values.
     metadata = [grouped, grouped, each, each] if tier.zero else 2 * len(tier.bits) * [grouped]
     for size in metadata:
         yield allocated(size), size

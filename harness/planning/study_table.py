@@ -34,7 +34,11 @@ def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
     """
     found = rows(words)
     published = read(Path(against)) if against is not None else {}
-    lines = [_line(each, published.get((each.suite, each.method))) for each in found]
+    lines = []
+    for each in found:
+        printed = published.get((each.suite, each.method))
+        error = None if printed is None else each.peak_bytes / 2**30 - printed
+        lines.append({**asdict(each), "published_gib": printed, "error_gib": error})
     if as_json:
         print(json.dumps(lines, indent=2))
         return
@@ -48,7 +52,11 @@ def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
     if not published:
         print("to compare: type against=<summaries.csv> with benchmark, method and peak_vram_gb")
     for suite in dict.fromkeys(each.suite for each in found):
-        print_within(suite, [line for line in lines if line["suite"] == suite])
+        errors = [line["error_gib"] for line in lines if line["suite"] == suite]
+        errors = [abs(error) for error in errors if error is not None]
+        if errors:
+            close = (f"{sum(e <= limit for e in errors)} within {limit}" for limit in LIMITS_GIB)
+            print(f"{suite}: of {len(errors)} peaks {', '.join(close)} GiB")
 
 
 def rows(words: Sequence[str] = ()) -> list[Row]:
@@ -96,19 +104,6 @@ def read(path: Path) -> Published:
             f"against={path} is no table of benchmark, method and peak_vram_gb ({error}): give "
             "the study's summaries"
         ) from error
-
-
-def print_within(suite: str, lines: Sequence[dict[str, Any]]) -> None:
-    """Print how many counted peaks of a suite are within each limit of the published ones."""
-    errors = [abs(line["error_gib"]) for line in lines if line["error_gib"] is not None]
-    if errors:
-        close = (f"{sum(e <= limit for e in errors)} within {limit}" for limit in LIMITS_GIB)
-        print(f"{suite}: of {len(errors)} peaks {', '.join(close)} GiB")
-
-
-def _line(each: Row, published_gib: float | None) -> dict[str, Any]:
-    error = None if published_gib is None else each.peak_bytes / 2**30 - published_gib
-    return {**asdict(each), "published_gib": published_gib, "error_gib": error}
 
 
 def _cells(line: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from harness.planning.forecast import Forecast, Setting
 from harness.planning.memory import Sizes, largest, total
 from harness.prompts.suite import MAX_SECONDS
 from harness.results.observation import PHASES
+from harness.system.text_table import Grid
 from harness.system.units import GIB, MIB
 
 COLUMNS = (
@@ -87,7 +88,8 @@ def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
     print_lines(title, COLUMNS, [cells(row) for row in rows])
     if len(rows) == 1:
         for name, phases in (("best practice", first.best), ("as published", first.published)):
-            print_lines(f"\n{name}, GiB", ("component", *PHASES), components(phases))
+            print()
+            print_lines(f"{name}, GiB", ("component", *PHASES), components(phases))
     for note in notes(rows, setting):
         print(note)
 
@@ -104,17 +106,8 @@ def components(phases: dict[str, Sizes]) -> list[list[str]]:
 
 def print_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Print a title and a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="left" if column in WORDS else "right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    wanted = Console(width=10**4).measure(table).maximum  # so that no cell is truncated
-    print(title)
-    Console(width=max(Console().width, wanted)).print(table)
+    words = [i for i, column in enumerate(columns) if column in WORDS]
+    Grid(title, columns, lines, words=words).show()
 
 
 def _frames(number: float) -> str:
@@ -127,8 +120,8 @@ def _longest(row: Forecast) -> str:
         return ""
     if row.longest_frames is None:
         return "-"
-    if row.longest_s is None:
+    if row.longest_s is None:  # 0 frames: not even one chunk fits
         return "none"
-    if row.longest_s > MAX_SECONDS - 60:
+    if row.longest_s > MAX_SECONDS - 60:  # the search ends at a day, in whole chunks
         return "over a day"
     return f"{row.longest_frames} ({row.longest_s:.0f} s)"

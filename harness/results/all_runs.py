@@ -74,6 +74,7 @@ def _joined(folders: Sequence[Path]) -> pa.Table:
         for run_id in table["run_id"].unique().to_pylist()
     )
     left = pa.concat_tables(tables)
+    # Runs have different metrics, so the files of scores have different columns.
     paths = [folder / scores.SCORES for folder in folders]
     found = [scores.read(path) for path in paths if path.exists()]
     right = pa.concat_tables(

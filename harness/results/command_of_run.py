@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.downloads.data_folder import CACHE
 from harness.prompts.suite import Suite
 from harness.results.run import SAMPLE_SEED_STEP, Run
 from harness.results.scores import Key
 from harness.system.files import shown
+from harness.system.paths import CACHE
 
 # Settings of these groups are stored with their prefix; settings of the method without it.
 GROUPS = ("model", "method", "attention", "integration")
@@ -46,6 +46,7 @@ class Origin:
         cls, folder: Path, own: Path | None, run: Run, others: Iterable[tuple[Suite, int]]
     ) -> Origin:
         """Read the settings from the run's request."""
+        # Settings at their defaults are left out, to keep the command short.
         execution = run.execution
         more = [f"track.mode={run.track['mode']}"]
         more += [f"data_dir={run.data_dir}"] if run.data_dir != str(CACHE) else []
@@ -82,6 +83,8 @@ class Origin:
     @property
     def choices(self) -> list[str]:
         """The overrides that decide what the run computes, except the selection of prompts."""
+        # A row stores settings in one text. A new one starts at a blank before `name=` or `~`, so a
+        # value may contain blanks.
         settings = [
             word if re.match(OWN_GROUPS, word) else re.sub(r"^([+~]*)", r"\1method.", word, count=1)
             for word in re.split(r"\s+(?=[+]{0,2}[\w./@]+=|~)", self.settings.strip())
@@ -92,7 +95,10 @@ class Origin:
     def typed(self, keys: Collection[Key], *words: str) -> str:
         """Return the command for these videos; it may no longer give the same run id."""
         indices, samples = sorted({index for index, _ in keys}), 1 + max(key[1] for key in keys)
-        chosen = [f"suite.prompts={_selection(indices)}", f"suite.frames={self.num_frames}"]
+        first, end = indices[0], indices[-1] + 1
+        is_range = len(indices) == end - first
+        prompts = f"{first}:{end}" if is_range else f"[{','.join(map(str, indices))}]"
+        chosen = [f"suite.prompts={prompts}", f"suite.frames={self.num_frames}"]
         chosen += [f"suite.samples={samples}"] if samples > 1 else []
         chosen += [f"suite.seed={self.seed}"] if self.seed else []
         chosen += ["suite.source=bundled"] if self.source == "bundled" else []
@@ -111,14 +117,6 @@ def removing(paths: Sequence[Path], option: str = "-f") -> str:
         for path in paths
     ]
     return " ".join(["rm", option, *quoted])
-
-
-def _selection(indices: Sequence[int]) -> str:
-    """Return the value of `suite.prompts`: a range if the indices are contiguous, else a list."""
-    first, end = indices[0], indices[-1] + 1
-    if len(indices) == end - first:
-        return f"{first}:{end}"
-    return "[" + ",".join(map(str, indices)) + "]"
 
 
 def _for_hydra(word: str) -> str:

@@ -52,12 +52,12 @@ def write(run: Run, state: RunState | None = None) -> None:
         "schema_version": observation.SCHEMA_VERSION,
         "code_versions": state.code_versions,
         "environment": _environment(run.folder),
-        "files": {name: sha256(run.folder / name) for name in _files(run.folder)},
+        "files": {name: sha256(run.folder / name) for name in _covered_files(run.folder)},
     }
     write_json(run.folder / MANIFEST, sealed(content))
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _covered_files(folder: Path) -> Iterator[str]:
     """Yield the files of a run that the manifest covers, relative to its folder."""
     # Without request.json: every command rewrites it, with its own prompts and metrics.
     top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
@@ -85,6 +85,7 @@ def _environment(folder: Path) -> Any:
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest with its own digest added, computed over all its other fields."""
     rest = {name: value for name, value in content.items() if name != SEAL}
+    # Sorted and without blanks, so that the digest does not depend on how the file was formatted.
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return {**rest, SEAL: hashlib.sha256(canonical.encode()).hexdigest()}
 
@@ -132,6 +133,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         version = int(content["schema_version"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    # Not "unfinished": this command would then generate the videos of a newer harness again.
     if version > observation.SCHEMA_VERSION:
         raise UserError(
             f"{path} was written by a newer version of the harness (schema {version}, this one "
@@ -176,10 +178,12 @@ def verify(folder: Path, score_only: bool = False) -> None:
     for name, digest in content["files"].items():
         path = folder / name
         gone = not path.exists()
+        # A file that this command writes again is no damage, such as a removed picture.
         if gone and not _stays_lost(folder, name, score_only):
             continue
         if gone or sha256(path) != digest:
             raise UserError(_sentence(folder, name, gone, score_only))
+    # Only generating writes environment.json, so nothing else would restore it.
     if content.get("environment") and not (folder / ENVIRONMENT).exists():
         write_json(folder / ENVIRONMENT, content["environment"])
 

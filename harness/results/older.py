@@ -43,6 +43,7 @@ def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
 
     Raises  UserError: all of them are older.
     """
+    # A new schema gives new run ids, so old runs can be repeated but never continued.
     versions = {folder: schema_of(folder) for folder in folders}
     older = [folder for folder in folders if versions[folder] is not None]
     kept = [folder for folder in folders if versions[folder] is None]

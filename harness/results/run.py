@@ -18,7 +18,7 @@ from harness.prompts.suite import Prompt, Suite
 from harness.results import observation, observations
 from harness.results.observation import Observation
 from harness.results.observations import Twice
-from harness.results.scores import Key
+from harness.results.scores import Key, stem
 from harness.system.errors import UserError, first_line
 from harness.system.files import (
     locked,
@@ -57,7 +57,7 @@ class Item:
     @property
     def stem(self) -> str:
         """File name of the video without its suffix."""
-        return f"{self.prompt.index:04d}-{self.sample}"
+        return stem(self.key)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class Run:
         method's file that only describe it.
         """
         method = {name: value for name, value in self.method.items() if name not in WORDS}
+        # Changing this dictionary, or how it is written, changes the id of every run.
         identity: dict[str, Any] = {
             "schema": observation.SCHEMA_VERSION,
             "model": self.model,
@@ -297,9 +298,7 @@ class Run:
         try:
             request = json.loads(path.read_text())
             log.debug("read %s", path)
-            digest = request.pop(
-                "sha256", None
-            )  # requests that were put together by hand have none
+            digest = request.pop("sha256", None)  # a request that was written by hand has none
             if digest not in (None, _digest(request)):
                 raise ValueError("its content does not match the digest in it")
             prompts = tuple(Prompt(**prompt) for prompt in request["suite"].pop("prompts"))

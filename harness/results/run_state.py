@@ -58,16 +58,18 @@ class RunState:
 
         run: the current request of this folder.
         """
-
-        def is_missing(item: Item) -> bool:
+        found = []
+        for item in run.items:
             row = self.videos.get(item.key)
             if row is None:
-                return True
-            if row["failure"] is not None:
-                return run.execution.retries(row["failure"])
-            return frames_file(run.video(item)) is None
-
-        return [item for item in run.items if is_missing(item)]
+                missing = True
+            elif row["failure"] is not None:
+                missing = run.execution.retries(row["failure"])
+            else:
+                missing = frames_file(run.video(item)) is None
+            if missing:
+                found.append(item)
+        return found
 
     def failed(self, run: Run) -> dict[Key, str]:
         """Return the cause of failure of each requested video that failed, in order."""

@@ -49,7 +49,7 @@ class Column:
 
 
 class DescribedMetric(Protocol):
-    """The part of a metric's interface that storing its scores needs."""
+    """The part of a metric's interface that is needed to store its scores."""
 
     against_reference: ClassVar[bool]
 
@@ -122,6 +122,8 @@ def fields(metric: DescribedMetric) -> list[pa.Field]:
 class Scores:
     """The scores of a run; each `put` is on disk when it returns.
 
+    The columns of the file are those of `Scored`, then the `fields` of each metric.
+
     Raises  UserError: the file is damaged, or of another version.
     """
 
@@ -148,26 +150,26 @@ class Scores:
             # The reference video is not there now, so earlier scores against it stay valid.
             identity["reference_frames_sha256"] = row.get("reference_frames_sha256")
         elif row.get("reference_frames_sha256") != scored.reference_frames_sha256:
-            row = {name: value for name, value in row.items() if not self._is_against(name)}
+            against = {
+                name
+                for name, field in self._fields.items()
+                if (field.metadata or {}).get(b"against") == b"reference"
+            }
+            row = {name: value for name, value in row.items() if name not in against}
         row |= identity
         for metric, result in results.items():
             self._describe(metric)
-            told = {"reason": result.reason, "version": result.version, "weights": result.weights}
             row |= {column.name: result.values.get(column.name) for column in metric.columns()}
-            row |= {f"{metric.name}_{name}": value for name, value in told.items()}
+            row |= {f"{metric.name}_{name}": getattr(result, name) for name in BESIDE}
         self._rows[key(identity)] = row
         rows = [self._rows[each] for each in sorted(self._rows)]
         parquet.write(self._path, pa.Table.from_pylist(rows, pa.schema(self._fields.values())))
-
-    def _is_against(self, column: str) -> bool:
-        """Whether a column belongs to a metric that compares with the reference."""
-        told = self._fields[column].metadata or {}
-        return told.get(b"against") == b"reference"
 
     def _describe(self, metric: DescribedMetric) -> None:
         """Add a metric's fields, or replace those of an earlier version of the metric."""
         wanted = fields(metric)
         known = [x for x in self._fields.values() if _metric_of(x) == metric.name]
+        # Units and meanings count too: other metadata means another definition of the columns.
         if not all(x.equals(y, check_metadata=True) for x, y in zip(known, wanted, strict=False)):
             known = []
         if len(known) == len(wanted):
@@ -202,6 +204,11 @@ def rows(folder: Path, columns: Sequence[str] | None = None) -> dict[Key, Row]:
 def key(row: Row) -> Key:
     """Return prompt index and sample of a row."""
     return row["prompt_index"], row["sample"]
+
+
+def stem(video: Key) -> str:
+    """Return the name of a video's files without their suffix."""
+    return f"{video[0]:04d}-{video[1]}"
 
 
 def _metric_of(field: pa.Field) -> str | None:

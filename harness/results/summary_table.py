@@ -167,6 +167,10 @@ def _line(rows: pd.DataFrame) -> Line:
     def of(column: str, unit: float = 1.0) -> float | None:
         return known[column] / unit if column in known else None
 
+    # Distinct reasons why values of the table are null or hard to interpret.
+    columns = [*(f"{metric}_reason" for metric in METRICS), "drift_psnr_reason"]
+    known_columns = [column for column in columns if column in made]
+    reasons = dict.fromkeys(reason for name in known_columns for reason in made[name].dropna())
     # integration=published keeps unpacked codes and re-encodes the cache, so its peak must not
     # stand in the column of the others.
     peak = of("peak_bytes", GIB)
@@ -186,7 +190,7 @@ def _line(rows: pd.DataFrame) -> Line:
         lpips=of("lpips"),
         drift_psnr=of("drift_psnr_slope_db_per_s"),
         imaging=of("vbench_imaging_quality"),
-        reasons=_reasons(made),
+        reasons=tuple(reasons),
         devices=tuple(made["device"].dropna().unique()),
         code_versions=tuple(made["code_version"].dropna().unique()),
     )
@@ -197,10 +201,3 @@ def title(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     history = "full history" if first["contract"] == "full" else f"contract {first['contract']}"
     return f"{first['suite']}, {first['model']}, {history}, {first['prompt_source']} prompts"
-
-
-def _reasons(made: pd.DataFrame) -> tuple[str, ...]:
-    """Return the distinct reasons why values of the table are null or hard to interpret."""
-    columns = [*(f"{metric}_reason" for metric in METRICS), "drift_psnr_reason"]
-    found = [made[column].dropna() for column in columns if column in made]
-    return tuple(dict.fromkeys(reason for reasons in found for reason in reasons))

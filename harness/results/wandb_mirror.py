@@ -24,7 +24,13 @@ def mode(wanted: str) -> Mode:
         return wanted  # type: ignore[return-value]
     if wanted != "auto":
         raise UserError(f"track.mode={wanted}: choose auto, online, offline or disabled")
-    return "online" if _has_account() else "offline"
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    try:
+        has_account = netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        has_account = False
+    return "online" if has_account else "offline"
 
 
 def mirror(run: Run) -> None:
@@ -40,7 +46,7 @@ def mirror(run: Run) -> None:
 
 
 def _mirror(run: Run) -> None:
-    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     import wandb
 
     table = all_runs.load_run(run.folder)
@@ -60,12 +66,3 @@ def _mirror(run: Run) -> None:
             if sheet.exists():
                 session.log({"sheet": wandb.Image(str(sheet), caption=str(row.prompt))})
         session.summary.update(summarize(table))
-
-
-def _has_account() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

@@ -21,7 +21,7 @@ from harness.results.scores import Key
 from harness.runs.lease import Grant, leased
 from harness.system import logs
 from harness.system.child_process import report_lines, search_path
-from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, RunFailed
+from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, Cause, RunFailed
 
 PATIENCE_S = 10  # between interrupting a child and killing it
 SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # sent shortly before a job's time limit
@@ -59,25 +59,52 @@ def start_worker(
     )
 
 
-class _Child:
-    """One child process: reads its videos from standard input and reports lines through a pipe.
+class Reports:
+    """The child's end of the pipe to its parent; writes one JSON line per report.
 
     `{"video": [prompt index, sample]}`   a video begins
     `{"ends": sentence}`                  the end; the sentence is empty, or says what to fix
     `{"cause": ..., "reason": ...}`       the end by an error
     """
 
+    def __init__(self, file: int) -> None:
+        # Programs that this process starts must not keep the pipe open after its death.
+        os.set_inheritable(file, False)
+        self._file = file
+
+    def begins(self, video: Key) -> None:
+        """Report that a video begins."""
+        self._send({"video": video})
+
+    def ends(self, refusal: str = "") -> None:
+        """Report the end: success, or a sentence about what the user has to fix.
+
+        The parent takes an end without this report as a crash.
+        """
+        self._send({"ends": refusal})
+
+    def dies(self, cause: Cause, reason: str) -> None:
+        """Report the error that ends the process."""
+        self._send({"cause": cause, "reason": reason})
+
+    def _send(self, report: object) -> None:
+        os.write(self._file, f"{json.dumps(report)}\n".encode())
+
+
+class _Child:
+    """The parent's view of a child process: sends its videos, reads its `Reports`."""
+
     def __init__(self, stage: str, run: Run, grant: Grant, files: tuple[int, ...]) -> None:
         self._what = f"{run.folder.name}: {stage}"
         self._timeout_s = run.execution.timeout_s
-        self._kills = kernel_kills()
+        self._kills = kernel_kills()  # before the child starts, to see whether it was one of them
         self._at: Key | None = None
         self._verdict: dict[str, Any] | None = None
         self._ended, self._refusal = False, ""
         reader, writer = os.pipe()
-        told = ["--device", grant.device, "--reports", str(writer), "--parent", str(os.getpid())]
+        words = [stage, str(run.folder), "--device", grant.device]
+        words += ["--reports", str(writer), "--parent", str(os.getpid())]
         variables = {**os.environ, "PYTHONPATH": search_path(), **grant.variables}
-        words = [stage, str(run.folder), *told]
         self._process = start_worker(words, (writer, *files), variables)
         os.close(writer)  # else the pipe would not end when the child dies
         self._reports = report_lines(reader)
@@ -87,10 +114,18 @@ class _Child:
         try:
             assert self._process.stdin is not None
             # A child that died early has closed the pipe; its exit code tells why.
-            with suppress(BrokenPipeError), self._process.stdin as told:
-                json.dump({"videos": videos}, told)
+            with suppress(BrokenPipeError), self._process.stdin as stdin:
+                json.dump({"videos": videos}, stdin)
             while (line := self._reports.get(timeout=self._timeout_s)) is not None:
-                self._heard(line)
+                with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
+                    report = json.loads(line)
+                    if "video" in report:
+                        index, sample = report["video"]
+                        self._at = index, sample
+                    elif "ends" in report:
+                        self._ended, self._refusal = True, report["ends"]
+                    else:
+                        self._verdict = report
             code = self._process.wait()
         except queue.Empty:
             self._stop()
@@ -100,17 +135,6 @@ class _Child:
             self._stop()
             raise
         self._judge(code)
-
-    def _heard(self, line: str) -> None:
-        with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
-            report = json.loads(line)
-            if "video" in report:
-                index, sample = report["video"]
-                self._at = index, sample
-            elif "ends" in report:
-                self._ended, self._refusal = True, report["ends"]
-            else:
-                self._verdict = report
 
     def _stop(self) -> None:
         """Interrupt the child; kill it if it does not end within PATIENCE_S."""
@@ -129,6 +153,7 @@ class _Child:
         if self._verdict is not None:
             reason = f"{self._what} failed: {self._verdict['reason']}"
             raise RunFailed(self._verdict["cause"], reason, self._at)
+        # A negative code is the number of the signal that ended the child.
         if code == INTERRUPTED or -code in FROM_OUTSIDE:
             name = signal.Signals(-code if code < 0 else signal.SIGINT).name
             # The kernel's out-of-memory killer sends SIGKILL as people do; only its counter tells.

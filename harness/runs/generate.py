@@ -63,6 +63,7 @@ class Generator:
         self.backend = self.integration.resolve(
             parts.attention, self.model.spec, self.method, self.device
         )
+        # Which passes are skipped is a choice of the method, not of the model.
         sampler = self.model.build(self.device, Path(run.data_dir))
         self.sampler: Sampler = replace(sampler, reuse=self.method.reuse)
         self.memory = memory_of(self.device)
@@ -149,6 +150,7 @@ class Generator:
 
     def warm_up(self) -> None:
         """Generate two unmeasured chunks to warm up kernels, allocators and thread pools."""
+        # Two chunks: only the second one reads a history. Prompt and noise do not matter.
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         texts = self.texts_of(next(iter(self.texts.values()))[0], num_frames)
@@ -168,6 +170,7 @@ class Generator:
         rows = self.text_rows(item)
         if not are_finite(*rows):
             raise NotFinite("the encoded prompt is not finite, before the first pass")
+        # Prompts were encoded before this video, or by another run.
         for text in dict.fromkeys(item.prompt.texts):
             meter.include(self.texts[text][1])
         reel = Reel(self.model.decoder, meter)
@@ -214,7 +217,7 @@ class Generator:
             if self.integration.stream_decode:
                 return np.concatenate(list(self.model.decoder.decode(latents_FChw)))
             video = self.model.decoder.decode_whole(latents_FChw)
-        if self.integration.keep_previous:
+        if self.integration.keep_previous:  # as the study's program did
             self._previous = (video, latents_FChw)
         return pixels(video)
 
@@ -290,6 +293,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     generator = Generator(run)
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
+    # The progress bar counts passes of the network, since a video may take minutes.
     of_video = model.passes(run.suite.num_frames, run.suite.recached)
     passes = sum(len(model.roles_of(each)) for each in of_video)
     generator.encode([text for item in items for text in item.prompt.texts])

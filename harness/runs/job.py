@@ -24,7 +24,7 @@ def carry_out(run: Run, reference: Run) -> State:
     AlreadySaid: the settings cannot run. UserError: a metric refuses its settings, or a file of a
     finished run is damaged.
     """
-    built(json.dumps(run.metrics, sort_keys=True))  # refuses bad settings before any work
+    built(json.dumps(run.metrics, sort_keys=True))  # refuses bad settings before any work starts
     if is_done(run):
         return "skipped"
     with run.held() as lock:
@@ -32,16 +32,28 @@ def carry_out(run: Run, reference: Run) -> State:
             return "skipped"
         manifest.verify(run.folder)
         run.leave_request()
-        before = RunState.read(run.folder)
-        _warn_of_other_code(run, before)
+        before = RunState.read(run.folder)  # only now: another command may have added rows
+        others = [version for version in before.code_versions if version != code_version()]
+        if others:
+            log.warning(
+                f"{run.folder.name} has rows made by the code of {', '.join(others)}, this is "
+                f"{code_version()}; they are kept: remove {run.folder} to make all of them by this "
+                "one"
+            )
         manifest.clear(run.folder)  # a run that is being changed must not count as done
         generate(run, lock, before)
         after = RunState.read(run.folder)
         failure = None
         if after.made:
             if reference.run_id != run.run_id:
-                failure = _reference_failure(reference)
-            score(run, lock, after)
+                try:
+                    carry_out(reference, reference)
+                except RunFailed as error:  # metrics without a reference can still be scored
+                    reason = f"the reference {reference.folder.name}: {error.reason}"
+                    failure = RunFailed(error.cause, reason, error.video)
+            if todo := lacking(run, after):
+                run_stage("score", run, lock, [task.item.key for task in todo])
+        # A failure of the run's own videos explains more than one of the reference or of scoring.
         failure = after.failure(run) or failure or after.unscored(run)
         if failure is not None:
             raise failure
@@ -77,32 +89,8 @@ def generate(run: Run, lock: int, before: RunState) -> None:
             if unfinished:  # a video that killed its process gets a row like any other failure
                 row = run.row(todo[at], failure=death.cause, failure_reason=death.reason)
                 Rows(run.folder / observations.OBSERVATIONS).put(row)
-            # A child that died in its first video ends the stage: the next would die the same way.
+            # Go on after the video in which the child died. A child that died in its first video
+            # ends the stage: the next one would die the same way.
             todo = [] if unfinished and not at else todo[at + 1 :]
             if todo or not unfinished:  # otherwise the job ends with this failure and prints it
                 remark(f"{death}; finished videos are kept")
-
-
-def score(run: Run, lock: int, made: RunState) -> None:
-    """Run the second stage in a child if any scores are missing."""
-    if todo := lacking(run, made):
-        run_stage("score", run, lock, [task.item.key for task in todo])
-
-
-def _reference_failure(reference: Run) -> RunFailed | None:
-    """Execute the reference run; return its failure, so that scoring still goes on."""
-    try:
-        carry_out(reference, reference)
-    except RunFailed as failure:
-        reason = f"the reference {reference.folder.name}: {failure.reason}"
-        return RunFailed(failure.cause, reason, failure.video)
-    return None
-
-
-def _warn_of_other_code(run: Run, state: RunState) -> None:
-    others = [version for version in state.code_versions if version != code_version()]
-    if others:
-        log.warning(
-            f"{run.folder.name} has rows made by the code of {', '.join(others)}, this is "
-            f"{code_version()}; they are kept: remove {run.folder} to make all of them by this one"
-        )

@@ -50,18 +50,22 @@ def leased(execution: Execution, stage: str) -> Iterator[Grant]:
     On a CPU every stage takes one core per thread. Scoring on a machine with GPUs takes no lease.
     """
     gpus = [] if execution.device == "cpu" else visible_gpus()
-    few = {} if execution.threads is None else {"OMP_NUM_THREADS": str(execution.threads)}
+    limits = {} if execution.threads is None else {"OMP_NUM_THREADS": str(execution.threads)}
     if gpus and stage == "generate":
-        chosen = _chosen(gpus, execution.device)
+        # All GPUs, or the one that `cuda:<n>` names. If the index does not exist, the child refuses
+        # it with a better message.
+        _, _, index = execution.device.partition(":")
+        named = index.isdecimal() and int(index) < len(gpus)
+        chosen = [gpus[int(index)]] if named else gpus
         with held([f"gpu-{gpu}" for gpu in chosen], 1, "GPU") as (taken, files):
             gpu = chosen[taken[0]]
-            yield Grant("cuda", {**few, "CUDA_VISIBLE_DEVICES": gpu}, files)
+            yield Grant("cuda", {**limits, "CUDA_VISIBLE_DEVICES": gpu}, files)
     elif gpus:
-        yield Grant(execution.device, few)
+        yield Grant(execution.device, limits)
     else:
         names = [f"cpu-{core}" for core in _cores()]
         with held(names, threads(execution), "core") as (_, files):
-            yield Grant(execution.device, few, files)
+            yield Grant(execution.device, limits, files)
 
 
 @contextmanager
@@ -70,20 +74,20 @@ def held(
 ) -> Iterator[tuple[list[int], tuple[int, ...]]]:
     """Lock `count` of the named resources; yield their indices and the descriptors of the locks."""
     # All or none: commands that keep a part while they wait for the rest could deadlock.
-    said = False
+    noted = False
     while True:
         with ExitStack() as stack:
-            taken = _try(names, count, stack)
+            taken = _lock_free(names, count, stack)
             if len(taken) == count:
                 yield list(taken), tuple(taken.values())
                 return
-        if not said:
-            said = True
+        if not noted:
+            noted = True
             remark(f"waiting for {count} free {what}{'s' * (count > 1)} of {len(names)}")
         time.sleep(PAUSE_S * (0.5 + random.random()))  # random, so that waiting commands disperse
 
 
-def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
+def _lock_free(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
     """Lock up to `count` free resources; the stack releases them."""
     taken: dict[int, int] = {}
     for index, name in enumerate(names):
@@ -96,7 +100,7 @@ def _try(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, int]:
                 f"cannot write the locks of cores and GPUs ({of_system(error)}): set TMPDIR to a "
                 "folder that you may write"
             ) from error
-        stack.callback(os.close, file)
+        stack.callback(os.close, file)  # closing also releases the lock, if this process has it
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             taken[index] = file
@@ -179,13 +183,6 @@ def _installed_gpus() -> list[str]:
         return done.stdout.split()
     devices = [path.name for path in Path("/dev").glob("nvidia*")]
     return sorted(name.removeprefix("nvidia") for name in devices if name[6:].isdecimal())
-
-
-def _chosen(gpus: list[str], device: str) -> list[str]:
-    """Return all GPUs, or the one that `cuda:<n>` names."""
-    # If the index does not exist, the child refuses it with a better message.
-    _, _, index = device.partition(":")
-    return [gpus[int(index)]] if index.isdecimal() and int(index) < len(gpus) else gpus
 
 
 def _cores() -> list[int]:

@@ -144,10 +144,11 @@ class Meter:
 
         tick: called after every pass of the network.
 
-        The attribute `components` returns the bytes of all known tensors by component. `ledgers`
-        holds these values at the peak of each phase, with two entries more, so that they add up to
-        the peak: `activations`, memory that the phase itself allocated, and `other`, memory
-        allocated before the phase that no component accounts for.
+        Attributes
+        components: a function that returns the bytes of all known tensors by component.
+        ledgers: these values at the peak of each phase, with two entries more, so that they add up
+            to the peak: `activations`, memory that the phase itself allocated, and `other`, memory
+            allocated before the phase that no component accounts for.
         """
         self.seconds: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, int] = defaultdict(int)
@@ -192,6 +193,7 @@ class Meter:
         # CUDA calls return before the device is done: earlier work must not count for this block.
         self._synchronize()
         self._memory.reset()
+        # Memory in use that no component explains, such as libraries and the allocator's slack.
         unknown = self._memory.now() - sum(self.components().values())
         start = time.perf_counter()
         yield
@@ -199,9 +201,17 @@ class Meter:
         end = time.perf_counter()
         self.seconds[name] += end - start
         used, reserved = self._memory.peak()
+        # Keep the components of the largest block only: those of several blocks would not add up.
         if used > self.peaks[name]:
             self.peaks[name] = used
-            self.ledgers[name] = self._explain(unknown, used)
+            # Split the peak into its components, `activations` and `other`. On a CPU, memory that
+            # was allocated but never written to is a known component and not resident. `other` is
+            # smaller by that much, and may be negative.
+            parts = self.components()
+            known = sum(parts.values())
+            activations = max(0, used - known - unknown)
+            other = used - known - activations
+            self.ledgers[name] = {**parts, "activations": activations, "other": other}
         self.peak_reserved[name] = max(self.peak_reserved[name], reserved)
         if is_pass:
             self.passes[-1].seconds, self.passes[-1].time_s = end - start, end - self.start
@@ -218,7 +228,7 @@ class Meter:
 
     @property
     def locked(self) -> dict[int, int]:
-        """Return the chunks whose last half of the steps or more was skipped, with its first step.
+        """Chunks of which the last half of the steps or more was skipped, with the first of these.
 
         A policy that adds up drifts can do this: once a constant displacement replaces the steps,
         the drift hardly changes.
@@ -229,6 +239,7 @@ class Meter:
             if each.step is not None and each.branch == 0 and each.chunk is not None:
                 chunks[each.chunk].append(each.reused)
         for chunk, reused in chunks.items():
+            # All steps from `first` on were skipped.
             first = max((i for i, skipped in enumerate(reused) if not skipped), default=-1) + 1
             if len(reused) > 1 and len(reused) - first >= len(reused) / 2:
                 found[chunk] = first
@@ -246,15 +257,6 @@ class Meter:
                 self.peaks[name], self.ledgers[name] = other.peaks[name], other.ledgers[name]
         for name, reserved in other.peak_reserved.items():
             self.peak_reserved[name] = max(self.peak_reserved[name], reserved)
-
-    def _explain(self, unknown: int, peak: int) -> dict[str, int]:
-        """Split a peak into its components, `activations` and `other`."""
-        # On a CPU, memory that was allocated but never written to is a known component and not
-        # resident. `other` is smaller by that much, and may be negative.
-        parts = self.components()
-        known = sum(parts.values())
-        activations = max(0, peak - known - unknown)
-        return {**parts, "activations": activations, "other": peak - known - activations}
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":

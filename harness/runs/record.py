@@ -75,6 +75,7 @@ class Recorder:
         """Return the row of a finished video; `notes` are added to those of the run."""
         frame = self.model.num_histories * self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
+        # Two references of a ratio: BF16 bytes of the frames still held, and of the whole video.
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
         by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}

@@ -13,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -34,13 +33,15 @@ from harness.system.logs import log
 FOLDER = ".text"  # in the results folder, next to the suites
 FORMAT = 2  # of `measured`; part of the id, so files of another format are not read
 
+MEASURED = ("seconds", "peaks", "peak_reserved", "ledgers")  # attributes of a meter that are kept
+
 Encoded = tuple[Tensor, Meter]  # rows [length, width], and time and memory of encoding them
 Keep = Callable[[str, Encoded], None]
 
 
 @runtime_checkable
-class Weighty(Protocol):
-    """A text encoder with weights to load, whose rows are worth sharing.
+class HasWeights(Protocol):
+    """A text encoder with weights to load, so that its rows are worth sharing.
 
     Encoders without weights lack this method: encoding again costs less than reading, and their
     rows depend on code that the digest of one file does not cover.
@@ -73,7 +74,7 @@ class Embeddings:
 
         Raises  UserError: the encoder's files are missing.
         """
-        origin = encoder.origin() if isinstance(encoder, Weighty) else None
+        origin = encoder.origin() if isinstance(encoder, HasWeights) else None
         if origin is None:
             return None
         identity = {
@@ -82,6 +83,7 @@ class Embeddings:
             "code": _code(encoder),
             "dtype": run.model["dtype"],
             "format": FORMAT,
+            # Kernels of other devices and versions round differently.
             "machine": [machine.device_name(device), memory.source, torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -104,7 +106,10 @@ class Embeddings:
         texts |= self._found(prompts)
         if all(prompt in texts for prompt in prompts):
             return
-        with self._alone():
+        with writing("encoded prompts", self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".lock").touch()
+        with locked(self.folder, f"waiting for another run that encodes into {self.folder}"):
             # Look again: another process may have encoded them while this one waited.
             texts |= self._found([prompt for prompt in prompts if prompt not in texts])
             missing = [prompt for prompt in prompts if prompt not in texts]
@@ -126,7 +131,10 @@ class Embeddings:
         measured = found.get("measured", "")
         if found != self._about(prompt, rows, measured):
             return None
-        return rows, self._meter(measured)
+        meter = Meter(self.device, self.memory)
+        for name, values in json.loads(measured).items():
+            getattr(meter, name).update(values)
+        return rows, meter
 
     def _keep(self, prompt: str, encoded: Encoded) -> None:
         """Write the rows of a prompt atomically and durably."""
@@ -134,7 +142,8 @@ class Embeddings:
         path = self._path(prompt)
         if path.exists():  # `_read` refused it
             log.warning(f"{path} is damaged and made anew")
-        content = save({"rows": rows.contiguous()}, self._about(prompt, rows, _measured(meter)))
+        measured = json.dumps({name: getattr(meter, name) for name in MEASURED})
+        content = save({"rows": rows.contiguous()}, self._about(prompt, rows, measured))
         with whole_file(path) as unfinished:
             unfinished.write_bytes(content)
 
@@ -147,35 +156,6 @@ class Embeddings:
         digest = hashlib.sha256(json.dumps([about, [*rows.shape], str(rows.dtype)]).encode())
         digest.update(rows.contiguous().view(torch.uint8).numpy().data)
         return {**about, "sha256": digest.hexdigest()}
-
-    def _meter(self, measured: str) -> Meter:
-        """Return a meter with the values of `measured`."""
-        values = json.loads(measured)
-        meter = Meter(self.device, self.memory)
-        meter.seconds.update(values["seconds"])
-        meter.peaks.update(values["peaks"])
-        meter.peak_reserved.update(values["peak_reserved"])
-        meter.ledgers.update(values["ledgers"])
-        return meter
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with writing("encoded prompts", self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ".lock").touch()
-        with locked(self.folder, f"waiting for another run that encodes into {self.folder}"):
-            yield
-
-
-def _measured(meter: Meter) -> str:
-    return json.dumps(
-        {
-            "seconds": meter.seconds,
-            "peaks": meter.peaks,
-            "peak_reserved": meter.peak_reserved,
-            "ledgers": meter.ledgers,
-        }
-    )
 
 
 def _code(encoder: TextEncoder) -> dict[str, str]:

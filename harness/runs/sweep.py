@@ -24,6 +24,7 @@ from harness.system.files import write_json
 
 WIDTH = 60  # characters shown of a sentence that was printed before
 State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
+ENDS: tuple[State, ...] = ("done", "resumed", "skipped", "failed")  # in the order of the title
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Job:
         if config.mode == RunMode.MULTIRUN:
             folder = Path(config.sweep.dir)
             folder.mkdir(parents=True, exist_ok=True)
+            # Not durable: a lost record loses a line of the table at the end, and no result.
             write_json(folder / f"job-{self.number:05d}.json", asdict(self), durable=False)
         return self
 
@@ -101,7 +103,7 @@ def show(jobs: Sequence[Job]) -> None:
     """Print the table at the end of a sweep."""
     from harness.system.text_table import Grid
 
-    counts = {state: sum(job.state == state for job in jobs) for state in _ENDS}
+    counts = {state: sum(job.state == state for job in jobs) for state in ENDS}
     title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     body = [
         [job.name, job.state, f"{job.made}/{job.total}", f"{job.seconds / 60:.1f}"] for job in jobs
@@ -127,6 +129,3 @@ def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None
     if again is not None:
         more = f" with {again}" if again else ""
         print(f"next    type the same command{more}", file=sys.stderr)
-
-
-_ENDS: tuple[State, ...] = ("done", "resumed", "skipped", "failed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -16,10 +15,11 @@ from hydra.errors import InstantiationException
 
 from harness.config.messages import of_construction
 from harness.results.run import Run
-from harness.runs.reports import Reports
+from harness.runs.child import Reports
 from harness.system.child_process import die_with
 from harness.system.ending import lasting_streams
 from harness.system.errors import (
+    DISK_FULL,
     INTERRUPTED,
     USER_ERROR,
     UserError,
@@ -30,16 +30,20 @@ from harness.system.errors import (
 from harness.system.logs import begin
 from harness.system.plain import plain_streams
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 def main(words: Sequence[str]) -> int:
     """Run a stage; return exit code 0 for success, 1 for a failure, 2 for what users can fix."""
-    given = _arguments(words)
+    parser = argparse.ArgumentParser(prog="harness.runs.worker")
+    parser.add_argument("stage", choices=["generate", "score"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--reports", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    given = parser.parse_args(words)
     die_with(given.parent)
     reports = Reports(given.reports)
     try:
-        _work(given, reports)
+        _execute(given, reports)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:  # raised by a method; the harness itself never does
@@ -58,17 +62,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="harness.runs.worker")
-    parser.add_argument("stage", choices=["generate", "score"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--reports", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    return parser.parse_args(words)
-
-
-def _work(given: argparse.Namespace, reports: Reports) -> None:
+def _execute(given: argparse.Namespace, reports: Reports) -> None:
     """Execute the stage on the videos that the parent sends on standard input."""
     run = Run.from_folder(given.folder)
     if run.execution.device != "auto":  # `auto` finds the GPU that the lease left visible
@@ -84,10 +78,9 @@ def _work(given: argparse.Namespace, reports: Reports) -> None:
         from harness.runs.lease import threads
         from harness.scoring.score import lacking, score
 
-        tasks = [x for x in lacking(run) if x.item.key in keys]
-        score(
-            tasks, reports.begins, given.device, threads(run.execution), f"{run.method_name} score"
-        )
+        tasks = [task for task in lacking(run) if task.item.key in keys]
+        label = f"{run.method_name} score"
+        score(tasks, reports.begins, given.device, threads(run.execution), label)
         mirror(run)
 
 
@@ -95,7 +88,7 @@ def mendable(error: Exception, folder: Path) -> str | None:
     """Return the message for an error that the user can fix, None for a failure of the stage."""
     if cause_of(error) == "oom":
         return None
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
             f"no space left under {folder} ({os.strerror(error.errno)}): free some and type the "
             "same command again, finished videos are kept"

@@ -1,11 +1,12 @@
-"""Buffers finished latents of a video, and decodes them at the end or between histories."""
+"""Decoders: their interface, and the buffer that decodes the finished latents of a video."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,9 +15,43 @@ from torch import Tensor
 
 from harness.cache.numerics import are_finite
 from harness.results.video_files import Frames
-from harness.sampling.decoder import Codec, Decoder
 from harness.sampling.passes import Observer
 from harness.system.errors import NotFinite
+
+
+class Decoder(Protocol):
+    """Turns latents into pixels, frame by frame."""
+
+    def locate(self, root: Path) -> None:
+        """Set the folder below which the decoder looks for its files."""
+
+    def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
+        """Yield the pixels of one latent frame after the other: uint8 [1 or 4, H, W, 3].
+
+        The first latent frame gives 1 pixel frame, or as many as the decoder's setting
+        `first_pixel_frames` says; every other one gives 4.
+        """
+
+    def decode_whole(self, latents_FChw: Tensor) -> Tensor:
+        """Return the whole video at once, on the device [T, 3, H, W] fp32 in -1..1."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights on the device."""
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
+@runtime_checkable
+class Codec(Decoder, Protocol):
+    """A decoder that also encodes."""
+
+    def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
+        """Yield the pixels of each latent frame, on the device [1 or 4, 3, H, W] fp32 in -1..1."""
+
+    def encode(self, frame_13HW: Tensor) -> Tensor:
+        """Return the latent [1, C, h, w] fp32 of the first picture of a video; pixels in -1..1."""
 
 
 @dataclass
@@ -48,12 +83,13 @@ class Reel:
         """Decode a history and return the latents that the next history starts from.
 
         Decodes up to the first of the newest `overlap` latents and encodes the last picture again
-        as the first latent of the next history; the other overlapping latents are taken over.
+        as the first latent of the next history. The other overlapping latents stay as they are.
 
         Shapes  -> [1, overlap, C, h, w] in the dtype of the latents.
         """
         with self._decoding():
             codec, latents = cast(Codec, self.decoder), torch.cat(self.latents, dim=1)
+            # The first overlapping latent is decoded too: its last picture starts the next history.
             end = latents.shape[1] - overlap + 1
             self.latents.clear()
             with torch.inference_mode():

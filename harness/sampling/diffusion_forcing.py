@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 
 from harness.api import Exact, Method, Stores
 from harness.cache.integration import Integration
-from harness.sampling.decoder import Decoder
+from harness.sampling.decoding import Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Pass, most_active_frames, step_rows
@@ -18,15 +18,16 @@ from harness.sampling.schedule import NoiseSchedule
 Execution = Literal["joint", "joint_causal", "chunk_causal"]
 Commit = Literal["clean", "last_step"]
 Prefix = Literal["every_row", "once", "once_late"]
-ANY_NUMBER = 2**20  # of chunks, where a window is as long as the video
+ANY_NUMBER = 2**20  # more chunks than any video has, for a window as long as the video
 
 
 @dataclass(frozen=True)
 class DiffusionForcing(Loop):
     """Denoises the chunks of a window together, each `offset` steps behind the one before.
 
-    A video longer than a window is a series of windows: each begins with the last `overlap` frames
-    of the one before, its prefix, and gets a new history, new solvers and positions from 0.
+    A video longer than a window is a series of windows. Each window begins with the last `overlap`
+    frames of the previous one, its prefix, and gets a new history, new solvers and positions from
+    0.
 
     The three executions give three different videos from the same noise:
 
@@ -38,12 +39,14 @@ class DiffusionForcing(Loop):
         commit=clean and prefix_noise=0 it gives the video of `joint_causal`.
 
     offset: rows between the starts of two chunks (the paper's ar_step); 0 starts all at once.
-    frames: length of a window; null makes the whole video one window. overlap: of two windows.
-    commit: keys and values of a finished chunk in history: encoded once more at time 0 (`clean`),
-        or those of its `last_step`, as FlowCache has them.
-    prefix: whether a row computes the keys and values of a noisy prefix anew (`every_row`), or the
-        first row does it `once`; `once_late`: the first row itself does not see them, as in
-        FlowCache's code with compression. Joint executions always compute them in every row.
+    frames: length of a window; null makes the whole video one window.
+    overlap: frames that two neighbouring windows share.
+    commit: keys and values of a finished chunk in the history. `clean` encodes the chunk once more
+        at time 0; `last_step` stores those of its last step, as FlowCache does.
+    prefix: when the keys and values of a noisy prefix are computed. `every_row`: again in every
+        row. `once`: in the first row. `once_late`: in the first row, whose denoising passes do not
+        see them, as in FlowCache's code with compression. Joint executions always compute them in
+        every row.
     prefix_noise: noise that is added to the prefix in every pass, and its time, 0 to 1000; 0 shows
         it clean.
 
@@ -143,11 +146,13 @@ class DiffusionForcing(Loop):
         """
         self.refuse_prefix(given)
         steps = len(schedule.times(first_chunk=True))
+        # A clean prefix looks the same in every row, so its keys and values need no second pass.
+        once = self.prefix != "every_row" or self.prefix_noise == 0
         for number, length in enumerate(self.histories(num_frames)):
             parts, given = self.parts(number, length, chunk_frames)
             prefix, new = parts[:given], parts[given:]
             rows = list(step_rows([steps] * len(new), self.offset))
-            finished: list[range] = []  # in the row before
+            finished: list[range] = []  # chunks that finished in the previous row
             for row, chunks in enumerate(rows):
                 of_row = partial(
                     Pass, number, prefix_noise=self.prefix_noise, row=row, num_rows=len(rows)
@@ -163,12 +168,11 @@ class DiffusionForcing(Loop):
                         causal=self.execution == "joint_causal",
                     )
                     continue
-                once = self.prefix != "every_row" or self.prefix_noise == 0
                 for part in prefix if row == 0 or not once else ():
-                    # Chunks after it may be in the history already.
+                    # Limit the view: in later rows the history holds chunks after this one.
                     sees = range(part.start)
                     yield of_row(part, stores="history" if once else "active", sees=sees)
-                # In the rows after its last step, later chunks see a chunk clean.
+                # Commit chunks before the row's denoising passes, which then see them clean.
                 for part in finished:
                     yield of_row(part, stores="history", completes=part)
                 finished = done if self.commit == "clean" else []

@@ -26,8 +26,9 @@ class Role:
 
     name: its name in the trace.
     text: the `prompt`, or the `negative` text.
-    cache: whether it has its `own` history; reads the one that another branch stores, `shared`, and
-        keeps only its own unfinished chunks; or sees `none`, its own chunk alone.
+    cache: `own`: the branch stores its own history. `shared`: it reads the history of the branch
+        that stores one, and keeps only its own unfinished chunks. `none`: it attends to its own
+        chunk only.
     """
 
     name: str
@@ -35,15 +36,12 @@ class Role:
     cache: Literal["own", "shared", "none"] = "own"
 
 
-PROMPT_ALONE = (Role("cond", "prompt"),)  # branches of a model without guidance
-
-
 def roles_of(guidance: Guided | None) -> tuple[Role, ...]:
-    """Return the roles of the branches of a pass."""
-    return PROMPT_ALONE if guidance is None else guidance.roles
+    """Return the roles of the branches of a pass; without guidance one, with the prompt."""
+    return (Role("cond", "prompt"),) if guidance is None else guidance.roles
 
 
-def running(guidance: Guided | None, each: Pass, time: float) -> list[int]:
+def running_branches(guidance: Guided | None, each: Pass, time: float) -> list[int]:
     """Return the indices of the branches in which a pass runs, if no policy skips it.
 
     time: of the pass's chunk, as the network takes it; a commit pass does not depend on it.
@@ -52,7 +50,8 @@ def running(guidance: Guided | None, each: Pass, time: float) -> list[int]:
         return [0]
     numbered = enumerate(guidance.roles)
     if each.step is None:
-        # A branch without a cache has nothing to store, and one whose text stays nothing to renew.
+        # A commit only fills caches, so a branch without a cache skips it. If the prompt changes,
+        # a branch that reads the negative text keeps its history: its text is the same.
         storing = [(number, role) for number, role in numbered if role.cache != "none"]
         is_new = each.recached_for is None
         return [number for number, role in storing if is_new or role.text == "prompt"]
@@ -71,7 +70,7 @@ class Texts(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is held now."""
+        """Bytes of the texts that are held now."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,11 @@ def branches_of(
 ) -> tuple[Branch, ...]:
     """Return the branches of a video, each with the session that its role asks for.
 
-    texts: those of `prompt` and, if a role reads it, of `negative`.
+    texts: `prompt` and, if a role reads it, `negative`.
     session: makes an empty cache.
     """
+    # Every guidance has at least one role with its own history. If several have one, the first is
+    # the owner of which the others read.
     own = {role: session() for role in roles if role.cache == "own"}
     owner = next(iter(own.values()))
     sessions: list[CacheSession] = []
@@ -146,8 +147,8 @@ class Guided(ABC):
 
     All branches share latents and solver.
 
-    negative: text to encode for the branches that read the negative one; None if no branch does, or
-        if the network has an empty text of its own.
+    negative: text to encode for the branches that read the negative text; None if no branch reads
+        it, or if the network brings its own empty text.
     """
 
     roles: ClassVar[tuple[Role, ...]]
@@ -165,7 +166,7 @@ class Guided(ABC):
     def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
         """Return the guided flow [B, F, C, h, w] in the branches' dtype, computed in fp32.
 
-        flows: of each branch; None of those that did not run.
+        flows: one for each branch; None for a branch that did not run.
         """
 
     @property
@@ -247,7 +248,7 @@ class SidePass(Guided):
         return role.cache != "none" or (is_oldest and time > self.above)
 
     def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
-        """Return the weighted mean of both flows, or the first where it is alone."""
+        """Return the weighted mean of both flows, or the first if only that branch ran."""
         history, alone = flows_BFChw
         assert history is not None
         if alone is None:

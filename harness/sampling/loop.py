@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from harness.api import Method, Stores
 from harness.cache.integration import Integration
-from harness.sampling.decoder import Codec, Decoder
+from harness.sampling.decoding import Codec, Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
@@ -18,9 +18,9 @@ from harness.sampling.schedule import NoiseSchedule
 class Loop:
     """Order of passes: `model.loop` of a preset. Stateless.
 
-    offset: rows between the starts of two chunks, a row being one step of every unfinished chunk;
-        null starts a chunk when the one before is done. With an offset, later chunks attend to the
-        noisy keys and values of earlier chunks.
+    offset: rows between the starts of two chunks; null starts a chunk when the previous one is
+        finished. A row is one step of every unfinished chunk. With an offset, later chunks attend
+        to the noisy keys and values of earlier chunks.
     joint: all unfinished chunks share one pass of the network and attend to each other in it.
     frames: length of a history, after which a new one starts; null keeps one history per video.
     overlap: newest frames of a history from which the next one starts.
@@ -31,7 +31,7 @@ class Loop:
              than a history.
     """
 
-    # Whether a new history starts from pictures, which takes a decoder that encodes.
+    # Whether a new history starts from decoded pictures. This needs a decoder that also encodes.
     decodes_between: ClassVar[bool] = True
 
     offset: int | None = None
@@ -50,7 +50,7 @@ class Loop:
         self.check_lengths()
 
     def check_lengths(self) -> None:
-        """Raise ValueError unless the overlap is shorter than a history, or there is neither."""
+        """Raise ValueError unless `frames` exceeds an overlap of at least 1, or neither is set."""
         lengths = [n for n in (self.frames, self.overlap) if n is not None]
         whole = all(type(n) is int for n in lengths)
         if self.frames is None and whole and self.overlap == 0:
@@ -135,6 +135,7 @@ class Loop:
         """Return the most frames that the cache holds as active chunks."""
         if self.while_noisy != "active" or self.offset is None:
             return 0
+        # The first chunk may have steps of its own.
         most_steps = max(len(schedule.times(first)) for first in (True, False))
         # Once the most chunks are unfinished, the rows of passes repeat: a short video is enough.
         enough = (2 * -(-most_steps // self.offset) + 1) * chunk_frames
@@ -167,16 +168,20 @@ class Loop:
                     (oldest, step), (newest, _) = row[0], row[-1]
                     part = parts[given + oldest]
                     joint = range(part.start, parts[given + newest].stop)
-                    yield Pass(number, joint, step, needs_room=row[-1][1] == 0)
-                    # Only the oldest chunk can finish; until then its commit pass stores nothing.
-                    if step + 1 == num_steps[oldest]:
+                    is_last = step + 1 == num_steps[oldest]
+                    new = row[-1][1] == 0
+                    yield Pass(number, joint, step, needs_room=new, precedes_commit=is_last)
+                    # Rolling Forcing runs a commit pass in every row. Only the oldest chunk can
+                    # finish; until then its commit pass stores nothing.
+                    if is_last:
                         yield Pass(number, part, stores="history", completes=part)
                     else:
-                        yield Pass(number, part)
+                        yield Pass(number, part, precedes_commit=False)
                     continue
                 for chunk, step in row:
                     part = parts[given + chunk]
                     first = chunk == row[0][0]
+                    is_last = step + 1 == num_steps[chunk]
                     yield Pass(
                         number,
                         part,
@@ -184,8 +189,9 @@ class Loop:
                         self.while_noisy,
                         is_oldest=first,
                         needs_room=first and row[-1][1] == 0,
+                        precedes_commit=is_last,
                     )
-                    if step + 1 == num_steps[chunk]:
+                    if is_last:
                         yield Pass(number, part, stores="history", completes=part)
 
     def refuse_prefix(self, given: int) -> None:
@@ -197,7 +203,7 @@ class Loop:
             )
 
     def parts(self, number: int, length: int, chunk_frames: int) -> tuple[list[range], int]:
-        """Return the chunks of a history, and how many of them come from the history before.
+        """Return the chunks of a history, and how many of them come from the previous history.
 
         Raises  ValueError: frames or overlap that are no multiple of a chunk.
         """

@@ -11,7 +11,7 @@ from harness.api import CacheSpec, Stores
 
 
 def chunks(num_frames: int, chunk_frames: int) -> list[range]:
-    """Split a video into chunks; the last one holds what is left."""
+    """Split a video into chunks; the last one may be shorter."""
     return [
         range(start, min(start + chunk_frames, num_frames))
         for start in range(0, num_frames, chunk_frames)
@@ -20,6 +20,9 @@ def chunks(num_frames: int, chunk_frames: int) -> list[range]:
 
 def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tuple[int, int]]]:
     """Yield the rows of a step matrix: unfinished chunks, oldest first, each with its own step.
+
+    For example, two chunks of 3 steps with offset=1 give [(0, 0)], [(0, 1), (1, 0)],
+    [(0, 2), (1, 1)] and [(1, 2)].
 
     num_steps: denoising steps of each chunk.
     offset: rows between the starts of two neighbouring chunks; None, or more rows than a chunk has
@@ -46,13 +49,13 @@ class Pass:
 
     history: number of the history; 0 except where histories restart.
     frames: frames of the pass.
-    step: step of the oldest chunk that advances, from 0; None if the pass advances none. Such a
-        pass shows the clean estimate of its chunks at time 0: the commit of a finished chunk, or
-        the given start of a history.
+    step: step of the oldest chunk that advances, from 0; None if the pass advances no chunk. Such a
+        pass shows its chunks without noise: it commits a finished chunk, or stores the given start
+        of a history.
     stores: what the cache session keeps of the pass.
-    advances: frames whose chunks take a solver step; None for all of the pass. The others are shown
-        as they are: given, finished, or waiting.
-    completes: frames whose latents are final, and that no later pass stores.
+    advances: frames whose chunks take a solver step; None for all frames of the pass. The network
+        also sees the other frames, which are given, finished or waiting to start.
+    completes: frames whose latents are final after the pass; no later pass stores them.
     sees: earlier frames that the pass may attend to; None for all.
     causal: chunks in the pass attend to themselves and to earlier ones only.
     prefix_noise: noise that is added to the given start of a history, and its time, 0 to 1000.
@@ -65,6 +68,8 @@ class Pass:
         row beside unfinished ones.
     recached_for: frames of the chunk whose text the pass reads, if it stores an earlier chunk once
         more; None for other passes.
+    precedes_commit: whether the next pass over these frames may store them in the history. A policy
+        that compares the two looks at no other noisy pass.
     """
 
     history: int
@@ -82,6 +87,7 @@ class Pass:
     is_oldest: bool = True
     needs_room: bool = False
     recached_for: range | None = None
+    precedes_commit: bool = True
 
     @property
     def advancing(self) -> range:
@@ -92,10 +98,11 @@ class Pass:
 def with_recache(
     passes: Iterable[Pass], switches: Sequence[int], spec: CacheSpec
 ) -> Iterator[Pass]:
-    """Yield passes, and before a chunk whose text is new those that store its history once more.
+    """Yield passes; before a chunk whose text is new, add passes that store the history again.
 
-    These store the whole chunks in the window again, oldest first, without noise and under the new
-    text. The model's sink keeps its keys and values, as does a chunk of which a part has left.
+    The added passes store every chunk that lies wholly in the window, oldest first, without noise
+    and under the new text. The model's sink keeps its keys and values, and so does a chunk of which
+    some frames have been evicted.
 
     switches: first frames of the chunks whose text is new.
     Source  LongLive (arXiv 2509.22622), KV recache; its code with `global_sink`, as its settings
@@ -105,6 +112,7 @@ def with_recache(
         new = each.frames.start
         if each.step == 0 and new in switches:
             first = spec.sink + (0 if spec.window is None else max(0, new - spec.window))
+            # Round up to a whole chunk: the network cannot run on a part of one.
             first = -(-first // spec.chunk_frames) * spec.chunk_frames
             for part in chunks(new, spec.chunk_frames)[first // spec.chunk_frames :]:
                 yield Pass(each.history, part, stores="history", recached_for=each.frames)
@@ -116,7 +124,7 @@ def most_active_frames(passes: Iterable[Pass]) -> int:
     held: set[range] = set()
     history = most = 0
     for each in passes:
-        if each.history != history:
+        if each.history != history:  # a new history starts with an empty cache
             held.clear()
             history = each.history
         if each.stores == "active":
@@ -147,14 +155,14 @@ class Observer(Protocol):
     def stored(self, age: int) -> None:
         """Record that the current denoising pass stored its chunk in the history.
 
-        age: passes of the chunk since the one that its keys and values are from.
+        age: passes of the chunk since the one that computed its keys and values.
         """
 
     def drifted(self, drift: float, accumulated: float) -> None:
         """Record the numbers by which the reuse policy decided on the current pass.
 
-        drift: change of the feature that it watches.
-        accumulated: what it compares with its threshold.
+        drift: change of the feature that the policy watches.
+        accumulated: number that the policy compares with its threshold.
         """
 
 

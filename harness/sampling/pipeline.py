@@ -9,14 +9,14 @@ from typing import ClassVar, Literal, get_args
 
 from harness.api import Method, TokenPolicy
 from harness.cache.integration import Integration
-from harness.sampling.decoder import Decoder
+from harness.sampling.decoding import Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Pass, chunks, most_active_frames, step_rows
 from harness.sampling.schedule import NoiseSchedule
 
 Commit = Literal["clean", "last_evaluated"]
-GIVEN_REACH = 8  # chunks that a given chunk sees if no other number holds
+GIVEN_REACH = 8  # chunks that a given chunk sees if the loop sets no number
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Pipeline(Loop):
     chunk is encoded once more at the beginning of the next row, without noise and with the empty
     text; later passes see those keys and values.
 
-    chunks: chunks under way at a time (W).
+    chunks: unfinished chunks at a time (W).
     reach: number of chunks that a pass sees, its own included, in each part of a chunk's steps. The
         steps are split evenly. null lets every pass see all earlier chunks.
-    clean_reach: the same for passes that encode a finished or given chunk; null takes the last
-        entry of `reach`.
-    commit: keys and values of a finished chunk in history: encoded once more (`clean`), or those of
-        its `last_evaluated` step, as FlowCache has them.
+    clean_reach: number of chunks that a pass sees which encodes a finished or given chunk, its own
+        included; null takes the last entry of `reach`.
+    commit: keys and values of a finished chunk in the history. `clean` encodes the chunk once more;
+        `last_evaluated` stores those of its newest step that ran, as FlowCache does.
 
     Sources  MAGI-1 (arXiv 2505.13211), its released code; FlowCache (arXiv 2602.10825).
     Raises   ValueError: an unknown word, numbers below 1.
@@ -194,9 +194,11 @@ class Pipeline(Loop):
                     is_oldest=chunk == under_way[0][0],
                     needs_room=chunk == under_way[0][0] and under_way[-1][1] == 0,
                 )
+                # Chunks start at least a row apart, so at most one finishes in a row.
                 if is_last and not commits:
                     finished = part
-        # The original leaves this one out, as no pass sees it; other loops store all of a video.
+        # The original skips the last commit, because no pass sees it. Run it all the same: with
+        # every loop the cache holds the whole video at the end.
         yield from commit(len(rows))
 
     @property

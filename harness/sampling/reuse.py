@@ -11,14 +11,14 @@ from torch import Tensor
 from harness.api import PassInputs, Reuse
 from harness.sampling.network import Network, TimeEmbedding
 
-WINDOW = -1  # in place of a chunk's first frame: the state of a whole window
+WINDOW = -1  # stands for a chunk's first frame in the key of the state of a whole window
 
 
 class Inputs:
     """Inputs of a pass: latents, times, and their embeddings before the network's first block.
 
-    Each part is computed when it is first asked for, and once only: a policy may look at it before
-    the pass runs, or instead of the pass.
+    Each part is computed on first use and then kept, because a policy may read it before the pass
+    runs, or instead of the pass.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Inputs:
         """Tokens before the first block [B, F * T, dim]."""
         return self._network.embed(self.x_BFChw)
 
-    def finish(self, behind: Tensor) -> Tensor:
+    def finish(self, tokens_out: Tensor) -> Tensor:
         """Return the flow [B, F, C, h, w] of tokens after the last block."""
-        return self._network.finish(behind, self.time, self.x_BFChw)
+        return self._network.finish(tokens_out, self.time, self.x_BFChw)
 
     @property
     def time_embedding(self) -> Tensor:
@@ -62,10 +62,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a denoising pass lies in the video.
+    """Branch, chunk and step of a denoising pass.
 
     branch: number of the guidance branch.
-    chunk: first frame of its (oldest) chunk. step, num_steps: step of that chunk, and its steps.
+    chunk: first frame of its chunk; WINDOW for a pass over a whole window.
+    step, num_steps: step of the oldest chunk that advances, and its number of steps.
     row, num_rows, row_frames: as in `harness.sampling.passes.Pass`.
     stores_history: whether the pass stores its chunk in the history; such a pass always runs,
         unless the policy allows a stale commit.
@@ -83,11 +84,11 @@ class Place:
 
 @dataclass
 class Watched:
-    """What a policy has seen of one chunk, or of one window, in one branch.
+    """State of one chunk, or of one window, in one branch.
 
-    feature: of the pass that the next one is compared with. frames: those that it is of, if the
-        chunks of a window change.
-    drifts: of every pass since the last evaluated one.
+    feature: feature of the pass that the next pass is compared with.
+    frames: frames of that feature, if the chunks of a window change from pass to pass.
+    drifts: drift of every pass since the newest one that ran.
     """
 
     feature: Tensor | None = None
@@ -97,7 +98,7 @@ class Watched:
 
 @dataclass
 class Decision:
-    """Whether a pass is skipped, and the numbers behind it; None where the policy made no test."""
+    """Whether a pass is skipped, and the numbers that decided it; None without a comparison."""
 
     skips: bool = False
     drift: float | None = None
@@ -107,25 +108,24 @@ class Decision:
 class ReuseState:
     """State of a reuse policy over one video.
 
-    Decisions belong to a chunk or to the window, as the policy's `scope` says. What replaces a
-    skipped pass belongs to one chunk (or to the chunks of a joint pass) and one branch.
+    The policy decides for each chunk or for the whole window, as its `scope` says. The tensor that
+    replaces a skipped pass belongs to one chunk (or to the chunks of a joint pass) and one branch.
     """
 
     def __init__(self, policy: Reuse) -> None:
-        """Start before the first pass of a video."""
         self.policy = policy
         self._watched: dict[tuple[int, int], Watched] = {}  # by branch and chunk, or by branch
         self._payloads: dict[tuple[int, int], Tensor] = {}  # by branch and chunk
         self._displacements: dict[int, Tensor] = {}  # by chunk; branches share the latents
-        self._of_rows: dict[int, tuple[int, bool]] = {}  # by branch: newest row, and its decision
-        self._count = 0  # of calls, for counter=shared
+        self._rows: dict[int, tuple[int, bool]] = {}  # by branch: newest row, whether it is skipped
+        self._count = 0  # decisions so far, for counter=shared
         self._chunk_skips = False  # decision of the newest pass's first branch
 
     def restart(self) -> None:
         """Clear all state at the start of a new history."""
         self._payloads.clear()
         self._displacements.clear()
-        self._of_rows.clear()
+        self._rows.clear()
         # counter=shared reproduces the released TeaCache, which keeps its state between windows.
         if self.policy.counter != "shared":
             self._watched.clear()
@@ -138,32 +138,34 @@ class ReuseState:
                 del kept[key]
 
     def decide(self, place: Place, inputs: Callable[[], PassInputs]) -> Decision:
-        """Decide on a pass.
+        """Decide whether a pass is skipped.
 
-        inputs: returns those of the pass, or of the whole window if the policy's `scope` says so.
-            It is called only if the policy compares features now.
+        inputs: returns the inputs of the pass, or of the whole window if the policy's `scope` is
+            the window. It is called only if the policy compares features in this pass.
         """
         policy = self.policy
         if policy.payload == "displacement" and place.branch > 0:
             # The displacement is that of the guided flow: all branches skip together.
             return Decision(self._chunk_skips)
-        newest_row, row_skips = self._of_rows.get(place.branch, (-1, False))
+        newest_row, row_skips = self._rows.get(place.branch, (-1, False))
         if policy.scope == "chunk" or place.row is None:
             is_end = place.row is not None and place.row == place.num_rows - 1
             guarded = policy.protect_end and is_end
             key = place.branch, place.chunk
             decision = self._test(key, place.step, place.num_steps, inputs, guarded=guarded)
         elif newest_row == place.row:
-            # The first chunk of a row asked; the others follow.
+            # The first chunk of a row decides for all of its chunks.
             decision = Decision(row_skips)
         else:
             state, step = place.branch, place.row
+            # The released TeaCache counts the calls of all branches with one counter, and takes
+            # even and odd calls as the two branches, whatever branches there are.
             if policy.counter == "shared":
                 state, step = self._count % 2, self._count
                 self._count = (self._count + 1) % place.num_rows
             key = state, WINDOW
             decision = self._test(key, step, place.num_rows, inputs, place.row_frames)
-            self._of_rows[place.branch] = place.row, decision.skips
+            self._rows[place.branch] = place.row, decision.skips
         # In a chunk's first pass there is nothing to reuse yet.
         if policy.payload == "displacement":
             can_skip = place.chunk in self._displacements
@@ -184,8 +186,10 @@ class ReuseState:
     ) -> Decision:
         """Compare the pass with an earlier one, unless it is guarded, and update the state.
 
-        frames: frames of the inputs, if they change from pass to pass; those that both passes have
-            are compared.
+        key: chunk or window to which the state belongs, as in `_watched`.
+        frames: frames of the inputs, if they change from pass to pass. Only frames that both passes
+            have are compared.
+        guarded: whether the pass must run.
         """
         policy, decision = self.policy, Decision()
         is_first = key not in self._watched
@@ -194,7 +198,8 @@ class ReuseState:
         if frames is not None and watched.frames is not None:
             held = watched.frames
             shared = range(max(frames.start, held.start), min(frames.stop, held.stop))
-            is_first |= not shared  # all chunks are new: nothing compares
+            is_first |= not shared  # all chunks are new, so there is nothing to compare
+        # Compute the feature also where the pass must run: the next pass is compared with it.
         now = None if policy.feature is None else policy.feature(inputs())
         if not is_first and not guarded and not policy.guards(step, num_steps):
             if now is not None and watched.feature is not None:
@@ -205,28 +210,30 @@ class ReuseState:
             decision.skips = policy.skips(step, num_steps, watched.drifts)
         if not decision.skips:
             watched.drifts.clear()
+        # reference=previous compares with the newest pass, also if that one was skipped; otherwise
+        # the policy compares with the newest pass that ran.
         if policy.reference == "previous" or not decision.skips:
             watched.feature, watched.frames = now, frames
         return decision
 
-    def evaluated(self, place: Place, inputs: Inputs, behind: Tensor, flow_BFChw: Tensor) -> None:
-        """Keep what replaces later passes, after a pass that ran.
+    def evaluated(
+        self, place: Place, inputs: Inputs, tokens_out: Tensor, flow_BFChw: Tensor
+    ) -> None:
+        """Keep the result of a pass that ran; it replaces later passes that are skipped.
 
-        behind: tokens after the last block [B, F * T, dim].
+        tokens_out: tokens after the last block [B, F * T, dim].
         """
         if self.policy.payload == "residual":
-            self._payloads[place.branch, place.chunk] = behind - inputs.tokens
+            self._payloads[place.branch, place.chunk] = tokens_out - inputs.tokens
         elif self.policy.payload == "velocity":
             self._payloads[place.branch, place.chunk] = flow_BFChw
 
     def flow(self, place: Place, inputs: Inputs) -> Tensor | None:
-        """Return the flow [B, F, C, h, w] that replaces that of a skipped pass.
-
-        None if a displacement replaces the whole step.
-        """
+        """Return the flow of a skipped pass [B, F, C, h, w]; None if a displacement replaces it."""
         if self.policy.payload == "displacement":
             return None
         kept = self._payloads[place.branch, place.chunk]
+        # A residual stands for the blocks: embedding and head still run, at the pass's own time.
         return inputs.finish(inputs.tokens + kept) if self.policy.payload == "residual" else kept
 
     def moved(self, chunk: int, displacement_BFChw: Tensor) -> None:
@@ -239,7 +246,7 @@ class ReuseState:
 
 
 def _cut(feature: Tensor, frames: range | None, shared: range | None) -> Tensor:
-    """Return the part of a feature of `frames` that is of `shared`, along dimension 1."""
+    """Cut a feature of `frames` to the frames in `shared`, along dimension 1."""
     if frames is None or shared is None or frames == shared:
         return feature
     size = feature.shape[1] // len(frames)

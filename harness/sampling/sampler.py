@@ -13,7 +13,7 @@ from harness.api import Reuse, Stores
 from harness.cache.integration import CacheSession
 from harness.cache.numerics import are_finite, demand_finite_passes
 from harness.cache.session import Session
-from harness.sampling.guidance import Branch, Guided, Role, SameText, roles_of, running
+from harness.sampling.guidance import Branch, Guided, Role, SameText, roles_of, running_branches
 from harness.sampling.loop import Loop
 from harness.sampling.network import Network, TextKV
 from harness.sampling.noise import Noise
@@ -36,12 +36,13 @@ class SegmentDecoder(Protocol):
 class Generation:
     """Inputs of one video while it is sampled.
 
-    branches: one, or those that the model's guidance names.
+    branches: one for each role of the model's guidance; a single one without guidance.
     num_frames: latent frames of the video, those of the prefix included.
-    segments: needed only if the loop restarts histories.
+    segments: decodes between two histories; only loops that restart histories need it.
     prefix: latents that the video begins with [B, F, C, h, w], or None. Whole chunks are stored as
-        they are. Frames of a chunk that is only partly given replace its own in every pass.
-    recached: first frames of the chunks before which the history is stored again under their text.
+        they are. If it ends inside a chunk, its frames replace the chunk's in every pass.
+    recached: first frames of the chunks whose text is new. Before such a chunk, the history is
+        stored again under the new text.
     """
 
     branches: tuple[Branch, ...]
@@ -61,12 +62,12 @@ class ChunkState:
     placed: its frames in the current history.
     latents: [B, F, C, h, w]: noise before the first step, final after the last.
     num_steps: denoising steps.
-    solver: None for chunks that the history before gives, and for finished ones.
+    solver: None for given chunks and for finished ones.
     has_begun: whether its first step is done.
-    is_given: whether it comes from the history before, or from a prefix.
-    skipped: denoising passes that were skipped since the newest that ran.
-    pinned: its first frames that a prefix gives [B, F, C, h, w]; None if it gives none.
-    finite: for each pass so far, whether its latents were finite [] bool, on the device.
+    is_given: whether its latents come from the previous history, or from a prefix.
+    skipped: denoising passes skipped since the newest one that ran.
+    pinned: first frames of the chunk, if a prefix gives them [B, F, C, h, w].
+    finite: one entry for each pass: whether the latents after it are finite [] bool, on the device.
     """
 
     frames: range
@@ -83,15 +84,20 @@ class ChunkState:
 
 @dataclass
 class HistoryState:
-    """The history that is being sampled.
+    """The history that is being sampled, and the state of its passes.
 
-    length: its frames. begin: its first frame in the video.
+    video, reuse: inputs of the video, and the state of its reuse policy, if it has one.
+    number: number of the history in the video, from 0.
+    length: frames of the history.
+    begin: its first frame in the video.
     chunks: by first frame in the history.
     prefix_draw: the newest row that showed a noisy start, and that noise [B, overlap, C, h, w].
-    rewritten: the row of the newest commit, and its frames.
+    rewritten: row and frames of the newest commit of a branch that shares its history.
     renewed: the newest chunk for which the history was freed, to be stored again.
     """
 
+    video: Generation
+    reuse: ReuseState | None
     number: int
     length: int
     begin: int = 0
@@ -153,15 +159,19 @@ class Sampler:
         plan = session.plan(each.frames, each.stores, each.sees)
         if each.causal:
             plan = replace(plan, causal_frames=self.chunk_frames)
-        behind = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
+        # With a reuse policy, an earlier pass may be the last that runs before the commit.
+        if self.reuse is None and not each.precedes_commit:
+            plan = replace(plan, observed=False)
+        tokens_out = self.network.run(inputs.tokens, inputs.time, text_kv, session, plan)
+        # Self-attention is counted by the session; the network's other work is counted here.
         tokens = inputs.tokens.shape[1] * len(text_kv.layers)
         session.arithmetic.tokens += tokens
         session.arithmetic.text_pairs += tokens * text_kv.layers[0][0].shape[2]
-        return behind, self.network.finish(behind, inputs.time, inputs.x_BFChw)
+        return tokens_out, inputs.finish(tokens_out)
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """What each branch of a pass reads."""
+        """Roles of the branches of a pass: which text and which cache each of them uses."""
         return roles_of(self.guidance)
 
     def to_network(self, x: Tensor) -> Tensor:
@@ -178,43 +188,41 @@ class Sampler:
         """
         assert len(video.branches) == len(self.roles), "one branch for each role"
         lengths = self.loop.histories(video.num_frames)
-        history = HistoryState(0, lengths[0])
-        given = self._give(video, history)
         reuse = None if self.reuse is None else ReuseState(self.reuse)
-        passes = self.loop.passes(self.schedule, video.num_frames, self.chunk_frames, given)
+        history = HistoryState(video, reuse, 0, lengths[0])
+        num_given = 0
+        if video.prefix is not None:
+            # Whole chunks only: the chunk in which the prefix ends is denoised, see `pinned`.
+            num_given = video.prefix.shape[1] // self.chunk_frames
+            for part in chunks(num_given * self.chunk_frames, self.chunk_frames):
+                latents = self.to_network(video.prefix[:, part.start : part.stop])
+                history.chunks[part.start] = ChunkState(part, part, latents, is_given=True)
+        passes = self.loop.passes(self.schedule, video.num_frames, self.chunk_frames, num_given)
         spec = video.branches[0].session.spec
         for each in with_recache(passes, video.recached, spec):
             if each.history > history.number:
-                history = self._restart(video, history, lengths[each.history])
-                if reuse is not None:
-                    reuse.restart()
-            self._make_room(video, history, each)
+                history = self._restart(history, lengths[each.history])
+            self._make_room(history, each)
             if each.step is None:
-                self._commit(video, history, each)
+                self._commit(history, each)
             else:
-                self._denoise(video, history, each, reuse)
+                self._denoise(history, each)
             for start in range(each.completes.start, each.completes.stop, self.chunk_frames):
                 chunk = history.chunks[start]
-                self._demand_finite(video, chunk)
+                self._demand_finite(history, chunk)
+                # Free the solver and the reuse state now: they hold tensors as large as the chunk.
+                # Its latents stay, because the next history may start from them.
                 chunk.solver = None
                 if reuse is not None:
                     reuse.free(start)
                 yield chunk.latents
 
-    def _give(self, video: Generation, history: HistoryState) -> int:
-        """Start the chunks that a prefix gives whole; return their number."""
-        if video.prefix is None:
-            return 0
-        num_given = video.prefix.shape[1] // self.chunk_frames
-        for part in chunks(num_given * self.chunk_frames, self.chunk_frames):
-            latents = self.to_network(video.prefix[:, part.start : part.stop])
-            history.chunks[part.start] = ChunkState(part, part, latents, is_given=True)
-        return num_given
-
-    def _restart(self, video: Generation, old: HistoryState, length: int) -> HistoryState:
+    def _restart(self, old: HistoryState, length: int) -> HistoryState:
         """Free the history, and start one of `length` frames from the newest frames of the old."""
-        overlap = self.loop.overlap
-        new = HistoryState(old.number + 1, length, old.begin + old.length - overlap)
+        video, overlap = old.video, self.loop.overlap
+        begin = old.begin + old.length - overlap
+        new = HistoryState(video, old.reuse, old.number + 1, length, begin)
+        # Free the caches first: the decoder needs the memory.
         for branch in video.branches:
             branch.session.restart()
         if self.loop.decodes_between:
@@ -228,13 +236,17 @@ class Sampler:
             frames = range(placed.start + new.begin, placed.stop + new.begin)
             own = given_BFChw[:, placed.start : placed.stop]
             new.chunks[start] = ChunkState(frames, placed, own, is_given=True)
+        if new.reuse is not None:
+            new.reuse.restart()
         return new
 
-    def _make_room(self, video: Generation, history: HistoryState, each: Pass) -> None:
+    def _make_room(self, history: HistoryState, each: Pass) -> None:
         """Free cache entries that the next pass must not see."""
-        for role, branch in zip(self.roles, video.branches, strict=True):
+        for role, branch in zip(self.roles, history.video.branches, strict=True):
             if each.needs_room and role.cache == "own" and isinstance(branch.session, Session):
                 branch.session.make_room()
+            # From the next row on, a branch that shares its history reads the owner's version of
+            # the finished chunk (see `_commit`).
             if history.rewritten is None or history.rewritten[0] == each.row:
                 continue
             if role.cache == "shared":
@@ -242,82 +254,67 @@ class Sampler:
                 branch.session.forget(history.rewritten[1])
                 history.rewritten = None
 
-    def _denoise(
-        self, video: Generation, history: HistoryState, each: Pass, reuse: ReuseState | None
-    ) -> None:
-        """Run or skip a pass in every branch, and advance the solvers of its chunks by one step.
-
-        The first branch starts new chunks and the last one combines the flows, both inside a timed
-        phase.
-        """
-        advances, roles = each.advancing, self.roles
+    def _denoise(self, history: HistoryState, each: Pass) -> None:
+        """Run or skip a pass in every branch, and advance the solvers of its chunks by one step."""
+        assert each.step is not None
+        video, reuse, roles, advances = history.video, history.reuse, self.roles, each.advancing
         index = (advances.start + history.begin) // self.chunk_frames
         inputs: Inputs | None = None
         flows: list[Tensor | None] = [None] * len(roles)
-        # Chunks that have no state yet start inside the timed phase, so their solver is not asked.
-        assert each.step is not None
+        # A new chunk gets its solver inside the timed phase of the first branch. So ask the
+        # schedule for the time here: the solver may not exist yet.
         times = self.schedule.times(first_chunk=advances.start + history.begin == 0)
-        numbers = running(self.guidance, each, times[each.step])
+        numbers = running_branches(self.guidance, each, times[each.step])
         for number in numbers:
             with video.observer.phase("denoise", index, each.step, number):
                 # All branches show the same latents, so they share the embedded inputs.
-                inputs = inputs or self._inputs(video, history, each, each.frames)
-                flow_BFChw, skips = self._branch_flow(video, history, each, reuse, number, inputs)
-                flows[number] = flow_BFChw
+                inputs = inputs or self._inputs(history, each, each.frames)
+                flows[number], skips = self._branch_flow(history, each, number, inputs)
                 chunk = history.chunks[advances.start]
                 if number == numbers[0]:
                     chunk.skipped = chunk.skipped + 1 if skips else 0
                 if each.stores == "history" and roles[number].cache == "own":
                     video.observer.stored(chunk.skipped)
+                # The last branch's phase also times guidance and solver.
                 if number == numbers[-1]:
                     starts = range(advances.start, advances.stop, self.chunk_frames)
                     moving = [history.chunks[start] for start in starts]
                     if reuse is not None and reuse.policy.payload == "displacement":
-                        self._move(video, each, moving[0], flows, reuse, skips)
+                        self._move(history, each, chunk, flows, skips)
                     else:
                         self._step(video, each, moving, flows)
         if each.stores == "history":
             for role, branch in zip(roles, video.branches, strict=True):
                 if role.cache == "own":
-                    name = self._name(moving[0].frames)
+                    name = self._describe(moving[0].frames)
                     branch.session.watch.demand_finite(name, branch.session)
         if self.loop.joint:
+            # Read the answer in every pass: a joint pass mixes its chunks, so a chunk that is not
+            # finite spoils the others in the next pass.
             finite = are_finite(*(chunk.solver.clean for chunk in moving if chunk.solver))
-            where = f"the window from {self._name(moving[0].frames)} on"
+            where = f"the window from {self._describe(moving[0].frames)} on"
             demand_finite_passes([finite], where, video.branches[0].session)
 
-    def _evaluate_as(
-        self,
-        role: Role,
-        video: Generation,
-        history: HistoryState,
-        number: int,
-        inputs: Inputs,
-        each: Pass,
+    def _evaluate_branch(
+        self, history: HistoryState, each: Pass, number: int, inputs: Inputs
     ) -> tuple[Tensor, Tensor]:
-        """Run a pass as its branch's role says; see `evaluate` for what it returns."""
-        branch = video.branches[number]
-        if role.cache == "none":
+        """Run a pass in one branch; return what `evaluate` returns."""
+        branch = history.video.branches[number]
+        if self.roles[number].cache == "none":
             each = replace(each, sees=range(0), stores="nothing")
-        text_kv = branch.texts.of(self._number(history, each), each.step is None)
+        text_kv = branch.texts.of(self._chunk_number(history, each), each.step is None)
         return self.evaluate(inputs, text_kv, branch.session, each)
 
     def _branch_flow(
-        self,
-        video: Generation,
-        history: HistoryState,
-        each: Pass,
-        reuse: ReuseState | None,
-        number: int,
-        inputs: Inputs,
+        self, history: HistoryState, each: Pass, number: int, inputs: Inputs
     ) -> tuple[Tensor | None, bool]:
         """Return the flow of a pass in one branch [B, F, C, h, w], and whether it was skipped.
 
         There is no flow if a displacement replaces the step.
         """
-        role, session = self.roles[number], video.branches[number].session
+        reuse, observer = history.reuse, history.video.observer
         if reuse is None:
-            return self._evaluate_as(role, video, history, number, inputs, each)[1], False
+            return self._evaluate_branch(history, each, number, inputs)[1], False
         assert each.step is not None
         place = Place(
             branch=number,
@@ -330,28 +327,30 @@ class Sampler:
             row_frames=each.row_frames,
         )
 
-        def watched() -> Inputs:
+        # A policy with scope=window compares the whole window, also where a pass has one chunk.
+        # Embedding the window costs time, so the policy calls this only when it compares.
+        def compared() -> Inputs:
             window = each.row_frames or range(history.length)
             if reuse.policy.scope == "chunk" or each.row is None or each.frames == window:
                 return inputs
-            return self._inputs(video, history, each, window)
+            return self._inputs(history, each, window)
 
-        decision = reuse.decide(place, watched)
+        decision = reuse.decide(place, compared)
         if decision.drift is not None and decision.accumulated is not None:
-            video.observer.drifted(decision.drift, decision.accumulated)
+            observer.drifted(decision.drift, decision.accumulated)
         if decision.skips:
-            video.observer.reused()
-            if each.stores == "history" and role.cache == "own":
+            observer.reused()
+            if each.stores == "history" and self.roles[number].cache == "own":
+                # No pass computes the chunk's keys, so the history gets those of an earlier pass.
+                session = history.video.branches[number].session
                 assert isinstance(session, Session)
                 session.promote(each.frames)
             return reuse.flow(place, inputs), True
-        behind, flow_BFChw = self._evaluate_as(role, video, history, number, inputs, each)
-        reuse.evaluated(place, inputs, behind, flow_BFChw)
+        tokens_out, flow_BFChw = self._evaluate_branch(history, each, number, inputs)
+        reuse.evaluated(place, inputs, tokens_out, flow_BFChw)
         return flow_BFChw, False
 
-    def _inputs(
-        self, video: Generation, history: HistoryState, each: Pass, frames: range
-    ) -> Inputs:
+    def _inputs(self, history: HistoryState, each: Pass, frames: range) -> Inputs:
         """Return latents and times of some frames of the history as a pass shows them.
 
         Chunks that have no state yet start here, from the video's noise.
@@ -359,15 +358,21 @@ class Sampler:
         shown: list[Tensor] = []
         times: list[float] = []
         for start in range(frames.start, frames.stop, self.chunk_frames):
-            chunk = self._chunk(video, history, start)
+            chunk = self._chunk(history, start)
             x_BFChw, time = chunk.latents, self.schedule.clean_time
             if chunk.is_given and each.prefix_noise:
-                x_BFChw, time = self._noisy_start(video, history, each, chunk), each.prefix_noise
+                # One draw per row, which all branches and all given chunks share.
+                if history.prefix_draw is None or history.prefix_draw[0] != each.row:
+                    history.prefix_draw = each.row, history.video.noise.fresh(self.loop.overlap)
+                noise = history.prefix_draw[1][:, start : chunk.placed.stop].to(x_BFChw)
+                share = each.prefix_noise / GRID
+                x_BFChw, time = (1 - share) * x_BFChw + share * noise, each.prefix_noise
             elif chunk.solver is not None and each.step is not None:
                 runs = each.advancing if each.row_frames is None else each.row_frames
                 is_waiting = not chunk.has_begun and start not in runs
                 time = WAITING if is_waiting else chunk.solver.time
             elif chunk.solver is not None and not chunk.solver.finished:
+                # The commit of a joint loop shows an unfinished chunk as it would be without noise.
                 x_BFChw = chunk.solver.clean
             if chunk.pinned is not None:
                 x_BFChw = torch.cat([chunk.pinned, x_BFChw[:, chunk.pinned.shape[1] :]], dim=1)
@@ -379,12 +384,10 @@ class Sampler:
         t_BF = torch.tensor(times).expand(x_BFChw.shape[0], -1)
         return Inputs(self.network, x_BFChw, t_BF, self.schedule.pace(each.step))
 
-    def _chunk(self, video: Generation, history: HistoryState, start: int) -> ChunkState:
-        """Return a chunk of the history; one that has no state yet starts from the video's noise.
-
-        start: its first frame in the history.
-        """
+    def _chunk(self, history: HistoryState, start: int) -> ChunkState:
+        """Return the chunk at frame `start` of the history; a new one starts from noise."""
         if start not in history.chunks:
+            video = history.video
             placed = range(start, min(start + self.chunk_frames, history.length))
             frames = range(placed.start + history.begin, placed.stop + history.begin)
             is_first, pinned = frames.start == 0, None
@@ -399,17 +402,6 @@ class Sampler:
                 pinned=pinned,
             )
         return history.chunks[start]
-
-    def _noisy_start(
-        self, video: Generation, history: HistoryState, each: Pass, chunk: ChunkState
-    ) -> Tensor:
-        """Return a given chunk with the noise that the pass adds to it [B, F, C, h, w]."""
-        # One draw per row, which all branches and all chunks of the start share.
-        if history.prefix_draw is None or history.prefix_draw[0] != each.row:
-            history.prefix_draw = each.row, video.noise.fresh(self.loop.overlap)
-        noise = history.prefix_draw[1][:, chunk.placed.start : chunk.placed.stop].to(chunk.latents)
-        share = each.prefix_noise / GRID
-        return (1 - share) * chunk.latents + share * noise
 
     def _step(
         self,
@@ -442,40 +434,37 @@ class Sampler:
 
     def _move(
         self,
-        video: Generation,
+        history: HistoryState,
         each: Pass,
         chunk: ChunkState,
         flows_BFChw: Sequence[Tensor | None],
-        reuse: ReuseState,
         skips: bool,
     ) -> None:
         """Advance a chunk by one step; a skipped step repeats the displacement of the last one."""
-        assert chunk.solver is not None
+        assert chunk.solver is not None and history.reuse is not None
         before = chunk.latents
         if skips:
-            chunk.latents = before + reuse.displacement(chunk.placed.start)
+            chunk.latents = before + history.reuse.displacement(chunk.placed.start)
             chunk.solver.skip()
             chunk.finite.append(are_finite(chunk.latents))
         else:
-            self._step(video, each, [chunk], flows_BFChw)
-            reuse.moved(chunk.placed.start, chunk.latents - before)
+            self._step(history.video, each, [chunk], flows_BFChw)
+            history.reuse.moved(chunk.placed.start, chunk.latents - before)
 
-    def _commit(self, video: Generation, history: HistoryState, each: Pass) -> None:
-        """Run a pass that advances no chunk: a commit, or the given start.
-
-        A branch that shares the history of another one keeps what it made of a finished chunk until
-        the end of the row, as MAGI-1's code does, and reads the other's from then on.
+    def _commit(self, history: HistoryState, each: Pass) -> None:
+        """Run a pass that advances no chunk: it stores a finished or a given chunk.
 
         Raises  NotFinite: latents that are not finite; new or stored keys or values that are not.
         """
-        chunk = history.chunks[each.frames.start]
-        # Answers are read once a chunk, so that no denoising pass waits for the device. With a
-        # joint loop the commit also runs on unfinished latents, as in the original code, but stores
-        # nothing: the next commit would replace it before a pass reads it.
-        self._demand_finite(video, chunk)
-        index = self._number(history, each)
+        video, chunk = history.video, history.chunks[each.frames.start]
+        # With a joint loop the commit also runs on unfinished latents, as in the original code, but
+        # stores nothing: the next commit would replace it before a pass reads it.
+        self._demand_finite(history, chunk)
+        index = self._chunk_number(history, each)
         inputs: Inputs | None = None
-        branches = running(self.guidance, each, self.schedule.clean_time)
+        branches = running_branches(self.guidance, each, self.schedule.clean_time)
+        # The first pass that stores the history again frees all of it, so that no pass attends to
+        # keys of the old text.
         if each.recached_for is not None and each.recached_for != history.renewed:
             for number in branches:
                 session = video.branches[number].session
@@ -488,26 +477,34 @@ class Sampler:
                 continue
             session = video.branches[number].session
             with video.observer.phase("commit", index, None, number):
-                inputs = inputs or self._inputs(video, history, each, each.frames)
-                self._evaluate_as(role, video, history, number, inputs, each)
+                inputs = inputs or self._inputs(history, each, each.frames)
+                self._evaluate_branch(history, each, number, inputs)
             if role.cache == "shared":
+                # As in MAGI-1's code, a branch that shares another's history reads its own keys of
+                # a finished chunk until the end of the row, and the owner's from then on.
                 history.rewritten = each.row, each.frames
             else:
-                session.watch.demand_finite(self._name(chunk.frames), session)
+                session.watch.demand_finite(self._describe(chunk.frames), session)
 
-    def _number(self, history: HistoryState, each: Pass) -> int:
-        """Return the number in the video of the chunk that a pass serves: its own, or the next."""
+    def _chunk_number(self, history: HistoryState, each: Pass) -> int:
+        """Return the number, in the video, of the chunk whose text a pass reads.
+
+        This is the chunk of the pass, or the one for which the pass stores an earlier chunk again.
+        """
         frames = each.frames if each.recached_for is None else each.recached_for
         return (frames.start + history.begin) // self.chunk_frames
 
-    def _demand_finite(self, video: Generation, chunk: ChunkState) -> None:
-        """Raise NotFinite if the latents of one of a chunk's steps were not finite."""
+    def _demand_finite(self, history: HistoryState, chunk: ChunkState) -> None:
+        """Raise NotFinite if the latents after one of a chunk's steps were not finite.
+
+        Called once a chunk: reading the answer makes the host wait for the device.
+        """
         if chunk.finite:
-            where = self._name(chunk.frames)
-            demand_finite_passes(chunk.finite, where, video.branches[0].session)
+            where, session = self._describe(chunk.frames), history.video.branches[0].session
+            demand_finite_passes(chunk.finite, where, session)
             chunk.finite.clear()
 
-    def _name(self, frames: range) -> str:
+    def _describe(self, frames: range) -> str:
         """Name a chunk in a message by its number and its frames in the video, from 0."""
         number = frames.start // self.chunk_frames
         return f"chunk {number} (frames {frames.start} to {frames.stop - 1})"

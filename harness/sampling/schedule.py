@@ -16,7 +16,7 @@ from harness.sampling.solver import Euler, Renoise, Solver, UniPC
 
 GRID = 1000  # training timesteps
 Shortcut = Literal["8,16,16", "16,16,8"]
-_SHORTCUT_STEPS = 12  # MAGI-1 takes this number for its layout of unequal steps
+_SHORTCUT_STEPS = 12  # with this number of steps, MAGI-1's steps have unequal lengths
 SHIFTS = (0.1, 1000.0)  # allowed range; outside, fp32 rounding moves the ends of the schedule
 
 
@@ -37,7 +37,7 @@ class NoiseSchedule(Protocol):
 
     @property
     def clean_time(self) -> float:
-        """Time at which a commit pass shows a finished chunk, as the network takes it."""
+        """Time of a commit pass, which shows a finished chunk, as the network takes it."""
 
     def times(self, first_chunk: bool) -> list[float]:
         """Return the times of a chunk's denoising passes, as the network takes them."""
@@ -168,6 +168,7 @@ class UniPCSchedule(FlowTimes):
             raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 1 step or more")
         if type(self.overwrites) is not bool:
             raise ValueError(f"model.schedule.overwrites={self.overwrites}: choose true or false")
+        # The solver finds its place by the time, so it would start at the second level.
         if self.num_steps > 1 and len(set(self.times(True)[:2])) == 1:
             fits = self.num_steps
             while int(self._sigmas(fits)[1] * GRID) == int(self._sigmas(fits)[0] * GRID):
@@ -190,6 +191,7 @@ class UniPCSchedule(FlowTimes):
 
     def times(self, first_chunk: bool) -> list[float]:
         """Return the times of a chunk's denoising passes, whole numbers from 0 to 999."""
+        # Cut off the fraction, as diffusers does before it gives the time to the network.
         return [float(int(sigma * GRID)) for sigma in self._sigmas(self.num_steps)]
 
     def solver(self, first_chunk: bool) -> UniPC:
@@ -208,7 +210,7 @@ class MagiSchedule:
 
     num_steps: denoising steps.
     shortcut: with 12 steps, the layout of the three steps of a stage, in 64ths of its length.
-    distilled: whether the network was distilled and is told the size of its steps.
+    distilled: whether the network was distilled and takes the step size as an input.
 
     Source  MAGI-1 (arXiv 2505.13211), its released code: u = (k / num_steps)^2,
             t = (u / 3) / (1 - 2 u / 3), in fp32. With 12 steps k / num_steps is not uniform.
@@ -253,7 +255,7 @@ class MagiSchedule:
     def pace(self, step: int | None) -> float | None:
         """Return half the number of steps that a chunk would have if all were as long as this one.
 
-        Only a distilled network is told it. A commit pass belongs to the first step of a stage.
+        None for a network that is not distilled. A commit pass counts as the first step of a stage.
         """
         if not self.distilled:
             return None
@@ -287,7 +289,7 @@ def _joined(steps: Sequence[float]) -> str:
 def _demand_shift(shift: object) -> None:
     """Raise ValueError unless a shift is a number within SHIFTS."""
     least, most = SHIFTS
-    if not (is_number(shift) and least <= shift <= most):  # NaN too
+    if not (is_number(shift) and least <= shift <= most):  # also refuses NaN
         raise ValueError(
             f"model.schedule.shift={shift}: give a number from {least:g} to {most:g}, "
             "published models have 1 to 8"

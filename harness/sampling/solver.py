@@ -38,7 +38,7 @@ class Solver(Protocol):
 
 
 class _Steps:
-    """Times of a chunk's steps, and how many of them are done."""
+    """Base of solvers: the times of a chunk's steps, and the number of steps that are done."""
 
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
@@ -53,6 +53,10 @@ class _Steps:
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self._step == len(self._times)
+
+    def skip(self) -> None:
+        """Advance by a step without a flow; `clean` stays the estimate of the newest flow."""
+        self._step += 1
 
 
 class Renoise(_Steps):
@@ -80,10 +84,6 @@ class Renoise(_Steps):
         sigma_next = self._sigmas[self._step].item()
         return (1 - sigma_next) * self.clean + sigma_next * fresh().to(x_BFChw)
 
-    def skip(self) -> None:
-        """Advance by a step; `clean` stays that of the newest flow."""
-        self._step += 1
-
 
 class Euler(_Steps):
     """First-order solver for networks whose flow points from noise to clean latents.
@@ -101,14 +101,11 @@ class Euler(_Steps):
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents after the next step; it draws no noise."""
+        # The times are fp32 numbers, so subtract them in fp32: float64 gives other last bits.
         length = np.float32(self._ends[self._step]) - np.float32(self._times[self._step])
         self.clean = x_BFChw + flow_BFChw * float(length)
         self._step += 1
         return self.clean
-
-    def skip(self) -> None:
-        """Advance by a step without a flow."""
-        self._step += 1
 
 
 class UniPC(_Steps):
@@ -126,7 +123,7 @@ class UniPC(_Steps):
         shift: of the noise levels. overwrites: see `UniPCSchedule`.
         Raises  UserError: diffusers is missing.
         """
-        # diffusers takes a second to import, which other models need not spend.
+        # Import here: diffusers takes a second to import, and other models do not need it.
         try:
             from diffusers import UniPCMultistepScheduler
         except ImportError as error:
@@ -138,7 +135,7 @@ class UniPC(_Steps):
         self._scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
         )
-        # Its own grid of levels differs from the released one by up to 6e-3.
+        # Give the levels: the scheduler's own grid differs from the released one by up to 6e-3.
         self._scheduler.set_timesteps(sigmas=np.linspace(0.999, 0, num_steps + 1)[:-1])
         super().__init__([float(time) for time in self._scheduler.timesteps])
         self._overwrites = overwrites
@@ -150,14 +147,17 @@ class UniPC(_Steps):
         flow, x = flow_BFChw.float(), x_BFChw.float()
         moved: Tensor = scheduler.step(flow, time, x, return_dict=False)[0]
         self.clean = scheduler.model_outputs[-1].to(x_BFChw.dtype)
+        # The corrector of the second step starts from `last_sample`, see `UniPCSchedule`.
         if self._step == 0 and self._overwrites:
             scheduler.last_sample = moved
         self._step += 1
         return moved.to(x_BFChw.dtype)
 
     def skip(self) -> None:
-        """Advance by a step, and forget the earlier ones: the next step is of first order."""
-        self._step += 1
+        """Advance by a step without a flow; the next step is of first order."""
+        super().skip()
+        # The order 2 step and the corrector compare flows of neighbouring steps. This step has no
+        # flow, so start the multistep method anew. diffusers has no public way to do so.
         self._scheduler._step_index = self._step
         self._scheduler.last_sample = None
         self._scheduler.lower_order_nums = 0

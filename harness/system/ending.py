@@ -78,7 +78,7 @@ def exit_with(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    sys.stdout.flush()
+    sys.stdout.flush()  # otherwise a full disk would show only after the exit code is decided
     if raw.lost is not None and not code:
         code = UNREAD if raw.lost.errno == errno.EPIPE else 1
         if code != UNREAD:

@@ -12,6 +12,7 @@ from typing import Literal, NoReturn
 Cause = Literal["oom", "killed", "crash", "timeout", "numerics", "error"]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 USER_ERROR = 2  # exit code for something that the user can fix
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # codes of an OSError: disk, quota, file size
 INTERRUPTED = 130  # exit code that shells report for Ctrl-C
 
 
@@ -68,14 +69,9 @@ def _is_oom(error: BaseException) -> bool:
     # Torch has an exception type for CUDA only; its CPU allocator raises a plain RuntimeError.
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    said = str(error).lower()
-    known = isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
-    return known or _is_loader_without_memory(error)
-
-
-def _is_loader_without_memory(error: BaseException) -> bool:
-    """Whether an import failed because a library could not be mapped into memory."""
-    # With a small memory limit, imports are the first to fail.
+    if isinstance(error, RuntimeError):
+        return any(words in str(error).lower() for words in OUT_OF_MEMORY)
+    # With a small memory limit, imports are the first to fail: a library cannot be mapped.
     return isinstance(error, ImportError) and any(
         words in str(error) for words in ("failed to map segment", "cannot allocate memory")
     )

@@ -40,6 +40,7 @@ def begin(level: str | None = None) -> None:
     if not any(isinstance(handler, _Lines) for handler in log.handlers):
         log.addHandler(_Lines())
         log.propagate = False  # else a root handler of some library would print each line again
+    # By the environment, so that children of this process, and of launchers, log alike.
     level = level or os.environ.get(VARIABLE) or LEVELS[0]
     os.environ[VARIABLE] = level
     log.setLevel(level.upper())

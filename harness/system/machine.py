@@ -38,7 +38,14 @@ def device_name(device: torch.device) -> str:
     """Return the name of the card, or of the processor with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")  # on Linux, `platform` knows the architecture only
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+    return f"{processor}, {torch.get_num_threads()} threads"
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -54,12 +61,3 @@ def describe(device: torch.device) -> dict[str, Any]:
         "git": git_state(),
         "code_version": code_version(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Paths of the files that are part of the package; all other modules use these.
+"""Paths of the files that are part of the package, and of the user's cache; all modules use these.
 
 In a wheel, `conf` lies inside the package (`setup.py` puts it there). In a checkout, which an
 editable install and `python -m harness` use, it lies next to the package.
@@ -6,6 +6,7 @@ editable install and `python -m harness` use, it lies next to the package.
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def shipped(package: str, *names: str) -> Path:
 
 
 ROOT = shipped("harness").parent  # holds harness, methods and analysis: a checkout or site-packages
+# Whatever is here can be made or downloaded again.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "video-kv-bench"
 CONF = ROOT / "harness" / "conf" if (ROOT / "harness" / "conf").is_dir() else ROOT / "conf"
 
 

@@ -31,7 +31,7 @@ class Shown:
             BarColumn(),
             *columns,
             console=self._console,
-            disable=not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty(),  # a log file gets lines instead, by `say`
             refresh_per_second=4,
         )
 

@@ -132,6 +132,15 @@ class Grid:
         )
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, with each column padded to its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def escaped(text: str) -> str:
     """Escape text for LaTeX; a hyphen before a number becomes a minus sign."""
     plain = "".join(SPECIAL.get(sign, sign) for sign in text)

@@ -29,18 +29,21 @@ def wanted(hint: Any, value: Any) -> str | None:
     if hint is Any:
         return None
     if origin in (Union, types.UnionType):
+        # One type that fits is enough; otherwise the message names all of them.
         asked = [wanted(each, value) for each in inner]
         return None if None in asked else " or ".join(dict.fromkeys(map(str, asked)))
     if hint in PLAIN:
         fits, words = PLAIN[hint]
         return None if fits(value) else words
     if origin is Literal:
+        # The types too, because True equals 1.
         is_one = any(value == each and type(value) is type(each) for each in inner)
         return None if is_one else f"one of {', '.join(map(str, inner))}"
     if origin in LISTS:
         return _wanted_list(origin, inner, value)
     if hint is dict or origin in (dict, Mapping):
         return None if isinstance(value, Mapping) else "a group of settings"
+    # Another class: the value must be a built object, or the settings that build one.
     if inspect.isclass(hint) and hint is not object and not isinstance(value, Mapping):
         is_built = not isinstance(value, str | int | float | list | None)
         return None if is_built else f"what builds a {hint.__name__}, as {{{TARGET}: <class>}}"
@@ -52,6 +55,7 @@ def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
     of_each = [hint for hint in inner if hint is not Ellipsis]
     is_fixed = origin is tuple and Ellipsis not in inner
     many = f"a list of {len(of_each)}" if is_fixed else "a list"
+    # An ellipsis fits no type, so `wanted` gives the words for one element.
     words = f"{many}, each {wanted(of_each[0], ...)}" if of_each else many
     if not isinstance(value, list | tuple) or (is_fixed and len(value) != len(of_each)):
         return words
@@ -169,18 +173,18 @@ def _check_call(name: str, config: Mapping[Any, Any]) -> None:
     given = [key for key in config if key not in OF_HYDRA]
     if not takes_all:
         demand_known(name, given, known)
-    needed = [each.name for each in parameters.values() if _is_needed(each)]
+    needed = [
+        each.name
+        for each in parameters.values()
+        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        and each.default is each.empty
+    ]
     missing = [] if "_args_" in config else [each for each in needed if each not in config]
     if missing:
         raise UserError(f"{name} lacks {', '.join(missing)}: type +{name}.{missing[0]}=<value>")
     for key in given:
         if key in hints:
             demand(f"{name}.{key}", hints[key], config[key])
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    by_name = (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    return parameter.kind in by_name and parameter.default is parameter.empty
 
 
 def shown(value: Any) -> str:

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.read_once import read_once
+from harness.config.compose import read_once
 from harness.system.errors import UserError
 
 MOST_JOBS = 100_000

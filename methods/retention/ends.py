@@ -85,9 +85,9 @@ class Ends(FramePolicy):
         """Return this policy with the length of the video and with the inner policy sized."""
         return replace(self, inner=self.inner.sized(room), num_frames=room.num_frames)
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """Return the inner policy's note."""
-        return self.inner.observe(k_BHTD, v_BHTD)
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor | None:
+        """Return the inner policy's notes."""
+        return self.inner.observe(k_BHFTD, v_BHFTD)
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return the size of the ends for `exact`, else the inner policy's maximum between them."""

@@ -22,8 +22,8 @@ class Importance(ABC):
     queries: int = 0
     observes_noisy: bool = False
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """Return a small note on a new frame, or None."""
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor | None:
+        """Return small notes on new frames [F, ...], or None."""
         return None
 
     @abstractmethod
@@ -38,9 +38,10 @@ class Change(Importance):
     and r its reference. A frame without a reference gets 1, like a completely new frame.
     """
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-        """Return the profile of a frame, mean |K| + mean |V| of each head [H] fp32."""
-        return k_BHTD.float().abs().mean((0, 2, 3)) + v_BHTD.float().abs().mean((0, 2, 3))
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor:
+        """Return the profiles of frames, mean |K| + mean |V| of each head [F, H] fp32."""
+        k, v = (x.abs().mean((0, 3, 4), dtype=torch.float32) for x in (k_BHFTD, v_BHFTD))
+        return (k + v).T
 
     @abstractmethod
     def references(self, history: History) -> Mapping[int, Tensor]:

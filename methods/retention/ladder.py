@@ -93,9 +93,9 @@ class Ladder(FramePolicy):
         """Same as the measure of importance, or False if frames do not compete."""
         return self.competes and self.score.importance.observes_noisy
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor | None:
-        """Return the note of the measure of importance, or None if frames do not compete."""
-        return self.score.importance.observe(k_BHTD, v_BHTD) if self.competes else None
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor | None:
+        """Return the notes of the measure of importance, or None if frames do not compete."""
+        return self.score.importance.observe(k_BHFTD, v_BHFTD) if self.competes else None
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return the largest count in a tier over all lengths up to `num_frames`."""

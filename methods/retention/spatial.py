@@ -22,8 +22,8 @@ class Saliency(ABC):
     shared: bool = False  # whether all frames of a layer have the same scores
 
     @abstractmethod
-    def observe(self, v_BHTD: Tensor) -> Tensor:
-        """Return a small note on a frame's values."""
+    def observe(self, v_BHFTD: Tensor) -> Tensor:
+        """Return small notes on the values of frames [F, ...]."""
 
     @abstractmethod
     def of(self, frame: int, history: History) -> Tensor:
@@ -38,9 +38,9 @@ class Motion(Saliency):
     frame), the scores choose positions that spread evenly over the frame.
     """
 
-    def observe(self, v_BHTD: Tensor) -> Tensor:
-        """Return mean |V| of each head and position [H, T] fp16, 1/256 of the size of K and V."""
-        return v_BHTD.float().abs().mean((0, 3)).half()
+    def observe(self, v_BHFTD: Tensor) -> Tensor:
+        """Return mean |V| by head and position [F, H, T] fp16, 1/256 of the size of K and V."""
+        return v_BHFTD.float().abs().mean((0, 4)).half().transpose(0, 1)
 
     def of(self, frame: int, history: History) -> Tensor:
         """Return the mean over heads of |a - b| / (mean over positions of b) [T] fp32."""
@@ -71,9 +71,9 @@ class Variance(Saliency):
     def __post_init__(self) -> None:
         require_choice(self, "over", "filled", "capacity")
 
-    def observe(self, v_BHTD: Tensor) -> Tensor:
-        """Return mean |V| of each position [T] fp32, over batch, heads and channels."""
-        return v_BHTD.float().abs().mean((0, 1, 3))
+    def observe(self, v_BHFTD: Tensor) -> Tensor:
+        """Return mean |V| of each position [F, T] fp32, over batch, heads and channels."""
+        return v_BHFTD.float().abs().mean((0, 1, 4))
 
     def of(self, frame: int, history: History) -> Tensor:
         """Return the variance of each position [T] fp32."""
@@ -211,9 +211,9 @@ class Foreground(FramePolicy):
         """Return the name of the only tier besides KEEP, `foreground`."""
         return (FOREGROUND,)
 
-    def observe(self, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-        """Return the note of the saliency."""
-        return self.saliency.observe(v_BHTD)
+    def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor:
+        """Return the notes of the saliency."""
+        return self.saliency.observe(v_BHFTD)
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return `num_frames` for both tiers, since each frame has a part in both."""

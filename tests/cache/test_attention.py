@@ -10,10 +10,12 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.api import Exact, Method, Quantizer, Tier
-from harness.cache import kernels
+from harness.cache import compiled, kernels
+from harness.cache.attention import auto
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.attention.by_kernel import unread
+from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.dense import Merge, attend_dense
 from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
@@ -21,6 +23,7 @@ from harness.cache.attention.reference import Reference
 from harness.cache.attention.staged import Staged
 from harness.cache.session import Session
 from harness.system.errors import UserError
+from harness.system.logs import log
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.normed import Normed
@@ -34,11 +37,18 @@ from tests.support.geometry import BF16, CONF, CPU, configured, method_names, me
 from tests.support.kernels import tiered
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TORCH = {
+TORCH: dict[str, Backend] = {
     "heads": Portable(),
     "one head": Portable(scratch_mib=1e-6),
     "tokens": Portable(axis="tokens", tile_tokens=40),
 }
+NUMBA = {
+    "compiled": Compiled(),
+    "compiled, one head": Compiled(scratch_mib=1e-6),
+    "compiled, tokens": Compiled(axis="tokens", tile_tokens=40),
+}
+if compiled.missing() is None:
+    TORCH |= NUMBA
 TRITON: dict[str, Backend] = {
     "staged": Staged(scratch_mib=1e-6, least_heads=1),
     "fused": Fused(),
@@ -190,9 +200,25 @@ class Opaque(RTN):
 
 
 def test_auto_takes_what_runs_here() -> None:
-    chosen = Auto().resolve(spec(), BF16, CPU)
-    assert chosen == Portable()
-    assert Auto().resolve(spec(), Method(Opaque(), Opaque(), KeepAll()), DEVICE) == Portable()
+    here = Portable() if compiled.missing() else Compiled()
+    assert Auto().resolve(spec(), BF16, CPU) == here
+    opaque = Method(Opaque(), Opaque(), KeepAll())
+    assert Auto().resolve(spec(), opaque, DEVICE) == (here if DEVICE == CPU else Portable())
+
+
+def test_auto_says_once_that_it_goes_on_with_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "missing", lambda: "numba is not installed")
+    monkeypatch.setattr(log, "propagate", True)
+    auto._tell.cache_clear()
+    assert [Auto().resolve(spec(), BF16, CPU) for _ in "12"] == [Portable()] * 2
+    assert len(caplog.messages) == 1
+    assert "numba is not installed, so torch decodes the history" in caplog.text
+    with pytest.raises(UserError, match="numba is not installed; type attention=portable"):
+        Compiled().resolve(spec(), BF16, CPU)
+    with pytest.raises(UserError, match="meta is no CPU; type attention=portable"):
+        Compiled().resolve(spec(), BF16, torch.device("meta"))
 
 
 def test_a_backend_that_cannot_serve_says_what_can(monkeypatch: pytest.MonkeyPatch) -> None:

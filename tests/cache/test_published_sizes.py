@@ -68,8 +68,8 @@ def notes(policy: FramePolicy) -> dict[int, torch.Tensor]:
     """Of random frames: their values decide which frames matter, never how many."""
     draw = torch.Generator().manual_seed(0)
     frames = torch.randn(2, FRAMES, 1, 12, 1560, 1, generator=draw) * 1e-2
-    found = {f: policy.observe(*frames[:, f]) for f in range(FRAMES)}
-    return {f: note for f, note in found.items() if note is not None}
+    found = {f: policy.observe(*frames[:, f, :, :, None]) for f in range(FRAMES)}
+    return {f: note[0] for f, note in found.items() if note is not None}
 
 
 def layer_bytes(layer: Layer, policy: FramePolicy) -> int:

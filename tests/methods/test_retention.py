@@ -59,8 +59,9 @@ def ranges(placements: dict[int, Placement]) -> dict[Placement, list[int]]:
 
 def note(policy: FramePolicy, draw: torch.Generator) -> torch.Tensor | None:
     """What a policy writes down of a frame of random keys and values."""
-    k, v = (torch.randn(1, 2, TOKENS, 4, generator=draw) for _ in "kv")
-    return policy.observe(k, v)
+    k, v = (torch.randn(1, 2, 1, TOKENS, 4, generator=draw) for _ in "kv")
+    notes = policy.observe(k, v)
+    return None if notes is None else notes[0]
 
 
 def grown(
@@ -276,7 +277,7 @@ def test_ends_pass_on_what_the_inner_policy_asks() -> None:
     ends = Ends(inner, sink=3)
     assert (ends.observes_noisy, ends.queries) == (True, 0)
     assert ends.tiers == ("exact", "high")
-    k = torch.randn(1, 2, 8, 4)
+    k = torch.randn(1, 2, 3, 8, 4)
     assert torch.equal(ends.observe(k, k), inner.observe(k, k))
     assert Ends(KeepAll(), sink=1).observes_noisy is False
 

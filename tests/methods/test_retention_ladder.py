@@ -115,7 +115,7 @@ def test_mass_ranks_by_the_attention_drawn() -> None:
     score = Score(Mass(queries=16))
     policy = SoftPrune(keep=0.34, score=score)
     assert (policy.queries, policy.observes_noisy) == (16, False)
-    assert policy.observe(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4)) is None
+    assert policy.observe(torch.ones(1, 2, 1, 3, 4), torch.ones(1, 2, 1, 3, 4)) is None
     mass = dict(zip(range(8), [0.3, 0.01, 0.2, 0.01, 0.01, 0.01, 0.2, 0.26], strict=True))
     seen = History(range(8), 8, mass=mass)
     assert at(policy.decide(seen), KEEP) == [0, 2, 6, 7]
@@ -123,7 +123,7 @@ def test_mass_ranks_by_the_attention_drawn() -> None:
 
 def test_only_frames_that_compete_are_watched() -> None:
     """Without important frames a graded history goes by age alone: nothing is noted."""
-    ones = torch.ones(1, 2, 3, 4)
+    ones = torch.ones(1, 2, 1, 3, 4)
     by_age = Grade(important=0)
     assert (by_age.observes_noisy, by_age.queries, by_age.observe(ones, ones)) == (False, 0, None)
     assert Grade().observes_noisy and Prune().observes_noisy
@@ -132,8 +132,9 @@ def test_only_frames_that_compete_are_watched() -> None:
 
 
 def test_a_profile_is_the_mean_magnitude_of_each_head() -> None:
-    k = torch.tensor([1.0, -3.0]).view(1, 2, 1, 1).expand(1, 2, 5, 4)
-    assert torch.equal(Prune().observe(k, 2 * k), torch.tensor([3.0, 9.0]))
+    frame = torch.tensor([1.0, -3.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 5, 4)
+    k = torch.cat([frame, -2 * frame], 2)
+    assert torch.equal(Prune().observe(k, 2 * k), torch.tensor([[3.0, 9.0], [6.0, 18.0]]))
 
 
 def test_grade_keeps_the_important_in_the_best_tier() -> None:

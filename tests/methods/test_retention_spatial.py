@@ -25,8 +25,8 @@ TOKENS = 20
 
 def seen_by(policy: Foreground, frames: list[torch.Tensor], **more) -> History:
     """A history of frames whose values [T] are the same in all heads and channels."""
-    values = [x.view(1, 1, -1, 1).expand(1, 2, -1, 4) for x in frames]
-    notes = {i: policy.observe(v, v) for i, v in enumerate(values)}
+    values = torch.stack(frames).view(1, 1, len(frames), -1, 1).expand(1, 2, -1, -1, 4)
+    notes = dict(enumerate(policy.observe(values, values)))
     return History(range(len(frames)), len(frames), notes, **more)
 
 
@@ -93,7 +93,7 @@ def test_heads_count_alike_whatever_their_size() -> None:
     v[:, :, 0] *= 1000
     v[1, :, 0, 3] *= 1.5
     v[1, :, 1, 7] *= 1.5
-    notes = {f: Motion().observe(v[f]) for f in (0, 1)}
+    notes = dict(enumerate(Motion().observe(v.movedim(0, 2))))
     assert notes[0].shape == (2, TOKENS) and notes[0].dtype == torch.float16
     score = Motion().of(1, History((0, 1), 2, notes)).tolist()
     assert score[3] == pytest.approx(score[7], rel=0.01) and score[3] > 0.2

@@ -19,8 +19,7 @@ from harness.models.decoders.vit_vae import (
     ViTVae,
     tiled,
 )
-from harness.sampling.decoder import Codec
-from harness.sampling.decoding import pixels
+from harness.sampling.decoding import Codec, pixels
 from harness.system.errors import UserError
 
 TOLERANCE = 1e-5

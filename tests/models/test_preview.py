@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.config.compose import configured
 from harness.models.decoders.preview import Grow, Memory, TinyAutoencoder, WanPreview
 from harness.results import all_runs
-from harness.sampling.decoder import Codec
+from harness.sampling.decoding import Codec
 from harness.scoring.score import PREVIEW, lacking, score
 from harness.system.errors import UserError
 from tests.support.families import made, tiny

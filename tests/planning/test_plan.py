@@ -120,8 +120,8 @@ class Ages(FramePolicy):
     observes_noisy = True
     queries = 4
 
-    def observe(self, k_BHTD: torch.Tensor, v_BHTD: torch.Tensor) -> torch.Tensor:
-        return k_BHTD.mean(3)
+    def observe(self, k_BHFTD: torch.Tensor, v_BHFTD: torch.Tensor) -> torch.Tensor:
+        return k_BHFTD.mean((0, 4)).transpose(0, 1)
 
     def decide(self, history: History) -> dict[int, Placement]:
         assert set(history.notes) == set(history.noisy_notes) == set(range(max(history.frames) + 1))

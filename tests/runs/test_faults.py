@@ -191,7 +191,7 @@ def test_a_row_stays_when_its_process_dies_right_after_it(place: Place) -> None:
     place.hook = (
         "import os, signal, sys\n"
         "if 'generate' in sys.orig_argv:\n"
-        "    from harness.runs.reports import Reports\n"
+        "    from harness.runs.child import Reports\n"
         "    Reports.ends = lambda *said: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = place.run("method=bf16", "suite.num_prompts=1")

@@ -114,9 +114,9 @@ class Watching(Sampler):
         found: list[Done] = self.__dict__.setdefault("_done", [])
         return found
 
-    def _denoise(self, video: Any, history: Any, each: Pass, reuse: Any) -> None:
+    def _denoise(self, history: Any, each: Pass) -> None:
         self.done.append(Done(each))
-        super()._denoise(video, history, each, reuse)
+        super()._denoise(history, each)
         self.done[-1].after = history.chunks[each.frames.start].latents.clone()
 
     def _step(self, video: Any, each: Pass, chunks: list[ChunkState], flows: Any) -> None:

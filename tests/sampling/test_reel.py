@@ -16,8 +16,7 @@ from torch import Tensor
 from harness.cache.integration import Packed
 from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.results.video_files import Frames
-from harness.sampling.decoder import Codec
-from harness.sampling.decoding import Reel, pixels
+from harness.sampling.decoding import Codec, Reel, pixels
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Silent
 from harness.small_model.codec import KeyframeDecoder

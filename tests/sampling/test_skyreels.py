@@ -165,9 +165,9 @@ class Seen:
 class Watching(Sampler):
     """A sampler that keeps every pass, and the flows that its solvers got."""
 
-    def _denoise(self, video, history, each, reuse):
+    def _denoise(self, history, each):
         self.log["each"] = each
-        super()._denoise(video, history, each, reuse)
+        super()._denoise(history, each)
 
     def _step(self, video, each, chunks, flows):
         self.log["flows"].append((each, [flow.clone() for flow in flows]))

@@ -10,7 +10,7 @@ from typing import Any
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 
-from harness.config.read_once import copy_of
+from harness.config.compose import copy_of
 from harness.system.paths import CONF
 
 SHIPPED = (str(CONF), "hydra.conf")  # no test changes these files

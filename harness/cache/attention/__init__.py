@@ -1,9 +1,10 @@
 """Attention over packed history: the interface `base.Backend` and its implementations."""
 
 from harness.cache.attention.auto import Auto
+from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.reference import Reference
 from harness.cache.attention.staged import Staged
 
-__all__ = ["Auto", "Fused", "Portable", "Reference", "Staged"]
+__all__ = ["Auto", "Compiled", "Fused", "Portable", "Reference", "Staged"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -15,6 +15,23 @@ from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache.numerics import are_finite
 from harness.cache.pages import Pages, encode_into
 from harness.cache.positions import Table, Turns
+
+# Decodes some heads of some pages (entries of `slots`) of keys or values: see `stage_by_torch`.
+Stage = Callable[[Quantizer, Packed, Pages, slice, slice, Tensor], None]
+
+
+def stage_by_torch(
+    quantizer: Quantizer, packed: Packed, pages: Pages, heads: slice, frames: slice, out: Tensor
+) -> None:
+    """Decode pages of `packed`, the keys or values of `pages`, into out [B, h, F * T, D]."""
+    apart = out.unflatten(2, (-1, packed.page[0]))
+    for slots, places in pages.runs:
+        first, last = max(places.start, frames.start), min(places.stop, frames.stop)
+        if first < last:
+            # Places and slots of a run advance together, so they differ by a constant.
+            lag = slots.start - places.start
+            chosen = packed.view(heads, slice(first + lag, last + lag))
+            quantizer.stage(chosen, apart[:, :, first - frames.start : last - frames.start])
 
 
 @dataclass(frozen=True)
@@ -69,13 +86,20 @@ class Segment:
         """The quantizer's rotation of values [D, D] fp32; None without one."""
         return _rotation(self.value_quantizer, self.pages.value)
 
-    def load_keys(self, heads: slice, frames: slice, out: Tensor, basis: Tensor | None) -> None:
+    def load_keys(
+        self,
+        heads: slice,
+        frames: slice,
+        out: Tensor,
+        basis: Tensor | None,
+        stage: Stage = stage_by_torch,
+    ) -> None:
         """Decode the keys of some heads and pages into out [B, h, F * T, D], in `basis`.
 
         heads, frames: which heads, and which entries of `pages.slots`.
         """
         own = self.key_rotation
-        _stage(self.key_quantizer, self.pages.key, self.pages.runs, heads, frames, out)
+        stage(self.key_quantizer, self.pages.key, self.pages, heads, frames, out)
         if self.turns is None:
             change_basis(out, own, basis)
             return
@@ -85,10 +109,17 @@ class Segment:
         out.copy_(self.turns.rotate(apart, of_pages, heads).flatten(2, 3))
         change_basis(out, None, basis)
 
-    def load_values(self, heads: slice, frames: slice, out: Tensor, basis: Tensor | None) -> None:
+    def load_values(
+        self,
+        heads: slice,
+        frames: slice,
+        out: Tensor,
+        basis: Tensor | None,
+        stage: Stage = stage_by_torch,
+    ) -> None:
         """Decode the values of some heads and pages into out [B, h, F * T, D], in `basis`."""
         own = self.value_basis
-        _stage(self.value_quantizer, self.pages.value, self.pages.runs, heads, frames, out)
+        stage(self.value_quantizer, self.pages.value, self.pages, heads, frames, out)
         change_basis(out, own, basis)
 
 
@@ -243,22 +274,3 @@ def change_basis(x: Tensor, old: Tensor | None, new: Tensor | None) -> None:
     # is rounded to its own dtype only once.
     if old is not new:
         x.copy_(into(out_of(x.float(), old), new))
-
-
-def _stage(
-    quantizer: Quantizer,
-    packed: Packed,
-    runs: Sequence[tuple[slice, slice]],
-    heads: slice,
-    frames: slice,
-    out: Tensor,
-) -> None:
-    """Decode the part of `runs` that lies in `frames` into out [B, h, F * T, D]."""
-    pages = out.unflatten(2, (-1, packed.page[0]))
-    for slots, places in runs:
-        first, last = max(places.start, frames.start), min(places.stop, frames.stop)
-        if first < last:
-            # Places and slots of a run advance together, so they differ by a constant.
-            lag = slots.start - places.start
-            chosen = packed.view(heads, slice(first + lag, last + lag))
-            quantizer.stage(chosen, pages[:, :, first - frames.start : last - frames.start])

@@ -1,4 +1,4 @@
-"""Backend in plain torch for any device and method; the fastest one on a CPU."""
+"""Backend in plain torch for any device and method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.api import CacheSpec
+from harness.api import CacheSpec, Packed, Quantizer
 from harness.cache.attention.base import (
     Backend,
     Scratch,
@@ -21,8 +21,10 @@ from harness.cache.attention.base import (
     into,
     out_of,
     spans,
+    stage_by_torch,
 )
 from harness.cache.attention.dense import Merge, attend_dense
+from harness.cache.pages import Pages
 
 Chunk = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of a group of heads [B, h, T, D]
 
@@ -64,6 +66,18 @@ class Portable(Backend):
         head_bytes = 2 * seen * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
 
+    def stage(
+        self,
+        quantizer: Quantizer,
+        packed: Packed,
+        pages: Pages,
+        heads: slice,
+        frames: slice,
+        out: Tensor,
+    ) -> None:
+        """Decode some heads of pages into out [B, h, F * T, D]; see `stage_by_torch`."""
+        stage_by_torch(quantizer, packed, pages, heads, frames, out)
+
     def attend(
         self,
         q_BHTD: Tensor,
@@ -96,12 +110,25 @@ class Portable(Backend):
         num_stored = sum(segment.num_tokens for segment in history)
         # History and current chunk share one buffer, so that one attention call reads both.
         room = scratch.take(k, k.shape[1], num_stored + k.shape[2])
-        load(history, heads, room, bases(history))
+        self._load(history, heads, room, bases(history))
         scratch.look(*(part[:, :, :num_stored] for part in room))
         for part, current in zip(room, (k, v), strict=True):
             part[:, :, num_stored:] = current
         mask = _mask(history, num_stored + k.shape[2], q, heads)
         return F.scaled_dot_product_attention(q, *room, attn_mask=mask)
+
+    def _load(
+        self,
+        history: Sequence[Segment],
+        heads: slice,
+        room: tuple[Tensor, Tensor],
+        basis: tuple[Tensor | None, Tensor | None],
+    ) -> None:
+        """Decode all of history into the beginning of keys and values [B, h, tokens, D]."""
+        for segment, span in spans(history):
+            frames = slice(0, len(segment.pages.slots))
+            segment.load_keys(heads, frames, room[0][:, :, span], basis[0], self.stage)
+            segment.load_values(heads, frames, room[1][:, :, span], basis[1], self.stage)
 
     def _in_tiles(
         self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
@@ -114,8 +141,8 @@ class Portable(Backend):
             size = segment.pages.key.page[0]
             tokens = slice(frames.start * size, frames.stop * size)
             room = scratch.take(k, k.shape[1], tokens.stop - tokens.start)
-            segment.load_keys(heads, frames, room[0], key_basis)
-            segment.load_values(heads, frames, room[1], value_basis)
+            segment.load_keys(heads, frames, room[0], key_basis, self.stage)
+            segment.load_values(heads, frames, room[1], value_basis, self.stage)
             scratch.look(*room)
             bias = None if segment.bias is None else segment.bias[:, heads, tokens]
             merged.add(*attend_dense(q, *room, segment.log_count, bias))
@@ -128,19 +155,6 @@ class Portable(Backend):
             num_frames = len(segment.pages.slots)
             for start in range(0, num_frames, step):
                 yield segment, slice(start, min(start + step, num_frames))
-
-
-def load(
-    history: Sequence[Segment],
-    heads: slice,
-    room: tuple[Tensor, Tensor],
-    basis: tuple[Tensor | None, Tensor | None],
-) -> None:
-    """Decode all of history into the beginning of keys and values [B, h, tokens, D]."""
-    for segment, span in spans(history):
-        frames = slice(0, len(segment.pages.slots))
-        segment.load_keys(heads, frames, room[0][:, :, span], basis[0])
-        segment.load_values(heads, frames, room[1][:, :, span], basis[1])
 
 
 def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice) -> Tensor | None:

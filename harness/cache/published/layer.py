@@ -109,11 +109,15 @@ class Layer:
         stop = self.capacity if self.program.history == "capacity" else self.end
         out = () if self.program.compete else (DROP, POOL)
         seen = [f for f in range(stop) if self.placements.get(f) not in out]
-        notes = {f: self.policy.observe(k_BHFTD[:, :, f], v_BHFTD[:, :, f]) for f in seen}
+        # One frame at a time: all that is seen at once would be another copy of the decoded cache.
+        written = (
+            self.policy.observe(*(x[:, :, f, None] for x in (k_BHFTD, v_BHFTD))) for f in seen
+        )
+        notes = {f: note[0] for f, note in zip(seen, written, strict=True) if note is not None}
         history = History(
             frames=seen,
             num_frames=stop,
-            notes={f: note for f, note in notes.items() if note is not None},
+            notes=notes,
             noisy_notes=self.notes,
             tiers={f: placement for f, placement in self.placements.items() if f < self._shown},
             capacity=self.capacity,

@@ -1,0 +1,75 @@
+"""Backend for a CPU: compiled loops decode and encode, torch attends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from harness.api import CacheSpec, Method, Packed, Quantizer
+from harness.cache import compiled
+from harness.cache.attention.base import stage_by_torch
+from harness.cache.attention.portable import Portable
+from harness.cache.pages import Pages, encode_into
+from harness.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compiled(Portable):
+    """Like `Portable`, but packed pages are decoded and encoded by loops that numba compiled.
+
+    The results are the same bit for bit. torch's attention multiplies matrices with the units of
+    the processor that a compiler does not reach (AMX), so attention is not part of the loops. What
+    has no `kernel_layout` is decoded by torch.
+    """
+
+    scratch_mib: float = 20
+    name: ClassVar[str] = "compiled"
+
+    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Self:
+        """Return this backend if numba is here and the device is a CPU, and compile its loops.
+
+        Raises  UserError: they are not.
+        """
+        lacking = compiled.missing() if device.type == "cpu" else f"{device.type} is no CPU"
+        if lacking:
+            raise UserError(
+                f"attention={self.name}: {lacking}; type attention=portable, which runs here"
+            )
+        from harness.cache.compiled.pages import compile_loops  # needs numba
+
+        # Here, so that no measured video waits for a compiler.
+        compile_loops()
+        return self
+
+    def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
+        """Encode by a compiled loop if it can compute the quantizer's metadata, else in torch."""
+        from harness.cache.compiled.pages import can_encode, encode  # needs numba
+
+        form = quantizer.kernel_layout()
+        # Only the quantizer knows how it rotates.
+        rotates = quantizer.rotation(x_BHFTD.shape[-1], x_BHFTD.device) is not None
+        if form is None or rotates or not can_encode(form, x_BHFTD):
+            encode_into(quantizer, x_BHFTD, room, pages)
+        else:
+            encode(form, x_BHFTD, room, pages.slots)
+
+    def stage(
+        self,
+        quantizer: Quantizer,
+        packed: Packed,
+        pages: Pages,
+        heads: slice,
+        frames: slice,
+        out: Tensor,
+    ) -> None:
+        """Decode by a compiled loop if the quantizer describes its codes, else in torch."""
+        from harness.cache.compiled.pages import can_decode, decode  # needs numba
+
+        form = quantizer.kernel_layout()
+        if form is None or not can_decode(form, packed, out):
+            stage_by_torch(quantizer, packed, pages, heads, frames, out)
+        else:
+            decode(form, packed, pages.slots[frames], heads.start, out)

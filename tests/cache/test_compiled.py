@@ -1,0 +1,159 @@
+"""The compiled loops against torch: every quantizer that describes its codes, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.api import Packed, Quantizer
+from harness.cache import compiled
+from harness.cache.attention.base import stage_by_torch
+from harness.cache.attention.compiled import Compiled
+from harness.cache.pages import Pages, encode_into
+from methods.quantizers.affine import Affine
+from methods.quantizers.channelwise import Centered, ChannelScaled
+from methods.quantizers.fp8 import FP8
+from methods.quantizers.prq import PRQ
+from methods.quantizers.quarot import QuaRot
+from methods.quantizers.rtn import RTN
+
+needs_numba = pytest.mark.skipif(compiled.missing() is not None, reason=str(compiled.missing()))
+QUANTIZERS: dict[str, Quantizer] = {
+    "rtn8": RTN(bits=8),
+    "rtn4": RTN(bits=4, short_tail=True),
+    "rtn2": RTN(bits=2),
+    "zero_level": RTN(bits=4, zero_level=True),
+    "tail": RTN(bits=4, group=32, short_tail=True),
+    "affine8": Affine(bits=8),
+    "affine4": Affine(bits=4),
+    "token4": Affine(bits=4, group=32, axis="channels"),
+    "head8": RTN(bits=8, group=128, axis="channels", short_tail=True),
+    "half2": Affine(bits=2, group=16, axis="channels"),
+    "input": RTN(bits=4, compute="input"),
+    "quarot4": QuaRot(Affine(bits=4, group=32, axis="channels")),
+    "centered4": Centered(RTN(bits=4)),
+    "scaled4": ChannelScaled(Affine(bits=4, group=32, axis="channels")),
+    "prq": PRQ(RTN(bits=2), RTN(bits=4)),
+    "no layout": FP8(),
+}
+SLOTS = (5, 0, 1, 3)  # in reading order, with holes
+
+
+def drawn(dtype: torch.dtype, num_tokens: int = 48) -> Tensor:
+    """Frames whose channels differ in size, with the extremes of what FP16 metadata can hold."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, len(SLOTS), num_tokens, 32, generator=random)
+    x = x * torch.randn(32, generator=random).exp() + torch.randn(32, generator=random)
+    x[0, 0, 0, :, 3] *= 1e-7  # scales below FP16's smallest normal number
+    x[0, 1, 1, :, 5] = 70000.0  # constant, and beyond its largest
+    x[1, 1, 0] = 0
+    return x.to(dtype)
+
+
+def room_of(quantizer: Quantizer, x: Tensor) -> Packed:
+    """Empty pages, two more than there are frames."""
+    like = quantizer.encode(x)
+    parts = {
+        name: part.new_zeros(*part.shape[:2], part.shape[2] + 2, *part.shape[3:])
+        for name, part in like.parts.items()
+    }
+    return replace(like, parts=parts)
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) -> None:
+    quantizer, x = QUANTIZERS[name], drawn(dtype)
+    ours, theirs = room_of(quantizer, x), room_of(quantizer, x)
+    Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
+    encode_into(quantizer, x, theirs, Pages(theirs, theirs, SLOTS))
+    for part, tensor in theirs.parts.items():
+        assert torch.equal(ours.parts[part], tensor), part
+    pages, heads, frames = Pages(ours, ours, SLOTS), slice(1, 3), slice(1, 4)
+    for out in (torch.bfloat16, torch.float32):
+        mine, expected = (torch.full((2, 2, 3 * 48 + 7, 32), 9.0, dtype=out) for _ in "12")
+        Compiled().stage(quantizer, ours, pages, heads, frames, mine[:, :, 3:-4])
+        stage_by_torch(quantizer, ours, pages, heads, frames, expected[:, :, 3:-4])
+        assert torch.equal(mine, expected)
+
+
+@needs_numba
+def test_a_short_last_group_of_tokens() -> None:
+    quantizer, x = RTN(bits=4, short_tail=True), drawn(torch.bfloat16, num_tokens=40)
+    ours = room_of(quantizer, x)
+    Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
+    packed = quantizer.encode(x)
+    for part, tensor in packed.parts.items():
+        assert torch.equal(ours.parts[part][:, :, list(SLOTS)], tensor), part
+    mine, expected = torch.empty(2, 3, 160, 32), torch.empty(2, 3, 4, 40, 32)
+    Compiled().stage(quantizer, ours, Pages(ours, ours, SLOTS), slice(0, 3), slice(0, 4), mine)
+    quantizer.stage(packed, expected)
+    assert torch.equal(mine, expected.flatten(2, 3))
+
+
+@needs_numba
+def test_what_is_not_a_number_stays_none() -> None:
+    """The check of decoded history must find it."""
+    quantizer, x = Affine(bits=4), drawn(torch.bfloat16)
+    packed = quantizer.encode(x)
+    packed.parts["zero"][1, 2, 3, 1, 7] = torch.nan
+    packed.parts["scale"][0, 0, 0, 0, 0] = torch.inf
+    out = torch.empty(2, 3, 4 * 48, 32, dtype=torch.bfloat16)
+    everything = slice(0, 3), slice(0, 4)
+    Compiled().stage(quantizer, packed, Pages(packed, packed, (0, 1, 2, 3)), *everything, out)
+    assert out[1, 2, 3 * 48 + 16 : 3 * 48 + 32, 7].isnan().all()
+    assert not out[0, 0, :16, 0].isfinite().any()
+
+
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from harness.cache.compiled import pages
+
+    monkeypatch.setattr(pages, "SHARE", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_numba
+@pytest.mark.usefixtures("three_threads")
+def test_threads_share_the_frames_also_after_a_fork() -> None:
+    test_loops_decode_and_encode_what_torch_does("rtn4", torch.bfloat16)
+    # The child runs the loops alone: torch's own threads do not survive a fork.
+    packed, out = RTN(bits=4).encode(drawn(torch.bfloat16)), torch.empty(2, 3, 4 * 48, 32)
+    everything = Pages(packed, packed, (0, 1, 2, 3)), slice(0, 3), slice(0, 4), out
+    child = os.fork()
+    if not child:  # no exception may leave the child: it would go on as a second test run
+        status = 1
+        try:
+            signal.alarm(60)
+            Compiled().stage(RTN(bits=4), packed, *everything)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path / "file" / "compiled")
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: object())
+    compiled.missing.cache_clear()
+    try:
+        assert "cannot keep what it compiles" in str(compiled.missing())
+        monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+        compiled.missing.cache_clear()
+        assert compiled.missing() == "numba is not installed"
+    finally:
+        compiled.missing.cache_clear()
