@@ -92,6 +92,7 @@ def longest_video(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[flo
     for part in (run.integration, run.model, run.attention, run.method):
         stored.check(part, run.folder / REQUEST)  # stored settings are data: check before building
     try:
+        # Other integrations hold the history in tensors that this plan does not count.
         if not isinstance(stored.build(run.integration, run.folder), Packed):
             return None, "built in as the published study did, which the planner counts apart"
         model = request.model_of(run.model_name, run.model)

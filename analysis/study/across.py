@@ -113,6 +113,7 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
         lines, notes = [], []
         for name in table.shown(sections[0].is_published):
             none = pd.Series(dtype=float)
+            # `objectives` leaves out reruns of BF16, which would count it several times.
             r, n = correlation(*(objectives(section).get(name, none) for section in sections))
             if np.isnan(r):
                 why = f"{n} methods with a value in both suites, or all values are equal"
@@ -159,6 +160,7 @@ def weak(table: Table, source: Source) -> Iterator[Grid | str]:
             for section in (first, second)
             for said in why_none(section, [x for x in table.columns if not section.has(x)])
         ]
+        # The study ranks by the mean of both suites, so a method must be in both.
         means = mean_of(first, second, table.columns)
         rows = {name: row for name in means.index if (row := row_of(first, name)) in table.rows}
         if reasons or not rows:

@@ -163,6 +163,7 @@ def _joined(
     header: str, values: Sequence[str], bounds: Sequence[tuple[str, str]], marks: Sequence[bool]
 ) -> Column:
     """Put value, interval and mark in one column."""
+    # An empty interval is left out rather than printed as a dash.
     texts = []
     for value, (low, high), mark in zip(values, bounds, marks, strict=True):
         texts.append(value + (f" [{low}, {high}]" if low else "") + MARK * mark)
