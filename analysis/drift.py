@@ -24,7 +24,7 @@ from analysis.pages import Tables, write
 from analysis.section import VIDEO
 from analysis.sources.columns import by_second
 from analysis.sources.results import LoadedRun
-from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, interval, redrawn
+from analysis.statistics import FEWEST, NUM_DRAWS, SEED, Estimate, estimate
 from analysis.verb_options import of_results, of_text
 from harness.results.all_runs import load
 from harness.results.summary_table import title
@@ -145,20 +145,6 @@ def svg(sections: Sequence[Section]) -> str:
     return drawn(Panels("drift", rows, headings, title="quality by second"))
 
 
-def estimate(values: pd.Series) -> Estimate | None:
-    """Estimate the mean over prompts from values by video; None without any.
-
-    values: indexed by `VIDEO`; NaN if missing.
-    """
-    # Prompts are the sample, so several videos of one prompt count once.
-    by_prompt = values.dropna().groupby(level="prompt_index").mean().to_numpy(float)
-    if not by_prompt.size:
-        return None
-    means = redrawn(len(by_prompt)) @ by_prompt  # the first one has every prompt once
-    bounds = interval(means[1:]) if len(by_prompt) >= FEWEST else None
-    return Estimate(float(means[0]), bounds, len(by_prompt))
-
-
 def _section(name: str, lines: Sequence[Line]) -> Section:
     """Build a table and a panel of every measure that some run has."""
     grids, panels = [], []
@@ -191,11 +177,17 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
         if column not in of.rows:
             return None
         own = of.rows[column].astype(float)
-        found.append(estimate(own))
+        found.append(over_prompts(own))
         # A metric against BF16 has no value for BF16, so there is nothing to subtract.
         paired = not (of.is_reference or measure.against_reference or of.reference is None)
-        found.append(estimate(own - of.reference[column].astype(float)) if paired else None)  # type: ignore[index]
+        found.append(over_prompts(own - of.reference[column].astype(float)) if paired else None)  # type: ignore[index]
     return (of.name, found) if any(found) else None
+
+
+def over_prompts(values: pd.Series) -> Estimate | None:
+    """Estimate the mean over prompts from values by video; None without any."""
+    # Prompts are the sample, so several videos of one prompt count once.
+    return estimate(values.groupby(level="prompt_index").mean())
 
 
 def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
@@ -256,14 +248,14 @@ def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int
         return {f"not scored: python -m harness score <results> metrics=[{word}]": len(rows)}
     without = rows[rows[column].isna()]
     # The metric's own reason comes first: without a value there is no drift to give reasons for.
-    told = pd.Series(None, without.index, dtype=object)
+    reasons = pd.Series(None, without.index, dtype=object)
     for name in (f"{measure.metric}_reason", measure.quantity.drift_column("reason")):
         if name in without:
-            told = told.fillna(without[name])
-    told = told.dropna()
-    unsaid = len(without) - len(told)
-    short = {"not scored": unsaid} if unsaid else {}
-    return {**{str(reason): int(n) for reason, n in told.value_counts().items()}, **short}
+            reasons = reasons.fillna(without[name])
+    reasons = reasons.dropna()
+    num_unexplained = len(without) - len(reasons)
+    short = {"not scored": num_unexplained} if num_unexplained else {}
+    return {**{str(reason): int(n) for reason, n in reasons.value_counts().items()}, **short}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -97,48 +97,47 @@ class Method:
 class Section:
     """Runs that may be compared: one suite, one model, one contract, one source of prompts.
 
-    title, setting: what the runs share, as text and as data.
-    is_published: whether the numbers are the study's own.
-    methods: by name; the reference first, then in the order of the source.
-    values: one row per method, one column per quantity (`harness.results.quantities`): the method's
-        single number, NaN if missing. inf is a value; the study printed some.
-    videos: one row per video that was made, indexed by method, prompt_index and sample; one column
-        per quantity. A number that a run reports once (`ratio` of the study) repeats in every row.
-    reference: the BF16 method that fidelity and differences refer to; None if it is missing.
-    floors: BF16 with attention summed in another order; their distance to BF16 is the noise floor.
-    reruns: repeated BF16 runs, which should equal the reference.
-    curves: by quantity or signal: one row per second (the index), one column per method; means over
-        videos.
-    traces: by `kv` or `memory`: the bytes of each method over the time of the video `traced`.
-    components: one row per method, one column per component; GiB at that video's largest peak.
-    trace_maxima: for sources that publish only the largest value of a trace: one row per method,
-        one column per kind of memory (`memory`, `reserved`, `kv`), GiB.
-    seconds_generated: length of a video in seconds.
-    phases: the phases that the runtime includes.
-    notes: printed beneath every table.
-    remarks: by quantity, `curves` or `traces`: printed wherever that one is shown.
-    shorter: sections that differ in their number of denoising steps alone, for controls.
+    Tables have one column per quantity, by the names of `harness.results.quantities`.
     """
 
     title: str
     suite: str
-    is_published: bool
+    is_published: bool  # whether the numbers are the study's own
+
+    # By name; the reference first, then in the order of the source.
     methods: Mapping[str, Method]
+    # A row per method with its single numbers; NaN if missing. inf is a value: the study printed
+    # some.
     values: pd.DataFrame
+    # A row per video that was made, indexed by method, prompt_index and sample. A number that a run
+    # reports once (`ratio` of the study) repeats in every row.
     videos: pd.DataFrame
+    # The BF16 method that fidelity and differences refer to; None if it is missing.
     reference: str | None
+    # What `title` says, as data.
     setting: Setting | None = None
+    # BF16 with attention summed in another order: its distance to BF16 is the noise floor.
     floors: Sequence[str] = ()
+    # BF16 once more, which should equal the reference.
     reruns: Sequence[str] = ()
+
+    # By quantity or signal: a row per second (the index), a column per method; means over videos.
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    # By `kv` or `memory`, then by method: bytes over the time of one video, which `traced` names.
     traces: Mapping[str, Mapping[str, Trace]] = field(default_factory=dict)
+    # GiB at the largest peak of that video: a row per method, a column per component.
     components: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # For sources that publish only the largest value of a trace: GiB, a row per method, a column
+    # per kind of memory (`memory`, `reserved`, `kv`).
     trace_maxima: pd.DataFrame = field(default_factory=pd.DataFrame)
     traced: str = ""
-    seconds_generated: float | None = None
-    phases: str = ""
-    notes: Sequence[str] = ()
+
+    seconds_generated: float | None = None  # length of a video
+    phases: str = ""  # the phases that the runtime includes
+    notes: Sequence[str] = ()  # printed beneath every table
+    # By quantity, `curves` or `traces`: printed wherever that one is shown.
     remarks: Mapping[str, str] = field(default_factory=dict)
+    # Sections that differ in their number of denoising steps alone, for controls.
     shorter: Sequence[Section] = ()
 
     @property

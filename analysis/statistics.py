@@ -161,9 +161,14 @@ def between(section: Section, quantity: str, a: str, b: str) -> Difference | Non
     return Difference(**vars(found), p=p, adjusted=p)
 
 
+def estimate(values: pd.Series) -> Estimate | None:
+    """Estimate the mean over prompts from one value per prompt; None without any."""
+    return _means(pd.DataFrame({"values": values})).get("values")
+
+
 def ratio(before: pd.Series, after: pd.Series) -> Estimate | None:
     """Estimate before / after as a geometric mean over the prompts both have; None without any."""
-    found = _means(pd.DataFrame({"ratio": np.log(before / after)})).get("ratio")
+    found = estimate(pd.Series(np.log(before / after)))
     if found is None:
         return None
     bounds = None if found.bounds is None else (np.exp(found.bounds[0]), np.exp(found.bounds[1]))
@@ -243,7 +248,7 @@ def _means(table: pd.DataFrame) -> dict[str, Estimate]:
 
 
 def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
-    """Group columns that lack the same rows, each group with the values of its common rows."""
+    """Group columns that have values in the same rows; return their places and these values."""
     # One matrix product then serves a whole group, instead of one per column.
     values = table.to_numpy(float)
     groups: dict[bytes, list[int]] = {}

@@ -152,6 +152,7 @@ def listing(pair: Pair) -> Grid:
         sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
         sign = -1 if metric.higher_is_better else 1  # rank 1 is closest to BF16
         places = [ranks(sign * side) for side in sides]
+        # Positive: further from BF16 on our model than in the study.
         apart.append(places[1] - places[0])
         for row, values, both in zip(
             cells, zip(*sides, strict=True), zip(*places, strict=True), strict=True
@@ -174,7 +175,7 @@ def listing(pair: Pair) -> Grid:
 def notes(
     found: Sequence[Pair], published: Mapping[str, Published], measured: Mapping[str, Measured]
 ) -> Iterator[str]:
-    """Yield notes on how to read the numbers and what they leave out."""
+    """Yield notes on reading the numbers, and on methods and videos that they leave out."""
     prompts = ", ".join(f"{p.published.suite} {p.num_videos}" for p in found)
     yield (
         f"in brackets: 95 % bootstrap interval, {NUM_DRAWS} draws of our prompts within each suite "
@@ -197,6 +198,7 @@ def notes(
                 "infinite (one frame equals the reference)"
             )
         videos = theirs.methods["n_videos"].astype(str)
+        # Some rows of the study have fewer videos, so their means are over other prompts.
         short = [name for name in pair.names if name in theirs.partial]
         if short:
             counts = (f"{name} {videos[name]}" for name in short)

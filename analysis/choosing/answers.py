@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.choosing.budget import held, reasons
+from analysis.choosing.budget import plan, reasons
 from analysis.choosing.choices import Question, ask, ordered, preset, shown
 from analysis.choosing.equal_memory import Group, at, groups, share_of_gib
 from analysis.choosing.frontiers import frontiers, objectives, usable
@@ -141,7 +141,7 @@ def _group(section: Section, group: Group) -> Grid:
 
 def longest(section: Section, card_gib: float) -> Iterator[Grid]:
     """Build one line per method: the planned longest video and measured costs."""
-    rows = held(section, card_gib)
+    rows = plan(section, card_gib)
 
     def texts(values: list[float]) -> list[str]:
         return [number(x, 0 if x >= 100 else None, digits=3) for x in values]

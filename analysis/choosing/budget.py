@@ -18,8 +18,8 @@ MAX_SHOWN_S = 86_340  # the planner stops at a day
 
 
 @dataclass(frozen=True)
-class Held:
-    """Cost of one method on a card.
+class Planned:
+    """Longest video of one method on a card, and its cost per second.
 
     longest_s: seconds of the longest video that fits; None if unknown.
     why: the reason if `longest_s` is None, else empty.
@@ -45,7 +45,7 @@ class Held:
         return f"{self.longest_s:.0f} s" if self.longest_s else "none"
 
 
-def held(section: Section, card_gib: float) -> list[Held]:
+def plan(section: Section, card_gib: float) -> list[Planned]:
     """Plan every method of a section on a card with `card_gib` GiB."""
     needs: dict[str, Any] = {}
     found = []
@@ -53,11 +53,11 @@ def held(section: Section, card_gib: float) -> list[Held]:
         longest, why = None, "printed numbers only: there is no run whose settings could be planned"
         if method.folder is not None:
             try:
-                longest, why = planned(Run.from_folder(method.folder), card_gib, needs)
+                longest, why = longest_video(Run.from_folder(method.folder), card_gib, needs)
             except UserError as error:
                 why = str(error)
         found.append(
-            Held(
+            Planned(
                 method.name,
                 longest,
                 why,
@@ -75,7 +75,7 @@ def _per_second(section: Section, name: str, quantity: str) -> float:
     return cell(section.values, name, quantity) / seconds if seconds else float("nan")
 
 
-def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | None, str]:
+def longest_video(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | None, str]:
     """Plan the longest video in seconds, 0 if not a chunk fits; else None and the reason.
 
     known: cache of model needs by model settings, filled here.
@@ -92,6 +92,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
     for part in (run.integration, run.model, run.attention, run.method):
         stored.check(part, run.folder / REQUEST)  # stored settings are data: check before building
     try:
+        # Other integrations hold the history in tensors that this plan does not count.
         if not isinstance(stored.build(run.integration, run.folder), Packed):
             return None, "built in as the published study did, which the planner counts apart"
         model = request.model_of(run.model_name, run.model)
@@ -111,7 +112,7 @@ def planned(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[float | N
     return found.longest_s or 0.0, ""
 
 
-def reasons(rows: list[Held]) -> Mapping[str, list[str]]:
+def reasons(rows: list[Planned]) -> Mapping[str, list[str]]:
     """Group methods without a longest video by reason."""
     found: dict[str, list[str]] = {}
     for row in rows:

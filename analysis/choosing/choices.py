@@ -81,32 +81,32 @@ def ask(section: Section, question: Question) -> Answer:
     Raises  UserError: the section lacks a quantity of the question.
     """
     values = objectives(section)
-    lacking = {name: section.why_not(name) for name in question.quantities if not section.has(name)}
+    missing = {name: section.why_not(name) for name in question.quantities if not section.has(name)}
     # A typed question is answered as it stands or not at all; a preset is answered in part.
-    if lacking and question.is_typed:
-        raise UserError(_cannot_answer(section, lacking))
+    if missing and question.is_typed:
+        raise UserError(_cannot_answer(section, missing))
     reference = row(values, section.reference)
     limits, unread = readable(question.under, values, reference)
     if unread and question.is_typed:
         raise UserError("; ".join(unread))
     met = {each: each.met(values[each.quantity], limit) for each, limit in limits.items()}
     kept = values[pd.DataFrame(met, index=values.index).all(axis=1)]
-    by = tuple(name for name in question.by if name not in lacking)
-    front = tuple(name for name in question.front if name not in lacking)
+    by = tuple(name for name in question.by if name not in missing)
+    front = tuple(name for name in question.front if name not in missing)
     if question.front and not front:
-        raise UserError(_cannot_answer(section, lacking))
+        raise UserError(_cannot_answer(section, missing))
     # The frontier is of the methods that satisfy the constraints, so it comes after them.
     if front:
         kept = kept.loc[frontier(kept, front)]
     # BF16 is no choice, but it belongs to a frontier that it is on.
     others = [name for name in kept.index if name != section.reference or front]
     kept = ordered(kept.loc[others], by)
-    shown = [name for name in question.quantities if name not in lacking]
+    shown = [name for name in question.quantities if name not in missing]
     counts = {name: section.methods[name].num_videos for name in map(str, kept.index)}
     most = max(counts.values(), default=0)
     few = [f"{name} {num}" for name, num in counts.items() if num < most]
     notes = [
-        *(f"left out: {QUANTITIES[name].title}: {why}" for name, why in lacking.items()
+        *(f"left out: {QUANTITIES[name].title}: {why}" for name, why in missing.items()
           if name in (*question.by, *question.front)),
         *(f"left out of what must hold: {why}" for why in unread),
         *_excluded(values.drop(index=[section.reference], errors="ignore"), limits),
@@ -142,11 +142,11 @@ def shown(quantity: str, value: float, places: int | None = None) -> str:
     return number(value, decimals, digits=3)
 
 
-def _cannot_answer(section: Section, lacking: Mapping[str, str]) -> str:
+def _cannot_answer(section: Section, missing: Mapping[str, str]) -> str:
     """Explain why a question cannot be answered here, and list the available quantities."""
     has = [name for name in QUANTITIES if section.has(name)]
-    said = "; ".join(f"no {QUANTITIES[name].title} ({why})" for name, why in lacking.items())
-    return f"{said}: choose of {', '.join(has) or 'nothing'}"
+    reasons = "; ".join(f"no {QUANTITIES[name].title} ({why})" for name, why in missing.items())
+    return f"{reasons}: choose of {', '.join(has) or 'nothing'}"
 
 
 def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:

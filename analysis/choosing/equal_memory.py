@@ -26,7 +26,7 @@ BITS = {"int4": 3.2, "bf16": 1.0}  # frames of a plain window in the bytes of on
 POOLS = ("softprune", "soft_prune")  # a pooled frame counts as attended
 FEWEST = 6  # frames: a sink of 3 and a chunk
 PLAIN = ("sliding window", "sink and window")
-TOLD_BY = ("ssim", "psnr_rest_db", "lpips", "imaging", "runtime_s")  # the first orders a group
+COMPARED_BY = ("ssim", "psnr_rest_db", "lpips", "imaging", "runtime_s")  # the first orders a group
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def at(section: Section, share: float, said: str, tolerance: float = TOLERANCE) 
     names = [str(name) for name, size in sizes.items() if abs(size / share - 1) <= tolerance]
     if not names:
         near = (sizes / share - 1).abs().sort_values().index[:2]
-        told = []
+        nearest = []
         for name in map(str, near):
             gib, ratio = (cell(section.values, name, key) for key in ("kv_gib", "ratio"))
-            held = "" if math.isnan(gib) else f"{shown('kv_gib', gib)} GiB, "
-            told.append(f"{name} ({held}{shown('ratio', ratio)}x)")
+            stored = "" if math.isnan(gib) else f"{shown('kv_gib', gib)} GiB, "
+            nearest.append(f"{name} ({stored}{shown('ratio', ratio)}x)")
         raise UserError(
             f"nothing holds {said} within {tolerance:.0%}: nearest are "
-            f"{', '.join(told)}; run one with 'method.retention.budget=...' of this size"
+            f"{', '.join(nearest)}; run one with 'method.retention.budget=...' of this size"
         )
     return _group(section, names, sizes)
 
@@ -135,23 +135,25 @@ def _sizes(section: Section) -> pd.Series:
 
 
 def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
-    told = [key for key in TOLD_BY if section.has(key)]
-    held = [key for key in ("kv_gib", "ratio", "ratio_same") if section.has(key)]
-    values = ordered(objectives(section).loc[list(names)], told[:1])[[*held, *told]]
+    qualities = [key for key in COMPARED_BY if section.has(key)]
+    sizes_shown = [key for key in ("kv_gib", "ratio", "ratio_same") if section.has(key)]
+    values = ordered(objectives(section).loc[list(names)], qualities[:1])[
+        [*sizes_shown, *qualities]
+    ]
     kinds = {str(name): kind(section, str(name)) for name in values.index}
     low, high = (1 / sizes[each] for each in (names[-1], names[0]))
     span = f"{low:.2f}x" if low == high else f"{low:.2f}x to {high:.2f}x"
     evicting = [name for name in names if _evicts(kinds[name])]
-    lacking = [plain for plain in PLAIN if plain not in kinds.values()] if evicting else []
-    missing = tuple(_missing(section, evicting[0], plain) for plain in lacking)
+    absent = [plain for plain in PLAIN if plain not in kinds.values()] if evicting else []
+    missing = tuple(_missing(section, evicting[0], plain) for plain in absent)
     # `values` is ordered by quality, so the first window of a kind is the best one.
     firsts = [next((n for n in kinds if kinds[n] == plain), None) for plain in PLAIN]
     against = [
         line
         for name in kinds
         for plain in firsts
-        if _evicts(kinds[name]) and plain is not None and told
-        for line in compared(section, told[0], name, plain)
+        if _evicts(kinds[name]) and plain is not None and qualities
+        for line in compared(section, qualities[0], name, plain)
     ]
     title = f"{section.title}: {span} less than BF16"
     return Group(title, values, kinds, tuple(against), missing)

@@ -96,7 +96,7 @@ def cautions(section: Section, caps: Sequence[Constraint] = ()) -> dict[str, lis
 
 
 def plainly(section: Section) -> list[str]:
-    """Describe plainly what the study's rules select here."""
+    """Report tolerances that no method keeps, and those that methods keep by construction."""
     values = objectives(section)
     reference = row(values, section.reference)
     others = values.drop(index=[section.reference], errors="ignore")

@@ -57,11 +57,11 @@ def compared(section: Section, quantity: str, first: str, second: str) -> list[s
     if found.bounds is not None and found.bounds[0] == found.bounds[1]:
         said = f"{found.mean:+.3g}, in every video alike"
     else:
-        said = f"{_told(found)}: {verdict}"
+        said = f"{_described(found)}: {verdict}"
     return [f"{what.title}: {first} less {second} {said}{noise}"]
 
 
-def _told(found: Difference) -> str:
+def _described(found: Difference) -> str:
     """Format a difference with its interval, prompts and p."""
     span = ""
     if found.bounds is not None:
@@ -102,4 +102,4 @@ def _of_floor(section: Section, quantity: str, first: str) -> list[str]:
         where = "not told apart from the noise floor"
     else:
         where = "better than the noise floor" if is_better else "worse than the noise floor"
-    return [f"{what.title}: {first} less the noise floor ({floor}) {_told(found)}: {where}"]
+    return [f"{what.title}: {first} less the noise floor ({floor}) {_described(found)}: {where}"]

@@ -8,7 +8,6 @@ saving lead. The distances are measured here, from the stored frames.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -92,27 +91,28 @@ def steps_of_cost(
     """
     counted = network(model)
 
-    def planned(num_steps: int) -> float:
-        schedule: Any = model.schedule
-        short = replace(model, schedule=replace(schedule, num_steps=num_steps))
-        # Raises ValueError for steps that the order of passes cannot split evenly.
-        short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
-        budget = Budget(short, Needs(counted, None, None, ()), parts, Portable())
-        histories = budget.histories(Contract(best=True, window=short.window), num_frames)
-        needed = work(short, counted, budget.storage, histories, num_frames, Portable(), recached)
+    def planned(timed: VideoModel) -> float:
+        budget = Budget(timed, Needs(counted, None, None, ()), parts, Portable())
+        histories = budget.histories(Contract(best=True, window=timed.window), num_frames)
+        needed = work(timed, counted, budget.storage, histories, num_frames, Portable(), recached)
         return needed.gemm_flops + needed.attention_flops
 
     full = getattr(model.schedule, NUM_STEPS)
-    wanted, likely = share * planned(full), round(share * full)
+    wanted, likely = share * planned(model), round(share * full)
     costs: dict[int, float] = {}
     for steps in range(max(2, likely - NEAR), min(full, likely + NEAR + 1)):
-        with suppress(ValueError):
-            costs[steps] = planned(steps)
+        schedule: Any = model.schedule
+        try:
+            short = replace(model, schedule=replace(schedule, num_steps=steps))
+            short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
+        except ValueError:  # steps that the order of passes cannot split evenly
+            continue
+        costs[steps] = planned(short)
     return min(costs, key=lambda steps: abs(costs[steps] - wanted), default=None)
 
 
 def _work(section: Section) -> Mapping[str, Any] | None:
-    """Return what a section shares with those of other numbers of steps; None if unknown."""
+    """Return the settings of a section without its number of steps; None if unknown."""
     request = next((each.request for each in section.methods.values() if each.request), None)
     if request is None or num_steps(request) is None:
         return None

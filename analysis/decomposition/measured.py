@@ -65,6 +65,7 @@ def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
                 runs[link.part] = run
         if len(runs) < 2:
             continue
+        # Links without a run are named, with their settings.
         missing = [link for link in links if link.part not in runs]
         # The rest of the title names the attention window, in which links may differ.
         title = next(iter(runs.values()))[0].title.split(", ")[:2]

@@ -1,1 +1,1 @@
-"""Figures: descriptions of what they show, and two renderers."""
+"""Figures: descriptions, and two renderers."""

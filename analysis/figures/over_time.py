@@ -151,9 +151,9 @@ def _maxima(section: Section, kind: str, name: str) -> Bars:
         for m, x in known.items()
         if m in section.methods
     ]
-    lacking = [method for method in section.methods if method not in known.index]
+    missing = [method for method in section.methods if method not in known.index]
     said = [section.remarks.get("traces", "only the largest values are known")]
-    said += [f"not there: {listed(lacking)}"] if lacking else []
+    said += [f"not there: {listed(missing)}"] if missing else []
     title = f"{suite_title(section.suite)}: largest value of {TRACES[kind]}"
     return Bars(name, title, Axis(f"{OF_ALL[kind]} GiB", "lower"), bars, note="; ".join(said))
 

@@ -38,10 +38,10 @@ class Places:
         """Build the scatter of a section, or explain why there is none."""
         x, y = _nearest(section, self.x), _nearest(section, self.y)
         # A substitute may be missing too.
-        lacking = [axis for axis in (x, y) if not section.has(axis)]
+        missing = [axis for axis in (x, y) if not section.has(axis)]
         title = self._titled(x, y)
-        if lacking:
-            why = "; ".join(f"no {QUANTITIES[q].title}: {section.why_not(q)}" for q in lacking)
+        if missing:
+            why = "; ".join(f"no {QUANTITIES[q].title}: {section.why_not(q)}" for q in missing)
             return Absent(self.name, self._titled(self.x, self.y), why)
         values = objectives(section)
         points = placed(section, values, x, y, self.size if section.has(self.size) else "")
@@ -140,6 +140,7 @@ def _note(
     ]
     if of.size and points[0].size is None:
         said.append(f"all of one size: no {QUANTITIES[of.size].title}")
+    # No method disappears without a word.
     gone = [str(name) for name in values.index if all(name != p.name for p in points)]
     if gone:
         said.append(f"not shown, for want of a finite value: {listed(gone)}")

@@ -67,6 +67,7 @@ def numbers(section: Section) -> Numbers:
     for quantity in shown(kept, f"quantities of {section.suite}"):
         means = statistics.estimates(section, quantity.name)
         tested = statistics.differences(section, quantity.name)
+        # Reruns of BF16 are shown for scale, without a test.
         paired = {**statistics.again(section, quantity.name), **tested}
         if quantity.over == "mean" and (said := beside_reruns(section, quantity.name, tested)):
             chances.append(said)

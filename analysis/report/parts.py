@@ -1,4 +1,4 @@
-"""Collects what the pages of a section need: run folders, numbers, page names."""
+"""Collects the data of a section's pages: run folders, numbers, page names."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
             asked = range(*wanted.indices(max(filmed, default=-1) + 1))
             filmed = [index for index in filmed if index in asked]
         made = {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}
+        # All methods have the same prompts, so the first row of a prompt has its text.
         texts = videos.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]
         rank, order = ranked(section)
         found.append(

@@ -117,6 +117,6 @@ def reason(rows: pd.DataFrame, source: Source) -> str | None:
     if without.empty:
         return None
     column = f"{source.metric}_reason"
-    told = list(dict.fromkeys(without[column].dropna())) if column in without else []
+    reasons = list(dict.fromkeys(without[column].dropna())) if column in without else []
     some = f" ({len(without)} of {len(rows)} videos)" if len(without) < len(rows) else ""
-    return "; ".join(map(str, told or ["not scored"])) + some
+    return "; ".join(map(str, reasons or ["not scored"])) + some

@@ -228,7 +228,9 @@ def _method(name: str, run: LoadedRun) -> Method:
     row = ROW.search(source)  # a method of ours names no row
     failed = run.rows[run.rows["failure"].notna()]
     causes = (failed["failure"] + ": " + failed["failure_reason"].fillna("")).value_counts()
-    told = {key: reason(made, source) for key, source in SOURCES.items()} if len(made) else {}
+    why_missing = (
+        {key: reason(made, source) for key, source in SOURCES.items()} if len(made) else {}
+    )
     # The description is of the method's file today; a run of a deleted file has none.
     files, command = choices("method"), ""
     if request is not None and run.folder is not None:
@@ -249,7 +251,7 @@ def _method(name: str, run: LoadedRun) -> Method:
         command=command,
         num_wanted=len(request.items) if request else None,
         failures=tuple(f"{count} x {cause}" for cause, count in causes.items()),
-        reasons={key: said for key, said in told.items() if said},
+        reasons={key: why for key, why in why_missing.items() if why},
         skip_ratio=float(made["skip_ratio"].astype(float).mean()),
         flops=float(made["flops"].astype(float).mean()),
         request=request,
@@ -280,8 +282,10 @@ def _notes(runs: Mapping[str, LoadedRun], base: LoadedRun | None) -> list[str]:
             found.append(f"{name}: {failed} of {len(run.rows)} videos failed ({causes})")
         # Scores explain in `..._reason` that a video or its reference shows one colour only.
         reasons = [key for key in map(str, run.made.columns) if key.endswith("_reason")]
-        told = run.made[reasons].fillna("").apply(lambda x: x.str.contains(CONSTANT, regex=False))
-        if constant := int(told.any(axis=1).sum()):
+        is_constant = (
+            run.made[reasons].fillna("").apply(lambda x: x.str.contains(CONSTANT, regex=False))
+        )
+        if constant := int(is_constant.any(axis=1).sum()):
             found.append(
                 f"{name}: {constant} of {len(run.made)} videos are {CONSTANT}, or their reference "
                 "is: their scores say nothing of quality"

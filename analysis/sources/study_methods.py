@@ -99,6 +99,7 @@ def _suite(suite: str, rows: pd.DataFrame) -> Measured:
     # Means over different prompts do not compare, so all methods share the commonest set.
     held = {name: frozenset(_videos(part)) for name, part in scored.groupby("name", sort=True)}
     counted = Counter(held.values())
+    # Of sets that as many methods have, take the one with the most videos.
     usual = max(counted, key=lambda videos: (counted[videos], len(videos)), default=frozenset())
     complete = [name for name in held if held[name] >= usual]
     left_out = {

@@ -113,12 +113,13 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
         lines, notes = [], []
         for name in table.shown(sections[0].is_published):
             none = pd.Series(dtype=float)
+            # `objectives` leaves out reruns of BF16, which would count it several times.
             r, n = correlation(*(objectives(section).get(name, none) for section in sections))
             if np.isnan(r):
                 why = f"{n} methods with a value in both suites, or all values are equal"
-                lacking = [section for section in sections if not section.has(name)]
-                if lacking:
-                    why = f"{lacking[0].suite}: {lacking[0].why_not(name)}"
+                without = [section for section in sections if not section.has(name)]
+                if without:
+                    why = f"{without[0].suite}: {without[0].why_not(name)}"
                 notes.append(f"no {QUANTITIES[name].title}: {why}")
             else:
                 places = 4 if table.decimals is None else table.decimals
@@ -154,16 +155,17 @@ def weak(table: Table, source: Source) -> Iterator[Grid | str]:
         yield unpaired(table, source)
     for both in pairs:
         first, second = both
-        lacks = [
+        reasons = [
             said
             for section in (first, second)
             for said in why_none(section, [x for x in table.columns if not section.has(x)])
         ]
+        # The study ranks by the mean of both suites, so a method must be in both.
         means = mean_of(first, second, table.columns)
         rows = {name: row for name in means.index if (row := row_of(first, name)) in table.rows}
-        if lacks or not rows:
+        if reasons or not rows:
             yield (
-                "; ".join(dict.fromkeys(lacks))
+                "; ".join(dict.fromkeys(reasons))
                 or f"none of its rows is in both suites: {', '.join(table.rows)}"
             )
             continue

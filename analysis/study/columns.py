@@ -104,14 +104,14 @@ def is_worse(quantity: Quantity, difference: Difference | None) -> bool:
 def _with_interval(view: View, name: str) -> list[Column]:
     """Build a value with its interval; a fidelity below the noise floor gets a mark."""
     quantity, places = QUANTITIES[name], view.places(name)
-    found, held = estimates(view.section, name), differences(view.section, name)
-    marks = [is_worse(quantity, held.get(method)) for method in view.names]
+    found, tested = estimates(view.section, name), differences(view.section, name)
+    marks = [is_worse(quantity, tested.get(method)) for method in view.names]
     bounds = [_bounds(found.get(method), places) for method in view.names]
     values = of_values(view, name)
     if not view.split:
         return [_joined(values.header, values.texts, bounds, marks)]
-    below = Column(f"{quantity.title} below floor", _answers(view.names, held, marks))
-    return [values, *_ends(values.header, bounds), *([below] if held else [])]
+    below = Column(f"{quantity.title} below floor", _answers(view.names, tested, marks))
+    return [values, *_ends(values.header, bounds), *([below] if tested else [])]
 
 
 def _runtime_vs(view: View) -> list[Column]:
@@ -163,6 +163,7 @@ def _joined(
     header: str, values: Sequence[str], bounds: Sequence[tuple[str, str]], marks: Sequence[bool]
 ) -> Column:
     """Put value, interval and mark in one column."""
+    # An empty interval is left out rather than printed as a dash.
     texts = []
     for value, (low, high), mark in zip(values, bounds, marks, strict=True):
         texts.append(value + (f" [{low}, {high}]" if low else "") + MARK * mark)

@@ -140,6 +140,7 @@ def _of_prompts(view: View, name: str) -> Iterator[str]:
     counts = {method: each.n for method, each in estimates(view.section, name).items()}
     here = [method for method in view.names if method in view.section.methods]
     most = max(counts.values(), default=0)
+    # A mean over fewer prompts is of other prompts, so it may not compare.
     few = [f"{method} {counts[method]}" for method in here if counts.get(method, most) < most]
     if few:
         yield f"fewer prompts than {most}: {', '.join(few)}"

@@ -128,6 +128,7 @@ def _positive(word: str) -> float:
 def _views(words: argparse.Namespace, sections: Sequence[Section]) -> list[View]:
     """Choose the views of each section; the overview by default."""
     found: list[View] = []
+    # Each option adds a view; without any, the overview answers the usual question.
     if words.under or words.best or words.preset or words.axes or words.frontier:
         found.append(partial(answers.answer, question=_question(words, sections)))
     if words.at_gib or words.at_ratio:

@@ -89,11 +89,11 @@ def _table(section: Section, kind: Kind, found: Sequence[Pair]) -> Grid:
         for name in SHOWN:
             cells += _compared(section, name, pair)
         lines.append(cells)
-    lacking = [f"{pair.method}: {pair.missing}" for pair in found if pair.control is None]
-    blind = [
+    missing = [f"{pair.method}: {pair.missing}" for pair in found if pair.control is None]
+    unreadable = [
         f"{name}: its request cannot be read, so it has no control" for name in unknown(section)
     ]
-    notes = [*NOTES, *lacking, *blind, *section.notes]
+    notes = [*NOTES, *missing, *unreadable, *section.notes]
     return Grid(f"{section.title}: beside {kind}", header, lines, notes, words=(0, 1))
 
 

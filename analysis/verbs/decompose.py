@@ -142,7 +142,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
 
 
 def _notes(of: Chain, setting: Setting) -> Iterator[str]:
-    """Yield what the runs do not show, and the settings of those that are missing."""
+    """Warn of untrained weights, and give the settings of missing runs."""
     # Policies decide by features of the network, which random weights make arbitrary.
     weights = {
         each.method.request.model["weights"] for each in setting.found if each.method.request

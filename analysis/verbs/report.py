@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Write the report and print where it is and what it holds."""
+    """Write the report, and print its path and the number of its pages and videos."""
     from analysis.report import folder
     from analysis.report.progress import slow
     from analysis.report.write import write

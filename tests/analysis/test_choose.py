@@ -13,7 +13,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.choosing import answers
-from analysis.choosing.budget import held, reasons
+from analysis.choosing.budget import plan, reasons
 from analysis.choosing.choices import Question
 from analysis.choosing.equal_memory import PLAIN, at, baseline, groups, kind, share_of_gib
 from analysis.section import Method, Section
@@ -202,19 +202,19 @@ def test_no_command_is_made_up() -> None:
 
 def test_the_longest_video_is_planned_with_the_settings_of_the_run(results: Path) -> None:
     (ours,) = sections(results)
-    small, large = ({each.method: each for each in held(ours, gib)} for gib in (0.02, 0.03))
+    small, large = ({each.method: each for each in plan(ours, gib)} for gib in (0.02, 0.03))
     seconds = {name: each.longest_s or 0.0 for name, each in small.items()}
     assert 0 < seconds["bf16"] < seconds["adaptive_int2"]
     assert all((large[name].longest_s or 0) > value for name, value in seconds.items())
     alone = replace(ours, methods={"bf16": ours.methods["bf16"]})
-    assert held(alone, 0.001)[0].longest == "none"
-    assert held(alone, 100.0)[0].longest == "over a day"
+    assert plan(alone, 0.001)[0].longest == "none"
+    assert plan(alone, 100.0)[0].longest == "over a day"
     runtime = ours.values["runtime_s"].to_dict()["bf16"]
     assert small["bf16"].seconds_per_s == pytest.approx(runtime / (165 / 16))
 
 
 def test_longest_video_without_a_run_is_not_known() -> None:
-    found = held(sized({"bf16": (1.0, 1.0)}, seconds_generated=2.0), 24)
+    found = plan(sized({"bf16": (1.0, 1.0)}, seconds_generated=2.0), 24)
     assert found[0].longest == "-" and found[0].kv_gib_per_s == pytest.approx(1.0)
     assert np.isnan(found[0].seconds_per_s)
     assert reasons(found) == {
@@ -244,7 +244,7 @@ def test_a_damaged_request_and_a_failed_video_are_said(
     broken.write_text("{")
     (ours,) = (each for each in sections(tmp_path) if "adaptive_int2" in each.methods)
     failed = Method("adaptive_int2", "", "", 1, failures=("1 x oom: no memory",))
-    found = held(Section("t", "s", False, {"x": failed}, ours.values, ours.videos, None), 24)
+    found = plan(Section("t", "s", False, {"x": failed}, ours.values, ours.videos, None), 24)
     assert found[0].failures == ("1 x oom: no memory",)
     assert run("--source", str(tmp_path), "--card-gib", "0.02") == 0
     said = capsys.readouterr().out

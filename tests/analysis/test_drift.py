@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis import drift as drifts
-from analysis.drift import MEASURES, drift, estimate, svg
+from analysis.drift import MEASURES, drift, over_prompts, svg
 from analysis.statistics import FEWEST
 from harness.system.errors import UserError
 from tests.support.commands import command
@@ -61,20 +61,20 @@ def test_names_of_columns_are_those_of_the_metrics() -> None:
 def test_a_mean_and_its_interval_are_those_of_prompts() -> None:
     values = np.random.default_rng(0).normal(3, 2, 40)
     index = pd.MultiIndex.from_product([range(40), [0]], names=drifts.VIDEO)
-    found = estimate(pd.Series(values, index))
+    found = over_prompts(pd.Series(values, index))
     assert found is not None and found.bounds is not None
     assert found.mean == pytest.approx(values.mean())
     error = values.std() / np.sqrt(40)
     assert found.bounds == pytest.approx(
         (found.mean - 1.96 * error, found.mean + 1.96 * error), abs=0.1 * error
     )
-    assert estimate(pd.Series(values, index)) == found  # the same draws whenever asked
+    assert over_prompts(pd.Series(values, index)) == found  # the same draws whenever asked
 
 
 def test_samples_of_a_prompt_are_no_new_prompts() -> None:
     index = pd.MultiIndex.from_product([range(4), [0, 1]], names=drifts.VIDEO)
-    twice = estimate(pd.Series([1.0, 3, 2, 4, 3, 5, 4, 6], index))
-    once = estimate(pd.Series([2.0, 3, 4, 5], index[::2]))
+    twice = over_prompts(pd.Series([1.0, 3, 2, 4, 3, 5, 4, 6], index))
+    once = over_prompts(pd.Series([2.0, 3, 4, 5], index[::2]))
     assert twice == once
 
 

@@ -92,6 +92,7 @@ def read(path: Path) -> pd.DataFrame:
         raise _refused(path, "no such file") from error
     except (OSError, ValueError, EOFError, zlib.error) as error:  # of pandas, pyarrow, gzip
         raise _refused(path, f"cannot be read: {' '.join(str(error).split())[:120]}") from error
+    # Check here what the readers below take for granted, so that any other file gives a sentence.
     missing = [name for name in (*WORDS, *NUMBERS) if name not in rows]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -101,6 +102,7 @@ def read(path: Path) -> pd.DataFrame:
     words = [name for name in NUMBERS if not pd.api.types.is_numeric_dtype(rows[name].dtype)]
     if words:
         raise _refused(path, f"has words for numbers in {', '.join(words[:3])}")
+    # Two rows of one video would weigh its prompt twice in every mean.
     twice = rows[rows.duplicated(["benchmark", "method", "prompt_index"])]
     if len(twice):
         first = twice.iloc[0]

@@ -29,8 +29,8 @@ _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)
 
 def question(events: Sequence[str], num_frames: int) -> str:
     """Return the question that accompanies the frames."""
-    told = "\n".join(f"{number}. {event}" for number, event in enumerate(events, 1))
-    return TEMPLATE.format(num_frames=num_frames, num_events=len(events), events=told)
+    listed = "\n".join(f"{number}. {event}" for number, event in enumerate(events, 1))
+    return TEMPLATE.format(num_frames=num_frames, num_events=len(events), events=listed)
 
 
 def read(answer: str, num_events: int) -> Verdict:

@@ -72,6 +72,7 @@ class Quantity:
             name = f"{self.name}{part}{self.suffix}"
             return Column(name, f"{self.meaning}{meaning}", self.unit, self.better, kind)
 
+        # A pure number changes by so much per second.
         per_s = f"{self.unit}/s" if self.unit else "1/s"
         return (
             column("", ", whole video"),
