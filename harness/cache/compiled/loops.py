@@ -3,9 +3,11 @@
 All arithmetic is in fp32, in the order of `methods.quantizers` and without contraction, so results
 equal torch's bit for bit. numba has neither FP16 nor BF16 on a CPU: they are 16-bit integers here.
 
-Tensors arrive as rows of int64: address, then the elements from one batch entry, head and slot (or
-frame) to the next, then one more number that the function names. An address of 0 stands for a part
-that does not exist.
+Tensors arrive as int64: address, then the elements from one batch entry, head and slot (or frame)
+to the next. An address of 0 stands for a part that does not exist.
+
+Sums as indices are unsigned: numba counts negative ones from the end, and that test would keep the
+compiler from vectorizing the loop.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numba.extending import intrinsic
 FP16_MAX = np.float32(65504)
 FP16_MIN = np.float32(2.0**-24)
 TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
+ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integer, half to even
 
 BITS, GROUP, BY_TOKENS = 0, 1, 2  # columns of `specs`
 CODES, SCALE, ZERO = 0, 1, 2  # rows of a plane in `parts`
@@ -34,43 +37,94 @@ def pointer(typing_context, address):
 
 
 @njit(inline="always")
-def start_of(part, b, h, slot, itemsize):
-    """Return the pointer to the first value of one head of one frame."""
-    return pointer(part[0] + (b * part[1] + h * part[2] + slot * part[3]) * itemsize)
+def start_of(part, frame, itemsize):
+    """Return the address of the first value of a frame (b, h, slot)."""
+    b, h, slot = frame
+    return part[0] + (b * part[1] + h * part[2] + slot * part[3]) * itemsize
 
 
 @njit(inline="always")
-def widen(half, at, count, row, bits):
-    """Write `count` FP16 numbers into row [D] fp32; `bits` is the memory of `row` as int32."""
-    for i in range(count):
-        number = np.int32(half[at + i])
+def bytes_at(address, count):
+    """Return memory as an array [count] of bytes."""
+    return carray(pointer(address), (count,), np.uint8)
+
+
+@njit(inline="always")
+def halves_at(address, count):
+    """Return memory as an array [count] of 16-bit integers."""
+    return carray(pointer(address), (count,), np.uint16)
+
+
+@njit(inline="always")
+def floats_at(address, count):
+    """Return memory as an array [count] of FP32."""
+    return carray(pointer(address), (count,), np.float32)
+
+
+@njit(inline="always")
+def widen(half, row, bits):
+    """Write FP16 numbers to the start of row [D] fp32; `bits` is the same memory as int32."""
+    for i in range(half.size):
+        number = np.int32(half[i])
         magnitude = (number & 0x7FFF) << 13
         bits[i] = magnitude
-        row[i] *= np.float32(2.0**112)  # mends the exponent, exactly, subnormal numbers too
+        row[i] *= np.float32(2.0**112)  # mends the exponent, exactly, of subnormal numbers too
         if magnitude >= 0x7C00 << 13:  # infinite, or not a number
             bits[i] = magnitude | 0x7F800000
         bits[i] |= (number & 0x8000) << 16
 
 
 @njit(inline="always")
-def narrow(row, bits, count, half, at):
-    """Write row [D] fp32 as FP16, rounded to even; magnitudes are at most 65504.
+def narrow(row, bits, half):
+    """Write the start of row [D] fp32 as FP16, rounded to even, and keep the rounded numbers in it.
 
-    `bits` is the memory of `row` as int32. Afterwards the row holds the rounded numbers.
+    bits: the memory of `row` as int32. No magnitude exceeds 65504.
     """
-    for i in range(count):
+    for i in range(half.size):
         sign, magnitude = (bits[i] >> 16) & 0x8000, bits[i] & 0x7FFFFFFF
-        if magnitude > 0x7F800000:  # not a number
-            half[at + i] = 0x7E00
-            continue
         bits[i] = magnitude
-        if magnitude < 113 << 23:  # subnormal: next to 0.5, fp32 has the spacing of 2**-24
+        if magnitude > 0x7F800000:  # not a number
+            rounded = 0x7E00
+        elif magnitude < 113 << 23:  # subnormal: next to 0.5, FP32 has the spacing of 2**-24
             row[i] += np.float32(0.5)
             rounded = bits[i] - (126 << 23)
         else:
             rounded = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
-        half[at + i] = rounded | sign
-    widen(half, at, count, row, bits)
+        half[i] = rounded | sign
+    widen(half, row, bits)
+
+
+@njit
+def spread(few, row):
+    """Write each of a few numbers to its equal share of row [D]."""
+    each = row.size // few.size
+    if each == 1:
+        for j in range(row.size):
+            row[j] = few[j]
+        return
+    for n in range(few.size):
+        own, number = row[n * each : (n + 1) * each], few[n]
+        for j in range(each):
+            own[j] = number
+
+
+@njit(inline="always")
+def put_plane(codes, bits, scale, zero, total, is_first):
+    """Write the plane of a token to total [D], or add it: code * scale + zero."""
+    size = np.uint64(codes.size)
+    mask = (1 << bits) - 1
+    for field in range(8 // bits):
+        shift = field * bits
+        start = np.uint64(field) * size
+        for j in range(size):
+            # numba's operators widen to 64 bits, which is slower: back to 32.
+            code = np.float32(np.int32((codes[j] >> shift) & mask))
+            # The product is exact: 8 bits of a code, 11 of a scale.
+            value = code * scale[start + j] + zero[start + j]
+            if is_first:
+                total[start + j] = value
+            else:
+                total[start + j] += value
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -96,55 +150,31 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
     room_bits = room.view(np.int32)
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
-        b, slot = task // slots.size // num_heads, slots[f]
-        h_in = h + first_head
+        b = task // slots.size // num_heads
+        frame = b, h + first_head, slots[f]
         for i in range(2):
             if channels[i, 0]:
-                half = carray(start_of(channels[i], b, h_in, slot, 2), (width,), np.uint16)
-                widen(half, 0, width, finish[i], finish_bits[i])
+                half = halves_at(start_of(channels[i], frame, 2), width)
+                widen(half, finish[i], finish_bits[i])
         for t in range(num_tokens):
             for p in range(num_planes):
                 bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
                 scale, zero = scales[p], zeros[p]
                 if not by_tokens or t % group == 0:
                     count = width if by_tokens else width // group
-                    each = width // count
-                    at = (t // group if by_tokens else t) * count
-                    half = carray(
-                        start_of(parts[p, SCALE], b, h_in, slot, 2), (at + count,), np.uint16
-                    )
-                    widen(half, at, count, room, room_bits)
-                    for n in range(count):
-                        own = room[n]
-                        own_zero = own * offsets[p]
-                        for j in range(n * each, (n + 1) * each):
-                            scale[j] = own
-                            zero[j] = own_zero
+                    row = 2 * count * (t // group if by_tokens else t)
+                    half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
+                    widen(half, room, room_bits)
+                    spread(room[:count], scale)
+                    for j in range(width):
+                        zero[j] = scale[j] * offsets[p]
                     if parts[p, ZERO, 0]:
-                        half = carray(
-                            start_of(parts[p, ZERO], b, h_in, slot, 2), (at + count,), np.uint16
-                        )
-                        widen(half, at, count, room, room_bits)
-                        for n in range(count):
-                            own = room[n]
-                            for j in range(n * each, (n + 1) * each):
-                                zero[j] += own
+                        half = halves_at(start_of(parts[p, ZERO], frame, 2) + row, count)
+                        widen(half, room, room_bits)
+                        spread(room[:count], zero)
                 size = width * bits // 8
-                codes = carray(
-                    start_of(parts[p, CODES], b, h_in, slot, 1), ((t + 1) * size,), np.uint8
-                )
-                mask = np.int32((1 << bits) - 1)
-                for field in range(8 // bits):
-                    shift = np.int32(field * bits)
-                    start = field * size
-                    for j in range(size):
-                        code = np.float32((np.int32(codes[t * size + j]) >> shift) & mask)
-                        # The product is exact: 8 bits of a code, 11 of a scale.
-                        value = code * scale[start + j] + zero[start + j]
-                        if p == 0:
-                            total[start + j] = value
-                        else:
-                            total[start + j] += value
+                codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
+                put_plane(codes, bits, scale, zero, total, p == 0)
             if channels[0, 0]:
                 for j in range(width):
                     total[j] *= finish[0, j]
@@ -153,15 +183,15 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
                     total[j] += finish[1, j]
             at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             if out[4] == 4:
-                wide = carray(pointer(out[0] + 4 * at), (width,), np.float32)
+                wide = floats_at(out[0] + 4 * at, width)
                 for j in range(width):
                     wide[j] = total[j]
             else:
-                brief = carray(pointer(out[0] + 2 * at), (width,), np.uint16)
+                brief = halves_at(out[0] + 2 * at, width)
                 for j in range(width):
                     number = total_bits[j]
                     rounded = (number + 0x7FFF + ((number >> 16) & 1)) >> 16
-                    if (number & 0x7FFFFFFF) > 0x7F800000:
+                    if (number & 0x7FFFFFFF) > 0x7F800000:  # not a number
                         rounded = 0x7FC0
                     brief[j] = rounded
 
@@ -172,86 +202,84 @@ def encode(x, part, spec, offset, slots, shape, first, last):  # noqa: C901, PLR
 
     x: address, elements from one batch entry, head, frame and token to the next, bytes of a value:
         2 for BF16, 4 for FP32.
-    part: [3, 4], codes, scale and zero. spec: bits, group, whether tokens share metadata.
-    offset: of the codes. slots: [F], the slot of each frame. shape: heads, T, D.
+    part: [3, 4], codes, scale and zero; without a zero it is scale * offset. spec: bits, group,
+        whether tokens share metadata.
+    slots: [F], the slot of each frame. shape: heads, T, D.
     """
     num_heads, num_tokens, width = shape
     bits, group, by_tokens = spec[BITS], spec[GROUP], spec[BY_TOKENS]
-    stores_zero = part[ZERO, 0] != 0
     top = np.float32((1 << bits) - 1)
     size = width * bits // 8
-    most = min(group, num_tokens) if by_tokens else 1
+    most = min(group, num_tokens) if by_tokens else 1  # tokens that share metadata
     count = width if by_tokens else width // group
     each = width // count
     rows = np.empty((most, width), np.float32)
     rows_bits = rows.view(np.int32)
     low = np.empty(width, np.float32)
     high = np.empty(width, np.float32)
+    room = np.empty(width, np.float32)
+    room_bits = room.view(np.int32)
     scale = np.empty(width, np.float32)
-    scale_bits = scale.view(np.int32)
     zero = np.empty(width, np.float32)
-    zero_bits = zero.view(np.int32)
-    codes_row = np.empty(width, np.int32)
+    chosen = np.empty(width, np.int32)
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
-        b, slot = task // slots.size // num_heads, slots[f]
-        codes = carray(start_of(part[CODES], b, h, slot, 1), (num_tokens * size,), np.uint8)
-        num_groups = -(-num_tokens // most)
-        scales = carray(start_of(part[SCALE], b, h, slot, 2), (num_groups * count,), np.uint16)
-        offsets = carray(start_of(part[ZERO], b, h, slot, 2), (num_groups * count,), np.uint16)
+        b = task // slots.size // num_heads
+        frame = b, h, slots[f]
         for start in range(0, num_tokens, most):
             num_rows = min(most, num_tokens - start)
             for r in range(num_rows):
                 at = b * x[1] + h * x[2] + f * x[3] + (start + r) * x[4]
                 if x[5] == 4:
-                    wide = carray(pointer(x[0] + 4 * at), (width,), np.float32)
-                    for j in range(width):
-                        rows[r, j] = wide[j]
+                    rows[r] = floats_at(x[0] + 4 * at, width)
                 else:
-                    brief = carray(pointer(x[0] + 2 * at), (width,), np.uint16)
+                    brief, row_bits = halves_at(x[0] + 2 * at, width), rows_bits[r]
                     for j in range(width):
-                        rows_bits[r, j] = np.int32(brief[j]) << 16
+                        row_bits[j] = np.int32(brief[j]) << 16
             if by_tokens:
-                for j in range(width):
-                    low[j] = high[j] = rows[0, j]
+                low[:], high[:] = rows[0], rows[0]
                 for r in range(1, num_rows):
+                    row = rows[r]
                     for j in range(width):
-                        low[j] = min(low[j], rows[r, j])
-                        high[j] = max(high[j], rows[r, j])
+                        low[j] = min(low[j], row[j])
+                        high[j] = max(high[j], row[j])
             else:
                 for n in range(count):
-                    least = largest = rows[0, n * each]
-                    for j in range(n * each + 1, (n + 1) * each):
-                        least = min(least, rows[0, j])
-                        largest = max(largest, rows[0, j])
+                    values = rows[0, n * each : (n + 1) * each]
+                    least = largest = values[0]
+                    for j in range(each):
+                        least, largest = min(least, values[j]), max(largest, values[j])
                     low[n], high[n] = least, largest
-            at = start // most * count
-            if stores_zero:
+            at = 2 * (start // most) * count
+            scales = halves_at(start_of(part[SCALE], frame, 2) + at, count)
+            if part[ZERO, 0]:
                 for n in range(count):
-                    zero[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
-                narrow(zero, zero_bits, count, offsets, at)
-                # Measure from the rounded zero, which decoding adds.
+                    room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
+                zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
+                narrow(room, room_bits, zeros)
+                spread(room[:count], zero)
                 for n in range(count):
-                    scale[n] = min(max((high[n] - zero[n]) / top, FP16_MIN), FP16_MAX)
-                narrow(scale, scale_bits, count, scales, at)
+                    # Measure from the rounded zero, which decoding adds.
+                    room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
+                narrow(room, room_bits, scales)
             else:
                 for n in range(count):
-                    scale[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
-                narrow(scale, scale_bits, count, scales, at)
+                    room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
+                narrow(room, room_bits, scales)
                 for n in range(count):
-                    zero[n] = scale[n] * offset
-            if not by_tokens:
-                for n in range(count - 1, -1, -1):  # from the end: the rows are read and written
-                    for j in range((n + 1) * each - 1, n * each - 1, -1):
-                        scale[j], zero[j] = scale[n], zero[n]
+                    low[n] = room[n] * offset
+                spread(low[:count], zero)
+            for n in range(count):
+                room[n] = max(room[n], TINY)
+            spread(room[:count], scale)
             for r in range(num_rows):
+                row = rows[r]
                 for j in range(width):
-                    code = (rows[r, j] - zero[j]) / max(scale[j], TINY)
-                    # Adding 1.5 * 2**23 rounds to an even integer.
-                    code = min(max(code, np.float32(0)), top) + np.float32(12582912)
-                    codes_row[j] = np.int32(code - np.float32(12582912))
-                for j in range(size):
-                    packed = codes_row[j]
-                    for field in range(1, 8 // bits):
-                        packed |= codes_row[field * size + j] << (field * bits)
-                    codes[(start + r) * size + j] = packed
+                    code = min(max((row[j] - zero[j]) / scale[j], np.float32(0)), top)
+                    chosen[j] = np.int32((code + ROUNDER) - ROUNDER)
+                codes = bytes_at(start_of(part[CODES], frame, 1) + (start + r) * size, size)
+                codes[:] = 0
+                for field in range(8 // bits):
+                    own = chosen[field * size : (field + 1) * size]
+                    for j in range(size):
+                        codes[j] |= own[j] << (field * bits)
