@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.commands.methods_page import PAGE, page
+from harness.planning import method_facts
 from harness.planning.method_facts import Facts, facts
+from harness.system import notes
 from tests.support.commands import one_sentence, within
 
 
@@ -37,6 +41,19 @@ def test_a_pooled_frame_is_one_token_and_a_note_is_counted() -> None:
     pooled = 16 * 2 * 12 * 128 * 2
     notes = 2 * 42 * 12 * 4  # of the commit pass and the one before it
     assert fact("softprune_int4").ratio == pytest.approx(42 * 2 * frame / (room + pooled + notes))
+
+
+def test_facts_are_counted_once_per_code_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notes, "FOLDER", tmp_path)
+    first = fact("rtn_int4")
+    monkeypatch.setattr(method_facts, "in_all_layers", lambda *_: pytest.fail("counted again"))
+    assert fact("rtn_int4") == first
+    (note,) = tmp_path.glob("facts/*.json")
+    note.write_text("{")
+    with pytest.raises(pytest.fail.Exception):
+        fact("rtn_int4")
 
 
 @pytest.mark.slow

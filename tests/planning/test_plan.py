@@ -48,6 +48,7 @@ from harness.planning.model_needs import Decoding, Needs, decoding, needs, netwo
 from harness.planning.roofline import Ceilings, card, work
 from harness.planning.storage import Storage
 from harness.planning.table import cells
+from harness.system import notes
 from harness.system.errors import UserError
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
@@ -654,7 +655,7 @@ def test_a_decoder_is_counted_once_per_code_version(
         counted.append(model)
         return Decoding(1, 2, len(counted), 4, (5, 6))
 
-    monkeypatch.setattr(remembered, "FOLDER", tmp_path / "decoding")
+    monkeypatch.setattr(notes, "FOLDER", tmp_path)
     monkeypatch.setattr(remembered, "decoding", count)
     model = model_of("self_forcing")
     first = remembered.remembered(model)
@@ -664,7 +665,7 @@ def test_a_decoder_is_counted_once_per_code_version(
     note.write_text("{")
     remembered.remembered(replace(model, dtype="float32"))
     assert len(counted) == 3
-    monkeypatch.setattr(remembered, "code_version", lambda: "another")
+    monkeypatch.setattr(notes, "code_version", lambda: "another")
     assert remembered.remembered(model) != first
 
 
