@@ -132,8 +132,13 @@ def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     }
     if not files:
         raise UserError(f"ls methods {' '.join(words)}: no name or description has these words")
+    import torch
+
     from harness.commands.methods_page import bits, ratio
     from harness.planning.method_facts import facts
+
+    # The tensors are tiny. On a busy machine, threads that wait for each other take minutes.
+    torch.set_num_threads(1)
 
     # Each line is printed as soon as it is counted, so the width of columns cannot wait for the
     # facts: it comes from the text of the files.

@@ -26,11 +26,15 @@ def main(words: Sequence[str]) -> int:
     given = parser.parse_intermixed_args(words)
 
     # Imported here, so that `--help` does not wait for torch.
+    import torch
+
     from harness.planning import request, study_table
     from harness.planning.forecast import forecast
     from harness.planning.remembered import remembered
     from harness.planning.table import print_table
 
+    # The tensors are tiny. On a busy machine, threads that wait for each other take minutes.
+    torch.set_num_threads(1)
     as_json = given.format == "json"
     options, others = request.split(given.words)
     if options.published:
