@@ -1,4 +1,4 @@
-"""Notes in the user's cache folder: results that take seconds to compute and are often asked for."""
+"""Notes in the user's cache folder: results that take seconds to compute, asked for often."""
 
 from __future__ import annotations
 
