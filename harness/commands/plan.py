@@ -28,7 +28,7 @@ def main(words: Sequence[str]) -> int:
     # Imported here, so that `--help` does not wait for torch.
     from harness.planning import request, study_table
     from harness.planning.forecast import forecast
-    from harness.planning.remembered import remembered
+    from harness.planning.model_needs import remembered_decoding
     from harness.planning.table import print_table
 
     as_json = given.format == "json"
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     if options.published:
         study_table.show(others, options.against, as_json)
         return 0
-    setting, methods = request.resolve(options, others, given.config_dir, remembered)
+    setting, methods = request.resolve(options, others, given.config_dir, remembered_decoding)
     rows = [forecast(name, method, setting) for name, method in methods.items()]
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
