@@ -9,7 +9,7 @@ logits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from harness.models.preset import DTYPES, VideoModel, in_dtype
 from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames
 from harness.system.errors import UserError
+from harness.system.notes import noted
 
 SETTLED = 4  # latent frames, after which all further ones need the same memory to decode
 
@@ -163,6 +164,21 @@ def decoding(model: VideoModel) -> Decoding:
     # The peak is in the last frame; the frames before it, still held, are subtracted.
     at_once = live.peak - own * pixel_frames(SETTLED - 1)
     return Decoding(decoder.nbytes, max(steps), at_once, kept, (own, 4 * values))
+
+
+def remembered_decoding(model: VideoModel) -> Decoding:
+    """Return the memory of a model's decoder; count it if no earlier plan did.
+
+    Raises  UserError: see `decoding`.
+    """
+    # Counting imports diffusers, the slowest part of a plan.
+    kind = type(model.decoder)
+    if not kind.__module__.startswith("harness."):  # the code version says nothing of a user's own
+        return decoding(model)
+    settings = {name: str(x) for name, x in vars(model.decoder).items() if name[0] != "_"}
+    asked = [kind.__qualname__, settings, model.latent_shape(SETTLED), model.dtype]
+    known = noted("decoding", asked, lambda: asdict(decoding(model)))
+    return Decoding(**{**known, "pixel_bytes": tuple(known["pixel_bytes"])})
 
 
 def needs(model: VideoModel, of_decoder: Callable[[VideoModel], Decoding] = decoding) -> Needs:

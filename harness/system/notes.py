@@ -1,4 +1,4 @@
-"""Notes in the user's cache folder: results that take seconds to compute, asked for often."""
+"""Notes in the user's cache folder: results that take seconds to compute and are often needed."""
 
 from __future__ import annotations
 

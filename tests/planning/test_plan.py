@@ -39,7 +39,7 @@ from harness.commands import plan
 from harness.models.decoders import wan_vae
 from harness.models.decoders.wan_vae import WanVae
 from harness.models.preset import VideoModel
-from harness.planning import remembered, request, study_table
+from harness.planning import model_needs, request, study_table
 from harness.planning.forecast import Forecast, Setting, forecast
 from harness.planning.history import FAR, Growth, Simulated, most, video
 from harness.planning.live_bytes import LiveBytes, on_meta
@@ -656,17 +656,17 @@ def test_a_decoder_is_counted_once_per_code_version(
         return Decoding(1, 2, len(counted), 4, (5, 6))
 
     monkeypatch.setattr(notes, "FOLDER", tmp_path)
-    monkeypatch.setattr(remembered, "decoding", count)
+    monkeypatch.setattr(model_needs, "decoding", count)
     model = model_of("self_forcing")
-    first = remembered.remembered(model)
-    assert remembered.remembered(model) == first and len(counted) == 1
-    assert remembered.remembered(replace(model, dtype="float32")) != first
+    first = model_needs.remembered_decoding(model)
+    assert model_needs.remembered_decoding(model) == first and len(counted) == 1
+    assert model_needs.remembered_decoding(replace(model, dtype="float32")) != first
     (_, note) = sorted((tmp_path / "decoding").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     note.write_text("{")
-    remembered.remembered(replace(model, dtype="float32"))
+    model_needs.remembered_decoding(replace(model, dtype="float32"))
     assert len(counted) == 3
     monkeypatch.setattr(notes, "code_version", lambda: "another")
-    assert remembered.remembered(model) != first
+    assert model_needs.remembered_decoding(model) != first
 
 
 def test_methods_whose_policies_decide_alike_share_a_simulation() -> None:
