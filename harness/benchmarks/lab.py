@@ -14,8 +14,9 @@ from torch import Tensor
 from harness.benchmarks.cases import Chunk, Shape, draw_chunk, draw_history, method_of, stored
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import ROUNDS, Action, Clock, Spread, Times, clock_of, interleave
-from harness.cache import kernels
+from harness.cache import compiled, kernels
 from harness.cache.attention.base import Backend, Segment
+from harness.cache.attention.compiled import Compiled
 from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
@@ -125,11 +126,15 @@ class Lab:
     @property
     def backends(self) -> dict[str, Backend]:
         """The fast backends of this device; the first serves many queries."""
-        if self.missing:
-            return {"by heads": Portable(axis="heads"), "by tokens": Portable(axis="tokens")}
-        return {"staged": Staged(), "fused": Fused()}
+        return on_cpu() if self.missing else {"staged": Staged(), "fused": Fused()}
 
     @property
     def missing(self) -> str | None:
         """The reason why kernels cannot run here; None if they can."""
         return kernels.missing(self.device)
+
+
+def on_cpu() -> dict[str, Backend]:
+    """Return the backend that `auto` takes on this CPU, with each of its tiles."""
+    here = Portable if compiled.missing() else Compiled
+    return {"by heads": here(axis="heads"), "by tokens": here(axis="tokens")}

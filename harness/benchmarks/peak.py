@@ -30,12 +30,12 @@ def main(name: str, axis: str, size: str) -> None:
         spread_out,
         stored,
     )
+    from harness.benchmarks.lab import on_cpu
     from harness.cache.attention.base import Scratch
-    from harness.cache.attention.portable import Portable
     from harness.runs.meter import memory_of
 
     sizes = {"full": FULL, "quick": QUICK}[size]
-    backend = Portable(axis="tokens" if axis == "tokens" else "heads")
+    backend = on_cpu()[f"by {axis}"]
     cpu = torch.device("cpu")
     memory = memory_of(cpu)
     with torch.inference_mode():
