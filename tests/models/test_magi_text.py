@@ -131,7 +131,7 @@ def test_captions_are_cleaned_as_published(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         module,
         "BeautifulSoup",
-        lambda text, features: SimpleNamespace(text=captions._without_tags(text)),
+        lambda text, features: SimpleNamespace(text=captions.without_tags(text)),
         raising=False,
     )
     pipeline = module.PixArtAlphaPipeline

@@ -71,14 +71,19 @@ def clean_caption(prompt: str) -> str:
     import ftfy  # part of an extra, and only these prompts need it
 
     text = _apply(_BEFORE_TAGS, unquote_plus(prompt).strip().lower())
-    parser = _TextOfHtml()
-    parser.feed(text)
-    parser.close()
-    text = _apply(_BEFORE_UNICODE, "".join(parser.found))
+    text = _apply(_BEFORE_UNICODE, without_tags(text))
     if len(re.findall("[-_]", text)) > 3:  # a-name-of-many-words
         text = re.sub("[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _apply(_AFTER_UNICODE, text).strip()
+
+
+def without_tags(text: str) -> str:
+    """Return the text between the tags of HTML."""
+    parser = _TextOfHtml()
+    parser.feed(text)
+    parser.close()
+    return "".join(parser.found)
 
 
 def _apply(rules: tuple[tuple[str, str], ...], text: str) -> str:
