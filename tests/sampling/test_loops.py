@@ -185,3 +185,17 @@ def test_a_policy_does_not_decide_over_a_sink_that_changes() -> None:
     found, _ = mixed(replace(BF16, retention=DropEverything()))
     assert [frames for frames, _ in found] == [[0, 1, 2]] * 5
     torch.testing.assert_close(found[-1][1], found[0][1])
+
+
+@pytest.mark.parametrize("loop", [Loop(), Loop(offset=1), Loop(offset=1, joint=True)], ids=repr)
+def test_the_noisy_pass_before_each_commit_is_marked(loop: Loop) -> None:
+    passes = list(loop.passes(TWO, 12, 3))
+    stored = [i for i, each in enumerate(passes) if each.stores == "history"]
+    assert len(stored) == 4
+    before = set()
+    for i in stored:
+        covers = [set(passes[i].frames) <= set(each.frames) for each in passes[:i]]
+        before.add(max(at for at, does in enumerate(covers) if does))
+    assert {
+        i for i, each in enumerate(passes) if each.precedes_commit and i not in stored
+    } == before

@@ -109,22 +109,23 @@ def spread(few, row):
 
 
 @njit(inline="always")
-def put_plane(codes, bits, scale, zero, total, is_first):
-    """Write the plane of a token to total [D], or add it: code * scale + zero."""
-    size = np.uint64(codes.size)
+def put_plane(codes, bits, p, scales, zeros, total):
+    """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero."""
+    size, start, shift = np.uint64(codes.size), np.uint64(0), 0
     mask = (1 << bits) - 1
-    for field in range(8 // bits):
-        shift = field * bits
-        start = np.uint64(field) * size
-        for j in range(size):
-            # numba's operators widen to 64 bits, which is slower: back to 32.
-            code = np.float32(np.int32((codes[j] >> shift) & mask))
-            # The product is exact: 8 bits of a code, 11 of a scale.
-            value = code * scale[start + j] + zero[start + j]
-            if is_first:
-                total[start + j] = value
-            else:
-                total[start + j] += value
+    while start < np.uint64(total.size):
+        # numba's operators widen to 64 bits, which is slower: codes go back to 32. The products are
+        # exact: 8 bits of a code, 11 of a scale.
+        if p == 0:
+            for j in range(size):
+                code = np.float32(np.int32((codes[j] >> shift) & mask))
+                total[start + j] = code * scales[p, start + j] + zeros[p, start + j]
+        else:
+            for j in range(size):
+                code = np.float32(np.int32((codes[j] >> shift) & mask))
+                total[start + j] += code * scales[p, start + j] + zeros[p, start + j]
+        start += size
+        shift += bits
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -157,24 +158,23 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
                 half = halves_at(start_of(channels[i], frame, 2), width)
                 widen(half, finish[i], finish_bits[i])
         for t in range(num_tokens):
-            for p in range(num_planes):
+            for p in range(np.uint64(num_planes)):
                 bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
-                scale, zero = scales[p], zeros[p]
                 if not by_tokens or t % group == 0:
                     count = width if by_tokens else width // group
                     row = 2 * count * (t // group if by_tokens else t)
                     half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
                     widen(half, room, room_bits)
-                    spread(room[:count], scale)
+                    spread(room[:count], scales[p])
                     for j in range(width):
-                        zero[j] = scale[j] * offsets[p]
+                        zeros[p, j] = scales[p, j] * offsets[p]
                     if parts[p, ZERO, 0]:
                         half = halves_at(start_of(parts[p, ZERO], frame, 2) + row, count)
                         widen(half, room, room_bits)
-                        spread(room[:count], zero)
+                        spread(room[:count], zeros[p])
                 size = width * bits // 8
                 codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
-                put_plane(codes, bits, scale, zero, total, p == 0)
+                put_plane(codes, bits, p, scales, zeros, total)
             if channels[0, 0]:
                 for j in range(width):
                     total[j] *= finish[0, j]

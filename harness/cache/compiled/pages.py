@@ -23,9 +23,9 @@ DTYPES = (torch.bfloat16, torch.float32)
 NOTHING = [0, 0, 0, 0]  # a part that does not exist
 
 
-def can_decode(form: KernelLayout | None, packed: Packed, out: Tensor) -> bool:
-    """Return whether `decode` serves pages of this layout, and this tensor."""
-    if form is None or not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
+def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
+    """Return whether `decode` serves pages of this layout, which has planes, and this tensor."""
+    if out.dtype not in DTYPES or out.stride(-1) != 1:
         return False
     named = [name for plane in form.planes for name in (plane.scale, plane.zero) if name]
     named += [name for name in (form.channel_scale, form.channel_mean) if name]
@@ -55,9 +55,9 @@ def decode(
     _share(loops.decode, arguments, batch * num_heads * len(slots), num_tokens * width)
 
 
-def can_encode(form: KernelLayout | None, x_BHFTD: Tensor) -> bool:
+def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
     """Return whether `encode` serves this layout: a single plane whose fit it knows."""
-    if form is None or len(form.planes) != 1 or form.channel_scale or form.channel_mean:
+    if len(form.planes) != 1 or form.channel_scale or form.channel_mean:
         return False
     plane = form.planes[0]
     known = (plane.fit == "absmax" and plane.zero is None and plane.offset < 0) or (
