@@ -117,7 +117,7 @@ def dominated(points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def usable(section: Section, axes: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the axes that have values, and why others have none."""
-    # An axis without values would put no method on the frontier.
+    # A method without a value on an axis cannot be on the frontier, so skip empty axes.
     left_out = {axis: section.why_not(axis) for axis in axes if not section.has(axis)}
     return tuple(axis for axis in axes if axis not in left_out), left_out
 

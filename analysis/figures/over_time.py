@@ -124,7 +124,7 @@ def _lines(
 
 
 def _drift_key(section: Section) -> str | None:
-    """Return the curve that stands for the study's drift; None if there is none."""
+    """Return the name of the curve to compare with the study's drift; None without any."""
     return next((each for each in DRIFT if each in section.curves), None)
 
 

@@ -68,7 +68,7 @@ def _of_curves(figure: Curves) -> str:
         f"{_counted(len(curves), 'method')}."
     ]
     ordered = sorted(curves, key=lambda each: each.ys[-1])
-    # Only the end is described: that is where drift shows.
+    # Drift shows at the end of a video, so only the end is described.
     low, high = ordered[0], ordered[-1]
     if low is not high:
         said.append(

@@ -31,7 +31,7 @@ def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str,
     cards: slug of every method's card. said: facts of the whole report.
     """
     contexts = [_context(part, cards) for part in parts]
-    # Plotly's script has megabytes, so a page without plots leaves it out.
+    # Plotly's script takes megabytes, so pages without plots do not include it.
     inline = (
         [plotly()]
         if any(each["choices"] or any(x.figures for x in each["figures"]) for each in contexts)

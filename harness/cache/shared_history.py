@@ -35,7 +35,7 @@ class SharedLayer:
         """Do nothing: the policy chooses tokens in the passes of the other branch."""
 
     def make_room(self) -> None:
-        """Do nothing: the other session makes room."""
+        """Do nothing: the owner evicts its own tokens."""
 
     def segments(self, plan: Plan) -> list[Segment]:
         """Return the stored frames that a pass sees, without those hidden here."""

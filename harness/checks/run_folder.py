@@ -237,7 +237,7 @@ class _Folder:
             wrong += video.frame_problems(self.folder / "videos" / name, row, score)
             wrong += video.byte_problems(row, self.folder / "trace" / f"{name}.parquet")
             if wrong:
-                # One command makes all requested videos; it leaves those that are whole.
+                # One command makes all requested videos and skips finished ones.
                 keys = self._asked() if key(row) in self._asked() else {key(row)}
                 self._reported |= {f"videos/{name}", f"trace/{name}"}
                 finding = f"video {name}: {', and '.join(wrong)}"

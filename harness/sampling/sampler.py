@@ -487,7 +487,7 @@ class Sampler:
                 session.watch.demand_finite(self._describe(chunk.frames), session)
 
     def _chunk_number(self, history: HistoryState, each: Pass) -> int:
-        """Return the number, in the video, of the chunk whose text a pass reads.
+        """Return the number of the chunk whose text a pass reads, from the video's start.
 
         This is the chunk of the pass, or the one for which the pass stores an earlier chunk again.
         """

@@ -187,7 +187,7 @@ def test_parts_that_cannot_change_the_prompt_say_so(
 
 
 def test_a_run_goes_on_where_its_prompts_change(tmp_path: Path) -> None:
-    """The request holds the switches, and its rows those of each video."""
+    """A run that is read back from its folder has the same switches and the same id."""
     this = tiny(tmp_path, "self_forcing", "bf16", 6)
     prompt = Prompt(0, f"{FOX} || {TRAIN}", parts=(FOX, TRAIN))
     suite = replace(this.suite, prompts=(prompt,), switches=(3,), recache=True)

@@ -107,6 +107,8 @@ def main(name: str) -> None:
     """Import everything that commands need, then fork one per client until stdin is closed."""
     for module in MODULES:
         importlib.import_module(module)
+    # Loading what numba compiled takes as long as importing a large package.
+    importlib.import_module("harness.cache.compiled.pages").compile_loops()
     for package in map(importlib.import_module, PACKAGES):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(found.name)

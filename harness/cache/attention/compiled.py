@@ -8,8 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, KernelLayout, Method, Packed, Quantizer
-from harness.api.method import tiers_of
+from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache import compiled
 from harness.cache.attention.base import stage_by_torch
 from harness.cache.attention.portable import Portable
@@ -40,26 +39,24 @@ class Compiled(Portable):
             raise UserError(
                 f"attention={self.name}: {lacking}; type attention=portable, which runs here"
             )
-        stored = [x for tier in tiers_of(method).values() for x in (tier.key, tier.value)]
-        # Exact history needs no loops, and loading them takes most of a second.
-        if any(_planes(quantizer) is not None for quantizer in stored):
-            from harness.cache.compiled.pages import compile_loops  # needs numba
+        from harness.cache.compiled.pages import compile_loops  # needs numba
 
-            compile_loops()  # here, so that no measured video waits for a compiler
+        # Here, so that no measured video waits for a compiler. Also for exact history, which needs
+        # no loops: numba's memory must be in the peak of every method, or in none.
+        compile_loops()
         return self
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """Encode by a compiled loop if it can compute the quantizer's metadata, else in torch."""
-        form = _planes(quantizer)
+        from harness.cache.compiled.pages import can_encode, encode  # needs numba
+
+        form = quantizer.kernel_layout()
         # Only the quantizer knows how it rotates.
         rotates = quantizer.rotation(x_BHFTD.shape[-1], x_BHFTD.device) is not None
-        if form is not None and not rotates:
-            from harness.cache.compiled.pages import can_encode, encode  # needs numba
-
-            if can_encode(form, x_BHFTD):
-                encode(form, x_BHFTD, room, pages.slots)
-                return
-        encode_into(quantizer, x_BHFTD, room, pages)
+        if form is None or rotates or not can_encode(form, x_BHFTD):
+            encode_into(quantizer, x_BHFTD, room, pages)
+        else:
+            encode(form, x_BHFTD, room, pages.slots)
 
     def stage(
         self,
@@ -71,17 +68,10 @@ class Compiled(Portable):
         out: Tensor,
     ) -> None:
         """Decode by a compiled loop if the quantizer describes its codes, else in torch."""
-        form = _planes(quantizer)
-        if form is not None:
-            from harness.cache.compiled.pages import can_decode, decode  # needs numba
+        from harness.cache.compiled.pages import can_decode, decode  # needs numba
 
-            if can_decode(form, packed, out):
-                decode(form, packed, pages.slots[frames], heads.start, out)
-                return
-        stage_by_torch(quantizer, packed, pages, heads, frames, out)
-
-
-def _planes(quantizer: Quantizer) -> KernelLayout | None:
-    """Return the layout of a quantizer that stores planes of codes; None for others."""
-    form = quantizer.kernel_layout()
-    return form if form is not None and form.planes else None
+        form = quantizer.kernel_layout()
+        if form is None or not can_decode(form, packed, out):
+            stage_by_torch(quantizer, packed, pages, heads, frames, out)
+        else:
+            decode(form, packed, pages.slots[frames], heads.start, out)

@@ -24,8 +24,8 @@ NOTHING = [0, 0, 0, 0]  # a part that does not exist
 
 
 def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
-    """Return whether `decode` serves pages of this layout, which has planes, and this tensor."""
-    if out.dtype not in DTYPES or out.stride(-1) != 1:
+    """Return whether `decode` serves pages of this layout, and this tensor."""
+    if not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
         return False
     named = [name for plane in form.planes for name in (plane.scale, plane.zero) if name]
     named += [name for name in (form.channel_scale, form.channel_mean) if name]
