@@ -28,7 +28,7 @@ from harness.benchmarks.cases import (
     spread_out,
 )
 from harness.benchmarks.checks import decoded, errors, pooled_identity
-from harness.benchmarks.lab import Lab, Sizes
+from harness.benchmarks.lab import Lab, Sizes, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Action, clock_of
@@ -62,7 +62,7 @@ QUICK = Sizes(Shape(2, 32, 64, 1), (4,), (24, 96), Shape(2, 32, 40, 3), rounds=1
 def run(options: Options) -> int:
     """Measure all rows on the CPU, the short ones first."""
     with Report("attention", TITLE, CPU, options) as report:
-        lab = Lab(CPU, QUICK if options.quick else FULL, report)
+        lab = Lab(CPU, QUICK if options.quick else FULL, report, on_cpu())
         for title, measure in (
             ("the machine", rates),
             ("decode / copy", staging),

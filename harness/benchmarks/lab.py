@@ -17,9 +17,7 @@ from harness.benchmarks.timing import ROUNDS, Action, Clock, Spread, Times, cloc
 from harness.cache import compiled, kernels
 from harness.cache.attention.base import Backend, Segment
 from harness.cache.attention.compiled import Compiled
-from harness.cache.attention.fused import Fused
 from harness.cache.attention.portable import Portable
-from harness.cache.attention.staged import Staged
 
 T = TypeVar("T")
 
@@ -64,6 +62,7 @@ class Sizes:
 class Lab:
     """One run of a bench.
 
+    backends: the fast ones of this device; the first serves many queries.
     copy_rate: bytes per second, set by a measurement.
     notes: results that measurements leave for later ones.
     title, deadline: of the present measurement; deadline in `time.perf_counter` seconds.
@@ -73,6 +72,7 @@ class Lab:
     device: torch.device
     sizes: Sizes
     report: Report
+    backends: dict[str, Backend]
     copy_rate: float = float("nan")
     notes: dict[str, Any] = field(default_factory=dict)
     title: str = ""
@@ -122,11 +122,6 @@ class Lab:
     ) -> list[Segment]:
         """Return history as a method stores it."""
         return stored(method_of(name), *self.tensors(num_frames), kept)
-
-    @property
-    def backends(self) -> dict[str, Backend]:
-        """The fast backends of this device; the first serves many queries."""
-        return on_cpu() if self.missing else {"staged": Staged(), "fused": Fused()}
 
     @property
     def missing(self) -> str | None:

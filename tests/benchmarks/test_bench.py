@@ -19,7 +19,7 @@ from harness.benchmarks.attention import crossing
 from harness.benchmarks.cases import FORMATS, Shape, draw_chunk, draw_history, method_of, stored
 from harness.benchmarks.checks import errors, largest_new_tensor, pooled_identity
 from harness.benchmarks.gpu import SMALL
-from harness.benchmarks.lab import Lab
+from harness.benchmarks.lab import Lab, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Spread, interleave, told
@@ -154,7 +154,7 @@ def test_spread() -> None:
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
     with Report("sample", "A sample", CPU, Options(tmp_path)) as report:
-        lab = Lab(CPU, SMALL, report)
+        lab = Lab(CPU, SMALL, report, on_cpu())
         lab.begin("3 sample", deadline=-1)
         assert list(lab.within(["a", "b"])) == []
         lab.begin("3 sample", deadline=math.inf)

@@ -19,9 +19,13 @@ import torch
 from harness.benchmarks import attention
 from harness.benchmarks.cases import Shape
 from harness.benchmarks.gpu import rates, video
-from harness.benchmarks.lab import Lab, Sizes
+from harness.benchmarks.lab import Lab, Sizes, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row, nvidia_smi
+from harness.cache import kernels
+from harness.cache.attention.base import Backend
+from harness.cache.attention.fused import Fused
+from harness.cache.attention.staged import Staged
 from harness.system.errors import UserError, first_line
 
 TITLE = "Attention over packed history beside BF16 on a GPU"
@@ -102,10 +106,14 @@ def run(options: Options) -> int:
             "to run it at tiny sizes on the CPU"
         )
     sizes = SMALL if options.dry_run or options.quick else FULL
+    # A dry run without Triton still shows that every item works.
+    backends: dict[str, Backend] = {"staged": Staged(), "fused": Fused()}
+    if kernels.missing(device):
+        backends = on_cpu()
     failed = False
     title = f"{TITLE} (dry run: nothing here is a measurement)" if options.dry_run else TITLE
     with Report("gpu", title, device, options) as report, torch.inference_mode():
-        lab = Lab(device, sizes, report)
+        lab = Lab(device, sizes, report, backends)
         end = math.inf if options.dry_run else time.perf_counter() + LIMIT_S
         with lab.until_end:
             for item in ITEMS:
