@@ -153,14 +153,21 @@ class KeyframeDecoder:
     stride = (4, BLOCK)
 
     def __init__(
-        self, sha256: str | None = None, weights: Literal["bundled", "seeded"] = "bundled"
+        self,
+        sha256: str | None = None,
+        weights: Literal["bundled", "seeded"] = "bundled",
+        file: str = "decoder.safetensors",
     ) -> None:
-        """Remember the settings; sha256 is that of the shipped file, `seeded` is untrained."""
+        """Check the settings and load nothing yet.
+
+        sha256: checksum of the file. weights: `seeded` is untrained.
+        file: in the folder of the weights that ship, or a full path.
+        """
         if weights not in ("bundled", "seeded"):
             raise UserError(f"decoder.weights={weights}: choose bundled or seeded")
         if weights == "bundled" and sha256 is None:
             raise UserError("decoder.weights=bundled needs decoder.sha256=<digest of the file>")
-        self.sha256, self.weights = sha256, weights
+        self.sha256, self.weights, self.file = sha256, weights, file
         self._network: Upsampler | None = None
 
     def locate(self, root: Path) -> None:
@@ -186,7 +193,7 @@ class KeyframeDecoder:
 
     def hollow(self) -> KeyframeDecoder:
         """The same decoder on the meta device: true sizes, no values, no files."""
-        hollow = KeyframeDecoder(self.sha256, self.weights)
+        hollow = KeyframeDecoder(self.sha256, self.weights, self.file)
         with torch.device("meta"):
             hollow._network = Upsampler().eval().requires_grad_(False)
         return hollow
@@ -223,7 +230,7 @@ class KeyframeDecoder:
             network = seeded()
             if self.weights == "bundled":
                 assert self.sha256 is not None  # refused by the constructor
-                network.load_state_dict(load_file(bundled("decoder.safetensors", self.sha256)))
+                network.load_state_dict(load_file(bundled(self.file, self.sha256)))
             self._network = network.eval().requires_grad_(False)
         self._network = self._network.to(device)
         return self._network

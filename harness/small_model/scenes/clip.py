@@ -28,11 +28,20 @@ class Clip:
 
     def drawing(self, frames: range) -> Drawing:
         """Return the drawing of the last pixel frame of each latent frame."""
-        return Drawing(self.scene, np.array(frames) * TEMPORAL_STRIDE / FPS)
+        return self._drawing(TEMPORAL_STRIDE * np.array(frames))
 
     def keyframes(self, frames: range) -> NDArray[np.uint8]:
         """Return the last pixel frame of each latent frame [F, 128, 128, 3] uint8."""
         return self.drawing(frames).pixels(self.hues)
+
+    def pixels(self, frames: range) -> NDArray[np.uint8]:
+        """Return all pixel frames of latent frames [n, 128, 128, 3] uint8; the first has one."""
+        first = max(0, TEMPORAL_STRIDE * (frames.start - 1) + 1)
+        shown = np.arange(first, TEMPORAL_STRIDE * (frames.stop - 1) + 1)
+        return self._drawing(shown).pixels(self.hues)
+
+    def _drawing(self, pixel_frames: NDArray[np.int_]) -> Drawing:
+        return Drawing(self.scene, pixel_frames / FPS)
 
 
 def clip(seed: int) -> Clip:

@@ -1,9 +1,8 @@
-"""Trains the decoder of the small model: `python -m
-harness.small_model.training.decoder`.
+"""Trains a decoder of the small models: `python -m harness.small_model.training.decoder`.
 
-Pairs of neighbouring latent frames of random clips against the pixels between them. A pool of
-rendered pairs moves on by a few each step, since rendering costs more than learning; it and every
-batch follow from the step, so a run that stops goes on as if it had not.
+The network sees two neighbouring latent frames of a random clip and learns the pixels between them.
+Rendering takes longer than learning, so pairs stay in a pool and a few are replaced at each step.
+Pool and batches depend on seed and step alone, so a resumed training equals one in one go.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from harness.models.checkpoints.bundled import FOLDER
 from harness.scoring.metrics import psnr
 from harness.small_model.codec import KeyframeDecoder, Upsampler, encode, fade, preview, seeded
+from harness.small_model.scenes.clip import clip as scenes_clip
 from harness.small_model.training.export import write_weights
-from harness.small_model.world import clip
+from harness.small_model.world import clip as first_clip
 from harness.system.errors import UserError
 from harness.system.files import whole_file
+from harness.system.logs import remark
 
 HELD_OUT = 2**40  # the first seed that no training draws
 _LENGTH = 42  # latent frames of a clip
@@ -37,10 +39,32 @@ _EDGES = 0.5  # weight of the differences of neighbours
 _EVERY = 250  # steps between checkpoints
 
 
+class Clip(Protocol):
+    """A clip of any of the worlds."""
+
+    def keyframes(self, frames: range) -> NDArray[np.uint8]:
+        """Return the last pixel frame of each latent frame [F, H, W, 3]."""
+        ...
+
+    def pixels(self, frames: range) -> NDArray[np.uint8]:
+        """Return all pixel frames of latent frames [n, H, W, 3]: 1 of the first, 4 of others."""
+        ...
+
+
+# The first world is that of `model=small`.
+WORLDS: dict[str, Callable[[int], Clip]] = {"scenes": scenes_clip, "first": first_clip}
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on. noise: the most that is added to latents; fresh: new pairs a step."""
+    """What a run depends on.
 
+    pool: pairs that a batch is drawn from.
+    fresh: new pairs per step.
+    noise: largest deviation of the noise added to latents.
+    """
+
+    world: str = "scenes"
     steps: int = 6000
     batch: int = 16
     pool: int = 2048
@@ -50,10 +74,10 @@ class Settings:
     bfloat16: bool = False
 
 
-def pair(seed: int, number: int) -> NDArray[np.uint8]:
-    """The keyframe before and the four pixel frames of a random latent frame [5, H, W, 3]."""
+def pair(world: str, seed: int, number: int) -> NDArray[np.uint8]:
+    """Return the keyframe before a random latent frame and its four pixel frames [5, H, W, 3]."""
     rng = np.random.default_rng((seed, 0, number))
-    scene = clip(int(rng.integers(2**31)))
+    scene = WORLDS[world](int(rng.integers(2**31)))
     if rng.random() < _STILL:
         return np.repeat(scene.keyframes(range(1)), 5, axis=0)
     frame = int(rng.integers(1, _LENGTH))
@@ -62,18 +86,20 @@ def pair(seed: int, number: int) -> NDArray[np.uint8]:
 
 
 class Pool:
-    """The pairs that a step may draw: numbers `fresh * step` up to `pool` later."""
+    """The pairs that a step may draw: `pool` of them, from number `fresh * step` on."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._pairs: dict[int, NDArray[np.uint8]] = {}
 
     def batch(self, step: int) -> Tensor:
-        """Pairs of a step [B, 5, H, W, 3] uint8."""
+        """Return the pairs of a step [B, 5, H, W, 3] uint8."""
         own = self.settings
         first = own.fresh * step
         self._pairs = {
-            number: self._pairs[number] if number in self._pairs else pair(own.seed, number)
+            number: self._pairs[number]
+            if number in self._pairs
+            else pair(own.world, own.seed, number)
             for number in range(first, first + own.pool)
         }
         chosen = np.random.default_rng((own.seed, 1, step)).integers(own.pool, size=own.batch)
@@ -81,14 +107,14 @@ class Pool:
 
 
 def loss_of(frames_BTCHW: Tensor, truth_BTCHW: Tensor) -> Tensor:
-    """Mean absolute error of pixels and, weighted, of the differences of neighbours."""
+    """Return the mean absolute error of pixels, plus that of differences of neighbours."""
     error = frames_BTCHW - truth_BTCHW
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + _EDGES * edges
 
 
 def noisy(pairs_BTHWC: Tensor, level: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Latents of both keyframes [B, 16, h, w], each pair with noise of its own level."""
+    """Return latents of both keyframes [B, 16, h, w], each pair with noise of its own level."""
     before, now = encode(pairs_BTHWC[:, 0]), encode(pairs_BTHWC[:, -1])
     levels = level * torch.rand(len(before), 1, 1, 1, generator=generator)
     still = (pairs_BTHWC[:, 0] == pairs_BTHWC[:, -1]).flatten(1).all(1).view(-1, 1, 1, 1)
@@ -97,7 +123,7 @@ def noisy(pairs_BTHWC: Tensor, level: float, generator: torch.Generator) -> tupl
 
 
 class Training:
-    """The network, its optimiser and the step, in a folder from which it goes on."""
+    """The network, its optimizer and the step; resumes from the checkpoint in its folder."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.path, self.step = settings, folder / "decoder.pt", 0
@@ -109,18 +135,22 @@ class Training:
             self._restore()
 
     def run(self, until: int) -> None:
-        """Train up to a step; checkpoints on the way and at the end."""
-        start, losses = time.monotonic(), []
+        """Train up to a step; write checkpoints on the way and at the end."""
+        start, before, losses = time.monotonic(), self.step, []
         while self.step < until:
             losses.append(self._learn())
             if self.step % _EVERY == 0 or self.step == until:
                 self._save()
                 minutes = (time.monotonic() - start) / 60
-                print(f"step {self.step} loss {np.mean(losses):.5f} minutes {minutes:.1f}")
+                left = minutes / (self.step - before) * (until - self.step)
+                remark(
+                    f"step {self.step} loss {np.mean(losses):.5f} {minutes:.1f} min, "
+                    f"{left:.1f} min left"
+                )
                 losses = []
 
     def _learn(self) -> float:
-        """One step of the optimiser; returns the loss."""
+        """Do one step of the optimizer and return the loss."""
         own = self.settings
         generator = torch.Generator().manual_seed(own.seed * 2**32 + self.step)
         pairs = self.pool.batch(self.step)
@@ -163,21 +193,21 @@ class Training:
 
 
 def rate(step: int, steps: int) -> float:
-    """Learning rate: linear up, then half a cosine down to zero."""
+    """Return the learning rate: linear up, then half a cosine down to zero."""
     progress = min(1.0, step / steps)
     return _PEAK * min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def export(network: Upsampler, path: Path) -> str:
-    """Write the weights as fp16 safetensors; returns the SHA-256 of the file."""
+    """Write the weights as fp16 safetensors and return the SHA-256 of the file."""
     return write_weights(network.state_dict(), path, torch.float16)
 
 
-def held_out(decoder: KeyframeDecoder, num_clips: int) -> tuple[float, float, float]:
-    """Mean dB of held-out clips: keyframes, frames between, keyframes by `preview` alone."""
+def held_out(decoder: KeyframeDecoder, world: str, num_clips: int) -> tuple[float, float, float]:
+    """Return mean dB of held-out clips: keyframes, frames between, keyframes by `preview` alone."""
     scores: list[list[float]] = [[], [], []]
     for number in range(num_clips):
-        scene = clip(HELD_OUT + number)
+        scene = WORLDS[world](HELD_OUT + number)
         truth = scene.pixels(range(_LENGTH))
         latents = encode(truth[::4])
         found = psnr.per_frame(np.concatenate(list(decoder.decode(latents))), truth)
@@ -190,27 +220,30 @@ def held_out(decoder: KeyframeDecoder, num_clips: int) -> tuple[float, float, fl
 
 
 def main() -> int:
-    """Train, export, and say how well held-out clips come back."""
+    """Train, export, and print how well held-out clips are decoded."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.small_model.training.decoder", description=__doc__
     )
+    parser.add_argument("--world", choices=sorted(WORLDS), default=Settings.world)
     parser.add_argument("--state", type=Path, default=Path("results/.train/decoder"))
+    parser.add_argument("--out", type=Path, help="file of the weights; default: in --state")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU has it")
     words = parser.parse_args()
     torch.set_num_threads(1)
-    settings = Settings(steps=words.steps, seed=words.seed, bfloat16=words.bfloat16)
+    settings = Settings(words.world, words.steps, seed=words.seed, bfloat16=words.bfloat16)
     try:
         training = Training(settings, words.state)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     training.run(settings.steps)
-    path = FOLDER / "decoder.safetensors"
+    path = words.out or words.state / "decoder.safetensors"
     sha256 = export(training.network, path)
     print(f"{path}: {path.stat().st_size} bytes, SHA-256 {sha256}")
-    key, between, linear = held_out(KeyframeDecoder(sha256), num_clips=32)
+    decoder = KeyframeDecoder(sha256, file=str(path.resolve()))
+    key, between, linear = held_out(decoder, settings.world, num_clips=32)
     print(f"held-out dB: keyframes {key:.2f} (linear {linear:.2f}), between {between:.2f}")
     return 0
 
