@@ -10,7 +10,10 @@ from hydra.utils import instantiate
 
 from harness.cache.traffic import Arithmetic
 from harness.models.preset import VideoModel
+from harness.models.text.special_tokens import NULL_ROWS
 from harness.planning.flops import video_flops
+from harness.sampling.guidance import Role
+from harness.sampling.passes import Pass
 from tests.support.families import made, tiny
 from tests.support.geometry import configured
 
@@ -105,6 +108,26 @@ def test_a_videos_row_counts_what_ran(
     this = tiny(tmp_path, name, "bf16", num_frames, *words)
     row, planned_model = made(this), instantiate(this.model)
     assert row["flops"] == video_flops(planned_model, num_frames, text_rows=8)
+
+
+def test_a_row_of_magi_counts_each_text_at_its_own_length(tmp_path: Path) -> None:
+    """The branch without text and the passes over clean chunks read the network's empty text."""
+    this = tiny(tmp_path, "magi_4.5b", "bf16", 18, "model.prompts.kinds=[]")
+    row, planned_model = made(this), instantiate(this.model)
+
+    def reads_prompt(each: Pass, role: Role) -> bool:
+        return role.text == "prompt" and each.step is not None
+
+    (rows_TE,) = planned_model.text.encode([this.suite.prompts[0].text])
+    num_rows = int(rows_TE.any(dim=1).sum())  # MAGI-1 reads no padding
+    expected = video_flops(planned_model, 18, text_rows=num_rows, runs=reads_prompt)
+    expected += video_flops(
+        planned_model,
+        18,
+        text_rows=NULL_ROWS,
+        runs=lambda each, role: not reads_prompt(each, role),
+    )
+    assert row["flops"] == expected
 
 
 def test_a_skipped_pass_is_not_counted(tmp_path: Path) -> None:
