@@ -24,6 +24,7 @@ ELSEWHERE = {
     "analysis": "python -m analysis",
     "train": "python -m harness.small_model.training",
     "world": "python -m harness.small_model.world",
+    "scenes": "python -m harness.small_model.scenes",
     "docs": "python -m harness.commands.methods_page",
     "run": "python -m harness method=<name>",
     "help": "python -m harness --help",

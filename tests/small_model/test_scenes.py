@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.prompts.suite import BUNDLED
 from harness.small_model.scenes import rows as table
 from harness.small_model.scenes.__main__ import main
 from harness.small_model.scenes.caption import describe
@@ -173,6 +174,11 @@ def test_prompts_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert picture.width > 7 * 128
     assert main(["captions", "-n", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [describe(clip(i).scene) for i in (0, 1)]
+
+
+def test_the_suite_is_what_its_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["captions"]) == 0
+    assert capsys.readouterr().out == (BUNDLED / "scenes.txt").read_text()
 
 
 def test_events_come_in_order() -> None:
