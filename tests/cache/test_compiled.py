@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +157,17 @@ def test_a_cache_that_cannot_be_written_is_named(
         assert compiled.missing() == "numba is not installed"
     finally:
         compiled.missing.cache_clear()
+
+
+@needs_numba
+def test_only_the_first_process_of_a_machine_starts_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.cache.compiled import pages  # needs numba
+
+    started: list[Sequence[str]] = []
+    monkeypatch.setattr(pages, "_MARK", tmp_path / "compiled")
+    monkeypatch.setattr(compiled.subprocess, "run", lambda command, check: started.append(command))
+    for _ in range(2):
+        compiled.load.__wrapped__()  # without the memory of this process
+    assert len(started) == 1 and started[0][1:] == ["-m", "harness.cache.compiled.pages"]

@@ -39,11 +39,9 @@ class Compiled(Portable):
             raise UserError(
                 f"attention={self.name}: {lacking}; type attention=portable, which runs here"
             )
-        from harness.cache.compiled.pages import compile_loops  # needs numba
-
         # Here, so that no measured video waits for a compiler. Also for exact history, which needs
         # no loops: numba's memory must be in the peak of every method, or in none.
-        compile_loops()
+        compiled.load()
         return self
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:

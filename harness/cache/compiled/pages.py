@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_name
 from torch import Tensor
 
 from harness.api import CodePlane, KernelLayout, Packed
@@ -17,6 +20,10 @@ from harness.cache.compiled import FOLDER
 numba.config.CACHE_DIR = str(FOLDER / f"numba-{numba.__version__}")  # read when loops are defined
 
 from harness.cache.compiled import loops  # noqa: E402
+
+# numba compiles again if any of these changes.
+_STATE = loops.__file__, Path(loops.__file__).stat().st_mtime_ns, get_host_cpu_name()
+_MARK = FOLDER / f"numba-{numba.__version__}-{sha256(repr(_STATE).encode()).hexdigest()[:16]}"
 
 SHARE = 2**19  # values of a thread at least: starting one takes as long as decoding so many
 DTYPES = (torch.bfloat16, torch.float32)
@@ -85,13 +92,19 @@ def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Sequence[i
 
 
 def compile_loops() -> None:
-    """Compile the loops for this processor, or load what an earlier process compiled."""
+    """Load the loops, after compiling them for this processor if no earlier process did."""
     plane = CodePlane(8, 1, "tokens", zero="zero", fit="minmax")
     x = torch.zeros(1, 1, 1, 1, 1)
     parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half()}
     pages = Packed(parts, 8, (1, 1))
     encode(KernelLayout((plane,)), x, pages, (0,))
     decode(KernelLayout((plane,)), pages, (0,), 0, torch.empty(1, 1, 1, 1))
+    _MARK.touch()
+
+
+def are_compiled() -> bool:
+    """Return whether a process has compiled these loops for this machine."""
+    return _MARK.exists()
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:
@@ -130,3 +143,7 @@ def _spec(plane: CodePlane, width: int) -> list[int]:
     by_tokens = plane.axis == "tokens"
     # A group of channels ends with the head, also if the quantizer allows larger groups.
     return [plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens]
+
+
+if __name__ == "__main__":
+    compile_loops()
