@@ -24,7 +24,7 @@ from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Spread, interleave, told
 from harness.cache.attention.portable import Portable
-from harness.commands.bench import BENCHES, main, read
+from harness.commands.bench import BENCHES, BY_NAME, main, read
 from harness.system.errors import UserError
 from methods.quantizers import grouped
 from tests.conftest import ROOT
@@ -191,7 +191,7 @@ def test_no_call_rebuilds_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in BENCHES if name != "gpu"])
+@pytest.mark.parametrize("name", [name for name in BENCHES if name not in BY_NAME])
 def test_every_bench_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     found = only(tmp_path, f"*-{name}-quick.json")
@@ -219,7 +219,7 @@ def test_a_bench_that_fails_does_not_stop_the_others(
 
     monkeypatch.setattr("harness.commands.bench.importlib.import_module", bench)
     assert main([]) == code
-    assert ran == [name for name in BENCHES if name != "gpu"]
+    assert ran == [name for name in BENCHES if name not in BY_NAME]
 
 
 @pytest.mark.slow
