@@ -49,27 +49,38 @@ class Packed:
 
 @dataclass(frozen=True)
 class CodePlane:
-    """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
+    """Codes as kernels read them: x = number * scale, plus zero if there is one.
+
+    The number of a code is code + offset, or an entry of a table.
 
     bits: width of a code, packed planar: byte j holds channels j, j + D * bits / 8, ...
         (`harness.api.bits`).
     group, axis: metadata is shared by `group` neighbouring tokens of a channel (axis `tokens`,
         metadata [B, H, F, N, D], the last group may be shorter) or by `group` neighbouring
-        channels of a token (axis `channels`, metadata [B, H, F, T, N]).
-    codes, scale, zero: names of parts.
+        channels of a token (axis `channels`, metadata [B, H, F, T, N]). A group of None is the
+        whole frame or the whole head; then N = 1, and the part may lack that dimension.
+    codes, scale, zero: names of parts. A scale of None is 1, and needs a table.
+    table: the 2**bits numbers by code, rounded to fp32; None for uniform codes.
     fit: how `encode` computes the metadata, if a kernel may do it: `absmax` (scale = max|x| /
         -offset) or `minmax` (zero = min, scale = (max - zero) / (2**bits - 1)), each rounded to
         fp16 before the codes are chosen. None: only the quantizer can encode.
     """
 
     bits: int
-    group: int
+    group: int | None
     axis: Literal["tokens", "channels"]
     offset: float = 0.0
     codes: str = "codes"
-    scale: str = "scale"
+    scale: str | None = "scale"
     zero: str | None = None
+    table: tuple[float, ...] | None = None
     fit: Literal["absmax", "minmax"] | None = None
+
+    def group_in(self, page: tuple[int, int]) -> int:
+        """Return how many tokens or channels share metadata in pages of (T, D)."""
+        # A group ends with the head, also if the quantizer allows larger groups.
+        whole = page[0] if self.axis == "tokens" else page[1]
+        return whole if self.group is None else min(self.group, whole)
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,10 @@ class Quantizer(ABC):
         return None
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the layout in which GPU kernels read encoded frames; None if only `stage` can."""
+        """Return the layout in which loops and kernels read encoded frames, or None.
+
+        None means that only `stage` can decode them.
+        """
         return None
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,7 @@ from harness.api import CodePlane, Exact, KernelLayout, Packed, Quantizer
 from harness.cache.kernels import check_head_dim, missing
 from harness.cache.positions import Turns, rotate
 from methods.quantizers.affine import Affine
+from methods.quantizers.fp8 import FP8
 from methods.quantizers.grouped import Grouped
 from methods.quantizers.quarot import QuaRot, hadamard
 from methods.quantizers.rtn import RTN
@@ -128,8 +129,10 @@ CASES = {
     "affine2_rtn4": two_planes(Affine(2, DIM, "channels"), RTN(4, short_tail=True)),
     "channelled": channelled(RTN(4, 16, "channels")),
     "hadamard": hadamard_case(),
+    "fp8": single(FP8(), FP8().kernel_layout()),
+    "fp8_cast": single(FP8("e5m2", False), FP8("e5m2", False).kernel_layout()),
 }
-SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled"]
+SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled", "fp8"]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -374,7 +377,7 @@ def test_importing_the_package_does_not_import_triton() -> None:
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
 
 
-STAGED = ["exact", "int8_tokens", "int4_tokens", "int2_tokens", "int4_token", "int4_int4"]
+STAGED = ["exact", "int8_tokens", "int4_tokens", "int2_tokens", "int4_token", "int4_int4", "fp8"]
 FUSED = [
     "exact",
     "int4_tokens",

@@ -22,8 +22,8 @@ FP16_MIN = np.float32(2.0**-24)
 TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
 ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integer, half to even
 
-BITS, GROUP, BY_TOKENS = 0, 1, 2  # columns of `specs`
-CODES, SCALE, ZERO = 0, 1, 2  # rows of a plane in `parts`
+BITS, GROUP, BY_TOKENS, LOOKS_UP = 0, 1, 2, 3  # columns of `specs`
+CODES, SCALE, ZERO, TABLE = 0, 1, 2, 3  # rows of a plane in `parts`
 
 
 @intrinsic
@@ -128,12 +128,31 @@ def put_plane(codes, bits, p, scales, zeros, total):
         shift += bits
 
 
+@njit(inline="always")
+def put_numbers(codes, bits, table, p, scales, zeros, total):
+    """Do what `put_plane` does with the table's entries in place of the codes."""
+    size, start, shift = np.uint64(codes.size), np.uint64(0), 0
+    mask = (1 << bits) - 1
+    while start < np.uint64(total.size):
+        if p == 0:
+            for j in range(size):
+                number = table[np.uint64((codes[j] >> shift) & mask)]
+                total[start + j] = number * scales[p, start + j] + zeros[p, start + j]
+        else:
+            for j in range(size):
+                number = table[np.uint64((codes[j] >> shift) & mask)]
+                total[start + j] += number * scales[p, start + j] + zeros[p, start + j]
+        start += size
+        shift += bits
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # noqa: C901, PLR0913
     """Decode tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
 
-    parts: [planes, 3, 4], codes, scale and zero of each plane. specs: bits, group and whether
-        tokens share metadata, of each plane. offsets: of the codes of each plane.
+    parts: [planes, 4, 4], codes, scale, zero and table (fp32) of each plane. specs: bits, group,
+        whether tokens share metadata and whether codes are looked up, of each plane.
+    offsets: of the codes of each plane; -0.0 if they are looked up.
     channels: [2, 4], scale and mean of the channels of a frame.
     slots: [F] in reading order. shape: first head, heads, T, D.
     out: address, elements from one batch entry, head and token to the next, bytes of a value: 2 for
@@ -141,8 +160,10 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
     """
     first_head, num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
-    scales = np.empty((num_planes, width), np.float32)
+    scales = np.ones((num_planes, width), np.float32)
     zeros = np.empty((num_planes, width), np.float32)
+    for p in range(num_planes):
+        zeros[p, :] = offsets[p]
     finish = np.empty((2, width), np.float32)
     finish_bits = finish.view(np.int32)
     total = np.empty(width, np.float32)
@@ -163,18 +184,24 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
                 if not by_tokens or t % group == 0:
                     count = width if by_tokens else width // group
                     row = 2 * count * (t // group if by_tokens else t)
-                    half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
-                    widen(half, room, room_bits)
-                    spread(room[:count], scales[p])
-                    for j in range(width):
-                        zeros[p, j] = scales[p, j] * offsets[p]
+                    if parts[p, SCALE, 0]:
+                        half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
+                        widen(half, room, room_bits)
+                        spread(room[:count], scales[p])
+                        if not specs[p, LOOKS_UP]:
+                            for j in range(width):
+                                zeros[p, j] = scales[p, j] * offsets[p]
                     if parts[p, ZERO, 0]:
                         half = halves_at(start_of(parts[p, ZERO], frame, 2) + row, count)
                         widen(half, room, room_bits)
                         spread(room[:count], zeros[p])
                 size = width * bits // 8
                 codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
-                put_plane(codes, bits, p, scales, zeros, total)
+                if specs[p, LOOKS_UP]:
+                    table = floats_at(parts[p, TABLE, 0], 1 << bits)
+                    put_numbers(codes, bits, table, p, scales, zeros, total)
+                else:
+                    put_plane(codes, bits, p, scales, zeros, total)
             if channels[0, 0]:
                 for j in range(width):
                     total[j] *= finish[0, j]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numba
@@ -42,11 +43,13 @@ def decode(
     """
     batch, num_heads, _, width = out.shape
     num_tokens = packed.page[0]
+    # Adding -0.0 changes no number, adding 0.0 changes -0.0.
+    offsets = [-0.0 if plane.table else plane.offset for plane in form.planes]
     channels = (form.channel_scale, form.channel_mean)
     arguments = (
         np.array([_plane(packed, plane) for plane in form.planes]),
-        np.array([_spec(plane, width) for plane in form.planes]),
-        np.array([plane.offset for plane in form.planes], np.float32),
+        np.array([_spec(plane, packed.page) for plane in form.planes]),
+        np.array(offsets, np.float32),
         np.array([_part(packed, name) for name in channels]),
         np.array(slots, np.int64),
         (first_head, num_heads, num_tokens, width),
@@ -76,7 +79,7 @@ def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Sequence[i
     arguments = (
         (x_BHFTD.data_ptr(), *x_BHFTD.stride()[:4], x_BHFTD.itemsize),
         np.array(_plane(pages, plane)),
-        np.array(_spec(plane, width)),
+        np.array(_spec(plane, pages.page)),
         np.float32(plane.offset),
         np.array(slots, np.int64),
         (num_heads, num_tokens, width),
@@ -112,8 +115,14 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
 
 
 def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:
-    """Return codes, scale and zero of a plane as the loops take them."""
-    return [_part(packed, name) for name in (plane.codes, plane.scale, plane.zero)]
+    """Return codes, scale, zero and table of a plane as the loops take them."""
+    table = [_numbers(plane.table).ctypes.data, 0, 0, 0] if plane.table else NOTHING
+    return [*(_part(packed, name) for name in (plane.codes, plane.scale, plane.zero)), table]
+
+
+@cache  # the loops get an address: the numbers must stay
+def _numbers(table: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array(table, np.float32)
 
 
 def _part(packed: Packed, name: str | None) -> list[int]:
@@ -125,8 +134,6 @@ def _part(packed: Packed, name: str | None) -> list[int]:
     return [part.data_ptr(), *part.stride()[:3]]
 
 
-def _spec(plane: CodePlane, width: int) -> list[int]:
-    """Return bits, group, and whether tokens share metadata."""
-    by_tokens = plane.axis == "tokens"
-    # A group of channels ends with the head, also if the quantizer allows larger groups.
-    return [plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens]
+def _spec(plane: CodePlane, page: tuple[int, int]) -> list[int]:
+    """Return bits, group, whether tokens share metadata, and whether codes are looked up."""
+    return [plane.bits, plane.group_in(page), plane.axis == "tokens", plane.table is not None]

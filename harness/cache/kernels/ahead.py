@@ -28,6 +28,7 @@ from harness.cache.positions import Turns
 
 ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
+NUMBERS = tuple(float(code) for code in range(256))  # any: they are not compiled
 CHUNK = 3  # frames of a chunk, encoded by one launch
 FORMS = {
     "exact": KernelLayout(),
@@ -43,6 +44,7 @@ FORMS = {
     "int4_frame": KernelLayout(
         (CodePlane(4, HEAD_DIM, "channels", -7.5),), "channel_scale", "channel_mean"
     ),
+    "fp8": KernelLayout((CodePlane(8, None, "channels", table=NUMBERS),)),
 }
 _TYPES = {
     torch.uint8: "*u8",
@@ -138,8 +140,9 @@ def _stored(form: KernelLayout) -> Packed:
         parts["exact"] = _empty(*head, TOKENS, HEAD_DIM, dtype=torch.bfloat16)
     for plane in form.planes:
         parts[plane.codes] = _empty(*head, TOKENS, HEAD_DIM * plane.bits // 8, dtype=torch.uint8)
-        by_tokens = -(-TOKENS // plane.group), HEAD_DIM
-        by_channels = TOKENS, HEAD_DIM // plane.group
+        group = plane.group_in((TOKENS, HEAD_DIM))
+        by_tokens = -(-TOKENS // group), HEAD_DIM
+        by_channels = TOKENS, HEAD_DIM // group
         shape = by_tokens if plane.axis == "tokens" else by_channels
         for name in (plane.scale, plane.zero):
             if name:

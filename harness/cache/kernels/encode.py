@@ -153,7 +153,7 @@ def can_encode(form: KernelLayout | None) -> bool:
     if form is None or len(form.planes) != 1 or form.channel_scale or form.channel_mean:
         return False
     plane = form.planes[0]
-    if plane.axis == "tokens" and plane.group > LARGEST_GROUP:
+    if plane.axis == "tokens" and (plane.group is None or plane.group > LARGEST_GROUP):
         return False
     if plane.fit == "absmax":
         return plane.zero is None and plane.offset < 0

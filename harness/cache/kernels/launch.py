@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -28,11 +29,12 @@ class Part(NamedTuple):
 
 
 class PlaneParts(NamedTuple):
-    """Parts of one `CodePlane`."""
+    """Parts of one `CodePlane`; a table that all frames share is a part with strides of 0."""
 
     codes: Part
-    scale: Part
+    scale: Part | None
     zero: Part | None
+    table: Part | None
 
 
 class Stored(NamedTuple):
@@ -94,19 +96,25 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
     def maybe(name: str | None) -> Part | None:
         return None if name is None else part(name)
 
-    planes = tuple(PlaneParts(part(p.codes), part(p.scale), maybe(p.zero)) for p in form.planes)
-    specs = tuple(_spec(p, packed.page[1]) for p in form.planes)
+    def table(plane: CodePlane) -> Part | None:
+        return None if plane.table is None else Part(_numbers(plane.table, packed.device), 0, 0, 0)
+
+    planes = tuple(
+        PlaneParts(part(p.codes), maybe(p.scale), maybe(p.zero), table(p)) for p in form.planes
+    )
+    specs = tuple(_spec(p, packed.page) for p in form.planes)
     exact = None if planes else part("exact")
     channels = maybe(form.channel_scale), maybe(form.channel_mean)
     return Stored(planes or None, exact, *channels), specs
 
 
-def _spec(plane: CodePlane, width: int) -> Spec:
-    by_tokens = plane.axis == "tokens"
-    # A group of channels ends with the head, also if the quantizer allows larger groups.
-    return Spec(
-        plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens, plane.offset
-    )
+@cache  # a copy to a GPU waits for it
+def _numbers(table: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(table, device=device)
+
+
+def _spec(plane: CodePlane, page: tuple[int, int]) -> Spec:
+    return Spec(plane.bits, plane.group_in(page), plane.axis == "tokens", plane.offset)
 
 
 def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:

@@ -20,10 +20,10 @@ def start_of(part, frame):
 
 
 @triton.jit
-def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Load the codes of a plane with the offset added [BLOCK, D] fp32.
+def load_numbers(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """Load the numbers of a plane [BLOCK, D] fp32: codes plus offset, or entries of the table.
 
-    The values are exact in BF16 up to 8 bits.
+    Codes plus offset are exact in BF16 up to 8 bits.
     """
     WIDTH: tl.constexpr = D * spec.bits // 8
     c = tl.arange(0, D)
@@ -35,6 +35,8 @@ def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
     if spec.bits < 8:
         shift = (c // WIDTH * spec.bits).to(tl.uint8)
         code = (code >> shift[None, :]) & (2**spec.bits - 1)
+    if plane.table is not None:
+        return tl.load(start_of(plane.table, frame) + code.to(tl.int32)).to(tl.float32)
     return code.to(tl.float32) + spec.offset
 
 
@@ -54,11 +56,12 @@ def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 
 @triton.jit
 def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Decode one plane [BLOCK, D] fp32: (code + offset) * scale, plus zero."""
-    x = load_codes(plane, spec, frame, t, live, D)
+    """Decode one plane [BLOCK, D] fp32: number * scale, plus zero."""
+    x = load_numbers(plane, spec, frame, t, live, D)
     N: tl.constexpr = 1 if spec.by_tokens else D // spec.group
     x = tl.reshape(x, [t.shape[0], N, D // N])
-    x = x * load_metadata(plane.scale, spec, frame, t, live, D)
+    if plane.scale is not None:
+        x = x * load_metadata(plane.scale, spec, frame, t, live, D)
     if plane.zero is not None:
         x = x + load_metadata(plane.zero, spec, frame, t, live, D)
     return tl.reshape(x, [t.shape[0], D])
