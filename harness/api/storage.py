@@ -60,7 +60,8 @@ class CodePlane:
         channels of a token (axis `channels`, metadata [B, H, F, T, N]). A group of None is the
         whole frame or the whole head; then N = 1, and the part may lack that dimension.
     codes, scale, zero: names of parts. A scale of None is 1, and needs a table.
-    table: the 2**bits numbers by code, rounded to fp32; None for uniform codes.
+    table: the 2**bits numbers by code, rounded to fp32, or the name of the part that holds them
+        [B, H, F, 2**bits] fp16; None for uniform codes.
     fit: how `encode` computes the metadata, if a kernel may do it: `absmax` (scale = max|x| /
         -offset) or `minmax` (zero = min, scale = (max - zero) / (2**bits - 1)), each rounded to
         fp16 before the codes are chosen. None: only the quantizer can encode.
@@ -73,7 +74,7 @@ class CodePlane:
     codes: str = "codes"
     scale: str | None = "scale"
     zero: str | None = None
-    table: tuple[float, ...] | None = None
+    table: tuple[float, ...] | str | None = None
     fit: Literal["absmax", "minmax"] | None = None
 
     def group_in(self, page: tuple[int, int]) -> int:
@@ -85,16 +86,25 @@ class CodePlane:
 
 @dataclass(frozen=True)
 class KernelLayout:
-    """Layout of stored frames for kernels: x = (sum of the planes) * channel_scale + channel_mean.
+    """Layout of stored frames for kernels: a sum of planes, then scales and a mean.
+
+    x = (sum of the planes) * token_scale * channel_scale + channel_mean, in this order.
 
     planes: codes to sum; if empty, the part `exact` holds the values.
+    token_scale: name of a part [B, H, F, T] with one value per token; None leaves the term out.
     channel_scale, channel_mean: names of parts [B, H, F, D] with one value per channel of a frame;
         None leaves the term out.
     """
 
     planes: tuple[CodePlane, ...] = ()
+    token_scale: str | None = None
     channel_scale: str | None = None
     channel_mean: str | None = None
+
+    @property
+    def only_planes(self) -> bool:
+        """Whether values are a sum of planes and nothing else."""
+        return bool(self.planes) and self == KernelLayout(self.planes)
 
 
 class Quantizer(ABC):

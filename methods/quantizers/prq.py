@@ -55,11 +55,14 @@ class PRQ(Quantizer):
             total.add_(rest)
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the planes of both stages, or None if one of them has no planes."""
-        base, rest = self.base.kernel_layout(), self.residual.kernel_layout()
-        if base is None or rest is None or not (base.planes and rest.planes):
-            return None
-        return KernelLayout((*_renamed(base, "base"), *_renamed(rest, "residual")))
+        """Return the planes of both stages, or None if one of them has other terms."""
+        planes: list[CodePlane] = []
+        for stage, name in ((self.base, "base"), (self.residual, "residual")):
+            form = stage.kernel_layout()
+            if form is None or not form.only_planes:
+                return None
+            planes += _renamed(form, name)
+        return KernelLayout(tuple(planes))
 
 
 def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
@@ -68,8 +71,9 @@ def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
         replace(
             plane,
             codes=f"{stage}_{plane.codes}",
-            scale=f"{stage}_{plane.scale}",
+            scale=plane.scale and f"{stage}_{plane.scale}",
             zero=plane.zero and f"{stage}_{plane.zero}",
+            table=f"{stage}_{plane.table}" if isinstance(plane.table, str) else plane.table,
         )
         for plane in form.planes
     ]

@@ -20,6 +20,9 @@ from harness.cache.pages import Pages, encode_into
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.fp8 import FP8
+from methods.quantizers.lloyd_max import LloydMax
+from methods.quantizers.normed import Normed
+from methods.quantizers.nuq import NUQ
 from methods.quantizers.outliers import Outliers
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
@@ -45,6 +48,15 @@ QUANTIZERS: dict[str, Quantizer] = {
     "fp8": FP8(),
     "fp8_cast": FP8(format="e5m2", scaled=False),
     "fp8_prq": PRQ(RTN(bits=4), FP8()),
+    "nuq4": NUQ(bits=4),
+    "nuq2_token": NUQ(bits=2, axis="channels"),
+    "nuq_prq": PRQ(FP8(), NUQ(bits=2)),
+    "turboquant4": QuaRot(Normed(LloydMax(bits=4)), seed=0),
+    "turboquant2": QuaRot(Normed(LloydMax(bits=2)), seed=0),
+    "normed4": Normed(Affine(bits=4)),
+    "centered_normed": Centered(Normed(RTN(bits=4))),
+    "normed_centered": Normed(Centered(RTN(bits=4))),
+    "prq_centered": PRQ(Centered(RTN(bits=4)), RTN(bits=2)),
     "no layout": Outliers(RTN(bits=4)),
 }
 SLOTS = (5, 0, 1, 3)  # in reading order, with holes

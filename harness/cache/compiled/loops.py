@@ -22,8 +22,9 @@ FP16_MIN = np.float32(2.0**-24)
 TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
 ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integer, half to even
 
-BITS, GROUP, BY_TOKENS, LOOKS_UP = 0, 1, 2, 3  # columns of `specs`
+BITS, GROUP, BY_TOKENS, ENTRY = 0, 1, 2, 3  # columns of `specs`
 CODES, SCALE, ZERO, TABLE = 0, 1, 2, 3  # rows of a plane in `parts`
+CHANNEL_SCALE, CHANNEL_MEAN, TOKEN_SCALE = 0, 1, 2  # rows of `outer`
 
 
 @intrinsic
@@ -147,13 +148,13 @@ def put_numbers(codes, bits, table, p, scales, zeros, total):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # noqa: C901, PLR0913
+def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noqa: C901, PLR0913
     """Decode tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
 
-    parts: [planes, 4, 4], codes, scale, zero and table (fp32) of each plane. specs: bits, group,
-        whether tokens share metadata and whether codes are looked up, of each plane.
-    offsets: of the codes of each plane; -0.0 if they are looked up.
-    channels: [2, 4], scale and mean of the channels of a frame.
+    parts: [planes, 4, 4], codes, scale, zero and table of each plane. specs: bits, group, whether
+        tokens share metadata, and bytes of a table's entry, 0 without a table.
+    offsets: of the codes of each plane; -0.0 if it has a table.
+    outer: [3, 4], scale and mean of the channels of a frame, scale of its tokens.
     slots: [F] in reading order. shape: first head, heads, T, D.
     out: address, elements from one batch entry, head and token to the next, bytes of a value: 2 for
         BF16, 4 for FP32.
@@ -164,6 +165,8 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
     zeros = np.empty((num_planes, width), np.float32)
     for p in range(num_planes):
         zeros[p, :] = offsets[p]
+    tables = np.empty((num_planes, 256), np.float32)
+    tables_bits = tables.view(np.int32)
     finish = np.empty((2, width), np.float32)
     finish_bits = finish.view(np.int32)
     total = np.empty(width, np.float32)
@@ -175,9 +178,16 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
         b = task // slots.size // num_heads
         frame = b, h + first_head, slots[f]
         for i in range(2):
-            if channels[i, 0]:
-                half = halves_at(start_of(channels[i], frame, 2), width)
+            if outer[i, 0]:
+                half = halves_at(start_of(outer[i], frame, 2), width)
                 widen(half, finish[i], finish_bits[i])
+        for p in range(num_planes):
+            count, entry = 1 << specs[p, BITS], specs[p, ENTRY]
+            address = start_of(parts[p, TABLE], frame, entry)
+            if entry == 2:
+                widen(halves_at(address, count), tables[p], tables_bits[p])
+            elif entry == 4:
+                tables[p, :count] = floats_at(address, count)
         for t in range(num_tokens):
             for p in range(np.uint64(num_planes)):
                 bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
@@ -188,7 +198,7 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
                         half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
                         widen(half, room, room_bits)
                         spread(room[:count], scales[p])
-                        if not specs[p, LOOKS_UP]:
+                        if not specs[p, ENTRY]:
                             for j in range(width):
                                 zeros[p, j] = scales[p, j] * offsets[p]
                     if parts[p, ZERO, 0]:
@@ -197,17 +207,21 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
                         spread(room[:count], zeros[p])
                 size = width * bits // 8
                 codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
-                if specs[p, LOOKS_UP]:
-                    table = floats_at(parts[p, TABLE, 0], 1 << bits)
-                    put_numbers(codes, bits, table, p, scales, zeros, total)
+                if specs[p, ENTRY]:
+                    put_numbers(codes, bits, tables[p], p, scales, zeros, total)
                 else:
                     put_plane(codes, bits, p, scales, zeros, total)
-            if channels[0, 0]:
+            if outer[TOKEN_SCALE, 0]:
+                half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
+                widen(half, room, room_bits)
                 for j in range(width):
-                    total[j] *= finish[0, j]
-            if channels[1, 0]:
+                    total[j] *= room[0]
+            if outer[CHANNEL_SCALE, 0]:
                 for j in range(width):
-                    total[j] += finish[1, j]
+                    total[j] *= finish[CHANNEL_SCALE, j]
+            if outer[CHANNEL_MEAN, 0]:
+                for j in range(width):
+                    total[j] += finish[CHANNEL_MEAN, j]
             at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             if out[4] == 4:
                 wide = floats_at(out[0] + 4 * at, width)

@@ -28,9 +28,9 @@ def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
     """Return whether `decode` serves pages of this layout, and this tensor."""
     if not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
         return False
-    named = [name for plane in form.planes for name in (plane.scale, plane.zero) if name]
-    named += [name for name in (form.channel_scale, form.channel_mean) if name]
-    return all(packed.parts[name].dtype == torch.float16 for name in named)
+    named = [name for plane in form.planes for name in (plane.scale, plane.zero, plane.table)]
+    named += [form.token_scale, form.channel_scale, form.channel_mean]
+    return all(packed.parts[x].dtype == torch.float16 for x in named if isinstance(x, str))
 
 
 def decode(
@@ -45,12 +45,12 @@ def decode(
     num_tokens = packed.page[0]
     # Adding -0.0 changes no number, adding 0.0 changes -0.0.
     offsets = [-0.0 if plane.table else plane.offset for plane in form.planes]
-    channels = (form.channel_scale, form.channel_mean)
+    outer = form.channel_scale, form.channel_mean, form.token_scale
     arguments = (
         np.array([_plane(packed, plane) for plane in form.planes]),
         np.array([_spec(plane, packed.page) for plane in form.planes]),
         np.array(offsets, np.float32),
-        np.array([_part(packed, name) for name in channels]),
+        np.array([_part(packed, name) for name in outer]),
         np.array(slots, np.int64),
         (first_head, num_heads, num_tokens, width),
         (out.data_ptr(), *out.stride()[:3], out.itemsize),
@@ -60,7 +60,7 @@ def decode(
 
 def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
     """Return whether `encode` serves this layout: a single plane whose fit it knows."""
-    if len(form.planes) != 1 or form.channel_scale or form.channel_mean:
+    if not form.only_planes or len(form.planes) != 1:
         return False
     plane = form.planes[0]
     known = (plane.fit == "absmax" and plane.zero is None and plane.offset < 0) or (
@@ -116,7 +116,10 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
 
 def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:
     """Return codes, scale, zero and table of a plane as the loops take them."""
-    table = [_numbers(plane.table).ctypes.data, 0, 0, 0] if plane.table else NOTHING
+    if isinstance(plane.table, tuple):  # one for all frames: no steps between them
+        table = [_numbers(plane.table).ctypes.data, 0, 0, 0]
+    else:
+        table = _part(packed, plane.table)
     return [*(_part(packed, name) for name in (plane.codes, plane.scale, plane.zero)), table]
 
 
@@ -135,5 +138,6 @@ def _part(packed: Packed, name: str | None) -> list[int]:
 
 
 def _spec(plane: CodePlane, page: tuple[int, int]) -> list[int]:
-    """Return bits, group, whether tokens share metadata, and whether codes are looked up."""
-    return [plane.bits, plane.group_in(page), plane.axis == "tokens", plane.table is not None]
+    """Return bits, group, whether tokens share metadata, and bytes of a table's entry or 0."""
+    entry = 0 if plane.table is None else 2 if isinstance(plane.table, str) else 4
+    return [plane.bits, plane.group_in(page), plane.axis == "tokens", entry]

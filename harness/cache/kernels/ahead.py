@@ -42,9 +42,13 @@ FORMS = {
         (CodePlane(4, 16, "tokens", -7.5), CodePlane(4, 16, "tokens", -7.5, "codes1", "scale1"))
     ),
     "int4_frame": KernelLayout(
-        (CodePlane(4, HEAD_DIM, "channels", -7.5),), "channel_scale", "channel_mean"
+        (CodePlane(4, HEAD_DIM, "channels", -7.5),), None, "channel_scale", "channel_mean"
     ),
     "fp8": KernelLayout((CodePlane(8, None, "channels", table=NUMBERS),)),
+    "nuq4": KernelLayout((CodePlane(4, None, "tokens", zero="zero", table="levels"),)),
+    "turboquant4": KernelLayout(
+        (CodePlane(4, None, "channels", scale=None, table=NUMBERS[:16]),), "norm"
+    ),
 }
 _TYPES = {
     torch.uint8: "*u8",
@@ -136,6 +140,8 @@ def _stored(form: KernelLayout) -> Packed:
     head = (BATCH, HEADS, SLOTS)
     channels = [name for name in (form.channel_scale, form.channel_mean) if name]
     parts = {name: _empty(*head, HEAD_DIM, dtype=torch.float32) for name in channels}
+    if form.token_scale:
+        parts[form.token_scale] = _empty(*head, TOKENS, dtype=torch.float16)
     if not form.planes:
         parts["exact"] = _empty(*head, TOKENS, HEAD_DIM, dtype=torch.bfloat16)
     for plane in form.planes:
@@ -147,6 +153,8 @@ def _stored(form: KernelLayout) -> Packed:
         for name in (plane.scale, plane.zero):
             if name:
                 parts[name] = _empty(*head, *shape, dtype=torch.float16)
+        if isinstance(plane.table, str):
+            parts[plane.table] = _empty(*head, 2**plane.bits, dtype=torch.float16)
     return Packed(parts, 0, (TOKENS, HEAD_DIM))
 
 

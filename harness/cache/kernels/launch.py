@@ -38,10 +38,11 @@ class PlaneParts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Stored frames for kernels: either `exact` or planes; channel parts are optional."""
+    """Stored frames for kernels: either `exact` or planes; the rest is optional."""
 
     planes: tuple[PlaneParts, ...] | None
     exact: Part | None
+    token_scale: Part | None
     channel_scale: Part | None
     channel_mean: Part | None
 
@@ -97,15 +98,17 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
         return None if name is None else part(name)
 
     def table(plane: CodePlane) -> Part | None:
-        return None if plane.table is None else Part(_numbers(plane.table, packed.device), 0, 0, 0)
+        if isinstance(plane.table, tuple):
+            return Part(_numbers(plane.table, packed.device), 0, 0, 0)
+        return maybe(plane.table)
 
     planes = tuple(
         PlaneParts(part(p.codes), maybe(p.scale), maybe(p.zero), table(p)) for p in form.planes
     )
     specs = tuple(_spec(p, packed.page) for p in form.planes)
     exact = None if planes else part("exact")
-    channels = maybe(form.channel_scale), maybe(form.channel_mean)
-    return Stored(planes or None, exact, *channels), specs
+    outer = maybe(form.token_scale), maybe(form.channel_scale), maybe(form.channel_mean)
+    return Stored(planes or None, exact, *outer), specs
 
 
 @cache  # a copy to a GPU waits for it

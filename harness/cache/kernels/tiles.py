@@ -128,8 +128,11 @@ def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.constexpr):
-    """Load a tile [BLOCK, D]: planes, then channel scale and mean, then rotations."""
+    """Load a tile [BLOCK, D]: planes, then token and channel scale, mean, rotations."""
     x = load_tile(stored, specs, frame, t, live, D)
+    if stored.token_scale is not None:
+        scale = tl.load(start_of(stored.token_scale, frame) + t, mask=live, other=0)
+        x = x * scale.to(tl.float32)[:, None]
     if stored.channel_scale is not None:
         x = x * load_channels(stored.channel_scale, frame, D)
     if stored.channel_mean is not None:
