@@ -60,6 +60,8 @@ class CodePlane:
         channels of a token (axis `channels`, metadata [B, H, F, T, N]). A group of None is the
         whole frame or the whole head; then N = 1, and the part may lack that dimension.
     codes, scale, zero: names of parts. A scale of None is 1, and needs a table.
+    scale_table: the 256 numbers by byte for scales stored as u8; None for fp16 scales.
+    unit: name of the part [B, H, F] fp32 that multiplies these numbers; None for 1.
     table: the 2**bits numbers by code, rounded to fp32, or the name of the part that holds them
         [B, H, F, 2**bits] fp16; None for uniform codes.
     fit: how `encode` computes the metadata, if a kernel may do it: `absmax` (scale = max|x| /
@@ -74,6 +76,8 @@ class CodePlane:
     codes: str = "codes"
     scale: str | None = "scale"
     zero: str | None = None
+    scale_table: tuple[float, ...] | None = None
+    unit: str | None = None
     table: tuple[float, ...] | str | None = None
     fit: Literal["absmax", "minmax"] | None = None
 

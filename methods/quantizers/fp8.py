@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.api import CodePlane, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, FP16_MIN, staged
-from methods.quantizers.levels import look_up
+from methods.quantizers.levels import by_code, look_up
 
 DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 
@@ -70,12 +70,6 @@ class FP8(Quantizer):
         """Return a layout with the table of the format."""
         numbers, scale = by_code(DTYPES[self.format]), "scale" if self.scaled else None
         return KernelLayout((CodePlane(8, None, "channels", table=numbers, scale=scale),))
-
-
-@cache
-def by_code(dtype: torch.dtype) -> tuple[float, ...]:
-    """Return the number that each of the 256 bytes of an 8-bit format represents."""
-    return tuple(torch.arange(256, dtype=torch.uint8).view(dtype).float().tolist())
 
 
 @cache

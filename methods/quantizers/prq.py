@@ -73,6 +73,7 @@ def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
             codes=f"{stage}_{plane.codes}",
             scale=plane.scale and f"{stage}_{plane.scale}",
             zero=plane.zero and f"{stage}_{plane.zero}",
+            unit=plane.unit and f"{stage}_{plane.unit}",
             table=f"{stage}_{plane.table}" if isinstance(plane.table, str) else plane.table,
         )
         for plane in form.planes

@@ -19,6 +19,7 @@ from harness.cache.attention.compiled import Compiled
 from harness.cache.pages import Pages, encode_into
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
+from methods.quantizers.fp4 import MXFP4, NVFP4
 from methods.quantizers.fp8 import FP8
 from methods.quantizers.lloyd_max import LloydMax
 from methods.quantizers.normed import Normed
@@ -53,6 +54,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "nuq_prq": PRQ(FP8(), NUQ(bits=2)),
     "turboquant4": QuaRot(Normed(LloydMax(bits=4)), seed=0),
     "turboquant2": QuaRot(Normed(LloydMax(bits=2)), seed=0),
+    "mxfp4": MXFP4(),
+    "nvfp4": NVFP4(),
+    "nvfp4_prq": PRQ(MXFP4(), NVFP4()),
     "normed4": Normed(Affine(bits=4)),
     "centered_normed": Centered(Normed(RTN(bits=4))),
     "normed_centered": Normed(Centered(RTN(bits=4))),

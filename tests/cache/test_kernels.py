@@ -23,6 +23,7 @@ from harness.api import CodePlane, Exact, KernelLayout, Packed, Quantizer
 from harness.cache.kernels import check_head_dim, missing
 from harness.cache.positions import Turns, rotate
 from methods.quantizers.affine import Affine
+from methods.quantizers.fp4 import MXFP4, NVFP4
 from methods.quantizers.fp8 import FP8
 from methods.quantizers.grouped import Grouped
 from methods.quantizers.lloyd_max import LloydMax
@@ -136,11 +137,13 @@ CASES = {
     "hadamard": hadamard_case(),
     "fp8": single(FP8()),
     "fp8_cast": single(FP8("e5m2", False)),
+    "mxfp4": single(MXFP4()),
+    "nvfp4": single(NVFP4()),
     "nuq4": single(NUQ(4)),
     "nuq2_token": single(NUQ(2, "channels")),
     "turboquant4": single(Normed(LloydMax(4))),
 }
-SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled", "nuq4", "turboquant4"]
+SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled", "nuq4", "nvfp4"]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -394,6 +397,7 @@ STAGED = [
     "int4_int4",
     "fp8",
     "nuq4",
+    "nvfp4",
 ]
 FUSED = [
     "exact",

@@ -23,7 +23,7 @@ TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
 ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integer, half to even
 
 BITS, GROUP, BY_TOKENS, ENTRY = 0, 1, 2, 3  # columns of `specs`
-CODES, SCALE, ZERO, TABLE = 0, 1, 2, 3  # rows of a plane in `parts`
+CODES, SCALE, ZERO, TABLE, BYTE_SCALES, UNIT = 0, 1, 2, 3, 4, 5  # rows of a plane in `parts`
 CHANNEL_SCALE, CHANNEL_MEAN, TOKEN_SCALE = 0, 1, 2  # rows of `outer`
 
 
@@ -151,8 +151,9 @@ def put_numbers(codes, bits, table, p, scales, zeros, total):
 def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noqa: C901, PLR0913
     """Decode tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
 
-    parts: [planes, 4, 4], codes, scale, zero and table of each plane. specs: bits, group, whether
-        tokens share metadata, and bytes of a table's entry, 0 without a table.
+    parts: [planes, 6, 4], codes, scale, zero, table, fp32 numbers by byte of the scale, and unit of
+        each plane. specs: bits, group, whether tokens share metadata, and bytes of a table's entry,
+        0 without a table.
     offsets: of the codes of each plane; -0.0 if it has a table.
     outer: [3, 4], scale and mean of the channels of a frame, scale of its tokens.
     slots: [F] in reading order. shape: first head, heads, T, D.
@@ -165,6 +166,7 @@ def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noq
     zeros = np.empty((num_planes, width), np.float32)
     for p in range(num_planes):
         zeros[p, :] = offsets[p]
+    units = np.ones(num_planes, np.float32)
     tables = np.empty((num_planes, 256), np.float32)
     tables_bits = tables.view(np.int32)
     finish = np.empty((2, width), np.float32)
@@ -188,21 +190,29 @@ def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noq
                 widen(halves_at(address, count), tables[p], tables_bits[p])
             elif entry == 4:
                 tables[p, :count] = floats_at(address, count)
+            if parts[p, UNIT, 0]:
+                units[p] = floats_at(start_of(parts[p, UNIT], frame, 4), 1)[0]
         for t in range(num_tokens):
             for p in range(np.uint64(num_planes)):
                 bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
                 if not by_tokens or t % group == 0:
                     count = width if by_tokens else width // group
-                    row = 2 * count * (t // group if by_tokens else t)
+                    row = count * (t // group if by_tokens else t)
                     if parts[p, SCALE, 0]:
-                        half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
-                        widen(half, room, room_bits)
+                        if parts[p, BYTE_SCALES, 0]:
+                            numbers = floats_at(parts[p, BYTE_SCALES, 0], 256)
+                            small = bytes_at(start_of(parts[p, SCALE], frame, 1) + row, count)
+                            for n in range(count):
+                                room[n] = numbers[np.uint64(small[n])] * units[p]
+                        else:
+                            half = halves_at(start_of(parts[p, SCALE], frame, 2) + 2 * row, count)
+                            widen(half, room, room_bits)
                         spread(room[:count], scales[p])
                         if not specs[p, ENTRY]:
                             for j in range(width):
                                 zeros[p, j] = scales[p, j] * offsets[p]
                     if parts[p, ZERO, 0]:
-                        half = halves_at(start_of(parts[p, ZERO], frame, 2) + row, count)
+                        half = halves_at(start_of(parts[p, ZERO], frame, 2) + 2 * row, count)
                         widen(half, room, room_bits)
                         spread(room[:count], zeros[p])
                 size = width * bits // 8

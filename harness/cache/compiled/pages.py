@@ -28,9 +28,10 @@ def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
     """Return whether `decode` serves pages of this layout, and this tensor."""
     if not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
         return False
-    named = [name for plane in form.planes for name in (plane.scale, plane.zero, plane.table)]
-    named += [form.token_scale, form.channel_scale, form.channel_mean]
-    return all(packed.parts[x].dtype == torch.float16 for x in named if isinstance(x, str))
+    halves = [form.token_scale, form.channel_scale, form.channel_mean]
+    for plane in form.planes:
+        halves += [plane.zero, None if plane.scale_table else plane.scale]
+    return all(packed.parts[name].dtype == torch.float16 for name in halves if name)
 
 
 def decode(
@@ -115,12 +116,9 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
 
 
 def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:
-    """Return codes, scale, zero and table of a plane as the loops take them."""
-    if isinstance(plane.table, tuple):  # one for all frames: no steps between them
-        table = [_numbers(plane.table).ctypes.data, 0, 0, 0]
-    else:
-        table = _part(packed, plane.table)
-    return [*(_part(packed, name) for name in (plane.codes, plane.scale, plane.zero)), table]
+    """Return the parts of a plane as the loops take them."""
+    named = plane.codes, plane.scale, plane.zero, plane.table, plane.scale_table, plane.unit
+    return [_part(packed, name) for name in named]
 
 
 @cache  # the loops get an address: the numbers must stay
@@ -128,10 +126,12 @@ def _numbers(table: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(table, np.float32)
 
 
-def _part(packed: Packed, name: str | None) -> list[int]:
-    """Return a part as the loops take it: its address and steps."""
+def _part(packed: Packed, name: str | tuple[float, ...] | None) -> list[int]:
+    """Return a part, or the numbers of a table, as the loops take them: address and steps."""
     if name is None:
         return NOTHING
+    if isinstance(name, tuple):  # the same for all frames
+        return [_numbers(name).ctypes.data, 0, 0, 0]
     part = packed.parts[name]
     assert part[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
     return [part.data_ptr(), *part.stride()[:3]]

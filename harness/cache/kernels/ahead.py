@@ -45,6 +45,9 @@ FORMS = {
         (CodePlane(4, HEAD_DIM, "channels", -7.5),), None, "channel_scale", "channel_mean"
     ),
     "fp8": KernelLayout((CodePlane(8, None, "channels", table=NUMBERS),)),
+    "nvfp4": KernelLayout(
+        (CodePlane(4, 16, "channels", scale_table=NUMBERS, unit="unit", table=NUMBERS[:16]),)
+    ),
     "nuq4": KernelLayout((CodePlane(4, None, "tokens", zero="zero", table="levels"),)),
     "turboquant4": KernelLayout(
         (CodePlane(4, None, "channels", scale=None, table=NUMBERS[:16]),), "norm"
@@ -150,9 +153,13 @@ def _stored(form: KernelLayout) -> Packed:
         by_tokens = -(-TOKENS // group), HEAD_DIM
         by_channels = TOKENS, HEAD_DIM // group
         shape = by_tokens if plane.axis == "tokens" else by_channels
-        for name in (plane.scale, plane.zero):
-            if name:
-                parts[name] = _empty(*head, *shape, dtype=torch.float16)
+        if plane.scale:
+            dtype = torch.uint8 if plane.scale_table else torch.float16
+            parts[plane.scale] = _empty(*head, *shape, dtype=dtype)
+        if plane.zero:
+            parts[plane.zero] = _empty(*head, *shape, dtype=torch.float16)
+        if plane.unit:
+            parts[plane.unit] = _empty(*head, dtype=torch.float32)
         if isinstance(plane.table, str):
             parts[plane.table] = _empty(*head, 2**plane.bits, dtype=torch.float16)
     return Packed(parts, 0, (TOKENS, HEAD_DIM))

@@ -29,12 +29,17 @@ class Part(NamedTuple):
 
 
 class PlaneParts(NamedTuple):
-    """Parts of one `CodePlane`; a table that all frames share is a part with strides of 0."""
+    """Parts of one `CodePlane`; a table that all frames share is a part with strides of 0.
+
+    byte_scales: numbers by byte of the scale.
+    """
 
     codes: Part
     scale: Part | None
     zero: Part | None
     table: Part | None
+    byte_scales: Part | None
+    unit: Part | None
 
 
 class Stored(NamedTuple):
@@ -89,21 +94,19 @@ def interpreted() -> bool:
 def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
     """Return stored frames as kernel arguments, and the compile-time constants of their planes."""
 
-    def part(name: str) -> Part:
+    def part(name: str | tuple[float, ...]) -> Part:
+        if isinstance(name, tuple):
+            return Part(_numbers(name, packed.device), 0, 0, 0)
         tensor = packed.parts[name]
         assert tensor[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
         return Part(tensor, tensor.stride(0), tensor.stride(1), tensor.stride(2))
 
-    def maybe(name: str | None) -> Part | None:
+    def maybe(name: str | tuple[float, ...] | None) -> Part | None:
         return None if name is None else part(name)
 
-    def table(plane: CodePlane) -> Part | None:
-        if isinstance(plane.table, tuple):
-            return Part(_numbers(plane.table, packed.device), 0, 0, 0)
-        return maybe(plane.table)
-
     planes = tuple(
-        PlaneParts(part(p.codes), maybe(p.scale), maybe(p.zero), table(p)) for p in form.planes
+        PlaneParts(part(p.codes), *map(maybe, (p.scale, p.zero, p.table, p.scale_table, p.unit)))
+        for p in form.planes
     )
     specs = tuple(_spec(p, packed.page) for p in form.planes)
     exact = None if planes else part("exact")

@@ -42,7 +42,7 @@ def load_numbers(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 
 @triton.jit
 def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Load scale or zero in fp32, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
+    """Load scale or zero as stored, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
     start = start_of(part, frame)
     if spec.by_tokens:  # `group` tokens share a row [D]; all but the first read it from L1
         at = (t // spec.group)[:, None] * D + tl.arange(0, D)[None, :]
@@ -51,7 +51,18 @@ def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
         N: tl.constexpr = D // spec.group
         at = t[:, None] * N + tl.arange(0, N)[None, :]
         values = tl.load(start + at, mask=live[:, None], other=0)[:, :, None]
-    return values.to(tl.float32)
+    return values
+
+
+@triton.jit
+def load_scale(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """Load the scale of a plane in fp32, shaped like `load_metadata`."""
+    scale = load_metadata(plane.scale, spec, frame, t, live, D)
+    if plane.byte_scales is not None:
+        scale = tl.load(start_of(plane.byte_scales, frame) + scale.to(tl.int32))
+    if plane.unit is not None:
+        scale = scale * tl.load(start_of(plane.unit, frame))
+    return scale.to(tl.float32)
 
 
 @triton.jit
@@ -61,9 +72,9 @@ def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
     N: tl.constexpr = 1 if spec.by_tokens else D // spec.group
     x = tl.reshape(x, [t.shape[0], N, D // N])
     if plane.scale is not None:
-        x = x * load_metadata(plane.scale, spec, frame, t, live, D)
+        x = x * load_scale(plane, spec, frame, t, live, D)
     if plane.zero is not None:
-        x = x + load_metadata(plane.zero, spec, frame, t, live, D)
+        x = x + load_metadata(plane.zero, spec, frame, t, live, D).to(tl.float32)
     return tl.reshape(x, [t.shape[0], D])
 
 
