@@ -89,21 +89,34 @@ class CodePlane:
 
 
 @dataclass(frozen=True)
-class KernelLayout:
-    """Layout of stored frames for kernels: a sum of planes, then scales and a mean.
+class Centroids:
+    """Names of the parts that give each token the centroid of its cluster.
 
-    x = (sum of the planes) * token_scale * channel_scale + channel_mean, in this order.
+    rows: centroids [B, H, F, C, D] fp16. nearest: index of each token's centroid [B, H, F, T] u8.
+    """
+
+    rows: str
+    nearest: str
+
+
+@dataclass(frozen=True)
+class KernelLayout:
+    """Layout of stored frames for kernels: a sum of planes, then scales, a mean and centroids.
+
+    x = (sum of the planes) * token_scale * channel_scale + channel_mean + centroids, in this order.
 
     planes: codes to sum; if empty, the part `exact` holds the values.
     token_scale: name of a part [B, H, F, T] with one value per token; None leaves the term out.
     channel_scale, channel_mean: names of parts [B, H, F, D] with one value per channel of a frame;
         None leaves the term out.
+    centroids: added one after the other.
     """
 
     planes: tuple[CodePlane, ...] = ()
     token_scale: str | None = None
     channel_scale: str | None = None
     channel_mean: str | None = None
+    centroids: tuple[Centroids, ...] = ()
 
     @property
     def only_planes(self) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import staged
-from methods.quantizers.nested import inner_of, named
+from methods.quantizers.nested import inner_of, named, named_in
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,5 @@ class PRQ(Quantizer):
             form = stage.kernel_layout()
             if form is None or not form.only_planes:
                 return None
-            planes += _renamed(form, name)
+            planes += named_in(form, name).planes
         return KernelLayout(tuple(planes))
-
-
-def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
-    """Return the planes with the part names that `named` gives."""
-    return [
-        replace(
-            plane,
-            codes=f"{stage}_{plane.codes}",
-            scale=plane.scale and f"{stage}_{plane.scale}",
-            zero=plane.zero and f"{stage}_{plane.zero}",
-            unit=plane.unit and f"{stage}_{plane.unit}",
-            table=f"{stage}_{plane.table}" if isinstance(plane.table, str) else plane.table,
-        )
-        for plane in form.planes
-    ]

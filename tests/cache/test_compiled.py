@@ -19,6 +19,7 @@ from harness.cache.attention.compiled import Compiled
 from harness.cache.pages import Pages, encode_into
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
+from methods.quantizers.clustered import Clustered
 from methods.quantizers.fp4 import MXFP4, NVFP4
 from methods.quantizers.fp8 import FP8
 from methods.quantizers.lloyd_max import LloydMax
@@ -28,6 +29,7 @@ from methods.quantizers.outliers import Outliers
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
 from methods.quantizers.rtn import RTN
+from methods.quantizers.rtn_e4m3 import RTNE4M3
 
 needs_numba = pytest.mark.skipif(compiled.missing() is not None, reason=str(compiled.missing()))
 QUANTIZERS: dict[str, Quantizer] = {
@@ -57,6 +59,13 @@ QUANTIZERS: dict[str, Quantizer] = {
     "mxfp4": MXFP4(),
     "nvfp4": NVFP4(),
     "nvfp4_prq": PRQ(MXFP4(), NVFP4()),
+    "e4m3_tokens": RTNE4M3(bits=2),
+    "qvg2": Clustered(RTNE4M3(2, 16, "channels", zero_level=True), tokens_each=8),
+    "qvg_pro2": Clustered(
+        Clustered(RTNE4M3(2, 64, "channels", short_tail=True), tokens_each=8), tokens_each=8
+    ),
+    "clustered_centered": Clustered(Centered(RTN(bits=4)), tokens_each=8),
+    "centered_clustered": Centered(Clustered(RTN(bits=4), tokens_each=8)),
     "normed4": Normed(Affine(bits=4)),
     "centered_normed": Centered(Normed(RTN(bits=4))),
     "normed_centered": Normed(Centered(RTN(bits=4))),

@@ -23,6 +23,7 @@ from harness.api import CodePlane, Exact, KernelLayout, Packed, Quantizer
 from harness.cache.kernels import check_head_dim, missing
 from harness.cache.positions import Turns, rotate
 from methods.quantizers.affine import Affine
+from methods.quantizers.clustered import Clustered
 from methods.quantizers.fp4 import MXFP4, NVFP4
 from methods.quantizers.fp8 import FP8
 from methods.quantizers.grouped import Grouped
@@ -31,6 +32,7 @@ from methods.quantizers.normed import Normed
 from methods.quantizers.nuq import NUQ
 from methods.quantizers.quarot import QuaRot, hadamard
 from methods.quantizers.rtn import RTN
+from methods.quantizers.rtn_e4m3 import RTNE4M3
 from tests.conftest import ROOT
 from tests.support.kernels import DEVICE, tiered
 
@@ -141,6 +143,9 @@ CASES = {
     "nvfp4": single(NVFP4()),
     "nuq4": single(NUQ(4)),
     "nuq2_token": single(NUQ(2, "channels")),
+    "clustered2": single(
+        Clustered(Clustered(RTNE4M3(2, 16, "channels"), tokens_each=8), tokens_each=8)
+    ),
     "turboquant4": single(Normed(LloydMax(4))),
 }
 SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled", "nuq4", "nvfp4"]

@@ -25,6 +25,7 @@ ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integ
 BITS, GROUP, BY_TOKENS, ENTRY = 0, 1, 2, 3  # columns of `specs`
 CODES, SCALE, ZERO, TABLE, BYTE_SCALES, UNIT = 0, 1, 2, 3, 4, 5  # rows of a plane in `parts`
 CHANNEL_SCALE, CHANNEL_MEAN, TOKEN_SCALE = 0, 1, 2  # rows of `outer`
+ROWS, NEAREST = 0, 1  # rows of `centroids`
 
 
 @intrinsic
@@ -115,8 +116,7 @@ def put_plane(codes, bits, p, scales, zeros, total):
     size, start, shift = np.uint64(codes.size), np.uint64(0), 0
     mask = (1 << bits) - 1
     while start < np.uint64(total.size):
-        # numba's operators widen to 64 bits, which is slower: codes go back to 32. The products are
-        # exact: 8 bits of a code, 11 of a scale.
+        # numba's operators widen to 64 bits, which is slower: codes go back to 32.
         if p == 0:
             for j in range(size):
                 code = np.float32(np.int32((codes[j] >> shift) & mask))
@@ -148,7 +148,7 @@ def put_numbers(codes, bits, table, p, scales, zeros, total):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noqa: C901, PLR0913
+def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, last):  # noqa: C901, PLR0913
     """Decode tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
 
     parts: [planes, 6, 4], codes, scale, zero, table, fp32 numbers by byte of the scale, and unit of
@@ -156,6 +156,7 @@ def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noq
         0 without a table.
     offsets: of the codes of each plane; -0.0 if it has a table.
     outer: [3, 4], scale and mean of the channels of a frame, scale of its tokens.
+    centroids: [stages, 2, 4], centroids and the index of each token's own.
     slots: [F] in reading order. shape: first head, heads, T, D.
     out: address, elements from one batch entry, head and token to the next, bytes of a value: 2 for
         BF16, 4 for FP32.
@@ -232,6 +233,12 @@ def decode(parts, specs, offsets, outer, slots, shape, out, first, last):  # noq
             if outer[CHANNEL_MEAN, 0]:
                 for j in range(width):
                     total[j] += finish[CHANNEL_MEAN, j]
+            for i in range(centroids.shape[0]):
+                nearest = bytes_at(start_of(centroids[i, NEAREST], frame, 1) + t, 1)
+                at = start_of(centroids[i, ROWS], frame, 2) + 2 * width * np.int64(nearest[0])
+                widen(halves_at(at, width), room, room_bits)
+                for j in range(width):
+                    total[j] += room[j]
             at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             if out[4] == 4:
                 wide = floats_at(out[0] + 4 * at, width)

@@ -47,11 +47,13 @@ def decode(
     # Adding -0.0 changes no number, adding 0.0 changes -0.0.
     offsets = [-0.0 if plane.table else plane.offset for plane in form.planes]
     outer = form.channel_scale, form.channel_mean, form.token_scale
+    centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
     arguments = (
         np.array([_plane(packed, plane) for plane in form.planes]),
         np.array([_spec(plane, packed.page) for plane in form.planes]),
         np.array(offsets, np.float32),
         np.array([_part(packed, name) for name in outer]),
+        np.array(centroids, np.int64).reshape(-1, 2, 4),
         np.array(slots, np.int64),
         (first_head, num_heads, num_tokens, width),
         (out.data_ptr(), *out.stride()[:3], out.itemsize),

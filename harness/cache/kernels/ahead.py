@@ -21,7 +21,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from harness.api import CodePlane, KernelLayout, Packed
+from harness.api import Centroids, CodePlane, KernelLayout, Packed
 from harness.cache.kernels import encode, fused, stage
 from harness.cache.kernels.launch import Launch
 from harness.cache.positions import Turns
@@ -47,6 +47,10 @@ FORMS = {
     "fp8": KernelLayout((CodePlane(8, None, "channels", table=NUMBERS),)),
     "nvfp4": KernelLayout(
         (CodePlane(4, 16, "channels", scale_table=NUMBERS, unit="unit", table=NUMBERS[:16]),)
+    ),
+    "int2_clustered": KernelLayout(
+        (CodePlane(2, 64, "channels", -2.0, scale_table=NUMBERS, unit="unit"),),
+        centroids=(Centroids("centroids", "nearest"),),
     ),
     "nuq4": KernelLayout((CodePlane(4, None, "tokens", zero="zero", table="levels"),)),
     "turboquant4": KernelLayout(
@@ -145,6 +149,9 @@ def _stored(form: KernelLayout) -> Packed:
     parts = {name: _empty(*head, HEAD_DIM, dtype=torch.float32) for name in channels}
     if form.token_scale:
         parts[form.token_scale] = _empty(*head, TOKENS, dtype=torch.float16)
+    for each in form.centroids:
+        parts[each.rows] = _empty(*head, 48, HEAD_DIM, dtype=torch.float16)
+        parts[each.nearest] = _empty(*head, TOKENS, dtype=torch.uint8)
     if not form.planes:
         parts["exact"] = _empty(*head, TOKENS, HEAD_DIM, dtype=torch.bfloat16)
     for plane in form.planes:

@@ -42,6 +42,13 @@ class PlaneParts(NamedTuple):
     unit: Part | None
 
 
+class Rows(NamedTuple):
+    """Parts of `Centroids`."""
+
+    rows: Part
+    nearest: Part
+
+
 class Stored(NamedTuple):
     """Stored frames for kernels: either `exact` or planes; the rest is optional."""
 
@@ -50,6 +57,7 @@ class Stored(NamedTuple):
     token_scale: Part | None
     channel_scale: Part | None
     channel_mean: Part | None
+    centroids: tuple[Rows, ...] | None
 
 
 class Spec(NamedTuple):
@@ -111,7 +119,8 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
     specs = tuple(_spec(p, packed.page) for p in form.planes)
     exact = None if planes else part("exact")
     outer = maybe(form.token_scale), maybe(form.channel_scale), maybe(form.channel_mean)
-    return Stored(planes or None, exact, *outer), specs
+    centroids = tuple(Rows(part(x.rows), part(x.nearest)) for x in form.centroids)
+    return Stored(planes or None, exact, *outer, centroids or None), specs
 
 
 @cache  # a copy to a GPU waits for it

@@ -139,7 +139,7 @@ def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.constexpr):
-    """Load a tile [BLOCK, D]: planes, then token and channel scale, mean, rotations."""
+    """Load a tile [BLOCK, D]: planes, then scales, mean, centroids, rotations."""
     x = load_tile(stored, specs, frame, t, live, D)
     if stored.token_scale is not None:
         scale = tl.load(start_of(stored.token_scale, frame) + t, mask=live, other=0)
@@ -148,6 +148,11 @@ def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.con
         x = x * load_channels(stored.channel_scale, frame, D)
     if stored.channel_mean is not None:
         x = x + load_channels(stored.channel_mean, frame, D)
+    if stored.centroids is not None:
+        for i in tl.static_range(len(stored.centroids)):
+            nearest = tl.load(start_of(stored.centroids[i].nearest, frame) + t, mask=live, other=0)
+            at = nearest.to(tl.int32)[:, None] * D + tl.arange(0, D)[None, :]
+            x = x + tl.load(start_of(stored.centroids[i].rows, frame) + at).to(tl.float32)
     if angles is not None:
         x = turn_pairs(x, angles, False, D)
     return x
