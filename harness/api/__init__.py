@@ -22,7 +22,7 @@ from harness.api.retention import (
 )
 from harness.api.reuse import Feature, PassInputs, Reuse
 from harness.api.spec import Budget, CacheSpec, Stores, VideoSize
-from harness.api.storage import CodePlane, Exact, KernelLayout, Packed, Quantizer
+from harness.api.storage import Centroids, CodePlane, Exact, KernelLayout, Packed, Quantizer
 
 __all__ = [
     "DROP",
@@ -30,6 +30,7 @@ __all__ = [
     "POOL",
     "Budget",
     "CacheSpec",
+    "Centroids",
     "CodePlane",
     "Exact",
     "Feature",

@@ -49,41 +49,79 @@ class Packed:
 
 @dataclass(frozen=True)
 class CodePlane:
-    """Uniform codes as kernels read them: x = (code + offset) * scale, plus zero if there is one.
+    """Codes as kernels read them: x = number * scale, plus zero if there is one.
+
+    The number of a code is code + offset, or an entry of a table.
 
     bits: width of a code, packed planar: byte j holds channels j, j + D * bits / 8, ...
         (`harness.api.bits`).
     group, axis: metadata is shared by `group` neighbouring tokens of a channel (axis `tokens`,
         metadata [B, H, F, N, D], the last group may be shorter) or by `group` neighbouring
-        channels of a token (axis `channels`, metadata [B, H, F, T, N]).
-    codes, scale, zero: names of parts.
+        channels of a token (axis `channels`, metadata [B, H, F, T, N]). A group of None is the
+        whole frame or the whole head; then N = 1, and the part may lack that dimension.
+    codes, scale, zero: names of parts. A scale of None is 1, and needs a table.
+    scale_table: the 256 numbers by byte for scales stored as u8; None for fp16 scales.
+    unit: name of the part [B, H, F] fp32 that multiplies these numbers; None for 1.
+    table: the 2**bits numbers by code, rounded to fp32, or the name of the part that holds them
+        [B, H, F, 2**bits] fp16; None for uniform codes.
     fit: how `encode` computes the metadata, if a kernel may do it: `absmax` (scale = max|x| /
         -offset) or `minmax` (zero = min, scale = (max - zero) / (2**bits - 1)), each rounded to
         fp16 before the codes are chosen. None: only the quantizer can encode.
     """
 
     bits: int
-    group: int
+    group: int | None
     axis: Literal["tokens", "channels"]
     offset: float = 0.0
     codes: str = "codes"
-    scale: str = "scale"
+    scale: str | None = "scale"
     zero: str | None = None
+    scale_table: tuple[float, ...] | None = None
+    unit: str | None = None
+    table: tuple[float, ...] | str | None = None
     fit: Literal["absmax", "minmax"] | None = None
+
+    def group_in(self, page: tuple[int, int]) -> int:
+        """Return how many tokens or channels share metadata in pages of (T, D)."""
+        # A group ends with the head, also if the quantizer allows larger groups.
+        whole = page[0] if self.axis == "tokens" else page[1]
+        return whole if self.group is None else min(self.group, whole)
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Names of the parts that give each token the centroid of its cluster.
+
+    rows: centroids [B, H, F, C, D] fp16. nearest: index of each token's centroid [B, H, F, T] u8.
+    """
+
+    rows: str
+    nearest: str
 
 
 @dataclass(frozen=True)
 class KernelLayout:
-    """Layout of stored frames for kernels: x = (sum of the planes) * channel_scale + channel_mean.
+    """Layout of stored frames for kernels: a sum of planes, then scales, a mean and centroids.
+
+    x = (sum of the planes) * token_scale * channel_scale + channel_mean + centroids, in this order.
 
     planes: codes to sum; if empty, the part `exact` holds the values.
+    token_scale: name of a part [B, H, F, T] with one value per token; None leaves the term out.
     channel_scale, channel_mean: names of parts [B, H, F, D] with one value per channel of a frame;
         None leaves the term out.
+    centroids: added one after the other.
     """
 
     planes: tuple[CodePlane, ...] = ()
+    token_scale: str | None = None
     channel_scale: str | None = None
     channel_mean: str | None = None
+    centroids: tuple[Centroids, ...] = ()
+
+    @property
+    def only_planes(self) -> bool:
+        """Whether values are a sum of planes and nothing else."""
+        return bool(self.planes) and self == KernelLayout(self.planes)
 
 
 class Quantizer(ABC):
@@ -128,7 +166,10 @@ class Quantizer(ABC):
         return None
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the layout in which GPU kernels read encoded frames; None if only `stage` can."""
+        """Return the layout in which loops and kernels read encoded frames, or None.
+
+        None means that only `stage` can decode them.
+        """
         return None
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:

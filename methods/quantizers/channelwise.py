@@ -41,6 +41,11 @@ class Channelwise(Quantizer):
             self.inner.stage(tile, x)
             self.finish(x, tile)
 
+    def _inner_layout(self) -> KernelLayout | None:
+        """Return the inner layout if a channel statistic can be its last term, else None."""
+        form = self.inner.kernel_layout()
+        return None if form is None or form.centroids else form
+
     @abstractmethod
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
         """Restore the removed mean or scale in place; x [B, H, F, T, D] fp32."""
@@ -66,8 +71,8 @@ class Centered(Channelwise):
         x_BHFTD.add_(packed.parts["channel_mean"].float()[:, :, :, None])
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the inner quantizer's layout with the mean, or None if it has no layout."""
-        form = self.inner.kernel_layout()
+        """Return the inner quantizer's layout with the mean, or None if that cannot be said."""
+        form = self._inner_layout()
         return form and replace(form, channel_mean="channel_mean")
 
 
@@ -91,6 +96,6 @@ class ChannelScaled(Channelwise):
         x_BHFTD.mul_(packed.parts["channel_scale"].float()[:, :, :, None])
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the inner quantizer's layout with the scale, or None if it has no layout."""
-        form = self.inner.kernel_layout()
+        """Return the inner quantizer's layout with the scale, or None if that cannot be said."""
+        form = self._inner_layout()
         return form and replace(form, channel_scale="channel_scale")

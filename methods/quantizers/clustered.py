@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, Centroids, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, staged
 from methods.quantizers.kmeans import cluster
-from methods.quantizers.nested import inner_of, joined, named
+from methods.quantizers.nested import inner_of, joined, named, named_in
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,14 @@ class Clustered(Quantizer):
         for tile, x in staged(packed, out_BHFTD):
             self.residual.stage(inner_of(tile, "residual"), x)
             x += _of_tokens(tile.parts["centroids"], tile.parts["nearest"])
+
+    def kernel_layout(self) -> KernelLayout | None:
+        """Return the residual's layout with the centroids, or None if it has no planes."""
+        form = self.residual.kernel_layout()
+        if form is None or not form.planes:
+            return None
+        rest = named_in(form, "residual")
+        return replace(rest, centroids=(*rest.centroids, Centroids("centroids", "nearest")))
 
 
 def _of_tokens(centroids_BHFCD: Tensor, nearest_BHFT: Tensor) -> Tensor:

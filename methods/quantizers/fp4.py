@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
 from methods.quantizers.grouped import staged
-from methods.quantizers.levels import look_up
+from methods.quantizers.levels import by_code, look_up
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST = MAGNITUDES[-1]
@@ -70,6 +70,14 @@ class FP4(Quantizer):
             blocks = x.unflatten(-1, (-1, self.block))
             blocks *= self.scale(tile.parts)[..., None]
 
+    def kernel_layout(self) -> KernelLayout:
+        """Return a layout with the table of E2M1."""
+        return KernelLayout((self.plane(),))
+
+    @abstractmethod
+    def plane(self) -> CodePlane:
+        """Describe the codes and their scales for kernels."""
+
 
 @dataclass(frozen=True)
 class MXFP4(FP4):
@@ -100,6 +108,10 @@ class MXFP4(FP4):
         """Return 2 ** exponent of each block."""
         return parts["scale"].view(E8M0).float()
 
+    def plane(self) -> CodePlane:
+        """Describe the codes and their scales in E8M0."""
+        return CodePlane(4, self.block, "channels", scale_table=by_code(E8M0), table=E2M1)
+
 
 @dataclass(frozen=True)
 class NVFP4(FP4):
@@ -122,6 +134,11 @@ class NVFP4(FP4):
     def scale(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return block scale times unit."""
         return parts["scale"].view(E4M3).float() * parts["unit"][..., None, None]
+
+    def plane(self) -> CodePlane:
+        """Describe the codes, their scales in E4M3, and the unit."""
+        scales = by_code(E4M3)
+        return CodePlane(4, self.block, "channels", scale_table=scales, unit="unit", table=E2M1)
 
 
 @cache

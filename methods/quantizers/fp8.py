@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.api import Packed, Quantizer
+from harness.api import CodePlane, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, FP16_MIN, staged
-from methods.quantizers.levels import look_up
+from methods.quantizers.levels import by_code, look_up
 
 DTYPES = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 
@@ -66,8 +66,13 @@ class FP8(Quantizer):
             if self.scaled:
                 x *= tile.parts["scale"].float()[..., None]
 
+    def kernel_layout(self) -> KernelLayout:
+        """Return a layout with the table of the format."""
+        numbers, scale = by_code(DTYPES[self.format]), "scale" if self.scaled else None
+        return KernelLayout((CodePlane(8, None, "channels", table=numbers, scale=scale),))
+
 
 @cache
 def table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the number [256] fp32 that each byte of an 8-bit format represents."""
-    return torch.arange(256, dtype=torch.uint8).view(dtype).float().to(device)
+    """Return the numbers of `by_code` [256] fp32."""
+    return torch.tensor(by_code(dtype), device=device)

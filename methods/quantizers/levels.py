@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
+
+
+@cache
+def by_code(dtype: torch.dtype) -> tuple[float, ...]:
+    """Return the number that each of the 256 bytes of an 8-bit format represents."""
+    return tuple(torch.arange(256, dtype=torch.uint8).view(dtype).float().tolist())
 
 
 def nearest(x_BHFTD: Tensor, levels: Tensor) -> Tensor:

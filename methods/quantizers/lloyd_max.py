@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
 from methods.quantizers.grouped import staged
 from methods.quantizers.levels import look_up, nearest
@@ -57,6 +57,11 @@ class LloydMax(Quantizer):
         levels = _levels(2**self.bits, packed.device)
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], self.bits, levels, x)
+
+    def kernel_layout(self) -> KernelLayout:
+        """Return a layout with a table and no scale."""
+        table = normal_levels(2**self.bits)
+        return KernelLayout((CodePlane(self.bits, None, "channels", scale=None, table=table),))
 
 
 @cache

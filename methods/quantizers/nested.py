@@ -1,4 +1,4 @@
-"""Names the stored parts of nested quantizers."""
+"""Names the stored parts of nested quantizers, also in their layouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from harness.api import Packed
+from harness.api import Centroids, KernelLayout, Packed
 
 
 def named(packed: Packed, stage: str) -> dict[str, Tensor]:
@@ -20,6 +20,34 @@ def inner_of(packed: Packed, stage: str) -> Packed:
     start = f"{stage}_"
     parts = {n.removeprefix(start): x for n, x in packed.parts.items() if n.startswith(start)}
     return replace(packed, parts=parts)
+
+
+def named_in(form: KernelLayout, stage: str) -> KernelLayout:
+    """Return a layout with the part names that `named` gives."""
+
+    def own(name: str | None) -> str | None:
+        return name and f"{stage}_{name}"
+
+    planes = [
+        replace(
+            plane,
+            codes=f"{stage}_{plane.codes}",
+            scale=own(plane.scale),
+            zero=own(plane.zero),
+            unit=own(plane.unit),
+            table=own(plane.table) if isinstance(plane.table, str) else plane.table,
+        )
+        for plane in form.planes
+    ]
+    return KernelLayout(
+        tuple(planes),
+        own(form.token_scale),
+        own(form.channel_scale),
+        own(form.channel_mean),
+        tuple(
+            Centroids(f"{stage}_{each.rows}", f"{stage}_{each.nearest}") for each in form.centroids
+        ),
+    )
 
 
 def joined(inner: Packed, own: Mapping[str, Tensor]) -> Packed:

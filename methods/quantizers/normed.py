@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, FP16_MIN, staged
 from methods.quantizers.nested import joined
 
@@ -50,6 +50,13 @@ class Normed(Quantizer):
         for tile, x in staged(packed, out_BHFTD):
             self.inner.stage(tile, x)
             x *= tile.parts["norm"].float()[..., None]
+
+    def kernel_layout(self) -> KernelLayout | None:
+        """Return the inner quantizer's layout with the norms, or None if it has other terms."""
+        form = self.inner.kernel_layout()
+        if form is None or not form.only_planes:
+            return None
+        return replace(form, token_scale="norm")
 
     def rotation(self, width: int, device: torch.device) -> Tensor | None:
         """Return the inner quantizer's rotation; norms do not change it."""

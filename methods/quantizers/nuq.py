@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
 from methods.quantizers.grouped import FP16_MAX, staged
 from methods.quantizers.levels import look_up, nearest
@@ -78,6 +78,11 @@ class NUQ(Quantizer):
             look_up(tile.parts["codes"], self.bits, tile.parts["levels"], x)
             x *= self._spread(tile.parts["scale"])
             x += self._spread(tile.parts["zero"])
+
+    def kernel_layout(self) -> KernelLayout:
+        """Return a layout whose table is stored with each head and frame."""
+        plane = CodePlane(self.bits, None, self.axis, zero="zero", table="levels")
+        return KernelLayout((plane,))
 
     def _spread(self, metadata: Tensor) -> Tensor:
         """Return the metadata, fp32, in a shape that broadcasts over [B, H, F, T, D]."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import staged
-from methods.quantizers.nested import inner_of, named
+from methods.quantizers.nested import inner_of, named, named_in
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,11 @@ class PRQ(Quantizer):
             total.add_(rest)
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the planes of both stages, or None if one of them has no planes."""
-        base, rest = self.base.kernel_layout(), self.residual.kernel_layout()
-        if base is None or rest is None or not (base.planes and rest.planes):
-            return None
-        return KernelLayout((*_renamed(base, "base"), *_renamed(rest, "residual")))
-
-
-def _renamed(form: KernelLayout, stage: str) -> list[CodePlane]:
-    """Return the planes with the part names that `named` gives."""
-    return [
-        replace(
-            plane,
-            codes=f"{stage}_{plane.codes}",
-            scale=f"{stage}_{plane.scale}",
-            zero=plane.zero and f"{stage}_{plane.zero}",
-        )
-        for plane in form.planes
-    ]
+        """Return the planes of both stages, or None if one of them has other terms."""
+        planes: list[CodePlane] = []
+        for stage, name in ((self.base, "base"), (self.residual, "residual")):
+            form = stage.kernel_layout()
+            if form is None or not form.only_planes:
+                return None
+            planes += named_in(form, name).planes
+        return KernelLayout(tuple(planes))

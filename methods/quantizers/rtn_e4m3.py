@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from harness.api import CodePlane, KernelLayout
+from methods.quantizers.levels import by_code
 from methods.quantizers.rtn import RTN
 
 E4M3 = torch.float8_e4m3fn
@@ -38,9 +40,15 @@ class RTNE4M3(RTN):
         small = (scale / unit.clamp_min(1e-38)[..., None, None]).clamp_max(top)
         return {"scale": small.to(E4M3).view(torch.uint8), "unit": unit}
 
-    def kernel_layout(self) -> None:
-        """Return None: kernels read only fp16 scales."""
-        return None
+    def kernel_layout(self) -> KernelLayout | None:
+        """Return the layout for kernels, or None for groups of tokens."""
+        # A code times a scale of 24 bits is not exact. For groups of tokens torch rounds only after
+        # adding the zero, which the loops cannot repeat.
+        return super().kernel_layout() if self.axis == "channels" else None
+
+    def plane(self) -> CodePlane:
+        """Describe the codes, their scales in E4M3, and the unit."""
+        return replace(super().plane(), scale_table=by_code(E4M3), unit="unit", fit=None)
 
     def grid(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return scale and zero, fp32; the zero follows from the scale."""

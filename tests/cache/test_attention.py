@@ -27,6 +27,7 @@ from harness.system.logs import log
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.normed import Normed
+from methods.quantizers.outliers import Outliers
 from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
 from methods.quantizers.rtn import RTN
@@ -255,6 +256,7 @@ def test_every_file_builds_a_backend(path: Any) -> None:
 def test_kernels_read_frames_whose_quantizers_say_their_form() -> None:
     exact, rtn = Tier(Exact(), Exact()), RTN()
     assert unread(Method(rtn, rtn, KeepAll())) == ""
-    assert unread(Method(rtn, Normed(rtn), KeepAll())) == "what Normed stores"
+    assert unread(Method(rtn, Normed(rtn), KeepAll())) == ""
+    assert unread(Method(rtn, Outliers(rtn), KeepAll())) == "what Outliers stores"
     spans = Method(rtn, rtn, Spans(3), tiers={"recent": exact})
     assert unread(spans) == "what RTN stores"  # pages of three frames

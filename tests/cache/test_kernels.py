@@ -23,9 +23,16 @@ from harness.api import CodePlane, Exact, KernelLayout, Packed, Quantizer
 from harness.cache.kernels import check_head_dim, missing
 from harness.cache.positions import Turns, rotate
 from methods.quantizers.affine import Affine
+from methods.quantizers.clustered import Clustered
+from methods.quantizers.fp4 import MXFP4, NVFP4
+from methods.quantizers.fp8 import FP8
 from methods.quantizers.grouped import Grouped
+from methods.quantizers.lloyd_max import LloydMax
+from methods.quantizers.normed import Normed
+from methods.quantizers.nuq import NUQ
 from methods.quantizers.quarot import QuaRot, hadamard
 from methods.quantizers.rtn import RTN
+from methods.quantizers.rtn_e4m3 import RTNE4M3
 from tests.conftest import ROOT
 from tests.support.kernels import DEVICE, tiered
 
@@ -57,7 +64,9 @@ def plane(q: Grouped, index: str = "") -> CodePlane:
     )
 
 
-def single(quantizer: Quantizer, form: KernelLayout) -> Case:
+def single(quantizer: Quantizer, form: KernelLayout | None = None) -> Case:
+    form = form or quantizer.kernel_layout()
+    assert form is not None
     return Case(quantizer.encode, form, lambda packed: quantizer.decode(packed, torch.float32))
 
 
@@ -102,7 +111,7 @@ def channelled(quantizer: Grouped) -> Case:
         scale, mean = (packed.parts[name][:, :, :, None] for name in names)
         return quantizer.decode(inner, torch.float32) * scale + mean
 
-    return Case(encode, KernelLayout((plane(quantizer),), *names), decode)
+    return Case(encode, KernelLayout((plane(quantizer),), None, *names), decode)
 
 
 def hadamard_case() -> Case:
@@ -128,8 +137,18 @@ CASES = {
     "affine2_rtn4": two_planes(Affine(2, DIM, "channels"), RTN(4, short_tail=True)),
     "channelled": channelled(RTN(4, 16, "channels")),
     "hadamard": hadamard_case(),
+    "fp8": single(FP8()),
+    "fp8_cast": single(FP8("e5m2", False)),
+    "mxfp4": single(MXFP4()),
+    "nvfp4": single(NVFP4()),
+    "nuq4": single(NUQ(4)),
+    "nuq2_token": single(NUQ(2, "channels")),
+    "clustered2": single(
+        Clustered(Clustered(RTNE4M3(2, 16, "channels"), tokens_each=8), tokens_each=8)
+    ),
+    "turboquant4": single(Normed(LloydMax(4))),
 }
-SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled"]
+SOME = ["exact", "rtn4_tokens16", "affine2_channels16", "channelled", "nuq4", "nvfp4"]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -374,7 +393,17 @@ def test_importing_the_package_does_not_import_triton() -> None:
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
 
 
-STAGED = ["exact", "int8_tokens", "int4_tokens", "int2_tokens", "int4_token", "int4_int4"]
+STAGED = [
+    "exact",
+    "int8_tokens",
+    "int4_tokens",
+    "int2_tokens",
+    "int4_token",
+    "int4_int4",
+    "fp8",
+    "nuq4",
+    "nvfp4",
+]
 FUSED = [
     "exact",
     "int4_tokens",

@@ -22,8 +22,10 @@ FP16_MIN = np.float32(2.0**-24)
 TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
 ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integer, half to even
 
-BITS, GROUP, BY_TOKENS = 0, 1, 2  # columns of `specs`
-CODES, SCALE, ZERO = 0, 1, 2  # rows of a plane in `parts`
+BITS, GROUP, BY_TOKENS, ENTRY = 0, 1, 2, 3  # columns of `specs`
+CODES, SCALE, ZERO, TABLE, BYTE_SCALES, UNIT = 0, 1, 2, 3, 4, 5  # rows of a plane in `parts`
+CHANNEL_SCALE, CHANNEL_MEAN, TOKEN_SCALE = 0, 1, 2  # rows of `outer`
+ROWS, NEAREST = 0, 1  # rows of `centroids`
 
 
 @intrinsic
@@ -114,8 +116,7 @@ def put_plane(codes, bits, p, scales, zeros, total):
     size, start, shift = np.uint64(codes.size), np.uint64(0), 0
     mask = (1 << bits) - 1
     while start < np.uint64(total.size):
-        # numba's operators widen to 64 bits, which is slower: codes go back to 32. The products are
-        # exact: 8 bits of a code, 11 of a scale.
+        # numba's operators widen to 64 bits, which is slower: codes go back to 32.
         if p == 0:
             for j in range(size):
                 code = np.float32(np.int32((codes[j] >> shift) & mask))
@@ -128,21 +129,47 @@ def put_plane(codes, bits, p, scales, zeros, total):
         shift += bits
 
 
+@njit(inline="always")
+def put_numbers(codes, bits, table, p, scales, zeros, total):
+    """Do what `put_plane` does with the table's entries in place of the codes."""
+    size, start, shift = np.uint64(codes.size), np.uint64(0), 0
+    mask = (1 << bits) - 1
+    while start < np.uint64(total.size):
+        if p == 0:
+            for j in range(size):
+                number = table[np.uint64((codes[j] >> shift) & mask)]
+                total[start + j] = number * scales[p, start + j] + zeros[p, start + j]
+        else:
+            for j in range(size):
+                number = table[np.uint64((codes[j] >> shift) & mask)]
+                total[start + j] += number * scales[p, start + j] + zeros[p, start + j]
+        start += size
+        shift += bits
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # noqa: C901, PLR0913
+def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, last):  # noqa: C901, PLR0913
     """Decode tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
 
-    parts: [planes, 3, 4], codes, scale and zero of each plane. specs: bits, group and whether
-        tokens share metadata, of each plane. offsets: of the codes of each plane.
-    channels: [2, 4], scale and mean of the channels of a frame.
+    parts: [planes, 6, 4], codes, scale, zero, table, fp32 numbers by byte of the scale, and unit of
+        each plane. specs: bits, group, whether tokens share metadata, and bytes of a table's entry,
+        0 without a table.
+    offsets: of the codes of each plane; -0.0 if it has a table.
+    outer: [3, 4], scale and mean of the channels of a frame, scale of its tokens.
+    centroids: [stages, 2, 4], centroids and the index of each token's own.
     slots: [F] in reading order. shape: first head, heads, T, D.
     out: address, elements from one batch entry, head and token to the next, bytes of a value: 2 for
         BF16, 4 for FP32.
     """
     first_head, num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
-    scales = np.empty((num_planes, width), np.float32)
+    scales = np.ones((num_planes, width), np.float32)
     zeros = np.empty((num_planes, width), np.float32)
+    for p in range(num_planes):
+        zeros[p, :] = offsets[p]
+    units = np.ones(num_planes, np.float32)
+    tables = np.empty((num_planes, 256), np.float32)
+    tables_bits = tables.view(np.int32)
     finish = np.empty((2, width), np.float32)
     finish_bits = finish.view(np.int32)
     total = np.empty(width, np.float32)
@@ -154,33 +181,64 @@ def decode(parts, specs, offsets, channels, slots, shape, out, first, last):  # 
         b = task // slots.size // num_heads
         frame = b, h + first_head, slots[f]
         for i in range(2):
-            if channels[i, 0]:
-                half = halves_at(start_of(channels[i], frame, 2), width)
+            if outer[i, 0]:
+                half = halves_at(start_of(outer[i], frame, 2), width)
                 widen(half, finish[i], finish_bits[i])
+        for p in range(num_planes):
+            count, entry = 1 << specs[p, BITS], specs[p, ENTRY]
+            address = start_of(parts[p, TABLE], frame, entry)
+            if entry == 2:
+                widen(halves_at(address, count), tables[p], tables_bits[p])
+            elif entry == 4:
+                tables[p, :count] = floats_at(address, count)
+            if parts[p, UNIT, 0]:
+                units[p] = floats_at(start_of(parts[p, UNIT], frame, 4), 1)[0]
         for t in range(num_tokens):
             for p in range(np.uint64(num_planes)):
                 bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
                 if not by_tokens or t % group == 0:
                     count = width if by_tokens else width // group
-                    row = 2 * count * (t // group if by_tokens else t)
-                    half = halves_at(start_of(parts[p, SCALE], frame, 2) + row, count)
-                    widen(half, room, room_bits)
-                    spread(room[:count], scales[p])
-                    for j in range(width):
-                        zeros[p, j] = scales[p, j] * offsets[p]
+                    row = count * (t // group if by_tokens else t)
+                    if parts[p, SCALE, 0]:
+                        if parts[p, BYTE_SCALES, 0]:
+                            numbers = floats_at(parts[p, BYTE_SCALES, 0], 256)
+                            small = bytes_at(start_of(parts[p, SCALE], frame, 1) + row, count)
+                            for n in range(count):
+                                room[n] = numbers[np.uint64(small[n])] * units[p]
+                        else:
+                            half = halves_at(start_of(parts[p, SCALE], frame, 2) + 2 * row, count)
+                            widen(half, room, room_bits)
+                        spread(room[:count], scales[p])
+                        if not specs[p, ENTRY]:
+                            for j in range(width):
+                                zeros[p, j] = scales[p, j] * offsets[p]
                     if parts[p, ZERO, 0]:
-                        half = halves_at(start_of(parts[p, ZERO], frame, 2) + row, count)
+                        half = halves_at(start_of(parts[p, ZERO], frame, 2) + 2 * row, count)
                         widen(half, room, room_bits)
                         spread(room[:count], zeros[p])
                 size = width * bits // 8
                 codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
-                put_plane(codes, bits, p, scales, zeros, total)
-            if channels[0, 0]:
+                if specs[p, ENTRY]:
+                    put_numbers(codes, bits, tables[p], p, scales, zeros, total)
+                else:
+                    put_plane(codes, bits, p, scales, zeros, total)
+            if outer[TOKEN_SCALE, 0]:
+                half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
+                widen(half, room, room_bits)
                 for j in range(width):
-                    total[j] *= finish[0, j]
-            if channels[1, 0]:
+                    total[j] *= room[0]
+            if outer[CHANNEL_SCALE, 0]:
                 for j in range(width):
-                    total[j] += finish[1, j]
+                    total[j] *= finish[CHANNEL_SCALE, j]
+            if outer[CHANNEL_MEAN, 0]:
+                for j in range(width):
+                    total[j] += finish[CHANNEL_MEAN, j]
+            for i in range(centroids.shape[0]):
+                nearest = bytes_at(start_of(centroids[i, NEAREST], frame, 1) + t, 1)
+                at = start_of(centroids[i, ROWS], frame, 2) + 2 * width * np.int64(nearest[0])
+                widen(halves_at(at, width), room, room_bits)
+                for j in range(width):
+                    total[j] += room[j]
             at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             if out[4] == 4:
                 wide = floats_at(out[0] + 4 * at, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
     """Return whether `decode` serves pages of this layout, and this tensor."""
     if not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
         return False
-    named = [name for plane in form.planes for name in (plane.scale, plane.zero) if name]
-    named += [name for name in (form.channel_scale, form.channel_mean) if name]
-    return all(packed.parts[name].dtype == torch.float16 for name in named)
+    halves = [form.token_scale, form.channel_scale, form.channel_mean]
+    for plane in form.planes:
+        halves += [plane.zero, None if plane.scale_table else plane.scale]
+    return all(packed.parts[name].dtype == torch.float16 for name in halves if name)
 
 
 def decode(
@@ -49,12 +51,16 @@ def decode(
     """
     batch, num_heads, _, width = out.shape
     num_tokens = packed.page[0]
-    channels = (form.channel_scale, form.channel_mean)
+    # Adding -0.0 changes no number, adding 0.0 changes -0.0.
+    offsets = [-0.0 if plane.table else plane.offset for plane in form.planes]
+    outer = form.channel_scale, form.channel_mean, form.token_scale
+    centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
     arguments = (
         np.array([_plane(packed, plane) for plane in form.planes]),
-        np.array([_spec(plane, width) for plane in form.planes]),
-        np.array([plane.offset for plane in form.planes], np.float32),
-        np.array([_part(packed, name) for name in channels]),
+        np.array([_spec(plane, packed.page) for plane in form.planes]),
+        np.array(offsets, np.float32),
+        np.array([_part(packed, name) for name in outer]),
+        np.array(centroids, np.int64).reshape(-1, 2, 4),
         np.array(slots, np.int64),
         (first_head, num_heads, num_tokens, width),
         (out.data_ptr(), *out.stride()[:3], out.itemsize),
@@ -64,7 +70,7 @@ def decode(
 
 def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
     """Return whether `encode` serves this layout: a single plane whose fit it knows."""
-    if len(form.planes) != 1 or form.channel_scale or form.channel_mean:
+    if not form.only_planes or len(form.planes) != 1:
         return False
     plane = form.planes[0]
     known = (plane.fit == "absmax" and plane.zero is None and plane.offset < 0) or (
@@ -83,7 +89,7 @@ def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Sequence[i
     arguments = (
         (x_BHFTD.data_ptr(), *x_BHFTD.stride()[:4], x_BHFTD.itemsize),
         np.array(_plane(pages, plane)),
-        np.array(_spec(plane, width)),
+        np.array(_spec(plane, pages.page)),
         np.float32(plane.offset),
         np.array(slots, np.int64),
         (num_heads, num_tokens, width),
@@ -125,24 +131,31 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
 
 
 def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:
-    """Return codes, scale and zero of a plane as the loops take them."""
-    return [_part(packed, name) for name in (plane.codes, plane.scale, plane.zero)]
+    """Return the parts of a plane as the loops take them."""
+    named = plane.codes, plane.scale, plane.zero, plane.table, plane.scale_table, plane.unit
+    return [_part(packed, name) for name in named]
 
 
-def _part(packed: Packed, name: str | None) -> list[int]:
-    """Return a part as the loops take it: its address and steps."""
+@cache  # the loops get an address: the numbers must stay
+def _numbers(table: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array(table, np.float32)
+
+
+def _part(packed: Packed, name: str | tuple[float, ...] | None) -> list[int]:
+    """Return a part, or the numbers of a table, as the loops take them: address and steps."""
     if name is None:
         return NOTHING
+    if isinstance(name, tuple):  # the same for all frames
+        return [_numbers(name).ctypes.data, 0, 0, 0]
     part = packed.parts[name]
     assert part[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
     return [part.data_ptr(), *part.stride()[:3]]
 
 
-def _spec(plane: CodePlane, width: int) -> list[int]:
-    """Return bits, group, and whether tokens share metadata."""
-    by_tokens = plane.axis == "tokens"
-    # A group of channels ends with the head, also if the quantizer allows larger groups.
-    return [plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens]
+def _spec(plane: CodePlane, page: tuple[int, int]) -> list[int]:
+    """Return bits, group, whether tokens share metadata, and bytes of a table's entry or 0."""
+    entry = 0 if plane.table is None else 2 if isinstance(plane.table, str) else 4
+    return [plane.bits, plane.group_in(page), plane.axis == "tokens", entry]
 
 
 if __name__ == "__main__":

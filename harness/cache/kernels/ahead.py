@@ -21,13 +21,14 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from harness.api import CodePlane, KernelLayout, Packed
+from harness.api import Centroids, CodePlane, KernelLayout, Packed
 from harness.cache.kernels import encode, fused, stage
 from harness.cache.kernels.launch import Launch
 from harness.cache.positions import Turns
 
 ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
+NUMBERS = tuple(float(code) for code in range(256))  # any: they are not compiled
 CHUNK = 3  # frames of a chunk, encoded by one launch
 FORMS = {
     "exact": KernelLayout(),
@@ -41,7 +42,19 @@ FORMS = {
         (CodePlane(4, 16, "tokens", -7.5), CodePlane(4, 16, "tokens", -7.5, "codes1", "scale1"))
     ),
     "int4_frame": KernelLayout(
-        (CodePlane(4, HEAD_DIM, "channels", -7.5),), "channel_scale", "channel_mean"
+        (CodePlane(4, HEAD_DIM, "channels", -7.5),), None, "channel_scale", "channel_mean"
+    ),
+    "fp8": KernelLayout((CodePlane(8, None, "channels", table=NUMBERS),)),
+    "nvfp4": KernelLayout(
+        (CodePlane(4, 16, "channels", scale_table=NUMBERS, unit="unit", table=NUMBERS[:16]),)
+    ),
+    "int2_clustered": KernelLayout(
+        (CodePlane(2, 64, "channels", -2.0, scale_table=NUMBERS, unit="unit"),),
+        centroids=(Centroids("centroids", "nearest"),),
+    ),
+    "nuq4": KernelLayout((CodePlane(4, None, "tokens", zero="zero", table="levels"),)),
+    "turboquant4": KernelLayout(
+        (CodePlane(4, None, "channels", scale=None, table=NUMBERS[:16]),), "norm"
     ),
 }
 _TYPES = {
@@ -134,16 +147,28 @@ def _stored(form: KernelLayout) -> Packed:
     head = (BATCH, HEADS, SLOTS)
     channels = [name for name in (form.channel_scale, form.channel_mean) if name]
     parts = {name: _empty(*head, HEAD_DIM, dtype=torch.float32) for name in channels}
+    if form.token_scale:
+        parts[form.token_scale] = _empty(*head, TOKENS, dtype=torch.float16)
+    for each in form.centroids:
+        parts[each.rows] = _empty(*head, 48, HEAD_DIM, dtype=torch.float16)
+        parts[each.nearest] = _empty(*head, TOKENS, dtype=torch.uint8)
     if not form.planes:
         parts["exact"] = _empty(*head, TOKENS, HEAD_DIM, dtype=torch.bfloat16)
     for plane in form.planes:
         parts[plane.codes] = _empty(*head, TOKENS, HEAD_DIM * plane.bits // 8, dtype=torch.uint8)
-        by_tokens = -(-TOKENS // plane.group), HEAD_DIM
-        by_channels = TOKENS, HEAD_DIM // plane.group
+        group = plane.group_in((TOKENS, HEAD_DIM))
+        by_tokens = -(-TOKENS // group), HEAD_DIM
+        by_channels = TOKENS, HEAD_DIM // group
         shape = by_tokens if plane.axis == "tokens" else by_channels
-        for name in (plane.scale, plane.zero):
-            if name:
-                parts[name] = _empty(*head, *shape, dtype=torch.float16)
+        if plane.scale:
+            dtype = torch.uint8 if plane.scale_table else torch.float16
+            parts[plane.scale] = _empty(*head, *shape, dtype=dtype)
+        if plane.zero:
+            parts[plane.zero] = _empty(*head, *shape, dtype=torch.float16)
+        if plane.unit:
+            parts[plane.unit] = _empty(*head, dtype=torch.float32)
+        if isinstance(plane.table, str):
+            parts[plane.table] = _empty(*head, 2**plane.bits, dtype=torch.float16)
     return Packed(parts, 0, (TOKENS, HEAD_DIM))
 
 

@@ -150,10 +150,10 @@ def nearest(x, scale, zero, SPEC: tl.constexpr):
 
 def can_encode(form: KernelLayout | None) -> bool:
     """Return whether `encode` serves this layout: a single plane whose `fit` the kernel knows."""
-    if form is None or len(form.planes) != 1 or form.channel_scale or form.channel_mean:
+    if form is None or not form.only_planes or len(form.planes) != 1:
         return False
     plane = form.planes[0]
-    if plane.axis == "tokens" and plane.group > LARGEST_GROUP:
+    if plane.axis == "tokens" and (plane.group is None or plane.group > LARGEST_GROUP):
         return False
     if plane.fit == "absmax":
         return plane.zero is None and plane.offset < 0

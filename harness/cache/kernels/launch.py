@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -28,20 +29,35 @@ class Part(NamedTuple):
 
 
 class PlaneParts(NamedTuple):
-    """Parts of one `CodePlane`."""
+    """Parts of one `CodePlane`; a table that all frames share is a part with strides of 0.
+
+    byte_scales: numbers by byte of the scale.
+    """
 
     codes: Part
-    scale: Part
+    scale: Part | None
     zero: Part | None
+    table: Part | None
+    byte_scales: Part | None
+    unit: Part | None
+
+
+class Rows(NamedTuple):
+    """Parts of `Centroids`."""
+
+    rows: Part
+    nearest: Part
 
 
 class Stored(NamedTuple):
-    """Stored frames for kernels: either `exact` or planes; channel parts are optional."""
+    """Stored frames for kernels: either `exact` or planes; the rest is optional."""
 
     planes: tuple[PlaneParts, ...] | None
     exact: Part | None
+    token_scale: Part | None
     channel_scale: Part | None
     channel_mean: Part | None
+    centroids: tuple[Rows, ...] | None
 
 
 class Spec(NamedTuple):
@@ -86,27 +102,34 @@ def interpreted() -> bool:
 def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
     """Return stored frames as kernel arguments, and the compile-time constants of their planes."""
 
-    def part(name: str) -> Part:
+    def part(name: str | tuple[float, ...]) -> Part:
+        if isinstance(name, tuple):
+            return Part(_numbers(name, packed.device), 0, 0, 0)
         tensor = packed.parts[name]
         assert tensor[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
         return Part(tensor, tensor.stride(0), tensor.stride(1), tensor.stride(2))
 
-    def maybe(name: str | None) -> Part | None:
+    def maybe(name: str | tuple[float, ...] | None) -> Part | None:
         return None if name is None else part(name)
 
-    planes = tuple(PlaneParts(part(p.codes), part(p.scale), maybe(p.zero)) for p in form.planes)
-    specs = tuple(_spec(p, packed.page[1]) for p in form.planes)
-    exact = None if planes else part("exact")
-    channels = maybe(form.channel_scale), maybe(form.channel_mean)
-    return Stored(planes or None, exact, *channels), specs
-
-
-def _spec(plane: CodePlane, width: int) -> Spec:
-    by_tokens = plane.axis == "tokens"
-    # A group of channels ends with the head, also if the quantizer allows larger groups.
-    return Spec(
-        plane.bits, plane.group if by_tokens else min(plane.group, width), by_tokens, plane.offset
+    planes = tuple(
+        PlaneParts(part(p.codes), *map(maybe, (p.scale, p.zero, p.table, p.scale_table, p.unit)))
+        for p in form.planes
     )
+    specs = tuple(_spec(p, packed.page) for p in form.planes)
+    exact = None if planes else part("exact")
+    outer = maybe(form.token_scale), maybe(form.channel_scale), maybe(form.channel_mean)
+    centroids = tuple(Rows(part(x.rows), part(x.nearest)) for x in form.centroids)
+    return Stored(planes or None, exact, *outer, centroids or None), specs
+
+
+@cache  # a copy to a GPU waits for it
+def _numbers(table: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(table, device=device)
+
+
+def _spec(plane: CodePlane, page: tuple[int, int]) -> Spec:
+    return Spec(plane.bits, plane.group_in(page), plane.axis == "tokens", plane.offset)
 
 
 def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:

@@ -20,10 +20,10 @@ def start_of(part, frame):
 
 
 @triton.jit
-def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Load the codes of a plane with the offset added [BLOCK, D] fp32.
+def load_numbers(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """Load the numbers of a plane [BLOCK, D] fp32: codes plus offset, or entries of the table.
 
-    The values are exact in BF16 up to 8 bits.
+    Codes plus offset are exact in BF16 up to 8 bits.
     """
     WIDTH: tl.constexpr = D * spec.bits // 8
     c = tl.arange(0, D)
@@ -35,12 +35,14 @@ def load_codes(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
     if spec.bits < 8:
         shift = (c // WIDTH * spec.bits).to(tl.uint8)
         code = (code >> shift[None, :]) & (2**spec.bits - 1)
+    if plane.table is not None:
+        return tl.load(start_of(plane.table, frame) + code.to(tl.int32)).to(tl.float32)
     return code.to(tl.float32) + spec.offset
 
 
 @triton.jit
 def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Load scale or zero in fp32, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
+    """Load scale or zero as stored, to broadcast over the tile viewed as [BLOCK, N, D / N]."""
     start = start_of(part, frame)
     if spec.by_tokens:  # `group` tokens share a row [D]; all but the first read it from L1
         at = (t // spec.group)[:, None] * D + tl.arange(0, D)[None, :]
@@ -49,18 +51,30 @@ def load_metadata(part, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
         N: tl.constexpr = D // spec.group
         at = t[:, None] * N + tl.arange(0, N)[None, :]
         values = tl.load(start + at, mask=live[:, None], other=0)[:, :, None]
-    return values.to(tl.float32)
+    return values
+
+
+@triton.jit
+def load_scale(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
+    """Load the scale of a plane in fp32, shaped like `load_metadata`."""
+    scale = load_metadata(plane.scale, spec, frame, t, live, D)
+    if plane.byte_scales is not None:
+        scale = tl.load(start_of(plane.byte_scales, frame) + scale.to(tl.int32))
+    if plane.unit is not None:
+        scale = scale * tl.load(start_of(plane.unit, frame))
+    return scale.to(tl.float32)
 
 
 @triton.jit
 def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
-    """Decode one plane [BLOCK, D] fp32: (code + offset) * scale, plus zero."""
-    x = load_codes(plane, spec, frame, t, live, D)
+    """Decode one plane [BLOCK, D] fp32: number * scale, plus zero."""
+    x = load_numbers(plane, spec, frame, t, live, D)
     N: tl.constexpr = 1 if spec.by_tokens else D // spec.group
     x = tl.reshape(x, [t.shape[0], N, D // N])
-    x = x * load_metadata(plane.scale, spec, frame, t, live, D)
+    if plane.scale is not None:
+        x = x * load_scale(plane, spec, frame, t, live, D)
     if plane.zero is not None:
-        x = x + load_metadata(plane.zero, spec, frame, t, live, D)
+        x = x + load_metadata(plane.zero, spec, frame, t, live, D).to(tl.float32)
     return tl.reshape(x, [t.shape[0], D])
 
 
@@ -125,12 +139,20 @@ def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.constexpr):
-    """Load a tile [BLOCK, D]: planes, then channel scale and mean, then rotations."""
+    """Load a tile [BLOCK, D]: planes, then scales, mean, centroids, rotations."""
     x = load_tile(stored, specs, frame, t, live, D)
+    if stored.token_scale is not None:
+        scale = tl.load(start_of(stored.token_scale, frame) + t, mask=live, other=0)
+        x = x * scale.to(tl.float32)[:, None]
     if stored.channel_scale is not None:
         x = x * load_channels(stored.channel_scale, frame, D)
     if stored.channel_mean is not None:
         x = x + load_channels(stored.channel_mean, frame, D)
+    if stored.centroids is not None:
+        for i in tl.static_range(len(stored.centroids)):
+            nearest = tl.load(start_of(stored.centroids[i].nearest, frame) + t, mask=live, other=0)
+            at = nearest.to(tl.int32)[:, None] * D + tl.arange(0, D)[None, :]
+            x = x + tl.load(start_of(stored.centroids[i].rows, frame) + at).to(tl.float32)
     if angles is not None:
         x = turn_pairs(x, angles, False, D)
     return x
