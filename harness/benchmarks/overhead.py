@@ -22,9 +22,9 @@ from harness.results.observations import OBSERVATIONS, Rows
 from harness.results.run import Run
 from harness.runs.generate import Generator, make_one
 from harness.runs.meter import Meter
-from harness.sampling.decoding import Reel
+from harness.sampling.decoding import LatentBuffer
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.system import machine
 
 TITLE = "What the harness adds around generation"
@@ -68,11 +68,13 @@ class Bench:
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))
         session = generator.session(num_frames)
         text_kv = model.text_kv(generator.sampler, generator.text_rows(item)[0])
-        reel = Reel(model.decoder, Silent())
-        chunks = generator.sampler.sample(session, text_kv, noise, num_frames, Silent(), reel)
+        buffer = LatentBuffer(model.decoder, NullObserver())
+        chunks = generator.sampler.sample(
+            session, text_kv, noise, num_frames, NullObserver(), buffer
+        )
         for latents in chunks:
-            reel.latents.append(latents)
-        reel.end(generator.decode)
+            buffer.latents.append(latents)
+        buffer.end(generator.decode)
 
     def whole(self, index: int) -> None:
         """Generate a video as the first stage does; record the share of time of the harness."""

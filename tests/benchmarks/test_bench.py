@@ -200,7 +200,7 @@ def test_every_bench_runs_at_its_smallest_size(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(UserError("mend me"), 2), (RuntimeError("broken"), 1), (None, 0)]
+    ("error", "code"), [(UserError("fix me"), 2), (RuntimeError("broken"), 1), (None, 0)]
 )
 def test_a_bench_that_fails_does_not_stop_the_others(
     error: Exception | None, code: int, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ from harness.config.compose import configured
 from harness.models.preset import DTYPES, VideoModel
 from harness.runs.meter import Memory, memory_of
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.system.units import GIB
 
 METHODS = ("bf16", "rtn_int4", SOFT_PRUNE, "kivi_int4", "quarot_int4", PRQ, "rtn_int2")
@@ -74,7 +74,7 @@ class Network:
         self.memory.reset()
         before = self.memory.now()
         session = Packed().session(spec, method, backend, num_frames, self.device)
-        for _ in self.sampler.sample(session, self.text_kv, noise, num_frames, Silent()):
+        for _ in self.sampler.sample(session, self.text_kv, noise, num_frames, NullObserver()):
             pass
         peak = self.memory.peak()[0]
         scratch = session.ledger().get("scratch", 0)
