@@ -40,6 +40,7 @@ def run(options: Options) -> int:
         methods = {name: method_of(name) for name in names}
         for name, method in sorted(methods.items(), key=lambda pair: (pair[1].family, pair[0])):
             for case, tier in stored(name, method):
+                # A list, since quantizers need not be hashable. Many methods share a quantizer.
                 if (method.family, tier.key, tier.value, method.keys) in seen:
                     continue
                 seen.append((method.family, tier.key, tier.value, method.keys))

@@ -42,7 +42,7 @@ def run(options: Options) -> int:
                 bench = Bench(request(method, folder, rounds, num_frames))
                 cases = {"bare": bench.bare, "whole": bench.whole}
                 times = interleave(cases, Wall(device), rounds)
-            share = Spread.of(bench.shares[1:])
+            share = Spread.of(bench.shares[1:])  # the first is of the warm-up
             note = f"of {times.of('whole').middle:.2f} s a video"
             report.add(Row.of("share of the harness", method, share, "", target=SHARE, note=note))
             ratio = times.ratio("whole", "bare")
@@ -81,6 +81,7 @@ class Bench:
         meter = Meter(self.generator.device, self.generator.memory)
         make_one(self.generator, self.items[index], meter, self.rows)
         wall_s = time.perf_counter() - meter.start
+        # The prompt was encoded before this video began; its seconds are not part of `wall_s`.
         _, encoding = self.generator.texts[self.items[index].prompt.text]
         work_s = sum(meter.seconds.values()) - sum(encoding.seconds.values())
         self.shares.append(1 - work_s / wall_s)

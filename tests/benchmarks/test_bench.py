@@ -22,7 +22,7 @@ from harness.benchmarks.gpu import SMALL
 from harness.benchmarks.lab import Lab, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
-from harness.benchmarks.timing import Spread, interleave, told
+from harness.benchmarks.timing import Spread, interleave, self_timed
 from harness.cache.attention.portable import Portable
 from harness.commands.bench import BENCHES, main, read
 from harness.system.errors import UserError
@@ -143,7 +143,7 @@ def test_rounds_are_interleaved_and_drift_cancels() -> None:
 
 
 def test_no_round_begins_that_the_budget_does_not_cover() -> None:
-    times = interleave({"a": lambda _: 1.0}, told, rounds=5, warm_up=0, deadline=-1)
+    times = interleave({"a": lambda _: 1.0}, self_timed, rounds=5, warm_up=0, deadline=-1)
     assert times.seconds == {"a": [1.0]} and "1 of 5" in times.note
 
 

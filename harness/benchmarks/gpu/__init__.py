@@ -1,7 +1,7 @@
-"""The GPU bench: eight measurements in ten minutes, on random weights of true size.
+"""Runs the GPU bench: eight measurements in ten minutes, on random weights of true size.
 
 `--dry-run` runs every item on a CPU at tiny sizes, with kernels in Triton's interpreter. It finds
-typing errors before the rented minutes begin.
+errors of the bench before a GPU is rented.
 """
 
 from __future__ import annotations
@@ -117,12 +117,15 @@ def run(options: Options) -> int:
         end = math.inf if options.dry_run else time.perf_counter() + LIMIT_S
         with lab.until_end:
             for item in ITEMS:
-                failed |= not _carry_out(item, lab, end)
+                failed |= not _measure(item, lab, end)
     return int(failed)
 
 
-def _carry_out(item: Item, lab: Lab, end: float) -> bool:
-    """One item within its budget (none in a dry run); an error becomes its row, others go on."""
+def _measure(item: Item, lab: Lab, end: float) -> bool:
+    """Run one item within its budget; an error becomes a row, and returns False.
+
+    end: when the bench must end; inf in a dry run, which has no budgets.
+    """
     start = time.perf_counter()
     lab.begin(item.title, end if math.isinf(end) else min(start + item.budget_s, end))
     try:
@@ -131,6 +134,7 @@ def _carry_out(item: Item, lab: Lab, end: float) -> bool:
         lab.report.add(Row(item.title, "all", note=f"failed: {first_line(error)}"))
         return False
     finally:
+        # Clocks and temperature show whether the GPU was throttled during this item.
         lab.report.head.setdefault("items", {})[item.title] = {
             "seconds": round(time.perf_counter() - start, 2),
             "budget_s": item.budget_s,
@@ -139,5 +143,5 @@ def _carry_out(item: Item, lab: Lab, end: float) -> bool:
             ),
         }
         if lab.device.type == "cuda":
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # the next item must find the memory of this one
     return True
