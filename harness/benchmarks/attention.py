@@ -56,6 +56,7 @@ IDENTITY = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 APPEND_US = 25  # per layer, on a GPU
 BASE = "bf16"
 
+# Heads and width of Wan 1.3B; a shorter history than on a GPU, since a CPU takes seconds per call.
 FULL = Sizes(Shape(12, 128, 1024, 1), (16,), (468, 4680), Shape(12, 128, 1560, 3))
 QUICK = Sizes(Shape(2, 32, 64, 1), (4,), (24, 96), Shape(2, 32, 40, 3), rounds=1)
 
