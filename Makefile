@@ -31,7 +31,7 @@ check: $(VENV)/dev ## ruff, mypy --strict and the order of the packages
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/dev ## let ruff mend what it can
+format: $(VENV)/dev ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -3,8 +3,7 @@
 A number of ours is compared with a printed one only if everything that the printed column needs is
 equal (`analysis.sources.published.papers.Column.needs`) and if its run does the same work, where
 the paper's file states which (`analysis.sources.published.papers.Work`). The two agree if the
-printed number's rounding interval overlaps our 95 % interval. Bytes and largest peaks are no means
-over prompts, so they count as points.
+printed number's rounding interval overlaps our 95 % interval.
 """
 
 from __future__ import annotations
@@ -212,6 +211,7 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
                 # The study's numbers against its own tables: the same videos, so no interval.
                 yield Ours(name, "the study's observations", value, None, why)
                 continue
+            # Bytes and largest peaks are no means over prompts, so they have no interval.
             mean = None if key in POINTS else estimates(section, key).get(name)
             bounds = mean.bounds if mean else None
             if bounds is None and key not in POINTS:
@@ -245,6 +245,7 @@ def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
     )
     for why, number in without.items():
         yield f"not comparable, {number} numbers of {why}"
+    # Rows with stated work have their settings in a table of their own (`of_work`).
     unrun = [each.number for each in alone if each.word == "not run"]
     if known := sum(number.work is not None for number in unrun):
         yield f"not run, {known} numbers: the table of the same work has their settings"

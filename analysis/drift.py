@@ -92,14 +92,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Section(Tables):
+class DriftTables(Tables):
     """Drift tables and panels of runs that may be compared."""
 
     title: str = ""
     panels: Sequence[Curves] = ()
 
 
-def drift(table: pd.DataFrame) -> list[Section]:
+def drift(table: pd.DataFrame) -> list[DriftTables]:
     """Build one section of drift tables per suite, model and attention window.
 
     Raises  UserError: no row has a drift value.
@@ -127,7 +127,7 @@ def drift(table: pd.DataFrame) -> list[Section]:
                 )
             )
         lines.sort(key=lambda each: not each.is_reference)  # BF16 first
-        sections.append(_section(name, lines))
+        sections.append(_tables(name, lines))
     # The notes say why each measure is missing, so they are the error's reason.
     if not any(section.grids for section in sections):
         said = "; ".join(dict.fromkeys(note for each in sections for note in each.notes))
@@ -135,7 +135,7 @@ def drift(table: pd.DataFrame) -> list[Section]:
     return sections
 
 
-def svg(sections: Sequence[Section]) -> str:
+def svg(sections: Sequence[DriftTables]) -> str:
     """Draw every measured quality by second, as means over videos."""
     rows, headings = [], []
     for section in sections:
@@ -145,7 +145,7 @@ def svg(sections: Sequence[Section]) -> str:
     return drawn(Panels("drift", rows, headings, title="quality by second"))
 
 
-def _section(name: str, lines: Sequence[Line]) -> Section:
+def _tables(name: str, lines: Sequence[Line]) -> DriftTables:
     """Build a table and a panel of every measure that some run has."""
     grids, panels = [], []
     for measure in MEASURES:
@@ -163,10 +163,11 @@ def _section(name: str, lines: Sequence[Line]) -> Section:
             across, down = Axis("seconds of the video"), Axis(unit, measure.quantity.better)
             panels.append(Curves(measure.quantity.name, measure.title, across, down, curves))
     notes = [*(NOTES if grids else ()), *_missing(lines)]
-    return Section(grids, notes, title=name, panels=panels)
+    return DriftTables(grids, notes, title=name, panels=panels)
 
 
-Row = tuple[str, list[Estimate | None]]  # name; for each part own value, difference to BF16
+# Name, then for each part the run's own value and its difference to BF16.
+Row = tuple[str, list[Estimate | None]]
 
 
 def _estimates(measure: Measure, of: Line) -> Row | None:
@@ -176,9 +177,10 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
         column = measure.quantity.drift_column(part)
         if column not in of.rows:
             return None
-        own = of.rows[column].astype(float)
+        own = of.rows[column].astype(float)  # null becomes NaN, which means skip
         found.append(over_prompts(own))
         # A metric against BF16 has no value for BF16, so there is nothing to subtract.
+        # Videos pair by prompt and sample, so the model's own drift cancels in the difference.
         paired = not (of.is_reference or measure.against_reference or of.reference is None)
         found.append(over_prompts(own - of.reference[column].astype(float)) if paired else None)  # type: ignore[index]
     return (of.name, found) if any(found) else None
@@ -195,6 +197,7 @@ def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
     # Digits are chosen per column, from its largest mean.
     columns = list(zip(*(estimates for _, estimates in rows), strict=True))
     titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
+    # Columns alternate: own value, difference to BF16.
     kept = [i for i in range(len(columns)) if not (i % 2 and measure.against_reference)]
     texts = [_texts(columns[i]) for i in kept]
     ns = [max(x.n for x in estimates if x) for _, estimates in rows]
@@ -222,6 +225,7 @@ def _texts(column: Sequence[Estimate | None]) -> list[str]:
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:
     """Yield the reasons for missing values, each reason once."""
+    # Measures of one metric share their reasons, so its first measure speaks for all.
     for metric in dict.fromkeys(measure.metric for measure in MEASURES):
         measure = next(each for each in MEASURES if each.metric == metric)
         column = measure.quantity.drift_column("last_minus_first")

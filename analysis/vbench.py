@@ -51,8 +51,6 @@ def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, 
     """Build one table with notes per suite, model and attention window that has any dimension.
 
     A dimension is a mean over videos; on the official suite, over the videos of its own prompts.
-    The scores weigh normalised dimensions as published (`harness.scoring.vbench.totals`). A score
-    that lacks a dimension stays empty, and a note names the missing dimensions.
     Raises  UserError: no row has a dimension; the official list cannot be read.
     """
     # A run without a single dimension was not scored, so it has no line.
@@ -86,6 +84,8 @@ def _table(
     shown = [x for x in DIMENSIONS if any(x in each for each in means)]
     lines, lacks = [], dict.fromkeys(SCORES, "")
     for run, each in zip(runs, means, strict=True):
+        # The scores weigh normalised dimensions as published. A partial sum would look like a worse
+        # score, so a score that lacks a dimension stays empty, with a note.
         found = totals(each)
         words = f"{run['method'].iloc[0]} {run['settings'].iloc[0]}".strip()
         cells = [each.get(x) for x in shown] + [getattr(found, x).value for x in SCORES]
@@ -105,6 +105,7 @@ def _official(runs: list[pd.DataFrame], data_dir: str | None) -> Official | None
     # Results may come from a folder whose suites are not here.
     if suite not in choices("suite"):
         return None
+    # The official prompts are those of VBench's list, or another wording of the list's lines.
     config = SuiteConfig(**configured(f"suite={suite}")["suite"])
     if config.file != LISTING and config.scored_as is None:
         return None

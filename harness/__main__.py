@@ -48,7 +48,7 @@ WITH_VALUE = {"--cfg": _SHOWN, "-c": _SHOWN, "--info": _TOLD, "-i": _TOLD}
 
 
 def main() -> int:
-    """Dispatch on the first word; exit code 2 for what the user can mend, in one sentence."""
+    """Dispatch on the first word; exit code 2 for what the user can fix, in one sentence."""
     try:
         folder, words = own_folder(sys.argv[1:])
         if folder is not None:

@@ -90,6 +90,7 @@ def answer(section: Section, question: Question) -> Iterator[Grid]:
     if found.reference is not None and section.reference not in table.index:
         num = str(section.methods[str(section.reference)].num_videos)
         table.loc[f"{section.reference}{AGAINST}"] = [num, *found.reference]
+    # Warnings concern the method that the user will take: the first.
     first = next((str(name) for name in found.values.index if name != section.reference), "")
     # BF16 may be on the frontier, but it needs no warnings.
     warned = cautions(section, question.under).get(first, [])
@@ -171,6 +172,7 @@ def grid(section: Section, title: str, table: pd.DataFrame, notes: Sequence[str]
     for name, column in table.items():
         cells[str(name)] = [str(value) for value in column]
         if name in QUANTITIES:
+            # The largest value decides the decimals of its column, so that numbers line up.
             sizes = column.astype(float).abs()
             places = QUANTITIES[str(name)].places(float(sizes[np.isfinite(sizes)].max()))
             cells[str(name)] = [shown(str(name), float(value), places) for value in column]

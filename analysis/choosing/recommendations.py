@@ -1,8 +1,7 @@
 """Applies the study's rules of recommendation and warning, and reports where they fall back.
 
 The study first looks for methods within every tolerance. If there is none, it silently falls back
-on other methods. The rule is kept here, so that its labels can be reproduced, and every fallback
-is reported.
+on other methods. The same rules reproduce its labels here, but every fallback is reported.
 
 Source  arXiv 2603.27469, the study's dashboard.
 """

@@ -1,8 +1,8 @@
 """Finds runs of a plain method on fewer denoising steps: the simplest way to save passes.
 
-Such a run has another schedule, so its section is another one, with its own BF16 videos. Its noise
-is the same, so its distance to the BF16 videos of the full schedule says how far both ways of
-saving lead. The distances are measured here, from the stored frames.
+Such a run has another schedule, so it lies in another section, with its own BF16 videos. Its noise
+is the same as with all steps, so its videos can be compared with the BF16 videos of the full
+schedule. The distances are measured here, from the stored frames.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def steps_of_cost(
         needed = work(timed, counted, budget.storage, histories, num_frames, Portable(), recached)
         return needed.gemm_flops + needed.attention_flops
 
+    # FLOPs are nearly proportional to steps, so the answer is near the same share of the steps.
     full = getattr(model.schedule, NUM_STEPS)
     wanted, likely = share * planned(model), round(share * full)
     costs: dict[int, float] = {}

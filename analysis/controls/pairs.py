@@ -1,6 +1,6 @@
 """Pairs every method that skips passes or evicts tokens with controls of equal cost.
 
-An adaptive policy shows its worth only beside a plain one that costs as much:
+An adaptive policy must beat a plain one of equal cost:
 
 - Skipping: `Uniform` skips as many passes, spread evenly, with the same payload.
 - Skipping: the same method without reuse, on the number of denoising steps nearest in FLOPs.
@@ -9,8 +9,8 @@ An adaptive policy shows its worth only beside a plain one that costs as much:
   is the same policy with the scorer `Newest`, whose bytes are equal at every moment.
 
 A control equals its method in all other parts: model, suite, prompts, length and integration, which
-a `Section` shares, and the method's other settings, as its run stored them. Names decide nothing.
-A method that skips and evicts has controls of both kinds. A pooled frame counts as kept.
+a `Section` shares, and the method's other settings. A method that skips and evicts has controls of
+both kinds. A pooled frame counts as kept.
 
 Source  StreamingLLM (arXiv 2309.17453) for the sink.
 """
@@ -82,6 +82,7 @@ def pairs(section: Section) -> Sequence[Pair]:
         raise UserError(
             "the study's data hold no settings of its methods: give a folder of results"
         )
+    # Stored settings decide what is a control, because users name methods freely.
     known = {
         name: stored.build(method.request.method, str(method.folder))
         for name, method in section.methods.items()
@@ -163,6 +164,7 @@ def _skipping(section: Section, known: Mapping[str, Parts], name: str) -> Pair:
         return pair(nearest, section.methods[nearest].skip_ratio)
     if math.isnan(ratio):
         return pair(missing="its rows have no skip ratio: repeat its run")
+    # Make the command only if it can succeed: a uniform policy skips a whole number of steps.
     model = _model(section, name)
     steps = len(model.schedule.times(True))
     reached = round(ratio * steps) / steps
@@ -190,6 +192,7 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
             missing="none can be made: the model's steps are a list of times",
         )  # fmt: skip
     pair = partial(Pair, "fewer steps", name, steps)
+    # Without reuse, a method that equals BF16 in all else is BF16 itself.
     if section.reference in _alike(section, name, "reuse"):
         without, words = r"[+~]*method[.=]", ["method=bf16"]
     else:
@@ -377,6 +380,7 @@ def _typed(section: Section, name: str, without: str, words: Sequence[str]) -> s
     kept = [
         word for word in shlex.split(section.methods[name].command) if not re.match(without, word)
     ]
+    # Commands that we print have the method before the suite.
     place = next((i for i, word in enumerate(kept) if word.startswith("suite=")), len(kept))
     return f"`{shlex.join([*kept[:place], *words, *kept[place:]])}`"
 

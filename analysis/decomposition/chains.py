@@ -1,11 +1,7 @@
 """Counts the factors between a paper's vanilla program and its fast rows, in FLOPs.
 
 A chain (`chains.yaml`) is a list of links; each changes one part of the system. The planner counts
-the FLOPs after each link at the paper's sizes. How many steps a reuse policy skips depends on
-trained weights, so the FLOPs of the last link are the paper's own.
-
-Factors multiply, so the share of a part is log(factor) / log(speed-up). What FLOPs do not explain
-of a speed-up in seconds is a factor of its own, `REST`.
+the FLOPs after each link at the paper's sizes.
 """
 
 from __future__ import annotations
@@ -126,6 +122,8 @@ def factors(of: Chain) -> list[Factor]:
     for link in of.links:
         after, bounds = before, None  # a link without settings changes no FLOPs
         if link.published:
+            # How many steps a reuse policy skips depends on trained weights, so the planner cannot
+            # count this link: take the paper's number.
             printed = of.printed(of.row, "pflops")
             after = printed.value * PETA
             # More FLOPs after the link are a smaller factor, so the upper end comes first.
@@ -133,10 +131,12 @@ def factors(of: Chain) -> list[Factor]:
             bounds = (before / PETA / ends[0], before / PETA / ends[1])
         elif link.words:
             after = flops(of, link)
+        # Factors multiply, so their logarithms add up to that of the speed-up.
         share = math.log(before / after) / math.log(speedup)
         found.append(Factor(link.part, after, before / after, share, bounds))
         before = after
-    # The first link is vanilla itself, the last one the paper's fast row.
+    # The first link is vanilla itself, the last one the paper's fast row. Seconds that the FLOPs
+    # between them do not explain are a factor of their own.
     rest = speedup / (found[0].after / before)
     found.append(Factor(REST, math.nan, rest, math.log(rest) / math.log(speedup)))
     return found

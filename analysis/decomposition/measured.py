@@ -60,10 +60,11 @@ def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
     for rows in groups.values():
         runs = {}
         for link in links:
+            # Several runs may do the work of a link; the first of the folder's order counts.
             run = next((row for row in rows if does(row[1], of.model, link.words)), None)
             if run is not None:
                 runs[link.part] = run
-        if len(runs) < 2:
+        if len(runs) < 2:  # a factor needs two runs
             continue
         # Links without a run are named, with their settings.
         missing = [link for link in links if link.part not in runs]

@@ -59,6 +59,10 @@ class Scatter:
     diagonal: bool = False
     note: str = ""
 
+    def is_named(self, point: Point) -> bool:
+        """Return whether the name of a point is drawn."""
+        return self.label_all or point.is_reference or point.name in self.frontier
+
 
 @dataclass(frozen=True)
 class Curve:

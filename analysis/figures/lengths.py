@@ -47,6 +47,7 @@ class Lengths:
             for q in self.quantities
             if section.has(q) and np.isfinite(values[q].astype(float)).any()
         ]
+        # A sheet with some of its panels is still useful; a note names the others.
         absent = [
             f"no {QUANTITIES[q].title}: {section.why_not(q)}"
             for q in self.quantities

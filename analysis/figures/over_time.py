@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.figures.figure import Absent, Axis, Bar, Bars, Curve, Curves, Panels
 from analysis.numbers import listed
 from analysis.section import Section
+from analysis.study.over_time import CURVES
 from analysis.study.spec import suite_title
 from harness.results.quantities import QUANTITIES
 from harness.scoring.metrics.signals import Signals
@@ -17,7 +18,6 @@ TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
 OF_ALL = {"memory": "memory", "kv": "bytes of history"}
 ACROSS = 3  # panels in one row
 SIGNALS = {each.name: each for each in Signals.quantities}
-DRIFT = ("drift_last", "imaging")  # sources of the study's drift curve, its own first
 
 
 def drift(section: Section) -> Curves | Absent:
@@ -72,6 +72,7 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
     known = section.traces.get(kind, {})
     lines = _lines(section, {name: (each.time_s, each.gib) for name, each in known.items()})
     if lines:
+        # Allocators change in steps: between two points of a trace the memory stays the same.
         x, y = Axis("seconds of making it"), Axis(f"{OF_ALL[kind]} GiB", "lower")
         return Curves(name, headed, x, y, lines, steps=True, note=section.traced)
     if kind in section.trace_maxima:
@@ -125,7 +126,7 @@ def _lines(
 
 def _drift_key(section: Section) -> str | None:
     """Return the name of the curve to compare with the study's drift; None without any."""
-    return next((each for each in DRIFT if each in section.curves), None)
+    return next((each for each in CURVES if each in section.curves), None)
 
 
 def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:

@@ -46,6 +46,7 @@ LIGHT, DARK = _themed("#1a1a1a", "#e4e4e4"), _themed("#ececec", "#3a3a3a")
 
 def div(figure: Figure, id: str) -> str:
     """Return the HTML element of a figure; its label is the text alternative."""
+    # Compact, and without NaN, which is no JSON: browsers would reject the whole figure.
     content = json.dumps(plotted(figure), allow_nan=False, separators=(",", ":"))
     return (
         f'<div id="{escape(id)}" class="plot" role="img" aria-label="{escape(described(figure))}" '
@@ -127,19 +128,16 @@ def _names(figure: Scatter) -> dict[str, str]:
     points = figure.points
     xs, ys = shares([p.x for p in points]), shares([p.y for p in points])
     marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
+    # The reference chooses its place first, since names that find none are left out.
     wanted = sorted(range(len(points)), key=lambda i: not points[i].is_reference)
-    sizes = [(i, LETTER_PX * len(points[i].name)) for i in wanted if _is_named(figure, points[i])]
+    sizes = [(i, LETTER_PX * len(points[i].name)) for i in wanted if figure.is_named(points[i])]
     found = around(marks, sizes, NAME_PX, PLOT_PX)
     return {points[i].name: position for i, position in found.items()}
 
 
-def _is_named(figure: Scatter, point: Point) -> bool:
-    return figure.label_all or point.is_reference or point.name in figure.frontier
-
-
 def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping[str, str]) -> Json:
     of = look(family, is_reference=not family)
-    emphasised = [_is_named(figure, point) or not figure.frontier for point in points]
+    emphasised = [figure.is_named(point) or not figure.frontier for point in points]
     hover = "<b>%{customdata}</b><br>" + "<br>".join(
         f"{escape(axis.title)}: %{{{letter}:.4g}}"
         for letter, axis in (("x", figure.x), ("y", figure.y))
@@ -153,7 +151,7 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
         "text": [escape(p.name) if p.name in spots else "" for p in points],
         "textposition": [spots.get(p.name, "top center") for p in points],
         "textfont": {"size": 10},
-        "cliponaxis": False,
+        "cliponaxis": False,  # marks on the edge of the plot stay whole
         "customdata": [escape(p.name) for p in points],
         "hovertemplate": hover + "<extra></extra>",
         "meta": _meta(of),
@@ -242,7 +240,7 @@ def _bars(figure: Bars) -> tuple[list[Json], Json]:
         "shapes": lines,
         "yaxis": {
             "categoryorder": "array",
-            "categoryarray": order[::-1],
+            "categoryarray": order[::-1],  # plotly counts from the bottom
             "automargin": True,
             "dtick": 1,
         },

@@ -63,21 +63,15 @@ def room(figure: Figure, is_named: bool = True) -> Room:
         return Room(SIDE_PT, height, (names if is_named else 0) + 12, 34, 40 + parts)
     if isinstance(figure, Curves):
         names = max((width_of(each.name) for each in figure.curves), default=0.0)
+        # Names stand at the ends of the lines, so the plot is high enough for all of them.
         height = max(0.72 * SIDE_PT, LINE_PT * len(figure.curves))
         return Room(1.2 * SIDE_PT, height, 52, names + GAP_PT + 8, 40)
-    named = labelled(figure)
+    named = [point for point in figure.points if figure.is_named(point)]
     # Names stand in a column at the right, so the widest one decides.
     names = max((width_of(point.name) for point in named), default=0.0)
     height = max(SIDE_PT, LINE_PT * len(named))
     legend = 0.0 if figure.label_all else 13.0 * -(-len(_families(figure)) // 4)
     return Room(1.1 * SIDE_PT, height, 52, names + GAP_PT + 8, 42 + legend)
-
-
-def labelled(figure: Scatter) -> list[Point]:
-    """Return the points that are named."""
-    if figure.label_all:
-        return list(figure.points)
-    return [p for p in figure.points if p.is_reference or p.name in figure.frontier]
 
 
 def draw(axes: Axes, figure: Figure, dashes: dict[str, int], is_named: bool = True) -> None:
@@ -109,12 +103,11 @@ def _scatter(axes: Axes, figure: Scatter) -> None:
     axes.grid(color=PALE, linewidth=0.6)
     axes.margins(0.07)
     axes.set_ylabel(_titled(figure.y))
-    named = labelled(figure)
+    named = [point for point in figure.points if figure.is_named(point)]
     for point in figure.points:
-        of, is_strong = (
-            look(point.family, point.is_reference),
-            point in named or not figure.frontier,
-        )
+        of = look(point.family, point.is_reference)
+        # Without a frontier no point is special, so all are strong.
+        is_strong = figure.is_named(point) or not figure.frontier
         across = MARK_PT * LARGER.get(of.marker, 1.0) + 1.5 * is_strong
         if point.size is not None:
             across = 4 + (BUBBLE_PT - 4) * point.size**0.5  # areas grow with the size
@@ -125,6 +118,7 @@ def _scatter(axes: Axes, figure: Scatter) -> None:
             marker=MARKERS[of.marker],
             markersize=across,
             markerfacecolor="white" if point.hollow else of.light,
+            # The edge tells a hollow mark's family, so it keeps the colour.
             markeredgecolor="#222222" if is_strong and not point.hollow else of.light,
             markeredgewidth=0.6,
             # Bubbles overlap, so even the strong ones are translucent.
@@ -245,6 +239,7 @@ def _bars(axes: Axes, figure: Bars, is_named: bool) -> None:
     for at, bar in enumerate(figure.bars):
         start = 0.0
         for i, length in enumerate(bar.parts):
+            # Hatches tell stacked parts apart in greyscale.
             of = look(bar.family, bar.is_reference)
             colour, _, hatch = part(i) if figure.part_names else (of.light, "", "")
             axes.barh(

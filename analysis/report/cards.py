@@ -99,7 +99,7 @@ def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
     quantity = part.quantity
     assert quantity is not None
     order = list(part.order[name])
-    # With few prompts the best get the middle one.
+    # With few prompts the best get the middle one, and no prompt is listed twice.
     num = min(NUM_EXTREMES, (len(order) + 1) // 2)
     best, worst = order[:num], order[num:][-NUM_EXTREMES:][::-1]
     values = statistics.by_prompt(part.section, part.rank)[name]

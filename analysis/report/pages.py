@@ -64,6 +64,7 @@ def breakable(name: str) -> Markup:
 
 def write_assets(folder: Path) -> None:
     """Write the style and scripts that all pages share."""
+    # A report opens from disk without a network, so it carries its own scripts and styles.
     target = folder / "assets"
     target.mkdir()
     for name in ASSETS:

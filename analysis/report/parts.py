@@ -77,6 +77,7 @@ class Part:
 
 def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
     """Read all sections; `wanted`: prompts that get a page, None for all that have a video."""
+    # Several sections may have one suite, so their keys are numbered.
     keys = links.slugs_of([section.suite for section in sections])
     found = []
     for key, section in zip(keys, sections, strict=True):

@@ -67,6 +67,7 @@ class Facts:
 
 def facts(folder: Path) -> Facts:
     """Read a run's folder; unreadable files are listed as problems."""
+    # One damaged file must not hide the rest of the report, so collect errors instead of raising.
     problems: list[str] = []
     rows = pd.DataFrame(columns=list(COLUMNS))
     if (folder / OBSERVATIONS).exists():

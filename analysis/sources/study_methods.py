@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 import yaml
 
+from analysis.section import VIDEO
 from harness.config.compose import choices
 from harness.system.errors import UserError
 
@@ -20,7 +21,6 @@ SAME = [
 ]
 COLUMNS = ["psnr_frame_mean_db", "psnr_rest_db", "ssim", "lpips"]
 NEEDED = ["psnr_frame_mean_db", "ssim"]  # a video without these is not scored
-VIDEO = ["prompt_index", "sample"]
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ def correlation(first: pd.Series, second: pd.Series) -> tuple[float, int]:
     """Return Pearson's r over methods finite in both, and their number; NaN if undefined."""
     names = [name for name in first.index if name in second.index]
     both = np.array([first.reindex(names), second.reindex(names)], float)
+    # The study printed some infinite values; one of them would make r undefined.
     both = both[:, np.isfinite(both).all(axis=0)]
     n = both.shape[1]
     # A constant side has no variance, so r is undefined.

@@ -16,7 +16,8 @@ from analysis.study.spec import Table, suite_title
 from harness.results.quantities import QUANTITIES
 from harness.system.text_table import Grid
 
-CURVES = ("drift_last", "imaging")  # the study's prefix clips; our values by second
+# The study's drift curve, or the curve of ours that is nearest: prefix clips; values by second.
+CURVES = ("drift_last", "imaging")
 KINDS = {"memory": "memory GiB", "reserved": "reserved GiB", "kv": "KV GiB"}
 
 
@@ -36,6 +37,7 @@ def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
     """Build tables of the largest memory and history bytes in the trace of one video."""
     for section in source.of_table(table):
         found = section.trace_maxima
+        # The study published the maxima of its traces only; ours are computed from whole traces.
         if not section.is_published:
             of_kinds = {
                 kind: {name: float(x.gib.max()) for name, x in traces.items() if len(x.gib)}

@@ -39,22 +39,24 @@ from harness.cache.pages import Arena
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"
 CPU = torch.device("cpu")
-# Upper bounds of the time relative to BF16's, with many and with few queries.
+# Upper bounds of the time relative to BF16's, with many and with few queries. Few queries spread
+# the cost of decoding over less work, so their bounds are wider.
 ON_GPU = {**dict.fromkeys(FORMATS, 1.05), "quarot_int4": 1.06, PRQ: 1.07}
 ON_CPU = {**dict.fromkeys(FORMATS, 1.02), "quarot_int4": 1.03, PRQ: 1.04}
 FEW_ON_GPU, FEW_ON_CPU = ON_GPU | {PRQ: 1.08}, {**dict.fromkeys(FORMATS, 1.10), PRQ: 1.15}
 RATIO = {"cuda": (ON_GPU, FEW_ON_GPU), "cpu": (ON_CPU, FEW_ON_CPU)}
-FEW = 512
+FEW = 512  # queries; below, the bounds for few queries apply
 KEPT = 0.75, 0.50, 0.25  # shares of all rows
 MARGIN = {"cuda": 0.07, "cpu": 0.04}  # of the time above the share
 STAGING = 1.5  # times the time of a copy of the same bytes
-MATRIX = 2048
+MATRIX = 2048  # rows and columns of the product that measures the machine
 EXTRA_MB = 60  # of a call by groups of heads, above resident memory
 TIMES_BF16 = 2  # times the error of BF16 attention over the same tensors
 IDENTITY = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 APPEND_US = 25  # per layer, on a GPU
 BASE = "bf16"
 
+# Heads and width of Wan 1.3B; a shorter history than on a GPU, since a CPU takes seconds per call.
 FULL = Sizes(Shape(12, 128, 1024, 1), (16,), (468, 4680), Shape(12, 128, 1560, 3))
 QUICK = Sizes(Shape(2, 32, 64, 1), (4,), (24, 96), Shape(2, 32, 40, 3), rounds=1)
 
@@ -73,7 +75,7 @@ def run(options: Options) -> int:
             lab.begin(title)
             measure(lab)
         cases = [(name, axis) for name in (BASE, *FORMATS, SOFT_PRUNE) for axis in lab.backends]
-        for name, axis in cases[-1:] if options.quick else cases:  # every case starts a process
+        for name, axis in cases[-1:] if options.quick else cases:  # each starts a process
             report.add(extra_peak(name, axis, options.quick))
     return 0
 
@@ -95,6 +97,7 @@ def staging(lab: Lab) -> None:
     num_frames = lab.sizes.histories[0]
     k, _ = lab.tensors(num_frames)
     room = torch.empty_like(k).flatten(2, 3)
+    # Decoding does not depend on the tiles, so any of the backends will do.
     backend = next(iter(lab.backends.values()))
     assert isinstance(backend, Portable)
     for name in lab.within(FORMATS):
@@ -109,7 +112,8 @@ def _decoding(backend: Portable, segment: Segment, room: Tensor) -> tuple[Action
     """Return two actions: decode a segment's keys into room [B, H, N, D], and copy its bytes."""
     pages, heads = segment.pages, slice(0, room.shape[1])
     what = segment.key_quantizer, pages.key, pages, heads, slice(0, len(pages.slots)), room
-    # As many bytes as decoding moves: it reads what is packed, and writes BF16.
+    # Decoding reads the packed pages and writes BF16. A copy moves each byte twice, so a source of
+    # half these bytes moves as many: hence 4 bytes of traffic per BF16 value of 2.
     source = torch.zeros((room.nbytes + pages.key.nbytes) // 4, dtype=torch.bfloat16)
     target = torch.zeros_like(source)
     return lambda _: backend.stage(*what), lambda _: target.copy_(source)
@@ -131,6 +135,8 @@ def calls(lab: Lab) -> None:
                 history = lab.history(name, num_frames)
                 compare(lab, backends, chunk, history, base, name, target)
             whole = num_frames * lab.sizes.frame.frame_tokens + num_queries
+            # A method that keeps fewer rows should cost about that share of the time. The chunk's
+            # own rows are never dropped, so frames are dropped until `share` of all rows is left.
             for share in lab.within(KEPT):
                 kept = round((share * whole - num_queries) / lab.sizes.frame.frame_tokens)
                 kept = min(max(1, kept), num_frames)
@@ -144,7 +150,8 @@ def calls(lab: Lab) -> None:
 def baseline(lab: Lab, chunk: Chunk, history: Sequence[Segment]) -> Action:
     """Time BF16 attention over all tokens and return the fastest way."""
     k, v = decoded(chunk, history)
-    # Same shape and values; the copy stores tokens before heads.
+    # A slow baseline would flatter every method, so all known ways compete to be the baseline.
+    # `turned` has the same shapes and values, but stores tokens before heads.
     turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (chunk.q, k, v)]
     cases = {"head-major": dense(chunk.q, k, v), "token-major": dense(*turned)}
     if lab.device.type == "cpu":
@@ -226,6 +233,8 @@ def correctness(lab: Lab) -> None:
             own, other = errors(backend, chunk, history)
             note = f"BF16 over the same tensors: {other:.2e}"
             lab.add(f"{name}, {each}", own, "", target=TIMES_BF16 * other, note=note)
+            # A repeated run must give the same video, so a call must be deterministic. Clone the
+            # first result, since backends may reuse memory.
             action = call(backend, chunk, history)
             first, second = torch.as_tensor(action(0)).clone(), torch.as_tensor(action(1))
             same = float(torch.equal(first, second))
@@ -254,13 +263,14 @@ def encoding(lab: Lab) -> None:
 
 
 def _append(method: Method, backend: Backend, num_layers: int, k: Tensor, v: Tensor) -> Action:
-    """Append into existing pages, as for all chunks of a video but the first."""
+    """Return an action: encode and append frames in `num_layers` layers."""
     frames = list(range(k.shape[2]))
     arenas = (method.key, method.value, len(frames), backend.write)
     layers = [Arena(*arenas) for _ in range(num_layers)]
 
     def append(_: int) -> None:
         for layer in layers:
+            # Drop first, so that frames go to existing pages, as all chunks but the first do.
             layer.drop(layer.frames)
             layer.store(frames, k, v)
 
@@ -287,7 +297,7 @@ def extra_peak(name: str, axis: str, quick: bool) -> Row:
     done = subprocess.run(command, capture_output=True, text=True)
     target = EXTRA_MB if axis == "by heads" else None
     item, case = "extra peak of a call", f"{name}, {axis}"
-    if done.returncode:
+    if done.returncode:  # a row with the reason; the other cases go on
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         return Row(item, case, unit="MB", target=target, note=f"no value: {last}")
     return Row(item, case, int(done.stdout) / 1e6, "MB", target=target, note="output included")

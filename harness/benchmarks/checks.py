@@ -20,7 +20,7 @@ from harness.cache.pages import Arena
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Return the L2 norm of the difference, relative to that of `wanted`."""
-    difference = found.double() - wanted.double()
+    difference = found.double() - wanted.double()  # fp32 sums would round as much as is measured
     return float(difference.norm() / wanted.double().norm())
 
 
@@ -51,9 +51,10 @@ def decoded(chunk: Chunk, history: Sequence[Segment]) -> tuple[Tensor, Tensor]:
 
 
 def pooled_identity(backend: Backend, chunk: Chunk, k_BHFTD: Tensor, v_BHFTD: Tensor) -> float:
-    """Compare one token with logit bias log(n) to n copies of it, every second frame pooled.
+    """Return the relative difference between one token with logit bias log(n) and n copies of it.
 
-    k and v [B, H, F, T, D] have the dtype of the chunk.
+    Softmax weights are equal in both cases, so a backend that pools must give the same output.
+    Every second frame is pooled. k and v [B, H, F, T, D] have the dtype of the chunk.
     """
     num_frames, num_tokens = k_BHFTD.shape[2:4]
     kept, pooled = list(range(0, num_frames, 2)), list(range(1, num_frames, 2))
@@ -98,6 +99,7 @@ class _Allocations(TorchDispatchMode):
     ) -> Any:
         """Run an operation and record new storage."""
         made = func(*args, **(kwargs or {}))
+        # A view shares the storage of its input and allocates nothing.
         known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in tree_leaves(made):
             if isinstance(x, Tensor) and _storage(x) not in known:

@@ -14,7 +14,7 @@ from harness.benchmarks.cases import FEW, SOFT_PRUNE
 from harness.benchmarks.options import Options
 from harness.benchmarks.overhead import request
 from harness.benchmarks.report import Report, Row
-from harness.benchmarks.timing import ROUNDS, Spread, interleave, told
+from harness.benchmarks.timing import ROUNDS, Spread, interleave, self_timed
 from harness.cache.frame_layer import FrameLayer
 from harness.cache.session import Session
 from harness.cache.token_layer import TokenLayer
@@ -52,7 +52,7 @@ def run(options: Options) -> int:
             except (UserError, ValueError) as error:
                 report.add(Row("denoising and commit / bf16's", name, note=first_line(error)))
         cases = {name: each.make for name, each in videos.items()}
-        times = interleave(cases, told, rounds)
+        times = interleave(cases, self_timed, rounds)
         for name in videos:
             note = f"{times.of(name).middle:.3f} s; {videos[name].generator.record.backend}"
             # Quantizers alone may cost a little time; pooling must save some.
@@ -62,7 +62,7 @@ def run(options: Options) -> int:
             more = {"seconds": times.seconds[name]}
             report.add(Row.of(item, name, ratio, "x", target=target, note=note, more=more))
         for name in videos:
-            share = Spread.of(videos[name].shares[1:])
+            share = Spread.of(videos[name].shares[1:])  # the first is of the warm-up
             item = "share of encoding, policy and ledger"
             report.add(Row.of(item, name, share, "", target=SHARE, note="of the same seconds"))
     return 0
@@ -92,7 +92,7 @@ class Videos:
 def stopwatch() -> Iterator[list[float]]:
     """Record the seconds of every commit into a layer, policy observation and ledger.
 
-    The methods are patched from outside. On a GPU these are the seconds of launching.
+    On a GPU these are the seconds of launching.
     """
     spent: list[float] = []
 
@@ -107,6 +107,7 @@ def stopwatch() -> Iterator[list[float]]:
         return call
 
     with ExitStack() as patches:
+        # Patch the methods from outside, so that the cache itself has no code for benchmarks.
         for owner, name in WATCHED:
             method = timed(getattr(owner, name))
             patches.enter_context(mock.patch.object(owner, name, method))

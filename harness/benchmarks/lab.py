@@ -31,6 +31,11 @@ class Sizes:
     queries: tokens of the current chunk, fewest first.
     encoded: the chunk that is encoded, in num_layers layers at once.
     few_queries: numbers of queries at which the staged and the fused kernel are compared.
+    model: settings of the network whose videos are generated.
+    multiples: lengths of history in chunks at which BF16 kernels are timed.
+    gemm: rows, inner size and columns of the network's largest matrix product.
+    copy_bytes: bytes of the copy that measures memory bandwidth.
+    videos: rounds of videos per method.
     """
 
     frame: Shape
@@ -130,6 +135,6 @@ class Lab:
 
 
 def on_cpu() -> dict[str, Backend]:
-    """Return the backend that `auto` takes on this CPU, with each of its tiles."""
+    """Return the backend that `attention=auto` chooses on this CPU, with each axis of its tiles."""
     here = Portable if compiled.missing() else Compiled
     return {"by heads": here(axis="heads"), "by tokens": here(axis="tokens")}

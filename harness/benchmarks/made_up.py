@@ -46,6 +46,7 @@ def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
         requests = [
             request(folder, name, composer.resolved([f"method={name}"]), suite) for name in names
         ]
+    # BF16 comes first in `names`; all other runs are scored against it.
     reference = requests[0].run_id
     for place, run in enumerate(requests):
         _write(run, reference, metrics, np.random.default_rng(place), place / len(names))
@@ -91,6 +92,7 @@ def _write(
 def _observations(run: Run, rng: np.random.Generator, loss: float) -> pa.Table:
     """Draw the observations of each video."""
     num, items = len(run.items), run.items
+    # Bytes are counted, so they are equal for all videos of a method; times and peaks vary.
     stored = np.full(num, round(NUM_FRAMES * FRAME_BYTES / (1 + 8 * loss)))
     values: dict[str, Any] = {name: [None] * num for name in parquet.schema(Observation).names}
     values |= {name: [value] * num for name, value in asdict(run.row(items[0])).items()}

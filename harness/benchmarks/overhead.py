@@ -22,9 +22,9 @@ from harness.results.observations import OBSERVATIONS, Rows
 from harness.results.run import Run
 from harness.runs.generate import Generator, make_one
 from harness.runs.meter import Meter
-from harness.sampling.decoding import Reel
+from harness.sampling.decoding import LatentBuffer
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.system import machine
 
 TITLE = "What the harness adds around generation"
@@ -42,7 +42,7 @@ def run(options: Options) -> int:
                 bench = Bench(request(method, folder, rounds, num_frames))
                 cases = {"bare": bench.bare, "whole": bench.whole}
                 times = interleave(cases, Wall(device), rounds)
-            share = Spread.of(bench.shares[1:])
+            share = Spread.of(bench.shares[1:])  # the first is of the warm-up
             note = f"of {times.of('whole').middle:.2f} s a video"
             report.add(Row.of("share of the harness", method, share, "", target=SHARE, note=note))
             ratio = times.ratio("whole", "bare")
@@ -68,17 +68,20 @@ class Bench:
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))
         session = generator.session(num_frames)
         text_kv = model.text_kv(generator.sampler, generator.text_rows(item)[0])
-        reel = Reel(model.decoder, Silent())
-        chunks = generator.sampler.sample(session, text_kv, noise, num_frames, Silent(), reel)
+        buffer = LatentBuffer(model.decoder, NullObserver())
+        chunks = generator.sampler.sample(
+            session, text_kv, noise, num_frames, NullObserver(), buffer
+        )
         for latents in chunks:
-            reel.latents.append(latents)
-        reel.end(generator.decode)
+            buffer.latents.append(latents)
+        buffer.end(generator.decode)
 
     def whole(self, index: int) -> None:
         """Generate a video as the first stage does; record the share of time of the harness."""
         meter = Meter(self.generator.device, self.generator.memory)
         make_one(self.generator, self.items[index], meter, self.rows)
         wall_s = time.perf_counter() - meter.start
+        # The prompt was encoded before this video began; its seconds are not part of `wall_s`.
         _, encoding = self.generator.texts[self.items[index].prompt.text]
         work_s = sum(meter.seconds.values()) - sum(encoding.seconds.values())
         self.shares.append(1 - work_s / wall_s)

@@ -21,6 +21,7 @@ def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: 
     x = _smooth(shape, num_frames, 0.8, random)
     x += torch.randn(1, heads, 1, 1, width, generator=random)
     channels = torch.rand(1, heads, 1, 1, width, generator=random)
+    # Sorting twice ranks the channels, so each head gets exactly this many outlier channels.
     far = channels.argsort(-1).argsort(-1) < max(1, 3 * width // 128)
     x *= torch.where(far, 6.0, 0.75 + channels)
     if not roped:
@@ -30,7 +31,7 @@ def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: 
 
 def realistic_values(shape: CacheSpec, num_frames: int, seed: int = 0) -> Tensor:
     """Draw values [1, H, F, T, D] fp32: less alike than keys, heavy tails, no outlier channels."""
-    random = torch.Generator().manual_seed(seed + 1)
+    random = torch.Generator().manual_seed(seed + 1)  # other noise than the keys of this seed
     x = _smooth(shape, num_frames, 0.5, random)
     x += 0.3 * torch.randn(1, shape.num_heads, 1, 1, shape.head_dim, generator=random)
     return x * (1 + 0.2 * torch.randn(*x.shape[:4], 1, generator=random).abs())
@@ -39,12 +40,14 @@ def realistic_values(shape: CacheSpec, num_frames: int, seed: int = 0) -> Tensor
 def _smooth(shape: CacheSpec, num_frames: int, share: float, random: torch.Generator) -> Tensor:
     """Draw unit variance [1, H, F, T, D], `share` of it slow over frames, rows and columns."""
     size = (num_frames, *shape.grid)
+    # Draw on a grid six times coarser and interpolate: neighbours within six steps resemble.
     coarse = [-(-n // 6) + 1 for n in size]
     heads, width = shape.num_heads, shape.head_dim
     slow = torch.randn(heads, width, *coarse, generator=random)
     slow = F.interpolate(slow, size, mode="trilinear", align_corners=True)
     slow = (slow / slow.std()).flatten(3).permute(0, 2, 3, 1)
     slow = slow.contiguous()[None]
+    # Square roots keep the variance of the sum at 1.
     noise = torch.randn(slow.shape, generator=random)
     mixed: Tensor = share**0.5 * slow + (1 - share) ** 0.5 * noise
     return mixed

@@ -73,10 +73,7 @@ COLUMNS = ("measured", "of", "value", "quartiles", "target", "met", "note")
 
 
 class Report:
-    """Files of one bench; a repetition on the same day and device overwrites them.
-
-    The JSON file is rewritten completely after every row, so a killed bench keeps its rows.
-    """
+    """Files of one bench; a repetition on the same day and device overwrites them."""
 
     def __init__(
         self,
@@ -120,8 +117,8 @@ class Report:
         """Add a row: print it and write the file."""
         self.rows.append(row)
         item, case, number, spread, target, met, note = row.cells
-        said = [f"{item}, {case}: {number}", f"({spread})" * bool(spread), target, met, note]
-        print("  " + " ".join(filter(None, said)), flush=True)
+        words = [f"{item}, {case}: {number}", f"({spread})" * bool(spread), target, met, note]
+        print("  " + " ".join(filter(None, words)), flush=True)
         self._write()
 
     def __enter__(self) -> Self:
@@ -133,6 +130,7 @@ class Report:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # The table is written also if the bench was stopped: its rows are valid measurements.
         ended = first_line(error) if isinstance(error, Exception) else kind and kind.__name__
         self.head["state"] = f"stopped by {ended}" if ended else "done"
         self._write()
@@ -147,15 +145,16 @@ class Report:
         commit = f"{git['commit']}{' with changes' if git['dirty'] else ''}"
         table = Grid(f"# {head['title']}", COLUMNS, [x.cells for x in self.rows], words=range(7))
         title, _, rows = table.markdown().partition("\n\n")
-        said = (
+        provenance = (
             f"{head['date']}, {head['device']}, {head['threads']} threads, "
             f"{_listed(head['versions'])}, commit {commit}.\n"
             f"Made by `{head['command']}`; {head['state']}, {len(self.rows)} rows. Values are "
             "medians over rounds where quartiles stand beside them."
         )
-        return f"{title}\n\n{said}\n\n{rows}"
+        return f"{title}\n\n{provenance}\n\n{rows}"
 
     def _write(self) -> None:
+        # Rewrite the whole file after every row: a killed bench keeps its rows in valid JSON.
         rows = [{**asdict(row), "met": row.met} for row in self.rows]
         write_json(self.path, {**self.head, "rows": rows})
 

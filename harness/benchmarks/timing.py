@@ -27,6 +27,7 @@ class Spread:
     def of(cls, values: Iterable[float]) -> Spread:
         """Compute the spread of at least one value."""
         values = list(values)
+        # A single value is its own median and quartiles; `quantiles` refuses it.
         low, middle, high = (
             statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         )
@@ -49,7 +50,8 @@ class Times:
         return Spread.of(self.seconds[name])
 
     def ratio(self, name: str, base: str) -> Spread:
-        """Return the spread of the ratio to the base, paired by round."""
+        """Return the spread of the ratio to the base."""
+        # Pair by round: what slowed the machine in a round slowed both, and cancels in the ratio.
         pairs = zip(self.seconds[name], self.seconds[base], strict=True)
         return Spread.of(a / b for a, b in pairs)
 
@@ -72,7 +74,7 @@ def interleave(
     warm_up: int = 1,
     deadline: float | None = None,
 ) -> Times:
-    """Warm up each case, then time them as A B C, C B A, and so on.
+    """Warm up each case, then time all cases in rounds.
 
     deadline: in `time.perf_counter` seconds. A round starts only if it should end before, judged by
     the previous one; the first round always runs.
@@ -86,14 +88,15 @@ def interleave(
         start = time.perf_counter()
         if number and deadline is not None and start + a_round_s > deadline:
             break
+        # A B C, then C B A: a drift within a round then adds to each case equally often.
         for name in forwards if number % 2 == 0 else reversed(forwards):
             seconds[name].append(clock(cases[name], number))
         a_round_s = time.perf_counter() - start
     return Times(seconds, rounds)
 
 
-def told(action: Action, number: int) -> float:
-    """Return the seconds that the action itself measured."""
+def self_timed(action: Action, number: int) -> float:
+    """Clock for actions that measure themselves and return seconds."""
     seconds = action(number)
     assert isinstance(seconds, float)
     return seconds
@@ -122,8 +125,7 @@ class Wall:
 class CudaEvents:
     """Clock: seconds that a GPU works on an action.
 
-    In a network the processor runs ahead of the GPU; a single call would instead wait for its own
-    launches. The GPU is therefore kept busy for `head_start_s` while the action is launched.
+    head_start_s: time that the GPU is kept busy before, while the action is launched.
     """
 
     head_start_s: float
@@ -131,7 +133,9 @@ class CudaEvents:
     def __call__(self, action: Action, number: int) -> float:
         """Time one action."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(int(self.head_start_s * 2e9))  # cycles, at about 2 GHz
+        # In a network the processor runs ahead of the GPU. A single call would instead wait for its
+        # own launches, and the launches would be timed. `_sleep` takes cycles, at about 2 GHz.
+        torch.cuda._sleep(int(self.head_start_s * 2e9))
         start.record()
         action(number)
         end.record()
@@ -141,7 +145,7 @@ class CudaEvents:
 
 @dataclass(frozen=True)
 class ProcessorTime:
-    """Clock: seconds that a processor works on an action; of one thread, without other jobs."""
+    """Clock: seconds of processor time of an action; right for actions of one thread."""
 
     def __call__(self, action: Action, number: int) -> float:
         """Time one action."""
@@ -151,11 +155,9 @@ class ProcessorTime:
 
 
 def clock_of(device: torch.device, head_start_s: float = 5e-3) -> Clock:
-    """Return the clock for calls of a few milliseconds.
-
-    With one thread on a CPU (OMP_NUM_THREADS=1) it is processor time, which a shared machine does
-    not disturb as it does wall time.
-    """
+    """Return the clock for calls of a few milliseconds."""
     if device.type == "cuda":
         return CudaEvents(head_start_s)
+    # Other jobs of a shared machine disturb wall time but not processor time. With several threads,
+    # processor time would add them up.
     return ProcessorTime() if torch.get_num_threads() == 1 else Wall(device)

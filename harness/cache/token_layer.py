@@ -16,7 +16,7 @@ from harness.cache.positions import Table
 
 
 @dataclass
-class Held:
+class StoredTokens:
     """Stored tokens of one layer.
 
     key, value: one page each [B, H, 1, N, ...].
@@ -41,11 +41,11 @@ class Held:
         """The policy's own number for each token [B, H, N] fp32; 0 if it has none."""
         return self._filled(0) if self.note is None else self.note
 
-    def select(self, index_BHK: Tensor) -> Held:
+    def select(self, index_BHK: Tensor) -> StoredTokens:
         """Return some tokens [B, H, K], without decoding them."""
         rest = (None if x is None else x.gather(2, index_BHK) for x in (self.count, self.note))
         key, value = select_tokens(self.key, index_BHK), select_tokens(self.value, index_BHK)
-        return Held(key, value, self.origin.gather(2, index_BHK), *rest)
+        return StoredTokens(key, value, self.origin.gather(2, index_BHK), *rest)
 
     def _filled(self, number: float) -> Tensor:
         return torch.full_like(self.origin, number, dtype=torch.float32)
@@ -76,7 +76,7 @@ class TokenLayer:
     context: Context
     policy: TokenPolicy
     layer: int
-    held: Held | None = None
+    held: StoredTokens | None = None
     first: int = 0
     is_uncut: bool = False
     newest: tuple[Tensor, int, int] | None = None
@@ -138,7 +138,7 @@ class TokenLayer:
         value = self.context.encode(self.context.method.value, chunk.value[:, :, None])
         first = plan.frames.start * self.context.spec.tokens_per_frame
         origin = torch.arange(k.shape[2], dtype=torch.int32, device=k.device) + first
-        both = _join(self.held, Held(key, value, origin.expand(k.shape[:3]), None, None))
+        both = _join(self.held, StoredTokens(key, value, origin.expand(k.shape[:3]), None, None))
         if self.policy.trigger != "commit":
             kept = self.held
             # `_join` fills in counts and notes: keep only those that the policy has.
@@ -151,7 +151,7 @@ class TokenLayer:
             start, shift = plan.frames.start, plan.shift
             self._revise(both, self._tokens(both, chunk.rotated_query, start, shift, new))
 
-    def _revise(self, both: Held, tokens: Tokens) -> None:
+    def _revise(self, both: StoredTokens, tokens: Tokens) -> None:
         """Ask the policy which of the tokens in `both` stay, and store those."""
         method, context = self.context.method, self.context
         revision = self.policy.revise(tokens)
@@ -171,9 +171,9 @@ class TokenLayer:
         count = None
         if self.policy.rewrites:
             count = both.counts.gather(2, index) if revision.count is None else revision.count
-        self.keep(Held(key, value, origin, count, revision.note))
+        self.keep(StoredTokens(key, value, origin, count, revision.note))
 
-    def keep(self, held: Held) -> None:
+    def keep(self, held: StoredTokens) -> None:
         """Replace the stored tokens."""
         self.held = held
 
@@ -234,7 +234,7 @@ class TokenLayer:
 
     def _tokens(
         self,
-        both: Held,
+        both: StoredTokens,
         query_BHTD: Tensor,
         start: int,
         shift: int,
@@ -328,11 +328,11 @@ def select_tokens(packed: Packed, index_BHK: Tensor) -> Packed:
     return replace(packed, parts=parts, page=(index_BHK.shape[2], packed.page[1]))
 
 
-def _join(held: Held | None, new: Held) -> Held:
+def _join(held: StoredTokens | None, new: StoredTokens) -> StoredTokens:
     """Join stored tokens and new ones, in this order."""
     if held is None:
         return new
-    return Held(
+    return StoredTokens(
         _join_pages(held.key, new.key),
         _join_pages(held.value, new.value),
         torch.cat([held.origin, new.origin], 2),

@@ -88,7 +88,7 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
                 files.checked(path)
         except files.Wrong as wrong:
             yield (
-                f"{shown(path)}: {wrong}; type `{rm_command([path])}` to mend it, and the "
+                f"{shown(path)}: {wrong}; type `{rm_command([path])}` to fix it, and the "
                 "next command on these results writes it anew"
             )
 

@@ -37,11 +37,11 @@ class Finding:
     """One problem: what is wrong, the command that fixes it, and whether it is only unfinished."""
 
     what: str
-    mend: str
+    fix: str
     unfinished: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what}; type {self.mend} to mend it"
+        return f"{self.what}; type {self.fix} to fix it"
 
 
 @dataclass
@@ -268,11 +268,11 @@ class _Folder:
         elif is_whole:
             counts.append("run.json not written")
         word = retry(failed)
-        mend = self._fix([], asked, *([word] if word else []))
+        fix = self._fix([], asked, *([word] if word else []))
         if self._manifest is None or is_scoring:
-            yield Finding(f"unfinished, {', '.join(counts)}", mend, unfinished=True)
+            yield Finding(f"unfinished, {', '.join(counts)}", fix, unfinished=True)
         else:
-            yield Finding(f"run.json says done, but only {', '.join(counts)}", mend)
+            yield Finding(f"run.json says done, but only {', '.join(counts)}", fix)
 
     def _against_manifest(self, content: dict[str, Any], reported: set[str]) -> Iterator[Finding]:
         """Yield files that differ from the manifest and have no finding yet."""

@@ -12,7 +12,7 @@ from harness.api import CacheSpec, Reuse
 from harness.cache.integration import CacheSession
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.network import TextKV
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 
@@ -77,7 +77,7 @@ def video(
     schedule = FEW if reuse is None else Schedule()
     sampler = Sampler(net, schedule, session.spec.chunk_frames, reuse)
     noise = Draws(seed, num_frames, batch)
-    chunks = sampler.sample(session, text_kv(net, seed, batch), noise, num_frames, Silent())
+    chunks = sampler.sample(session, text_kv(net, seed, batch), noise, num_frames, NullObserver())
     return torch.cat(list(chunks), dim=1)
 
 

@@ -27,7 +27,7 @@ python -m harness check model=NAME [key=value ...] [--config-dir FOLDER]
 python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
 
   Holds the runs below folders of results against their requests, digests and traces: a line a
-  problem, with the command that mends it. Exit code 0: all runs are complete; 1: something is wrong
+  problem, with the command that fixes it. Exit code 0: all runs are complete; 1: something is wrong
   or not finished; 2: there is no run."""
 
 

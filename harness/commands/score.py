@@ -31,7 +31,7 @@ USAGE = """python -m harness score FOLDER [FOLDER ...] [metrics=[psnr,ssim]] [ru
 
   Scores the videos below folders of results by metrics, each video by what it lacks. It can be
   stopped anywhere and typed again. python -m harness ls metrics shows the choices. Exit code 0:
-  done; 1: none of the metrics can be had here; 2: something to mend."""
+  done; 1: none of the metrics can be had here; 2: something to fix."""
 
 
 @verb("finished videos are kept, the same command continues", also=(ValueError,))

@@ -66,7 +66,7 @@ def verb(
     also: further exception types that users of this verb can fix.
     """
 
-    mendable: tuple[type[Exception], ...] = (UserError, *OF_COMPOSING, *also)
+    fixable: tuple[type[Exception], ...] = (UserError, *OF_COMPOSING, *also)
 
     def decorated(main: Callable[Words, int]) -> Callable[Words, int]:
         @wraps(main)
@@ -75,7 +75,7 @@ def verb(
                 begin()
             try:
                 return main(*args, **kwargs)
-            except mendable as error:
+            except fixable as error:
                 complain(error)
             except OSError as error:
                 complain(UserError(system_message(error)))

@@ -211,7 +211,7 @@ def _sentence(folder: Path, name: str, gone: bool, score_only: bool) -> str:
     what = f"{path} is {'gone' if gone else 'not what the finished run left'}"
     if score_only and not name.endswith(MADE_BY_SCORING):
         check = f"python -m harness check {shlex.quote(str(folder))}"
-        return f"{what}, so nothing was added to the run: type {check}, which shows what mends it"
+        return f"{what}, so nothing was added to the run: type {check}, which shows what fixes it"
     remove = shlex.quote(str(path))
     if path.parent.name == "trace" or path.suffix in (".mkv", ".npy"):
         remove = f"{shlex.quote(str(folder / 'videos' / path.stem))}.*"

@@ -24,12 +24,12 @@ from harness.results.run import ENVIRONMENT, Item, Run
 from harness.results.scores import Key
 from harness.results.video_files import Frames, write_raw
 from harness.runs.meter import Meter, memory_of
-from harness.runs.record import Held, Recorder
+from harness.runs.record import CacheUsage, Recorder
 from harness.runs.shared_text import Embeddings, Encoded, Keep
-from harness.sampling.decoding import Reel, pixels
+from harness.sampling.decoding import LatentBuffer, pixels
 from harness.sampling.guidance import Branch, Texts, branches_of
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Generation, Sampler
 from harness.system import machine
 from harness.system.errors import NotFinite, UserError
@@ -155,14 +155,14 @@ class Generator:
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         texts = self.texts_of(next(iter(self.texts.values()))[0], num_frames)
         branches = self.branches(texts, num_frames)
-        reel = Reel(self.model.decoder, Silent())
-        video = Generation(branches, noise, num_frames, Silent(), reel)
+        buffer = LatentBuffer(self.model.decoder, NullObserver())
+        video = Generation(branches, noise, num_frames, NullObserver(), buffer)
         for latents in self.sampler.run(video):
-            reel.latents.append(latents)
-        reel.end(self.decode)
+            buffer.latents.append(latents)
+        buffer.end(self.decode)
         self._previous = ()  # the warm-up must not count as the video before the first
 
-    def make(self, item: Item, meter: Meter) -> tuple[Frames, Held, list[TracePoint]]:
+    def make(self, item: Item, meter: Meter) -> tuple[Frames, CacheUsage, list[TracePoint]]:
         """Generate one video; return its pixels, the cache's final sizes, and its trace.
 
         Raises  NotFinite: the encoded prompt, a key, a value or a latent is not finite.
@@ -173,38 +173,38 @@ class Generator:
         # The prompts were encoded before this video, or by another run.
         for text in dict.fromkeys(item.prompt.texts):
             meter.include(self.texts[text][1])
-        reel = Reel(self.model.decoder, meter)
-        alive = Alive(reel)
-        meter.components = lambda: self._resident() | alive.ledger()
+        buffer = LatentBuffer(self.model.decoder, meter)
+        live = LiveTensors(buffer)
+        meter.components = lambda: self._resident() | live.ledger()
         suite = self.run.suite
         num_frames = suite.num_frames
         with meter.phase("text"):
             later = dict(zip(suite.switches, rows[1:], strict=True))
-            alive.texts = self.texts_of(rows[0], num_frames, later)
-        branches = self.branches(alive.texts, num_frames)
-        alive.sessions = {
+            live.texts = self.texts_of(rows[0], num_frames, later)
+        branches = self.branches(live.texts, num_frames)
+        live.sessions = {
             role.name: branch.session
             for role, branch in zip(self.model.roles, branches, strict=True)
             if role.cache != "none"  # it uses the session of another branch
         }
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
         if self._on(noise.video):
-            alive.noise = noise.video
+            live.noise = noise.video
         trace: list[TracePoint] = []
-        video = Generation(branches, noise, num_frames, meter, reel, recached=suite.recached)
+        video = Generation(branches, noise, num_frames, meter, buffer, recached=suite.recached)
         chunks = self.sampler.run(video)
         for chunk, latents in enumerate(chunks):
-            reel.latents.append(latents)
+            buffer.latents.append(latents)
             time_s = time.perf_counter() - meter.start
             in_use = {"in_use": self.memory.now()}
-            trace += self.record.sampled(item, chunk, time_s, alive.history() | in_use)
+            trace += self.record.sampled(item, chunk, time_s, live.history() | in_use)
         # Sizes are read, and references dropped, before decoding: the caches may be freed then,
         # so that history and decoder need not fit into memory together.
-        held = Held.of(list(alive.sessions.values()))
+        held = CacheUsage.of(list(live.sessions.values()))
         del branches, noise, video, chunks
         if self.integration.free_before_decode:
-            alive.free()
-        frames = reel.end(self.decode)
+            live.free()
+        frames = buffer.end(self.decode)
         trace += self.record.passes(item, meter) + self.record.peaks(item, meter)
         return frames, held, trace
 
@@ -250,10 +250,10 @@ class Generator:
 
 
 @dataclass
-class Alive:
+class LiveTensors:
     """The tensors that one video holds on the device."""
 
-    reel: Reel
+    buffer: LatentBuffer
     texts: Mapping[str, Texts] = field(default_factory=dict)
     sessions: dict[str, CacheSession] = field(default_factory=dict)  # by branch
     noise: Tensor | None = None
@@ -262,9 +262,9 @@ class Alive:
         """Return the bytes by component."""
         cross = sum(each.nbytes for each in self.texts.values())
         noise = self.noise.nbytes if self.noise is not None else 0
-        parts = {"cross_attention": cross, "noise": noise, "latents": self.reel.nbytes}
+        parts = {"cross_attention": cross, "noise": noise, "latents": self.buffer.nbytes}
         parts |= self.history()
-        parts["decoder_features"] = self.reel.decoder_features
+        parts["decoder_features"] = self.buffer.decoder_features
         return {name: size for name, size in parts.items() if size}
 
     def history(self) -> dict[str, int]:

@@ -18,10 +18,10 @@ from harness.config.compose import configured
 from harness.downloads.data_folder import data_folder
 from harness.models.preset import DTYPES, VideoModel
 from harness.results.video_files import Frames
-from harness.sampling.decoding import Reel
+from harness.sampling.decoding import LatentBuffer
 from harness.sampling.guidance import branches_of
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Generation
 from harness.system.typed import build
 
@@ -113,13 +113,13 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
         lambda: open_session(model, method, num_frames, device, positions),
     )
     noise = SeededNoise(seed, model.latent_shape(num_frames))
-    reel, chunks = Reel(model.decoder, Silent()), []
-    video = Generation(branches, noise, num_frames, Silent(), reel, prefix)
+    buffer, chunks = LatentBuffer(model.decoder, NullObserver()), []
+    video = Generation(branches, noise, num_frames, NullObserver(), buffer, prefix)
     for latents in sampler.run(video):
-        reel.latents.append(latents)
+        buffer.latents.append(latents)
         chunks.append(latents[0])
     with torch.inference_mode():
-        frames = reel.end(lambda latents: np.concatenate(list(model.decoder.decode(latents))))
+        frames = buffer.end(lambda latents: np.concatenate(list(model.decoder.decode(latents))))
     # Branches that share a cache, or have none, come with no history of their own.
     own = next(
         branch.session

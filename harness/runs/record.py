@@ -21,7 +21,7 @@ from harness.system.errors import cause_of, first_line, last_frame
 
 
 @dataclass(frozen=True)
-class Held:
+class CacheUsage:
     """Sizes of the caches after the last commit; the caches may have been freed since.
 
     Bytes are summed over guidance branches; num_frames is the mean over them.
@@ -39,7 +39,7 @@ class Held:
     traffic: Traffic
 
     @classmethod
-    def of(cls, sessions: Sequence[CacheSession]) -> Held:
+    def of(cls, sessions: Sequence[CacheSession]) -> CacheUsage:
         """Read the sizes of all branches, before the caches are freed."""
         # `ledger` first, since it may raise the peaks that are read below.
         ledgers = [session.ledger() for session in sessions]
@@ -69,7 +69,7 @@ class Recorder:
     memory_source: str
 
     def made(
-        self, item: Item, meter: Meter, held: Held, frames: Frames, notes: Sequence[str] = ()
+        self, item: Item, meter: Meter, held: CacheUsage, frames: Frames, notes: Sequence[str] = ()
     ) -> Observation:
         """Return the row of a finished video; `notes` are added to those of the run."""
         frame = self.model.num_histories * self.model.spec.bf16_frame_bytes

@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
         reports.dies("crash", f"sys.exit({error.code!r}) ({last_frame(error)})")
         return 1
     except Exception as error:  # noqa: BLE001  the outermost frame: the cause goes to the parent
-        sentence = mendable(error, given.folder)
+        sentence = fixable(error, given.folder)
         if sentence is None:
             reports.dies(cause_of(error), f"{first_line(error)} ({last_frame(error)})")
             traceback.print_exc()
@@ -85,7 +85,7 @@ def _execute(given: argparse.Namespace, reports: Reports) -> None:
         mirror(run)
 
 
-def mendable(error: Exception, folder: Path) -> str | None:
+def fixable(error: Exception, folder: Path) -> str | None:
     """Return the message for an error that the user can fix, None for a failure of the stage."""
     if cause_of(error) == "oom":  # of this video; another method or length may fit
         return None

@@ -55,7 +55,7 @@ class Codec(Decoder, Protocol):
 
 
 @dataclass
-class Reel:
+class LatentBuffer:
     """Buffer of the latents of one video (batch 1), which it decodes.
 
     Normally the whole video is decoded once, after the cache is freed. A loop that restarts

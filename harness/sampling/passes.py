@@ -166,7 +166,7 @@ class Observer(Protocol):
         """
 
 
-class Silent:
+class NullObserver:
     """Observer that records nothing."""
 
     @contextmanager

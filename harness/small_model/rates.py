@@ -1,4 +1,4 @@
-"""Rates of a model's videos, with their intervals: what both worlds of the small models share."""
+"""Rates of a model's videos with their intervals, for both worlds of the small models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.results import all_runs, observations
 from harness.results.video_files import read_frames
 from harness.scoring.metrics import signals
-from harness.small_model.scenes.clip import FPS  # that of both worlds
+from harness.small_model.scenes.clip import FPS  # both worlds have this rate
 from harness.system.errors import UserError
 
 STATISTICS = ("contrast", "edges", "colourfulness")

@@ -88,18 +88,18 @@ def write(path: Path, table: pa.Table) -> None:
         unfinished.write_bytes(pages + MARK + _digest(pages, footer) + footer)
 
 
-def read(path: Path, columns: Sequence[str] | None, mend: str) -> pa.Table:
+def read(path: Path, columns: Sequence[str] | None, fix: str) -> pa.Table:
     """Read a file and verify it; with `columns`, only those of them that it has.
 
     All bytes are compared with the digest in the file. A file of another program has no digest;
     its page checksums are verified, if it has any.
-    mend: the end of the error message, which says what to type.
+    fix: the end of the error message, which says what to type.
     Raises  UserError: the file is damaged.
     """
     try:
         return checked(path, columns)
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): {mend}") from error
+        raise UserError(f"{path} is damaged ({error}): {fix}") from error
 
 
 def checked(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

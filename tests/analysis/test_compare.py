@@ -208,7 +208,7 @@ def test_without_results_the_planner_still_counts_what_the_study_printed(tmp_pat
         (["--source", "published", "--observations", "nosuch.parquet"], "no such file"),
     ],
 )
-def test_what_can_be_mended_ends_with_two(words: list[str], said: str) -> None:
+def test_what_can_be_fixed_ends_with_two(words: list[str], said: str) -> None:
     done = command("compare", *words, module="analysis")
     assert done.returncode == 2
     assert said in done.stderr

@@ -268,7 +268,7 @@ def test_the_verb_prints_draws_and_writes_its_page(
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "page", "marks"])
-def test_what_can_be_mended_ends_with_two(
+def test_what_can_be_fixed_ends_with_two(
     wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = rows()

@@ -22,7 +22,7 @@ from harness.benchmarks.gpu import SMALL
 from harness.benchmarks.lab import Lab, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
-from harness.benchmarks.timing import Spread, interleave, told
+from harness.benchmarks.timing import Spread, interleave, self_timed
 from harness.cache.attention.portable import Portable
 from harness.commands.bench import BENCHES, BY_NAME, main, read
 from harness.system.errors import UserError
@@ -143,7 +143,7 @@ def test_rounds_are_interleaved_and_drift_cancels() -> None:
 
 
 def test_no_round_begins_that_the_budget_does_not_cover() -> None:
-    times = interleave({"a": lambda _: 1.0}, told, rounds=5, warm_up=0, deadline=-1)
+    times = interleave({"a": lambda _: 1.0}, self_timed, rounds=5, warm_up=0, deadline=-1)
     assert times.seconds == {"a": [1.0]} and "1 of 5" in times.note
 
 
@@ -200,7 +200,7 @@ def test_every_bench_runs_at_its_smallest_size(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(UserError("mend me"), 2), (RuntimeError("broken"), 1), (None, 0)]
+    ("error", "code"), [(UserError("fix me"), 2), (RuntimeError("broken"), 1), (None, 0)]
 )
 def test_a_bench_that_fails_does_not_stop_the_others(
     error: Exception | None, code: int, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.positions import Rope, rotate
 from harness.cache.session import Session
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
@@ -33,7 +33,7 @@ def test_bf16_through_the_cache_equals_the_dense_network() -> None:
     session = Session(shape, BF16, Portable(), 12, CPU)
     kv = text(net)
     noise = SeededNoise(0, (12, 4, 8, 16))
-    latents = torch.cat(list(sampler.sample(session, kv, noise, 12, Silent())), dim=1)
+    latents = torch.cat(list(sampler.sample(session, kv, noise, 12, NullObserver())), dim=1)
     with torch.inference_mode():
         for frames, x, t, flow in sampler.passes:
             past = latents[:, : frames.start]

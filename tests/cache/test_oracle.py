@@ -17,7 +17,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.models.wan import Wan, WanDims, init_weights
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from tests.support.geometry import BF16, CPU
@@ -73,7 +73,7 @@ def passes(network: Wan, text: Tensor) -> list[Any]:
     sampler = Watching(network, Schedule(), CHUNK)
     session = Session(spec, BF16, Portable(), NUM_FRAMES, CPU)
     noise = SeededNoise(0, (NUM_FRAMES, DIMS.latent_channels, *SIZE))
-    list(sampler.sample(session, network.text_kv(text), noise, NUM_FRAMES, Silent()))
+    list(sampler.sample(session, network.text_kv(text), noise, NUM_FRAMES, NullObserver()))
     found: list[Any] = sampler.__dict__["passes"]
     return found
 

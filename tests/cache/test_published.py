@@ -39,7 +39,7 @@ from harness.cache.session import Session
 from harness.results import all_runs
 from harness.runs.generate import Generator
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.affine import Affine
@@ -83,7 +83,9 @@ def published(
     net = net or network()
     session = cache(method, num_frames, spec(**changes), codes=codes)
     noise = SeededNoise(0, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
-    chunks = Sampler(net, Schedule(), 3).sample(session, text(net), noise, num_frames, Silent())
+    chunks = Sampler(net, Schedule(), 3).sample(
+        session, text(net), noise, num_frames, NullObserver()
+    )
     return torch.cat(list(chunks), dim=1), session
 
 

@@ -26,7 +26,7 @@ from tests.support.geometry import (
     CONF,
     CPU,
     GRID,
-    Silent,
+    NullObserver,
     configured,
     generate,
     live_bytes,
@@ -57,7 +57,7 @@ def video(name: str, num_frames: int = 12, **changes: Any) -> tuple[torch.Tensor
     session = integration.session(shape, method, backend, num_frames, CPU)
     noise = SeededNoise(0, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
     sampler = Sampler(net, Schedule(), shape.chunk_frames)
-    chunks = sampler.sample(session, text(net), noise, num_frames, Silent())
+    chunks = sampler.sample(session, text(net), noise, num_frames, NullObserver())
     return torch.cat(list(chunks), dim=1), session
 
 

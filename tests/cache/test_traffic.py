@@ -13,7 +13,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.attention.reference import Reference
 from harness.cache.published import Published
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
@@ -56,7 +56,7 @@ def test_the_published_integration_encodes_everything_again_in_every_pass() -> N
     session = build.session(SPEC, INT4, build.resolve(Auto(), SPEC, INT4, CPU), 12, CPU)
     noise = SeededNoise(0, (12, 4, 2 * GRID[0], 2 * GRID[1]))
     sampler = Sampler(net, Schedule(), SPEC.chunk_frames)
-    list(sampler.sample(session, text(net, 0), noise, 12, Silent()))
+    list(sampler.sample(session, text(net, 0), noise, 12, NullObserver()))
     packed = generate(INT4)[1].traffic
     assert session.traffic.encode_calls == PASSES * packed.encode_calls
     assert session.traffic.encode_bytes > PASSES * packed.encode_bytes

@@ -219,7 +219,7 @@ def test_check_names_every_file(
     damage(finished.folder / name)
     lines = lines_of_check(finished, capsys)
     new = [line for line in lines if line not in whole and finished.folder.name in line]
-    assert any(Path(name).stem in line and "to mend it" in line for line in new), new
+    assert any(Path(name).stem in line and "to fix it" in line for line in new), new
 
 
 def lines_of_check(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Results that were damaged on purpose: each damage is named, and what is printed mends it."""
+"""Results that were damaged on purpose: each damage is named, and what is printed fixes it."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def checked(results: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, lis
     return code, capsys.readouterr().out.splitlines()
 
 
-def mend(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def fix(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Type every command that is printed; then nothing is wrong, and no bit of a video differs."""
     code, lines = checked(results, capsys)
     assert code == 1
-    typed = [re.search("type `(.*)` to mend it$", line) for line in lines if "; type " in line]
+    typed = [re.search("type `(.*)` to fix it$", line) for line in lines if "; type " in line]
     path, said = os.pathsep.join([str(forks.folder()), os.environ["PATH"]]), []
     for each in typed:
         assert each is not None, lines
@@ -296,7 +296,7 @@ def test_a_damage_is_named_in_a_line_of_its_own(
     assert code == 1
     (line, last) = lines
     assert line.startswith(f"{run}: ") and said in line
-    assert line.endswith("` to mend it")
+    assert line.endswith("` to fix it")
     assert last == "3 runs: 2 complete, 0 unfinished, 1 with problems"
 
 
@@ -312,7 +312,7 @@ def half_a_file(run: Path) -> None:
 
 
 @pytest.mark.parametrize("damages", BY_RUN)
-def test_what_is_printed_mends_it(
+def test_what_is_printed_fixes_it(
     results: Path,
     made: Path,
     damages: dict[str, list[str]],
@@ -322,7 +322,7 @@ def test_what_is_printed_mends_it(
     for method, names in damages.items():
         for name in names:
             how[name](folder(results, method))
-    mend(results, capsys)
+    fix(results, capsys)
     same = ["prompt_index", "frames_sha256", "kv_stored_bytes", "psnr_db", "video_sha256"]
     for method in damages:
         for each in (folder(results, method), folder(made, method)):
@@ -353,7 +353,7 @@ def test_a_run_that_is_not_finished_says_how_far_it_is(
     code, lines = checked(results, capsys)
     assert "unfinished, 1 of 2 videos made, 1 scored, 1 failed (1 oom)" in lines[1]
     assert "run.retry=oom" in lines[1]
-    mend(results, capsys)
+    fix(results, capsys)
 
 
 def test_more_prompts_than_a_request_asks_for_are_no_error(
@@ -378,7 +378,7 @@ def test_scores_against_a_reference_that_is_gone(
     assert code == 1 and len(lines) == 3
     expected = f"holds 0000-0 against a video of {reference.name.removeprefix('bf16-')}"
     assert all(expected in line for line in lines[:2])
-    mend(results, capsys)
+    fix(results, capsys)
 
 
 @pytest.mark.parametrize("file", ["run.json", "rows"])

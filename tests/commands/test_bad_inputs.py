@@ -21,7 +21,7 @@ import harness.__main__
 from harness.models.preset import VideoModel
 from harness.results.run import Run
 from harness.runs import generate, sweep
-from harness.runs.worker import mendable
+from harness.runs.worker import fixable
 from harness.scoring.score import built
 from harness.system.errors import AlreadySaid
 from tests.conftest import ROOT
@@ -75,7 +75,7 @@ def build_only(stage: str, run: Run, lock: int, videos: object) -> None:
     except Built:
         built(json.dumps(run.metrics, sort_keys=True))
     except Exception as error:
-        sentence = mendable(error, run.folder)
+        sentence = fixable(error, run.folder)
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)

@@ -66,7 +66,7 @@ def test_the_table_tells_the_rows_apart(floor: tuple[Path, Done]) -> None:
         assert label in lines
 
 
-def test_what_mends_a_row_keeps_its_reference(floor: tuple[Path, Done]) -> None:
+def test_what_fixes_a_row_keeps_its_reference(floor: tuple[Path, Done]) -> None:
     folders = floor[0].glob("moviegen/small/bf16-*")
     (folder,) = (each for each in folders if Run.from_folder(each).settings == OTHER)
     (folder / "run.json").rename(folder / "aside")

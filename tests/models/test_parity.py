@@ -13,7 +13,7 @@ from harness.cache.positions import Rope, rotate
 from harness.cache.session import Session
 from harness.models.wan import Wan
 from harness.sampling.loop import Loop
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.retention.keep import KeepAll
@@ -121,7 +121,7 @@ def replay(
         text_kv = network.text_kv(inputs["text"])
     num_frames = inputs["noise"].shape[1]
     session = Session(spec, BF16, Portable(), num_frames, torch.device("cpu"))
-    chunks = sampler.sample(session, text_kv, Recorded(inputs), num_frames, Silent())
+    chunks = sampler.sample(session, text_kv, Recorded(inputs), num_frames, NullObserver())
     latents = torch.cat(list(chunks), dim=1)
     assert len(sampler.passes) == loop.num_passes(of_config, num_frames, spec.chunk_frames)
 

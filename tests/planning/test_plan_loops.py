@@ -21,7 +21,7 @@ from harness.planning.memory import Budget, Contract
 from harness.planning.model_needs import Needs, network
 from harness.planning.roofline import work
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from tests.support.families import made, planned, tiny
 from tests.support.geometry import CPU
 from tests.support.plans import planned as table
@@ -56,7 +56,7 @@ def attended(model: VideoModel, method: Method, num_frames: int) -> list[int]:
     noise = SeededNoise(0, model.latent_shape(num_frames))
     parts: list[Tensor] = []
     joint = AsTheyAre(parts)
-    for part in sampler.sample(session, text_kv, noise, num_frames, Silent(), joint):
+    for part in sampler.sample(session, text_kv, noise, num_frames, NullObserver(), joint):
         parts.append(part)
     return backend.seen
 

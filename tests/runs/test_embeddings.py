@@ -221,13 +221,13 @@ def test_a_damaged_file_is_made_anew(
     whole = path.read_bytes()
     damage(path)
     assert path.read_bytes() != whole
-    mended = encoded(slow_run(tmp_path)).texts
+    fixed = encoded(slow_run(tmp_path)).texts
     said = capsys.readouterr().err.splitlines()
     assert said == [f"warning: {path} is damaged and made anew"]
     again = asked(tmp_path)[1 + len(PROMPTS) :]
     assert again[0] == "loaded" and len(again) == 2
     for prompt in PROMPTS:
-        assert torch.equal(mended[prompt][0], good[prompt][0])
+        assert torch.equal(fixed[prompt][0], good[prompt][0])
     encoded(slow_run(tmp_path))
     assert len(asked(tmp_path)) == 1 + len(PROMPTS) + 2
 

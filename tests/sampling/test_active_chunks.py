@@ -12,7 +12,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent, step_rows
+from harness.sampling.passes import NullObserver, step_rows
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
@@ -30,7 +30,7 @@ def test_a_later_chunk_sees_the_newest_state_of_the_chunks_before_it(offset: int
     sampler = Recording(net, FOUR, 3, loop=Loop(offset=offset))
     session = Session(spec(), BF16, Portable(), 12, CPU)
     kv, noise = text(net), SeededNoise(0, (12, 4, 8, 16))
-    latents = torch.cat(list(sampler.sample(session, kv, noise, 12, Silent())), dim=1)
+    latents = torch.cat(list(sampler.sample(session, kv, noise, 12, NullObserver())), dim=1)
     assert latents.shape[1] == 12
     newest: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the chunk's first frame
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.sampling.diffusion_forcing import DiffusionForcing
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import UniPCSchedule
 from methods.retention.tokens.keydiff import KeyDiff
@@ -28,7 +28,7 @@ STEPS = 8
 
 
 @dataclass
-class Counted(Silent):
+class Counted(NullObserver):
     num_reused: int = 0
     drifts: list[float] = field(default_factory=list)
 

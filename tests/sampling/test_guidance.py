@@ -27,7 +27,7 @@ from harness.runs.library import load, sample_video
 from harness.sampling.guidance import Branch, Guidance, SameText
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Generation, Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
@@ -42,7 +42,7 @@ ANCHORED = {"window": 15, "sink": 3, "positions": "anchored"}
 GUIDED = ("+model.guidance._target_=harness.sampling.Guidance", "+model.guidance.scale=5")
 
 
-class Passes(Silent):
+class Passes(NullObserver):
     """What was timed, and what was skipped."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ def video(
     method: Method = BF16,
     loop: Loop = Loop(),  # noqa: B008  frozen
     reuse: Reuse | None = None,
-    watcher: Silent | None = None,
+    watcher: NullObserver | None = None,
     **changes: Any,
 ) -> tuple[Tensor, list[Session]]:
     """Latents of 12 frames and the cache of each branch; other: the text of the second."""
@@ -78,7 +78,9 @@ def video(
     noise, parts = SeededNoise(0, (12, 4, 8, 16)), []
     texts = SameText(text(net)), SameText(text(net, other))
     branches = tuple(map(Branch, sessions, texts))
-    for part in sampler.run(Generation(branches, noise, 12, watcher or Silent(), AsTheyAre(parts))):
+    for part in sampler.run(
+        Generation(branches, noise, 12, watcher or NullObserver(), AsTheyAre(parts))
+    ):
         parts.append(part)
     return torch.cat(parts, 1), sessions
 
@@ -116,7 +118,7 @@ def test_the_flows_of_both_texts_combine() -> None:
             Branch(Session(spec(), BF16, Portable(), 3, CPU), SameText(each)) for each in texts
         )
         noise = SeededNoise(0, (12, 4, 8, 16))
-        (clean,) = sampler.run(Generation(branches, noise, 3, Silent()))
+        (clean,) = sampler.run(Generation(branches, noise, 3, NullObserver()))
         found.append(clean)
     with torch.inference_mode():
         session = Session(spec(), BF16, Portable(), 3, CPU)
@@ -223,7 +225,7 @@ def test_chunks_under_way_are_planned_as_they_are_held(offset: int | None) -> No
     net = network()
     noise = SeededNoise(0, (18, 4, 8, 16))
     sampler = Watching(net, Schedule(), 3, loop=loop)
-    list(sampler.sample(session, text(net), noise, 18, Silent()))
+    list(sampler.sample(session, text(net), noise, 18, NullObserver()))
     frames = loop.active_frames(Schedule(), 18, 3)
     assert largest == frames * 2 * shape.bf16_frame_bytes  # fp32
 

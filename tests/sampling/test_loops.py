@@ -14,7 +14,7 @@ from harness.cache.attention.portable import Portable
 from harness.cache.session import Session, anchored
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.quantizers.rtn import RTN
@@ -28,7 +28,7 @@ MIXED = {"window": 9, "sink": 3, "positions": "relative", "keys": "pre_rope", "s
 TWO = Schedule(steps=(1000, 500))
 
 
-class Counted(Silent):
+class Counted(NullObserver):
     """Passes by phase."""
 
     def __init__(self) -> None:
@@ -43,7 +43,9 @@ class Counted(Silent):
         return super().phase(name)
 
 
-def rolled(method: Method, num_frames: int, observer: Silent | None = None) -> tuple[Any, Session]:
+def rolled(
+    method: Method, num_frames: int, observer: NullObserver | None = None
+) -> tuple[Any, Session]:
     net, shape = network(), spec(**ANCHORED)
     method.check(shape)
     session = Session(shape, method, Portable(), num_frames, CPU)
@@ -136,7 +138,7 @@ def test_histories_of_a_long_video() -> None:
     session = Session(spec(), BF16, Portable(), 12, CPU)
     noise = SeededNoise(0, (12, 4, 8, 16))
     with pytest.raises(ValueError, match="multiples of the model's chunk of 3"):
-        next(sampler.sample(session, text(network()), noise, 12, Silent()))
+        next(sampler.sample(session, text(network()), noise, 12, NullObserver()))
 
 
 def mixed(method: Method, num_chunks: int = 5) -> tuple[list[tuple[list[int], Tensor]], Session]:
@@ -146,7 +148,7 @@ def mixed(method: Method, num_chunks: int = 5) -> tuple[list[tuple[list[int], Te
     session = Session(shape, method, Portable(), 3 * num_chunks, CPU)
     noise = SeededNoise(0, (3 * num_chunks, 4, 2 * GRID[0], 2 * GRID[1]))
     found = []
-    for _ in Sampler(net, TWO, 3).sample(session, text(net), noise, 3 * num_chunks, Silent()):
+    for _ in Sampler(net, TWO, 3).sample(session, text(net), noise, 3 * num_chunks, NullObserver()):
         frames, keys, _ = session.stored(1)
         found.append((frames, keys.clone()))
         assert session.stored_bytes == live_bytes(session)

@@ -18,7 +18,7 @@ from harness.cache.session import Session
 from harness.models.magi import Magi
 from harness.sampling.guidance import Guided, SidePass, ThreePass, branches_of
 from harness.sampling.network import TextKV
-from harness.sampling.passes import Pass, Silent
+from harness.sampling.passes import NullObserver, Pass
 from harness.sampling.pipeline import Pipeline
 from harness.sampling.sampler import ChunkState, Generation, Sampler
 from harness.sampling.schedule import MagiSchedule
@@ -129,7 +129,7 @@ class Watching(Sampler):
 
 
 @dataclass
-class Watcher(Silent):
+class Watcher(NullObserver):
     """An observer that notes decisions, and the finished chunks of the cache at each row."""
 
     sampler: Watching

@@ -22,7 +22,7 @@ from harness.cache.session import Session
 from harness.models import WanPreview
 from harness.sampling.loop import Loop
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.reuse import Place, ReuseState
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
@@ -36,7 +36,7 @@ SCOPES: tuple[Any, ...] = ("chunk", "window")
 
 
 @dataclass
-class Watcher(Silent):
+class Watcher(NullObserver):
     phases: list[str] = field(default_factory=list)
     num_reused: int = 0
     drifts: list[tuple[float, float]] = field(default_factory=list)

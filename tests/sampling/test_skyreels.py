@@ -18,7 +18,7 @@ from harness.cache.published import FullBuffers
 from harness.cache.session import Session
 from harness.sampling.diffusion_forcing import DiffusionForcing
 from harness.sampling.guidance import Branch, Guidance, SameText
-from harness.sampling.passes import Pass, Silent
+from harness.sampling.passes import NullObserver, Pass
 from harness.sampling.reuse import Place, ReuseState
 from harness.sampling.sampler import Generation, Sampler
 from harness.sampling.schedule import UniPCSchedule
@@ -179,7 +179,7 @@ class Watching(Sampler):
 
 
 @dataclass
-class Watcher(Silent):
+class Watcher(NullObserver):
     """An observer that notes decisions in order."""
 
     sampler: Watching

@@ -23,7 +23,7 @@ from harness.results.run import Run
 from harness.results.video_files import read_frames
 from harness.sampling.guidance import Branch
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Generation
 from tests.support.families import made, tiny
 from tests.support.geometry import CPU
@@ -112,7 +112,7 @@ def test_recaching_renews_the_window_and_keeps_the_sink(tmp_path: Path) -> None:
         texts = model.texts(sampler, {"prompt": rows[0]}, 24, later={21: rows[1]})
         branches = (Branch(session, texts["prompt"]),)
         noise = SeededNoise(0, model.latent_shape(24))
-        passes = sampler.run(Generation(branches, noise, 24, Silent(), recached=recached))
+        passes = sampler.run(Generation(branches, noise, 24, NullObserver(), recached=recached))
         for _ in range(num_frames // 3):
             next(passes)
         return session.stored(1)

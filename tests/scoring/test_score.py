@@ -131,7 +131,7 @@ def test_a_video_that_cannot_be_read_has_a_row_with_the_reason(tmp_path: Path) -
     assert row(this, 1)["grey"] > 0
     write_lossless(this.packed(this.items[0]), noisy(moving(20)), 16)
     assert [word for word in finish(this) if word.startswith("0")] == ["0 grey", "0 psnr", "0 ssim"]
-    assert row(this)["psnr_db"] > 20, "it was mended"
+    assert row(this)["psnr_db"] > 20, "it was fixed"
 
 
 @pytest.mark.parametrize("colour", [0, 128, 255])

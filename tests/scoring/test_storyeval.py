@@ -292,7 +292,7 @@ def test_an_endpoint_that_is_not_there_is_a_reason_for_now(server: Server) -> No
         ((200, {}, '{"choices": []}'), "no chat completion"),
     ],
 )
-def test_what_another_attempt_cannot_mend_is_not_tried_again(
+def test_what_another_attempt_cannot_fix_is_not_tried_again(
     server: Server, reply: tuple[int, dict[str, str], str], reason: str
 ) -> None:
     server.says(reply)
@@ -474,7 +474,7 @@ def test_finished_videos_are_judged_as_soon_as_there_is_a_judge(
     assert files and not any(KEY.encode() in path.read_bytes() for path in files)
 
 
-def test_an_outage_is_mended_by_scoring_again_and_a_missing_judge_takes_nothing(
+def test_an_outage_is_fixed_by_scoring_again_and_a_missing_judge_takes_nothing(
     server: Server, tmp_path: Path
 ) -> None:
     server.says((503, {}, "closed"))

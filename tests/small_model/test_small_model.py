@@ -16,7 +16,7 @@ from harness.config.compose import configured
 from harness.models.checkpoints import bundled
 from harness.models.preset import VideoModel
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.small_model.codec import encode
 from harness.small_model.world import clip
 from harness.system.errors import UserError
@@ -85,7 +85,7 @@ def test_it_draws_what_the_prompt_asks_for() -> None:
         text_kv = model.text_kv(sampler, model.text.encode([clip(seed).prompt])[0])
         session = Session(model.spec, method, Portable(), num_frames, CPU)
         noise = SeededNoise(seed, model.latent_shape(num_frames))
-        chunks = list(sampler.sample(session, text_kv, noise, num_frames, Silent()))
+        chunks = list(sampler.sample(session, text_kv, noise, num_frames, NullObserver()))
         error.append((torch.cat(chunks, 1)[0].float() - truth[seed]).square().mean())
     spread = torch.stack(truth).var(0).mean()
     assert torch.stack(error).mean() < 0.7 * spread

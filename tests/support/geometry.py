@@ -22,7 +22,7 @@ from harness.config import compose
 from harness.config.compose import method_files
 from harness.models.wan import Wan
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from methods.retention.keep import KeepAll
@@ -49,7 +49,7 @@ def generate(
     backend = (backend or Portable()).resolve(shape, method, CPU)
     session = Session(shape, method, backend, num_frames, CPU)
     noise = SeededNoise(seed, (num_frames, 4, 2 * GRID[0], 2 * GRID[1]))
-    chunks = sampler.sample(session, text(net, seed), noise, num_frames, Silent())
+    chunks = sampler.sample(session, text(net, seed), noise, num_frames, NullObserver())
     return torch.cat(list(chunks), dim=1), session
 
 

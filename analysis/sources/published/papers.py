@@ -155,7 +155,7 @@ class Paper:
             for row, values in table.rows.items():
                 work, method = table.work.get(row), self.method_of(table, row)
                 for column, value in zip(table.columns, values, strict=True):
-                    if value is not None:
+                    if value is not None:  # the paper left the cell empty
                         place = (self.name, table.id, table.suite, row, method)
                         found.append(
                             Number(*place, self.columns[column], float(value), setup, work)
@@ -169,6 +169,7 @@ class Paper:
 
 def names() -> list[str]:
     """List the papers, the study first."""
+    # False sorts before True, so the study comes first.
     found = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     return sorted(found, key=lambda name: name != "longhorizon")
 

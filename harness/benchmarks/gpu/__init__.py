@@ -1,7 +1,7 @@
-"""The GPU bench: eight measurements in ten minutes, on random weights of true size.
+"""Runs the GPU bench: eight measurements in ten minutes, on random weights of true size.
 
 `--dry-run` runs every item on a CPU at tiny sizes, with kernels in Triton's interpreter. It finds
-typing errors before the rented minutes begin.
+errors of the bench before a GPU is rented.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ ITEMS = (
     Item("6 correctness", 40, attention.correctness),
     Item("7 fused and staged attention", 50, attention.crossover),
 )
+# Sizes of Wan 1.3B: 12 heads of 128 channels, 30 layers, 30 x 52 tokens per frame, 3 frames per
+# chunk (4680 queries), and 1536 to 8960 channels in the feed-forward layer. The histories are those
+# of the last chunk in a window of 21 frames and in a video of 42.
 FULL = Sizes(
     frame=Shape(12, 128, 1560, 1),
     histories=(18, 39),
@@ -66,6 +69,7 @@ FULL = Sizes(
     copy_bytes=2**32,
     videos=3,
 )
+# The smallest sizes that every kernel accepts: Triton's interpreter takes seconds per call.
 SMALL = Sizes(
     frame=Shape(2, 32, 32, 1),
     histories=(2, 3),
@@ -117,12 +121,15 @@ def run(options: Options) -> int:
         end = math.inf if options.dry_run else time.perf_counter() + LIMIT_S
         with lab.until_end:
             for item in ITEMS:
-                failed |= not _carry_out(item, lab, end)
+                failed |= not _measure(item, lab, end)
     return int(failed)
 
 
-def _carry_out(item: Item, lab: Lab, end: float) -> bool:
-    """One item within its budget (none in a dry run); an error becomes its row, others go on."""
+def _measure(item: Item, lab: Lab, end: float) -> bool:
+    """Run one item within its budget; an error becomes a row, and returns False.
+
+    end: when the bench must end; inf in a dry run, which has no budgets.
+    """
     start = time.perf_counter()
     lab.begin(item.title, end if math.isinf(end) else min(start + item.budget_s, end))
     try:
@@ -131,6 +138,7 @@ def _carry_out(item: Item, lab: Lab, end: float) -> bool:
         lab.report.add(Row(item.title, "all", note=f"failed: {first_line(error)}"))
         return False
     finally:
+        # Clocks and temperature show whether the GPU was throttled during this item.
         lab.report.head.setdefault("items", {})[item.title] = {
             "seconds": round(time.perf_counter() - start, 2),
             "budget_s": item.budget_s,
@@ -139,5 +147,5 @@ def _carry_out(item: Item, lab: Lab, end: float) -> bool:
             ),
         }
         if lab.device.type == "cuda":
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # the next item must find the memory of this one
     return True

@@ -78,6 +78,8 @@ def _choose(lab: Lab, rates: dict[int, dict[str, float]]) -> None:
     order = [first, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     order = list(dict.fromkeys(order))
     lab.until_end.enter_context(mock.patch.object(dense, "_order", lambda device: order))
+    # Until the bench ends, BF16 and all methods use this kernel: a ratio then compares storage and
+    # not kernels.
     case = "kernel that stands for BF16, for everyone"
     lab.add(case, found[fastest] / 1e12, "TFLOP/s", note=fastest)
     path = lab.report.path.with_name(f"{lab.report.path.stem}-calibration.json")
@@ -96,6 +98,8 @@ def _choose(lab: Lab, rates: dict[int, dict[str, float]]) -> None:
 
 def _kernels(device: torch.device) -> dict[str, Attend]:
     """Return kernels by name, each with and without log-sum-exp."""
+    # Attention that is merged by log-sum-exp needs it as an output, which SDPA does not return:
+    # call the operators behind it.
     aten = torch.ops.aten
     if device.type == "cpu":
         with_lse = aten._scaled_dot_product_flash_attention_for_cpu

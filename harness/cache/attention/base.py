@@ -101,7 +101,7 @@ class Segment:
         own = self.key_rotation
         stage(self.key_quantizer, self.pages.key, self.pages, heads, frames, out)
         if self.turns is None:
-            change_basis(out, own, basis)
+            change_basis(out, own, basis)  # nothing to do if both are the same, the usual case
             return
         change_basis(out, own, None)  # positions apply to plain channels
         apart = out.unflatten(2, (-1, self.pages.key.page[0] // self.span))
@@ -154,6 +154,7 @@ class Scratch:
         if self.buffer.numel() < size:
             self.buffer = torch.empty(0)  # free the old buffer first, so that both never coexist
             self.buffer = torch.empty(size, dtype=like.dtype, device=like.device)
+        # The buffer grows with the history and never shrinks; smaller tiles use its beginning.
         room = self.buffer[:size].view(shape)
         return room[0], room[1]
 
@@ -233,6 +234,7 @@ def head_groups(
     like: Tensor, num_tokens: int, scratch_mib: float, least: int = 1
 ) -> Iterator[slice]:
     """Yield groups of heads of `like` [B, H, T, D] whose keys and values fit into scratch."""
+    # Factor 2: keys and values.
     head_bytes = 2 * like.shape[0] * num_tokens * like.shape[3] * like.itemsize
     group = heads_in(like.shape[1], head_bytes, scratch_mib, least)
     for start in range(0, like.shape[1], group):

@@ -38,6 +38,7 @@ class ByKernel(Backend):
         Raises  UserError: they do not.
         """
         lacking = kernels.missing(device)
+        # All checks come before the first video, so that no run stops halfway.
         if lacking:
             raise UserError(
                 f"attention={self.name}: {lacking}; type attention=portable, which runs here"

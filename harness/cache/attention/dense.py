@@ -37,6 +37,7 @@ def attend_dense(
     mask = None if bias_BHN is None else _mask(bias_BHN, q)
     if not q.is_cuda:
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask)
+    # The flash kernel takes neither fp32 nor a mask.
     elif q.dtype == torch.float32 or mask is not None:
         out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, mask, True)[:2]
     elif _order(q.device)[0] is SDPBackend.CUDNN_ATTENTION:
@@ -89,6 +90,8 @@ class Merge:
 
     def add(self, out_BHTD: Tensor, lse_BHT: Tensor) -> None:
         """Merge another part, weighted by its share of the softmax denominator."""
+        # Each output is normalised by its own denominator exp(lse); rescale both to that of the
+        # sum. Differences of logarithms never overflow, where the denominators could.
         both = torch.logaddexp(self._lse, lse_BHT)
         self.out.mul_((self._lse - both).exp_()[..., None])
         self.out.addcmul_(out_BHTD.to(self.out.dtype), (lse_BHT - both).exp_()[..., None])

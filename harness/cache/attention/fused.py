@@ -32,6 +32,8 @@ class Fused(ByKernel):
         roped = method.keys_in(spec) == "roped"
         moves = spec.positions == "relative" and spec.window is not None
         rotation = method.key.rotation(spec.head_dim, device)
+        # Such keys must leave the quantizer's rotation before they are rotated by position, which
+        # the kernel cannot do.
         if rotation is not None and (not roped or moves):
             raise UserError(
                 f"attention=fused: {type(method.key).__name__} rotates keys that turn on reading "
@@ -55,6 +57,7 @@ class Fused(ByKernel):
         # The current chunk is exact and never in a quantizer's basis: attend before q is rotated.
         merged = Merge(*attend_dense(q_BHTD, k_BHTD, v_BHTD))
         for segment in history:
+            # Rotate q into the segment's basis and the output back: (q R)(k R)^T = q k^T.
             q = into(q_BHTD, segment.key_basis)
             # The kernel does not read pooled frames, nor rotate other than by `Turns`.
             if segment.log_count or segment.needs_torch:

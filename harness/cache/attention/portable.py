@@ -34,9 +34,8 @@ class Portable(Backend):
     """Decodes one tile of history at a time into scratch and attends to it.
 
     axis: `heads`: a tile is all tokens of as many heads as fit into `scratch_mib`, at least one.
-        Heads are independent, so no merge is needed. `tokens`: a tile is as many frames as fit
-        into `tile_tokens`, at least one; tiles are merged by log-sum-exp. This decodes less at a
-        time, which is faster for few queries.
+        `tokens`: a tile is as many frames as fit into `tile_tokens`, at least one; it is faster
+        for few queries, since less is decoded at a time.
     scratch_mib: size of a tile in MiB.
     tile_tokens: tokens of a tile with axis `tokens`.
 
@@ -92,6 +91,7 @@ class Portable(Backend):
         # Rotate q, the current chunk and the output rather than the history, which is larger.
         key_basis, value_basis = bases(history)
         num_tokens = k_BHTD.shape[2] + sum(segment.num_tokens for segment in history)
+        # Heads are independent, so tiles of heads need no merge; tiles of tokens share a softmax.
         attend = self._whole if self.axis == "heads" else self._in_tiles
         out = torch.empty_like(q_BHTD)
         for heads in head_groups(
@@ -110,25 +110,16 @@ class Portable(Backend):
         num_stored = sum(segment.num_tokens for segment in history)
         # History and current chunk share one buffer, so that one attention call reads both.
         room = scratch.take(k, k.shape[1], num_stored + k.shape[2])
-        self._load(history, heads, room, bases(history))
+        key_basis, value_basis = bases(history)
+        for segment, span in spans(history):
+            frames = slice(0, len(segment.pages.slots))
+            segment.load_keys(heads, frames, room[0][:, :, span], key_basis, self.stage)
+            segment.load_values(heads, frames, room[1][:, :, span], value_basis, self.stage)
         scratch.look(*(part[:, :, :num_stored] for part in room))
         for part, current in zip(room, (k, v), strict=True):
             part[:, :, num_stored:] = current
         mask = _mask(history, num_stored + k.shape[2], q, heads)
         return F.scaled_dot_product_attention(q, *room, attn_mask=mask)
-
-    def _load(
-        self,
-        history: Sequence[Segment],
-        heads: slice,
-        room: tuple[Tensor, Tensor],
-        basis: tuple[Tensor | None, Tensor | None],
-    ) -> None:
-        """Decode all of history into the beginning of keys and values [B, h, tokens, D]."""
-        for segment, span in spans(history):
-            frames = slice(0, len(segment.pages.slots))
-            segment.load_keys(heads, frames, room[0][:, :, span], basis[0], self.stage)
-            segment.load_values(heads, frames, room[1][:, :, span], basis[1], self.stage)
 
     def _in_tiles(
         self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
@@ -137,6 +128,7 @@ class Portable(Backend):
         q, k, v = chunk
         key_basis, value_basis = bases(history)
         merged = Merge(*attend_dense(q, k, v))
+        # A tile ends with a frame, since pages are decoded whole.
         for segment, frames in self._tiles(history):
             size = segment.pages.key.page[0]
             tokens = slice(frames.start * size, frames.stop * size)

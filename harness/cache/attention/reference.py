@@ -38,6 +38,8 @@ class Reference(Backend):
             scratch.look(k, v)
             keys.append(k)
             values.append(v)
+            # A stored token that stands for n tokens counts n times in the softmax: add log n to
+            # its logit.
             shared = k.new_full((*k.shape[:2], 1, k.shape[2]), segment.log_count)
             bias.append(shared if segment.bias is None else segment.bias[:, :, None])
         k, v = torch.cat([*keys, k_BHTD.float()], 2), torch.cat([*values, v_BHTD.float()], 2)

@@ -29,8 +29,7 @@ from harness.cache.attention.dense import Merge, attend_dense, attend_plain, ven
 class Staged(ByKernel):
     """Decodes every stored value once per pass and layer, into scratch that fits the GPU's cache.
 
-    Every query tile reads every key, so with many queries a kernel that decodes inside the
-    attention loop would repeat the work; here it is one pass over the packed bytes.
+    With many queries this beats `fused`, which decodes again for every tile of queries.
 
     scratch_mib: size of the scratch in MiB, which limits the heads of a group.
     least_heads: the fewest heads of a group, whatever the scratch; with fewer, multiprocessors of
@@ -109,6 +108,8 @@ def _stage_all(
         pages = segment.pages
         k, v = (part[:, :, span] for part in room)
         form, own = form_of(segment.key_quantizer), segment.key_rotation
+        # The kernel rotates by position but cannot undo the quantizer's rotation, which comes
+        # first. Such keys are decoded by the kernel and rotated in torch.
         if segment.turns is not None and (own is not None or segment.needs_torch):
             stage(form, pages.key, pages.table, group, k, None)
             change_basis(k, own, None)  # positions apply to plain channels

@@ -70,7 +70,7 @@ def widen(half, row, bits):
         number = np.int32(half[i])
         magnitude = (number & 0x7FFF) << 13
         bits[i] = magnitude
-        row[i] *= np.float32(2.0**112)  # mends the exponent, exactly, of subnormal numbers too
+        row[i] *= np.float32(2.0**112)  # fixes the exponent, exactly, of subnormal numbers too
         if magnitude >= 0x7C00 << 13:  # infinite, or not a number
             bits[i] = magnitude | 0x7F800000
         bits[i] |= (number & 0x8000) << 16

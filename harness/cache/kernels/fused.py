@@ -2,12 +2,6 @@
 
 Each program repeats the decoding for its tile of queries, so this is faster for few queries only
 (some hundreds); with thousands, staging the history once is faster. It needs no scratch.
-
-Rotations of keys that depend on the frame alone are moved out of the loop: rotating q back once per
-frame gives the same logits as rotating every key. Scales and zeros stay in the loop, one
-multiply-add per element of K or V. Applying a token's scale to columns of the logits and
-probabilities instead takes as many operations for 128 queries of width 128 as it saves, and the
-compiled loop was a quarter (sm_86) to a third (sm_90) longer.
 """
 
 from __future__ import annotations
@@ -89,6 +83,8 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
         slot = tl.load(slots + f).to(tl.int64)
         # Load q again for every frame: keeping it next to the rotated q would cost registers.
         q_frame = tl.load(q_at, mask=asked, other=0)
+        # A rotation that depends on the frame alone moves out of the loop over tokens: rotating q
+        # back once gives the same logits as rotating every key.
         if q_turns is not None:
             back = load_time(q_turns, f, P.time, P.head_dim)
             q_frame = turn_pairs(q_frame, back, True, P.head_dim)
@@ -98,8 +94,13 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
             live = t < num_tokens
             angles = load_turns(k_turns, f, t, live, P.time, P.head_dim)
             k = load_finished(key, P.key, angles, (b, h, slot), t, live, P.head_dim)
+            # Scales and zeros are applied here, one multiply-add per element of K or V. Applying a
+            # token's scale to columns of the logits and probabilities instead takes as many
+            # operations for 128 queries of width 128 as it saves; the compiled loop was a quarter
+            # (sm_86) to a third (sm_90) longer.
             v = load_finished(value, P.value, None, (b, h, slot), t, live, P.head_dim)
             s = tl.dot(q_frame, tl.trans(k.to(DOT)), input_precision="ieee") * P.scale
+            # The last tile of a frame may be partly empty: exp2(-inf) = 0 leaves its rest out.
             s = tl.where(live[None, :], s, float("-inf"))
             # Online softmax: rescale earlier sums to the new maximum.
             new_top = tl.maximum(top, tl.max(s, 1))

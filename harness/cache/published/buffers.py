@@ -26,7 +26,7 @@ from harness.cache.integration import Integration
 from harness.cache.layer import Chunk, Plan
 from harness.cache.positions import Positions
 from harness.cache.session import Session
-from harness.cache.token_layer import Held, TokenLayer
+from harness.cache.token_layer import StoredTokens, TokenLayer
 
 KEY_BYTES = 4  # FP32, whatever the model's dtype
 
@@ -137,7 +137,7 @@ class BufferLayer(TokenLayer):
     buffers: Buffers = field(kw_only=True)
     end: int = 0
 
-    def keep(self, held: Held) -> None:
+    def keep(self, held: StoredTokens) -> None:
         """Move the tokens that stay to the places before `end`."""
         # Unfinished chunks have their own places after `end`. A prefix that is shown in every pass
         # stays unfinished, and has its own places before the history.

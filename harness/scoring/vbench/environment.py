@@ -38,16 +38,16 @@ def interpreter(configured: str | None) -> Path:
 def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
     """Return why this interpreter cannot run VBench with these packages, or None if it can."""
     make = "type make vbench, or " if checkout() else ""  # a wheel brings no Makefile
-    mend = f"{make}set HARNESS_VBENCH_PYTHON to a Python that has it"
+    fix = f"{make}set HARNESS_VBENCH_PYTHON to a Python that has it"
     if not python.is_file():
-        return f"VBench needs an environment of its own and {python} does not exist: {mend}"
+        return f"VBench needs an environment of its own and {python} does not exist: {fix}"
     try:
         found = versions(python)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return f"{python} does not run as a Python interpreter ({error}): {mend}"
+        return f"{python} does not run as a Python interpreter ({error}): {fix}"
     if (version := found.get("vbench")) != VERSION:
         have = f"vbench {version}" if version else "no vbench"
-        return f"{python} has {have}, and vbench {VERSION} is needed: {mend}"
+        return f"{python} has {have}, and vbench {VERSION} is needed: {fix}"
     for package in packages:
         if package == DETECTRON2 and package not in found:
             return (
@@ -55,7 +55,7 @@ def missing(python: Path, packages: Iterable[str] = ()) -> str | None:
                 "install --no-build-isolation <a clone of github.com/facebookresearch/detectron2>"
             )
         if package not in found:
-            return f"{python} has no {package}: {mend}"
+            return f"{python} has no {package}: {fix}"
     return None
 
 

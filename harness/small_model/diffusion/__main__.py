@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from torch import Tensor
 
 from harness.config import messages
 from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
+from harness.small_model.scenes.clip import Clip
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import averaged, saved_state
 from harness.system import machine
@@ -58,18 +60,13 @@ def train(config: dict[str, Any]) -> int:
 
 def sample(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and write a sheet of generated and true frames."""
-    from harness.small_model.diffusion.sample import SHEET, draw_sheet, held_out
-    from harness.small_model.diffusion.sample import sample as make
+    from harness.small_model.diffusion.sample import SHEET, draw_sheet
 
     training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
-    teacher: Teacher = instantiate(config["teacher"])
-    clips, text = held_out(training.samples, layout=teacher.sample_layout)
-    network = averaged(training.folder, model)
-    made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
+    clips, made, latent_fps = _generated(config)
     path = Path(training.out or training.folder) / SHEET
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(path, clips, made, model.fps / TEMPORAL_STRIDE)
+    draw_sheet(path, clips, made, latent_fps)
     print(path)
     return 0
 
@@ -77,18 +74,11 @@ def sample(config: dict[str, Any]) -> int:
 def rates(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and print what the world's detector finds in them."""
     from harness.small_model.codec import preview
-    from harness.small_model.diffusion.sample import held_out
-    from harness.small_model.diffusion.sample import sample as make
     from harness.small_model.scenes.report import Videos, report
 
-    training: Training = instantiate(config["train"])
-    model: VideoModel = instantiate(config["model"])
-    teacher: Teacher = instantiate(config["teacher"])
-    clips, text = held_out(training.samples, layout=teacher.sample_layout)
-    network = averaged(training.folder, model)
-    made = make(network, model.spec, teacher, text, training.video_frames, seed=0)
+    clips, made, _ = _generated(config)
     scenes = tuple(each.scene for each in clips)
-    report(Videos(training.folder, scenes, tuple(map(preview, made)))).show()
+    report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
     return 0
 
 
@@ -114,6 +104,20 @@ def export(config: dict[str, Any]) -> int:
     ).items():
         print(f"{name}: {value}")
     return 0
+
+
+def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
+    """Return held-out clips, the teacher's videos of them, and latent frames per second."""
+    from harness.small_model.diffusion.sample import held_out
+    from harness.small_model.diffusion.sample import sample as generate
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    teacher: Teacher = instantiate(config["teacher"])
+    clips, text = held_out(training.samples, layout=teacher.sample_layout)
+    network = averaged(training.folder, model)
+    made = generate(network, model.spec, teacher, text, training.video_frames, seed=0)
+    return clips, made, model.fps / TEMPORAL_STRIDE
 
 
 if __name__ == "__main__":

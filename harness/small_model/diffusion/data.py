@@ -39,8 +39,10 @@ class Windows(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step."""
+        # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
         from_start = bool(draws.random() < self.stage.from_start)
+        # Windows inside a video begin with a chunk, since the network sees whole chunks.
         latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
         latents, texts, weights = [], [], []
         for seed in draws.integers(HELD_OUT, 2**31, self.stage.batch):
@@ -51,8 +53,8 @@ class Windows(Dataset[Batch]):
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
-            told = rows(one.scene, layout=bool(draws.random() < self.layout))
-            texts.append(told * float(draws.random() >= self.drop))
+            text = rows(one.scene, layout=bool(draws.random() < self.layout))
+            texts.append(text * float(draws.random() >= self.drop))
         whole = from_start or latest == 0
         return Batch(torch.stack(latents), torch.stack(texts), torch.stack(weights), whole)
 

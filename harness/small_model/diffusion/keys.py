@@ -57,6 +57,7 @@ class KeyShape:
                 attention.k.bias.copy_(self.offset * sizes * signs)
                 gains = (self.gain_spread * torch.randn(dim // 2, generator=draws)).exp()
                 low, high = self.gain
+                # Log-normal gains alone would have no channels far larger than the rest.
                 large = low + (high - low) * torch.rand(dim // 2, generator=draws)
                 is_large = torch.rand(dim // 2, generator=draws) < self.outliers
                 pairs = torch.where(is_large, large, gains).repeat_interleave(2)
@@ -110,6 +111,7 @@ def key_statistics(keys_HTD: Tensor) -> KeyStatistics:
     rms = keys.square().mean(1).sqrt().flatten()
     groups = keys.unflatten(1, (-1, GROUP))
     is_free = (groups.amin(2) > 0) | (groups.amax(2) < 0)
+    # Squared singular values of the centred keys are their variances along principal directions.
     power = torch.linalg.svdvals(keys - mean[:, None]).square()
     shares = (power.cumsum(1) / power.sum(1, keepdim=True)).mean(0)
     return KeyStatistics(

@@ -44,11 +44,14 @@ class DiffusionForcing(Objective):
         sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
         noise = randn(x0, draws)
         sigma = sigma_BF[:, :, None, None, None]
+        # One causal pass: every chunk attends to the earlier ones at their own noise levels.
         forcing = TeacherForcing(self.spec, x0.device)
         plan = forcing.plan(range(x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
         flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
         squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)
+        # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of
+        # how many things a batch shows.
         weight = batch.weight_BFhw / batch.weight_BFhw.mean()
         error_BF = (weight * squared_BFhw).mean((2, 3))
         counts_BF = sigma_BF > 0
@@ -68,8 +71,9 @@ class DiffusionForcing(Objective):
         order = torch.randperm(count, generator=draws, device=draws.device)
         u = (order + torch.rand(count, generator=draws, device=draws.device)) / count
         sigma = (self.shift * u / (1 + (self.shift - 1) * u)).view(shape)
-        sigma = sigma.clamp(min=1e-3)
+        sigma = sigma.clamp(min=1e-3)  # 0 marks clean chunks
         is_clean = torch.rand(shape, generator=draws, device=draws.device) < self.clean
+        # The last chunk always counts, so no window is without a loss.
         is_clean[:, -1] = False
         if not from_start and shape[1] > 1:
             is_clean[:, 0] = True

@@ -58,20 +58,22 @@ def sample(
     device = torch.device("cpu")
     draws = torch.Generator().manual_seed(seed)
     branches = [
+        # Rows of zeros stand for no prompt: training drops the text of some windows that way.
         Branch(network, network.text_kv(text), TeacherForcing(spec, device))
         for text in (text_BTE, torch.zeros_like(text_BTE))
     ]
+    # The shift spends more of the steps at high noise, where the layout of a frame is decided.
     u = torch.linspace(1, 0, teacher.steps + 1, dtype=torch.float64)
     sigmas = (teacher.sample_shift * u / (1 + (teacher.sample_shift - 1) * u)).tolist()
     shape = (len(text_BTE), spec.chunk_frames, network.dims.latent_channels)
-    sides = [2 * n for n in spec.grid]
+    sides = [2 * n for n in spec.grid]  # a token covers 2 x 2 latent cells
     chunks = []
     for first in range(0, num_frames, spec.chunk_frames):
         frames = range(first, first + spec.chunk_frames)
         x = torch.randn(*shape, *sides, generator=draws)
         for now, after in pairwise(sigmas):
-            told, untold = (branch.flow(x, now, frames) for branch in branches)
-            x = x + (after - now) * (untold + teacher.guidance * (told - untold))
+            with_text, without = (branch.flow(x, now, frames) for branch in branches)
+            x = x + (after - now) * (without + teacher.guidance * (with_text - without))
         for branch in branches:
             branch.commit(x, frames)
         chunks.append(x)

@@ -53,4 +53,5 @@ class TeacherTrainer(Trainer):
         super().__init__(training, network, objective, device)
         if self.clock.step == 0:
             keys.apply(self.network, training.seed)
+            # The trainer's average began with the keys before the change.
             self.average = Average(self.network, training.ema)

@@ -36,6 +36,7 @@ def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
     watched = Watched(spec, batch.x_BFChw.device)
     x, text_kv = batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1])
     plan = watched.plan(range(x.shape[1]), "history")
+    # Clean history is stored in a pass at time 0; its keys are the ones that a method quantizes.
     time = network.embed_time(torch.zeros(x.shape[:2], device=x.device))
     network.run(network.embed(x), time, text_kv, watched, plan)
     return [key_statistics(keys) for keys in watched.keys]

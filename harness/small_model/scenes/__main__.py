@@ -41,6 +41,7 @@ def main(words: Sequence[str]) -> int:
         print("\n".join(describe(one.scene) for one in clips))
         return 0
     if given.prompts:
+        # A prompt does not determine the colours of marks; a clip draws them from its seed.
         hues = np.random.Generator(np.random.PCG64(0)).random(MOST).tolist()
         shown = [(prompt, Clip(interpret(prompt), tuple(hues))) for prompt in given.prompts]
     else:
@@ -52,7 +53,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _label(index: int, prompt: str) -> str:
-    """A number, and the prompt in lines."""
+    """Return a label of several lines: the number, then the prompt."""
     lines = [str(index)]
     for word in prompt.split():
         if len(lines) == 1 or len(lines[-1]) + len(word) > _LINE:

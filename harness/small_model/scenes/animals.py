@@ -37,7 +37,7 @@ def _quadruped(  # noqa: PLR0913  what tells one animal from another
     tail: float = 0.3,
     extra: Figure = (),
 ) -> Figure:
-    """An animal on four legs with a collar that bears the mark."""
+    """Return an animal on four legs with a collar that bears the mark."""
     back = -legs - 2 * deep
     hx, hy = length * 0.85, back - neck
     bow = Joint(length * 0.6, back + deep * 0.5, "nod", 0.7)
@@ -54,6 +54,7 @@ def _quadruped(  # noqa: PLR0913  what tells one animal from another
                   (hx + 0.06, hy - head * 0.7), joint=bow),
         ),
     }[ears]  # fmt: skip
+    # Legs of a pair swing against each other; the dark ones are those of the far side.
     hips = (-length * 0.75, -length * 0.5, length * 0.5, length * 0.72)
     swings = (0.5, -0.5, 0.5, -0.5)
     return (
@@ -91,7 +92,7 @@ def _elephant() -> Figure:
 
 
 def _upright(tail: float, ears: str, belly: Paint = LIGHT) -> Figure:
-    """A kangaroo or monkey: a sitting body, long legs, a tail."""
+    """Return a kangaroo or monkey: a sitting body, long legs, a tail."""
     bow = Joint(0.08, -0.7, "nod", 0.5)
     above = (
         (oval(DARK, 0.06, -1.0, 0.05, 0.13, bow),)

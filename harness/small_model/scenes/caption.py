@@ -47,7 +47,8 @@ def describe(scene: Scene) -> str:
         if clauses:
             parts.append(_BEGINS[part] + " and ".join(clauses))
         elif part + 1 < len(EVENTS_S) and any(_clause(t, part + 1) for t in scene.things):
-            parts.append(_BEGINS[part].strip())  # nothing new yet
+            # `interpret` counts parts by "then" and "finally", so an empty part is named too.
+            parts.append(_BEGINS[part].strip())
     if scene.camera != "still":
         parts.append(_CAMERA[scene.camera])
     text = ", ".join(part for part in parts if part)
@@ -57,6 +58,7 @@ def describe(scene: Scene) -> str:
 def _clause(thing: Thing, part: int) -> str | None:
     """Return the clause about a thing at the start of a part, or None if nothing changes."""
     act = thing.acts[part]
+    # A thing is introduced in the part in which it first appears.
     since = next((p for p, each in enumerate(thing.acts) if each.action != "away"), 0)
     if part < since:
         return None
@@ -69,7 +71,7 @@ def _clause(thing: Thing, part: int) -> str | None:
         ]
         return " ".join(["an" if words[0][0] in "aeiou" else "a", *words, verb])
     before = thing.acts[part - 1]
-    turns = act.colour != before.colour and act.action != "away"
-    said = [f"becomes {spoken('colour', act.colour)}"] if turns else []
-    said += [verb] if act.action != before.action else []
-    return f"the {spoken('kind', thing.kind)} {' and '.join(said)}" if said else None
+    recoloured = act.colour != before.colour and act.action != "away"
+    changes = [f"becomes {spoken('colour', act.colour)}"] if recoloured else []
+    changes += [verb] if act.action != before.action else []
+    return f"the {spoken('kind', thing.kind)} {' and '.join(changes)}" if changes else None

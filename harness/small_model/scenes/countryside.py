@@ -54,7 +54,7 @@ def road() -> list[Patch]:
 
 
 def tree(x: float, y: float, size: float, paint: RGB, depth: float) -> list[Patch]:
-    """A tree whose trunk ends at x, y."""
+    """Return a tree whose trunk ends at x, y."""
     return [
         rect((110, 76, 48), x - size * 0.1, y - size * 0.5, x + size * 0.1, y, depth),
         disc(paint, x, y - size * 0.72, size * 0.34, size * 0.34, depth),

@@ -1,9 +1,8 @@
-"""Finds places, figures and their acts in the pixels of a video by drawing what could be there.
+"""Finds places, figures and their actions in the pixels of a video by drawing hypotheses.
 
-No judge is trained. A hypothesis is worth how much nearer it is to the pixels than the place
-without it, in squared error that is cut off at `CUT`, summed over what it covers. Prompts say
-nothing about where things are, so a figure is looked for everywhere. The marks of figures may have
-any colour and do not count.
+No classifier is trained. The gain of a hypothesis is the squared error that it removes: the error
+of the empty place minus the error of the place with the figure drawn into it, summed over the cells
+that the figure covers. The error of a cell is cut off at `CUT`.
 
 Shapes  F keyframes; cells of 2 x 2 pixels, `CELLS` each way; colours 0..1, channels last.
 """
@@ -55,12 +54,14 @@ CELL = 2  # pixels a cell, each way
 CELLS = SIDE // CELL
 CUT = 0.08  # largest squared error of a cell, summed over channels
 SHIFTS = 16  # sideways shifts of a place that are tried
-NEAR = 3  # cells about a figure's place in which other figures compete with it
-_CANVAS, _ANCHOR = 96, (48, 70)  # cells that a figure is drawn on; the place of its feet on them
-_DETAIL = 2  # pixels a cell in which figures are drawn, each way
-_PERIOD = 128  # cells after which correlations repeat; a frame and a canvas hardly overlap there
+NEAR = 3  # distance in cells from a figure's position at which other kinds are tried
+_CANVAS, _ANCHOR = 96, (48, 70)  # cells of the canvas of a figure; column and row of its feet
+_DETAIL = 2  # drawn pixels per cell of the canvas, each way
+# The FFT makes correlations periodic, with a period in cells at which a frame and the figure on a
+# canvas hardly overlap.
+_PERIOD = 128
 _PHASES = (0.0, 0.5)
-_WAYS = range(6, CELLS - 16, 3)  # cells that a thing may walk or run
+_DISTANCES = range(6, CELLS - 16, 3)  # cells that a thing may walk or run
 _AROUND = 8  # cells beyond the frame at which a thing may start
 
 
@@ -72,7 +73,7 @@ def in_cells(keyframes_FHWC: Frames) -> Tensor:
 
 
 def setting(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[str, float]:
-    """Return the place that explains keyframes best, of all, and its shift 0..1.
+    """Return the place, of all, with the smallest error in the keyframes, and its shift 0..1.
 
     The scene gives light, weather and camera. cells: [F, 64, 64, 3].
     """
@@ -85,6 +86,7 @@ def shift_of(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[float, float
     """Return the smallest error of the scene's place over all shifts, and its shift 0..1."""
     error = torch.zeros(SHIFTS)
     for seen, t in zip(cells, times_s.tolist(), strict=True):
+        # A still camera shows the same backdrop at all times: one key of the cache serves them.
         places = _backdrops(scene.place, scene.camera, 0.0 if scene.camera == "still" else t)
         error += _cut(seen - _lit(places, scene, t)).sum((1, 2))
     return error.min().item(), error.argmin().item() / SHIFTS
@@ -92,9 +94,10 @@ def shift_of(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[float, float
 
 @dataclass(frozen=True)
 class View:
-    """The keyframes of a video before the place of a scene without its things.
+    """Keyframes of a video, and the place of its scene drawn without things.
 
-    cells, empty: the video and the place [F, 64, 64, 3]. times_s: of the keyframes [F].
+    cells, empty: the video and the place [F, 64, 64, 3].
+    times_s: time of each keyframe [F].
     """
 
     scene: Scene
@@ -105,7 +108,7 @@ class View:
     @classmethod
     def of(cls, scene: Scene, cells: Tensor, times_s: Floats) -> View:
         """Return the view of keyframes [F, 64, 64, 3] at the place's best shift."""
-        few = slice(None, None, max(1, len(cells) // 3))
+        few = slice(None, None, max(1, len(cells) // 3))  # the shift is constant: three suffice
         shift = shift_of(scene, cells[few], times_s[few])[1]
         bare = replace(scene, shift=shift, things=())
         return cls(scene, cells, in_cells(Drawing(bare, times_s).pixels(())), times_s)
@@ -115,8 +118,8 @@ class View:
         index = torch.from_numpy(frames)
         return View(self.scene, self.cells[index], self.empty[index], self.times_s[frames])
 
-    def nearer(self, frame: int, paints: Sequence[RGB]) -> Tensor:
-        """Return how much nearer each paint is to every cell than the place [paints, 64, 64]."""
+    def gains(self, frame: int, paints: Sequence[RGB]) -> Tensor:
+        """Return the error that each paint removes in every cell [paints, 64, 64]."""
         painted = _lit(np.array(paints, np.uint8), self.scene, float(self.times_s[frame]))
         seen = self.cells[frame]
         return _cut(seen - self.empty[frame]) - _cut(seen - painted[:, None, None])
@@ -126,11 +129,12 @@ Sketch = dict[Paint, Tensor]
 
 
 def sketches(thing: Thing, times_s: Floats, scene: Scene) -> list[Sketch]:
-    """Return a thing in its pose at each time: the share of every cell by paint [96, 96].
+    """Return a thing in its pose at each time: for every paint, the share of each cell [96, 96].
 
     Its feet stay at `_ANCHOR`. The light around it counts as one more paint.
     """
     way = path(thing, times_s)
+    # Keep the pose but not the position, because figures are searched for in the whole frame.
     still = replace(way, x=0 * way.x, y=0 * way.y)
     outlines = figure_outlines(thing, still, times_s)
     found = []
@@ -144,6 +148,8 @@ def sketches(thing: Thing, times_s: Floats, scene: Scene) -> list[Sketch]:
         labels = list(dict.fromkeys(paint for paint, _ in shapes))
         canvas = Image.new("L", (_CANVAS * _DETAIL, _CANVAS * _DETAIL))
         pen = ImageDraw.Draw(canvas)
+        # Draw numbers of paints rather than colours: a later part hides an earlier one, as in a
+        # picture, and what remains of each paint can be read from one canvas.
         for paint, points in shapes:
             corners = (points * near + _ANCHOR) * _DETAIL
             pen.polygon(corners.ravel().tolist(), fill=1 + labels.index(paint))
@@ -154,30 +160,32 @@ def sketches(thing: Thing, times_s: Floats, scene: Scene) -> list[Sketch]:
     return found
 
 
-def worths(view: View, frame: int, sketch: Sketch, colour: str) -> Tensor:
-    """Return what a figure is worth at every place of its feet [2, 128, 128].
+def gain_map(view: View, frame: int, sketch: Sketch, colour: str) -> Tensor:
+    """Return the gain of a figure at every position of its feet [2, 128, 128].
 
     The first axis is the figure as drawn, and mirrored. Rows and columns are cells of the frame;
-    the last ones are places above and to the left of it. The mark does not count.
+    the last ones are positions above and to the left of it.
     """
+    # The prompt does not determine the colour of the mark, so the mark does not count.
     labels = [label for label in sketch if label != MARK]
-    nearer = view.nearer(frame, [_paint(label, colour) for label in labels])
+    gains = view.gains(frame, [_paint(label, colour) for label in labels])
     shares = torch.stack([sketch[label] for label in labels])
     around = _PERIOD - _CANVAS
     both = torch.nn.functional.pad(torch.stack([shares, shares.flip(2)]), (0, around, 0, around))
     both = torch.roll(both, (-_ANCHOR[1], -_ANCHOR[0]), (2, 3))
-    # A correlation is a product of spectra.
-    spectra = torch.fft.rfft2(nearer, s=(_PERIOD, _PERIOD))
+    # The gain at a position is the correlation of shares and gains: a product of their spectra.
+    spectra = torch.fft.rfft2(gains, s=(_PERIOD, _PERIOD))
     product = (torch.fft.rfft2(both).conj() * spectra).sum(1)
     found: Tensor = torch.fft.irfft2(product, s=(_PERIOD, _PERIOD))
     return found
 
 
 def figure(view: View, thing: Thing) -> Tensor:
-    """Return what each kind in each colour is worth about a thing's place [kinds, colours].
+    """Return the gain of each kind in each colour near a thing's position [kinds, colours].
 
-    Its place in a keyframe is where its own kind, in any colour, explains most. All kinds compete
-    there, in the pose that the scene gives the thing. Sums over the keyframes of the view.
+    Its position in a keyframe is where its own kind, in any colour, has the largest gain. All kinds
+    compete there, in the pose that the scene gives the thing. Gains are summed over the keyframes
+    of the view.
     """
     poses = [sketches(replace(thing, kind=kind), view.times_s, view.scene) for kind in KINDS]
     reach = 2 * NEAR + 1
@@ -185,51 +193,57 @@ def figure(view: View, thing: Thing) -> Tensor:
     for frame in range(len(view.cells)):
         drawn = [poses_F[frame] for poses_F in poses]
         own = drawn[KINDS.index(thing.kind)]
-        maps = torch.stack([worths(view, frame, own, colour).amax(0) for colour in COLOURS])
+        maps = torch.stack([gain_map(view, frame, own, colour).amax(0) for colour in COLOURS])
         row, column = divmod(int(maps.amax(0)[:CELLS, :CELLS].argmax()), CELLS)
         top, left = _CANVAS + row - _ANCHOR[1] - NEAR, _CANVAS + column - _ANCHOR[0] - NEAR
-        worth = torch.zeros(len(COLOURS), reach**2, 2 * len(KINDS))
+        # Few positions remain, so multiply windows by shapes directly.
+        gain = torch.zeros(len(COLOURS), reach**2, 2 * len(KINDS))
         for label in dict.fromkeys(label for sketch in drawn for label in sketch if label != MARK):
             nothing = torch.zeros(_CANVAS, _CANVAS)
             shapes = torch.stack([sketch.get(label, nothing) for sketch in drawn])
             shapes = torch.cat([shapes, shapes.flip(2)])
             rows, columns = (shapes.amax((0, axis)).nonzero().flatten() for axis in (2, 1))
+            # Multiply only the rectangle of the canvas that any figure covers with this paint.
             used = (
                 slice(int(rows[0]), int(rows[-1]) + 1),
                 slice(int(columns[0]), int(columns[-1]) + 1),
             )
+            # A fixed paint, such as skin, is the same for all colours and broadcasts over them.
             colours = COLOURS if isinstance(label, str) else COLOURS[:1]
-            nearer = view.nearer(frame, [_paint(label, colour) for colour in colours])
-            padded = torch.nn.functional.pad(nearer, 4 * (_CANVAS,))
+            gains = view.gains(frame, [_paint(label, colour) for colour in colours])
+            padded = torch.nn.functional.pad(gains, 4 * (_CANVAS,))
             about = padded[:, top : top + _CANVAS + reach - 1, left : left + _CANVAS + reach - 1]
             windows = about.unfold(1, _CANVAS, 1).unfold(2, _CANVAS, 1)[..., used[0], used[1]]
-            worth += windows.flatten(3).flatten(1, 2) @ shapes[:, used[0], used[1]].flatten(1).T
-        total += worth.amax(1).view(len(COLOURS), 2, len(KINDS)).amax(1).T
+            gain += windows.flatten(3).flatten(1, 2) @ shapes[:, used[0], used[1]].flatten(1).T
+        total += gain.amax(1).view(len(COLOURS), 2, len(KINDS)).amax(1).T
     return total
 
 
 def acts(view: View, thing: Thing, part: int, colour: str) -> dict[str, float]:
-    """Return what each action of a thing in a part of the clip is worth: the best of its ways.
+    """Return the gain of each action of a thing in a part of the clip, for its best variant.
 
-    The acts before it are those of the scene. Where the thing starts, how far it walks, where it
-    faces and the phase of its motions are free.
+    The earlier acts are those of the scene. The start of the thing, the distance that it walks, the
+    direction that it faces and the phase of its motions are free.
 
-    view: keyframes of that part. colour: that it has there.
+    view: keyframes of that part.
+    colour: of the thing in that part.
     """
-    times_s = np.concatenate([[EVENTS_S[part]], view.times_s])  # a way counts from its start
+    # The path is needed at the start of the part too, since positions are relative to it.
+    times_s = np.concatenate([[EVENTS_S[part]], view.times_s])
     rows, columns = torch.arange(_AROUND, CELLS + 1), torch.arange(-_AROUND, CELLS + _AROUND)
     nears = [zoom(view.scene, t) for t in view.times_s.tolist()]
     found: dict[str, float] = {}
-    seen = [action for action in ACTIONS if action != "away"]
-    for action, phase in product(seen, _PHASES):
+    visible = [action for action in ACTIONS if action != "away"]
+    for action, phase in product(visible, _PHASES):
         one = _acting(thing, part, action, phase)
         way, poses = path(one, times_s), sketches(one, times_s, view.scene)[1:]
-        maps = torch.stack([worths(view, f, each, colour) for f, each in enumerate(poses)], dim=1)
-        maps = torch.nn.functional.max_pool2d(maps, 3, 1, 1)  # a cell to each side is forgiven
+        maps = torch.stack([gain_map(view, f, each, colour) for f, each in enumerate(poses)], dim=1)
+        maps = torch.nn.functional.max_pool2d(maps, 3, 1, 1)  # allow one cell to each side
         gone, climbed = ((at[1:] - at[0]) / CELL for at in (way.x, way.y))
         lengths = [1.0]
         if action in ("walk", "run"):
-            lengths = [cells / float(np.abs(gone).max()) for cells in _WAYS]
+            lengths = [cells / float(np.abs(gone).max()) for cells in _DISTANCES]
+        # Things rise and fall to a fixed height, so the distance depends on the row they start in.
         end = {"rise": TOP, "fall": GROUND[1]}.get(action)
         for mirrored, length in product((False, True), lengths):
             total = torch.zeros(len(rows), len(columns))
@@ -244,7 +258,7 @@ def acts(view: View, thing: Thing, part: int, colour: str) -> dict[str, float]:
 
 
 def _acting(thing: Thing, part: int, action: str, phase: float) -> Thing:
-    """Return a thing that starts on the left and acts as told, but in one part otherwise."""
+    """Return the thing with another action in one part, and a start on the left."""
     acts, goal = [], 0.1
     for p, act in enumerate(thing.acts):
         name = action if p == part else act.action
@@ -255,11 +269,12 @@ def _acting(thing: Thing, part: int, action: str, phase: float) -> Thing:
 
 
 def explained(view: View, things: Sequence[Thing]) -> View:
-    """Return the view with things drawn into the place, where that is nearer to the video.
+    """Return the view with things drawn into the place, in the cells where that reduces the error.
 
-    Each thing is at its best place of each keyframe, the last thing first because it is in front.
+    Each thing is drawn at its best position in each keyframe.
     """
     empty = view.empty.clone()
+    # The last thing is in front, so its position is the most certain: explain its cells first.
     for thing in reversed(things):
         shown = path(thing, view.times_s).shown
         before = replace(view, empty=empty.clone())
@@ -305,6 +320,7 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
             if error < least:
                 least, found[f] = error, solved
         t = float(view.times_s[f])
+        # Undo the light, which is linear in the colour: black and white show offset and scale.
         dark, bright = (_lit(np.full(3, level, np.uint8), view.scene, t) for level in (0, 255))
         found[f] = (found[f] - dark) / (bright - dark)
     return found
@@ -316,7 +332,7 @@ def _paint(label: Paint, colour: str) -> RGB:
 
 
 def _seen(cells: Tensor, near: float) -> Tensor:
-    """Return the cells of the picture at which the camera shows cells of the stage."""
+    """Return the cells of the picture in which the camera shows cells of the stage."""
     return torch.round((cells - CELLS / 2) * near + CELLS / 2).long() % _PERIOD
 
 
@@ -326,7 +342,8 @@ def _lit(paints: NDArray[np.uint8], scene: Scene, t: float) -> Tensor:
 
 
 def _cut(difference: Tensor) -> Tensor:
-    """Return squared errors [...] of colours [..., 3], cut off so that no cell decides alone."""
+    """Return squared errors [...] of colours [..., 3], at most `CUT`."""
+    # Without the limit, a few cells of a wrong colour would outweigh the shape of a figure.
     return difference.square().sum(-1).clamp(max=CUT)
 
 
@@ -338,8 +355,8 @@ def _backdrops(place: str, camera: str, t: float) -> NDArray[np.uint8]:
 
 
 def _best_place(view: View, frame: int, sketch: Sketch, colour: str) -> tuple[int, int, int]:
-    """Return where a figure explains a keyframe best: mirrored or not, row and column."""
-    best = worths(view, frame, sketch, colour)[:, :CELLS, :CELLS]
+    """Return where a figure has the largest gain: mirrored or not, row and column."""
+    best = gain_map(view, frame, sketch, colour)[:, :CELLS, :CELLS]
     mirrored, cell = divmod(int(best.argmax()), CELLS**2)
     return mirrored, *divmod(cell, CELLS)
 
@@ -363,6 +380,7 @@ def _drawn(
 
 def _placed(drawn: Tensor, row: int, column: int) -> Tensor:
     """Return a drawing's cells in the frame [64, 64], with its feet at a row and a column."""
+    # A margin of two frames on each side takes any canvas, so that no slice is cut off.
     frame = slice(2 * CELLS, 3 * CELLS)
     around = torch.zeros(5 * CELLS, 5 * CELLS)
     top, left = frame.start + row - _ANCHOR[1], frame.start + column - _ANCHOR[0]

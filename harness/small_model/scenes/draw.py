@@ -1,4 +1,4 @@
-"""Scenes drawn at random: what the model is trained on."""
+"""Draws random scenes, on which the model is trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOVES = tuple(action for action in ACTIONS if action != "away")
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A scene: one to three things, each with an act for every part of the clip."""
+    """Draw a scene of one to three things, each with an act for every part of the clip."""
     count = int(rng.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))
     slots = rng.permutation(MOST)[:count] / (MOST - 1)
     place = _one(rng, PLACES)
@@ -47,10 +47,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def draw_thing(rng: np.random.Generator, kind: str, slot: float) -> Thing:
-    """A thing near a slot 0..1 of the stage.
+    """Draw a thing near a slot 0..1 of the stage.
 
-    Half of the things do one thing all the time; of the others some come, go, or go and come back,
-    and some change their colour.
+    Half of the things repeat one action. Of the others, some enter late, leave, or leave and come
+    back, and some change their colour.
     """
     x = float(np.clip(slot + 0.2 * (rng.random() - 0.5), 0, 1))
     colour, first = _one(rng, COLOURS), _one(rng, _MOVES)
@@ -64,10 +64,11 @@ def draw_thing(rng: np.random.Generator, kind: str, slot: float) -> Thing:
             actions[2] = "away"
         elif turn < 0.5:
             actions[1] = "away"
-        # A colour changes in sight only: who comes back looks as before.
-        seen = [p for p in (1, 2) if "away" not in actions[p - 1 : p + 1]]
-        if seen and rng.random() < 0.3:
-            since = int(rng.choice(seen))
+        # A colour changes only while the thing is visible: a thing that comes back must look as
+        # before, since that is how a video shows whether the model remembers.
+        visible = [p for p in (1, 2) if "away" not in actions[p - 1 : p + 1]]
+        if visible and rng.random() < 0.3:
+            since = int(rng.choice(visible))
             colours[since:] = [_one(rng, COLOURS)] * (3 - since)
     acts = []
     here = x
@@ -77,7 +78,7 @@ def draw_thing(rng: np.random.Generator, kind: str, slot: float) -> Thing:
             goal = float(rng.random() * 0.4 + (0.6 if here < 0.5 else 0.0))
         acts.append(Act(action, paint, goal))
         here = goal
-    size = _one(rng, SIZES)
+    size = _one(rng, SIZES)  # the clip of a seed depends on the order of draws: keep it
     return Thing(
         kind, size, x, float(rng.random()), float(rng.random()), (acts[0], acts[1], acts[2])
     )

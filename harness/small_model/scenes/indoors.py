@@ -19,7 +19,7 @@ from harness.small_model.scenes.patches import (
 
 
 def _inside(wall: RGB, boards: RGB, stripe: RGB, step: float) -> list[Patch]:
-    """A papered wall over a floor with a skirting board."""
+    """Return a papered wall over a floor with a skirting board."""
     return [
         rect(wall, LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(step, lambda x, i: [rect(stripe, x, 0, x + step * 0.3, GROUND_Y, 1.0)]),
@@ -29,6 +29,7 @@ def _inside(wall: RGB, boards: RGB, stripe: RGB, step: float) -> list[Patch]:
 
 
 def _window(x: float, y: float) -> list[Patch]:
+    """Return a window with a white frame, its pane 24 by 28 pixels with the corner at x, y."""
     return [
         rect((245, 240, 228), x - 2, y - 2, x + 26, y + 30, 1.0),
         rect((150, 205, 245), x, y, x + 24, y + 28, 1.0),
@@ -37,7 +38,7 @@ def _window(x: float, y: float) -> list[Patch]:
 
 
 def _shelf(x: float, y: float, paints: tuple[RGB, ...], tall: float) -> list[Patch]:
-    """A board with upright things on it."""
+    """Return a board with upright things on it."""
     row = [
         rect(p, x + 6 * i, y - tall + 3 * (i % 3), x + 6 * i + 5, y, 1.0)
         for i, p in enumerate(paints)

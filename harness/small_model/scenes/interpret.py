@@ -1,9 +1,8 @@
-"""Turn any prompt into a scene: known words set it, a hash of the prompt decides the rest.
+"""Turns any prompt into a scene by rules; a hash of the prompt decides what it leaves open.
 
-Reading is by rule. A noun that is a figure is a thing, adjectives before it and verbs behind it are
-its own, "then" and "finally" begin the next part of the clip. Every word that names a place, or
-something found in one, speaks for that place. What a prompt leaves open is decided by a hash of it:
-the same prompt is the same scene on every machine, and two prompts of no known word are two scenes.
+A noun that is a figure becomes a thing. It gets the adjectives before it and the verbs after it.
+"then" and "finally" begin the next part of the clip. Every word that names a place, or an object of
+a place, votes for that place.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _ALL: dict[str, Sequence[str]] = {
     "kind": KINDS,
     "colour": COLOURS,
     "size": SIZES,
-    "living": ("rest", "walk", "sway", "nod"),  # what those do of whom no act is told
+    "living": ("rest", "walk", "sway", "nod"),  # actions of things without a verb
     "lifeless": ("rest", "rest", "rest", "sway"),
     "place": PLACES,
     "light": LIGHTS,
@@ -46,17 +45,23 @@ _ALL: dict[str, Sequence[str]] = {
 _MOVES = re.compile(r"\b(?:pan(?:s|ning)?) (?:to the )?(left|right)|\bzoom(?:s|ing)? (in|out)")
 _NEAR, _FAR = re.compile(r"\bclose[- ]?ups?\b"), re.compile(r"\b(?:aerial|drone view|wide shot)\b")
 _SIDES = {"left": 0.0, "middle": 0.5, "right": 1.0}
-# How much a word speaks for a place that it names, or that it is found in; behind most other places
-# there is a sky.
-_NAMED, _SKY, _TOLD = 3, 2, 1
+# Votes of a word that names a place, that names the sky, and whose object is found in a place. Most
+# other places have a sky too, so the word says less.
+_NAMED, _SKY, _FOUND = 3, 2, 1
 
 
 @dataclass
 class _Draft:
-    """A thing while it is read: what the prompt said of it, and of its acts by part."""
+    """A thing while the prompt is read.
+
+    adjectives: its colour and size, by facet.
+    side: its position 0..1; None if the prompt gives none.
+    since: the part of the clip in which it appears.
+    actions, colours: by part of the clip.
+    """
 
     kind: str
-    said: dict[str, str]
+    adjectives: dict[str, str]
     side: float | None
     since: int
     actions: dict[int, str] = field(default_factory=dict)
@@ -65,7 +70,7 @@ class _Draft:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a prompt says: things, votes for places, light, weather and camera."""
+    """Contents of a prompt: things, votes for places, light, weather and camera."""
 
     drafts: tuple[_Draft, ...]
     places: Counter[str]
@@ -83,9 +88,11 @@ class Reading:
 
 
 def interpret(prompt: str) -> Scene:
-    """The scene of a prompt; a pure function of its words, letter case and spaces aside."""
+    """Return the scene of a prompt, a pure function of it; letter case and spaces do not count."""
     text = " ".join(prompt.lower().split())
     reading = read(text)
+    # Hash the prompt rather than draw numbers: a prompt is the same scene on every machine, and two
+    # prompts without known words are two scenes.
     chance = _Chance(text)
     drafts = reading.drafts or (_Draft(chance.choose("kind", {}, "thing"), {}, None, 0),)
     setting = reading.setting
@@ -102,9 +109,10 @@ def interpret(prompt: str) -> Scene:
 
 
 def read(text: str) -> Reading:
-    """What a prompt in lower case says."""
+    """Return the contents of a prompt in lower case."""
     reader = _Reader()
     camera = _camera(text)
+    # Remove moves of the camera: "pans left" says nothing about the place of a thing.
     for word in re.findall(r"[a-z]+|[,.;:]", _MOVES.sub(",", text)):
         reader.read(word)
     setting = reader.setting | ({"camera": camera} if camera else {})
@@ -112,7 +120,7 @@ def read(text: str) -> Reading:
 
 
 def _camera(text: str) -> str | None:
-    """What the camera does, as far as it is said."""
+    """Return the move of the camera; None if the prompt has none."""
     found = _MOVES.search(text)
     if found:
         return found[1] or found[2]
@@ -122,7 +130,7 @@ def _camera(text: str) -> str | None:
 
 
 class _Reader:
-    """Reads word by word; knows the thing it is at and the adjectives that wait for a noun."""
+    """Reads word by word; remembers the last thing, and adjectives until their noun comes."""
 
     def __init__(self) -> None:
         self.drafts: list[_Draft] = []
@@ -136,7 +144,7 @@ class _Reader:
         self._voted: set[str] = set()
 
     def read(self, word: str) -> None:
-        """The next word or punctuation mark."""
+        """Read the next word or punctuation mark."""
         if word in THEN:
             self._part = min(self._part + 1, len(EVENTS_S) - 1)
         elif not word.isalpha():
@@ -151,13 +159,14 @@ class _Reader:
             self._take(word, meanings(word))
 
     def _take(self, word: str, known: dict[str, str]) -> None:
+        # After an article or preposition, a word that may be both is a noun: "the fall".
         is_verb = "action" in known and not self._awaits_noun
-        if word not in self._voted:
+        if word not in self._voted:  # repeating a word does not make its place more likely
             self._voted.add(word)
             if "place" in known and not is_verb:
                 self.places[known["place"]] += _SKY if known["place"] == "sky" else _NAMED
             elif "found" in known:
-                self.places[known["found"]] += _TOLD
+                self.places[known["found"]] += _FOUND
         for facet in ("light", "weather"):
             if facet in known:
                 self.setting.setdefault(facet, known[facet])
@@ -170,29 +179,30 @@ class _Reader:
             self._last.actions.setdefault(self._part, known["action"])
 
     def _adjective(self, known: dict[str, str]) -> None:
-        """A colour or size: of the noun to come, or in a later part the last one's new colour."""
+        """Keep a colour or size for the next noun, or change the colour of the last thing."""
         self._adjectives |= {facet: known[facet] for facet in ("colour", "size") if facet in known}
         is_new = self._last is not None and self._last.since < self._part
         if is_new and self._last and "colour" in known and not self._awaits_noun:
             self._last.colours.setdefault(self._part, known["colour"])
 
     def _noun(self, kind: str) -> None:
-        known = [draft for draft in self.drafts if draft.kind == kind]
-        if not known:
+        # The second "dog" of a prompt is the first one again, not another dog.
+        same = [draft for draft in self.drafts if draft.kind == kind]
+        if not same:
             self.drafts.append(_Draft(kind, dict(self._adjectives), self._side, self._part))
-        self._last = known[0] if known else self.drafts[-1]
+        self._last = same[0] if same else self.drafts[-1]
         self._adjectives = {}
 
 
 def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
-    """The thing of a draft; what was not said is drawn."""
+    """Complete a draft; the hash decides what the prompt left open."""
     name = f"{draft.kind} {index}"
+    # Slots in an order of the prompt's own, so that things stand apart.
     slots = sorted(range(MOST), key=lambda i: chance.number(f"slot {i}"))
     wander = chance.number(f"x {name}") - 0.5
     x = (slots[index] / (MOST - 1) if draft.side is None else draft.side) + 0.2 * wander
     x = min(1.0, max(0.0, x))
-    said = draft.said
-    colour = chance.choose("colour", said, name)
+    colour = chance.choose("colour", draft.adjectives, name)
     action = chance.choose("living" if draft.kind in LIVING else "lifeless", {}, name)
     acts: list[Act] = []
     here = x
@@ -206,7 +216,7 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
         here = goal
     return Thing(
         kind=draft.kind,
-        size=chance.choose("size", said, name),
+        size=chance.choose("size", draft.adjectives, name),
         x=x,
         y=chance.number(f"y {name}"),
         phase=chance.number(f"phase {name}"),
@@ -215,17 +225,17 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
 
 
 class _Chance:
-    """Numbers that a text decides: hashes of it and of what they are for."""
+    """Numbers derived from a text: hashes of the text and of the purpose of the number."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def number(self, what: str) -> float:
-        """In 0..1, in steps of 2^-16, exact everywhere."""
-        digest = hashlib.sha256(f"{self._text}|{what}".encode()).digest()
+    def number(self, purpose: str) -> float:
+        """Return a number of 0..1 in steps of 2^-16, which every machine represents exactly."""
+        digest = hashlib.sha256(f"{self._text}|{purpose}".encode()).digest()
         return int.from_bytes(digest[:2], "big") / 65536
 
-    def choose(self, facet: str, said: dict[str, str], whose: str) -> str:
-        """What was said of a facet, or one of its values."""
+    def choose(self, facet: str, given: dict[str, str], owner: str) -> str:
+        """Return the given value of a facet, or else one that the text decides."""
         values = _ALL[facet]
-        return said.get(facet) or values[int(self.number(f"{facet} {whose}") * len(values))]
+        return given.get(facet) or values[int(self.number(f"{facet} {owner}") * len(values))]

@@ -38,18 +38,18 @@ QUESTIONS = {
 CHOICES = 10  # prompts among which the right one is found
 _HUE_NEAR = 1 / 12  # of the circle
 _GREY = 0.08  # chroma below which a mark has no hue
-_SAME = 1e-3  # of the worth: actions that look the same on a figure are both right
-_SEEN = 4  # keyframes of a figure that are compared
+_SAME = 1e-3  # of the gain: actions that look the same on a figure are both right
+_COMPARED = 4  # keyframes of a figure that are compared
 
 
 @dataclass
 class Judged:
-    """What one video, or many, came to: right or wrong, by question."""
+    """Answers of one or more videos, right or wrong, by question."""
 
     answers: dict[str, list[bool]] = field(default_factory=lambda: {q: [] for q in QUESTIONS})
 
     def add(self, other: Judged) -> None:
-        """Take in another video's answers."""
+        """Add another video's answers."""
         for question, answers in other.answers.items():
             self.answers[question] += answers
 
@@ -74,43 +74,46 @@ def judge(scene: Scene, keyframes: Frames) -> Judged:
 
 
 def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
-    """Ask everything about one thing."""
+    """Answer all questions about one thing."""
     answers = judged.answers
-    # What tells two things of a kind apart is their place, which no prompt tells.
+    # Two things of a kind differ by their positions, which no prompt contains: their colours and
+    # looks could be those of either.
     alone = sum(other.kind == thing.kind for other in view.scene.things) == 1
-    seen = {
+    visible = {
         part: frames
         for part, act in enumerate(thing.acts)
-        if act.action != "away" and len(frames := _settled(view, thing, part)) >= _SEEN
+        if act.action != "away" and len(frames := _settled(view, thing, part)) >= _COMPARED
     }
-    told = found = ""
-    for part, frames in seen.items():
+    previous = found = ""
+    for part, frames in visible.items():
         colour = thing.acts[part].colour
-        if colour != told:
-            few = frames[np.linspace(0, len(frames) - 1, _SEEN).astype(np.intp)]
-            worth_KC = figure(view.at(few), thing)
-            found = COLOURS[int(worth_KC[KINDS.index(thing.kind)].argmax())]
-            if not told:
-                answers["shape"].append(KINDS[int(worth_KC.amax(1).argmax())] == thing.kind)
+        if colour != previous:  # ask once per colour: parts of one colour give the same answer
+            few = frames[np.linspace(0, len(frames) - 1, _COMPARED).astype(np.intp)]
+            gain_KC = figure(view.at(few), thing)
+            found = COLOURS[int(gain_KC[KINDS.index(thing.kind)].argmax())]
+            if not previous:
+                answers["shape"].append(KINDS[int(gain_KC.amax(1).argmax())] == thing.kind)
             if alone:
                 answers["colour"].append(found == colour)
-            told = colour
-        if part == 0 or thing.acts[part - 1].action != "away":  # else it enters in this part
-            worths = acts(view.at(frames[::2]), thing, part, found)
-            best = max(worths.values())
-            answers["motion"].append(worths[thing.acts[part].action] >= best - _SAME * abs(best))
-    if alone and 0 in seen and 2 in seen and thing.acts[1].action == "away":
+            previous = colour
+        # A thing that enters in this part moves in, which hides the action.
+        if part == 0 or thing.acts[part - 1].action != "away":
+            # Use the colour that was found: a thing of a wrong colour may still move as asked.
+            gains = acts(view.at(frames[::2]), thing, part, found)
+            best = max(gains.values())
+            answers["motion"].append(gains[thing.acts[part].action] >= best - _SAME * abs(best))
+    if alone and 0 in visible and 2 in visible and thing.acts[1].action == "away":
         colour = thing.acts[0].colour
         before, after = (
             _hue(mark(view.at(at), latents[torch.from_numpy(at)], thing, colour).mean(0))
-            for at in (seen[0][-_SEEN:], seen[2][:_SEEN])
+            for at in (visible[0][-_COMPARED:], visible[2][:_COMPARED])
         )
-        apart = abs(before - after) % 1
+        apart = abs(before - after) % 1  # hues lie on a circle
         answers["look kept"].append(min(apart, 1 - apart) <= _HUE_NEAR)
 
 
 def _settled(view: View, thing: Thing, part: int) -> NDArray[np.intp]:
-    """Return the keyframes of a part in which a thing does not enter."""
+    """Return the keyframes of a part in which the thing is not entering."""
     enters = part > 0 and thing.acts[part - 1].action == "away"
     begin_s = EVENTS_S[part] + ENTRY_S * enters
     end_s = (*EVENTS_S[1:], LENGTH_S)[part]
@@ -118,7 +121,8 @@ def _settled(view: View, thing: Thing, part: int) -> NDArray[np.intp]:
 
 
 def _hue(rgb: Tensor) -> float:
-    """Return the hue of a colour [3], 0..1; nan, which is near nothing, of a grey."""
+    """Return the hue of a colour [3], 0..1; NaN for grey."""
+    # NaN compares as unequal, so a grey mark counts as a look that was not kept.
     red, green, blue = rgb.tolist()
     is_grey = max(red, green, blue) - min(red, green, blue) < _GREY
     return float("nan") if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]

@@ -22,9 +22,10 @@ FLYERS = frozenset(
     | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
 )
 ENTRY_S = 0.9  # duration of entering and leaving
-TOP = 46.0  # height to which things rise
-# An act lasts a whole number of these, so it ends where it began.
-_BEAT_S = 3.5 / 2  # of turning, swaying, nodding and shining
+TOP = 46.0  # y to which things rise
+# Periods. An act lasts a whole number of them, so a motion ends in the pose in which it began, and
+# the next act continues from there without a jump.
+_BEAT_S = 3.5 / 2  # of turning, swaying, nodding and glowing
 _HOP_S = 3.5 / 3
 
 
@@ -74,11 +75,14 @@ def path(thing: Thing, t: Floats) -> Path:
     columns = {name: np.zeros(len(t)) for name in _MOVING}
     shown = np.zeros(len(t), bool)
     ends = (*EVENTS_S[1:], LENGTH_S)
+    # `_move` and `_gesture` advance the stance to the end of the act, so acts go in order.
     for index, (act, begin, end) in enumerate(zip(thing.acts, EVENTS_S, ends, strict=True)):
+        # The last act also covers times after the end of the clip.
         here = t >= begin if index == len(thing.acts) - 1 else (t >= begin) & (t < end)
         s = t[here] - begin
         part = (s / (end - begin)).clip(0, 1)
-        side = -1.0 if stance.x < SIDE / 2 else 1.0  # the side where it enters and leaves
+        # A thing enters and leaves at the nearer side, so that it is quickly out of sight.
+        side = -1.0 if stance.x < SIDE / 2 else 1.0
         start = replace(stance)
         values: dict[str, float | Floats] = {"x": start.x, "y": start.y}
         values |= {"facing": start.facing, "angle": start.angle}
@@ -87,10 +91,10 @@ def path(thing: Thing, t: Floats) -> Path:
         values |= _gesture(act, stance, s, part, thing)
         was_away = index > 0 and thing.acts[index - 1].action == "away"
         shown[here] = act.action != "away"
-        if act.action == "away" and index > 0 and not was_away:
+        if act.action == "away" and index > 0 and not was_away:  # it leaves, faster and faster
             shown[here] = s < ENTRY_S
             values["x"] = start.x + side * 110 * (s / ENTRY_S).clip(0, 1) ** 2
-        elif act.action != "away" and was_away:
+        elif act.action != "away" and was_away:  # it enters, slower and slower
             values["x"] = values["x"] + side * 90 * (1 - (s / ENTRY_S).clip(0, 1)) ** 2
         for name, value in values.items():
             columns[name][here] = value
@@ -98,12 +102,13 @@ def path(thing: Thing, t: Floats) -> Path:
 
 
 def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> dict[str, Floats]:
-    """Acts that take a thing elsewhere; `stance` becomes the one at the end of the act."""
+    """Return the fields of acts that move a thing; `stance` becomes that at the end of the act."""
     wave = 2 * np.pi * (s + phase)
     x, y, angle = stance.x, stance.y, stance.angle
     match act.action:
         case "walk" | "run":
             haste = 1.0 if act.action == "walk" else 2.0
+            # A figure that had fallen stands up at once: the angle of an upright act is 0.
             stance.x, stance.angle = across(act.to), 0.0
             stance.facing = 1.0 if stance.x > x else -1.0
             swing = np.sin(wave * (0.3 + 0.5 * haste)) * (part * haste < 1) * (0.7 + 0.3 * haste)
@@ -125,12 +130,12 @@ def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> d
 
 
 def _steady(stance: _Stance, s: Floats) -> dict[str, Floats]:
-    """Facing and angle of a thing that stands upright."""
+    """Return facing and angle of a thing that stands upright."""
     return {"facing": 0 * s + stance.facing, "angle": 0 * s}
 
 
 def _gesture(act: Act, stance: _Stance, s: Floats, part: Floats, thing: Thing) -> dict[str, Floats]:
-    """Acts on the spot; `stance` becomes the one at the end of the act."""
+    """Return the fields of acts on the spot; `stance` becomes that at the end of the act."""
     slow = 0.5 - 0.5 * np.cos(2 * np.pi * s / _BEAT_S)
     match act.action:
         case "turn":
@@ -150,5 +155,6 @@ def _gesture(act: Act, stance: _Stance, s: Floats, part: Floats, thing: Thing) -
 
 
 def across(share: float) -> float:
-    """Pixel column of a place 0..1 on the stage."""
+    """Return the pixel column of a position 0..1 on the stage."""
+    # A margin of 20 pixels keeps figures inside the frame.
     return 20 + 88 * share

@@ -1,4 +1,4 @@
-"""Figures of things without life: vehicles, household things, plants, what hangs in the air."""
+"""Figures of lifeless things: vehicles, household things, plants, and things in the sky."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Figure = tuple[Part, ...]
 
 
 def _wheel(x: float, radius: float) -> Figure:
-    """A tyre, its rim and a spoke that turns."""
+    """Return a tyre, its rim and a spoke that turns."""
     roll = Joint(x, -radius, "roll", 1.0)
     return (
         oval(INK, x, -radius, radius, radius),
@@ -38,7 +38,7 @@ def _wheel(x: float, radius: float) -> Figure:
 
 
 def _star_points(count: int, inner: float, radius: float, y: float) -> list[tuple[float, float]]:
-    """Corners of a star about (0, y)."""
+    """Return the corners of a star about (0, y)."""
     angles = np.arange(2 * count) * np.pi / count - np.pi / 2
     radii = np.where(np.arange(2 * count) % 2, inner, radius)
     return [(float(r * np.cos(a)), float(y + r * np.sin(a)))

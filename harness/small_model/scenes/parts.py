@@ -1,4 +1,4 @@
-"""Parts that figures are made of: outlines in units of the figure's height, and what moves them.
+"""Parts that figures consist of: outlines in units of the figure's height, and their joints.
 
 A figure faces right. Its feet are at y = 0 and its head near y = -1; x = 0 is its middle.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Outline = NDArray[np.float64]
 
-# What a part is painted with: the thing's colour, shades of it, its mark, or a colour of its own.
+# A part is painted with the thing's colour, a shade of it, the mark's colour, or a fixed colour.
 RGB = tuple[int, int, int]
 BODY, DARK, LIGHT, MARK = "body", "dark", "light", "mark"
 Paint = str | RGB
@@ -31,8 +31,8 @@ GLASS: RGB = (175, 220, 240)
 class Joint:
     """Turns a part about a point by `by` radians times a drive of the pose.
 
-    drive: leg and arm swing with the gait, reach lifts, nod bows, flap beats by itself, roll turns
-    with the way that has been gone.
+    drive: `leg` and `arm` swing with the gait, `reach` lifts, `nod` bows, `flap` always beats,
+        `roll` turns with the distance moved, `tick` turns once per clip.
     """
 
     x: float
@@ -41,9 +41,10 @@ class Joint:
     by: float
 
 
+# A figure is a tuple of parts from back to front: a part hides those before it.
 @dataclass(frozen=True)
 class Part:
-    """A filled outline [P, 2] and its paint; joint: None where it does not move by itself."""
+    """A filled outline [P, 2] and its paint; joint: None if it moves only with the figure."""
 
     outline: Outline
     paint: Paint
@@ -53,7 +54,7 @@ class Part:
 def oval(
     paint: Paint, x: float, y: float, rx: float, ry: float, joint: Joint | None = None
 ) -> Part:
-    """An ellipse about x, y."""
+    """Return an ellipse about x, y."""
     angles = np.arange(16) * (2 * np.pi / 16)
     return Part(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), paint, joint)
 
@@ -65,19 +66,20 @@ def limb(
     width: float,
     joint: Joint | None = None,
 ) -> Part:
-    """A bar from start to end, a little narrower at its end."""
+    """Return a bar from start to end, a little narrower at its end."""
     a, b = np.array(start, float), np.array(end, float)
+    # Half the width, at a right angle to the bar; 1e-9 keeps a bar of no length finite.
     side = np.array([a[1] - b[1], b[0] - a[0]]) / max(1e-9, float(np.hypot(*(b - a)))) * width / 2
     return Part(np.stack([a + side, b + 0.8 * side, b - 0.8 * side, a - side]), paint, joint)
 
 
 def shape(paint: Paint, *points: tuple[float, float], joint: Joint | None = None) -> Part:
-    """A polygon."""
+    """Return a polygon."""
     return Part(np.array(points, float), paint, joint)
 
 
 def rect(
     paint: Paint, x0: float, y0: float, x1: float, y1: float, joint: Joint | None = None
 ) -> Part:
-    """An upright rectangle between two corners."""
+    """Return an upright rectangle between two corners."""
     return shape(paint, (x0, y0), (x1, y0), (x1, y1), (x0, y1), joint=joint)

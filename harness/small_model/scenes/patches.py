@@ -1,7 +1,6 @@
-"""Patches that places are made of: flat shapes in layers that a moving camera passes at its pace.
+"""Patches that places consist of: flat shapes in layers, which a pan moves by their depth.
 
-Pixels of a frame of 128 x 128; a layer reaches far enough to both sides for a pan of 64 pixels and
-a shift of 32.
+Coordinates are pixels of a frame of 128 x 128.
 """
 
 from __future__ import annotations
@@ -13,13 +12,16 @@ import numpy as np
 
 from harness.small_model.scenes.parts import RGB, Outline
 
-LEFT, RIGHT = -110, 240
+LEFT, RIGHT = -110, 240  # wide enough for a pan of 64 pixels and a shift of 32
 GROUND_Y = 88  # where floors and meadows begin
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A flat shape [P, 2]. depth: 0 stands still when the camera pans, 1 moves with the ground."""
+    """A flat shape [P, 2].
+
+    depth: share of the camera's pan that moves it; 0 for the sky, 1 for the ground.
+    """
 
     outline: Outline
     paint: RGB
@@ -27,43 +29,44 @@ class Patch:
 
 
 def rect(paint: RGB, x0: float, y0: float, x1: float, y1: float, depth: float) -> Patch:
-    """An upright rectangle between two corners."""
+    """Return an upright rectangle between two corners."""
     return Patch(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float), paint, depth)
 
 
 def poly(paint: RGB, depth: float, *points: tuple[float, float]) -> Patch:
-    """A polygon."""
+    """Return a polygon."""
     return Patch(np.array(points, float), paint, depth)
 
 
 def disc(paint: RGB, x: float, y: float, rx: float, ry: float, depth: float) -> Patch:
-    """An ellipse about x, y."""
+    """Return an ellipse about x, y."""
     a = np.arange(14) * (2 * np.pi / 14)
     return Patch(np.stack([x + rx * np.cos(a), y + ry * np.sin(a)], 1), paint, depth)
 
 
 def sky(top: RGB, low: RGB, bottom: float = GROUND_Y + 14) -> list[Patch]:
-    """Six bands from top to bottom."""
+    """Return a sky of six bands from top to bottom."""
     ends = np.linspace(0, bottom, 7)
+    # Bands overlap by a pixel, so that rounding leaves no gap between them.
     return [
         rect(mix(top, low, i / 5), LEFT, ends[i], RIGHT, ends[i + 1] + 1, 0.0) for i in range(6)
     ]
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """A colour between two."""
+    """Return a colour between two; share: of the second."""
     red, green, blue = (round(p + share * (q - p)) for p, q in zip(a, b, strict=True))
     return red, green, blue
 
 
 def every(step: float, make: Callable[[float, int], Iterable[Patch]]) -> list[Patch]:
-    """What `make` draws at every so many pixels, given the column and its number."""
+    """Repeat patches across the layer: `make(x, i)` at every `step` pixels."""
     columns = np.arange(LEFT, RIGHT, step)
     return [patch for i, x in enumerate(columns) for patch in make(float(x), i)]
 
 
 def hills(paint: RGB, base: float, high: float, step: float, depth: float) -> list[Patch]:
-    """Round hills side by side."""
+    """Return round hills side by side."""
     return every(
         step,
         lambda x, i: [disc(paint, x, base, step * 0.75, high * (0.8 + 0.2 * (i % 2)), depth)],
@@ -71,5 +74,5 @@ def hills(paint: RGB, base: float, high: float, step: float, depth: float) -> li
 
 
 def floor(paint: RGB, y: float = GROUND_Y) -> Patch:
-    """What lies under everything, from y downwards."""
+    """Return the ground, from y downwards."""
     return rect(paint, LEFT, y, RIGHT, 130, 1.0)

@@ -1,4 +1,4 @@
-"""Figures of people and of those who look like people."""
+"""Figures of people and of things shaped like people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HAIR = (92, 60, 40)
 
 
 def person(hair: Paint = HAIR, skirt: bool = False, skin: Paint = SKIN) -> Figure:
-    """Someone upright: legs, coat in the thing's colour, a scarf that bears the mark, a head."""
+    """Return a person: legs, a coat in the thing's colour, a scarf with the mark, a head."""
     hips, neck = -0.42, -0.72
     body = (
         shape(BODY, (-0.08, neck), (0.08, neck), (0.2, -0.2), (-0.2, -0.2))
@@ -121,6 +121,7 @@ def _astronaut() -> Figure:
     )
 
 
+# The joint of the head, so that hats and hair bow with it.
 _HAT = Joint(0, -0.72, "nod", 0.5)
 
 

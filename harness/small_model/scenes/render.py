@@ -1,8 +1,4 @@
-"""Scenes to pixels: polygons on a canvas three times as fine, then light and weather.
-
-Corners are rounded to a sixteenth of a fine pixel before they are drawn, so that the last bits of
-a sine do not reach the picture.
-"""
+"""Renders scenes as pixels: polygons on a canvas of three times the resolution, then the light."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from harness.small_model.scenes.parts import BODY, DARK, LIGHT, MARK, RGB, Part
 from harness.small_model.scenes.places import PLACES
 from harness.small_model.scenes.scene import EVENTS_S, INDOORS, LENGTH_S, Scene, Thing
 
-FINE = 3  # canvas pixels a pixel, each way
+FINE = 3  # pixels of the canvas per pixel of the frame, each way
 FIGURES = people.FIGURES | animals.FIGURES | objects.FIGURES
 COLOURS: dict[str, RGB] = {
     "red": (222, 44, 46),
@@ -34,14 +30,15 @@ COLOURS: dict[str, RGB] = {
     "grey": (140, 144, 152),
 }
 HALO: RGB = (255, 240, 170)
-_PAN_PX_S = 6.0
+_PAN_PX_S = 6.0  # of the ground
+# Factors of red, green and blue.
 _NIGHT = np.array([0.5, 0.54, 0.76], np.float32)
 _LOW_SUN = np.array([0.656, 0.448, 0.4], np.float32)
 _FOG = np.array([214, 218, 222], np.float32)
 
 
 class Drawing:
-    """A scene at some times: its figures laid out once, for pixels and for boxes."""
+    """A scene at given times in seconds; `pixels` and `boxes` share the outlines of its figures."""
 
     def __init__(self, scene: Scene, times_s: Floats) -> None:
         self.scene, self.times_s = scene, times_s
@@ -52,12 +49,15 @@ class Drawing:
         ]
 
     def pixels(self, hues: Sequence[float]) -> NDArray[np.uint8]:
-        """Frames [F, 128, 128, 3] uint8. hues: 0..1, of the marks, one a thing."""
+        """Render frames [F, 128, 128, 3] uint8.
+
+        hues: 0..1, one for the mark of each thing; a thing without one is left out.
+        """
         scene = self.scene
         frames = np.empty((len(self.times_s), SIDE, SIDE, 3), np.uint8)
         behind: Image.Image | None = None
         for f, t in enumerate(self.times_s.tolist()):
-            if behind is None or scene.camera != "still":
+            if behind is None or scene.camera != "still":  # a still camera needs one backdrop
                 behind = backdrop(scene, t)
             canvas = behind.copy()
             pen = ImageDraw.Draw(canvas)
@@ -77,9 +77,9 @@ class Drawing:
         return frames
 
     def boxes(self) -> NDArray[np.float64]:
-        """Where each thing is in the frame [things, F, 4]: left, top, right, bottom in pixels.
+        """Return the box of each thing [things, F, 4]: left, top, right, bottom in pixels.
 
-        Nan where a thing is not in the picture.
+        NaN while a thing is away.
         """
         near = np.array([zoom(self.scene, t) for t in self.times_s.tolist()])[:, None]
         found = np.full((len(self.scene.things), len(self.times_s), 4), np.nan)
@@ -92,22 +92,24 @@ class Drawing:
 
 
 def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np.float64]]:
-    """Every part of a figure over time, in pixels before the camera [F, P, 2] each."""
+    """Return the outline of every part over time [F, P, 2], in pixels before the camera zooms."""
     lean = np.stack([np.cos(way.angle), np.sin(way.angle)])
-    gone = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(way.x)))]) / 14
+    rolled = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(way.x)))]) / 14  # 14: radius
     drives = {
         "leg": way.gait,
         "arm": way.gait * 0.8 - way.reach,
         "reach": way.reach - 0.35 * way.gait,
         "nod": way.nod,
         "flap": np.sin(2 * np.pi * (times_s / 1.1 + thing.phase)),
-        "roll": gone,
+        "roll": rolled,
         "tick": 2 * np.pi * times_s / LENGTH_S,
     }
-    middle = -0.5 * np.abs(way.angle) / (np.pi / 2)  # who lies, lies on the ground
+    # A figure turns about its middle, so lower it as it falls over: it lies on the ground then.
+    middle = -0.5 * np.abs(way.angle) / (np.pi / 2)
     outlines = []
     for part in FIGURES[thing.kind]:
         x, y = _jointed(part, drives, len(times_s))
+        # In the middle of a turn the figure would have no width; keep a little, so that it shows.
         x = x * np.where(np.abs(way.facing) < 0.15, 0.15, way.facing)[:, None]
         px = lean[0][:, None] * x - lean[1][:, None] * (y + 0.5)
         py = lean[1][:, None] * x + lean[0][:, None] * (y + 0.5) - 0.5 - 0.4 * middle[:, None]
@@ -119,7 +121,7 @@ def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np
 def _jointed(
     part: Part, drives: dict[str, Floats], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A part after its own joint: x, y [F, P]."""
+    """Return x and y [F, P] of a part, turned about its joint by what drives it."""
     x, y = (np.broadcast_to(part.outline[:, i], (count, len(part.outline))) for i in (0, 1))
     if part.joint is None:
         return x, y
@@ -130,7 +132,7 @@ def _jointed(
 
 
 def zoom(scene: Scene, t: float) -> float:
-    """How much nearer than at rest the camera is, about the middle of the frame."""
+    """Return the magnification of the camera, about the middle of the frame."""
     way = min(1.0, t / LENGTH_S)
     return {"in": 1 + 0.3 * way, "out": 1.3 - 0.3 * way}.get(scene.camera, 1.0)
 
@@ -141,7 +143,7 @@ def pan(scene: Scene, t: float) -> float:
 
 
 def mark_paint(hue: float) -> RGB:
-    """The colour of a mark: a pure hue."""
+    """Return the colour of a mark: the hue 0..1 at full saturation and value."""
     away = np.abs((hue * 6 + np.array([0.0, 4, 2])) % 6 - 3)
     red, green, blue = (round(255 * float(v)) for v in (away - 1).clip(0, 1))
     return red, green, blue
@@ -153,7 +155,7 @@ def colour_at(thing: Thing, t: float) -> str:
 
 
 def paints_of(colour: str) -> dict[str, RGB]:
-    """Return the paints of a thing of a colour, all but its mark's."""
+    """Return the paints of a thing of a colour, without that of its mark."""
     body = COLOURS[colour]
     return {
         BODY: body,
@@ -168,7 +170,7 @@ def _shade(paint: RGB, share: float, more: float) -> RGB:
 
 
 def backdrop(scene: Scene, t: float) -> Image.Image:
-    """Draw the place without things and without light, in the resolution of the drawing."""
+    """Draw the place without things and light, at the resolution of the canvas."""
     canvas = Image.new("RGB", (SIDE * FINE, SIDE * FINE))
     pen = ImageDraw.Draw(canvas)
     nearer, moved = zoom(scene, t), pan(scene, t) + 32 * scene.shift
@@ -180,7 +182,8 @@ def backdrop(scene: Scene, t: float) -> Image.Image:
 
 
 def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float) -> None:
-    """What tells the time of every scene: a sun that crosses the sky once, or a clock's hand."""
+    """Draw a sun that crosses the sky once per clip, or indoors a clock whose hand turns once."""
+    # Every moment of a clip then looks different, so a model can tell how much time has passed.
     way = min(1.0, t / LENGTH_S)
     if scene.place in INDOORS:
         turn = 2 * np.pi * way
@@ -197,7 +200,7 @@ def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float)
 
 
 def _halo(pen: ImageDraw.ImageDraw, way: Path, f: int, nearer: float) -> None:
-    """The light around a thing that shines."""
+    """Draw the light around a thing that glows."""
     if way.glow[f] > 0.02:
         _disc(pen, way.x[f], way.y[f] - way.height[f] / 2, halo_radius(way, f), HALO, nearer)
 
@@ -208,9 +211,10 @@ def halo_radius(way: Path, f: int) -> float:
 
 
 def _fall(pen: ImageDraw.ImageDraw, scene: Scene, t: float) -> None:
-    """Rain or snow in front of everything."""
+    """Draw rain or snow in front of everything."""
     if scene.weather not in ("rain", "snowfall"):
         return
+    # Primes spread the drops without a pattern; 139 rows also cover a margin around the frame.
     for i in range(36):
         fast, slant = (90.0, 8.0) if scene.weather == "rain" else (24.0, 3.0 * (i % 3 - 1))
         y = (i * 53 % 139 + fast * t) % 139 - 6
@@ -252,6 +256,8 @@ def _disc(
 def _polygon(
     pen: ImageDraw.ImageDraw, points: NDArray[np.float64], paint: RGB, nearer: float
 ) -> None:
-    """Fill a polygon given in pixels before the camera [P, 2]."""
+    """Fill a polygon [P, 2], given in pixels before the camera zooms."""
     fine = ((points - SIDE / 2) * nearer + SIDE / 2) * FINE
+    # Round to a sixteenth of a fine pixel, so that the last bits of a sine, which differ between
+    # machines, do not reach the picture.
     pen.polygon((np.rint(fine * 16) / 16).ravel().tolist(), fill=paint)

@@ -1,4 +1,4 @@
-"""Videos to a table: rates by question with their intervals, beside what guessing comes to."""
+"""Builds a table of a model's videos: rates by question with intervals, beside those of chance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Videos:
 
 
 def of_world(count: int, num_frames: int) -> Videos:
-    """Return the first held-out clips, encoded and decoded linearly: the bound of a model."""
+    """Return the first held-out clips, encoded and decoded linearly.
+
+    Their rates are the upper bound of a model: what the detector misses in true clips.
+    """
     clips = [clip(seed) for seed in range(count)]
     return Videos(
         "the world's own clips",
@@ -51,12 +54,13 @@ def of_run(folder: Path) -> Videos:
 
 
 def report(videos: Videos) -> Grid:
-    """Return a table of everything measured of these videos."""
+    """Return a table of all measurements of these videos."""
     pairs = list(zip(videos.scenes, videos.keyframes, strict=True))
     total, guessed = Judged(), Judged()
     for i, (scene, keyframes) in enumerate(pairs):
         total.add(judge(scene, keyframes))
         if len(pairs) > 1:
+            # Chance: the same scene compared with the video of another prompt.
             guessed.add(judge(scene, pairs[i - 1][1]))
     rows = [
         (question, *rate(total.answers[question]), *share(guessed.answers[question]), meaning)

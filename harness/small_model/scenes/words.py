@@ -1,4 +1,4 @@
-"""What words mean in the world: some by hand (`words.yaml`), the rest by WordNet (`words.txt`)."""
+"""Maps words to their meanings in the world: `words.yaml`, by hand, then WordNet (`words.txt`)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ _ENDINGS = (("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed
 
 
 def meanings(word: str) -> dict[str, str]:
-    """Value by facet of a lower-case word, its endings aside; empty where it means nothing.
+    """Return the values of a lower-case word by facet; empty if it means nothing.
 
-    Facets are those of `SAID`, and "found" for a place that the word is found in.
+    Facets are those of `SAID`, and "found": the place in which one finds the word's object.
     """
     if word in ABOUT:
         return {}
+    # All forms by hand go before WordNet's, so that a hand-written entry wins for every ending.
     for form in _forms(word):
         if known := _by_hand().get(form):
             return known
@@ -41,18 +42,18 @@ def meanings(word: str) -> dict[str, str]:
 
 
 def home(kind: str) -> str:
-    """The place in which a figure is at home."""
+    """Return the place of a figure whose prompt names none."""
     return _homes().get(kind, "room")
 
 
 def spoken(facet: str, value: str) -> str:
-    """The word captions use for a value."""
+    """Return the word that captions use for a value."""
     words = SAID[facet].get(value)
     return words[0] if words else value
 
 
 def _forms(word: str) -> list[str]:
-    """A word as it stands, then without its ending."""
+    """Return the word itself, then without its endings, then as a plural."""
     cut = [
         word[: len(word) - len(ending)] + instead
         for ending, instead in _ENDINGS
@@ -75,7 +76,9 @@ def _by_hand() -> dict[str, dict[str, str]]:
         for word in text.split():
             entry = table.setdefault(word, {})
             entry.setdefault("found", value)
-            for form in _forms(word):  # what else it means: "books" is a book, too
+            # `meanings` stops at the first entry, so copy the word's other meanings: "books" are
+            # found in a study, and are also a book.
+            for form in _forms(word):
                 for facet, other in (table.get(form, {}) | known.get(form, {})).items():
                     if form == word or facet in ("kind", "action"):
                         entry.setdefault(facet, other)

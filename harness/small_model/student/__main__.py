@@ -70,7 +70,7 @@ def sample(config: dict[str, Any]) -> int:
     from harness.small_model.diffusion.sample import SHEET, draw_sheet
 
     training: Training = instantiate(config["train"])
-    clips, made, latent_fps = _made(config)
+    clips, made, latent_fps = _generated(config)
     path = Path(training.out or training.folder) / SHEET
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(path, clips, made, latent_fps)
@@ -83,7 +83,7 @@ def rates(config: dict[str, Any]) -> int:
     from harness.small_model.codec import preview
     from harness.small_model.scenes.report import Videos, report
 
-    clips, made, _ = _made(config)
+    clips, made, _ = _generated(config)
     scenes = tuple(each.scene for each in clips)
     report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
     return 0
@@ -100,7 +100,7 @@ def export(config: dict[str, Any]) -> int:
     return 0
 
 
-def _made(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
+def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
     """Return held-out clips, the student's videos of them, and latent frames per second."""
     from harness.small_model.diffusion.sample import held_out
 

@@ -1,20 +1,14 @@
-"""The student's loss: where the teacher's paths lead from the levels of a few-step schedule.
+"""Distils a teacher of many steps into a student of few steps: the loss and the trainer.
 
-A path of the teacher (the ODE of its guided flow) leads from noisy latents to one clean chunk. The
-student learns to jump to that end from exactly the levels of its schedule. The target of a level is
-found by following the teacher to the next lower level, from where the student itself jumps on:
-consistency distillation (arXiv 2303.01469) in as many segments as the sampler has steps
-(arXiv 2403.06807). The end of a path is determined by its start, so the target is one future and
-not the mean of many; new noise between the steps chooses among them.
-
-Levels are noised true chunks at first. In stages with a rollout they are those that the student's
-own sampling passes through, after its own history (Self-Forcing, arXiv 2506.08009): then it
-learns at what it meets when it runs.
+The teacher's guided flow is an ODE, whose path leads from noisy latents to one clean chunk. The
+student learns to jump to the end of the path from each noise level of its schedule: consistency
+distillation (arXiv 2303.01469) in as many segments as the sampler has steps (arXiv 2403.06807).
+Stages with a rollout train on the student's own samples (Self-Forcing, arXiv 2506.08009).
 
 Distribution matching (DMD, arXiv 2405.14867) would also correct the student's distribution, but
-trains a critic as large as the student, some five steps for each of its own. Here a step needs no
-third network; it takes 4 s of one CPU core for first chunks, 5 s for 12 frames and 13 s for a
-rollout of 42, so some thousand steps fit into five hours of two cores.
+it trains a critic as large as the student, with about five steps for each step of the student. Here
+a step needs no third network: 4 s of one CPU core for first chunks, 5 s for 12 frames and 13 s for
+a rollout of 42, so about a thousand steps fit into five hours of two cores.
 """
 
 from __future__ import annotations
@@ -40,7 +34,7 @@ from harness.small_model.training.teacher import TeacherForcing
 class Student:
     """Settings of a distillation, besides its stages.
 
-    teacher_folder: of the teacher's checkpoint, whose averaged weights are taken.
+    teacher_folder: folder of the teacher's checkpoint; its averaged weights are used.
     substeps: Euler steps of the teacher from one level to the next.
     """
 
@@ -50,9 +44,10 @@ class Student:
 
 @dataclass(frozen=True)
 class Distillation(Objective):
-    """The loss of a few-step student of a teacher; see this module.
+    """Loss of a few-step student of a teacher.
 
-    teacher: with frozen weights, on the batch's device. guidance: of its flow.
+    teacher: network with frozen weights, on the batch's device.
+    guidance: scale of the teacher's classifier-free guidance.
 
     Raises  ValueError: a schedule whose first chunk has other steps; from `loss`, a stage with a
             rollout of another number of passes than the sampler has.
@@ -74,7 +69,6 @@ class Distillation(Objective):
     ) -> tuple[Tensor, dict[float, float]]:
         """Return the mean squared error of the flow to the target, and its mean by level.
 
-        Cells count as the batch says where the clean chunks are the true ones.
         draws: generator on the batch's device, the source of all random numbers.
         """
         levels = torch.tensor(self.levels())
@@ -84,12 +78,17 @@ class Distillation(Objective):
                 f"{len(levels) - 1} as the sampler has"
             )
         size = self.spec.chunk_frames
-        begins = batch.from_start or stage.rollout > 0  # rollouts begin with the video
+        # The first chunk of a window inside a video is history only: the chunks before it are
+        # missing. Rollouts begin with the video.
+        begins = batch.from_start or stage.rollout > 0
         frames = range(0 if begins else size, batch.x_BFChw.shape[1])
+        # With a rollout, the student trains on the latents and the history that it meets when it
+        # samples; without, on noised true chunks, which is where it starts.
         if stage.rollout:
             clean, passes = roll_out(
                 network, self.spec, self.schedule, batch.text_BTE, batch.x_BFChw, draws
             )
+            # The batch's weights mark things of the true clip, which are elsewhere in this video.
             weight_BFhw = torch.ones_like(batch.weight_BFhw)
         else:
             clean, weight_BFhw = batch.x_BFChw, batch.weight_BFhw
@@ -107,10 +106,13 @@ class Distillation(Objective):
         commit(network, clean[:, :-size], text_kv, forcing, first=0)
         plan = forcing.plan(frames, "nothing")
         flow = partial(network, text_kv=text_kv, session=forcing, plan=plan)
+        # The teacher leads to the next lower level, and the student jumps on from there. The start
+        # determines the end of a path, so the target is one future and not the mean of many; new
+        # noise between the sampler's steps chooses among them.
         with torch.no_grad():
             later, sigma_BF = self.follow(batch.text_BTE, clean, x, chosen_BF, frames)
             rest = flow(later, GRID * sigma_BF).float()
-            target = later - sigma_BF[:, :, None, None, None] * rest
+            target = later - sigma_BF[:, :, None, None, None] * rest  # x0 = x - sigma * flow
         found = flow(x, GRID * sigma[:, :, 0, 0, 0]).float()
         squared_BFhw = (found - (x - target) / sigma).square().mean(2)
         weight_BFhw = weight_BFhw[:, frames.start :]
@@ -131,13 +133,14 @@ class Distillation(Objective):
         self, text_BTE: Tensor, clean_BFChw: Tensor, x_BFChw: Tensor, chosen_BF: Tensor,
         frames: range,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Follow the teacher from levels to the next lower ones: latents and levels [B, F] there.
+        """Follow the teacher to the next lower level; return latents and levels [B, F] there.
 
-        clean_BFChw: all chunks of the windows; the ones before a chunk are its history.
-        chosen_BF: index of the level of each frame of x, which are `frames` of the windows.
+        clean_BFChw: all chunks of the windows; earlier chunks are the history of a chunk.
+        x_BFChw: the noisy latents of `frames`.
+        chosen_BF: index of the level of each frame of x.
         """
         device = x_BFChw.device
-        flows = []
+        flows = []  # with text and without, each with a history of its own
         for text in (text_BTE, torch.zeros_like(text_BTE)):
             text_kv, forcing = self.teacher.text_kv(text), TeacherForcing(self.spec, device)
             commit(
@@ -152,11 +155,11 @@ class Distillation(Objective):
         begin, end = u[chosen_BF], u[chosen_BF + 1]
         now = sigmas[chosen_BF]
         for step in range(1, self.substeps + 1):
-            told, untold = (flow(x_BFChw, GRID * now).float() for flow in flows)
+            with_text, without = (flow(x_BFChw, GRID * now).float() for flow in flows)
             between = begin + (end - begin) * step / self.substeps
             after = shift * between / (1 + (shift - 1) * between)
             way = (after - now)[:, :, None, None, None]
-            x_BFChw = x_BFChw + way * (untold + self.guidance * (told - untold))
+            x_BFChw = x_BFChw + way * (without + self.guidance * (with_text - without))
             now = after
         return x_BFChw, now
 
@@ -170,11 +173,12 @@ def roll_out(
     like_BFChw: Tensor,
     draws: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return videos [B, F, C, h, w] as the sampler makes them, and what each pass was given.
+    """Sample videos [B, F, C, h, w]; also return the noisy input of each pass.
 
-    The second tensor [passes, B, F, C, h, w] holds the noisy latents of all passes.
+    The inputs are [passes, B, F, C, h, w].
 
-    like_BFChw: a tensor of the videos' shape. draws: generator on its device.
+    like_BFChw: a tensor of the videos' shape.
+    draws: generator on its device.
     """
     text_kv, forcing = network.text_kv(text_BTE), TeacherForcing(spec, like_BFChw.device)
     videos, passes = [], []
@@ -182,15 +186,15 @@ def roll_out(
         chunk = like_BFChw[:, first : first + spec.chunk_frames]
         plan = forcing.plan(range(first, first + spec.chunk_frames), "nothing")
         solver = schedule.solver(first_chunk=first == 0)
-        x, given = randn(chunk, draws), []
+        x, inputs = randn(chunk, draws), []
         while not solver.finished:
-            given.append(x)
+            inputs.append(x)
             t_BF = torch.full(chunk.shape[:2], solver.time, device=x.device)
             flow = network(x, t_BF, text_kv, forcing, plan).float()
             x = solver.step(x, flow, partial(randn, chunk, draws))
         commit(network, x, text_kv, forcing, first)
         videos.append(x)
-        passes.append(torch.stack(given))
+        passes.append(torch.stack(inputs))
     return torch.cat(videos, dim=1), torch.cat(passes, dim=2)
 
 
@@ -209,4 +213,5 @@ class StudentTrainer(Trainer):
         super().__init__(training, network, objective, device)
         if self.clock.step == 0:
             self.network.load_state_dict(objective.teacher.state_dict())
+            # The trainer's average began with the weights before the copy.
             self.average = Average(self.network, training.ema)

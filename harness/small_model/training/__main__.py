@@ -25,7 +25,7 @@ _SHOWN = 6  # clips of a sheet
 
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
-    """Run a verb with settings as Hydra takes them; exit code 2 is something the user can mend."""
+    """Run a verb with settings as Hydra takes them; exit code 2 is something the user can fix."""
     if {"-h", "--help"} & set(words):
         print(__doc__, "Settings: conf/train/small.yaml and those of a run.", sep="\n\n  ")
         return 0

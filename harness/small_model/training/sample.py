@@ -15,7 +15,7 @@ from harness.cache.session import Session
 from harness.models.preset import DTYPES, VideoModel, wan_of
 from harness.results.contact_sheet import contact_sheet
 from harness.sampling.noise import SeededNoise
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.sampling.sampler import Sampler
 from harness.small_model.codec import encode, preview
 from harness.small_model.training.state import State
@@ -60,7 +60,7 @@ class Studio:
         session = Session(self.model.spec, self.method, self.backend, num_frames, self.device)
         text_kv = self.model.text_kv(sampler, self.model.text.encode([one.prompt])[0])
         noise = SeededNoise(seed, self.model.latent_shape(num_frames))
-        chunks = sampler.sample(session, text_kv, noise, num_frames, Silent())
+        chunks = sampler.sample(session, text_kv, noise, num_frames, NullObserver())
         made = torch.cat(list(chunks), dim=1)[0].float().cpu()
         return Shown(one.prompt, made, encode(one.keyframes(range(num_frames))))
 

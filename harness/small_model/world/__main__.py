@@ -18,7 +18,7 @@ MOST = 1_000_000  # clips and seeds of one command
 
 @verb()
 def main(words: Sequence[str]) -> int:
-    """Print what was asked for; exit code 2 for what the user can mend."""
+    """Print what was asked for; exit code 2 for what the user can fix."""
     given = _parser().parse_args(words)
     if given.verb == "captions" and not (0 <= given.first < MOST and 0 < given.n < MOST):
         raise UserError(

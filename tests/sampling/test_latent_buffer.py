@@ -16,9 +16,9 @@ from torch import Tensor
 from harness.cache.integration import Packed
 from harness.models.decoders.wan_vae import WanCodec, WanVae
 from harness.results.video_files import Frames
-from harness.sampling.decoding import Codec, Reel, pixels
+from harness.sampling.decoding import Codec, LatentBuffer, pixels
 from harness.sampling.loop import Loop
-from harness.sampling.passes import Silent
+from harness.sampling.passes import NullObserver
 from harness.small_model.codec import KeyframeDecoder
 from tests.support.families import made, tiny
 from tests.support.geometry import BF16
@@ -68,13 +68,13 @@ def test_histories_are_joined_as_published(lean: bool, folder: Path) -> None:
     """Two restarts: 9 frames, 6 more behind an overlap of 3, then 2 more."""
     rollouts = [new(9, 0), new(6, 1), new(2, 2)]
     codec = WanCodec(str(folder), dtype="float32", lean=lean)
-    reel = Reel(codec, Silent())
-    reel.latents += rollouts[0].split(3, dim=1)
+    buffer = LatentBuffer(codec, NullObserver())
+    buffer.latents += rollouts[0].split(3, dim=1)
     starts = []
     for fresh in rollouts[1:]:
-        starts.append(reel.rejoin(3))
-        reel.latents.append(fresh)
-    video = reel.end(lambda rest: np.concatenate(list(codec.decode(rest))))
+        starts.append(buffer.rejoin(3))
+        buffer.latents.append(fresh)
+    video = buffer.end(lambda rest: np.concatenate(list(codec.decode(rest))))
     expected, expected_starts = as_published(rollouts, 3)
     assert video.shape == expected.shape == (4 * 16 + 1, 48, 64, 3)  # as of 17 latents in a row
     for found, start in zip(starts, expected_starts, strict=False):
@@ -113,11 +113,11 @@ def test_a_loop_that_joins_demands_a_codec() -> None:
         loop.check(Packed(), BF16, WanVae("nowhere"))
 
 
-class Phases(Silent):
-    """What a reel says that it holds, at the end of every phase."""
+class Phases(NullObserver):
+    """What a buffer says that it holds, at the end of every phase."""
 
     def __init__(self) -> None:
-        self.reel: Any = None
+        self.buffer: Any = None
         self.seen: list[tuple[str, int, int]] = []
 
     @contextmanager
@@ -125,21 +125,21 @@ class Phases(Silent):
         self, name: str, chunk: int | None = None, step: int | None = None, branch: int = 0
     ) -> Iterator[None]:
         yield
-        self.seen.append((name, self.reel.nbytes, self.reel.decoder_features))
+        self.seen.append((name, self.buffer.nbytes, self.buffer.decoder_features))
 
 
 def test_what_is_decoded_is_let_go_and_features_belong_to_the_phase(folder: Path) -> None:
     watcher = Phases()
     codec = WanCodec(str(folder), dtype="float32")
-    reel = watcher.reel = Reel(codec, watcher)
-    reel.latents.append(new(9, 0))
-    whole = reel.nbytes
-    reel.rejoin(3)
-    assert reel.nbytes == whole // 3 and reel.decoder_features == 0
-    reel.end(lambda rest: np.concatenate(list(codec.decode(rest))))
+    buffer = watcher.buffer = LatentBuffer(codec, watcher)
+    buffer.latents.append(new(9, 0))
+    whole = buffer.nbytes
+    buffer.rejoin(3)
+    assert buffer.nbytes == whole // 3 and buffer.decoder_features == 0
+    buffer.end(lambda rest: np.concatenate(list(codec.decode(rest))))
     assert [(name, held) for name, held, _ in watcher.seen] == 2 * [("decode", whole // 3)]
     assert all(features > 0 for *_, features in watcher.seen)
-    assert reel.decoder_features == 0
+    assert buffer.decoder_features == 0
 
 
 def test_a_run_of_several_histories_from_prompt_to_row(folder: Path, tmp_path: Path) -> None:
