@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +42,12 @@ class Packed:
     def device(self) -> torch.device:
         """Device of the parts."""
         return next(iter(self.parts.values())).device
+
+    @cached_property
+    def prepared(self) -> dict[KernelLayout, Any]:
+        """What a backend has derived from the addresses of the parts, by the layout it read."""
+        # Every pass of every layer needs it; `replace` does not copy it, since parts then differ.
+        return {}
 
     def view(self, heads: slice, frames: slice) -> Packed:
         """Return some heads of some frames; the result shares memory with this."""
@@ -128,8 +135,15 @@ class Quantizer(ABC):
         return None
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the layout in which GPU kernels read encoded frames; None if only `stage` can."""
+        """Return the layout in which kernels read encoded frames; None if only `stage` can."""
         return None
+
+    def split_off(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the values that the planes of `kernel_layout` encode, and all parts without codes.
+
+        Shapes  x [B, H, F, T, D] of any float dtype -> the same shape, any float dtype.
+        """
+        return x_BHFTD, {}
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         """Return the decoded x [B, H, F, T, D] with the rotation undone.

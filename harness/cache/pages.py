@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.api import Packed, Quantizer
@@ -42,6 +44,11 @@ class Pages:
     def table(self) -> Tensor:
         """The slots as a tensor for kernels [F] int32."""
         return torch.tensor(self.slots, dtype=torch.int32, device=self.key.device)
+
+    @cached_property
+    def row(self) -> NDArray[np.int64]:
+        """The slots as an array for compiled loops [F] int64."""
+        return np.array(self.slots, np.int64)
 
 
 @dataclass

@@ -55,9 +55,12 @@ class PRQ(Quantizer):
             total.add_(rest)
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the planes of both stages, or None if one of them has no planes."""
+        """Return the planes of both stages, or None if a stage is not made of planes alone."""
         base, rest = self.base.kernel_layout(), self.residual.kernel_layout()
         if base is None or rest is None or not (base.planes and rest.planes):
+            return None
+        # A layout has room for the mean and scale of the sum, not for those of a stage.
+        if any(x.channel_scale or x.channel_mean for x in (base, rest)):
             return None
         return KernelLayout((*_renamed(base, "base"), *_renamed(rest, "residual")))
 

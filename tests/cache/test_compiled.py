@@ -41,8 +41,13 @@ QUANTIZERS: dict[str, Quantizer] = {
     "centered4": Centered(RTN(bits=4)),
     "scaled4": ChannelScaled(Affine(bits=4, group=32, axis="channels")),
     "prq": PRQ(RTN(bits=2), RTN(bits=4)),
+    "prq, two kinds of groups": PRQ(
+        Affine(bits=4, group=32, axis="channels"), RTN(bits=2, group=32, short_tail=True)
+    ),
+    "prq, a level at zero": PRQ(RTN(bits=2), RTN(bits=2, zero_level=True)),
     "no layout": FP8(),
 }
+BY_TORCH = {"zero_level", "input", "prq, a level at zero", "no layout"}  # no loop knows their fit
 SLOTS = (5, 0, 1, 3)  # in reading order, with holes
 
 
@@ -71,7 +76,11 @@ def room_of(quantizer: Quantizer, x: Tensor) -> Packed:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) -> None:
+    from harness.cache.compiled.pages import can_encode
+
     quantizer, x = QUANTIZERS[name], drawn(dtype)
+    form = quantizer.kernel_layout()
+    assert (form is not None and can_encode(form, x)) == (name not in BY_TORCH)
     ours, theirs = room_of(quantizer, x), room_of(quantizer, x)
     Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
     encode_into(quantizer, x, theirs, Pages(theirs, theirs, SLOTS))
@@ -86,8 +95,9 @@ def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) 
 
 
 @needs_numba
-def test_a_short_last_group_of_tokens() -> None:
-    quantizer, x = RTN(bits=4, short_tail=True), drawn(torch.bfloat16, num_tokens=40)
+@pytest.mark.parametrize("name", ["rtn4", "prq, two kinds of groups"])
+def test_a_short_last_group_of_tokens(name: str) -> None:
+    quantizer, x = QUANTIZERS[name], drawn(torch.bfloat16, num_tokens=40)
     ours = room_of(quantizer, x)
     Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
     packed = quantizer.encode(x)
