@@ -148,14 +148,18 @@ class Quantizer(ABC):
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         """Return the decoded x [B, H, F, T, D] with the rotation undone.
 
-        The cache decodes frames that change their tier, and tokens for a policy; attention calls
-        `stage`.
+        The cache decodes tokens for a policy; attention calls `stage`, and for frames that change
+        their tier the cache calls `stage` and `turned_back`.
         """
         # fp32 until the rotation is undone, so that the result is rounded once.
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)
-        rotation = self.rotation(packed.page[1], packed.device)
-        return (out if rotation is None else out @ rotation.T).to(dtype)
+        return self.turned_back(out).to(dtype)
+
+    def turned_back(self, x: Tensor) -> Tensor:
+        """Return staged values [..., D] fp32 with the rotation undone."""
+        rotation = self.rotation(x.shape[-1], x.device)
+        return x if rotation is None else x @ rotation.T
 
 
 @dataclass(frozen=True)

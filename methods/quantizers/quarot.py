@@ -76,12 +76,10 @@ class QuaRot(Quantizer):
             return hadamard(width, device)
         return signed_hadamard(width, device, self.seed)
 
-    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """Decode and rotate back."""
+    def turned_back(self, x: Tensor) -> Tensor:
+        """Rotate back."""
         # The butterfly is its own inverse, because R is symmetric and orthonormal.
-        if self.rotate == "butterfly":
-            return butterfly(self.inner.decode(packed, torch.float32)).to(dtype)
-        return super().decode(packed, dtype)
+        return butterfly(x) if self.rotate == "butterfly" else super().turned_back(x)
 
     def kernel_layout(self) -> KernelLayout | None:
         """Return the inner quantizer's layout."""

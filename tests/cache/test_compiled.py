@@ -14,9 +14,8 @@ from torch import Tensor
 
 from harness.api import Packed, Quantizer
 from harness.cache import compiled
-from harness.cache.attention.base import stage_by_torch
 from harness.cache.attention.compiled import Compiled
-from harness.cache.pages import Pages, encode_into
+from harness.cache.pages import Pages, encode_into, stage_by_torch
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.fp8 import FP8

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache import compiled
-from harness.cache.attention.base import stage_by_torch
 from harness.cache.attention.portable import Portable
-from harness.cache.pages import Pages, encode_into
+from harness.cache.pages import Pages, encode_into, stage_by_torch
 from harness.system.errors import UserError
 
 

@@ -212,7 +212,7 @@ def gather(low, high):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa: C901, PLR0912, PLR0913, PLR0915
+def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa: C901, PLR0913
     """Encode tasks `first` to `last`, each one head of one frame of x [B, H, F, T, D].
 
     A plane encodes what the planes before it leave: x minus their sum.
@@ -270,9 +270,9 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                                 high[j] = max(high[j], row[j])
                     else:
                         for n in range(count):
-                            own = slice(n * each, (n + 1) * each)
-                            gather(low[own], high[own])
-                            low[n], high[n] = low[n * each], high[n * each]
+                            at = n * each
+                            gather(low[at : at + each], high[at : at + each])
+                            low[n], high[n] = low[at], high[at]
                     at = 2 * ((start + above) // most) * count
                     scales = halves_at(start_of(part[SCALE], frame, 2) + at, count)
                     if part[ZERO, 0]:
