@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +42,12 @@ class Packed:
     def device(self) -> torch.device:
         """Device of the parts."""
         return next(iter(self.parts.values())).device
+
+    @cached_property
+    def prepared(self) -> dict[KernelLayout, Any]:
+        """What a backend has derived from the addresses of the parts, by the layout it read."""
+        # Every pass of every layer needs it; `replace` does not copy it, since parts then differ.
+        return {}
 
     def view(self, heads: slice, frames: slice) -> Packed:
         """Return some heads of some frames; the result shares memory with this."""
@@ -172,17 +179,28 @@ class Quantizer(ABC):
         """
         return None
 
+    def split_off(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the values that the planes of `kernel_layout` encode, and all parts without codes.
+
+        Shapes  x [B, H, F, T, D] of any float dtype -> the same shape, any float dtype.
+        """
+        return x_BHFTD, {}
+
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         """Return the decoded x [B, H, F, T, D] with the rotation undone.
 
-        The cache decodes frames that change their tier, and tokens for a policy; attention calls
-        `stage`.
+        The cache decodes tokens for a policy; attention calls `stage`, and for frames that change
+        their tier the cache calls `stage` and `turned_back`.
         """
         # fp32 until the rotation is undone, so that the result is rounded once.
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)
-        rotation = self.rotation(packed.page[1], packed.device)
-        return (out if rotation is None else out @ rotation.T).to(dtype)
+        return self.turned_back(out).to(dtype)
+
+    def turned_back(self, x: Tensor) -> Tensor:
+        """Return staged values [..., D] fp32 with the rotation undone."""
+        rotation = self.rotation(x.shape[-1], x.device)
+        return x if rotation is None else x @ rotation.T
 
 
 @dataclass(frozen=True)

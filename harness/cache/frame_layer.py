@@ -53,6 +53,7 @@ class FrameLayer:
                 tier.value,
                 self.policy.max_frames(name, context.reach),
                 context.write,
+                context.backend.stage,
                 tier.span,
             )
             for name, tier in tiers_of(context.method).items()
@@ -267,6 +268,8 @@ def _visible(
     The bias [B, H, tokens] fp32 hides the other frames of these pages; it is None if there are
     none.
     """
+    if plan.sees is None and not plan.hidden:
+        return frames, pages, None
     shown = [plan.shows(frame) for frame in frames]
     if all(shown):
         return frames, pages, None

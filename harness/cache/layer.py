@@ -141,6 +141,8 @@ class Context:
 
         roped: whether these keys are stored with their position.
         """
+        if roped and not plan.lift and not plan.shift:
+            return None
         moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
         if roped and not any(moved):
             return None

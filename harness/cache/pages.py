@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.api import Packed, Quantizer
@@ -43,6 +45,15 @@ class Pages:
         """The slots as a tensor for kernels [F] int32."""
         return torch.tensor(self.slots, dtype=torch.int32, device=self.key.device)
 
+    @cached_property
+    def row(self) -> NDArray[np.int64]:
+        """The slots as an array for compiled loops [F] int64."""
+        return np.array(self.slots, np.int64)
+
+
+# Decodes some heads of some pages (entries of `slots`) of keys or values: see `stage_by_torch`.
+Stage = Callable[[Quantizer, Packed, Pages, slice, slice, Tensor], None]
+
 
 @dataclass
 class Arena:
@@ -52,7 +63,7 @@ class Arena:
 
     capacity: the most frames that the arena will ever hold, allocated with the first frames; None
         allocates chunk by chunk.
-    write: encodes frames into pages; an attention backend may use a kernel.
+    write, stage: encode frames into pages, and decode pages; an attention backend may use a kernel.
     span: frames that are encoded together as one page [span * T, D]. Dropping one of them frees
         the page.
     places: slab and slot of each frame.
@@ -64,6 +75,7 @@ class Arena:
     write: Callable[[Quantizer, Tensor, Packed, Pages], None] = field(
         default_factory=lambda: encode_into
     )
+    stage: Stage = field(default_factory=lambda: stage_by_torch)
     span: int = 1
     places: dict[int, tuple[Slab, int]] = field(default_factory=dict)
     slabs: list[Slab] = field(default_factory=list)
@@ -162,19 +174,25 @@ class Arena:
         for slab in self.slabs:
             slot_of = {f: slot for f, (of, slot) in self.places.items() if of is slab}
             # A page is decoded whole, and once, even if several of its frames are asked for.
-            slots = list(dict.fromkeys(slot_of[f] for f in frames if f in slot_of))
+            slots = tuple(dict.fromkeys(slot_of[f] for f in frames if f in slot_of))
             if not slots:
                 continue
+            pages = Pages(slab.key, slab.value, slots)
             for quantizer, packed, found in (
                 (self.key_quantizer, slab.key, keys),
                 (self.value_quantizer, slab.value, values),
             ):
-                chosen = {name: x[:, :, slots] for name, x in packed.parts.items()}
-                pages = quantizer.decode(replace(packed, parts=chosen), torch.float32)
-                found.append(pages.unflatten(3, (self.span, -1)).flatten(2, 3))
+                batch, num_heads, _, num_tokens, width = packed.shape
+                shape = (batch, num_heads, len(slots) * num_tokens, width)
+                x = torch.empty(shape, dtype=torch.float32, device=packed.device)
+                self.stage(quantizer, packed, pages, slice(0, num_heads), slice(0, len(slots)), x)
+                apart = x.unflatten(2, (len(slots) * self.span, -1))
+                found.append(quantizer.turned_back(apart))
             # `places` lists the frames of a page oldest first, so reversed the oldest one wins.
             oldest = {slot: f for f, slot in reversed(slot_of.items())}
             decoded += [oldest[slot] + i for slot in slots for i in range(self.span)]
+        if decoded == list(frames) and len(keys) == 1:  # the usual case needs no copy
+            return keys[0], values[0]
         back = [decoded.index(frame) for frame in frames]
         return torch.cat(keys, 2)[:, :, back], torch.cat(values, 2)[:, :, back]
 
@@ -210,6 +228,20 @@ def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Page
     for at, of in pages.runs:
         for name, part in room.parts.items():
             part[:, :, at] = packed.parts[name][:, :, of]
+
+
+def stage_by_torch(
+    quantizer: Quantizer, packed: Packed, pages: Pages, heads: slice, frames: slice, out: Tensor
+) -> None:
+    """Decode pages of `packed`, the keys or values of `pages`, into out [B, h, F * T, D]."""
+    apart = out.unflatten(2, (-1, packed.page[0]))
+    for slots, places in pages.runs:
+        first, last = max(places.start, frames.start), min(places.stop, frames.stop)
+        if first < last:
+            # Places and slots of a run advance together, so they differ by a constant.
+            lag = slots.start - places.start
+            chosen = packed.view(heads, slice(first + lag, last + lag))
+            quantizer.stage(chosen, apart[:, :, first - frames.start : last - frames.start])
 
 
 def _room(like: Packed, num_frames: int) -> Packed:

@@ -48,6 +48,8 @@ class Traffic:
             for quantizer, part in zip(
                 (segment.key_quantizer, segment.value_quantizer), packed, strict=True
             ):
+                if isinstance(quantizer, Exact):
+                    continue
                 batch, heads, _, tokens, width = part.shape
                 num_tokens = len(segment.pages.slots) * tokens
                 self.decoded(quantizer, (batch, heads, num_tokens, width))

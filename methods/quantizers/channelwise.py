@@ -41,10 +41,26 @@ class Channelwise(Quantizer):
             self.inner.stage(tile, x)
             self.finish(x, tile)
 
+    def encode(self, x_BHFTD: Tensor) -> Packed:
+        """Remove the channel statistic, then encode with the inner quantizer."""
+        x, part = self.remove(x_BHFTD.float())
+        packed = self.inner.encode(x)
+        return replace(packed, parts={**packed.parts, **part})
+
+    def split_off(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Remove the channel statistic, then split off what the inner quantizer does."""
+        x, part = self.remove(x_BHFTD.float())
+        values, others = self.inner.split_off(x)
+        return values, {**others, **part}
+
     def _inner_layout(self) -> KernelLayout | None:
         """Return the inner layout if a channel statistic can be its last term, else None."""
         form = self.inner.kernel_layout()
         return None if form is None or form.centroids else form
+
+    @abstractmethod
+    def remove(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return x without its mean or scale [B, H, F, T, D] fp32, and the part that stores it."""
 
     @abstractmethod
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
@@ -59,12 +75,11 @@ class Centered(Channelwise):
     tokens; this class takes it over each frame.
     """
 
-    def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Subtract the channel means, then encode with the inner quantizer."""
+    def remove(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Subtract the channel means."""
         # Subtract the fp16 mean that is stored: its rounding error then cancels when decoding.
-        mean = x_BHFTD.float().mean(3).clamp(-FP16_MAX, FP16_MAX).half()
-        packed = self.inner.encode(x_BHFTD.float() - mean.float()[:, :, :, None])
-        return replace(packed, parts={**packed.parts, "channel_mean": mean})
+        mean = x_BHFTD.mean(3).clamp(-FP16_MAX, FP16_MAX).half()
+        return x_BHFTD - mean.float()[:, :, :, None], {"channel_mean": mean}
 
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
         """Add the channel means in place."""
@@ -84,12 +99,11 @@ class ChannelScaled(Channelwise):
     come from each frame instead of a calibration set.
     """
 
-    def encode(self, x_BHFTD: Tensor) -> Packed:
-        """Divide by the channel scales, then encode with the inner quantizer."""
+    def remove(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Divide by the channel scales."""
         # Divide by the fp16 scale that is stored: its rounding error then cancels when decoding.
-        scale = x_BHFTD.float().square().mean(3).sqrt().clamp(2**-14, FP16_MAX).half()
-        packed = self.inner.encode(x_BHFTD.float() / scale.float()[:, :, :, None])
-        return replace(packed, parts={**packed.parts, "channel_scale": scale})
+        scale = x_BHFTD.square().mean(3).sqrt().clamp(2**-14, FP16_MAX).half()
+        return x_BHFTD / scale.float()[:, :, :, None], {"channel_scale": scale}
 
     def finish(self, x_BHFTD: Tensor, packed: Packed) -> None:
         """Multiply by the channel scales in place."""

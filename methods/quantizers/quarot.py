@@ -64,11 +64,7 @@ class QuaRot(Quantizer):
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Rotate, then encode."""
-        if self.rotate == "butterfly":
-            return self.inner.encode(butterfly(x_BHFTD))
-        # Sums of channels near the largest BF16 number would overflow, and inf - inf is NaN.
-        x = x_BHFTD.float().clamp(-LARGEST, LARGEST)
-        return self.inner.encode(x @ self.rotation(x.shape[-1], x.device))
+        return self.inner.encode(self._rotated(x_BHFTD))
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Decode with the inner quantizer; the result stays rotated."""
@@ -80,16 +76,25 @@ class QuaRot(Quantizer):
             return hadamard(width, device)
         return signed_hadamard(width, device, self.seed)
 
-    def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """Decode and rotate back."""
+    def turned_back(self, x: Tensor) -> Tensor:
+        """Rotate back."""
         # The butterfly is its own inverse, because R is symmetric and orthonormal.
-        if self.rotate == "butterfly":
-            return butterfly(self.inner.decode(packed, torch.float32)).to(dtype)
-        return super().decode(packed, dtype)
+        return butterfly(x) if self.rotate == "butterfly" else super().turned_back(x)
 
     def kernel_layout(self) -> KernelLayout | None:
         """Return the inner quantizer's layout."""
         return self.inner.kernel_layout()
+
+    def split_off(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the inner quantizer splits off the rotated x."""
+        return self.inner.split_off(self._rotated(x_BHFTD))
+
+    def _rotated(self, x_BHFTD: Tensor) -> Tensor:
+        if self.rotate == "butterfly":
+            return butterfly(x_BHFTD)
+        # Sums of channels near the largest BF16 number would overflow, and inf - inf is NaN.
+        x = x_BHFTD.float().clamp(-LARGEST, LARGEST)
+        return x @ self.rotation(x.shape[-1], x.device)
 
 
 def butterfly(x: Tensor) -> Tensor:

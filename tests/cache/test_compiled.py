@@ -14,9 +14,8 @@ from torch import Tensor
 
 from harness.api import Packed, Quantizer
 from harness.cache import compiled
-from harness.cache.attention.base import stage_by_torch
 from harness.cache.attention.compiled import Compiled
-from harness.cache.pages import Pages, encode_into
+from harness.cache.pages import Pages, encode_into, stage_by_torch
 from methods.quantizers.affine import Affine
 from methods.quantizers.channelwise import Centered, ChannelScaled
 from methods.quantizers.clustered import Clustered
@@ -48,6 +47,10 @@ QUANTIZERS: dict[str, Quantizer] = {
     "centered4": Centered(RTN(bits=4)),
     "scaled4": ChannelScaled(Affine(bits=4, group=32, axis="channels")),
     "prq": PRQ(RTN(bits=2), RTN(bits=4)),
+    "prq, two kinds of groups": PRQ(
+        Affine(bits=4, group=32, axis="channels"), RTN(bits=2, group=32, short_tail=True)
+    ),
+    "prq, a level at zero": PRQ(RTN(bits=2), RTN(bits=2, zero_level=True)),
     "fp8": FP8(),
     "fp8_cast": FP8(format="e5m2", scaled=False),
     "fp8_prq": PRQ(RTN(bits=4), FP8()),
@@ -71,6 +74,13 @@ QUANTIZERS: dict[str, Quantizer] = {
     "normed_centered": Normed(Centered(RTN(bits=4))),
     "prq_centered": PRQ(Centered(RTN(bits=4)), RTN(bits=2)),
     "no layout": Outliers(RTN(bits=4)),
+}
+# No loop knows how to choose their codes or metadata.
+BY_TORCH = {
+    *("zero_level", "input", "prq, a level at zero", "prq_centered", "no layout"),
+    *("fp8", "fp8_cast", "fp8_prq", "nuq4", "nuq2_token", "nuq_prq", "turboquant4", "turboquant2"),
+    *("mxfp4", "nvfp4", "nvfp4_prq", "e4m3_tokens", "qvg2", "qvg_pro2", "clustered_centered"),
+    *("centered_clustered", "normed4", "centered_normed", "normed_centered"),
 }
 SLOTS = (5, 0, 1, 3)  # in reading order, with holes
 
@@ -100,7 +110,11 @@ def room_of(quantizer: Quantizer, x: Tensor) -> Packed:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) -> None:
+    from harness.cache.compiled.pages import can_encode
+
     quantizer, x = QUANTIZERS[name], drawn(dtype)
+    form = quantizer.kernel_layout()
+    assert (form is not None and can_encode(form, x)) == (name not in BY_TORCH)
     ours, theirs = room_of(quantizer, x), room_of(quantizer, x)
     Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
     encode_into(quantizer, x, theirs, Pages(theirs, theirs, SLOTS))
@@ -115,8 +129,9 @@ def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) 
 
 
 @needs_numba
-def test_a_short_last_group_of_tokens() -> None:
-    quantizer, x = RTN(bits=4, short_tail=True), drawn(torch.bfloat16, num_tokens=40)
+@pytest.mark.parametrize("name", ["rtn4", "prq, two kinds of groups"])
+def test_a_short_last_group_of_tokens(name: str) -> None:
+    quantizer, x = QUANTIZERS[name], drawn(torch.bfloat16, num_tokens=40)
     ours = room_of(quantizer, x)
     Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
     packed = quantizer.encode(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -13,25 +13,8 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache.numerics import are_finite
-from harness.cache.pages import Pages, encode_into
+from harness.cache.pages import Pages, Stage, encode_into, stage_by_torch
 from harness.cache.positions import Table, Turns
-
-# Decodes some heads of some pages (entries of `slots`) of keys or values: see `stage_by_torch`.
-Stage = Callable[[Quantizer, Packed, Pages, slice, slice, Tensor], None]
-
-
-def stage_by_torch(
-    quantizer: Quantizer, packed: Packed, pages: Pages, heads: slice, frames: slice, out: Tensor
-) -> None:
-    """Decode pages of `packed`, the keys or values of `pages`, into out [B, h, F * T, D]."""
-    apart = out.unflatten(2, (-1, packed.page[0]))
-    for slots, places in pages.runs:
-        first, last = max(places.start, frames.start), min(places.stop, frames.stop)
-        if first < last:
-            # Places and slots of a run advance together, so they differ by a constant.
-            lag = slots.start - places.start
-            chosen = packed.view(heads, slice(first + lag, last + lag))
-            quantizer.stage(chosen, apart[:, :, first - frames.start : last - frames.start])
 
 
 @dataclass(frozen=True)
@@ -188,6 +171,18 @@ class Backend(ABC):
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """Encode new frames [B, H, F, T, D] into their pages of `room`."""
         encode_into(quantizer, x_BHFTD, room, pages)
+
+    def stage(
+        self,
+        quantizer: Quantizer,
+        packed: Packed,
+        pages: Pages,
+        heads: slice,
+        frames: slice,
+        out: Tensor,
+    ) -> None:
+        """Decode some heads of pages into out [B, h, F * T, D]; see `stage_by_torch`."""
+        stage_by_torch(quantizer, packed, pages, heads, frames, out)
 
     @abstractmethod
     def attend(

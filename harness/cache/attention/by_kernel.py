@@ -62,10 +62,8 @@ class ByKernel(Backend):
         if form is None or not can_encode(form):
             encode_into(quantizer, x_BHFTD, room, pages)
             return
-        # The kernel does not rotate, so rotate here.
-        rotation = quantizer.rotation(x_BHFTD.shape[-1], x_BHFTD.device)
-        x = x_BHFTD if rotation is None else x_BHFTD.float() @ rotation
-        encode(form, x, room, pages.table)
+        # The kernel does not rotate, so the quantizer does.
+        encode(form, quantizer.split_off(x_BHFTD)[0], room, pages.table)
 
 
 def form_of(quantizer: Quantizer) -> KernelLayout:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache import compiled
-from harness.cache.attention.base import stage_by_torch
 from harness.cache.attention.portable import Portable
-from harness.cache.pages import Pages, encode_into
+from harness.cache.pages import Pages, encode_into, stage_by_torch
 from harness.system.errors import UserError
 
 
@@ -49,12 +48,15 @@ class Compiled(Portable):
         from harness.cache.compiled.pages import can_encode, encode  # needs numba
 
         form = quantizer.kernel_layout()
-        # Only the quantizer knows how it rotates.
-        rotates = quantizer.rotation(x_BHFTD.shape[-1], x_BHFTD.device) is not None
-        if form is None or rotates or not can_encode(form, x_BHFTD):
+        if form is None or not can_encode(form, x_BHFTD):
             encode_into(quantizer, x_BHFTD, room, pages)
-        else:
-            encode(form, x_BHFTD, room, pages.slots)
+            return
+        # Only the quantizer knows how it rotates, or takes the mean of a channel.
+        values, others = quantizer.split_off(x_BHFTD)
+        encode(form, values, room, pages.row)
+        for name, part in others.items():
+            for at, of in pages.runs:
+                room.parts[name][:, :, at] = part[:, :, of]
 
     def stage(
         self,
@@ -72,4 +74,4 @@ class Compiled(Portable):
         if form is None or not can_decode(form, packed, out):
             stage_by_torch(quantizer, packed, pages, heads, frames, out)
         else:
-            decode(form, packed, pages.slots[frames], heads.start, out)
+            decode(form, packed, pages.row[frames], heads.start, out)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.api import CacheSpec, Packed, Quantizer
+from harness.api import CacheSpec
 from harness.cache.attention.base import (
     Backend,
     Scratch,
@@ -21,10 +21,8 @@ from harness.cache.attention.base import (
     into,
     out_of,
     spans,
-    stage_by_torch,
 )
 from harness.cache.attention.dense import Merge, attend_dense
-from harness.cache.pages import Pages
 
 Chunk = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of a group of heads [B, h, T, D]
 
@@ -64,18 +62,6 @@ class Portable(Backend):
         seen = num_tokens if self.axis == "heads" else min(num_tokens, self.tile_tokens)
         head_bytes = 2 * seen * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
-
-    def stage(
-        self,
-        quantizer: Quantizer,
-        packed: Packed,
-        pages: Pages,
-        heads: slice,
-        frames: slice,
-        out: Tensor,
-    ) -> None:
-        """Decode some heads of pages into out [B, h, F * T, D]; see `stage_by_torch`."""
-        stage_by_torch(quantizer, packed, pages, heads, frames, out)
 
     def attend(
         self,
@@ -157,6 +143,8 @@ def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slic
     alike = all(segment.bias is None for segment in history)
     mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
     for segment, span in spans(history):
-        own = segment.log_count if segment.bias is None else segment.bias[:, heads, None]
-        mask[..., span] = own
+        if segment.bias is not None:
+            mask[..., span] = segment.bias[:, heads, None]
+        elif segment.log_count:
+            mask[..., span] = segment.log_count
     return mask

@@ -254,90 +254,117 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                     brief[j] = rounded
 
 
+@njit(inline="always")
+def gather(low, high):
+    """Move the smallest number of low [n] and the largest of high [n] to their first places."""
+    size = np.uint64(low.size)
+    # By halves: the compiler vectorizes this, and not a loop that carries one extreme along.
+    while size % np.uint64(2) == 0:
+        size //= np.uint64(2)
+        for j in range(size):
+            low[j] = min(low[j], low[j + size])
+            high[j] = max(high[j], high[j + size])
+    for j in range(np.uint64(1), size):
+        low[0] = min(low[0], low[j])
+        high[0] = max(high[0], high[j])
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def encode(x, part, spec, offset, slots, shape, first, last):  # noqa: C901, PLR0913
+def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa: C901, PLR0913
     """Encode tasks `first` to `last`, each one head of one frame of x [B, H, F, T, D].
+
+    A plane encodes what the planes before it leave: x minus their sum.
 
     x: address, elements from one batch entry, head, frame and token to the next, bytes of a value:
         2 for BF16, 4 for FP32.
-    part: [3, 4], codes, scale and zero; without a zero it is scale * offset. spec: bits, group,
-        whether tokens share metadata.
+    parts: [planes, 3, 4], codes, scale and zero; without a zero it is scale * offset. specs: bits,
+        group, whether tokens share metadata, of each plane. offsets: of the codes of each plane.
+    block: tokens to hold at a time; groups of every plane end with a block or with the frame.
     slots: [F], the slot of each frame. shape: heads, T, D.
     """
     num_heads, num_tokens, width = shape
-    bits, group, by_tokens = spec[BITS], spec[GROUP], spec[BY_TOKENS]
-    top = np.float32((1 << bits) - 1)
-    size = width * bits // 8
-    most = min(group, num_tokens) if by_tokens else 1  # tokens that share metadata
-    count = width if by_tokens else width // group
-    each = width // count
-    rows = np.empty((most, width), np.float32)
-    rows_bits = rows.view(np.int32)
+    num_planes = parts.shape[0]
+    held = np.empty((block, width), np.float32)
+    held_bits = held.view(np.int32)
     low = np.empty(width, np.float32)
     high = np.empty(width, np.float32)
     room = np.empty(width, np.float32)
     room_bits = room.view(np.int32)
+    step = np.empty(width, np.float32)
     scale = np.empty(width, np.float32)
     zero = np.empty(width, np.float32)
+    code = np.empty(width, np.float32)
     chosen = np.empty(width, np.int32)
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads
         frame = b, h, slots[f]
-        for start in range(0, num_tokens, most):
-            num_rows = min(most, num_tokens - start)
-            for r in range(num_rows):
+        for start in range(0, num_tokens, block):
+            num_held = min(block, num_tokens - start)
+            for r in range(num_held):
                 at = b * x[1] + h * x[2] + f * x[3] + (start + r) * x[4]
                 if x[5] == 4:
-                    rows[r] = floats_at(x[0] + 4 * at, width)
+                    held[r] = floats_at(x[0] + 4 * at, width)
                 else:
-                    brief, row_bits = halves_at(x[0] + 2 * at, width), rows_bits[r]
+                    brief, row_bits = halves_at(x[0] + 2 * at, width), held_bits[r]
                     for j in range(width):
                         row_bits[j] = np.int32(brief[j]) << 16
-            if by_tokens:
-                low[:], high[:] = rows[0], rows[0]
-                for r in range(1, num_rows):
-                    row = rows[r]
+            for p in range(num_planes):
+                bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
+                part, offset = parts[p], offsets[p]
+                top = np.float32((1 << bits) - 1)
+                size = width * bits // 8
+                most = min(group, num_tokens) if by_tokens else 1  # tokens that share metadata
+                count = width if by_tokens else width // group
+                each = width // count
+                for above in range(0, num_held, most):
+                    below = min(above + most, num_held)
+                    low[:], high[:] = held[above], held[above]
+                    if by_tokens:
+                        for r in range(above + 1, below):
+                            row = held[r]
+                            for j in range(width):
+                                low[j] = min(low[j], row[j])
+                                high[j] = max(high[j], row[j])
+                    else:
+                        for n in range(count):
+                            at = n * each
+                            gather(low[at : at + each], high[at : at + each])
+                            low[n], high[n] = low[at], high[at]
+                    at = 2 * ((start + above) // most) * count
+                    scales = halves_at(start_of(part[SCALE], frame, 2) + at, count)
+                    if part[ZERO, 0]:
+                        for n in range(count):
+                            room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
+                        zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
+                        narrow(room, room_bits, zeros)
+                        spread(room[:count], zero)
+                        for n in range(count):
+                            # Measure from the rounded zero, which decoding adds.
+                            room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
+                        narrow(room, room_bits, scales)
+                    else:
+                        for n in range(count):
+                            room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
+                        narrow(room, room_bits, scales)
+                        for n in range(count):
+                            low[n] = room[n] * offset
+                        spread(low[:count], zero)
+                    spread(room[:count], step)
                     for j in range(width):
-                        low[j] = min(low[j], row[j])
-                        high[j] = max(high[j], row[j])
-            else:
-                for n in range(count):
-                    values = rows[0, n * each : (n + 1) * each]
-                    least = largest = values[0]
-                    for j in range(each):
-                        least, largest = min(least, values[j]), max(largest, values[j])
-                    low[n], high[n] = least, largest
-            at = 2 * (start // most) * count
-            scales = halves_at(start_of(part[SCALE], frame, 2) + at, count)
-            if part[ZERO, 0]:
-                for n in range(count):
-                    room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
-                zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
-                narrow(room, room_bits, zeros)
-                spread(room[:count], zero)
-                for n in range(count):
-                    # Measure from the rounded zero, which decoding adds.
-                    room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
-                narrow(room, room_bits, scales)
-            else:
-                for n in range(count):
-                    room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
-                narrow(room, room_bits, scales)
-                for n in range(count):
-                    low[n] = room[n] * offset
-                spread(low[:count], zero)
-            for n in range(count):
-                room[n] = max(room[n], TINY)
-            spread(room[:count], scale)
-            for r in range(num_rows):
-                row = rows[r]
-                for j in range(width):
-                    code = min(max((row[j] - zero[j]) / scale[j], np.float32(0)), top)
-                    chosen[j] = np.int32((code + ROUNDER) - ROUNDER)
-                codes = bytes_at(start_of(part[CODES], frame, 1) + (start + r) * size, size)
-                codes[:] = 0
-                for field in range(8 // bits):
-                    own = chosen[field * size : (field + 1) * size]
-                    for j in range(size):
-                        codes[j] |= own[j] << (field * bits)
+                        scale[j] = max(step[j], TINY)
+                    for r in range(above, below):
+                        row = held[r]
+                        for j in range(width):
+                            nearest = min(max((row[j] - zero[j]) / scale[j], np.float32(0)), top)
+                            code[j] = (nearest + ROUNDER) - ROUNDER
+                            chosen[j] = np.int32(code[j])
+                        if p + 1 < num_planes:
+                            for j in range(width):
+                                row[j] -= code[j] * step[j] + zero[j]
+                        codes = bytes_at(start_of(part[CODES], frame, 1) + (start + r) * size, size)
+                        codes[:] = 0
+                        for field in range(8 // bits):
+                            own = chosen[field * size : (field + 1) * size]
+                            for j in range(size):
+                                codes[j] |= own[j] << (field * bits)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +15,7 @@ import numba
 import numpy as np
 import torch
 from llvmlite.binding import get_host_cpu_name
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.api import CodePlane, KernelLayout, Packed
@@ -29,12 +32,60 @@ _MARK = FOLDER / f"numba-{numba.__version__}-{sha256(repr(_STATE).encode()).hexd
 SHARE = 2**19  # values of a thread at least: starting one takes as long as decoding so many
 DTYPES = (torch.bfloat16, torch.float32)
 NOTHING = [0, 0, 0, 0]  # a part that does not exist
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the loops reach pages [B, H, S, ...]: addresses and steps of the parts, kinds of codes.
+
+    parts: [planes, 6, 4] codes, scale, zero, table, fp32 numbers by byte of the scale, and unit.
+    specs: [planes, 4] bits, group, whether tokens share metadata, bytes of a table's entry or 0.
+    offsets: [planes] fp32, of the codes.
+    outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
+    centroids: [stages, 2, 4] centroids, and the index of each token's own.
+    block: the fewest tokens that whole groups of every plane fill, at most those of a frame.
+    """
+
+    parts: Integers
+    specs: Integers
+    offsets: NDArray[np.float32]
+    outer: Integers
+    centroids: Integers
+    block: int
+
+    @classmethod
+    def of(cls, form: KernelLayout, packed: Packed) -> Access:
+        """Return the access to packed pages; the same object each time, as addresses do not change.
+
+        Raises  AssertionError: a part that is not contiguous within a frame.
+        """
+        if form not in packed.prepared:
+            planes = form.planes
+            outer = form.channel_scale, form.channel_mean, form.token_scale
+            centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
+            # Adding -0.0 changes no number, adding 0.0 changes -0.0.
+            offsets = [-0.0 if plane.table else plane.offset for plane in planes]
+            page = packed.page
+            together = math.lcm(*(x.group_in(page) for x in planes if x.axis == "tokens"))
+            packed.prepared[form] = cls(
+                np.array([_plane(packed, plane) for plane in planes]),
+                np.array([_spec(plane, page) for plane in planes]),
+                np.array(offsets, np.float32),
+                np.array([_part(packed, name) for name in outer]),
+                np.array(centroids, np.int64).reshape(-1, 2, 4),
+                min(together, page[0]),
+            )
+        access: Access = packed.prepared[form]
+        return access
 
 
 def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
     """Return whether `decode` serves pages of this layout, and this tensor."""
     if not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
         return False
+    if form in packed.prepared:  # was found to have FP16 metadata
+        return True
     halves = [form.token_scale, form.channel_scale, form.channel_mean]
     for plane in form.planes:
         halves += [plane.zero, None if plane.scale_table else plane.scale]
@@ -42,56 +93,56 @@ def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
 
 
 def decode(
-    form: KernelLayout, packed: Packed, slots: Sequence[int], first_head: int, out: Tensor
+    form: KernelLayout, packed: Packed, slots_F: Integers, first_head: int, out: Tensor
 ) -> None:
     """Decode frames into `out` [B, h, F * T, D], BF16 or fp32, last dimension contiguous.
 
-    packed: parts [B, H, S, ...]. slots: slot of each of the F frames. first_head: the first of the
-    h heads. A rotation is not undone.
+    packed: parts [B, H, S, ...]. slots: of the F frames. first_head: the first of the h heads. A
+    rotation is not undone.
     """
     batch, num_heads, _, width = out.shape
     num_tokens = packed.page[0]
-    # Adding -0.0 changes no number, adding 0.0 changes -0.0.
-    offsets = [-0.0 if plane.table else plane.offset for plane in form.planes]
-    outer = form.channel_scale, form.channel_mean, form.token_scale
-    centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
+    access = Access.of(form, packed)
     arguments = (
-        np.array([_plane(packed, plane) for plane in form.planes]),
-        np.array([_spec(plane, packed.page) for plane in form.planes]),
-        np.array(offsets, np.float32),
-        np.array([_part(packed, name) for name in outer]),
-        np.array(centroids, np.int64).reshape(-1, 2, 4),
-        np.array(slots, np.int64),
+        access.parts,
+        access.specs,
+        access.offsets,
+        access.outer,
+        access.centroids,
+        slots_F,
         (first_head, num_heads, num_tokens, width),
         (out.data_ptr(), *out.stride()[:3], out.itemsize),
     )
-    _share(loops.decode, arguments, batch * num_heads * len(slots), num_tokens * width)
+    _share(loops.decode, arguments, batch * num_heads * len(slots_F), num_tokens * width)
 
 
 def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
-    """Return whether `encode` serves this layout: a single plane whose fit it knows."""
-    if not form.only_planes or len(form.planes) != 1:
+    """Return whether `encode` serves this layout: whether it knows the fit of every plane."""
+    tables = any(plane.table or plane.scale_table for plane in form.planes)
+    if tables or form.token_scale or form.centroids:
         return False
-    plane = form.planes[0]
-    known = (plane.fit == "absmax" and plane.zero is None and plane.offset < 0) or (
-        plane.fit == "minmax" and plane.zero is not None and plane.offset == 0
-    )
-    return known and x_BHFTD.dtype in DTYPES and x_BHFTD.stride(-1) == 1
+    known = [
+        (plane.fit == "absmax" and plane.zero is None and plane.offset < 0)
+        or (plane.fit == "minmax" and plane.zero is not None and plane.offset == 0)
+        for plane in form.planes
+    ]
+    return any(known) and all(known) and x_BHFTD.dtype in DTYPES and x_BHFTD.stride(-1) == 1
 
 
-def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots: Sequence[int]) -> None:
-    """Quantize x [B, H, F, T, D], BF16 or fp32, into the pages of a slab, frame f into slots[f].
+def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots_F: Integers) -> None:
+    """Quantize x [B, H, F, T, D], BF16 or fp32, into the planes of a slab, frame f into slots[f].
 
-    pages: parts [B, H, S, ...]; other slots stay unchanged.
+    pages: parts [B, H, S, ...]; other slots and other parts stay unchanged.
     """
     batch, num_heads, num_frames, num_tokens, width = x_BHFTD.shape
-    (plane,) = form.planes
+    access = Access.of(form, pages)
     arguments = (
         (x_BHFTD.data_ptr(), *x_BHFTD.stride()[:4], x_BHFTD.itemsize),
-        np.array(_plane(pages, plane)),
-        np.array(_spec(plane, pages.page)),
-        np.float32(plane.offset),
-        np.array(slots, np.int64),
+        access.parts,
+        access.specs,
+        access.offsets,
+        access.block,
+        slots_F,
         (num_heads, num_tokens, width),
     )
     _share(loops.encode, arguments, batch * num_heads * num_frames, num_tokens * width)
@@ -102,9 +153,9 @@ def compile_loops() -> None:
     plane = CodePlane(8, 1, "tokens", zero="zero", fit="minmax")
     x = torch.zeros(1, 1, 1, 1, 1)
     parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half()}
-    pages = Packed(parts, 8, (1, 1))
-    encode(KernelLayout((plane,)), x, pages, (0,))
-    decode(KernelLayout((plane,)), pages, (0,), 0, torch.empty(1, 1, 1, 1))
+    pages, slots = Packed(parts, 8, (1, 1)), np.zeros(1, np.int64)
+    encode(KernelLayout((plane,)), x, pages, slots)
+    decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1))
     _MARK.touch()
 
 
