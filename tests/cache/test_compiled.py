@@ -44,9 +44,11 @@ QUANTIZERS: dict[str, Quantizer] = {
         Affine(bits=4, group=32, axis="channels"), RTN(bits=2, group=32, short_tail=True)
     ),
     "prq, a level at zero": PRQ(RTN(bits=2), RTN(bits=2, zero_level=True)),
+    "prq, a mean below": PRQ(Centered(RTN(bits=4)), RTN(bits=2)),
     "no layout": FP8(),
 }
-BY_TORCH = {"zero_level", "input", "prq, a level at zero", "no layout"}  # no loop knows their fit
+# No loop knows their fit, or no layout describes them.
+BY_TORCH = {"zero_level", "input", "prq, a level at zero", "prq, a mean below", "no layout"}
 SLOTS = (5, 0, 1, 3)  # in reading order, with holes
 
 
