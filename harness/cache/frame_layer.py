@@ -30,7 +30,7 @@ class FrameLayer:
 
     arenas: pages of each tier, by name; also POOL, and SINK for a sink that changes.
     placements: tier of each stored frame, without pooled frames.
-    notes, noisy_notes: the policy's notes, by frame.
+    notes, noisy_notes: the policy's notes, by frame. note_bytes: bytes of both.
     first: first frame of the window; the sink stays stored before it.
     """
 
@@ -41,6 +41,7 @@ class FrameLayer:
     placements: dict[int, Placement] = field(default_factory=dict)
     notes: dict[int, Tensor] = field(default_factory=dict)
     noisy_notes: dict[int, Tensor] = field(default_factory=dict)
+    note_bytes: int = 0
     first: int = 0
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class FrameLayer:
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Let the policy note the noisy chunk, if it compares passes."""
         if self.policy.observes_noisy and plan.observed:
-            self.noisy_notes |= self._observe(chunk, plan)
+            self._observe(self.noisy_notes, chunk, plan)
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
         """Ask the policy, evict frames, move frames between tiers, and store the new ones.
@@ -98,7 +99,7 @@ class FrameLayer:
         Raises  ValueError: a placement that is not allowed (`demand_known`), or a new tier for a
                 frame that is already split.
         """
-        self.notes |= self._observe(chunk, plan)
+        self._observe(self.notes, chunk, plan)
         history = self._history(chunk, plan)
         placements = dict(self.policy.decide(history)) if history.frames else {}
         demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
@@ -145,8 +146,8 @@ class FrameLayer:
         """Bytes by component, summed over tiers; pooled frames and notes are listed separately."""
         held: Counter[str] = Counter()
         for name, arena in self.arenas.items():
-            held += Counter({"pooled": arena.ledger.total()}) if name == POOL else arena.ledger
-        held["notes"] += sum(x.nbytes for x in (*self.notes.values(), *self.noisy_notes.values()))
+            held.update({"pooled": arena.ledger.total()} if name == POOL else arena.ledger)
+        held["notes"] += self.note_bytes
         return held
 
     @property
@@ -166,10 +167,16 @@ class FrameLayer:
         )
         return _in_order(self._read(whole, torch.float32))
 
-    def _observe(self, chunk: Chunk, plan: Plan) -> dict[int, Tensor]:
+    def _observe(self, kept: dict[int, Tensor], chunk: Chunk, plan: Plan) -> None:
+        """Add the policy's notes on a chunk to those of earlier frames."""
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (chunk.key, chunk.value))
         notes = self.policy.observe(k, v)
-        return {} if notes is None else dict(zip(plan.frames, notes, strict=True))
+        if notes is None:
+            return
+        # Count here: the ledger is read often, and a long video has many notes.
+        for frame, note in zip(plan.frames, notes, strict=True):
+            self.note_bytes += note.nbytes - (kept[frame].nbytes if frame in kept else 0)
+            kept[frame] = note
 
     def _history(self, chunk: Chunk, plan: Plan) -> History:
         spec = self.context.spec

@@ -98,7 +98,9 @@ class Arena:
         if len(frames) % self.span:
             raise ValueError(f"{len(frames)} frames are no multiple of a page of {self.span}")
         self._pages = None
-        k, v = (x.unflatten(2, (-1, self.span)).flatten(3, 4) for x in (k_BHFTD, v_BHFTD))
+        k, v = k_BHFTD, v_BHFTD
+        if self.span > 1:
+            k, v = (x.unflatten(2, (-1, self.span)).flatten(3, 4) for x in (k, v))
         groups = [frames[at : at + self.span] for at in range(0, len(frames), self.span)]
         if sum(len(slab.free) for slab in self.slabs) < len(groups):
             # Allocate the rest of the capacity, or room for these frames if that is more.

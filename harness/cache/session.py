@@ -203,7 +203,7 @@ class Session:
         """
         held: Counter[str] = Counter()
         for layer in self._layers:
-            held += layer.ledger
+            held.update(layer.ledger)
         # Layers run one after the other and share one scratch: count it once.
         held["active"] = sum(active.nbytes for active in self._active)
         held["scratch"] = self._scratch.nbytes
