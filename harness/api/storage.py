@@ -90,7 +90,7 @@ class CodePlane:
 
     def group_in(self, page: tuple[int, int]) -> int:
         """Return how many tokens or channels share metadata in pages of (T, D)."""
-        # A group ends with the head, also if the quantizer allows larger groups.
+        # A group ends with the frame or the head, also if the quantizer allows larger groups.
         whole = page[0] if self.axis == "tokens" else page[1]
         return whole if self.group is None else min(self.group, whole)
 
