@@ -32,6 +32,7 @@ COUNTS = {
     "noise_floor": 2,
     "flowcache_skyreels": 9,
     "flowcache_skyreels_tiny": 9,
+    "flowcache_small_forcing": 9,
     "flowcache_magi": 14,
     "flowcache_magi_tiny": 14,
 }

@@ -24,7 +24,7 @@ from harness.small_model.training.decoder import Settings, Training
 from harness.small_model.world import clip
 from harness.system.errors import UserError
 
-SHIPPED = bundled_module.FOLDER / "decoder.safetensors"
+SHIPPED = {"first": "decoder.safetensors", "scenes": "forcing_decoder.safetensors"}
 FEW = Settings("scenes", steps=8, batch=2, pool=4, fresh=1)
 
 
@@ -201,9 +201,12 @@ def test_exported_weights_are_read_back_in_16_bits(
     torch.testing.assert_close(found, untrained().decode_whole(latents()), atol=2e-3, rtol=0)
 
 
-def test_shipped_decoder_beats_the_linear_one_on_held_out_clips() -> None:
-    assert SHIPPED.stat().st_size < 1_000_000
-    key, between, plain = training.held_out(KeyframeDecoder(digest(SHIPPED)), "first", num_clips=3)
+@pytest.mark.parametrize("world", SHIPPED)
+def test_shipped_decoder_beats_the_linear_one_on_held_out_clips(world: str) -> None:
+    path = bundled_module.FOLDER / SHIPPED[world]
+    assert path.stat().st_size < 1_000_000
+    decoder = KeyframeDecoder(digest(path), file=path.name)
+    key, between, plain = training.held_out(decoder, world, num_clips=3)
     assert key > plain + 2
     assert key > 29 and between > 26
 

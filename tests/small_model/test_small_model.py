@@ -32,10 +32,14 @@ def shipped() -> VideoModel:
     return model
 
 
-def test_it_is_small() -> None:
-    files = list(bundled.FOLDER.glob("*"))
+@pytest.mark.parametrize("name", ["small", "small_forcing"])
+def test_it_is_small(name: str) -> None:
+    config = configured(f"model={name}")["model"]
+    files = [bundled.FOLDER / config["checkpoint"]]
+    files.append(bundled.FOLDER / config["decoder"].get("file", "decoder.safetensors"))
     assert sum(path.stat().st_size for path in files) <= 25e6
-    network = shipped().build(CPU, Path()).network
+    model: VideoModel = instantiate(config)
+    network = model.build(CPU, Path()).network
     assert sum(weight.numel() for weight in network.state_dict().values()) <= 12e6
 
 
