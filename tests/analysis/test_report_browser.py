@@ -176,14 +176,14 @@ def stands(shown: Any, frame: int | None = None) -> None:
 
     shown.wait_for_function(
         "() => [...document.querySelectorAll('video')].every((v) => v.paused && !v.seeking)",
-        timeout=20_000,
+        timeout=60_000,
     )
-    for patience in (3_000, 20_000):
+    for patience in (3_000, 60_000):
         try:
             shown.wait_for_function(STANDS, arg=frame, timeout=patience)
             return
         except TooLate:
-            if patience == 20_000:
+            if patience == 60_000:
                 raise
             shown.evaluate(AWAY_AND_BACK)
 

@@ -51,6 +51,7 @@ def watched(
 ) -> Iterator[Watched]:
     """Open a page and record its errors and its requests to anything but files."""
     opened = browser.new_context(viewport={"width": width, "height": height}, **context)
+    opened.set_default_timeout(180_000)  # a busy machine takes longer than the default 30 s
     found = Watched(opened.new_page())
     page = found.page
     page.on("pageerror", lambda error: found.errors.append(str(error)))
