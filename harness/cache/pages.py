@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -226,10 +226,14 @@ class Arena:
 
 def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
     """Encode frames x [B, H, F, T, D] and copy them into their pages of `room`, in plain torch."""
-    packed = quantizer.encode(x_BHFTD)
+    put(quantizer.encode(x_BHFTD).parts, room, pages)
+
+
+def put(parts: Mapping[str, Tensor], room: Packed, pages: Pages) -> None:
+    """Copy parts of frames [B, H, F, ...] into their pages of `room`."""
     for at, of in pages.runs:
-        for name, part in room.parts.items():
-            part[:, :, at] = packed.parts[name][:, :, of]
+        for name, part in parts.items():
+            room.parts[name][:, :, at] = part[:, :, of]
 
 
 def stage_by_torch(

@@ -219,16 +219,20 @@ def player(report: Path, page: Watched) -> Any:
 def test_videos_stay_within_a_frame_of_each_other(player: Any) -> None:
     for speed in ("1", "2"):
         player.locator("[data-part=speed]").select_option(speed)
-        player.evaluate("() => { samples.length = 0; }")
-        player.locator("[data-part=play]").click()
-        player.wait_for_timeout(1200)
-        samples = player.evaluate("() => samples")
-        player.locator("[data-part=play]").click()
-        moved = {tuple(each) for each in samples}
+        # A busy machine may draw pictures too late for the page to help: then play once more.
+        for _ in range(3):
+            player.evaluate("() => { samples.length = 0; }")
+            player.locator("[data-part=play]").click()
+            player.wait_for_timeout(1200)
+            samples = player.evaluate("() => samples")
+            player.locator("[data-part=play]").click()
+            moved = {tuple(each) for each in samples}
+            apart = [max(each) - min(each) for each in samples]
+            in_step = np.mean(np.array(apart) <= 1) > 0.9 and max(apart) <= 3
+            if len(moved) > 5 and in_step:
+                break
         assert len(moved) > 5, "the videos did not play"
-        apart = [max(each) - min(each) for each in samples]
-        # On a busy machine some pictures come late, by any number of frames.
-        assert np.mean(np.array(apart) <= 1) > 0.8
+        assert in_step, apart
         stands(player)
 
 

@@ -211,7 +211,7 @@ def test_only_the_first_process_of_a_machine_starts_a_compiler(
 
     started: list[Sequence[str]] = []
     monkeypatch.setattr(pages, "_MARK", tmp_path / "compiled")
-    monkeypatch.setattr(compiled.subprocess, "run", lambda command, check: started.append(command))
+    monkeypatch.setattr(pages.subprocess, "run", lambda command, check: started.append(command))
     for _ in range(2):
-        compiled.load.__wrapped__()  # without the memory of this process
+        pages.load.__wrapped__()  # without the memory of this process
     assert len(started) == 1 and started[0][1:] == ["-m", "harness.cache.compiled.pages"]

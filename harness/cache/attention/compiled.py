@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache import compiled
 from harness.cache.attention.portable import Portable
-from harness.cache.pages import Pages, encode_into, stage_by_torch
+from harness.cache.pages import Pages, encode_into, put, stage_by_torch
 from harness.system.errors import UserError
 
 
@@ -38,9 +38,11 @@ class Compiled(Portable):
             raise UserError(
                 f"attention={self.name}: {lacking}; type attention=portable, which runs here"
             )
+        from harness.cache.compiled.pages import load  # needs numba
+
         # Here, so that no measured video waits for a compiler. Also for exact history, which needs
         # no loops: numba's memory must be in the peak of every method, or in none.
-        compiled.load()
+        load()
         return self
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
@@ -54,9 +56,7 @@ class Compiled(Portable):
         # Only the quantizer knows how it rotates, or takes the mean of a channel.
         values, others = quantizer.split_off(x_BHFTD)
         encode(form, values, room, pages.row)
-        for name, part in others.items():
-            for at, of in pages.runs:
-                room.parts[name][:, :, at] = part[:, :, of]
+        put(others, room, pages)
 
     def stage(
         self,

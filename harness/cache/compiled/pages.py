@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from harness.api import CodePlane, KernelLayout, Packed
 from harness.cache.compiled import FOLDER
+from harness.system.logs import log
 
 numba.config.CACHE_DIR = str(FOLDER / f"numba-{numba.__version__}")  # read when loops are defined
 
@@ -148,6 +151,17 @@ def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots_F: Integers
     _share(loops.encode, arguments, batch * num_heads * num_frames, num_tokens * width)
 
 
+@cache
+def load() -> None:
+    """Load the loops into this process, after compiling them if no earlier process did."""
+    # A compiler leaves 70 MiB in its process, and they would count in the peaks of the videos that
+    # the process makes. So another process compiles. If that fails, this one does.
+    if not _MARK.exists():
+        log.info("compiling the loops of the cache, once on this machine: about 10 s")
+        subprocess.run([sys.executable, "-m", "harness.cache.compiled.pages"], check=False)
+    compile_loops()
+
+
 def compile_loops() -> None:
     """Load the loops, after compiling them for this processor if no earlier process did."""
     plane = CodePlane(8, 1, "tokens", zero="zero", fit="minmax")
@@ -157,11 +171,6 @@ def compile_loops() -> None:
     encode(KernelLayout((plane,)), x, pages, slots)
     decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1))
     _MARK.touch()
-
-
-def are_compiled() -> bool:
-    """Return whether a process has compiled these loops for this machine."""
-    return _MARK.exists()
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:
