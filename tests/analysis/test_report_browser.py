@@ -370,15 +370,8 @@ def test_plots_have_words_and_numbers_beside_them(overview: Any) -> None:
         assert len(label) > 20
         assert plot.locator("details p").text_content() == label
         assert plot.locator("details table tbody tr").count() > 0
-        # A plot is drawn when it comes near the screen. The plots above it, drawn at the same time,
-        # may push it away again before the browser has noticed: scroll until it is there.
-        drawn = plot.locator(".main-svg").first
-        for _ in range(100):
-            plot.scroll_into_view_if_needed()
-            if drawn.is_visible():
-                break
-            shown.wait_for_timeout(300)
-        assert drawn.is_visible()
+        # Figures are drawn near the screen first and the others one by one, so it may take a while.
+        plot.locator(".main-svg").first.wait_for(state="visible")
 
 
 CONTRAST = """() => {

@@ -1,4 +1,4 @@
-// Draws the page's figures when they come into view, and again in other colours with the theme.
+// Draws the page's figures, and draws them again in other colours when the theme changes.
 "use strict";
 
 (() => {
@@ -66,20 +66,35 @@
     element.dataset.drawn = "1";
   }
 
+  // Figures near the screen come first. The others follow one by one while the page is idle, so that
+  // scrolling and printing find them drawn; what a closed fold hides waits until it is opened.
+  const waiting = new Set(document.querySelectorAll("[data-plot]"));
   const watcher = new IntersectionObserver(
     (entries) => {
-      for (const { isIntersecting, target } of entries) {
-        if (!isIntersecting) continue;
-        watcher.unobserve(target);
-        draw(target);
-      }
+      for (const { isIntersecting, target } of entries) if (isIntersecting) drawOnce(target);
     },
     { rootMargin: "400px" },
   );
 
-  const plots = document.querySelectorAll("[data-plot]");
-  for (const element of plots) watcher.observe(element);
+  function drawOnce(element) {
+    if (!waiting.delete(element)) return;
+    watcher.unobserve(element);
+    draw(element);
+  }
+
+  const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 100)); // not in Safari
+
+  function drawTheNext() {
+    const element = [...waiting].find((each) => each.clientWidth > 0);
+    if (!element) return;
+    drawOnce(element);
+    whenIdle(drawTheNext);
+  }
+
+  for (const element of waiting) watcher.observe(element);
+  whenIdle(drawTheNext);
+  document.addEventListener("toggle", () => whenIdle(drawTheNext), true);
   document.addEventListener("theme", () => {
-    for (const element of plots) if (element.dataset.drawn) draw(element);
+    for (const element of document.querySelectorAll("[data-drawn]")) draw(element);
   });
 })();
