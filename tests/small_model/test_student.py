@@ -17,14 +17,14 @@ from harness.api import CacheSpec
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.config.compose import configured
-from harness.models.preset import VideoModel
+from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan, WanDims
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 from harness.small_model.diffusion.data import Windows, batches
 from harness.small_model.diffusion.keys import KEPT, KeyShape
 from harness.small_model.scenes.rows import WIDTH
-from harness.small_model.student.__main__ import main
+from harness.small_model.student.__main__ import main, shipped_teacher
 from harness.small_model.student.distill import Distillation, StudentTrainer, roll_out
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
@@ -155,10 +155,14 @@ def test_the_shipped_settings_fit(tmp_path: Path, capsys: pytest.CaptureFixture[
     for words, said in (
         (["draw"], "is no verb"),
         (["train", f"student.teacher_folder={tmp_path}"], "found no checkpoint"),
+        (["train", "model.dims.num_layers=2"], "the teacher that ships has model.dims of"),
         (["sample", f"train.folder={tmp_path}"], "found no checkpoint"),
     ):
         assert main(words) == 2
         assert said in capsys.readouterr().err
+    shipped = shipped_teacher(model).state_dict()
+    assert shipped.keys() == wan_of(model).state_dict().keys()
+    assert all(tensor.isfinite().all() for tensor in shipped.values())
 
 
 def test_what_a_student_cannot_learn_is_refused() -> None:

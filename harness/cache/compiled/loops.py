@@ -22,7 +22,7 @@ FP16_MIN = np.float32(2.0**-24)
 TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
 ROUNDER = np.float32(1.5 * 2**23)  # added, it rounds a small number to an integer, half to even
 
-BITS, GROUP, BY_TOKENS, ENTRY = 0, 1, 2, 3  # columns of `specs`
+BITS, COUNT, EVERY, ENTRY = 0, 1, 2, 3  # columns of `specs`
 CODES, SCALE, ZERO, TABLE, BYTE_SCALES, UNIT = 0, 1, 2, 3, 4, 5  # rows of a plane in `parts`
 CHANNEL_SCALE, CHANNEL_MEAN, TOKEN_SCALE = 0, 1, 2  # rows of `outer`
 ROWS, NEAREST = 0, 1  # rows of `centroids`
@@ -36,6 +36,17 @@ def pointer(typing_context, address):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def field_of(typing_context, byte, shift, mask):
+    """Return `(byte >> shift) & mask`, in 32 bits: numba's operators take 64, at half the speed."""
+
+    def generate(context, builder, signature, arguments):
+        byte, shift, mask = arguments
+        return builder.and_(builder.lshr(builder.zext(byte, shift.type), shift), mask)
+
+    return types.int32(types.uint8, types.int32, types.int32), generate
 
 
 @njit(inline="always")
@@ -64,15 +75,47 @@ def floats_at(address, count):
 
 
 @njit(inline="always")
+def take(address, shape):
+    """Return memory as an array of FP32, and the address behind it.
+
+    The loops cut their own arrays out of memory like this because numba counts the references to
+    arrays that it allocates, for each row that is taken from one: half of the time of decoding.
+    """
+    array = carray(pointer(address), shape, np.float32)
+    return array, address + 4 * array.size
+
+
+@njit(inline="always")
+def integers_like(address, shape):
+    """Return the same memory as an array of 32-bit integers."""
+    return carray(pointer(address), shape, np.int32)
+
+
+@njit(inline="always")
+def rounded(number):
+    """Return the bits of an FP32 number, rounded to even, as those of BF16.
+
+    A not-a-number stays one, since its upper bits are those of the usual one.
+    """
+    # numba computes with plain integers in 64 bits, which takes twice the time.
+    bits = np.float32(number).view(np.int32)
+    last = (bits >> np.int32(16)) & np.int32(1)
+    return (bits + np.int32(0x7FFF) + last) >> np.int32(16)
+
+
+@njit(inline="always")
 def widen(half, row, bits):
-    """Write FP16 numbers to the start of row [D] fp32; `bits` is the same memory as int32."""
+    """Write FP16 numbers to the start of row [D] fp32; `bits` is the same memory as int32.
+
+    Not-a-numbers become the usual one, so that rounding to BF16 needs no test for others.
+    """
     for i in range(half.size):
         number = np.int32(half[i])
         magnitude = (number & 0x7FFF) << 13
         bits[i] = magnitude
         row[i] *= np.float32(2.0**112)  # fixes the exponent, exactly, of subnormal numbers too
-        if magnitude >= 0x7C00 << 13:  # infinite, or not a number
-            bits[i] = magnitude | 0x7F800000
+        if magnitude >= 0x7C00 << 13:
+            bits[i] = 0x7F800000 if magnitude == 0x7C00 << 13 else 0x7FC00000
         bits[i] |= (number & 0x8000) << 16
 
 
@@ -96,55 +139,85 @@ def narrow(row, bits, half):
     widen(half, row, bits)
 
 
-@njit
-def spread(few, row):
-    """Write each of a few numbers to its equal share of row [D]."""
-    each = row.size // few.size
-    if each == 1:
-        for j in range(row.size):
-            row[j] = few[j]
-        return
-    for n in range(few.size):
-        own, number = row[n * each : (n + 1) * each], few[n]
-        for j in range(each):
-            own[j] = number
+@njit(inline="always")
+def spread(row, count):
+    """Write each of the first `count` numbers of row [D] to its share of the row, in place."""
+    each = row.size // count
+    if each > 1:
+        # From the end: a share lies behind the numbers that are still to be read.
+        for n in range(count - 1, -1, -1):
+            number = row[n]
+            for j in range(np.uint64(n * each), np.uint64((n + 1) * each)):
+                row[j] = number
 
 
 @njit(inline="always")
 def put_plane(codes, bits, p, scales, zeros, total):
     """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero."""
-    size, start, shift = np.uint64(codes.size), np.uint64(0), 0
-    mask = (1 << bits) - 1
+    size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
+    mask = np.int32((1 << bits) - 1)
     while start < np.uint64(total.size):
-        # numba's operators widen to 64 bits, which is slower: codes go back to 32.
         if p == 0:
             for j in range(size):
-                code = np.float32(np.int32((codes[j] >> shift) & mask))
+                code = np.float32(field_of(codes[j], shift, mask))
                 total[start + j] = code * scales[p, start + j] + zeros[p, start + j]
         else:
             for j in range(size):
-                code = np.float32(np.int32((codes[j] >> shift) & mask))
+                code = np.float32(field_of(codes[j], shift, mask))
                 total[start + j] += code * scales[p, start + j] + zeros[p, start + j]
         start += size
-        shift += bits
+        shift = np.int32(shift + bits)
 
 
 @njit(inline="always")
 def put_numbers(codes, bits, table, p, scales, zeros, total):
     """Do what `put_plane` does with the table's entries in place of the codes."""
-    size, start, shift = np.uint64(codes.size), np.uint64(0), 0
-    mask = (1 << bits) - 1
+    size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
+    mask = np.int32((1 << bits) - 1)
     while start < np.uint64(total.size):
         if p == 0:
             for j in range(size):
-                number = table[np.uint64((codes[j] >> shift) & mask)]
+                number = table[np.uint64(field_of(codes[j], shift, mask))]
                 total[start + j] = number * scales[p, start + j] + zeros[p, start + j]
         else:
             for j in range(size):
-                number = table[np.uint64((codes[j] >> shift) & mask)]
+                number = table[np.uint64(field_of(codes[j], shift, mask))]
                 total[start + j] += number * scales[p, start + j] + zeros[p, start + j]
         start += size
-        shift += bits
+        shift = np.int32(shift + bits)
+
+
+@njit(inline="always")
+def put_only(codes, bits, scales, zeros, count, brief):
+    """Write a token of one plane to brief [D], BF16: code * scale + zero, rounded.
+
+    Neighbours share a scale and a zero, of which there are `count`, if it is not D.
+    """
+    size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
+    mask, width = np.int32((1 << bits) - 1), np.uint64(brief.size)
+    if count == brief.size:
+        while start < width:
+            for j in range(size):
+                code = np.float32(field_of(codes[j], shift, mask))
+                brief[start + j] = rounded(code * scales[start + j] + zeros[start + j])
+            start += size
+            shift = np.int32(shift + bits)
+        return
+    each = width // np.uint64(count)
+    run = min(each, size)  # values that share metadata and the place of their codes in a byte
+    at, n, end = np.uint64(0), np.uint64(0), each
+    while start < width:
+        scale, zero = scales[n], zeros[n]
+        for j in range(run):
+            code = np.float32(field_of(codes[at + j], shift, mask))
+            brief[start + j] = rounded(code * scale + zero)
+        start += run
+        at += run
+        if at == size:
+            at, shift = np.uint64(0), np.int32(shift + bits)
+        if start == end:
+            n += np.uint64(1)
+            end += each
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -152,8 +225,8 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     """Decode tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
 
     parts: [planes, 6, 4], codes, scale, zero, table, fp32 numbers by byte of the scale, and unit of
-        each plane. specs: bits, group, whether tokens share metadata, and bytes of a table's entry,
-        0 without a table.
+        each plane. specs: bits, numbers in a row of metadata, tokens that share a row, and bytes of
+        a table's entry, 0 without a table.
     offsets: of the codes of each plane; -0.0 if it has a table.
     outer: [3, 4], scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4], centroids and the index of each token's own.
@@ -163,19 +236,32 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     """
     first_head, num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
-    scales = np.ones((num_planes, width), np.float32)
-    zeros = np.empty((num_planes, width), np.float32)
+    # For all arrays of the loop; see the last line.
+    memory = np.empty(num_planes * (2 * width + 257) + 4 * width, np.float32)
+    start = memory.ctypes.data
+    scales_bits = integers_like(start, (num_planes, width))
+    scales, start = take(start, (num_planes, width))
+    zeros_bits = integers_like(start, (num_planes, width))
+    zeros, start = take(start, (num_planes, width))
+    tables_bits = integers_like(start, (num_planes, 256))
+    tables, start = take(start, (num_planes, 256))
+    units, start = take(start, num_planes)
+    finish_bits = integers_like(start, (2, width))
+    finish, start = take(start, (2, width))
+    room_bits = integers_like(start, width)
+    room, start = take(start, width)
+    total, start = take(start, width)
     for p in range(num_planes):
+        scales[p, :] = np.float32(1)
         zeros[p, :] = offsets[p]
-    units = np.ones(num_planes, np.float32)
-    tables = np.empty((num_planes, 256), np.float32)
-    tables_bits = tables.view(np.int32)
-    finish = np.empty((2, width), np.float32)
-    finish_bits = finish.view(np.int32)
-    total = np.empty(width, np.float32)
-    total_bits = total.view(np.int32)
-    room = np.empty(width, np.float32)
-    room_bits = room.view(np.int32)
+        units[p] = np.float32(1)
+    # The token at which the next row of metadata begins, and the row's first number.
+    due, rows = np.empty(num_planes, np.int64), np.empty(num_planes, np.int64)
+    # One plane of plain codes with nothing to do behind it is the usual case: it has its own loop.
+    only = num_planes == 1 and out[4] == 2 and centroids.shape[0] == 0
+    only = only and not (specs[0, ENTRY] or parts[0, BYTE_SCALES, 0])
+    for i in range(3):
+        only = only and not outer[i, 0]
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads
@@ -185,6 +271,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                 half = halves_at(start_of(outer[i], frame, 2), width)
                 widen(half, finish[i], finish_bits[i])
         for p in range(num_planes):
+            due[p], rows[p] = 0, 0
             count, entry = 1 << specs[p, BITS], specs[p, ENTRY]
             address = start_of(parts[p, TABLE], frame, entry)
             if entry == 2:
@@ -194,34 +281,44 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
             if parts[p, UNIT, 0]:
                 units[p] = floats_at(start_of(parts[p, UNIT], frame, 4), 1)[0]
         for t in range(num_tokens):
+            at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             for p in range(np.uint64(num_planes)):
-                bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
-                if not by_tokens or t % group == 0:
-                    count = width if by_tokens else width // group
-                    row = count * (t // group if by_tokens else t)
+                bits, count = specs[p, BITS], specs[p, COUNT]
+                if t == due[p]:
+                    row = rows[p]
+                    due[p], rows[p] = t + specs[p, EVERY], row + count
                     if parts[p, SCALE, 0]:
                         if parts[p, BYTE_SCALES, 0]:
                             numbers = floats_at(parts[p, BYTE_SCALES, 0], 256)
                             small = bytes_at(start_of(parts[p, SCALE], frame, 1) + row, count)
                             for n in range(count):
-                                room[n] = numbers[np.uint64(small[n])] * units[p]
+                                scales[p, n] = numbers[np.uint64(small[n])] * units[p]
                         else:
                             half = halves_at(start_of(parts[p, SCALE], frame, 2) + 2 * row, count)
-                            widen(half, room, room_bits)
-                        spread(room[:count], scales[p])
-                        if not specs[p, ENTRY]:
-                            for j in range(width):
-                                zeros[p, j] = scales[p, j] * offsets[p]
+                            widen(half, scales[p], scales_bits[p])
+                        if not (specs[p, ENTRY] or parts[p, ZERO, 0]):
+                            for n in range(count):
+                                zeros[p, n] = scales[p, n] * offsets[p]
+                            if not only:
+                                spread(zeros[p], count)
+                        if not only:
+                            spread(scales[p], count)
                     if parts[p, ZERO, 0]:
                         half = halves_at(start_of(parts[p, ZERO], frame, 2) + 2 * row, count)
-                        widen(half, room, room_bits)
-                        spread(room[:count], zeros[p])
-                size = width * bits // 8
+                        widen(half, zeros[p], zeros_bits[p])
+                        if not only:
+                            spread(zeros[p], count)
+                size = width * bits >> 3
                 codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
-                if specs[p, ENTRY]:
+                if only:
+                    brief = halves_at(out[0] + 2 * at, width)
+                    put_only(codes, bits, scales[0], zeros[0], count, brief)
+                elif specs[p, ENTRY]:
                     put_numbers(codes, bits, tables[p], p, scales, zeros, total)
                 else:
                     put_plane(codes, bits, p, scales, zeros, total)
+            if only:
+                continue
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
                 widen(half, room, room_bits)
@@ -235,11 +332,10 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                     total[j] += finish[CHANNEL_MEAN, j]
             for i in range(centroids.shape[0]):
                 nearest = bytes_at(start_of(centroids[i, NEAREST], frame, 1) + t, 1)
-                at = start_of(centroids[i, ROWS], frame, 2) + 2 * width * np.int64(nearest[0])
-                widen(halves_at(at, width), room, room_bits)
+                row = start_of(centroids[i, ROWS], frame, 2) + 2 * width * np.int64(nearest[0])
+                widen(halves_at(row, width), room, room_bits)
                 for j in range(width):
                     total[j] += room[j]
-            at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             if out[4] == 4:
                 wide = floats_at(out[0] + 4 * at, width)
                 for j in range(width):
@@ -247,11 +343,8 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
             else:
                 brief = halves_at(out[0] + 2 * at, width)
                 for j in range(width):
-                    number = total_bits[j]
-                    rounded = (number + 0x7FFF + ((number >> 16) & 1)) >> 16
-                    if (number & 0x7FFFFFFF) > 0x7F800000:  # not a number
-                        rounded = 0x7FC0
-                    brief[j] = rounded
+                    brief[j] = rounded(total[j])
+    memory[0] = 0  # numba frees an array after its last use
 
 
 @njit(inline="always")
@@ -278,23 +371,26 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
     x: address, elements from one batch entry, head, frame and token to the next, bytes of a value:
         2 for BF16, 4 for FP32.
     parts: [planes, 3, 4], codes, scale and zero; without a zero it is scale * offset. specs: bits,
-        group, whether tokens share metadata, of each plane. offsets: of the codes of each plane.
+        numbers in a row of metadata, tokens that share a row. offsets: of the codes of each plane.
     block: tokens to hold at a time; groups of every plane end with a block or with the frame.
     slots: [F], the slot of each frame. shape: heads, T, D.
     """
     num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
-    held = np.empty((block, width), np.float32)
-    held_bits = held.view(np.int32)
-    low = np.empty(width, np.float32)
-    high = np.empty(width, np.float32)
-    room = np.empty(width, np.float32)
-    room_bits = room.view(np.int32)
-    step = np.empty(width, np.float32)
-    scale = np.empty(width, np.float32)
-    zero = np.empty(width, np.float32)
-    code = np.empty(width, np.float32)
-    chosen = np.empty(width, np.int32)
+    # For all arrays of the loop; see the last line.
+    memory = np.empty((block + 8) * width, np.float32)
+    start = memory.ctypes.data
+    held_bits = integers_like(start, (block, width))
+    held, start = take(start, (block, width))
+    low, start = take(start, width)
+    high, start = take(start, width)
+    room_bits = integers_like(start, width)
+    room, start = take(start, width)
+    step, start = take(start, width)
+    scale, start = take(start, width)
+    zero, start = take(start, width)
+    code, start = take(start, width)
+    chosen = integers_like(start, width)
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads
@@ -310,17 +406,16 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                     for j in range(width):
                         row_bits[j] = np.int32(brief[j]) << 16
             for p in range(num_planes):
-                bits, group, by_tokens = specs[p, BITS], specs[p, GROUP], specs[p, BY_TOKENS]
+                bits, count = specs[p, BITS], specs[p, COUNT]
                 part, offset = parts[p], offsets[p]
                 top = np.float32((1 << bits) - 1)
-                size = width * bits // 8
-                most = min(group, num_tokens) if by_tokens else 1  # tokens that share metadata
-                count = width if by_tokens else width // group
+                size = width * bits >> 3
+                most = min(specs[p, EVERY], num_tokens)  # tokens that share metadata
                 each = width // count
                 for above in range(0, num_held, most):
                     below = min(above + most, num_held)
                     low[:], high[:] = held[above], held[above]
-                    if by_tokens:
+                    if count == width:
                         for r in range(above + 1, below):
                             row = held[r]
                             for j in range(width):
@@ -338,8 +433,8 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                             room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
                         zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
                         narrow(room, room_bits, zeros)
-                        spread(room[:count], zero)
                         for n in range(count):
+                            zero[n] = room[n]
                             # Measure from the rounded zero, which decoding adds.
                             room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
                         narrow(room, room_bits, scales)
@@ -348,9 +443,11 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                             room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
                         narrow(room, room_bits, scales)
                         for n in range(count):
-                            low[n] = room[n] * offset
-                        spread(low[:count], zero)
-                    spread(room[:count], step)
+                            zero[n] = room[n] * offset
+                    for n in range(count):
+                        step[n] = room[n]
+                    spread(zero, count)
+                    spread(step, count)
                     for j in range(width):
                         scale[j] = max(step[j], TINY)
                     for r in range(above, below):
@@ -368,3 +465,4 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                             own = chosen[field * size : (field + 1) * size]
                             for j in range(size):
                                 codes[j] |= own[j] << (field * bits)
+    memory[0] = 0  # numba frees an array after its last use

@@ -43,7 +43,8 @@ class Access:
     """How the loops reach pages [B, H, S, ...]: addresses and steps of the parts, kinds of codes.
 
     parts: [planes, 6, 4] codes, scale, zero, table, fp32 numbers by byte of the scale, and unit.
-    specs: [planes, 4] bits, group, whether tokens share metadata, bytes of a table's entry or 0.
+    specs: [planes, 4] bits, numbers in a row of metadata, tokens that share a row, bytes of a
+        table's entry or 0.
     offsets: [planes] fp32, of the codes.
     outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
@@ -213,9 +214,11 @@ def _part(packed: Packed, name: str | tuple[float, ...] | None) -> list[int]:
 
 
 def _spec(plane: CodePlane, page: tuple[int, int]) -> list[int]:
-    """Return bits, group, whether tokens share metadata, and bytes of a table's entry or 0."""
+    """Return bits, numbers in a row of metadata, tokens that share it, bytes of a table's entry."""
     entry = 0 if plane.table is None else 2 if isinstance(plane.table, str) else 4
-    return [plane.bits, plane.group_in(page), plane.axis == "tokens", entry]
+    group, width = plane.group_in(page), page[1]
+    count, every = (width, group) if plane.axis == "tokens" else (width // group, 1)
+    return [plane.bits, count, every, entry]
 
 
 if __name__ == "__main__":

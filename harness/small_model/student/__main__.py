@@ -13,7 +13,9 @@ from torch import Tensor
 
 from harness.config import messages
 from harness.config.compose import configured
+from harness.models.checkpoints.load import load_weights
 from harness.models.preset import VideoModel, wan_of
+from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip
@@ -45,11 +47,15 @@ def train(config: dict[str, Any]) -> int:
     model: VideoModel = instantiate(config["model"])
     device = machine.choose_device(config["run"]["device"])
     schedule: Any = model.schedule  # a few-step schedule
+    if student.teacher_folder is None:
+        network = shipped_teacher(model)
+    else:
+        network = averaged(student.teacher_folder, model)
     objective = Distillation(
         schedule,
         model.spec,
         training.history_noise,
-        averaged(student.teacher_folder, model).to(device),
+        network.to(device),
         teacher.guidance,
         student.substeps,
     )
@@ -98,6 +104,23 @@ def export(config: dict[str, Any]) -> int:
     for name, value in write(saved_state(training.folder), out).items():
         print(f"{name}: {value}")
     return 0
+
+
+def shipped_teacher(model: VideoModel) -> Wan:
+    """Return the network of `model=small_forcing` with the weights that ship, frozen, in fp32.
+
+    Raises  UserError: its sizes are not those of `model`.
+    """
+    teacher: VideoModel = instantiate(configured("model=small_forcing", "method=bf16")["model"])
+    if teacher.dims != model.dims:
+        raise UserError(
+            f"the teacher that ships has model.dims of {teacher.dims}: choose these, or set "
+            "student.teacher_folder to the folder of another teacher's training"
+        )
+    network, cpu = wan_of(teacher), torch.device("cpu")
+    path = teacher.path(Path())  # it ships with the package, so no folder of data matters
+    load_weights(network, path, ema=False, dtype=torch.float32, device=cpu)
+    return network.eval().requires_grad_(False)
 
 
 def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:

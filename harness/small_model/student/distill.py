@@ -34,11 +34,12 @@ from harness.small_model.training.teacher import TeacherForcing
 class Student:
     """Settings of a distillation, besides its stages.
 
-    teacher_folder: folder of the teacher's checkpoint; its averaged weights are used.
+    teacher_folder: folder of the teacher's checkpoint, of which the averaged weights are used; None
+        for the weights of `model=small_forcing`, which ship.
     substeps: Euler steps of the teacher from one level to the next.
     """
 
-    teacher_folder: str
+    teacher_folder: str | None = None
     substeps: int = 4
 
 
