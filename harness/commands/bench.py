@@ -7,12 +7,14 @@ end. Tests never measure speed.
 from __future__ import annotations
 
 import importlib
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.benchmarks.options import Options
 from harness.config.messages import complain, verb
+from harness.runs.lease import SLEEP
 from harness.system.errors import USER_ERROR, UserError
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "peers", "gpu")
@@ -32,6 +34,8 @@ def main(words: Sequence[str]) -> int:
     A bench that fails does not stop the others. Exit code 2: something that the user can fix.
     """
     names, options = read(words)
+    for name, value in SLEEP.items():  # as in the children of a run; before torch is loaded
+        os.environ.setdefault(name, value)
     names = names or [name for name in BENCHES if name not in BY_NAME]
     return max(_run_one(name, options) for name in names)
 
