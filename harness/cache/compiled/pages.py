@@ -33,6 +33,7 @@ _STATE = loops.__file__, Path(loops.__file__).stat().st_mtime_ns, get_host_cpu_n
 _MARK = FOLDER / f"numba-{numba.__version__}-{sha256(repr(_STATE).encode()).hexdigest()[:16]}"
 
 SHARE = 2**19  # values of a thread at least: starting one takes as long as decoding so many
+HELD = 16  # tokens that encoding holds at a time, more if a group has more
 DTYPES = (torch.bfloat16, torch.float32)
 NOTHING = [0, 0, 0, 0]  # a part that does not exist
 Integers = NDArray[np.int64]
@@ -48,7 +49,7 @@ class Access:
     offsets: [planes] fp32, of the codes.
     outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
-    block: the fewest tokens that whole groups of every plane fill, at most those of a frame.
+    block: tokens that encoding holds at a time: whole groups of every plane, or a frame.
     """
 
     parts: Integers
@@ -78,7 +79,7 @@ class Access:
                 np.array(offsets, np.float32),
                 np.array([_part(packed, name) for name in outer]),
                 np.array(centroids, np.int64).reshape(-1, 2, 4),
-                min(together, page[0]),
+                min(together * max(1, HELD // together), page[0]),
             )
         access: Access = packed.prepared[form]
         return access
