@@ -69,7 +69,8 @@ def write_trace(path: Path, points: Sequence[TracePoint]) -> None:
     """Write the trace of one video."""
     import pyarrow as pa
 
-    rows = [dataclasses.asdict(point) for point in points]
+    # Not `asdict`, which copies deeply: the fields of a point are numbers and words.
+    rows = [vars(point) for point in points]
     parquet.write(path, pa.Table.from_pylist(rows, parquet.schema(TracePoint)))
 
 

@@ -169,6 +169,7 @@ class KeyframeDecoder:
             raise UserError("decoder.weights=bundled needs decoder.sha256=<digest of the file>")
         self.sha256, self.weights, self.file = sha256, weights, file
         self._network: Upsampler | None = None
+        self._nbytes = 0
 
     def locate(self, root: Path) -> None:
         """The weights lie beside the code; decoders share this call."""
@@ -181,21 +182,21 @@ class KeyframeDecoder:
     def close(self) -> None:
         """Free the network; the next call loads it again."""
         on_gpu = self._network is not None and self._network.stem.weight.is_cuda
-        self._network = None
+        self._network, self._nbytes = None, 0
         if on_gpu:
             torch.cuda.empty_cache()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights on the device; nothing before they are loaded."""
-        parameters = self._network.parameters() if self._network is not None else ()
-        return sum(parameter.nbytes for parameter in parameters)
+        return self._nbytes  # asked for at every pass, so it is summed once
 
     def hollow(self) -> KeyframeDecoder:
         """The same decoder on the meta device: true sizes, no values, no files."""
         hollow = KeyframeDecoder(self.sha256, self.weights, self.file)
         with torch.device("meta"):
             hollow._network = Upsampler().eval().requires_grad_(False)
+        hollow._nbytes = sum(parameter.nbytes for parameter in hollow._network.parameters())
         return hollow
 
     def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
@@ -232,6 +233,7 @@ class KeyframeDecoder:
                 assert self.sha256 is not None  # refused by the constructor
                 network.load_state_dict(load_file(bundled(self.file, self.sha256)))
             self._network = network.eval().requires_grad_(False)
+            self._nbytes = sum(parameter.nbytes for parameter in network.parameters())
         self._network = self._network.to(device)
         return self._network
 

@@ -13,6 +13,7 @@ import hashlib
 import types
 import typing
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ MARK = b"video-kv-bench sha256 "  # precedes the digest
 DIGEST_BYTES = 32
 
 
+@cache  # reading the annotations takes a millisecond, and every video needs two schemas
 def schema(row_type: type) -> pa.Schema:
     """Return the parquet schema of a dataclass, from its annotations; every column may be null.
 
