@@ -197,6 +197,24 @@ def test_calls_repeat_bit_for_bit() -> None:
     assert torch.equal(eight_bit(*given)[0], eight_bit(*given)[0])
 
 
+def test_threads_share_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, 5, 70, 32, generator=generator) for _ in "qkv")
+    alone = eight_bit(q, k, v)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for one, other in zip(alone, eight_bit(q, k, v), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_matrix_units_are_left_as_torch_needs_them() -> None:
+    q, k, v = (x.bfloat16() for x in drawn(300, 300))
+    before = torch.nn.functional.scaled_dot_product_attention(q, k, v), q @ k.mT
+    eight_bit(q, k, v)
+    after = torch.nn.functional.scaled_dot_product_attention(q, k, v), q @ k.mT
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_it_is_never_chosen_for_the_user() -> None:
     for name in method_names():
         assert not isinstance(Auto().resolve(spec(), method_of(name), CPU), Int8)
@@ -210,5 +228,5 @@ def test_other_devices_are_refused(device: str) -> None:
 
 def test_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(UserError, match="no instructions for 8-bit products"):
+    with pytest.raises(UserError, match="no units for products of 8-bit matrices"):
         Int8().resolve(spec(), BF16, CPU)

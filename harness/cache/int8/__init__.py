@@ -1,4 +1,4 @@
-"""Attention on a CPU with 8-bit queries and keys: compiled loops around the products of torch.
+"""Attention on a CPU with 8-bit queries and keys, in one loop around the processor's matrix units.
 
 `harness.cache.int8.attend` needs numba, so import it where it is called. This file does not.
 """
@@ -12,7 +12,8 @@ from harness.cache import compiled
 
 def missing() -> str | None:
     """Return why 8-bit attention cannot run on this processor, in one phrase; None if it can."""
-    # Without these instructions torch multiplies integers one by one.
-    if not torch.cpu.get_capabilities().get("avx512_vnni"):
-        return "this processor has no instructions for 8-bit products (avx512_vnni)"
+    found = torch.cpu.get_capabilities()
+    # The kernel lets a process use these units only after it has asked for them.
+    if not (found.get("amx_int8") and found.get("amx_bf16") and torch.cpu._init_amx()):
+        return "this processor has no units for products of 8-bit matrices (AMX)"
     return compiled.missing()

@@ -1,7 +1,7 @@
-"""Loops between the matrix products of 8-bit attention, which numba compiles for the processor.
+"""Softmax attention with 8-bit queries and keys, one head at a time, which numba compiles.
 
-All arithmetic is in fp32. Logits are in units of log2, since 2**x takes fewer steps than exp(x).
-numba has no BF16 on a CPU: those numbers are 16-bit integers here.
+All arithmetic between the matrix products is in fp32. Logits are in units of log2, since 2**x takes
+fewer steps than exp(x). numba has no BF16 on a CPU: those numbers are 16-bit integers here.
 
 Sums as indices are unsigned: numba counts negative ones from the end, and that test would keep the
 compiler from vectorizing the loop.
@@ -12,154 +12,281 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from harness.cache.int8.tiles import (
+    add_bf16,
+    add_int8,
+    bits_of,
+    clear,
+    configure,
+    float_of,
+    load,
+    release,
+    store,
+)
+
+BLOCK = 32  # queries, keys or channels of values that two tiles side by side hold
+# Keys and values of a tile of the softmax, 192 KiB at 128 channels, stay in the cache of a core
+# while QUERIES queries read them.
+KEYS, QUERIES = 512, 512
 LEVELS = np.float32(127)
 ROUNDER = np.float32(1.5 * 2**23)  # added, it leaves the nearest integer in the low bits
 LOWEST = np.float32(-1e30)  # of a maximum: below every logit, and still a number
 SMALLEST = np.float32(-126)  # exponent of the smallest normal fp32
-ZERO = np.float32(0)
-# 2**x for -0.5 <= x <= 0.5, relative error 3e-6: a thousandth of the rounding to BF16 after it.
-P0, P1, P2 = np.float32(0.9999991908), np.float32(0.6931219677), np.float32(0.2402498111)
-P3, P4 = np.float32(0.0559170392), np.float32(0.0095605102)
-HALF_BF16, UPPER_HALF = np.int32(0x8000), np.int32(-0x10000)
-BITS_BF16, BITS_MANTISSA = np.int32(16), np.int32(23)
+ZERO, ONE = np.float32(0), np.float32(1)
+# 2**x for -1 < x <= 0, relative error 3e-6: a thousandth of the rounding to BF16 after it.
+P0, P1, P2 = np.float32(0.9999973320), np.float32(0.6930281532), np.float32(0.2393316994)
+P3, P4 = np.float32(0.0530599208), np.float32(0.0067603016)
+LN2 = np.float32(0.6931471806)
+MAGNITUDE, UPPER_HALF = np.int32(0x7FFFFFFF), np.int32(-0x10000)
+LEAST, HALF_BF16, LOWER_HALF = np.int32(-0x80000000), np.int32(0x8000), np.int32(0xFFFF)
+SIGN, BF16, EXPONENT = np.int32(31), np.int32(16), np.int32(23)  # places of a shift
 
 
 @njit(inline="always")
-def largest(x, room):
-    """Return the largest number of x [n]; room [n] is overwritten."""
-    if x.size == 1:
-        return x[0]
-    # By halves: the compiler vectorizes this, and not a loop that carries one maximum along.
-    size = np.uint64(x.size)
-    half = size // np.uint64(2)
-    for j in range(half):
-        room[j] = x[j] if x[j] > x[j + half] else x[j + half]
-    if size % np.uint64(2):
-        room[0] = max(room[0], x[size - np.uint64(1)])
-    while half > np.uint64(16):
-        size = half
-        half = size // np.uint64(2)
-        for j in range(half):
-            room[j] = room[j] if room[j] > room[j + half] else room[j + half]
-        if size % np.uint64(2):
-            room[0] = max(room[0], room[size - np.uint64(1)])
-    top = room[0]
-    for j in range(half):
-        top = max(top, room[j])
-    return top
+def hold(wide, brief, head, r, row):
+    """Write row r of a head of `wide` [H, n, D] fp32, or of `brief` [H, n, D] BF16, to row [D].
+
+    One of them has no heads.
+    """
+    if brief.shape[0]:
+        numbers = brief[head, r]
+        for j in range(np.uint64(row.size)):
+            row[j] = float_of(np.int32(np.int32(numbers[j]) << BF16))
+    else:
+        row[:] = wide[head, r]
 
 
-@njit(nogil=True, fastmath={"reassoc"}, error_model="numpy")
-def total_of(x):
-    """Return the sum of x [n], in any order."""
+@njit(nogil=True, error_model="numpy")
+def give(row, head, r, wide, brief):
+    """Write row [D] to where `hold` reads it."""
+    if brief.shape[0]:
+        numbers = brief[head, r]
+        for j in range(np.uint64(row.size)):
+            bits = bits_of(row[j])
+            odd = np.int32(np.int32(bits >> BF16) & np.int32(1))
+            rounded = np.int16(np.int32(np.int32(bits + np.int32(0x7FFF)) + odd) >> BF16)
+            numbers[j] = rounded if row[j] == row[j] else np.int16(0x7FC0)  # not a number
+    else:
+        wide[head, r] = row
+
+
+@njit(nogil=True, error_model="numpy")
+def largest_magnitude(row):
+    """Return the largest magnitude of row [D]."""
+    top = np.int32(0)  # magnitudes are ordered as their bits are, and maxima of integers vectorize
+    for j in range(np.uint64(row.size)):
+        bits = np.int32(bits_of(row[j]) & MAGNITUDE)
+        top = bits if bits > top else top
+    return float_of(top)
+
+
+@njit(nogil=True, error_model="numpy")
+def encode(row, code):
+    """Write row [D] as code [D or more] int8; return the step of the codes."""
+    top = largest_magnitude(row)
+    inverse = LEVELS / top if top > ZERO else ZERO
+    for j in range(np.uint64(row.size)):
+        code[j] = np.int8(bits_of(row[j] * inverse + ROUNDER))
+    return top / LEVELS
+
+
+@njit(nogil=True, error_model="numpy")
+def logits_of(product, steps, step, bias, x):
+    """Write the logits of a query to x [n] and return the largest; product [n] int32."""
+    top = LEAST
+    for j in range(np.uint64(x.size)):
+        x[j] = np.float32(product[j]) * (steps[j] * step) + bias[j]
+        # In this form integers are ordered as the numbers are, and their maximum vectorizes.
+        bits = bits_of(x[j])
+        bits = np.int32(bits ^ np.int32(np.int32(bits >> SIGN) & MAGNITUDE))
+        top = bits if bits > top else top
+    return float_of(np.int32(top ^ np.int32(np.int32(top >> SIGN) & MAGNITUDE)))
+
+
+@njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def weights_of(x, top, weight):
+    """Write 2**(x - top) to weight [n] BF16 and return the sum of the rounded weights."""
     total = ZERO
     for j in range(np.uint64(x.size)):
-        total += x[j]
+        logit = max(x[j] - top, SMALLEST)
+        whole = np.int32(logit)
+        rest = logit - np.float32(whole)
+        power = (((P4 * rest + P3) * rest + P2) * rest + P1) * rest + P0
+        bits = np.int32(bits_of(power) + np.int32(whole << EXPONENT))
+        bits = np.int32(bits + HALF_BF16)
+        weight[j] = np.int16(bits >> BF16)
+        # As rounded, so that the weights add up to one.
+        total += float_of(np.int32(bits & UPPER_HALF))
     return total
 
 
-@njit(inline="always")
-def hold(wide, brief, r, row, row_bits):
-    """Write row r of `wide` [n, D] fp32, or of `brief` [n, D] BF16 if it has rows, to row [D]."""
-    if brief.shape[0]:
-        for j in range(np.uint64(row.size)):
-            row_bits[j] = np.int32(brief[r, j]) << BITS_BF16
-    else:
-        for j in range(np.uint64(row.size)):
-            row[j] = wide[r, j]
+@njit(nogil=True, error_model="numpy")
+def encode_queries(wide, brief, head, codes, steps):
+    """Encode the queries of a head into codes [T, D] int8 and their steps [T]; see `hold`."""
+    row = np.empty(max(wide.shape[2], brief.shape[2]), np.float32)
+    for t in range(max(wide.shape[1], brief.shape[1])):
+        hold(wide, brief, head, t, row)
+        steps[t] = encode(row, codes[t])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def take_mean(wide, brief, mean):
-    """Write the mean of the rows of `wide`, or of `brief`, to mean [D] fp32; see `hold`."""
-    num_rows = max(wide.shape[0], brief.shape[0])
+@njit(nogil=True, error_model="numpy")
+def encode_keys(wide, brief, head, mean, codes, steps):
+    """Write the mean of the keys of a head, and the codes and steps of keys less this mean.
+
+    mean: [D]. codes: [n / 16, D / 64, 16, 16] int32: four codes of one key, of 16 keys side by
+        side, as the matrix unit reads them. steps: [n]. See `hold`.
+    """
     row = np.empty(mean.size, np.float32)
-    row_bits = row.view(np.int32)
+    num_keys = max(wide.shape[1], brief.shape[1])
     mean[:] = ZERO
-    for r in range(num_rows):
-        hold(wide, brief, r, row, row_bits)
+    for n in range(num_keys):
+        hold(wide, brief, head, n, row)
         for j in range(np.uint64(row.size)):
             mean[j] += row[j]
     for j in range(mean.size):
-        mean[j] /= np.float32(num_rows)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def quantize(wide, brief, mean, factor, codes, scales):
-    """Encode (row - mean) * factor as code * scale, with a scale per row.
-
-    wide, brief: the rows; see `hold`. mean: [D] fp32. codes: [n, D] int8. scales: [n] fp32.
-    """
-    row = np.empty(mean.size, np.float32)
-    row_bits = row.view(np.int32)
-    size, room = np.empty_like(row), np.empty_like(row)
-    for r in range(codes.shape[0]):
-        hold(wide, brief, r, row, row_bits)
+        mean[j] /= np.float32(num_keys)
+    code = np.zeros(64 * codes.shape[1], np.int8)
+    fours = code.view(np.int32).reshape(codes.shape[1], 16)
+    for n in range(num_keys):
+        hold(wide, brief, head, n, row)
         for j in range(np.uint64(row.size)):
             row[j] -= mean[j]
-            size[j] = abs(row[j])
-        top = largest(size, room)
-        scales[r] = top * factor / LEVELS
-        inverse = LEVELS / top if top > ZERO else ZERO
-        code = codes[r]
-        for j in range(np.uint64(row.size)):
-            row[j] = row[j] * inverse + ROUNDER
-        for j in range(np.uint64(row.size)):
-            code[j] = np.int8(row_bits[j])
+        steps[n] = encode(row, code)
+        block = codes[n // 16]
+        for d in range(codes.shape[1]):
+            for i in range(16):
+                block[d, i, n % 16] = fours[d, i]
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def weigh(products, q_scales, k_scales, bias, weights, tops, totals):
-    """Write the softmax weights of a tile, not yet divided by their sum.
+@njit(nogil=True, error_model="numpy")
+def pair_values(v, pairs):
+    """Write values [n, D] BF16 as pairs [n / 2, D] int32, two tokens of a channel side by side."""
+    for n in range(0, v.shape[0], 2):
+        first, pair = v[n], pairs[n // 2]
+        for j in range(np.uint64(first.size)):
+            pair[j] = np.int32(first[j]) & LOWER_HALF
+        if n + 1 < v.shape[0]:
+            second = v[n + 1]
+            for j in range(np.uint64(first.size)):
+                pair[j] = np.int32(pair[j] | np.int32(np.int32(second[j]) << BF16))
 
-    products: of the codes [T, n] int32. q_scales: [T]. k_scales, bias: [n] fp32.
-    weights: [T, n] BF16, 2**(logit - top). tops, totals: [T] fp32, largest logit of each query, and
-        sum of its rounded weights.
+
+@njit(nogil=True, error_model="numpy")
+def multiply_codes(q, q_step, k, products, step, num_keys, width):
+    """Multiply 32 queries by keys, a multiple of 32, into products INT32.
+
+    q, k, products: addresses. q_step, step: bytes of a row of q, and of products. width: channels,
+        a multiple of 64.
     """
-    size = np.uint64(products.shape[1])
-    x = np.empty(size, np.float32)
-    x_bits = x.view(np.int32)
-    room = np.empty(size, np.float32)
-    room_bits = room.view(np.int32)
-    for r in range(np.uint64(products.shape[0])):
-        product, weight, scale = products[r], weights[r], q_scales[r]
-        for j in range(size):
-            x[j] = np.float32(product[j]) * (k_scales[j] * scale) + bias[j]
-        top = max(largest(x, room), LOWEST)  # a bias of -inf hides a token, or all tokens
-        for j in range(size):
-            logit = max(x[j] - top, SMALLEST)
-            # The sum has the integer next to the logit in its low bits, the exponent of 2**logit.
-            room[j] = logit + ROUNDER
-            rest = logit - (room[j] - ROUNDER)
-            x[j] = (((P4 * rest + P3) * rest + P2) * rest + P1) * rest + P0
-        for j in range(size):
-            number = np.int32(x_bits[j] + np.int32(room_bits[j] << BITS_MANTISSA))
-            number = np.int32(number + HALF_BF16)
-            weight[j] = np.int16(number >> BITS_BF16)
-            # The sum takes the weights as rounded, so that they add up to one.
-            x_bits[j] = number & UPPER_HALF
-        tops[r] = top
-        totals[r] = total_of(x)
+    for n in range(0, num_keys, 32):
+        clear(0), clear(1), clear(2), clear(3)
+        for d in range(0, width, 64):
+            load(4, q + d, q_step), load(5, q + 16 * q_step + d, q_step)
+            at = k + n * width + 16 * d
+            load(6, at, 64), load(7, at + 16 * width, 64)
+            add_int8(0, 4, 6), add_int8(1, 4, 7), add_int8(2, 5, 6), add_int8(3, 5, 7)
+        at = products + 4 * n
+        store(0, at, step), store(1, at + 64, step)
+        store(2, at + 16 * step, step), store(3, at + 16 * step + 64, step)
+
+
+@njit(nogil=True, error_model="numpy")
+def add_values(weights, step, v, out, num_keys, width):
+    """Add the product of the weights of 32 queries with values to out fp32.
+
+    weights, v, out: addresses. step: bytes of a row of weights. width: channels, a multiple of 32.
+    """
+    row = 4 * width  # bytes of a row of out, and of a pair of values
+    for d in range(0, row, 128):
+        at = out + d
+        load(0, at, row), load(1, at + 64, row)
+        load(2, at + 16 * row, row), load(3, at + 16 * row + 64, row)
+        for n in range(0, num_keys, 32):
+            load(4, weights + 2 * n, step), load(5, weights + 16 * step + 2 * n, step)
+            values = v + n // 2 * row + d
+            load(6, values, row), load(7, values + 64, row)
+            add_bf16(0, 4, 6), add_bf16(1, 4, 7), add_bf16(2, 5, 6), add_bf16(3, 5, 7)
+        store(0, at, row), store(1, at + 64, row)
+        store(2, at + 16 * row, row), store(3, at + 16 * row + 64, row)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def merge(part, tops, totals, out, best, sums):
-    """Add the weighted values of a tile to those of the tiles before it.
+def attend(queries, keys, values, biases, factor, config, outs, lse, first, last):  # noqa: PLR0913
+    """Attend with heads `first` to `last`.
 
-    part: [T, D] BF16, relative to 2**tops. out: [T, D] fp32, relative to 2**best.
-    tops, totals, best, sums: [T] fp32.
-
-    Source  the online softmax of FlashAttention (arXiv 2205.14135).
+    queries, keys: two arrays [H, T or N, D], fp32 and BF16, one of them without heads; see `hold`.
+    values: [H, N, D] BF16. biases: [H, N] fp32, added to logits. factor: of the logits, which are
+        in units of log2, as the bias is. config: `tiles.CONFIG`.
+    outs: two arrays [H, T, D] as those of queries. lse: [H, T] fp32, natural.
     """
-    row = np.empty(out.shape[1], np.float32)
-    row_bits = row.view(np.int32)
-    for r in range(out.shape[0]):
-        top = max(best[r], tops[r])
-        old, new = np.exp2(best[r] - top), np.exp2(tops[r] - top)
-        whole, brief = out[r], part[r]
-        for j in range(np.uint64(row.size)):
-            row_bits[j] = np.int32(brief[j]) << BITS_BF16
-        for j in range(np.uint64(row.size)):
-            whole[j] = whole[j] * old + row[j] * new
-        sums[r] = sums[r] * old + totals[r] * new
-        best[r] = top
+    num_queries, width = lse.shape[1], values.shape[2]
+    num_keys = values.shape[1]
+    padded = -(-num_queries // BLOCK) * BLOCK, -(-num_keys // BLOCK) * BLOCK
+    wide, outer = -(-width // 64) * 64, -(-width // BLOCK) * BLOCK
+    # What pads keys has no weight: its bias is -inf, its codes and values are zero.
+    q, q_steps = np.zeros((padded[0], wide), np.int8), np.zeros(padded[0], np.float32)
+    k = np.zeros((padded[1] // 16, wide // 64, 16, 16), np.int32)
+    k_steps, mean = np.zeros(padded[1], np.float32), np.empty(width, np.float32)
+    v = np.zeros((padded[1] // 2, outer), np.int32)
+    bias = np.full(padded[1], -np.inf, np.float32)
+    # Rows of a power of two bytes would share few places of the cache.
+    products = np.empty((BLOCK, KEYS + 16), np.int32)
+    weights = np.empty((BLOCK, KEYS + 32), np.int16)
+    x, row = np.empty(KEYS, np.float32), np.empty(width, np.float32)
+    total = np.empty((min(QUERIES, padded[0]), outer), np.float32)
+    best, sums = np.empty(len(total), np.float32), np.empty(len(total), np.float32)
+    configure(config.ctypes.data)
+    for head in range(first, last):
+        encode_queries(*queries, head, q, q_steps)
+        # Every logit of a query shifts by q . mean, so the softmax does not change. Keys without
+        # what they share are small, and so are the steps of their codes.
+        encode_keys(*keys, head, mean, k, k_steps)
+        pair_values(values[head], v)
+        bias[:num_keys] = biases[head]
+        for top_row in range(0, num_queries, len(total)):
+            num_rows = min(len(total), padded[0] - top_row)
+            total[:], best[:], sums[:] = ZERO, LOWEST, ZERO
+            for key in range(0, padded[1], KEYS):
+                n = min(KEYS, padded[1] - key)
+                steps, added = k_steps[key : key + n], bias[key : key + n]
+                for r in range(0, num_rows, BLOCK):
+                    multiply_codes(
+                        q.ctypes.data + (top_row + r) * wide,
+                        wide,
+                        k.ctypes.data + key * wide,
+                        products.ctypes.data,
+                        products.strides[0],
+                        n,
+                        wide,
+                    )
+                    for i in range(BLOCK):
+                        at = r + i
+                        step = q_steps[top_row + at] * factor
+                        top = logits_of(products[i, :n], steps, step, added, x[:n])
+                        # The online softmax of FlashAttention (arXiv 2205.14135).
+                        if top > best[at]:
+                            share = np.exp2(best[at] - top)
+                            best[at] = top
+                            sums[at] *= share
+                            total[at] *= share
+                        sums[at] += weights_of(x[:n], best[at], weights[i, :n])
+                    add_values(
+                        weights.ctypes.data,
+                        weights.strides[0],
+                        v.ctypes.data + key // 2 * outer * 4,
+                        total.ctypes.data + r * outer * 4,
+                        n,
+                        outer,
+                    )
+            for r in range(min(num_rows, num_queries - top_row)):
+                t = top_row + r
+                hold(queries[0], queries[1], head, t, row)
+                shift = ZERO
+                for j in range(width):
+                    shift += row[j] * mean[j]
+                shift *= factor
+                lse[head, t] = LN2 * (shift + best[r] + np.log2(sums[r]))
+                # Codes hide what is not finite; the shift is then not finite, and shows it.
+                row[:] = total[r, :width] * (ONE / sums[r] + ZERO * shift)
+                give(row, head, t, outs[0], outs[1])
+    release()
