@@ -42,6 +42,14 @@ LEAST, HALF_BF16, LOWER_HALF = np.int32(-0x80000000), np.int32(0x8000), np.int32
 SIGN, BF16, EXPONENT = np.int32(31), np.int32(16), np.int32(23)  # places of a shift
 
 
+@njit(nogil=True, error_model="numpy")
+def zeros(size):
+    """Return zeros [size] of a byte that begin with a line of the cache, as rows of tiles should."""
+    room = np.zeros(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size]
+
+
 @njit(inline="always")
 def hold(wide, brief, head, r, row):
     """Write row r of a head of `wide` [H, n, D] fp32, or of `brief` [H, n, D] BF16, to row [D].
@@ -160,15 +168,22 @@ def encode_keys(wide, brief, head, mean, codes, steps):
 
 @njit(nogil=True, error_model="numpy")
 def pair_values(v, pairs):
-    """Write values [n, D] BF16 as pairs [n / 2, D] int32, two tokens of a channel side by side."""
+    """Write values [n, D] BF16 as the matrix unit reads them.
+
+    pairs: [D / 16, n / 32, 16, 16] int32, two tokens of a channel side by side, of 16 channels.
+    """
+    width = v.shape[1]
     for n in range(0, v.shape[0], 2):
-        first, pair = v[n], pairs[n // 2]
-        for j in range(np.uint64(first.size)):
-            pair[j] = np.int32(first[j]) & LOWER_HALF
-        if n + 1 < v.shape[0]:
-            second = v[n + 1]
-            for j in range(np.uint64(first.size)):
-                pair[j] = np.int32(pair[j] | np.int32(np.int32(second[j]) << BF16))
+        first, second = v[n], v[min(n + 1, v.shape[0] - 1)]
+        # Without a second token its half is zero.
+        kept = np.int32(-1) if n + 1 < v.shape[0] else LOWER_HALF
+        for d in range(0, width, 16):
+            pair = pairs[d // 16, n // 32, n % 32 // 2]
+            for j in range(np.uint64(min(16, width - d))):
+                both = np.int32(np.int32(second[d + j]) << BF16) | (
+                    np.int32(first[d + j]) & LOWER_HALF
+                )
+                pair[j] = np.int32(both & kept)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -191,20 +206,21 @@ def multiply_codes(q, q_step, k, products, step, num_keys, width):
 
 
 @njit(nogil=True, error_model="numpy")
-def add_values(weights, step, v, out, num_keys, width):
+def add_values(weights, step, v, far, out, num_keys, width):
     """Add the product of the weights of 32 queries with values to out fp32.
 
-    weights, v, out: addresses. step: bytes of a row of weights. width: channels, a multiple of 32.
+    weights, v, out: addresses. step, far: bytes from one row of weights, and from 16 channels of
+        values, to the next. width: channels, a multiple of 32.
     """
-    row = 4 * width  # bytes of a row of out, and of a pair of values
+    row = 4 * width  # bytes of a row of out
     for d in range(0, row, 128):
         at = out + d
         load(0, at, row), load(1, at + 64, row)
         load(2, at + 16 * row, row), load(3, at + 16 * row + 64, row)
         for n in range(0, num_keys, 32):
             load(4, weights + 2 * n, step), load(5, weights + 16 * step + 2 * n, step)
-            values = v + n // 2 * row + d
-            load(6, values, row), load(7, values + 64, row)
+            values = v + d // 64 * far + 32 * n
+            load(6, values, 64), load(7, values + far, 64)
             add_bf16(0, 4, 6), add_bf16(1, 4, 7), add_bf16(2, 5, 6), add_bf16(3, 5, 7)
         store(0, at, row), store(1, at + 64, row)
         store(2, at + 16 * row, row), store(3, at + 16 * row + 64, row)
@@ -224,16 +240,20 @@ def attend(queries, keys, values, biases, factor, config, outs, lse, first, last
     padded = -(-num_queries // BLOCK) * BLOCK, -(-num_keys // BLOCK) * BLOCK
     wide, outer = -(-width // 64) * 64, -(-width // BLOCK) * BLOCK
     # What pads keys has no weight: its bias is -inf, its codes and values are zero.
-    q, q_steps = np.zeros((padded[0], wide), np.int8), np.zeros(padded[0], np.float32)
-    k = np.zeros((padded[1] // 16, wide // 64, 16, 16), np.int32)
+    q, q_steps = (
+        zeros(padded[0] * wide).view(np.int8).reshape(padded[0], wide),
+        np.zeros(padded[0], np.float32),
+    )
+    k = zeros(padded[1] * wide).view(np.int32).reshape(-1, wide // 64, 16, 16)
     k_steps, mean = np.zeros(padded[1], np.float32), np.empty(width, np.float32)
-    v = np.zeros((padded[1] // 2, outer), np.int32)
+    v = zeros(2 * padded[1] * outer).view(np.int32).reshape(outer // 16, -1, 16, 16)
     bias = np.full(padded[1], -np.inf, np.float32)
     # Rows of a power of two bytes would share few places of the cache.
-    products = np.empty((BLOCK, KEYS + 16), np.int32)
-    weights = np.empty((BLOCK, KEYS + 32), np.int16)
+    products = zeros(4 * BLOCK * (KEYS + 16)).view(np.int32).reshape(BLOCK, KEYS + 16)
+    weights = zeros(2 * BLOCK * (KEYS + 32)).view(np.int16).reshape(BLOCK, KEYS + 32)
     x, row = np.empty(KEYS, np.float32), np.empty(width, np.float32)
-    total = np.empty((min(QUERIES, padded[0]), outer), np.float32)
+    most = min(QUERIES, padded[0])
+    total = zeros(4 * most * outer).view(np.float32).reshape(most, outer)
     best, sums = np.empty(len(total), np.float32), np.empty(len(total), np.float32)
     configure(config.ctypes.data)
     for head in range(first, last):
@@ -273,7 +293,8 @@ def attend(queries, keys, values, biases, factor, config, outs, lse, first, last
                     add_values(
                         weights.ctypes.data,
                         weights.strides[0],
-                        v.ctypes.data + key // 2 * outer * 4,
+                        v.ctypes.data + 32 * key,
+                        v.strides[0],
                         total.ctypes.data + r * outer * 4,
                         n,
                         outer,
