@@ -44,7 +44,7 @@ SIGN, BF16, EXPONENT = np.int32(31), np.int32(16), np.int32(23)  # places of a s
 
 @njit(nogil=True, error_model="numpy")
 def zeros(size):
-    """Return zeros [size] of a byte that begin with a line of the cache, as rows of tiles should."""
+    """Return zero bytes [size] from the begin of a cache line on, as rows of tiles should."""
     room = np.zeros(size + 64, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + size]
@@ -153,17 +153,19 @@ def encode_keys(wide, brief, head, mean, codes, steps):
             mean[j] += row[j]
     for j in range(mean.size):
         mean[j] /= np.float32(num_keys)
-    code = np.zeros(64 * codes.shape[1], np.int8)
-    fours = code.view(np.int32).reshape(codes.shape[1], 16)
+    few = np.zeros((16, 64 * codes.shape[1]), np.int8)  # the codes of 16 keys
+    fours = few.view(np.int32).reshape(16, codes.shape[1], 16)
     for n in range(num_keys):
         hold(wide, brief, head, n, row)
         for j in range(np.uint64(row.size)):
             row[j] -= mean[j]
-        steps[n] = encode(row, code)
-        block = codes[n // 16]
-        for d in range(codes.shape[1]):
-            for i in range(16):
-                block[d, i, n % 16] = fours[d, i]
+        steps[n] = encode(row, few[n % 16])
+        if n % 16 == 15 or n + 1 == num_keys:
+            block = codes[n // 16]
+            for d in range(codes.shape[1]):
+                for i in range(np.uint64(16)):
+                    for r in range(np.uint64(16)):
+                        block[d, i, r] = fours[r, d, i]
 
 
 @njit(nogil=True, error_model="numpy")
