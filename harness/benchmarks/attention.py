@@ -32,8 +32,10 @@ from harness.benchmarks.lab import Lab, Sizes, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Action, clock_of
+from harness.cache import int8
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
+from harness.cache.attention.int8 import Int8
 from harness.cache.attention.portable import Portable
 from harness.cache.pages import Arena
 
@@ -71,6 +73,7 @@ def run(options: Options) -> int:
             ("relative error", correctness),
             ("encode and append", encoding),
             ("attention call / BF16", calls),
+            ("8-bit products / BF16", products),
         ):
             lab.begin(title)
             measure(lab)
@@ -187,6 +190,27 @@ def compare(
             note="; ".join(filter(None, note)),
             more={"seconds": times.seconds[each], "bf16_s": times.seconds[BASE]},
         )
+
+
+def products(lab: Lab) -> None:
+    """Measure attention with 8-bit queries and keys: its error, and its time relative to BF16's."""
+    lacking = int8.missing()
+    if lacking:
+        lab.add("int8", None, "", note=f"left out: {lacking}")
+        return
+    backends: dict[str, Backend] = {"int8 by heads": Int8(), "int8 by tokens": Int8(axis="tokens")}
+    num_frames = lab.sizes.histories[0]
+    for num_queries in lab.sizes.queries:
+        chunk = lab.chunk(num_queries)
+        base = baseline(lab, chunk, lab.history(BASE, num_frames))
+        for name in lab.within((BASE, "rtn_int4")):
+            history = lab.history(name, num_frames)
+            compare(lab, backends, chunk, history, base, name, None)
+            for each, backend in backends.items():
+                own, other = errors(backend, chunk, history)
+                note = f"BF16 over the same tensors: {other:.2e}"
+                case = f"error of {name}, {each}, {num_queries} queries"
+                lab.add(case, own, "", note=note)
 
 
 def crossover(lab: Lab) -> None:

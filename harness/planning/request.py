@@ -17,6 +17,7 @@ from harness.api import Method
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend
 from harness.cache.attention.fused import Fused
+from harness.cache.attention.int8 import Int8
 from harness.cache.attention.portable import Portable
 from harness.cache.attention.staged import Staged
 from harness.cache.integration import Packed
@@ -221,8 +222,9 @@ def backend_of(attention: dict[str, Any]) -> Backend:
     built = build("attention", attention)
     if isinstance(built, Auto):
         return Staged()  # plans are for a GPU, where `auto` takes `staged` for whole chunks
-    if not isinstance(built, (Portable, Staged, Fused)):
-        raise UserError("attention=reference is not planned: choose auto, staged, portable, fused")
+    if isinstance(built, Int8) or not isinstance(built, (Portable, Staged, Fused)):
+        name = built.name
+        raise UserError(f"attention={name} is not planned: choose auto, staged, portable, fused")
     return built
 
 

@@ -63,6 +63,23 @@ class Portable(Backend):
         head_bytes = 2 * seen * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
 
+    def attend_once(
+        self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Return attention to all tokens [B, H, T, D]; mask: logits to add, see `_mask`."""
+        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=mask)
+
+    def attend_part(
+        self,
+        q_BHTD: Tensor,
+        k_BHTD: Tensor,
+        v_BHTD: Tensor,
+        log_count: float = 0.0,
+        bias_BHN: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return attention to a part of the tokens, and its log-sum-exp; see `attend_dense`."""
+        return attend_dense(q_BHTD, k_BHTD, v_BHTD, log_count, bias_BHN)
+
     def attend(
         self,
         q_BHTD: Tensor,
@@ -73,7 +90,7 @@ class Portable(Backend):
     ) -> Tensor:
         """Attend in the basis of the largest segment; see `Backend`."""
         if not history:
-            return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD)
+            return self.attend_once(q_BHTD, k_BHTD, v_BHTD, None)
         # Rotate q, the current chunk and the output rather than the history, which is larger.
         key_basis, value_basis = bases(history)
         num_tokens = k_BHTD.shape[2] + sum(segment.num_tokens for segment in history)
@@ -105,7 +122,7 @@ class Portable(Backend):
         for part, current in zip(room, (k, v), strict=True):
             part[:, :, num_stored:] = current
         mask = _mask(history, num_stored + k.shape[2], q, heads)
-        return F.scaled_dot_product_attention(q, *room, attn_mask=mask)
+        return self.attend_once(q, *room, mask)
 
     def _in_tiles(
         self, heads: slice, chunk: Chunk, history: Sequence[Segment], scratch: Scratch
@@ -113,7 +130,7 @@ class Portable(Backend):
         """Return attention of a group of heads over the current chunk and then tile by tile."""
         q, k, v = chunk
         key_basis, value_basis = bases(history)
-        merged = Merge(*attend_dense(q, k, v))
+        merged = Merge(*self.attend_part(q, k, v))
         # A tile ends with a frame, since pages are decoded whole.
         for segment, frames in self._tiles(history):
             size = segment.pages.key.page[0]
@@ -123,7 +140,7 @@ class Portable(Backend):
             segment.load_values(heads, frames, room[1], value_basis, self.stage)
             scratch.look(*room)
             bias = None if segment.bias is None else segment.bias[:, heads, tokens]
-            merged.add(*attend_dense(q, *room, segment.log_count, bias))
+            merged.add(*self.attend_part(q, *room, segment.log_count, bias))
         return merged.out
 
     def _tiles(self, history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:

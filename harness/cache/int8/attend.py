@@ -1,0 +1,113 @@
+"""Softmax attention on a CPU with 8-bit queries and keys, in as many threads as torch uses."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import threading
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+from llvmlite.binding import get_host_cpu_name
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.cache.compiled import FOLDER
+from harness.cache.int8 import missing
+from harness.system.logs import log
+
+numba.config.CACHE_DIR = str(FOLDER / f"numba-{numba.__version__}")  # read when loops are defined
+
+from harness.cache.int8 import loops, tiles  # noqa: E402
+
+# numba compiles again if any of these changes.
+_FILES = [(file, Path(file).stat().st_mtime_ns) for file in (loops.__file__, tiles.__file__)]
+_STATE = sha256(repr((_FILES, get_host_cpu_name())).encode()).hexdigest()[:16]
+_MARK = FOLDER / f"int8-{numba.__version__}-{_STATE}"
+
+LOG2E = math.log2(math.e)
+Rows = tuple[NDArray[np.float32], NDArray[np.int16]]
+
+
+def attend_int8(
+    q_BHTD: Tensor, k_BHND: Tensor, v_BHND: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return softmax attention and the natural log of its denominator, from 8-bit q and k.
+
+    q and k, less the mean of the keys of a head, become INT8 with a scale per token; their products
+    are INT32, the softmax is fp32, its product with v is BF16. The scale is 1 / sqrt(D).
+
+    q, k, v: BF16 or fp32 on a CPU. bias: added to the logits, broadcasts to [B, H, N].
+
+    Shapes  out [B, H, T, D] in the dtype of q, lse [B, H, T] fp32. A head in which a query or key
+    is not finite gives NaN.
+    Source  SageAttention (arXiv 2410.02367).
+    Raises  RuntimeError: the processor has no AMX.
+    """
+    lacking = missing()  # also asks for the matrix units; without them the process would die
+    if lacking:
+        raise RuntimeError(lacking)
+    batch, num_heads, num_queries, width = q_BHTD.shape
+    num_keys = k_BHND.shape[2]
+    added = torch.zeros(1, 1, num_keys) if bias is None else bias.float() * LOG2E
+    out = torch.empty(q_BHTD.shape, dtype=q_BHTD.dtype)
+    lse = torch.empty(batch * num_heads, num_queries)
+    arguments = (
+        _rows(q_BHTD),
+        _rows(k_BHND),
+        _rows(v_BHND.bfloat16())[1],
+        added.expand(batch, num_heads, num_keys).flatten(0, 1).contiguous().numpy(),
+        np.float32(LOG2E / math.sqrt(width)),
+        tiles.CONFIG,
+        _rows(out),
+        lse.numpy(),
+    )
+    heads = batch * num_heads
+    number = max(1, min(torch.get_num_threads(), heads))
+    bounds = [heads * i // number for i in range(number + 1)]
+    # Plain threads, as for the loops of the cache; the loop holds no lock of Python's.
+    others = [
+        threading.Thread(target=loops.attend, args=(*arguments, *bounds[i : i + 2]))
+        for i in range(1, number)
+    ]
+    for thread in others:
+        thread.start()
+    loops.attend(*arguments, *bounds[:2])
+    for thread in others:
+        thread.join()
+    return out, lse.view(batch, num_heads, num_queries)
+
+
+def _rows(x_BHND: Tensor) -> Rows:
+    """Return x as the loop takes it: as fp32 and as BF16 [B * H, N, D], one without heads."""
+    x = x_BHND.flatten(0, 1).contiguous()
+    size = 0, *x.shape[1:]
+    if x.dtype == torch.bfloat16:
+        return np.empty(size, np.float32), x.view(torch.int16).numpy()
+    return x.float().numpy(), np.empty(size, np.int16)
+
+
+@cache
+def load() -> None:
+    """Load the loop into this process, after compiling it if no earlier process did."""
+    # Another process compiles, whose memory is in no measured peak; see the loops of the cache.
+    if not _MARK.exists():
+        log.info("compiling attention=int8, once on this machine")
+        subprocess.run([sys.executable, "-m", "harness.cache.int8.attend"], check=False)
+    compile_loops()
+
+
+def compile_loops() -> None:
+    """Load the loop, after compiling it for this processor if no earlier process did."""
+    x = torch.zeros(1, 1, 1, 1)
+    attend_int8(x, x, x, None)
+    _MARK.touch()
+
+
+if __name__ == "__main__":
+    compile_loops()
