@@ -220,6 +220,7 @@ def exact_p(differences: Array) -> float:
 def _random_p(values: Array) -> Array:
     """Estimate p from random patterns, shared by all columns: [n, M] -> [M]."""
     rng = np.random.default_rng(SEED)
+    # Sums that are equal but for rounding count as reached, as in `exact_p`.
     target = np.abs(values.sum(0)) - 1e-9 * np.abs(values).sum(0)
     reached = np.ones(values.shape[1])  # the observed pattern counts as one, so p is never 0
     for start in range(0, NUM_FLIPS, AT_ONCE):
@@ -291,6 +292,7 @@ def spearman(first: Array, second: Array) -> Array:
     Shapes  [..., M], [..., M] -> [...], leading axes broadcast.
     Raises  ValueError: a value is NaN.
     """
+    # Pearson's correlation of the ranks: the shorter formula by rank differences fails with ties.
     a, b = ((r := ranks(values)) - r.mean(-1, keepdims=True) for values in (first, second))
     size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
     product = (a * b).sum(-1)
@@ -303,6 +305,8 @@ def resampled(num: int, num_draws: int, seed: int) -> Array:
 
     Shapes  -> [1 + num_draws, num], each row sums to 1.
     """
+    # How often each item is drawn decides a sample's mean, so counts stand for lists of indices: a
+    # mean over all samples is then one matrix product.
     counts = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), num_draws)
     return np.concatenate([np.ones((1, num)), counts]) / num
 

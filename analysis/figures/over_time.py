@@ -17,6 +17,7 @@ from harness.scoring.metrics.signals import Signals
 TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
 OF_ALL = {"memory": "memory", "kv": "bytes of history"}
 ACROSS = 3  # panels in one row
+SMALL = 0.01  # of a peak: smaller parts of it are summed
 SIGNALS = {each.name: each for each in Signals.quantities}
 
 
@@ -88,7 +89,15 @@ def components(section: Section) -> Bars | Absent:
     if table.empty or not float(table.to_numpy(float).sum()):
         said = "no component was published" if section.is_published else "no run left a trace"
         return Absent(name, title, said)
-    parts, small = _merged(table)
+    table = table.rename(columns=str)
+    # A part that is small in every method would only crowd the legend, so these are summed.
+    share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
+    total = table.sum().to_dict()
+    large = [part for part, each in share.items() if each >= SMALL]
+    small = [str(part) for part, each in share.items() if 0 < each < SMALL]
+    parts = table[sorted(large, key=lambda part: -total[part])].copy()
+    if small:
+        parts["smaller parts"] = table[small].sum(axis=1)
     # The smallest peak comes first, on top.
     parts = parts.loc[parts.sum(axis=1).sort_values(kind="stable").index]
     bars = [
@@ -100,6 +109,7 @@ def components(section: Section) -> Bars | Absent:
         )
         for method, lengths in zip(parts.index, parts.to_numpy(float), strict=True)
     ]
+    small = [part.replace("_", " ") for part in small]
     noted = [section.traced] + ([f"smaller parts: {', '.join(small)}"] if small else [])
     return Bars(
         name,
@@ -127,20 +137,6 @@ def _lines(
 def _drift_key(section: Section) -> str | None:
     """Return the name of the curve to compare with the study's drift; None without any."""
     return next((each for each in CURVES if each in section.curves), None)
-
-
-def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:
-    """Keep the large parts, largest first; sum and name those below a share of every peak."""
-    table = table.rename(columns=str)
-    # A part that is small in every method would only crowd the legend.
-    share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
-    total = table.sum().to_dict()
-    large = [part for part, each in share.items() if each >= least]
-    small = [str(part) for part, each in share.items() if 0 < each < least]
-    found = table[sorted(large, key=lambda part: -total[part])].copy()
-    if small:
-        found["smaller parts"] = table[small].sum(axis=1)
-    return found, [part.replace("_", " ") for part in small]
 
 
 def _maxima(section: Section, kind: str, name: str) -> Bars:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Point, Scatter
+from analysis.figures.figure import Axis, Bars, Curves, Figure, Point, Scatter
 from analysis.figures.looks import DASHES, Look, look, part, told_apart
 from analysis.figures.spread import around, ends, shares
 from analysis.figures.words import described
@@ -124,7 +124,7 @@ def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
 
 def _names(figure: Scatter) -> dict[str, str]:
     """Return the position of every name that fits on a page of usual width, by method."""
-    # A wider page only spreads the points, so names still do not overlap there.
+    # A wider page only spreads the points, so names do not overlap there either.
     points = figure.points
     xs, ys = shares([p.x for p in points]), shares([p.y for p in points])
     marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
@@ -193,32 +193,31 @@ def _curves(figure: Curves) -> tuple[list[Json], Json]:
     """Build one trace per method."""
     colours = [(each.name, look(each.family).light) for each in figure.curves]
     dashes = told_apart(colours)
-    ordered = sorted(figure.curves, key=lambda each: each.is_reference)  # drawn last, on top
-    data = [_line(figure, each, dashes[each.name]) for each in ordered]
+    data: list[Json] = []
+    # The reference is drawn last, on top.
+    for curve in sorted(figure.curves, key=lambda each: each.is_reference):
+        of = look(curve.family, curve.is_reference)
+        lengths = () if curve.is_reference else DASHES[dashes[curve.name]]
+        hover = f"<b>{escape(curve.name)}</b><br>{escape(figure.x.title)}: %{{x:.4g}}<br>"
+        data.append({
+            "type": "scatter",
+            # One point makes no line, and would be invisible.
+            "mode": "lines" if len(curve.xs) > 1 else "markers",
+            "name": escape(curve.name),
+            "x": list(curve.xs),
+            "y": list(curve.ys),
+            "hovertemplate": f"{hover}{escape(figure.y.title)}: %{{y:.4g}}<extra></extra>",
+            "meta": _meta(of),
+            "marker": {"color": of.light, "symbol": of.marker, "size": 8},
+            "line": {
+                "color": of.light,
+                "width": 3 if curve.is_reference else 1.8,
+                "dash": ",".join(f"{length:g}px" for length in lengths) or "solid",
+                "shape": "hv" if figure.steps else "linear",
+            },
+        })  # fmt: skip
     height = 400 + 20 * -(-len(data) // 3)  # room for the legend, about three names per line
     return data, {"yaxis": _axis(figure.y), "height": height}
-
-
-def _line(figure: Curves, curve: Curve, dash: int) -> Json:
-    of = look(curve.family, curve.is_reference)
-    lengths = () if curve.is_reference else DASHES[dash]
-    hover = f"<b>{escape(curve.name)}</b><br>{escape(figure.x.title)}: %{{x:.4g}}<br>"
-    return {
-        "type": "scatter",
-        "mode": "lines" if len(curve.xs) > 1 else "markers",
-        "name": escape(curve.name),
-        "x": list(curve.xs),
-        "y": list(curve.ys),
-        "hovertemplate": f"{hover}{escape(figure.y.title)}: %{{y:.4g}}<extra></extra>",
-        "meta": _meta(of),
-        "marker": {"color": of.light, "symbol": of.marker, "size": 8},
-        "line": {
-            "color": of.light,
-            "width": 3 if curve.is_reference else 1.8,
-            "dash": ",".join(f"{length:g}px" for length in lengths) or "solid",
-            "shape": "hv" if figure.steps else "linear",
-        },
-    }
 
 
 # ---- bars --------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class Room:
 @lru_cache(maxsize=4096)
 def width_of(words: str, size: float = NAME_PT) -> float:
     """Return the width of a text in points, with some slack for other fonts."""
+    # SVG holds text, not outlines, so the viewer's font may be wider than the one measured here.
     return 1.06 * float(TextPath((0, 0), words, size=size).get_extents().width) if words else 0.0
 
 

@@ -108,6 +108,7 @@ def systems_said(section: Section, quantities: Sequence[str]) -> list[str]:
     if section.phases and any(each in TIMES for each in quantities):
         found.append(f"seconds: {section.phases}")
     builds = {name: method.build for name, method in section.methods.items()}
+    # Without BF16 the first method stands for the usual program.
     own = builds[section.reference or next(iter(builds))] if builds else ""
     others = [name for name, build in builds.items() if build != own]
     if others and any(each in (*TIMES, "peak_gib") for each in quantities):

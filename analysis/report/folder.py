@@ -108,7 +108,7 @@ def _swap(whole: Path, out: Path, earlier: Path) -> None:
     out.rename(earlier)
     try:
         whole.rename(out)
-    except BaseException:
+    except BaseException:  # Ctrl-C between the renames too must leave the earlier report
         earlier.rename(out)
         raise
 
