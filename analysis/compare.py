@@ -294,6 +294,7 @@ def run(words: argparse.Namespace) -> int:
         Grid("published numbers", header, lines, words=(0, 1, 3)).show()
         return 0
     chosen = names() if words.published == "all" else words.published.split(",")
+    # Before the runs are read, so that a wrong name fails at once.
     papers = [_narrowed(paper(name), words.suite, words.row) for name in chosen]
     ours: Sequence[Section] = ()
     why = []
@@ -310,7 +311,7 @@ def run(words: argparse.Namespace) -> int:
         table = grid(each, found)
         table = replace(table, notes=[*table.notes, *why])
         show(table, words.format)
-        # Two tables of CSV do not go one after the other.
+        # A CSV file holds one table.
         if words.format != "csv" and (work := of_work(each)):
             show(work, words.format)
     return 0

@@ -222,7 +222,7 @@ def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:
     """Yield the reasons for missing values, each reason once."""
-    # Measures of one metric share their reasons, so its first measure speaks for all.
+    # Measures of one metric share their reasons, so the first of them is enough.
     for metric in dict.fromkeys(measure.metric for measure in MEASURES):
         measure = next(each for each in MEASURES if each.metric == metric)
         column = measure.quantity.drift_column("last_minus_first")

@@ -240,6 +240,7 @@ def _means(table: pd.DataFrame) -> dict[str, Estimate]:
         means = values.mean(0)
         finite = np.isfinite(means)  # an infinite value has a mean and no interval
         shown = finite if len(values) >= FEWEST else np.zeros_like(finite)
+        # Row 0 of the weights is the sample itself. One product serves all columns of the group.
         draws = iter((redrawn(len(values))[1:] @ values[:, shown]).T)
         for column, mean, is_shown in zip(columns, means, shown, strict=True):
             bounds = interval(next(draws)) if is_shown else None

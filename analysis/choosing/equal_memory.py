@@ -22,7 +22,8 @@ from harness.system.errors import UserError
 
 TOLERANCE = 0.05  # share of the bytes
 DROPS = 1.01  # frames were dropped if `ratio` exceeds `ratio_same` by this factor
-BITS = {"int4": 3.2, "bf16": 1.0}  # frames of a plain window in the bytes of one BF16 frame
+# Frames of a plain window in the bytes of one BF16 frame: 4 bits, and an FP16 scale for 16 values.
+BITS = {"int4": 3.2, "bf16": 1.0}
 POOLS = ("softprune", "soft_prune")  # a pooled frame counts as attended
 FEWEST = 6  # frames: a sink of 3 and a chunk
 PLAIN = ("sliding window", "sink and window")
@@ -111,6 +112,7 @@ def kind(section: Section, name: str) -> str:
     """Name how a method drops frames: plain window, with sink, or other; empty if it keeps all."""
     method = section.methods[name]
     base = name.split()[0]
+    # With a sink of 0, `sink_window_*` is a plain window.
     if base.startswith("sink_window_") and "retention.sink=0" not in method.settings:
         return PLAIN[1]
     if base.startswith(("window_", "sink_window_")):

@@ -76,10 +76,21 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
         # Allocators change in steps: between two points of a trace the memory stays the same.
         x, y = Axis("seconds of making it"), Axis(f"{OF_ALL[kind]} GiB", "lower")
         return Curves(name, headed, x, y, lines, steps=True, note=section.traced)
-    if kind in section.trace_maxima:
-        return _maxima(section, kind, name)
-    said = section.remarks.get("traces", "no run left a trace (trace/ in its folder)")
-    return Absent(name, title, said)
+    if kind not in section.trace_maxima:
+        said = section.remarks.get("traces", "no run left a trace (trace/ in its folder)")
+        return Absent(name, title, said)
+    # The study published only the largest value of each trace, so there is no line to draw.
+    largest = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
+    bars = [
+        Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
+        for m, x in largest.items()
+        if m in section.methods
+    ]
+    missing = [method for method in section.methods if method not in largest.index]
+    noted = [section.remarks.get("traces", "only the largest values are known")]
+    noted += [f"not there: {listed(missing)}"] if missing else []
+    headed = f"{suite_title(section.suite)}: largest value of {title}"
+    return Bars(name, headed, Axis(f"{OF_ALL[kind]} GiB", "lower"), bars, note="; ".join(noted))
 
 
 def components(section: Section) -> Bars | Absent:
@@ -137,22 +148,6 @@ def _lines(
 def _drift_key(section: Section) -> str | None:
     """Return the name of the curve to compare with the study's drift; None without any."""
     return next((each for each in CURVES if each in section.curves), None)
-
-
-def _maxima(section: Section, kind: str, name: str) -> Bars:
-    """Build bars of the largest values, the smallest first."""
-    # The study published only the largest value of each trace, so there is no line to draw.
-    known = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
-    bars = [
-        Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
-        for m, x in known.items()
-        if m in section.methods
-    ]
-    missing = [method for method in section.methods if method not in known.index]
-    said = [section.remarks.get("traces", "only the largest values are known")]
-    said += [f"not there: {listed(missing)}"] if missing else []
-    title = f"{suite_title(section.suite)}: largest value of {TRACES[kind]}"
-    return Bars(name, title, Axis(f"{OF_ALL[kind]} GiB", "lower"), bars, note="; ".join(said))
 
 
 def _finite(values: pd.Series) -> pd.Series:

@@ -141,7 +141,7 @@ def _note(
     ]
     if of.size and points[0].size is None:
         said.append(f"all of one size: no {QUANTITIES[of.size].title}")
-    # No method disappears without a word.
+    # Methods that cannot be shown are named, so that none is missing unnoticed.
     gone = [str(name) for name in values.index if all(name != p.name for p in points)]
     if gone:
         said.append(f"not shown, for want of a finite value: {listed(gone)}")

@@ -43,6 +43,7 @@ def run(words: argparse.Namespace) -> int:
     Raises  UserError: there is no such chain.
     """
     chosen = [chain(words.chain)] if words.chain else list(chains().values())
+    # The counted factors need no runs, so it is no error if there are none.
     try:
         read: Sequence[Section] = sections(Path(words.results))
         none = ""
