@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
         return int(module.run(own.parse_args(words[1:])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
+    except OSError as error:  # a full disk, a folder without rights: no traceback helps with these
         print(f"error: {system_message(error)}", file=sys.stderr)
     return USER_ERROR
 

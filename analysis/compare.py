@@ -153,7 +153,21 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
 def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
     """Build the table of compared pairs, in the paper's order; notes count the other numbers."""
     shown = [each for each in found if each.ours is not None]
-    rows = [_row(each) for each in shown]
+    rows = []
+    for each in shown:
+        number, ours, apart = each.number, each.ours, each.difference
+        assert ours is not None
+        # As many decimals as the paper prints, so that the two can be compared digit by digit.
+        digits = number.column.decimals
+        measured = printed(ours.value, digits)
+        if ours.bounds is not None:
+            measured += f" [{ours.bounds[0]:.{digits}f}, {ours.bounds[1]:.{digits}f}]"
+        difference = "" if apart is None else printed(apart, digits, "+z")
+        name = f"{number.column.name} {number.column.unit}".strip()
+        rows.append([
+            number.table, number.suite, number.row, name, number.printed,
+            ours.name, measured, difference, each.word, each.reason,
+        ])  # fmt: skip
     header = ["table", "suite", "row", "column", "published", "ours", "measured", "difference"]
     return Grid(
         f"{paper.title} (arXiv {paper.arxiv}, {paper.version})",
@@ -219,23 +233,6 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
             yield Ours(name, f"run {method.run_id}", value, bounds, why)
 
 
-def _row(verdict: Verdict) -> list[str]:
-    """Return the cells of one compared pair."""
-    number, ours = verdict.number, verdict.ours
-    assert ours is not None
-    digits = number.column.decimals
-    measured = printed(ours.value, digits)
-    if ours.bounds is not None:
-        measured += f" [{ours.bounds[0]:.{digits}f}, {ours.bounds[1]:.{digits}f}]"
-    apart = verdict.difference
-    difference = "" if apart is None else printed(apart, digits, "+z")
-    name = f"{number.column.name} {number.column.unit}".strip()
-    return [
-        number.table, number.suite, number.row, name, number.printed,
-        ours.name, measured, difference, verdict.word, verdict.reason,
-    ]  # fmt: skip
-
-
 def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
     """Yield the number of each verdict, then the numbers without one of ours, by reason."""
     yield ", ".join(f"{word}: {number}" for word, number in count(found).items())
@@ -297,6 +294,7 @@ def run(words: argparse.Namespace) -> int:
         Grid("published numbers", header, lines, words=(0, 1, 3)).show()
         return 0
     chosen = names() if words.published == "all" else words.published.split(",")
+    # Before the runs are read, so that a wrong name fails at once.
     papers = [_narrowed(paper(name), words.suite, words.row) for name in chosen]
     ours: Sequence[Section] = ()
     why = []
@@ -313,7 +311,7 @@ def run(words: argparse.Namespace) -> int:
         table = grid(each, found)
         table = replace(table, notes=[*table.notes, *why])
         show(table, words.format)
-        # Two tables of CSV do not go one after the other.
+        # A CSV file holds one table.
         if words.format != "csv" and (work := of_work(each)):
             show(work, words.format)
     return 0

@@ -194,38 +194,35 @@ def over_prompts(values: pd.Series) -> Estimate | None:
 
 def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
     """Build the table of a measure; a metric against BF16 has no column of differences to it."""
-    # Digits are chosen per column, from its largest mean.
     columns = list(zip(*(estimates for _, estimates in rows), strict=True))
     titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
     # Columns alternate: own value, difference to BF16.
     kept = [i for i in range(len(columns)) if not (i % 2 and measure.against_reference)]
-    texts = [_texts(columns[i]) for i in kept]
+    texts = []
+    for column in (columns[i] for i in kept):
+        # The column's largest mean gets three digits, and all its numbers the same decimals. Its
+        # exponent is read after rounding: 9.996 prints as 10.0, where log10 would say 0.
+        largest = max((abs(x.mean) for x in column if x), default=0)
+        exponent = int(f"{largest:.2e}".partition("e")[2])
+        decimals = max(0, 2 - exponent)
+        cells = []
+        for x in column:
+            values = [x.mean, *(x.bounds or ())] if x else [None]
+            mean, *bounds = (number(value, decimals, "z") for value in values)
+            cells.append(mean + (f" [{', '.join(bounds)}]" if bounds else ""))
+        texts.append(cells)
     ns = [max(x.n for x in estimates if x) for _, estimates in rows]
     lines = [
-        [row[0], str(n), *cells]
-        for row, n, cells in zip(rows, ns, zip(*texts, strict=True), strict=True)
+        [row[0], str(n), *line]
+        for row, n, line in zip(rows, ns, zip(*texts, strict=True), strict=True)
     ]
     header = ["method", "n", *(titles[i] for i in kept)]
     return Grid(f"{name}: {measure.said}", header, lines)
 
 
-def _texts(column: Sequence[Estimate | None]) -> list[str]:
-    """Format estimates as `mean [low, high]`; the largest mean gets three digits."""
-    largest = max((abs(x.mean) for x in column if x), default=0)
-    exponent = int(f"{largest:.2e}".partition("e")[2])  # after rounding, unlike log10
-    decimals = max(0, 2 - exponent)
-    found = []
-    for x in column:
-        mean, *bounds = (
-            number(value, decimals, "z") for value in ([x.mean, *(x.bounds or ())] if x else [None])
-        )
-        found.append(mean + (f" [{', '.join(bounds)}]" if bounds else ""))
-    return found
-
-
 def _missing(lines: Sequence[Line]) -> Iterator[str]:
     """Yield the reasons for missing values, each reason once."""
-    # Measures of one metric share their reasons, so its first measure speaks for all.
+    # Measures of one metric share their reasons, so the first of them is enough.
     for metric in dict.fromkeys(measure.metric for measure in MEASURES):
         measure = next(each for each in MEASURES if each.metric == metric)
         column = measure.quantity.drift_column("last_minus_first")

@@ -70,7 +70,7 @@ def into_page(page: Path, text: str, drawn: Path | None) -> None:
     Raises  UserError: no such page, or one without the marks.
     """
     try:
-        # The rest of the page is somebody's text and stays byte for byte.
+        # Only the text between the marks is ours; the rest of the page must not change.
         before, begun, rest = page.read_text().partition(BEGIN)
     except OSError as error:
         raise UserError(

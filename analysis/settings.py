@@ -27,6 +27,7 @@ def does(method: Method, model: str, words: Sequence[str]) -> bool:
     """
     if method.request is None:
         return False
+    # As built objects, so that a default equals the same value when it is typed.
     wanted, parts = built(model, tuple(words))
     theirs = stored.build(method.request.model, str(method.folder))
     if any(getattr(theirs, name) != getattr(wanted, name) for name in CHANGED):

@@ -220,6 +220,7 @@ def exact_p(differences: Array) -> float:
 def _random_p(values: Array) -> Array:
     """Estimate p from random patterns, shared by all columns: [n, M] -> [M]."""
     rng = np.random.default_rng(SEED)
+    # Sums that are equal but for rounding count as reached, as in `exact_p`.
     target = np.abs(values.sum(0)) - 1e-9 * np.abs(values).sum(0)
     reached = np.ones(values.shape[1])  # the observed pattern counts as one, so p is never 0
     for start in range(0, NUM_FLIPS, AT_ONCE):
@@ -239,6 +240,7 @@ def _means(table: pd.DataFrame) -> dict[str, Estimate]:
         means = values.mean(0)
         finite = np.isfinite(means)  # an infinite value has a mean and no interval
         shown = finite if len(values) >= FEWEST else np.zeros_like(finite)
+        # Row 0 of the weights is the sample itself. One product serves all columns of the group.
         draws = iter((redrawn(len(values))[1:] @ values[:, shown]).T)
         for column, mean, is_shown in zip(columns, means, shown, strict=True):
             bounds = interval(next(draws)) if is_shown else None
@@ -291,6 +293,7 @@ def spearman(first: Array, second: Array) -> Array:
     Shapes  [..., M], [..., M] -> [...], leading axes broadcast.
     Raises  ValueError: a value is NaN.
     """
+    # Pearson's correlation of the ranks: the shorter formula by rank differences fails with ties.
     a, b = ((r := ranks(values)) - r.mean(-1, keepdims=True) for values in (first, second))
     size = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
     product = (a * b).sum(-1)
@@ -303,6 +306,8 @@ def resampled(num: int, num_draws: int, seed: int) -> Array:
 
     Shapes  -> [1 + num_draws, num], each row sums to 1.
     """
+    # How often each item is drawn decides a sample's mean, so counts stand for lists of indices: a
+    # mean over all samples is then one matrix product.
     counts = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), num_draws)
     return np.concatenate([np.ones((1, num)), counts]) / num
 

@@ -28,7 +28,7 @@ from harness.results.all_runs import load
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
-NUM_DRAWS, SEED = 2000, 0
+NUM_DRAWS, SEED = 2000, 0  # each draw compares every pair of methods (`ranks`)
 FEWEST = 3  # methods; two always agree or disagree fully
 
 

@@ -21,7 +21,7 @@ from harness.system.text_table import Grid
 
 SUMMARY = ("ratio", "peak_gib", "runtime_s", "ssim", "lpips", "drift_last")
 AGAINST = " (held against)"
-NUM_NAMED = 4  # methods that a note names; above this it counts
+NUM_NAMED = 4  # methods that a note names; it counts the rest
 
 
 def overview(section: Section) -> Iterator[Grid]:
@@ -35,28 +35,24 @@ def overview(section: Section) -> Iterator[Grid]:
         raise UserError("no method has a value of any quantity")
     table = ordered(values, order)[list(columns)]
     words = {"higher": "high", "lower": "low"}
+    fronts = frontiers(section)
     notes = []
-    for each in frontiers(section):
-        axes = [f"{words[QUANTITIES[x].better]} {QUANTITIES[x].title}" for x in each.axes]
-        notes.append(f"{each.title}: {', '.join(axes) or 'nothing that was measured'}")
+    for front in fronts:
+        axes = [f"{words[QUANTITIES[x].better]} {QUANTITIES[x].title}" for x in front.axes]
+        notes.append(f"{front.title}: {', '.join(axes) or 'nothing that was measured'}")
     notes += [f"no {QUANTITIES[name].title}: {why}" for name, why in without.items()]
-    for front in frontiers(section):
+    kept_off: dict[tuple[str, str], list[str]] = {}
+    for front in fronts:
         table[front.title] = ["yes" if name in front.members else "" for name in table.index]
-    notes += _unplaced(section)
+        for name, why in front.unplaced.items():
+            kept_off.setdefault((name, why), []).append(front.title)
+    # A value that many methods lack keeps all of them off the same frontiers, so they share a note.
+    together: dict[str, list[str]] = {}
+    for (name, why), titles in kept_off.items():
+        together.setdefault(f"{why}, so not on {', '.join(titles)}", []).append(name)
+    notes += [f"{listed(names, NUM_NAMED)}: {said}" for said, names in together.items()]
     yield grid(section, f"{section.title}: what no other method beats", table, notes)
     yield _recommended(section)
-
-
-def _unplaced(section: Section) -> list[str]:
-    """Name the methods that a missing value keeps off frontiers."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for front in frontiers(section):
-        for name, why in front.unplaced.items():
-            found.setdefault((name, why), []).append(front.title)
-    together: dict[str, list[str]] = {}
-    for (name, why), titles in found.items():
-        together.setdefault(f"{why}, so not on {', '.join(titles)}", []).append(name)
-    return [f"{listed(names, NUM_NAMED)}: {said}" for said, names in together.items()]
 
 
 def _recommended(section: Section) -> Grid:

@@ -165,6 +165,7 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
         # A bound relative to BF16 is shown with its number.
         number = "" if each.kind == "number" else f" ({shown(each.quantity, limits[each])})"
         found.append(f"{each}{number} excludes {mask.sum()} of {len(values)}{more}{none}")
+    # If nobody is left, the counts alone do not tell which bound to relax.
     if (together > 0).all():
         found = ["no method keeps to all of it", *found, *_nearest(values, limits)]
     return found

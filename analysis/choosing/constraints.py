@@ -14,6 +14,7 @@ from analysis.choosing.frontiers import EPSILON, OF_ITSELF
 from harness.results.quantities import QUANTITIES
 from harness.system.errors import UserError, did_you_mean
 
+# Forms: `peak_gib<=8`, `runtime_s<=1.1x` (times BF16's value), `ssim>=bf16-0.05`.
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 FORM = re.compile(
     rf"\s*(?P<name>\w+)\s*(?P<op><=|>=|<|>)\s*"

@@ -22,7 +22,8 @@ from harness.system.errors import UserError
 
 TOLERANCE = 0.05  # share of the bytes
 DROPS = 1.01  # frames were dropped if `ratio` exceeds `ratio_same` by this factor
-BITS = {"int4": 3.2, "bf16": 1.0}  # frames of a plain window in the bytes of one BF16 frame
+# Frames of a plain window in the bytes of one BF16 frame: 4 bits, and an FP16 scale for 16 values.
+BITS = {"int4": 3.2, "bf16": 1.0}
 POOLS = ("softprune", "soft_prune")  # a pooled frame counts as attended
 FEWEST = 6  # frames: a sink of 3 and a chunk
 PLAIN = ("sliding window", "sink and window")
@@ -111,6 +112,7 @@ def kind(section: Section, name: str) -> str:
     """Name how a method drops frames: plain window, with sink, or other; empty if it keeps all."""
     method = section.methods[name]
     base = name.split()[0]
+    # With a sink of 0, `sink_window_*` is a plain window.
     if base.startswith("sink_window_") and "retention.sink=0" not in method.settings:
         return PLAIN[1]
     if base.startswith(("window_", "sink_window_")):
@@ -145,7 +147,15 @@ def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
     span = f"{low:.2f}x" if low == high else f"{low:.2f}x to {high:.2f}x"
     evicting = [name for name in names if _evicts(kinds[name])]
     absent = [plain for plain in PLAIN if plain not in kinds.values()] if evicting else []
-    missing = tuple(_missing(section, evicting[0], plain) for plain in absent)
+    missing = []
+    for plain in absent:
+        name = evicting[0]
+        if section.is_published:
+            missing.append(f"the study has no {plain} to hold {name} against")
+            continue
+        command = baseline(section.methods[name], cell(section.values, name, "ratio"), plain)
+        how = f"make one with {command}" if command else "no command is known for its size"
+        missing.append(f"{plain} of the size of {name}: none among these; {how}")
     # `values` is ordered by quality, so the first window of a kind is the best one.
     firsts = [next((n for n in kinds if kinds[n] == plain), None) for plain in PLAIN]
     against = [
@@ -156,17 +166,7 @@ def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
         for line in compared(section, qualities[0], name, plain)
     ]
     title = f"{section.title}: {span} less than BF16"
-    return Group(title, values, kinds, tuple(against), missing)
-
-
-def _missing(section: Section, name: str, plain: str) -> str:
-    """Say that a plain window of a method's size is missing, and how to run it."""
-    if section.is_published:
-        return f"the study has no {plain} to hold {name} against"
-    method = section.methods[name]
-    command = baseline(method, cell(section.values, name, "ratio"), plain)
-    how = f"make one with {command}" if command else "no command is known for its size"
-    return f"{plain} of the size of {name}: none among these; {how}"
+    return Group(title, values, kinds, tuple(against), tuple(missing))
 
 
 def baseline(method: Method, ratio: float, plain: str) -> str:

@@ -145,6 +145,7 @@ def _circular(others: pd.DataFrame) -> list[str]:
         f"{shown(key, value)}"
         for key, value in limits.items()
     ]
+    # A method without a value of some tolerance cannot keep to it, so it is not named.
     first = ordered(others, _order(name)).iloc[:3]
     best = ", ".join(map(str, first.index[first[list(limits)].notna().all(axis=1)]))
     return [

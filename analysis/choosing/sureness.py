@@ -25,16 +25,16 @@ def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[
     if len(others) == 1:
         return _of_floor(section, by[0], others[0])
     first, second = others[:2]
-    # Ties in the first quantity are broken by the next, so that one is tested.
-    deciding = next((each for each in by if _differ(section, each, first, second)), None)
-    if deciding is None:
+    # Ties in the first quantity are broken by the next, so the first that differs is tested.
+    for deciding in by:
+        a, b = (cell(section.values, name, deciding) for name in (first, second))
+        # Equal infinities have no finite difference, hence `a != b`. A value that only one of them
+        # has makes the difference NaN, which counts as one.
+        if not (np.isnan(a) and np.isnan(b)) and a != b and not abs(a - b) <= EPSILON:
+            break
+    else:
         return [f"{first} and {second} are equal in all of {', '.join(by)}"]
     return [*compared(section, deciding, first, second), *_of_floor(section, deciding, first)]
-
-
-def _differ(section: Section, quantity: str, first: str, second: str) -> bool:
-    a, b = (cell(section.values, name, quantity) for name in (first, second))
-    return not (np.isnan(a) and np.isnan(b)) and a != b and not abs(a - b) <= EPSILON
 
 
 def compared(section: Section, quantity: str, first: str, second: str) -> list[str]:

@@ -89,6 +89,7 @@ def steps_of_cost(
     None if no other number of steps can run.
     parts: the method, which skips no pass. recached: as in `VideoModel.passes`.
     """
+    # The network is built once: its sizes do not depend on the number of steps.
     counted = network(model)
 
     def planned(timed: VideoModel) -> float:

@@ -25,6 +25,7 @@ def efficiency(section: Section) -> Drawn:
         for x in ("ratio", "runtime_s")
         for y in ("imaging", "ssim")
     ]
+    # Substitutes for missing quantities may give two panels the same axes: one of them is enough.
     shown = {(p.x.title, p.y.title): p for p in found if isinstance(p, Scatter)}
     if not shown:
         return Absent(name, title, "; ".join(p.reason for p in found if isinstance(p, Absent)))

@@ -37,9 +37,12 @@ class Lengths:
 
     def __call__(self, section: Section) -> Panels | Absent:
         """Build the sheet of a section, or explain why there is none."""
-        names = self._names(section)
+        rows_wanted = tables()[self.rows].rows if self.rows else ()
+        names = [name for name in section.methods if name not in section.again]
+        if self.rows:
+            names = [name for name in names if row_of(section, name) in rows_wanted]
         if not any(name != section.reference for name in names):
-            wanted = f" ({listed(tables()[self.rows].rows)})" if self.rows else ""
+            wanted = f" ({listed(rows_wanted)})" if self.rows else ""
             return Absent(self.name, self.title, f"none of its methods is here{wanted}")
         values = section.values.reindex(index=names)
         shown = [
@@ -60,27 +63,15 @@ class Lengths:
         ranked = sign * objectives(section).reindex(index=names)[shown[0]]
         ordered = list(map(str, ranked.sort_values(kind="stable").index))  # NaN sorts last
         panels = [_panel(section, q, ordered) for q in shown]
-        notes = [*self._missing(section, names), *absent, *filter(None, [self.said])]
+        here = {row_of(section, name) for name in names}
+        gone = [row for row in rows_wanted if row not in here]
+        notes = [f"not here: {listed(gone)}"] if gone else []
+        notes += [*absent, *filter(None, [self.said])]
         notes += systems_said(section, shown)
         notes += [section.remarks[q] for q in shown if q in section.remarks]
         rows = [panels[i : i + ACROSS] for i in range(0, len(panels), ACROSS)]
         title = f"{suite_title(section.suite)}: {self.title}"
         return Panels(self.name, rows, title=title, note="; ".join(notes))
-
-    def _names(self, section: Section) -> list[str]:
-        names = [name for name in section.methods if name not in section.again]
-        if not self.rows:
-            return names
-        rows = tables()[self.rows].rows
-        return [name for name in names if row_of(section, name) in rows]
-
-    def _missing(self, section: Section, names: Sequence[str]) -> list[str]:
-        """Name rows of the study's figure that no method here repeats."""
-        if not self.rows:
-            return []
-        here = {row_of(section, name) for name in names}
-        gone = [row for row in tables()[self.rows].rows if row not in here]
-        return [f"not here: {listed(gone)}"] if gone else []
 
 
 def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:

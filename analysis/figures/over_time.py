@@ -17,6 +17,7 @@ from harness.scoring.metrics.signals import Signals
 TRACES = {"memory": "memory over time", "kv": "history (KV) over time"}
 OF_ALL = {"memory": "memory", "kv": "bytes of history"}
 ACROSS = 3  # panels in one row
+SMALL = 0.01  # of a peak: smaller parts of it are summed
 SIGNALS = {each.name: each for each in Signals.quantities}
 
 
@@ -75,10 +76,21 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
         # Allocators change in steps: between two points of a trace the memory stays the same.
         x, y = Axis("seconds of making it"), Axis(f"{OF_ALL[kind]} GiB", "lower")
         return Curves(name, headed, x, y, lines, steps=True, note=section.traced)
-    if kind in section.trace_maxima:
-        return _maxima(section, kind, name)
-    said = section.remarks.get("traces", "no run left a trace (trace/ in its folder)")
-    return Absent(name, title, said)
+    if kind not in section.trace_maxima:
+        said = section.remarks.get("traces", "no run left a trace (trace/ in its folder)")
+        return Absent(name, title, said)
+    # The study published only the largest value of each trace, so there is no line to draw.
+    largest = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
+    bars = [
+        Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
+        for m, x in largest.items()
+        if m in section.methods
+    ]
+    missing = [method for method in section.methods if method not in largest.index]
+    noted = [section.remarks.get("traces", "only the largest values are known")]
+    noted += [f"not there: {listed(missing)}"] if missing else []
+    headed = f"{suite_title(section.suite)}: largest value of {title}"
+    return Bars(name, headed, Axis(f"{OF_ALL[kind]} GiB", "lower"), bars, note="; ".join(noted))
 
 
 def components(section: Section) -> Bars | Absent:
@@ -88,7 +100,15 @@ def components(section: Section) -> Bars | Absent:
     if table.empty or not float(table.to_numpy(float).sum()):
         said = "no component was published" if section.is_published else "no run left a trace"
         return Absent(name, title, said)
-    parts, small = _merged(table)
+    table = table.rename(columns=str)
+    # A part that is small in every method would only crowd the legend, so these are summed.
+    share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
+    total = table.sum().to_dict()
+    large = [part for part, each in share.items() if each >= SMALL]
+    small = [str(part) for part, each in share.items() if 0 < each < SMALL]
+    parts = table[sorted(large, key=lambda part: -total[part])].copy()
+    if small:
+        parts["smaller parts"] = table[small].sum(axis=1)
     # The smallest peak comes first, on top.
     parts = parts.loc[parts.sum(axis=1).sort_values(kind="stable").index]
     bars = [
@@ -100,6 +120,7 @@ def components(section: Section) -> Bars | Absent:
         )
         for method, lengths in zip(parts.index, parts.to_numpy(float), strict=True)
     ]
+    small = [part.replace("_", " ") for part in small]
     noted = [section.traced] + ([f"smaller parts: {', '.join(small)}"] if small else [])
     return Bars(
         name,
@@ -127,36 +148,6 @@ def _lines(
 def _drift_key(section: Section) -> str | None:
     """Return the name of the curve to compare with the study's drift; None without any."""
     return next((each for each in CURVES if each in section.curves), None)
-
-
-def _merged(table: pd.DataFrame, least: float = 0.01) -> tuple[pd.DataFrame, list[str]]:
-    """Keep the large parts, largest first; sum and name those below a share of every peak."""
-    table = table.rename(columns=str)
-    # A part that is small in every method would only crowd the legend.
-    share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
-    total = table.sum().to_dict()
-    large = [part for part, each in share.items() if each >= least]
-    small = [str(part) for part, each in share.items() if 0 < each < least]
-    found = table[sorted(large, key=lambda part: -total[part])].copy()
-    if small:
-        found["smaller parts"] = table[small].sum(axis=1)
-    return found, [part.replace("_", " ") for part in small]
-
-
-def _maxima(section: Section, kind: str, name: str) -> Bars:
-    """Build bars of the largest values, the smallest first."""
-    # The study published only the largest value of each trace, so there is no line to draw.
-    known = _finite(section.trace_maxima[kind]).sort_values(kind="stable")
-    bars = [
-        Bar(str(m), section.methods[str(m)].family, [float(x)], is_reference=m == section.reference)
-        for m, x in known.items()
-        if m in section.methods
-    ]
-    missing = [method for method in section.methods if method not in known.index]
-    said = [section.remarks.get("traces", "only the largest values are known")]
-    said += [f"not there: {listed(missing)}"] if missing else []
-    title = f"{suite_title(section.suite)}: largest value of {TRACES[kind]}"
-    return Bars(name, title, Axis(f"{OF_ALL[kind]} GiB", "lower"), bars, note="; ".join(said))
 
 
 def _finite(values: pd.Series) -> pd.Series:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from analysis.figures.figure import Axis, Bars, Curve, Curves, Figure, Point, Scatter
+from analysis.figures.figure import Axis, Bars, Curves, Figure, Point, Scatter
 from analysis.figures.looks import DASHES, Look, look, part, told_apart
 from analysis.figures.spread import around, ends, shares
 from analysis.figures.words import described
@@ -119,12 +119,25 @@ def _scatter(figure: Scatter) -> tuple[list[Json], Json]:
         "xaxis": _axis(figure.x) | {"range": ends([point.x for point in figure.points])},
         "yaxis": _axis(figure.y) | {"range": ends([point.y for point in figure.points])},
     }
-    return data, {**axes, "shapes": _lines(figure), "height": 460}
+    # Dotted lines: through the reference, and the diagonal.
+    dotted = {"dash": "dot", "width": 1, "color": GREY}
+    shapes: list[Json] = []
+    for point in figure.points:
+        if point.is_reference:
+            across = {"xref": "paper", "x0": 0, "x1": 1, "y0": point.y, "y1": point.y}
+            down = {"yref": "paper", "y0": 0, "y1": 1, "x0": point.x, "x1": point.x}
+            shapes += [{"type": "line", "line": dotted, **line} for line in (across, down)]
+    if figure.diagonal and figure.points:
+        values = [value for p in figure.points for value in (p.x, p.y)]
+        low, high = min(values), max(values)
+        corners = {"x0": low, "y0": low, "x1": high, "y1": high}
+        shapes.append({"type": "line", "line": dotted, **corners})
+    return data, {**axes, "shapes": shapes, "height": 460}
 
 
 def _names(figure: Scatter) -> dict[str, str]:
     """Return the position of every name that fits on a page of usual width, by method."""
-    # A wider page only spreads the points, so names still do not overlap there.
+    # A wider page only spreads the points, so names do not overlap there either.
     points = figure.points
     xs, ys = shares([p.x for p in points]), shares([p.y for p in points])
     marks = [(x * PLOT_PX[0], y * PLOT_PX[1]) for x, y in zip(xs, ys, strict=True)]
@@ -169,23 +182,6 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
     }
 
 
-def _lines(figure: Scatter) -> list[Json]:
-    """Draw dotted lines through the reference, and the diagonal."""
-    dotted = {"dash": "dot", "width": 1, "color": GREY}
-    shapes: list[Json] = []
-    for point in figure.points:
-        if point.is_reference:
-            across = {"xref": "paper", "x0": 0, "x1": 1, "y0": point.y, "y1": point.y}
-            down = {"yref": "paper", "y0": 0, "y1": 1, "x0": point.x, "x1": point.x}
-            shapes += [{"type": "line", "line": dotted, **ends} for ends in (across, down)]
-    if figure.diagonal and figure.points:
-        values = [value for p in figure.points for value in (p.x, p.y)]
-        low, high = min(values), max(values)
-        ends = {"x0": low, "y0": low, "x1": high, "y1": high}
-        shapes.append({"type": "line", "line": dotted, **ends})
-    return shapes
-
-
 # ---- lines -------------------------------------------------------------------------------------
 
 
@@ -193,32 +189,31 @@ def _curves(figure: Curves) -> tuple[list[Json], Json]:
     """Build one trace per method."""
     colours = [(each.name, look(each.family).light) for each in figure.curves]
     dashes = told_apart(colours)
-    ordered = sorted(figure.curves, key=lambda each: each.is_reference)  # drawn last, on top
-    data = [_line(figure, each, dashes[each.name]) for each in ordered]
+    data: list[Json] = []
+    # The reference is drawn last, on top.
+    for curve in sorted(figure.curves, key=lambda each: each.is_reference):
+        of = look(curve.family, curve.is_reference)
+        lengths = () if curve.is_reference else DASHES[dashes[curve.name]]
+        hover = f"<b>{escape(curve.name)}</b><br>{escape(figure.x.title)}: %{{x:.4g}}<br>"
+        data.append({
+            "type": "scatter",
+            # One point makes no line, and would be invisible.
+            "mode": "lines" if len(curve.xs) > 1 else "markers",
+            "name": escape(curve.name),
+            "x": list(curve.xs),
+            "y": list(curve.ys),
+            "hovertemplate": f"{hover}{escape(figure.y.title)}: %{{y:.4g}}<extra></extra>",
+            "meta": _meta(of),
+            "marker": {"color": of.light, "symbol": of.marker, "size": 8},
+            "line": {
+                "color": of.light,
+                "width": 3 if curve.is_reference else 1.8,
+                "dash": ",".join(f"{length:g}px" for length in lengths) or "solid",
+                "shape": "hv" if figure.steps else "linear",
+            },
+        })  # fmt: skip
     height = 400 + 20 * -(-len(data) // 3)  # room for the legend, about three names per line
     return data, {"yaxis": _axis(figure.y), "height": height}
-
-
-def _line(figure: Curves, curve: Curve, dash: int) -> Json:
-    of = look(curve.family, curve.is_reference)
-    lengths = () if curve.is_reference else DASHES[dash]
-    hover = f"<b>{escape(curve.name)}</b><br>{escape(figure.x.title)}: %{{x:.4g}}<br>"
-    return {
-        "type": "scatter",
-        "mode": "lines" if len(curve.xs) > 1 else "markers",
-        "name": escape(curve.name),
-        "x": list(curve.xs),
-        "y": list(curve.ys),
-        "hovertemplate": f"{hover}{escape(figure.y.title)}: %{{y:.4g}}<extra></extra>",
-        "meta": _meta(of),
-        "marker": {"color": of.light, "symbol": of.marker, "size": 8},
-        "line": {
-            "color": of.light,
-            "width": 3 if curve.is_reference else 1.8,
-            "dash": ",".join(f"{length:g}px" for length in lengths) or "solid",
-            "shape": "hv" if figure.steps else "linear",
-        },
-    }
 
 
 # ---- bars --------------------------------------------------------------------------------------
@@ -226,14 +221,20 @@ def _line(figure: Curves, curve: Curve, dash: int) -> Json:
 
 def _bars(figure: Bars) -> tuple[list[Json], Json]:
     """Put the first method on top; one trace per stacked part, or per family for single bars."""
-    data = _stacked(figure) if figure.part_names else _single(figure)
+    data: list[Json] = [] if figure.part_names else _single(figure)
+    for i, name in enumerate(figure.part_names):
+        light, dark, _ = part(i)
+        trace = _bar(
+            figure, [bar.name for bar in figure.bars], [x.parts[i] for x in figure.bars], name
+        )
+        data.append(trace | {"marker": {"color": light}, "meta": {"light": light, "dark": dark}})
     order = [escape(each.name) for each in figure.bars]
     lines = []
     if figure.mark is not None:
         at = {"x0": figure.mark, "x1": figure.mark, "y0": 0, "y1": 1, "yref": "paper"}
-        name = {"text": escape(figure.mark_said), "textposition": "end", "textangle": 0}
+        label = {"text": escape(figure.mark_said), "textposition": "end", "textangle": 0}
         line = {"dash": "dot", "width": 1.5, "color": GREY}
-        lines = [{"type": "line", "line": line, "label": name, **at}]
+        lines = [{"type": "line", "line": line, "label": label, **at}]
     layout = {
         "barmode": "stack",
         "height": 140 + 20 * len(order),
@@ -246,16 +247,6 @@ def _bars(figure: Bars) -> tuple[list[Json], Json]:
         },
     }
     return data, layout
-
-
-def _stacked(figure: Bars) -> list[Json]:
-    found = []
-    for i, name in enumerate(figure.part_names):
-        light, dark, _ = part(i)
-        values = [bar.parts[i] for bar in figure.bars]
-        found.append(_bar(figure, [bar.name for bar in figure.bars], values, name))
-        found[-1] |= {"marker": {"color": light}, "meta": {"light": light, "dark": dark}}
-    return found
 
 
 def _single(figure: Bars) -> list[Json]:

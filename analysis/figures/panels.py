@@ -51,6 +51,7 @@ class Room:
 @lru_cache(maxsize=4096)
 def width_of(words: str, size: float = NAME_PT) -> float:
     """Return the width of a text in points, with some slack for other fonts."""
+    # SVG holds text, not outlines, so the viewer's font may be wider than the one measured here.
     return 1.06 * float(TextPath((0, 0), words, size=size).get_extents().width) if words else 0.0
 
 
@@ -58,6 +59,7 @@ def room(figure: Figure, is_named: bool = True) -> Room:
     """Compute the space of a panel; is_named: bars show their names."""
     if isinstance(figure, Bars):
         names = max((width_of(bar.name) for bar in figure.bars), default=0.0)
+        # The legend below has three names in a line.
         parts = 14.0 * -(-len(figure.part_names) // 3)
         height = max(40.0, BAR_PT * len(figure.bars))
         return Room(SIDE_PT, height, (names if is_named else 0) + 12, 34, 40 + parts)
@@ -70,6 +72,7 @@ def room(figure: Figure, is_named: bool = True) -> Room:
     # Names stand in a column at the right, so the widest one decides.
     names = max((width_of(point.name) for point in named), default=0.0)
     height = max(SIDE_PT, LINE_PT * len(named))
+    # The legend below has four families in a line.
     legend = 0.0 if figure.label_all else 13.0 * -(-len(_families(figure)) // 4)
     return Room(1.1 * SIDE_PT, height, 52, names + GAP_PT + 8, 42 + legend)
 

@@ -31,12 +31,12 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.7,
     "axes.edgecolor": "#555555",
     "hatch.linewidth": 0.6,
-    "svg.fonttype": "none",
+    "svg.fonttype": "none",  # text stays text instead of outlines
     # matplotlib salts ids at random by default, which would change the bytes.
     "svg.hashsalt": "video-kv-bench",
-    "pdf.fonttype": 42,
-    "text.parse_math": False,
-    "axes.formatter.useoffset": False,
+    "pdf.fonttype": 42,  # TrueType, which publishers take; the default is Type 3
+    "text.parse_math": False,  # a `$` in a prompt or a name is a dollar
+    "axes.formatter.useoffset": False,  # ticks show whole values, not offsets to a number aside
 }
 
 

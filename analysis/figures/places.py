@@ -108,6 +108,7 @@ def systems_said(section: Section, quantities: Sequence[str]) -> list[str]:
     if section.phases and any(each in TIMES for each in quantities):
         found.append(f"seconds: {section.phases}")
     builds = {name: method.build for name, method in section.methods.items()}
+    # Without BF16 the first method stands for the usual program.
     own = builds[section.reference or next(iter(builds))] if builds else ""
     others = [name for name, build in builds.items() if build != own]
     if others and any(each in (*TIMES, "peak_gib") for each in quantities):
@@ -140,7 +141,7 @@ def _note(
     ]
     if of.size and points[0].size is None:
         said.append(f"all of one size: no {QUANTITIES[of.size].title}")
-    # No method disappears without a word.
+    # Methods that cannot be shown are named, so that none is missing unnoticed.
     gone = [str(name) for name in values.index if all(name != p.name for p in points)]
     if gone:
         said.append(f"not shown, for want of a finite value: {listed(gone)}")

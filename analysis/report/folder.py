@@ -65,7 +65,7 @@ def refuse_others(out: Path) -> None:
     if not found and not any(out.iterdir()):
         return
     listed: set[str] = set()
-    # Anything unreadable is somebody else's folder.
+    # A folder whose list cannot be read is not taken for a report.
     with suppress(OSError, ValueError, LookupError, TypeError):
         content = json.loads((out / MARKER).read_text())
         if content["made_by"] == MADE_BY:
@@ -108,7 +108,7 @@ def _swap(whole: Path, out: Path, earlier: Path) -> None:
     out.rename(earlier)
     try:
         whole.rename(out)
-    except BaseException:
+    except BaseException:  # Ctrl-C between the renames too must leave the earlier report
         earlier.rename(out)
         raise
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 LONGEST = 80  # letters of a slug
-RESERVED = {"con", "prn", "aux", "nul", "index"}  # Windows knows these as devices
+# Windows takes the first four for devices, and a server shows `index` in place of its folder.
+RESERVED = {"con", "prn", "aux", "nul", "index"}
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:

@@ -87,6 +87,7 @@ def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
         }
         named = [run.videos.assign(method=name) for name, run in runs.items() if len(run.videos)]
         videos = pd.DataFrame(columns=["method", *OF_VIDEOS, "mp4"])
+        # `concat` refuses an empty list: no run left a video or a failure.
         if named:
             videos = pd.concat(named, ignore_index=True)
         filmed = sorted(videos.loc[videos["mp4"].astype(bool), "prompt_index"].unique())

@@ -22,6 +22,7 @@ Files = Mapping[tuple[str, int, int], str]  # path by method, prompt and sample
 # Videos that play at first: about twelve of 480x832, or all small ones.
 MOST_PIXELS = 12 * 480 * 832
 NARROW, WIDE = 200, 420  # bounds of a tile's initial width in CSS pixels
+STEP = 20  # of the slider that changes this width
 
 
 def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) -> str:
@@ -59,7 +60,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
         fps=fps,
         frames=frames,
         shape=f"{width} / {height}",
-        width=min(WIDE, max(NARROW, width // 2 // 20 * 20)),
+        width=min(WIDE, max(NARROW, width // 2 // STEP * STEP)),
         methods=[{"name": x, "slug": cards[x], "is_shown": x in few} for x in names],
         tiles=tiles,
         before=_beside(part, indices[:place][-1:]),

@@ -52,11 +52,23 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
     for run in part.runs.values():
         for metric, said in run.versions.items():
             versions.setdefault(metric, {}).update(dict.fromkeys(said))
+    missing = [f"{title}: {why}" for title, why in part.numbers.missing.items()]
+    # BF16 has no distance to itself; that is no gap in the results.
+    missing += [
+        f"{name}: {quantity.title}, {cell.said}"
+        for quantity in part.numbers.quantities
+        for name, cells in part.numbers.cells.items()
+        if (cell := cells[quantity.name]).text == NONE and name != part.section.reference
+    ]
+    missing += [x for group in part.groups for x in group.absent]
+    missing += [f"{name}: {x}" for name, run in part.runs.items() for x in run.problems]
+    without = {name: run.made - run.mp4s for name, run in part.runs.items()}
+    missing += [f"{name}: {num} videos without an MP4" for name, num in without.items() if num]
     return {
         "id": part.key,
         "title": part.section.title,
         "facts": list(facts.items()),
-        "missing": _missing(part),
+        "missing": [*missing, *part.section.notes],
         "versions": [(metric, "; ".join(said)) for metric, said in versions.items()],
         "runs": [
             {
@@ -72,20 +84,3 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
             for name, method in part.section.methods.items()
         ],
     }
-
-
-def _missing(part: Part) -> list[str]:
-    """List missing values, figures and videos with their reasons."""
-    found = [f"{title}: {why}" for title, why in part.numbers.missing.items()]
-    # BF16 has no distance to itself; that is no gap in the results.
-    found += [
-        f"{name}: {quantity.title}, {cell.said}"
-        for quantity in part.numbers.quantities
-        for name, cells in part.numbers.cells.items()
-        if (cell := cells[quantity.name]).text == NONE and name != part.section.reference
-    ]
-    found += [x for group in part.groups for x in group.absent]
-    found += [f"{name}: {x}" for name, run in part.runs.items() for x in run.problems]
-    without = {name: run.made - run.mp4s for name, run in part.runs.items()}
-    found += [f"{name}: {num} videos without an MP4" for name, num in without.items() if num]
-    return found + list(part.section.notes)

@@ -69,6 +69,7 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
             "version of the harness": code_version(),
             "videos": mp4s,
         }
+        # Functions instead of texts: each page is rendered when it is written, and then forgotten.
         made: list[tuple[str, Callable[[], str]]] = [
             *(
                 (

@@ -82,6 +82,7 @@ def values_of(rows: pd.DataFrame) -> pd.DataFrame:
     }
     found = pd.DataFrame(known, index=rows.index, dtype=float)
     if {"num_pixel_frames", "fps"} <= set(rows):
+        # Time per second of video compares runs of different lengths.
         seconds = rows["num_pixel_frames"].astype(float) / rows["fps"].astype(float)
         found["seconds_ratio"] = rows["generate_s"].astype(float) / seconds
     return found

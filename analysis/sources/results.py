@@ -122,6 +122,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
 
     damaged: notes on runs that could not be read.
     """
+    # BF16 is its own reference.
     base = next((run for run in runs if run.run_id == run.reference_id), None)
     again = [run for run in runs if base and _is_again(run, base)]
     # A different attention backend sums in another order, which shows the noise floor.
@@ -136,6 +137,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
     }
     named = {names[run.run_id]: run for run in ordered}
     videos = pd.concat([_videos(key, run) for key, run in named.items()])
+    # Not a quantity: all runs of a section have one length.
     seconds = videos.pop("seconds_generated").dropna()
     curves = {}
     for key, column in WINDOWS.items():
@@ -227,6 +229,7 @@ def _method(name: str, run: LoadedRun) -> Method:
     source = str(settings.get("source") or "")
     row = ROW.search(source)  # a method of ours names no row
     failed = run.rows[run.rows["failure"].notna()]
+    # Videos that failed alike share a line with their number.
     causes = (failed["failure"] + ": " + failed["failure_reason"].fillna("")).value_counts()
     why_missing = (
         {key: reason(made, source) for key, source in SOURCES.items()} if len(made) else {}

@@ -41,6 +41,7 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
     )
     if not stems:
         return Traced()
+    # All methods show the same video, so that their traces compare.
     stem = min(stems, key=lambda each: (-stems[each], each))  # of equals the first prompt
     tables, damaged = {}, []
     for name, folder in folders.items():

@@ -133,6 +133,7 @@ def unpaired(table: Table, source: Source) -> str:
 
 def titled(table: Table, before: str, *sections: Section) -> str:
     """Return a table's title: its number, its caption and its source."""
+    # The study numbers its tables (`2`, `A1`); a longer id is a word.
     number = f"Table {table.id}" if len(table.id) <= 2 else table.id
     caption = before + table.caption
     of = ["published study" if each.is_published else each.title for each in sections]

@@ -47,6 +47,7 @@ def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
         if found.empty:
             yield section.remarks.get("traces") or f"no run of {section.suite} has a trace"
             continue
+        # In the study's order, whatever order the source has.
         found = found[[kind for kind in KINDS if kind in found]]
         least = min(found.max())  # the smallest kind still shows three digits
         decimals = max(3, 2 - math.floor(math.log10(least))) if least > 0 else 3

@@ -17,24 +17,19 @@ def names_of(table: Table, section: Section) -> list[str]:
         by = presets()["presets"][table.sort]["by"]
         names = list(map(str, ordered(objectives(section), by).index))
     else:
-        names = _listed(table, section)
-    # They are no methods of the table, so they stand apart from its order.
+        by_row: dict[str, list[str]] = {}
+        for name in section.methods:
+            if name not in section.again:
+                by_row.setdefault(row_of(section, name), []).append(name)
+        names = []
+        for row in table.rows:
+            # A row that no method repeats is shown by its own name, in tables of absent rows.
+            names += by_row.pop(row, [row] if table.absent else [])
+        if table.others or not section.is_published:
+            names += [name for others in by_row.values() for name in others]
+    # Reruns are no methods of the table, so they stand apart from its order.
     at = names.index(section.reference) + 1 if section.reference in names else 0
     return [*names[:at], *section.again, *names[at:]]
-
-
-def _listed(table: Table, section: Section) -> list[str]:
-    by_row: dict[str, list[str]] = {}
-    for name in section.methods:
-        if name not in section.again:
-            by_row.setdefault(row_of(section, name), []).append(name)
-    found = []
-    for row in table.rows:
-        # A row that no method repeats is shown by its own name, in tables of absent rows.
-        found += by_row.pop(row, [row] if table.absent else [])
-    if table.others or not section.is_published:
-        found += [name for names in by_row.values() for name in names]
-    return found
 
 
 def row_of(section: Section, name: str) -> str:

@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="what must hold: 'peak_gib<=8', 'runtime_s<=1.1x' (times BF16's), "
         "'ssim>=bf16-0.05'; may be repeated",
     )  # fmt: skip
+    # A preset brings an order of its own, and a frontier of the study its axes.
     order = parser.add_mutually_exclusive_group()
     order.add_argument("--best", metavar="QUANTITY", help="the best of this first")
     order.add_argument(

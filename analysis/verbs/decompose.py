@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.decomposition.chains import PETA, REST, Chain, Factor, chain, chains, factors, flops
@@ -43,6 +43,7 @@ def run(words: argparse.Namespace) -> int:
     Raises  UserError: there is no such chain.
     """
     chosen = [chain(words.chain)] if words.chain else list(chains().values())
+    # The counted factors need no runs, so it is no error if there are none.
     try:
         read: Sequence[Section] = sections(Path(words.results))
         none = ""
@@ -136,21 +137,21 @@ def _measured(of: Chain, setting: Setting) -> Grid:
         ]
         for each in setting.found
     ]
-    notes = [MEASURED_NOTE, *_notes(of, setting)]
-    header = ["part", "TFLOP", "factor", "seconds", "factor", "n", "run"]
-    return Grid(f"{of.title}, as run: {setting.title}", header, lines, notes, words=(0, 6))
-
-
-def _notes(of: Chain, setting: Setting) -> Iterator[str]:
-    """Warn of untrained weights, and give the settings of missing runs."""
+    notes = [MEASURED_NOTE]
     # Policies decide by features of the network, which random weights make arbitrary.
     weights = {
         each.method.request.model["weights"] for each in setting.found if each.method.request
     }
     if weights & {"seeded", "random"}:
-        yield "untrained weights: videos are noise, and which steps a policy skips means little"
-    for link in setting.missing:
-        yield f"no run of {link.part}: its settings are {' '.join(link.words)}"
+        notes.append(
+            "untrained weights: videos are noise, and which steps a policy skips means little"
+        )
+    notes += [
+        f"no run of {link.part}: its settings are {' '.join(link.words)}"
+        for link in setting.missing
+    ]
+    header = ["part", "TFLOP", "factor", "seconds", "factor", "n", "run"]
+    return Grid(f"{of.title}, as run: {setting.title}", header, lines, notes, words=(0, 6))
 
 
 def _bounds(each: Factor | Measured) -> str:

@@ -32,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Write the report, and print its path and the number of its pages and videos."""
+    # Imported late, so that `--help` does not wait for them.
     from analysis.report import folder
     from analysis.report.progress import slow
     from analysis.report.write import write

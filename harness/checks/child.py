@@ -33,10 +33,13 @@ def judged(
     this subject are skipped. Another child checks the other subjects.
     """
     todo = dict(configs)
+    # A child checks subjects until it ends. One that dies costs the rest of its current subject,
+    # and the next child goes on.
     while todo:
         process, reports = _start(group, todo)
         name, contract, since = next(iter(todo)), "starts", time.perf_counter()
         try:
+            # The limit is for one contract: each begins with a report, which starts the limit anew.
             while (line := reports.get(timeout=limit_s)) is not None:
                 with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
                     report = json.loads(line)
@@ -59,7 +62,7 @@ def judged(
                 f"it took longer than {limit_s:g} s and was ended: run.timeout_s=<seconds> sets "
                 "another limit"
             )
-        finally:
+        finally:  # also if the caller stops reading
             process.kill()
             process.wait()
         if todo:  # the child ended before it had finished the current subject

@@ -78,6 +78,7 @@ def _token_bytes(session: Session, layer: TokenLayer) -> float:
     spec = replace(session.spec, num_layers=1)
     beside = (layer.held.count is not None) + (layer.held.note is not None)
     token_bytes = frame_bytes(session.method, spec, DTYPE) / spec.tokens_per_frame
+    # Counts and notes are fp32, one for each token of each head.
     token_bytes += 4 * beside * spec.kv_heads
     queries = 0
     if layer.newest is not None:

@@ -78,6 +78,7 @@ def _check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
     """Raise Wrong if a column is missing or has another type."""
     if missing := [name for name in expected.names if name not in found.names]:
         raise Wrong(f"{path.name} has other columns than this harness writes ({missing[0]}, ...)")
+    # The order of columns does not matter, since rows are read by name.
     for column in expected:
         if found.field(column.name).type != column.type:
             raise Wrong(

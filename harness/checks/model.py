@@ -144,6 +144,7 @@ def its_latents_can_be_decoded(subject: ModelSubject) -> str:
     """Two small latent frames can be decoded, and a picture encoded if the decoder can do that."""
     model = subject.model
     generator = torch.Generator().manual_seed(0)
+    # Two frames: the first one may give fewer pixel frames than the others.
     latents = torch.randn(2, model.dims.latent_channels, *SMALL, generator=generator)
     frames = [frame.shape for frame in model.decoder.decode(latents)]
     num_frames, (_, height, width, _) = sum(shape[0] for shape in frames), frames[0]

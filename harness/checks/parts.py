@@ -59,8 +59,10 @@ def demand_fit(
     sized(method, spec, model.loop.histories(num_frames)[0]).check(spec)
     integration.check(spec, method)
     model.loop.check(integration, method, model.decoder, model.guidance)
+    # Called only because it raises for a length or chunk that the order of passes cannot split.
     model.loop.parts(0, num_frames, model.chunk_frames)
     if method.reuse is not None:
+        # The first chunk may have other steps than the rest, so the fewer of both must do.
         method.reuse.check(min(len(model.schedule.times(first)) for first in (True, False)))
 
 

@@ -24,8 +24,14 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     """
     known_command.is_known.cache_clear()  # a user's files may have changed since the last check
     folders = runs(roots)
+    watched: Iterable[Path] = folders
+    if sys.stderr.isatty():  # hashing many files takes long
+        from rich.console import Console
+        from rich.progress import track
+
+        watched = track(folders, "checking", console=Console(stderr=True), transient=True)
     reports, wrong = [], 0
-    for folder in _watched(folders):
+    for folder in watched:
         report = examine(folder, own)
         reports.append(report)
         for finding in report.findings:
@@ -33,7 +39,12 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     for problem in (*_twice(reports), *_wide(roots, folders)):
         print(problem)
         wrong += 1
-    for note in (*_unfinished(roots), *mixed(reports)):
+    for path in sorted({path.absolute() for root in roots for path in stale(root)}):
+        print(
+            f"note: {shown(path)} was left by a process that was killed; nothing reads it, and the "
+            "next command on this folder removes it"
+        )
+    for note in mixed(reports):
         print(f"note: {note}")
     states = Counter(report.state for report in reports)
     print(
@@ -91,23 +102,3 @@ def _wide(roots: Sequence[Path], folders: Sequence[Path]) -> Iterator[str]:
                 f"{shown(path)}: {wrong}; type `{rm_command([path])}` to fix it, and the "
                 "next command on these results writes it anew"
             )
-
-
-def _unfinished(roots: Sequence[Path]) -> Iterator[str]:
-    """Yield a message for each unfinished file of a killed process."""
-    left = sorted({path.absolute() for root in roots for path in stale(root)})
-    for path in left:
-        yield (
-            f"{shown(path)} was left by a process that was killed; nothing reads it, and the next "
-            "command on this folder removes it"
-        )
-
-
-def _watched(folders: Sequence[Path]) -> Iterable[Path]:
-    """Return the folders; on a terminal, show progress, since hashing many files takes long."""
-    if not sys.stderr.isatty():
-        return folders
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(folders, "checking", console=Console(stderr=True), transient=True)

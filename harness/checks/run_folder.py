@@ -248,7 +248,13 @@ class _Folder:
         asked, rows = self._asked(), {key(row): row["failure"] for row in self.rows}
         failed = Counter(rows[each] for each in asked if rows.get(each) is not None)
         made = {each for each in asked if each in rows and rows[each] is None}
-        scored = {each for each in made if each in self.scores and not self._scored_early(each)}
+        scored = set()
+        for each in made & self.scores.keys():
+            score = self.scores[each]
+            # A video that was scored before its reference video existed lacks scores against it.
+            is_early = score["reference_frames_sha256"] is None
+            if not (is_early and each in (self._made_by(score["reference_run_id"]) or ())):
+                scored.add(each)
         counts = [f"{len(made)} of {len(asked)} videos made", f"{len(scored)} scored"]
         if failed:
             causes = ", ".join(f"{count} {cause}" for cause, count in sorted(failed.items()))
@@ -291,18 +297,13 @@ class _Folder:
             if not manifest.is_below(name):
                 yield Finding(f"{manifest.MANIFEST} names {name}, outside the run", "nothing")
             elif wrong := tables.digest_difference(path, digest):
+                # A trace is written with its video only, so the video has to go with it.
                 remove = [path] if path.parent.name != "trace" else [path, self._frames(path.stem)]
                 yield Finding(f"{name}: {wrong}", self._fix(remove, asked))
 
     def _frames(self, stem: str) -> Path:
         """Return a path with suffix `.*` for all files of a video; see `rm_command`."""
         return self.folder / "videos" / f"{stem}.*"
-
-    def _scored_early(self, video: Key) -> bool:
-        """Whether a video was scored before its reference video existed."""
-        score = self.scores[video]
-        made = self._made_by(score["reference_run_id"])
-        return score["reference_frames_sha256"] is None and video in (made or ())
 
     def _made_here(self) -> set[Key]:
         return {key(row) for row in self.rows if row["failure"] is None}

@@ -23,6 +23,7 @@ NOT_STORED = ("active", "scratch", "in_use")  # components of a trace that are n
 def request_differences(row: Row, run: Run) -> Iterator[str]:
     """Yield how a row differs from the run's request."""
     index, sample = key(row)
+    # The seed is that of `Run.items`, which has only the prompts of the newest request.
     expected = {
         "seed": run.seed + index + SAMPLE_SEED_STEP * sample,
         "suite": run.suite.name,
@@ -101,6 +102,7 @@ def byte_problems(row: Row, trace: Path) -> Iterator[str]:
     if empty := [name for name in measured if row[name] is None]:
         yield f"its row has no {', '.join(empty)}"
         return
+    # Codes are a part of what is stored, and the peak includes it.
     if not row["kv_nominal_bytes"] <= stored <= row["kv_peak_bytes"]:
         sizes = [row[f"kv_{name}_bytes"] for name in ("nominal", "stored", "peak")]
         yield f"its KV bytes do not grow from nominal to stored to peak (found {sizes})"

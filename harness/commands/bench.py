@@ -63,7 +63,7 @@ def read(words: Sequence[str]) -> tuple[list[str], Options]:
     rest = iter(words)
     for word in rest:
         if word == "--out":
-            folder = next(rest, "--")
+            folder = next(rest, "--")  # at the end of the line: refused like a missing folder
             if not folder or folder.startswith("--"):
                 raise UserError("bench --out: name the folder for the files, --out <folder>")
             out = Path(folder)

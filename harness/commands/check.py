@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> int:
     limit_s = execution(next(iter(configs.values()))["run"]).timeout_s
     if limit_s is None and group == "method":  # no limit for models: reading files may take long
         limit_s = LIMIT_S
-    printed = None
+    printed = None  # the name over the lines of several subjects, once for each
     for name, verdict in judged(group, configs, limit_s):
         if len(configs) > 1 and name != printed:
             print(f"{name}:")

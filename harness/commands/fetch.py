@@ -41,22 +41,11 @@ python -m harness fetch prompts [suite=NAMES] [data_dir=FOLDER]
 def main(words: Sequence[str]) -> int:
     """Download missing files; exit code 0 if all requested files are there at the end, else 2."""
     own, rest = own_folder(words)
-    what, settings = _parsed(rest)
-    place = _place(settings, own)
-    if what == "weights":
-        chosen = wanted_weights(_names(settings, "metrics"), _names(settings, "model"), place)
-    else:
-        chosen = wanted_prompts(_names(settings, "suite"), place)
-    return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
-
-
-def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return what to fetch (weights or prompts), and the settings by name."""
-    what = next((word for word in words if "=" not in word), "")
+    what = next((word for word in rest if "=" not in word), "")
     if what not in WORDS:
-        raise UserError(f"fetch {' '.join(words)}: choose fetch {' or fetch '.join(WORDS)}")
+        raise UserError(f"fetch {' '.join(rest)}: choose fetch {' or fetch '.join(WORDS)}")
     settings = {}
-    for word in words:
+    for word in rest:
         name, equals, value = word.partition("=")
         if word == what:
             continue
@@ -64,23 +53,9 @@ def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:
             known = ", ".join(f"{name}=..." for name in WORDS[what])
             raise UserError(f"fetch {what} takes no {word}: choose among {known}")
         settings[name] = value
-    return what, settings
-
-
-def _names(settings: Mapping[str, str], name: str) -> list[str]:
-    """Split a setting into names: one name, a,b or [a,b]."""
-    listed = settings.get(name, "").strip("[]").split(",")
-    return list(dict.fromkeys(filter(None, (each.strip() for each in listed))))
-
-
-def _place(settings: Mapping[str, str], own: Path | None) -> Place:
-    """Return the destination and the source of files; create a named data folder if missing.
-
-    Raises  UserError: the folder cannot be created.
-    """
     data_dir = settings.get("data_dir")
-    named = data_dir or os.environ.get("HARNESS_DATA")
-    if named:
+    # A folder that was named is made; the default one need not be writable.
+    if named := data_dir or os.environ.get("HARNESS_DATA"):
         try:
             Path(named).expanduser().mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,7 +63,18 @@ def _place(settings: Mapping[str, str], own: Path | None) -> Place:
                 f"cannot make the data folder {named} ({error.strerror}): type data_dir=<a folder "
                 "you may write>"
             ) from error
-    return Place(data_dir, data_folder(data_dir)[0].absolute(), settings.get("fetch.base"), own)
+    place = Place(data_dir, data_folder(data_dir)[0].absolute(), settings.get("fetch.base"), own)
+    if what == "weights":
+        chosen = wanted_weights(_names(settings, "metrics"), _names(settings, "model"), place)
+    else:
+        chosen = wanted_prompts(_names(settings, "suite"), place)
+    return _fetch(chosen, place.folder / what, shlex.join(["fetch", *words]))
+
+
+def _names(settings: Mapping[str, str], name: str) -> list[str]:
+    """Split a setting into names: one name, a,b or [a,b]."""
+    listed = settings.get(name, "").strip("[]").split(",")
+    return list(dict.fromkeys(filter(None, (each.strip() for each in listed))))
 
 
 def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,26 +58,27 @@ def wanted_weights(metrics: Sequence[str], models: Sequence[str], place: Place) 
     if not metrics and not models:
         chosen = list(known.values())
     else:
-        uses = _uses("metrics", metrics, place.own)
-        of_models = [
-            entry for model in models for entry in _entries_of_model(model, known.values(), place)
+        # `used_by` of an entry may write a metric as vbench/x or as vbench_x.
+        uses = {name.replace("/", "_") for name in _uses("metrics", metrics, place.own)}
+        of_models: list[Entry] = []
+        for model in models:
+            _check("model", [model], list(choices("model", place.own)))
+            with composing(place.own) as composer:
+                config = composer.resolved([f"model={model}"])["model"]
+            # A model needs the files whose paths its configuration names.
+            found = read_by(config, known.values(), place.folder)
+            if not found:
+                raise UserError(
+                    f"conf/weights describes no file of model={model}: README says where its "
+                    "weights are from, and python -m harness ls weights lists what is described"
+                )
+            of_models += found
+        chosen = [
+            entry
+            for entry in known.values()
+            if entry in of_models or any(use.replace("/", "_") in uses for use in entry.used_by)
         ]
-        chosen = [entry for entry in known.values() if _is_used(entry, uses) or entry in of_models]
     return [_wanted(entry, file, place) for entry in chosen for file in entry.files]
-
-
-def _entries_of_model(name: str, known: Iterable[Entry], place: Place) -> list[Entry]:
-    """Return the entries whose files a model's configuration reads."""
-    _check("model", [name], list(choices("model", place.own)))
-    with composing(place.own) as composer:
-        config = composer.resolved([f"model={name}"])["model"]
-    found = read_by(config, known, place.folder)
-    if not found:
-        raise UserError(
-            f"conf/weights describes no file of model={name}: README says where its "
-            "weights are from, and python -m harness ls weights lists what is described"
-        )
-    return found
 
 
 def wanted_prompts(suites: Sequence[str], place: Place) -> list[Wanted]:
@@ -153,12 +154,6 @@ def _parts(source: Path, group: str, folder: PurePosixPath) -> Iterator[str]:
                 absolute = bare.startswith(f"/{group}/")
                 # Hydra resolves relative names against the folder of the file that has the list.
                 yield bare.removeprefix(f"/{group}/") if absolute else str(folder / bare)
-
-
-def _is_used(entry: Entry, names: set[str]) -> bool:
-    """Whether an entry is used by one of these metrics; vbench/x and vbench_x are the same."""
-    flat = {name.replace("/", "_") for name in names}
-    return any(use.replace("/", "_") in flat for use in entry.used_by)
 
 
 def _check(group: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -68,6 +68,7 @@ def main(words: Sequence[str]) -> int:
 
 def _metrics(folder: Path | None) -> int:
     """Print the metrics, each with its columns, their direction, and the weights it needs."""
+    # Imported late: only these two lists build metrics, which imports torch.
     from harness.config.compose import composing
     from harness.scoring.score import built
 

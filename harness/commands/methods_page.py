@@ -106,7 +106,12 @@ def page(all_facts: Iterable[Facts]) -> str:
         for family, methods in groupby(by_family, key=lambda f: f.family):
             level = "###" if integration else "##"
             text += f"\n{level} {_title(family or 'other')}\n\n{HEAD}"
-            text += "".join(_row(method) for method in methods)
+            for each in methods:
+                link = r"[arXiv \1](https://arxiv.org/abs/\1)"
+                source = re.sub(r"arXiv (\d{4}\.\d{5})", link, each.source)
+                cells = (f"`{each.name}`", bits(each), ratio(each), source, each.description)
+                # A bar in a text would begin another cell.
+                text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     return text
 
 
@@ -136,12 +141,6 @@ def main(words: Sequence[str]) -> int:
     PAGE.write_text(page(facts()))
     print(PAGE)
     return 0
-
-
-def _row(facts: Facts) -> str:
-    source = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", facts.source)
-    cells = (f"`{facts.name}`", bits(facts), ratio(facts), source, facts.description)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 def _title(words: str) -> str:

@@ -201,6 +201,7 @@ def _show_rows(jobs: Sequence[Job]) -> bool:
         selected.append(own[mask])
     for section in sections([rows for rows in selected if len(rows)]):
         print_section(section)
+    # A sweep over `results_dir` fills several folders, each with a wide table of its own.
     roots = dict.fromkeys(Path(job.results_dir) for job in jobs if job.results_dir)
     written = [root for root in roots if _write_wide(root)]
     for path in (*(root / all_runs.WIDE for root in written), *wanted):

@@ -41,7 +41,15 @@ def main(words: Sequence[str]) -> int:
     Exit code 1: none of the metrics can run here; 2: something that the user can fix.
     """
     own, words = own_folder(words)
-    settings = [_listed(word) for word in words if "=" in word]
+    settings = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        # To Hydra a comma means a sweep, which this command does not have: metrics=psnr,ssim is
+        # passed on as metrics=[psnr,ssim].
+        if name == "metrics" and "," in value and "[" not in value:
+            word = f"{name}=[{value}]"
+        if equals:
+            settings.append(word)
     roots = [Path(word) for word in words if "=" not in word]
     if not roots or any(str(root).startswith("-") for root in roots):
         raise UserError(f"no folder of results to score: {USAGE.splitlines()[0]}")
@@ -61,13 +69,6 @@ def main(words: Sequence[str]) -> int:
         raise UserError(
             f"cannot go on: {error}; finished videos are kept, type the same again"
         ) from error
-
-
-def _listed(word: str) -> str:
-    """Turn metrics=psnr,ssim into metrics=[psnr,ssim]."""
-    # To Hydra a comma means a sweep, which this command does not have.
-    name, _, value = word.partition("=")
-    return f"{name}=[{value}]" if name == "metrics" and "," in value and "[" not in value else word
 
 
 def _run(folder: Path, metrics: dict[str, Any], own: Path | None) -> Run:

@@ -18,6 +18,7 @@ def data_folder(configured: str | None) -> tuple[Path, bool]:
     if not named:
         return CACHE, False
     folder = Path(named).expanduser()
+    # A named folder that is missing is a typing error; the cache is made when it is needed.
     if not folder.is_dir():
         raise UserError(
             f"the data folder {folder} does not exist or is no folder: create it with "

@@ -183,7 +183,16 @@ def _finish(url: str, target: Target) -> None:
         if target.member:
             whole = target.path.with_name(f"{target.path.name}.part")
             _unpack(url, target, whole)
-        _settle(url, target, whole)
+        found, nbytes = sha256(whole), whole.stat().st_size
+        # A file without a published checksum has an empty `start`, and only its size can be
+        # compared.
+        if not found.startswith(target.start):
+            raise Mismatch(url, found, target.said)
+        if not target.start and target.bytes not in (None, nbytes):
+            raise Mismatch(url, found, f"and {nbytes} bytes, expected {target.bytes}")
+        with _writing(target):
+            into_place(whole, target.path)
+        file_hashes.remember(target.path, found)
     except Mismatch:
         forget(target.part)
         raise
@@ -210,19 +219,6 @@ def _unpack(url: str, target: Target, whole: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         said = f"expected a zip with {target.member} ({' '.join(map(str, error.args))})"
         raise Mismatch(url, sha256(target.part), said) from error
-
-
-def _settle(url: str, target: Target, whole: Path) -> None:
-    """Verify a complete file and move it to its place."""
-    found, nbytes = sha256(whole), whole.stat().st_size
-    # A file without a published checksum has an empty `start`, and only its size can be compared.
-    if not found.startswith(target.start):
-        raise Mismatch(url, found, target.said)
-    if not target.start and target.bytes not in (None, nbytes):
-        raise Mismatch(url, found, f"and {nbytes} bytes, expected {target.bytes}")
-    with _writing(target):
-        into_place(whole, target.path)
-    file_hashes.remember(target.path, found)
 
 
 @contextmanager

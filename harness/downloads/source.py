@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -161,7 +160,10 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
 
 def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
     """Return the reply with its offset: servers without Range send the whole file."""
-    tag = _tag(answer.headers)
+    # A validator that If-Range accepts. A weak ETag (W/"...") promises the same meaning, not the
+    # same bytes, so the date of the last change stands in for it.
+    etag = answer.headers.get("ETag", "")
+    tag = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
     # 206 with a range that can be read: the stream begins at its start. Any other answer is the
     # whole file.
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
@@ -170,13 +172,6 @@ def _reply(answer: http.client.HTTPResponse, offset: int) -> Reply:
         return Reply(answer, int(span[1]), total, tag)
     length = answer.headers.get("Content-Length", "")
     return Reply(answer, 0, int(length) if length.isdecimal() else None, tag)
-
-
-def _tag(headers: Message) -> str:
-    """Return a validator that If-Range accepts: a strong ETag, else the date of the last change."""
-    # A weak ETag (W/"...") promises the same meaning, not the same bytes.
-    etag = headers.get("ETag", "")
-    return etag if etag.startswith('"') else headers.get("Last-Modified", "")
 
 
 @contextmanager

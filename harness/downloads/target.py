@@ -55,6 +55,7 @@ class Note:
 
     def write(self, part: Path) -> None:
         """Write the note next to a part."""
+        # Not durable: without its note a part is only downloaded again.
         write_json(_note(part), vars(self), durable=False)
 
 

@@ -189,6 +189,7 @@ def entries(folder: Path | None = None) -> dict[str, Entry]:
 
     Raises  UserError: a file of `conf/weights` cannot be used.
     """
+    # The user's folder comes last, so that its files replace bundled ones of the same name.
     roots = [root / FOLDER for root in (CONF, folder or exposed()) if root is not None]
     files = {
         str(file.relative_to(root).with_suffix("")): file
@@ -229,25 +230,20 @@ def _parsed(name: str, source: Path) -> Entry:
         raise UserError(f"{source} describes no file of weights: begin it as {FOLDER}/alexnet.yaml")
     several = said.get("files")
     _check(source, said, [*OF_ENTRY, "files"] if several else [*OF_ENTRY, *OF_FILE])
-    files = [_file(source, said)] if several is None else _files(source, said)
-    used_by = said.get("used_by", [])
-    if not isinstance(used_by, list):
-        raise UserError(f"{source}: used_by={used_by} is no list: give metrics, as [lpips]")
-    licence = str(said.get("licence") or "unknown")
-    return Entry(name, str(said["path"]), tuple(files), licence, tuple(map(str, used_by)))
-
-
-def _files(source: Path, said: dict[str, Any]) -> list[File]:
-    """Return the files of an entry with several; their default address is below the entry's."""
-    files = []
-    for each in said["files"]:
+    files = [_file(source, said)] if several is None else []
+    for each in several or ():
         _check(source, each, ["path", "url", *OF_FILE])
+        # The default address of a file is below the entry's.
         urls = each.get("url") or [
             f"{url.rstrip('/')}/{each['path']}" for url in _urls(said.get("url"))
         ]
         one = _file(source, {**each, "path": f"{said['path']}/{each['path']}", "url": urls})
         files.append(replace(one, in_hub=False))
-    return files
+    used_by = said.get("used_by", [])
+    if not isinstance(used_by, list):
+        raise UserError(f"{source}: used_by={used_by} is no list: give metrics, as [lpips]")
+    licence = str(said.get("licence") or "unknown")
+    return Entry(name, str(said["path"]), tuple(files), licence, tuple(map(str, used_by)))
 
 
 def _file(source: Path, said: dict[str, Any]) -> File:

@@ -313,6 +313,7 @@ class VideoModel:
                     network, ["prompt"], {"prompt": rows_TE}, num_chunks, given
                 )
                 texts.append(new["prompt"])
+            # New prompts begin with a chunk, so the division is exact.
             starts = [0, *(frame // self.chunk_frames for frame in later)]
             found["prompt"] = SwitchedText(starts, texts)
         return found

@@ -30,6 +30,7 @@ def level(num_comparisons: int) -> Fraction:
 
 def least_prompts(num_comparisons: int) -> int:
     """Return the smallest number of prompts with which any difference can be significant."""
+    # Solves 2 / 2^n <= level for n, see `smallest_p`.
     return math.ceil(math.log2(2 / level(num_comparisons)))
 
 

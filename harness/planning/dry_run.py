@@ -97,7 +97,7 @@ class Outlook:
 
 
 def _times(number: int, each: float | None, unit: float) -> float | None:
-    if not number:
+    if not number:  # nothing is left, whatever one video would take
         return 0.0
     return None if each is None else number * each * unit
 

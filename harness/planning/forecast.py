@@ -102,6 +102,7 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
     budget = Budget(model, setting.needs, method, backend, setting.simulated, num_switches)
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
+    # Ratios are of what is stored at the end; memory must hold the most at any time.
     end, held = moments[-1], most(moments)
     stored = budget.stored(end)
     stored_bytes = sum(stored.values())

@@ -151,9 +151,20 @@ class Simulation:
 
     def chunk(self, frames: range) -> Moment:
         """Simulate the next chunk. `room` is what the stored frames need; see `fitted`."""
-        if isinstance(self.policy, TokenPolicy):
-            return self._token_chunk(self.policy, frames)
-        return self._frame_chunk(self.policy, frames)
+        policy = self.policy
+        if isinstance(policy, FramePolicy):
+            return self._frame_chunk(policy, frames)
+        # A token policy is taken to keep its maximum number of tokens. The window evicts by the
+        # position at which tokens are attended. A policy that moves tokens to other times can keep
+        # them, so the window does not limit it.
+        per_frame = self._spec.tokens_per_frame
+        seen, new = self._num_tokens, len(frames) * per_frame
+        moves = type(policy).times is not TokenPolicy.times
+        reach = frames.stop if moves else self._reach(frames.stop)
+        bound = policy.max_tokens(reach * per_frame)
+        self._num_tokens = held = min(seen + new, bound)
+        counted = Count(seen / per_frame, held / per_frame, held / per_frame, len(frames), 1.0)
+        return Moment(frames, {KEEP: counted}, {KEEP: per_frame}, float(seen))
 
     def fitted(self, moment: Moment, num_frames: int | None = None) -> Moment:
         """Replace `room` by the policy's maximum for a video of `num_frames`, where it has one."""
@@ -172,19 +183,6 @@ class Simulation:
                 counted = replace(counted, room=max(counted.held, taken))
             tiers[name] = counted
         return replace(moment, tiers=tiers)
-
-    def _token_chunk(self, policy: TokenPolicy, frames: range) -> Moment:
-        """Return a chunk in which the policy keeps its maximum number of tokens."""
-        # The window evicts by the position at which tokens are attended. A policy that moves
-        # tokens to other times can keep them, so the window does not limit it.
-        per_frame = self._spec.tokens_per_frame
-        seen, new = self._num_tokens, len(frames) * per_frame
-        moves = type(policy).times is not TokenPolicy.times
-        reach = frames.stop if moves else self._reach(frames.stop)
-        bound = policy.max_tokens(reach * per_frame)
-        self._num_tokens = held = min(seen + new, bound)
-        counted = Count(seen / per_frame, held / per_frame, held / per_frame, len(frames), 1.0)
-        return Moment(frames, {KEEP: counted}, {KEEP: per_frame}, float(seen))
 
     def _frame_chunk(self, policy: FramePolicy, frames: range) -> Moment:
         """Simulate a chunk of a frame policy; return means over layers."""
@@ -526,6 +524,7 @@ def _scale(frame: int) -> float:
 def _synthetic(frame: int, spec: CacheSpec) -> Tensor:
     """Return synthetic keys and values of one head of a frame [2, 1, 1, T, D] fp32."""
     # Scaled slices of one tensor, so that noise is drawn once per geometry and not per frame.
+    # 37 and WINDOWS share no factor, so that many frames in a row begin at different offsets.
     first = 37 * frame % WINDOWS
     noise = _noise(spec.tokens_per_frame, spec.head_dim)
     return noise[..., first : first + spec.tokens_per_frame, :] * _scale(frame)

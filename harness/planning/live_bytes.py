@@ -60,6 +60,9 @@ class LiveBytes(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
+        # Storages from outside are noted with no bytes, so that a view of them that an operation
+        # returns is not taken for a new one. Freed storages are forgotten, since their addresses
+        # are used again.
         size = allocated(storage.nbytes()) if new else 0
         self.now += size
         self.peak = max(self.peak, self.now)

@@ -105,6 +105,7 @@ def _missing(model: VideoModel, root: Path) -> Iterator[Path]:
             if not path.exists():
                 yield path
     for part in (model.text, model.decoder):
+        # Located first: the paths in a preset are relative to the data folder.
         part.locate(root)
         if isinstance(part, Lacks):
             yield from part.missing()

@@ -49,8 +49,12 @@ def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
     for source, folders in _sources(run, reference):
         found = []
         for folder in folders:
+            path = folder / observations.OBSERVATIONS
             try:
-                timed = _timed(folder)
+                # A file of an older schema cannot be read.
+                if not path.exists() or schema_of(folder) is not None:
+                    continue
+                timed = _read(path, path.stat().st_mtime_ns)
             except UserError as error:
                 reasons[f"left out: {error}"] = None
                 continue
@@ -66,7 +70,12 @@ def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
 def disk_bytes(run: Run, reference: Run) -> Estimate:
     """Return the mean bytes of a scored video's files: frames, pictures, trace."""
     for source, folders in _sources(run, reference):
-        found = [size for folder in folders for size in _sizes(folder)]
+        found = []
+        # Videos with raw frames are left out: these are several times larger, and do not stay.
+        for packed in (path for folder in folders for path in (folder / "videos").glob("*.mkv")):
+            trace = packed.parents[1] / "trace" / f"{packed.stem}.parquet"
+            files = [*packed.parent.glob(f"{escape(packed.stem)}.*"), trace]
+            found.append(sum(path.stat().st_size for path in files if path.exists()))
         if found:
             return Estimate(fmean(found), source, ())
     return Estimate(
@@ -95,6 +104,7 @@ def _others(run: Run) -> list[Path]:
     for request in sorted(Path(run.results_dir).glob(pattern)):
         try:
             asked: dict[str, Any] = json.loads(request.read_text())
+            # Computing the history again at switches is work too, so such runs take other seconds.
             suite = asked["suite"]
             work = suite["num_frames"], suite["switches"] if suite.get("recache") else []
         except (OSError, ValueError, LookupError, TypeError):
@@ -104,14 +114,6 @@ def _others(run: Run) -> list[Path]:
         if alike and request.parent != run.folder:
             folders.append(request.parent)
     return folders
-
-
-def _timed(folder: Path) -> list[tuple[str, float]]:
-    """Return machine and seconds of each video of a run."""
-    path = folder / observations.OBSERVATIONS
-    if not path.exists() or schema_of(folder) is not None:  # an older schema cannot be read
-        return []
-    return _read(path, path.stat().st_mtime_ns)
 
 
 @cache
@@ -124,12 +126,3 @@ def _read(path: Path, modified: int) -> list[tuple[str, float]]:
         for row in rows
         if row["failure"] is None and row["generate_s"] is not None and row["device"]
     ]
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    """Yield the bytes on disk of each scored video."""
-    # Videos with raw frames are left out: these are several times larger, and do not stay.
-    for packed in (folder / "videos").glob("*.mkv"):
-        trace = folder / "trace" / f"{packed.stem}.parquet"
-        files = [*packed.parent.glob(f"{escape(packed.stem)}.*"), trace]
-        yield sum(path.stat().st_size for path in files if path.exists())

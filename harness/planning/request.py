@@ -64,6 +64,7 @@ def split(words: Sequence[str]) -> tuple[Options, list[str]]:
         key, equals, value = word.partition("=")
         if not equals and not word.startswith("~"):
             raise UserError(f"plan {word}: give settings as key=value, e.g. method=rtn_int4")
+        # integration=published asks for the study's own peaks; others are settings of a run.
         if key in names and (key != "integration" or value == "published"):
             own = replace(own, **{key: value})
         else:
@@ -77,6 +78,7 @@ def ceilings(options: Options) -> roofline.Ceilings | None:
     if options.calibration is None:
         return known
     measured = roofline.calibration(Path(options.calibration))
+    # A calibration measures rates; how much memory there is, only the card says.
     return replace(measured, memory_gib=known.memory_gib if known else None)
 
 
@@ -112,6 +114,7 @@ def resolve(
     limit_gib = memory_gib(options, limits)
     folder = Path(config_dir) if config_dir is not None else None
     configs, is_all = _composed([*words, *searchpath(folder)])
+    # They differ in the method alone, so any of them gives model and suite.
     config = next(iter(configs.values()))
     shared = _resolved(config)
     model = model_of(_choice(config, "model"), shared["model"])

@@ -88,12 +88,14 @@ def work(
     gemm = attention = staging = encoding = 0.0
     for each in _executed(model, model.passes(num_frames, recached), storage.method.reuse):
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
-        queries, history = len(each.frames) * spec.tokens_per_frame, _history(spec, each, moment)
-        packed = stored = 0.0
+        queries, visible = len(each.frames) * spec.tokens_per_frame, _visible(spec, each)
+        packed = stored = frames = 0.0
         for name, count in moment.tiers.items():
-            seen = count.seen * _visible(spec, each)
-            packed += seen * storage.total(name, moment.parts[name])
+            packed += count.seen * visible * storage.total(name, moment.parts[name])
             stored += count.stored * storage.total(name, moment.parts[name])
+            # A pooled frame is one token.
+            frames += count.seen if name != POOL else count.seen / spec.tokens_per_frame
+        history = frames * spec.tokens_per_frame * visible  # tokens, mean over layers
         decoded = 2 * history * stored_width * itemsize * spec.num_layers * staged
         for role in model.roles_of(each):
             seen = 0.0 if role.cache == "none" else history
@@ -105,15 +107,6 @@ def work(
                 read = len(each.frames) + moment.moved
                 encoding += read * spec.num_layers * frame_values * itemsize + stored
     return Work(gemm, attention, staging, encoding)
-
-
-def _history(spec: CacheSpec, each: Pass, moment: Moment) -> float:
-    """Return the tokens of history that a pass attends to, mean over layers."""
-    frames = sum(
-        count.seen if name != POOL else count.seen / spec.tokens_per_frame
-        for name, count in moment.tiers.items()
-    )
-    return frames * spec.tokens_per_frame * _visible(spec, each)
 
 
 def _executed(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) -> Iterator[Pass]:

@@ -45,7 +45,7 @@ class Memory:
 
 def memory(run: Run) -> Memory:
     """Predict the memory of a run's videos; errors become reasons."""
-    raw_bytes: int | None = None
+    raw_bytes: int | None = None  # known even if what the method stores is not
     try:
         model, need = _model(run.model_name, json.dumps(run.model, sort_keys=True))
         height, width = (pixels_per_latent(model) * side for side in model.latent_size)

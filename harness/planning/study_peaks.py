@@ -141,6 +141,7 @@ class Geometry:
     @property
     def bf16_bytes(self) -> int:
         """Bytes of the whole video's keys and values in BF16."""
+        # Keys and values, two bytes each.
         return 4 * self.width * self.tokens * self.layers
 
 
@@ -161,6 +162,7 @@ def catalogue() -> Catalogue:
 def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometry:
     """Count the sizes of the model; weights, prompt and latents are resident in every phase."""
     # Without the text encoder: on the study's card it was streamed from the host.
+    # The study ran in BF16, two bytes a value; its decoded videos were fp32.
     net, spec = network(model), model.spec
     _, channels, height, width = model.latent_shape(1)
     latent_bytes = 2 * channels * height * width

@@ -23,6 +23,7 @@ from harness.prompts import suite as suites
 from harness.system.errors import UserError, did_you_mean
 from harness.system.paths import CONF
 
+# How close a counted peak comes to the printed one.
 LIMITS_GIB = (0.1, 0.01, 0.001)
 Published = dict[tuple[str, str], float]
 
@@ -34,7 +35,7 @@ def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
     """
     found = rows(words)
     published = read(Path(against)) if against is not None else {}
-    lines = []
+    lines: list[dict[str, Any]] = []
     for each in found:
         printed = published.get((each.suite, each.method))
         error = None if printed is None else each.peak_bytes / 2**30 - printed
@@ -44,7 +45,16 @@ def show(words: Sequence[str], against: str | None, as_json: bool) -> None:
         return
     titles = ("suite", "method", "phase", "KV GiB", "ratio", "peak GiB", "published", "error")
     title = "peaks of arXiv 2603.27469, counted from what its methods stored"
-    print_lines(title, titles, [_cells(line) for line in lines])
+    table = []
+    for line in lines:
+        cells = [line["suite"], line["method"], line["phase"], gib(line["kv_bytes"])]
+        cells += [f"{line['ratio']:.4f}", gib(line["peak_bytes"])]
+        known = line["published_gib"] is not None  # else nothing was given to compare with
+        cells += (
+            [f"{line['published_gib']:.3f}", f"{line['error_gib']:+.4f}"] if known else ["", ""]
+        )
+        table.append(cells)
+    print_lines(title, titles, table)
     print(
         "phase: where the peak lies; ratio: by their own count of packed bytes, which they did not "
         "store\nthe text encoder is not in it: they streamed it from the host"
@@ -104,20 +114,6 @@ def read(path: Path) -> Published:
             f"against={path} is no table of benchmark, method and peak_vram_gb ({error}): give "
             "the study's summaries"
         ) from error
-
-
-def _cells(line: dict[str, Any]) -> list[str]:
-    known = line["published_gib"] is not None
-    return [
-        line["suite"],
-        line["method"],
-        line["phase"],
-        gib(line["kv_bytes"]),
-        f"{line['ratio']:.4f}",
-        gib(line["peak_bytes"]),
-        f"{line['published_gib']:.3f}" if known else "",
-        f"{line['error_gib']:+.4f}" if known else "",
-    ]
 
 
 def _model(suite_name: str) -> tuple[VideoModel, int]:

@@ -121,6 +121,7 @@ def _pieces(line: str) -> list[_Piece]:
         assert connective is not None  # it may be empty
         then = bool(re.search("then|finally", connective[0], re.IGNORECASE))
         words = tuple(piece[connective.end() :].split())
+        # Rule 2: "in a field" and "waving its tail" are parts of another clause.
         if words and cut and not pieces and words[0].lower() in _PREPOSITIONS:
             opening = (*opening, *_before_comma(words))
         elif words and pieces and not then and words[0].endswith("ing"):
@@ -141,16 +142,21 @@ def _before_comma(words: tuple[str, ...]) -> tuple[str, ...]:
 def _tell(piece: _Piece, story: _Story) -> None:
     """Add the subject and the predicate of a clause to the story."""
     words = piece.words
+    # Rule 4: a participle takes up a passive of its own sentence only.
     if piece.begins_sentence:
         story.passive = None
     if not story.subjects or _has_subject(words, story.subjects[-1]):
-        subject, predicate = _resolved(*_own_subject(words), story)
+        end, plural = _subject_end([word.lower() for word in words])
+        while end > 2 and _is_adverb(words[end - 1]):  # adverbs belong to the verb
+            end -= 1
+        subject, predicate = _resolved(_Subject(words[:end], plural), words[end:], story)
     elif story.passive and _is_participle(words[0]):
         subject, predicate = story.passive[0], (story.passive[1], *words)
     else:
         subject, predicate = story.subjects[-1], words
         if words[0].endswith("ing"):
             predicate = ("are" if subject.plural else "is", *words)
+    # "is thrown" may be continued by "caught"; "is running" is no passive.
     if predicate and predicate[0] in _AUXILIARIES and not "".join(predicate[1:2]).endswith("ing"):
         story.passive = (subject, predicate[0])
     story.subjects.append(subject)
@@ -163,19 +169,12 @@ def _has_subject(words: tuple[str, ...], current: _Subject) -> bool:
     second = words[1].lower() if len(words) > 1 else ""
     if first in DETERMINERS or first in PLURAL_NOUNS:
         return True
+    # Rule 3: the rest tells a bare noun from a verb by the ending and the word behind it.
     if first.endswith(("ing", "ed")) or _is_adverb(first) or _is_participle(first):
         return False
     if _is_inflected(first):
         return second in _AFTER_PLURAL
     return bool(second) and second not in _AFTER_VERB and not current.plural
-
-
-def _own_subject(words: tuple[str, ...]) -> tuple[_Subject, tuple[str, ...]]:
-    """Split a clause into its subject and the rest; adverbs belong to the verb."""
-    end, plural = _subject_end([word.lower() for word in words])
-    while end > 2 and _is_adverb(words[end - 1]):
-        end -= 1
-    return _Subject(words[:end], plural), words[end:]
 
 
 def _subject_end(words: list[str]) -> tuple[int, bool]:
@@ -217,14 +216,12 @@ def _resolved(
     if said == "it's" and not _is_inflected(rest[0]):
         rest = ("is", *rest)
     fitting = (each for each in reversed(story.subjects) if not each.plural and not each.person)
-    known = next(fitting, None) or _handled(story) or _Subject(("it",), False)
-    return known, rest
-
-
-def _handled(story: _Story) -> _Subject | None:
-    """Return the object of the first clause: its first noun with an article."""
-    found = _DETERMINED.search(" ".join(story.predicates[0])) if story.predicates else None
-    return _Subject(tuple(found[0].split()), False) if found else None
+    fits = next(fitting, None)
+    if fits is None:
+        # Nobody fits, so "it" is what the first clause is about: its first noun with an article.
+        found = _DETERMINED.search(" ".join(story.predicates[0])) if story.predicates else None
+        fits = _Subject(tuple(found[0].split()) if found else ("it",), False)
+    return fits, rest
 
 
 def _is_inflected(word: str) -> bool:

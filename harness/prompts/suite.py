@@ -165,6 +165,7 @@ def resolve(
             f"suite={name} cannot run: it needs {config.needs}. Choose suite=moviegen, or another "
             "of python -m harness ls suites"
         )
+    # Wrong settings are refused before a list is looked for or downloaded.
     num_frames = latent_frames(config, chunk_frames, fps, first)
     changes = switches(config, num_frames, chunk_frames, fps, first)
     content, source = _content(config, *data_folder(data_dir))
@@ -181,6 +182,7 @@ def resolve(
     prompts = tuple(
         Prompt(i, lines[i], events[i], scored[i] if scored else "", parts[i]) for i in chosen
     )
+    # Of the whole file, so that more prompts of it continue the same run.
     digest = hashlib.sha256(content).hexdigest()
     return Suite(name, prompts, source, digest, num_frames, changes, config.recache)
 
@@ -269,6 +271,7 @@ def switches(
 
 def _lasting(seconds: float, fps: int, first: int) -> int:
     """Return the latent frames that last some seconds at least; `first` as in `pixel_frames`."""
+    # The inverse of `pixel_frames`, rounded up.
     return math.ceil((seconds * fps + TEMPORAL_STRIDE - first) / TEMPORAL_STRIDE)
 
 
@@ -294,6 +297,8 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
     """Return the content of the prompt file and its source, as configured."""
     if config.source == "bundled":  # without a URL, the bundled list is the official one
         return _bundled(config), "bundled" if config.url else "official"
+    # A list that is there counts before a download. Without a checksum nothing says whether it is
+    # the official one.
     path = folder / config.file
     if path.is_file():
         content = path.read_bytes()
@@ -310,6 +315,7 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
     try:
         _download(config, folder)
     except OSError as error:
+        # Who names a data folder, or the official list, wants no other prompts.
         if named or config.source == "official" or config.bundled is None:
             raise UserError(
                 f"no prompt file {path} and no download ({error}): put the file there, or type "
@@ -374,6 +380,8 @@ def _download(config: SuiteConfig, folder: Path) -> None:
     target.path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with locked(target.path.parent, f"waiting for another that fetches {target.path}"):
+            # Whoever waited for the lock finds the list. Without retries: offline, a run goes on
+            # with bundled prompts at once.
             if not target.path.is_file():
                 download(target, pauses=())
     except Mismatch as error:
@@ -426,7 +434,7 @@ def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list
                 f"{len(chosen)} prompts here{more if source == 'bundled' else ''}"
             )
         chosen = chosen[: config.num_prompts]
-    return list(dict.fromkeys(chosen))
+    return list(dict.fromkeys(chosen))  # an index given twice is one prompt
 
 
 def _indices(prompts: Any, num_lines: int) -> Sequence[int]:

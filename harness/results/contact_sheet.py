@@ -44,7 +44,11 @@ def contact_sheet(
     instants = np.unique(np.linspace(0, last, columns).round().astype(int))
     cells = [[_cell(frames_THWC[i]) for i in instants] for _, frames_THWC in rows]
     cell_width = max(row[0].width for row in cells)
-    gutter = margin + max(_label_width(label, title, small) for label, _ in rows) + margin
+    lengths = []
+    for label, _ in rows:
+        first, *others = label.split("\n")
+        lengths += [title.getlength(first), *(small.getlength(line) for line in others)]
+    gutter = margin + round(max(lengths)) + margin
     width = gutter + len(instants) * (cell_width + gap) - gap + margin
     height = margin + header + sum(row[0].height + gap for row in cells) - gap + margin
 
@@ -80,12 +84,6 @@ def _cell(frame_HWC: Frames) -> Image:
         size = (wide, max(1, round(height * wide / width)))
         return picture.resize(size, Image.Resampling.LANCZOS)
     return picture
-
-
-def _label_width(label: str, title: Font, small: Font) -> int:
-    """Return the width of a label's longest line in pixels."""
-    first, *others = label.split("\n")
-    return round(max(title.getlength(first), *(small.getlength(line) for line in ("", *others))))
 
 
 def _draw_label(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,19 @@ def write(run: Run, state: RunState | None = None) -> None:
     state: the run's state if the caller has read it already.
     """
     state = state or RunState.read(run.folder)
+    folder, environment = run.folder, None
+    if (folder / ENVIRONMENT).exists():
+        try:
+            environment = json.loads((folder / ENVIRONMENT).read_text())
+        except (OSError, ValueError) as error:
+            log.warning(
+                f"{folder / ENVIRONMENT} cannot be read ({str(error)[:80]}): {MANIFEST} says null "
+                "for the machine and its versions"
+            )
+    # Without request.json: every command rewrites it, with its own prompts and metrics.
+    top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
+    below = [path for name in SUBFOLDERS for path in sorted((folder / name).iterdir())]
+    covered = [path for path in (*top, *below) if path.is_file() and path.name[0] != "."]
     content = {
         "run_id": run.run_id,
         "state": DONE,
@@ -51,35 +64,10 @@ def write(run: Run, state: RunState | None = None) -> None:
         "weights": state.weights,
         "schema_version": observation.SCHEMA_VERSION,
         "code_versions": state.code_versions,
-        "environment": _environment(run.folder),
-        "files": {name: sha256(run.folder / name) for name in _covered_files(run.folder)},
+        "environment": environment,
+        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in covered},
     }
-    write_json(run.folder / MANIFEST, sealed(content))
-
-
-def _covered_files(folder: Path) -> Iterator[str]:
-    """Yield the files of a run that the manifest covers, relative to its folder."""
-    # Without request.json: every command rewrites it, with its own prompts and metrics.
-    top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
-    below = [path for name in SUBFOLDERS for path in sorted((folder / name).iterdir())]
-    for path in (*top, *below):
-        if path.is_file() and not path.name.startswith("."):
-            yield path.relative_to(folder).as_posix()
-
-
-def _environment(folder: Path) -> Any:
-    """Return the content of environment.json; None if missing or, with a warning, unreadable."""
-    path = folder / ENVIRONMENT
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        log.warning(
-            f"{path} cannot be read ({str(error)[:80]}): {MANIFEST} says null for the "
-            "machine and its versions"
-        )
-        return None
+    write_json(folder / MANIFEST, sealed(content))
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
     known: dict[str, Path] = {}
     for run_id, folder in folders:
         other = known.setdefault(run_id, folder)
+        # A link to a folder is no second copy of its run.
         if other.resolve() != folder.resolve():
             raise Twice(run_id, [other, folder])
 

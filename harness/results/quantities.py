@@ -51,11 +51,7 @@ class Quantity:
         return new > old if self.better == "higher" else new < old
 
 
-def _listed(*quantities: Quantity) -> Mapping[str, Quantity]:
-    return {each.name: each for each in quantities}
-
-
-QUANTITIES = _listed(
+_ALL = (
     Quantity(
         "ratio", "ratio", "", "higher", 2,
         "BF16 bytes of the whole video's history over the bytes held at its end",
@@ -104,6 +100,7 @@ QUANTITIES = _listed(
         "VBench imaging quality of the last second less that of the first behind the first chunk",
     ),
 )  # fmt: skip
+QUANTITIES: Mapping[str, Quantity] = {each.name: each for each in _ALL}
 SYSTEMS = ("ratio", "peak_gib", "runtime_s")
 QUALITY = (
     *("psnr_db", "psnr_frame_mean_db", "psnr_rest_db", "ssim", "lpips"),

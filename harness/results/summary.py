@@ -27,6 +27,7 @@ def summarize(rows: pd.DataFrame) -> dict[str, float]:
     found: dict[str, float] = {"num_videos": len(made), "num_failed": len(rows) - len(made)}
     known = {**dict.fromkeys(parquet.schema(Scored).names, ""), **over_videos()}
     for name in map(str, rows.columns):
+        # A column with nulls may hold objects; without them its type shows.
         values = made[name].dropna().infer_objects()
         over = known.get(name, "mean")
         if over and len(values) and is_numeric_dtype(values) and not is_bool_dtype(values):

@@ -154,6 +154,7 @@ def markdown(section: Section) -> str:
 
 def _grid(section: Section) -> Grid:
     """Return the table; the column "as published" is dropped if no line has a value for it."""
+    # Few sweeps have runs of integration=published, and an empty column only takes room.
     drop = all(line.published_gib is None for line in section.lines)
     kept = [i for i, name in enumerate(COLUMNS) if not (drop and name == "published_gib")]
     lines = [cells(line) for line in section.lines]

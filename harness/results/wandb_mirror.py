@@ -54,7 +54,7 @@ def _mirror(run: Run) -> None:
         project=run.track["project"],
         name=f"{run.suite.name}/{run.model_name}/{run.folder.name}",
         id=run.track_id,
-        resume="allow",
+        resume="allow",  # a run that goes on keeps its page
         mode=mode(run.track["mode"]),
         dir=run.folder,
         config={"model": run.model, "method": run.method, "suite": run.suite.name}

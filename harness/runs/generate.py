@@ -58,6 +58,7 @@ class Generator:
                 f"CUDA_VISIBLE_DEVICES={named}, but torch finds no GPU that works: the "
                 "videos are made on the CPU (run.device=cuda refuses this)"
             )
+        # Parts that do not fit are refused here, before the weights are read.
         parts = Parts.of(run)
         self.model, self.method, self.integration = parts.model, parts.method, parts.integration
         self.backend = self.integration.resolve(

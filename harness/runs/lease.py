@@ -154,7 +154,7 @@ def _open(path: Path) -> int:
             file = os.open(path, how | os.O_CREAT | os.O_EXCL)
             os.fchmod(file, 0o666)
             return file
-    return os.open(path, how)
+    return os.open(path, how)  # it exists by now; anything else is an error to report
 
 
 @cache

@@ -97,6 +97,7 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     if model.negative is not None:
         wordings["negative"] = model.negative
     encoded = model.text.encode(list(wordings.values())).to(DTYPES[model.dtype])
+    # The encoder may be larger than the network.
     model.text.close()
     prefix = None if prefix_FChw is None else prefix_FChw[None]
     given = 0 if prefix is None else prefix.shape[1] // model.chunk_frames

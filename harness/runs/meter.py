@@ -196,6 +196,7 @@ class Meter:
         # Memory in use that no component explains, such as libraries and the allocator's slack.
         unknown = self._memory.now() - sum(self.components().values())
         start = time.perf_counter()
+        # No `finally`: if the block raises, its video fails and has no measurements.
         yield
         self._synchronize()
         end = time.perf_counter()

@@ -77,10 +77,17 @@ class Embeddings:
         origin = encoder.origin() if isinstance(encoder, HasWeights) else None
         if origin is None:
             return None
+        # A changed encoder gives other rows, so the id covers the source files of its class and of
+        # its base classes.
+        classes = [each for each in type(encoder).__mro__ if each.__module__ != "builtins"]
+        code = {
+            f"{each.__module__}.{each.__qualname__}": sha256(Path(inspect.getfile(each)))
+            for each in classes
+        }
         identity = {
             "settings": run.model["text"],
             "origin": origin,
-            "code": _code(encoder),
+            "code": code,
             "dtype": run.model["dtype"],
             "format": FORMAT,
             # Kernels of other devices and versions round differently.
@@ -158,10 +165,3 @@ class Embeddings:
         digest = hashlib.sha256(json.dumps([about, [*rows.shape], str(rows.dtype)]).encode())
         digest.update(rows.contiguous().view(torch.uint8).numpy().data)
         return {**about, "sha256": digest.hexdigest()}
-
-
-def _code(encoder: TextEncoder) -> dict[str, str]:
-    """Return the digests of the source files of an encoder's class and its base classes."""
-    classes = [each for each in type(encoder).__mro__ if each.__module__ != "builtins"]
-    files = {f"{each.__module__}.{each.__qualname__}": inspect.getfile(each) for each in classes}
-    return {name: sha256(Path(file)) for name, file in files.items()}

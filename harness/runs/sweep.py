@@ -126,6 +126,7 @@ def show_failures(jobs: Sequence[Job], complained: Collection[str] = ()) -> None
         if len(several) > 1 and reason in complained:
             reason = textwrap.shorten(reason, WIDTH, placeholder=" ... (see above)")
         print(f"failed  {who}  {cause}: {reason}", file=sys.stderr)
+    # Some causes are tried again only on request; `retry` knows the word for it.
     again = retry({str(job.cause) for job in failed})
     if again is not None:
         more = f" with {again}" if again else ""

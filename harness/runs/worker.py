@@ -40,6 +40,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(words)
+    # Nobody would read the reports of a child whose parent was killed.
     die_with(given.parent)
     reports = Reports(given.reports)
     try:

@@ -75,6 +75,7 @@ class DiffusionForcing(Loop):
             raise ValueError(f"model.loop.offset={self.offset}: give 0 rows or more")
         if self.joint:
             raise ValueError("model.loop.joint belongs to harness.sampling.Loop: choose execution")
+        # True is an int in Python, so it is refused by its type.
         noise = self.prefix_noise
         if isinstance(noise, bool) or not (isinstance(noise, int | float) and 0 <= noise < 1000):
             raise ValueError(f"model.loop.prefix_noise={noise}: give a time from 0 to below 1000")

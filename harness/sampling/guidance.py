@@ -210,6 +210,7 @@ class Guidance(Guided):
         """Return uncond + scale * (cond - uncond)."""
         cond, uncond = flows_BFChw  # in the order of `roles`
         assert cond is not None and uncond is not None
+        # In fp32, since a scale above 1 would amplify the rounding of 16 bits.
         guided = uncond.float() + self.scale * (cond.float() - uncond.float())
         return guided.to(cond.dtype)
 

@@ -129,7 +129,7 @@ def most_active_frames(passes: Iterable[Pass]) -> int:
             history = each.history
         if each.stores == "active":
             held.add(each.frames)
-        elif each.stores == "history":
+        elif each.stores == "history":  # its active keys and values make way for the stored ones
             held.discard(each.frames)
         most = max(most, sum(map(len, held)))
     return most

@@ -159,9 +159,8 @@ class Pipeline(Loop):
         given: chunks that a prefix gives.
         """
         steps = len(schedule.times(first_chunk=True))
-        offset = self.check_steps(
-            schedule
-        )  # a new chunk starts in the row after the oldest is done
+        # A new chunk starts in the row after the oldest is done.
+        offset = self.check_steps(schedule)
         parts = chunks(num_frames, chunk_frames)
         new = parts[given:]
         rows = list(step_rows([steps] * len(new), offset))

@@ -187,6 +187,7 @@ class Sampler:
         Raises  NotFinite: latents, keys or values that are not finite.
         """
         assert len(video.branches) == len(self.roles), "one branch for each role"
+        # The first history is the longest, so caches of its size serve the later ones.
         lengths = self.loop.histories(video.num_frames)
         reuse = None if self.reuse is None else ReuseState(self.reuse)
         history = HistoryState(video, reuse, 0, lengths[0])

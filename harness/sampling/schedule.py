@@ -207,7 +207,8 @@ class MagiSchedule:
     """Times of MAGI-1's sampler, which rise from 0, noise, to 1, clean latents.
 
     num_steps: denoising steps.
-    shortcut: with 12 steps, the layout of the three steps of a stage, in 64ths of its length.
+    shortcut: with 12 steps, the lengths of the three steps of each quarter: `8,16,16` for an eighth
+        and two sixteenths of the whole, `16,16,8` for the reverse order.
     distilled: whether the network was distilled and takes the step size as an input.
 
     Source  MAGI-1 (arXiv 2505.13211), its released code: u = (k / num_steps)^2,
@@ -258,6 +259,7 @@ class MagiSchedule:
             return None
         if self.num_steps != _SHORTCUT_STEPS:
             return self.num_steps / 2
+        # Sixteenths of the whole that each of the three steps takes.
         intervals = (2, 1, 1) if self.shortcut == "8,16,16" else (1, 1, 2)
         return 8 / intervals[(step or 0) % 3]
 
@@ -269,6 +271,7 @@ class MagiSchedule:
         """Return the times of all steps and the end, 1."""
         share = torch.arange(self.num_steps + 1, dtype=torch.float32) / self.num_steps
         if self.num_steps == _SHORTCUT_STEPS:
+            # Where the three steps of a quarter begin; step lengths as in `shortcut`.
             third = (0, 0.125, 0.1875) if self.shortcut == "8,16,16" else (0, 0.0625, 0.125)
             stages = torch.arange(5, dtype=torch.float32) / 4
             share = (stages[:, None] + torch.tensor(third)).flatten()[: self.num_steps + 1]

@@ -175,6 +175,7 @@ class _Bench:
         self.begins(task.item.key)
         run, item = task.run, task.item
         video = self._read(run.folder, run, item)
+        # A reference is its own: `_reason` then says so, and nothing is measured.
         reference = video
         if run.reference_id != run.run_id:
             reference = _Video(None, None, NO_REFERENCE)
@@ -276,7 +277,8 @@ def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str
     """Return the reason not to measure an available metric for this video, or None."""
     if task.run.model["weights"] == "random":
         return RANDOM_WEIGHTS
-    if _is_preview(task.run.model["decoder"]["_target_"]):
+    # A decoder's class says itself whether it is a preview's; others need not know the word.
+    if getattr(get_class(task.run.model["decoder"]["_target_"]), "preview", False):
         return PREVIEW
     if video.reason is not None or not metric.against_reference:
         return video.reason
@@ -285,12 +287,6 @@ def _reason(metric: Metric, task: Task, video: _Video, reference: _Video) -> str
     if reference.reason in (None, NO_REFERENCE):
         return reference.reason
     return f"the reference: {reference.reason}"
-
-
-@lru_cache
-def _is_preview(decoder: str) -> bool:
-    """Return whether a decoder class is marked as a preview."""
-    return getattr(get_class(decoder), "preview", False)
 
 
 def _constant(video: _Video, reference: _Video, against_reference: bool) -> str | None:

@@ -22,6 +22,7 @@ def curves(folder: Path, suite: str, length_s: float) -> pd.DataFrame:
     rows = _read(folder / DRIFT, columns)
     rows = rows[rows["benchmark"] == suite]
     rows = rows.assign(seconds=rows["seconds"].clip(upper=length_s))
+    # Lengths beyond the end are clipped to it, so the end would come several times.
     once = rows.drop_duplicates(["method", "seconds"])
     return once.pivot(index="seconds", columns="method", values="imaging_quality")
 

@@ -121,6 +121,7 @@ def _refused(path: Path, why: str) -> UserError:
 def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
     names = list(dict.fromkeys(map(str, rows["method"])))
     names.sort(key=lambda name: name != REFERENCE)
+    # The study made one video of each prompt: sample 0.
     index = pd.MultiIndex.from_arrays(
         [rows["method"].astype(str), rows["prompt_index"], [0] * len(rows)],
         names=["method", *VIDEO],
@@ -141,6 +142,7 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
     if large.empty:
         remarks["traces"] = "no trace_peaks.csv beside the observations"
     grouped = dict(list(rows.groupby("method", sort=False)))
+    # Not published, so the longest run tells how many videos were asked for.
     wanted = max(map(len, grouped.values()))
     return Section(
         title=f"{suite}, Wan2.1-T2V-1.3B self-forcing, 480x832, published study ({SOURCE})",

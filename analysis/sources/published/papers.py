@@ -151,6 +151,7 @@ class Paper:
         """All printed numbers, table by table."""
         found = []
         for table in self.tables:
+            # A table may have been measured otherwise than the rest of the paper.
             setup = Setup(**{**vars(self.setup), **table.setup})
             for row, values in table.rows.items():
                 work, method = table.work.get(row), self.method_of(table, row)
@@ -204,6 +205,7 @@ def parsed(name: str, content: Mapping[str, Any]) -> Paper:
         if unknown:
             raise ValueError(f"column {key}: needs {sorted(unknown)} are not of {NEEDS}")
     tables = [_table(each, columns, content["methods"]) for each in content["tables"]]
+    # Numbers are found by table and suite, so two tables must not share both.
     ids = [(table.id, table.suite) for table in tables]
     if len(set(ids)) < len(ids):
         raise ValueError(f"{name}: a table stands twice")

@@ -48,7 +48,13 @@ def files_of(path: Path, source: str | None = None) -> list[Path]:
     if path.is_dir():
         return _shards(path)
     if not path.exists():
-        get = f"type `{_download_command(path, source)}` or " if source else ""
+        get = ""
+        if source:
+            # `hf download` repeats the repository's own folders below --local-dir, so the folder is
+            # named only if the path ends as the one in the repository.
+            root = str(path).removesuffix(source.partition(" ")[2])
+            place = f" --local-dir {root}" if root.endswith("/") else ""
+            get = f"type `hf download {source}{place}` or "
         raise UserError(f"found no checkpoint at {path}: {get}set the model's path to where it is")
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise UserError(f"{path} is no .pt, .pth, .safetensors file and no folder: choose another")
@@ -181,14 +187,6 @@ def _unreadable(file: Path) -> UserError:
         f"cannot read {file}, which is truncated, corrupt or holds more than named tensors: "
         "compare its size with the hub's and download it again"
     )
-
-
-def _download_command(path: Path, source: str) -> str:
-    """Return the command that downloads `source`, to `path` if their last parts agree."""
-    inside = source.partition(" ")[2]
-    root = str(path).removesuffix(inside)
-    # `hf download` repeats the repository's own folders below --local-dir.
-    return f"hf download {source}" + (f" --local-dir {root}" if root.endswith("/") else "")
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -92,7 +92,24 @@ def matched(
     Raises  UserError: see `load_weights`, except for adapters.
     """
     content = contents(files_of(path, source))
-    found = _tensors(_select(content, path, ema), path)
+    if ema and "generator" in content and "generator_ema" not in content:
+        raise UserError(
+            f"{path} holds no EMA weights, only {some(sorted(content))}: set ema=false or choose "
+            "a checkpoint with generator_ema"
+        )
+    # Training dumps name their sets; other files hold the weights at the top level.
+    names_of_sets = ("generator_ema",) * ema + ("generator", "model")
+    sets = (each for name in names_of_sets if isinstance(each := content.get(name), Mapping))
+    found: dict[str, Stored] = {}
+    for key, value in next(sets, content).items():
+        # Two keys may become one name, if a file has weights with and without a wrapper's prefix.
+        name = plain(key)
+        if not isinstance(value, Stored) or name in found:
+            raise UserError(
+                f"{path} holds {key}, which is no tensor or comes twice: choose a checkpoint with "
+                "the weights at the top or under generator_ema, generator or model"
+            )
+        found[name] = value
     packed = sorted(name for name, each in found.items() if each.has_8_bits)
     if packed:
         raise UserError(
@@ -146,36 +163,6 @@ def checkpoint_sha256(path: Path) -> str:
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-def _select(content: dict[str, object], path: Path, ema: bool) -> Mapping[str, object]:
-    """Return the requested set of weights of a file."""
-    if ema and "generator" in content and "generator_ema" not in content:
-        raise UserError(
-            f"{path} holds no EMA weights, only {some(sorted(content))}: set ema=false or choose "
-            "a checkpoint with generator_ema"
-        )
-    # Training dumps name their sets; other files hold the weights at the top level.
-    for name in ("generator_ema",) * ema + ("generator", "model"):
-        chosen = content.get(name)
-        if isinstance(chosen, Mapping):
-            return chosen
-    return content
-
-
-def _tensors(weights: Mapping[str, object], path: Path) -> dict[str, Stored]:
-    """Return the weights by plain name, without prefixes of training wrappers."""
-    found: dict[str, Stored] = {}
-    for key, value in weights.items():
-        # Two keys may become one name, if a file has weights with and without a wrapper's prefix.
-        name = plain(key)
-        if not isinstance(value, Stored) or name in found:
-            raise UserError(
-                f"{path} holds {key}, which is no tensor or comes twice: choose a checkpoint with "
-                "the weights at the top or under generator_ema, generator or model"
-            )
-        found[name] = value
-    return found
 
 
 def _demand_match(found: dict[str, Stored], wanted: dict[str, tuple[int, ...]], path: Path) -> None:

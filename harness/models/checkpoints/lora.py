@@ -73,6 +73,7 @@ class Lora:
                     f"{self.path} lacks a factor of {name}, only {' '.join(pair)} is there: "
                     "download it again"
                 )
+            # A is [rank, inputs] and B is [outputs, rank].
             a, b = pair["A"].shape, pair["B"].shape
             if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != tuple(shapes[name]):
                 raise UserError(

@@ -141,6 +141,7 @@ class WanPreview(ModuleDecoder):
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
         """Yield the pixels of each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1."""
         decoder = self._loaded(latents_FChw.device)
+        # Before the generator: its body runs only once the first frame is asked for.
         demand_channels(latents_FChw, _LATENT)
         return self._stream(decoder, latents_FChw)
 

@@ -271,6 +271,7 @@ class ViTVae(ModuleDecoder):
         If the weights are not loaded, they are loaded onto the device of the latents.
         """
         vae = self._loaded(latents_FChw.device)
+        # Before the generator: its body runs only once the first frame is asked for.
         demand_channels(latents_FChw, self.dims.latent_channels)
         return self._stream(vae.decoder, latents_FChw)
 

@@ -86,6 +86,7 @@ class WanVae(ModuleDecoder):
         If the decoder is not loaded, it is loaded onto the device of the latents.
         """
         vae = self._loaded(latents_FChw.device)
+        # Before the generator: its body runs only once the first frame is asked for.
         demand_channels(latents_FChw, vae.config.z_dim)
         return self._stream(vae, latents_FChw)
 

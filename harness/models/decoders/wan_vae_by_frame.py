@@ -22,6 +22,7 @@ def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
     x = decoder.mid_block(
         _convolve(decoder.conv_in, z, cache, index), feat_cache=cache, feat_idx=index
     )
+    # The stage behind the last one that doubles the frames.
     cut = 1 + max(i for i, upsamples in enumerate(decoder.temperal_upsample) if upsamples)
     for block in decoder.up_blocks[:cut]:
         x = _upsample(block, x, cache, index)
@@ -49,18 +50,12 @@ def decode_as_published(decoder: Any, z: Tensor, cache: list[Any], first: bool) 
 def _upsample(block: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
     """Run one stage of the decoder [B, C, T, H, W]: residual blocks, then upsampling."""
     for resnet in block.resnets:
-        x = _residual(resnet, x, cache, index)
+        y = _convolve(resnet.conv1, resnet.nonlinearity(resnet.norm1(x)), cache, index)
+        y = _convolve(resnet.conv2, resnet.nonlinearity(resnet.norm2(y)), cache, index)
+        x = y + resnet.conv_shortcut(x)
     for upsampler in block.upsamplers or ():
         x = upsampler(x, feat_cache=cache, feat_idx=index)
     return x
-
-
-def _residual(resnet: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:
-    """Run a residual block of two convolutions [B, C, T, H, W]."""
-    y = _convolve(resnet.conv1, resnet.nonlinearity(resnet.norm1(x)), cache, index)
-    y = _convolve(resnet.conv2, resnet.nonlinearity(resnet.norm2(y)), cache, index)
-    passed: Tensor = resnet.conv_shortcut(x)
-    return y + passed
 
 
 def _convolve(conv: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tensor:

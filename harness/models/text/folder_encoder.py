@@ -212,7 +212,7 @@ class FolderEncoder(ABC):
         """Return the rows of the prompt's tokens, without padding [num_tokens, width] fp32."""
         self._loaded = self._loaded or self._load()
         tokenizer, encoder = self._loaded
-        # Count the tokens first: the tokenizer truncates without a word.
+        # Count the tokens first: the tokenizer truncates without a warning.
         num_tokens = len(tokenizer([prompt]).input_ids[0])
         if num_tokens > self.length:
             log.warning(

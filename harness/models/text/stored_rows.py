@@ -101,5 +101,6 @@ class RowsFile:
 
 def write_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
     """Write encoded prompts, [tokens, width] each, to a `.safetensors` file."""
+    # Names are numbers: a prompt may be longer than a name should be. The prompts are metadata.
     named = {str(i): each.contiguous() for i, each in enumerate(rows.values())}
     save_file(named, path, metadata={_PROMPTS: json.dumps(list(rows))})

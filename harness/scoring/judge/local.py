@@ -80,11 +80,31 @@ class Local(Judge):
         Shapes  frames_THWC [T, H, W, 3] u8 RGB.
         Raises  Unscorable: an answer that cannot be read.
         """
+        import torch
+
         shown = images(frames_THWC, self.num_frames, self.max_side_px)
         content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in shown]
         content.append({"type": "text", "text": question(events, len(shown))})
-        # Each vote has a seed of its own.
-        return read(self._answer(content, self.seed + vote, device), len(events))
+        model, processor = self._model(device)
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(device, model.dtype)
+        sampling: dict[str, Any] = {"do_sample": False}
+        if self.answers_vary:
+            sampling = {"do_sample": True, "temperature": self.temperature}
+        # Sampling must not advance the global random streams. Each vote has a seed of its own, so
+        # that it gives the same answer in any order of questions.
+        cuda = [torch.device(device)] if device.startswith("cuda") else []
+        with torch.inference_mode(), torch.random.fork_rng(cuda):
+            torch.manual_seed(self.seed + vote)
+            tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, **sampling)
+        # The model returns the question too.
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        return read(str(processor.decode(new, skip_special_tokens=True)), len(events))
 
     def close(self) -> None:
         """Free the model."""
@@ -97,31 +117,6 @@ class Local(Judge):
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {file.name: sha256(file) for file in self._files}
-
-    def _answer(self, content: list[dict[str, Any]], seed: int, device: str) -> str:
-        """Return the model's answer to one user message."""
-        import torch
-
-        model, processor = self._model(device)
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(device, model.dtype)
-        sampling: dict[str, Any] = {"do_sample": False}
-        if self.answers_vary:
-            sampling = {"do_sample": True, "temperature": self.temperature}
-        # Sampling must not advance the global random streams, and a vote must give the same answer
-        # in any order of questions.
-        cuda = [torch.device(device)] if device.startswith("cuda") else []
-        with torch.inference_mode(), torch.random.fork_rng(cuda):
-            torch.manual_seed(seed)
-            tokens = model.generate(**inputs, max_new_tokens=self.max_new_tokens, **sampling)
-        # The model returns the question too.
-        new = tokens[0, inputs["input_ids"].shape[1] :]
-        return str(processor.decode(new, skip_special_tokens=True))
 
     def _model(self, device: str) -> tuple[Any, Any]:
         """Return the model and its processor; load them again only for a different device."""

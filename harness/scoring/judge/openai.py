@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from harness.scoring.judge.judge import Judge, Verdict, check_frames, images
@@ -21,10 +21,7 @@ from harness.scoring.judge.question import first_words, question, read
 from harness.scoring.metrics.metric import Frames, Unavailable, Unscorable
 from harness.system.errors import UserError, first_line
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-LONGEST_WAIT_S = 60.0
+LONGEST_WAIT_S = 60.0  # also if the server asks for more
 JPEG_QUALITY = 95
 
 
@@ -105,12 +102,18 @@ class OpenAI(Judge):
             raise Unavailable(reason)
         shown = images(frames_THWC, self.num_frames, self.max_side_px)
         parts: list[dict[str, Any]] = [{"type": "text", "text": question(events, len(shown))}]
+        quality = {"quality": JPEG_QUALITY} if self.image_format == "jpeg" else {}
         for image in shown:
-            parts.append({"type": "image_url", "image_url": {"url": self._data_url(image)}})
+            file = io.BytesIO()
+            image.save(file, self.image_format, **quality)
+            # In the request itself, since the endpoint cannot read files of this machine.
+            content = base64.b64encode(file.getvalue()).decode()
+            url = f"data:image/{self.image_format};base64,{content}"
+            parts.append({"type": "image_url", "image_url": {"url": url}})
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": parts}],
-            "seed": self.seed + vote,
+            "seed": self.seed + vote,  # one of its own for each vote, so that votes can differ
         }
         if self.temperature is not None:
             body["temperature"] = self.temperature
@@ -123,12 +126,6 @@ class OpenAI(Judge):
     @property
     def _host(self) -> str:
         return urlsplit(self.base_url or "").netloc
-
-    def _data_url(self, image: Image) -> str:
-        file = io.BytesIO()
-        quality = {"quality": JPEG_QUALITY} if self.image_format == "jpeg" else {}
-        image.save(file, self.image_format, **quality)
-        return f"data:image/{self.image_format};base64,{base64.b64encode(file.getvalue()).decode()}"
 
     def _ask(self, body: bytes) -> str:
         """Return the endpoint's response, after at most `attempts` attempts."""

@@ -29,6 +29,7 @@ _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)
 
 def question(events: Sequence[str], num_frames: int) -> str:
     """Return the question that accompanies the frames."""
+    # Numbered, because the answer has to name the events by their numbers.
     listed = "\n".join(f"{number}. {event}" for number, event in enumerate(events, 1))
     return TEMPLATE.format(num_frames=num_frames, num_events=len(events), events=listed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,13 +74,23 @@ class Lpips(Metric):
 
     def _per_frame(self, video_THWC: Frames, reference_THWC: Frames, device: str) -> Series:
         """Return the distance of each frame: both [T, H, W, 3] u8 -> [T] f64."""
+        import lpips
         import torch
 
         from harness.system import machine
 
         if self._model is None:
-            path = weights.path(BACKBONE, self._data_dir)
-            self._model = _network(path).to(machine.choose_device(device))
+            # Construction draws random weights first. Fork: the global stream must not advance.
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torchvision, about lpips's argument names
+                model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
+            # The backbone comes from our file instead of torch's hub. The package numbers AlexNet's
+            # layers by slices (slice<k>.<layer>.<kind>), the file by `features`.
+            backbone = weights.path(BACKBONE, self._data_dir)
+            state = torch.load(backbone, map_location="cpu", weights_only=True)
+            places = {name.split(".", 1)[1]: name for name in model.net.state_dict()}
+            model.net.load_state_dict({x: state[f"features.{name}"] for name, x in places.items()})
+            self._model = model.eval().to(machine.choose_device(device))
         place = next(self._model.parameters()).device
 
         def to_input(frames_THWC: Frames) -> torch.Tensor:
@@ -97,19 +106,3 @@ class Lpips(Metric):
                 distance = self._model(to_input(video_THWC[batch]), to_input(reference_THWC[batch]))
                 distances.append(distance.flatten().cpu().numpy())
         return np.concatenate(distances).astype(np.float64)
-
-
-def _network(backbone: Path) -> Any:
-    """Build the network with the backbone from this file instead of torch's hub."""
-    import lpips
-    import torch
-
-    # Construction draws random weights first. Fork, so that it does not advance the global stream.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision warns of the argument names that lpips uses
-        model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
-    state = torch.load(backbone, map_location="cpu", weights_only=True)
-    net = model.net.state_dict()
-    places = {name.split(".", 1)[1]: name for name in net}  # slice<k>.<layer>.<kind>
-    model.net.load_state_dict({place: state[f"features.{name}"] for name, place in places.items()})
-    return model.eval()

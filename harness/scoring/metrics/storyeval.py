@@ -86,6 +86,7 @@ class StoryEval(Metric):
         votes_VE = np.array([verdict.completed for verdict in verdicts])
         share_E = votes_VE.mean(axis=0)
         completed_E = share_E > 0.5
+        # Of several votes all explanations are kept, since they may contradict each other.
         explanation = verdicts[0].explanation
         if len(verdicts) > 1:
             explanation = "\n".join(

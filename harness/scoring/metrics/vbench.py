@@ -195,6 +195,8 @@ class Consistency(Dimension):
         if self._between is None or len(pieces) == 1:
             return row
         starts = [start for start, _ in pieces]
+        # The first frames of the clips, as a video of their own: inside a video the package
+        # compares every frame with the one before and with the first.
         first = replace(clip, frames_THWC=clip.frames_THWC[starts])
         between = self._ask(first, (0, len(starts)), device).value
         onto = mapped(between, read_table(weights.path(self._between.table, self._data_dir)))

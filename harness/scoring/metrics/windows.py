@@ -216,6 +216,7 @@ def segments(
     if not clip.switches:
         return []
     alone = replace(clip, first_chunk_frames=0, switches=())
+    # Counted from the first value behind the first chunk, where `per_frame_T[first:]` begins.
     edges = [frame - clip.first_chunk_frames for frame in clip.switches]
     return [
         summarise(part_T, alone, read, cap=cap) if part_T.size else None
@@ -239,5 +240,6 @@ def slope(times_s: list[float], values: list[float]) -> float | None:
     """Return the least-squares slope per second, or None for fewer than two points."""
     if len(times_s) < 2:
         return None
+    # Around the mean time the intercept drops out of the normal equations.
     from_middle_s = np.array(times_s) - np.mean(times_s)
     return float(from_middle_s @ np.array(values) / (from_middle_s @ from_middle_s))

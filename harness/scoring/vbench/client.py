@@ -84,6 +84,7 @@ class Runner:
             if self._process is None:
                 return
             assert self._process.stdin is not None
+            # The child ends with its input.
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
             try:
@@ -100,11 +101,13 @@ class Runner:
         """
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
+        # A child that crashed has closed the pipe; the reply that does not come says so.
         with suppress(BrokenPipeError):
             print(json.dumps(asked), file=process.stdin, flush=True)
         line = process.stdout.readline()
         if line.endswith("\n"):
             return line
+        # Ctrl-C reaches the child too. It is passed on, where a crash would be tried again.
         if process.wait() == -signal.SIGINT:
             raise KeyboardInterrupt
         return ""

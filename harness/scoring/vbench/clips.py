@@ -50,6 +50,7 @@ def spans(
     if is_short or num_frames < length:
         return [(0, num_frames)]
     starts = list(range(0, num_frames - length + 1, length))
+    # The last frames count too: a clip of full length ends the video.
     if starts[-1] + length < num_frames:
         starts.append(num_frames - length)
     return [(start, start + length) for start in starts]

@@ -15,6 +15,7 @@ from harness.system.paths import checkout
 
 PYTHON = ".venv-vbench/bin/python"  # in the checkout; `make vbench` creates it
 PATIENCE_S = 60
+# Runs under the other interpreter, which has none of our packages.
 _ASK = """
 import json, sys
 from importlib import metadata
@@ -73,6 +74,7 @@ def versions(python: Path) -> Mapping[str, str]:
 
     Raises  OSError, ValueError, SubprocessError: the interpreter does not answer.
     """
+    # The time of the file renews the cache when the environment is made again.
     return _versions(python, python.stat().st_mtime_ns)
 
 

@@ -43,7 +43,9 @@ class Protocol:
             scored = [
                 row
                 for row in rows
-                if row["prompt"] in prompts and _is_value(row.get(f"vbench_{name}"))
+                if row["prompt"] in prompts
+                and (value := row.get(f"vbench_{name}")) is not None
+                and math.isfinite(value)
             ]
             if not scored:
                 continue
@@ -59,10 +61,6 @@ class Protocol:
         if clips := sorted(name for name in by_clips if name and name != "whole"):
             found.append(f"videos were scored by {', '.join(clips)}, as VBench-Long")
         return found
-
-
-def _is_value(score: float | None) -> bool:
-    return score is not None and math.isfinite(score)
 
 
 PUBLISHED = Protocol(
