@@ -207,11 +207,11 @@ def test_a_cache_that_cannot_be_written_is_named(
 def test_only_the_first_process_of_a_machine_starts_a_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.cache.compiled import pages  # needs numba
+    from harness.cache.compiled import once, pages  # need numba
 
     started: list[Sequence[str]] = []
-    monkeypatch.setattr(pages, "_MARK", tmp_path / "compiled")
-    monkeypatch.setattr(pages.subprocess, "run", lambda command, check: started.append(command))
+    monkeypatch.setattr(pages, "MARK", tmp_path / "compiled")
+    monkeypatch.setattr(once.subprocess, "run", lambda command, check: started.append(command))
     for _ in range(2):
         pages.load.__wrapped__()  # without the memory of this process
     assert len(started) == 1 and started[0][1:] == ["-m", "harness.cache.compiled.pages"]

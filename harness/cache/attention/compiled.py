@@ -19,9 +19,9 @@ from harness.system.errors import UserError
 class Compiled(Portable):
     """Like `Portable`, but packed pages are decoded and encoded by loops that numba compiled.
 
-    The results are the same bit for bit. torch's attention multiplies matrices with the units of
-    the processor that a compiler does not reach (AMX), so attention is not part of the loops. What
-    has no `kernel_layout` is decoded by torch.
+    The results are the same bit for bit. torch attends, since its products use the matrix
+    units of the processor (AMX) where there are any. What has no `kernel_layout` is decoded by
+    torch.
     """
 
     # Little scratch stays in the processor's cache between decoding and attention.

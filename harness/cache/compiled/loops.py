@@ -13,9 +13,11 @@ compiler from vectorizing the loop.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from harness.cache.compiled.once import njit
 
 LANES = 16  # numbers that are compared at once
 FP16_MAX = np.float32(65504)

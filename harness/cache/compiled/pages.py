@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from llvmlite.binding import get_host_cpu_name
 from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.api import CodePlane, KernelLayout, Packed
-from harness.cache.compiled import FOLDER
-from harness.system.logs import log
+from harness.cache.compiled import loops
+from harness.cache.compiled.once import load_once, mark_of
 
-numba.config.CACHE_DIR = str(FOLDER / f"numba-{numba.__version__}")  # read when loops are defined
-
-from harness.cache.compiled import loops  # noqa: E402
-
-# numba compiles again if any of these changes.
-_STATE = loops.__file__, Path(loops.__file__).stat().st_mtime_ns, get_host_cpu_name()
-_MARK = FOLDER / f"numba-{numba.__version__}-{sha256(repr(_STATE).encode()).hexdigest()[:16]}"
-
+MARK = mark_of(loops)
 SHARE = 2**19  # values of a thread at least: starting one takes as long as decoding so many
 HELD = 16  # tokens that encoding holds at a time, more if a group has more
 DTYPES = (torch.bfloat16, torch.float32)
@@ -156,12 +143,7 @@ def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots_F: Integers
 @cache
 def load() -> None:
     """Load the loops into this process, after compiling them if no earlier process did."""
-    # A compiler leaves 70 MiB in its process, and they would count in the peaks of the videos that
-    # the process makes. So another process compiles. If that fails, this one does.
-    if not _MARK.exists():
-        log.info("compiling the loops of the cache, once on this machine: about 10 s")
-        subprocess.run([sys.executable, "-m", "harness.cache.compiled.pages"], check=False)
-    compile_loops()
+    load_once(MARK, "harness.cache.compiled.pages", compile_loops)
 
 
 def compile_loops() -> None:
@@ -172,7 +154,7 @@ def compile_loops() -> None:
     pages, slots = Packed(parts, 8, (1, 1)), np.zeros(1, np.int64)
     encode(KernelLayout((plane,)), x, pages, slots)
     decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1))
-    _MARK.touch()
+    MARK.touch()
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import threading
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 
-import numba
 import numpy as np
 import torch
-from llvmlite.binding import get_host_cpu_name
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.cache.compiled import FOLDER
-from harness.cache.int8 import missing
-from harness.system.logs import log
+from harness.cache.compiled.once import load_once, mark_of
+from harness.cache.int8 import loops, missing, tiles
 
-numba.config.CACHE_DIR = str(FOLDER / f"numba-{numba.__version__}")  # read when loops are defined
-
-from harness.cache.int8 import loops, tiles  # noqa: E402
-
-# numba compiles again if any of these changes.
-_FILES = [(file, Path(file).stat().st_mtime_ns) for file in (loops.__file__, tiles.__file__)]
-_STATE = sha256(repr((_FILES, get_host_cpu_name())).encode()).hexdigest()[:16]
-_MARK = FOLDER / f"int8-{numba.__version__}-{_STATE}"
-
+MARK = mark_of(loops, tiles)
 LOG2E = math.log2(math.e)
 Rows = tuple[NDArray[np.float32], NDArray[np.int16]]
 
@@ -95,18 +80,14 @@ def _rows(x_BHND: Tensor) -> Rows:
 @cache
 def load() -> None:
     """Load the loop into this process, after compiling it if no earlier process did."""
-    # Another process compiles, whose memory is in no measured peak; see the loops of the cache.
-    if not _MARK.exists():
-        log.info("compiling attention=int8, once on this machine")
-        subprocess.run([sys.executable, "-m", "harness.cache.int8.attend"], check=False)
-    compile_loops()
+    load_once(MARK, "harness.cache.int8.attend", compile_loops)
 
 
 def compile_loops() -> None:
     """Load the loop, after compiling it for this processor if no earlier process did."""
     x = torch.zeros(1, 1, 1, 1)
     attend_int8(x, x, x, None)
-    _MARK.touch()
+    MARK.touch()
 
 
 if __name__ == "__main__":

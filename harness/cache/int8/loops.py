@@ -10,8 +10,8 @@ compiler from vectorizing the loop.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from harness.cache.compiled.once import njit
 from harness.cache.int8.tiles import (
     add_bf16,
     add_int8,
