@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +35,9 @@ def main(words: Sequence[str]) -> int:
     A bench that fails does not stop the others. Exit code 2: something that the user can fix.
     """
     names, options = read(words)
-    for name, value in SLEEP.items():  # as in the children of a run; before torch is loaded
-        os.environ.setdefault(name, value)
+    if "torch" not in sys.modules:  # it reads them when it is loaded
+        for name, value in SLEEP.items():  # as in the children of a run
+            os.environ.setdefault(name, value)
     names = names or [name for name in BENCHES if name not in BY_NAME]
     return max(_run_one(name, options) for name in names)
 

@@ -171,7 +171,10 @@ def test_a_killed_holder_frees_its_gpu(machine: Machine) -> None:
             assert second.gpu == GPUS[0]
 
 
-def test_a_cpu_run_beside_gpus_takes_cores(machine: Machine) -> None:
+def test_a_cpu_run_beside_gpus_takes_cores(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     with machine.holder("cpu", hold=0, threads=1) as holder:
         device, variables, _, _ = holder.granted()
     assert (device, variables) == ("cpu", {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"})
