@@ -65,7 +65,7 @@ def refuse_others(out: Path) -> None:
     if not found and not any(out.iterdir()):
         return
     listed: set[str] = set()
-    # A folder whose list cannot be read is not taken for a report.
+    # A folder with an unreadable list of files does not count as a report.
     with suppress(OSError, ValueError, LookupError, TypeError):
         content = json.loads((out / MARKER).read_text())
         if content["made_by"] == MADE_BY:

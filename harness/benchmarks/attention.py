@@ -32,11 +32,11 @@ from harness.benchmarks.lab import Lab, Sizes, on_cpu
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
 from harness.benchmarks.timing import Action, clock_of
-from harness.cache import int8
 from harness.cache.attention.base import Backend, Scratch, Segment
 from harness.cache.attention.dense import attend_plain
 from harness.cache.attention.int8 import Int8
 from harness.cache.attention.portable import Portable
+from harness.cache.compiled import int8
 from harness.cache.pages import Arena
 
 TITLE = "Attention over packed history beside BF16, one layer, CPU"

@@ -9,7 +9,7 @@ that 16 numbers for 192 leave out, and the three pixel frames between two keyfra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -125,6 +125,11 @@ class Upsampler(nn.Module):
         with torch.no_grad():
             self.to_pixels.weight.mul_(0.1)
 
+    @cached_property  # the meter asks at every pass
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(parameter.nbytes for parameter in self.parameters())
+
     def forward(self, before_BChw: Tensor, now_BChw: Tensor) -> Tensor:
         """Four pixel frames [B, 4, 3, H, W]; the last is the keyframe of `now`."""
         return fade(before_BChw, now_BChw) + self.correction(before_BChw, now_BChw)
@@ -169,7 +174,6 @@ class KeyframeDecoder:
             raise UserError("decoder.weights=bundled needs decoder.sha256=<digest of the file>")
         self.sha256, self.weights, self.file = sha256, weights, file
         self._network: Upsampler | None = None
-        self._nbytes = 0
 
     def locate(self, root: Path) -> None:
         """The weights lie beside the code; decoders share this call."""
@@ -182,21 +186,20 @@ class KeyframeDecoder:
     def close(self) -> None:
         """Free the network; the next call loads it again."""
         on_gpu = self._network is not None and self._network.stem.weight.is_cuda
-        self._network, self._nbytes = None, 0
+        self._network = None
         if on_gpu:
             torch.cuda.empty_cache()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights on the device; nothing before they are loaded."""
-        return self._nbytes  # asked for at every pass, so it is summed once
+        return 0 if self._network is None else self._network.nbytes
 
     def hollow(self) -> KeyframeDecoder:
         """The same decoder on the meta device: true sizes, no values, no files."""
         hollow = KeyframeDecoder(self.sha256, self.weights, self.file)
         with torch.device("meta"):
             hollow._network = Upsampler().eval().requires_grad_(False)
-        hollow._nbytes = sum(parameter.nbytes for parameter in hollow._network.parameters())
         return hollow
 
     def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
@@ -233,7 +236,6 @@ class KeyframeDecoder:
                 assert self.sha256 is not None  # refused by the constructor
                 network.load_state_dict(load_file(bundled(self.file, self.sha256)))
             self._network = network.eval().requires_grad_(False)
-            self._nbytes = sum(parameter.nbytes for parameter in network.parameters())
         self._network = self._network.to(device)
         return self._network
 

@@ -210,7 +210,7 @@ def test_only_the_first_process_of_a_machine_starts_a_compiler(
     from harness.cache.compiled import once, pages  # need numba
 
     started: list[Sequence[str]] = []
-    monkeypatch.setattr(pages, "MARK", tmp_path / "compiled")
+    monkeypatch.setattr(once, "COMPILED", tmp_path / "compiled")
     monkeypatch.setattr(once.subprocess, "run", lambda command, check: started.append(command))
     for _ in range(2):
         pages.load.__wrapped__()  # without the memory of this process

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from harness.api import Exact, Method, Quantizer
-from harness.cache import int8
 from harness.cache.attention.auto import Auto
 from harness.cache.attention.base import Backend, Scratch, attend_grouped
 from harness.cache.attention.int8 import Int8
 from harness.cache.attention.reference import Reference
+from harness.cache.compiled import int8
 from harness.system.errors import UserError
 from methods.quantizers.affine import Affine
 from methods.quantizers.quarot import QuaRot
@@ -57,7 +57,7 @@ def exactly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tupl
 
 
 def eight_bit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    from harness.cache.int8.attend import attend_int8
+    from harness.cache.compiled.int8.attend import attend_int8
 
     Int8().resolve(spec(), BF16, CPU)
     return attend_int8(q, k, v, bias)
@@ -228,5 +228,9 @@ def test_other_devices_are_refused(device: str) -> None:
 
 def test_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(UserError, match="no units for products of 8-bit matrices"):
-        Int8().resolve(spec(), BF16, CPU)
+    int8.missing.cache_clear()
+    try:
+        with pytest.raises(UserError, match="no units for products of 8-bit matrices"):
+            Int8().resolve(spec(), BF16, CPU)
+    finally:
+        int8.missing.cache_clear()

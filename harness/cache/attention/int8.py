@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Method
-from harness.cache import int8
 from harness.cache.attention.compiled import Compiled
+from harness.cache.compiled import int8
 from harness.system.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Int8(Compiled):
                 f"attention={self.name}: {lacking}; type attention=auto, which takes what runs here"
             )
         super().resolve(spec, method, device)
-        from harness.cache.int8.attend import load  # needs numba
+        from harness.cache.compiled.int8.attend import load  # needs numba
 
         load()
         return self
@@ -44,7 +44,7 @@ class Int8(Compiled):
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Return attention to all tokens [B, H, T, D]; mask [B or 1, h or 1, 1, N]."""
-        from harness.cache.int8.attend import attend_int8  # needs numba
+        from harness.cache.compiled.int8.attend import attend_int8  # needs numba
 
         bias = None if mask is None else mask[:, :, 0]
         return attend_int8(q_BHTD, k_BHTD, v_BHTD, bias)[0]
@@ -58,7 +58,7 @@ class Int8(Compiled):
         bias_BHN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return attention to a part of the tokens, and its log-sum-exp."""
-        from harness.cache.int8.attend import attend_int8  # needs numba
+        from harness.cache.compiled.int8.attend import attend_int8  # needs numba
 
         out, lse = attend_int8(q_BHTD, k_BHTD, v_BHTD, bias_BHN)
         return out, lse + log_count

@@ -13,10 +13,18 @@ compiler from vectorizing the loop.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from harness.cache.compiled.bits import (
+    bytes_at,
+    field_of,
+    floats_at,
+    halves_at,
+    narrow,
+    rounded,
+    start_of,
+    take,
+    widen,
+)
 from harness.cache.compiled.once import njit
 
 LANES = 16  # numbers that are compared at once
@@ -31,123 +39,12 @@ CHANNEL_SCALE, CHANNEL_MEAN, TOKEN_SCALE = 0, 1, 2  # rows of `outer`
 ROWS, NEAREST = 0, 1  # rows of `centroids`
 
 
-@intrinsic
-def pointer(typing_context, address):
-    """Return an address as a pointer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-@intrinsic
-def field_of(typing_context, byte, shift, mask):
-    """Return `(byte >> shift) & mask`, in 32 bits: numba's operators take 64, at half the speed."""
-
-    def generate(context, builder, signature, arguments):
-        byte, shift, mask = arguments
-        return builder.and_(builder.lshr(builder.zext(byte, shift.type), shift), mask)
-
-    return types.int32(types.uint8, types.int32, types.int32), generate
-
-
-@njit(inline="always")
-def start_of(part, frame, itemsize):
-    """Return the address of the first value of a frame (b, h, slot)."""
-    b, h, slot = frame
-    return part[0] + (b * part[1] + h * part[2] + slot * part[3]) * itemsize
-
-
-@njit(inline="always")
-def bytes_at(address, count):
-    """Return memory as an array [count] of bytes."""
-    return carray(pointer(address), (count,), np.uint8)
-
-
-@njit(inline="always")
-def halves_at(address, count):
-    """Return memory as an array [count] of 16-bit integers."""
-    return carray(pointer(address), (count,), np.uint16)
-
-
-@njit(inline="always")
-def floats_at(address, count):
-    """Return memory as an array [count] of FP32."""
-    return carray(pointer(address), (count,), np.float32)
-
-
-@njit(inline="always")
-def take(address, shape):
-    """Return memory as an array of FP32, and the address behind it.
-
-    The loops cut their own arrays out of memory like this because numba counts the references to
-    arrays that it allocates, for each row that is taken from one: half of the time of decoding.
-    """
-    array = carray(pointer(address), shape, np.float32)
-    return array, address + 4 * array.size
-
-
-@njit(inline="always")
-def integers_like(address, shape):
-    """Return the same memory as an array of 32-bit integers."""
-    return carray(pointer(address), shape, np.int32)
-
-
-@njit(inline="always")
-def rounded(number):
-    """Return the bits of an FP32 number, rounded to even, as those of BF16.
-
-    A not-a-number stays one, since its upper bits are those of the usual one.
-    """
-    # numba computes with plain integers in 64 bits, which takes twice the time.
-    bits = np.float32(number).view(np.int32)
-    last = (bits >> np.int32(16)) & np.int32(1)
-    return (bits + np.int32(0x7FFF) + last) >> np.int32(16)
-
-
-@njit(inline="always")
-def widen(half, row, bits):
-    """Write FP16 numbers to the start of row [D] fp32; `bits` is the same memory as int32.
-
-    Not-a-numbers become the usual one, so that rounding to BF16 needs no test for others.
-    """
-    for i in range(half.size):
-        number = np.int32(half[i])
-        magnitude = (number & 0x7FFF) << 13
-        bits[i] = magnitude
-        row[i] *= np.float32(2.0**112)  # fixes the exponent, exactly, of subnormal numbers too
-        if magnitude >= 0x7C00 << 13:
-            bits[i] = 0x7F800000 if magnitude == 0x7C00 << 13 else 0x7FC00000
-        bits[i] |= (number & 0x8000) << 16
-
-
-@njit(inline="always")
-def narrow(row, bits, half):
-    """Write the start of row [D] fp32 as FP16, rounded to even, and keep the rounded numbers in it.
-
-    bits: the memory of `row` as int32. No magnitude exceeds 65504.
-    """
-    for i in range(half.size):
-        sign, magnitude = (bits[i] >> 16) & 0x8000, bits[i] & 0x7FFFFFFF
-        bits[i] = magnitude
-        if magnitude > 0x7F800000:  # not a number
-            rounded = 0x7E00
-        elif magnitude < 113 << 23:  # subnormal: next to 0.5, FP32 has the spacing of 2**-24
-            row[i] += np.float32(0.5)
-            rounded = bits[i] - (126 << 23)
-        else:
-            rounded = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
-        half[i] = rounded | sign
-    widen(half, row, bits)
-
-
 @njit(inline="always")
 def spread(row, count):
     """Write each of the first `count` numbers of row [D] to its share of the row, in place."""
     each = row.size // count
     if each > 1:
-        # From the end: a share lies behind the numbers that are still to be read.
+        # Fill from the end, so that no number is overwritten before it is read.
         for n in range(count - 1, -1, -1):
             number = row[n]
             for j in range(np.uint64(n * each), np.uint64((n + 1) * each)):
@@ -241,26 +138,20 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     num_planes = parts.shape[0]
     # For all arrays of the loop; see the last line.
     memory = np.empty(num_planes * (2 * width + 257) + 4 * width, np.float32)
-    start = memory.ctypes.data
-    scales_bits = integers_like(start, (num_planes, width))
-    scales, start = take(start, (num_planes, width))
-    zeros_bits = integers_like(start, (num_planes, width))
-    zeros, start = take(start, (num_planes, width))
-    tables_bits = integers_like(start, (num_planes, 256))
-    tables, start = take(start, (num_planes, 256))
-    units, start = take(start, num_planes)
-    finish_bits = integers_like(start, (2, width))
-    finish, start = take(start, (2, width))
-    room_bits = integers_like(start, width)
-    room, start = take(start, width)
-    total, start = take(start, width)
+    scales, scales_bits, free = take(memory.ctypes.data, (num_planes, width))
+    zeros, zeros_bits, free = take(free, (num_planes, width))
+    tables, tables_bits, free = take(free, (num_planes, 256))
+    units, _, free = take(free, num_planes)
+    finish, finish_bits, free = take(free, (2, width))
+    room, room_bits, free = take(free, width)
+    total, _, free = take(free, width)
     for p in range(num_planes):
         scales[p, :] = np.float32(1)
         zeros[p, :] = offsets[p]
         units[p] = np.float32(1)
     # The token at which the next row of metadata begins, and the row's first number.
     due, rows = np.empty(num_planes, np.int64), np.empty(num_planes, np.int64)
-    # One plane of plain codes with nothing to do behind it is the usual case: it has its own loop.
+    # The usual case, one plane of plain codes and no later step, has a loop of its own.
     only = num_planes == 1 and out[4] == 2 and centroids.shape[0] == 0
     only = only and not (specs[0, ENTRY] or parts[0, BYTE_SCALES, 0])
     for i in range(3):
@@ -302,15 +193,12 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                         if not (specs[p, ENTRY] or parts[p, ZERO, 0]):
                             for n in range(count):
                                 zeros[p, n] = scales[p, n] * offsets[p]
-                            if not only:
-                                spread(zeros[p], count)
-                        if not only:
-                            spread(scales[p], count)
                     if parts[p, ZERO, 0]:
                         half = halves_at(start_of(parts[p, ZERO], frame, 2) + 2 * row, count)
                         widen(half, zeros[p], zeros_bits[p])
-                        if not only:
-                            spread(zeros[p], count)
+                    if not only:
+                        spread(scales[p], count)
+                        spread(zeros[p], count)
                 size = width * bits >> 3
                 codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
                 if only:
@@ -388,18 +276,15 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
     num_planes = parts.shape[0]
     # For all arrays of the loop; see the last line.
     memory = np.empty((block + 8) * width, np.float32)
-    start = memory.ctypes.data
-    held_bits = integers_like(start, (block, width))
-    held, start = take(start, (block, width))
-    low, start = take(start, width)
-    high, start = take(start, width)
-    room_bits = integers_like(start, width)
-    room, start = take(start, width)
-    step, start = take(start, width)
-    scale, start = take(start, width)
-    zero, start = take(start, width)
-    code, start = take(start, width)
-    chosen = integers_like(start, width)
+    held, held_bits, free = take(memory.ctypes.data, (block, width))
+    low, _, free = take(free, width)
+    high, _, free = take(free, width)
+    room, room_bits, free = take(free, width)
+    step, _, free = take(free, width)
+    scale, _, free = take(free, width)
+    zero, _, free = take(free, width)
+    code, _, free = take(free, width)
+    _, chosen, free = take(free, width)
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from harness.api import CodePlane, KernelLayout, Packed
 from harness.cache.compiled import loops
-from harness.cache.compiled.once import load_once, mark_of
+from harness.cache.compiled.once import load_once
+from harness.cache.compiled.threads import in_threads
 
-MARK = mark_of(loops)
 SHARE = 2**19  # values of a thread at least: starting one takes as long as decoding so many
 HELD = 16  # tokens that encoding holds at a time, more if a group has more
 DTYPES = (torch.bfloat16, torch.float32)
@@ -143,7 +142,7 @@ def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots_F: Integers
 @cache
 def load() -> None:
     """Load the loops into this process, after compiling them if no earlier process did."""
-    load_once(MARK, "harness.cache.compiled.pages", compile_loops)
+    load_once("harness.cache.compiled.pages", compile_loops)
 
 
 def compile_loops() -> None:
@@ -154,24 +153,12 @@ def compile_loops() -> None:
     pages, slots = Packed(parts, 8, (1, 1)), np.zeros(1, np.int64)
     encode(KernelLayout((plane,)), x, pages, slots)
     decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1))
-    MARK.touch()
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:
-    """Run a loop over all tasks, of `values` values each, in this thread and some more."""
-    # Plain threads: numba's own pool would compete with torch's, and some of its kinds do not
-    # survive a fork. The loops hold no lock of Python's.
+    """Run a loop over all tasks, of `values` values each, in as many threads as pay off."""
     number = max(1, min(torch.get_num_threads(), tasks, tasks * values // SHARE))
-    bounds = [tasks * i // number for i in range(number + 1)]
-    others = [
-        threading.Thread(target=loop, args=(*arguments, *bounds[i : i + 2]))
-        for i in range(1, number)
-    ]
-    for thread in others:
-        thread.start()
-    loop(*arguments, *bounds[:2])
-    for thread in others:
-        thread.join()
+    in_threads(loop, arguments, tasks, number)
 
 
 def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:

@@ -1,15 +1,19 @@
 """Attention on a CPU with 8-bit queries and keys, in one loop around the processor's matrix units.
 
-`harness.cache.int8.attend` needs numba, so import it where it is called. This file does not.
+`harness.cache.compiled.int8.attend` needs numba, so import it where it is called. This file does
+not.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 
 from harness.cache import compiled
 
 
+@cache  # asked in every call of attention
 def missing() -> str | None:
     """Return why 8-bit attention cannot run on this processor, in one phrase; None if it can."""
     found = torch.cpu.get_capabilities()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from functools import cache
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.cache.compiled.once import load_once, mark_of
-from harness.cache.int8 import loops, missing, tiles
+from harness.cache.compiled.int8 import loops, missing, tiles
+from harness.cache.compiled.once import load_once
+from harness.cache.compiled.threads import in_threads
 
-MARK = mark_of(loops, tiles)
 LOG2E = math.log2(math.e)
 Rows = tuple[NDArray[np.float32], NDArray[np.int16]]
 
@@ -53,18 +52,7 @@ def attend_int8(
         lse.numpy(),
     )
     heads = batch * num_heads
-    number = max(1, min(torch.get_num_threads(), heads))
-    bounds = [heads * i // number for i in range(number + 1)]
-    # Plain threads, as for the loops of the cache; the loop holds no lock of Python's.
-    others = [
-        threading.Thread(target=loops.attend, args=(*arguments, *bounds[i : i + 2]))
-        for i in range(1, number)
-    ]
-    for thread in others:
-        thread.start()
-    loops.attend(*arguments, *bounds[:2])
-    for thread in others:
-        thread.join()
+    in_threads(loops.attend, arguments, heads, max(1, min(torch.get_num_threads(), heads)))
     return out, lse.view(batch, num_heads, num_queries)
 
 
@@ -80,14 +68,13 @@ def _rows(x_BHND: Tensor) -> Rows:
 @cache
 def load() -> None:
     """Load the loop into this process, after compiling it if no earlier process did."""
-    load_once(MARK, "harness.cache.int8.attend", compile_loops)
+    load_once("harness.cache.compiled.int8.attend", compile_loops)
 
 
 def compile_loops() -> None:
     """Load the loop, after compiling it for this processor if no earlier process did."""
     x = torch.zeros(1, 1, 1, 1)
     attend_int8(x, x, x, None)
-    MARK.touch()
 
 
 if __name__ == "__main__":

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.cache.compiled.once import njit
-from harness.cache.int8.tiles import (
+from harness.cache.compiled.bits import bits_of, float_of, rounded
+from harness.cache.compiled.int8.tiles import (
     add_bf16,
     add_int8,
-    bits_of,
     clear,
     configure,
-    float_of,
     load,
     release,
     store,
 )
+from harness.cache.compiled.once import njit
 
 BLOCK = 32  # queries, keys or channels of values that two tiles side by side hold
 # Keys and values of a tile of the softmax, 192 KiB at 128 channels, stay in the cache of a core
@@ -70,10 +69,8 @@ def give(row, head, r, wide, brief):
     if brief.shape[0]:
         numbers = brief[head, r]
         for j in range(np.uint64(row.size)):
-            bits = bits_of(row[j])
-            odd = np.int32(np.int32(bits >> BF16) & np.int32(1))
-            rounded = np.int16(np.int32(np.int32(bits + np.int32(0x7FFF)) + odd) >> BF16)
-            numbers[j] = rounded if row[j] == row[j] else np.int16(0x7FC0)  # not a number
+            is_nan = row[j] != row[j]
+            numbers[j] = np.int16(0x7FC0) if is_nan else np.int16(rounded(row[j]))
     else:
         wide[head, r] = row
 
@@ -123,7 +120,7 @@ def weights_of(x, top, weight):
         bits = np.int32(bits_of(power) + np.int32(whole << EXPONENT))
         bits = np.int32(bits + HALF_BF16)
         weight[j] = np.int16(bits >> BF16)
-        # As rounded, so that the weights add up to one.
+        # Sum the rounded weights: the values are multiplied by these.
         total += float_of(np.int32(bits & UPPER_HALF))
     return total
 
@@ -230,7 +227,7 @@ def add_values(weights, step, v, far, out, num_keys, width):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def attend(queries, keys, values, biases, factor, config, outs, lse, first, last):  # noqa: PLR0913
-    """Attend with heads `first` to `last`.
+    """Compute the attention of heads `first` to `last`.
 
     queries, keys: two arrays [H, T or N, D], fp32 and BF16, one of them without heads; see `hold`.
     values: [H, N, D] BF16. biases: [H, N] fp32, added to logits. factor: of the logits, which are

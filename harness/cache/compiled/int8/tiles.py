@@ -1,4 +1,4 @@
-"""The processor's matrix units (AMX) and bit patterns, as functions for loops that numba compiles.
+"""The processor's matrix units (AMX), as functions for loops that numba compiles.
 
 There are eight tiles of 16 rows of 64 bytes. Tile numbers are literals.
 
@@ -99,23 +99,3 @@ def _product(name: str) -> Any:
 load, store = _mover("llvm.x86.tileloadd64"), _mover("llvm.x86.tilestored64")
 add_int8 = _product("llvm.x86.tdpbssd")  # INT32 += INT8 x INT8
 add_bf16 = _product("llvm.x86.tdpbf16ps")  # fp32 += BF16 x BF16
-
-
-@intrinsic
-def bits_of(typing_context, number):
-    """Return the bits of an fp32 number as int32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def float_of(typing_context, bits):
-    """Return the fp32 number of some bits, int32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
