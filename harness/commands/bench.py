@@ -7,15 +7,12 @@ end. Tests never measure speed.
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.benchmarks.options import Options
 from harness.config.messages import complain, verb
-from harness.runs.lease import SLEEP
 from harness.system.errors import USER_ERROR, UserError
 
 BENCHES = ("formats", "overhead", "attention", "generation", "scoring", "analysis", "peers", "gpu")
@@ -35,9 +32,6 @@ def main(words: Sequence[str]) -> int:
     A bench that fails does not stop the others. Exit code 2: something that the user can fix.
     """
     names, options = read(words)
-    if "torch" not in sys.modules:  # it reads them when it is loaded
-        for name, value in SLEEP.items():  # as in the children of a run
-            os.environ.setdefault(name, value)
     names = names or [name for name in BENCHES if name not in BY_NAME]
     return max(_run_one(name, options) for name in names)
 

@@ -26,10 +26,6 @@ from harness.system.files import is_no_file
 from harness.system.logs import remark
 
 SHARED = 0o1777  # every user may create files in the folder, and remove only their own
-# Between two products torch's threads (libgomp) spin for milliseconds, on the cores on which the
-# loops of the cache then run in threads of their own. 468 queries over 16,380 tokens of INT4, two
-# threads: 200 ms if they spin, 142 ms if they sleep; BF16 alone does not change.
-SLEEP = {"GOMP_SPINCOUNT": "0"}
 PAUSE_S = 0.2  # mean time between two attempts
 
 
@@ -69,8 +65,7 @@ def leased(execution: Execution, stage: str) -> Iterator[Grant]:
     else:
         names = [f"cpu-{core}" for core in _cores()]
         with held(names, threads(execution), "core") as (_, files):
-            unset = {name: value for name, value in SLEEP.items() if name not in os.environ}
-            yield Grant(execution.device, {**unset, **limits}, files)
+            yield Grant(execution.device, limits, files)
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from harness.cache.compiled import loops
 from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
 
-SHARE = 2**19  # values of a thread at least: starting one takes as long as decoding so many
+# Values of a thread at least. torch's idle threads spin for milliseconds on the cores that other
+# threads of ours need: with fewer values two threads take longer than one.
+SHARE = 2**22
 HELD = 16  # tokens that encoding holds at a time, more if a group has more
 DTYPES = (torch.bfloat16, torch.float32)
 NOTHING = [0, 0, 0, 0]  # a part that does not exist
