@@ -85,11 +85,11 @@ BY_TORCH = {
 SLOTS = (5, 0, 1, 3)  # in reading order, with holes
 
 
-def drawn(dtype: torch.dtype, num_tokens: int = 48) -> Tensor:
+def drawn(dtype: torch.dtype, num_tokens: int = 48, width: int = 32) -> Tensor:
     """Frames whose channels differ in size, with the extremes of what FP16 metadata can hold."""
     random = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, len(SLOTS), num_tokens, 32, generator=random)
-    x = x * torch.randn(32, generator=random).exp() + torch.randn(32, generator=random)
+    x = torch.randn(2, 3, len(SLOTS), num_tokens, width, generator=random)
+    x = x * torch.randn(width, generator=random).exp() + torch.randn(width, generator=random)
     x[0, 0, 0, :, 3] *= 1e-7  # scales below FP16's smallest normal number
     x[0, 1, 1, :, 5] = 70000.0  # constant, and beyond its largest
     x[1, 1, 0] = 0
@@ -107,12 +107,13 @@ def room_of(quantizer: Quantizer, x: Tensor) -> Packed:
 
 
 @needs_numba
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("dtype", "width"), [(torch.bfloat16, 128), (torch.float32, 32)], ids=str)
 @pytest.mark.parametrize("name", QUANTIZERS)
-def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) -> None:
+def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype, width: int) -> None:
+    """With 32 channels, sixteen neighbours of 2 bits do not share a field of their bytes."""
     from harness.cache.compiled.pages import can_encode
 
-    quantizer, x = QUANTIZERS[name], drawn(dtype)
+    quantizer, x = QUANTIZERS[name], drawn(dtype, width=width)
     form = quantizer.kernel_layout()
     assert (form is not None and can_encode(form, x)) == (name not in BY_TORCH)
     ours, theirs = room_of(quantizer, x), room_of(quantizer, x)
@@ -122,7 +123,7 @@ def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype) 
         assert torch.equal(ours.parts[part], tensor), part
     pages, heads, frames = Pages(ours, ours, SLOTS), slice(1, 3), slice(1, 4)
     for out in (torch.bfloat16, torch.float32):
-        mine, expected = (torch.full((2, 2, 3 * 48 + 7, 32), 9.0, dtype=out) for _ in "12")
+        mine, expected = (torch.full((2, 2, 3 * 48 + 7, width), 9.0, dtype=out) for _ in "12")
         Compiled().stage(quantizer, ours, pages, heads, frames, mine[:, :, 3:-4])
         stage_by_torch(quantizer, ours, pages, heads, frames, expected[:, :, 3:-4])
         assert torch.equal(mine.view(torch.int16), expected.view(torch.int16))  # -0.0 is not 0.0
@@ -171,7 +172,7 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @needs_numba
 @pytest.mark.usefixtures("three_threads")
 def test_threads_share_the_frames_also_after_a_fork() -> None:
-    test_loops_decode_and_encode_what_torch_does("rtn4", torch.bfloat16)
+    test_loops_decode_and_encode_what_torch_does("rtn4", torch.bfloat16, 128)
     # The child runs the loops alone: torch's own threads do not survive a fork.
     packed, out = RTN(bits=4).encode(drawn(torch.bfloat16)), torch.empty(2, 3, 4 * 48, 32)
     everything = Pages(packed, packed, (0, 1, 2, 3)), slice(0, 3), slice(0, 4), out

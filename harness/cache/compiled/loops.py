@@ -26,8 +26,15 @@ from harness.cache.compiled.bits import (
     widen,
 )
 from harness.cache.compiled.once import njit
+from harness.cache.compiled.vectors import (
+    LANES,
+    add_floats,
+    put_floats,
+    put_halves,
+    put_halves_alike,
+    round_floats,
+)
 
-LANES = 16  # numbers that are compared at once
 FP16_MAX = np.float32(65504)
 FP16_MIN = np.float32(2.0**-24)
 TINY = np.float32(2.0**-126)  # replaces a scale of zero as a divisor
@@ -52,21 +59,30 @@ def spread(row, count):
 
 
 @njit(inline="always")
-def put_plane(codes, bits, p, scales, zeros, total):
-    """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero."""
-    size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
+def put_plane(codes, size, bits, p, scales, zeros, total):
+    """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero.
+
+    codes: address of the token's `size` bytes. Value j of field n is in bits n * bits of byte j.
+    """
     mask = np.int32((1 << bits) - 1)
-    while start < np.uint64(total.size):
-        if p == 0:
-            for j in range(size):
-                code = np.float32(field_of(codes[j], shift, mask))
-                total[start + j] = code * scales[p, start + j] + zeros[p, start + j]
-        else:
-            for j in range(size):
-                code = np.float32(field_of(codes[j], shift, mask))
-                total[start + j] += code * scales[p, start + j] + zeros[p, start + j]
-        start += size
-        shift = np.int32(shift + bits)
+    if size % LANES == 0:
+        to, scale, zero = total.ctypes.data, scales[p].ctypes.data, zeros[p].ctypes.data
+        for field in range(8 // bits):
+            shift = np.int32(field * bits)
+            for j in range(0, size, LANES):
+                at = 4 * (field * size + j)
+                if p == 0:
+                    put_floats(codes + j, shift, mask, scale + at, zero + at, to + at)
+                else:
+                    add_floats(codes + j, shift, mask, scale + at, zero + at, to + at)
+        return
+    values = bytes_at(codes, size)
+    for field in range(8 // bits):
+        start, shift = np.uint64(field * size), np.int32(field * bits)
+        for j in range(np.uint64(size)):
+            code = np.float32(field_of(values[j], shift, mask))
+            value = code * scales[p, start + j] + zeros[p, start + j]
+            total[start + j] = value if p == 0 else total[start + j] + value
 
 
 @njit(inline="always")
@@ -87,37 +103,73 @@ def put_numbers(codes, bits, table, p, scales, zeros, total):
         shift = np.int32(shift + bits)
 
 
-@njit(inline="always")
-def put_only(codes, bits, scales, zeros, count, brief):
-    """Write a token of one plane to brief [D], BF16: code * scale + zero, rounded.
+@njit(nogil=True, cache=True, error_model="numpy")
+def decode_plain(parts, specs, offsets, slots, shape, out, first, last):  # noqa: C901, PLR0913
+    """Do what `decode` does for one plane of plain codes without a later step, BF16 only.
 
-    Neighbours share a scale and a zero, of which there are `count`, if it is not D.
+    This is the usual case, and the one whose speed counts. Arguments as for `decode`.
     """
-    size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
-    mask, width = np.int32((1 << bits) - 1), np.uint64(brief.size)
-    if count == brief.size:
-        while start < width:
-            for j in range(size):
-                code = np.float32(field_of(codes[j], shift, mask))
-                brief[start + j] = rounded(code * scales[start + j] + zeros[start + j])
-            start += size
-            shift = np.int32(shift + bits)
-        return
-    each = width // np.uint64(count)
-    run = min(each, size)  # values that share metadata and the place of their codes in a byte
-    at, n, end = np.uint64(0), np.uint64(0), each
-    while start < width:
-        scale, zero = scales[n], zeros[n]
-        for j in range(run):
-            code = np.float32(field_of(codes[at + j], shift, mask))
-            brief[start + j] = rounded(code * scale + zero)
-        start += run
-        at += run
-        if at == size:
-            at, shift = np.uint64(0), np.int32(shift + bits)
-        if start == end:
-            n += np.uint64(1)
-            end += each
+    first_head, num_heads, num_tokens, width = shape
+    part, offset = parts[0], offsets[0]
+    bits, count, every = specs[0, BITS], specs[0, COUNT], specs[0, EVERY]
+    mask, size, each = np.int32((1 << bits) - 1), width * bits >> 3, width // count
+    # Sixteen neighbours must share a byte's field and, if fewer than D numbers serve a row, a
+    # scale. Small heads and groups go value by value.
+    in_vectors = size % LANES == 0 and (count == width or each % LANES == 0)
+    # Metadata of several tokens are widened together: a row of a few numbers would not fill a
+    # vector.
+    rows = max(1, LANES // every)
+    memory = np.empty(2 * rows * count, np.float32)
+    scales, scales_bits, free = take(memory.ctypes.data, rows * count)
+    zeros, zeros_bits, _ = take(free, rows * count)
+    scale_address, zero_address = scales.ctypes.data, zeros.ctypes.data
+    for task in range(first, last):
+        f, h = task % slots.size, task // slots.size % num_heads
+        b = task // slots.size // num_heads
+        frame = b, h + first_head, slots[f]
+        codes = start_of(part[CODES], frame, 1)
+        to = out[0] + 2 * (b * out[1] + h * out[2] + f * num_tokens * out[3])
+        for start in range(0, num_tokens, rows * every):
+            stop = min(start + rows * every, num_tokens)
+            numbers = (stop - start + every - 1) // every * count
+            behind = 2 * (start // every) * count
+            if part[SCALE, 0]:
+                half = halves_at(start_of(part[SCALE], frame, 2) + behind, numbers)
+                widen(half, scales, scales_bits)
+            else:
+                scales[:] = np.float32(1)
+            if part[ZERO, 0]:
+                half = halves_at(start_of(part[ZERO], frame, 2) + behind, numbers)
+                widen(half, zeros, zeros_bits)
+            else:
+                for n in range(numbers):
+                    zeros[n] = scales[n] * offset
+            for t in range(start, stop):
+                own, target = codes + t * size, to + 2 * t * out[3]
+                row = (t - start) // every * count
+                if not in_vectors:
+                    values, brief = bytes_at(own, size), halves_at(target, width)
+                    for j in range(width):
+                        n, shift = row + j // each, np.int32(j // size * bits)
+                        code = np.float32(field_of(values[j % size], shift, mask))
+                        brief[j] = rounded(code * scales[n] + zeros[n])
+                elif count == width:
+                    for field in range(8 // bits):
+                        shift = np.int32(field * bits)
+                        for j in range(0, size, LANES):
+                            at = field * size + j
+                            scale, zero = scale_address + 4 * at, zero_address + 4 * at
+                            put_halves(own + j, shift, mask, scale, zero, target + 2 * at)
+                else:
+                    at, shift = 0, np.int32(0)
+                    for n in range(count):
+                        scale, zero = scales[row + n], zeros[row + n]
+                        for j in range(n * each, (n + 1) * each, LANES):
+                            put_halves_alike(own + at, shift, mask, scale, zero, target + 2 * j)
+                            at += LANES
+                            if at == size:
+                                at, shift = 0, np.int32(shift + bits)
+    memory[0] = 0  # numba frees an array after its last use
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -151,11 +203,6 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
         units[p] = np.float32(1)
     # The token at which the next row of metadata begins, and the row's first number.
     due, rows = np.empty(num_planes, np.int64), np.empty(num_planes, np.int64)
-    # The usual case, one plane of plain codes and no later step, has a loop of its own.
-    only = num_planes == 1 and out[4] == 2 and centroids.shape[0] == 0
-    only = only and not (specs[0, ENTRY] or parts[0, BYTE_SCALES, 0])
-    for i in range(3):
-        only = only and not outer[i, 0]
     for task in range(first, last):
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads
@@ -196,20 +243,15 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                     if parts[p, ZERO, 0]:
                         half = halves_at(start_of(parts[p, ZERO], frame, 2) + 2 * row, count)
                         widen(half, zeros[p], zeros_bits[p])
-                    if not only:
-                        spread(scales[p], count)
-                        spread(zeros[p], count)
+                    spread(scales[p], count)
+                    spread(zeros[p], count)
                 size = width * bits >> 3
-                codes = bytes_at(start_of(parts[p, CODES], frame, 1) + t * size, size)
-                if only:
-                    brief = halves_at(out[0] + 2 * at, width)
-                    put_only(codes, bits, scales[0], zeros[0], count, brief)
-                elif specs[p, ENTRY]:
-                    put_numbers(codes, bits, tables[p], p, scales, zeros, total)
+                codes = start_of(parts[p, CODES], frame, 1) + t * size
+                if specs[p, ENTRY]:
+                    values = bytes_at(codes, size)
+                    put_numbers(values, bits, tables[p], p, scales, zeros, total)
                 else:
-                    put_plane(codes, bits, p, scales, zeros, total)
-            if only:
-                continue
+                    put_plane(codes, size, bits, p, scales, zeros, total)
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
                 widen(half, room, room_bits)
@@ -231,6 +273,9 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                 wide = floats_at(out[0] + 4 * at, width)
                 for j in range(width):
                     wide[j] = total[j]
+            elif width % LANES == 0:
+                for j in range(0, width, LANES):
+                    round_floats(total.ctypes.data + 4 * j, out[0] + 2 * (at + j))
             else:
                 brief = halves_at(out[0] + 2 * at, width)
                 for j in range(width):

@@ -38,6 +38,7 @@ class Access:
     outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
     block: tokens that encoding holds at a time: whole groups of every plane, or a frame.
+    plain: whether the pages have one plane of plain codes, and decoding no later step.
     """
 
     parts: Integers
@@ -46,6 +47,7 @@ class Access:
     outer: Integers
     centroids: Integers
     block: int
+    plain: bool
 
     @classmethod
     def of(cls, form: KernelLayout, packed: Packed) -> Access:
@@ -68,6 +70,9 @@ class Access:
                 np.array([_part(packed, name) for name in outer]),
                 np.array(centroids, np.int64).reshape(-1, 2, 4),
                 min(together * max(1, HELD // together), page[0]),
+                plain=not (len(planes) > 1 or any(outer) or centroids)
+                and planes[0].table is None
+                and planes[0].scale_table is None,
             )
         access: Access = packed.prepared[form]
         return access
@@ -96,17 +101,15 @@ def decode(
     batch, num_heads, _, width = out.shape
     num_tokens = packed.page[0]
     access = Access.of(form, packed)
-    arguments = (
-        access.parts,
-        access.specs,
-        access.offsets,
-        access.outer,
-        access.centroids,
-        slots_F,
-        (first_head, num_heads, num_tokens, width),
-        (out.data_ptr(), *out.stride()[:3], out.itemsize),
-    )
-    _share(loops.decode, arguments, batch * num_heads * len(slots_F), num_tokens * width)
+    planes = access.parts, access.specs, access.offsets
+    shape = first_head, num_heads, num_tokens, width
+    to = out.data_ptr(), *out.stride()[:3], out.itemsize
+    tasks, values = batch * num_heads * len(slots_F), num_tokens * width
+    if access.plain and out.dtype == torch.bfloat16:
+        _share(loops.decode_plain, (*planes, slots_F, shape, to), tasks, values)
+    else:
+        later = access.outer, access.centroids
+        _share(loops.decode, (*planes, *later, slots_F, shape, to), tasks, values)
 
 
 def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
@@ -154,7 +157,8 @@ def compile_loops() -> None:
     parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half()}
     pages, slots = Packed(parts, 8, (1, 1)), np.zeros(1, np.int64)
     encode(KernelLayout((plane,)), x, pages, slots)
-    decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1))
+    for dtype in DTYPES:  # each has a loop of its own
+        decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1, dtype=dtype))
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:
