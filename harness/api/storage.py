@@ -44,8 +44,8 @@ class Packed:
         return next(iter(self.parts.values())).device
 
     @cached_property
-    def prepared(self) -> dict[KernelLayout, Any]:
-        """What a backend has derived from the addresses of the parts, by the layout it read."""
+    def prepared(self) -> dict[Any, Any]:
+        """What a backend has derived from the addresses of the parts, by a key of its own."""
         # Every pass of every layer needs it; `replace` does not copy it, since parts then differ.
         return {}
 

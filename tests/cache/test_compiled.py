@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api import Packed, Quantizer
+from harness.api import Exact, Packed, Quantizer
 from harness.cache import compiled
 from harness.cache.attention.compiled import Compiled
 from harness.cache.pages import Pages, encode_into, stage_by_torch
@@ -74,10 +74,11 @@ QUANTIZERS: dict[str, Quantizer] = {
     "normed_centered": Normed(Centered(RTN(bits=4))),
     "prq_centered": PRQ(Centered(RTN(bits=4)), RTN(bits=2)),
     "no layout": Outliers(RTN(bits=4)),
+    "exact": Exact(),
 }
 # No loop knows how to choose their codes or metadata.
 BY_TORCH = {
-    *("zero_level", "input", "prq, a level at zero", "prq_centered", "no layout"),
+    *("zero_level", "input", "prq, a level at zero", "prq_centered", "no layout", "exact"),
     *("fp8", "fp8_cast", "fp8_prq", "nuq4", "nuq2_token", "nuq_prq", "turboquant4", "turboquant2"),
     *("mxfp4", "nvfp4", "nvfp4_prq", "e4m3_tokens", "qvg2", "qvg_pro2", "clustered_centered"),
     *("centered_clustered", "normed4", "centered_normed", "normed_centered"),
@@ -111,12 +112,12 @@ def room_of(quantizer: Quantizer, x: Tensor) -> Packed:
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype, width: int) -> None:
     """With 32 channels, sixteen neighbours of 2 bits do not share a field of their bytes."""
-    from harness.cache.compiled.pages import can_encode
+    from harness.cache.compiled.pages import Access
 
     quantizer, x = QUANTIZERS[name], drawn(dtype, width=width)
-    form = quantizer.kernel_layout()
-    assert (form is not None and can_encode(form, x)) == (name not in BY_TORCH)
     ours, theirs = room_of(quantizer, x), room_of(quantizer, x)
+    access = Access.of(quantizer, ours)
+    assert (access is not None and access.can_encode(x)) == (name not in BY_TORCH)
     Compiled().write(quantizer, x, ours, Pages(ours, ours, SLOTS))
     encode_into(quantizer, x, theirs, Pages(theirs, theirs, SLOTS))
     for part, tensor in theirs.parts.items():

@@ -47,15 +47,15 @@ class Compiled(Portable):
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """Encode by a compiled loop if it can compute the quantizer's metadata, else in torch."""
-        from harness.cache.compiled.pages import can_encode, encode  # needs numba
+        from harness.cache.compiled.pages import Access, encode  # needs numba
 
-        form = quantizer.kernel_layout()
-        if form is None or not can_encode(form, x_BHFTD):
+        access = Access.of(quantizer, room)
+        if access is None or not access.can_encode(x_BHFTD):
             encode_into(quantizer, x_BHFTD, room, pages)
             return
         # Only the quantizer knows how it rotates, or takes the mean of a channel.
         values, others = quantizer.split_off(x_BHFTD)
-        encode(form, values, room, pages.row)
+        encode(access, values, pages.row)
         put(others, room, pages)
 
     def stage(
@@ -68,10 +68,10 @@ class Compiled(Portable):
         out: Tensor,
     ) -> None:
         """Decode by a compiled loop if the quantizer describes its codes, else in torch."""
-        from harness.cache.compiled.pages import can_decode, decode  # needs numba
+        from harness.cache.compiled.pages import Access, decode  # needs numba
 
-        form = quantizer.kernel_layout()
-        if form is None or not can_decode(form, packed, out):
+        access = Access.of(quantizer, packed)
+        if access is None or not access.can_decode(out):
             stage_by_torch(quantizer, packed, pages, heads, frames, out)
         else:
-            decode(form, packed, pages.row[frames], heads.start, out)
+            decode(access, pages.row[frames], heads.start, out)

@@ -29,6 +29,7 @@ from harness.cache.compiled.once import njit
 from harness.cache.compiled.vectors import (
     LANES,
     add_floats,
+    copy_bytes,
     put_floats,
     put_halves,
     put_halves_alike,
@@ -101,6 +102,26 @@ def put_numbers(codes, bits, table, p, scales, zeros, total):
                 total[start + j] += number * scales[p, start + j] + zeros[p, start + j]
         start += size
         shift = np.int32(shift + bits)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def copy(part, slots, shape, out, first, last):
+    """Copy tasks `first` to `last`, each one head of one frame, into out [B, h, F * T, D].
+
+    part: [4], the values in the dtype of out. The others are arguments as for `decode`.
+    """
+    first_head, num_heads, num_tokens, width = shape
+    size = width * out[4]
+    for task in range(first, last):
+        f, h = task % slots.size, task // slots.size % num_heads
+        b = task // slots.size // num_heads
+        source = start_of(part, (b, h + first_head, slots[f]), out[4])
+        to = out[0] + (b * out[1] + h * out[2] + f * num_tokens * out[3]) * out[4]
+        if out[3] == width:
+            copy_bytes(to, source, num_tokens * size)
+        else:
+            for t in range(num_tokens):
+                copy_bytes(to + t * out[3] * out[4], source + t * size, size)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.api import CodePlane, KernelLayout, Packed
+from harness.api import CodePlane, KernelLayout, Packed, Quantizer
 from harness.cache.compiled import loops
 from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
@@ -21,6 +21,7 @@ from harness.cache.compiled.threads import in_threads
 # Values of a thread at least. torch's idle threads spin for milliseconds on the cores that other
 # threads of ours need: with fewer values two threads take longer than one.
 SHARE = 2**22
+COPY = 2**15  # values that torch copies in one thread; it shares more among its threads
 HELD = 16  # tokens that encoding holds at a time, more if a group has more
 DTYPES = (torch.bfloat16, torch.float32)
 NOTHING = [0, 0, 0, 0]  # a part that does not exist
@@ -31,6 +32,7 @@ Integers = NDArray[np.int64]
 class Access:
     """How the loops reach pages [B, H, S, ...]: addresses and steps of the parts, kinds of codes.
 
+    exact: [4] values that are stored as they are; an address of 0 if there are none.
     parts: [planes, 6, 4] codes, scale, zero, table, fp32 numbers by byte of the scale, and unit.
     specs: [planes, 4] bits, numbers in a row of metadata, tokens that share a row, bytes of a
         table's entry or 0.
@@ -39,8 +41,12 @@ class Access:
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
     block: tokens that encoding holds at a time: whole groups of every plane, or a frame.
     plain: whether the pages have one plane of plain codes, and decoding no later step.
+    encodes: whether a loop knows how to choose metadata and codes.
+    num_tokens: of a page.
+    dtypes: of the values that can be written.
     """
 
+    exact: Integers
     parts: Integers
     specs: Integers
     offsets: NDArray[np.float32]
@@ -48,90 +54,98 @@ class Access:
     centroids: Integers
     block: int
     plain: bool
+    encodes: bool
+    num_tokens: int
+    dtypes: tuple[torch.dtype, ...]
 
     @classmethod
-    def of(cls, form: KernelLayout, packed: Packed) -> Access:
-        """Return the access to packed pages; the same object each time, as addresses do not change.
+    def of(cls, quantizer: Quantizer, packed: Packed) -> Access | None:
+        """Return the access to pages of a quantizer, or None if the loops do not know its codes.
+
+        It is the same object each time, since addresses do not change.
 
         Raises  AssertionError: a part that is not contiguous within a frame.
         """
-        if form not in packed.prepared:
-            planes = form.planes
-            outer = form.channel_scale, form.channel_mean, form.token_scale
-            centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
-            # Adding -0.0 changes no number, adding 0.0 changes -0.0.
-            offsets = [-0.0 if plane.table else plane.offset for plane in planes]
-            page = packed.page
-            together = math.lcm(*(x.group_in(page) for x in planes if x.axis == "tokens"))
-            packed.prepared[form] = cls(
-                np.array([_plane(packed, plane) for plane in planes]),
-                np.array([_spec(plane, page) for plane in planes]),
-                np.array(offsets, np.float32),
-                np.array([_part(packed, name) for name in outer]),
-                np.array(centroids, np.int64).reshape(-1, 2, 4),
-                min(together * max(1, HELD // together), page[0]),
-                plain=not (len(planes) > 1 or any(outer) or centroids)
-                and planes[0].table is None
-                and planes[0].scale_table is None,
-            )
-        access: Access = packed.prepared[form]
-        return access
+        # By identity, which is faster than hashing a quantizer with all its settings. The entry
+        # holds the quantizer, so no other object can get its id.
+        key = id(quantizer)
+        if key not in packed.prepared:
+            form = quantizer.kernel_layout()
+            access = None if form is None else cls.to(form, packed)
+            packed.prepared[key] = quantizer, access
+        found: Access | None = packed.prepared[key][1]
+        return found
+
+    @classmethod
+    def to(cls, form: KernelLayout, packed: Packed) -> Access | None:
+        """Return the access to pages of this layout, or None if metadata are not FP16."""
+        planes, page = form.planes, packed.page
+        outer = form.channel_scale, form.channel_mean, form.token_scale
+        halves = {*outer}.union(*({x.zero, x.scale_table or x.scale} for x in planes))
+        if any(packed.parts[n].dtype != torch.float16 for n in halves if isinstance(n, str)):
+            return None
+        together = math.lcm(*(x.group_in(page) for x in planes if x.axis == "tokens"))
+        tables = any(x.table or x.scale_table for x in planes)
+        # Adding -0.0 changes no number, adding 0.0 changes -0.0.
+        offsets = [-0.0 if plane.table else plane.offset for plane in planes]
+        centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
+        fits = [
+            (x.fit == "absmax" and x.zero is None and x.offset < 0)
+            or (x.fit == "minmax" and x.zero is not None and x.offset == 0)
+            for x in planes
+        ]
+        return cls(
+            exact=np.array(_part(packed, None if planes else "exact")),
+            parts=np.array([_plane(packed, x) for x in planes], np.int64).reshape(-1, 6, 4),
+            specs=np.array([_spec(x, page) for x in planes], np.int64).reshape(-1, 4),
+            offsets=np.array(offsets, np.float32),
+            outer=np.array([_part(packed, name) for name in outer]),
+            centroids=np.array(centroids, np.int64).reshape(-1, 2, 4),
+            block=min(together * max(1, HELD // together), page[0]),
+            plain=len(planes) == 1 and not (tables or any(outer) or centroids),
+            encodes=any(fits) and all(fits) and not (tables or form.token_scale or centroids),
+            num_tokens=page[0],
+            dtypes=DTYPES if planes else (packed.parts["exact"].dtype,),
+        )
+
+    def can_decode(self, out: Tensor) -> bool:
+        """Return whether `decode` can write to this tensor, at least as fast as torch."""
+        few = not self.exact[0] or out.numel() <= COPY
+        return few and out.dtype in self.dtypes and out.stride(-1) == 1
+
+    def can_encode(self, x: Tensor) -> bool:
+        """Return whether `encode` can read this tensor and choose codes for it."""
+        return self.encodes and x.dtype in DTYPES and x.stride(-1) == 1
 
 
-def can_decode(form: KernelLayout, packed: Packed, out: Tensor) -> bool:
-    """Return whether `decode` serves pages of this layout, and this tensor."""
-    if not form.planes or out.dtype not in DTYPES or out.stride(-1) != 1:
-        return False
-    if form in packed.prepared:  # was found to have FP16 metadata
-        return True
-    halves = [form.token_scale, form.channel_scale, form.channel_mean]
-    for plane in form.planes:
-        halves += [plane.zero, None if plane.scale_table else plane.scale]
-    return all(packed.parts[name].dtype == torch.float16 for name in halves if name)
+def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> None:
+    """Decode frames into `out` [B, h, F * T, D]; a rotation is not undone.
 
-
-def decode(
-    form: KernelLayout, packed: Packed, slots_F: Integers, first_head: int, out: Tensor
-) -> None:
-    """Decode frames into `out` [B, h, F * T, D], BF16 or fp32, last dimension contiguous.
-
-    packed: parts [B, H, S, ...]. slots: of the F frames. first_head: the first of the h heads. A
-    rotation is not undone.
+    slots: of the F frames. first_head: the first of the h heads. out: see `Access.can_decode`.
     """
     batch, num_heads, _, width = out.shape
-    num_tokens = packed.page[0]
-    access = Access.of(form, packed)
+    num_tokens = access.num_tokens
+    where = (
+        slots_F,
+        (first_head, num_heads, num_tokens, width),
+        (out.data_ptr(), *out.stride()[:3], out.itemsize),
+    )
     planes = access.parts, access.specs, access.offsets
-    shape = first_head, num_heads, num_tokens, width
-    to = out.data_ptr(), *out.stride()[:3], out.itemsize
-    tasks, values = batch * num_heads * len(slots_F), num_tokens * width
-    if access.plain and out.dtype == torch.bfloat16:
-        _share(loops.decode_plain, (*planes, slots_F, shape, to), tasks, values)
-    else:
-        later = access.outer, access.centroids
-        _share(loops.decode, (*planes, *later, slots_F, shape, to), tasks, values)
+    loop = loops.decode
+    arguments: tuple[Any, ...] = (*planes, access.outer, access.centroids, *where)
+    if access.exact[0]:
+        loop, arguments = loops.copy, (access.exact, *where)
+    elif access.plain and out.dtype == torch.bfloat16:
+        loop, arguments = loops.decode_plain, (*planes, *where)
+    _share(loop, arguments, batch * num_heads * len(slots_F), num_tokens * width)
 
 
-def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
-    """Return whether `encode` serves this layout: whether it knows the fit of every plane."""
-    tables = any(plane.table or plane.scale_table for plane in form.planes)
-    if tables or form.token_scale or form.centroids:
-        return False
-    known = [
-        (plane.fit == "absmax" and plane.zero is None and plane.offset < 0)
-        or (plane.fit == "minmax" and plane.zero is not None and plane.offset == 0)
-        for plane in form.planes
-    ]
-    return any(known) and all(known) and x_BHFTD.dtype in DTYPES and x_BHFTD.stride(-1) == 1
+def encode(access: Access, x_BHFTD: Tensor, slots_F: Integers) -> None:
+    """Quantize x [B, H, F, T, D] into the planes of a slab, frame f into slots[f].
 
-
-def encode(form: KernelLayout, x_BHFTD: Tensor, pages: Packed, slots_F: Integers) -> None:
-    """Quantize x [B, H, F, T, D], BF16 or fp32, into the planes of a slab, frame f into slots[f].
-
-    pages: parts [B, H, S, ...]; other slots and other parts stay unchanged.
+    Other slots and other parts stay unchanged. x: see `Access.can_encode`.
     """
     batch, num_heads, num_frames, num_tokens, width = x_BHFTD.shape
-    access = Access.of(form, pages)
     arguments = (
         (x_BHFTD.data_ptr(), *x_BHFTD.stride()[:4], x_BHFTD.itemsize),
         access.parts,
@@ -153,12 +167,15 @@ def load() -> None:
 def compile_loops() -> None:
     """Load the loops, after compiling them for this processor if no earlier process did."""
     plane = CodePlane(8, 1, "tokens", zero="zero", fit="minmax")
-    x = torch.zeros(1, 1, 1, 1, 1)
-    parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half()}
-    pages, slots = Packed(parts, 8, (1, 1)), np.zeros(1, np.int64)
-    encode(KernelLayout((plane,)), x, pages, slots)
-    for dtype in DTYPES:  # each has a loop of its own
-        decode(KernelLayout((plane,)), pages, slots, 0, torch.empty(1, 1, 1, 1, dtype=dtype))
+    x, slots = torch.zeros(1, 1, 1, 1, 1), np.zeros(1, np.int64)
+    parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half(), "exact": x}
+    for form in (KernelLayout((plane,)), KernelLayout()):
+        access = Access.to(form, Packed(parts, 8, (1, 1)))
+        assert access is not None
+        if access.encodes:
+            encode(access, x, slots)
+        for dtype in access.dtypes:  # some dtypes have a loop of their own
+            decode(access, slots, 0, torch.empty(1, 1, 1, 1, dtype=dtype))
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16  # values of a call
@@ -126,3 +127,15 @@ def round_floats(typing_context, floats, out):
         return context.get_dummy_value()
 
     return types.none(ADDRESS, ADDRESS), generate
+
+
+@intrinsic
+def copy_bytes(typing_context, to, source, count):
+    """Copy `count` bytes from one address to another."""
+
+    def generate(context, builder, signature, arguments):
+        to, source = (builder.inttoptr(each, cgutils.voidptr_t) for each in arguments[:2])
+        cgutils.raw_memcpy(builder, to, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.none(ADDRESS, ADDRESS, types.int64), generate
