@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
 
     from harness.planning import request, study_table
     from harness.planning.forecast import forecast
-    from harness.planning.model_needs import remembered_decoding
+    from harness.planning.model_needs import remembered_needs
     from harness.planning.table import print_table
 
     # The tensors are tiny. On a busy machine, threads that wait for each other take minutes.
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     if options.published:
         study_table.show(others, options.against, as_json)
         return 0
-    setting, methods = request.resolve(options, others, given.config_dir, remembered_decoding)
+    setting, methods = request.resolve(options, others, given.config_dir, remembered_needs)
     rows = [forecast(name, method, setting) for name, method in methods.items()]
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))

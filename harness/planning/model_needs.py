@@ -166,6 +166,46 @@ def decoding(model: VideoModel) -> Decoding:
     return Decoding(decoder.nbytes, max(steps), at_once, kept, (own, 4 * values))
 
 
+def needs(
+    model: VideoModel,
+    of_network: Callable[[VideoModel], Network] = network,
+    of_decoder: Callable[[VideoModel], Decoding] = decoding,
+) -> Needs:
+    """Count network, text encoder and decoder of a model.
+
+    of_network, of_decoder: count them, like `network` and `decoding`.
+    """
+    # A size that cannot be counted is unknown, and the rest of the plan is still worth printing.
+    reasons = []
+    try:
+        decoder: Decoding | None = of_decoder(model)
+    except UserError as error:
+        decoder = None
+        reasons.append(f"decode is unknown: {error}")
+    text_bytes: int | None = getattr(model.text, "weight_bytes", None)
+    if text_bytes is None:
+        name = type(model.text).__name__
+        reasons.append(f"text is unknown: {name} cannot say what it needs: give it weight_bytes")
+    return Needs(of_network(model), text_bytes, decoder, tuple(reasons))
+
+
+def remembered_needs(model: VideoModel) -> Needs:
+    """Do what `needs` does; take what an earlier plan noted of the network and the decoder."""
+    return needs(model, remembered_network, remembered_decoding)
+
+
+def remembered_network(model: VideoModel) -> Network:
+    """Return the sizes of a model's network; count it if no earlier plan did."""
+    # On the meta device torch imports its compiler, which takes as long as the rest of a plan.
+    kind = type(model.dims)
+    if not kind.__module__.startswith("harness."):  # the code version says nothing of a user's own
+        return network(model)
+    shape = model.latent_shape(_pass_frames(model))
+    length = cast(Any, model.text).length
+    asked = [kind.__qualname__, asdict(model.dims), model.fps, length, shape, model.dtype]
+    return Network(**noted("network", asked, lambda: asdict(network(model))))
+
+
 def remembered_decoding(model: VideoModel) -> Decoding:
     """Return the memory of a model's decoder; count it if no earlier plan did.
 
@@ -181,27 +221,12 @@ def remembered_decoding(model: VideoModel) -> Decoding:
     return Decoding(**{**known, "pixel_bytes": tuple(known["pixel_bytes"])})
 
 
-def needs(model: VideoModel, of_decoder: Callable[[VideoModel], Decoding] = decoding) -> Needs:
-    """Count network, text encoder and decoder of a model.
-
-    of_decoder: counts the decoder, like `decoding`.
-    """
-    # A size that cannot be counted is unknown, and the rest of the plan is still worth printing.
-    reasons = []
-    try:
-        decoder: Decoding | None = of_decoder(model)
-    except UserError as error:
-        decoder = None
-        reasons.append(f"decode is unknown: {error}")
-    text_bytes: int | None = getattr(model.text, "weight_bytes", None)
-    if text_bytes is None:
-        name = type(model.text).__name__
-        reasons.append(f"text is unknown: {name} cannot say what it needs: give it weight_bytes")
-    return Needs(network(model), text_bytes, decoder, tuple(reasons))
+def _pass_frames(model: VideoModel) -> int:
+    """Return the latent frames of the longest pass."""
+    return model.loop.pass_frames(model.schedule, model.chunk_frames)
 
 
 def _inputs(model: VideoModel) -> tuple[Tensor, Tensor]:
     """Return latents and times of the longest pass, without values."""
-    num_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
-    shape = (1, *model.latent_shape(num_frames))
+    shape = (1, *model.latent_shape(_pass_frames(model)))
     return on_meta(shape, DTYPES[model.dtype]), on_meta(shape[:2], torch.float32)

@@ -29,7 +29,7 @@ from harness.models.preset import VideoModel
 from harness.models.wan import WanDims
 from harness.planning import roofline
 from harness.planning.forecast import Setting
-from harness.planning.model_needs import Decoding, decoding, needs
+from harness.planning.model_needs import Needs, needs
 from harness.prompts import suite
 from harness.system.errors import UserError
 from harness.system.paths import CONF
@@ -102,11 +102,11 @@ def resolve(
     options: Options,
     words: list[str],
     config_dir: str | None,
-    of_decoder: Callable[[VideoModel], Decoding] = decoding,
+    count: Callable[[VideoModel], Needs] = needs,
 ) -> tuple[Setting, dict[str, Method]]:
     """Return the shared setting (one model and suite), and the requested methods by name.
 
-    of_decoder: see `needs`.
+    count: counts the memory of a model, like `needs`.
 
     Raises  UserError, HydraException, OmegaConfBaseException, ValueError: wrong settings.
     """
@@ -145,7 +145,7 @@ def resolve(
         model_name=_choice(config, "model"),
         suite_name=_choice(config, "suite"),
         model=model,
-        needs=needs(model, of_decoder),
+        needs=count(model),
         num_frames=num_frames,
         backend=backend_of(shared["attention"]),
         ceilings=limits,

@@ -159,6 +159,15 @@ def test_what_is_not_a_number_stays_none() -> None:
     assert not out[0, 0, :16, 0].isfinite().any()
 
 
+@needs_numba
+def test_values_of_an_unfinished_chunk_may_lie_apart() -> None:
+    x = drawn(torch.float32).transpose(3, 4).contiguous().transpose(3, 4)
+    packed, everything = Exact().encode(x), (slice(0, 3), slice(0, 4))
+    out = torch.empty(2, 3, 4 * 48, 32)
+    Compiled().stage(Exact(), packed, Pages(packed, packed, (0, 1, 2, 3)), *everything, out)
+    assert torch.equal(out, x.flatten(2, 3))
+
+
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from harness.cache.compiled import pages

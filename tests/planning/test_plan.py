@@ -669,6 +669,22 @@ def test_a_decoder_is_counted_once_per_code_version(
     assert model_needs.remembered_decoding(model) != first
 
 
+def test_a_network_is_counted_once_per_code_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notes, "FOLDER", tmp_path)
+    model = model_of("small")
+    counted = model_needs.network(model)
+    assert model_needs.remembered_network(model) == counted
+    monkeypatch.setattr(model_needs, "network", lambda _: replace(counted, flops=1))
+    assert model_needs.remembered_network(model) == counted
+    longer = replace(model, chunk_frames=2 * model.chunk_frames)
+    for other in (replace(model, dtype="float32"), longer):
+        assert model_needs.remembered_network(other).flops == 1
+    monkeypatch.setattr(notes, "code_version", lambda: "another")
+    assert model_needs.remembered_network(model).flops == 1
+
+
 def test_methods_whose_policies_decide_alike_share_a_simulation() -> None:
     simulated = Simulated()
     exact, packed = Method(Exact(), Exact(), KeepAll()), Method(RTN(), RTN(), KeepAll())

@@ -78,11 +78,14 @@ class Access:
 
     @classmethod
     def to(cls, form: KernelLayout, packed: Packed) -> Access | None:
-        """Return the access to pages of this layout, or None if metadata are not FP16."""
+        """Return the access to pages of this layout, or None if the loops cannot read them."""
         planes, page = form.planes, packed.page
         outer = form.channel_scale, form.channel_mean, form.token_scale
         halves = {*outer}.union(*({x.zero, x.scale_table or x.scale} for x in planes))
         if any(packed.parts[n].dtype != torch.float16 for n in halves if isinstance(n, str)):
+            return None
+        # The pages of an unfinished chunk are the network's own tensors, whatever their strides.
+        if not planes and not packed.parts["exact"][0, 0, 0].is_contiguous():
             return None
         together = math.lcm(*(x.group_in(page) for x in planes if x.axis == "tokens"))
         tables = any(x.table or x.scale_table for x in planes)
