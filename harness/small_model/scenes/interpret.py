@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.small_model.scenes.scene import (
@@ -91,9 +91,7 @@ def interpret(prompt: str) -> Scene:
     """Return the scene of a prompt, a pure function of it; letter case and spaces do not count."""
     text = " ".join(prompt.lower().split())
     reading = read(text)
-    # Hash the prompt rather than draw numbers: a prompt is the same scene on every machine, and two
-    # prompts without known words are two scenes.
-    chance = _Chance(text)
+    chance = Chance(text, _ALL)
     drafts = reading.drafts or (_Draft(chance.choose("kind", {}, "thing"), {}, None, 0),)
     setting = reading.setting
     votes = reading.places.most_common(1)
@@ -194,7 +192,7 @@ class _Reader:
         self._adjectives = {}
 
 
-def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
+def _thing(draft: _Draft, index: int, chance: Chance) -> Thing:
     """Complete a draft; the hash decides what the prompt left open."""
     name = f"{draft.kind} {index}"
     # Slots in an order of the prompt's own, so that things stand apart.
@@ -224,18 +222,25 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
     )
 
 
-class _Chance:
-    """Numbers derived from a text: hashes of the text and of the purpose of the number."""
+@dataclass(frozen=True)
+class Chance:
+    """Numbers derived from a text: hashes of the text and of the purpose of the number.
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    Hashes rather than random draws: a prompt is the same scene on every machine, two prompts
+    without known words are two scenes, and one more number does not change the others.
+
+    values: the possible values of each facet.
+    """
+
+    text: str
+    values: Mapping[str, Sequence[str]]
 
     def number(self, purpose: str) -> float:
         """Return a number of 0..1 in steps of 2^-16, which every machine represents exactly."""
-        digest = hashlib.sha256(f"{self._text}|{purpose}".encode()).digest()
+        digest = hashlib.sha256(f"{self.text}|{purpose}".encode()).digest()
         return int.from_bytes(digest[:2], "big") / 65536
 
-    def choose(self, facet: str, given: dict[str, str], owner: str) -> str:
+    def choose(self, facet: str, given: Mapping[str, str], owner: str) -> str:
         """Return the given value of a facet, or else one that the text decides."""
-        values = _ALL[facet]
+        values = self.values[facet]
         return given.get(facet) or values[int(self.number(f"{facet} {owner}") * len(values))]
