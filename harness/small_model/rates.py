@@ -49,6 +49,7 @@ def videos_of_run(
             f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
             f"{height}x{width} at {FPS}: measure a run of the model that was trained on it"
         )
+    # Every fourth pixel frame from the first on is the last one of its latent frame.
     stems = [folder / str(video) for video in made["video"]]
     keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
     return tuple(made["prompt"]), keyframes
@@ -57,8 +58,8 @@ def videos_of_run(
 def curve(keyframes: Frames) -> Curve:
     """Return contrast, edges and colourfulness per second of a video [seconds, 3], of 255.
 
-    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
-    gradient.
+    Contrast and colourfulness are those of the metric `signals`. Edges are the mean length of the
+    gradient of luma.
     """
     rgb = keyframes.astype(np.float32)
     luma = signals.luma(rgb)
@@ -87,7 +88,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a rate (Wilson 1927); (0, 1) of nothing."""
     if n == 0:
         return 0.0, 1.0
-    z2 = 1.959964**2
+    z2 = 1.959964**2  # two-sided 95 % of the normal distribution
     middle = (right + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (right * (n - right) / n + z2 / 4)) / (n + z2)
     return max(0.0, middle - half), min(1.0, middle + half)

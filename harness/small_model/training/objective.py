@@ -23,9 +23,9 @@ from harness.small_model.training.teacher import TeacherForcing
 class Batch:
     """Windows of true videos.
 
-    x: latents [B, F, C, h, w].
-    text: rows of the prompts [B, T, width].
-    weight: weight of each cell in the loss [B, F, h, w].
+    x_BFChw: latents.
+    text_BTE: rows of the prompts, E numbers each.
+    weight_BFhw: weight of each cell in the loss.
     from_start: whether the windows begin with the video. Otherwise their first chunk only serves as
         history, since the chunks before it are missing.
     """
