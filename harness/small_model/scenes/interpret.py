@@ -108,23 +108,16 @@ def interpret(prompt: str) -> Scene:
 
 def read(text: str) -> Reading:
     """Return the contents of a prompt in lower case."""
+    found = _MOVES.search(text)
+    camera = (found[1] or found[2]) if found else None
+    if camera is None:
+        camera = "in" if _NEAR.search(text) else "out" if _FAR.search(text) else None
     reader = _Reader()
-    camera = _camera(text)
     # Remove moves of the camera: "pans left" says nothing about the place of a thing.
     for word in re.findall(r"[a-z]+|[,.;:]", _MOVES.sub(",", text)):
         reader.read(word)
     setting = reader.setting | ({"camera": camera} if camera else {})
     return Reading(tuple(reader.drafts), reader.places, setting)
-
-
-def _camera(text: str) -> str | None:
-    """Return the move of the camera; None if the prompt has none."""
-    found = _MOVES.search(text)
-    if found:
-        return found[1] or found[2]
-    if _NEAR.search(text):
-        return "in"
-    return "out" if _FAR.search(text) else None
 
 
 class _Reader:
@@ -145,7 +138,7 @@ class _Reader:
         """Read the next word or punctuation mark."""
         if word in THEN:
             self._part = min(self._part + 1, len(EVENTS_S) - 1)
-        elif not word.isalpha():
+        elif not word.isalpha():  # punctuation ends a clause
             self._adjectives, self._side, self._awaits_noun = {}, None, False
         elif word in BEFORE_NOUNS:
             self._awaits_noun = True
@@ -157,6 +150,7 @@ class _Reader:
             self._take(word, meanings(word))
 
     def _take(self, word: str, known: dict[str, str]) -> None:
+        """Take in a word with its values by facet."""
         # After an article or preposition, a word that may be both is a noun: "the fall".
         is_verb = "action" in known and not self._awaits_noun
         if word not in self._voted:  # repeating a word does not make its place more likely
@@ -179,11 +173,13 @@ class _Reader:
     def _adjective(self, known: dict[str, str]) -> None:
         """Keep a colour or size for the next noun, or change the colour of the last thing."""
         self._adjectives |= {facet: known[facet] for facet in ("colour", "size") if facet in known}
-        is_new = self._last is not None and self._last.since < self._part
-        if is_new and self._last and "colour" in known and not self._awaits_noun:
+        # "then it turns red": a colour without a noun to come changes a thing of an earlier part.
+        is_old = self._last is not None and self._last.since < self._part
+        if is_old and self._last and "colour" in known and not self._awaits_noun:
             self._last.colours.setdefault(self._part, known["colour"])
 
     def _noun(self, kind: str) -> None:
+        """Begin a thing with the adjectives that wait for it, or return to one of this kind."""
         # The second "dog" of a prompt is the first one again, not another dog.
         same = [draft for draft in self.drafts if draft.kind == kind]
         if not same:
@@ -204,11 +200,13 @@ def _thing(draft: _Draft, index: int, chance: Chance) -> Thing:
     action = chance.choose("living" if draft.kind in LIVING else "lifeless", {}, name)
     acts: list[Act] = []
     here = x
+    # Action, colour and position last until the prompt changes them.
     for part in range(len(EVENTS_S)):
         action = draft.actions.get(part, action)
         colour = draft.colours.get(part, colour)
         goal = here
         if action in ("walk", "run"):
+            # To the other side of the stage, so that a walk is long enough to be seen.
             goal = 0.4 * chance.number(f"to {name} {part}") + (0.6 if here < 0.5 else 0.0)
         acts.append(Act(action if part >= draft.since else "away", colour, goal))
         here = goal

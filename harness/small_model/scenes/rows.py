@@ -72,6 +72,7 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
     look = [*one_of(SIZES, thing.size), *(layout * wave for wave in waves(thing.phase, 2))]
     acts = []
     for p, act in enumerate(thing.acts):
+        # Positions let the network place a thing without working out its path.
         places: list[float] = []
         for k in range(PARTS * p, PARTS * p + 3):
             places += waves(way.x[k] / SIDE, 8) + waves(way.y[k] / SIDE, 6)
