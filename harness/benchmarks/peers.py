@@ -163,6 +163,7 @@ class Ours:
 
 
 def _of_transformers(name: str, bits: int, *packages: str) -> Peer:
+    """Return a layer of transformers that needs some further packages."""
     modules = ("transformers", *packages)
     installed = ("transformers", *(each.replace(".", "-") for each in packages))
     return Peer(modules, installed, partial(CacheLayer, name, bits))
@@ -212,6 +213,7 @@ def run(options: Options) -> int:
     with Report("peers", TITLE, CPU, options) as report:
         encoding = interleave(encode, clock_of(CPU), rounds)
         decoding = interleave(decode, clock_of(CPU), rounds)
+        # The exact keys serve as values too, so that only the error of the keys counts.
         exact = F.scaled_dot_product_attention(q, k.float(), k.float())
         for name, (case, versions) in cases.items():
             keys = case.decode(stored[name]).float()
@@ -253,6 +255,7 @@ def stored_bytes(stored: Any) -> int:
     return 0
 
 
+# `partial` binds these to a case; the number of the round, which an action takes, does not matter.
 def _encode(case: Case, k_BHTD: Tensor, _: int) -> object:
     return case.encode(k_BHTD)
 
