@@ -52,6 +52,7 @@ class Windows(Dataset[Batch]):
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
+            # Both numbers are drawn for every window, so later draws do not depend on the outcome.
             text = rows(one.scene, layout=bool(draws.random() < self.layout))
             texts.append(text * float(draws.random() >= self.drop))
         whole = from_start or latest == 0
