@@ -89,7 +89,7 @@ def rates(lab: Lab) -> None:
     room = torch.empty_like(k)
     x = torch.randn(MATRIX, MATRIX).bfloat16()
     times = lab.times({"copy": lambda _: room.copy_(k), "product": lambda _: x @ x})
-    # Two: a copy reads and writes each byte, and a product multiplies and adds per inner element.
+    # Factors of 2: a copy reads and writes each byte; a product multiplies and adds.
     note = f"{k.nbytes / 1e6:.3g} MB read and as many written"
     lab.add("copy", 2e-9 * k.nbytes / times.of("copy").middle, "GB/s", note=note)
     note = f"BF16, {MATRIX} x {MATRIX}"

@@ -196,6 +196,7 @@ def run(options: Options) -> int:
             "pip install -c constraints.txt '.[peers]'"
         )
     spec, rounds = (SMALL, 1) if options.quick else (TRUE, ROUNDS)
+    # Frames and their tokens become one axis, [B, H, T, D], which the other projects expect.
     k = realistic_keys(spec, 3).bfloat16().flatten(2, 3)
     draws = torch.Generator().manual_seed(1)
     q = torch.randn(*k.shape[:2], NUM_QUERIES, k.shape[3], generator=draws)

@@ -112,7 +112,7 @@ class Bench:
         self.sizes = sizes
         self._own: dict[str, list[Series]] = {"psnr": [], "ssim": []}
         self._theirs: dict[str, list[Series]] = {"psnr": [], "ssim": []}
-        self._number, self._clips = -1, list[Pair]()
+        self._number, self._clips = -1, list[Pair]()  # the round whose clips are in memory
 
     def scorer(self, number: int) -> float:
         """Return the seconds that the scorer's threads take for the clips of one round."""
