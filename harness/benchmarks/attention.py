@@ -89,6 +89,7 @@ def rates(lab: Lab) -> None:
     room = torch.empty_like(k)
     x = torch.randn(MATRIX, MATRIX).bfloat16()
     times = lab.times({"copy": lambda _: room.copy_(k), "product": lambda _: x @ x})
+    # Factors of 2: a copy reads and writes each byte; a product multiplies and adds.
     note = f"{k.nbytes / 1e6:.3g} MB read and as many written"
     lab.add("copy", 2e-9 * k.nbytes / times.of("copy").middle, "GB/s", note=note)
     note = f"BF16, {MATRIX} x {MATRIX}"
@@ -232,9 +233,9 @@ def crossover(lab: Lab) -> None:
 
 
 def crossing(ratios: dict[int, float]) -> float | None:
-    """Return where the ratio rises past 1, interpolated in the logarithm of the number of queries.
+    """Return the number of queries at which the ratio rises past 1; None if it does not.
 
-    None if it does not.
+    It is interpolated in the logarithm of the number of queries.
     """
     below: tuple[int, float] | None = None
     for num_queries, ratio in sorted(ratios.items()):

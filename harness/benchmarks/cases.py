@@ -102,6 +102,7 @@ def stored(
     if pooled:
         mean = (x[:, :, pooled].float().mean(3, True).to(x.dtype) for x in (k_BHFTD, v_BHFTD))
         means.store(pooled, *mean)
+    # A mean stands for all tokens of its frame: the bias log(n) gives it the weight of n tokens.
     log_count = math.log(k_BHFTD.shape[3])
     return segments(full) + segments(means, log_count)
 

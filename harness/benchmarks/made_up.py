@@ -49,7 +49,20 @@ def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
     # BF16 comes first in `names`; all other runs are scored against it.
     reference = requests[0].run_id
     for place, run in enumerate(requests):
-        _write(run, reference, metrics, np.random.default_rng(place), place / len(names))
+        # loss: 0 for BF16, larger for later methods, so that tables have something to rank.
+        rng, loss = np.random.default_rng(place), place / len(names)
+        run.make_folders()
+        replace(run, reference_id=reference).leave_request()
+        parquet.write(run.folder / OBSERVATIONS, _observations(run, rng, loss))
+        parquet.write(run.folder / SCORES, _scores(run, reference, metrics, rng, loss))
+        # Only the first video has a memory trace.
+        points = [
+            TracePoint(run.run_id, 0, 0, "chunk", "commit", chunk, 0.1 * chunk, name, size)
+            for chunk in range(NUM_FRAMES // 3)
+            for name, size in (("codes", FRAME_BYTES * chunk), ("in_use", 2**30))
+        ]
+        table = pa.Table.from_pylist([asdict(each) for each in points], parquet.schema(TracePoint))
+        parquet.write(run.trace(run.items[0]), table)
     return num_prompts * len(names)
 
 
@@ -70,23 +83,6 @@ def request(folder: Path | str, name: str, resolved: Mapping[str, Any], suite: S
         execution=Execution(),
         track={"mode": "disabled"},
     )
-
-
-def _write(
-    run: Run, reference: str, metrics: list[Metric], rng: np.random.Generator, loss: float
-) -> None:
-    """Write the files of one run; loss: 0 for BF16, larger for worse methods."""
-    run.make_folders()
-    replace(run, reference_id=reference).leave_request()
-    parquet.write(run.folder / OBSERVATIONS, _observations(run, rng, loss))
-    parquet.write(run.folder / SCORES, _scores(run, reference, metrics, rng, loss))
-    points = [
-        TracePoint(run.run_id, 0, 0, "chunk", "commit", chunk, 0.1 * chunk, name, size)
-        for chunk in range(NUM_FRAMES // 3)
-        for name, size in (("codes", FRAME_BYTES * chunk), ("in_use", 2**30))
-    ]
-    table = pa.Table.from_pylist([asdict(each) for each in points], parquet.schema(TracePoint))
-    parquet.write(run.trace(run.items[0]), table)
 
 
 def _observations(run: Run, rng: np.random.Generator, loss: float) -> pa.Table:
@@ -134,18 +130,17 @@ def _scores(
         "scores_version": [asdict(Scored("", 0, 0, "", None, None, None))["scores_version"]] * num,
     }
     more = [field for metric in metrics for field in fields(metric)]
+    # All columns of a video lie near its level, as a bad video is bad by every metric.
     level = rng.normal(1 - 0.3 * loss, 0.05, num)
     for metric in metrics:
         absent = metric.against_reference and run.run_id == reference
         for field in fields(metric):
-            values[field.name] = [None] * num if absent else _drawn(field, level, rng)
+            if absent:
+                values[field.name] = [None] * num
+            elif pa.types.is_list(field.type):
+                values[field.name] = list(level[:, None] + rng.normal(0, 0.01, (num, SECONDS)))
+            elif pa.types.is_float64(field.type):
+                values[field.name] = level + rng.normal(0, 0.01, num)
+            else:  # the version of a metric, or its reason for a missing value
+                values[field.name] = [None if field.name.endswith("_reason") else "1"] * num
     return pa.table(values, schema=pa.schema([*identity, *more]))
-
-
-def _drawn(field: pa.Field, level: np.ndarray[Any, Any], rng: np.random.Generator) -> Any:
-    """Draw the values of one column around the level of each video."""
-    if pa.types.is_list(field.type):
-        return list(level[:, None] + rng.normal(0, 0.01, (len(level), SECONDS)))
-    if pa.types.is_float64(field.type):
-        return level + rng.normal(0, 0.01, len(level))
-    return [None if field.name.endswith("_reason") else "1"] * len(level)

@@ -163,6 +163,7 @@ class Ours:
 
 
 def _of_transformers(name: str, bits: int, *packages: str) -> Peer:
+    """Return a layer of transformers that needs some further packages."""
     modules = ("transformers", *packages)
     installed = ("transformers", *(each.replace(".", "-") for each in packages))
     return Peer(modules, installed, partial(CacheLayer, name, bits))
@@ -195,6 +196,7 @@ def run(options: Options) -> int:
             "pip install -c constraints.txt '.[peers]'"
         )
     spec, rounds = (SMALL, 1) if options.quick else (TRUE, ROUNDS)
+    # Frames and their tokens become one axis, [B, H, T, D], which the other projects expect.
     k = realistic_keys(spec, 3).bfloat16().flatten(2, 3)
     draws = torch.Generator().manual_seed(1)
     q = torch.randn(*k.shape[:2], NUM_QUERIES, k.shape[3], generator=draws)
@@ -212,6 +214,7 @@ def run(options: Options) -> int:
     with Report("peers", TITLE, CPU, options) as report:
         encoding = interleave(encode, clock_of(CPU), rounds)
         decoding = interleave(decode, clock_of(CPU), rounds)
+        # The exact keys serve as values too, so that only the error of the keys counts.
         exact = F.scaled_dot_product_attention(q, k.float(), k.float())
         for name, (case, versions) in cases.items():
             keys = case.decode(stored[name]).float()
@@ -253,6 +256,7 @@ def stored_bytes(stored: Any) -> int:
     return 0
 
 
+# `partial` binds these to a case; the number of the round, which an action takes, does not matter.
 def _encode(case: Case, k_BHTD: Tensor, _: int) -> object:
     return case.encode(k_BHTD)
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from harness.benchmarks.options import Options
 from harness.benchmarks.report import Report, Row
@@ -113,14 +112,19 @@ class Bench:
         self.sizes = sizes
         self._own: dict[str, list[Series]] = {"psnr": [], "ssim": []}
         self._theirs: dict[str, list[Series]] = {"psnr": [], "ssim": []}
-        self._number, self._clips = -1, list[Pair]()
+        self._number, self._clips = -1, list[Pair]()  # the round whose clips are in memory
 
     def scorer(self, number: int) -> float:
         """Return the seconds that the scorer's threads take for the clips of one round."""
+
+        def measure(pair: Pair) -> None:
+            for metric in METRICS:
+                metric.measure(*pair, "cpu")
+
         clips = self._clips_of(number)
         start = time.perf_counter()
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(_measure, clips))
+            list(pool.map(measure, clips))
         seconds = time.perf_counter() - start
         # Per-frame values serve `difference` only, so they are computed outside the timed part.
         for video, reference in clips:
@@ -190,7 +194,15 @@ def _make_clip(sizes: Sizes, seed: int) -> Pair:
     """
     random = np.random.default_rng(seed)
     height, width = sizes.height, sizes.width
-    texture = _texture(random, height + MARGIN_PX, width + MARGIN_PX)
+    # Waves in random directions, short ones faint; light and dark saturate when frames are clipped.
+    high, wide = height + MARGIN_PX, width + MARGIN_PX
+    y, x = np.mgrid[:high, :wide]
+    waves = np.full((high, wide, 3), 120.0)
+    for amplitude in (60, 40, 25, 15):
+        for c in range(3):
+            turn_y, turn_x = random.normal(0, 4 / amplitude, 2)
+            waves[..., c] += amplitude * np.sin(turn_y * y + turn_x * x + random.uniform(0, 6))
+    texture = waves.astype(np.int16)
     # New noise for each frame would take most of the time; shifted windows of one field serve.
     grain = random.normal(0, 4, texture.shape).astype(np.int16)
     shape = (sizes.num_frames, height, width, 3)
@@ -206,21 +218,6 @@ def _make_clip(sizes: Sizes, seed: int) -> Pair:
     return Clip(video, FPS, FIRST_CHUNK_FRAMES), Clip(reference, FPS, FIRST_CHUNK_FRAMES)
 
 
-def _texture(random: np.random.Generator, height: int, width: int) -> NDArray[np.int16]:
-    """Draw waves in random directions [H, W, 3], short ones faint; light and dark saturate."""
-    y, x = np.mgrid[:height, :width]
-    waves = np.full((height, width, 3), 120.0)
-    for amplitude in (60, 40, 25, 15):
-        for c in range(3):
-            turn_y, turn_x = random.normal(0, 4 / amplitude, 2)
-            waves[..., c] += amplitude * np.sin(turn_y * y + turn_x * x + random.uniform(0, 6))
-    return waves.astype(np.int16)
-
-
 def _once(of_frames: OfFrames, frames: tuple[Frames, Frames]) -> Action:
+    """Return an action: one metric of one frame."""
     return lambda _: of_frames(*frames)
-
-
-def _measure(pair: Pair) -> None:
-    for metric in METRICS:
-        metric.measure(*pair, "cpu")

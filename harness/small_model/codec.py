@@ -1,8 +1,8 @@
-"""Pixels to latents and back for the small model: a linear encoder and a learned decoder.
+"""Codec of the small models: a linear encoder of pixels, and a learned decoder of latents.
 
 A latent frame describes the last pixel frame of the four that it stands for, its keyframe. Colours
-turn into luma and two opponent axes, blocks into their lowest DCT-II coefficients; both steps are
-orthonormal, so that the way back is the transpose. The decoder guesses what is missing: the detail
+become luma and two opponent axes, and blocks of 8 x 8 pixels their lowest DCT-II coefficients. Both
+steps are orthonormal, so the inverse is the transpose. The decoder adds what is missing: the detail
 that 16 numbers for 192 leave out, and the three pixel frames between two keyframes.
 """
 
@@ -24,7 +24,7 @@ from harness.models.checkpoints.bundled import bundled
 from harness.sampling.decoding import pixels
 from harness.system.errors import UserError
 
-BLOCK = 8
+BLOCK = 8  # pixels per latent cell, each way
 _WIDE, _FINE = 64, 24  # channels on the grid of latents, and on the finer ones
 
 
@@ -38,9 +38,9 @@ class Channel(NamedTuple):
     scale: float
 
 
-# Measured once on 500 clips of the world; trained networks depend on it, so it never changes. DC
-# channels come to deviation 1, the others to (their deviation / the DC's)^0.3, so that fine detail
-# is neither lost nor blown up into noise.
+# Measured once on 500 clips of the first world; trained networks depend on it, so it never changes.
+# DC channels get deviation 1, the others (their deviation / that of the DC)^0.3. Exponent 1 would
+# lose fine detail in the noise of sampling, exponent 0 would amplify it to the size of the rest.
 CHANNELS = (
     Channel(0, 0, 0, -1.2, 5.94),
     Channel(0, 0, 1, 0.0, 1.68),
@@ -62,9 +62,9 @@ CHANNELS = (
 
 
 def encode(keyframes_FHWC: NDArray[np.uint8] | Tensor) -> Tensor:
-    """Latents [F, 16, H / 8, W / 8] fp32 of keyframes, uint8 [F, H, W, 3].
+    """Encode keyframes uint8 [F, H, W, 3] as latents [F, 16, H / 8, W / 8] fp32.
 
-    Raises  UserError: not RGB, or sides that blocks of 8 do not fill.
+    Raises  UserError: frames that are not RGB, or whose sides are not multiples of 8.
     """
     shape = tuple(keyframes_FHWC.shape)
     if len(shape) != 4 or shape[3] != 3 or shape[1] % BLOCK or shape[2] % BLOCK:
@@ -76,13 +76,13 @@ def encode(keyframes_FHWC: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def _encoded(rgb_F3HW: Tensor) -> Tensor:
-    """Latents of pixels in -1..1."""
+    """Return the latents [F, 16, h, w] of pixels in -1..1."""
     basis, mean, scale = _transform(rgb_F3HW.device)
     return (F.conv2d(rgb_F3HW, basis, stride=BLOCK) - mean) / scale
 
 
 def linear(latents_FChw: Tensor) -> Tensor:
-    """What the latents say without guessing [F, 3, H, W] fp32, about -1..1 (not clamped).
+    """Decode latents by the inverse transform [F, 3, H, W] fp32, about -1..1 (not clamped).
 
     Raises  UserError: latents of another number of channels.
     """
@@ -92,28 +92,30 @@ def linear(latents_FChw: Tensor) -> Tensor:
 
 
 def preview(latents_FChw: Tensor) -> NDArray[np.uint8]:
-    """Keyframes uint8 [F, H, W, 3] on the host by the inverse transform alone; blocky."""
+    """Decode latents by the inverse transform to keyframes uint8 [F, H, W, 3]; blocks show."""
     return pixels(linear(latents_FChw).clamp(-1, 1))
 
 
 def fade(before_BChw: Tensor, now_BChw: Tensor) -> Tensor:
-    """Four pixel frames [B, 4, 3, H, W] from one linear decode to the next; the last is `now`'s."""
+    """Fade from one linear decode to the next in four pixel frames [B, 4, 3, H, W] fp32.
+
+    The last frame is the linear decode of `now`.
+    """
     start, end = linear(before_BChw)[:, None], linear(now_BChw)[:, None]
     steps = torch.arange(1, 5, device=start.device).view(1, 4, 1, 1, 1) / 4
     return torch.lerp(start, end, steps)
 
 
 class Upsampler(nn.Module):
-    """The network of `KeyframeDecoder`: two latent frames to the four pixel frames of the later.
+    """The network of `KeyframeDecoder`: two latent frames give the four pixel frames of the later.
 
-    It adds to the linear decode, faded from one keyframe to the next: a few residual convolutions
-    on the grid of latents, then three upsamplings by pixel shuffle.
+    It corrects the linear decode, faded from one keyframe to the next, by a few residual
+    convolutions on the grid of latents and three upsamplings by pixel shuffle.
 
     Shapes  before, now [B, 16, h, w] -> [B, 4, 3, 8 h, 8 w] fp32, about -1..1; any h and w.
     """
 
     def __init__(self) -> None:
-        """Default initialisation of PyTorch, but for a last layer that adds little."""
         super().__init__()
         self.stem = _conv(2 * len(CHANNELS), _WIDE)
         self.coarse = nn.ModuleList(_conv(_WIDE, _WIDE) for _ in range(3))
@@ -121,9 +123,9 @@ class Upsampler(nn.Module):
         self.middle = nn.ModuleList(_conv(_FINE, _FINE) for _ in range(2))
         self.to_fine = _conv(_FINE, 4 * _FINE)
         self.fine = nn.ModuleList(_conv(_FINE, _FINE) for _ in range(2))
-        self.to_pixels = _conv(_FINE, 4 * 4 * 3)
+        self.to_pixels = _conv(_FINE, 4 * 4 * 3)  # 2 x 2 pixels of four frames of three colours
         with torch.no_grad():
-            self.to_pixels.weight.mul_(0.1)
+            self.to_pixels.weight.mul_(0.1)  # training starts near the linear decode
 
     @cached_property  # the meter asks at every pass
     def nbytes(self) -> int:
@@ -131,11 +133,14 @@ class Upsampler(nn.Module):
         return sum(parameter.nbytes for parameter in self.parameters())
 
     def forward(self, before_BChw: Tensor, now_BChw: Tensor) -> Tensor:
-        """Four pixel frames [B, 4, 3, H, W]; the last is the keyframe of `now`."""
+        """Return four pixel frames [B, 4, 3, H, W]; the last is the keyframe of `now`."""
         return fade(before_BChw, now_BChw) + self.correction(before_BChw, now_BChw)
 
     def correction(self, before_BChw: Tensor, now_BChw: Tensor) -> Tensor:
-        """What the convolutions add [B, 4, 3, H, W]; apart, since training may round it."""
+        """Return what the convolutions add to `fade` [B, 4, 3, H, W] fp32.
+
+        A method of its own, since training may run it in BF16.
+        """
         x = self.stem(torch.cat([before_BChw, now_BChw], dim=1))
         x = F.pixel_shuffle(self.to_middle(_refine(self.coarse, x)), 2)
         x = F.pixel_shuffle(self.to_fine(_refine(self.middle, x)), 2)
@@ -145,9 +150,9 @@ class Upsampler(nn.Module):
 
 
 class KeyframeDecoder:
-    """Decoder of the latents that `encode` makes: a small convolutional network, frame by frame.
+    """Decodes the latents of `encode` frame by frame with a small convolutional network, in fp32.
 
-    It sees a latent frame and the one before; the first frame is its own past. fp32.
+    The network sees a latent frame and the one before; the first frame is its own past.
 
     Source  ours; trained by `python -m harness.small_model.training.decoder`.
     Shapes  latents [F, 16, h, w] -> per frame uint8 [1 or 4, 8 h, 8 w, 3].
@@ -163,10 +168,11 @@ class KeyframeDecoder:
         weights: Literal["bundled", "seeded"] = "bundled",
         file: str = "decoder.safetensors",
     ) -> None:
-        """Check the settings and load nothing yet.
+        """Check the settings; nothing is loaded yet.
 
-        sha256: checksum of the file. weights: `seeded` is untrained.
-        file: in the folder of the weights that ship, or a full path.
+        sha256: checksum of the file.
+        weights: `bundled` reads the file, `seeded` is an untrained network.
+        file: name in the folder of the weights that ship, or a full path.
         """
         if weights not in ("bundled", "seeded"):
             raise UserError(f"decoder.weights={weights}: choose bundled or seeded")
@@ -176,7 +182,7 @@ class KeyframeDecoder:
         self._network: Upsampler | None = None
 
     def locate(self, root: Path) -> None:
-        """The weights lie beside the code; decoders share this call."""
+        """Do nothing: the weights ship with the code."""
 
     def to(self, device: torch.device | str) -> KeyframeDecoder:
         """Load the network if it is not there, and move it to `device`."""
@@ -192,44 +198,48 @@ class KeyframeDecoder:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights on the device; nothing before they are loaded."""
+        """Bytes of the weights on the device; 0 before they are loaded."""
         return 0 if self._network is None else self._network.nbytes
 
     def hollow(self) -> KeyframeDecoder:
-        """The same decoder on the meta device: true sizes, no values, no files."""
+        """Return this decoder on the meta device: with its sizes, without values or files."""
         hollow = KeyframeDecoder(self.sha256, self.weights, self.file)
         with torch.device("meta"):
             hollow._network = Upsampler().eval().requires_grad_(False)
         return hollow
 
     def decode(self, latents_FChw: Tensor) -> Iterator[NDArray[np.uint8]]:
-        """Pixels of each latent frame [1 or 4, H, W, 3]; only the latent before is kept."""
+        """Yield the pixels of each latent frame, uint8 [1 or 4, H, W, 3] on the host."""
         return map(pixels, self.stream(latents_FChw))
 
     def stream(self, latents_FChw: Tensor) -> Iterator[Tensor]:
-        """Each latent frame on the device [1 or 4, 3, H, W] fp32 in -1..1; meta is one, too."""
+        """Yield the pixels of each latent frame on its device [1 or 4, 3, H, W] fp32 in -1..1."""
+        # Check and load at once, so that errors come with the call and not with the first frame.
         _demand_channels(latents_FChw)
-        return self._stream(self._loaded(latents_FChw.device), latents_FChw)
+        network = self._loaded(latents_FChw.device)
+
+        def frames() -> Iterator[Tensor]:
+            before: Tensor | None = None  # the only latent frame that is kept
+            for latent in latents_FChw.split(1):
+                now = latent.float()
+                with torch.no_grad():
+                    four = network(now if before is None else before, now)[0].clamp(-1, 1)
+                # The first latent frame stands for a single pixel frame.
+                yield four[-1:] if before is None else four
+                before = now
+
+        return frames()
 
     def encode(self, frame_13HW: Tensor) -> Tensor:
-        """The latent of a keyframe [1, 16, h, w] fp32."""
+        """Encode a keyframe of -1..1 as latents [1, 16, h, w] fp32."""
         return _encoded(frame_13HW.float())
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
-        """The whole video on the device [T, 3, H, W] fp32 in -1..1, equal to the stream."""
+        """Return the whole video on the device [T, 3, H, W] fp32 in -1..1, equal to `stream`."""
         return torch.cat(list(self.stream(latents_FChw)))
 
-    def _stream(self, network: Upsampler, latents_FChw: Tensor) -> Iterator[Tensor]:
-        before: Tensor | None = None
-        for latent in latents_FChw.split(1):
-            now = latent.float()
-            with torch.no_grad():
-                frames = network(now if before is None else before, now)[0].clamp(-1, 1)
-            yield frames[-1:] if before is None else frames
-            before = now
-
     def _loaded(self, device: torch.device) -> Upsampler:
-        """The network on a device, read from its file or seeded the first time."""
+        """Return the network on a device; the first call reads its file or seeds it."""
         if self._network is None:
             network = seeded()
             if self.weights == "bundled":
@@ -241,7 +251,7 @@ class KeyframeDecoder:
 
 
 def seeded() -> Upsampler:
-    """An untrained network, the same in every process; training starts from it."""
+    """Return an untrained network, the same in every process; training starts from it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
         return Upsampler()
@@ -252,7 +262,7 @@ def _conv(channels: int, out: int) -> nn.Conv2d:
 
 
 def _refine(convolutions: nn.ModuleList, x_BChw: Tensor) -> Tensor:
-    """Residual convolutions in turn, then the non-linearity before the next grid."""
+    """Apply residual convolutions in turn, then the non-linearity before the next grid."""
     for convolution in convolutions:
         x_BChw = x_BChw + convolution(F.silu(x_BChw))
     return F.silu(x_BChw)
@@ -269,11 +279,12 @@ def _demand_channels(latents_FChw: Tensor) -> None:
 @cache
 @torch.inference_mode(False)  # the cached tensors may serve training later
 def _transform(device: torch.device) -> tuple[Tensor, ...]:
-    """Orthonormal rows [16, 3, 8, 8], means [16, 1, 1] and scales [16, 1, 1], fp32."""
-    # In fp64 first, so that every machine rounds to the same constants.
+    """Return orthonormal rows [16, 3, 8, 8], means [16, 1, 1] and scales [16, 1, 1], fp32."""
+    # Compute in fp64 first, so that every machine rounds to the same constants.
     axes = torch.tensor([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], dtype=torch.float64)
     axes /= axes.norm(dim=1, keepdim=True)
     k, n = torch.arange(BLOCK, dtype=torch.float64)[:, None], torch.arange(BLOCK)
+    # Row k is the DCT-II wave of frequency k. With the same factor, row 0 would have norm sqrt(2).
     waves = torch.cos(torch.pi * (2 * n + 1) * k / (2 * BLOCK)) * (2 / BLOCK) ** 0.5
     waves[0] = BLOCK**-0.5
     basis = torch.stack(

@@ -1,9 +1,10 @@
-"""Rates of a model's videos with their intervals, for both worlds of the small models."""
+"""Rates of a model's videos with their intervals, and statistics, for both worlds."""
 
 from __future__ import annotations
 
+import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from harness.system.errors import UserError
 
 STATISTICS = ("contrast", "edges", "colourfulness")
 BAND = (5, 95)  # percentiles of the world's own clips
+HUE_NEAR = 1 / 12  # of the circle
+GREY = 0.08  # chroma below which a colour has no hue
 COLUMNS = ("question", "rate", "n", "95 % interval", "by chance", "n", "what is right")
 Row = tuple[str, ...]
 Frames = NDArray[np.uint8]
@@ -46,6 +49,7 @@ def videos_of_run(
             f"{folder} has videos of {high}x{wide} pixels at {fps} a second, the world's are "
             f"{height}x{width} at {FPS}: measure a run of the model that was trained on it"
         )
+    # Every fourth pixel frame from the first on is the last one of its latent frame.
     stems = [folder / str(video) for video in made["video"]]
     keyframes = tuple(read_frames(stem)[::TEMPORAL_STRIDE] for stem in stems)
     return tuple(made["prompt"]), keyframes
@@ -54,8 +58,8 @@ def videos_of_run(
 def curve(keyframes: Frames) -> Curve:
     """Return contrast, edges and colourfulness per second of a video [seconds, 3], of 255.
 
-    Contrast and colourfulness are those of the metric `signals`, edges the mean length of luma's
-    gradient.
+    Contrast and colourfulness are those of the metric `signals`. Edges are the mean length of the
+    gradient of luma.
     """
     rgb = keyframes.astype(np.float32)
     luma = signals.luma(rgb)
@@ -84,7 +88,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a rate (Wilson 1927); (0, 1) of nothing."""
     if n == 0:
         return 0.0, 1.0
-    z2 = 1.959964**2
+    z2 = 1.959964**2  # two-sided 95 % of the normal distribution
     middle = (right + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (right * (n - right) / n + z2 / 4)) / (n + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -99,3 +103,17 @@ def rate(answers: Sequence[bool]) -> Row:
 def share(answers: Sequence[bool]) -> Row:
     """Return rate and count."""
     return f"{sum(answers) / len(answers):.2f}" if answers else "-", str(len(answers))
+
+
+def hue_of(rgb: Iterable[float]) -> float:
+    """Return the hue of a colour [3] of 0..1 as a share of the circle; NaN for grey."""
+    # NaN compares as unequal, so a grey mark counts as a look that was not kept.
+    red, green, blue = (float(value) for value in rgb)
+    is_grey = max(red, green, blue) - min(red, green, blue) < GREY
+    return math.nan if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]
+
+
+def near(before: float, after: float) -> bool:
+    """Return whether two hues of 0..1 are within a twelfth of the circle; NaN is near nothing."""
+    apart = abs(before - after) % 1  # hues lie on a circle
+    return min(apart, 1 - apart) <= HUE_NEAR

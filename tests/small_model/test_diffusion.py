@@ -20,13 +20,14 @@ from harness.config.compose import configured
 from harness.models.wan import Wan, WanDims
 from harness.sampling.schedule import Schedule
 from harness.small_model.diffusion.__main__ import main
-from harness.small_model.diffusion.data import GRID, Windows, batches, cell_weights
+from harness.small_model.diffusion.data import GRID, Windows, cell_weights
 from harness.small_model.diffusion.keys import KEPT, KeyShape, key_statistics
 from harness.small_model.diffusion.objective import DiffusionForcing
 from harness.small_model.diffusion.sample import sample
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.diffusion.watch import keys_of, table
 from harness.small_model.scenes.rows import WIDTH
+from harness.small_model.training.loop import batches
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
 from harness.small_model.training.stages import Stage, Training

@@ -21,11 +21,12 @@ from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan, WanDims
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
-from harness.small_model.diffusion.data import Windows, batches
+from harness.small_model.diffusion.data import Windows
 from harness.small_model.diffusion.keys import KEPT, KeyShape
 from harness.small_model.scenes.rows import WIDTH
 from harness.small_model.student.__main__ import main, shipped_teacher
 from harness.small_model.student.distill import Distillation, StudentTrainer, roll_out
+from harness.small_model.training.loop import batches
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
 from harness.small_model.training.stages import Stage, Training

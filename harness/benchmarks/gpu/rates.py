@@ -27,12 +27,13 @@ def machine(lab: Lab) -> None:
     source = torch.randn(lab.sizes.copy_bytes // 2, device=lab.device, dtype=torch.bfloat16)
     target = torch.empty_like(source)
     seconds = lab.times({"copy": lambda _: target.copy_(source)}).of("copy").middle
-    lab.copy_rate = 2 * source.nbytes / seconds
+    lab.copy_rate = 2 * source.nbytes / seconds  # each byte is read and written
     lab.add("copy, read and write", lab.copy_rate / 1e12, "TB/s")
     rows, inner, columns = lab.sizes.gemm
     a = torch.randn(rows, inner, device=lab.device, dtype=torch.bfloat16)
     b = torch.randn(inner, columns, device=lab.device, dtype=torch.bfloat16)
     seconds = lab.times({"product": lambda _: a @ b}).of("product").middle
+    # A product of matrices multiplies and adds once per inner element.
     lab.notes["gemm_rate"] = 2 * rows * inner * columns / seconds
     case = f"BF16 product {rows} x {inner} x {columns}"
     lab.add(case, lab.notes["gemm_rate"] / 1e12, "TFLOP/s")
@@ -45,7 +46,7 @@ def sdpa(lab: Lab) -> None:
     for multiple in lab.within(lab.sizes.multiples):
         chunk = lab.chunk()
         k, v = (x.repeat(1, 1, multiple, 1) for x in (chunk.k, chunk.v))
-        k, v = torch.randn_like(k), torch.randn_like(v)
+        k, v = torch.randn_like(k), torch.randn_like(v)  # the repetition gave the shape
         qkv = (chunk.q, k, v)
         actions = {name: _action(attend, *qkv) for name, attend in calls.items()}
         cases = {}
@@ -56,6 +57,7 @@ def sdpa(lab: Lab) -> None:
             except RuntimeError as error:  # the kernel does not support these tensors
                 lab.add(name, None, "TFLOP/s", note=first_line(error))
         times = lab.times(cases)
+        # Two products, queries with keys and weights with values, of two operations each.
         flops = 4 * chunk.q.numel() * k.shape[2]
         rates[multiple] = {name: flops / times.of(name).middle for name in cases}
         for name in cases:
@@ -122,6 +124,8 @@ def _kernels(device: torch.device) -> dict[str, Attend]:
 
 
 def _by(kernel: SDPBackend | None) -> Attend:
+    """Return SDPA with one of its kernels; None leaves the choice to torch."""
+
     def attend(q: Tensor, k: Tensor, v: Tensor) -> object:
         if kernel is None:
             return F.scaled_dot_product_attention(q, k, v)
@@ -131,5 +135,6 @@ def _by(kernel: SDPBackend | None) -> Attend:
     return attend
 
 
+# A function of its own, so that each action keeps the kernel it was made with.
 def _action(attend: Attend, q: Tensor, k: Tensor, v: Tensor) -> Action:
     return lambda _: attend(q, k, v)

@@ -78,6 +78,7 @@ class Network:
             pass
         peak = self.memory.peak()[0]
         scratch = session.ledger().get("scratch", 0)
+        # What the video leaves in memory, less scratch, is its keys and values: `peaks` compares.
         grown = self.memory.now() - before - scratch
         return Peak(peak, self.weights, session.stored_bytes, scratch, grown)
 
@@ -155,6 +156,7 @@ class Videos:
         self._method.check(spec)
         backend = next(iter(lab.backends.values())).resolve(spec, self._method, lab.device)
         self._backend, self._wall = Timed(backend, lab.device), Wall(lab.device)
+        # A short video compiles kernels and fills caches; its attention is not counted.
         self.peak = self._video(min(self._num_frames, 2 * spec.chunk_frames))
         self._wall(lambda _: None, 0)  # waits for the device
         self._backend.seconds()

@@ -16,6 +16,7 @@ from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.scenes.clip import Clip
+from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import averaged, saved_state
 from harness.system import machine
@@ -35,7 +36,7 @@ def main(words: Sequence[str]) -> int:
 
 def train(config: dict[str, Any]) -> int:
     """Train until the last stage ends or a signal arrives; the same command resumes."""
-    from harness.small_model.diffusion.data import Windows, batches
+    from harness.small_model.diffusion.data import Windows
     from harness.small_model.diffusion.objective import DiffusionForcing
 
     training: Training = instantiate(config["train"])
@@ -60,10 +61,16 @@ def train(config: dict[str, Any]) -> int:
 
 def sample(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and write a sheet of generated and true frames."""
+    return write_sheet(config, *_generated(config))
+
+
+def write_sheet(
+    config: dict[str, Any], clips: Sequence[Clip], made: Tensor, latent_fps: float
+) -> int:
+    """Write a sheet of the true clips and of what was generated for them [B, F, C, h, w]."""
     from harness.small_model.diffusion.sample import SHEET, draw_sheet
 
     training: Training = instantiate(config["train"])
-    clips, made, latent_fps = _generated(config)
     path = Path(training.out or training.folder) / SHEET
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(path, clips, made, latent_fps)
@@ -73,10 +80,15 @@ def sample(config: dict[str, Any]) -> int:
 
 def rates(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and print what the world's detector finds in them."""
+    clips, made, _ = _generated(config)
+    return print_rates(config, clips, made)
+
+
+def print_rates(config: dict[str, Any], clips: Sequence[Clip], made: Tensor) -> int:
+    """Print what the world's detector finds in generated videos [B, F, C, h, w] of clips."""
     from harness.small_model.codec import preview
     from harness.small_model.scenes.report import Videos, report
 
-    clips, made, _ = _generated(config)
     scenes = tuple(each.scene for each in clips)
     report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
     return 0
@@ -99,9 +111,8 @@ def export(config: dict[str, Any]) -> int:
     from harness.small_model.training.export import export as write
 
     training: Training = instantiate(config["train"])
-    for name, value in write(
-        saved_state(training.folder), Path(training.out or training.folder)
-    ).items():
+    out = Path(training.out or training.folder)
+    for name, value in write(saved_state(training.folder), out).items():
         print(f"{name}: {value}")
     return 0
 

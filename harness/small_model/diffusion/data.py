@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from harness.small_model.codec import BLOCK, encode
 from harness.small_model.scenes.clip import HELD_OUT, clip
@@ -53,6 +52,7 @@ class Windows(Dataset[Batch]):
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
+            # Both numbers are drawn for every window, so later draws do not depend on the outcome.
             text = rows(one.scene, layout=bool(draws.random() < self.layout))
             texts.append(text * float(draws.random() >= self.drop))
         whole = from_start or latest == 0
@@ -71,12 +71,3 @@ def cell_weights(boxes: NDArray[np.float64], focus: float) -> Tensor:
     down = (cells > top - half) & (cells < bottom + half)
     inside = (down[..., :, None] & across[..., None, :]).any(0)
     return torch.as_tensor(np.where(inside, focus, 1.0), dtype=torch.float32)
-
-
-def batches(windows: Windows, first_step: int, workers: int) -> Iterator[Batch]:
-    """Yield the batches of a stage from `first_step` on, without end.
-
-    workers: processes that prepare batches; 0 prepares each batch on demand.
-    """
-    steps = range(first_step, 2**31)
-    yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)

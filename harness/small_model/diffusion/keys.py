@@ -50,7 +50,7 @@ class KeyShape:
         # then cancel in the attention scores at every position.
         draws = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for attention in _self_attentions(network):
+            for attention in [m for m in network.modules() if isinstance(m, SelfAttention)]:
                 dim = attention.k.out_features
                 sizes = (self.offset_spread * torch.randn(dim, generator=draws)).exp()
                 signs = torch.randint(0, 2, (dim,), generator=draws) * 2.0 - 1
@@ -100,7 +100,7 @@ def key_statistics(keys_HTD: Tensor) -> KeyStatistics:
 
     Raises  ValueError: the tokens do not fill whole groups.
     """
-    keys = keys_HTD.double()
+    keys = keys_HTD.double()  # sums of fourth powers lose digits in fp32
     if keys.shape[1] % GROUP:
         raise ValueError(f"{keys.shape[1]} tokens do not fill groups of {GROUP}")
     mean, deviation = keys.mean(1), keys.std(1)
@@ -121,7 +121,3 @@ def key_statistics(keys_HTD: Tensor) -> KeyStatistics:
         zero_free=is_free.double().mean().item(),
         energy=tuple(shares[min(n, len(shares)) - 1].item() for n in (1, 4, 16)),
     )
-
-
-def _self_attentions(network: Wan) -> list[SelfAttention]:
-    return [module for module in network.modules() if isinstance(module, SelfAttention)]

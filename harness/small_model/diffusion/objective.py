@@ -43,6 +43,7 @@ class DiffusionForcing(Objective):
         x0 = batch.x_BFChw
         sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
         noise = randn(x0, draws)
+        # One level per frame, equal inside a chunk, broadcast over channels and cells.
         sigma = sigma_BF[:, :, None, None, None]
         # One causal pass: every chunk attends to the earlier ones at their own noise levels.
         forcing = TeacherForcing(self.spec, x0.device)

@@ -72,6 +72,7 @@ def sample(
         frames = range(first, first + spec.chunk_frames)
         x = torch.randn(*shape, *sides, generator=draws)
         for now, after in pairwise(sigmas):
+            # Classifier-free guidance, then an Euler step; `after - now` is negative.
             with_text, without = (branch.flow(x, now, frames) for branch in branches)
             x = x + (after - now) * (without + teacher.guidance * (with_text - without))
         for branch in branches:

@@ -26,6 +26,7 @@ class Watched(TeacherForcing):
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
         """Record the keys, then attend like `TeacherForcing`."""
+        # After rotation, as most methods store them.
         self.keys.append(plan.rotate(k_BHTD)[0].float())
         return super().attend(layer, q_BHTD, k_BHTD, v_BHTD, plan)
 

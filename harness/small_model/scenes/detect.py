@@ -52,7 +52,7 @@ Frames = NDArray[np.uint8]
 
 CELL = 2  # pixels a cell, each way
 CELLS = SIDE // CELL
-CUT = 0.08  # largest squared error of a cell, summed over channels
+CUT = 0.08  # largest squared error of a cell, summed over channels; see `_cut`
 SHIFTS = 16  # sideways shifts of a place that are tried
 NEAR = 3  # distance in cells from a figure's position at which other kinds are tried
 _CANVAS, _ANCHOR = 96, (48, 70)  # cells of the canvas of a figure; column and row of its feet
@@ -60,7 +60,7 @@ _DETAIL = 2  # drawn pixels per cell of the canvas, each way
 # The FFT makes correlations periodic, with a period in cells at which a frame and the figure on a
 # canvas hardly overlap.
 _PERIOD = 128
-_PHASES = (0.0, 0.5)
+_PHASES = (0.0, 0.5)  # of periodic motions, of which prompts say nothing
 _DISTANCES = range(6, CELLS - 16, 3)  # cells that a thing may walk or run
 _AROUND = 8  # cells beyond the frame at which a thing may start
 
@@ -308,6 +308,7 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
     for f, sketch in enumerate(sketches(thing, view.times_s, view.scene)):
         mirrored, row, column = _best_place(view, f, sketch, colour)
         least = torch.inf
+        # The best place is known to a cell only, so its neighbours are tried too.
         for dy, dx in product((-1, 0, 1), repeat=2):
             base, share = _drawn(view, f, sketch, colour, (mirrored, row + dy, column + dx))
             answers = torch.eye(3)[:, None, None] * share[..., None]  # of one channel each
@@ -368,21 +369,16 @@ def _drawn(
     mirrored, row, column = place
     picture, share = view.empty[frame], torch.zeros(CELLS, CELLS)
     t = float(view.times_s[frame])
+    # A margin of two frames on each side takes any canvas, so that no slice is cut off.
+    frame_at = slice(2 * CELLS, 3 * CELLS)
+    top, left = frame_at.start + row - _ANCHOR[1], frame_at.start + column - _ANCHOR[0]
     for label, drawn in sketch.items():
-        placed = _placed(drawn.flip(1) if mirrored else drawn, row, column)
+        around = torch.zeros(5 * CELLS, 5 * CELLS)
+        around[top : top + _CANVAS, left : left + _CANVAS] = drawn.flip(1) if mirrored else drawn
+        placed = around[frame_at, frame_at]
         if label == MARK:
             share, painted = placed, torch.zeros(3)
         else:
             painted = _lit(np.array(_paint(label, colour), np.uint8), view.scene, t)
         picture = picture + placed[..., None] * (painted - picture)
     return picture, share
-
-
-def _placed(drawn: Tensor, row: int, column: int) -> Tensor:
-    """Return a drawing's cells in the frame [64, 64], with its feet at a row and a column."""
-    # A margin of two frames on each side takes any canvas, so that no slice is cut off.
-    frame = slice(2 * CELLS, 3 * CELLS)
-    around = torch.zeros(5 * CELLS, 5 * CELLS)
-    top, left = frame.start + row - _ANCHOR[1], frame.start + column - _ANCHOR[0]
-    around[top : top + _CANVAS, left : left + _CANVAS] = drawn
-    return around[frame, frame]

@@ -31,6 +31,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene of one to three things, each with an act for every part of the clip."""
     count = int(rng.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))
     slots = rng.permutation(MOST)[:count] / (MOST - 1)
+    # Draw the weather in sheltered places too: all later draws then stay independent of the place.
     place = _one(rng, PLACES)
     weather = _one(rng, WEATHERS, (0.7, 0.1, 0.1, 0.1))
     return Scene(
@@ -74,7 +75,7 @@ def draw_thing(rng: np.random.Generator, kind: str, slot: float) -> Thing:
     here = x
     for action, paint in zip(actions, colours, strict=True):
         goal = here
-        if action in ("walk", "run"):
+        if action in ("walk", "run"):  # to the other side of the stage, as in `interpret`
             goal = float(rng.random() * 0.4 + (0.6 if here < 0.5 else 0.0))
         acts.append(Act(action, paint, goal))
         here = goal
@@ -89,4 +90,5 @@ def _one(
     values: tuple[str, ...],
     shares: tuple[float, ...] | NDArray[np.float64] | None = None,
 ) -> str:
+    """Draw one of some values; shares: their probabilities, equal if None."""
     return values[int(rng.choice(len(values), p=shares))]

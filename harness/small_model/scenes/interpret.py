@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.small_model.scenes.scene import (
@@ -91,9 +91,7 @@ def interpret(prompt: str) -> Scene:
     """Return the scene of a prompt, a pure function of it; letter case and spaces do not count."""
     text = " ".join(prompt.lower().split())
     reading = read(text)
-    # Hash the prompt rather than draw numbers: a prompt is the same scene on every machine, and two
-    # prompts without known words are two scenes.
-    chance = _Chance(text)
+    chance = Chance(text, _ALL)
     drafts = reading.drafts or (_Draft(chance.choose("kind", {}, "thing"), {}, None, 0),)
     setting = reading.setting
     votes = reading.places.most_common(1)
@@ -110,23 +108,16 @@ def interpret(prompt: str) -> Scene:
 
 def read(text: str) -> Reading:
     """Return the contents of a prompt in lower case."""
+    found = _MOVES.search(text)
+    camera = (found[1] or found[2]) if found else None
+    if camera is None:
+        camera = "in" if _NEAR.search(text) else "out" if _FAR.search(text) else None
     reader = _Reader()
-    camera = _camera(text)
     # Remove moves of the camera: "pans left" says nothing about the place of a thing.
     for word in re.findall(r"[a-z]+|[,.;:]", _MOVES.sub(",", text)):
         reader.read(word)
     setting = reader.setting | ({"camera": camera} if camera else {})
     return Reading(tuple(reader.drafts), reader.places, setting)
-
-
-def _camera(text: str) -> str | None:
-    """Return the move of the camera; None if the prompt has none."""
-    found = _MOVES.search(text)
-    if found:
-        return found[1] or found[2]
-    if _NEAR.search(text):
-        return "in"
-    return "out" if _FAR.search(text) else None
 
 
 class _Reader:
@@ -147,7 +138,7 @@ class _Reader:
         """Read the next word or punctuation mark."""
         if word in THEN:
             self._part = min(self._part + 1, len(EVENTS_S) - 1)
-        elif not word.isalpha():
+        elif not word.isalpha():  # punctuation ends a clause
             self._adjectives, self._side, self._awaits_noun = {}, None, False
         elif word in BEFORE_NOUNS:
             self._awaits_noun = True
@@ -159,6 +150,7 @@ class _Reader:
             self._take(word, meanings(word))
 
     def _take(self, word: str, known: dict[str, str]) -> None:
+        """Take in a word with its values by facet."""
         # After an article or preposition, a word that may be both is a noun: "the fall".
         is_verb = "action" in known and not self._awaits_noun
         if word not in self._voted:  # repeating a word does not make its place more likely
@@ -181,11 +173,13 @@ class _Reader:
     def _adjective(self, known: dict[str, str]) -> None:
         """Keep a colour or size for the next noun, or change the colour of the last thing."""
         self._adjectives |= {facet: known[facet] for facet in ("colour", "size") if facet in known}
-        is_new = self._last is not None and self._last.since < self._part
-        if is_new and self._last and "colour" in known and not self._awaits_noun:
+        # "then it turns red": a colour without a noun to come changes a thing of an earlier part.
+        is_old = self._last is not None and self._last.since < self._part
+        if is_old and self._last and "colour" in known and not self._awaits_noun:
             self._last.colours.setdefault(self._part, known["colour"])
 
     def _noun(self, kind: str) -> None:
+        """Begin a thing with the adjectives that wait for it, or return to one of this kind."""
         # The second "dog" of a prompt is the first one again, not another dog.
         same = [draft for draft in self.drafts if draft.kind == kind]
         if not same:
@@ -194,7 +188,7 @@ class _Reader:
         self._adjectives = {}
 
 
-def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
+def _thing(draft: _Draft, index: int, chance: Chance) -> Thing:
     """Complete a draft; the hash decides what the prompt left open."""
     name = f"{draft.kind} {index}"
     # Slots in an order of the prompt's own, so that things stand apart.
@@ -206,11 +200,13 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
     action = chance.choose("living" if draft.kind in LIVING else "lifeless", {}, name)
     acts: list[Act] = []
     here = x
+    # Action, colour and position last until the prompt changes them.
     for part in range(len(EVENTS_S)):
         action = draft.actions.get(part, action)
         colour = draft.colours.get(part, colour)
         goal = here
         if action in ("walk", "run"):
+            # To the other side of the stage, so that a walk is long enough to be seen.
             goal = 0.4 * chance.number(f"to {name} {part}") + (0.6 if here < 0.5 else 0.0)
         acts.append(Act(action if part >= draft.since else "away", colour, goal))
         here = goal
@@ -224,18 +220,25 @@ def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
     )
 
 
-class _Chance:
-    """Numbers derived from a text: hashes of the text and of the purpose of the number."""
+@dataclass(frozen=True)
+class Chance:
+    """Numbers derived from a text: hashes of the text and of the purpose of the number.
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    Hashes rather than random draws: a prompt is the same scene on every machine, two prompts
+    without known words are two scenes, and one more number does not change the others.
+
+    values: the possible values of each facet.
+    """
+
+    text: str
+    values: Mapping[str, Sequence[str]]
 
     def number(self, purpose: str) -> float:
         """Return a number of 0..1 in steps of 2^-16, which every machine represents exactly."""
-        digest = hashlib.sha256(f"{self._text}|{purpose}".encode()).digest()
+        digest = hashlib.sha256(f"{self.text}|{purpose}".encode()).digest()
         return int.from_bytes(digest[:2], "big") / 65536
 
-    def choose(self, facet: str, given: dict[str, str], owner: str) -> str:
+    def choose(self, facet: str, given: Mapping[str, str], owner: str) -> str:
         """Return the given value of a facet, or else one that the text decides."""
-        values = _ALL[facet]
+        values = self.values[facet]
         return given.get(facet) or values[int(self.number(f"{facet} {owner}") * len(values))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.codec import encode
+from harness.small_model.rates import hue_of, near
 from harness.small_model.scenes.clip import FPS
 from harness.small_model.scenes.detect import (
     Frames,
@@ -36,8 +36,6 @@ QUESTIONS = {
     "look kept": "out of sight and back, its mark has the hue it had (within 1/12 of the circle)",
 }
 CHOICES = 10  # prompts among which the right one is found
-_HUE_NEAR = 1 / 12  # of the circle
-_GREY = 0.08  # chroma below which a mark has no hue
 _SAME = 1e-3  # of the gain: actions that look the same on a figure are both right
 _COMPARED = 4  # keyframes of a figure that are compared
 
@@ -105,11 +103,10 @@ def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
     if alone and 0 in visible and 2 in visible and thing.acts[1].action == "away":
         colour = thing.acts[0].colour
         before, after = (
-            _hue(mark(view.at(at), latents[torch.from_numpy(at)], thing, colour).mean(0))
+            hue_of(mark(view.at(at), latents[torch.from_numpy(at)], thing, colour).mean(0))
             for at in (visible[0][-_COMPARED:], visible[2][:_COMPARED])
         )
-        apart = abs(before - after) % 1  # hues lie on a circle
-        answers["look kept"].append(min(apart, 1 - apart) <= _HUE_NEAR)
+        answers["look kept"].append(near(before, after))
 
 
 def _settled(view: View, thing: Thing, part: int) -> NDArray[np.intp]:
@@ -118,14 +115,6 @@ def _settled(view: View, thing: Thing, part: int) -> NDArray[np.intp]:
     begin_s = EVENTS_S[part] + ENTRY_S * enters
     end_s = (*EVENTS_S[1:], LENGTH_S)[part]
     return np.flatnonzero((view.times_s >= begin_s) & (view.times_s < end_s))
-
-
-def _hue(rgb: Tensor) -> float:
-    """Return the hue of a colour [3], 0..1; NaN for grey."""
-    # NaN compares as unequal, so a grey mark counts as a look that was not kept.
-    red, green, blue = rgb.tolist()
-    is_grey = max(red, green, blue) - min(red, green, blue) < _GREY
-    return float("nan") if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]
 
 
 def chosen(scenes: Sequence[Scene], keyframes: Frames, count: int = 6) -> int:

@@ -25,6 +25,7 @@ ENTRY_S = 0.9  # duration of entering and leaving
 TOP = 46.0  # y to which things rise
 # Periods. An act lasts a whole number of them, so a motion ends in the pose in which it began, and
 # the next act continues from there without a jump.
+# The first two parts take 3.5 s, and so does the third.
 _BEAT_S = 3.5 / 2  # of turning, swaying, nodding and glowing
 _HOP_S = 3.5 / 3
 
@@ -108,9 +109,11 @@ def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> d
     match act.action:
         case "walk" | "run":
             haste = 1.0 if act.action == "walk" else 2.0
-            # A figure that had fallen stands up at once: the angle of an upright act is 0.
+            # `to` may be on either side, and the figure faces the way it walks. One that had fallen
+            # stands up at once, since the angle of an upright act is 0.
             stance.x, stance.angle = across(act.to), 0.0
             stance.facing = 1.0 if stance.x > x else -1.0
+            # Running takes half of the part; the legs rest for the other half.
             swing = np.sin(wave * (0.3 + 0.5 * haste)) * (part * haste < 1) * (0.7 + 0.3 * haste)
             gone = (part * haste).clip(0, 1)
             return {"x": x + (stance.x - x) * gone, "gait": swing} | _steady(stance, s)
@@ -123,7 +126,7 @@ def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> d
             reach = 0.5 + 0.5 * np.sin(wave)
             return {"y": y + (TOP - y) * part, "reach": reach} | _steady(stance, s)
         case "fall":
-            way = (s / 1.5).clip(0, 1) ** 2
+            way = (s / 1.5).clip(0, 1) ** 2  # it accelerates, and lies after 1.5 s
             stance.y, stance.angle = GROUND[1], np.pi / 2 * stance.facing
             return {"y": y + (stance.y - y) * way, "angle": angle + (stance.angle - angle) * way}
     return {}
@@ -147,7 +150,7 @@ def _gesture(act: Act, stance: _Stance, s: Floats, part: Floats, thing: Thing) -
         case "grow" | "shrink":
             more = 1.45 if act.action == "grow" else 0.62
             height = HEIGHTS[thing.size] * stance.scale * (1 + (more - 1) * part)
-            stance.scale *= more
+            stance.scale *= more  # the thing keeps this size
             return {"height": height}
         case "nod" | "glow":
             return {act.action: slow}

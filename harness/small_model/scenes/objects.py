@@ -28,7 +28,7 @@ Figure = tuple[Part, ...]
 
 
 def _wheel(x: float, radius: float) -> Figure:
-    """Return a tyre, its rim and a spoke that turns."""
+    """Return a tyre, its rim and a spoke, which shows that the wheel turns."""
     roll = Joint(x, -radius, "roll", 1.0)
     return (
         oval(INK, x, -radius, radius, radius),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Outline = NDArray[np.float64]
 
 # A part is painted with the thing's colour, a shade of it, the mark's colour, or a fixed colour.
+# Every figure has a part with the colour of the mark.
 RGB = tuple[int, int, int]
 BODY, DARK, LIGHT, MARK = "body", "dark", "light", "mark"
 Paint = str | RGB

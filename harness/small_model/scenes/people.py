@@ -32,6 +32,8 @@ def person(hair: Paint = HAIR, skirt: bool = False, skin: Paint = SKIN) -> Figur
         if skirt
         else shape(BODY, (-0.13, neck), (0.13, neck), (0.12, hips + 0.06), (-0.12, hips + 0.06))
     )
+    # From back to front: the far arm is behind the body, the near one in front of it. The two legs
+    # swing against each other.
     return (
         limb(DARK, (-0.05, hips), (-0.07, 0), 0.12, Joint(-0.05, hips, "leg", -0.6)),
         limb(DARK, (0.05, hips), (0.07, 0), 0.12, Joint(0.05, hips, "leg", 0.6)),
@@ -121,7 +123,7 @@ def _astronaut() -> Figure:
     )
 
 
-# The joint of the head, so that hats and hair bow with it.
+# The joint at the neck, so that hats and hair bow with the head.
 _HAT = Joint(0, -0.72, "nod", 0.5)
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from harness.small_model.scenes import animals, objects, people
 from harness.small_model.scenes.motion import SIDE, Floats, Path, path
-from harness.small_model.scenes.parts import BODY, DARK, LIGHT, MARK, RGB, Part
+from harness.small_model.scenes.parts import BODY, DARK, LIGHT, MARK, RGB
 from harness.small_model.scenes.places import PLACES
 from harness.small_model.scenes.scene import EVENTS_S, INDOORS, LENGTH_S, Scene, Thing
 
@@ -67,7 +67,9 @@ class Drawing:
                 scene.things, hues, self._paths, self._outlines, strict=False
             ):
                 if way.shown[f]:
-                    _halo(pen, way, f, nearer)
+                    if way.glow[f] > 0.02:  # the light around a thing that glows is behind it
+                        middle = way.y[f] - way.height[f] / 2
+                        _disc(pen, way.x[f], middle, halo_radius(way, f), HALO, nearer)
                     paints = paints_of(colour_at(thing, t)) | {MARK: mark_paint(hue)}
                     for part, points in zip(FIGURES[thing.kind], parts, strict=True):
                         paint = paints[part.paint] if isinstance(part.paint, str) else part.paint
@@ -93,8 +95,10 @@ class Drawing:
 
 def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np.float64]]:
     """Return the outline of every part over time [F, P, 2], in pixels before the camera zooms."""
+    # Outlines are in units of the figure's height, with the feet at y = 0 and the head at y = -1.
     lean = np.stack([np.cos(way.angle), np.sin(way.angle)])
-    rolled = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(way.x)))]) / 14  # 14: radius
+    # Wheels turn by the distance in pixels over a radius of 14.
+    rolled = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(way.x)))]) / 14
     drives = {
         "leg": way.gait,
         "arm": way.gait * 0.8 - way.reach,
@@ -108,7 +112,14 @@ def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np
     middle = -0.5 * np.abs(way.angle) / (np.pi / 2)
     outlines = []
     for part in FIGURES[thing.kind]:
-        x, y = _jointed(part, drives, len(times_s))
+        shape = len(times_s), len(part.outline)
+        x, y = (np.broadcast_to(part.outline[:, i], shape) for i in (0, 1))
+        if part.joint is not None:
+            turn = part.joint.by * drives[part.joint.drive][:, None]
+            cos, sin = np.cos(turn), np.sin(turn)
+            dx, dy = x - part.joint.x, y - part.joint.y
+            x = part.joint.x + cos * dx - sin * dy
+            y = part.joint.y + sin * dx + cos * dy
         # In the middle of a turn the figure would have no width; keep a little, so that it shows.
         x = x * np.where(np.abs(way.facing) < 0.15, 0.15, way.facing)[:, None]
         px = lean[0][:, None] * x - lean[1][:, None] * (y + 0.5)
@@ -116,19 +127,6 @@ def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np
         size = way.height[:, None]
         outlines.append(np.stack([way.x[:, None] + px * size, way.y[:, None] + py * size], -1))
     return outlines
-
-
-def _jointed(
-    part: Part, drives: dict[str, Floats], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return x and y [F, P] of a part, turned about its joint by what drives it."""
-    x, y = (np.broadcast_to(part.outline[:, i], (count, len(part.outline))) for i in (0, 1))
-    if part.joint is None:
-        return x, y
-    turn = part.joint.by * drives[part.joint.drive][:, None]
-    cos, sin = np.cos(turn), np.sin(turn)
-    dx, dy = x - part.joint.x, y - part.joint.y
-    return part.joint.x + cos * dx - sin * dy, part.joint.y + sin * dx + cos * dy
 
 
 def zoom(scene: Scene, t: float) -> float:
@@ -165,6 +163,7 @@ def paints_of(colour: str) -> dict[str, RGB]:
 
 
 def _shade(paint: RGB, share: float, more: float) -> RGB:
+    """Return a colour scaled by `share` and raised by `more`."""
     red, green, blue = (min(255, round(v * share + more)) for v in paint)
     return red, green, blue
 
@@ -175,6 +174,7 @@ def backdrop(scene: Scene, t: float) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     nearer, moved = zoom(scene, t), pan(scene, t) + 32 * scene.shift
     for patch in PLACES[scene.place]:
+        # Places are wider than the frame; skip patches that are out of sight.
         x0, x1 = patch.outline[:, 0].min(), patch.outline[:, 0].max()
         if x1 - moved * patch.depth > 0 and x0 - moved * patch.depth < SIDE:
             _polygon(pen, patch.outline - (moved * patch.depth, 0), patch.paint, nearer)
@@ -187,6 +187,7 @@ def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float)
     way = min(1.0, t / LENGTH_S)
     if scene.place in INDOORS:
         turn = 2 * np.pi * way
+        # From 12 o'clock on, clockwise; y grows downwards.
         hand = np.array([(112.0, 16.0), (112 + np.sin(turn) * 9, 16 - np.cos(turn) * 9)])
         _disc(pen, 112, 16, 12, (96, 64, 44), nearer)
         _disc(pen, 112, 16, 10, (250, 246, 232), nearer)
@@ -197,12 +198,6 @@ def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float)
         pale = scene.light == "night" or scene.place in ("space", "underwater")
         paint = (236, 240, 250) if pale else (255, 238, 130)
         _disc(pen, 8 + 112 * way, 18 - 9 * (1 - (2 * way - 1) ** 2), 7, paint, nearer)
-
-
-def _halo(pen: ImageDraw.ImageDraw, way: Path, f: int, nearer: float) -> None:
-    """Draw the light around a thing that glows."""
-    if way.glow[f] > 0.02:
-        _disc(pen, way.x[f], way.y[f] - way.height[f] / 2, halo_radius(way, f), HALO, nearer)
 
 
 def halo_radius(way: Path, f: int) -> float:
@@ -250,6 +245,7 @@ CIRCLE = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * np
 def _disc(
     pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, paint: RGB, nearer: float
 ) -> None:
+    """Fill a disc, given in pixels before the camera zooms."""
     _polygon(pen, CIRCLE * radius + (x, y), paint, nearer)
 
 

@@ -68,6 +68,7 @@ def report(videos: Videos) -> Grid:
     ]
     if len(pairs) >= CHOICES:
         right = [
+            # Compare with the next prompts, around the end of the list; its own is the first.
             chosen([*(videos.scenes * 2)[i : i + CHOICES]], keyframes) == 0
             for i, (_, keyframes) in enumerate(pairs)
         ]
@@ -84,4 +85,5 @@ def report(videos: Videos) -> Grid:
 
 
 def _coded(one: Clip, num_frames: int) -> Frames:
+    """Return the keyframes of a clip after encoding and linear decoding."""
     return preview(encode(one.keyframes(range(num_frames))))

@@ -47,17 +47,17 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
     # All rows have all columns, most of them zero, so that one linear layer reads every row.
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
-        *_one_of(PLACES, scene.place, ROOM["place"]),
-        *_one_of(LIGHTS, scene.light, ROOM["light"]),
-        *_one_of(WEATHERS, scene.weather, ROOM["weather"]),
-        *_one_of(CAMERAS, scene.camera, ROOM["camera"]),
-        *(layout * wave for wave in _waves(scene.shift, 4)),
+        *one_of(PLACES, scene.place, ROOM["place"]),
+        *one_of(LIGHTS, scene.light, ROOM["light"]),
+        *one_of(WEATHERS, scene.weather, ROOM["weather"]),
+        *one_of(CAMERAS, scene.camera, ROOM["camera"]),
+        *(layout * wave for wave in waves(scene.shift, 4)),
     ]
     table[0, : len(setting)] = torch.tensor(setting)
     for i, thing in enumerate(scene.things):
         for p, values in enumerate(_acts(thing, layout)):
             # Cross-attention does not know the order of rows, so thing and part are columns too.
-            row = [*_one_of(range(MOST), i), *_one_of(range(PARTS), p), *values]
+            row = [*one_of(range(MOST), i), *one_of(range(PARTS), p), *values]
             at = 1 + PARTS * i + p
             table[at, _SETTING_WIDTH : _SETTING_WIDTH + len(row)] = torch.tensor(row)
     return table
@@ -69,20 +69,21 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
     # Sample just before the end of a part: at the end itself, the next part has begun.
     times = np.stack([begins[:-1], (begins[:-1] + begins[1:]) / 2, begins[1:] - 1e-3], 1)
     way = path(thing, times.ravel())
-    look = [*_one_of(SIZES, thing.size), *(layout * wave for wave in _waves(thing.phase, 2))]
+    look = [*one_of(SIZES, thing.size), *(layout * wave for wave in waves(thing.phase, 2))]
     acts = []
     for p, act in enumerate(thing.acts):
+        # Positions let the network place a thing without working out its path.
         places: list[float] = []
         for k in range(PARTS * p, PARTS * p + 3):
-            places += _waves(way.x[k] / SIDE, 8) + _waves(way.y[k] / SIDE, 6)
+            places += waves(way.x[k] / SIDE, 8) + waves(way.y[k] / SIDE, 6)
             places += [way.height[k] / SIDE, way.facing[k], way.angle[k]]
         # A thing that was away enters in this part, which looks unlike its action alone.
         ahead = thing.acts[p - 1].action == "away" if p else False
         acts.append(
             [
-                *_one_of(KINDS, thing.kind, ROOM["kind"]),
-                *_one_of(COLOURS, act.colour, ROOM["colour"]),
-                *_one_of(ACTIONS, act.action, ROOM["action"]),
+                *one_of(KINDS, thing.kind, ROOM["kind"]),
+                *one_of(COLOURS, act.colour, ROOM["colour"]),
+                *one_of(ACTIONS, act.action, ROOM["action"]),
                 float(ahead),
                 *look,
                 *(layout * float(v) for v in places),
@@ -91,13 +92,13 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
     return acts
 
 
-def _one_of(values: Sequence[object], value: object, room: int = 0) -> list[float]:
+def one_of(values: Sequence[object], value: object, room: int = 0) -> list[float]:
     """Return a one-hot encoding of `value` among `values`, padded to `room` columns."""
     columns = [float(value == each) for each in values]
     return columns + [0.0] * (room - len(columns))
 
 
-def _waves(value: float, count: int) -> list[float]:
+def waves(value: float, count: int) -> list[float]:
     """Return a number of 0..1 and its sines and cosines, which a linear layer can distinguish."""
     angles = [2 * math.pi * k * value for k in range(1, count + 1)]
     return [value, *(wave for angle in angles for wave in (math.sin(angle), math.cos(angle)))]

@@ -13,8 +13,30 @@ from harness.small_model.scenes.interpret import interpret
 from harness.small_model.scenes.rows import LENGTH, WIDTH, rows
 
 
+class RuleText:
+    """Base of text encoders that read by rules: they have no weights and nothing to free."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return 0: there are no weights."""
+        return 0
+
+    def locate(self, root: Path) -> None:
+        """Do nothing: there are no files."""
+
+    def to(self, device: torch.device) -> None:
+        """Do nothing: rows are always made on the CPU."""
+
+    def is_full(self, rows_TE: Tensor) -> bool:
+        """Return False: prompts of any length are read whole."""
+        return False
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
 @dataclass(frozen=True)
-class SceneText:
+class SceneText(RuleText):
     """Encodes prompts as the rows of their scenes; an empty prompt is all zeros.
 
     layout: whether the rows contain positions, which `interpret` derives from a hash of the prompt.
@@ -32,11 +54,6 @@ class SceneText:
         """Return the number of rows of a prompt."""
         return LENGTH
 
-    @property
-    def weight_bytes(self) -> int:
-        """Return 0: there are no weights."""
-        return 0
-
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the rows of prompts [num_prompts, 10, 320]."""
         return torch.stack(
@@ -45,16 +62,3 @@ class SceneText:
                 for prompt in prompts
             ]
         )
-
-    def locate(self, root: Path) -> None:
-        """Do nothing: there are no files."""
-
-    def to(self, device: torch.device) -> None:
-        """Do nothing: rows are always made on the CPU."""
-
-    def is_full(self, rows_TE: Tensor) -> bool:
-        """Return False: prompts of any length are read whole."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to free."""

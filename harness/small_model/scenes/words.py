@@ -19,7 +19,12 @@ SAID: dict[str, dict[str, list[str]]] = {
 ABOUT, THEN, BEFORE_NOUNS = (
     frozenset(_BY_HAND["words"][name].split()) for name in ("about", "then", "before_nouns")
 )
+# Kind of a figure -> the place of a prompt that names the figure and no place.
+_HOMES: dict[str, str] = {
+    kind: place for place, kinds in _BY_HAND["home"].items() for kind in kinds.split()
+}
 _TABLE = Path(__file__).with_name("words.txt")
+# Ending of a word as written, and the ending that replaces it before the word is looked up.
 _ENDINGS = (("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"),
             ("ning", "n"), ("ping", "p"), ("ting", "t"))  # fmt: skip
 
@@ -43,7 +48,7 @@ def meanings(word: str) -> dict[str, str]:
 
 def home(kind: str) -> str:
     """Return the place of a figure whose prompt names none."""
-    return _homes().get(kind, "room")
+    return _HOMES.get(kind, "room")
 
 
 def spoken(facet: str, value: str) -> str:
@@ -57,13 +62,14 @@ def _forms(word: str) -> list[str]:
     cut = [
         word[: len(word) - len(ending)] + instead
         for ending, instead in _ENDINGS
-        if word.endswith(ending) and len(word) > len(ending) + 2
+        if word.endswith(ending) and len(word) > len(ending) + 2  # shorter stems match by accident
     ]
     return [word, *cut, f"{word}s"]
 
 
 @cache
 def _by_hand() -> dict[str, dict[str, str]]:
+    """Return the hand-written list: word -> facet -> value."""
     table: dict[str, dict[str, str]] = {}
     for facet, values in SAID.items():
         for value, words in values.items():
@@ -87,6 +93,7 @@ def _by_hand() -> dict[str, dict[str, str]]:
 
 @cache
 def _by_wordnet() -> dict[str, dict[str, str]]:
+    """Return the list from WordNet: word -> facet -> value; the first line of a word wins."""
     table: dict[str, dict[str, str]] = {}
     for line in _TABLE.read_text().splitlines():
         if not line.startswith("#"):
@@ -95,8 +102,3 @@ def _by_wordnet() -> dict[str, dict[str, str]]:
             for word in words.split():
                 table.setdefault(word, {}).setdefault(facet, value)
     return table
-
-
-@cache
-def _homes() -> dict[str, str]:
-    return {kind: place for place, kinds in _BY_HAND["home"].items() for kind in kinds.split()}

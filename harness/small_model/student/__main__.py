@@ -17,11 +17,13 @@ from harness.models.checkpoints.load import load_weights
 from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
+from harness.small_model.diffusion.__main__ import export, print_rates, write_sheet
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip
 from harness.small_model.student.distill import Distillation, Student, StudentTrainer, roll_out
+from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Training
-from harness.small_model.training.state import averaged, saved_state
+from harness.small_model.training.state import averaged
 from harness.system import machine
 from harness.system.errors import UserError
 from harness.system.logs import remark
@@ -39,7 +41,7 @@ def main(words: Sequence[str]) -> int:
 
 def train(config: dict[str, Any]) -> int:
     """Train until the last stage ends or a signal arrives; the same command resumes."""
-    from harness.small_model.diffusion.data import Windows, batches
+    from harness.small_model.diffusion.data import Windows
 
     training: Training = instantiate(config["train"])
     teacher: Teacher = instantiate(config["teacher"])
@@ -73,37 +75,13 @@ def train(config: dict[str, Any]) -> int:
 
 def sample(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and write a sheet of generated and true frames."""
-    from harness.small_model.diffusion.sample import SHEET, draw_sheet
-
-    training: Training = instantiate(config["train"])
-    clips, made, latent_fps = _generated(config)
-    path = Path(training.out or training.folder) / SHEET
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(path, clips, made, latent_fps)
-    print(path)
-    return 0
+    return write_sheet(config, *_generated(config))
 
 
 def rates(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and print what the world's detector finds in them."""
-    from harness.small_model.codec import preview
-    from harness.small_model.scenes.report import Videos, report
-
     clips, made, _ = _generated(config)
-    scenes = tuple(each.scene for each in clips)
-    report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
-    return 0
-
-
-def export(config: dict[str, Any]) -> int:
-    """Write the averaged weights of the newest checkpoint in BF16, and the loss curve."""
-    from harness.small_model.training.export import export as write
-
-    training: Training = instantiate(config["train"])
-    out = Path(training.out or training.folder)
-    for name, value in write(saved_state(training.folder), out).items():
-        print(f"{name}: {value}")
-    return 0
+    return print_rates(config, clips, made)
 
 
 def shipped_teacher(model: VideoModel) -> Wan:

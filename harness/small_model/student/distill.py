@@ -98,11 +98,13 @@ class Distillation(Objective):
         chosen_BF = chosen_BF.repeat_interleave(size, dim=1)
         sigma = levels.to(clean)[chosen_BF][:, :, None, None, None]
         if stage.rollout:
+            # The rollout met every level at every chunk; take the latents of the chosen one.
             index = chosen_BF[None, :, :, None, None, None].expand(1, *clean.shape)
             x = passes.gather(0, index)[0]
         else:
             x0 = clean[:, frames.start :]
             x = (1 - sigma) * x0 + sigma * randn(x0, draws)
+        # The student's history is clean, as the sampler's; chunks of `frames` then see all before.
         text_kv, forcing = network.text_kv(batch.text_BTE), TeacherForcing(self.spec, x.device)
         commit(network, clean[:, :-size], text_kv, forcing, first=0)
         plan = forcing.plan(frames, "nothing")
@@ -115,6 +117,7 @@ class Distillation(Objective):
             rest = flow(later, GRID * sigma_BF).float()
             target = later - sigma_BF[:, :, None, None, None] * rest  # x0 = x - sigma * flow
         found = flow(x, GRID * sigma[:, :, 0, 0, 0]).float()
+        # The flow that leads from x straight to the target; sigma is never 0 here.
         squared_BFhw = (found - (x - target) / sigma).square().mean(2)
         weight_BFhw = weight_BFhw[:, frames.start :]
         error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))

@@ -25,7 +25,7 @@ _SHOWN = 6  # clips of a sheet
 
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
-    """Run a verb with settings as Hydra takes them; exit code 2 is something the user can fix."""
+    """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
     if {"-h", "--help"} & set(words):
         print(__doc__, "Settings: conf/train/small.yaml and those of a run.", sep="\n\n  ")
         return 0
@@ -39,9 +39,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def train(config: dict[str, Any]) -> int:
-    """Train until the end of the last stage, or until a signal; the same words go on."""
-    from harness.small_model.training.data import Windows, batches
-    from harness.small_model.training.loop import Trainer
+    """Train until the last stage ends or a signal arrives; the same command resumes."""
+    from harness.small_model.training.data import Windows
+    from harness.small_model.training.loop import Trainer, batches
     from harness.small_model.training.objective import Objective
 
     training: Training = build("train", config["train"])
@@ -70,7 +70,7 @@ def export(config: dict[str, Any]) -> int:
 
 
 def sample(config: dict[str, Any]) -> int:
-    """Make videos of held-out clips: the drift curve, and a sheet of made over true."""
+    """Generate videos for held-out clips; print their drift and write a sheet of frames."""
     from harness.small_model.training.sample import SHEET, Studio, draw_sheet, report
 
     training: Training = build("train", config["train"])

@@ -1,30 +1,28 @@
-"""What is trained on: windows of clips of the procedural world, encoded."""
+"""Training data: windows of clips of the world, rendered during training and encoded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from harness.models.preset import TextEncoder
 from harness.small_model.codec import encode
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.stages import Stage, Training
-from harness.small_model.world import Clip, clip
+from harness.small_model.world import clip
 from harness.small_model.world.clip import HELD_OUT
 
-_CHANGED = 0.1  # of a latent, whose spread is about 1
+_CHANGED = 0.1  # of a latent, whose deviation is about 1
 
 
 @dataclass(frozen=True)
 class Windows(Dataset[Batch]):
-    """The batches of a stage, by step: a pure function of seed, stage and step.
+    """The batches of a stage by step, as a pure function of seed, stage and step.
 
-    No clip comes twice but by chance, and none that is held out.
+    Clips are random and never held-out ones; a clip repeats only by chance.
     """
 
     training: Training
@@ -33,9 +31,11 @@ class Windows(Dataset[Batch]):
     chunk_frames: int
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
+        """Return the batch of a step."""
+        # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
         from_start = bool(draws.random() < self.stage.from_start)
+        # Windows inside a video begin with a chunk, since the network sees whole chunks.
         latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
         latents, prompts, weights = [], [], []
         for seed in draws.integers(HELD_OUT, 2**31, self.stage.batch):
@@ -46,21 +46,9 @@ class Windows(Dataset[Batch]):
             frames = range(start, start + self.stage.frames)
             latents.append(encode(one.keyframes(frames)))
             prompts.append(one.prompt)
-            weights.append(self._weight(one, latents[-1], frames))
+            # Things are where the picture differs from that of the scene without them.
+            empty = replace(one, scene=replace(one.scene, things=()))
+            changed = (latents[-1] - encode(empty.keyframes(frames))).abs().amax(1) > _CHANGED
+            weights.append(1 + (self.training.focus - 1) * changed.float())
         rows = self.text.encode(prompts)
         return Batch(torch.stack(latents), rows, torch.stack(weights), from_start or latest == 0)
-
-    def _weight(self, one: Clip, latents_FChw: Tensor, frames: range) -> Tensor:
-        """What cells count [F, h, w]: `focus` where things change the picture, 1 elsewhere."""
-        empty = replace(one, scene=replace(one.scene, things=()))
-        changed = (latents_FChw - encode(empty.keyframes(frames))).abs().amax(1) > _CHANGED
-        return 1 + (self.training.focus - 1) * changed.float()
-
-
-def batches(windows: Windows, first_step: int, workers: int) -> Iterator[Batch]:
-    """The batches of a stage from a step on, without end.
-
-    workers: processes that prepare them; 0 prepares each when it is asked for.
-    """
-    steps = range(first_step, 2**31)
-    yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)

@@ -2,7 +2,8 @@
 
 The network sees two neighbouring latent frames of a random clip and learns the pixels between them.
 Rendering takes longer than learning, so pairs stay in a pool and a few are replaced at each step.
-Pool and batches depend on seed and step alone, so a resumed training equals one in one go.
+Pool and batches depend on seed and step alone, so an interrupted training gives the same weights as
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from harness.system.logs import remark
 
 HELD_OUT = 2**40  # the first seed that no training draws
 _LENGTH = 42  # latent frames of a clip
-_STILL = 0.05  # share of first frames, which are their own past
-_PEAK, _WARM_UP, _DECAY = 2e-3, 200, 1e-4
-_EDGES = 0.5  # weight of the differences of neighbours
+_STILL = 0.05  # share of first frames of a video, which are their own past
+_PEAK, _WARM_UP, _DECAY = 2e-3, 200, 1e-4  # learning rate, its first steps, weight decay
+_EDGES = 0.5  # weight of the differences of neighbours, which are large at edges
 _EVERY = 250  # steps between checkpoints
 
 
@@ -51,17 +52,20 @@ class Clip(Protocol):
         ...
 
 
-# The first world is that of `model=small`.
+# `scenes` is the world of `model=small_forcing`, `first` that of `model=small`.
 WORLDS: dict[str, Callable[[int], Clip]] = {"scenes": scenes_clip, "first": first_clip}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on.
+    """Settings of a training, which determine its weights.
 
+    world: name of one of `WORLDS`.
+    batch: pairs per step.
     pool: pairs that a batch is drawn from.
     fresh: new pairs per step.
-    noise: largest deviation of the noise added to latents.
+    noise: largest deviation of the noise added to latents: those of a network have errors too.
+    bfloat16: whether the convolutions run in BF16.
     """
 
     world: str = "scenes"
@@ -119,11 +123,15 @@ def noisy(pairs_BTHWC: Tensor, level: float, generator: torch.Generator) -> tupl
     levels = level * torch.rand(len(before), 1, 1, 1, generator=generator)
     still = (pairs_BTHWC[:, 0] == pairs_BTHWC[:, -1]).flatten(1).all(1).view(-1, 1, 1, 1)
     first, second = (torch.randn(now.shape, generator=generator) for _ in range(2))
+    # A first frame is its own past also with noise.
     return before + levels * torch.where(still, second, first), now + levels * second
 
 
 class Training:
-    """The network, its optimizer and the step; resumes from the checkpoint in its folder."""
+    """The network, its optimizer and the step; resumes from the checkpoint in its folder.
+
+    Raises  UserError: the checkpoint is of other settings.
+    """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.path, self.step = settings, folder / "decoder.pt", 0
@@ -132,7 +140,15 @@ class Training:
         self.pool = Pool(settings)
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            self._restore()
+            state = torch.load(self.path, weights_only=True)
+            if state["settings"] != vars(settings):
+                raise UserError(
+                    f"{self.path} was trained with {state['settings']}: "
+                    "give the same settings or another --state"
+                )
+            self.step = state["step"]
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
 
     def run(self, until: int) -> None:
         """Train up to a step; write checkpoints on the way and at the end."""
@@ -140,7 +156,14 @@ class Training:
         while self.step < until:
             losses.append(self._learn())
             if self.step % _EVERY == 0 or self.step == until:
-                self._save()
+                state = {
+                    "settings": vars(self.settings),
+                    "step": self.step,
+                    "network": self.network.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                }
+                with whole_file(self.path) as unfinished:
+                    torch.save(state, unfinished)
                 minutes = (time.monotonic() - start) / 60
                 left = minutes / (self.step - before) * (until - self.step)
                 remark(
@@ -156,6 +179,7 @@ class Training:
         pairs = self.pool.batch(self.step)
         before, now = noisy(pairs, own.noise, generator)
         truth = pairs[:, 1:].permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        # Only the convolutions round to BF16: the linear decode makes most of the picture.
         with torch.autocast("cpu", torch.bfloat16, enabled=own.bfloat16):
             added = self.network.correction(
                 *(x.to(memory_format=torch.channels_last) for x in (before, now))
@@ -169,27 +193,6 @@ class Training:
         self.optimizer.step()
         self.step += 1
         return float(loss.detach())
-
-    def _save(self) -> None:
-        state = {
-            "settings": vars(self.settings),
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        with whole_file(self.path) as unfinished:
-            torch.save(state, unfinished)
-
-    def _restore(self) -> None:
-        state = torch.load(self.path, weights_only=True)
-        if state["settings"] != vars(self.settings):
-            raise UserError(
-                f"{self.path} was trained with {state['settings']}: "
-                "give the same settings or another --state"
-            )
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def rate(step: int, steps: int) -> float:

@@ -1,4 +1,4 @@
-"""What a training leaves: averaged weights in BF16, and a picture of its loss."""
+"""Writes the results of a training: the averaged weights in BF16 and a picture of the loss."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _COLOURS = ("#222222", "#c0392b", "#e08e0b", "#27864f", "#2a6fb0", "#7d3c98")
 
 
 def export(state: State, folder: Path) -> dict[str, Any]:
-    """Write weights and curve; returns file, sha256, number of weights and megabytes.
+    """Write the weights, named as in `Wan.state_dict()`, and the loss curve.
 
-    The names are those of `Wan.state_dict()`.
+    Return a summary: file, its sha256, number of weights, megabytes, steps and minutes.
 
-    Raises  UserError: more weights than ship.
+    Raises  UserError: the weights are larger than the limit.
     """
     count = sum(w.numel() for w in state.ema.values())
     if 2 * count > LIMIT_MB * 1e6:
@@ -50,7 +50,7 @@ def export(state: State, folder: Path) -> dict[str, Any]:
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> str:
-    """Write weights as safetensors, cast; returns the SHA-256 of the file."""
+    """Write weights as safetensors in a dtype, and return the SHA-256 of the file."""
     cast = {name: w.to("cpu", dtype).contiguous() for name, w in weights.items()}
     with whole_file(path) as unfinished:
         save_file(cast, unfinished)
@@ -60,11 +60,17 @@ def write_weights(weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype)
 def draw_curve(
     path: Path, rows: Sequence[dict[str, Any]], size: tuple[int, int] = (960, 480)
 ) -> None:
-    """The loss and its part at each time over the minutes, as a PNG; stages begin at grey lines."""
+    """Draw the loss, and its mean at each time, over the minutes as a PNG.
+
+    Grey lines mark the starts of stages.
+
+    rows: the log, with the columns minutes, stage, loss and loss_<time>.
+    """
     width, height, margin = *size, 50
     picture = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     names = [name for name in dict.fromkeys(n for row in rows for n in row) if "loss" in name]
+    # `or 1`: an empty log, or one without a minute, has axes too.
     longest = max((row["minutes"] for row in rows), default=0) or 1
     highest = max((row[name] for row in rows for name in names if name in row), default=0) or 1
 

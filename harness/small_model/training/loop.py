@@ -1,4 +1,4 @@
-"""The training loop: stages, checkpoints, log."""
+"""The training loop: runs the stages, and writes checkpoints and a log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
 
 from harness.models.wan import Wan, WanDims
 from harness.small_model.training.objective import Batch, Objective
@@ -29,12 +30,12 @@ Source = Callable[[Stage, int], Iterator[Batch]]
 
 
 class Trainer:
-    """One training, from its folder's checkpoint on if there is one."""
+    """Runs a training; resumes from the checkpoint in its folder if there is one."""
 
     def __init__(
         self, training: Training, network: Wan, objective: Objective, device: torch.device
     ) -> None:
-        """Build the optimisers; `network` is filled with first or saved weights.
+        """Build the optimisers, and fill `network` with initial or saved weights.
 
         Raises  UserError: the checkpoint is of another network or other stages, or unreadable.
         """
@@ -56,20 +57,33 @@ class Trainer:
         if state is not None:
             self._resume(state)
         if training.compile:
-            # Block by block: the attention of every block has the same shapes, so one serves all.
+            # Block by block: all blocks have the same shapes, so one compilation serves all.
             for block in network.blocks:
                 block.compile(dynamic=False)
 
     def run(self, source: Source) -> bool:
-        """Train to the end or until a signal; True at the end. The checkpoint is written."""
+        """Train to the end of the last stage or until a signal; return whether it is the end.
+
+        In both cases the checkpoint is written.
+
+        source: gives the batches of a stage from a step on.
+        """
+        # A signal only sets a flag, so that no step is torn. The old handlers come back at the end.
         handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
         saved = time.monotonic()
         try:
             for index, stage in enumerate(self.training.stages):
                 stream: Iterator[Batch] | None = None
                 while self._done(index) < 1 and not self._stopping:
+                    # Stages that are over start no workers.
                     stream = stream or source(stage, self.clock.step)
-                    self._timed_step(index, stream)
+                    start = time.monotonic()
+                    self._recent.append(self._step(index, next(stream)))
+                    self.clock.step += 1
+                    self.clock.stage_steps[index] += 1
+                    self.clock.stage_minutes[index] += (time.monotonic() - start) / 60
+                    if self.clock.step % self.training.log_steps == 0:
+                        self._log(index)
                     if time.monotonic() - saved > 60 * self.training.save_minutes:
                         self.save()
                         saved = time.monotonic()
@@ -80,7 +94,7 @@ class Trainer:
         return not self._stopping
 
     def save(self) -> None:
-        """Checkpoint and log."""
+        """Write checkpoint and log."""
         State(
             dims=asdict(self.network.dims),
             model=self.network.state_dict(),
@@ -91,25 +105,19 @@ class Trainer:
         ).save(self.folder)
         write_log(self.folder / LOG, self.rows)
 
-    def _timed_step(self, index: int, stream: Iterator[Batch]) -> None:
-        start = time.monotonic()
-        loss, by_time = self._step(index, next(stream))
-        self._recent.append((loss, by_time))
-        self.clock.step += 1
-        self.clock.stage_steps[index] += 1
-        self.clock.stage_minutes[index] += (time.monotonic() - start) / 60
-        if self.clock.step % self.training.log_steps == 0:
-            self._log(index)
-
     def _step(self, index: int, batch: Batch) -> tuple[float, dict[float, float]]:
-        """One step of the optimisers."""
-        step = self.clock.step
+        """Do one step of the optimisers; return the loss, and its mean by time."""
+        step, device = self.clock.step, self.device.type
+        # A generator per step: a resumed training draws the numbers of an uninterrupted one.
         draws = torch.Generator(self.device).manual_seed(self.training.seed * 1_000_003 + step)
         set_lr(self.optimisers, self._lr(index))
         stage = self.training.stages[index]
-        # Cross-attention has four keys: plain matrices beat the fused kernel five times there.
-        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
-        with plain, torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+        # Cross-attention has as few keys as a prompt has rows. With four, plain matrix products
+        # are five times as fast there as the fused kernel.
+        plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+        # BF16 is fast on GPUs and on CPUs with instructions for it; elsewhere it is emulated.
+        half = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        with plain, torch.autocast(device, torch.bfloat16, enabled=half):
             loss, by_time = self.objective.loss(self.network, batch.to(self.device), stage, draws)
         self.network.zero_grad()
         torch.autograd.backward(loss)
@@ -119,12 +127,8 @@ class Trainer:
         self.average.update(self.network, step)
         return loss.item(), by_time
 
-    @property
-    def _half(self) -> bool:
-        """Whether bfloat16 is fast here; elsewhere it is emulated."""
-        return self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-
     def _done(self, index: int) -> float:
+        """Return the share of a stage that is over, 0..1."""
         clock = self.clock
         return self.training.stages[index].done(
             clock.stage_steps[index], clock.stage_minutes[index]
@@ -134,7 +138,7 @@ class Trainer:
         return self.training.lr(index, self._done(index), self.clock.step)
 
     def _log(self, index: int) -> None:
-        """One row, and one line with the time left."""
+        """Add a row to the log, and print it as a line with the time left."""
         losses = [loss for loss, _ in self._recent]
         minutes = sum(self.clock.stage_minutes)
         row: dict[str, Any] = {
@@ -158,7 +162,8 @@ class Trainer:
         )
 
     def _resume(self, state: State) -> None:
-        # A checkpoint may be older than a size that has a default since.
+        """Take over a checkpoint; raise `UserError` if it is of another network or other stages."""
+        # Compare as `WanDims`: sizes that were added after the checkpoint then have their defaults.
         if WanDims(**state.dims) != self.network.dims:
             raise UserError(
                 f"{self.folder} holds a training of a network of {state.dims}: set train.folder "
@@ -180,9 +185,18 @@ class Trainer:
 
 
 def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The log as CSV, whole."""
+    """Write the log as CSV; rows without a column leave it empty."""
     names: Mapping[str, None] = dict.fromkeys(name for row in rows for name in row)
     with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(names))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def batches(windows: Dataset[Batch], first_step: int, workers: int) -> Iterator[Batch]:
+    """Yield the batches of a stage from `first_step` on, without end.
+
+    workers: processes that prepare batches; 0 prepares each batch on demand.
+    """
+    steps = range(first_step, 2**31)
+    yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)

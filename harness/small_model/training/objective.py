@@ -1,4 +1,7 @@
-"""What is learned: the flow of every chunk at the sampler's own times, given an imperfect past."""
+"""The loss of `model=small`: the flow of each chunk, at the times of the sampler.
+
+The history before a chunk is imperfect, as it is when the sampler runs.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,13 @@ from harness.small_model.training.teacher import TeacherForcing
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of true videos: latents [B, F, C, h, w], rows of their prompts [B, T, width].
+    """Windows of true videos.
 
-    weight: how much every cell counts in the loss [B, F, h, w].
-    from_start: the windows begin with the video. Else their first chunk only serves as history,
-    since what comes before it is not there.
+    x_BFChw: latents.
+    text_BTE: rows of the prompts, E numbers each.
+    weight_BFhw: weight of each cell in the loss.
+    from_start: whether the windows begin with the video. Otherwise their first chunk only serves as
+        history, since the chunks before it are missing.
     """
 
     x_BFChw: Tensor
@@ -31,14 +36,17 @@ class Batch:
     from_start: bool
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         x, text, weight = (t.to(device) for t in (self.x_BFChw, self.text_BTE, self.weight_BFhw))
         return Batch(x, text, weight, self.from_start)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The training loss of a network under a schedule.
+    """The training loss of a network for a few-step schedule.
+
+    schedule: gives the times at which the network is trained, which are those of the sampler.
+    history_noise: largest level of the noise that is added to clean history.
 
     Source  flow matching as `Sampler` uses it: x_t = (1 - s) x0 + s n, target n - x0.
     """
@@ -50,19 +58,24 @@ class Objective:
     def loss(
         self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
     ) -> tuple[Tensor, dict[float, float]]:
-        """Mean squared error of the flow as cells are weighed, and its mean at each time.
+        """Return the weighted mean squared error of the flow, and its mean by time.
 
-        All random numbers come from `draws`, a generator on the batch's device.
+        draws: generator on the batch's device, the source of all random numbers.
         """
         text_kv = network.text_kv(batch.text_BTE)
         past = batch.x_BFChw[:, : -self.spec.chunk_frames]
         if stage.rollout:
             past = self._own(network, batch, stage, draws)
-        past = self._disturbed(past, draws)
+        # Generated history is never exact, so the network learns to read history with a little
+        # noise, of one level per window.
+        level = torch.rand(past.shape[0], 1, 1, 1, 1, generator=draws, device=past.device)
+        past = past + self.history_noise * level * randn(past, draws)
         forcing = TeacherForcing(self.spec, past.device)
         commit(network, past, text_kv, forcing, first=0)
         frames = range(0 if batch.from_start else self.spec.chunk_frames, batch.x_BFChw.shape[1])
         x0, weight = batch.x_BFChw[:, frames.start :], batch.weight_BFhw[:, frames.start :]
+        # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of
+        # how many things a batch shows.
         weight = weight / weight.mean()
         errors, times = [], []
         for _ in range(stage.copies):
@@ -78,7 +91,8 @@ class Objective:
         return error.mean(), by_time
 
     def times(self, batch: int, frames: range, draws: torch.Generator) -> Tensor:
-        """A time of the sampler's list for every chunk [B, F], each equally often in a batch."""
+        """Return a time of the sampler for each chunk [B, F], each about equally often."""
+        # Equal counts make the loss of a batch depend less on the random draw.
         size = self.spec.chunk_frames
         columns = []
         for first in frames[::size]:
@@ -89,69 +103,47 @@ class Objective:
         return torch.stack(columns, dim=1).repeat_interleave(size, dim=1)
 
     def _noisy(self, x0: Tensor, noise: Tensor, t_BF: Tensor) -> Tensor:
+        """Return x_t [B, F, C, h, w] at times [B, F]."""
         sigma = self.schedule.sigma(t_BF)[:, :, None, None, None]
         return (1 - sigma) * x0 + sigma * noise
 
-    def _disturbed(self, past: Tensor, draws: torch.Generator) -> Tensor:
-        """The history with a little noise, of one level a window."""
-        level = torch.rand(past.shape[0], 1, 1, 1, 1, generator=draws, device=past.device)
-        return past + self.history_noise * level * randn(past, draws)
-
     @torch.no_grad()
     def _own(self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator) -> Tensor:
-        """A history in which the network drew some of the chunks, each after what came before it.
+        """Return history [B, F, C, h, w] in which some chunks are the network's own.
 
-        The truth follows from prompt and past, so a network that then has to find the true flow
-        learns to come back from its own errors.
+        The network generates each chunk after the history before it, own chunks included. The
+        target of the loss stays the true clip, so the network learns to recover from its errors.
         """
         size = self.spec.chunk_frames
         forcing = TeacherForcing(self.spec, batch.x_BFChw.device)
         text_kv = network.text_kv(batch.text_BTE)
         past = batch.x_BFChw[:, :-size].clone()
         for first in range(0, past.shape[1], size):
-            chunk = past[:, first : first + size]  # a view: what is copied to it enters the past
+            chunk = past[:, first : first + size]  # a view: `copy_` below writes into `past`
+            # The first chunk of a window inside a video stays true: the network cannot generate it
+            # without the chunks before it.
             if first or batch.from_start:
                 times = spread(self.schedule.times(first == 0), stage.rollout)
-                flow = _Flow(network, text_kv, forcing, range(first, first + size))
-                drawn = self._denoised(flow, randn(chunk, draws), times, draws)
-                own = torch.rand(len(chunk), 1, 1, 1, 1, generator=draws, device=chunk.device)
-                chunk.copy_(torch.where(own < stage.own, drawn, chunk))
+                plan = forcing.plan(range(first, first + size), "nothing")
+                x = randn(chunk, draws)
+                # As the sampler: jump to the clean end, then add new noise for the next time.
+                for i, time in enumerate(times):
+                    t_BF = torch.full(x.shape[:2], time, device=x.device)
+                    sigma = self.schedule.sigma(t_BF)[:, :, None, None, None]
+                    x = x - sigma * network(x, t_BF, text_kv, forcing, plan).float()
+                    if i + 1 < len(times):
+                        t_BF = torch.full_like(t_BF, times[i + 1])
+                        x = self._noisy(x, randn(x, draws), t_BF)
+                u = torch.rand(len(chunk), 1, 1, 1, 1, generator=draws, device=chunk.device)
+                chunk.copy_(torch.where(u < stage.own, x, chunk))
             commit(network, chunk, text_kv, forcing, first)
         return past
-
-    def _denoised(
-        self, flow: _Flow, x_BFChw: Tensor, times: Sequence[float], draws: torch.Generator
-    ) -> Tensor:
-        """One chunk from noise, as the sampler does it."""
-        for i, time in enumerate(times):
-            t_BF = torch.full(x_BFChw.shape[:2], time, device=x_BFChw.device)
-            sigma = self.schedule.sigma(t_BF)[:, :, None, None, None]
-            x_BFChw = x_BFChw - sigma * flow(x_BFChw, t_BF)
-            if i + 1 < len(times):
-                t_BF = torch.full_like(t_BF, times[i + 1])
-                x_BFChw = self._noisy(x_BFChw, randn(x_BFChw, draws), t_BF)
-        return x_BFChw
-
-
-@dataclass(frozen=True)
-class _Flow:
-    """The network as a function of one chunk and its times."""
-
-    network: Wan
-    text_kv: TextKV
-    forcing: TeacherForcing
-    frames: range
-
-    def __call__(self, x_BFChw: Tensor, t_BF: Tensor) -> Tensor:
-        plan = self.forcing.plan(self.frames, "nothing")
-        flow: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
-        return flow.float()
 
 
 def commit(
     network: Wan, x_BFChw: Tensor, text_kv: TextKV, forcing: TeacherForcing, first: int
 ) -> None:
-    """Make clean chunks, the first of which begins at frame `first`, part of the history."""
+    """Add clean chunks [B, F, C, h, w] to the history; the first begins at frame `first`."""
     if not x_BFChw.shape[1]:
         return
     plan = forcing.plan(range(first, first + x_BFChw.shape[1]), "history")
@@ -160,11 +152,11 @@ def commit(
 
 
 def spread(times: Sequence[float], count: int) -> list[float]:
-    """At most `count` of the times, evenly, the first of them always."""
+    """Return at most `count` of the times, evenly spaced, always with the first."""
     count = min(count, len(times))
     return [times[i * len(times) // count] for i in range(count)]
 
 
 def randn(like: Tensor, draws: torch.Generator) -> Tensor:
-    """Gaussian noise of the shape of a tensor, on its device."""
+    """Return Gaussian noise of the shape of a tensor, on its device."""
     return torch.randn(like.shape, generator=draws, device=like.device)

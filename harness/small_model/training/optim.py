@@ -1,4 +1,4 @@
-"""First weights, the optimisers and the averaged weights."""
+"""Initial weights, optimisers and averaged weights of a training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from harness.models.wan import Wan
 
 
 def initialise(network: Wan, seed: int) -> None:
-    """Seeded weights to start a training from.
+    """Fill a network with the weights that a training starts from; the same seed gives the same.
 
-    Every branch of a block begins as nothing (its output matrix is zero) behind an open gate (1),
-    so that the first steps already move it; the modulation begins independent of time.
+    Every branch of a block starts with an output matrix of zeros behind a gate of 1. So a block is
+    the identity at first, and the first step already changes it. The modulation does not depend on
+    time at first.
     """
     draws = torch.Generator().manual_seed(seed)
     silent = ("self_attn.o.", "cross_attn.o.", "ffn.2.", "time_projection.", "head.head.")
@@ -26,16 +27,17 @@ def initialise(network: Wan, seed: int) -> None:
             elif "modulation" in name or name.endswith("bias") or any(s in name for s in silent):
                 tensor.zero_()
             else:
-                fan_in = tensor[0].numel()
+                fan_in = tensor[0].numel()  # this deviation keeps the variance of activations
                 tensor.copy_(torch.randn(tensor.shape, generator=draws) / fan_in**0.5)
             if name.startswith("blocks") and "modulation" in name:
-                tensor[:, [2, 5]] = 1  # the gates of attention and feed-forward
+                # Rows of the modulation: shift, scale and gate of attention, then of feed-forward.
+                tensor[:, [2, 5]] = 1
 
 
 def optimisers(network: Wan) -> list[Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for all the rest.
+    """Return Muon for the matrices in the blocks and AdamW for all other weights.
 
-    Muon's steps are scaled to the size of AdamW's, so one learning rate serves both.
+    The steps of Muon are scaled to the size of those of AdamW, so one learning rate serves both.
 
     Source  Muon (Jordan et al., 2024), scaled as in arXiv 2502.16982.
     """
@@ -51,23 +53,24 @@ def optimisers(network: Wan) -> list[Optimizer]:
 
 
 def set_lr(optims: Iterable[Optimizer], lr: float) -> None:
-    """The learning rate of the next step."""
+    """Set the learning rate of the next step."""
     for optim in optims:
         for group in optim.param_groups:
             group["lr"] = lr
 
 
 class Average:
-    """Exponential moving average of a network's weights; young averages forget faster."""
+    """Exponential moving average of a network's weights, which starts as a copy of them."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Begins as the weights themselves."""
         self.decay = decay
         self.weights = {name: w.detach().clone() for name, w in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step (counted from 0)."""
+        """Update the average with the weights after a step, which is counted from 0."""
+        # A smaller decay at first: otherwise the random initial weights would stay in the average
+        # for about 1 / (1 - decay) steps.
         decay = min(self.decay, (1 + step) / (10 + step))
         ours: list[Tensor] = list(self.weights.values())
         torch._foreach_lerp_(ours, list(network.state_dict().values()), 1 - decay)

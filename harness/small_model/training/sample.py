@@ -1,4 +1,4 @@
-"""How far a training is: videos of held-out clips beside the truth, and how they drift."""
+"""Generates videos of held-out clips to show how far a training is, and measures their drift."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ SHEET = "sheet.png"
 
 @dataclass(frozen=True)
 class Shown:
-    """A held-out clip: its prompt, the video that was made for it and the truth [F, C, h, w]."""
+    """A held-out clip: its prompt, the generated latents and the true ones [F, C, h, w] fp32."""
 
     prompt: str
     made_FChw: Tensor
     true_FChw: Tensor
 
     def drift(self, chunk_frames: int) -> Tensor:
-        """Mean squared error of the latents in every chunk [chunks]."""
+        """Return the mean squared error of the latents of each chunk [chunks]."""
         error = (self.made_FChw - self.true_FChw).square().mean((1, 2, 3))
         return torch.stack([part.mean() for part in error.split(chunk_frames)])
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Makes videos as a run does: the averaged weights, the sampler, an exact cache."""
+    """Generates videos as a run does: with the sampler, a method's cache and averaged weights."""
 
     model: VideoModel
     method: Method
@@ -48,25 +48,29 @@ class Studio:
     device: torch.device
 
     def show(self, state: State, seeds: Sequence[int], num_frames: int) -> list[Shown]:
-        """A video for the prompt of every clip."""
+        """Return a video of `num_frames` latent frames for the clip of each seed."""
         network = wan_of(self.model)
         network.load_state_dict(state.ema)
         network.to(self.device, DTYPES[self.model.dtype]).eval().requires_grad_(False)
         sampler = Sampler(network, self.model.schedule, self.model.chunk_frames)
-        return [self._one(sampler, seed, num_frames) for seed in seeds]
-
-    def _one(self, sampler: Sampler, seed: int, num_frames: int) -> Shown:
-        one = clip(seed)
-        session = Session(self.model.spec, self.method, self.backend, num_frames, self.device)
-        text_kv = self.model.text_kv(sampler, self.model.text.encode([one.prompt])[0])
-        noise = SeededNoise(seed, self.model.latent_shape(num_frames))
-        chunks = sampler.sample(session, text_kv, noise, num_frames, NullObserver())
-        made = torch.cat(list(chunks), dim=1)[0].float().cpu()
-        return Shown(one.prompt, made, encode(one.keyframes(range(num_frames))))
+        shown = []
+        for seed in seeds:
+            one = clip(seed)
+            session = Session(self.model.spec, self.method, self.backend, num_frames, self.device)
+            text_kv = self.model.text_kv(sampler, self.model.text.encode([one.prompt])[0])
+            noise = SeededNoise(seed, self.model.latent_shape(num_frames))
+            chunks = sampler.sample(session, text_kv, noise, num_frames, NullObserver())
+            made = torch.cat(list(chunks), dim=1)[0].float().cpu()
+            shown.append(Shown(one.prompt, made, encode(one.keyframes(range(num_frames)))))
+        return shown
 
 
 def report(shown: Sequence[Shown], chunk_frames: int) -> str:
-    """The drift curve, mean over clips, and what a video of plain grey would score."""
+    """Return the drift, mean over clips, chunk by chunk, and the error of a constant answer.
+
+    The constant answer is the mean of the true videos, the best that a model can do that ignores
+    its prompts.
+    """
     curve = torch.stack([each.drift(chunk_frames) for each in shown]).mean(0)
     truth = torch.stack([each.true_FChw for each in shown])
     lines = ["chunk  mse"] + [f"{i:5d}  {value:.4f}" for i, value in enumerate(curve.tolist())]
@@ -75,9 +79,9 @@ def report(shown: Sequence[Shown], chunk_frames: int) -> str:
 
 
 def draw_sheet(path: Path, shown: Sequence[Shown], fps: float) -> None:
-    """Made over true, clip by clip, linear decodes of the keyframes.
+    """Write a sheet of generated and true keyframes, decoded linearly.
 
-    fps: of latent frames.
+    fps: latent frames per second.
     """
     rows = []
     for each in shown:

@@ -1,4 +1,4 @@
-"""What a training run is made of: its stages and settings, as in `conf/train/`."""
+"""Defines the stages and settings of a training, as files of `conf/train/` give them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from harness.system.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training run.
+    """One part of a training.
 
-    frames, batch: latent frames of a window, and windows a step. lr: peak learning rate.
-    steps or minutes: how long; minutes count over resumes. from_start: share of steps whose
-    windows begin with the video. copies: noisy copies of every window, which share one clean pass.
-    rollout: denoising passes with which the network draws its own history, 0 for the true one.
-    own: share of the chunks of a history that are the network's own where it draws any.
+    frames, batch: latent frames of a window, and windows per step.
+    lr: peak learning rate.
+    steps, minutes: length of the stage in one of the two. Minutes are those of training, summed
+        over interruptions.
+    from_start: share of steps whose windows begin with the video.
+    copies: noisy copies of each window, which share one clean pass.
+    rollout: denoising passes in which the network generates its own history; 0 for true history.
+    own: with a rollout, share of the chunks of history that the network generates.
 
     Raises  ValueError: both or neither of steps and minutes, or a number out of range.
     """
@@ -41,28 +44,34 @@ class Stage:
 
     @property
     def length(self) -> float:
-        """Steps or minutes, whichever counts."""
+        """Length in steps or in minutes, whichever is given."""
         return float(self.steps if self.steps is not None else self.minutes or 0)
 
     def done(self, steps: int, minutes: float) -> float:
-        """Share of the stage that is over, after so many steps and minutes in it."""
+        """Return the share of the stage that is over, 0..1, after its first steps and minutes."""
         return min(1.0, (steps if self.steps is not None else minutes) / self.length)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One file of `conf/train/`.
+    """The settings of a training, from one file of `conf/train/`.
 
-    folder: checkpoints and log. video_frames: length of the videos that windows are cut from.
-    history_noise: the clean frames get noise of a level drawn from 0 to this. focus: how many times
-    as much as background the cells count that show a thing; things are small. ema: decay of the
-    averaged weights. clip: largest norm of the gradient. warmup_steps: learning rate grows over
-    these. decay_from: share of the run after which it falls, in a straight line to zero.
-    workers: processes that render clips beside the training, 0 for none. compile: whether
-    `torch.compile` fuses the blocks, which takes a C++ compiler and a minute at each start; the
-    weights then differ from those of uncompiled training by rounding.
-    samples: how many held-out clips `sample` makes. out: where `export` and `sample` write, None
-    for the folder.
+    folder: folder of checkpoints and log.
+    video_frames: latent frames of the videos that windows are cut from.
+    history_noise: largest level of the noise that is added to clean history.
+    focus: weight in the loss of cells that show a thing; background weighs 1. Things are small, so
+        without it the loss would be that of the background.
+    ema: decay of the averaged weights.
+    clip: largest norm of the gradient.
+    warmup_steps: steps over which the learning rate grows from zero.
+    decay_from: share of the training after which the learning rate falls linearly to zero.
+    save_minutes: minutes between checkpoints.
+    log_steps: steps between rows of the log.
+    workers: processes that render clips beside the training; 0 renders them between steps.
+    compile: whether `torch.compile` fuses the blocks, which takes a C++ compiler and a minute at
+        each start. The weights then differ from those of uncompiled training by rounding.
+    samples: number of held-out clips of `sample`.
+    out: folder of the files of `export` and `sample`; None for `folder`.
 
     Raises  ValueError: no stage, or some stages by steps and others by minutes.
     """
@@ -89,20 +98,23 @@ class Training:
             raise ValueError("train.stages: give at least one, all by steps or all by minutes")
 
     def progress(self, stage: int, done: float) -> float:
-        """Share of the whole run that is over, `done` of the given stage included."""
+        """Return the share of the whole training that is over, 0..1.
+
+        stage, done: the current stage, and the share of it that is over.
+        """
         lengths = [each.length for each in self.stages]
         return (sum(lengths[:stage]) + done * lengths[stage]) / sum(lengths)
 
     def lr(self, stage: int, done: float, step: int) -> float:
-        """The learning rate of a step (counted over the whole run)."""
+        """Return the learning rate of a step, which is counted over the whole training."""
         progress = self.progress(stage, done)
         falling = min(1.0, (1 - progress) / max(1e-9, 1 - self.decay_from))
         return self.stages[stage].lr * min(1.0, (step + 1) / self.warmup_steps) * falling
 
     def demand_fit(self, chunk_frames: int) -> None:
-        """Compare the stages with the model.
+        """Check that the windows of all stages suit the model.
 
-        Raises  UserError: windows that are no whole chunks, or longer than the video.
+        Raises  UserError: windows that are not whole chunks, or are longer than the video.
         """
         for stage in self.stages:
             if stage.frames % chunk_frames or not 0 < stage.frames <= self.video_frames:

@@ -1,4 +1,4 @@
-"""Where a training stands, as it is kept on disk."""
+"""Reads and writes the checkpoints of a training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from harness.system.errors import UserError
 from harness.system.files import whole_file
 
 CHECKPOINT = "checkpoint.pt"
+# What reading a damaged or foreign file raises, in `torch.load` or after it.
 _TORN = (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, UnpicklingError)
 
 
 @dataclass
 class Clock:
-    """How far a training has come: steps in all, and steps and minutes of every stage."""
+    """Progress of a training: steps in total, and steps and minutes of each stage."""
 
     step: int = 0
     stage_steps: list[int] = field(default_factory=list)
@@ -29,9 +30,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class State:
-    """A checkpoint. Random numbers are a function of seed and step, so none are kept.
+    """A checkpoint. It holds no random state, which is a function of seed and step.
 
-    rows: the log so far. dims: sizes of the network, to refuse another one.
+    dims: sizes of the network, so that one of other sizes is refused.
+    model, ema: weights of the network, and their averages.
+    optimisers: state of each optimiser.
+    rows: the log so far.
     """
 
     dims: dict[str, int]
@@ -42,15 +46,17 @@ class State:
     rows: list[dict[str, Any]]
 
     def save(self, folder: Path) -> None:
-        """Write it whole or not at all."""
+        """Write the checkpoint into a folder, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
+        # Only tensors, numbers and containers are stored, never classes: `torch.load` then reads
+        # the file with `weights_only`, which runs no code of it.
         content = {name: value for name, value in vars(self).items() if name != "clock"}
         with whole_file(folder / CHECKPOINT) as unfinished:
             torch.save(content | {"clock": asdict(self.clock)}, unfinished)
 
 
 def load_state(folder: Path, device: torch.device) -> State | None:
-    """The checkpoint of a folder; None where there is none.
+    """Return the checkpoint of a folder, with tensors on a device; None if there is none.
 
     Raises  UserError: it cannot be read.
     """

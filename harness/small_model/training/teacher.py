@@ -1,4 +1,4 @@
-"""Teacher forcing: many chunks in one pass, each seeing what it sees when they come one by one."""
+"""Teacher forcing: one pass over many chunks, each of which sees what it sees in the sampler."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from harness.cache.positions import Rope
 
 
 class TeacherForcing:
-    """Stands in for a cache session while training; keys and values keep their gradients.
+    """Replaces a cache session in training; keys and values keep their gradients.
 
-    A committing pass may cover many chunks of clean frames: each sees the history, the chunks
-    before it and itself, and all of them become history. A pass that does not commit may cover
-    many chunks of noisy frames: each sees the history before its own frames and itself, but no
-    other noisy chunk. So a clean pass and a noisy one give what a sampler gets in one pass after
-    the other (arXiv 2412.15205, 2506.08009). Every chunk is one attention call without a mask,
-    which is cheaper than one call with a mask for all.
+    A pass that stores `history` may cover many clean chunks. Each sees the history, the chunks
+    before it and itself, and all of them become history. A pass that stores `nothing` may cover
+    many noisy chunks. Each sees the history before its own frames and itself, but no other noisy
+    chunk. So one clean pass and one noisy pass give what the sampler computes in many passes.
+    Every chunk is one attention call without a mask, which is cheaper than one call with a mask.
+
+    Source  arXiv 2412.15205, 2506.08009.
 
     Raises  ValueError: a model with a window, or frames that do not divide into chunks.
     """
@@ -33,7 +34,10 @@ class TeacherForcing:
         self._history: dict[int, tuple[Tensor, Tensor]] = {}
 
     def plan(self, frames: range, stores: Stores) -> Plan:
-        """Place a pass over the chunks of `frames`."""
+        """Return the plan of a pass over the chunks of `frames`.
+
+        Raises  ValueError: frames that are not whole chunks.
+        """
         if frames.start % self._chunk_frames or len(frames) % self._chunk_frames:
             raise ValueError(f"{frames} does not divide into chunks of {self._chunk_frames} frames")
         return Plan(frames, stores, 0, self._rope.frames(frames))
@@ -41,20 +45,24 @@ class TeacherForcing:
     def attend(
         self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, plan: Plan
     ) -> Tensor:
-        """Attention of every chunk of the pass over what it may see [B, H, T, D]."""
-        # Autocast leaves normed queries and keys in fp32: one cast here saves one a chunk.
+        """Return the attention of every chunk of the pass over what it may see [B, H, T, D]."""
+        # Autocast leaves normalized queries and keys in fp32. Cast once here rather than per chunk.
         q = plan.rotate(q_BHTD).to(v_BHTD.dtype)
         k = plan.rotate(k_BHTD).to(v_BHTD.dtype)
         past_k, past_v = self._history.get(layer, (k[:, :, :0], v_BHTD[:, :, :0]))
         stored = plan.stores == "history"
         if stored:
+            # A repeated pass replaces the history from its first frame on.
             start = plan.frames.start * self._frame_tokens
             past_k = torch.cat([past_k[:, :, :start], k], dim=2)
             past_v = torch.cat([past_v[:, :, :start], v_BHTD], dim=2)
             self._history[layer] = past_k, past_v
         out = []
         for first in plan.frames[:: self._chunk_frames]:
-            chunk = self._tokens(first - plan.frames.start)
+            # `chunk`: its tokens in this pass. `end`: tokens of the history that it sees, which
+            # include its own if it has just become history.
+            begin = (first - plan.frames.start) * self._frame_tokens
+            chunk = slice(begin, begin + self._chunk_frames * self._frame_tokens)
             end = (first + self._chunk_frames * stored) * self._frame_tokens
             keys, values = past_k[:, :, :end], past_v[:, :, :end]
             if not stored:
@@ -63,20 +71,13 @@ class TeacherForcing:
             out.append(attention(q[:, :, chunk], keys, values))
         return torch.cat(out, dim=2)
 
-    def _tokens(self, frame: int) -> slice:
-        """Where the chunk that begins at a frame of the pass lies."""
-        start = frame * self._frame_tokens
-        return slice(start, start + self._chunk_frames * self._frame_tokens)
-
 
 def attention(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
-    """Softmax attention [B, H, T, D]; on a CPU written out.
-
-    PyTorch's kernel for CPUs takes two and a half times as long forward and back (measured in BF16
-    at 96 queries and 96 to 1344 keys); training does not need its smaller memory.
-    """
+    """Return softmax attention [B, H, T, D]."""
     if q_BHTD.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD)
+    # PyTorch's kernel for CPUs takes two and a half times as long, forward and back (measured in
+    # BF16 at 96 queries and 96 to 1344 keys). Training does not need its smaller memory.
     scores = (q_BHTD * q_BHTD.shape[-1] ** -0.5) @ k_BHSD.transpose(-1, -2)
     out: Tensor = scores.softmax(-1) @ v_BHSD
     return out

@@ -1,4 +1,4 @@
-"""A procedural world of captioned videos: what trains the small model and what measures it."""
+"""The procedural world of captioned videos that trains `model=small` and measures its videos."""
 
 from harness.small_model.world.clip import Clip, clip
 from harness.small_model.world.interpret import interpret

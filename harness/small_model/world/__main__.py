@@ -1,16 +1,14 @@
-"""`python -m harness.small_model.world`: captions of the world, and how well videos keep to
-theirs."""
+"""`python -m harness.small_model.world captions | measure`: captions of held-out clips, rates."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.messages import verb
 from harness.small_model.world.clip import HELD_OUT, clip
-from harness.small_model.world.report import Videos, of_run, of_world, report
+from harness.small_model.world.report import of_run, of_world, report
 from harness.system.errors import Parser, UserError
 
 MOST = 1_000_000  # clips and seeds of one command
@@ -18,32 +16,7 @@ MOST = 1_000_000  # clips and seeds of one command
 
 @verb()
 def main(words: Sequence[str]) -> int:
-    """Print what was asked for; exit code 2 for what the user can fix."""
-    given = _parser().parse_args(words)
-    if given.verb == "captions" and not (0 <= given.first < MOST and 0 < given.n < MOST):
-        raise UserError(
-            f"captions --first {given.first} -n {given.n}: give a seed from 0 and at least one "
-            f"caption, both below {MOST}"
-        )
-    if given.verb == "captions":
-        print("\n".join(clip(seed).prompt for seed in range(given.first, given.first + given.n)))
-    else:
-        for source in _sources(given):
-            print(report(source, given.format), flush=True)
-    return 0
-
-
-def _sources(given: argparse.Namespace) -> list[Videos]:
-    """What is to be measured, one table each."""
-    if given.truth is not None and not 2 <= given.truth < MOST:
-        raise UserError(f"measure --truth {given.truth}: give at least 2 clips, below {MOST}")
-    if not given.folders and given.truth is None:
-        raise UserError("measure: name the folder of a run, or type measure --truth 32")
-    clips = [] if given.truth is None else [of_world(0, given.truth)]
-    return [*clips, *(of_run(folder) for folder in given.folders)]
-
-
-def _parser() -> argparse.ArgumentParser:
+    """Print captions, or measure how well videos keep to theirs."""
     parser = Parser(prog="python -m harness.small_model.world", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     captions = verbs.add_parser("captions", help="print captions, a line each")
@@ -53,7 +26,23 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("folders", nargs="*", type=Path, help="of runs, with their videos")
     measure.add_argument("--truth", type=int, metavar="N", help="clips of the world: the bound")
     measure.add_argument("--format", choices=["text", "md"], default="text")
-    return parser
+    given = parser.parse_args(words)
+    if given.verb == "captions":
+        if not (0 <= given.first < MOST and 0 < given.n < MOST):
+            raise UserError(
+                f"captions --first {given.first} -n {given.n}: give a seed from 0 and at least one "
+                f"caption, both below {MOST}"
+            )
+        print("\n".join(clip(seed).prompt for seed in range(given.first, given.first + given.n)))
+        return 0
+    if given.truth is not None and not 2 <= given.truth < MOST:
+        raise UserError(f"measure --truth {given.truth}: give at least 2 clips, below {MOST}")
+    if not given.folders and given.truth is None:
+        raise UserError("measure: name the folder of a run, or type measure --truth 32")
+    sources = [] if given.truth is None else [of_world(0, given.truth)]
+    for source in [*sources, *(of_run(folder) for folder in given.folders)]:
+        print(report(source, given.format), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

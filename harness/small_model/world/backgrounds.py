@@ -1,4 +1,6 @@
-"""Places: eight structured backgrounds, drawn by arithmetic at any coordinates.
+"""Draws the eight places: functions that give the colour at any coordinates.
+
+Only exact operations are used, so that pixels are the same on every machine (see `render.py`).
 
 Shapes  x [F, 1, W], y [F, H, 1] in pixels, t [F, 1, 1] in seconds, float32 -> [F, H, W, 3] in 0..1.
 """
@@ -17,12 +19,12 @@ Array = NDArray[np.floating[Any]]
 
 
 def rgb(red: int, green: int, blue: int) -> Array:
-    """A colour of 0..255 as [3] in 0..1."""
+    """Return a colour of 0..255 as float32 [3] in 0..1."""
     return np.array([red, green, blue], np.float32) / np.float32(255)
 
 
 def triangle(u: Array) -> Array:
-    """Triangle wave of period 1 between 0 and 1; 0 at whole numbers."""
+    """Return a triangle wave of period 1 between 0 and 1, which is 0 at whole numbers."""
     return np.asarray(1 - np.abs((u % 1) * 2 - 1))
 
 
@@ -34,7 +36,7 @@ def _field(x: Array, y: Array, t: Array) -> Array:
 
 def _sea(x: Array, y: Array, t: Array) -> Array:
     image = _sky(x, y, rgb(110, 180, 235), rgb(225, 235, 245))
-    image = _below(image, y - 32 + 0 * x, rgb(30, 95, 165))
+    image = _below(image, y - 32, rgb(30, 95, 165))
     waves = (triangle(y / 11 + triangle(x / 48) / 2 - t / 6) * 6 - 4).clip(0, 1) * (y > 32)
     return image + (waves * np.float32(0.25))[..., None]
 
@@ -47,14 +49,14 @@ def _city(x: Array, y: Array, t: Array) -> Array:
     image = _below(image, walls, rgb(75, 80, 100))
     window = (triangle(x / 10) * 8 - 4).clip(0, 1) * (triangle(y / 10) * 8 - 4).clip(0, 1)
     image = image + (window * (walls > 3) * (x % 20 > 1))[..., None] * rgb(130, 110, 50)
-    return _below(image, y - 52 + 0 * x, rgb(50, 50, 56))
+    return _below(image, y - 52, rgb(50, 50, 56))
 
 
 def _room(x: Array, y: Array, t: Array) -> Array:
-    stripes = (triangle(x / 26) * 10 - 5).clip(0, 1) + 0 * y
+    stripes = (triangle(x / 26) * 10 - 5).clip(0, 1) + 0 * y  # 0 * y broadcasts to [F, H, W]
     image: Array = rgb(222, 205, 170) - stripes[..., None] * rgb(38, 40, 32)
-    image = _below(image, y - 44 + 0 * x, rgb(105, 70, 45))
-    return _below(image, y - 48 + 0 * x, rgb(160, 110, 70))
+    image = _below(image, y - 44, rgb(105, 70, 45))
+    return _below(image, y - 48, rgb(160, 110, 70))
 
 
 def _desert(x: Array, y: Array, t: Array) -> Array:
@@ -73,9 +75,9 @@ def _night(x: Array, y: Array, t: Array) -> Array:
 
 def _forest(x: Array, y: Array, t: Array) -> Array:
     image = _sky(x, y, rgb(90, 150, 105), rgb(150, 195, 140))
-    image = _below(image, 4 - np.abs(x % 26 - 13) + 0 * y, rgb(88, 60, 40))
+    image = _below(image, 4 - np.abs(x % 26 - 13), rgb(88, 60, 40))
     image = _below(image, 12 + 6 * triangle(x / 26) - y, rgb(28, 84, 42))
-    return _below(image, y - 50 + 0 * x, rgb(60, 80, 36))
+    return _below(image, y - 50, rgb(60, 80, 36))
 
 
 def _snow(x: Array, y: Array, t: Array) -> Array:
@@ -87,12 +89,16 @@ def _snow(x: Array, y: Array, t: Array) -> Array:
 
 
 def _sky(x: Array, y: Array, top: Array, low: Array) -> Array:
-    share = (y / 48).clip(0, 1) + 0 * x
+    """Return a gradient from one colour at the top to another at row 48 [F, H, W, 3]."""
+    share = (y / 48).clip(0, 1) + 0 * x  # 0 * x broadcasts to [F, H, W]
     return np.asarray(top + share[..., None] * (low - top))
 
 
 def _below(image: Array, distance: Array, paint: Array) -> Array:
-    """Paint where the distance is positive, with one soft pixel at the edge."""
+    """Return the image with paint where the distance in pixels is positive.
+
+    The distance [F, H, W] (or 1 along H or W) is 0 at the edge, which one soft pixel smooths.
+    """
     alpha = (distance + np.float32(0.5)).clip(0, 1)[..., None]
     return np.asarray(image + alpha * (paint - image))
 

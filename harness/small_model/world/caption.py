@@ -1,4 +1,7 @@
-"""Plain English captions of scenes, drawn at random: what the model is trained to read."""
+"""Draws random captions in plain English, which `interpret` turns into the scenes of clips.
+
+The clip of a seed depends on the order of draws, so the order never changes.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +40,19 @@ _LATER = ("then", "next")
 
 
 def caption(rng: np.random.Generator) -> str:
-    """One caption of one to three things, sometimes with events in order; adjectives may lack."""
+    """Draw a caption of one to three things, some without adjectives, some with later events."""
     count = int(rng.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
     nouns = [
         _one(rng, spoken("shape", shape)) for shape in rng.choice(SHAPES, count, replace=False)
     ]
     later = count > 1 and rng.random() < 0.4
     now, then = (nouns[:-1], nouns[-1]) if later else (nouns, None)
-    parts = [_joined(rng, [_clause(rng, noun) for noun in now])]
+    clauses = [_clause(rng, noun) for noun in now]
+    parts = [_one(rng, (" while ", " and ", ", ")).join(clauses)]
     if then:
         word = "finally" if rng.random() < 0.3 else _one(rng, _LATER)
         parts.append(f"{word} {_clause(rng, then)}")
-        if word == "finally":
+        if word == "finally":  # it begins the third part of a clip, so the second needs an event
             parts[-1] = f"then the {nouns[0]} {_change(rng)}, " + parts[-1]
     elif rng.random() < 0.35:
         parts.append(f"{_one(rng, _LATER)} the {nouns[0]} {_change(rng)}")
@@ -59,7 +63,7 @@ def caption(rng: np.random.Generator) -> str:
 
 
 def _clause(rng: np.random.Generator, noun: str) -> str:
-    """A thing and what it does."""
+    """Draw a thing, with or without adjectives, and what it does."""
     words = [
         _one(rng, spoken(facet, str(rng.choice(values))))
         for facet, values, often in (
@@ -78,12 +82,8 @@ def _clause(rng: np.random.Generator, noun: str) -> str:
     return " ".join(words)
 
 
-def _joined(rng: np.random.Generator, clauses: list[str]) -> str:
-    link = _one(rng, (" while ", " and ", ", "))
-    return link.join(clauses)
-
-
 def _change(rng: np.random.Generator) -> str:
+    """Draw what happens to a thing in a later part: it leaves or turns to another colour."""
     if rng.random() < 0.4:
         return _one(rng, ("leaves", "vanishes", "departs"))
     word = _one(rng, ("turns", "becomes"))
@@ -91,6 +91,7 @@ def _change(rng: np.random.Generator) -> str:
 
 
 def _setting(rng: np.random.Generator) -> str:
+    """Draw the words for place, light and camera."""
     place = str(rng.choice(PLACES))
     words = [_one(rng, _PLACES[place]).format(_one(rng, spoken("place", place)))]
     light = str(rng.choice(LIGHTS))
@@ -103,4 +104,5 @@ def _setting(rng: np.random.Generator) -> str:
 
 
 def _one(rng: np.random.Generator, words: list[str] | tuple[str, ...]) -> str:
+    """Draw one of some words."""
     return words[int(rng.integers(len(words)))]

@@ -1,19 +1,18 @@
-"""Any prompt to a scene: known words mean what they say, the rest is drawn from the prompt itself.
+"""Turns any prompt into a scene by rules; a hash of the prompt decides what it leaves open.
 
-Reading is by rule, clause by clause: a clause with a noun of the world is a thing, adjectives
-before the noun and verbs behind it are its own; "then" begins the next event. What a prompt leaves
-open is decided by a hash of the prompt: the same prompt is the same scene on every machine, and
-two prompts of no known word are two scenes.
+A prompt is read clause by clause. A clause with a noun of the world gives a thing, with the
+adjectives before the noun and the verbs after it. "then" begins the next part of the clip. The same
+prompt gives the same scene on every machine, and two prompts without known words give two scenes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.small_model.scenes.interpret import Chance
 from harness.small_model.world.scene import (
     CAMERAS,
     COLOURS,
@@ -48,7 +47,12 @@ _SIDES = {"left": 0.0, "middle": 0.5, "center": 0.5, "centre": 0.5, "right": 1.0
 
 @dataclass
 class _Draft:
-    """A thing while it is read: what the prompt said of it."""
+    """A thing while the prompt is read.
+
+    said: the values of facets that the prompt gives.
+    side: its position 0..1; None if the prompt gives none.
+    events: the fields of `Thing` that say when it enters, leaves or turns to another colour.
+    """
 
     noun: str
     said: dict[str, str] = field(default_factory=dict)
@@ -57,35 +61,36 @@ class _Draft:
 
 
 def interpret(prompt: str) -> Scene:
-    """The scene of a prompt; a pure function of its words, letter case and spaces aside."""
+    """Return the scene of a prompt, a pure function of it; letter case and spaces do not count."""
     text = " ".join(prompt.lower().split())
-    camera, rest = _camera(text)
+    found = _MOVES.search(text)
+    if found:
+        camera = found[1] or found[2]
+        # Remove the move of the camera: "pans left" says nothing about the place of a thing.
+        rest = text[: found.start()] + "," + text[found.end() :]
+    else:
+        camera = "in" if _CLOSE.search(text) else "out" if _WIDE.search(text) else "still"
+        rest = text
     reader = _Reader()
     for word in re.findall(r"[a-z]+|[,.;:]", rest):
         reader.read(word)
-    drafts = reader.drafts or [_Draft(word) for word in _unknown(rest)]
-    chance = _Chance(text)
-    things = tuple(_thing(draft, i, chance) for i, draft in enumerate(drafts[:MOST]))
+    drafts = reader.drafts
+    if not drafts:
+        # A prompt without a known noun still needs things: its first two uncommon words stand for
+        # them. What they look like is decided by the hash.
+        words = [word for word in re.findall(r"\w{3,}", rest) if word not in COMMON | CLAUSE]
+        drafts = [_Draft(word) for word in list(dict.fromkeys(words))[:2] or ["nothing"]]
+    chance = Chance(text, _ALL)
     return Scene(
-        place=chance.choose("place", reader.setting, "scene"),
+        place=chance.choose("place", reader.setting, "scene"),  # type: ignore[arg-type]
         light=reader.setting.get("light", "steady"),  # type: ignore[arg-type]
-        camera=camera or "still",  # type: ignore[arg-type]
-        things=things,
+        camera=camera,  # type: ignore[arg-type]
+        things=tuple(_thing(draft, i, chance) for i, draft in enumerate(drafts[:MOST])),
     )
 
 
-def _camera(text: str) -> tuple[str | None, str]:
-    """What the camera does, and the text without those words."""
-    found = _MOVES.search(text)
-    if found:
-        return found[1] or found[2], text[: found.start()] + "," + text[found.end() :]
-    if _CLOSE.search(text):
-        return "in", text
-    return ("out" if _WIDE.search(text) else None), text
-
-
 class _Reader:
-    """Reads word by word; knows the thing it is at and the adjectives that wait for a noun."""
+    """Reads word by word; remembers the last thing, and adjectives until their noun comes."""
 
     def __init__(self) -> None:
         self.drafts: list[_Draft] = []
@@ -95,13 +100,15 @@ class _Reader:
         self._last: _Draft | None = None
         self._event = 0
         self._turning = False
-        self._fresh = False  # no noun yet in this clause
+        self._awaits_noun = False
 
     def read(self, word: str) -> None:
-        """The next word or punctuation mark."""
+        """Read the next word or punctuation mark."""
         if word in CLAUSE or not word.isalpha():
-            self._adjectives, self._side, self._fresh, self._turning = {}, None, True, False
+            self._adjectives, self._side, self._turning = {}, None, False
+            self._awaits_noun = True
             self._event += word in THEN
+        # A thing is as described in the first part of a clip, so it can change in a later one only.
         elif self._last and self._event and word in TURNS:
             self._turning = True
         elif self._last and self._event and word in LEAVES:
@@ -109,14 +116,22 @@ class _Reader:
             self._last.events.setdefault("leaves", min(self._event, 2))
         elif word in _SIDES:
             self._side = _SIDES[word]
-            if self._last and not self._fresh and self._last.side is None:
+            if self._last and not self._awaits_noun and self._last.side is None:
                 self._last.side = self._side
         elif known := meaning(word):
             self._take(word, *known)
 
     def _take(self, word: str, facet: str, value: str) -> None:
+        """Take in a word that means a value of a facet."""
         if facet == "shape":
-            self._noun(word, value)
+            # The second "ball" of a prompt is the first one again, not another ball.
+            same = [draft for draft in self.drafts if draft.noun == word]
+            if not same:
+                said = {"shape": value, **self._adjectives}
+                events = {"enters": min(self._event, 2)}
+                self.drafts.append(_Draft(word, said, self._side, events))
+            self._last = same[0] if same else self.drafts[-1]
+            self._adjectives, self._awaits_noun = {}, False
         elif facet == "colour" and self._turning and self._last:
             self._last.events |= {"turns": min(self._event, 2), "second": value}
             self._turning = False
@@ -127,53 +142,22 @@ class _Reader:
         else:
             self._adjectives[facet] = value
 
-    def _noun(self, word: str, shape: str) -> None:
-        known = [draft for draft in self.drafts if draft.noun == word]
-        if not known:
-            said = {"shape": shape, **self._adjectives}
-            events = {"enters": min(self._event, 2)}
-            self.drafts.append(_Draft(word, said, self._side, events))
-        self._last = known[0] if known else self.drafts[-1]
-        self._adjectives, self._fresh = {}, False
 
-
-def _unknown(text: str) -> list[str]:
-    """Stand-ins for a prompt without a known noun: its first one or two words of some weight."""
-    words = [w for w in re.findall(r"\w{3,}", text) if w not in COMMON | CLAUSE]
-    return list(dict.fromkeys(words))[:2] or ["nothing"]
-
-
-def _thing(draft: _Draft, index: int, chance: _Chance) -> Thing:
-    """The thing of a draft; what was not said is drawn."""
+def _thing(draft: _Draft, index: int, chance: Chance) -> Thing:
+    """Complete a draft; the hash decides what the prompt left open."""
     name = f"{draft.noun} {index}"
+    # Slots in an order of the prompt's own, so that things stand apart.
     slots = sorted(range(MOST), key=lambda i: chance.number(f"slot {i}"))
     wander = chance.number(f"x {name}") - 0.5
     x = (slots[index] / (MOST - 1) if draft.side is None else draft.side) + 0.2 * wander
-    said = draft.said
+    facets: dict[str, Any] = {
+        facet: chance.choose(facet, draft.said, name)
+        for facet in ("shape", "colour", "size", "texture", "motion", "pace")
+    }
     return Thing(
-        **{
-            facet: chance.choose(facet, said, name)
-            for facet in ("shape", "colour", "size", "texture", "motion", "pace")
-        },
+        **facets,
         x=min(1.0, max(0.0, x)),
         y=chance.number(f"y {name}"),
         phase=chance.number(f"phase {name}"),
         **draft.events,
     )
-
-
-class _Chance:
-    """Numbers that a text decides: hashes of it and of what they are for."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def number(self, what: str) -> float:
-        """In 0..1, in steps of 2^-16, exact everywhere."""
-        digest = hashlib.sha256(f"{self._text}|{what}".encode()).digest()
-        return int.from_bytes(digest[:2], "big") / 65536
-
-    def choose(self, facet: str, said: dict[str, str], whose: str) -> Any:
-        """What was said of a facet, or one of its values."""
-        values = _ALL[facet]
-        return said.get(facet) or values[int(self.number(f"{facet} {whose}") * len(values))]

@@ -1,8 +1,8 @@
-"""Quality of videos by the world's own ground truth: what prompts say, what pixels show.
+"""Compares videos with the scenes of their prompts, question by question.
 
-A prompt decides the scene (`harness.small_model.world.interpret`), so each question has a right
-answer for every video of this world's size, whatever the suite. A thing is asked about only where
-its own geometry says that it can be seen; its answer is the majority of its keyframes.
+A prompt determines its scene (`harness.small_model.world.interpret`), so each question has a right
+answer for every video of this world's size, whatever its suite. A question about a thing uses only
+keyframes in which the scene predicts that the thing can be seen; the majority of them answers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.small_model.rates import Curve, curve
+from harness.small_model.rates import Curve, curve, hue_of, near
 from harness.small_model.world import render
-from harness.small_model.world.backgrounds import Array
 from harness.small_model.world.clip import FPS, Clip
 from harness.small_model.world.fit import REACH, Aim, Fit, entered_s
 from harness.small_model.world.interpret import interpret
@@ -39,11 +38,10 @@ from harness.small_model.world.words import Colour
 
 Frames = NDArray[np.uint8]
 
-LEAST = 3  # keyframes in which a thing is seen before it is asked about
-LEAST_MOTION = 8  # and about its motion
-SOON_S = 1.0  # how far from its time an event may happen
-HUE_NEAR = 1 / 12  # of the circle
-SETTING_STEP = 6  # every so many keyframes are compared for place, camera and light
+LEAST = 3  # keyframes in which a thing must be seen for questions about it
+LEAST_MOTION = 8  # the same for its motion
+SOON_S = 1.0  # largest distance of an event from its time
+SETTING_STEP = 6  # every sixth keyframe is compared for place, camera and light
 QUESTIONS = {
     "colour": "the colour of a thing is the one its caption names",
     "shape": "its shape, of seven",
@@ -61,10 +59,12 @@ QUESTIONS = {
 
 @dataclass
 class Judged:
-    """What one video, or many, came to.
+    """Answers and measurements of one or more videos.
 
-    answers: right or wrong, by question. off_px: of things, how far from their place. hues: before
-    and after, by question of looks. curves: `STATISTICS` per second of a video [seconds, 3].
+    answers: right or wrong, by question.
+    off_px: distance of each thing that was found from its predicted place, in pixels.
+    hues: hues of a mark before and after, by question about looks.
+    curves: `STATISTICS` per second of each video [seconds, 3].
     """
 
     answers: dict[str, list[bool]] = field(default_factory=lambda: {q: [] for q in QUESTIONS})
@@ -75,7 +75,7 @@ class Judged:
     curves: list[Curve] = field(default_factory=list)
 
     def add(self, other: Judged) -> None:
-        """Take in another video's."""
+        """Add another video's answers and measurements."""
         for question, answers in other.answers.items():
             self.answers[question] += answers
         for question, pairs in other.hues.items():
@@ -91,10 +91,23 @@ def judge(scene: Scene, keyframes: Frames) -> Judged:
     """
     times_s = np.arange(len(keyframes)) * TEMPORAL_STRIDE / FPS
     stage = Stage(scene, times_s)
+    # Things are compared without the light of the scene, the setting with it.
     lit = keyframes.astype(np.float32) / np.float32(255)
     pixels = np.asarray(lit / render.light(scene, times_s))
     judged = Judged(curves=[curve(keyframes)])
-    _setting(judged, stage, lit)
+    # Place, camera and light: which value explains the pixels between the things best, if all else
+    # is as in the scene?
+    few_s, few = times_s[::SETTING_STEP], lit[::SETTING_STEP]
+    free = stage.open[::SETTING_STEP, ..., None]
+    options: dict[str, Sequence[Any]] = {"place": PLACES, "camera": CAMERAS, "light": LIGHTS}
+    for facet, values in options.items():
+        misses = []
+        for value in values:
+            other = replace(scene, **{facet: value})
+            guess = render.backdrop(other, few_s) * render.light(other, few_s)
+            misses.append(float((free * (guess - few) ** 2).sum()))
+        best = values[int(np.argmin(misses))]
+        judged.answers[facet].append(best == getattr(scene, facet))
     for index in range(len(scene.things)):
         _thing(judged, Fit(stage, index, pixels))
     for question, pairs in judged.hues.items():
@@ -103,7 +116,7 @@ def judge(scene: Scene, keyframes: Frames) -> Judged:
 
 
 def by_chance(videos: Sequence[tuple[Scene, Frames]]) -> Judged:
-    """What the same videos come to under each other's prompts: the level of guessing."""
+    """Return the answers if each scene is compared with another's video: the level of chance."""
     total = Judged()
     for i, (scene, _) in enumerate(videos):
         total.add(judge(scene, videos[i - 1][1]))
@@ -111,34 +124,13 @@ def by_chance(videos: Sequence[tuple[Scene, Frames]]) -> Judged:
 
 
 def true_clip(prompt: str, seed: int) -> Clip:
-    """The world's own clip of a prompt, with marks of a seed."""
+    """Return the world's own clip of a prompt; the seed gives the hues of its marks."""
     hues = np.random.Generator(np.random.PCG64(seed)).random(MOST)
     return Clip(prompt, interpret(prompt), tuple(hues.tolist()))
 
 
-def near(before: float, after: float) -> bool:
-    """Whether two hues of 0..1 are within a twelfth of the circle; nan is near nothing."""
-    apart = abs(before - after) % 1
-    return min(apart, 1 - apart) <= HUE_NEAR
-
-
-def _setting(judged: Judged, stage: Stage, lit: Array) -> None:
-    """Place, camera and light: which of all explains the pixels between the things best."""
-    scene, times = stage.scene, stage.times_s[::SETTING_STEP]
-    lit, free = lit[::SETTING_STEP], stage.open[::SETTING_STEP, ..., None]
-    options: dict[str, Sequence[Any]] = {"place": PLACES, "camera": CAMERAS, "light": LIGHTS}
-    for facet, values in options.items():
-        misses = []
-        for value in values:
-            other = replace(scene, **{facet: value})
-            guess = render.backdrop(other, times) * render.light(other, times)
-            misses.append(float((free * (guess - lit) ** 2).sum()))
-        best = values[int(np.argmin(misses))]
-        judged.answers[facet].append(best == getattr(scene, facet))
-
-
 def _thing(judged: Judged, fit: Fit) -> None:
-    """Everything that is asked about one thing."""
+    """Answer all questions about one thing."""
     thing, found = fit.thing, fit.found
     _events(judged, fit)
     if len(found.at) < LEAST:
@@ -153,26 +145,24 @@ def _thing(judged: Judged, fit: Fit) -> None:
     if present.any():
         judged.off_px.append(float(np.median(np.hypot(found.dx, found.dy)[present])))
     if len(found.at) >= LEAST_MOTION:
-        judged.answers["motion"].append(_motion(fit, shape, first, second) == thing.motion)
+        motion = None  # a thing that was not found has no motion, which is a wrong answer
+        if shape >= 0 and max(first, second) >= 0:
+            # Use the look that was found: a thing of a wrong colour may still move as asked. A
+            # colour that was not found is that of the other part.
+            colours = [COLOURS[c if c >= 0 else max(first, second)] for c in (first, second)]
+            worths = fit.motions(SHAPES[shape], (colours[0], colours[1]))
+            motion = MOTIONS[int(worths.argmax())]
+        judged.answers["motion"].append(motion == thing.motion)
     _look(judged, fit)
 
 
-def _motion(fit: Fit, shape: int, first: int, second: int) -> str | None:
-    """The motion that explains the video best, of a thing as it was found; None if it was not."""
-    if shape < 0 or max(first, second) < 0:
-        return None
-    colours = [COLOURS[c if c >= 0 else max(first, second)] for c in (first, second)]
-    worths = fit.motions(SHAPES[shape], (colours[0], colours[1]))
-    return MOTIONS[int(worths.argmax())]
-
-
 def _most(votes: NDArray[np.intp]) -> int:
-    """The majority, -1 without any."""
+    """Return the most frequent index; -1 without votes."""
     return int(Counter(votes.tolist()).most_common(1)[0][0]) if len(votes) else -1
 
 
 def _events(judged: Judged, fit: Fit) -> None:
-    """When a thing enters, turns and leaves: the times that explain the keyframes best."""
+    """Judge when a thing enters, leaves and turns to another colour."""
     thing, times = fit.thing, fit.stage.times_s
     both = list(dict.fromkeys([thing.colour, thing.second])) if thing.turns else [thing.colour]
     here = fit.reachable
@@ -190,11 +180,12 @@ def _events(judged: Judged, fit: Fit) -> None:
 
 
 def _middle(event: int, length_s: float) -> float:
+    """Return the time in seconds of the middle of a change."""
     return EVENTS_S[event] + length_s / 2
 
 
 def _presence(fit: Fit, where: NDArray[np.bool_], colours: Sequence[Colour]) -> Times:
-    """How much the thing, in one of these colours near its place, explains of keyframes [F]."""
+    """Return the worth of the thing near its place, in the best of some colours [F]."""
     worth = np.zeros(len(where))
     at = np.flatnonzero(where)
     aim = Aim(at, fit.track, fit.clear, REACH // 2)
@@ -205,10 +196,13 @@ def _presence(fit: Fit, where: NDArray[np.bool_], colours: Sequence[Colour]) -> 
 def _event(
     judged: Judged, name: str, times_s: Times, worth: Times, where: NDArray[np.bool_], due_s: float
 ) -> None:
-    """Judge a change for which the worth of keyframes speaks after it, and against it before.
+    """Judge whether a change happens near its due time.
 
-    It is asked only where both sides can be seen, and happens at the time from which on the worth
-    is largest in sum; of times that cannot be told apart, at the one nearest to its due time.
+    The change happens at the time after which the sum of the worth is largest. Of times with equal
+    sums, it is the one nearest to the due time.
+
+    worth: positive in keyframes after the change, negative before it [F].
+    where: keyframes that can be used; without `LEAST` of them on each side nothing is judged.
     """
     if min((where & (times_s < due_s)).sum(), (where & (times_s >= due_s)).sum()) < LEAST:
         return
@@ -221,7 +215,7 @@ def _event(
 
 
 def _look(judged: Judged, fit: Fit) -> None:
-    """Hues of the mark before and after the thing was out of sight, or over all of the video."""
+    """Record the hues of a mark before and after an absence, or at both ends of the video."""
     found, paints = fit.found, fit.mark_paint()
     clean = ~np.isnan(paints[:, 0])
     at, paints = found.at[clean], paints[clean]
@@ -234,26 +228,18 @@ def _look(judged: Judged, fit: Fit) -> None:
         if (shown[at[a] + 1 : at[b]] < 0.1).any()
     ]
     for a, b in gaps:
-        pair = _hue(paints[max(0, a - 3) : a + 1]), _hue(paints[b : b + 4])
+        # The mean of four keyframes on each side is less noisy than one.
+        pair = hue_of(paints[max(0, a - 3) : a + 1].mean(0)), hue_of(paints[b : b + 4].mean(0))
         judged.hues["look kept"].append(pair)
     if not gaps and len(at) >= 2 * LEAST_MOTION:
-        judged.hues["look in sight"].append((_hue(paints[:4]), _hue(paints[-4:])))
-
-
-def _hue(paints: Array) -> float:
-    """The hue of the mean of some colours [n, 3], 0..1; nan for a grey."""
-    red, green, blue = (float(v) for v in paints.mean(0))
-    high, low = max(red, green, blue), min(red, green, blue)
-    if high - low < 0.08:
-        return float("nan")
-    if high == red:
-        return (green - blue) / (high - low) / 6 % 1
-    if high == green:
-        return ((blue - red) / (high - low) + 2) / 6
-    return ((red - green) / (high - low) + 4) / 6
+        pair = hue_of(paints[:4].mean(0)), hue_of(paints[-4:].mean(0))
+        judged.hues["look in sight"].append(pair)
 
 
 def hue_chance(pairs: Iterable[tuple[float, float]]) -> list[bool]:
-    """Whether looks of different things happen to be near: each before, every other after."""
+    """Return whether looks of different things are near by chance.
+
+    The look of each thing before is compared with that of every other thing after.
+    """
     pairs = list(pairs)
     return [near(a[0], b[1]) for i, a in enumerate(pairs) for j, b in enumerate(pairs) if i != j]

@@ -1,7 +1,11 @@
-"""Scenes to pixels: signed distances of simple shapes over structured backgrounds.
+"""Renders scenes as pixels: signed distances of simple shapes over structured backgrounds.
 
-Only +, -, *, /, square root and comparisons touch arrays of pixels, in float32; sines are taken of
-a few times in float64. So a clip is the same bit for bit on every machine.
+Arrays of pixels see only +, -, *, /, square roots and comparisons, in float32: IEEE 754 defines
+their last bit, so a clip is bit-identical on every machine. Sines, whose last bit differs between
+machines, are taken of a few times in float64 and then rounded to float32.
+
+A stage of 128 x 64 pixels holds places and things. The camera sees all of it at rest and a part of
+it when it zooms.
 
 Shapes  X, Y: coordinates of pixels [F, H, W] float32, in pixels of the frame; colours 0..1.
 """
@@ -18,7 +22,7 @@ from harness.small_model.world.scene import EVENTS_S, Scene, Thing
 from harness.small_model.world.words import Shape, Texture
 
 HEIGHT, WIDTH = 64, 128
-LENGTH_S = 10.5  # how long the sun crosses the sky, the light changes and things grow
+LENGTH_S = 10.5  # the sun crosses the sky in this time, the light changes and things grow
 
 Times = NDArray[np.float64]
 
@@ -36,12 +40,15 @@ COLOURS = {
 }
 _RADIUS = {"small": 8.0, "medium": 10.5, "large": 13.0}
 PILLAR = rgb(118, 108, 112)
-ENTRY_S, TURN_S = 0.9, 0.5  # how long entering and leaving last, and turning
+ENTRY_S, TURN_S = 0.9, 0.5  # duration of entering and leaving, and of turning to a colour
 MARK = 0.42  # radius of the mark in the middle of a thing, in radii of the thing
 
 
 def render(scene: Scene, hues: Sequence[float], times_s: Times) -> NDArray[np.uint8]:
-    """Pixels at these times [F, 64, 128, 3] uint8. hues: of the marks, one a thing."""
+    """Return frames at times in seconds [F, 64, 128, 3] uint8.
+
+    hues: 0..1, one for the mark of each thing; a thing without one is left out.
+    """
     image, xy = backdrop(scene, times_s), view(scene, times_s)
     for thing, hue in zip(scene.things, hues, strict=False):
         draw(image, thing, hue, xy, times_s)
@@ -50,7 +57,9 @@ def render(scene: Scene, hues: Sequence[float], times_s: Times) -> NDArray[np.ui
 
 
 def view(scene: Scene, times_s: Times) -> tuple[Array, Array]:
-    """Where the camera sees each pixel of its frames: x [F, 1, W] and y [F, H, 1] before it."""
+    """Return the position on the stage of each pixel of a frame: x [F, 1, W] and y [F, H, 1]."""
+    # The camera zooms about the middle of the frame, which lies between pixels 63 and 64, and
+    # between rows 31 and 32.
     nearer = _f32(zoom(scene, times_s))
     across = (np.arange(WIDTH, dtype=np.float32) - 63.5)[None, None, :]
     down = (np.arange(HEIGHT, dtype=np.float32) - 31.5)[None, :, None]
@@ -58,14 +67,26 @@ def view(scene: Scene, times_s: Times) -> tuple[Array, Array]:
 
 
 def backdrop(scene: Scene, times_s: Times) -> Array:
-    """The place and the sun, without things and light [F, H, W, 3] in 0..1."""
+    """Return the place and the sun, without things and light [F, H, W, 3] in 0..1."""
     x, y = view(scene, times_s)
-    image = BACKGROUNDS[scene.place](x + _f32(_pan(scene, times_s)), y, _f32(times_s))
-    return _sun(np.broadcast_to(image, (len(times_s), HEIGHT, WIDTH, 3)).copy(), scene, times_s)
+    moved = {"right": 6.0, "left": -6.0}.get(scene.camera, 0.0) * times_s
+    image = BACKGROUNDS[scene.place](x + _f32(moved), y, _f32(times_s))
+    image = np.broadcast_to(image, (len(times_s), HEIGHT, WIDTH, 3)).copy()
+    # The sun, or moon, crosses the sky once per clip. So every moment looks different, and a model
+    # can tell how much time has passed. It does not move with the camera.
+    way = (times_s / LENGTH_S).clip(0, 1)
+    x = np.arange(WIDTH, dtype=np.float32)[None, None, :] - _f32(8 + 112 * way)
+    y = np.arange(HEIGHT, dtype=np.float32)[None, :, None] - _f32(14 - 7 * (1 - (2 * way - 1) ** 2))
+    paint = rgb(240, 244, 255) if scene.place in ("night", "room") else rgb(255, 244, 150)
+    _over(image, np.arange(len(image)), np.sqrt(x * x + y * y) - np.float32(5), paint)
+    return image
 
 
 def place(thing: Thing, times_s: Times) -> tuple[Times, Times, Times]:
-    """Centre x, y and radius of a thing over time, in pixels, before the camera; entry included."""
+    """Return centre x, y and radius of a thing over time, in pixels of the stage, each [F].
+
+    A thing enters from above and leaves upwards.
+    """
     x, y, radius = track(thing, times_s)
     if thing.enters:
         since = times_s - EVENTS_S[thing.enters]
@@ -76,10 +97,11 @@ def place(thing: Thing, times_s: Times) -> tuple[Times, Times, Times]:
 
 
 def track(thing: Thing, times_s: Times) -> tuple[Times, Times, Times]:
-    """What `place` says, as if the thing were there all the time."""
+    """Return what `place` does, as if the thing neither entered nor left."""
+    # Its motion starts when it enters, whenever that is.
     since = times_s - EVENTS_S[thing.enters]
     radius = np.full(len(times_s), _RADIUS[thing.size])
-    x = np.full(len(times_s), 20 + 88 * thing.x)
+    x = np.full(len(times_s), 20 + 88 * thing.x)  # margins keep a thing at rest inside the frame
     y = np.full(len(times_s), 24 + 16 * thing.y)
     fast = thing.pace == "fast"
     turn = 2 * np.pi * (since / (3.5 if fast else 5.5) + thing.phase)
@@ -91,6 +113,8 @@ def track(thing: Thing, times_s: Times) -> tuple[Times, Times, Times]:
         case "orbit":
             x, y = x + 16 * np.cos(turn), 32 + 14 * np.sin(turn)
         case "roll":
+            # It leaves the frame to the right and comes back from the left: 190 is the width of
+            # the frame and 62 pixels out of sight.
             x = (x + (32 if fast else 22) * since + 16) % 190 - 16
         case "grow" | "shrink":
             part = 0.8 * times_s / LENGTH_S
@@ -101,7 +125,7 @@ def track(thing: Thing, times_s: Times) -> tuple[Times, Times, Times]:
 
 
 def present(thing: Thing, times_s: Times) -> NDArray[np.bool_]:
-    """Whether a thing has entered and not yet left; it may still be outside of the frame."""
+    """Return whether a thing has entered and not yet left [F]; it may be outside the frame."""
     there = times_s >= EVENTS_S[thing.enters]
     if thing.leaves:
         there &= times_s < EVENTS_S[thing.leaves] + ENTRY_S
@@ -109,52 +133,53 @@ def present(thing: Thing, times_s: Times) -> NDArray[np.bool_]:
 
 
 def mark_colour(hue: float) -> Array:
-    """The colour of a mark: a pure hue."""
+    """Return the colour of a mark [3]: the hue 0..1 at full saturation and value."""
     away = np.abs((hue * 6 + np.array([0.0, 4, 2])) % 6 - 3)
     return np.asarray((away - 1).clip(0, 1), np.float32)
 
 
 def draw(image: Array, thing: Thing, hue: float, xy: tuple[Array, Array], times_s: Times) -> None:
-    """The thing, and what it hides behind, over the image in place. xy: of `view`."""
+    """Draw a thing, and what it hides behind, into the image [F, H, W, 3] in place.
+
+    xy: position on the stage of each pixel, as `view` returns it.
+    """
     shown = np.flatnonzero(present(thing, times_s))
     if len(shown):
-        cx, cy, radius = (_f32(value) for value in place(thing, times_s))
-        x, y = xy[0][shown] - cx[shown], xy[1][shown] - cy[shown]
-        r = radius[shown]
-        _over(image, shown, OUTLINES[thing.shape](x, y, r), _skin(thing, x, y, times_s[shown]))
-        _over(image, shown, np.sqrt(x * x + y * y) - MARK * r, mark_colour(hue))
-    if thing.motion == "hide":
+        cx, cy, radius = (_f32(value)[shown] for value in place(thing, times_s))
+        x, y = xy[0][shown] - cx, xy[1][shown] - cy
+        # One colour per frame [n, 3], then one per pixel [n, H, W, 3] if there is a texture.
+        paint = np.broadcast_to(COLOURS[thing.colour], (len(shown), 3))
+        if thing.turns:
+            since = times_s[shown] - EVENTS_S[thing.turns]
+            share = _f32((since / TURN_S).clip(0, 1))[:, 0]
+            paint = paint + share * (COLOURS[thing.second] - paint)
+        skin = paint[:, None, None]
+        if thing.texture != "plain":
+            share = pattern(thing.texture, x, y)[..., None]
+            skin = skin + share * (dark(paint) - paint)[:, None, None]
+        _over(image, shown, OUTLINES[thing.shape](x, y, radius), skin)
+        _over(image, shown, np.sqrt(x * x + y * y) - MARK * radius, mark_colour(hue))
+    if thing.motion == "hide":  # the pillar is in front of the thing, and stays when it is away
         _over(image, np.arange(len(image)), pillar(thing, xy), PILLAR)
 
 
 def pillar(thing: Thing, xy: tuple[Array, Array]) -> Array:
-    """Signed distance [F, H, W] to what a thing hides behind."""
-    half = np.float32(_RADIUS[thing.size] + 1)
+    """Return the signed distance [F, H, W] to the pillar that a thing hides behind."""
+    half = np.float32(_RADIUS[thing.size] + 1)  # a little wider than the thing
     across = np.abs(xy[0] - np.float32(20 + 88 * thing.x)) - half
     return np.asarray(np.maximum(across, 8 - xy[1]))
 
 
-def _skin(thing: Thing, x: Array, y: Array, times_s: Times) -> Array:
-    """Colour of each pixel of a thing: its paint over time, under its texture."""
-    paint = np.broadcast_to(COLOURS[thing.colour], (len(times_s), 3))
-    if thing.turns:
-        share = _f32(((times_s - EVENTS_S[thing.turns]) / TURN_S).clip(0, 1))[:, 0]
-        paint = paint + share * (COLOURS[thing.second] - paint)
-    if thing.texture == "plain":
-        return paint[:, None, None]
-    share = pattern(thing.texture, x, y)[..., None]
-    return np.asarray(paint[:, None, None] + share * (dark(paint) - paint)[:, None, None])
-
-
 def dark(paint: Array) -> Array:
-    """The second colour of a texture [..., 3]."""
+    """Return the second colour of a texture [..., 3]."""
+    # Black cannot be darkened, so very dark colours are lightened.
     return np.asarray(
         paint * np.float32(0.55) + (paint.sum(-1, keepdims=True) < 0.5) * np.float32(0.35)
     )
 
 
 def pattern(texture: Texture, x: Array, y: Array) -> Array:
-    """How dark a texture is at these places of a thing, 0..1."""
+    """Return the share of the second colour, 0..1, at positions relative to a thing's centre."""
     if texture == "plain":
         return np.zeros_like(x + y)
     wave = (triangle(y / 9) * 4 - 2).clip(-1, 1)
@@ -169,40 +194,29 @@ def _over(image: Array, shown: NDArray[np.intp], distance: Array, paint: Array) 
     image[shown] += alpha * (paint - image[shown])
 
 
-def _sun(image: Array, scene: Scene, times_s: Times) -> Array:
-    """The sun or moon crosses the sky once: the clock of every scene."""
-    way = (times_s / LENGTH_S).clip(0, 1)
-    x = np.arange(WIDTH, dtype=np.float32)[None, None, :] - _f32(8 + 112 * way)
-    y = np.arange(HEIGHT, dtype=np.float32)[None, :, None] - _f32(14 - 7 * (1 - (2 * way - 1) ** 2))
-    paint = rgb(240, 244, 255) if scene.place in ("night", "room") else rgb(255, 244, 150)
-    _over(image, np.arange(len(image)), np.sqrt(x * x + y * y) - np.float32(5), paint)
-    return image
-
-
 def light(scene: Scene, times_s: Times) -> Array:
-    """Brightness and tint of each frame [F, 1, 1, 3]."""
+    """Return the factors of red, green and blue in each frame [F, 1, 1, 3]."""
     way = {"steady": 0.0 * times_s, "dusk": times_s / LENGTH_S, "dawn": 1 - times_s / LENGTH_S}
     depth = way[scene.light].clip(0, 1)[:, None, None, None]
     return np.asarray(1 - depth * np.array([0.35, 0.55, 0.6]), np.float32)
 
 
 def zoom(scene: Scene, times_s: Times) -> Times:
-    """How much nearer than at rest the camera is, about the middle of the frame."""
+    """Return the magnification of the camera at each time [F], about the middle of the frame."""
     way = (times_s / LENGTH_S).clip(0, 1)
     return {"in": 1 + 0.35 * way, "out": 1.35 - 0.35 * way}.get(scene.camera, 1 + 0 * way)
 
 
-def _pan(scene: Scene, times_s: Times) -> Times:
-    return {"right": 6.0, "left": -6.0}.get(scene.camera, 0.0) * times_s
-
-
 def _f32(values: Times) -> Array:
-    """One number a frame, against pixels [F, 1, 1]."""
+    """Return one number per frame as float32 [F, 1, 1], to combine with pixels."""
     return values.astype(np.float32)[:, None, None]
 
 
 def _star(x: Array, y: Array, r: Array) -> Array:
-    """Five points: the distance to a wedge, folded twice (I. Quilez, 2D distance functions)."""
+    """Return the distance to a star of five points: that to one wedge, after two foldings.
+
+    Source  I. Quilez, 2D distance functions.
+    """
     kx, ky = np.float32(0.809016994), np.float32(-0.587785252)
     x, y = np.abs(x), -y
     fold = 2 * np.maximum(kx * x + ky * y, 0)
@@ -216,6 +230,7 @@ def _star(x: Array, y: Array, r: Array) -> Array:
 
 
 def _cross(x: Array, y: Array, r: Array) -> Array:
+    """Return the distance to a cross: the nearer of two bars."""
     x, y = np.abs(x), np.abs(y)
     wide = np.maximum(x - r, y - r * np.float32(0.36))
     return np.asarray(np.minimum(wide, np.maximum(y - r, x - r * np.float32(0.36))))

@@ -1,4 +1,4 @@
-"""Videos to a table: rates with their intervals, beside what guessing would come to."""
+"""Builds tables of a model's videos: rates by question with intervals, beside those of chance."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Videos:
 
 
 def of_world(first: int, count: int) -> Videos:
-    """The world's own clips of as many seeds, 42 keyframes each."""
+    """Return the world's own clips of `count` seeds, 42 keyframes each."""
     clips = [clip(seed) for seed in range(first, first + count)]
     keyframes = tuple(each.keyframes(range(42)) for each in clips)
     return Videos("the world's own clips", tuple(each.prompt for each in clips), keyframes)
 
 
 def of_run(folder: Path) -> Videos:
-    """The videos of a run.
+    """Return the videos of a run of a model of this world.
 
     Raises  UserError: no run here, no video in it, videos of another size or rate, a damaged file.
     """
@@ -60,7 +60,7 @@ def of_run(folder: Path) -> Videos:
 
 
 def report(videos: Videos, style: str = "text") -> str:
-    """Everything measured of these videos; style `text`, or `md` for Markdown."""
+    """Return all measurements of these videos as `text`, or as Markdown (`md`)."""
     scenes = [interpret(prompt) for prompt in videos.prompts]
     pairs = list(zip(scenes, videos.keyframes, strict=True))
     total = Judged()
@@ -71,7 +71,12 @@ def report(videos: Videos, style: str = "text") -> str:
         curve(true_clip(prompt, i).keyframes(range(len(keyframes))))
         for i, (prompt, keyframes) in enumerate(zip(videos.prompts, videos.keyframes, strict=True))
     ]
-    rows = [*_rates(total, guessed), *collapse(total.curves, truth)]
+    chance = guessed.answers | {q: hue_chance(hues) for q, hues in total.hues.items()}
+    rows = [
+        (question, *rate(total.answers[question]), *share(chance[question]), meaning)
+        for question, meaning in QUESTIONS.items()
+    ]
+    rows += collapse(total.curves, truth)
     off = " / ".join(f"{median(each.off_px):.1f}" for each in (total, guessed))
     notes = [
         f"distance of a thing from its place, median: {off} px (by chance), of "
@@ -84,12 +89,12 @@ def report(videos: Videos, style: str = "text") -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median, nan of nothing."""
+    """Return the median; NaN of no values."""
     return float(np.median(values)) if values else math.nan
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
-    """Lines of a table, as text or Markdown."""
+    """Return a table as text or Markdown (`md`)."""
     if style == "md":
         lines = [columns, ["---"] * len(columns), *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -100,17 +105,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> 
     )
 
 
-def _rates(total: Judged, guessed: Judged) -> list[Row]:
-    """A row a question."""
-    chance = guessed.answers | {q: hue_chance(pairs) for q, pairs in total.hues.items()}
-    return [
-        (question, *rate(total.answers[question]), *share(chance[question]), meaning)
-        for question, meaning in QUESTIONS.items()
-    ]
-
-
 def _by_second(curves: Sequence[Array], truth: Sequence[Array]) -> tuple[Row, list[Row]]:
-    """Means over videos, and over the world's clips of the same prompts, second by second."""
+    """Return the means over videos and over the world's clips, second by second.
+
+    Videos may differ in length: each counts in the seconds that it has.
+    """
     seconds = max(map(len, curves))
     lines = [
         (

@@ -1,4 +1,8 @@
-"""What a scene of the world is made of: the part of a clip that its caption decides."""
+"""Defines the data of a scene, which is the part of a clip that its caption determines.
+
+The order of the values of a facet is the order of columns in the network's rows (`text.py`), so the
+weights that ship depend on it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from harness.small_model.world.words import (
     Texture,
 )
 
-EVENTS_S = (0.0, 3.5, 6.5)  # the beginning, "then", "finally"
+EVENTS_S = (0.0, 3.5, 6.5)  # start of the three parts of a clip: first, "then", "finally"
 MOST = 3  # things in a scene
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -33,10 +37,13 @@ CAMERAS: tuple[Camera, ...] = get_args(Camera)
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. x, y, phase: 0..1, of the stage and of its period.
+    """One object.
 
-    enters, leaves, turns: which of `EVENTS_S` begins it; 0 enters means from the start, 0 leaves or
-    turns means never. second: the colour it turns to.
+    x, y: position on the stage, 0..1.
+    phase: phase of its periodic motion, 0..1.
+    enters, leaves, turns: index in `EVENTS_S` of the time at which it does so. For `enters`, 0
+        means that it is there from the start; for the others, 0 means never.
+    second: the colour that it turns to.
     """
 
     shape: Shape

@@ -1,4 +1,4 @@
-"""The words of the world: what each may be, and in which words people say it."""
+"""Lists the values of every facet of a scene, and the words that mean them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Place = Literal["field", "sea", "city", "room", "desert", "night", "forest", "sn
 Light = Literal["steady", "dusk", "dawn"]
 Camera = Literal["still", "left", "right", "in", "out"]
 
-# Facet -> value -> words. Captions are written with the first line of words (those before the bar);
-# prompts are read with all of them.
+# Facet -> value -> words. Captions use the words before the bar only; prompts are read with all.
+# Shapes have words for many things that the world cannot draw, such as people, so that most prompts
+# of the official suites name a thing.
 SAID: dict[str, dict[str, str]] = {
     "shape": {
         "circle": "circle ball disc | disk sphere wheel coin orb cd planet apple button bubble "
@@ -90,11 +91,13 @@ SAID: dict[str, dict[str, str]] = {
     },
 }
 
-# Words that begin a later event, and what may happen to a thing then.
+# Words that begin the next part of a clip, and verbs for the changes of a thing in it.
 THEN = {"then", "next", "finally", "afterwards", "later", "eventually"}
 TURNS = {"turns", "becomes", "changes"}
 LEAVES = {"leaves", "vanishes", "departs", "exits", "disappears", "away"}
+# Words at which a clause ends: adjectives before them do not belong to the noun after them.
 CLAUSE = {"while", "and", "as", "with", "before", "after", "until", "but"} | THEN
+# Words that say nothing about a scene, so they cannot stand for the thing of a prompt.
 _COMMON = """
 a an the of in on at to from by for its his her their it he she they is are was be that
 this which who into over under near through up down out off against above below around
@@ -105,21 +108,19 @@ COMMON = frozenset(_COMMON.split())
 
 
 def spoken(facet: str, value: str) -> list[str]:
-    """The words captions use for a value."""
+    """Return the words that captions use for a value."""
     return SAID[facet][value].partition("|")[0].split()
 
 
-def _read() -> dict[str, tuple[str, str]]:
-    table: dict[str, tuple[str, str]] = {}
-    for facet, values in SAID.items():
-        for value, words in values.items():
-            for word in words.replace("|", " ").split():
-                table.setdefault(word, (facet, value))
-    return table
-
-
-_MEANS = _read()
-# As written, and what stands in the table instead, where verbs are listed as "rolls".
+# Word -> facet and value. No word is listed twice (a test holds this).
+_MEANS = {
+    word: (facet, value)
+    for facet, values in SAID.items()
+    for value, words in values.items()
+    for word in words.replace("|", " ").split()
+}
+# Ending of a word as written, and the ending that replaces it before the word is looked up. Verbs
+# are listed in the third person ("rolls"), so "rolling" and "roll" become "rolls".
 _ENDINGS = (
     ("ies", "y"),
     ("es", ""),
@@ -132,10 +133,11 @@ _ENDINGS = (
 
 
 def meaning(word: str) -> tuple[str, str] | None:
-    """Facet and value of a lower-case word, its endings aside; None where it means nothing."""
+    """Return facet and value of a lower-case word in any inflection; None if it means nothing."""
     if word in _MEANS:
         return _MEANS[word]
     for ending, instead in _ENDINGS:
+        # A stem of fewer than three letters would match by accident.
         if word.endswith(ending) and len(word) > len(ending) + 2:
             base = word[: len(word) - len(ending)] + instead
             if base in _MEANS:
