@@ -33,6 +33,7 @@ PARTS = (
     "harness.cache.published",
     "harness.sampling.schedule",
     "harness.small_model.codec",
+    "harness.small_model.scenes",
     "harness.small_model.world",
     "methods",
 )

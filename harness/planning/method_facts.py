@@ -7,11 +7,12 @@ quantizers encode a frame of the true size. No attention is computed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from harness.cache.positions import Rope
 from harness.cache.session import layer_of
 from harness.cache.stored_bytes import frame_bytes, tier_bytes
 from harness.cache.token_layer import TokenLayer
-from harness.config.compose import composing, described, method_files
+from harness.config.compose import Composer, composing, described, method_files
 from harness.config.messages import construction_message
 from harness.system.errors import UserError
 from harness.system.notes import noted
+from harness.system.paths import CONF
 
 CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
@@ -83,12 +85,17 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
     Raises  UserError, HydraException, ...: a file cannot be read or built.
     """
     files = method_files(folder)
+    # What Hydra composes from our own files depends on them alone, so it is noted too. A user's
+    # files may read the environment.
+    ours = [path.read_bytes() for path in sorted(CONF.rglob("*.yaml"))]
+    state = hashlib.sha256(b"".join(ours)).hexdigest() if folder is None else None
     with composing(folder) as composer:
         for name in files if names is None else names:
             # Metrics and tracking change no fact, and composing them takes half of the time.
             words = [f"method={name}", "model=self_forcing", "model.window=null"]
             words += ["metrics=[]", "~track"]
-            config = composer.resolved(words)
+            compose = partial(_composed, composer, words)
+            config = noted("composed", [words, state], compose) if state else compose()
             try:
                 yield _facts(name, described(files[name]), config)
             except InstantiationException as error:
@@ -97,7 +104,12 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
                 raise UserError(f"method {name}: {error}") from error
 
 
-def _facts(name: str, description: str, config: dict[str, Any]) -> Facts:
+def _composed(composer: Composer, words: list[str]) -> dict[str, Any]:
+    config = composer.resolved(words)
+    return {part: config[part] for part in ("method", "integration")}
+
+
+def _facts(name: str, description: str, config: Mapping[str, Any]) -> Facts:
     method: Method = instantiate(config["method"])
     integration: Integration = instantiate(config["integration"])
     method.check(TRUE)

@@ -12,6 +12,7 @@ import pytest
 from harness.config import stored
 from harness.config.compose import composing, method_files
 from harness.system.errors import UserError
+from harness.system.paths import CONF
 
 HOSTILE = [
     "os.system",
@@ -129,12 +130,12 @@ def test_everything_that_ships_is_built() -> None:
             config = composer.resolved([f"method={name}"])
             for group in ("method", "model", "attention", "integration"):
                 stored.check(config[group], "results")
-        forcing = composer.resolved(["model=skyreels_tiny", "method=flowcache_cut"])
+        presets = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+        models = [composer.resolved([f"model={name}"])["model"] for name in presets]
+        cut = composer.resolved(["model=skyreels_tiny", "method=flowcache_cut"])["method"]
         published = composer.resolved(["integration=published", "model=self_forcing"])
-    for group in ("model", "method"):
-        stored.check(forcing[group], "results")
-    for group in ("model", "integration"):
-        stored.check(published[group], "results")
+    for settings in (*models, cut, published["model"], published["integration"]):
+        stored.check(settings, "results")
     assert stored.build(published["integration"], "results").name == "published"
 
 

@@ -49,6 +49,7 @@ def test_facts_are_counted_once_per_code_version(
     monkeypatch.setattr(notes, "FOLDER", tmp_path)
     first = fact("rtn_int4")
     monkeypatch.setattr(method_facts, "in_all_layers", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(method_facts, "_composed", lambda *_: pytest.fail("composed again"))
     assert fact("rtn_int4") == first
     (note,) = tmp_path.glob("facts/*.json")
     note.write_text("{")
