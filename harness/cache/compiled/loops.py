@@ -54,6 +54,8 @@ def spread(row, count):
 @njit(inline="always")
 def put_plane(codes, bits, p, scales, zeros, total):
     """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero."""
+    # One bit field of all bytes at a time: it is a run of neighbouring channels (planar packing,
+    # `harness.api.bits`), so the inner loop reads, shifts and writes in order.
     size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
     mask = np.int32((1 << bits) - 1)
     while start < np.uint64(total.size):
@@ -157,6 +159,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     for i in range(3):
         only = only and not outer[i, 0]
     for task in range(first, last):
+        # Frames of a head are neighbouring tasks, as they are neighbours in `out`.
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads
         frame = b, h + first_head, slots[f]
@@ -166,7 +169,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                 widen(half, finish[i], finish_bits[i])
         for p in range(num_planes):
             due[p], rows[p] = 0, 0
-            count, entry = 1 << specs[p, BITS], specs[p, ENTRY]
+            count, entry = 1 << specs[p, BITS], specs[p, ENTRY]  # of the table
             address = start_of(parts[p, TABLE], frame, entry)
             if entry == 2:
                 widen(halves_at(address, count), tables[p], tables_bits[p])
@@ -178,6 +181,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
             at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             for p in range(np.uint64(num_planes)):
                 bits, count = specs[p, BITS], specs[p, COUNT]
+                # Metadata that tokens share are read once, with the first of these tokens.
                 if t == due[p]:
                     row = rows[p]
                     due[p], rows[p] = t + specs[p, EVERY], row + count
@@ -210,6 +214,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                     put_plane(codes, bits, p, scales, zeros, total)
             if only:
                 continue
+            # The later steps, in the order of `KernelLayout`.
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
                 widen(half, room, room_bits)
@@ -295,7 +300,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 at = b * x[1] + h * x[2] + f * x[3] + (start + r) * x[4]
                 if x[5] == 4:
                     held[r] = floats_at(x[0] + 4 * at, width)
-                else:
+                else:  # BF16 is the upper half of FP32
                     brief, row_bits = halves_at(x[0] + 2 * at, width), held_bits[r]
                     for j in range(width):
                         row_bits[j] = np.int32(brief[j]) << 16
@@ -308,6 +313,8 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 each = width // count
                 for above in range(0, num_held, most):
                     below = min(above + most, num_held)
+                    # Extremes of each channel over tokens, or of each group of channels of one
+                    # token.
                     if count == width:
                         row = held[above]
                         for j in range(width):
@@ -338,6 +345,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                         narrow(room, room_bits, scales)
                         for n in range(count):
                             zero[n] = room[n] * offset
+                    # `narrow` has left in `room` the scale as it is stored: codes must fit it.
                     for n in range(count):
                         step[n] = room[n]
                     spread(zero, count)
@@ -350,7 +358,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                             nearest = min(max((row[j] - zero[j]) / scale[j], np.float32(0)), top)
                             code[j] = (nearest + ROUNDER) - ROUNDER
                             chosen[j] = np.int32(code[j])
-                        if p + 1 < num_planes:
+                        if p + 1 < num_planes:  # what is left is for the next plane
                             for j in range(width):
                                 row[j] -= code[j] * step[j] + zero[j]
                         codes = bytes_at(start_of(part[CODES], frame, 1) + (start + r) * size, size)

@@ -54,16 +54,25 @@ class Access:
         Raises  AssertionError: a part that is not contiguous within a frame.
         """
         if form not in packed.prepared:
-            planes = form.planes
+            page, width = packed.page, packed.page[1]
+            parts, specs, offsets, together = [], [], [], 1
+            for x in form.planes:
+                named = x.codes, x.scale, x.zero, x.table, x.scale_table, x.unit
+                parts.append([_part(packed, name) for name in named])
+                group = x.group_in(page)
+                # Numbers in a row of metadata, and tokens that share the row.
+                count, every = (width, group) if x.axis == "tokens" else (width // group, 1)
+                # A table is a part with fp16 numbers, or the layout's own fp32 numbers.
+                entry = 0 if x.table is None else 2 if isinstance(x.table, str) else 4
+                specs.append([x.bits, count, every, entry])
+                # Adding -0.0 changes no number, adding 0.0 changes -0.0.
+                offsets.append(-0.0 if x.table else x.offset)
+                together = math.lcm(together, every)
             outer = form.channel_scale, form.channel_mean, form.token_scale
             centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
-            # Adding -0.0 changes no number, adding 0.0 changes -0.0.
-            offsets = [-0.0 if plane.table else plane.offset for plane in planes]
-            page = packed.page
-            together = math.lcm(*(x.group_in(page) for x in planes if x.axis == "tokens"))
             packed.prepared[form] = cls(
-                np.array([_plane(packed, plane) for plane in planes]),
-                np.array([_spec(plane, page) for plane in planes]),
+                np.array(parts),
+                np.array(specs),
                 np.array(offsets, np.float32),
                 np.array([_part(packed, name) for name in outer]),
                 np.array(centroids, np.int64).reshape(-1, 2, 4),
@@ -163,12 +172,6 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
     in_threads(loop, arguments, tasks, number)
 
 
-def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:
-    """Return the parts of a plane as the loops take them."""
-    named = plane.codes, plane.scale, plane.zero, plane.table, plane.scale_table, plane.unit
-    return [_part(packed, name) for name in named]
-
-
 @cache  # the loops get an address: the numbers must stay
 def _numbers(table: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(table, np.float32)
@@ -183,14 +186,6 @@ def _part(packed: Packed, name: str | tuple[float, ...] | None) -> list[int]:
     part = packed.parts[name]
     assert part[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
     return [part.data_ptr(), *part.stride()[:3]]
-
-
-def _spec(plane: CodePlane, page: tuple[int, int]) -> list[int]:
-    """Return bits, numbers in a row of metadata, tokens that share it, bytes of a table's entry."""
-    entry = 0 if plane.table is None else 2 if isinstance(plane.table, str) else 4
-    group, width = plane.group_in(page), page[1]
-    count, every = (width, group) if plane.axis == "tokens" else (width // group, 1)
-    return [plane.bits, count, every, entry]
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ class Side:
             yield "pooled", self.means
 
     def _decode(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return the tokens of a tier [B, H, N, D], decoded to `dtype`."""
         quantizer, page = self.quantizers[name], self.pages[name]
         self.traffic.decoded(quantizer, page.packed.shape)
         if isinstance(quantizer, Exact):
