@@ -60,7 +60,8 @@ class Once(BasicSweeper):
         demand_own(arguments, self.jobs)
         try:
             return super().sweep(arguments)
-        except HydraException:  # no job has begun: Hydra's own note of the sweep says nothing
+        except HydraException:
+            # No job has begun, so the file that Hydra has written about the sweep is of no use.
             folder = Path(str(OmegaConf.select(self.config, "hydra.sweep.dir")))
             (folder / "multirun.yaml").unlink(missing_ok=True)
             with suppress(OSError):  # other files lie there

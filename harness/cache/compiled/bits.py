@@ -99,7 +99,7 @@ def rounded(number):
     """
     # numba computes with plain integers in 64 bits, which takes twice the time.
     bits = bits_of(number)
-    # Add half of the last place of BF16, one bit less if that place is even: ties go to even.
+    # Add half of BF16's last place, less the smallest bit if that place is even: ties go to even.
     last = (bits >> np.int32(16)) & np.int32(1)
     return (bits + np.int32(0x7FFF) + last) >> np.int32(16)
 

@@ -120,6 +120,8 @@ def decode(
 
 def can_encode(form: KernelLayout, x_BHFTD: Tensor) -> bool:
     """Return whether `encode` serves this layout: whether it knows the fit of every plane."""
+    # The loops find metadata from the extremes of a group alone: torch chooses the codes of tables
+    # and centroids, and the norms of tokens.
     tables = any(plane.table or plane.scale_table for plane in form.planes)
     if tables or form.token_scale or form.centroids:
         return False
