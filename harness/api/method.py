@@ -75,6 +75,7 @@ class Method:
             raise ValueError(f"method.keys={self.keys}: choose model, roped or pre_rope")
         if self.reuse is not None and not isinstance(self.reuse, Reuse):
             raise ValueError(f"method.reuse={self.reuse}: give a Reuse or null")
+        # All tiers and no others: a tier that the policy never uses would be a mistake in the file.
         wanted = set(self.retention.tiers)
         if set(self.tiers) != wanted:
             names = ", ".join(sorted(wanted)) or "none"

@@ -109,7 +109,10 @@ class Reuse(ABC):
             raise ValueError(f"{name}.feature={self.feature}: give a Feature or null")
         if type(self.warmup) is not int or self.warmup < 0:
             raise ValueError(f"{name}.warmup={self.warmup}: give 0 passes or more")
-        if self.rescale is not None and not (self.rescale and all(map(_is_finite, self.rescale))):
+        if self.rescale is not None and not (
+            self.rescale
+            and all(isinstance(c, int | float) and math.isfinite(c) for c in self.rescale)
+        ):
             raise ValueError(
                 f"{name}.rescale={self.rescale}: give the coefficients of a polynomial, highest "
                 "power first, or null"
@@ -178,7 +181,3 @@ class Reuse(ABC):
         num_steps: steps of the chunk, or rows of the window.
         drifts: as in `accumulated`; empty without a feature.
         """
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -68,7 +68,7 @@ class CacheSpec:
     @property
     def bf16_frame_bytes(self) -> int:
         """Bytes of one frame's keys and values over all layers in BF16, batch 1."""
-        # Keys and values, two bytes each.
+        # 2 for keys and values, and 2 bytes for each number.
         return self.num_layers * 2 * self.kv_heads * self.head_dim * 2 * self.tokens_per_frame
 
 
@@ -115,6 +115,7 @@ class Budget:
 
     @property
     def _parsed(self) -> tuple[float, str] | None:
+        """Amount and unit; None for text in another form."""
         found = re.fullmatch(
             r"\s*(\d+(?:\.\d*)?)\s*(tokens|frames|chunks|GiB|x)\s*", str(self.text)
         )

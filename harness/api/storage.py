@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,11 @@ class Packed:
     def nbytes(self) -> int:
         """Bytes of all parts."""
         return sum(part.nbytes for part in self.parts.values())
+
+    @property
+    def nominal_bytes(self) -> int:
+        """Bytes of the values at `bits` each, without metadata, rounded down."""
+        return math.prod(self.shape) * self.bits // 8
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +96,7 @@ class CodePlane:
 
     def group_in(self, page: tuple[int, int]) -> int:
         """Return how many tokens or channels share metadata in pages of (T, D)."""
-        # A group ends with the frame or the head, also if the quantizer allows larger groups.
+        # A group ends with the page or the head, also if the quantizer allows larger groups.
         whole = page[0] if self.axis == "tokens" else page[1]
         return whole if self.group is None else min(self.group, whole)
 

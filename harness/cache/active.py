@@ -26,6 +26,7 @@ class ActiveChunks:
     def store(self, chunk: Chunk, plan: Plan) -> None:
         """Store a chunk's keys, rotated to absolute positions, and its values."""
         sizes = (len(plan.frames), -1)
+        # Absolute positions hold for every later pass, whose window may have moved.
         keys, values = self.context.roped_keys(chunk, plan), chunk.value
         self.held[plan.frames] = (
             Exact().encode(keys.unflatten(2, sizes)),
@@ -60,9 +61,4 @@ class ActiveChunks:
     @property
     def nbytes(self) -> int:
         """Bytes of all entries."""
-        return sum(
-            part.nbytes
-            for pair in self.held.values()
-            for packed in pair
-            for part in packed.parts.values()
-        )
+        return sum(packed.nbytes for pair in self.held.values() for packed in pair)

@@ -22,6 +22,7 @@ def frame_mass(
     """
     num_frames, num_heads = len(plan.frames), chunk.rotated_key.shape[1]
     newest = chunk.rotated_query.unflatten(2, (num_frames, -1))[:, :, -1]
+    # A sample of the queries is enough for a mean, and bounds the logits that are held at once.
     places = torch.linspace(0, newest.shape[2] - 1, min(num_queries, newest.shape[2])).long()
     query = newest[:, :, places.to(newest.device)].float() / newest.shape[3] ** 0.5
     # Group query heads by the head of keys that they share.
@@ -45,11 +46,13 @@ def frame_mass(
 
 def _logits(query_BhOD: Tensor, segment: Segment, heads: slice, num_frames: int) -> Tensor:
     """Return the logits of a segment's tokens by frame [B, h, O, F, T], for O queries."""
+    # A function of its own, so that the decoded keys are freed before the next segment's are made.
     batch, num_heads, _, width = query_BhOD.shape
     k = query_BhOD.new_empty(batch, num_heads, segment.num_tokens, width)
     segment.load_keys(heads, slice(0, len(segment.pages.slots)), k, None)
     logits = torch.einsum("bhod,bhftd->bhoft", query_BhOD, k.unflatten(2, (num_frames, -1)))
     if segment.bias is None:
         return logits
+    # The bias hides frames that the pass does not see.
     hidden: Tensor = segment.bias[:, heads, None].unflatten(3, (num_frames, -1))
     return logits + hidden

@@ -59,6 +59,7 @@ class FrameLayer:
             )
             for name, tier in tiers_of(context.method).items()
         }
+        # Exact tensors need no codes, so these two arenas do without the backend's `write`.
         if context.spec.sink_rate:
             self.arenas[SINK] = Arena(Exact(), Exact(), context.spec.sink)
         self.arenas[POOL] = Arena(Exact(), Exact(), self.policy.max_frames(POOL, context.reach))
@@ -99,8 +100,10 @@ class FrameLayer:
         Raises  ValueError: a placement that is not allowed (`demand_known`), or a new tier for a
                 frame that is already split.
         """
+        # First, because the policy also decides by the new chunk's notes.
         self._observe(self.notes, chunk, plan)
         history = self._history(chunk, plan)
+        # There are no frames to decide over while all belong to a changing sink.
         placements = dict(self.policy.decide(history)) if history.frames else {}
         demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
         # A frame that stays in its tier is not touched: encoding it again would lose precision.
@@ -119,6 +122,7 @@ class FrameLayer:
         dtype = chunk.key.dtype
         moved = self._read([f for f, placement in changed.items() if placement != DROP], dtype)
         self._free_pages(changed)
+        # Frames that the policy does not name: old ones stay, new ones go to KEEP.
         arriving = {**changed, **{f: placements.get(f, KEEP) for f in plan.frames}}
         k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
         k, v = (x.unflatten(2, (len(plan.frames), -1)) for x in (k, chunk.value))
@@ -179,12 +183,14 @@ class FrameLayer:
             kept[frame] = note
 
     def _history(self, chunk: Chunk, plan: Plan) -> History:
+        """Return what the policy decides over: stored frames and the finished chunk."""
         spec = self.context.spec
         end = plan.frames.stop
         frames = sorted({*self.placements, *plan.frames})
         num_sink = sum(self._is_in_sink(f) for f in frames)
         mass: Mapping[int, float] = {}
         if self.policy.queries:
+            # Without pooled frames, over which no policy decides.
             full = [x for name in self.arenas if name != POOL for x in self._placed(name, plan)]
             mass = frame_mass(full, chunk, plan, self.policy.queries)
         return History(
@@ -205,7 +211,14 @@ class FrameLayer:
         return bool(self.context.spec.sink_rate) and frame < self.context.spec.sink
 
     def _mix_into_sink(self, leaving: range) -> None:
-        """Mix the frames that leave the window into the sink, if a whole sink of them leaves."""
+        """Mix the frames that leave the window into the sink, if a whole sink of them leaves.
+
+        Frame i of those that leave goes into frame i of the sink: s = (1 - rate) * s + rate * x.
+
+        Source  Reward Forcing (arXiv 2512.04678).
+        """
+        # Models with such a sink have chunks of its size, so a whole chunk leaves, or nothing while
+        # the window fills.
         spec, arena = self.context.spec, self.arenas[SINK]
         if len(leaving) != spec.sink or not arena.places:
             return
@@ -246,25 +259,24 @@ class FrameLayer:
         """
         for name, arena in self.arenas.items():
             arrivals = [part for source in sources for part in _part_of(name, source, arriving)]
-            if arrivals:
-                # Store all of a tier at once, since an arena needs whole pages of `span` frames.
-                frames, k, v = _in_order(arrivals)
-                arena.store(frames, *(self._pooled(frames, k, v) if name == POOL else (k, v)))
+            if not arrivals:
+                continue
+            # Store all of a tier at once, since an arena needs whole pages of `span` frames.
+            frames, k, v = _in_order(arrivals)
+            if name == POOL:
+                # Keys get their positions before the mean: a mean of tokens has no place in the
+                # frame, so it could not be rotated later. Pooled keys are therefore always stored
+                # roped.
+                if not self.context.roped:
+                    k = self.context.positions.frames(frames).rotate(k)
+                k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
+            arena.store(frames, k, v)
         for frame, placement in arriving.items():
             if isinstance(placement, Split):
                 # Only the two tiers matter from now on: free the positions of the tokens.
                 placement = replace(placement, tokens=placement.tokens.new_empty(0))
             if placement not in (DROP, POOL):
                 self.placements[frame] = placement
-
-    def _pooled(self, frames: Sequence[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool each frame to the mean of its tokens [B, H, F, 1, D]."""
-        # Keys get their positions before the mean: a mean of tokens has no place in the frame, so
-        # it could not be rotated later. Pooled keys are therefore always stored roped.
-        if not self.context.roped:
-            k = self.context.positions.frames(frames).rotate(k)
-        k, v = (x.float().mean(3, keepdim=True).to(x.dtype) for x in (k, v))
-        return k, v
 
 
 def _visible(

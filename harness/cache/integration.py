@@ -134,7 +134,8 @@ class Packed(Integration):
     def check(self, spec: CacheSpec, method: Method) -> None:
         """Raise ValueError if the method does not store whole pages of one size."""
         policy = method.retention
-        # A page holds whole frames of one shape, and its slot is reused by the next page.
+        # Every page of a tier has the same number of tokens, so that the next page may take the
+        # slot of one that was freed.
         if isinstance(policy, FramePolicy) and policy.uneven:
             raise ValueError(
                 f"integration=packed keeps pages of one size, but {type(policy).__name__} splits "

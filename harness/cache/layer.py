@@ -114,7 +114,8 @@ class Context:
     def reach(self) -> int:
         """The most frames within the window that the policy may decide over."""
         window = self.spec.window
-        # A sink that changes belongs to the model; the policy does not decide over it.
+        # A sink that changes belongs to the model; the policy does not decide over it. A sink that
+        # does not change is history like any other.
         own = self.spec.sink if self.spec.sink_rate else 0
         return (self.num_frames if window is None else min(self.num_frames, window)) - own
 
@@ -148,6 +149,7 @@ class Context:
             return None
         # Rotations add up: roped keys need only the offset, un-roped keys the whole position.
         places = moved if roped else tuple(f + m for f, m in zip(frames, moved, strict=True))
+        # Every layer asks for the same few tables, and to make one costs sines and a transfer.
         if (roped, *places) not in self.turns:
             make = self.positions.shifts if roped else self.positions.frames
             self.turns[roped, *places] = make(places)
@@ -176,7 +178,11 @@ def demand_known(
 
 
 class Layer(Protocol):
-    """Interface of the history of one layer."""
+    """Interface of the history of one layer.
+
+    A pass calls `prepare` and `segments`, attends, and then calls `commit` if it stores history,
+    else `observe_noisy`.
+    """
 
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Let the policy act on history before a pass attends to it.

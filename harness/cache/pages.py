@@ -99,6 +99,7 @@ class Arena:
             raise ValueError(f"{len(frames)} frames are no multiple of a page of {self.span}")
         self._pages = None
         k, v = k_BHFTD, v_BHFTD
+        # From here on the third dimension counts pages: [B, H, F / span, span * T, D].
         if self.span > 1:
             k, v = (x.unflatten(2, (-1, self.span)).flatten(3, 4) for x in (k, v))
         groups = [frames[at : at + self.span] for at in range(0, len(frames), self.span)]
@@ -136,6 +137,7 @@ class Arena:
         leaving = [self.places[frame] for frame in frames]
         for slab in self.slabs:
             freed = {slot for of, slot in leaving if of is slab}
+            # In ascending order, so that new pages take neighbouring slots and form one run.
             slab.free = sorted([*slab.free, *freed])
             # All frames of a freed page are gone, not only the given ones.
             gone = [f for f, (of, slot) in self.places.items() if of is slab and slot in freed]
@@ -144,6 +146,7 @@ class Arena:
         # With a capacity the slab is kept: later frames reuse it.
         if self.capacity is None:
             held = [slab for slab, _ in self.places.values()]
+            # By identity: dataclasses compare by value, and tensors have no single truth value.
             self.slabs = [slab for slab in self.slabs if any(slab is each for each in held)]
             self._ledger = None
 

@@ -128,6 +128,7 @@ class HalfTurns:
     ) -> Tensor:
         """Rotate in fp32 and return the dtype of x; see `Table`."""
         turns = self.turns.view(slice(None) if frames is None else frames, heads)
+        # A copy brings along the channels that do not rotate.
         num_pairs, out = turns.shape[-1], x_BHFTD.clone()
         # Both are views of `out`. A pair is one complex number, which a rotation multiplies.
         first = out[..., :num_pairs]
@@ -138,24 +139,26 @@ class HalfTurns:
         return out
 
 
-class Rope:
-    """Rotations for a grid of patches in each frame: the `Positions` of the Wan networks.
+class _Grid:
+    """Rotations of adjacent channel pairs for a grid of patches: pairs of time, row and column.
 
-    The head width D splits into channels of time, row and column: 2 * (D // 6) each for row and
-    column, the rest for time (44, 42, 42 of 128). Adjacent channels (2i, 2i + 1) form a pair that
-    rotates by position * 10000 ** (-2i / width of the axis). Angles are computed in float64 for
-    each request, so positions have no upper limit.
-
-    Source  Wan2.1; see also RoFormer (arXiv 2104.09864).
+    A pair rotates by position * frequency. Angles are computed in float64 for each request, so
+    positions have no upper limit.
     """
 
-    def __init__(self, head_dim: int, grid: tuple[int, int], device: torch.device) -> None:
-        side = 2 * (head_dim // 6)
+    def __init__(
+        self, sides: Sequence[Tensor], time: Tensor, space: Tensor, device: torch.device
+    ) -> None:
+        """Compute the rotations of places in a frame.
+
+        sides: positions of the rows, and of the columns. time, space: frequencies of the pairs of
+        time, and of those of rows and of columns, float64.
+        """
         # Rows and columns rotate in the same way in every frame: compute these rotations once.
-        rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
-        space = [_turns(axis.flatten(), _frequencies(side)) for axis in (rows, columns)]
-        self._space = torch.cat(space, 1).to(device)
-        self._frequencies = _frequencies(head_dim - 2 * side)
+        rows, columns = torch.meshgrid(*sides, indexing="ij")
+        turns = [_turns(axis.flatten(), space) for axis in (rows, columns)]
+        self._space = torch.cat(turns, 1).to(device)
+        self._frequencies = time
         self._device = device
 
     def frames(self, positions: Sequence[int]) -> Turns:
@@ -163,7 +166,7 @@ class Rope:
         return Turns(self._time(positions), self._space)
 
     def shifts(self, offsets: Sequence[int]) -> Turns:
-        """Return rotations that move roped keys by these numbers of frames."""
+        """Return rotations that move rotated keys by these numbers of frames."""
         # Only the time channels depend on the frame, so the same rotation serves every token of a
         # frame, and a pooled token.
         return Turns(self._time(offsets), None)
@@ -179,6 +182,22 @@ class Rope:
         return _turns(torch.tensor([*positions]), self._frequencies).to(self._device)
 
 
+class Rope(_Grid):
+    """Rotations for a grid of patches in each frame: the `Positions` of the Wan networks.
+
+    The head width D splits into channels of time, row and column: 2 * (D // 6) each for row and
+    column, the rest for time (44, 42, 42 of 128). Adjacent channels (2i, 2i + 1) form a pair that
+    rotates by position * 10000 ** (-2i / width of the axis). Positions have no upper limit.
+
+    Source  Wan2.1; see also RoFormer (arXiv 2104.09864).
+    """
+
+    def __init__(self, head_dim: int, grid: tuple[int, int], device: torch.device) -> None:
+        side = 2 * (head_dim // 6)  # channels of rows, and of columns; even, since pairs rotate
+        sides = [torch.arange(n) for n in grid]
+        super().__init__(sides, _frequencies(head_dim - 2 * side), _frequencies(side), device)
+
+
 class BandedRope:
     """Rotations by learned bands, for a grid of patches in each frame: the `Positions` of MAGI-1.
 
@@ -186,7 +205,7 @@ class BandedRope:
     rotates by position * band. With B bands, pair i consists of channels i and i + 3 B; channels
     from 6 B on do not rotate (96 of 128 rotate in MAGI-1). Rows and columns count from the middle
     of the picture, in units in which pictures of every size are as large as one of 256 patches.
-    Angles are computed in float64 for each request, so positions have no upper limit.
+    Positions have no upper limit.
 
     Source  MAGI-1 (arXiv 2505.13211), its released code.
     Raises  ValueError: a grid with a side of one patch, whose unit is undefined.
@@ -202,36 +221,26 @@ class BandedRope:
                 f"a grid of {grid[0]} x {grid[1]} patches has no unit of position: choose "
                 "model.latent_size with both sides from 4 on"
             )
-        self._bands = bands.detach().double().cpu()
-        scale = math.sqrt(grid[0] * grid[1] / 256)
+        scale = math.sqrt(grid[0] * grid[1] / 256)  # sides of the picture, in those of 16 x 16
         sides = [
             (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * (n / scale - 1) / (n - 1)
             for n in grid
         ]
-        rows, columns = torch.meshgrid(*sides, indexing="ij")
-        space = [_turns(axis.flatten(), self._bands) for axis in (rows, columns)]
-        self._space = torch.cat(space, 1).to(device)
-        self._device = device
+        frequencies = bands.detach().double().cpu()
+        self._adjacent = _Grid(sides, frequencies, frequencies, device)
+        self._pairs = 3 * len(bands)
 
     def frames(self, positions: Sequence[int]) -> HalfTurns:
         """Return rotations of whole frames at these time positions."""
-        return self._halves(Turns(self._time(positions), self._space))
+        return HalfTurns(self._adjacent.frames(positions), self._pairs)
 
     def shifts(self, offsets: Sequence[int]) -> HalfTurns:
         """Return rotations that move rotated keys by these numbers of frames."""
-        return self._halves(Turns(self._time(offsets), None))
+        return HalfTurns(self._adjacent.shifts(offsets), self._pairs)
 
     def tokens(self, times_BHN: Tensor, place_BHN: Tensor | None, farthest: int) -> HalfTurns:
         """Return rotations of single tokens; see `Positions`."""
-        time = self._time(range(-farthest, farthest + 1))
-        space = None if place_BHN is None else self._space
-        return self._halves(TokenTurns(time, times_BHN + farthest, space, place_BHN))
-
-    def _time(self, positions: Sequence[int]) -> Tensor:
-        return _turns(torch.tensor([*positions]), self._bands).to(self._device)
-
-    def _halves(self, turns: Turns | TokenTurns) -> HalfTurns:
-        return HalfTurns(turns, 3 * len(self._bands))
+        return HalfTurns(self._adjacent.tokens(times_BHN, place_BHN, farthest), self._pairs)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Session:
         num_layers = self.spec.num_layers
         self._layers: list[Layer] = [layer_of(self._context, i) for i in range(num_layers)]
         self._active: list[ActiveChunks] = [ActiveChunks(self._context) for _ in range(num_layers)]
-        self._scratch = Scratch()
+        self._scratch = Scratch()  # a new one, so that the old buffer is freed with the history
         self._end = 0  # frames of the video so far, the current chunk included
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
@@ -88,6 +88,7 @@ class Session:
         # The window moves by the oldest chunk of a pass only: a joint pass covers more chunks, but
         # they are stored in later passes.
         end, window = min(frames.stop, frames.start + self.spec.chunk_frames), self.spec.window
+        # Only the first pass of a chunk moves the window; later ones find it where it is.
         if end > self._end:
             self._end = end
             if window is not None:
@@ -104,6 +105,7 @@ class Session:
         shift = 0
         if self.spec.positions == "relative" and window is not None:
             shift = max(0, self._end - window)
+        # Queries and keys of the chunk share one table: all of its layers use it.
         turns = self._context.positions.frames([f - shift for f in frames])
         if self.spec.positions != "anchored" or window is None:
             return Plan(frames, stores, shift, turns, sees=sees)
@@ -128,7 +130,7 @@ class Session:
         # Check numbers in passes that store history only: each chunk has one, so all are checked.
         if plan.stores == "history":
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
-            self._scratch.finite = []
+            self._scratch.finite = []  # asks the backend to check what it decodes, too
         q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         active = self._active[layer]
         # Before the history is read: a policy may choose tokens by the queries of this pass.
@@ -143,7 +145,7 @@ class Session:
             end += query.shape[2]
             own = k[:, :, :end], v_BHTD[:, :, :end]
             parts.append(attend_grouped(self._backend, query, *own, seen, self._scratch))
-            self.traffic.attended(seen)
+            self.traffic.attended(seen)  # each call decodes the history
             self.arithmetic.attended(own[0], seen, query.shape[2])
         out = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
         if self._scratch.finite is not None:
@@ -156,6 +158,7 @@ class Session:
             active.free(plan.frames)
             store.commit(chunk, plan)
             return out
+        # A noisy pass leaves the history as it is.
         store.observe_noisy(chunk, plan)
         if plan.stores == "active":
             active.store(chunk, plan)
@@ -245,9 +248,12 @@ def anchored(spec: CacheSpec, frames: range, commit: bool) -> tuple[int, range]:
     Source  Rolling Forcing (arXiv 2509.25161).
     """
     assert spec.window is not None
+    # The window counts the frames to keep; a pass attends to fewer (24 and 21 in the released
+    # model), its own frames and the sink included.
     reach = spec.window - spec.sink
     if commit:
         return 0, range(max(0, frames.stop - reach))
+    # Negative while the video is shorter than the sink, or if the pass alone fills the window.
     shown = max(0, min(frames.start - spec.sink, reach - spec.sink - len(frames)))
     first = max(spec.sink, frames.start - shown)
     return first - spec.sink, range(spec.sink, first)

@@ -48,6 +48,7 @@ class StoredTokens:
         return StoredTokens(key, value, self.origin.gather(2, index_BHK), *rest)
 
     def _filled(self, number: float) -> Tensor:
+        """Return the same number for every token [B, H, N] fp32."""
         return torch.full_like(self.origin, number, dtype=torch.float32)
 
     @property
@@ -122,7 +123,7 @@ class TokenLayer:
         if self.policy.trigger == "new_chunk" and chunk.rotated_query.shape[2]:
             query = chunk.rotated_query
             first = query.shape[2] - self.policy.num_queries(self.context.spec)
-            # A copy: a view would keep the queries of the whole chunk.
+            # The newest queries come last. A copy: a view would keep those of the whole chunk.
             self.newest = query[:, :, first:].clone(), plan.frames.start, plan.shift
 
     def commit(self, chunk: Chunk, plan: Plan) -> None:
@@ -130,10 +131,11 @@ class TokenLayer:
 
         A policy with another trigger than `commit` chooses later: the chunk is stored whole.
         """
-        self.observe_noisy(chunk, plan)
+        self.observe_noisy(chunk, plan)  # the newest pass before the next chunk may be this one
         k = self.context.roped_keys(chunk, plan) if self.context.roped else chunk.key
         # Evict before the chunk is encoded, so that both are never allocated together.
         self._evict_unreachable(plan)
+        # [:, :, None] adds the dimension of pages: all tokens of a layer lie in one.
         key = self.context.encode(self.context.method.key, k[:, :, None])
         value = self.context.encode(self.context.method.value, chunk.value[:, :, None])
         first = plan.frames.start * self.context.spec.tokens_per_frame
@@ -213,10 +215,8 @@ class TokenLayer:
     @property
     def nominal_bytes(self) -> int:
         """Bytes of keys and values without metadata, at the nominal bits per value."""
-        if self.held is None:
-            return 0
-        packed = self.held.key, self.held.value
-        return sum(torch.Size(x.shape).numel() * x.bits // 8 for x in packed)
+        held = self.held
+        return 0 if held is None else held.key.nominal_bytes + held.value.nominal_bytes
 
     @property
     def num_frames_held(self) -> float:
@@ -249,6 +249,7 @@ class TokenLayer:
         """
         context, num_new = self.context, 0 if new is None else new[0].shape[2]
         frame, place = self._frame_and_place(both.origin)
+        # Old tokens first, then new ones, as in `_join`.
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         times = frame
         if self.held is not None:

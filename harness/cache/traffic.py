@@ -50,6 +50,7 @@ class Traffic:
             ):
                 if isinstance(quantizer, Exact):
                     continue
+                # The part spans the whole slab, free slots included: count the pages read.
                 batch, heads, _, tokens, width = part.shape
                 num_tokens = len(segment.pages.slots) * tokens
                 self.decoded(quantizer, (batch, heads, num_tokens, width))

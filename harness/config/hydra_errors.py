@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -42,11 +43,13 @@ def demand_choices(words: Iterable[str]) -> None:
     Raises  UserError: a group has another value. HydraException: the setting cannot be parsed.
     """
     for word in words:
+        # The group alone: without Hydra's signs, and without the package after the @.
         name = word.partition("=")[0].lstrip("+").partition("@")[0]
         if not name:
             raise UserError(_word_message(word))
         if "=" not in word or word.startswith("~") or not (CONF / name).is_dir():
             continue
+        # The values of a sweep are checked when its jobs are composed.
         (override,) = OverridesParser.create().parse_overrides([word])
         value = None if override.is_sweep_override() else override.value()
         named = value if isinstance(value, list) and value else [value]
@@ -109,18 +112,12 @@ def _word_message(word: str) -> str:
     for quote in "'\"":
         if value.replace(f"\\{quote}", "").count(quote) % 2:
             return f"{word!r} has a quote {quote} without the other: give both"
-    quoted = f"{name}='{value}'"
-    if "'" not in value and _can_read(quoted):
-        return f'{word} cannot be read without quotes: type "{quoted}"'
+    if "'" not in value:
+        quoted = f"{name}='{value}'"
+        with suppress(HydraException):
+            OverridesParser.create().parse_override(quoted)
+            return f'{word} cannot be read without quotes: type "{quoted}"'
     return f"{word!r} cannot be read: give {SETTING}, texts in quotes"
-
-
-def _can_read(word: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(word)
-    except HydraException:
-        return False
-    return True
 
 
 def _choice_message(error: MissingConfigException) -> str:

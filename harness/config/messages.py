@@ -29,22 +29,20 @@ def construction_message(error: InstantiationException) -> str:
     # Hydra wraps the constructor's exception, or reports that the class does not exist.
     missing = re.search(r"Error locating target '([^']*)'", str(error))
     if missing:
+        # The innermost error says which import failed, if the module is there but cannot be read.
+        cause: BaseException = error
+        while (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner
+        why = ""
+        if cause is not error and isinstance(cause, Exception):
+            why = f" ({first_line(cause)})"
         return (
             f"there is no class {missing[1]}: its module must lie in this folder, in that of "
-            f"--config-dir or on PYTHONPATH, and import without error{_cause(error)}"
+            f"--config-dir or on PYTHONPATH, and import without error{why}"
         )
-    known = isinstance(error.__cause__, (UserError, ValueError))
-    return " ".join(str(error.__cause__ if known else error).split())
-
-
-def _cause(error: InstantiationException) -> str:
-    """Return the original import error, if it is more specific than "no such class"."""
-    cause: BaseException | None = error
-    while cause is not None and (cause.__cause__ or cause.__context__) is not None:
-        cause = cause.__cause__ or cause.__context__
-    if cause is error or not isinstance(cause, Exception):
-        return ""
-    return f" ({first_line(cause)})"
+    # These two were written for the user; the rest of Hydra's text would only hide them.
+    is_ours = isinstance(error.__cause__, (UserError, ValueError))
+    return " ".join(str(error.__cause__ if is_ours else error).split())
 
 
 def complain(error: Exception) -> None:

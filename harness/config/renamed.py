@@ -81,6 +81,7 @@ def with_target(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _renamed(name: str, value: Any) -> Any:
+    """Return the value of the setting `name`, with new names at any depth."""
     if isinstance(value, Mapping):
         return with_new_names(value)
     if isinstance(value, list):

@@ -77,6 +77,7 @@ def requested_runs(config: DictConfig) -> tuple[Run, Run]:
         settings=" ".join(of_model + as_reference),
         **shared,
     )
+    # A BF16 run is its own reference; its id is known only now.
     reference = replace(reference, reference_id=reference.run_id)
     run = Run(
         method_name=choices["method"],

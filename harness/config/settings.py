@@ -25,6 +25,7 @@ from harness.system.typed import TARGET, demand, demand_fields, demand_known, sh
 BUILT = {"model": "small", "method": "bf16", "attention": "auto", "integration": "packed"}
 KNOWN = (*BUILT, "suite", "metrics", "track", "reference", "judge", "rerun", "results_dir",
          "data_dir", "run")  # fmt: skip
+# Far above any useful value, to refuse slips of the keyboard.
 MOST_RERUNS = 10**9
 MOST_FPS = 1000
 MOST_CHUNK_FRAMES = 10_000
@@ -103,6 +104,7 @@ def execution(settings: Any) -> Execution:
 
 
 def _demand_group(name: str, value: Any) -> None:
+    """Raise UserError if a config group is missing or holds something other than settings."""
     if isinstance(value, Mapping):
         return
     if name == "run":
@@ -121,6 +123,7 @@ def _demand_group(name: str, value: Any) -> None:
 
 
 def _check_metrics(metrics: Any) -> None:
+    """Raise UserError unless each metric names the class to build."""
     if metrics is not None and not isinstance(metrics, Mapping):
         raise UserError(f"metrics={shown(metrics)}: give names in brackets, as metrics=[psnr,ssim]")
     for name, each in (metrics or {}).items():
@@ -133,6 +136,7 @@ def _check_metrics(metrics: Any) -> None:
 
 
 def _demand_count(name: str, value: Any, least: int, most: int) -> None:
+    """Raise UserError unless a value is a whole number from `least` to `most`."""
     if type(value) is not int or not least <= value <= most:
         kind = "a positive whole number" if least else "a whole number, 0 for none"
         raise UserError(f"{name}={shown(value)}: give {kind}, at most {most}")

@@ -19,6 +19,7 @@ def read_by(config: Mapping[str, Any], known: Iterable[Entry], folder: Path) -> 
     config: the resolved configuration. folder: the data folder, base of relative paths.
     """
     top = _absolute(folder / weights.FOLDER)
+    # Any text may be a path. Only those below the folder of weights are.
     named = {_absolute(folder / word) for word in _words(config)}
     named = {place for place in named if top in place.parents}
     return [

@@ -39,6 +39,7 @@ class Bar(Shown):
             self._next_line = now + LINE_S
         said = progress(nbytes, total, nbytes - self._start[1], now - self._start[0])
         self._bar.update(self._task, completed=nbytes, total=total, said=said)
+        # Without a terminal there is no bar, so that a log file gets a line now and then.
         if self._bar.disable and now >= self._next_line:
             self._next_line = now + LINE_S
             self.say(f"{self._name}: {said}")

@@ -64,6 +64,7 @@ def exit_with(main: Callable[[], int]) -> None:
     """
     raw, _ = lasting_streams()
     try:
+        # Fails in a folder that was removed, before a library does with a message of its own.
         os.getcwd()
         with plain_streams():
             code = main()

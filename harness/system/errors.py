@@ -52,6 +52,7 @@ def last_frame(error: BaseException) -> str:
 def cause_of(error: BaseException) -> Cause:
     """Classify an error: `oom` for lack of memory, `numerics` for `NotFinite`, else `error`."""
     # The chain of causes counts too: libraries wrap out-of-memory errors in errors of their own.
+    # A chain can be a circle, if an error is raised from one that it caused.
     seen: list[BaseException] = []
     at: BaseException | None = error
     while at is not None and at not in seen:

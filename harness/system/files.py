@@ -143,7 +143,7 @@ def is_dead(unfinished: Path) -> bool:
     if writer is None:
         return False
     try:
-        os.kill(int(writer[1]), 0)
+        os.kill(int(writer[1]), 0)  # sends no signal, only asks whether the process is there
     except PermissionError:  # the process of another user, so it is alive
         return False
     except (ProcessLookupError, OverflowError):

@@ -129,4 +129,5 @@ def checked(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _digest(pages: bytes, footer: bytes) -> bytes:
+    """Return the SHA-256 of the file's bytes without MARK and the digest itself."""
     return hashlib.sha256(pages + footer).digest()

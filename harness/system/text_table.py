@@ -64,6 +64,7 @@ class Grid:
         from rich.console import Console
 
         page = io.StringIO()
+        # The width of the table, whatever terminal there is: `_print` widens the console to it.
         self._print(Console(file=page, width=1, markup=False))
         return page.getvalue()
 
@@ -161,10 +162,12 @@ def escaped(text: str) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
+    """Return cells as a row of a LaTeX table."""
     text = " & ".join(map(escaped, cells))
     # At the start of a line a bracket would be an argument of the line break before it.
     return ("{}" if text.startswith(("[", "*")) else "") + text + r" \\"
 
 
 def _piped(cells: Sequence[str]) -> list[str]:
+    """Return cells for Markdown, where a bare | would end the cell."""
     return [cell.replace("|", "\\|") for cell in cells]

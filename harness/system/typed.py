@@ -65,6 +65,7 @@ def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number that fits a float, and no bool."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
@@ -157,6 +158,7 @@ def build(name: str, config: Any, *kinds: type) -> Any:
 
 
 def _check_call(name: str, config: Mapping[Any, Any]) -> None:
+    """Check the settings of one object against the parameters of its class."""
     target = config[TARGET]
     if not isinstance(target, str) or not target:
         raise UserError(f"{name}.{TARGET}={shown(target)}: give a class as module.Class")
@@ -168,6 +170,7 @@ def _check_call(name: str, config: Mapping[Any, Any]) -> None:
         hints = typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
     except Exception:  # noqa: BLE001  an import may raise anything; building reports it
         return
+    # A class that takes **kwargs names its settings nowhere.
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     known = [each.name for each in parameters.values() if each.kind is not each.VAR_KEYWORD]
     given = [key for key in config if key not in OF_HYDRA]
@@ -179,6 +182,7 @@ def _check_call(name: str, config: Mapping[Any, Any]) -> None:
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
         and each.default is each.empty
     ]
+    # Positional arguments may stand for any of the needed ones.
     missing = [] if "_args_" in config else [each for each in needed if each not in config]
     if missing:
         raise UserError(f"{name} lacks {', '.join(missing)}: type +{name}.{missing[0]}=<value>")

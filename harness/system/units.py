@@ -9,6 +9,7 @@ def size(nbytes: float | None) -> str:
     """Format bytes as GiB, MiB or B; "?" for None."""
     if nbytes is None:
         return "?"
+    # Two decimals would show fewer bytes as 0.00 MiB.
     if 0 < nbytes < MIB / 100:
         return f"{nbytes:.0f} B"
     return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB / 10 else f"{nbytes / MIB:.2f} MiB"

@@ -67,7 +67,7 @@ def searchpath(folder: Path | None) -> list[str]:
     """
     if folder is None:
         return []
-    escaped = str(checked(folder.absolute())).replace("'", r"\'")
+    escaped = str(checked(folder.absolute())).replace("'", r"\'")  # for Hydra's grammar
     return [f"hydra.searchpath=['file://{escaped}']"]
 
 

@@ -21,7 +21,14 @@ def code_version() -> str:
     """
     state = git_state()
     commit = str(state["commit"] or "")[:8]
-    return commit if commit and not state["dirty"] else "+".join(filter(None, (commit, _digest())))
+    if commit and not state["dirty"]:
+        return commit
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            # With its name: a file that only moves can change what runs, too.
+            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return "+".join(filter(None, (commit, digest.hexdigest()[:8])))
 
 
 def git_state() -> dict[str, Any]:
@@ -42,14 +49,6 @@ def package_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _digest() -> str:
-    digest = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def _git(*words: str) -> str:

@@ -1,8 +1,8 @@
-"""Hydra's own sweeper, with fast repeats of a sweep and with lists of single jobs.
+"""A sweeper that composes each job once, and that also takes lists of single jobs.
 
-Hydra composes all jobs before the first starts, so that a misspelt name in the last one is found
-at once, throws the result away, composes each again to run it, and reads every file anew each time.
-For jobs that only find that they are done, that is most of their time.
+Hydra's own sweeper composes all jobs before the first starts, so that a misspelt name in the last
+one is found at once. It then discards them, composes each again to run it, and reads every file
+again each time. For jobs that only find that they are done, this is most of their time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+# Hydra has no public name for its own launcher and sweeper; the version is pinned below 1.4.
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,11 +31,11 @@ MOST_JOBS = 100_000
 
 
 class Once(BasicSweeper):
-    """Reads every file once, and keeps what the check of a batch has composed for its jobs.
+    """Reads every file once, and runs the jobs as the check of their batch has composed them.
 
     params: values by setting; the jobs are all combinations.
-    jobs: settings of single jobs, as one types them; each is combined with the others. For sweeps
-        whose settings belong together, as the rows of a paper do.
+    jobs: settings of single jobs, as typed on a command line, each combined with all of `params`.
+        For sweeps whose settings belong together, such as the rows of a paper.
     """
 
     def __init__(
@@ -47,17 +48,20 @@ class Once(BasicSweeper):
         self.jobs = [shlex.split(words) for words in jobs or ()]
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs.
+        """Run the jobs of the sweep, and return what the launcher returns of them.
 
-        Raises  UserError: there are none, or more than anybody can mean. HydraException: a word
-                cannot be read.
+        arguments: the words of the command line.
+
+        Raises  UserError: there are no jobs, or more than MOST_JOBS. HydraException: a word cannot
+                be parsed.
         """
         assert self.hydra_context is not None and self.config is not None
         demand_jobs(arguments, self.hydra_context.config_loader)
         demand_own(arguments, self.jobs)
         try:
             return super().sweep(arguments)
-        except HydraException:  # no job has begun: Hydra's own note of the sweep says nothing
+        except HydraException:
+            # No job has begun, so the file that Hydra has written about the sweep is of no use.
             folder = Path(str(OmegaConf.select(self.config, "hydra.sweep.dir")))
             (folder / "multirun.yaml").unlink(missing_ok=True)
             with suppress(OSError):  # other files lie there
@@ -81,19 +85,23 @@ class Once(BasicSweeper):
         assert self.hydra_context is not None and self.config is not None
         loader: Any = self.hydra_context.config_loader
         read_once(loader)
+        # The method of the class: after the first batch, the loader has `once` in its place.
         compose: Callable[..., DictConfig] = type(loader).load_sweep_config
         composed = {tuple(job): compose(loader, self.config, list(job)) for job in batch}
 
         def once(master: DictConfig, job: list[str]) -> DictConfig:
+            # Each is given away once, because Hydra changes the configuration of a job that runs.
             return composed.pop(tuple(job), None) or compose(loader, master, job)
 
+        # The launcher composes a job by this method just before it runs the job.
         loader.load_sweep_config = once
 
 
 def demand_jobs(words: Sequence[str], loader: ConfigLoader) -> None:
-    """Refuse words of a sweep that give no job, or more than anybody can mean.
+    """Check that the words of a sweep give at least one job, and at most MOST_JOBS.
 
-    Raises  UserError: the word. HydraException: it cannot be read.
+    Raises  UserError: they do not; the message names the word. HydraException: a word cannot be
+            parsed.
     """
     numbers = []
     for override in OverridesParser.create(loader).parse_overrides(list(words)):
@@ -101,7 +109,17 @@ def demand_jobs(words: Sequence[str], loader: ConfigLoader) -> None:
             continue
         if override.is_interval_sweep():
             raise UserError(f"{override.input_line}: give a list, as 1,2,3, or range(1,4)")
-        numbers.append(_num_values(override))
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            # From its bounds: a range may be longer than anybody can wait for.
+            step = float(value.step or math.nan)
+            steps = (float(value.stop or 0) - float(value.start or 0)) / step
+            if not math.isfinite(steps):
+                raise UserError(f"{override.input_line}: give a range whose step is not 0")
+            numbers.append(max(0, math.ceil(steps)))
+        else:
+            # One more than is allowed is enough to refuse them.
+            numbers.append(sum(1 for _ in islice(override.sweep_iterator(), MOST_JOBS + 1)))
         if not numbers[-1]:
             raise UserError(f"{override.input_line} is no job at all: give values, as 1,2,3")
     if math.prod(numbers) > MOST_JOBS:
@@ -109,9 +127,9 @@ def demand_jobs(words: Sequence[str], loader: ConfigLoader) -> None:
 
 
 def demand_own(words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
-    """Refuse words of a sweep that its listed jobs set themselves.
+    """Check that no word of a sweep gives a setting that one of its listed jobs gives too.
 
-    Raises  UserError: the word.
+    Raises  UserError: a word does; the message names it.
     """
     listed = {word.partition("=")[0]: job for job in jobs for word in job}
     for word in words:
@@ -121,14 +139,3 @@ def demand_own(words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
                 "the word out, or run one job alone: python -m harness, the experiment's model and "
                 f"suite, and for example {shlex.join(job)}"
             )
-
-
-def _num_values(override: Override) -> int:
-    """How many values a word sweeps over; no more than just too many are counted."""
-    value = override.value()
-    if isinstance(value, RangeSweep):
-        steps = (float(value.stop or 0) - float(value.start or 0)) / float(value.step or math.nan)
-        if not math.isfinite(steps):
-            raise UserError(f"{override.input_line}: give a range whose step is not 0")
-        return max(0, math.ceil(steps))
-    return sum(1 for _ in islice(override.sweep_iterator(), MOST_JOBS + 1))

@@ -37,6 +37,7 @@ class Affine(Grouped):
         """
         if self.clamp_zero:
             return {name: x.clamp_max(FP16_MAX).half() for name, x in self._clamped(low, high)}
+        # Measure from the rounded zero, which decoding adds, so that the top level reaches `high`.
         zero = low.clamp(-FP16_MAX, FP16_MAX).half()
         scale = (high - zero.float()) / (2**self.bits - 1)
         # If fp16 rounded the step to 0, the whole group would decode to its minimum.

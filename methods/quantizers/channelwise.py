@@ -102,6 +102,7 @@ class ChannelScaled(Channelwise):
     def remove(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Divide by the channel scales."""
         # Divide by the fp16 scale that is stored: its rounding error then cancels when decoding.
+        # 2**-14 is the smallest normal fp16: smaller scales have fewer bits, and 0 would divide.
         scale = x_BHFTD.square().mean(3).sqrt().clamp(2**-14, FP16_MAX).half()
         return x_BHFTD / scale.float()[:, :, :, None], {"channel_scale": scale}
 

@@ -58,6 +58,7 @@ class Clustered(Quantizer):
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Cluster the tokens, then encode their differences from the centroids."""
+        # Centroids are stored in fp16, so their tokens must lie in its range.
         x = x_BHFTD.float().clamp(-FP16_MAX, FP16_MAX)
         count = min(self.centroids, x.shape[3] // self.tokens_each)
         centroids, nearest = cluster(x.flatten(0, 2), count, self.iterations)

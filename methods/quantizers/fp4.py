@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
 from methods.quantizers.grouped import staged
-from methods.quantizers.levels import by_code, look_up
+from methods.quantizers.levels import by_code, look_up, on_device
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST = MAGNITUDES[-1]
@@ -58,13 +57,14 @@ class FP4(Quantizer):
         """Round to the nearest E2M1 number; ties go to even, large values saturate."""
         blocks = x_BHFTD.float().unflatten(-1, (-1, self.block))
         parts = self.scales(blocks.abs().amax(-1))
+        # A block of zeros has a scale of 0, which must not divide.
         scaled = blocks / self.scale(parts).clamp_min(1e-38)[..., None]
         codes = pack(nearest_e2m1(scaled).flatten(-2), 4)
         return Packed({"codes": codes, **parts}, 4, (x_BHFTD.shape[3], x_BHFTD.shape[4]))
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Look the numbers up and multiply them by the scale of their block."""
-        numbers = _numbers(packed.device)
+        numbers = on_device(E2M1, packed.device)
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], 4, numbers, x)
             blocks = x.unflatten(-1, (-1, self.block))
@@ -126,6 +126,8 @@ class NVFP4(FP4):
 
     def scales(self, largest: Tensor) -> dict[str, Tensor]:
         """Return the E4M3 scale of each block and the fp32 unit of each head and frame."""
+        # The unit makes the largest scale of a head and frame the largest E4M3 number. Without it,
+        # scales below 2**-10 would become 0.
         top = torch.finfo(E4M3).max
         unit = largest.amax((-1, -2)) / (LARGEST * top)
         scale = largest / LARGEST / unit.clamp_min(1e-38)[..., None, None]
@@ -139,12 +141,6 @@ class NVFP4(FP4):
         """Describe the codes, their scales in E4M3, and the unit."""
         scales = by_code(E4M3)
         return CodePlane(4, self.block, "channels", scale_table=scales, unit="unit", table=E2M1)
-
-
-@cache
-def _numbers(device: torch.device) -> Tensor:
-    # Cached, since a copy to a GPU waits for it.
-    return torch.tensor(E2M1, device=device)
 
 
 def nearest_e2m1(x: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ class Grouped(Quantizer):
         name = type(self).__name__
         size = spec.tokens_per_frame if self.axis == "tokens" else spec.head_dim
         thing = "tokens of a frame" if self.axis == "tokens" else "channels of a head"
+        # Tokens may have a short last group; channels may not, but one group may be the whole head.
         fits = self.axis == "tokens" or self.group >= size
         ragged = self.short_tail and fits
         if size % self.group and not ragged:

@@ -27,13 +27,16 @@ def cluster(tokens_PTD: Tensor, count: int, iterations: int) -> tuple[Tensor, Te
 
 
 def _cluster(x: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
+    """Return what `cluster` returns, for as many sets as one matrix of distances may hold."""
     num_tokens = x.shape[1]
+    # Start from the tokens in the middles of `count` equal parts.
     spaced = (torch.arange(count, device=x.device) * 2 + 1) * num_tokens // (2 * count)
     centroids = x[:, spaced]
     for _ in range(iterations):
         closeness = _closeness(x, centroids)
         nearest = closeness.argmax(-1, keepdim=True)
-        # Sum with a product of zeros and ones: a scattered sum on a GPU adds in any order.
+        # Sum with a product of zeros and ones: a scattered sum on a GPU adds in any order. The
+        # matrix takes over the memory of the distances.
         member = closeness.zero_().scatter_(2, nearest, 1)
         number = member.sum(1)[..., None]
         centroids = torch.where(number > 0, member.mT @ x / number.clamp_min(1), centroids)
@@ -44,4 +47,5 @@ def _cluster(x: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
 
 def _closeness(x: Tensor, centroids: Tensor) -> Tensor:
     """Return minus half the squared distance, plus a constant per token [P, T, C]."""
+    # |x - c|^2 = |x|^2 - 2 x c + |c|^2: the first term is the same for all centroids of a token.
     return torch.baddbmm(centroids.square().sum(-1)[:, None], x, centroids.mT, beta=-0.5)

@@ -14,6 +14,13 @@ def by_code(dtype: torch.dtype) -> tuple[float, ...]:
     return tuple(torch.arange(256, dtype=torch.uint8).view(dtype).float().tolist())
 
 
+@cache
+def on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers as a tensor [K] fp32, the same one each time."""
+    # Attention asks for it in every pass and layer, and a copy to a GPU waits for it.
+    return torch.tensor(numbers, device=device)
+
+
 def nearest(x_BHFTD: Tensor, levels: Tensor) -> Tensor:
     """Return the codes [B, H, F, T, D] uint8 of the nearest levels; midpoints take the lower one.
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
 from methods.quantizers.grouped import staged
-from methods.quantizers.levels import look_up, nearest
+from methods.quantizers.levels import look_up, nearest, on_device
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,14 @@ class LloydMax(Quantizer):
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Store the code of the level nearest to each value."""
-        codes = nearest(x_BHFTD.float(), _levels(2**self.bits, x_BHFTD.device))
+        levels = on_device(normal_levels(2**self.bits), x_BHFTD.device)
+        codes = nearest(x_BHFTD.float(), levels)
         page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
         return Packed({"codes": pack(codes, self.bits)}, self.bits, page)
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Look the levels up."""
-        levels = _levels(2**self.bits, packed.device)
+        levels = on_device(normal_levels(2**self.bits), packed.device)
         for tile, x in staged(packed, out_BHFTD):
             look_up(tile.parts["codes"], self.bits, levels, x)
 
@@ -71,20 +71,17 @@ def normal_levels(count: int) -> tuple[float, ...]:
     They are the fixed point of Lloyd's iteration: each level is the mean of the distribution
     between the midpoints to its neighbours.
     """
+    # The start does not matter, because a normal distribution has a single fixed point.
     levels = [4 * (i + 0.5) / count - 2 for i in range(count)]
     moved = 1.0
-    while moved > 1e-10:
+    while moved > 1e-10:  # well below the precision of fp32
         middles = [(a + b) / 2 for a, b in pairwise(levels)]
         cells = pairwise([-math.inf, *middles, math.inf])
+        # The mean of a standard normal variable between a and b.
         means = [(_density(a) - _density(b)) / (_share(b) - _share(a)) for a, b in cells]
         moved = max(abs(a - b) for a, b in zip(levels, means, strict=True))
         levels = means
     return tuple(levels)
-
-
-@cache
-def _levels(count: int, device: torch.device) -> Tensor:
-    return torch.tensor(normal_levels(count), device=device)
 
 
 def _density(x: float) -> float:

@@ -103,15 +103,18 @@ def fitted_levels(x_BHFTD: Tensor, weight: Tensor, count: int) -> Tensor:
     number.scatter_add_(3, bins, whole.flatten(3))
     below = _before(number)  # total weight below each bin edge; `below_sum`: times bin number
     below_sum = _before(number * torch.arange(BINS, device=bins.device))
+    # Start from quantiles: the middles of `count` equal shares of the total weight.
     ranks = (torch.arange(count, device=bins.device) + 0.5) / count * below[..., -1:]
     levels = (torch.searchsorted(below, ranks) - 1).clamp_(0, BINS - 1).double()
     for _ in range(ITERATIONS):
+        # A bin halfway between two levels belongs to the lower one, as in `nearest`.
         edges = ((levels[..., 1:] + levels[..., :-1]) / 2).floor().to(torch.int64) + 1
         first, last = torch.zeros_like(edges[..., :1]), torch.full_like(edges[..., :1], BINS)
         edges = torch.cat([first, edges, last], -1)
         inside = below.gather(-1, edges).diff(dim=-1)
         mean = below_sum.gather(-1, edges).diff(dim=-1) / inside.clamp_min(1)
-        levels = mean.where(inside > 0, levels)
+        levels = mean.where(inside > 0, levels)  # a level without values stays
+    # From bin numbers to -1..1; a bin stands for its middle.
     return ((levels + 0.5) * (2 / BINS) - 1).float()
 
 

@@ -62,7 +62,7 @@ class Outliers(Quantizer):
         index = score.topk(self._count(score.shape[3]), sorted=False).indices.sort().values
         flat = x.flatten(3)
         value = flat.gather(3, index).clamp_(-FP16_MAX, FP16_MAX).half()
-        mean_of = mean.squeeze(3).gather(3, index % width)
+        mean_of = mean.squeeze(3).gather(3, index % width)  # index is t * D + d
         inner = self.inner.encode(flat.scatter(3, index, mean_of).view(x.shape))
         small = torch.int16 if flat.shape[3] <= 2**15 else torch.int32
         return joined(inner, {"outlier_index": index.to(small), "outlier_value": value})

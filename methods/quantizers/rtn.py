@@ -47,7 +47,7 @@ class RTN(Grouped):
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Return one scale per group, fp16, that maps its largest magnitude to the last level."""
         scale = low.abs().maximum(high.abs()) / self._top
-        return {"scale": scale.clamp_max(FP16_MAX).half()}
+        return {"scale": scale.clamp_max(FP16_MAX).half()}  # beyond it, fp16 is infinite
 
     def measure(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Return one scale per group in the dtype of x."""

@@ -71,6 +71,7 @@ class Sigma(Quantizer):
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Decode with the inner quantizer, then write the outliers over it."""
+        # In one piece, without the tiles of `staged`: indices count through the whole page.
         x = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         codes = dict(packed.parts)
         index, value = codes.pop("outlier_index"), codes.pop("outlier")

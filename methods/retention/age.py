@@ -73,7 +73,7 @@ class Age(FramePolicy):
         placements: dict[int, Placement] = {}
         for frame in history.frames:
             old = border - frame * size  # tokens of the frame before the border
-            if 0 < old < size:
+            if 0 < old < size:  # the border lies inside this frame
                 placements[frame] = Split(torch.arange(old), first=KEEP, rest=RECENT)
             else:
                 placements[frame] = KEEP if old >= size else RECENT

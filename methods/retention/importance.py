@@ -148,6 +148,7 @@ class Score:
 
     def of(self, frames: Sequence[int], history: History) -> dict[int, float]:
         """Return the score of each frame."""
+        # Of a full history, dropped frames included: recency does not depend on what has left.
         span, newest = max(1, history.num_frames - 1), history.frames[-1]
         importance = self.importance.of(frames, history)
         recency = [max(0.0, 1 - (newest - f) / span) for f in frames]
@@ -159,6 +160,8 @@ class Score:
 
 def ranks(values: Sequence[float]) -> list[float]:
     """Return ranks from 0 (smallest) to 1 (largest); equal values share their mean rank."""
+    # Equal values lie side by side: `first` and `last` are the ends of their run. A dict keeps the
+    # last entry of a key, so the run is walked backwards for `first`.
     ordered = sorted(values)
     first = {value: len(values) - 1 - i for i, value in enumerate(reversed(ordered))}
     last = {value: i for i, value in enumerate(ordered)}

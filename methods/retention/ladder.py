@@ -101,9 +101,17 @@ class Ladder(FramePolicy):
         """Return the largest count in a tier over all lengths up to `num_frames`."""
         if len(set(self.layers)) > 1:
             return None
+        most = 0
         # Try every length: rounding can make a count fall while history grows.
-        held = (self._placed(n)[tier] for n in range(1, num_frames + 1))
-        return max(held, default=0)
+        for length in range(1, num_frames + 1):
+            counts = self.counts(length)
+            # Two rungs may share a tier, so add their counts.
+            placed = Counter({self.best: counts.important})
+            placed[self._newest] += counts.recent
+            placed[KEEP] += counts.retained
+            placed[self.rest] += length - sum(counts)
+            most = max(most, placed[tier])
+        return most
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Place every frame; return {} if no frame is new and replan is `growth`."""
@@ -112,6 +120,7 @@ class Ladder(FramePolicy):
         # The layer is read only where layers differ: the planner simulates the others as one.
         layer = (history.layer, history.num_layers) if len(set(self.layers)) > 1 else ()
         counts = self.counts(history.num_frames, *layer)
+        # At least one frame is recent, so these slices are never those of -0.
         recent, old = history.frames[-counts.recent :], list(history.frames[: -counts.recent])
         ranked = old
         if old and self.competes:
@@ -143,20 +152,12 @@ class Ladder(FramePolicy):
 
     def factor(self, layer: int, num_layers: int) -> float:
         """Return the factor on the shares of a layer."""
+        # The layer's place among the factors: the first layer has the first, the last the last.
         place = layer * (len(self.layers) - 1) / max(1, num_layers - 1)
         below = min(int(place), len(self.layers) - 1)
         above = min(below + 1, len(self.layers) - 1)
         low, high = self.layers[below], self.layers[above]
         return low + (high - low) * (place - below)
-
-    def _placed(self, num_frames: int) -> Counter[str]:
-        """Return the number of frames in each tier for a history of `num_frames`."""
-        counts = self.counts(num_frames)
-        placed = Counter({self.best: counts.important})
-        placed[self._newest] += counts.recent
-        placed[KEEP] += counts.retained
-        placed[self.rest] += num_frames - sum(counts)
-        return placed
 
 
 def share_of(share: float, num_frames: int) -> int:

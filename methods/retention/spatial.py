@@ -226,7 +226,7 @@ class Foreground(FramePolicy):
         # A frame in a tier was decided before, from exact values. Its stored values are rounded, so
         # a second decision could differ.
         frames = [f for f in history.frames if not (self.frozen and f in history.tiers)]
-        if self.saliency.shared and frames:
+        if self.saliency.shared and frames:  # one split serves all
             return dict.fromkeys(frames, self._split(self.saliency.of(frames[0], history)))
         return {frame: self._split(self.saliency.of(frame, history)) for frame in frames}
 

@@ -62,6 +62,7 @@ class Window(FramePolicy):
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Drop the frames that are neither in the sink nor among the newest."""
+        # `sized` has made sure that the budget exceeds the sink, so this is never a slice of -0.
         newest = set(history.frames[-(self._held - self.sink) :])
         return {f: DROP for f in history.frames if f >= self.sink and f not in newest}
 

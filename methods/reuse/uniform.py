@@ -41,6 +41,7 @@ class Uniform(Reuse):
 
     def skips(self, step: int, num_steps: int, drifts: list[float]) -> bool:
         """Return whether the step is one of those that are skipped."""
+        # Guarded steps are not asked about, so `step` is a free one.
         free, wanted = self._free(num_steps), round(self.ratio * num_steps)
         place = free.index(step)
         # The last free step before each whole multiple of 1 / wanted is skipped.

@@ -81,6 +81,8 @@ class Segment:
 
         heads, frames: which heads, and which entries of `pages.slots`.
         """
+        # Three changes, in this order: out of the quantizer's rotation, to the position, into the
+        # basis of attention. The first and the last cancel if no position comes between.
         own = self.key_rotation
         stage(self.key_quantizer, self.pages.key, self.pages, heads, frames, out)
         if self.turns is None:
@@ -222,13 +224,17 @@ def attend_grouped(
 
 def heads_in(num_heads: int, head_bytes: int, mib: float, least: int = 1) -> int:
     """Return how many heads of `head_bytes` fit into `mib` MiB, but not fewer than `least`."""
+    # Heads are not divided, so a single one may exceed the scratch.
     return min(num_heads, max(least, int(mib * 2**20) // head_bytes))
 
 
 def head_groups(
     like: Tensor, num_tokens: int, scratch_mib: float, least: int = 1
 ) -> Iterator[slice]:
-    """Yield groups of heads of `like` [B, H, T, D] whose keys and values fit into scratch."""
+    """Yield groups of heads of `like` [B, H, T, D] whose keys and values fit into scratch.
+
+    num_tokens: tokens of a head that are decoded at a time. scratch_mib: MiB. least: fewest heads.
+    """
     # Factor 2: keys and values.
     head_bytes = 2 * like.shape[0] * num_tokens * like.shape[3] * like.itemsize
     group = heads_in(like.shape[1], head_bytes, scratch_mib, least)

@@ -58,6 +58,8 @@ class ByKernel(Backend):
         """Encode by one kernel if it can compute the quantizer's metadata, else in torch."""
         from harness.cache.kernels.encode import can_encode, encode  # needs Triton
 
+        # Encoding happens once per token, so torch may do it for quantizers that no kernel serves;
+        # decoding happens in every pass, and `resolve` has refused those.
         form = quantizer.kernel_layout()
         if form is None or not can_encode(form):
             encode_into(quantizer, x_BHFTD, room, pages)

@@ -37,12 +37,12 @@ def attend_dense(
     mask = None if bias_BHN is None else _mask(bias_BHN, q)
     if not q.is_cuda:
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask)
-    # The flash kernel takes neither fp32 nor a mask.
+    # The flash kernel takes neither fp32 nor a mask. True asks for the log-sum-exp.
     elif q.dtype == torch.float32 or mask is not None:
         out, lse = aten._scaled_dot_product_efficient_attention(q, k, v, mask, True)[:2]
     elif _order(q.device)[0] is SDPBackend.CUDNN_ATTENTION:
         out, lse = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
-        lse = lse.reshape(*lse.shape[:2], -1)
+        lse = lse.reshape(*lse.shape[:2], -1)  # cuDNN gives [B, H, T, 1]
     else:
         out, lse = aten._scaled_dot_product_flash_attention(q, k, v)[:2]
     # The same number on every logit changes the log-sum-exp but not the output, so no kernel needs

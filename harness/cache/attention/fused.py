@@ -75,4 +75,4 @@ class Fused(ByKernel):
                 segment.kernel_turns,
             )
             merged.add(out_of(out, segment.value_basis), lse)
-        return merged.out.to(q_BHTD.dtype)
+        return merged.out.to(q_BHTD.dtype)  # merged in fp32, rounded once

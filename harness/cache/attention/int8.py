@@ -46,7 +46,7 @@ class Int8(Compiled):
         """Return attention to all tokens [B, H, T, D]; mask [B or 1, h or 1, 1, N]."""
         from harness.cache.compiled.int8.attend import attend_int8  # needs numba
 
-        bias = None if mask is None else mask[:, :, 0]
+        bias = None if mask is None else mask[:, :, 0]  # the same for all queries
         return attend_int8(q_BHTD, k_BHTD, v_BHTD, bias)[0]
 
     def attend_part(
@@ -60,5 +60,6 @@ class Int8(Compiled):
         """Return attention to a part of the tokens, and its log-sum-exp."""
         from harness.cache.compiled.int8.attend import attend_int8  # needs numba
 
+        # The same number on every logit changes the log-sum-exp but not the output.
         out, lse = attend_int8(q_BHTD, k_BHTD, v_BHTD, bias_BHN)
         return out, lse + log_count

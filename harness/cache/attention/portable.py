@@ -130,6 +130,7 @@ class Portable(Backend):
         """Return attention of a group of heads over the current chunk and then tile by tile."""
         q, k, v = chunk
         key_basis, value_basis = bases(history)
+        # The current chunk comes first: it always has tokens, so the sum never starts empty.
         merged = Merge(*self.attend_part(q, k, v))
         # A tile ends with a frame, since pages are decoded whole.
         for segment, frames in self._tiles(history):

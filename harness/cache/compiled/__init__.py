@@ -20,6 +20,7 @@ def missing() -> str | None:
     """Return why the loops cannot run here, in one phrase; None if they can."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
+    # Without a folder every child would compile again.
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -82,7 +82,7 @@ def floats_at(address, count):
 
 @njit(inline="always")
 def take(address, shape):
-    """Return memory as an array of FP32, again as one of INT32, and the address behind it.
+    """Return memory as an array of FP32, the same memory as INT32, and the first address after it.
 
     The loops cut their own arrays out of memory like this because numba counts the references to
     arrays that it allocates, for each row that is taken from one: half of the time of decoding.
@@ -99,6 +99,7 @@ def rounded(number):
     """
     # numba computes with plain integers in 64 bits, which takes twice the time.
     bits = bits_of(number)
+    # Add half of BF16's last place, less the smallest bit if that place is even: ties go to even.
     last = (bits >> np.int32(16)) & np.int32(1)
     return (bits + np.int32(0x7FFF) + last) >> np.int32(16)
 
@@ -111,9 +112,11 @@ def widen(half, row, bits):
     """
     for i in range(half.size):
         number = np.int32(half[i])
+        # FP16 has 10 bits of mantissa and a bias of 15 in its exponent, FP32 has 23 and 127.
         magnitude = (number & 0x7FFF) << 13
         bits[i] = magnitude
         row[i] *= np.float32(2.0**112)  # fixes the exponent, exactly, of subnormal numbers too
+        # Infinity and NaN have an exponent of all ones, which a product does not restore.
         if magnitude >= 0x7C00 << 13:
             bits[i] = 0x7F800000 if magnitude == 0x7C00 << 13 else 0x7FC00000
         bits[i] |= (number & 0x8000) << 16
@@ -121,7 +124,7 @@ def widen(half, row, bits):
 
 @njit(inline="always")
 def narrow(row, bits, half):
-    """Write the start of row [D] fp32 as FP16, rounded to even, and keep the rounded numbers in it.
+    """Write the start of row [D] fp32 as FP16, rounded to even; row then holds what FP16 holds.
 
     bits: the memory of `row` as int32. No magnitude exceeds 65504.
     """
@@ -130,10 +133,10 @@ def narrow(row, bits, half):
         bits[i] = magnitude
         if magnitude > 0x7F800000:  # not a number
             short = 0x7E00
-        elif magnitude < 113 << 23:  # subnormal: next to 0.5, FP32 has the spacing of 2**-24
+        elif magnitude < 113 << 23:  # below 2**-14: next to 0.5, FP32 has the spacing 2**-24
             row[i] += np.float32(0.5)
             short = bits[i] - (126 << 23)
-        else:
+        else:  # 112 is the difference of the biases; the last 13 bits are rounded away
             short = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
         half[i] = short | sign
     widen(half, row, bits)

@@ -65,6 +65,8 @@ def put_plane(codes, size, bits, p, scales, zeros, total):
 
     codes: address of the token's `size` bytes. Value j of field n is in bits n * bits of byte j.
     """
+    # One bit field of all bytes at a time: it is a run of neighbouring channels (planar packing,
+    # `harness.api.bits`), so the inner loop reads, shifts and writes in order.
     mask = np.int32((1 << bits) - 1)
     if size % LANES == 0:
         to, scale, zero = total.ctypes.data, scales[p].ctypes.data, zeros[p].ctypes.data
@@ -225,6 +227,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     # The token at which the next row of metadata begins, and the row's first number.
     due, rows = np.empty(num_planes, np.int64), np.empty(num_planes, np.int64)
     for task in range(first, last):
+        # Frames of a head are neighbouring tasks, as they are neighbours in `out`.
         f, h = task % slots.size, task // slots.size % num_heads
         b = task // slots.size // num_heads
         frame = b, h + first_head, slots[f]
@@ -234,7 +237,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                 widen(half, finish[i], finish_bits[i])
         for p in range(num_planes):
             due[p], rows[p] = 0, 0
-            count, entry = 1 << specs[p, BITS], specs[p, ENTRY]
+            count, entry = 1 << specs[p, BITS], specs[p, ENTRY]  # of the table
             address = start_of(parts[p, TABLE], frame, entry)
             if entry == 2:
                 widen(halves_at(address, count), tables[p], tables_bits[p])
@@ -246,6 +249,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
             at = b * out[1] + h * out[2] + (f * num_tokens + t) * out[3]
             for p in range(np.uint64(num_planes)):
                 bits, count = specs[p, BITS], specs[p, COUNT]
+                # Metadata that tokens share are read once, with the first of these tokens.
                 if t == due[p]:
                     row = rows[p]
                     due[p], rows[p] = t + specs[p, EVERY], row + count
@@ -273,6 +277,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                     put_numbers(values, bits, tables[p], p, scales, zeros, total)
                 else:
                     put_plane(codes, size, bits, p, scales, zeros, total)
+            # The later steps, in the order of `KernelLayout`.
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
                 widen(half, room, room_bits)
@@ -361,7 +366,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 at = b * x[1] + h * x[2] + f * x[3] + (start + r) * x[4]
                 if x[5] == 4:
                     held[r] = floats_at(x[0] + 4 * at, width)
-                else:
+                else:  # BF16 is the upper half of FP32
                     brief, row_bits = halves_at(x[0] + 2 * at, width), held_bits[r]
                     for j in range(width):
                         row_bits[j] = np.int32(brief[j]) << 16
@@ -374,6 +379,8 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 each = width // count
                 for above in range(0, num_held, most):
                     below = min(above + most, num_held)
+                    # Extremes of each channel over tokens, or of each group of channels of one
+                    # token.
                     if count == width:
                         row = held[above]
                         for j in range(width):
@@ -404,6 +411,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                         narrow(room, room_bits, scales)
                         for n in range(count):
                             zero[n] = room[n] * offset
+                    # `narrow` has left in `room` the scale as it is stored: codes must fit it.
                     for n in range(count):
                         step[n] = room[n]
                     spread(zero, count)
@@ -416,7 +424,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                             nearest = min(max((row[j] - zero[j]) / scale[j], np.float32(0)), top)
                             code[j] = (nearest + ROUNDER) - ROUNDER
                             chosen[j] = np.int32(code[j])
-                        if p + 1 < num_planes:
+                        if p + 1 < num_planes:  # what is left is for the next plane
                             for j in range(width):
                                 row[j] -= code[j] * step[j] + zero[j]
                         codes = bytes_at(start_of(part[CODES], frame, 1) + (start + r) * size, size)

@@ -87,25 +87,36 @@ class Access:
         # The pages of an unfinished chunk are the network's own tensors, whatever their strides.
         if not planes and not packed.parts["exact"][0, 0, 0].is_contiguous():
             return None
-        together = math.lcm(*(x.group_in(page) for x in planes if x.axis == "tokens"))
+        parts, specs, offsets, fits, together = [], [], [], [], 1
+        for x in planes:
+            named = x.codes, x.scale, x.zero, x.table, x.scale_table, x.unit
+            parts.append([_part(packed, name) for name in named])
+            group = x.group_in(page)
+            # Numbers in a row of metadata, and tokens that share the row.
+            count, every = (page[1], group) if x.axis == "tokens" else (page[1] // group, 1)
+            # A table is a part with fp16 numbers, or the layout's own fp32 numbers.
+            entry = 0 if x.table is None else 2 if isinstance(x.table, str) else 4
+            specs.append([x.bits, count, every, entry])
+            # Adding -0.0 changes no number, adding 0.0 changes -0.0.
+            offsets.append(-0.0 if x.table else x.offset)
+            fits.append(
+                (x.fit == "absmax" and x.zero is None and x.offset < 0)
+                or (x.fit == "minmax" and x.zero is not None and x.offset == 0)
+            )
+            together = math.lcm(together, every)
         tables = any(x.table or x.scale_table for x in planes)
-        # Adding -0.0 changes no number, adding 0.0 changes -0.0.
-        offsets = [-0.0 if plane.table else plane.offset for plane in planes]
         centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
-        fits = [
-            (x.fit == "absmax" and x.zero is None and x.offset < 0)
-            or (x.fit == "minmax" and x.zero is not None and x.offset == 0)
-            for x in planes
-        ]
         return cls(
             exact=np.array(_part(packed, None if planes else "exact")),
-            parts=np.array([_plane(packed, x) for x in planes], np.int64).reshape(-1, 6, 4),
-            specs=np.array([_spec(x, page) for x in planes], np.int64).reshape(-1, 4),
+            parts=np.array(parts, np.int64).reshape(-1, 6, 4),
+            specs=np.array(specs, np.int64).reshape(-1, 4),
             offsets=np.array(offsets, np.float32),
             outer=np.array([_part(packed, name) for name in outer]),
             centroids=np.array(centroids, np.int64).reshape(-1, 2, 4),
             block=min(together * max(1, HELD // together), page[0]),
             plain=len(planes) == 1 and not (tables or any(outer) or centroids),
+            # The loops find metadata from the extremes of a group alone: torch chooses the codes of
+            # tables and centroids, and the norms of tokens.
             encodes=any(fits) and all(fits) and not (tables or form.token_scale or centroids),
             num_tokens=page[0],
             dtypes=DTYPES if planes else (packed.parts["exact"].dtype,),
@@ -187,12 +198,6 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
     in_threads(loop, arguments, tasks, number)
 
 
-def _plane(packed: Packed, plane: CodePlane) -> list[list[int]]:
-    """Return the parts of a plane as the loops take them."""
-    named = plane.codes, plane.scale, plane.zero, plane.table, plane.scale_table, plane.unit
-    return [_part(packed, name) for name in named]
-
-
 @cache  # the loops get an address: the numbers must stay
 def _numbers(table: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(table, np.float32)
@@ -207,14 +212,6 @@ def _part(packed: Packed, name: str | tuple[float, ...] | None) -> list[int]:
     part = packed.parts[name]
     assert part[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
     return [part.data_ptr(), *part.stride()[:3]]
-
-
-def _spec(plane: CodePlane, page: tuple[int, int]) -> list[int]:
-    """Return bits, numbers in a row of metadata, tokens that share it, bytes of a table's entry."""
-    entry = 0 if plane.table is None else 2 if isinstance(plane.table, str) else 4
-    group, width = plane.group_in(page), page[1]
-    count, every = (width, group) if plane.axis == "tokens" else (width // group, 1)
-    return [plane.bits, count, every, entry]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ import torch
 HEAD_DIMS = (16, 32, 64, 128)
 
 
+def interpreted() -> bool:
+    """Return whether kernels run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def missing(device: torch.device) -> str | None:
     """Return why kernels cannot run on `device`, in one phrase; None if they can.
 
@@ -22,7 +27,7 @@ def missing(device: torch.device) -> str | None:
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if interpreted():
         return None
     if device.type != "cuda" or not torch.cuda.is_available():
         return "there is no CUDA device"

@@ -1,7 +1,7 @@
-"""Compile the kernels for GPUs that are not there, and count what came out.
+"""Compiles the kernels for GPUs that this machine need not have, and counts their instructions.
 
-`python -m harness.cache.kernels.ahead` prints one JSON line a kernel, format and target. It must
-run without TRITON_INTERPRET, which replaces the compiler; hence a process of its own.
+`python -m harness.cache.kernels.ahead` prints one JSON line per kernel, format and target. It needs
+a process of its own, because TRITON_INTERPRET, which tests set, replaces the compiler.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.cache.positions import Turns
 
 ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
-NUMBERS = tuple(float(code) for code in range(256))  # any: they are not compiled
+NUMBERS = tuple(float(code) for code in range(256))  # any numbers do: kernels read them at run time
 CHUNK = 3  # frames of a chunk, encoded by one launch
 FORMS = {
     "exact": KernelLayout(),

@@ -153,6 +153,7 @@ def can_encode(form: KernelLayout | None) -> bool:
     if form is None or not form.only_planes or len(form.planes) != 1:
         return False
     plane = form.planes[0]
+    # A group of None is a whole frame of tokens, too many for registers as well.
     if plane.axis == "tokens" and (plane.group is None or plane.group > LARGEST_GROUP):
         return False
     if plane.fit == "absmax":

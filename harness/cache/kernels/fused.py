@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from harness.api import KernelLayout, Packed
-from harness.cache.kernels import check_head_dim
-from harness.cache.kernels.launch import Launch, Spec, describe, describe_turns, interpreted
+from harness.cache.kernels import check_head_dim, interpreted
+from harness.cache.kernels.launch import Launch, Spec, describe, describe_turns
 from harness.cache.kernels.tiles import load_finished, load_time, load_turns, turn_pairs
 from harness.cache.positions import Turns
 
@@ -138,9 +138,12 @@ def attend_packed(
 
     Raises  ValueError: a head width that no kernel serves.
     """
-    launch = prepare(
-        q_BHMD, (key_form, key), (value_form, value), slots, turns, _room(q_BHMD.device)
-    )
+    room = Room(0, 1)  # of the interpreter
+    if q_BHMD.is_cuda:
+        major, minor = torch.cuda.get_device_capability(q_BHMD.device)
+        properties = torch.cuda.get_device_properties(q_BHMD.device)
+        room = Room(10 * major + minor, properties.multi_processor_count)
+    launch = prepare(q_BHMD, (key_form, key), (value_form, value), slots, turns, room)
     launch.run()
     return merge(launch.arguments["out"], launch.arguments["lse"])
 
@@ -170,6 +173,8 @@ def prepare(
     stored_key, key_specs = describe(*key)
     stored_value, value_specs = describe(*value)
     tables, time = describe_turns(turns)
+    # A rotation by time alone turns the queries back; one that also depends on the place in the
+    # frame differs from key to key, so it turns the keys.
     spatial = tables is not None and tables.space is not None
     dot = tl.float32 if interpreted() else _DOTS[q_BHMD.dtype]
     queries, block, options = _tile(dot, room, len(key_specs) > 1 or spatial)
@@ -210,10 +215,3 @@ def _tile(dot: tl.dtype, room: Room, heavy: bool) -> tuple[int, int, dict[str, i
     if room.capability // 10 in (9, 10):  # 227 KiB of shared memory per block, 99 KiB elsewhere
         return 128, 64, {"num_warps": 8, "num_stages": 2}
     return 128, 32, {"num_warps": 8, "num_stages": 1 if heavy else 2}
-
-
-def _room(device: torch.device) -> Room:
-    if device.type != "cuda":
-        return Room(0, 1)
-    major, minor = torch.cuda.get_device_capability(device)
-    return Room(10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count)

@@ -6,7 +6,6 @@ planes. None stands for a missing part; the compiler knows it and removes the co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.api import CodePlane, KernelLayout, Packed
+from harness.api import KernelLayout, Packed
 from harness.cache.positions import Turns
 
 
@@ -94,11 +93,6 @@ class Launch:
         self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
-def interpreted() -> bool:
-    """Return whether kernels run in Triton's interpreter."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
     """Return stored frames as kernel arguments, and the compile-time constants of their planes."""
 
@@ -106,6 +100,7 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
         if isinstance(name, tuple):
             return Part(_numbers(name, packed.device), 0, 0, 0)
         tensor = packed.parts[name]
+        # Kernels step through a frame as one piece of memory; only slots and heads have strides.
         assert tensor[0, 0, 0].is_contiguous(), f"{name} is not contiguous within a frame"
         return Part(tensor, tensor.stride(0), tensor.stride(1), tensor.stride(2))
 
@@ -116,7 +111,9 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
         PlaneParts(part(p.codes), *map(maybe, (p.scale, p.zero, p.table, p.scale_table, p.unit)))
         for p in form.planes
     )
-    specs = tuple(_spec(p, packed.page) for p in form.planes)
+    specs = tuple(
+        Spec(p.bits, p.group_in(packed.page), p.axis == "tokens", p.offset) for p in form.planes
+    )
     exact = None if planes else part("exact")
     outer = maybe(form.token_scale), maybe(form.channel_scale), maybe(form.channel_mean)
     centroids = tuple(Rows(part(x.rows), part(x.nearest)) for x in form.centroids)
@@ -126,10 +123,6 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
 @cache  # a copy to a GPU waits for it
 def _numbers(table: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(table, device=device)
-
-
-def _spec(plane: CodePlane, page: tuple[int, int]) -> Spec:
-    return Spec(plane.bits, plane.group_in(page), plane.axis == "tokens", plane.offset)
 
 
 def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:

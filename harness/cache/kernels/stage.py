@@ -89,6 +89,7 @@ def prepare(
     assert out.stride(3) == 1, out.stride()
     stored, specs = describe(form, packed)
     tables, time = describe_turns(turns)
+    # Whole rows, and a power of two of them, as Triton's ranges must be.
     block = min(TILE // head_dim, triton.next_power_of_2(num_tokens))
     return Launch(
         stage_kernel,

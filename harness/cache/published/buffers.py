@@ -129,9 +129,9 @@ class Buffers:
 
 @dataclass
 class BufferLayer(TokenLayer):
-    """History in the places of the newest finished chunks: all of them, or tokens kept of them.
+    """History whose tokens lie together in the buffers, just before the place `end`.
 
-    end: place after the newest finished chunk.
+    end: place after the newest finished chunk, in tokens.
     """
 
     buffers: Buffers = field(kw_only=True)

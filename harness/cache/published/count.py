@@ -6,6 +6,7 @@ Source  arXiv 2603.27469: codes counted as packed, every set of tokens that is e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -49,7 +50,9 @@ def page_bytes(page: Page) -> int:
     padded = -(-num_tokens // GROUP) * GROUP if page.bits else num_tokens
     total = 0
     for name, part in page.packed.parts.items():
-        values = _once(part)
+        # Values that heads share lie in an expanded dimension, whose stride is 0: count them once.
+        sizes = zip(part.shape, part.stride(), strict=True)
+        values = math.prod(size for size, stride in sizes if stride)
         if part.ndim == 5 and part.shape[3] == num_tokens:  # one value per token, not per group
             values = values // num_tokens * padded
         total += values * page.bits.get(name, 8 * part.itemsize) // 8
@@ -65,12 +68,3 @@ def pooled_bytes(means: Iterable[Tensor | None], num_frames: int) -> int:
     """Return the bytes of pooled frames: means of keys and of values, and the frames' positions."""
     held = sum(mean.nbytes for mean in means if mean is not None)
     return held + SPAN_BYTES * num_frames
-
-
-def _once(part: Tensor) -> int:
-    """Return the number of values of a part; values that heads share count once."""
-    # Shared values are an expanded dimension, whose stride is 0.
-    total = 1
-    for size, stride in zip(part.shape, part.stride(), strict=True):
-        total *= size if stride or size == 1 else 1
-    return total

@@ -88,7 +88,7 @@ class Published(Program, Integration):
         positions: Positions | None = None,
     ) -> PublishedSession:
         """Return an empty cache with room for the whole video, whatever the model's window."""
-        self._policy(method)
+        self._policy(method)  # raises for a policy that it cannot serve
         # A policy with a budget gets its size here, from the bytes of packed storage: budgets mean
         # the same in all integrations.
         policy = sized(method, spec, num_frames)

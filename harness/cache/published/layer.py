@@ -63,6 +63,8 @@ class Layer:
     ) -> tuple[Tensor, Tensor]:
         """Run one pass; return the keys and values [B, H, N, D] of the capacity for its attention.
 
+        N counts the tokens of the whole capacity, frames still to come included.
+
         k, v: keys (roped) and values of the chunk `frames`; the result holds them exactly.
         """
         keys, values = self.read(k_BHTD, v_BHTD)
@@ -89,6 +91,7 @@ class Layer:
     def place(self, placements: Mapping[int, Placement], device: torch.device) -> None:
         """Apply placements; frames without one stay where they are, new ones go to KEEP."""
         stored = self.capacity if self.program.extent == "capacity" else self.end
+        # The usual case of a policy that moves nothing: places and layout stay as they are.
         if not placements and len(self.placements) == stored:
             return
         self.placements = {
@@ -116,6 +119,7 @@ class Layer:
     def _decide(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Mapping[int, Placement]:
         """Let the policy observe every frame again, as it is decoded now, and decide."""
         stop = self.capacity if self.program.history == "capacity" else self.end
+        # The policy does not see again what it has dropped or pooled.
         out = () if self.program.compete else (DROP, POOL)
         seen = [f for f in range(stop) if self.placements.get(f) not in out]
         # One frame at a time: all that is seen at once would be another copy of the decoded cache.
@@ -157,9 +161,7 @@ class Layer:
         """Bytes of the stored frames without metadata, at the nominal bits per value."""
         total = 0
         for side in (self.key, self.value):
-            for page in side.pages.values():
-                shape = torch.Size(page.packed.shape)
-                total += shape.numel() * page.packed.bits // 8
+            total += sum(page.packed.nominal_bytes for page in side.pages.values())
             total += side.means.nbytes if side.means is not None else 0
             total += self._exact_bytes(side)
         return total

@@ -50,15 +50,15 @@ def layout(
     placements: Mapping[int, Placement], tiers: Mapping[str, Tensor], frame_tokens: int
 ) -> Layout:
     """Return the layout of the frames in `placements`; `tiers` is the result of `places`."""
+    spans: dict[str, slice | Tensor] = {}
+    for name, tokens in tiers.items():
+        # Slices of a tensor are views, where indices would copy it.
+        first, last = int(tokens[0]), int(tokens[-1])
+        contiguous = last - first + 1 == tokens.numel()
+        spans[name] = slice(first, last + 1) if contiguous else tokens
     return Layout(
-        spans={name: _span(tokens) for name, tokens in tiers.items()},
+        spans=spans,
         pooled=tuple(f for f in sorted(placements) if placements[f] == POOL),
         dropped=tuple(f for f in sorted(placements) if placements[f] == DROP),
         frame_tokens=frame_tokens,
     )
-
-
-def _span(tokens: Tensor) -> slice | Tensor:
-    """Return ascending places as a slice if they are contiguous: slices are views, not copies."""
-    first, last = int(tokens[0]), int(tokens[-1])
-    return slice(first, last + 1) if last - first + 1 == tokens.numel() else tokens

@@ -79,6 +79,7 @@ class PublishedSession:
         keys, values = keys[:, :, seen], values[:, :, seen]
         if plan.stores == "history":
             self.watch.note(layer, True, are_finite(keys, values))
+        # The chunk is among the decoded keys already, so there is no history beside them.
         self.arithmetic.attended(keys, (), q.shape[2])
         return attend_grouped(self._backend, q, keys, values, (), Scratch())
 

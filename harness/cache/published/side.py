@@ -89,6 +89,7 @@ class Side:
             x = dense_BHND[:, :, span]
             if exact and x.numel() < dense_BHND.numel():
                 x = x.clone()  # a view would keep the dense tensor
+            # All tokens of a tier form one page, as the study encodes them.
             quantizer, x_BHFTD = self.quantizers[name], x[:, :, None]
             self.traffic.encoded(quantizer, x_BHFTD.shape)
             pages[name] = widened(quantizer.encode(x_BHFTD), self.wide)
@@ -109,6 +110,7 @@ class Side:
             yield "pooled", self.means
 
     def _decode(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return the tokens of a tier [B, H, N, D], decoded to `dtype`."""
         quantizer, page = self.quantizers[name], self.pages[name]
         self.traffic.decoded(quantizer, page.packed.shape)
         if isinstance(quantizer, Exact):

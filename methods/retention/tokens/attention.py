@@ -59,7 +59,7 @@ class Observing(Scorer):
         0 gets 0. If several query heads share a key head, the largest counts (`shares`).
         """
         newest = self.num_queries(tokens.spec)
-        bias = tokens.count.log()
+        bias = tokens.count.log()  # -inf for tokens out of the window, which then get 0
         mass = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             query_RTD = tokens.queries_of(b, h)[:, -newest:]

@@ -66,6 +66,7 @@ class Budgeted(TokenPolicy):
         return min(num_tokens, self.limit)
 
     def _demand(self, chunk_frames: int) -> None:
+        """Raise ValueError if the budget does not hold what always stays and a chunk."""
         least = self._least(chunk_frames)
         if self.limit < least * self._room.tokens_per_frame:
             raise ValueError(
@@ -80,6 +81,7 @@ class Budgeted(TokenPolicy):
 
     def revise(self, tokens: Tokens) -> Revision:
         """Choose the tokens that stay; the input may have any order."""
+        # Storage may hold tokens in any order, and only a policy that asks for it may depend on it.
         ordered, order = (tokens, None) if self._as_stored else oldest_first(tokens)
         revision = self._revised(ordered)
         return revision if order is None else as_given(revision, order)

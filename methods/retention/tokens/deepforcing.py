@@ -106,6 +106,7 @@ class DeepForcing(Budgeted):
         order = frame_BHN.argsort(dim=2, stable=True)
         rank = torch.empty_like(order).scatter_(2, order, between.gather(2, order).cumsum(2) - 1)
         size = self._room.tokens_per_frame
+        # The first of the frames that the kept tokens fill, rounded up to a whole one.
         first = recent - (between.sum(2, keepdim=True) + size - 1) // size
         moved_sink = frame_BHN + (first - self.sink).clamp_min(0)
         times = torch.where(in_sink, moved_sink, first + rank // size)

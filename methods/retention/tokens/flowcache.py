@@ -63,8 +63,13 @@ class FlowCache(Importance):
     def score(self, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32."""
         live = tokens.count > 0
+        redundancy = torch.empty_like(tokens.count)
+        for b, h in heads(tokens):
+            likeness = mean_cosine(unit(tokens.rotated[b, h].float()), live[b, h])
+            # A softmax over the live tokens of a head, so that R is a share as I is.
+            redundancy[b, h] = likeness.masked_fill(~live[b, h], -torch.inf).softmax(0)
         importance = self._comparable(self.importance(tokens), live)
-        redundancy = self._comparable(_redundancy(tokens), live)
+        redundancy = self._comparable(redundancy, live)
         score = self.weight * importance - (1 - self.weight) * redundancy
         if self.weighting is not None:
             score = self.weighting.apply(score, tokens)
@@ -92,13 +97,3 @@ class FlowCache(Importance):
         apart = (x_BHN - mean) * live_BHN
         deviation = (apart.square().sum(2, keepdim=True) / num_live).sqrt()
         return apart / deviation.clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _redundancy(tokens: Tokens) -> Tensor:
-    """Return the softmax over live tokens of the mean cosine to the others [B, H, N] fp32."""
-    redundancy = torch.empty_like(tokens.count)
-    for b, h in heads(tokens):
-        live = tokens.count[b, h] > 0
-        likeness = mean_cosine(unit(tokens.rotated[b, h].float()), live)
-        redundancy[b, h] = likeness.masked_fill(~live, -torch.inf).softmax(0)
-    return redundancy

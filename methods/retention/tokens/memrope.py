@@ -100,6 +100,8 @@ class MemRoPE(Budgeted):
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:
         """Return time positions [B, H, N] in which sink and memories directly precede the rest."""
+        # Memories keep the frame numbers of the first tokens that they replaced, which follow the
+        # sink: both move forward together.
         recent = num_frames - self.recent
         gap = max(0, recent - self.sink - NUM_MEMORIES)
         return torch.where(frame_BHN < recent, frame_BHN + gap, frame_BHN)

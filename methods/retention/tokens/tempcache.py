@@ -58,6 +58,7 @@ class TempCache(Budgeted):
         by_place = tokens.place[b, h].argsort(stable=True)  # each place's tokens, oldest first
         place, count = tokens.place[b, h][by_place], tokens.count[b, h][by_place]
         live = count > 0
+        # Entry i stands for the pair of tokens i and i + 1.
         pairs = (place[1:] == place[:-1]) & live[1:] & live[:-1]
         keys = unit(tokens.key[b, h][by_place].float())
         cosine = (keys[1:] * keys[:-1]).sum(1).masked_fill(~pairs, -torch.inf)

@@ -93,6 +93,7 @@ class Gaussian(Weighting):
 
     def weights(self, num_tokens: int) -> Tensor:
         """Return weights that fall from 1 to 0.1."""
+        # A normal curve whose deviation is a quarter of the tokens.
         bell = torch.exp(-8 * (torch.arange(num_tokens) / num_tokens) ** 2)
         return FLOOR + (1 - FLOOR) * (bell - bell[-1]) / (1 - bell[-1])
 
@@ -107,6 +108,7 @@ class FirstOut(Weighting):
 
     def apply(self, score_BHN: Tensor, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32, 1e6 lower at the places of a chunk."""
+        # 1e6 is more than scores differ: they are shares, ranks, or numbers of deviations.
         first = tokens.spec.chunk_frames * tokens.spec.tokens_per_frame
         lowered = score_BHN.clone()
         lowered[:, :, :first] -= 1e6

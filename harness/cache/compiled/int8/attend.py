@@ -57,7 +57,10 @@ def attend_int8(
 
 
 def _rows(x_BHND: Tensor) -> Rows:
-    """Return x as the loop takes it: as fp32 and as BF16 [B * H, N, D], one without heads."""
+    """Return x [B * H, N, D] as the loop takes it: fp32 and BF16, of which one has no heads.
+
+    numba compiles a loop for each combination of dtypes; with both arrays always there, once.
+    """
     x = x_BHND.flatten(0, 1).contiguous()
     size = 0, *x.shape[1:]
     if x.dtype == torch.bfloat16:

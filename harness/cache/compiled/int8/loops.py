@@ -43,7 +43,7 @@ SIGN, BF16, EXPONENT = np.int32(31), np.int32(16), np.int32(23)  # places of a s
 
 @njit(nogil=True, error_model="numpy")
 def zeros(size):
-    """Return zero bytes [size] from the begin of a cache line on, as rows of tiles should."""
+    """Return zero bytes [size] that begin with a line of the cache, as long as a row of a tile."""
     room = np.zeros(size + 64, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + size]
@@ -53,7 +53,7 @@ def zeros(size):
 def hold(wide, brief, head, r, row):
     """Write row r of a head of `wide` [H, n, D] fp32, or of `brief` [H, n, D] BF16, to row [D].
 
-    One of them has no heads.
+    The other one has no heads.
     """
     if brief.shape[0]:
         numbers = brief[head, r]
@@ -65,7 +65,7 @@ def hold(wide, brief, head, r, row):
 
 @njit(nogil=True, error_model="numpy")
 def give(row, head, r, wide, brief):
-    """Write row [D] to where `hold` reads it."""
+    """Write row [D] to row r of a head of `wide` or `brief`; the reverse of `hold`."""
     if brief.shape[0]:
         numbers = brief[head, r]
         for j in range(np.uint64(row.size)):
@@ -88,6 +88,7 @@ def largest_magnitude(row):
 @njit(nogil=True, error_model="numpy")
 def encode(row, code):
     """Write row [D] as code [D or more] int8; return the step of the codes."""
+    # A product per value is faster than a quotient. A row of zeros has codes and a step of zero.
     top = largest_magnitude(row)
     inverse = LEVELS / top if top > ZERO else ZERO
     for j in range(np.uint64(row.size)):
@@ -111,14 +112,15 @@ def logits_of(product, steps, step, bias, x):
 @njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
 def weights_of(x, top, weight):
     """Write 2**(x - top) to weight [n] BF16 and return the sum of the rounded weights."""
+    # 2**x: a polynomial of the fraction of x, and the integer part added to its exponent.
     total = ZERO
     for j in range(np.uint64(x.size)):
         logit = max(x[j] - top, SMALLEST)
-        whole = np.int32(logit)
+        whole = np.int32(logit)  # towards zero, so -1 < rest <= 0
         rest = logit - np.float32(whole)
         power = (((P4 * rest + P3) * rest + P2) * rest + P1) * rest + P0
         bits = np.int32(bits_of(power) + np.int32(whole << EXPONENT))
-        bits = np.int32(bits + HALF_BF16)
+        bits = np.int32(bits + HALF_BF16)  # rounds to nearest; a tie goes up, not to even
         weight[j] = np.int16(bits >> BF16)
         # Sum the rounded weights: the values are multiplied by these.
         total += float_of(np.int32(bits & UPPER_HALF))
@@ -138,11 +140,12 @@ def encode_queries(wide, brief, head, codes, steps):
 def encode_keys(wide, brief, head, mean, codes, steps):
     """Write the mean of the keys of a head, and the codes and steps of keys less this mean.
 
-    mean: [D]. codes: [n / 16, D / 64, 16, 16] int32: four codes of one key, of 16 keys side by
-        side, as the matrix unit reads them. steps: [n]. See `hold`.
+    mean: [D]. codes: [n / 16, D / 64, 16, 16] int32 as the matrix unit reads them: blocks of 16
+        keys and 64 channels; in a block a number holds four channels of a key, and a row holds the
+        same channels of 16 keys. steps: [n]. See `hold`.
     """
     row = np.empty(mean.size, np.float32)
-    num_keys = max(wide.shape[1], brief.shape[1])
+    num_keys = max(wide.shape[1], brief.shape[1])  # one of the two arrays has no heads, not keys
     mean[:] = ZERO
     for n in range(num_keys):
         hold(wide, brief, head, n, row)
@@ -169,7 +172,8 @@ def encode_keys(wide, brief, head, mean, codes, steps):
 def pair_values(v, pairs):
     """Write values [n, D] BF16 as the matrix unit reads them.
 
-    pairs: [D / 16, n / 32, 16, 16] int32, two tokens of a channel side by side, of 16 channels.
+    pairs: [D / 16, n / 32, 16, 16] int32: blocks of 16 channels and 32 tokens; in a block a number
+        holds two tokens of a channel, and a row holds the same tokens of 16 channels.
     """
     width = v.shape[1]
     for n in range(0, v.shape[0], 2):
@@ -192,6 +196,7 @@ def multiply_codes(q, q_step, k, products, step, num_keys, width):
     q, k, products: addresses. q_step, step: bytes of a row of q, and of products. width: channels,
         a multiple of 64.
     """
+    # 2 x 2 tiles of products: each tile of q and of k that is loaded serves two products.
     for n in range(0, num_keys, 32):
         clear(0), clear(1), clear(2), clear(3)
         for d in range(0, width, 64):
@@ -253,6 +258,7 @@ def attend(queries, keys, values, biases, factor, config, outs, lse, first, last
     x, row = np.empty(KEYS, np.float32), np.empty(width, np.float32)
     most = min(QUERIES, padded[0])
     total = zeros(4 * most * outer).view(np.float32).reshape(most, outer)
+    # Largest logit of each query so far, and the sum of its weights relative to that.
     best, sums = np.empty(len(total), np.float32), np.empty(len(total), np.float32)
     configure(config.ctypes.data)
     for head in range(first, last):

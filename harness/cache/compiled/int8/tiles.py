@@ -28,7 +28,7 @@ def _emit(builder: Any, name: str, kinds: list[Any], arguments: list[Any]) -> No
 
 @intrinsic
 def configure(typing_context, config):
-    """Give this thread tiles as `CONFIG`, whose address is given, describes them."""
+    """Configure the tiles of this thread as `CONFIG` describes them; config: its address."""
 
     def generate(context, builder, signature, arguments):
         address = builder.inttoptr(arguments[0], ADDRESS)
