@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from harness.api import Exact, Method
 from harness.cache.attention.base import Backend
@@ -72,6 +73,33 @@ def _composed(words: tuple[str, ...]) -> dict[str, Any]:
 def method_of(name: str, *overrides: str) -> Method:
     method: Method = instantiate(configured(f"method={name}", *overrides)["method"])
     return method
+
+
+def read_method(name: str, short_tail: bool = True) -> Method:
+    """Return the method of a file without Hydra, for a model with short tails of groups or not.
+
+    For lists of cases, which are made whenever pytest collects, and for many files at once: to
+    compose the whole configuration takes longer. test_methods.py holds it against Hydra.
+    """
+    method: Method = instantiate(merged_method(name, short_tail))
+    return method
+
+
+def merged_method(name: str, short_tail: bool) -> Any:
+    """Return the resolved content of a file of conf/method and of those it starts from."""
+    model = {"short_tail": short_tail, "chunk_frames": 3}
+    config = OmegaConf.create({"model": model, "method": _merged(name)})
+    return OmegaConf.to_object(config)["method"]  # type: ignore[index]
+
+
+@cache
+def _merged(name: str) -> DictConfig:
+    own = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    parents = [parent for parent in own.pop("defaults", []) if parent != "_self_"]
+    merged = OmegaConf.merge(*(_merged(parent) for parent in parents), own)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def method_names() -> list[str]:
