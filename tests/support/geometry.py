@@ -71,6 +71,9 @@ def _composed(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def method_of(name: str, *overrides: str) -> Method:
+    """Return the method of a file as the small model has it; Hydra applies overrides."""
+    if not overrides and "/" not in name:
+        return read_method(name, short_tail=False)
     method: Method = instantiate(configured(f"method={name}", *overrides)["method"])
     return method
 
@@ -78,8 +81,8 @@ def method_of(name: str, *overrides: str) -> Method:
 def read_method(name: str, short_tail: bool = True) -> Method:
     """Return the method of a file without Hydra, for a model with short tails of groups or not.
 
-    For lists of cases, which are made whenever pytest collects, and for many files at once: to
-    compose the whole configuration takes longer. test_methods.py holds it against Hydra.
+    To compose a whole configuration takes ten times as long. test_methods.py holds what is read
+    here against what Hydra composes.
     """
     method: Method = instantiate(merged_method(name, short_tail))
     return method
