@@ -57,7 +57,7 @@ MODULES = (
     "harness.commands.ls",
     "harness.checks.results", "harness.results.summary_table", "av", "PIL.Image", "lpips",
     "skimage.metrics",
-    "torchvision",
+    "torchvision", "harness.small_model", "pyarrow.parquet",
 )  # fmt: skip
 
 
