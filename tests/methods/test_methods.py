@@ -15,7 +15,6 @@ from harness.checks.method_contracts import (
 )
 from harness.checks.method_subject import Subject
 from tests.support.geometry import (
-    CONF,
     configured,
     generate,
     merged_method,
@@ -23,20 +22,10 @@ from tests.support.geometry import (
     method_of,
     network,
     published_names,
+    tiered_names,
 )
 
 NAMES = [*method_names(), *published_names()]
-
-
-def _chooses_classes(name: str) -> bool:
-    """Whether a file names a class, so that it is more than other numbers for another file."""
-    return "_target_" in (CONF / "method" / f"{name}.yaml").read_text()
-
-
-# Files that only set other numbers run the code of the file that they start from.
-TIERED = [
-    pytest.param(name, marks=[pytest.mark.slow] * (not _chooses_classes(name))) for name in NAMES
-]
 
 
 def test_the_promised_methods_are_there() -> None:
@@ -44,7 +33,7 @@ def test_the_promised_methods_are_there() -> None:
     assert {*promised.split(), "prune_int4", "softprune_int4"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", TIERED)
+@pytest.mark.parametrize("name", tiered_names(NAMES))
 def test_the_contract_holds(name: str) -> None:
     # The one left out looks through the whole process: below, for several methods at once.
     contracts = [each for each in CONTRACTS if each is not nothing_is_held_outside_the_cache]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -111,6 +113,18 @@ def method_names() -> list[str]:
     Methods of the published study choose another integration; see `published_names`.
     """
     return [name for name in method_files() if "/" not in name]
+
+
+def tiered_names(names: Iterable[str]) -> list[Any]:
+    """Mark files that only set other numbers as slow: they run the code of another file.
+
+    Such a file names no class, only the file that it starts from.
+    """
+    slow = pytest.mark.slow
+    return [
+        pytest.param(name, marks=[slow] * ("_target_" not in method_files()[name].read_text()))
+        for name in names
+    ]
 
 
 def published_names() -> list[str]:
