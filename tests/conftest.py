@@ -33,7 +33,7 @@ settings.register_profile("explore")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 torch.set_num_threads(1)  # the test runner starts one worker per core
-faster.read_shipped_files_once()
+faster.compose_faster()
 
 
 @pytest.hookimpl(optionalhook=True)  # the hook exists only with xdist

@@ -77,7 +77,7 @@ def _metrics(folder: Path | None) -> int:
     with composing(folder) as composer:
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
-            chosen = composer.resolved([f"metrics=[{entry}]"])["metrics"]
+            chosen = composer.resolved([f"metrics=[{entry}]", "~track"])["metrics"]
             for metric in built(json.dumps(chosen, sort_keys=True)):
                 against = ", against BF16" if metric.against_reference else ""
                 print(f"  {metric.name}{against}; {metric.version()}")

@@ -39,7 +39,8 @@ def readers(known: Iterable[Entry], data: Path, own: Path | None) -> dict[str, l
     found: dict[str, list[str]] = {}
     with composing(own) as composer:
         for name in choices("model", own):
-            for entry in read_by(composer.resolved([f"model={name}"])["model"], known, data):
+            config = composer.resolved([f"model={name}", "metrics=[]", "~track"])
+            for entry in read_by(config["model"], known, data):
                 found.setdefault(entry.name, []).append(name)
     return found
 

@@ -82,14 +82,15 @@ def filled(
     method.check(shape)
     session = Session(shape, method, backend, 15, DEVICE)
     for start in range(0, 12, 3):
-        q, k, v = chunk(start, dtype)
+        q, k, v = chunk(start, dtype, 3 * shape.tokens_per_frame)
         session.attend(0, q, k, v, session.plan(range(start, start + 3), "history"))
     return session
 
 
-def chunk(seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+def chunk(seed: int, dtype: torch.dtype = torch.float32, tokens: int = 96) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(1, 2, 96, 32, generator=generator).to(DEVICE, dtype) for _ in "qkv")
+    shape = (1, 2, tokens, 32)
+    return tuple(torch.randn(shape, generator=generator).to(DEVICE, dtype) for _ in "qkv")
 
 
 def attended(session: Session, backend: Backend, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -134,7 +135,7 @@ def test_kernels_store_what_torch_stores(name: str) -> None:
     """Through sessions whose history went through four commits, some frames pooled."""
     demand_triton()
     method = Method(QUANTIZERS[name], QUANTIZERS[name], SoftPrune())
-    ours, theirs = filled(method), filled(method, backend=Staged())
+    ours, theirs = (filled(method, backend=each, grid=(4, 4)) for each in (Portable(), Staged()))
     mine, expected = (session._layers[0].arenas["keep"] for session in (ours, theirs))
     assert mine.frames == expected.frames
     used = [slot for _, slot in mine.places.values()]

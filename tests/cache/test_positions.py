@@ -8,6 +8,7 @@ the same attention for both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -95,6 +96,7 @@ def outputs(
     return torch.cat(found, 2)
 
 
+@cache
 def exact_names() -> list[str]:
     """Methods that round nothing, of every kind of retention."""
     names = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ from tests.support.geometry import (
     published_names,
     spec,
     text,
+    tiered_names,
 )
 from tests.support.runs import run
 
@@ -101,8 +103,13 @@ def test_outliers_of_any_number_are_refused_where_pages_have_one_size(name: str)
         generate(built(name, "integration=packed")[0], num_frames=9)
 
 
-@pytest.mark.parametrize("window", [None, 6])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [
+        *((name, None) for name in NAMES),
+        *(pytest.param(*each.values, 6, marks=each.marks) for each in tiered_names(NAMES)),
+    ],
+)
 def test_runs_and_is_counted_to_the_byte(name: str, window: int | None) -> None:
     """Four chunks; the first is exact, since a chunk attends to itself before it is stored."""
     latents, session = video(name, window=window)
@@ -123,7 +130,18 @@ def test_the_newest_two_chunks_are_exact() -> None:
     assert not torch.equal(latents[:, 9:], exact[:, 9:])
 
 
-@pytest.mark.parametrize("name", NAMES)
+def one_of_each_integration() -> list[Any]:
+    """Mark as slow all files but the first that chooses each integration, and those that skip."""
+    first: dict[str, str] = {}
+    for name in NAMES:
+        text = (CONF / "method" / f"{name}.yaml").read_text()
+        if chosen := re.search(r"override /integration\S+: (\w+)", text):
+            first.setdefault(chosen[1], name)
+    quick = {*first.values(), "published/flowcache_native"}
+    return [x if x in quick else pytest.param(x, marks=pytest.mark.slow) for x in NAMES]
+
+
+@pytest.mark.parametrize("name", one_of_each_integration())
 def test_generates_through_the_whole_program(name: str, tmp_path: Path) -> None:
     this = run(tmp_path, *SMALL, f"method={name}")
     if this.method.get("reuse") and not REUSE:

@@ -22,7 +22,7 @@ from harness.planning import study_peaks as plan
 from methods.quantizers.sigma import Sigma
 from methods.retention.ladder import Ladder
 from tests.conftest import SHARED
-from tests.support.geometry import CPU, configured, published_names
+from tests.support.geometry import CPU, configured, published_names, tiered_names
 
 META = torch.device("meta")
 SPEC = CacheSpec(
@@ -137,7 +137,7 @@ def depends_on_data(name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not depends_on_data(name)])
+@pytest.mark.parametrize("name", tiered_names(name for name in NAMES if not depends_on_data(name)))
 def test_every_published_ratio_to_four_decimals(name: str) -> None:
     for suite in ("moviegen", "storyeval"):
         assert f"{ratio(name, suite):.4f}" == f"{published(suite, row_of(name)):.4f}", suite
@@ -159,7 +159,7 @@ def test_ratios_that_depend_on_the_videos_lie_within_their_bounds(suite: str) ->
     assert 3.36 < published(suite, MASKED.upper()) < 4.15  # at its least and most
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiered_names(NAMES))
 def test_ratios_agree_with_the_planner(name: str) -> None:
     """Two counts of one study: descriptions in `harness.planning`, and what the methods store."""
     method, integration = built(name)

@@ -67,7 +67,7 @@ def test_readme_command(line: str, tmp_path: Path, readme_sweep: Sweep) -> None:
         frames = 9 if "budget" in line or "mine" in line else 6
         short = [f"suite.frames={frames}"]
         if "model=skyreels_tiny" in line:  # two of its chunks, and few of its steps
-            short = ["suite.frames=10", "model.schedule.num_steps=8"]
+            short = ["suite.frames=10", "model.schedule.num_steps=4"]
         words += [*QUICK, *short, f"results_dir={results}"]
     done = command(*words, module=module, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

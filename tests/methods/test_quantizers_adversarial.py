@@ -22,7 +22,7 @@ from methods.quantizers.normed import Normed
 from methods.quantizers.quarot import QuaRot, hadamard, signed_hadamard
 from methods.quantizers.rtn import RTN
 from methods.quantizers.rtn_e4m3 import RTNE4M3
-from tests.support.geometry import CPU, method_names, method_of
+from tests.support.geometry import CPU, method_names, method_of, read_method
 
 TOKENS, WIDTH = 96, 128
 
@@ -108,7 +108,7 @@ def quantizers() -> dict[str, Quantizer]:
     """Of every tier of every file, each once; those of RTN under the name of what they are."""
     found: dict[str, Quantizer] = {}
     for name in method_names():
-        method = method_of(name, "model.short_tail=true")
+        method = read_method(name)
         tiers = {"": method, **{f"{tier}.": each for tier, each in method.tiers.items()}}
         for tier, each in tiers.items():
             for side in ("key", "value"):

@@ -17,7 +17,7 @@ from methods.quantizers.prq import PRQ
 from methods.quantizers.quarot import QuaRot
 from methods.quantizers.rtn import RTN
 from tests.support.errors import TRUE, bits
-from tests.support.geometry import CONF, method_names, method_of, spec
+from tests.support.geometry import CONF, method_names, method_of, read_method, spec
 
 WIDTH = 32
 
@@ -26,7 +26,7 @@ def quantizers() -> Iterator[tuple[str, Quantizer]]:
     """Of keys and values, each once, as a model of 1560 tokens would have them."""
     seen: list[Quantizer] = []
     for name in method_names():
-        method = method_of(name, "model.short_tail=true")
+        method = read_method(name)
         for side, quantizer in (("key", method.key), ("value", method.value)):
             if quantizer not in seen:
                 seen.append(quantizer)

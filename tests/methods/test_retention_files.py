@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from harness.api import DROP, KEEP, POOL, CacheSpec, Exact, History, Method, VideoSize
+from harness.api import DROP, KEEP, POOL, CacheSpec, Exact, History, VideoSize
+from tests.support.geometry import CONF, method_of, read_method
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SPECS = {
     "small": CacheSpec(4, 4, 32, (8, 12), 3),
     "self_forcing": CacheSpec(30, 12, 128, (30, 52), 3, window=21),
@@ -45,17 +39,6 @@ PLACED = {  # frames in each tier after 42 frames, none of which left by a windo
 }
 
 
-def composed(name: str, model: str, *overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"method={name}", f"model={model}", *overrides])
-    return OmegaConf.to_container(config, resolve=True)["method"]
-
-
-def built(name: str, model: str, *overrides: str) -> Method:
-    method: Method = instantiate(composed(name, model, *overrides))
-    return method
-
-
 def needs(name: str) -> None:
     """Skip where the quantizer that a file names is not there."""
     if name == "tptq_int2":
@@ -66,7 +49,7 @@ def needs(name: str) -> None:
 @pytest.mark.parametrize("name", PLACED)
 def test_a_file_builds_a_method_that_serves_the_model(name: str, model: str) -> None:
     needs(name)
-    method = built(name, model)
+    method = read_method(name, short_tail=model == "self_forcing")
     method.check(SPECS[model])
     assert isinstance(method.tiers, dict) and method.family and method.source
     first = (CONF / "method" / f"{name}.yaml").read_text().splitlines()[0]
@@ -76,14 +59,14 @@ def test_a_file_builds_a_method_that_serves_the_model(name: str, model: str) -> 
 @pytest.mark.parametrize("name", PLACED)
 def test_a_file_holds_so_many_frames_in_each_tier(name: str) -> None:
     needs(name)
-    policy = built(name, "small").retention.sized(VideoSize(96, 42, 100, 320))
+    policy = read_method(name).retention.sized(VideoSize(96, 42, 100, 320))
     found = {tier: policy.max_frames(tier, 42) for tier in (KEEP, POOL, *policy.tiers)}
     assert {tier: count for tier, count in found.items() if count} == PLACED[name]
 
 
 def test_pruning_at_equal_memory_is_one_override_away() -> None:
-    method = built(
-        "softprune_int4", "small", "method.retention.keep=null", "method.retention.budget=12 frames"
+    method = method_of(
+        "softprune_int4", "method.retention.keep=null", "method.retention.budget=12 frames"
     )
     policy = method.retention.sized(VideoSize(96, 42, 100, 320))
     placements = policy.decide(History(range(42), 42))
@@ -92,13 +75,13 @@ def test_pruning_at_equal_memory_is_one_override_away() -> None:
 
 
 def test_the_tiers_hold_the_bits_that_the_names_say() -> None:
-    four = built("age_int4", "small")
+    four = read_method("age_int4")
     assert (four.key.bits, four.tiers["recent"].key.bits) == (4, 8)
-    two = built("prune_int2", "small")
+    two = read_method("prune_int2")
     assert (two.key.bits, two.tiers["high"].key.bits, two.tiers["high"].value.bits) == (2, 4, 4)
-    sunk = built("rtn_int2_sink", "small")
+    sunk = read_method("rtn_int2_sink")
     assert sunk.key.bits == 2 and sunk.tiers["exact"].key == Exact()
-    spatial = built("spatial_kivi_int4_int2", "small")
+    spatial = read_method("spatial_kivi_int4_int2")
     assert (spatial.key.axis, spatial.value.axis, spatial.keys) == ("tokens", "channels", "roped")
     tier = spatial.tiers["foreground"]
     assert (tier.key.axis, tier.value.axis, tier.value.bits, spatial.value.bits) == (

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from harness.api import CacheSpec, Exact, Method, TokenPolicy, VideoSize
+from harness.api import CacheSpec, Exact, TokenPolicy, VideoSize
 from methods.retention.tokens.budgeted import Budgeted
+from tests.support.geometry import CONF, read_method
 from tests.support.tokens import CHUNK, SIZE, draw, room_of, spec_of, video
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = (
     "h2o_bf16",
     "snapkv_bf16",
@@ -34,19 +30,9 @@ NAMES = (
 )
 
 
-def method_of(name: str) -> Method:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"method={name}", "model=small"])
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    method = instantiate(resolved["method"])
-    assert isinstance(method, Method)
-    return method
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_builds_a_method_with_a_family_and_a_source(name: str) -> None:
-    method = method_of(name)
+    method = read_method(name)
     assert isinstance(method.retention, TokenPolicy)
     assert method.family and "arXiv" in method.source
     assert (CONF / "method" / f"{name}.yaml").read_text().startswith("# ")
@@ -59,7 +45,7 @@ def test_the_file_builds_a_method_with_a_family_and_a_source(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_holds_twelve_frames_of_any_video(name: str) -> None:
     """Equal memory: as much history as window_bf16, chunk by chunk."""
-    policy = method_of(name).retention
+    policy = read_method(name).retention
     assert isinstance(policy, Budgeted)
     policy = policy.sized(VideoSize(SIZE, 60, frame_bytes=1, bf16_frame_bytes=1))
     policy.check(spec_of())
@@ -76,7 +62,7 @@ def test_the_file_holds_twelve_frames_of_any_video(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_tokens_stay_bf16(name: str) -> None:
-    policy = method_of(name).retention
+    policy = read_method(name).retention
     assert isinstance(policy, Budgeted)
     policy = policy.sized(room_of())
     tokens = draw(15)
@@ -96,7 +82,7 @@ def test_bf16_tokens_stay_bf16(name: str) -> None:
 
 def test_a_policy_never_changes_what_it_sees() -> None:
     for name in NAMES:
-        policy = method_of(name).retention
+        policy = read_method(name).retention
         assert isinstance(policy, Budgeted)
         tokens = draw(15)
         noisy_notes = {n: x.clone() for n, x in vars(tokens).items() if isinstance(x, Tensor)}

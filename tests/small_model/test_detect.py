@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from harness.system.errors import UserError
 
 TIMES_S = np.arange(42) / 4
 HUES = (0.1, 0.45, 0.8)
+ACTIONS = ("rest", "walk", "run", "jump", "turn", "rise", "fall", "grow")
 
 
 def thing(kind: str, colour: str, *actions: str, x: float = 0.3) -> Thing:
@@ -52,7 +55,12 @@ def view(shown: Scene, keyframes: Frames, frames: range = range(42)) -> View:
     return View.of(shown, in_cells(keyframes[frames]), TIMES_S[frames])
 
 
-@pytest.mark.parametrize("seed", range(6))
+def tiered(values: Sequence[int | str], *quick: int | str) -> list[Any]:
+    """Mark all values but those in `quick` as slow: each is the same search in another clip."""
+    return [x if x in quick else pytest.param(x, marks=pytest.mark.slow) for x in values]
+
+
+@pytest.mark.parametrize("seed", tiered(range(6), 0, 3, 5))
 def test_the_place_and_its_shift_are_found(seed: int) -> None:
     own = clip(seed).scene
     few = [0, 20, 41]
@@ -74,7 +82,7 @@ def test_kind_and_colour_are_found_beside_another_thing(noise: float) -> None:
         assert (KINDS[kind], COLOURS[colour]) == (each.kind, each.acts[0].colour)
 
 
-@pytest.mark.parametrize("action", ["rest", "walk", "run", "jump", "turn", "rise", "fall", "grow"])
+@pytest.mark.parametrize("action", tiered(ACTIONS, "rest", "walk", "jump", "grow"))
 def test_actions_are_found_wherever_they_happen(action: str) -> None:
     shown = scene(thing("dog", "orange", action, x=0.7))
     frames = range(0, 14, 2)

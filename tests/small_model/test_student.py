@@ -131,6 +131,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path, stage: Stage
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_it_learns_from_the_teachers_weights_on_and_keeps_the_keys(tmp_path: Path) -> None:
     stage = Stage(frames=3, batch=4, lr=2e-2, steps=60, from_start=1.0)
     one = trainer(tmp_path, stage)

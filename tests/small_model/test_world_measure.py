@@ -84,6 +84,7 @@ def test_under_other_captions_they_are_near_chance(videos: list[tuple[Scene, Fra
     assert np.median(total.off_px) >= 5
 
 
+@pytest.mark.slow
 def test_blur_is_forgiven(videos: list[tuple[Scene, Frames]]) -> None:
     total = judged([(scene, blurred(keyframes, 1.5)) for scene, keyframes in videos])
     assert rate(total, "colour") >= 0.5

@@ -5,15 +5,28 @@ Commands that start an interpreter of their own do what they do for a user.
 
 from __future__ import annotations
 
+import copy
+from itertools import takewhile
 from typing import Any
 
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
+from omegaconf import OmegaConf
 
 from harness.config.compose import copy_of
 from harness.system.paths import CONF
 
 SHIPPED = (str(CONF), "hydra.conf")  # no test changes these files
+HYDRAS_CLASSES = ""  # the path that Hydra gives settings that it has as classes
+
+
+def compose_faster() -> None:
+    """Let compositions of one process, and of those that it forks, share work; see below."""
+    read_shipped_files_once()
+    merge_shipped_files_once()
+    look_up_choices_only_where_asked()
 
 
 def read_shipped_files_once() -> None:
@@ -30,3 +43,44 @@ def read_shipped_files_once() -> None:
         return copy_of(known[key], config_path)
 
     ConfigRepository.load_config = load_config
+
+
+def merge_shipped_files_once() -> None:
+    """Make Hydra merge a list of shipped files once; it applies settings to a copy of the result.
+
+    Hydra's own files come first in each list, so what they give is shared by all lists.
+    """
+    merge, known = ConfigLoaderImpl._compose_config_from_defaults_list, dict[Any, Any]()
+
+    def merged(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> Any:
+        files = tuple((each.config_path, each.package) for each in defaults)
+        if files not in known:
+            find = repo.delegate._find_object_source
+            sources = [find(path, ObjectType.CONFIG) for path, _ in files]
+            if any(x is None or x.path not in (*SHIPPED, HYDRAS_CLASSES) for x in sources):
+                return merge(self, defaults, repo)
+            first = len([*takewhile(lambda file: file[0].startswith("hydra/"), files)])
+            if 0 < first < len(files):
+                whole = merged(self, defaults[:first], repo)
+                whole.merge_with(merge(self, defaults[first:], repo))
+            else:
+                whole = merge(self, defaults, repo)
+            known[files] = whole
+        return copy.deepcopy(known[files])
+
+    ConfigLoaderImpl._compose_config_from_defaults_list = merged
+
+
+def look_up_choices_only_where_asked() -> None:
+    """Make Hydra list the choices so far only for defaults that refer to them, not for all.
+
+    The lists take a quarter of the time of a composition, and nearly no file refers to them.
+    """
+    listed, nothing = defaults_list._create_interpolation_map, OmegaConf.create({})
+
+    def choices(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
+        if any(each.is_interpolation() for each in defaults):
+            return listed(overrides, defaults, self_added)
+        return nothing
+
+    defaults_list._create_interpolation_map = choices

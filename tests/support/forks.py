@@ -57,7 +57,7 @@ MODULES = (
     "harness.commands.ls",
     "harness.checks.results", "harness.results.summary_table", "av", "PIL.Image", "lpips",
     "skimage.metrics",
-    "torchvision",
+    "torchvision", "harness.small_model", "pyarrow.parquet",
 )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _warm_up() -> None:
     from harness.config.compose import configured
     from tests.support import faster
 
-    faster.read_shipped_files_once()
+    faster.compose_faster()
     configured()
     GlobalHydra.instance().clear()
     gc.collect()

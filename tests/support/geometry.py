@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from harness.api import Exact, Method
 from harness.cache.attention.base import Backend
@@ -70,8 +73,38 @@ def _composed(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def method_of(name: str, *overrides: str) -> Method:
+    """Return the method of a file as the small model has it; Hydra applies overrides."""
+    if not overrides and "/" not in name:
+        return read_method(name, short_tail=False)
     method: Method = instantiate(configured(f"method={name}", *overrides)["method"])
     return method
+
+
+def read_method(name: str, short_tail: bool = True) -> Method:
+    """Return the method of a file without Hydra, for a model with short tails of groups or not.
+
+    To compose a whole configuration takes ten times as long. test_methods.py holds what is read
+    here against what Hydra composes.
+    """
+    method: Method = instantiate(merged_method(name, short_tail))
+    return method
+
+
+def merged_method(name: str, short_tail: bool) -> Any:
+    """Return the resolved content of a file of conf/method and of those it starts from."""
+    model = {"short_tail": short_tail, "chunk_frames": 3}
+    config = OmegaConf.create({"model": model, "method": _merged(name)})
+    return OmegaConf.to_object(config)["method"]  # type: ignore[index]
+
+
+@cache
+def _merged(name: str) -> DictConfig:
+    own = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    parents = [parent for parent in own.pop("defaults", []) if parent != "_self_"]
+    merged = OmegaConf.merge(*(_merged(parent) for parent in parents), own)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def method_names() -> list[str]:
@@ -80,6 +113,18 @@ def method_names() -> list[str]:
     Methods of the published study choose another integration; see `published_names`.
     """
     return [name for name in method_files() if "/" not in name]
+
+
+def tiered_names(names: Iterable[str]) -> list[Any]:
+    """Mark files that only set other numbers as slow: they run the code of another file.
+
+    Such a file names no class, only the file that it starts from.
+    """
+    slow = pytest.mark.slow
+    return [
+        pytest.param(name, marks=[slow] * ("_target_" not in method_files()[name].read_text()))
+        for name in names
+    ]
 
 
 def published_names() -> list[str]:
