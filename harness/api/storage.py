@@ -181,9 +181,18 @@ class Quantizer(ABC):
     def kernel_layout(self) -> KernelLayout | None:
         """Return the layout in which loops and kernels read encoded frames, or None.
 
-        None means that only `stage` can decode them.
+        None means that only `stage` can decode them. A class with an `encode` or `stage` of its own
+        does not inherit a layout.
         """
         return None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Loops and kernels go by the layout: with an inherited one they would pass by the code of
+        # the subclass, without a word.
+        own = vars(cls)
+        if ("encode" in own or "stage" in own) and "kernel_layout" not in own:
+            cls.kernel_layout = Quantizer.kernel_layout  # type: ignore[method-assign]
 
     def split_off(self, x_BHFTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the values that the planes of `kernel_layout` encode, and all parts without codes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,21 @@ class Allocator:
         return self._live.peak, self._live.peak
 
 
+QUICK = {
+    *(("bf16", "packed"), ("rtn_int4", "published"), ("quarot_int4", "packed")),
+    *(("softprune_int4", "packed"), ("softprune_int4", "published")),
+}
+
+
 @pytest.mark.parametrize(
     ("method", "integration"),
     [
-        ("bf16", "packed"), ("rtn_int4", "published"),
-        ("softprune_int4", "packed"), ("softprune_int4", "published"), ("quarot_int4", "packed"),
+        pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in product(
+            ("bf16", "rtn_int4", "softprune_int4", "quarot_int4"), ("packed", "published")
+        )
     ],
-)  # fmt: skip
+)
 def test_the_parts_of_each_peak_are_known_to_3_percent(
     method: str, integration: str, tmp_path: Path
 ) -> None:

@@ -59,7 +59,7 @@ SAID: dict[str, dict[str, str]] = {
         "checked": "checked checkered | plaid tiled patterned spotted",
     },
     "motion": {
-        "still": "rests stands waits | sits lies stays sleeps gazes kneels observes_noisy poses",
+        "still": "rests stands waits | sits lies stays sleeps gazes kneels observes poses",
         "bounce": "bounces jumps hops | leaps skips dribbles",
         "swing": "swings sways | rocks oscillates dances shakes stirs flaps",
         "orbit": "orbits circles revolves | spins rotates twirls turns whirls swirls",
