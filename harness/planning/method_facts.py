@@ -85,10 +85,12 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
     Raises  UserError, HydraException, ...: a file cannot be read or built.
     """
     files = method_files(folder)
-    # What Hydra composes from our own files depends on them alone, so it is noted too. A user's
-    # files may read the environment.
-    ours = [path.read_bytes() for path in sorted(CONF.rglob("*.yaml"))]
-    state = hashlib.sha256(b"".join(ours)).hexdigest() if folder is None else None
+    # What Hydra composes from our own files depends on these files alone, so it is noted too. A
+    # user's files may read the environment.
+    state: str | None = None
+    if folder is None:
+        ours = [path.read_bytes() for path in sorted(CONF.rglob("*.yaml"))]
+        state = hashlib.sha256(b"".join(ours)).hexdigest()
     with composing(folder) as composer:
         for name in files if names is None else names:
             # Metrics and tracking change no fact, and composing them takes half of the time.
@@ -105,6 +107,7 @@ def facts(names: Sequence[str] | None = None, folder: Path | None = None) -> Ite
 
 
 def _composed(composer: Composer, words: list[str]) -> dict[str, Any]:
+    """Return the settings of the method and of the integration."""
     config = composer.resolved(words)
     return {part: config[part] for part in ("method", "integration")}
 

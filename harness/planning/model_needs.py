@@ -198,7 +198,7 @@ def remembered_network(model: VideoModel) -> Network:
     """Return the sizes of a model's network; count it if no earlier plan did."""
     # On the meta device torch imports its compiler, which takes as long as the rest of a plan.
     kind = type(model.dims)
-    if not kind.__module__.startswith("harness."):  # the code version says nothing of a user's own
+    if not _is_ours(kind):
         return network(model)
     shape = model.latent_shape(_pass_frames(model))
     length = cast(Any, model.text).length
@@ -213,12 +213,17 @@ def remembered_decoding(model: VideoModel) -> Decoding:
     """
     # Counting imports diffusers, the slowest part of a plan.
     kind = type(model.decoder)
-    if not kind.__module__.startswith("harness."):  # the code version says nothing of a user's own
+    if not _is_ours(kind):
         return decoding(model)
     settings = {name: str(x) for name, x in vars(model.decoder).items() if name[0] != "_"}
     asked = [kind.__qualname__, settings, model.latent_shape(SETTLED), model.dtype]
     known = noted("decoding", asked, lambda: asdict(decoding(model)))
     return Decoding(**{**known, "pixel_bytes": tuple(known["pixel_bytes"])})
+
+
+def _is_ours(kind: type) -> bool:
+    """Return whether the code version, which every note depends on, covers a class."""
+    return kind.__module__.startswith("harness.")
 
 
 def _pass_frames(model: VideoModel) -> int:

@@ -116,7 +116,7 @@ def method_names() -> list[str]:
 
 
 def tiered_names(names: Iterable[str]) -> list[Any]:
-    """Mark files that only set other numbers as slow: they run the code of another file.
+    """Mark as slow the methods that differ from another one in numbers only: same code, run again.
 
     Such a file names no class, only the file that it starts from.
     """

@@ -48,6 +48,13 @@ ROWS, NEAREST = 0, 1  # rows of `centroids`
 
 
 @njit(inline="always")
+def place_of(task, num_frames, num_heads):
+    """Return batch entry, head and frame of a task."""
+    # Frames of a head are neighbouring tasks, as they are neighbours in what a loop writes.
+    return task // num_frames // num_heads, task // num_frames % num_heads, task % num_frames
+
+
+@njit(inline="always")
 def spread(row, count):
     """Write each of the first `count` numbers of row [D] to its share of the row, in place."""
     each = row.size // count
@@ -60,14 +67,14 @@ def spread(row, count):
 
 
 @njit(inline="always")
-def put_plane(codes, size, bits, p, scales, zeros, total):
+def put_plane(codes, bits, p, scales, zeros, total):
     """Write plane p of a token to total [D], or add it if p is not 0: code * scale + zero.
 
-    codes: address of the token's `size` bytes. Value j of field n is in bits n * bits of byte j.
+    codes: address of the token's bytes. Value j of field n begins at bit n * bits of byte j.
     """
     # One bit field of all bytes at a time: it is a run of neighbouring channels (planar packing,
     # `harness.api.bits`), so the inner loop reads, shifts and writes in order.
-    mask = np.int32((1 << bits) - 1)
+    mask, size = np.int32((1 << bits) - 1), total.size * bits >> 3
     if size % LANES == 0:
         to, scale, zero = total.ctypes.data, scales[p].ctypes.data, zeros[p].ctypes.data
         for field in range(8 // bits):
@@ -91,19 +98,14 @@ def put_plane(codes, size, bits, p, scales, zeros, total):
 @njit(inline="always")
 def put_numbers(codes, bits, table, p, scales, zeros, total):
     """Do what `put_plane` does with the table's entries in place of the codes."""
-    size, start, shift = np.uint64(codes.size), np.uint64(0), np.int32(0)
-    mask = np.int32((1 << bits) - 1)
-    while start < np.uint64(total.size):
-        if p == 0:
-            for j in range(size):
-                number = table[np.uint64(field_of(codes[j], shift, mask))]
-                total[start + j] = number * scales[p, start + j] + zeros[p, start + j]
-        else:
-            for j in range(size):
-                number = table[np.uint64(field_of(codes[j], shift, mask))]
-                total[start + j] += number * scales[p, start + j] + zeros[p, start + j]
-        start += size
-        shift = np.int32(shift + bits)
+    mask, size = np.int32((1 << bits) - 1), total.size * bits >> 3
+    values = bytes_at(codes, size)
+    for field in range(8 // bits):
+        start, shift = np.uint64(field * size), np.int32(field * bits)
+        for j in range(np.uint64(size)):
+            number = table[np.uint64(field_of(values[j], shift, mask))]
+            value = number * scales[p, start + j] + zeros[p, start + j]
+            total[start + j] = value if p == 0 else total[start + j] + value
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -115,8 +117,7 @@ def copy(part, slots, shape, out, first, last):
     first_head, num_heads, num_tokens, width = shape
     size = width * out[4]
     for task in range(first, last):
-        f, h = task % slots.size, task // slots.size % num_heads
-        b = task // slots.size // num_heads
+        b, h, f = place_of(task, slots.size, num_heads)
         source = start_of(part, (b, h + first_head, slots[f]), out[4])
         to = out[0] + (b * out[1] + h * out[2] + f * num_tokens * out[3]) * out[4]
         if out[3] == width:
@@ -136,19 +137,17 @@ def decode_plain(parts, specs, offsets, slots, shape, out, first, last):  # noqa
     part, offset = parts[0], offsets[0]
     bits, count, every = specs[0, BITS], specs[0, COUNT], specs[0, EVERY]
     mask, size, each = np.int32((1 << bits) - 1), width * bits >> 3, width // count
-    # Sixteen neighbours must share a byte's field and, if fewer than D numbers serve a row, a
-    # scale. Small heads and groups go value by value.
+    # A vector takes 16 neighbouring channels. Their codes must lie in the same bit field, and each
+    # channel has its own scale or all share one. Other pages are decoded one value at a time.
     in_vectors = size % LANES == 0 and (count == width or each % LANES == 0)
-    # Metadata of several tokens are widened together: a row of a few numbers would not fill a
-    # vector.
+    # Convert the metadata of several tokens at once: one row may be too short for a vector.
     rows = max(1, LANES // every)
     memory = np.empty(2 * rows * count, np.float32)
     scales, scales_bits, free = take(memory.ctypes.data, rows * count)
     zeros, zeros_bits, _ = take(free, rows * count)
     scale_address, zero_address = scales.ctypes.data, zeros.ctypes.data
     for task in range(first, last):
-        f, h = task % slots.size, task // slots.size % num_heads
-        b = task // slots.size // num_heads
+        b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h + first_head, slots[f]
         codes = start_of(part[CODES], frame, 1)
         to = out[0] + 2 * (b * out[1] + h * out[2] + f * num_tokens * out[3])
@@ -227,9 +226,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     # The token at which the next row of metadata begins, and the row's first number.
     due, rows = np.empty(num_planes, np.int64), np.empty(num_planes, np.int64)
     for task in range(first, last):
-        # Frames of a head are neighbouring tasks, as they are neighbours in `out`.
-        f, h = task % slots.size, task // slots.size % num_heads
-        b = task // slots.size // num_heads
+        b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h + first_head, slots[f]
         for i in range(2):
             if outer[i, 0]:
@@ -270,13 +267,11 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
                         widen(half, zeros[p], zeros_bits[p])
                     spread(scales[p], count)
                     spread(zeros[p], count)
-                size = width * bits >> 3
-                codes = start_of(parts[p, CODES], frame, 1) + t * size
+                codes = start_of(parts[p, CODES], frame, 1) + t * (width * bits >> 3)
                 if specs[p, ENTRY]:
-                    values = bytes_at(codes, size)
-                    put_numbers(values, bits, tables[p], p, scales, zeros, total)
+                    put_numbers(codes, bits, tables[p], p, scales, zeros, total)
                 else:
-                    put_plane(codes, size, bits, p, scales, zeros, total)
+                    put_plane(codes, bits, p, scales, zeros, total)
             # The later steps, in the order of `KernelLayout`.
             if outer[TOKEN_SCALE, 0]:
                 half = halves_at(start_of(outer[TOKEN_SCALE], frame, 2) + 2 * t, 1)
@@ -357,8 +352,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
     code, _, free = take(free, width)
     _, chosen, free = take(free, width)
     for task in range(first, last):
-        f, h = task % slots.size, task // slots.size % num_heads
-        b = task // slots.size // num_heads
+        b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h, slots[f]
         for start in range(0, num_tokens, block):
             num_held = min(block, num_tokens - start)

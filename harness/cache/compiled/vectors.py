@@ -47,75 +47,56 @@ def _integers(number: int) -> Any:
     return ir.Constant(INTEGERS, [number] * LANES)
 
 
-def _decoded(builder: Any, codes: Any, shift: Any, mask: Any, scale: Any, zero: Any) -> Any:
-    """Emit `((codes >> shift) & mask) * scale + zero` in FP32, without contraction."""
-    wide = builder.zext(_load(builder, codes, BYTES), INTEGERS)
-    field = builder.lshr(wide, _alike(builder, shift, INTEGERS))
-    code = builder.sitofp(builder.and_(field, _alike(builder, mask, INTEGERS)), FLOATS)
-    return builder.fadd(builder.fmul(code, scale), zero)
-
-
-def _rounded(builder: Any, numbers: Any) -> Any:
-    """Emit the bits of numbers as BF16, rounded to even; see `bits.rounded` on NaN."""
+def _rounded(builder: Any, numbers: Any, out: Any) -> Any:
+    """Emit the bits of FP32 numbers as BF16, rounded to even; see `bits.rounded` on NaN."""
     bits = builder.bitcast(numbers, INTEGERS)
     last = builder.and_(builder.lshr(bits, _integers(16)), _integers(1))
     up = builder.add(builder.add(bits, _integers(0x7FFF)), last)
     return builder.trunc(builder.lshr(up, _integers(16)), HALVES)
 
 
-@intrinsic
-def put_halves(typing_context, codes, shift, mask, scales, zeros, out):
-    """Write code * scale + zero as BF16. codes, scales, zeros, out: addresses of 16 values each."""
+def _putter(kind: Any, read: Any, finish: Any) -> Any:
+    """Return a function that decodes 16 codes and writes them: code * scale + zero.
 
-    def generate(context, builder, signature, arguments):
-        codes, shift, mask, scales, zeros, out = arguments
-        scale, zero = (_load(builder, each, FLOATS) for each in (scales, zeros))
-        value = _decoded(builder, codes, shift, mask, scale, zero)
-        _store(builder, _rounded(builder, value), out)
-        return context.get_dummy_value()
+    kind: numba's type of scale and zero. read: emits a vector of either. finish: emits what is
+    written, from the decoded numbers and the address.
+    """
 
-    return types.none(ADDRESS, SHIFT, SHIFT, ADDRESS, ADDRESS, ADDRESS), generate
+    @intrinsic
+    def put(typing_context, codes, shift, mask, scale, zero, out):
+        """Decode the 16 codes at an address and write them to `out`."""
 
+        def generate(context, builder, signature, arguments):
+            codes, shift, mask, *metadata, out = arguments
+            scale, zero = (read(builder, each, FLOATS) for each in metadata)
+            wide = builder.zext(_load(builder, codes, BYTES), INTEGERS)
+            field = builder.lshr(wide, _alike(builder, shift, INTEGERS))
+            code = builder.sitofp(builder.and_(field, _alike(builder, mask, INTEGERS)), FLOATS)
+            # LLVM does not contract these two into one operation, which would round once less.
+            numbers = builder.fadd(builder.fmul(code, scale), zero)
+            _store(builder, finish(builder, numbers, out), out)
+            return context.get_dummy_value()
 
-@intrinsic
-def put_halves_alike(typing_context, codes, shift, mask, scale, zero, out):
-    """Write code * scale + zero as BF16 for 16 codes that share a scale and a zero."""
+        return types.none(ADDRESS, SHIFT, SHIFT, kind, kind, ADDRESS), generate
 
-    def generate(context, builder, signature, arguments):
-        codes, shift, mask, scale, zero, out = arguments
-        scale, zero = (_alike(builder, each, FLOATS) for each in (scale, zero))
-        value = _decoded(builder, codes, shift, mask, scale, zero)
-        _store(builder, _rounded(builder, value), out)
-        return context.get_dummy_value()
-
-    return types.none(ADDRESS, SHIFT, SHIFT, NUMBER, NUMBER, ADDRESS), generate
-
-
-@intrinsic
-def put_floats(typing_context, codes, shift, mask, scales, zeros, out):
-    """Write code * scale + zero as FP32. codes, scales, zeros, out: addresses of 16 values each."""
-
-    def generate(context, builder, signature, arguments):
-        codes, shift, mask, scales, zeros, out = arguments
-        scale, zero = (_load(builder, each, FLOATS) for each in (scales, zeros))
-        _store(builder, _decoded(builder, codes, shift, mask, scale, zero), out)
-        return context.get_dummy_value()
-
-    return types.none(ADDRESS, SHIFT, SHIFT, ADDRESS, ADDRESS, ADDRESS), generate
+    return put
 
 
-@intrinsic
-def add_floats(typing_context, codes, shift, mask, scales, zeros, out):
-    """Add code * scale + zero to 16 numbers of FP32 at `out`."""
+def _unchanged(builder: Any, numbers: Any, out: Any) -> Any:
+    """Emit FP32 numbers as they are."""
+    return numbers
 
-    def generate(context, builder, signature, arguments):
-        codes, shift, mask, scales, zeros, out = arguments
-        scale, zero = (_load(builder, each, FLOATS) for each in (scales, zeros))
-        value = _decoded(builder, codes, shift, mask, scale, zero)
-        _store(builder, builder.fadd(_load(builder, out, FLOATS), value), out)
-        return context.get_dummy_value()
 
-    return types.none(ADDRESS, SHIFT, SHIFT, ADDRESS, ADDRESS, ADDRESS), generate
+def _added(builder: Any, numbers: Any, out: Any) -> Any:
+    """Emit the sum of FP32 numbers and those at `out`."""
+    return builder.fadd(_load(builder, out, FLOATS), numbers)
+
+
+# The 16 values have scales and zeros of their own, given by addresses, or (`alike`) share one each.
+put_halves = _putter(ADDRESS, _load, _rounded)
+put_halves_alike = _putter(NUMBER, _alike, _rounded)
+put_floats = _putter(ADDRESS, _load, _unchanged)
+add_floats = _putter(ADDRESS, _load, _added)
 
 
 @intrinsic
@@ -123,7 +104,8 @@ def round_floats(typing_context, floats, out):
     """Write 16 numbers of FP32 as BF16."""
 
     def generate(context, builder, signature, arguments):
-        _store(builder, _rounded(builder, _load(builder, arguments[0], FLOATS)), arguments[1])
+        floats, out = arguments
+        _store(builder, _rounded(builder, _load(builder, floats, FLOATS), out), out)
         return context.get_dummy_value()
 
     return types.none(ADDRESS, ADDRESS), generate

@@ -1,4 +1,4 @@
-"""Compiles the kernels for GPUs that this machine need not have, and counts their instructions.
+"""Compiles the kernels without a GPU, for several kinds of GPU, and counts their instructions.
 
 `python -m harness.cache.kernels.ahead` prints one JSON line per kernel, format and target. It needs
 a process of its own, because TRITON_INTERPRET, which tests set, replaces the compiler.

@@ -77,7 +77,7 @@ def interpret(prompt: str) -> Scene:
     drafts = reader.drafts
     if not drafts:
         # A prompt without a known noun still needs things: its first two uncommon words stand for
-        # them. What they look like is decided by the hash.
+        # them. The hash of the prompt chooses what they look like.
         words = [word for word in re.findall(r"\w{3,}", rest) if word not in COMMON | CLAUSE]
         drafts = [_Draft(word) for word in list(dict.fromkeys(words))[:2] or ["nothing"]]
     chance = Chance(text, _ALL)
