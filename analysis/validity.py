@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from analysis.figures.figure import Axis, Panels, Point, Scatter
 from analysis.figures.paper import svg
@@ -26,10 +27,12 @@ from analysis.statistics import Array, interval, ranks, resampled, spearman
 from analysis.verb_options import observations, of_observations, of_results, of_text
 from harness.results.all_runs import load
 from harness.system.errors import UserError
+from harness.system.paths import shipped
 from harness.system.text_table import Grid
 
 NUM_DRAWS, SEED = 2000, 0  # each draw compares every pair of methods (`ranks`)
 FEWEST = 3  # methods; two always agree or disagree fully
+HALVES = shipped("analysis.study", "halves.yaml")
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,28 @@ def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) 
     return found
 
 
+def halves() -> dict[str, list[str]]:
+    """Return two halves of the study's methods by title, the one that designers look at first."""
+    found: dict[str, list[str]] = yaml.safe_load(HALVES.read_text(encoding="utf-8"))
+    return found
+
+
 def agreement(found: Sequence[Pair]) -> Grid:
-    """Build the table of correlations: a line per suite and one for both, a column per metric."""
+    """Build the table of correlations: lines for each suite and for both, a column per metric."""
     lines = []
     for pair in found:
         lines.append(_line(pair.published.suite, [pair], pair.whole))
+        for title, half in halves().items():
+            names = [name for name in pair.whole if name in half]
+            lines.append(_line(f"{pair.published.suite}, {title} half", [pair], names))
         if len(pair.names) > len(pair.whole):
             lines.append(_line(f"{pair.published.suite}, partial rows too", [pair], pair.names))
     if len(found) > 1:
         first, second = found[:2]
         common = [name for name in first.whole if all(name in x.whole for x in found)]
         lines.append(_line("both", found, common))
+        for title, half in halves().items():
+            lines.append(_line(f"both, {title} half", found, [n for n in common if n in half]))
         # How well each side agrees with itself across suites bounds how well it can agree with the
         # other side.
         theirs, ours = [], []

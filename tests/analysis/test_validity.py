@@ -17,7 +17,7 @@ from analysis.pages import BEGIN, END
 from analysis.sources.published.fidelity import Published, fidelity
 from analysis.sources.published.observations import sections
 from analysis.sources.study_methods import by_suite, one_sweep, published_names
-from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, listing, pairs
+from analysis.validity import LPIPS, PSNR, SSIM, agreement, correlation, halves, listing, pairs
 from harness.results import observations
 from harness.results.observation import Observation
 from harness.results.observations import Rows
@@ -199,6 +199,20 @@ def test_partial_rows_are_ranked_only_where_said(tmp_path: Path) -> None:
     assert counts["moviegen"] == "4"
     assert (counts["storyeval"], counts["storyeval, partial rows too"]) == ("3", "4")
     assert counts["both"] == "3"
+
+
+def test_two_halves_of_the_methods_are_ranked_apart(tmp_path: Path) -> None:
+    design, held_out = halves().values()
+    assert not set(design) & set(held_out)
+    assert {*design, *held_out} == {*published_names().values()} - {"BF16"}
+    # Each half has its share of the rows that the first small model ranked wrongly.
+    for word in ("QAQ", "KIVI", "NATIVE"):
+        counts = [sum(word in name for name in half) for half in (design, held_out)]
+        assert min(counts) >= 1 and max(counts) - min(counts) <= 1
+    grid = agreement(pairs(read(study(tmp_path)), by_suite(rows(), METHODS)))
+    counts = {line[0]: line[1] for line in grid.lines}
+    assert (counts["moviegen, design half"], counts["moviegen, held out half"]) == ("2", "2")
+    assert counts["both, design half"] == "1"
 
 
 def test_one_prompt_has_no_interval(tmp_path: Path) -> None:
