@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -82,7 +83,12 @@ def sentence(error: Exception) -> str:
         cause.parent_node, DictConfig
     ):
         keys = sorted(str(key) for key in cause.parent_node)
-        near = did_you_mean(str(cause.key), keys)
+        # A setting without its group (`seed=1`) is likelier than a misspelt group.
+        settings: Any = OmegaConf.to_container(cause.parent_node, resolve=False)
+        inner = [name for name in _names(settings) if name.endswith(f".{cause.key}")]
+        near = (
+            f", did you mean {' or '.join(inner)}" if inner else did_you_mean(str(cause.key), keys)
+        )
         return f"there is no setting {cause.full_key}{near}? Choose {', '.join(keys)}"
     if isinstance(error, InterpolationKeyError) and error.full_key:
         missing = re.search(r"Interpolation key '([^']*)'", str(error))
@@ -96,6 +102,14 @@ def sentence(error: Exception) -> str:
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         return " ".join(f"{error} ({cause})".split())
     return " ".join(str(error).split())
+
+
+def _names(group: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dotted names of the settings of a group, outer ones first."""
+    yield from group
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{name}" for name in _names(value))
 
 
 def _word_message(word: str) -> str:
