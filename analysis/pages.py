@@ -48,6 +48,7 @@ def show(grid: Grid, form: str) -> None:
         print()
         return
     written = {"md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
+    # Rows of CSV end their own lines; a last empty line would be an empty row.
     print(written[form](), end="" if form == "csv" else "\n")
 
 
@@ -83,4 +84,5 @@ def into_page(page: Path, text: str, drawn: Path | None) -> None:
         # Relative, so that the page shows the picture wherever the repository lies.
         place = os.path.relpath(drawn, page.parent)
         text += f"\n![measured against published, a panel a suite and metric]({place})\n"
+    # The marks stay, so that the next run of the sweep can replace the text again.
     write(page, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
