@@ -25,6 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", help="ids, as 2,A1 (default: all)")
     parser.add_argument("--format", choices=ENDINGS, default="text")
     parser.add_argument("--out", type=Path, help="folder: a file a table instead of the terminal")
+    # Both set one tri-state: without either, results have statistics and the study's tables are as
+    # printed.
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--statistics",
@@ -46,6 +48,7 @@ def run(words: argparse.Namespace) -> int:
 
     Raises  UserError: none could be built, or CSV of several was asked for on the terminal.
     """
+    # A wrong id fails before the results are read.
     tables = chosen(words.table)
     grids, reasons = made(tables, source(words), words.statistics, words.format == "csv")
     if not grids:
@@ -54,6 +57,7 @@ def run(words: argparse.Namespace) -> int:
     if words.out:
         for path in _written(grids, words.format, words.out):
             print(path)
+        # Missing tables are named on the terminal, since no file can name them.
         print("".join(f"{line}\n" for line in _not_shown(reasons)), end="")
         return 0
     if words.format == "csv":
