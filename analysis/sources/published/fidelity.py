@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.section import Section
 
+# Quantity -> column of `Published.methods`.
 METRICS = {"psnr_frame_mean_db": "psnr", "ssim": "ssim", "lpips": "lpips"}
 
 
