@@ -54,11 +54,13 @@ def _file() -> Mapping[str, Any]:
 @cache
 def tables() -> Mapping[str, Table]:
     """Return all tables by id, in the study's order."""
+    # A misspelt key of the file is a TypeError here.
     return {each["id"]: Table(**each) for each in _file()["tables"]}
 
 
 def suite_title(suite: str) -> str:
     """Return a suite's name as the study writes it."""
+    # A suite of the user's has no other name than its own.
     return str(_file()["suites"].get(suite, suite))
 
 
