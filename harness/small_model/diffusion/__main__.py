@@ -27,10 +27,12 @@ from harness.system.logs import remark
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
+    # Without a verb the command trains.
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     verbs = {"train": train, "sample": sample, "rates": rates, "keys": keys, "export": export}
     if verb not in verbs:
         raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
+    # A run's configuration with the training added, so that model settings are those of a run.
     return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
 
 
@@ -101,6 +103,7 @@ def keys(config: dict[str, Any]) -> int:
 
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
+    # The last stage has whole videos; every window has its prompt and positions.
     clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0, layout=1.0)
     print(table(keys_of(averaged(training.folder, model), model.spec, clips[0])))
     return 0

@@ -30,6 +30,8 @@ class DiffusionForcing(Objective):
             block-causal mask; flow matching x_t = (1 - s) x0 + s n, target n - x0.
     """
 
+    # The base's `schedule` and `history_noise` play no part: levels are continuous, so that one
+    # teacher can be sampled in any number of steps, and history is clean or as noisy as any chunk.
     shift: float = 2.0
     clean: float = 0.2
 
@@ -40,6 +42,8 @@ class DiffusionForcing(Objective):
 
         draws: generator on the batch's device, the source of all random numbers.
         """
+        # All chunks of the window at once: noisy chunks are history too, which is the point of the
+        # method.
         x0 = batch.x_BFChw
         sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
         noise = randn(x0, draws)
@@ -47,6 +51,7 @@ class DiffusionForcing(Objective):
         sigma = sigma_BF[:, :, None, None, None]
         # One causal pass: every chunk attends to the earlier ones at their own noise levels.
         forcing = TeacherForcing(self.spec, x0.device)
+        # A new `TeacherForcing`, hence an empty history, for every batch.
         plan = forcing.plan(range(x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
         flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
@@ -61,6 +66,7 @@ class DiffusionForcing(Objective):
             here = counts_BF & (sigma_BF > i / BINS) & (sigma_BF <= (i + 1) / BINS)
             if here.any():
                 by_time[GRID * (i + 0.5) / BINS] = error_BF[here].mean().item()
+        # A clean chunk shows its own answer, so it teaches nothing.
         return error_BF[counts_BF].mean(), by_time
 
     def levels(self, batch: int, frames: int, from_start: bool, draws: torch.Generator) -> Tensor:
@@ -68,6 +74,7 @@ class DiffusionForcing(Objective):
         # Stratify the levels of a batch, so that its loss depends less on the random draw.
         size = self.spec.chunk_frames
         shape = batch, frames // size
+        # One u per chunk, in `count` equal strata in random order.
         count = shape[0] * shape[1]
         order = torch.randperm(count, generator=draws, device=draws.device)
         u = (order + torch.rand(count, generator=draws, device=draws.device)) / count

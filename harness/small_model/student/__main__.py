@@ -64,6 +64,8 @@ def train(config: dict[str, Any]) -> int:
     trainer = StudentTrainer(training, wan_of(model), objective, device)
     finished = trainer.run(
         lambda stage, step: batches(
+            # No window without its prompt: guidance is in the target, and the student runs one
+            # branch.
             Windows(training, stage, model.chunk_frames, drop=0.0, layout=teacher.layout),
             step,
             training.workers,
@@ -111,6 +113,7 @@ def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
     clips, text = held_out(training.samples, layout=teacher.sample_layout)
     like = torch.zeros(len(clips), *model.latent_shape(training.video_frames))
     schedule: Any = model.schedule
+    # The same noise at every call, so that sheets of two steps compare.
     draws = torch.Generator().manual_seed(0)
     network = averaged(training.folder, model)
     made, _ = roll_out(network, model.spec, schedule, text, like, draws)

@@ -26,9 +26,11 @@ _SHOWN = 6  # clips of a sheet
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
+    # By hand, because the other words are settings of Hydra and no options.
     if {"-h", "--help"} & set(words):
         print(__doc__, "Settings: conf/train/small.yaml and those of a run.", sep="\n\n  ")
         return 0
+    # `make train-small` and a bare setting mean `train`.
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     if verb not in VERBS:
         raise UserError(
