@@ -120,6 +120,7 @@ FIGURES: dict[str, Figure] = {
     ),
     "ball": (
         oval(BODY, 0, -0.36, 0.36, 0.36),
+        # The mark is a stripe, which shows that the ball rolls.
         limb(MARK, (-0.35, -0.36), (0.35, -0.36), 0.2, Joint(0, -0.36, "roll", 1.0)),
         oval(LIGHT, -0.12, -0.52, 0.08, 0.07),
     ),
