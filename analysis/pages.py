@@ -47,9 +47,25 @@ def show(grid: Grid, form: str) -> None:
         grid.show()
         print()
         return
-    written = {"md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
     # Rows of CSV end their own lines; a last empty line would be an empty row.
-    print(written[form](), end="" if form == "csv" else "\n")
+    print(written(grid, form), end="" if form == "csv" else "\n")
+
+
+def show_in_turn(grids: Sequence[Grid], form: str) -> None:
+    """Print tables in a form, with an empty line between them."""
+    for i, grid in enumerate(grids):
+        print("\n" * bool(i), end="")
+        # The terminal gets colours, which no text has.
+        if form == "text":
+            grid.show()
+        else:
+            print(written(grid, form), end="")
+
+
+def written(grid: Grid, form: str) -> str:
+    """Return a table as `text`, `md`, `latex` or `csv`."""
+    forms = {"text": grid.text, "md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
+    return forms[form]()
 
 
 def write(path: Path, text: str | bytes) -> None:

@@ -13,12 +13,12 @@ from analysis.figures.places import axis, systems_said
 from analysis.numbers import listed
 from analysis.section import Section
 from analysis.statistics import estimates
+from analysis.study.columns import is_sampled
 from analysis.study.rows import row_of
 from analysis.study.spec import suite_title, tables
 from harness.results.quantities import QUANTITIES
 
 ACROSS = 2  # panels in one row
-COUNTED = ("ratio", "ratio_same", "kv_gib", "peak_gib")  # exact bytes or a maximum, so no interval
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Lengths:
 def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
     """Build the bars of one quantity, with intervals of the values shown, and the noise floor."""
     values = section.values[quantity].astype(float)
-    known = {} if quantity in COUNTED else estimates(section, quantity)
+    # Counted bytes and maxima have no interval.
+    known = estimates(section, quantity) if is_sampled(quantity) else {}
     bars = []
     for name in names:
         # An infinite bar cannot be drawn; the note names the method.

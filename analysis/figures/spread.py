@@ -15,7 +15,8 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     # If not all fit, they share the space evenly.
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    # One pass from below. A name joins the block before it at most once, so this takes linear time.
+    # One pass from below. Every name begins one block, which is merged at most once, so this takes
+    # linear time after the sort.
     blocks: list[list[float]] = []  # first place, number of members
     for i in order:
         blocks.append([min(max(wanted[i], low), high), 1])

@@ -46,6 +46,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
     """Collect the values that the template shows of a section."""
     facts = dict(shared_facts(part))
     facts |= {what: "; ".join(part.said(what)) for what in (*SAID.values(), DIGEST)}
+    # Runs of several machines may differ in their packages; equal lists come once.
     facts["packages"] = "; ".join(
         dict.fromkeys(run.packages for run in part.runs.values() if run.packages)
     )

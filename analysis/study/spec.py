@@ -12,6 +12,7 @@ import yaml
 from analysis.verb_options import named
 from harness.system.paths import shipped
 
+# Found by package, so that an installed wheel has it too.
 FILE = shipped("analysis.study", "tables.yaml")
 
 

@@ -14,6 +14,7 @@ from analysis.choosing.choices import Question, preset
 from analysis.choosing.constraints import named, parse
 from analysis.choosing.equal_memory import TOLERANCE
 from analysis.choosing.frontiers import presets
+from analysis.pages import show_in_turn
 from analysis.section import Section
 from analysis.verb_options import of_source, source
 from harness.results.quantities import QUANTITIES
@@ -110,12 +111,7 @@ def run(words: argparse.Namespace) -> int:
 
 def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], form: str) -> None:
     """Print the tables, then why others are not shown."""
-    for i, grid in enumerate(grids):
-        print("\n" * bool(i), end="")
-        if form == "text":
-            grid.show()
-        else:
-            print(grid.markdown() if form == "md" else grid.csv(), end="")
+    show_in_turn(grids, form)
     # Notes of CSV go to stderr, so that stdout holds nothing but the table.
     notes = [*grids[0].notes] if form == "csv" else []
     for said in (*notes, *(f"not shown: {title}: {why}" for title, why in refused)):
