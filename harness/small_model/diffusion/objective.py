@@ -42,16 +42,14 @@ class DiffusionForcing(Objective):
 
         draws: generator on the batch's device, the source of all random numbers.
         """
-        # All chunks of the window at once: noisy chunks are history too, which is the point of the
-        # method.
         x0 = batch.x_BFChw
         sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
         noise = randn(x0, draws)
         # One level per frame, equal inside a chunk, broadcast over channels and cells.
         sigma = sigma_BF[:, :, None, None, None]
-        # One causal pass: every chunk attends to the earlier ones at their own noise levels.
+        # One causal pass: every chunk attends to the earlier ones at their own noise levels, since
+        # noisy chunks are history too. A new session per batch has no history.
         forcing = TeacherForcing(self.spec, x0.device)
-        # A new `TeacherForcing`, hence an empty history, for every batch.
         plan = forcing.plan(range(x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
         flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)

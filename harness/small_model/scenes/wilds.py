@@ -51,6 +51,7 @@ def sea() -> list[Patch]:
     """Draw the place `sea`, back to front."""
     return [
         *sky((118, 186, 240), (230, 238, 246), 74),
+        # The water reaches down to the lower edge: there is no ground, so `floor` is not used.
         rect((36, 108, 174), LEFT, 66, RIGHT, 130, 0.5),
         *(
             patch

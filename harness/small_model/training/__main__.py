@@ -79,6 +79,7 @@ def sample(config: dict[str, Any]) -> int:
     model: VideoModel = build("model", config["model"])
     method: Method = build("method", config["method"])
     device = machine.choose_device(config["run"]["device"])
+    # A run's method, backend and sampler, so that a sheet shows what a run would make.
     backend = build("attention", config["attention"]).resolve(model.spec, method, device)
     studio = Studio(model, method, backend, device)
     shown = studio.show(

@@ -38,6 +38,7 @@ class Stage:
         # With both it would be unclear which one ends the stage.
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("a stage of train.stages needs either steps or minutes")
+        # At construction, so that a mistake in the last stage is found before the first one runs.
         if min(self.frames, self.batch, self.copies, self.length) <= 0 or self.lr <= 0:
             raise ValueError(f"{self}: frames, batch, copies, lr and length must be above 0")
         if not (0 <= self.from_start <= 1 and 0 <= self.own <= 1 and self.rollout >= 0):
