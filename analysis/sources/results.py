@@ -20,10 +20,9 @@ from analysis.section import VIDEO, Method, Section, Setting
 from analysis.sources.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.sources.traces import traced
 from harness.config.compose import choices, described
-from harness.results.all_runs import load, load_run, load_runs
+from harness.results.all_runs import load, load_run, load_runs, readable_below
 from harness.results.command_of_run import Origin
 from harness.results.observations import Twice, folders_below, refuse_twice
-from harness.results.older import without_older
 from harness.results.quantities import QUANTITIES, is_fidelity
 from harness.results.run import Run, run_id_of
 from harness.results.scores import CONSTANT
@@ -79,10 +78,9 @@ def sections(results: Path) -> list[Section]:
     """
     # By the id in the folder's name: it is known even if the rows cannot be read.
     below = [(run_id_of(folder), folder) for folder in folders_below(results)]
+    # Before anything is read: a damaged run would hide that another one lies there twice.
     refuse_twice(below)
     folders = dict(below)
-    # Other schemas have other columns; one note names them.
-    newest = without_older(results, sorted(folders.values()))
     damaged: list[str] = []
     try:
         table = load(results)
@@ -92,7 +90,7 @@ def sections(results: Path) -> list[Section]:
     except UserError:
         # One damaged run must not hide the others: find the readable ones, and name the rest.
         whole = []
-        for folder in newest:
+        for folder in readable_below(results):
             try:
                 load_run(folder)
             except UserError as error:
