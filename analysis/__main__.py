@@ -34,6 +34,8 @@ VERBS = {
 
 def main(words: Sequence[str]) -> int:
     """Run one verb and return its exit code; 2 for errors that the user can fix."""
+    # `-v` and `-q` choose what is logged. They may stand anywhere, so they go before any parser
+    # looks.
     words = without_flags(words)
     listed = "\n".join(f"  {verb:10} {said}" for verb, (_, said) in VERBS.items())
     parser = Parser(
@@ -42,6 +44,8 @@ def main(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", metavar="verb")
+    # Only the first word is parsed here: the others belong to the verb's own parser. argparse's
+    # subparsers would have to import every verb to know its options.
     verb = parser.parse_args(words[:1]).verb
     if verb not in VERBS:
         near = did_you_mean(verb, list(VERBS))
@@ -49,6 +53,7 @@ def main(words: Sequence[str]) -> int:
         return USER_ERROR
     name, said = VERBS[verb]
     module = import_module(f"analysis.{name}")
+    # Named by the verb, so that `--help` and errors show the words that the user has to type.
     own = Parser(prog=f"python -m analysis {verb}", description=said)
     module.arguments(own)
     try:

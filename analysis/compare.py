@@ -28,6 +28,7 @@ from harness.system.text_table import Grid
 from harness.system.units import GIB
 
 Word = Literal["agrees", "differs", "not comparable", "not run"]
+# The rest of our quantities are means over prompts, which an interval belongs to.
 POINTS = ("ratio", "peak_gib")  # counted or largest: no mean over prompts
 COUNTED = "counted by the planner"
 LIST = "list"
@@ -74,6 +75,8 @@ class Verdict:
 
 def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted]) -> list[Verdict]:
     """Judge every printed number of a paper against each of our numbers that repeats its row."""
+    # The planner's counts stand beside runs and do not replace them: both may disagree with the
+    # print.
     known = {(each.suite, each.row): each for each in counts}
     found = []
     for number in paper.numbers:
@@ -97,8 +100,10 @@ def verdicts(paper: Paper, sections: Sequence[Section], counts: Sequence[Counted
 def judged(number: Number, ours: Ours) -> Verdict:
     """Judge one pair: not comparable, agrees or differs."""
     note = f"; {number.column.note}" if number.column.note else ""
+    # Reasons come first: two numbers that agree by chance say nothing if their settings differ.
     if ours.reasons:
         return Verdict(number, ours, "not comparable", "; ".join(ours.reasons))
+    # A count or a maximum is compared as a point, so only the printed number's rounding gives room.
     low, high = ours.bounds or (ours.value, ours.value)
     # The tolerance keeps a value on the edge of the rounding interval inside it, in floating point.
     slack = number.half_unit * (1 + 1e-9)
@@ -110,12 +115,14 @@ def judged(number: Number, ours: Ours) -> Verdict:
 def reasons(number: Number, section: Section, method: Method) -> list[str]:
     """Explain why a run of ours is not comparable with a printed number; empty if it is."""
     theirs, ours = number.setup, section.setting
+    # A section without a setting cannot tell model or device, so nothing of it may be compared.
     if ours is None:
         return ["what it was measured on is not known"]
     size = (theirs.height, theirs.width)
     their_size = "a known one" if theirs.height is None else f"{theirs.height}x{theirs.width}"
     device = " and ".join(ours.devices) or "unknown"
-    # The column decides which of these must be equal: bytes do not depend on the device.
+    # A check for each word of `papers.NEEDS`. The column decides which of them count: bytes do not
+    # depend on the device. The texts name both sides, so that a reader sees what to change.
     checks = {
         "model": (ours.model in theirs.models, f"other model ({ours.model}, not {theirs.model})"),
         "length": (
@@ -133,6 +140,7 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
         "prompts": (
             theirs.prompts == ours.prompts and theirs.num_videos == method.num_videos,
             f"other prompts ({method.num_videos} {ours.prompts}, not "
+            # A paper that names no source of prompts leaves two spaces behind.
             f"{theirs.num_videos or 'a known number of'} {theirs.prompts})".replace("  ", " "),
         ),
         "build": (
@@ -142,6 +150,8 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
     }
     found = [said for need in number.column.needs for same, said in [checks[need]] if not same]
     work = number.work
+    # Names are no proof of the same work: a run of `flowcache_fast` may have another order of
+    # passes, reach or guidance than the row of the paper (docs/compare.md).
     if work is not None and not does(method, theirs.models[0], work.words):
         found.append(f"other work (theirs is {' '.join(work.words)})")
     is_fidelity = QUANTITIES[str(number.column.quantity)].fidelity
@@ -152,6 +162,7 @@ def reasons(number: Number, section: Section, method: Method) -> list[str]:
 
 def grid(paper: Paper, found: Sequence[Verdict]) -> Grid:
     """Build the table of compared pairs, in the paper's order; notes count the other numbers."""
+    # Most numbers of most papers have none of ours, so a table of all would hide the pairs.
     shown = [each for each in found if each.ours is not None]
     rows = []
     for each in shown:
@@ -206,6 +217,8 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
     if key is None:
         return
     for section in sections:
+        # Most papers measure on prompts that are no suite of ours: their tables name none, and
+        # `reasons` then compares the source of the prompts.
         if number.suite and section.suite != number.suite:
             continue
         for name, method in section.methods.items():
@@ -217,6 +230,7 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
             )
             if not repeats or key not in section.values:
                 continue
+            # Scaled before it is tested: the printed number decides the unit (GB, percent).
             value = float(section.values[key][name]) * number.column.scale
             if math.isnan(value):
                 continue
@@ -236,6 +250,7 @@ def _of_runs(number: Number, sections: Sequence[Section]) -> Iterator[Ours]:
 def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
     """Yield the number of each verdict, then the numbers without one of ours, by reason."""
     yield ", ".join(f"{word}: {number}" for word, number in count(found).items())
+    # Numbers without one of ours are counted rather than listed: the study alone has 690.
     alone = [each for each in found if each.ours is None]
     without = Counter(
         f"{each.number.column.name}, {each.reason}" for each in alone if each.word != "not run"
@@ -253,6 +268,7 @@ def _notes(paper: Paper, found: Sequence[Verdict]) -> Iterator[str]:
             f"method={','.join(dict.fromkeys(methods))}",
             *([f"suite={suite}"] if suite else []),
         ]
+        # Any of these has the paper's weights; the first is also the one that stated work names.
         words += [f"model={name}" for name in paper.setup.models[:1]]
         yield f"not run, {len(methods)} numbers: python -m harness -m {' '.join(words)}"
     if paper.setup.protocol:
@@ -278,6 +294,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     of_source(parser)
     parser.add_argument(
         "--published",
+        # The study is the one whose methods are all here, so it is what a reader most likely asks
+        # for.
         default="longhorizon",
         help=f"papers, with commas, or all; {LIST} names them (default: longhorizon, the study)",
     )
@@ -306,6 +324,7 @@ def run(words: argparse.Namespace) -> int:
             raise
         why = [f"no runs of ours: {error}"]
     for each in papers:
+        # The study's own numbers need no count beside them: they are the print's source.
         counts = counted() if each.counted and words.source != PUBLISHED else ()
         found = verdicts(each, ours, counts)
         table = grid(each, found)
@@ -332,6 +351,7 @@ def _narrowed(each: Paper, suite: str | None, word: str | None) -> Paper:
             if not word or word.lower() in f"{row} {each.method_of(table, row)}".lower()
         }
         if rows:
+            # `of_work` prints whatever a table states, so rows that are left out must leave it too.
             work = {row: work for row, work in table.work.items() if row in rows}
             tables.append(replace(table, rows=rows, work=work))
     if not tables:

@@ -64,6 +64,7 @@ class Measure:
         return f"{self.title} ({self.quantity.meaning}{unit})"
 
 
+# VBench's dimensions have no `Quantity` to import: its values come from another environment.
 IMAGING = Quantity("vbench_imaging_quality", "MUSIQ", "higher")
 MEASURES = (
     *(Measure("signals", x.name.removeprefix("signals_"), x) for x in Signals.quantities),
@@ -104,6 +105,7 @@ def drift(table: pd.DataFrame) -> list[DriftTables]:
 
     Raises  UserError: no row has a drift value.
     """
+    # All runs are known before any is read, since a reference may stand anywhere in the table.
     runs = {
         str(run_id): LoadedRun(str(run_id), x) for run_id, x in table.groupby("run_id", sort=False)
     }
@@ -112,6 +114,7 @@ def drift(table: pd.DataFrame) -> list[DriftTables]:
         titled.setdefault(title(run.rows), []).append(run)
     sections = []
     for name, group in titled.items():
+        # A run is BF16 if others refer to it. Its name alone may be any.
         references = {run.reference_id for run in group}
         lines = []
         for run in group:
@@ -126,6 +129,7 @@ def drift(table: pd.DataFrame) -> list[DriftTables]:
                     len(run.rows) - len(made),
                 )
             )
+        # A stable sort: the other methods keep the order of the folder.
         lines.sort(key=lambda each: not each.is_reference)  # BF16 first
         sections.append(_tables(name, lines))
     # The notes say why each measure is missing, so they are the error's reason.
@@ -149,6 +153,7 @@ def _tables(name: str, lines: Sequence[Line]) -> DriftTables:
     """Build a table and a panel of every measure that some run has."""
     grids, panels = [], []
     for measure in MEASURES:
+        # A measure that no run has gets no table; the notes say why.
         cells = [row for each in lines if (row := _estimates(measure, each)) is not None]
         if not cells:
             continue
@@ -175,6 +180,7 @@ def _estimates(measure: Measure, of: Line) -> Row | None:
     found: list[Estimate | None] = []
     for part in PARTS:
         column = measure.quantity.drift_column(part)
+        # No run was scored with this metric.
         if column not in of.rows:
             return None
         own = of.rows[column].astype(float)  # null becomes NaN, which means skip
@@ -194,6 +200,7 @@ def over_prompts(values: pd.Series) -> Estimate | None:
 
 def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
     """Build the table of a measure; a metric against BF16 has no column of differences to it."""
+    # Columns and not rows are formatted, because the numbers of a column share their decimals.
     columns = list(zip(*(estimates for _, estimates in rows), strict=True))
     titles = [said for part in PARTS.values() for said in (part, "less BF16's")]
     # Columns alternate: own value, difference to BF16.
@@ -211,6 +218,7 @@ def _grid(name: str, measure: Measure, rows: Sequence[Row]) -> Grid:
             mean, *bounds = (number(value, decimals, "z") for value in values)
             cells.append(mean + (f" [{', '.join(bounds)}]" if bounds else ""))
         texts.append(cells)
+    # Pairs may be fewer than a run's own prompts; n is that of its own value.
     ns = [max(x.n for x in estimates if x) for _, estimates in rows]
     lines = [
         [row[0], str(n), *line]
@@ -226,6 +234,7 @@ def _missing(lines: Sequence[Line]) -> Iterator[str]:
     for metric in dict.fromkeys(measure.metric for measure in MEASURES):
         measure = next(each for each in MEASURES if each.metric == metric)
         column = measure.quantity.drift_column("last_minus_first")
+        # BF16 has no distance to itself, which is no gap in the results.
         asked = [x for x in lines if not (measure.against_reference and x.is_reference)]
         whys: dict[str, list[str]] = {}
         for each in asked:
@@ -245,6 +254,7 @@ def _missing(lines: Sequence[Line]) -> Iterator[str]:
 def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int]:
     """Count the videos without a value by reason."""
     if column not in rows:
+        # The configuration file of a VBench dimension lies in a folder of its own.
         word = measure.metric.replace("vbench_", "vbench/")
         return {f"not scored: python -m harness score <results> metrics=[{word}]": len(rows)}
     without = rows[rows[column].isna()]
@@ -254,6 +264,7 @@ def _reasons(measure: Measure, column: str, rows: pd.DataFrame) -> dict[str, int
         if name in without:
             reasons = reasons.fillna(without[name])
     reasons = reasons.dropna()
+    # A video that was not scored has null columns if other runs of the folder were scored.
     num_unexplained = len(without) - len(reasons)
     short = {"not scored": num_unexplained} if num_unexplained else {}
     return {**{str(reason): int(n) for reason, n in reasons.value_counts().items()}, **short}

@@ -21,10 +21,11 @@ def number(
     sign: as in a format string: `+` always shows a sign, `z` drops the sign of zero.
     none: text for None and NaN.
     """
+    # A missing value is a dash and never 0 or nan: a reader must see that nothing was measured.
     if value is None or math.isnan(value):
         return none
     if math.isinf(value):
-        return f"{value:{sign.rstrip('z')}}"
+        return f"{value:{sign}}"  # as a literal `inf`, which the study prints too
     if decimals is None or (digits and value and abs(value) < 10.0 ** (1 - decimals)):
         return f"{value:{sign}.{digits}g}"
     return f"{value:{sign}.{decimals}f}"

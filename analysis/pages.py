@@ -47,8 +47,25 @@ def show(grid: Grid, form: str) -> None:
         grid.show()
         print()
         return
-    written = {"md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
-    print(written[form](), end="" if form == "csv" else "\n")
+    # Rows of CSV end their own lines; a last empty line would be an empty row.
+    print(written(grid, form), end="" if form == "csv" else "\n")
+
+
+def show_in_turn(grids: Sequence[Grid], form: str) -> None:
+    """Print tables in a form, with an empty line between them."""
+    for i, grid in enumerate(grids):
+        print("\n" * bool(i), end="")
+        # The terminal gets colours, which no text has.
+        if form == "text":
+            grid.show()
+        else:
+            print(written(grid, form), end="")
+
+
+def written(grid: Grid, form: str) -> str:
+    """Return a table as `text`, `md`, `latex` or `csv`."""
+    forms = {"text": grid.text, "md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
+    return forms[form]()
 
 
 def write(path: Path, text: str | bytes) -> None:
@@ -83,4 +100,5 @@ def into_page(page: Path, text: str, drawn: Path | None) -> None:
         # Relative, so that the page shows the picture wherever the repository lies.
         place = os.path.relpath(drawn, page.parent)
         text += f"\n![measured against published, a panel a suite and metric]({place})\n"
+    # The marks stay, so that the next run of the sweep can replace the text again.
     write(page, f"{before}{BEGIN}\n\n{text}\n{END}{after}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.results.run import Run
 
+# Both sides of a pair need the same noise; the seed is a function of prompt and sample.
 VIDEO = ["prompt_index", "sample"]  # pairs a method's video with BF16's; the seed follows
 
 
@@ -88,6 +89,8 @@ class Method:
     num_wanted: int | None = None
     failures: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    # Plain numbers and no columns of `values`: they describe what a run cost, and only controls and
+    # decomposition read them. Choices and tables show quantities.
     skip_ratio: float = np.nan
     flops: float = np.nan
     request: Run | None = None
@@ -151,6 +154,7 @@ class Section:
 
     def why_not(self, quantity: str) -> str:
         """Explain why no method has a value of a quantity."""
+        # Methods usually lack a quantity for one reason, such as missing weights: say it once.
         said = dict.fromkeys(
             each.reasons[quantity] for each in self.methods.values() if quantity in each.reasons
         )

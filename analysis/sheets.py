@@ -17,6 +17,7 @@ from harness.results.video_files import Frames, read_frames
 from harness.system.errors import UserError
 from harness.system.files import slug
 
+# A guard against a slip of the finger. `contact_sheet` never draws more instants than frames.
 MOST_COLUMNS = 1000
 _LETTERS = 34  # of a line beside the frames
 
@@ -27,6 +28,7 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
     rows: from `harness.results.all_runs.load`. Returns the files in order.
     Raises  UserError: no finished video among the rows, or the frames of one are gone.
     """
+    # A failed video has no frames to show.
     made = rows[rows["failure"].isna()]
     if made.empty:
         raise UserError(f"no finished video below {results}: repeat the runs that make them")
@@ -36,6 +38,7 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
     paths: list[Path] = []
     for (suite, index), videos in made.groupby(["suite", "prompt_index"], sort=True):
         path = out / f"{slug(str(suite))}-{index:03d}.png"
+        # A number is added rather than overwriting the other suite's sheet.
         if path in paths:  # two suites may have one slug
             path = out / f"{slug(str(suite))}-{len(paths)}-{index:03d}.png"
         paths.append(path)
@@ -44,6 +47,7 @@ def draw_sheets(rows: pd.DataFrame, results: Path, out: Path, columns: int) -> l
 
 
 def _draw(path: Path, videos: pd.DataFrame, folders: Mapping[str, Path], columns: int) -> None:
+    # A run is BF16 if it is its own reference.
     first = videos["run_id"] == videos["reference_run_id"]
     psnr_db = videos.get("psnr_db", pd.Series(float("nan"), videos.index))
     # BF16 on top; it has no PSNR to itself, so a column of its own puts it there.
@@ -51,6 +55,7 @@ def _draw(path: Path, videos: pd.DataFrame, folders: Mapping[str, Path], columns
     ordered = ordered.sort_values(["first", "psnr_db"], ascending=False)
     pictured: list[tuple[str, Frames]] = []
     for row in ordered.itertuples():
+        # The prompt stands beside the topmost row only; it is the same for all.
         words = f"{row.psnr_db:.1f} dB" if pictured else str(row.prompt)
         label = "\n".join([str(row.method), *textwrap.wrap(words, _LETTERS, max_lines=5)])
         stem = f"{row.prompt_index:04d}-{row.sample}"

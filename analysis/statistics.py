@@ -29,6 +29,7 @@ from harness.results.quantities import QUANTITIES
 
 Array = NDArray[np.float64]
 
+# A fixed seed: a table that is printed again must show the same intervals.
 NUM_DRAWS, NUM_FLIPS, SEED = 10_000, 20_000, 0
 EXACT_UP_TO = 30  # prompts
 # Prompts. With fewer, a bootstrap interval is just the smallest and the largest value.
@@ -65,9 +66,11 @@ class Difference(Estimate):
 
 def by_prompt(section: Section, quantity: str) -> pd.DataFrame:
     """Average the videos of each prompt: a row per prompt, a column per method, NaN if missing."""
+    # No run was scored with the metric of this quantity.
     if quantity not in section.videos:
         return pd.DataFrame()
     known = section.videos[quantity].astype(float).dropna()
+    # Samples of one prompt are not independent, so their mean is one observation.
     means = known.groupby(level=["prompt_index", "method"], sort=True).mean()
     return means.unstack("method")
 
@@ -80,6 +83,7 @@ def estimates(section: Section, quantity: str) -> Mapping[str, Estimate]:
 
 def base_of(section: Section, quantity: str) -> str | None:
     """Return the base of a quantity's differences: BF16, or for fidelity the noise floor."""
+    # BF16 equals itself, so a difference to it would be the fidelity itself and always significant.
     if QUANTITIES[quantity].fidelity:
         return next(iter(section.floors), None)
     return section.reference
@@ -96,6 +100,7 @@ def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
         return {}
     beside = {base, section.reference, *section.floors, *section.reruns}
     others = [name for name in table if name not in beside]
+    # Pairs take out how hard a prompt is: prompts differ far more than methods do (docs/drift.md).
     paired = table[others].sub(table[base], axis=0)
     found = _means(paired)
     # Only methods that have an estimate are tested, so Holm's correction counts no empty column.
@@ -109,14 +114,13 @@ def differences(section: Section, quantity: str) -> Mapping[str, Difference]:
 
 @lru_cache(maxsize=KEPT)
 def again(section: Section, quantity: str) -> Mapping[str, Estimate]:
-    """Estimate how BF16's reruns and noise-floor runs differ from BF16, without a test.
-
-    Empty for fidelity, since BF16 has no fidelity value of its own.
-    """
+    """Estimate how BF16's reruns and noise-floor runs differ from BF16; empty for fidelity."""
     table, base = by_prompt(section, quantity), section.reference
+    # BF16 has no fidelity of its own, hence no difference of one.
     if QUANTITIES[quantity].fidelity or base not in table:
         return {}
     others = [name for name in (*section.reruns, *section.floors) if name in table]
+    # Untested: a rerun shows the size of noise and supports no claim.
     paired = table[others].sub(table[base], axis=0)
     return _means(paired)
 
@@ -128,6 +132,7 @@ def beside_reruns(section: Section, quantity: str, found: Mapping[str, Differenc
     shifts all prompts of that run alike. Only a rerun of BF16 shows the size of such a shift.
     """
     gaps = again(section, quantity)
+    # Noise-floor runs do not count: another attention backend takes other seconds by itself.
     sizes = [abs(gaps[name].mean) for name in section.reruns if name in gaps]
     largest = max((size for size in sizes if np.isfinite(size)), default=0.0)
     within = [
@@ -168,6 +173,8 @@ def estimate(values: pd.Series) -> Estimate | None:
 
 def ratio(before: pd.Series, after: pd.Series) -> Estimate | None:
     """Estimate before / after as a geometric mean over the prompts both have; None without any."""
+    # Ratios are averaged as logarithms: 2x and 0.5x are as far from 1x, which their plain mean
+    # denies.
     found = estimate(pd.Series(np.log(before / after)))
     if found is None:
         return None
@@ -178,6 +185,7 @@ def ratio(before: pd.Series, after: pd.Series) -> Estimate | None:
 def holm(values: Mapping[str, float]) -> dict[str, float]:
     """Return Holm's corrected p of each name, in the order given."""
     found, largest = {}, 0.0
+    # The smallest p is multiplied by the number of tests, the next by one less, and so on.
     for place, name in enumerate(sorted(values, key=values.__getitem__)):
         # A corrected p is never smaller than that of a test with a smaller p.
         largest = max(largest, min(1.0, (len(values) - place) * values[name]))
@@ -205,12 +213,16 @@ def exact_p(differences: Array) -> float:
     # This costs 2^(n/2) memory, where the full list of patterns would cost 2^n.
     sums = [np.zeros(1), np.zeros(1)]
     for i, d in enumerate(np.abs(differences)):
+        # Differences go to the halves in turn, so that each half has n / 2 of them.
         half = sums[i % 2]
         sums[i % 2] = np.concatenate([half - d, half + d])
     target = abs(float(differences.sum()))
     slack = 1e-9 * max(float(np.abs(differences).sum()), 1e-300)  # equal sums differ by rounding
+    # Every pattern is at least as far from zero as a sum of zero.
     if target <= slack:
         return 1.0
+    # A pair reaches the target if its right sum is at least the target less its left sum, so one
+    # sorted half answers for all pairs of the other.
     left, right = sums[0], np.sort(sums[1])
     reached = (len(right) - np.searchsorted(right, target - slack - left)).sum()
     # Only positive sums were counted. Every pattern has a negated twin, hence the factor 2.
@@ -246,6 +258,7 @@ def _means(table: pd.DataFrame) -> dict[str, Estimate]:
             bounds = interval(next(draws)) if is_shown else None
             found[column] = Estimate(float(mean), bounds, len(values))
     names = list(table.columns)
+    # Back to the order of the columns, which the groups have mixed.
     return {str(names[i]): found[i] for i in sorted(found)}
 
 
@@ -261,6 +274,7 @@ def _alike(table: pd.DataFrame) -> list[tuple[list[int], Array]]:
     ]
 
 
+# A section has few different numbers of prompts, and 10 001 rows of weights are large.
 @lru_cache(maxsize=4)
 def redrawn(num: int) -> Array:
     """Return bootstrap weights for `num` prompts, the same for every value.
@@ -281,6 +295,8 @@ def ranks(values: Array) -> Array:
     """
     if np.isnan(values).any():
         raise ValueError("a NaN has no rank: leave out what was not measured")
+    # All pairs at once instead of a sort: thousands of draws of some thirty methods are ranked in
+    # one call, and ties need no care.
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     found: Array = below + (equal + 1) / 2

@@ -46,10 +46,14 @@ class Metric:
     decimals: int
 
 
+# The study's PSNR is a mean over frames in dB, so ours of the same definition comes first. The
+# second is of the mean squared error, which a frame that equals BF16's cannot lift; it is compared
+# with the same published values.
 PSNR = Metric("PSNR frame mean dB", "psnr", "psnr_frame_mean_db", True, 2)
 LATER = Metric("PSNR rest dB", "psnr", "psnr_rest_db", True, 2)
 SSIM = Metric("SSIM", "ssim", "ssim", True, 3)
 LPIPS = Metric("LPIPS", "lpips", "lpips", False, 3)
+# `LATER` has no published values of its own, so the list of methods leaves it out.
 RANKED = (PSNR, LATER, SSIM, LPIPS)
 LISTED = (PSNR, SSIM, LPIPS)
 
@@ -97,8 +101,10 @@ def pairs(published: Mapping[str, Published], measured: Mapping[str, Measured]) 
     for place, (suite, theirs) in enumerate(published.items()):
         if suite in measured:
             names = [name for name in theirs.methods.index if name in measured[suite].names]
+            # Prompts of two suites are different ones, so each suite draws from a seed of its own.
             found.append(Pair(theirs, measured[suite], names, SEED + place))
     # Rows of the study with few videos are too uncertain to decide whether ranks agree.
+    # A correlation of two methods is always 1 or -1.
     found = [pair for pair in found if len(pair.whole) >= FEWEST]
     if not found:
         ours = ", ".join(
@@ -130,6 +136,7 @@ def agreement(found: Sequence[Pair]) -> Grid:
         for title, half in halves().items():
             names = [name for name in pair.whole if name in half]
             lines.append(_line(f"{pair.published.suite}, {title} half", [pair], names))
+        # A second line shows what the uncertain rows would change.
         if len(pair.names) > len(pair.whole):
             lines.append(_line(f"{pair.published.suite}, partial rows too", [pair], pair.names))
     if len(found) > 1:
@@ -163,7 +170,9 @@ def listing(pair: Pair) -> Grid:
     cells: list[list[str]] = [[] for _ in pair.names]
     apart = []
     for metric in metrics:
+        # Row 0 holds the means over all prompts; no draws are asked for.
         sides = pair.theirs(metric, pair.names), pair.ours(metric, pair.names)[0]
+        # Ranks count from the smallest value, so a metric of which more is better is turned around.
         sign = -1 if metric.higher_is_better else 1  # rank 1 is closest to BF16
         places = [ranks(sign * side) for side in sides]
         # Positive: further from BF16 on our model than in the study.
@@ -175,6 +184,7 @@ def listing(pair: Pair) -> Grid:
             row.append(" / ".join(f"{place:g}" for place in both))
     mean = np.mean(apart, axis=0)
     videos = pair.published.methods["n_videos"]
+    # The methods that the two sides disagree on most come first: they are what a reader looks for.
     order = np.lexsort((pair.names, mean, -np.abs(mean)))  # its last key sorts first
     lines = [
         [pair.names[i], str(videos[pair.names[i]]), *cells[i], f"{mean[i]:+.1f}"] for i in order
@@ -249,6 +259,8 @@ def correlation(
     if missing or len(names) < FEWEST:
         return np.nan, np.nan, np.nan
     # Suites weigh the same, whatever their number of prompts.
+    # Values and not correlations are averaged, so that "both" is a rank over the mean of two
+    # suites.
     theirs = np.mean([pair.theirs(metric, names) for pair in found], axis=0)
     ours = np.mean([pair.ours(metric, names, NUM_DRAWS) for pair in found], axis=0)
     # Row 0 of `ours` has all prompts once; the others are the bootstrap's draws.
@@ -260,6 +272,7 @@ def correlation(
 
 def _absent(published: Mapping[str, Published], measured: Mapping[str, Measured]) -> Iterator[str]:
     """Yield the methods, suites and metrics that one side lacks."""
+    # A line for everything that is left out: a correlation over fewer methods may look better.
     for suite in published.keys() - measured.keys():
         yield f"{suite}: no rows of ours"
     for suite, ours in measured.items():
@@ -320,6 +333,7 @@ def report(table: pd.DataFrame, study: Mapping[str, Published]) -> Report:
     rows, left_out = one_sweep(table, names)
     suites = by_suite(rows, names)
     found = pairs(study, suites)
+    # All rows agree in what the heading says (`study_methods.SAME`).
     first = rows.iloc[0]
     history = "full history" if first["contract"] == "full" else f"contract {first['contract']}"
     heading = (

@@ -24,6 +24,7 @@ from harness.scoring.vbench.totals import dimension_means, official_prompts, tot
 from harness.system.errors import UserError
 from harness.system.text_table import Grid
 
+# VBench's own file: every prompt with the dimensions that count it.
 LISTING = "prompts/VBench_full_info.json"  # below the data folder
 SCORES = ("quality", "semantic", "total")
 
@@ -41,6 +42,8 @@ class Official:
 
     def records(self, run: pd.DataFrame) -> list[dict[str, Any]]:
         """Return the rows of a run, with prompts in the official wording."""
+        # The published wordings are longer prompts of the same lines. VBench finds a dimension's
+        # prompts by the official wording, which a line number links to them.
         rows: list[dict[str, Any]] = run.to_dict("records")  # type: ignore[assignment]
         if not self.scored_as:
             return rows
@@ -54,6 +57,7 @@ def tables(rows: pd.DataFrame, data_dir: str | None = None) -> list[tuple[Grid, 
     Raises  UserError: no row has a dimension; the official list cannot be read.
     """
     # A run without a single dimension was not scored, so it has no line.
+    # By title: suites, models and attention windows never share a table.
     runs: dict[str, list[pd.DataFrame]] = {}
     for _, run in rows[rows["failure"].isna()].groupby("run_id", sort=False):
         if any(
@@ -72,6 +76,7 @@ def _table(
     name: str, runs: list[pd.DataFrame], official: Official | None
 ) -> tuple[Grid, list[str]]:
     counted, differs = "every video counts, whatever its prompt: not VBench's own prompts", []
+    # Dimensions of any other prompts have no official list, so every video counts.
     if official is None:
         means = [dimension_means(run.to_dict("records")) for run in runs]  # type: ignore[arg-type]
     else:

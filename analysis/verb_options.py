@@ -49,6 +49,8 @@ def of_observations(parser: argparse.ArgumentParser) -> None:
 
 def observations(words: argparse.Namespace) -> Path:
     """Return the path of the study's data, as given or the default."""
+    # The study's data is not in this repository, so its place is the user's choice
+    # (docs/tables.md).
     return Path(words.observations or Path(data_folder(None)[0]) / FILE)
 
 
@@ -58,6 +60,7 @@ def source(words: argparse.Namespace) -> list[Section]:
     Raises  UserError: the source is missing or unreadable.
     """
     # Imported late: reading results needs torch, which `--help` does without.
+    # A folder of results that is called `published` can still be given as `./published`.
     if words.source == PUBLISHED:
         from analysis.sources.published.observations import sections as of_study
 

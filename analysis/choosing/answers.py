@@ -29,12 +29,15 @@ def overview(section: Section) -> Iterator[Grid]:
 
     Raises  UserError: no method has a value of anything.
     """
+    # The order of the study's default recommendation.
     values, order = objectives(section), preset("single_gpu").by
     columns, without = usable(section, SUMMARY)
     if not columns:
         raise UserError("no method has a value of any quantity")
     table = ordered(values, order)[list(columns)]
+    # The notes tell an axis as what a reader wants of it: "high SSIM, low peak GiB".
     words = {"higher": "high", "lower": "low"}
+    # A column per frontier: which of the four a method is on says what it is good for.
     fronts = frontiers(section)
     notes = []
     for front in fronts:
@@ -52,6 +55,7 @@ def overview(section: Section) -> Iterator[Grid]:
         together.setdefault(f"{why}, so not on {', '.join(titles)}", []).append(name)
     notes += [f"{listed(names, NUM_NAMED)}: {said}" for said, names in together.items()]
     yield grid(section, f"{section.title}: what no other method beats", table, notes)
+    # A table of its own, since a recommendation names one method and the first table shows all.
     yield _recommended(section)
 
 
@@ -63,6 +67,7 @@ def _recommended(section: Section) -> Grid:
         for card in found
         if card.fell_back
     ]
+    # One method may win several cards; its warnings come once.
     named = dict.fromkeys(card.method for card in found)
     notes += [f"{name}: {'; '.join(warned[name])}" for name in named if warned.get(name)]
     return Grid(
@@ -81,8 +86,10 @@ def answer(section: Section, question: Question) -> Iterator[Grid]:
     """
     found = ask(section, question)
     table = found.values.astype(object)
+    # The number of videos stands first: it tells how much the other columns can be trusted.
     counts = [str(section.methods[str(name)].num_videos) for name in table.index]
     table.insert(0, "n", np.array(counts, dtype=object))
+    # On a frontier BF16 may be a row already.
     if found.reference is not None and section.reference not in table.index:
         num = str(section.methods[str(section.reference)].num_videos)
         table.loc[f"{section.reference}{AGAINST}"] = [num, *found.reference]
@@ -120,6 +127,7 @@ def of_size(
         share, said = share_of_gib(section, gib), f"{gib:g} GiB"
     else:
         assert ratio
+        # A ratio needs no bytes, which printed numbers may lack.
         share, said = 1 / ratio, f"{ratio:g}x less than BF16"
     yield _group(section, at(section, share, said, tolerance))
 
@@ -132,6 +140,7 @@ def _group(section: Section, group: Group) -> Grid:
     # BF16 is below the group for comparison; it holds other bytes.
     if base is not None:
         table.loc[f"{section.reference}{AGAINST}"] = ["all kept", *base.reindex(table.columns[1:])]
+    # Only the two ratios together show dropped frames of a policy with any name.
     untold = [] if section.has("ratio_same") else ["frames: as far as names tell"]
     return grid(section, group.title, table, [*group.compared, *group.missing, *untold])
 
@@ -140,6 +149,7 @@ def longest(section: Section, card_gib: float) -> Iterator[Grid]:
     """Build one line per method: the planned longest video and measured costs."""
     rows = plan(section, card_gib)
 
+    # Three digits; above 100 without decimals, since `.3g` would print 1234 as 1.23e+03.
     def texts(values: list[float]) -> list[str]:
         return [number(x, 0 if x >= 100 else None, digits=3) for x in values]
 

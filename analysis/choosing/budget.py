@@ -14,6 +14,7 @@ from analysis.section import Section, cell
 from harness.results.run import REQUEST, Run
 from harness.system.errors import UserError, first_line
 
+# A minute less than a day, since the planner rounds to whole chunks.
 MAX_SHOWN_S = 86_340  # the planner stops at a day
 
 
@@ -51,6 +52,7 @@ def plan(section: Section, card_gib: float) -> list[Planned]:
     found = []
     for method in section.methods.values():
         longest, why = None, "printed numbers only: there is no run whose settings could be planned"
+        # The method stays in the table without a plan: its measured costs are still worth reading.
         if method.folder is not None:
             try:
                 longest, why = longest_video(Run.from_folder(method.folder), card_gib, needs)
@@ -71,6 +73,7 @@ def plan(section: Section, card_gib: float) -> list[Planned]:
 
 def _per_second(section: Section, name: str, quantity: str) -> float:
     """Divide a quantity of the whole video by its seconds; NaN if either is unknown."""
+    # Per second of video, so that suites of different lengths compare.
     seconds = section.seconds_generated
     return cell(section.values, name, quantity) / seconds if seconds else float("nan")
 
@@ -109,6 +112,7 @@ def longest_video(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[flo
         return None, f"cannot be planned here: {first_line(error)}"
     if found.longest_frames is None:
         return None, "; ".join(found.reasons) or "memory of this method is not known"
+    # None would mean unknown; a card on which not a chunk fits has an answer, 0.
     return found.longest_s or 0.0, ""
 
 

@@ -86,10 +86,13 @@ def ask(section: Section, question: Question) -> Answer:
     if missing and question.is_typed:
         raise UserError(_cannot_answer(section, missing))
     reference = row(values, section.reference)
+    # A bound by BF16's value needs the reference, so bounds become numbers here and not in the
+    # parser.
     limits, unread = readable(question.under, values, reference)
     if unread and question.is_typed:
         raise UserError("; ".join(unread))
     met = {each: each.met(values[each.quantity], limit) for each, limit in limits.items()}
+    # A method without a value misses its bound: nothing shows that it would keep to it.
     kept = values[pd.DataFrame(met, index=values.index).all(axis=1)]
     by = tuple(name for name in question.by if name not in missing)
     front = tuple(name for name in question.front if name not in missing)
@@ -104,11 +107,13 @@ def ask(section: Section, question: Question) -> Answer:
     shown = [name for name in question.quantities if name not in missing]
     counts = {name: section.methods[name].num_videos for name in map(str, kept.index)}
     most = max(counts.values(), default=0)
+    # Means over fewer prompts are not those of the others.
     few = [f"{name} {num}" for name, num in counts.items() if num < most]
     notes = [
         *(f"left out: {QUANTITIES[name].title}: {why}" for name, why in missing.items()
           if name in (*question.by, *question.front)),
         *(f"left out of what must hold: {why}" for why in unread),
+        # BF16 is no choice, so it is not counted among the excluded.
         *_excluded(values.drop(index=[section.reference], errors="ignore"), limits),
         *_of_reference(section, met, bool(front)),
         *([f"fewer videos than the {most} of others: {', '.join(few)}"] if few else []),
@@ -154,6 +159,7 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
     missed = {each: ~each.met(values[each.quantity], limit) for each, limit in limits.items()}
     if not missed or values.empty:
         return []
+    # A method with one miss would be a choice without that bound, which is what a user can change.
     together = np.add.reduce([mask.astype(int) for mask in missed.values()])  # misses per method
     found = []
     for each, mask in missed.items():
@@ -173,6 +179,7 @@ def _excluded(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[
 
 def _nearest(values: pd.DataFrame, limits: Mapping[Constraint, float]) -> list[str]:
     """Name the method whose worst miss is the smallest share of its bound."""
+    # A method that lacks a value cannot be said to be near.
     over = pd.DataFrame({str(c): c.excess(values[c.quantity], limits[c]) for c in limits}).dropna()
     if over.empty:
         return ["no method has all of these values"]

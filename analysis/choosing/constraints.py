@@ -18,6 +18,7 @@ from harness.system.errors import UserError, did_you_mean
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 FORM = re.compile(
     rf"\s*(?P<name>\w+)\s*(?P<op><=|>=|<|>)\s*"
+    # Either a number, perhaps with an x, or BF16's value and a signed difference.
     rf"(?:(?P<plain>{NUMBER})(?P<times>x?)|bf16\s*(?P<sign>[+-])\s*(?P<more>{NUMBER}))\s*",
     re.IGNORECASE,
 )
@@ -37,7 +38,7 @@ class Constraint:
     kind: Literal["number", "times", "more"] = "number"
 
     def __str__(self) -> str:
-        """Return the constraint as it is typed."""
+        # Printed as typed, so that a note can be copied into a command.
         if self.kind == "more":
             return f"{self.quantity}{self.op}bf16{self.amount:+g}"
         return f"{self.quantity}{self.op}{self.amount:g}{'x' if self.kind == 'times' else ''}"
@@ -98,6 +99,8 @@ def named(name: str, known: Collection[str]) -> str:
 
     Raises  UserError: there is none of this name; suggests close and available names.
     """
+    # Known to the harness and not only to these results: a quantity that is merely missing here
+    # gets a better reason from the caller than "no such quantity".
     if name in QUANTITIES:
         return name
     hint = did_you_mean(name, list(QUANTITIES))

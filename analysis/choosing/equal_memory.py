@@ -50,8 +50,7 @@ class Group:
 def groups(section: Section, tolerance: float = TOLERANCE) -> list[Group]:
     """Group the methods that hold less than BF16, smallest first.
 
-    A group holds methods within the tolerance of its smallest. A single method forms a group only
-    if it drops frames, since its plain windows are then missing.
+    A group holds methods within the tolerance of its smallest.
     Raises  UserError: no bytes are known.
     """
     sizes = _sizes(section)
@@ -62,6 +61,8 @@ def groups(section: Section, tolerance: float = TOLERANCE) -> list[Group]:
             found[-1].append(str(name))
         else:
             found.append([str(name)])
+    # A lone method is a group only if it drops frames: its plain windows are then missing, and the
+    # group says how to make them.
     kept = [names for names in found if len(names) > 1 or _evicts(kind(section, names[0]))]
     return [_group(section, names, sizes) for names in kept]
 
@@ -104,6 +105,7 @@ def share_of_gib(section: Section, gib: float) -> float:
 def drops(section: Section, name: str) -> bool:
     """Whether a method drops frames, by its ratios or its name."""
     # The study's data hold no ratio over the frames that are left, so its names must do.
+    # One counts the bytes of the whole video, the other those of the frames still attended.
     whole, same = (cell(section.values, name, key) for key in ("ratio", "ratio_same"))
     return whole > same * DROPS or "prune" in name.lower()
 
@@ -133,6 +135,7 @@ def _sizes(section: Section) -> pd.Series:
         raise UserError(f"no ratio is known ({section.why_not('ratio')})")
     ratios = objectives(section)["ratio"].dropna()
     others = ratios.drop(index=[section.reference], errors="ignore")
+    # What holds as much as BF16 saves nothing, so it belongs to no group.
     return (1 / others[others > 1]).sort_values(kind="stable")
 
 
@@ -150,6 +153,7 @@ def _group(section: Section, names: Sequence[str], sizes: pd.Series) -> Group:
     missing = []
     for plain in absent:
         name = evicting[0]
+        # Nothing can be run for the study's table, so its notes give no command.
         if section.is_published:
             missing.append(f"the study has no {plain} to hold {name} against")
             continue
@@ -185,6 +189,7 @@ def baseline(method: Method, ratio: float, plain: str) -> str:
     bits = next((each for each in order if FEWEST <= counts[each] < whole), None)
     if bits is None:
         return ""
+    # There is no file of a plain INT4 window: it is the one with a sink, set to 0.
     base, without = f"sink_window_{bits}", ["method.retention.sink=0"] * (plain == PLAIN[0])
     if without and bits == "bf16":
         base, without = "window_bf16", []

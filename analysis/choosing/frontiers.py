@@ -23,9 +23,11 @@ from analysis.section import Section
 from harness.results.quantities import QUANTITIES
 from harness.system.paths import shipped
 
+# Data and not code, since they are the study's choices and not ours.
 PRESETS = shipped("analysis.choosing", "presets.yaml")
 EPSILON = 1e-9  # the study's; equal numbers differ by rounding
-# Fidelity of a video compared with itself.
+# Fidelity of a video compared with itself. All other quantities are of a single video, so BF16 has
+# measured values of them.
 OF_ITSELF = {
     **dict.fromkeys(("psnr_db", "psnr_frame_mean_db", "psnr_rest_db"), np.inf),
     "psnr_drift": 0.0,
@@ -67,6 +69,7 @@ def objectives(section: Section) -> pd.DataFrame:
     """
     # `drop` returns a copy, so the assignment below leaves the section unchanged.
     values = section.values.drop(index=section.again, errors="ignore")
+    # Without these BF16 would miss a value and be on no frontier of fidelity.
     if section.reference in values.index:
         for quantity, value in OF_ITSELF.items():
             if section.has(quantity):
@@ -83,6 +86,7 @@ def frontier(values: pd.DataFrame, axes: Sequence[str]) -> list[str]:
         return []
     without = unplaced(values, axes)
     kept = values.loc[[name for name in values.index if str(name) not in without]]
+    # Turned around so that more is better on every axis.
     signs = [1.0 if QUANTITIES[axis].better == "higher" else -1.0 for axis in axes]
     points = kept.reindex(columns=list(axes)).to_numpy(float) * signs
     members = np.flatnonzero(~dominated(points))
@@ -93,6 +97,7 @@ def frontier(values: pd.DataFrame, axes: Sequence[str]) -> list[str]:
 def unplaced(values: pd.DataFrame, axes: Sequence[str]) -> dict[str, str]:
     """Explain for each method without a finite value why it is on no frontier of these axes."""
     found: dict[str, list[str]] = {}
+    # Every axis is looked at, so that a reader learns of all gaps at once.
     for axis in axes:
         column = values[axis] if axis in values else pd.Series(np.nan, values.index)
         for name, value in column.astype(float).items():
@@ -124,6 +129,7 @@ def usable(section: Section, axes: Sequence[str]) -> tuple[tuple[str, ...], dict
 
 def of_axes(section: Section, axes: Sequence[str], name: str = "", title: str = "") -> Frontier:
     """Compute a frontier of a section over the axes that have values."""
+    # The frontier is then over fewer axes than its definition; `left_out` says which.
     kept, left_out = usable(section, axes)
     values = objectives(section)
     members = tuple(frontier(values, kept)) if kept else ()

@@ -42,6 +42,7 @@ def cards(section: Section) -> list[Card]:
     others = values.drop(index=[section.reference], errors="ignore")
     found = []
     for card in presets()["cards"].values():
+        # The file gives a list of quantities or the name of a preset.
         by = card["by"] if isinstance(card["by"], list) else _order(card["by"])
         # A card ordered by a quantity that nothing has would name an arbitrary method.
         if by[0] not in others or others[by[0]].isna().all():
@@ -52,6 +53,7 @@ def cards(section: Section) -> list[Card]:
             best = ordered(known.loc[names], by)
             how += f", {QUANTITIES[by[0]].title} first"
             found.append(Card(card["label"], str(best.index[0]), how, tried))
+    # BF16 is no recommendation; its card names what the others are compared with.
     if section.reference in values.index:
         label = presets()["reference_label"]
         found.append(Card(label, str(section.reference), "what the others are held against"))
@@ -76,10 +78,13 @@ def cautions(section: Section, caps: Sequence[Constraint] = ()) -> dict[str, lis
     found: dict[str, list[str]] = {
         str(name): [] for name in values.index if name != section.reference
     }
+    # The study's sentence, where it has one; any other bound that is missed is named as it is
+    # typed.
     words = {fixed([each["unless"]])[0]: str(each["say"]) for each in presets()["cautions"]}
     limits, _ = readable([*caps, *words, *tolerances()], values, reference)
     for each, limit in limits.items():
         column = values[each.quantity]
+        # A missing value is no missed bound: the table shows the gap.
         missed = ~each.met(column, limit) & column.notna()
         for name in found:
             if missed[name]:
@@ -126,6 +131,8 @@ def calibrated(values: pd.DataFrame, name: str, top: int = 3) -> dict[str, float
 
     values: candidates from `objectives`, without BF16.
     """
+    # As on the study's page: the tolerances are the worst values of its own favourites, which is
+    # circular (`_circular` says so).
     best = ordered(values, _order(name)).iloc[:top]
     found = {}
     for each in tolerances():
@@ -169,6 +176,7 @@ def _among(
     tried: list[str] = []
     # The study's order: the first set of candidates that is not empty decides.
     for wanted in card["of"]:
+        # The words of one set are all required: each narrows the candidates down.
         names = [str(name) for name in others.index]
         for word in wanted:
             if word == "tolerant":

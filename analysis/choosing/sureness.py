@@ -22,6 +22,7 @@ def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[
     others = [name for name in names if name != section.reference]
     if not others or not by:
         return []
+    # With nothing to be better than, only the noise floor is left to compare with.
     if len(others) == 1:
         return _of_floor(section, by[0], others[0])
     first, second = others[:2]
@@ -34,6 +35,7 @@ def sureness(section: Section, names: Sequence[str], by: Sequence[str]) -> list[
             break
     else:
         return [f"{first} and {second} are equal in all of {', '.join(by)}"]
+    # Two questions: is it better than the next one, and is its error more than rounding.
     return [*compared(section, deciding, first, second), *_of_floor(section, deciding, first)]
 
 
@@ -50,6 +52,7 @@ def compared(section: Section, quantity: str, first: str, second: str) -> list[s
     if found is None:
         return [f"{what.title}: no prompt has both {first} and {second}, so they are not compared"]
     verdict = "told apart" if found.p <= ALPHA else "not told apart"
+    # So few prompts could not show any difference, which is another verdict than "equal".
     if smallest_p(found.n) > ALPHA:
         verdict = f"not told apart, which no difference could be with {found.n} prompts"
     noise = _beside_noise(section, quantity, abs(found.mean))
@@ -70,10 +73,8 @@ def _described(found: Difference) -> str:
 
 
 def _beside_noise(section: Section, quantity: str, gap: float) -> str:
-    """Say whether a BF16 rerun or noise-floor run differs from BF16 at least as much.
-
-    Fidelity has no such difference, since BF16 has no fidelity value of its own.
-    """
+    """Say whether a BF16 rerun or noise-floor run differs from BF16 at least as much."""
+    # BF16 has no fidelity of its own, so its reruns have no difference in it.
     if QUANTITIES[quantity].fidelity or section.reference is None:
         return ""
     base = cell(section.values, section.reference, quantity)
@@ -89,6 +90,7 @@ def _of_floor(section: Section, quantity: str, first: str) -> list[str]:
     what = QUANTITIES[quantity]
     if not what.fidelity:
         return []
+    # The study ran no noise floor, and none can be made of its data.
     if not section.floors:
         return [] if section.is_published else [
             f"{what.title}: no noise floor among these runs (docs/drift.md tells how to make one)"

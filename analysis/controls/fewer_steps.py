@@ -29,6 +29,7 @@ from harness.results.video_files import frames_file, read_frames
 from harness.scoring.metrics import psnr, ssim
 
 NEAR = 4  # numbers of steps to try on each side of the likely one
+# The key in a stored request and the field of a schedule.
 NUM_STEPS = "num_steps"
 
 
@@ -40,6 +41,7 @@ def num_steps(request: Run) -> int | None:
 
 def shorter(section: Section, others: Sequence[Section]) -> list[Section]:
     """Return the other sections that differ only in their number of denoising steps."""
+    # Equal work without the steps, and still another section: the steps are all that differs.
     own = _work(section)
     return [
         other
@@ -63,10 +65,13 @@ def with_fewer_steps(section: Section) -> Section:
     methods, tables = dict(section.methods), [section.videos]
     for other in section.shorter:
         for name, method in other.methods.items():
+            # Without both folders there are no frames to compare; a name of both sections stays the
+            # first's.
             if base is None or method.folder is None or not method.num_videos or name in methods:
                 continue
             methods[name], folder = method, method.folder
             rows = other.videos.loc[[name]]
+            # The first level of the index is the method, the others name the video.
             measured = [_distances(folder, base, *index[1:]) for index in rows.index]
             # Distances to BF16 videos of the short schedule would look like those of a better run.
             kept = rows.drop(columns=[x for x in rows if is_fidelity(str(x))])
@@ -93,6 +98,8 @@ def steps_of_cost(
     counted = network(model)
 
     def planned(timed: VideoModel) -> float:
+        # The planner's FLOPs depend neither on the backend nor on activations, so any backend will
+        # do and decoder and activations are left out.
         budget = Budget(timed, Needs(counted, None, None, ()), parts, Portable())
         histories = budget.histories(Contract(best=True, window=timed.window), num_frames)
         needed = work(timed, counted, budget.storage, histories, num_frames, Portable(), recached)
@@ -106,15 +113,19 @@ def steps_of_cost(
         schedule: Any = model.schedule
         try:
             short = replace(model, schedule=replace(schedule, num_steps=steps))
+            # Counting the passes is the cheapest way to learn whether the order of passes takes
+            # these steps.
             short.loop.num_passes(short.schedule, num_frames, short.chunk_frames)
         except ValueError:  # steps that the order of passes cannot split evenly
             continue
+        # Outside of the `try`: an error of the planner is no refusal of the steps.
         costs[steps] = planned(short)
     return min(costs, key=lambda steps: abs(costs[steps] - wanted), default=None)
 
 
 def _work(section: Section) -> Mapping[str, Any] | None:
     """Return the settings of a section without its number of steps; None if unknown."""
+    # All runs of a section share model and suite, so any request will do.
     request = next((each.request for each in section.methods.values() if each.request), None)
     if request is None or num_steps(request) is None:
         return None
@@ -131,10 +142,14 @@ def _work(section: Section) -> Mapping[str, Any] | None:
 def _distances(folder: Path, base: Path, prompt: int, sample: int) -> dict[str, float]:
     """Compare a video with that of the full schedule; empty if the frames of one are missing."""
     paths = [each / "videos" / f"{prompt:04d}-{sample}" for each in (folder, base)]
+    # Frames may have been deleted after scoring; the pair then has no distance rather than an
+    # error.
     if any(frames_file(path) is None for path in paths):
         return {}
     video, full = (read_frames(path) for path in paths)
     return {
+        # As the metric defines it: decibels of the whole video's mean error, not a mean of
+        # decibels.
         "psnr_db": psnr.from_mse(float(psnr.per_frame_mse(video, full).mean())),
         "ssim": float(ssim.per_frame(video, full, ssim.Ssim().window).mean()),
     }

@@ -90,8 +90,10 @@ def pairs(section: Section) -> Sequence[Pair]:
     }
     found: list[Pair] = []
     for name, parts in known.items():
+        # BF16 and its repetitions neither skip nor evict.
         if name == section.reference or name in section.again:
             continue
+        # `Uniform` is the plain policy itself and needs no control.
         if parts.reuse is not None and not isinstance(parts.reuse, Uniform):
             found.append(_skipping(section, known, name))
             found.append(_shortened(section, parts, name))
@@ -115,9 +117,11 @@ def notes(section: Section, names: Collection[str]) -> list[str]:
         found = pairs(section)
     except UserError as error:
         return [f"controls of methods that skip passes or evict history are not known: {error}"]
+    # Pairs are computed for the whole section and cached; a table shows some of its methods.
     found = [pair for pair in found if pair.method in names]
     if not found:
         return []
+    # Some controls lie in sections of fewer steps.
     extended = with_fewer_steps(section)
     quantity = next((QUANTITIES[name] for name in COMPARED_BY if section.has(name)), None)
     lines = []
@@ -192,7 +196,8 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
             missing="none can be made: the model's steps are a list of times",
         )  # fmt: skip
     pair = partial(Pair, "fewer steps", name, steps)
-    # Without reuse, a method that equals BF16 in all else is BF16 itself.
+    # Without reuse, a method that equals BF16 in all else is BF16 itself. `without` is a pattern of
+    # the words to take out of the method's command, `words` are those to put in.
     if section.reference in _alike(section, name, "reuse"):
         without, words = r"[+~]*method[.=]", ["method=bf16"]
     else:
@@ -212,6 +217,7 @@ def _shortened(section: Section, parts: Parts, name: str) -> Pair:
     if wanted is None:
         return pair(missing="none can be made: no other number of steps fits the order of passes")
     wide = with_fewer_steps(section)
+    # In the wide section, whose runs on fewer steps differ from the method in model settings only.
     for other in _without_reuse(wide, name):
         theirs = wide.methods[other].request
         if theirs and num_steps(theirs) == wanted:
@@ -230,11 +236,13 @@ def _without_reuse(section: Section, name: str) -> Iterator[str]:
 
 def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterator[Pair]:
     """Pair a method that evicts with the windows nearest in bytes, without and with a sink."""
+    # Bytes at the end of the video, scales and positions included: what a policy really costs.
     held = cell(section.values, name, "kv_gib")
     # Exact keys are the same numbers, wherever they get their positions.
     moot = ("keys",) if isinstance(known[name].key, Exact) else ()
     own = known[name].retention
     cuts_late = isinstance(own, Scored) and own.trigger == "new_chunk"
+    # Tiers belong to a retention policy, and a plain window has none, so they may differ too.
     windows: dict[str, Window | Scored] = {}
     for other in _alike(section, name, "retention", "tiers", *moot):
         policy = known[other].retention
@@ -247,6 +255,7 @@ def _evicting(section: Section, known: Mapping[str, Parts], name: str) -> Iterat
         ("sink and window", True),
     )
     for kind, has_sink in kinds:
+        # One pair per kind: a method may beat a window without a sink and lose to one with it.
         pair = partial(Pair, kind, name, held)
         of_kind = [other for other, window in windows.items() if (window.sink > 0) == has_sink]
         nearest = min(of_kind, key=gaps.__getitem__, default=None)
@@ -266,6 +275,7 @@ def _alike(section: Section, name: str, *parts: str) -> list[str]:
         config = {} if request is None else request.method
         return {key: value for key, value in config.items() if key not in (*WORDS, *parts)}
 
+    # Another integration stores other bytes and has other passes.
     own, build = rest(name), section.methods[name].build
     return [
         other
@@ -293,6 +303,7 @@ def _newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     assert request is not None
     whole = sized(parts, model.spec, model.loop.histories(request.suite.num_frames)[0])
     assert isinstance(whole, Scored)
+    # A command that the method's own checks would refuse is worse than the reason.
     if has_sink and whole.num_frames < SINK + model.chunk_frames:
         return (
             f"none can be made: {policy.budget} hold no sink of {SINK} frames beside a chunk of "
@@ -310,6 +321,7 @@ def _newest(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
 def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     """Return the command of a window with the bytes of a method, or why there is none."""
     model, held = _model(section, name), cell(section.values, name, "kv_gib")
+    # The method's own quantizers, so that the window differs only in what it keeps.
     plain = replace(parts, retention=Window(), tiers={})
     dtype = DTYPES[model.dtype]
     frame = model.num_histories * frame_bytes(plain, model.spec, dtype) / GIB
@@ -318,6 +330,7 @@ def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     least = model.chunk_frames + has_sink
     if num_frames < least:
         return f"none can be made: a window holds {least} frames at least, and these bytes are less"
+    # Whole frames are close enough for this method. The rest is for those between two windows.
     if abs(num_frames * frame / held - 1) <= BYTES:
         sink = min(SINK, num_frames - model.chunk_frames) if has_sink else 0
         settings = {"budget": f"{num_frames} frames"}
@@ -338,6 +351,8 @@ def _window(section: Section, parts: Parts, name: str, has_sink: bool) -> str:
     num_tokens = cell(section.values, name, "ratio_same") * held * GIB / per_token
     budgets = {
         count: int(policy.limit + num_tokens * (count * frame / held - 1))
+        # The method's budget is in tokens and the window's in frames: the method moves to the
+        # window.
         for count in (num_frames, num_frames + 1)
     }
     # The smaller window first, unless the method could not hold a chunk at its size.
@@ -364,6 +379,7 @@ def _command(
         if no file does.
     settings: of the control, as changes to that file. more: those that the file holds.
     """
+    # The method is BF16 in all but this part, so a short name does and the command stays readable.
     if file and section.reference in _alike(section, name, part, "tiers", "keys"):
         changes = [f"method.{part}.{key}={value}" for key, value in settings.items()]
         words = [f"method={file}", *changes]

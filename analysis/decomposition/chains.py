@@ -24,6 +24,7 @@ Part = Literal[
 ]
 FILE = shipped("analysis.decomposition", "chains.yaml")
 REST = "not in the FLOPs"
+# Papers print PFLOP.
 PETA = 1e15
 
 
@@ -69,6 +70,7 @@ class Chain:
 
     def printed(self, row: str, column: str) -> Number:
         """Return a printed number of the chain's table."""
+        # Exactly one: a chain that points at a missing or repeated number is wrong.
         (found,) = [
             each
             for each in paper(self.paper).numbers
@@ -97,6 +99,7 @@ class Factor:
 def chains() -> dict[str, Chain]:
     """Return all chains by name."""
     return {
+        # An unknown key of the file is a TypeError here, and so is a missing one.
         name: Chain(name, **{**given, "links": [Link(**link) for link in given["links"]]})
         for name, given in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
     }
@@ -116,8 +119,10 @@ def chain(name: str) -> Chain:
 
 def factors(of: Chain) -> list[Factor]:
     """Return the factor of every part of a chain, vanilla first, `REST` last."""
+    # In seconds, as the paper measured it; the factors below are of FLOPs.
     speedup = of.printed(of.row, "speedup").value
     found: list[Factor] = []
+    # What vanilla runs, and not what the paper charges it for (`Link.charged`).
     before = flops(of, of.links[0])
     for link in of.links:
         after, bounds = before, None  # a link without settings changes no FLOPs
@@ -149,6 +154,8 @@ def flops(of: Chain, link: Link, charged: bool = False) -> float:
     """
     # The paper's totals leave out passes that only store a chunk.
     words = (link.charged if charged else ()) or link.counted or link.words
+    # Only the model's settings matter: what a policy keeps is `finished`, and what it skips is
+    # taken from the paper.
     model, _ = built(of.model, tuple(word for word in words if word.startswith("model.")))
     return video_flops(
         model, of.num_frames, text_rows=of.text_rows, commits=False, finished=link.finished

@@ -53,8 +53,11 @@ def measured(of: Chain, sections: Sequence[Section]) -> list[Setting]:
     groups: dict[str, list[tuple[Section, Method]]] = {}
     for section in sections:
         for method in section.methods.values():
+            # The published integrations add work of their own to every pass, which is no part of a
+            # chain.
             if method.request is not None and method.num_videos and method.build == "packed":
                 groups.setdefault(_setting(section, method.request), []).append((section, method))
+    # A link without settings has no run of its own: nothing changed.
     links = [link for link in of.links if link.words]
     found = []
     for rows in groups.values():
@@ -83,15 +86,18 @@ def _measured(
         if link.part not in runs:
             continue
         section, method = runs[link.part]
+        # By prompt, so that a factor pairs the same prompts of both runs.
         seconds = by_prompt(section, "runtime_s")[method.name]
         apart = None if before is None else ratio(before[0], seconds)
         less = math.nan if before is None else before[1] / method.flops
         yield Measured(link, method, float(seconds.mean()), apart, less)
+        # The next link is compared with this one even if links between them have no run.
         before = seconds, method.flops
 
 
 def _setting(section: Section, request: Run) -> str:
     """Return the settings that the runs of a chain share, as a key to group them by."""
+    # Links change `CHANGED` and the method; all else must be equal for a factor to mean the link.
     model = {name: value for name, value in request.model.items() if name not in CHANGED}
     devices = [] if section.setting is None else section.setting.devices
     suite = [request.suite.name, request.suite.sha256, request.suite.num_frames, request.seed]

@@ -14,6 +14,7 @@ from analysis.study.spec import suite_title
 from analysis.verb_options import named
 
 Drawn = Scatter | Curves | Bars | Panels | Absent
+# A figure is a function of a section, so a description (`Places`, `Lengths`) can stand for one.
 Builder = Callable[[Section], Drawn]
 
 
@@ -34,6 +35,8 @@ def efficiency(section: Section) -> Drawn:
     return Panels(name, rows, title=f"{suite_title(section.suite)}: {title}")
 
 
+# In the order of the study: its static pack, its deck, its registry, its notes; then ours.
+# `figures` prints them in this order.
 FIGURES: Mapping[str, Builder] = {
     **{name: build for name, build in SCATTERS.items() if not name.startswith("deck")},
     "drift": over_time.drift,
@@ -61,4 +64,5 @@ def chosen(words: str | None) -> list[str]:
 
 def drawn(section: Section, names: Sequence[str] | None = None) -> list[Drawn]:
     """Build the figures of a section; `Absent` gives the reason of a missing one."""
+    # Absent figures are part of the answer: the verb and the report print their reasons.
     return [FIGURES[name](section) for name in (names or FIGURES)]

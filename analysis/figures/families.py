@@ -23,6 +23,7 @@ def family_of(method: str) -> str:
 
 def _family_in_file(method: str) -> str:
     """Return the family in a method's file, else in the files it extends; empty if none has one."""
+    # Rows of the drift verb have no request; a method's file of today has to do.
     path = choices("method").get(method)
     if path is None:
         return ""
@@ -31,6 +32,7 @@ def _family_in_file(method: str) -> str:
         return str(file["family"])
     # Later entries of a defaults list override earlier ones.
     for base in reversed(file.get("defaults", [])):
+        # An entry that is a mapping chooses from another group, which names no family.
         if not isinstance(base, str) or base == "_self_":
             continue
         name = base.partition("@")[0]  # without the package that it goes to

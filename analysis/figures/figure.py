@@ -55,6 +55,7 @@ class Scatter:
     frontier: Sequence[str] = ()
     frontier_said: str = ""
     size_said: str = ""
+    # For scatters that are read point by point, as that of published against measured.
     label_all: bool = False
     diagonal: bool = False
     note: str = ""
@@ -87,6 +88,7 @@ class Curves:
     x: Axis
     y: Axis
     curves: Sequence[Curve]
+    # Memory stays at a value until the next allocation; quality changes in between.
     steps: bool = False
     note: str = ""
 
@@ -120,6 +122,7 @@ class Bars:
     x: Axis
     bars: Sequence[Bar]
     part_names: Sequence[str] = ()
+    # Of bars alone: in a scatter the reference is a point with lines through it.
     mark: float | None = None
     mark_said: str = ""
     note: str = ""
@@ -141,6 +144,7 @@ class Panels:
         return [figure for row in self.rows for figure in row]
 
 
+# A sheet (`Panels`) is none of these, so that sheets cannot contain sheets.
 Figure = Scatter | Curves | Bars
 
 

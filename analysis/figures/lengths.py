@@ -13,12 +13,12 @@ from analysis.figures.places import axis, systems_said
 from analysis.numbers import listed
 from analysis.section import Section
 from analysis.statistics import estimates
+from analysis.study.columns import is_sampled
 from analysis.study.rows import row_of
 from analysis.study.spec import suite_title, tables
 from harness.results.quantities import QUANTITIES
 
 ACROSS = 2  # panels in one row
-COUNTED = ("ratio", "ratio_same", "kv_gib", "peak_gib")  # exact bytes or a maximum, so no interval
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ class Lengths:
     def __call__(self, section: Section) -> Panels | Absent:
         """Build the sheet of a section, or explain why there is none."""
         rows_wanted = tables()[self.rows].rows if self.rows else ()
+        # Reruns would be bars of BF16 beside BF16; the noise floor is a line instead.
         names = [name for name in section.methods if name not in section.again]
         if self.rows:
             names = [name for name in names if row_of(section, name) in rows_wanted]
+        # BF16 alone has nothing to be compared with.
         if not any(name != section.reference for name in names):
             wanted = f" ({listed(rows_wanted)})" if self.rows else ""
             return Absent(self.name, self.title, f"none of its methods is here{wanted}")
@@ -62,6 +64,7 @@ class Lengths:
         sign = -1.0 if QUANTITIES[shown[0]].better == "higher" else 1.0
         ranked = sign * objectives(section).reindex(index=names)[shown[0]]
         ordered = list(map(str, ranked.sort_values(kind="stable").index))  # NaN sorts last
+        # One bar per method and panel: names stand at the left panel of a row only (`paper._row`).
         panels = [_panel(section, q, ordered) for q in shown]
         here = {row_of(section, name) for name in names}
         gone = [row for row in rows_wanted if row not in here]
@@ -77,9 +80,11 @@ class Lengths:
 def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
     """Build the bars of one quantity, with intervals of the values shown, and the noise floor."""
     values = section.values[quantity].astype(float)
-    known = {} if quantity in COUNTED else estimates(section, quantity)
+    # Counted bytes and maxima have no interval.
+    known = estimates(section, quantity) if is_sampled(quantity) else {}
     bars = []
     for name in names:
+        # An infinite bar cannot be drawn; the note names the method.
         value = float(values.get(name, np.nan))
         if not np.isfinite(value):
             continue
@@ -99,6 +104,7 @@ def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
     gone = [name for name in names if all(name != bar.name for bar in bars)]
     bounded = any(bar.low is not None for bar in bars)
     said = ["whiskers: 95 % of means over redrawn prompts"] if bounded else []
+    # BF16 is missing in every panel of fidelity, which needs no note.
     said += [f"no finite value: {listed(gone)}"] if gone and gone != [section.reference] else []
     return Bars(
         f"{quantity}",
@@ -112,6 +118,7 @@ def _panel(section: Section, quantity: str, names: Sequence[str]) -> Bars:
 
 
 VBENCH = ("background", "imaging", "subject", "aesthetic")
+# T1, experiments-...: ids of the study's tables, whose rows the figures share.
 SHEETS: Mapping[str, Lengths] = {
     each.name: each
     for each in (

@@ -12,9 +12,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-Theme = Literal["light", "dark"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,7 @@ class Look:
     marker: str
 
 
+# plotly's names of markers, since the page uses them as they are; `panels.MARKERS` translates.
 REFERENCE = Look("#000000", "#ffffff", "diamond")
 FAMILIES = {
     "bf16": REFERENCE,
@@ -63,6 +61,7 @@ PARTS = (
 
 def look(family: str, is_reference: bool = False) -> Look:
     """Return the look of a family; the reference is black, or white in the dark theme."""
+    # Whatever its family; reruns look alike, since the family bf16 has this look too.
     if is_reference:
         return REFERENCE
     name = family.lower()
@@ -72,6 +71,7 @@ def look(family: str, is_reference: bool = False) -> Look:
     others = [each for each in FAMILIES.values() if each is not REFERENCE]
     # Python's own hash of a text differs from process to process.
     digest = zlib.crc32(name.encode())
+    # Colour and marker from different digits, so that two unknown families rarely share both.
     colour, shape = others[digest % len(others)], others[digest // 97 % len(others)]
     return Look(colour.light, colour.dark, shape.marker)
 
@@ -89,6 +89,7 @@ def told_apart(curves: Sequence[tuple[str, str]]) -> dict[str, int]:
         if name in found:
             continue
         used = taken.setdefault(colour, [])
+        # The dashes in turn, from the one after the neighbour's.
         turn = [(last + 1 + i) % len(DASHES) for i in range(len(DASHES))]
         # The last entry of `turn` is the neighbour's own dash.
         last = min(turn[:-1] if len(found) else turn, key=lambda at: used.count(at))

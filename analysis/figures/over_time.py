@@ -35,6 +35,7 @@ def drift(section: Section) -> Curves | Absent:
 def quality(section: Section) -> Panels | Absent:
     """Build a panel for every other quality that is known by second."""
     name, title = "over-time", "quality by second"
+    # The drift curve has a figure of its own, which the same page shows.
     found = [each for each in curves(section) if each.name != f"over-time-{_drift_key(section)}"]
     if not found:
         return Absent(name, title, "nothing else was measured by second")
@@ -57,6 +58,7 @@ def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves
         of = Axis(f"{words}, {unit}" if unit else words)  # neither direction is better
     else:
         of = Axis(key.replace("_", " "))
+    # A line over a missing value would look like a measured one.
     known = {str(method): _finite(table[method]) for method in table}
     lines = _lines(section, {name: (each.index, each) for name, each in known.items()})
     name, title = name or f"over-time-{key}", title or of.title
@@ -68,6 +70,7 @@ def curve(section: Section, key: str, name: str = "", title: str = "") -> Curves
 
 def trace(section: Section, kind: str) -> Curves | Bars | Absent:
     """Build memory over time of one video for all methods; bars if only maxima are known."""
+    # The same figure from two sources: whole traces of ours, the study's maxima.
     name, title = f"{kind}-trace", TRACES[kind]
     headed = f"{suite_title(section.suite)}: {title}"
     known = section.traces.get(kind, {})
@@ -96,16 +99,19 @@ def trace(section: Section, kind: str) -> Curves | Bars | Absent:
 def components(section: Section) -> Bars | Absent:
     """Build the bars of the largest peak of the traced video, by component."""
     name, title = "components", "peak by component"
+    # A component that a method does not have takes no memory.
     table = section.components.fillna(0.0).drop(index=section.again, errors="ignore")
     if table.empty or not float(table.to_numpy(float).sum()):
         said = "no component was published" if section.is_published else "no run left a trace"
         return Absent(name, title, said)
     table = table.rename(columns=str)
     # A part that is small in every method would only crowd the legend, so these are summed.
+    # The largest share over the methods: a part that is large in one method stays visible in all.
     share = table.div(table.sum(axis=1).replace(0, 1.0), axis=0).max().to_dict()
     total = table.sum().to_dict()
     large = [part for part, each in share.items() if each >= SMALL]
     small = [str(part) for part, each in share.items() if 0 < each < SMALL]
+    # The largest parts come first, at the axis, where lengths compare best.
     parts = table[sorted(large, key=lambda part: -total[part])].copy()
     if small:
         parts["smaller parts"] = table[small].sum(axis=1)
@@ -151,6 +157,5 @@ def _drift_key(section: Section) -> str | None:
 
 
 def _finite(values: pd.Series) -> pd.Series:
-    """Return the finite values."""
     known = values.astype(float)
     return known[known.abs() < float("inf")]  # false for NaN, so NaN is dropped too

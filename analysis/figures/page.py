@@ -12,9 +12,8 @@ Once plotly is loaded, the page draws it like this, and again when the theme cha
       Plotly.react(element, figure.data, {...figure.layout, ...its own}, {responsive: true});
     }
 
-Colours in the data are those of the light theme. The page sets the colours of text and lines;
-`LIGHT` and `DARK` are layouts for a page without its own. Backgrounds are transparent, and a plot
-is as wide as its element.
+Colours in the data are those of the light theme. The page sets the colours of text and lines.
+Backgrounds are transparent, and a plot is as wide as its element.
 """
 
 from __future__ import annotations
@@ -31,22 +30,16 @@ from analysis.figures.words import described
 
 Json = dict[str, Any]
 GREY = "#888888"  # visible in both themes
+# Plots have no background of their own, so that the page's shows in both themes.
 CLEAR = "rgba(0,0,0,0)"
 # Size of a plot that names its marks, of a letter and of a line; narrow plots omit the names.
 PLOT_PX, LETTER_PX, NAME_PX = (440.0, 285.0), 6.4, 12.0
 
 
-def _themed(ink: str, rule: str) -> Json:
-    axis = {"gridcolor": rule, "zerolinecolor": rule}
-    return {"font": {"color": ink}, "xaxis": axis, "yaxis": axis}
-
-
-LIGHT, DARK = _themed("#1a1a1a", "#e4e4e4"), _themed("#ececec", "#3a3a3a")
-
-
 def div(figure: Figure, id: str) -> str:
     """Return the HTML element of a figure; its label is the text alternative."""
     # Compact, and without NaN, which is no JSON: browsers would reject the whole figure.
+    # An attribute rather than a script: the page's policy allows only scripts that it knows.
     content = json.dumps(plotted(figure), allow_nan=False, separators=(",", ":"))
     return (
         f'<div id="{escape(id)}" class="plot" role="img" aria-label="{escape(described(figure))}" '
@@ -65,6 +58,7 @@ def plotted(figure: Figure) -> Json:
     common = {
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
+        # With "x" all methods at one place would answer at once and cover the plot.
         "hovermode": "closest",
         "legend": {
             "itemsizing": "constant",
@@ -96,6 +90,7 @@ def looks(families: Iterable[str]) -> Mapping[str, Mapping[str, Mapping[str, str
 
 def _axis(axis: Axis) -> Json:
     better = {"higher": " (higher is better)", "lower": " (lower is better)", None: ""}
+    # plotly reads some HTML in texts, and names come from results.
     title = escape(axis.title) + better[axis.better]
     return {"title": {"text": title}, "zeroline": False, "automargin": True}
 
@@ -149,6 +144,7 @@ def _names(figure: Scatter) -> dict[str, str]:
 
 
 def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping[str, str]) -> Json:
+    # The empty family is that of the reference (`_scatter`).
     of = look(family, is_reference=not family)
     emphasised = [figure.is_named(point) or not figure.frontier for point in points]
     hover = "<b>%{customdata}</b><br>" + "<br>".join(
@@ -157,6 +153,7 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
     )
     return {
         "type": "scatter",
+        # The page drops the names on a narrow plot, where they would overlap (plots.js).
         "mode": "markers+text",
         "name": escape(family or points[0].name),
         "x": [p.x for p in points],
@@ -187,6 +184,7 @@ def _marks(figure: Scatter, family: str, points: Sequence[Point], spots: Mapping
 
 def _curves(figure: Curves) -> tuple[list[Json], Json]:
     """Build one trace per method."""
+    # By the light colour: dashes must not change with the theme.
     colours = [(each.name, look(each.family).light) for each in figure.curves]
     dashes = told_apart(colours)
     data: list[Json] = []
@@ -221,6 +219,7 @@ def _curves(figure: Curves) -> tuple[list[Json], Json]:
 
 def _bars(figure: Bars) -> tuple[list[Json], Json]:
     """Put the first method on top; one trace per stacked part, or per family for single bars."""
+    # Parts are traces across all methods; single bars are grouped by family, for the legend.
     data: list[Json] = [] if figure.part_names else _single(figure)
     for i, name in enumerate(figure.part_names):
         light, dark, _ = part(i)
@@ -236,6 +235,7 @@ def _bars(figure: Bars) -> tuple[list[Json], Json]:
         line = {"dash": "dot", "width": 1.5, "color": GREY}
         lines = [{"type": "line", "line": line, "label": label, **at}]
     layout = {
+        # Single bars too: families are traces, and plotly would otherwise leave room for each.
         "barmode": "stack",
         "height": 140 + 20 * len(order),
         "shapes": lines,

@@ -18,6 +18,7 @@ from analysis.figures.figure import Axis, Bars, Curves, Figure, Point, Scatter
 from analysis.figures.looks import DASHES, look, part
 from analysis.figures.spread import spread
 
+# In points, because text does not scale with a plot.
 NAME_PT, LINE_PT, GAP_PT = 7.5, 10.0, 14.0  # names: letter size, spacing, distance to the plot
 SIDE_PT = 250.0  # least side of a plot
 BAR_PT = 13.0
@@ -48,6 +49,7 @@ class Room:
     top: float = 28.0
 
 
+# Each call lays out the text, and the same names come in every panel.
 @lru_cache(maxsize=4096)
 def width_of(words: str, size: float = NAME_PT) -> float:
     """Return the width of a text in points, with some slack for other fonts."""
@@ -89,6 +91,7 @@ def draw(axes: Axes, figure: Figure, dashes: dict[str, int], is_named: bool = Tr
         _curves(axes, figure, dashes)
     else:
         _scatter(axes, figure)
+    # The y axis of bars holds names, so only the other two set a title there.
     axes.set_xlabel(_titled(figure.x))
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
@@ -104,6 +107,7 @@ def _titled(axis: Axis) -> str:
 def _scatter(axes: Axes, figure: Scatter) -> None:
     """Draw marks, the cross-hairs of the reference, and names at the right."""
     axes.grid(color=PALE, linewidth=0.6)
+    # Marks at the edge stay inside; `spread.MARGIN` is the same on the page.
     axes.margins(0.07)
     axes.set_ylabel(_titled(figure.y))
     named = [point for point in figure.points if figure.is_named(point)]

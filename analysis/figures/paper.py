@@ -23,6 +23,7 @@ from analysis.figures.words import described
 from harness.system.plain import plain
 
 PT = 72.0
+# Everything is laid out in points, and turned into inches and shares at the end.
 EDGE_PT, BETWEEN_PT, HEADING_PT, NOTE_PT = 10.0, 12.0, 20.0, 9.0
 LETTER_PT = 3.7  # average width of a letter in notes
 STYLE: dict[str, Any] = {
@@ -45,6 +46,7 @@ def svg(figure: Figure | Panels) -> str:
 
     Raises  ValueError: a panel is empty.
     """
+    # A date would make every file differ from the one before.
     data = {"Date": None, "Creator": "video-kv-bench", "Title": _title(figure)}
     drawn = _saved(figure, "svg", {**data, "Description": described(figure)}).decode()
     return plain(drawn)  # XML allows no control characters, not even as references
@@ -66,6 +68,7 @@ def _saved(figure: Figure | Panels, how: str, metadata: dict[str, str | None]) -
         # Prompts and names of methods may hold any sign; text of SVG needs no glyphs of ours.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         file = io.BytesIO()
+        # A single figure is a sheet of one panel, so that there is one layout for both.
         panels = figure if isinstance(figure, Panels) else Panels(figure.name, [[figure]])
         _sheet(panels).savefig(file, format=how, metadata=metadata)
         return file.getvalue()
@@ -89,6 +92,7 @@ class Cell:
 
 def _sheet(panels: Panels) -> Sheet:
     """Lay out all panels, titles and notes of a figure, from top to bottom."""
+    # Whoever builds a figure returns `Absent` instead; an empty panel is a mistake.
     if not panels.figures or any(not _has(each) for each in panels.figures):
         raise ValueError(f"{panels.name}: a panel without anything in it")
     grid = [_row(row) for row in panels.rows]
@@ -114,6 +118,7 @@ def _sheet(panels: Panels) -> Sheet:
         words(EDGE_PT, place, panels.title, 11, fontweight="bold")
         place -= top
     for row, heading, head, row_height in zip(grid, headings, heads, heights, strict=True):
+        # From the top downwards: `place` is the height that is left.
         words(EDGE_PT, place, heading, 10)
         place -= head
         across = EDGE_PT
@@ -134,6 +139,7 @@ def _row(row: Sequence[Figure]) -> list[Cell]:
     """Lay out one row; bars of the same methods as their left neighbour's omit the names."""
     found: list[Cell] = []
     for i, figure in enumerate(row):
+        # Names are left out only if the left neighbour shows exactly these, in this order.
         before = row[i - 1] if i else None
         again = (
             isinstance(figure, Bars)
@@ -174,5 +180,6 @@ def _notes(panels: Panels, width: float) -> list[str]:
             said.append(f"area of marks: {figure.size_said}")
         said.append(figure.note)
     said.append(panels.note)
+    # Wrapped by an average width; matplotlib cannot wrap to a part of a sheet.
     letters = max(40, int((width - 2 * EDGE_PT) / LETTER_PT))
     return [line for each in dict.fromkeys(said) if each for line in textwrap.wrap(each, letters)]

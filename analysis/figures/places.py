@@ -36,6 +36,8 @@ class Places:
 
     def __call__(self, section: Section) -> Scatter | Absent:
         """Build the scatter of a section, or explain why there is none."""
+        # Without VBench's weights a plot of SSIM is worth more than none; the note says what it
+        # replaces.
         x, y = _nearest(section, self.x), _nearest(section, self.y)
         # A substitute may be missing too.
         missing = [axis for axis in (x, y) if not section.has(axis)]
@@ -60,6 +62,7 @@ class Places:
             axis(x),
             axis(y),
             points,
+            # A member may lack one of the two axes that are shown.
             [name for name in found.members if any(name == point.name for point in points)],
             f"of {axes_said}" + (f"; without {left}, which nothing here has" if left else ""),
             QUANTITIES[self.size].title if points[0].size is not None else "",
@@ -81,6 +84,7 @@ def placed(section: Section, values: pd.DataFrame, x: str, y: str, size: str = "
     """Return points of methods with finite values on both axes; sizes are shares of the largest."""
     wanted = values[[each for each in (x, y, size) if each]].astype(float)
     kept = wanted[np.isfinite(wanted).all(axis=1)]
+    # Shares, so that the largest mark has the same area in every figure.
     sizes = kept[size] / kept[size].max() if size else None
     return [
         Point(

@@ -15,6 +15,8 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     # If not all fit, they share the space evenly.
     gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    # One pass from below. Every name begins one block, which is merged at most once, so this takes
+    # linear time after the sort.
     blocks: list[list[float]] = []  # first place, number of members
     for i in order:
         blocks.append([min(max(wanted[i], low), high), 1])
@@ -32,6 +34,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def ends(values: Sequence[float]) -> list[float]:
     """Return the ends of an axis: the range of the values plus a margin."""
     low, high = min(values, default=0.0), max(values, default=0.0)
+    # Equal values have no range; zero has not even a size.
     margin = MARGIN * (high - low) or MARGIN * abs(high) or 1.0
     return [low - margin, high + margin]
 
@@ -74,6 +77,7 @@ def around(
     found: dict[int, str] = {}
     for at, width in names:
         for position, sides in AROUND.items():
+            # The first free position counts, and none is moved again: important names come first.
             box = _beside(marks[at], sides, width, height)
             inside = min(box[:2]) >= 0 and box[2] <= limits[0] and box[3] <= limits[1] + height
             covers = any(

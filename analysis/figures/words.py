@@ -35,6 +35,7 @@ def rows(figure: Figure) -> Grid:
 
 def _of_scatter(figure: Scatter) -> str:
     points = figure.points
+    # A sentence even then: a figure without a text alternative is silent for a screen reader.
     if not points:
         return f"{figure.title}: no method has a place."
     axes = f"{_axis(figure.y)} over {_axis(figure.x)}"
@@ -70,6 +71,7 @@ def _of_curves(figure: Curves) -> str:
     ordered = sorted(curves, key=lambda each: each.ys[-1])
     # Drift shows at the end of a video, so only the end is described.
     low, high = ordered[0], ordered[-1]
+    # One method is the lowest and the highest at once.
     if low is not high:
         said.append(
             f"At the end the lowest is {low.name} ({number(low.ys[-1])}), the highest "
@@ -99,6 +101,7 @@ def _of_bars(figure: Bars) -> str:
 
 
 def _points(figure: Scatter, notes: Sequence[str]) -> Grid:
+    # Sizes are shares of the largest, so the heading says whose size is 1.
     has_size = any(point.size is not None for point in figure.points)
     header = ["method", figure.x.title, figure.y.title]
     header += [f"{figure.size_said}, largest is 1"] * has_size + ["frontier"] * bool(

@@ -24,7 +24,9 @@ HELD = {
 
 def card(name: str, parts: Sequence[Part], cards: Mapping[str, str]) -> str:
     """Build the page of a method, with every section that includes it."""
+    # One card per name over all suites, so that a reader finds all of a method on one page.
     own = [part for part in parts if name in part.section.methods]
+    # Family, source and settings belong to the method, so any section has them.
     method = own[0].section.methods[name]
     return page(
         "card.html",
@@ -53,6 +55,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
         if not section.has(key)
     }
     ranked = bool(quantity and part.order.get(name))
+    # An empty list must not look as if something went wrong, so a sentence says why.
     if quantity is None:
         said = "Prompts are not ranked: no quality of single videos was measured."
     elif ranked:
@@ -79,6 +82,7 @@ def _context(part: Part, name: str) -> dict[str, Any]:
             (each, cells[each.name], part.numbers.bases[each.name])
             for each in part.numbers.quantities
         ],
+        # An adaptive policy is judged by its control of equal cost, so its card names it.
         "controls": controls.notes(section, [name]),
         "missing": [f"{title}: {why}" for title, why in missing.items() if why],
         "ranked": said,
@@ -102,6 +106,7 @@ def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
     # With few prompts the best get the middle one, and no prompt is listed twice.
     num = min(NUM_EXTREMES, (len(order) + 1) // 2)
     best, worst = order[:num], order[num:][-NUM_EXTREMES:][::-1]
+    # The same means over samples that the order was made from.
     values = statistics.by_prompt(part.section, part.rank)[name]
 
     def said(index: int) -> dict[str, Any]:
@@ -109,6 +114,8 @@ def _extremes(part: Part, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
         return {
             "index": index,
             "value": f"{value} {quantity.unit}".strip(),
+            # A prompt may have been left out by `--prompts`, and a link to no page is worse than
+            # none.
             "href": f"../{links.prompt(part.key, index)}" if index in part.prompts else "",
             "text": part.prompts.get(index, ""),
         }

@@ -62,6 +62,7 @@ def refuse_others(out: Path) -> None:
     if not out.is_dir():
         raise UserError(f"{out} is a file: {elsewhere}")
     found = _files(out)
+    # An empty folder holds nothing to lose.
     if not found and not any(out.iterdir()):
         return
     listed: set[str] = set()
@@ -72,6 +73,7 @@ def refuse_others(out: Path) -> None:
             listed = {MARKER, *map(str, content["files"])}
     if not listed:
         raise UserError(f"{out} is not a report of this harness and is left as it is: {elsewhere}")
+    # A user's notes beside the pages would be deleted with them.
     added = sorted(found - listed)
     if added:
         some = ", ".join(added[:3])
@@ -83,6 +85,7 @@ def link(source: Path, target: Path) -> int:
 
     Symbolic links are never followed.
     """
+    # A link takes no space, and a copy of the folder to another place copies the video.
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
@@ -96,6 +99,7 @@ def link(source: Path, target: Path) -> int:
 
 def _files(folder: Path) -> set[str]:
     """List every file below a folder, relative to it."""
+    # Slashes on every system, since the list is part of the report and may travel.
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -117,6 +121,7 @@ def _sweep(out: Path) -> None:
     """Remove what dead processes left next to `out`, or restore an earlier report."""
     for left in out.parent.glob(f".{out.name}.*"):
         kind = left.suffix
+        # Only names of our form; anything else is not ours to remove.
         pid = left.name.removeprefix(f".{out.name}.").removesuffix(kind)
         if not pid.isdigit():
             continue

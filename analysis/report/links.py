@@ -21,8 +21,11 @@ def slugs_of(names: Sequence[str]) -> list[str]:
     taken = set(RESERVED)
     found = []
     for name in names:
+        # Lower case, because some file systems do not tell the cases apart. A name without any
+        # letter of ours still needs a page.
         plain = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:LONGEST] or "x"
         slug, number = plain, 1
+        # Two settings of one method may differ only in signs that a slug drops.
         while slug in taken:
             number += 1
             slug = f"{plain}-{number}"

@@ -22,6 +22,7 @@ BY_PROMPT = (
     *("lpips", "ssim", "psnr_rest_db", "psnr_db", "psnr_frame_mean_db"),
     *("imaging", "aesthetic"),
 )
+# As on a printed page; the terminal's tables use plain signs.
 NONE = "\u2013"  # a dash
 MINUS = "\u2212"
 
@@ -64,6 +65,7 @@ def numbers(section: Section) -> Numbers:
     kept = [each for name, each in QUANTITIES.items() if section.has(name)]
     cells: dict[str, dict[str, Cell]] = {name: {} for name in section.methods}
     chances: list[str] = []
+    # Intervals and tests are computed here, for all methods at once, so progress is shown here.
     for quantity in shown(kept, f"quantities of {section.suite}"):
         means = statistics.estimates(section, quantity.name)
         tested = statistics.differences(section, quantity.name)
@@ -98,7 +100,9 @@ def cell(
         why = "no video was made" if not section.methods[name].num_videos else "not measured"
         if quantity.fidelity and name == section.reference:
             why = "it is what the others are held against"
+        # The dash has its reason as a tooltip.
         return Cell(value, NONE, said=section.methods[name].reasons.get(quantity.name, why))
+    # Value, interval and difference of a cell share their decimals.
     places = quantity.places(value)
     bounds = _span(mean.bounds, places) if mean and quantity.over == "mean" else ""
     if paired is None or quantity.over != "mean" or not math.isfinite(paired.mean):
@@ -135,6 +139,7 @@ def ranked(section: Section) -> tuple[str, Mapping[str, Sequence[int]]]:
     table = statistics.by_prompt(section, chosen)
     rising = QUANTITIES[chosen].better == "lower"
     order = {
+        # NaN is dropped: a prompt without a value has no place in the order.
         str(name): [int(x) for x in column.dropna().sort_values(ascending=rising).index]
         for name, column in table.items()
     }

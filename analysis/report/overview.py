@@ -30,6 +30,7 @@ def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str,
 
     cards: slug of every method's card. said: facts of the whole report.
     """
+    # Contexts first: they tell whether any part has a plot.
     contexts = [_context(part, cards) for part in parts]
     # Plotly's script takes megabytes, so pages without plots do not include it.
     inline = (
@@ -43,6 +44,7 @@ def overview(parts: Sequence[Part], cards: Mapping[str, str], said: Mapping[str,
         inline,
         title=", ".join(dict.fromkeys(part.section.suite for part in parts)) or "nothing measured",
         lead=f"{LEAD}{IN_STEP if any(part.prompts for part in parts) else ''}.",
+        # The other facts are long and stand on the provenance page.
         summary=[each for each in said.items() if each[0] in ("on", "videos")],
         notes=[] if parts else ["There is no run below this folder."],
         parts=contexts,
@@ -58,6 +60,8 @@ def shared_facts(part: Part) -> list[tuple[str, str]]:
     """List facts of a section, for the overview and the provenance page."""
     section = part.section
     wanted = sum(each.num_wanted or 0 for each in section.methods.values())
+    # Failed and not yet tried are different things: only the second is finished by the same
+    # command.
     tried = part.num_made + part.num_failed
     videos = f"{part.num_made} made" + (f", {part.num_failed} failed" if part.num_failed else "")
     if wanted > tried:
@@ -91,6 +95,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
         "title": section.title,
         "facts": shared_facts(part),
         "notes": section.notes,
+        # One quantity has nothing to be plotted against.
         "choices": shown if len(shown) > 1 else [],
         "axes": [("x", across), ("y", upwards)],
         "reference": section.reference or "left out: there is no BF16",
@@ -103,6 +108,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
                 "left_out": ", ".join(QUANTITIES[axis].title for axis in each.left_out),
             }
             for each in frontiers(section)
+            # On one axis a frontier is just the best method.
             if len(each.axes) > 1
         ],
         "rows": rows,
@@ -123,7 +129,6 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _row(part: Part, name: str, slug: str) -> dict[str, Any]:
-    """Build a line of the table."""
     section, method = part.section, part.section.methods[name]
     # Reruns look like methods but only show how far BF16 is from itself.
     label = {section.reference: "the reference"}
@@ -135,6 +140,7 @@ def _row(part: Part, name: str, slug: str) -> dict[str, Any]:
         "label": label.get(name, ""),
         "href": links.card(slug),
         "family": method.family,
+        # What the page's filter searches, in lower case as the filter's own words are.
         "words": f"{name} {method.settings} {method.row} {method.description}".lower(),
         "n": method.num_videos,
         "failed": method.num_failed,
@@ -175,6 +181,7 @@ def _legend(part: Part) -> list[str]:
     bases: dict[str, list[str]] = {}
     for quantity in shown:
         base = part.numbers.bases[quantity.name]
+        # A base is explained only where a difference to it is shown.
         if base and any(cells[quantity.name].difference for cells in part.numbers.cells.values()):
             bases.setdefault(base, []).append(quantity.title)
     found = [

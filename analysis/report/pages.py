@@ -35,6 +35,7 @@ def page(template: str, root: str, inline: Sequence[str] = (), **values: Any) ->
         .get_template(template)
         .render(
             root=root,
+            # Ours and already HTML, so not to be escaped.
             policy=Markup(policy(inline)),
             inline=[Markup(script) for script in inline],
             **values,
@@ -44,6 +45,7 @@ def page(template: str, root: str, inline: Sequence[str] = (), **values: Any) ->
 
 def policy(inline: Sequence[str]) -> str:
     """Build the content policy: files next to the page, and exactly its inline scripts."""
+    # A digest allows exactly this script: text from results that gets into a page cannot run.
     digests = (hashlib.sha256(script.encode()).digest() for script in inline)
     hashes = "".join(f" 'sha256-{base64.b64encode(each).decode()}'" for each in digests)
     return POLICY.format(scripts=hashes)
@@ -52,6 +54,7 @@ def policy(inline: Sequence[str]) -> str:
 def data(content: Mapping[str, Any]) -> Markup:
     """Encode JSON so that no text in it can end a script element."""
     text = json.dumps(content, allow_nan=False)
+    # The two line separators end a line in older JavaScript, but not in JSON.
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)
@@ -59,6 +62,7 @@ def data(content: Mapping[str, Any]) -> Markup:
 
 def breakable(name: str) -> Markup:
     """Allow line breaks in a long name after separators."""
+    # Names of methods with their settings are longer than a column of a phone.
     return Markup(re.sub(r"([=/_@.]+)", r"\1<wbr>", str(escape(plain(name)))))
 
 
@@ -82,11 +86,13 @@ def write(path: Path, text: str) -> int:
 
 def plotly() -> str:
     """Return plotly's script, made safe to stand inside a page."""
+    # Imported late, since a report without plots does without plotly.
     from plotly.offline import get_plotlyjs
 
     return re.sub("</script", r"<\\/script", str(get_plotlyjs()))
 
 
+# One environment keeps the compiled templates for the pages of all prompts and methods.
 @lru_cache
 def environment() -> Environment:
     """Build the template environment, which escapes and cleans all values."""

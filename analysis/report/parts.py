@@ -51,9 +51,11 @@ class Part:
 
     def films(self) -> list[tuple[str, int, int, Path]]:
         """List the MP4s of all prompts with a page: method, prompt, sample, file."""
+        # Failed videos have rows too, but no film.
         rows = self.videos[self.videos["mp4"].astype(bool)]
         names, stems = (rows[column].astype(str) for column in ("method", "video"))
         keys = (rows[column].astype(int) for column in VIDEO)
+        # A row comes from a folder, so its method has one; `Path()` only satisfies the types.
         folders = {name: method.folder or Path() for name, method in self.section.methods.items()}
         return [
             (name, index, sample, folders[name] / f"{stem}.mp4")
@@ -82,6 +84,7 @@ def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
     found = []
     for key, section in zip(keys, sections, strict=True):
         runs = {
+            # The study's methods have no folder here.
             name: facts(method.folder) if method.folder else Facts()
             for name, method in shown(list(section.methods.items()), f"runs of {section.suite}")
         }
@@ -96,6 +99,7 @@ def parts(sections: Sequence[Section], wanted: slice | None) -> list[Part]:
             # Slices may count from the end, which only a range of all indices resolves.
             asked = range(*wanted.indices(max(filmed, default=-1) + 1))
             filmed = [index for index in filmed if index in asked]
+        # Of all prompts with numbers, whether they have a film or not.
         made = {int(x) for x in section.videos.index.get_level_values("prompt_index").unique()}
         # All methods have the same prompts, so the first row of a prompt has its text.
         texts = videos.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"]

@@ -24,6 +24,7 @@ GROUPS = {
     "Fidelity and its noise floor": ("fidelity",),
     "Quality over time": ("drift", "over-time"),
 }
+# A sheet has a panel for every quantity; the rest unfolds on request.
 AT_ONCE = 4  # figures under a heading
 
 
@@ -72,6 +73,7 @@ def groups(section: Section, key: str) -> list[Group]:
             if isinstance(each, Absent):
                 absent.append(f"not drawn: {each.title}; {each.reason}")
             else:
+                # The page lays panels out by itself, so a sheet is taken apart.
                 figures += each.figures if isinstance(each, Panels) else [each]
         # Sections of one page repeat the same figures, but an id must be unique in it.
         ids = links.slugs_of([f"{key}-{heading}-{each.name}" for each in figures])

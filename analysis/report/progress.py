@@ -11,6 +11,7 @@ from threading import Timer
 from typing import TypeVar
 
 T = TypeVar("T")
+# Short work prints nothing; stderr, so that stdout holds only the path of the report.
 QUIET_S = 2.0  # quiet time at the start, and between lines
 
 
@@ -18,6 +19,7 @@ QUIET_S = 2.0  # quiet time at the start, and between lines
 def slow(what: str) -> Iterator[None]:
     """Print what is being done if it takes longer than `QUIET_S`."""
     timer = Timer(QUIET_S, lambda: print(f"report: {what}", file=sys.stderr))
+    # A timer that still waits must not keep the process from ending.
     timer.daemon = True
     timer.start()
     try:
@@ -32,6 +34,7 @@ def shown(items: Sequence[T], what: str) -> Iterable[T]:
     for done, item in enumerate(items):
         now = time.perf_counter()
         if done and now - said > QUIET_S:
+            # As fast as the mean so far; items of one kind take about the same time.
             left = math.ceil((now - start) / done * (len(items) - done))
             print(f"report: {done}/{len(items)} {what}, {left} s left", file=sys.stderr)
             said = now

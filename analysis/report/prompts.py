@@ -32,8 +32,10 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
     """
     rows = part.videos[part.videos["prompt_index"] == index]
     shown = rows[rows["mp4"].astype(bool)]
+    # Failed samples too: their tiles say why they are missing.
     samples = sorted(int(x) for x in rows["sample"].unique())
     height, width = int(shown["height"].max()), int(shown["width"].max())
+    # BF16 first, and the rest in the order of the table.
     names = sorted(part.section.methods, key=lambda name: name != part.section.reference)
     # The browser decodes all videos at once, so a page starts with as many as it can play.
     few = names[: max(2, MOST_PIXELS // (height * width * len(samples)))]
@@ -60,6 +62,7 @@ def prompt_page(part: Part, index: int, cards: Mapping[str, str], files: Files) 
         fps=fps,
         frames=frames,
         shape=f"{width} / {height}",
+        # Half the true size, on a step of the slider: several tiles fit beside each other.
         width=min(WIDE, max(NARROW, width // 2 // STEP * STEP)),
         methods=[{"name": x, "slug": cards[x], "is_shown": x in few} for x in names],
         tiles=tiles,

@@ -14,6 +14,7 @@ from analysis.report.runs import DIGEST, SAID
 from analysis.statistics import EXACT_UP_TO, FEWEST, NUM_DRAWS, NUM_FLIPS
 from harness.planning.detectable import ALPHA
 
+# In words on the page, because a report is read without the harness and its docs.
 STATISTICS = (
     "Prompts are the sample: of several videos of a prompt the mean is taken first.",
     f"Interval: percentile bootstrap of the mean over prompts, 95 %, {NUM_DRAWS} draws, the same "
@@ -45,9 +46,11 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
     """Collect the values that the template shows of a section."""
     facts = dict(shared_facts(part))
     facts |= {what: "; ".join(part.said(what)) for what in (*SAID.values(), DIGEST)}
+    # Runs of several machines may differ in their packages; equal lists come once.
     facts["packages"] = "; ".join(
         dict.fromkeys(run.packages for run in part.runs.values() if run.packages)
     )
+    # All versions of a metric over the runs: two of them mean scores that do not compare.
     versions: dict[str, dict[str, None]] = {}
     for run in part.runs.values():
         for metric, said in run.versions.items():
@@ -62,6 +65,7 @@ def _context(part: Part, cards: Mapping[str, str]) -> dict[str, Any]:
     ]
     missing += [x for group in part.groups for x in group.absent]
     missing += [f"{name}: {x}" for name, run in part.runs.items() for x in run.problems]
+    # A missing MP4 is no missing result: numbers come from the lossless frames.
     without = {name: run.made - run.mp4s for name, run in part.runs.items()}
     missing += [f"{name}: {num} videos without an MP4" for name, num in without.items() if num]
     return {

@@ -35,6 +35,7 @@ SAID = {  # column of the rows -> its name on the provenance page
 DIGEST = "digest of the file of prompts"  # from the request, not from the rows
 BYTES = {"nominal": "kv_nominal_bytes", "stored": "kv_stored_bytes", "peak": "kv_peak_bytes"}
 COLUMNS = (*OF_VIDEOS, *SAID, *BYTES.values())
+# Words about a method, which the card shows elsewhere, and a setting of Hydra.
 LEFT_OUT = ("_convert_", "family", "source", "name")  # keys of a method's settings
 FIX = "repeat the command that made this run"
 
@@ -69,9 +70,11 @@ def facts(folder: Path) -> Facts:
     """Read a run's folder; unreadable files are listed as problems."""
     # One damaged file must not hide the rest of the report, so collect errors instead of raising.
     problems: list[str] = []
+    # A run without rows has the same columns, so that nothing below needs to ask.
     rows = pd.DataFrame(columns=list(COLUMNS))
     if (folder / OBSERVATIONS).exists():
         try:
+            # Only these columns of many, since a report reads the file of every run.
             read = parquet.read(folder / OBSERVATIONS, COLUMNS, FIX)
             rows = read.to_pandas().reindex(columns=list(COLUMNS))
         except UserError as error:
@@ -86,6 +89,7 @@ def facts(folder: Path) -> Facts:
     if left := len(paths) - len(whole):
         problems.append(f"{left} MP4s in {videos} are links, which are not followed: left out")
     made = rows[rows["failure"].isna()]
+    # As the rows name a video: relative to the folder, without an ending.
     stems = {f"videos/{path.stem}" for path in whole}
     mp4 = rows["video"].isin(stems) & rows["failure"].isna()
     kept = rows.assign(mp4=mp4)[mp4 | rows["failure"].notna()]
@@ -122,11 +126,13 @@ def _json(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read a JSON file; empty if missing or damaged."""
     try:
         content = json.loads(path.read_text())
+    # A run in progress has no manifest yet: that is no damage.
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
         problems.append(f"{path} is damaged: {FIX}")
         return {}
+    # Valid JSON of another shape would fail later, at a place that says less.
     return content if isinstance(content, dict) else {}
 
 

@@ -49,6 +49,7 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
     with replaced(out) as folder:
         # Everything is written to a new folder; the old report stays until this one is complete.
         read = parts(sections, wanted)
+        # A method of several suites has one card.
         methods = dict.fromkeys(name for each in sections for name in each.methods)
         cards = links.slugs(methods)
         pages.write_assets(folder)
@@ -61,6 +62,8 @@ def write(sections: Sequence[Section], out: Path, command: str, wanted: slice | 
             video_bytes += link(path, folder / place)
             files[part.key][name, index, sample] = place
         videos = Videos(len(films), video_bytes)
+        # The sizes of linked videos count as bytes of the report, so the page says that links take
+        # none.
         how = "hard links to those of the results where the disk allows it, else copies"
         mp4s = f"{videos.num} MP4s, {size(videos.nbytes)}, {how}" if videos.num else "no MP4"
         said = {

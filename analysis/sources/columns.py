@@ -34,6 +34,8 @@ class Source:
         return self.metric.replace("vbench_", "vbench/")
 
 
+# A column's name says definition and unit, and may change with the schema. A quantity's name stands
+# in commands and presets.
 SOURCES: Mapping[str, Source] = {
     "ratio": Source("kv_ratio_full_length"),
     "ratio_same": Source("kv_ratio_same_frames"),
@@ -63,6 +65,7 @@ def _windows(quantity: Quantity) -> str:
 
 
 # Curve name -> column whose cells are lists with one value per second.
+# The metrics name these columns, so that a renamed one is found at import.
 WINDOWS: Mapping[str, str] = {
     "psnr_db": _windows(Psnr.quantity),
     "ssim": _windows(Ssim().quantity),
@@ -94,6 +97,7 @@ def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
     The index holds the centres of the windows in seconds of the video; the first window begins
     after the first chunk. A window that has no value in some video is left out.
     """
+    # Videos that failed or were not scored have no list.
     lists = list(rows[column].dropna()) if column in rows else []
     # A mean over fewer videos at the end would show their difference as drift.
     length = min(map(len, lists), default=0)
@@ -102,6 +106,7 @@ def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
     )
     start_s = 0.0
     if "first_chunk_pixel_frames" in rows:
+        # All videos of a run have one length of the first chunk.
         starts = (rows["first_chunk_pixel_frames"] / rows["fps"]).dropna()
         start_s = float(starts.iloc[0]) if len(starts) else 0.0
     known = pd.Series(means, index=start_s + np.arange(length) + 0.5, dtype=float).dropna()
@@ -110,6 +115,7 @@ def by_second(rows: pd.DataFrame, column: str) -> pd.Series | None:
 
 def reason(rows: pd.DataFrame, source: Source) -> str | None:
     """Explain why videos of one method have no value; None if all have one."""
+    # Counted or timed columns are there whenever a video was made.
     if not source.metric:
         return None
     if source.column not in rows:

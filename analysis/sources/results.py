@@ -20,10 +20,9 @@ from analysis.section import VIDEO, Method, Section, Setting
 from analysis.sources.columns import SOURCES, WINDOWS, by_second, reason, values_of
 from analysis.sources.traces import traced
 from harness.config.compose import choices, described
-from harness.results.all_runs import load, load_run, load_runs
+from harness.results.all_runs import load, load_run, load_runs, readable_below
 from harness.results.command_of_run import Origin
 from harness.results.observations import Twice, folders_below, refuse_twice
-from harness.results.older import without_older
 from harness.results.quantities import QUANTITIES, is_fidelity
 from harness.results.run import Run, run_id_of
 from harness.results.scores import CONSTANT
@@ -77,10 +76,11 @@ def sections(results: Path) -> list[Section]:
 
     Raises  UserError: no run is there, or all are damaged (named, with the fix).
     """
+    # By the id in the folder's name: it is known even if the rows cannot be read.
     below = [(run_id_of(folder), folder) for folder in folders_below(results)]
+    # Before anything is read: a damaged run would hide that another one lies there twice.
     refuse_twice(below)
     folders = dict(below)
-    newest = without_older(results, sorted(folders.values()))
     damaged: list[str] = []
     try:
         table = load(results)
@@ -90,7 +90,7 @@ def sections(results: Path) -> list[Section]:
     except UserError:
         # One damaged run must not hide the others: find the readable ones, and name the rest.
         whole = []
-        for folder in newest:
+        for folder in readable_below(results):
             try:
                 load_run(folder)
             except UserError as error:
@@ -107,6 +107,7 @@ def sections(results: Path) -> list[Section]:
             request = Run.from_folder(home) if home else None
         run = LoadedRun(str(run_id), rows, home, request)
         frames = int(rows["num_latent_frames"].iloc[0])
+        # Runs against two BF16 runs, of another seed for example, must not share a table.
         groups.setdefault((title(rows), frames, run.reference_id), []).append(run)
     titles, found = [name for name, _, _ in groups], []
     for (name, frames, reference), runs in groups.items():
@@ -114,6 +115,7 @@ def sections(results: Path) -> list[Section]:
         if titles.count(name) > 1:
             name = f"{name}, {frames} latent frames, against {reference or 'no BF16'}"
         found.append(_section(name, runs, damaged))
+    # Last, because it compares every section with all others.
     return [replace(section, shorter=shorter(section, found)) for section in found]
 
 
@@ -122,7 +124,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
 
     damaged: notes on runs that could not be read.
     """
-    # BF16 is its own reference.
+    # BF16 is its own reference. A name such as `bf16` is no proof: users name methods freely.
     base = next((run for run in runs if run.run_id == run.reference_id), None)
     again = [run for run in runs if base and _is_again(run, base)]
     # A different attention backend sums in another order, which shows the noise floor.
@@ -131,6 +133,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
     first = [run for run in (base, *reruns, *floors) if run]
     ordered = [*first, *(run for run in runs if not any(run is each for each in first))]
     printed = [run.name for run in ordered]
+    # Names are keys of everything below, so they must be unique within the section.
     names = {  # the run id tells apart runs that would be printed alike
         run.run_id: run.name if printed.count(run.name) == 1 else f"{run.name} ({run.run_id})"
         for run in ordered
@@ -144,6 +147,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
         means = {
             each: by_second(run.made, column)
             for each, run in named.items()
+            # BF16's fidelity to itself would be a line at the cap.
             if not (is_fidelity(key) and run is base)
         }
         known = {each: curve for each, curve in means.items() if curve is not None}
@@ -153,6 +157,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
     made = rows[rows["failure"].isna()]
     # Sizes are equal within a section, so the first video that was made has them.
     sizes = made[["num_pixel_frames", "height", "width"]].dropna().astype(int)
+    # Traces are files of their own and large; one video of each run is read.
     kept = traced({key: run.folder for key, run in named.items() if run.folder}, VIDEO)
     return Section(
         title=name,
@@ -183,6 +188,7 @@ def _section(name: str, runs: Sequence[LoadedRun], damaged: Sequence[str]) -> Se
 
 def _is_again(run: LoadedRun, base: LoadedRun) -> bool:
     """Whether a run repeats BF16 with the same model and integration; attention may differ."""
+    # Whether a run repeats BF16 is read from its request; without one it counts as a method.
     if run is base or run.request is None or base.request is None:
         return False
     return all(
@@ -192,6 +198,7 @@ def _is_again(run: LoadedRun, base: LoadedRun) -> bool:
 
 
 def _attention(run: LoadedRun | None) -> object:
+    # Settings and not the backend that ran: `auto` may choose differently from machine to machine.
     return run.request.attention if run and run.request else None
 
 
@@ -218,13 +225,16 @@ def _values(videos: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     most = {key for key in kept if QUANTITIES[key].over == "max"}
     found = grouped[[key for key in kept if key not in most]].mean()
     for key in most:
+        # A peak is what a card must hold, so the worst video counts.
         found[key] = grouped[key].max()
+    # A method without a single video has a row of NaN rather than none.
     return found.reindex(index=list(names), columns=kept)
 
 
 def _method(name: str, run: LoadedRun) -> Method:
     """Describe a run: its source, family, failures and command."""
     first, made, request = run.rows.iloc[0], run.made, run.request
+    # The stored request and not the file of today: the file may have changed since the run.
     settings = request.method if request else {}
     source = str(settings.get("source") or "")
     row = ROW.search(source)  # a method of ours names no row

@@ -46,6 +46,7 @@ class Measured:
 def published_names() -> dict[str, str]:
     """Map our methods that repeat rows of the study to the names of these rows."""
     files = {name: path for name, path in choices("method").items() if name.startswith(FOLDER)}
+    # The files and not a list here: a method that is added is compared without another change.
     said = {name: yaml.safe_load(path.read_text()) for name, path in files.items()}
     return {name: str(file["source"]).partition(", row ")[2] for name, file in said.items()}
 
@@ -64,6 +65,7 @@ def one_sweep(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[pd.DataFra
         )
     # Null equals nothing, itself included, so it cannot be part of a key.
     kinds = [tuple(kind) for kind in rows[SAME].astype(object).fillna("").to_numpy()]
+    # A folder may hold a trial sweep beside the real one, whose rows would count as second videos.
     groups = {kind: rows[[other == kind for other in kinds]] for kind in dict.fromkeys(kinds)}
     kept = max(groups, key=lambda kind: len(groups[kind][["suite", "method"]].drop_duplicates()))
     notes = []
@@ -88,6 +90,7 @@ def by_suite(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, Measured
 
 def _suite(suite: str, rows: pd.DataFrame) -> Measured:
     """Put every method on the prompts that most methods have; drop methods that miss one."""
+    # Two runs of one method, for example with other seeds, would count a prompt twice.
     twice = rows[rows.duplicated(["name", *VIDEO])]
     if len(twice):
         runs = sorted(rows.loc[rows["name"] == twice["name"].iloc[0], "run_id"].unique())
@@ -101,6 +104,7 @@ def _suite(suite: str, rows: pd.DataFrame) -> Measured:
     counted = Counter(held.values())
     # Of sets that as many methods have, take the one with the most videos.
     usual = max(counted, key=lambda videos: (counted[videos], len(videos)), default=frozenset())
+    # A method with more videos than the common set keeps its place: the others are cut off below.
     complete = [name for name in held if held[name] >= usual]
     left_out = {
         str(name): f"{len(held.get(name, frozenset()) & usual)} of {len(usual)} videos {_why(part)}"
@@ -112,6 +116,7 @@ def _suite(suite: str, rows: pd.DataFrame) -> Measured:
     values, reasons = {}, {}
     for column in COLUMNS:
         wide = chosen.pivot(index=VIDEO, columns="name", values=column).astype(float)
+        # LPIPS needs weights: without them the column is left out, and the comparison goes on.
         if not wide.isna().any(axis=None):
             values[column] = wide
             continue

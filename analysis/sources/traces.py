@@ -36,6 +36,7 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
 
     folders: run folders by method name. key: the columns that identify a video.
     """
+    # A stem names prompt and sample.
     stems = Counter(
         path.stem for folder in folders.values() for path in (folder / "trace").glob("*.parquet")
     )
@@ -47,6 +48,7 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
     for name, folder in folders.items():
         path = folder / "trace" / f"{stem}.parquet"
         try:
+            # A method that lacks this video has no line; its other videos do not compare.
             if path.exists():
                 fix = f"remove it: rm {path}; a trace is drawn, not counted"
                 tables[name] = parquet.read(path, None, fix).to_pandas()
@@ -64,6 +66,7 @@ def traced(folders: Mapping[str, Path], key: Sequence[str]) -> Traced:
         peaks = table[(table["moment"] == "peak") & (table["phase"] != "text")]
         at_peak[name] = pd.Series(dtype=float)
         if len(peaks):
+            # Components add up within a phase only: phases peak at different moments.
             largest = peaks.groupby("phase")["bytes"].sum().idxmax()
             of_phase = peaks[peaks["phase"] == largest]
             at_peak[name] = of_phase.groupby("component")["bytes"].sum() / GIB
@@ -76,6 +79,7 @@ def _trace(table: pd.DataFrame, is_kv: bool) -> Trace:
     """Return the bytes of history, or of the whole process, after each chunk."""
     points = table[table["moment"] == "chunk"]
     whole = points["component"] == PROCESS
+    # With guidance every component appears once per branch, as `cond.codes`.
     kinds = points["component"].str.rpartition(".")[2]  # without the name of a guidance branch
     chosen = points[~whole & ~kinds.isin(BESIDE)] if is_kv else points[whole]
     # Components and guidance branches of one moment are rows of their own.

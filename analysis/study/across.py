@@ -20,6 +20,7 @@ from harness.results.quantities import QUANTITIES
 from harness.system.text_table import Grid
 
 FEWEST = 3  # methods; two always agree or disagree fully
+# As the study's Table 6 names them; `drift_last` is its "terminal drift", which is no drift.
 AXES = {"imaging": "imaging quality", "drift_last": "terminal drift"}
 
 
@@ -28,9 +29,16 @@ def coverage(table: Table, source: Source) -> Iterator[Grid | str]:
     sections = source.sections
     lines = []
     for section in sections:
+        # The study has one section per suite; our results may have several.
         title = suite_title(section.suite) if section.is_published else section.title
-        videos = sum(method.num_videos for method in section.methods.values())
-        lines.append([title, str(videos), str(len(section.methods)), coverage_said(section)])
+        counts = {name: method.num_videos for name, method in section.methods.items()}
+        # The most common number comes once for all; methods with another one are named.
+        usual, how_many = Counter(counts.values()).most_common(1)[0]
+        others = [f"{name} {count}" for name, count in counts.items() if count != usual]
+        said = [f"{how_many if others else 'all'} methods with {usual} videos", *others]
+        failed = sum(method.num_failed for method in section.methods.values())
+        said += [f"{failed} videos failed"] if failed else []
+        lines.append([title, str(sum(counts.values())), str(len(counts)), ", ".join(said)])
     if not lines:
         yield "nothing was measured"
         return
@@ -40,20 +48,10 @@ def coverage(table: Table, source: Source) -> Iterator[Grid | str]:
     yield Grid(title, header, lines, notes, words={0, 3}, name=table.id)
 
 
-def coverage_said(section: Section) -> str:
-    """Describe videos per method, the most common number first, and failures."""
-    counts = {name: method.num_videos for name, method in section.methods.items()}
-    usual, how_many = Counter(counts.values()).most_common(1)[0]
-    others = [f"{name} {count}" for name, count in counts.items() if count != usual]
-    failed = sum(method.num_failed for method in section.methods.values())
-    all_or = "all" if not others else str(how_many)
-    said = [f"{all_or} methods with {usual} videos", *others]
-    return ", ".join([*said, *([f"{failed} videos failed"] if failed else [])])
-
-
 def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
     """Build the table of methods that no other beats in ratio and one quality, for each suite."""
     found = source.of_table(table)
+    # A frontier of one suite is a table, unlike a correlation of two.
     absent = [suite for suite in table.suites if not source.of_suite(suite)]
     # A suite's name is enough unless several sections share it.
     suites = Counter(section.suite for section in found)
@@ -65,6 +63,7 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
     noted = []
     for title, section in zip(titles, found, strict=True):
         axes = table.shown(section.is_published)
+        # Ratio is the other axis of every frontier of this table.
         here = [axis for axis in axes if section.has(axis) and section.has("ratio")]
         lines += [[title, *cells] for axis in here for cells in front(section, axis)]
         lacks = [axis for axis in axes if axis not in here]
@@ -93,6 +92,7 @@ def fronts(table: Table, source: Source) -> Iterator[Grid | str]:
 def front(section: Section, axis: str) -> list[list[str]]:
     """Return the lines of one frontier, largest ratio first."""
     values = objectives(section)
+    # Ratio is the first axis, so the members come with the largest ratio first.
     members = frontier(values, ["ratio", axis])
     view = View(section, members)
     shown = ("ratio", axis, "runtime_s", "peak_gib")
@@ -114,6 +114,7 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
         for name in table.shown(sections[0].is_published):
             none = pd.Series(dtype=float)
             # `objectives` leaves out reruns of BF16, which would count it several times.
+            # BF16 is part of it: it is a method of both suites, as in the study's table.
             r, n = correlation(*(objectives(section).get(name, none) for section in sections))
             if np.isnan(r):
                 why = f"{n} methods with a value in both suites, or all values are equal"
@@ -135,6 +136,7 @@ def correlations(table: Table, source: Source) -> Iterator[Grid | str]:
 
 def correlation(first: pd.Series, second: pd.Series) -> tuple[float, int]:
     """Return Pearson's r over methods finite in both, and their number; NaN if undefined."""
+    # Methods pair by name, which is the same in both suites of one sweep.
     names = [name for name in first.index if name in second.index]
     both = np.array([first.reindex(names), second.reindex(names)], float)
     # The study printed some infinite values; one of them would make r undefined.
@@ -158,6 +160,7 @@ def weak(table: Table, source: Source) -> Iterator[Grid | str]:
         first, second = both
         reasons = [
             said
+            # Named before anything is averaged: a mean over one suite would pass for one over both.
             for section in (first, second)
             for said in why_none(section, [x for x in table.columns if not section.has(x)])
         ]
@@ -178,6 +181,7 @@ def _weak(
 ) -> Grid:
     """Build the table of one pair of suites. rows: the study's row by method."""
     by = table.columns[0]
+    # The weakest method comes first, as in the study.
     ordered = means.loc[list(rows)].sort_values(by)
     suite = suite_title(first.suite)
     titles = [f"mean {QUANTITIES[name].title}" for name in table.columns]
@@ -194,6 +198,7 @@ def _weak(
         ]
         for name in ordered.index
     ]
+    # The comments are on the study's numbers, so they say nothing of other results.
     if first.is_published:
         header.append("comment")
         lines = [[*line, table.comments[rows[line[0]]]] for line in lines]
@@ -214,6 +219,7 @@ def mean_of(first: Section, second: Section, quantities: Sequence[str]) -> pd.Da
     """Average two suites over the methods that have a value in both."""
     sides = [section.values.reindex(columns=list(quantities)) for section in (first, second)]
     names = [name for name in sides[0].index if name in sides[1].index]
+    # A method that lacks a value in one suite has no mean of both.
     return ((sides[0].loc[names] + sides[1].loc[names]) / 2).dropna()
 
 
@@ -236,6 +242,7 @@ def made(
     source = Source(sections, statistics, split)
     grids, reasons = [], {}
     for table in tables:
+        # A builder yields grids, and sentences for what it could not build: both are shown.
         found = list(KINDS[table.kind](table, source))
         said = [each for each in found if isinstance(each, str)]
         grids += [each for each in found if isinstance(each, Grid)]

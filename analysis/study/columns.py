@@ -10,8 +10,8 @@ import numpy as np
 
 from analysis import numbers
 from analysis.section import Section, cell
-from analysis.statistics import Difference, Estimate, again, by_prompt, differences, estimates
-from harness.results.quantities import QUANTITIES, Quantity
+from analysis.statistics import Estimate, again, by_prompt, differences, estimates
+from harness.results.quantities import QUANTITIES
 
 MISSING, MARK = "NA", "*"
 number = partial(numbers.number, none=MISSING)
@@ -48,6 +48,7 @@ class View:
         """Return one number per row, NaN if missing."""
         if quantity not in self.section.values:
             return [np.nan] * len(self.names)
+        # A row that no method repeats is a name without values.
         column = self.section.values[quantity].reindex(list(self.names))
         return [float(value) for value in column.tolist()]
 
@@ -56,6 +57,7 @@ class View:
         if self.decimals is not None:
             return self.decimals
         asked = QUANTITIES[quantity]
+        # The study printed fixed decimals; its numbers must look as printed.
         if self.section.is_published:
             return asked.decimals
         finite = (abs(x) for x in self.values(quantity) if np.isfinite(x))
@@ -64,10 +66,12 @@ class View:
 
 def columns(view: View, name: str) -> list[Column]:
     """Build the columns for a name in the table's file; empty if no method has a value."""
+    # Columns of words and counts, and of the runtime in percent.
     if name in OTHERS:
         return OTHERS[name](view)
     if not view.section.has(name):
         return []
+    # Bytes and maxima have no interval, so their column is the same with and without statistics.
     if not (view.with_statistics and is_sampled(name)):
         return [of_values(view, name)]
     # BF16 has no fidelity to itself, so a fidelity has no difference to BF16.
@@ -94,18 +98,17 @@ def of_values(view: View, quantity: str) -> Column:
     return Column(QUANTITIES[quantity].heading, texts)
 
 
-def is_worse(quantity: Quantity, difference: Difference | None) -> bool:
-    """Whether a fidelity is worse than the noise floor and the corrected test supports it."""
-    if difference is None or not difference.is_supported:
-        return False
-    return not quantity.improves(difference.mean, 0.0)
-
-
 def _with_interval(view: View, name: str) -> list[Column]:
     """Build a value with its interval; a fidelity below the noise floor gets a mark."""
     quantity, places = QUANTITIES[name], view.places(name)
     found, tested = estimates(view.section, name), differences(view.section, name)
-    marks = [is_worse(quantity, tested.get(method)) for method in view.names]
+    # A fidelity better than the noise floor is no finding, so only supported losses are marked.
+    worse = {
+        method
+        for method, each in tested.items()
+        if each.is_supported and not quantity.improves(each.mean, 0.0)
+    }
+    marks = [method in worse for method in view.names]
     bounds = [_bounds(found.get(method), places) for method in view.names]
     values = of_values(view, name)
     if not view.split:
@@ -142,6 +145,7 @@ def _difference(
     shown: dict[str, Estimate] = {**again(view.section, name), **found}
     values, bounds, marks = [], [], []
     for method in view.names:
+        # BF16 itself has no difference, and its cell stays empty.
         each = shown.get(method)
         factor = scale.get(method, np.nan)
         values.append(number(each.mean * factor, places, "+") + unit if each else "")
@@ -150,6 +154,7 @@ def _difference(
     if not view.split:
         return [_joined(header, values, bounds, marks)]
     tested = _answers(view.names, found, marks)
+    # In CSV every number has a column, so a reader can apply another level than ours.
     p = [f"{found[method].adjusted:.4g}" if method in found else "" for method in view.names]
     return [
         Column(header, values),

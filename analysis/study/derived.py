@@ -20,6 +20,7 @@ from harness.results.quantities import QUANTITIES
 
 Formula = Callable[[np.float64, np.float64], np.float64]
 # Name -> (heading, quantity, formula of the method's value x and BF16's value b).
+# A delta and a drop of every quantity: the study's derived tables choose among them by name.
 FORMULAS: dict[str, tuple[str, str, Formula]] = {
     **{f"{x}_delta": (f"{q.title} - BF16", x, lambda x, b: x - b) for x, q in QUANTITIES.items()},
     **{f"{x}_drop": (f"{q.title} drop", x, lambda x, b: b - x) for x, q in QUANTITIES.items()},
@@ -72,6 +73,7 @@ def columns(view: View, name: str) -> list[Column]:
         return plain.columns(view, name)
     header, quantity, formula = FORMULAS[name]
     values, reference = objectives(view.section), view.section.reference
+    # All of these are relative to BF16.
     if reference is None or not view.section.has(quantity):
         return []
     base = np.float64(cell(values, reference, quantity))
@@ -79,6 +81,7 @@ def columns(view: View, name: str) -> list[Column]:
     own = {each: values if each in values.index else view.section.values for each in view.names}
     values_of = [np.float64(cell(table, each, quantity)) for each, table in own.items()]
     with np.errstate(all="ignore"):  # a division by zero gives inf
+        # BF16's PSNR is infinite: a delta to it would be minus infinity for every method.
         found = [float(formula(x, base)) if np.isfinite(base) else np.nan for x in values_of]
     places = DECIMALS if view.decimals is None else view.decimals
     return [Column(header, [number(x, places) for x in found])]

@@ -36,13 +36,10 @@ class Source:
         return [
             section
             for section in self.sections
+            # A table of StoryEval must not show MovieGen, but a suite of the user's has no table of
+            # its own.
             if section.suite in table.suites or (table.any_suite and not is_of_study(section.suite))
         ]
-
-    def has_statistics(self, table: Table, section: Section) -> bool:
-        """Whether the table of a section shows intervals."""
-        asked = not section.is_published if self.statistics is None else self.statistics
-        return asked and not table.plain
 
 
 def of_methods(table: Table, source: Source) -> Iterator[Grid | str]:
@@ -70,6 +67,7 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
     if not pairs:
         yield unpaired(table, source)
     for both in pairs:
+        # In the order of the first suite.
         of_each = [names_of(table, section) for section in both]
         # Both halves of a line are of one method.
         names = [name for name in of_each[0] if all(name in others for others in of_each)]
@@ -77,9 +75,11 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
         found: list[Column] = []
         noted: list[list[str]] = []
         for section in both:
+            # Both halves have the same rows, so that one line is one method.
             view = replace(_view(table, source, section), names=names)
             title = suite_title(section.suite)
             own, left_out = _columns(table, view)
+            # The same quantity comes twice, so its heading names the suite.
             found += [replace(column, header=f"{title} {column.header}") for column in own]
             noted.append(notes(table, view, left_out))
         if not names or not found:
@@ -100,6 +100,7 @@ def beside(table: Table, source: Source) -> Iterator[Grid | str]:
 
 def merged(titles: Sequence[str], noted: Sequence[Sequence[str]]) -> list[str]:
     """Merge notes: a common note once, any other with the title of its section."""
+    # Most notes explain how to read the table and are the same for both suites.
     shared = [note for note in noted[0] if all(note in others for others in noted)]
     own = [
         f"{title}: {note}"
@@ -124,6 +125,7 @@ def paired(table: Table, source: Source) -> list[list[Section]]:
 
 def unpaired(table: Table, source: Source) -> str:
     """Explain why a table of two suites cannot be built."""
+    # Two reasons, and two different things to do: run the other suite, or run both alike.
     here = dict.fromkeys(section.suite for section in source.sections)
     wanted = " and ".join(table.suites)
     if set(table.suites) <= set(here):
@@ -142,7 +144,9 @@ def titled(table: Table, before: str, *sections: Section) -> str:
 
 
 def _view(table: Table, source: Source, section: Section) -> View:
-    with_statistics = source.has_statistics(table, section)
+    # The study printed no intervals, so its own data show none unless they are asked for.
+    asked = not section.is_published if source.statistics is None else source.statistics
+    with_statistics = asked and not table.plain
     names = names_of(table, section)
     decimals = None if with_statistics else table.decimals
     return View(section, names, with_statistics, decimals, source.split)

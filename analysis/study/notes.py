@@ -32,11 +32,13 @@ def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
     found: list[str] = []
     if view.with_statistics:
         # A runtime that has differences shows its interval only in the column of differences.
+        # The notes on statistics are of the columns that show any.
         has_column = "runtime_vs" in table.shown(section.is_published)
         found += _statistics(
             view,
             [x for x in shown if x != "runtime_s" or has_column or not differences(section, x)],
         )
+    # Seconds of two programs compare only if both clocks include the same phases.
     if set(shown) & {"runtime_s", "seconds_ratio"} and section.phases:
         found.append(f"seconds: {section.phases}")
     found += why_none(section, left_out)
@@ -58,10 +60,12 @@ def notes(table: Table, view: View, left_out: Sequence[str]) -> list[str]:
 
 def made_by(*rows: tuple[Section, Sequence[str]]) -> list[str]:
     """List the command and run of every row; words that all commands share come once, on top."""
+    # Rows that are shown empty have no run.
     methods = [section.methods[n] for section, names in rows for n in names if n in section.methods]
     # Keep quotes as typed, so that a command can be copied.
     typed = [(each.run_id, WORD.findall(each.command)) for each in methods if each.run_id]
     words = [command for _, command in typed if command]
+    # Commands of one sweep differ in a word or two; printing each in full would bury these.
     shared = [word for word in words[0] if all(word in each for each in words)] if words else []
     if len(words) < 2 or not shared:
         return [f"{run_id}  {' '.join(command)}".strip() for run_id, command in typed]
@@ -85,6 +89,7 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
         f"methods); none for fewer than {FEWEST} prompts"
     )
     test = f"two-sided sign-flip test, Holm-corrected, {float(ALPHA):g}"
+    # The mark is explained only where one could stand.
     if any(differences(view.section, name) for name in with_base):
         yield (
             f"vs BF16: method less {section.reference} on the prompts that both have; {MARK} where "
@@ -108,6 +113,7 @@ def _statistics(view: View, shown: Sequence[str]) -> Iterator[str]:
         yield "peak: the largest of all videos, so no interval"
     if set(shown) & set(FOLLOWS):
         yield f"{_titles(FOLLOWS)}: the runtime over the seconds generated"
+    # Whether any difference could have been shown at all is worth more than a missing mark.
     yield from _power(view, sampled)
     said = (beside_reruns(section, name, differences(view.section, name)) for name in with_base)
     yield from filter(None, said)
@@ -128,6 +134,7 @@ def _power(view: View, sampled: Sequence[str]) -> Iterator[str]:
             n = max(each.n for each in found.values())
             plural = "" if len(found) == 1 else "s"
             can_show = f"{len(found)} comparison{plural} on {n} prompts"
+            # So few prompts can show nothing: the sentence of the dry run says so in full.
             if n < least_prompts(len(found)) or smallest_p(n) > ALPHA:
                 can_show = sentence(n, len(found))
             said.setdefault(can_show, []).append(name)
@@ -159,6 +166,7 @@ def _absent_values(view: View, shown: Sequence[str]) -> Iterator[str]:
     said: dict[tuple[str, str], list[str]] = {}
     for name in view.names:
         method = view.section.methods.get(name)
+        # BF16 has no fidelity by definition, and a row without a run is explained elsewhere.
         if method is None or name == view.section.reference:
             continue
         lacks = [each for each in shown if view.section.values[each].isna()[name]]

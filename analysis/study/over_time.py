@@ -50,6 +50,7 @@ def maxima(table: Table, source: Source) -> Iterator[Grid | str]:
         # In the study's order, whatever order the source has.
         found = found[[kind for kind in KINDS if kind in found]]
         least = min(found.max())  # the smallest kind still shows three digits
+        # One format for all kinds, since they are GiB and stand side by side.
         decimals = max(3, 2 - math.floor(math.log10(least))) if least > 0 else 3
         yield _grid(table, section, found, [KINDS[str(kind)] for kind in found], decimals, "traces")
 
@@ -63,6 +64,7 @@ def _grid(
     remark: str,
 ) -> Grid:
     """Build the table of one section. remark: name of the remark printed below it."""
+    # Not every method has a curve or a trace; the note says whose is shown.
     names = [name for name in names_of(table, section) if name in values.index]
     lines = [
         [label(section, name), *(number(float(x), decimals) for x in values.T[name].tolist())]

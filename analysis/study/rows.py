@@ -20,11 +20,13 @@ def names_of(table: Table, section: Section) -> list[str]:
         by_row: dict[str, list[str]] = {}
         for name in section.methods:
             if name not in section.again:
+                # Several runs of ours may repeat one row, with other settings; all are shown.
                 by_row.setdefault(row_of(section, name), []).append(name)
         names = []
         for row in table.rows:
             # A row that no method repeats is shown by its own name, in tables of absent rows.
             names += by_row.pop(row, [row] if table.absent else [])
+        # The study's tables are selections of its methods; a user wants to see every run.
         if table.others or not section.is_published:
             names += [name for others in by_row.values() for name in others]
     # Reruns are no methods of the table, so they stand apart from its order.
@@ -35,6 +37,7 @@ def names_of(table: Table, section: Section) -> list[str]:
 def row_of(section: Section, name: str) -> str:
     """Return the study's row that a method repeats; the reference is always BF16."""
     method = section.methods[name]
+    # Whatever file it comes from: it is what the study's BF16 row stands for.
     if name == section.reference:
         return "BF16"
     return method.row or f" {name}"  # the space keeps it distinct from any row's name

@@ -12,6 +12,7 @@ import yaml
 from analysis.verb_options import named
 from harness.system.paths import shipped
 
+# Found by package, so that an installed wheel has it too.
 FILE = shipped("analysis.study", "tables.yaml")
 
 
@@ -54,11 +55,13 @@ def _file() -> Mapping[str, Any]:
 @cache
 def tables() -> Mapping[str, Table]:
     """Return all tables by id, in the study's order."""
+    # A misspelt key of the file is a TypeError here.
     return {each["id"]: Table(**each) for each in _file()["tables"]}
 
 
 def suite_title(suite: str) -> str:
     """Return a suite's name as the study writes it."""
+    # A suite of the user's has no other name than its own.
     return str(_file()["suites"].get(suite, suite))
 
 

@@ -14,6 +14,7 @@ from analysis.choosing.choices import Question, preset
 from analysis.choosing.constraints import named, parse
 from analysis.choosing.equal_memory import TOLERANCE
 from analysis.choosing.frontiers import presets
+from analysis.pages import show_in_turn
 from analysis.section import Section
 from analysis.verb_options import of_source, source
 from harness.results.quantities import QUANTITIES
@@ -28,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `choose`."""
     known = presets()
     of_source(parser)
+    # A folder of results may hold many suites, and a CSV only one table.
     parser.add_argument("--suite", help="only this suite")
     parser.add_argument("--format", choices=["text", "md", "csv"], default="text")
     parser.add_argument(
@@ -61,6 +63,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the longest video that a card of so many GiB holds, as planned",
     )  # fmt: skip
     parser.add_argument(
+        # Planning builds a method's class. A results folder may come from anybody, so only a folder
+        # that the user names here adds classes to the allowed ones.
         "--config-dir", type=Path, metavar="FOLDER",
         help="your own folder, whose classes --card-gib may build; else only the harness's are",
     )  # fmt: skip
@@ -71,6 +75,7 @@ def run(words: argparse.Namespace) -> int:
 
     Raises  UserError: a wrong word, or nothing could be shown.
     """
+    # Before the first section is read, since a longest video may need the user's classes.
     if words.config_dir is not None:
         expose(words.config_dir.absolute())
     read = source(words)
@@ -78,6 +83,7 @@ def run(words: argparse.Namespace) -> int:
     if not sections:
         known = ", ".join(dict.fromkeys(each.suite for each in read)) or "nothing"
         raise UserError(f"--suite {words.suite}: there is {known}")
+    # Wrong words fail here, before any table is computed.
     views = _views(words, sections)
     grids: list[Grid] = []
     refused: list[tuple[str, str]] = []
@@ -88,9 +94,11 @@ def run(words: argparse.Namespace) -> int:
                 grids += view(section)
             except UserError as error:
                 refused.append((section.title, str(error)))
+    # Nothing was shown, so the reasons are the answer, and it is an error.
     if not grids:
         whys = dict.fromkeys(why for _, why in refused)
         raise UserError("; ".join(whys) or "there is nothing to choose from")
+    # Tables of different columns in one file would be no CSV.
     if words.format == "csv" and len(grids) > 1:
         suites = ", ".join(dict.fromkeys(each.suite for each in sections))
         raise UserError(
@@ -103,12 +111,7 @@ def run(words: argparse.Namespace) -> int:
 
 def _print(grids: Sequence[Grid], refused: Sequence[tuple[str, str]], form: str) -> None:
     """Print the tables, then why others are not shown."""
-    for i, grid in enumerate(grids):
-        print("\n" * bool(i), end="")
-        if form == "text":
-            grid.show()
-        else:
-            print(grid.markdown() if form == "md" else grid.csv(), end="")
+    show_in_turn(grids, form)
     # Notes of CSV go to stderr, so that stdout holds nothing but the table.
     notes = [*grids[0].notes] if form == "csv" else []
     for said in (*notes, *(f"not shown: {title}: {why}" for title, why in refused)):
@@ -121,6 +124,7 @@ def _positive(word: str) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
+    # `float` accepts nan and inf, of which no card and no tolerance is made.
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{word}: give a number above 0")
     return value
@@ -147,9 +151,11 @@ def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Questio
 
     Raises  UserError: a word is unknown.
     """
+    # Offered in error messages; a quantity that some section lacks is refused there alone.
     known = [name for name in QUANTITIES if any(each.has(name) for each in sections)]
     under = tuple(parse(word, known) for word in words.under)
     order = preset(words.preset) if words.preset else None
+    # `--best` gives one quantity, a preset several: the next one decides between equal values.
     by = (named(words.best, known),) if words.best else order.by if order else ()
     if words.frontier:
         fronts = presets()["frontiers"]
@@ -171,5 +177,6 @@ def _question(words: argparse.Namespace, sections: Sequence[Section]) -> Questio
         under + (order.under if order else ()),
         by,
         front,
+        # A preset of the study names quantities that results may lack; the user typed none of them.
         is_typed=not (order or words.frontier),
     )

@@ -25,6 +25,8 @@ SHOWN = ("psnr_db", "ssim", "runtime_s")
 NOTES = (
     f"control: the same settings apart from the policy; a skip ratio within {SKIPS:g}, the number "
     f"of steps nearest in FLOPs, or bytes of history within {BYTES:.0%}",
+    # Their own BF16 videos have fewer steps too, so a distance to these would hide what fewer steps
+    # cost.
     "fewer steps: all of them run; PSNR and SSIM are to the BF16 videos of the full schedule",
     "TFLOP: arithmetic of the blocks in the passes that ran; embeddings and head are not counted",
     "difference: method less control over the prompts that both have; in brackets: 95 % of "
@@ -50,6 +52,7 @@ def run(words: argparse.Namespace) -> int:
     """
     if words.config_dir is not None:
         expose(words.config_dir.absolute())
+    # Only folders of results: the study's data hold no settings, which decide what is a control.
     read = sections(Path(words.results))
     grids = [grid for section in read for grid in tables(section)]
     if not grids:
@@ -67,13 +70,14 @@ def tables(section: Section) -> list[Grid]:
 
     Raises  UserError: as `analysis.controls.pairs.pairs`.
     """
+    # Controls on fewer steps lie in sections of their own; the wide section has them as methods.
     found, wide = pairs(section), with_fewer_steps(section)
     kinds = [kind for kind in get_args(Kind) if any(pair.kind == kind for pair in found)]
     return [_table(wide, kind, [pair for pair in found if pair.kind == kind]) for kind in kinds]
 
 
 def _table(section: Section, kind: Kind, found: Sequence[Pair]) -> Grid:
-    """Return the table of one kind of control."""
+    # A kind is equal in one cost, and its column shows how equal.
     cost = {"uniform skip": "skipped", "fewer steps": "steps"}.get(kind, "MiB")
     header = ["method", "control", cost, "of control", "TFLOP", "of control"]
     for name in SHOWN:
@@ -83,6 +87,7 @@ def _table(section: Section, kind: Kind, found: Sequence[Pair]) -> Grid:
     for pair in found:
         cells = [pair.method, pair.control or "missing"]
         cells += [_cost(pair.kind, pair.cost), _cost(pair.kind, pair.control_cost)]
+        # TFLOP stands beside every kind: equal bytes or steps need not be equal arithmetic.
         for run in (pair.method, pair.control):
             flops = section.methods[run].flops if run else math.nan
             cells.append(number(flops / 1e12, digits=3))
@@ -103,6 +108,7 @@ def _cost(kind: Kind, value: float | None) -> str:
         return "-"
     if kind == "fewer steps":
         return number(value, 0)
+    # Histories of tiny models are far below a GiB.
     return number(value, 3) if kind == "uniform skip" else number(value * 1024, 3)
 
 

@@ -52,6 +52,7 @@ def run(words: argparse.Namespace) -> int:
     grids = [grid for of in chosen for grid in tables(of, read)]
     for grid in grids:
         show(grid, words.format)
+    # After the tables and not as an error: the counted factors above are complete.
     if none:
         print(none)
     if words.figure is not None:
@@ -75,13 +76,16 @@ def figure(chosen: Sequence[Chain]) -> Panels:
         bars = [
             Bar(each.part, each.part, [each.factor], *(each.bounds or (None, None)))
             for each in factors(of)
+            # Vanilla is the base of all factors and has none itself.
             if each.part != "vanilla"
         ]
         title = f"{of.title}: {of.printed(of.row, 'speedup').printed}x"
+        # No direction is better: a factor below 1 is a part that costs.
         axis = Axis("factor; their product is the speed-up")
         panels.append(Bars(of.name, title, axis, bars, mark=1.0, mark_said="no change"))
     return Panels(
         "decompose",
+        # Two in a row: the fast and the slow row of one model stand side by side.
         [panels[i : i + 2] for i in range(0, len(panels), 2)],
         title="What published speed-ups are due to",
         note="FLOPs counted by the planner at the paper's sizes, reuse by the paper's own FLOPs",
@@ -92,6 +96,7 @@ def _counted(of: Chain) -> Grid:
     """Return the table of the factors in FLOPs at the paper's sizes."""
     vanilla, speedup = of.printed("vanilla", "pflops"), of.printed(of.row, "speedup")
     found = factors(of)
+    # `REST` is a factor without a link, so a lookup by part may find none.
     links = {link.part: link for link in of.links}
     lines = []
     for each in found:
@@ -102,6 +107,8 @@ def _counted(of: Chain) -> Grid:
             number(each.after / PETA, 1),
             "" if is_first else number(each.factor, 2) + _bounds(each),
             "" if is_first else f"{number(100 * each.share, 0, 'z')} %",
+            # A link without settings is in the table all the same, so that a reader sees it was
+            # looked at.
             words or "unchanged" * (each.part != REST),
         ])  # fmt: skip
     seconds = [of.printed(row, "runtime_s").printed for row in ("vanilla", of.row)]
@@ -131,6 +138,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
             number(each.method.flops / 1e12, digits=3),
             number(each.flops_factor, 2),
             number(each.seconds, 2),
+            # The first run of a chain has nothing before it to be compared with.
             "-" if each.factor is None else number(each.factor.mean, 2) + _bounds(each),
             str(each.method.num_videos),
             each.method.name,
@@ -157,6 +165,7 @@ def _measured(of: Chain, setting: Setting) -> Grid:
 def _bounds(each: Factor | Measured) -> str:
     """Format the interval of a factor; empty without one."""
     bounds = each.bounds if isinstance(each, Factor) else each.factor and each.factor.bounds
+    # Ends that agree would print as an interval without a width.
     if not bounds or math.isclose(*bounds, rel_tol=1e-9):
         return ""
     return f" [{number(bounds[0], 2)}, {number(bounds[1], 2)}]"

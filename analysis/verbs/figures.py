@@ -29,8 +29,10 @@ def run(words: argparse.Namespace) -> int:
 
     Raises  UserError: no such figure, or none could be drawn.
     """
+    # A wrong name fails before the results are read, which may take long.
     names = chosen(words.figure)
     sections = source(words)
+    # Several sections may have one suite, and their files must not overwrite each other.
     suites: Counter[str] = Counter()
     absent: dict[str, list[str]] = {}
     count = 0
@@ -38,6 +40,7 @@ def run(words: argparse.Namespace) -> int:
         suite = slug(section.suite)  # results may contain any name
         suites[suite] += 1
         nth = f"-{suites[suite]}" if suites[suite] > 1 else ""
+        # With one section the names of the files say all.
         if len(sections) > 1 or nth:
             print(f"{section.title}:")
         for each in drawn(section, names):
@@ -48,6 +51,7 @@ def run(words: argparse.Namespace) -> int:
             write(path, svg(each) if words.format == "svg" else pdf(each))
             print(f"{path}  {each.title}")
             count += 1
+    # A reason that several suites share is printed once.
     for said, where in absent.items():
         print(f"not drawn: {said} ({', '.join(where)})")
     if not count:

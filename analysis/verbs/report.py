@@ -16,6 +16,8 @@ OUT = "report"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `report`."""
+    # Two spellings: a results folder is given by position to other verbs, and `--source` belongs to
+    # the verbs that read the study too.
     parser.add_argument(
         "results", nargs="?", help="a folder of results, or the word published, as with --source"
     )
@@ -70,6 +72,7 @@ def prompts(text: str) -> slice:
         ends = [int(each) if each else None for each in text.split(":")]
     except ValueError:
         ends = []
+    # One number means this prompt alone; as a slice it would mean all before it.
     if len(ends) == 1 and ends[0] is not None and ends[0] >= 0:
         return slice(ends[0], ends[0] + 1)
     if len(ends) == 2 and all(end is None or end >= 0 for end in ends):

@@ -17,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(words: argparse.Namespace) -> int:
     """Print the tables."""
+    # Not through `sources`: this is the table that a run prints at its end, and must equal it.
     runs = [rows for _, rows in load(words.results).groupby("run_id", sort=False)]
     for section in sections(runs):
         if words.format == "md":

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.pages import write
+from analysis.pages import show_in_turn, write, written
 from analysis.study.across import made
 from analysis.study.spec import chosen
 from analysis.verb_options import of_source, source
@@ -25,6 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", help="ids, as 2,A1 (default: all)")
     parser.add_argument("--format", choices=ENDINGS, default="text")
     parser.add_argument("--out", type=Path, help="folder: a file a table instead of the terminal")
+    # Both set one tri-state: without either, results have statistics and the study's tables are as
+    # printed.
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--statistics",
@@ -46,6 +48,7 @@ def run(words: argparse.Namespace) -> int:
 
     Raises  UserError: none could be built, or CSV of several was asked for on the terminal.
     """
+    # A wrong id fails before the results are read.
     tables = chosen(words.table)
     grids, reasons = made(tables, source(words), words.statistics, words.format == "csv")
     if not grids:
@@ -54,6 +57,7 @@ def run(words: argparse.Namespace) -> int:
     if words.out:
         for path in _written(grids, words.format, words.out):
             print(path)
+        # Missing tables are named on the terminal, since no file can name them.
         print("".join(f"{line}\n" for line in _not_shown(reasons)), end="")
         return 0
     if words.format == "csv":
@@ -68,28 +72,12 @@ def run(words: argparse.Namespace) -> int:
         for note in (*grids[0].notes, *grids[0].made_by, *_not_shown(reasons)):
             print(note, file=sys.stderr)
         return 0
-    _print(grids, words.format, reasons)
-    return 0
-
-
-def _print(grids: Sequence[Grid], how: str, reasons: Mapping[str, str]) -> None:
-    """Print the tables one after another, then explain the missing ones."""
-    for i, grid in enumerate(grids):
-        if i:
-            print()
-        if how == "text":
-            grid.show()
-        else:
-            print(_text(grid, how), end="")
+    show_in_turn(grids, words.format)
     if reasons:
         print()
         for line in _not_shown(reasons):
-            print(f"{LINE[how]}{line}")
-
-
-def _text(grid: Grid, how: str) -> str:
-    forms = {"text": grid.text, "md": grid.markdown, "latex": grid.latex, "csv": grid.csv}
-    return forms[how]()
+            print(f"{LINE[words.format]}{line}")
+    return 0
 
 
 def _not_shown(reasons: Mapping[str, str]) -> list[str]:
@@ -109,7 +97,7 @@ def _written(grids: Sequence[Grid], how: str, folder: Path) -> list[Path]:
         seen[grid.name] += 1
         several = f"-{seen[grid.name]}" if counts[grid.name] > 1 else ""
         path = folder / f"table-{grid.name}{several}.{ENDINGS[how]}"
-        write(path, _text(grid, how))
+        write(path, written(grid, how))
         paths.append(path)
         if how == "csv":
             notes = [grid.title, *grid.notes, *grid.made_by]

@@ -1,5 +1,7 @@
 """The small model that ships: the world it shows, its training, its decoder."""
 
+# Only what a run builds: presets name these classes by this package, so that their files may move
+# without changing run ids. The training code is never imported from here.
 from harness.small_model.codec import KeyframeDecoder
 from harness.small_model.scenes.text import SceneText
 from harness.small_model.world.text import WorldText

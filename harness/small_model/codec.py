@@ -66,6 +66,8 @@ def encode(keyframes_FHWC: NDArray[np.uint8] | Tensor) -> Tensor:
 
     Raises  UserError: frames that are not RGB, or whose sides are not multiples of 8.
     """
+    # Checked here, because a convolution with a stride would silently leave out the pixels beyond
+    # the last whole block.
     shape = tuple(keyframes_FHWC.shape)
     if len(shape) != 4 or shape[3] != 3 or shape[1] % BLOCK or shape[2] % BLOCK:
         raise UserError(
@@ -77,6 +79,8 @@ def encode(keyframes_FHWC: NDArray[np.uint8] | Tensor) -> Tensor:
 
 def _encoded(rgb_F3HW: Tensor) -> Tensor:
     """Return the latents [F, 16, h, w] of pixels in -1..1."""
+    # A stride of a block makes the convolution a block transform: every output is one scalar
+    # product.
     basis, mean, scale = _transform(rgb_F3HW.device)
     return (F.conv2d(rgb_F3HW, basis, stride=BLOCK) - mean) / scale
 
@@ -88,6 +92,8 @@ def linear(latents_FChw: Tensor) -> Tensor:
     """
     _demand_channels(latents_FChw)
     basis, mean, scale = _transform(latents_FChw.device)
+    # The rows of the basis are orthonormal, so the transpose gives back what 16 numbers of a block
+    # hold.
     return F.conv_transpose2d(latents_FChw.float() * scale + mean, basis, stride=BLOCK)
 
 
@@ -101,6 +107,8 @@ def fade(before_BChw: Tensor, now_BChw: Tensor) -> Tensor:
 
     The last frame is the linear decode of `now`.
     """
+    # A fade is what the decoder corrects: right where nothing moves, and a ghost where something
+    # does.
     start, end = linear(before_BChw)[:, None], linear(now_BChw)[:, None]
     steps = torch.arange(1, 5, device=start.device).view(1, 4, 1, 1, 1) / 4
     return torch.lerp(start, end, steps)
@@ -117,8 +125,11 @@ class Upsampler(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # Both latent frames at once: where a thing moved from and to is in their difference.
         self.stem = _conv(2 * len(CHANNELS), _WIDE)
         self.coarse = nn.ModuleList(_conv(_WIDE, _WIDE) for _ in range(3))
+        # Pixel shuffle turns 4 channels into 2 x 2 cells, so three of them reach the 8 x 8 pixels
+        # of a block. The finer grids have 4 and 16 times as many cells, hence fewer channels.
         self.to_middle = _conv(_WIDE, 4 * _FINE)
         self.middle = nn.ModuleList(_conv(_FINE, _FINE) for _ in range(2))
         self.to_fine = _conv(_FINE, 4 * _FINE)
@@ -137,14 +148,13 @@ class Upsampler(nn.Module):
         return fade(before_BChw, now_BChw) + self.correction(before_BChw, now_BChw)
 
     def correction(self, before_BChw: Tensor, now_BChw: Tensor) -> Tensor:
-        """Return what the convolutions add to `fade` [B, 4, 3, H, W] fp32.
-
-        A method of its own, since training may run it in BF16.
-        """
+        """Return what the convolutions add to `fade` [B, 4, 3, H, W] fp32."""
+        # A method of its own, since training may run it in BF16.
         x = self.stem(torch.cat([before_BChw, now_BChw], dim=1))
         x = F.pixel_shuffle(self.to_middle(_refine(self.coarse, x)), 2)
         x = F.pixel_shuffle(self.to_fine(_refine(self.middle, x)), 2)
         x = F.pixel_shuffle(self.to_pixels(_refine(self.fine, x)), 2)
+        # In fp32, whatever the convolutions ran in: it is added to a fade in fp32.
         frames: Tensor = x.float().unflatten(1, (4, 3))
         return frames
 
@@ -176,9 +186,11 @@ class KeyframeDecoder:
         """
         if weights not in ("bundled", "seeded"):
             raise UserError(f"decoder.weights={weights}: choose bundled or seeded")
+        # A file without its digest could be exchanged unnoticed, and scores would change with it.
         if weights == "bundled" and sha256 is None:
             raise UserError("decoder.weights=bundled needs decoder.sha256=<digest of the file>")
         self.sha256, self.weights, self.file = sha256, weights, file
+        # Loaded late: a plan or a dry run builds the decoder and never decodes.
         self._network: Upsampler | None = None
 
     def locate(self, root: Path) -> None:
@@ -191,6 +203,7 @@ class KeyframeDecoder:
 
     def close(self) -> None:
         """Free the network; the next call loads it again."""
+        # Asked before the network goes; on a CPU there is no cache to empty.
         on_gpu = self._network is not None and self._network.stem.weight.is_cuda
         self._network = None
         if on_gpu:
@@ -203,6 +216,7 @@ class KeyframeDecoder:
 
     def hollow(self) -> KeyframeDecoder:
         """Return this decoder on the meta device: with its sizes, without values or files."""
+        # The planner counts the bytes of a decode with it, so nothing is read.
         hollow = KeyframeDecoder(self.sha256, self.weights, self.file)
         with torch.device("meta"):
             hollow._network = Upsampler().eval().requires_grad_(False)
@@ -236,6 +250,7 @@ class KeyframeDecoder:
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
         """Return the whole video on the device [T, 3, H, W] fp32 in -1..1, equal to `stream`."""
+        # For the published integration and the planner, which decode everything at once.
         return torch.cat(list(self.stream(latents_FChw)))
 
     def _loaded(self, device: torch.device) -> Upsampler:

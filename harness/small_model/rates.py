@@ -17,6 +17,7 @@ from harness.scoring.metrics import signals
 from harness.small_model.scenes.clip import FPS  # both worlds have this rate
 from harness.system.errors import UserError
 
+# Numbers of a picture that need no scene: they notice a video that fades, blurs or turns to noise.
 STATISTICS = ("contrast", "edges", "colourfulness")
 BAND = (5, 95)  # percentiles of the world's own clips
 HUE_NEAR = 1 / 12  # of the circle
@@ -38,10 +39,12 @@ def videos_of_run(
         raise UserError(
             f"{folder} is no folder of a run: name one with {observations.OBSERVATIONS} in it"
         )
+    # Only finished videos: a failed one has no frames.
     rows = all_runs.load_run(folder)
     made = rows[rows["failure"].isna()]
     if made.empty:
         raise UserError(f"{folder} has no finished video: repeat the run that makes it")
+    # The detectors fit templates of fixed sizes at fixed times, so other videos cannot be measured.
     sizes = sorted(set(zip(made["height"], made["width"], made["fps"], strict=True)))
     if sizes != [(height, width, FPS)]:
         high, wide, fps = (int(number) for number in sizes[0])
@@ -63,8 +66,10 @@ def curve(keyframes: Frames) -> Curve:
     """
     rgb = keyframes.astype(np.float32)
     luma = signals.luma(rgb)
+    # Edges see blur, which contrast and colourfulness hardly do.
     edges = np.hypot(*np.gradient(luma, axis=(1, 2))).mean((1, 2))
     values = np.stack([signals.contrast(luma), edges, signals.colourfulness(rgb)], 1)
+    # Keyframes are four pixel frames apart.
     seconds = np.arange(len(rgb)) * TEMPORAL_STRIDE // FPS
     return np.stack([values[seconds == s].mean(0) for s in range(seconds[-1] + 1)])
 
@@ -76,6 +81,7 @@ def collapse(curves: Sequence[Curve], truth: Sequence[Curve]) -> list[Row]:
     """
     rows = []
     for when, second in (("first", 0), ("last", -1)):
+        # Of the same second of the true clips, since the light of a scene may change.
         low, high = np.percentile([each[second] for each in truth], BAND, axis=0)
         for i, name in enumerate(STATISTICS):
             answers = [bool(low[i] <= each[second, i] <= high[i]) for each in curves]
@@ -86,9 +92,11 @@ def collapse(curves: Sequence[Curve], truth: Sequence[Curve]) -> list[Row]:
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a rate (Wilson 1927); (0, 1) of nothing."""
+    # Of no answers nothing is known.
     if n == 0:
         return 0.0, 1.0
     z2 = 1.959964**2  # two-sided 95 % of the normal distribution
+    # Wilson's interval is not empty at rates of 0 and 1, which small samples often show.
     middle = (right + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (right * (n - right) / n + z2 / 4)) / (n + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -109,6 +117,7 @@ def hue_of(rgb: Iterable[float]) -> float:
     """Return the hue of a colour [3] of 0..1 as a share of the circle; NaN for grey."""
     # NaN compares as unequal, so a grey mark counts as a look that was not kept.
     red, green, blue = (float(value) for value in rgb)
+    # The hue of a nearly grey colour is that of its noise.
     is_grey = max(red, green, blue) - min(red, green, blue) < GREY
     return math.nan if is_grey else colorsys.rgb_to_hsv(red, green, blue)[0]
 

@@ -9,6 +9,7 @@ import pandas as pd
 from harness.system.errors import UserError
 
 DRIFT, PEAKS = "drift_points.csv", "trace_peaks.csv"
+# The study's column -> our kind of memory; its GB are GiB.
 TRACES = {"allocated_gb": "memory", "reserved_gb": "reserved", "compressed_kv_gb": "kv"}
 
 
@@ -39,6 +40,7 @@ def maxima(folder: Path, suite: str) -> pd.DataFrame:
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     """Read columns of a file; an absent file gives no rows."""
+    # The observations are enough for all tables but those of drift and traces.
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     try:

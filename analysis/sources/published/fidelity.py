@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.section import Section
 
+# Quantity -> column of `Published.methods`.
 METRICS = {"psnr_frame_mean_db": "psnr", "ssim": "ssim", "lpips": "lpips"}
 
 
@@ -56,6 +57,7 @@ def fidelity(sections: Sequence[Section]) -> dict[str, Published]:
             section.suite,
             table.assign(psnr=psnr[~infinite].mean()),
             sorted({int(prompt) for prompt, _ in infinite.index[infinite]}),
+            # The study does not say how many prompts a suite has; its complete methods do.
             max((method.num_videos for method in methods.values()), default=0),
         )
     return found

@@ -28,7 +28,9 @@ PHASES = (
     "loading, noise, writing the video, nor FlowCache's profiling pass"
 )
 
+# Not in the file: the study describes it, and `compare` checks our runs against it.
 SETTING = Setting("self_forcing", "official", ["NVIDIA RTX A5000"], 165, 480, 832)
+# The integration whose codes are unpacked (docs/published.md).
 BUILD = "published"
 REMARKS = {
     "peak_gib": "peak: the study's GB are GiB (2^30 bytes); from the second prompt on it includes "
@@ -120,6 +122,7 @@ def _refused(path: Path, why: str) -> UserError:
 
 def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
     names = list(dict.fromkeys(map(str, rows["method"])))
+    # A stable sort: the others keep the study's order.
     names.sort(key=lambda name: name != REFERENCE)
     # The study made one video of each prompt: sample 0.
     index = pd.MultiIndex.from_arrays(
@@ -132,6 +135,7 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
     # The drift and the traces are files of their own, next to the observations.
     drift, large = curves(folder, suite, SECONDS), maxima(folder, suite)
     remarks = dict(REMARKS)
+    # The study measured most methods at the end of the video only.
     single = [name for name in drift if drift[name].notna().sum() == 1]
     if drift.empty:
         remarks["curves"] = "no drift_points.csv beside the observations, so no curves of drift"
@@ -143,6 +147,7 @@ def _section(suite: str, rows: pd.DataFrame, folder: Path) -> Section:
         remarks["traces"] = "no trace_peaks.csv beside the observations"
     grouped = dict(list(rows.groupby("method", sort=False)))
     # Not published, so the longest run tells how many videos were asked for.
+    # The study's partial methods ran out of memory after some prompts.
     wanted = max(map(len, grouped.values()))
     return Section(
         title=f"{suite}, Wan2.1-T2V-1.3B self-forcing, 480x832, published study ({SOURCE})",
@@ -171,6 +176,7 @@ def _values(rows: pd.DataFrame) -> pd.DataFrame:
         for name, column in COLUMNS.items()
         if column.run
     }
+    # The study reports no peak of a run.
     found["peak_gib"] = grouped["peak_vram_bytes"].max() / GIB
     # Some runs report no mean of their own.
     found["runtime_s"] = found["runtime_s"].fillna(grouped["wall_time_sec"].mean())

@@ -22,6 +22,7 @@ from harness.system.paths import shipped
 
 FOLDER = shipped("analysis.sources.published")
 Made = TypeVar("Made")
+# Words of the files; `analysis.compare.reasons` has a check for each.
 NEEDS = ("model", "length", "size", "prompts", "device", "build")
 
 
@@ -86,6 +87,8 @@ class Work:
     @property
     def method(self) -> str | None:
         """Name of its method; None if no run does the work."""
+        # The method's name alone: a run with more settings is told apart by
+        # `analysis.settings.does`.
         return next((word[7:] for word in self.words if word.startswith("method=")), None)
 
 
@@ -152,6 +155,7 @@ class Paper:
         found = []
         for table in self.tables:
             # A table may have been measured otherwise than the rest of the paper.
+            # Checked by `_table`, so every key is a field.
             setup = Setup(**{**vars(self.setup), **table.setup})
             for row, values in table.rows.items():
                 work, method = table.work.get(row), self.method_of(table, row)
@@ -180,6 +184,7 @@ def paper(name: str) -> Paper:
 
     Raises  UserError: no such paper.
     """
+    # A name is part of a path here, so only names of files in the folder are accepted.
     if name not in names():
         raise UserError(
             f"no published numbers are named {name}{did_you_mean(name, names())}: choose "
@@ -193,6 +198,8 @@ def parsed(name: str, content: Mapping[str, Any]) -> Paper:
 
     Raises  ValueError: an unknown or missing key, quantity or need, or a row of another length.
     """
+    # The files are written by hand, and a slip could make numbers look comparable that are not. So
+    # everything that can be checked is.
     columns = {}
     for key, value in content["columns"].items():
         columns[key] = column = _made(Column, {"name": key, **value})
@@ -234,6 +241,7 @@ def _table(
         if len(values) != len(table.columns):
             raise ValueError(f"table {table.id}: row {row} has {len(values)} values")
     # A table overrides parts of the paper's setup; this only checks the names of its keys.
+    # `model` is required, and a table need not repeat it.
     _made(Setup, {"model": "", **table.setup})
     return table
 

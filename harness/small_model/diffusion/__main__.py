@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,22 @@ from harness.system.logs import remark
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
-    verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     verbs = {"train": train, "sample": sample, "rates": rates, "keys": keys, "export": export}
+    return run_verb(words, verbs, "forcing")
+
+
+def run_verb(
+    words: Sequence[str], verbs: Mapping[str, Callable[[dict[str, Any]], int]], training: str
+) -> int:
+    """Run the verb before the settings, `train` without one, with a file of conf/train.
+
+    Raises  UserError: an unknown verb, or wrong settings.
+    """
+    verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     if verb not in verbs:
         raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
-    return verbs[verb](configured("+train=forcing", "method=bf16", *settings))
+    # A run's configuration with the training added, so that model settings are those of a run.
+    return verbs[verb](configured(f"+train={training}", "method=bf16", *settings))
 
 
 def train(config: dict[str, Any]) -> int:
@@ -43,6 +54,7 @@ def train(config: dict[str, Any]) -> int:
     teacher: Teacher = instantiate(config["teacher"])
     model: VideoModel = instantiate(config["model"])
     schedule: Any = model.schedule  # the few-step schedule of model=small
+    # The schedule belongs to the base class; this loss draws its own noise levels.
     objective = DiffusionForcing(
         schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
     )
@@ -90,6 +102,7 @@ def print_rates(config: dict[str, Any], clips: Sequence[Clip], made: Tensor) -> 
     from harness.small_model.scenes.report import Videos, report
 
     scenes = tuple(each.scene for each in clips)
+    # Decoded linearly, as the true clips of the table are: the trained decoder is not judged here.
     report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
     return 0
 
@@ -101,6 +114,7 @@ def keys(config: dict[str, Any]) -> int:
 
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
+    # The last stage has whole videos; every window has its prompt and positions.
     clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0, layout=1.0)
     print(table(keys_of(averaged(training.folder, model), model.spec, clips[0])))
     return 0

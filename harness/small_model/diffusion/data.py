@@ -37,7 +37,6 @@ class Windows(Dataset[Batch]):
     layout: float
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the batch of a step."""
         # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
         from_start = bool(draws.random() < self.stage.from_start)
@@ -51,10 +50,13 @@ class Windows(Dataset[Batch]):
             one = clip(int(seed))
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
+            # Boxes come with the drawing. The first world renders every clip a second time without
+            # things.
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
             # Both numbers are drawn for every window, so later draws do not depend on the outcome.
             text = rows(one.scene, layout=bool(draws.random() < self.layout))
             texts.append(text * float(draws.random() >= self.drop))
+        # Windows as long as the video begin with it, whatever was drawn.
         whole = from_start or latest == 0
         return Batch(torch.stack(latents), torch.stack(texts), torch.stack(weights), whole)
 
@@ -66,6 +68,7 @@ def cell_weights(boxes: NDArray[np.float64], focus: float) -> Tensor:
     """
     cells = (np.arange(GRID) + 0.5) * BLOCK
     half = BLOCK / 2  # widen the box by half a cell: a cell is inside if the box touches it
+    # NaN of an absent thing compares as false, so it is in no cell.
     left, top, right, bottom = np.moveaxis(boxes[..., None], 2, 0)
     across = (cells > left - half) & (cells < right + half)
     down = (cells > top - half) & (cells < bottom + half)

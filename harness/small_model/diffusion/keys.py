@@ -92,6 +92,8 @@ class KeyStatistics:
     energy: tuple[float, ...]
 
 
+# The groups of the study's quantizers: 16 tokens of a channel share a scale. Those whose zero point
+# is clamped damage groups that do not reach zero (docs/validity.md).
 GROUP = 16
 
 
@@ -103,6 +105,7 @@ def key_statistics(keys_HTD: Tensor) -> KeyStatistics:
     keys = keys_HTD.double()  # sums of fourth powers lose digits in fp32
     if keys.shape[1] % GROUP:
         raise ValueError(f"{keys.shape[1]} tokens do not fill groups of {GROUP}")
+    # Over tokens: an offset is what all tokens of a channel share.
     mean, deviation = keys.mean(1), keys.std(1)
     ratio = (mean.abs() / deviation).flatten()
     quantiles = torch.tensor([0.25, 0.5, 0.75, 0.95], dtype=ratio.dtype)

@@ -30,6 +30,8 @@ class DiffusionForcing(Objective):
             block-causal mask; flow matching x_t = (1 - s) x0 + s n, target n - x0.
     """
 
+    # The base's `schedule` and `history_noise` play no part: levels are continuous, so that one
+    # teacher can be sampled in any number of steps, and history is clean or as noisy as any chunk.
     shift: float = 2.0
     clean: float = 0.2
 
@@ -45,7 +47,8 @@ class DiffusionForcing(Objective):
         noise = randn(x0, draws)
         # One level per frame, equal inside a chunk, broadcast over channels and cells.
         sigma = sigma_BF[:, :, None, None, None]
-        # One causal pass: every chunk attends to the earlier ones at their own noise levels.
+        # One causal pass: every chunk attends to the earlier ones at their own noise levels, since
+        # noisy chunks are history too. A new session per batch has no history.
         forcing = TeacherForcing(self.spec, x0.device)
         plan = forcing.plan(range(x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
@@ -61,6 +64,7 @@ class DiffusionForcing(Objective):
             here = counts_BF & (sigma_BF > i / BINS) & (sigma_BF <= (i + 1) / BINS)
             if here.any():
                 by_time[GRID * (i + 0.5) / BINS] = error_BF[here].mean().item()
+        # A clean chunk shows its own answer, so it teaches nothing.
         return error_BF[counts_BF].mean(), by_time
 
     def levels(self, batch: int, frames: int, from_start: bool, draws: torch.Generator) -> Tensor:
@@ -68,6 +72,7 @@ class DiffusionForcing(Objective):
         # Stratify the levels of a batch, so that its loss depends less on the random draw.
         size = self.spec.chunk_frames
         shape = batch, frames // size
+        # One u per chunk, in `count` equal strata in random order.
         count = shape[0] * shape[1]
         order = torch.randperm(count, generator=draws, device=draws.device)
         u = (order + torch.rand(count, generator=draws, device=draws.device)) / count

@@ -35,6 +35,7 @@ class Branch:
 
     def flow(self, x_BFChw: Tensor, sigma: float, frames: range) -> Tensor:
         """Return the flow of one chunk at a noise level, fp32."""
+        # The network takes times of 0 to 1000.
         t_BF = torch.full(x_BFChw.shape[:2], GRID * sigma)
         plan = self.forcing.plan(frames, "nothing")
         out: Tensor = self.network(x_BFChw, t_BF, self.text_kv, self.forcing, plan)
@@ -42,6 +43,7 @@ class Branch:
 
     def commit(self, x_BFChw: Tensor, frames: range) -> None:
         """Add a finished chunk to the history."""
+        # Each branch stores its own keys and values: they depend on the prompt.
         commit(self.network, x_BFChw, self.text_kv, self.forcing, frames.start)
 
 
@@ -70,6 +72,7 @@ def sample(
     chunks = []
     for first in range(0, num_frames, spec.chunk_frames):
         frames = range(first, first + spec.chunk_frames)
+        # One generator for all chunks, so a longer video begins like a shorter one.
         x = torch.randn(*shape, *sides, generator=draws)
         for now, after in pairwise(sigmas):
             # Classifier-free guidance, then an Euler step; `after - now` is negative.
@@ -87,6 +90,7 @@ def draw_sheet(path: Path, clips: Sequence[Clip], made_BFChw: Tensor, fps: float
     pictures = []
     for one, made in zip(clips, made_BFChw, strict=True):
         pictures.append((f"made\n{summary(one)}", preview(made)))
+        # Through the codec too, so that a reader compares what the network could reach.
         pictures.append(("true", preview(encode(one.keyframes(frames)))))
     contact_sheet(path, pictures, fps=fps)
 

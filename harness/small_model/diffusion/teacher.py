@@ -49,8 +49,10 @@ class TeacherTrainer(Trainer):
         keys: KeyShape,
     ) -> None:
         """Prepare a `Trainer` and, for a new training, draw the offsets and gains of keys."""
+        # Frozen weights get no gradient, and the optimisers pass over them.
         keep_keys(network)
         super().__init__(training, network, objective, device)
+        # A resumed training has them in its checkpoint.
         if self.clock.step == 0:
             keys.apply(self.network, training.seed)
             # The trainer's average began with the keys before the change.

@@ -34,6 +34,7 @@ class Watched(TeacherForcing):
 @torch.no_grad()
 def keys_of(network: Wan, spec: CacheSpec, batch: Batch) -> list[KeyStatistics]:
     """Return the key statistics of every layer for the clean first video of a batch."""
+    # A session that watches: the network is measured as it is used, without hooks in it.
     watched = Watched(spec, batch.x_BFChw.device)
     x, text_kv = batch.x_BFChw[:1], network.text_kv(batch.text_BTE[:1])
     plan = watched.plan(range(x.shape[1]), "history")

@@ -45,6 +45,8 @@ def main(words: Sequence[str]) -> int:
         hues = np.random.Generator(np.random.PCG64(0)).random(MOST).tolist()
         shown = [(prompt, Clip(interpret(prompt), tuple(hues))) for prompt in given.prompts]
     else:
+        # Drawn from their own scenes and not from the captions, so the marks are those of the
+        # clips.
         shown = [(describe(one.scene), one) for one in clips]
     rows = [(_label(i, prompt), one.keyframes(_FRAMES)) for i, (prompt, one) in enumerate(shown)]
     contact_sheet(given.out, rows, columns=7, fps=FPS / TEMPORAL_STRIDE)
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _held_out(word: str) -> int:
     count = int(word)
+    # Beyond, clips are training data, which would not show what a model has learned.
     if not 1 <= count <= HELD_OUT:
         raise argparse.ArgumentTypeError(f"{count} clips: give 1 to {HELD_OUT}")
     return count

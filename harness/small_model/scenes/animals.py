@@ -20,9 +20,12 @@ from harness.small_model.scenes.parts import (
     shape,
 )
 
+# Coordinates are shares of a figure's height (`parts.py`). Every figure has a part with the mark,
+# of which a test checks that it shows.
 Figure = tuple[Part, ...]
 BEAK = (245, 170, 50)
 
+# Of turtles, whose shell alone has the thing's colour.
 LEAF_SKIN = (120, 170, 90)
 
 
@@ -40,6 +43,7 @@ def _quadruped(  # noqa: PLR0913  what tells one animal from another
     """Return an animal on four legs with a collar that bears the mark."""
     back = -legs - 2 * deep
     hx, hy = length * 0.85, back - neck
+    # Head, neck, ears, snout and mark hang on one joint, so that they bow together.
     bow = Joint(length * 0.6, back + deep * 0.5, "nod", 0.7)
     up = {
         "round": (oval(DARK, hx - 0.1, hy - head * 0.9, 0.075, 0.075, bow),),
@@ -63,6 +67,7 @@ def _quadruped(  # noqa: PLR0913  what tells one animal from another
                  Joint(x, back + deep, "leg", by))
             for i, (x, by) in enumerate(zip(hips, swings, strict=True))
         ),
+        # The tail lies behind the body, the neck before it.
         limb(DARK, (-length * 0.9, back + deep * 0.6), (-length - tail * 0.7, back - tail * 0.5),
              0.07, Joint(-length * 0.9, back + deep * 0.6, "flap", 0.3)),
         oval(BODY, 0, back + deep, length, deep),
@@ -84,6 +89,7 @@ def _elephant() -> Figure:
         oval(BODY, -0.05, -0.56, 0.52, 0.3),
         oval(MARK, -0.1, -0.76, 0.22, 0.11),
         oval(BODY, 0.45, -0.68, 0.24, 0.24, bow),
+        # The trunk lifts where others raise an arm.
         limb(BODY, (0.62, -0.62), (0.74, -0.12), 0.13, Joint(0.62, -0.62, "reach", -1.6)),
         oval(DARK, 0.34, -0.68, 0.17, 0.24, bow),
         shape(WHITE, (0.56, -0.5), (0.78, -0.42), (0.58, -0.44), joint=bow),
@@ -94,6 +100,7 @@ def _elephant() -> Figure:
 def _upright(tail: float, ears: str, belly: Paint = LIGHT) -> Figure:
     """Return a kangaroo or monkey: a sitting body, long legs, a tail."""
     bow = Joint(0.08, -0.7, "nod", 0.5)
+    # Long ears stand above the head of a kangaroo, round ones beside that of a monkey.
     above = (
         (oval(DARK, 0.06, -1.0, 0.05, 0.13, bow),)
         if ears == "long"
@@ -124,6 +131,7 @@ def _bird() -> Figure:
         oval(MARK, 0.2, -0.36, 0.14, 0.15),
         oval(BODY, 0.32, -0.64, 0.19, 0.18, bow),
         shape(BEAK, (0.48, -0.7), (0.72, -0.6), (0.48, -0.55), joint=bow),
+        # The wing is drawn last but the eye, since it beats in front of the body.
         shape(LIGHT, (-0.24, -0.46), (0.16, -0.48), (-0.2, -1.0),
               joint=Joint(0, -0.46, "flap", 0.8)),
         oval(INK, 0.38, -0.68, 0.035, 0.04, bow),
@@ -173,6 +181,7 @@ def _whale() -> Figure:
 
 
 def _butterfly() -> Figure:
+    # Marks hang on the joints of the wings that they are on.
     left, right = Joint(0, -0.5, "flap", 0.35), Joint(0, -0.5, "flap", -0.35)
     return (
         oval(BODY, -0.34, -0.7, 0.32, 0.26, left),
@@ -215,6 +224,7 @@ def _turtle() -> Figure:
 
 def _snake() -> Figure:
     return (
+        # Two halves that beat against each other stand for winding.
         oval(BODY, -0.5, -0.13, 0.42, 0.13, Joint(0, -0.1, "flap", 0.1)),
         oval(DARK, 0, -0.16, 0.4, 0.15, Joint(0, -0.1, "flap", -0.12)),
         limb(BODY, (0.3, -0.1), (0.5, -0.66), 0.22, Joint(0.3, -0.1, "nod", 0.5)),
@@ -254,6 +264,7 @@ FIGURES: dict[str, Figure] = {
         extra=(oval(WHITE, -0.2, -0.6, 0.14, 0.1), oval(WHITE, 0.14, -0.46, 0.12, 0.09)),
     ),
     "bear": _quadruped(legs=0.24, deep=0.28, length=0.52, head=0.23, neck=0.02, tail=0.06),
+    # The mane is behind the head and bows with it.
     "lion": (
         oval((190, 105, 40), 0.4, -0.84, 0.36, 0.34, Joint(0.28, -0.7, "nod", 0.7)),
         *_quadruped(legs=0.3, length=0.48, deep=0.17, neck=0.16, tail=0.5),

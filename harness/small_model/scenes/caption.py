@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.small_model.scenes.scene import EVENTS_S, Scene, Thing
 from harness.small_model.scenes.words import spoken
 
+# Prepositions by hand: "in a beach" would be read all the same, but prompts do not say so.
 _WHERE = {
     "room": "in a room",
     "kitchen": "in a kitchen",
@@ -40,6 +41,7 @@ _BEGINS = ("", "then ", "finally ")
 
 def describe(scene: Scene) -> str:
     """Return one sentence with the place, the time and the actions of a scene, in order."""
+    # Day and clear weather are what `interpret` takes unless told otherwise, so they go unsaid.
     where = [_WHERE[scene.place], _WHEN.get(scene.light), _WEATHER.get(scene.weather)]
     parts = [" ".join(word for word in where if word)]
     for part in range(len(EVENTS_S)):
@@ -69,8 +71,10 @@ def _clause(thing: Thing, part: int) -> str | None:
             spoken("colour", act.colour),
             spoken("kind", thing.kind),
         ]
+        # Size, colour and kind stand before the verb, where `interpret` looks for them.
         return " ".join(["an" if words[0][0] in "aeiou" else "a", *words, verb])
     before = thing.acts[part - 1]
+    # A change of colour that nobody sees goes unsaid.
     recoloured = act.colour != before.colour and act.action != "away"
     changes = [f"becomes {spoken('colour', act.colour)}"] if recoloured else []
     changes += [verb] if act.action != before.action else []

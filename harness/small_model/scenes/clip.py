@@ -36,15 +36,18 @@ class Clip:
 
     def pixels(self, frames: range) -> NDArray[np.uint8]:
         """Return all pixel frames of latent frames [n, 128, 128, 3] uint8; the first has one."""
+        # Latent frame 0 is one pixel frame, every other one four that end with its keyframe.
         first = max(0, TEMPORAL_STRIDE * (frames.start - 1) + 1)
         shown = np.arange(first, TEMPORAL_STRIDE * (frames.stop - 1) + 1)
         return self._drawing(shown).pixels(self.hues)
 
     def _drawing(self, pixel_frames: NDArray[np.int_]) -> Drawing:
+        # A scene is a function of time, so any frames can be drawn without those before them.
         return Drawing(self.scene, pixel_frames / FPS)
 
 
 def clip(seed: int) -> Clip:
     """Return the clip of a seed."""
+    # A named bit generator: numpy may change its default one, and seeds of clips must last.
     rng = np.random.Generator(np.random.PCG64(seed))
     return Clip(draw_scene(rng), tuple(rng.random(MOST).tolist()))

@@ -50,9 +50,11 @@ from harness.small_model.scenes.scene import (
 
 Frames = NDArray[np.uint8]
 
+# Cells of two pixels make correlations four times cheaper, and latents hold no finer detail.
 CELL = 2  # pixels a cell, each way
 CELLS = SIDE // CELL
 CUT = 0.08  # largest squared error of a cell, summed over channels; see `_cut`
+# A shift moves the ground by up to 32 pixels, so these are two pixels apart.
 SHIFTS = 16  # sideways shifts of a place that are tried
 NEAR = 3  # distance in cells from a figure's position at which other kinds are tried
 _CANVAS, _ANCHOR = 96, (48, 70)  # cells of the canvas of a figure; column and row of its feet
@@ -77,6 +79,7 @@ def setting(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[str, float]:
 
     The scene gives light, weather and camera. cells: [F, 64, 64, 3].
     """
+    # Things stand in the way of all places alike, so they need not be drawn for this.
     found = {place: shift_of(replace(scene, place=place), cells, times_s) for place in PLACES}
     best = min(found, key=lambda place: found[place][0])
     return best, found[best][1]
@@ -89,6 +92,7 @@ def shift_of(scene: Scene, cells: Tensor, times_s: Floats) -> tuple[float, float
         # A still camera shows the same backdrop at all times: one key of the cache serves them.
         places = _backdrops(scene.place, scene.camera, 0.0 if scene.camera == "still" else t)
         error += _cut(seen - _lit(places, scene, t)).sum((1, 2))
+    # Summed over keyframes first: one shift must fit them all.
     return error.min().item(), error.argmin().item() / SHIFTS
 
 
@@ -110,6 +114,7 @@ class View:
         """Return the view of keyframes [F, 64, 64, 3] at the place's best shift."""
         few = slice(None, None, max(1, len(cells) // 3))  # the shift is constant: three suffice
         shift = shift_of(scene, cells[few], times_s[few])[1]
+        # With sun or clock, rain and light, which the scene and the time determine.
         bare = replace(scene, shift=shift, things=())
         return cls(scene, cells, in_cells(Drawing(bare, times_s).pixels(())), times_s)
 
@@ -120,6 +125,7 @@ class View:
 
     def gains(self, frame: int, paints: Sequence[RGB]) -> Tensor:
         """Return the error that each paint removes in every cell [paints, 64, 64]."""
+        # The light falls on figures too, so paints are compared as they look at that time.
         painted = _lit(np.array(paints, np.uint8), self.scene, float(self.times_s[frame]))
         seen = self.cells[frame]
         return _cut(seen - self.empty[frame]) - _cut(seen - painted[:, None, None])
@@ -139,6 +145,7 @@ def sketches(thing: Thing, times_s: Floats, scene: Scene) -> list[Sketch]:
     outlines = figure_outlines(thing, still, times_s)
     found = []
     for f, t in enumerate(times_s.tolist()):
+        # From pixels of the stage to cells of the picture.
         near = zoom(scene, t) / CELL
         shapes = [(part.paint, points[f]) for part, points in zip(FIGURES[thing.kind], outlines,
                                                                   strict=True)]  # fmt: skip
@@ -170,6 +177,8 @@ def gain_map(view: View, frame: int, sketch: Sketch, colour: str) -> Tensor:
     labels = [label for label in sketch if label != MARK]
     gains = view.gains(frame, [_paint(label, colour) for label in labels])
     shares = torch.stack([sketch[label] for label in labels])
+    # Padded to the period, and rolled so that the feet are at the origin: a position of the result
+    # is then that of the feet.
     around = _PERIOD - _CANVAS
     both = torch.nn.functional.pad(torch.stack([shares, shares.flip(2)]), (0, around, 0, around))
     both = torch.roll(both, (-_ANCHOR[1], -_ANCHOR[0]), (2, 3))
@@ -187,16 +196,20 @@ def figure(view: View, thing: Thing) -> Tensor:
     compete there, in the pose that the scene gives the thing. Gains are summed over the keyframes
     of the view.
     """
+    # All kinds in the act of the thing, so that only their shapes compete.
     poses = [sketches(replace(thing, kind=kind), view.times_s, view.scene) for kind in KINDS]
     reach = 2 * NEAR + 1
     total = torch.zeros(len(KINDS), len(COLOURS))
     for frame in range(len(view.cells)):
         drawn = [poses_F[frame] for poses_F in poses]
         own = drawn[KINDS.index(thing.kind)]
+        # Correlating all kinds everywhere would cost 66 times as much; its own kind finds the
+        # position.
         maps = torch.stack([gain_map(view, frame, own, colour).amax(0) for colour in COLOURS])
         row, column = divmod(int(maps.amax(0)[:CELLS, :CELLS].argmax()), CELLS)
         top, left = _CANVAS + row - _ANCHOR[1] - NEAR, _CANVAS + column - _ANCHOR[0] - NEAR
         # Few positions remain, so multiply windows by shapes directly.
+        # A gain for every colour, every position nearby, and every kind as drawn and mirrored.
         gain = torch.zeros(len(COLOURS), reach**2, 2 * len(KINDS))
         for label in dict.fromkeys(label for sketch in drawn for label in sketch if label != MARK):
             nothing = torch.zeros(_CANVAS, _CANVAS)
@@ -215,6 +228,8 @@ def figure(view: View, thing: Thing) -> Tensor:
             about = padded[:, top : top + _CANVAS + reach - 1, left : left + _CANVAS + reach - 1]
             windows = about.unfold(1, _CANVAS, 1).unfold(2, _CANVAS, 1)[..., used[0], used[1]]
             gain += windows.flatten(3).flatten(1, 2) @ shapes[:, used[0], used[1]].flatten(1).T
+        # The best position and the better side in each keyframe: a figure may move and turn
+        # between.
         total += gain.amax(1).view(len(COLOURS), 2, len(KINDS)).amax(1).T
     return total
 
@@ -235,11 +250,15 @@ def acts(view: View, thing: Thing, part: int, colour: str) -> dict[str, float]:
     found: dict[str, float] = {}
     visible = [action for action in ACTIONS if action != "away"]
     for action, phase in product(visible, _PHASES):
+        # The thing starts on the left and walks to the right; mirrored and shifted paths follow
+        # from one.
         one = _acting(thing, part, action, phase)
         way, poses = path(one, times_s), sketches(one, times_s, view.scene)[1:]
         maps = torch.stack([gain_map(view, f, each, colour) for f, each in enumerate(poses)], dim=1)
         maps = torch.nn.functional.max_pool2d(maps, 3, 1, 1)  # allow one cell to each side
+        # Relative to the start of the part, which is tried everywhere.
         gone, climbed = ((at[1:] - at[0]) / CELL for at in (way.x, way.y))
+        # Only walks have a free length; what other acts move is part of them.
         lengths = [1.0]
         if action in ("walk", "run"):
             lengths = [cells / float(np.abs(gone).max()) for cells in _DISTANCES]
@@ -252,6 +271,8 @@ def acts(view: View, thing: Thing, part: int, colour: str) -> dict[str, float]:
                 if end is not None and abs(end - way.y[0]) > CELL:
                     y = rows + (end / CELL - rows) * (climbed[f] * CELL / (end - way.y[0]))
                 x = columns + length * gone[f] * (-1 if mirrored else 1)
+                # One path for all starts at once: rows and columns of the map are looked up where
+                # the path leads.
                 total += maps[int(mirrored), f][_seen(y, near)][:, _seen(x, near)]
             found[action] = max(found.get(action, -np.inf), float(total.max()))
     return found
@@ -284,6 +305,8 @@ def explained(view: View, things: Sequence[Thing]) -> View:
                 picture, _ = _drawn(
                     before, f, sketch, colour, _best_place(before, f, sketch, colour)
                 )
+                # Cell by cell: where another thing stands in front, the drawing of this one is not
+                # better.
                 off = _cut(view.cells[f] - picture)
                 empty[f] = torch.where(
                     (off < _cut(view.cells[f] - empty[f]))[..., None], picture, empty[f]
@@ -293,6 +316,7 @@ def explained(view: View, things: Sequence[Thing]) -> View:
 
 def miss(view: View) -> float:
     """Return the error of the drawing with the scene's place and things where they fit best."""
+    # By errors that are left, since scenes of more things would gather more gain.
     return float(_cut(view.cells - explained(view, view.scene.things).empty).sum())
 
 
@@ -307,14 +331,18 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
     found = torch.zeros(len(view.cells), 3)
     for f, sketch in enumerate(sketches(thing, view.times_s, view.scene)):
         mirrored, row, column = _best_place(view, f, sketch, colour)
+        # The position with the smallest remaining error decides the colour.
         least = torch.inf
         # The best place is known to a cell only, so its neighbours are tried too.
         for dy, dx in product((-1, 0, 1), repeat=2):
             base, share = _drawn(view, f, sketch, colour, (mirrored, row + dy, column + dx))
             answers = torch.eye(3)[:, None, None] * share[..., None]  # of one channel each
             pictures = torch.cat([base[None], base + answers])
+            # Back to pixels: the codec works on blocks of 8.
             latents = encode(pictures.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2) * 255)
             columns = (latents[1:] - latents[0]).flatten(1).T
+            # `encode` is linear up to a constant, so latents of a mixture are the mixture of
+            # latents.
             rest = (latents_FChw[f] - latents[0]).flatten()
             solved = torch.linalg.lstsq(columns, rest[:, None]).solution[:, 0]
             error = float((columns @ solved - rest).square().sum())
@@ -351,6 +379,8 @@ def _cut(difference: Tensor) -> Tensor:
 @lru_cache(maxsize=400)
 def _backdrops(place: str, camera: str, t: float) -> NDArray[np.uint8]:
     """Return a place at all shifts [16, 64, 64, 3], without light."""
+    # Without light, which differs from scene to scene; 400 entries serve all places of several
+    # videos.
     scenes = [Scene(place, "day", "clear", camera, s / SHIFTS, ()) for s in range(SHIFTS)]
     return np.stack([np.asarray(backdrop(scene, t).reduce(CELL * FINE)) for scene in scenes])
 
@@ -380,5 +410,6 @@ def _drawn(
             share, painted = placed, torch.zeros(3)
         else:
             painted = _lit(np.array(_paint(label, colour), np.uint8), view.scene, t)
+        # A cell that is covered in part is a mixture, as in the picture that was reduced.
         picture = picture + placed[..., None] * (painted - picture)
     return picture, share

@@ -30,6 +30,7 @@ _MOVES = tuple(action for action in ACTIONS if action != "away")
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene of one to three things, each with an act for every part of the clip."""
     count = int(rng.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))
+    # Slots keep things apart, so that most are seen whole.
     slots = rng.permutation(MOST)[:count] / (MOST - 1)
     # Draw the weather in sheltered places too: all later draws then stay independent of the place.
     place = _one(rng, PLACES)
@@ -58,6 +59,8 @@ def draw_thing(rng: np.random.Generator, kind: str, slot: float) -> Thing:
     actions, colours = [first] * 3, [colour] * 3
     if rng.random() < 0.5:
         actions = [first, _one(rng, _MOVES), _one(rng, _MOVES)]
+        # One number decides among late, gone and away in between, so that a thing is absent once at
+        # most.
         turn = rng.random()
         if turn < 0.15:
             actions[0] = "away"

@@ -24,6 +24,7 @@ def _inside(wall: RGB, boards: RGB, stripe: RGB, step: float) -> list[Patch]:
         rect(wall, LEFT, 0, RIGHT, GROUND_Y, 1.0),
         *every(step, lambda x, i: [rect(stripe, x, 0, x + step * 0.3, GROUND_Y, 1.0)]),
         floor(boards),
+        # A wall has depth 1, like the floor: both move alike when the camera pans.
         rect(mix(boards, (0, 0, 0), 0.35), LEFT, GROUND_Y - 3, RIGHT, GROUND_Y, 1.0),
     ]
 
@@ -47,11 +48,7 @@ def _shelf(x: float, y: float, paints: tuple[RGB, ...], tall: float) -> list[Pat
 
 
 _BOOKS: tuple[RGB, ...] = ((170, 60, 60), (70, 110, 160), (210, 170, 80), (80, 130, 90)) * 2
-
-
 _JARS: tuple[RGB, ...] = ((240, 180, 90), (200, 90, 80), (150, 190, 110)) * 2
-
-
 _GOODS: tuple[RGB, ...] = ((235, 120, 60), (240, 210, 80), (120, 180, 90), (220, 90, 110)) * 2
 
 

@@ -31,17 +31,20 @@ from harness.small_model.scenes.scene import (
 )
 from harness.small_model.scenes.words import BEFORE_NOUNS, THEN, home, meanings
 
+# What the hash chooses from. "living" and "lifeless" are acts by the nature of a thing.
 _ALL: dict[str, Sequence[str]] = {
     "kind": KINDS,
     "colour": COLOURS,
     "size": SIZES,
     "living": ("rest", "walk", "sway", "nod"),  # actions of things without a verb
+    # A word that stands three times is chosen as often: most things without a verb lie still.
     "lifeless": ("rest", "rest", "rest", "sway"),
     "place": PLACES,
     "light": LIGHTS,
     "weather": WEATHERS,
     "camera": CAMERAS,
 }
+# As captions say it, and as prompts do: "the camera pans left", "zooming in".
 _MOVES = re.compile(r"\b(?:pan(?:s|ning)?) (?:to the )?(left|right)|\bzoom(?:s|ing)? (in|out)")
 _NEAR, _FAR = re.compile(r"\bclose[- ]?ups?\b"), re.compile(r"\b(?:aerial|drone view|wide shot)\b")
 _SIDES = {"left": 0.0, "middle": 0.5, "right": 1.0}
@@ -92,8 +95,10 @@ def interpret(prompt: str) -> Scene:
     text = " ".join(prompt.lower().split())
     reading = read(text)
     chance = Chance(text, _ALL)
+    # The world draws no empty scene: a prompt without a known thing gets one by its hash.
     drafts = reading.drafts or (_Draft(chance.choose("kind", {}, "thing"), {}, None, 0),)
     setting = reading.setting
+    # Of places with equal votes, the one that was named first wins.
     votes = reading.places.most_common(1)
     place = votes[0][0] if votes else home(drafts[0].kind)
     return Scene(
@@ -102,6 +107,7 @@ def interpret(prompt: str) -> Scene:
         weather="clear" if place in SHELTERED else setting.get("weather", "clear"),
         camera=setting.get("camera", "still"),
         shift=chance.number("shift"),
+        # The first things of a prompt are what it is about.
         things=tuple(_thing(draft, i, chance) for i, draft in enumerate(drafts[:MOST])),
     )
 
@@ -111,6 +117,7 @@ def read(text: str) -> Reading:
     found = _MOVES.search(text)
     camera = (found[1] or found[2]) if found else None
     if camera is None:
+        # A shot is no move, but a close-up should show things large, and a zoom ends so.
         camera = "in" if _NEAR.search(text) else "out" if _FAR.search(text) else None
     reader = _Reader()
     # Remove moves of the camera: "pans left" says nothing about the place of a thing.
@@ -136,13 +143,16 @@ class _Reader:
 
     def read(self, word: str) -> None:
         """Read the next word or punctuation mark."""
+        # A prompt of more events than parts has the rest in the last part.
         if word in THEN:
             self._part = min(self._part + 1, len(EVENTS_S) - 1)
         elif not word.isalpha():  # punctuation ends a clause
             self._adjectives, self._side, self._awaits_noun = {}, None, False
+        # Articles, prepositions and the like, after which a noun is to come.
         elif word in BEFORE_NOUNS:
             self._awaits_noun = True
         elif word in _SIDES:
+            # Before the thing ("on the left a dog") and after it ("a dog on the left").
             self._side = _SIDES[word]
             if self._last and self._last.side is None:
                 self._last.side = self._side
@@ -162,11 +172,13 @@ class _Reader:
         for facet in ("light", "weather"):
             if facet in known:
                 self.setting.setdefault(facet, known[facet])
+        # Some words are a figure and a place, as "market": the place is what they say in a prompt.
         if "kind" in known and not is_verb and not known.keys() & {"colour", "place"}:
             self._noun(known["kind"])
             self._awaits_noun = False
         elif "colour" in known or "size" in known:
             self._adjective(known)
+        # A verb belongs to the thing before it; the first one of a part counts.
         elif "action" in known and self._last:
             self._last.actions.setdefault(self._part, known["action"])
 
@@ -193,6 +205,7 @@ def _thing(draft: _Draft, index: int, chance: Chance) -> Thing:
     name = f"{draft.kind} {index}"
     # Slots in an order of the prompt's own, so that things stand apart.
     slots = sorted(range(MOST), key=lambda i: chance.number(f"slot {i}"))
+    # As wide as `draw_thing` draws, so that prompts look like the training clips.
     wander = chance.number(f"x {name}") - 0.5
     x = (slots[index] / (MOST - 1) if draft.side is None else draft.side) + 0.2 * wander
     x = min(1.0, max(0.0, x))
@@ -235,6 +248,7 @@ class Chance:
 
     def number(self, purpose: str) -> float:
         """Return a number of 0..1 in steps of 2^-16, which every machine represents exactly."""
+        # Not Python's `hash`, which differs from process to process.
         digest = hashlib.sha256(f"{self.text}|{purpose}".encode()).digest()
         return int.from_bytes(digest[:2], "big") / 65536
 

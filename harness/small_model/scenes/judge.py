@@ -58,14 +58,18 @@ def judge(scene: Scene, keyframes: Frames) -> Judged:
     Shapes  keyframes [F, 128, 128, 3] uint8, the last pixel frame of each latent frame, 42 at
             most count.
     """
+    # After the end of a clip its last act goes on, which no question is about.
     keyframes = keyframes[: round(LENGTH_S * FPS / TEMPORAL_STRIDE)]
     times_s = np.arange(len(keyframes)) * TEMPORAL_STRIDE / FPS
     cells, latents = in_cells(keyframes), encode(keyframes)
     judged = Judged()
+    # A place does not change: three keyframes show a pan too.
     few = np.linspace(0, len(cells) - 1, 3).astype(np.intp)
     judged.answers["place"].append(setting(scene, cells[few], times_s[few])[0] == scene.place)
     view = View.of(scene, cells, times_s)
     for index, thing in enumerate(scene.things):
+        # The others are drawn into the place first, so that their cells do not count for this
+        # thing.
         others = [*scene.things[:index], *scene.things[index + 1 :]]
         _ask(judged, explained(view, others), latents, thing)
     return judged
@@ -77,6 +81,7 @@ def _ask(judged: Judged, view: View, latents: Tensor, thing: Thing) -> None:
     # Two things of a kind differ by their positions, which no prompt contains: their colours and
     # looks could be those of either.
     alone = sum(other.kind == thing.kind for other in view.scene.things) == 1
+    # Parts with a few keyframes of the thing in full sight.
     visible = {
         part: frames
         for part, act in enumerate(thing.acts)

@@ -15,8 +15,10 @@ from harness.small_model.scenes.scene import EVENTS_S, LENGTH_S, Act, Thing
 Floats = NDArray[np.float64]
 
 SIDE = 128
+# From a quarter to nearly half of the frame.
 HEIGHTS = {"small": 34.0, "medium": 46.0, "large": 58.0}  # pixels of a figure
 GROUND, FLYING = (100.0, 118.0), (48.0, 78.0)  # y of feet, from far to near
+# Their lane is the air, or the water, whatever the place is.
 FLYERS = frozenset(
     {"bird", "butterfly", "insect", "plane", "rocket", "balloon", "kite", "cloud", "star"}
     | {"bubble", "ghost", "leaf", "fish", "whale", "dragon"}
@@ -72,6 +74,7 @@ def path(thing: Thing, t: Floats) -> Path:
     """Return the path of a thing; each act starts where the previous one ended."""
     lanes = FLYING if thing.kind in FLYERS else GROUND
     floor = lanes[0] + (lanes[1] - lanes[0]) * thing.y
+    # A thing faces the middle of the stage at first.
     stance = _Stance(across(thing.x), floor, 1.0, 1.0 if thing.x < 0.5 else -1.0, 0.0)
     columns = {name: np.zeros(len(t)) for name in _MOVING}
     shown = np.zeros(len(t), bool)
@@ -89,7 +92,9 @@ def path(thing: Thing, t: Floats) -> Path:
         values |= {"facing": start.facing, "angle": start.angle}
         values["height"] = HEIGHTS[thing.size] * start.scale
         values |= _move(act, stance, s, part, thing.phase)
+        # An act is a movement or a gesture: the other function returns nothing.
         values |= _gesture(act, stance, s, part, thing)
+        # A thing that is away from the start has not left, so it just is not there.
         was_away = index > 0 and thing.acts[index - 1].action == "away"
         shown[here] = act.action != "away"
         if act.action == "away" and index > 0 and not was_away:  # it leaves, faster and faster
@@ -122,6 +127,7 @@ def _move(act: Act, stance: _Stance, s: Floats, part: Floats, phase: float) -> d
             stance.angle = 0.0
             return {"y": y - 24 * hop, "gait": 0.6 * hop, "reach": hop} | _steady(stance, s)
         case "rise":
+            # A thing that rose stays up: its next act happens there.
             stance.y, stance.angle = TOP, 0.0
             reach = 0.5 + 0.5 * np.sin(wave)
             return {"y": y + (TOP - y) * part, "reach": reach} | _steady(stance, s)

@@ -63,6 +63,7 @@ FIGURES: dict[str, Figure] = {
         shape(GLASS, (-0.32, -0.5), (-0.2, -0.76), (0.0, -0.76), (0.0, -0.5)),
         shape(GLASS, (0.06, -0.5), (0.06, -0.76), (0.25, -0.76), (0.38, -0.5)),
         rect(MARK, -0.76, -0.4, 0.78, -0.28),
+        # Wheels come last, so that they hide the lower edge of the body.
         *_wheel(-0.48, 0.19), *_wheel(0.48, 0.19),
     ),
     "truck": (
@@ -120,18 +121,21 @@ FIGURES: dict[str, Figure] = {
     ),
     "ball": (
         oval(BODY, 0, -0.36, 0.36, 0.36),
+        # The mark is a stripe, which shows that the ball rolls.
         limb(MARK, (-0.35, -0.36), (0.35, -0.36), 0.2, Joint(0, -0.36, "roll", 1.0)),
         oval(LIGHT, -0.12, -0.52, 0.08, 0.07),
     ),
     "book": (
         shape(BODY, (-0.6, -0.06), (-0.6, -0.7), (0, -0.6), (0.6, -0.7), (0.6, -0.06), (0, 0.04)),
         shape(WHITE, (-0.52, -0.12), (-0.52, -0.78), (-0.02, -0.64), (-0.02, -0.04)),
+        # The right page turns about the spine.
         shape(WHITE, (0.02, -0.04), (0.02, -0.64), (0.52, -0.78), (0.52, -0.12),
               joint=Joint(0.02, -0.04, "nod", -0.7)),
         rect(MARK, -0.42, -0.56, -0.14, -0.3),
     ),
     "box": (
         rect(BODY, -0.46, -0.7, 0.46, 0),
+        # The lid opens about its left edge.
         shape(LIGHT, (-0.5, -0.7), (0.5, -0.7), (0.5, -0.84), (-0.5, -0.84),
               joint=Joint(-0.5, -0.7, "nod", -0.9)),
         rect(MARK, -0.12, -0.7, 0.12, 0),
@@ -261,6 +265,7 @@ FIGURES: dict[str, Figure] = {
         limb(WOOD, (-0.44, -0.14), (0.44, -0.02), 0.13),
         shape(BODY, (-0.36, -0.14), (-0.3, -0.6), (-0.12, -0.44), (0, -1.06), (0.16, -0.46),
               (0.32, -0.66), (0.36, -0.14), joint=Joint(0, -0.14, "flap", 0.12)),
+        # The inner flame leans against the outer one, so that the fire flickers.
         shape(MARK, (-0.17, -0.14), (-0.08, -0.44), (0.02, -0.58), (0.17, -0.14),
               joint=Joint(0, -0.14, "flap", -0.15)),
     ),
@@ -270,6 +275,7 @@ FIGURES: dict[str, Figure] = {
         rect(GLASS, -0.38, -0.44, -0.12, -0.2), rect(MARK, 0.06, -0.42, 0.34, 0),
     ),
     "kite": (
+        # Only the tail moves by itself.
         limb(INK, (0, -0.3), (-0.4, 0.1), 0.03, Joint(0, -0.3, "flap", 0.3)),
         shape(BODY, (0, -1.04), (0.4, -0.68), (0, -0.26), (-0.4, -0.68)),
         shape(MARK, (0, -1.04), (0.4, -0.68), (0, -0.68)),

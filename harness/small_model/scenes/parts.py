@@ -15,6 +15,7 @@ Outline = NDArray[np.float64]
 # A part is painted with the thing's colour, a shade of it, the mark's colour, or a fixed colour.
 # Every figure has a part with the colour of the mark.
 RGB = tuple[int, int, int]
+# Words, because one outline serves all colours of a kind.
 BODY, DARK, LIGHT, MARK = "body", "dark", "light", "mark"
 Paint = str | RGB
 
@@ -56,6 +57,8 @@ def oval(
     paint: Paint, x: float, y: float, rx: float, ry: float, joint: Joint | None = None
 ) -> Part:
     """Return an ellipse about x, y."""
+    # Sixteen corners look round at these sizes. Everything is a polygon, which `render` rounds
+    # alike on every machine.
     angles = np.arange(16) * (2 * np.pi / 16)
     return Part(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], 1), paint, joint)
 

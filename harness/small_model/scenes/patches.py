@@ -61,6 +61,7 @@ def mix(a: RGB, b: RGB, share: float) -> RGB:
 
 def every(step: float, make: Callable[[float, int], Iterable[Patch]]) -> list[Patch]:
     """Repeat patches across the layer: `make(x, i)` at every `step` pixels."""
+    # From far outside, so that a pan or a shift never shows the end of a place.
     columns = np.arange(LEFT, RIGHT, step)
     return [patch for i, x in enumerate(columns) for patch in make(float(x), i)]
 

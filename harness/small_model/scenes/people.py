@@ -26,6 +26,7 @@ HAIR = (92, 60, 40)
 
 def person(hair: Paint = HAIR, skirt: bool = False, skin: Paint = SKIN) -> Figure:
     """Return a person: legs, a coat in the thing's colour, a scarf with the mark, a head."""
+    # Joints are where limbs begin, so that they turn there.
     hips, neck = -0.42, -0.72
     body = (
         shape(BODY, (-0.08, neck), (0.08, neck), (0.2, -0.2), (-0.2, -0.2))
@@ -39,8 +40,11 @@ def person(hair: Paint = HAIR, skirt: bool = False, skin: Paint = SKIN) -> Figur
         limb(DARK, (0.05, hips), (0.07, 0), 0.12, Joint(0.05, hips, "leg", 0.6)),
         limb(BODY, (-0.11, neck), (-0.2, -0.4), 0.08, Joint(-0.11, neck, "arm", 1.0)),
         body,
+        # The near arm is lighter, so that it shows in front of the coat, and it is the one that
+        # lifts.
         limb(LIGHT, (0.11, neck), (0.2, -0.4), 0.08, Joint(0.11, neck, "reach", -2.2)),
         rect(MARK, -0.12, -0.74, 0.12, -0.62),
+        # A rim of hair shows behind the face.
         oval(hair, -0.015, -0.87, 0.14, 0.135, Joint(0, neck, "nod", 0.5)),
         oval(skin, 0.02, -0.85, 0.11, 0.115, Joint(0, neck, "nod", 0.5)),
         oval(INK, 0.07, -0.87, 0.018, 0.022, Joint(0, neck, "nod", 0.5)),
@@ -129,6 +133,7 @@ _HAT = Joint(0, -0.72, "nod", 0.5)
 
 FIGURES: dict[str, Figure] = {
     "man": (*person(), rect(DARK, -0.12, -1.04, 0.12, -0.94, _HAT)),
+    # Long hair lies behind the person, so it comes first.
     "woman": (
         limb(HAIR, (-0.1, -0.9), (-0.15, -0.6), 0.11, _HAT),
         *person(skirt=True),

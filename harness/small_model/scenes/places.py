@@ -6,6 +6,7 @@ from harness.small_model.scenes import countryside, indoors, wilds
 from harness.small_model.scenes.patches import Patch
 
 PLACES: dict[str, tuple[Patch, ...]] = {
+    # Drawn once: a place is the same in every scene, up to its shift.
     name: tuple(draw())
     for name, draw in {
         "room": indoors.room,

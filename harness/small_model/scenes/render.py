@@ -14,6 +14,7 @@ from harness.small_model.scenes.parts import BODY, DARK, LIGHT, MARK, RGB
 from harness.small_model.scenes.places import PLACES
 from harness.small_model.scenes.scene import EVENTS_S, INDOORS, LENGTH_S, Scene, Thing
 
+# Pillow fills polygons without smoothing; reducing a finer canvas smooths their edges.
 FINE = 3  # pixels of the canvas per pixel of the frame, each way
 FIGURES = people.FIGURES | animals.FIGURES | objects.FIGURES
 COLOURS: dict[str, RGB] = {
@@ -32,6 +33,7 @@ COLOURS: dict[str, RGB] = {
 HALO: RGB = (255, 240, 170)
 _PAN_PX_S = 6.0  # of the ground
 # Factors of red, green and blue.
+# In fp32, and applied by products and sums alone: these round alike on every machine.
 _NIGHT = np.array([0.5, 0.54, 0.76], np.float32)
 _LOW_SUN = np.array([0.656, 0.448, 0.4], np.float32)
 _FOG = np.array([214, 218, 222], np.float32)
@@ -63,6 +65,7 @@ class Drawing:
             pen = ImageDraw.Draw(canvas)
             nearer = zoom(scene, t)
             _timekeeper(pen, scene, t, nearer)
+            # Not strict: a clip has a hue for `MOST` things, and its scene may have fewer.
             for thing, hue, way, parts in zip(
                 scene.things, hues, self._paths, self._outlines, strict=False
             ):
@@ -74,6 +77,7 @@ class Drawing:
                     for part, points in zip(FIGURES[thing.kind], parts, strict=True):
                         paint = paints[part.paint] if isinstance(part.paint, str) else part.paint
                         _polygon(pen, points[f], paint, nearer)
+            # Light comes last and falls on everything, rain and sun included.
             _fall(pen, scene, t)
             frames[f] = lit(np.asarray(canvas.reduce(FINE)), scene, t)
         return frames
@@ -104,6 +108,7 @@ def figure_outlines(thing: Thing, way: Path, times_s: Floats) -> list[NDArray[np
         "arm": way.gait * 0.8 - way.reach,
         "reach": way.reach - 0.35 * way.gait,
         "nod": way.nod,
+        # Wings, fins, tails and flames always beat, each thing with its own phase.
         "flap": np.sin(2 * np.pi * (times_s / 1.1 + thing.phase)),
         "roll": rolled,
         "tick": 2 * np.pi * times_s / LENGTH_S,
@@ -195,6 +200,7 @@ def _timekeeper(pen: ImageDraw.ImageDraw, scene: Scene, t: float, nearer: float)
         corners = np.stack([hand[0] - side, hand[1] - side / 2, hand[1] + side / 2, hand[0] + side])
         _polygon(pen, corners, (30, 26, 30), nearer)
     else:
+        # A moon at night; a yellow sun has no place in space or under water either.
         pale = scene.light == "night" or scene.place in ("space", "underwater")
         paint = (236, 240, 250) if pale else (255, 238, 130)
         _disc(pen, 8 + 112 * way, 18 - 9 * (1 - (2 * way - 1) ** 2), 7, paint, nearer)
@@ -211,6 +217,7 @@ def _fall(pen: ImageDraw.ImageDraw, scene: Scene, t: float) -> None:
         return
     # Primes spread the drops without a pattern; 139 rows also cover a margin around the frame.
     for i in range(36):
+        # Rain falls in one direction; every third flake drifts to the same side.
         fast, slant = (90.0, 8.0) if scene.weather == "rain" else (24.0, 3.0 * (i % 3 - 1))
         y = (i * 53 % 139 + fast * t) % 139 - 6
         x = (i * 37 % SIDE + slant * t) % SIDE
@@ -223,6 +230,7 @@ def _fall(pen: ImageDraw.ImageDraw, scene: Scene, t: float) -> None:
 
 def lit(pixels: NDArray[np.uint8], scene: Scene, t: float) -> NDArray[np.uint8]:
     """Return colours [..., 3] as they look in the light and fog of a scene."""
+    # The usual case needs no arithmetic.
     if scene.light == "day" and scene.weather != "fog":
         return pixels
     way = np.float32(min(1.0, t / LENGTH_S))

@@ -66,6 +66,7 @@ def report(videos: Videos) -> Grid:
         (question, *rate(total.answers[question]), *share(guessed.answers[question]), meaning)
         for question, meaning in QUESTIONS.items()
     ]
+    # With fewer prompts there are not enough to choose among.
     if len(pairs) >= CHOICES:
         right = [
             # Compare with the next prompts, around the end of the list; its own is the first.
@@ -75,6 +76,7 @@ def report(videos: Videos) -> Grid:
         meaning = f"its own prompt of {CHOICES} is the one whose drawing is nearest"
         rows.append((f"one of {CHOICES}", *rate(right), f"{1 / CHOICES:.2f}", "-", meaning))
     # Hues of marks do not change the statistics of a picture much: any will do.
+    # Through the codec, since its losses are not the model's.
     truth = [curve(_coded(Clip(scene, (0.0,) * MOST), len(frames))) for scene, frames in pairs]
     curves = [curve(keyframes) for keyframes in videos.keyframes]
     rows += collapse(curves, truth)

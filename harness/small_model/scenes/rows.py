@@ -30,6 +30,7 @@ PARTS = len(EVENTS_S)
 LENGTH = 1 + MOST * PARTS  # one row for the setting, one for each act of each thing
 # Every list of names has spare columns. Names appended later then do not move the other columns,
 # and a trained network remains valid.
+# As wide as the network: `text_dim` of conf/train/forcing.yaml.
 WIDTH = 320
 ROOM = {"place": 32, "light": 6, "weather": 6, "camera": 8, "kind": 80, "colour": 12, "action": 16}
 _SETTING_WIDTH = 64
@@ -41,10 +42,10 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
     Row 0 holds place, light, weather, camera and shift. Row 1 + 3 i + p holds the kind of thing i,
     its action in part p of the clip, and its position at the start, middle and end of the part.
 
-    layout: if false, shift, phases and positions are zero, because prompts do not contain them. The
-    noise then determines them, and history keeps them consistent.
+    layout: if false, shift, phases and positions are zero.
     """
-    # All rows have all columns, most of them zero, so that one linear layer reads every row.
+    # Prompts do not contain positions. Without them in the rows, noise decides them in the first
+    # chunk, and only history keeps them (docs/small-model.md).
     table = torch.zeros(LENGTH, WIDTH)
     setting = [
         *one_of(PLACES, scene.place, ROOM["place"]),
@@ -55,6 +56,7 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
     ]
     table[0, : len(setting)] = torch.tensor(setting)
     for i, thing in enumerate(scene.things):
+        # The setting and the acts have columns of their own, so no number means two things.
         for p, values in enumerate(_acts(thing, layout)):
             # Cross-attention does not know the order of rows, so thing and part are columns too.
             row = [*one_of(range(MOST), i), *one_of(range(PARTS), p), *values]
@@ -64,7 +66,6 @@ def rows(scene: Scene, layout: bool = True) -> Tensor:
 
 
 def _acts(thing: Thing, layout: bool) -> list[list[float]]:
-    """Return the numbers of every act of a thing."""
     begins = np.array([*EVENTS_S, LENGTH_S])
     # Sample just before the end of a part: at the end itself, the next part has begun.
     times = np.stack([begins[:-1], (begins[:-1] + begins[1:]) / 2, begins[1:] - 1e-3], 1)
@@ -75,6 +76,8 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
         # Positions let the network place a thing without working out its path.
         places: list[float] = []
         for k in range(PARTS * p, PARTS * p + 3):
+            # Fine waves of positions were one of the two changes that helped the first model's
+            # training most (docs/small-model.md).
             places += waves(way.x[k] / SIDE, 8) + waves(way.y[k] / SIDE, 6)
             places += [way.height[k] / SIDE, way.facing[k], way.angle[k]]
         # A thing that was away enters in this part, which looks unlike its action alone.
@@ -86,6 +89,7 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
                 *one_of(ACTIONS, act.action, ROOM["action"]),
                 float(ahead),
                 *look,
+                # Multiplied by zero rather than left out, so that all rows have the same columns.
                 *(layout * float(v) for v in places),
             ]
         )

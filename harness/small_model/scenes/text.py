@@ -58,6 +58,8 @@ class SceneText(RuleText):
         """Return the rows of prompts [num_prompts, 10, 320]."""
         return torch.stack(
             [
+                # All zeros is what training shows for a window without a prompt, so guidance uses
+                # it too.
                 rows(interpret(prompt), self.layout) if prompt else torch.zeros(LENGTH, WIDTH)
                 for prompt in prompts
             ]

@@ -51,12 +51,15 @@ def sea() -> list[Patch]:
     """Draw the place `sea`, back to front."""
     return [
         *sky((118, 186, 240), (230, 238, 246), 74),
+        # The water reaches down to the lower edge: there is no ground, so `floor` is not used.
         rect((36, 108, 174), LEFT, 66, RIGHT, 130, 0.5),
         *(
             patch
+            # Waves get longer and move faster with a pan towards the front.
             for y, step, depth in ((72, 30, 0.5), (84, 40, 0.7), (98, 52, 0.9), (114, 64, 1.0))
             for patch in every(
                 step,
+                # Defaults bind the values of this turn; a closure would see those of the last one.
                 lambda x, i, y=y, step=step, depth=depth: [  # type: ignore[misc]
                     poly((96, 164, 214), depth, (x, y + 3), (x + step * 0.3, y),
                           (x + step * 0.6, y + 3), (x + step * 0.3, y + 4)),

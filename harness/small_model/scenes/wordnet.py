@@ -28,6 +28,7 @@ NOTICE = """\
 """
 
 # Value -> synsets as lemma.number, the number as in WordNet's index of that lemma.
+# By hand: which synset of a word is meant decides thousands of words below it.
 KINDS = {
     "man": "person.1 man.1 people.1",
     "woman": "woman.1 female.2",
@@ -177,6 +178,7 @@ def read(folder: Path, part: str) -> Synsets:
     """Read WordNet's files of a part of speech (noun, verb)."""
     of_lemma, above, named = {}, {}, {}
     for line in _lines(folder / f"index.{part}"):
+        # Lemma, part of speech, number of synsets, ...; the synsets stand at the end of the line.
         words = line.split()
         of_lemma[words[0]] = words[-int(words[2]) :]
     for line in _lines(folder / f"data.{part}"):
@@ -185,6 +187,7 @@ def read(folder: Path, part: str) -> Synsets:
         named[line[:8]] = re.findall(r" @i (\d{8}) ", line)
     counts: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for line in _lines(folder / "index.sense"):
+        # A sense key is lemma%type:...; its first digit is the part of speech.
         key, _, _, count = line.split()
         lemma, kind = key.split("%")
         of_part = counts[lemma].setdefault({"1": "noun", "2": "verb"}.get(kind[0], "other"), [])
@@ -212,6 +215,7 @@ def select(synsets: Synsets, anchors: dict[str, str], names: bool = False) -> di
             meanings[listed[int(number) - 1]] = value
     words: dict[str, list[str]] = defaultdict(list)
     for lemma in synsets.of_lemma:
+        # Phrases ("ice_cream") cannot be looked up, since prompts are read word by word.
         if not (lemma.isascii() and lemma.isalpha() and 3 <= len(lemma) <= _LONGEST):
             continue
         found = [synsets.nearest(sense, meanings, names) for sense in synsets.senses(lemma)]
@@ -241,6 +245,7 @@ def main(words: list[str]) -> int:
         ("place", nouns, PLACES),
         ("action", verbs, ACTIONS),
     ):
+        # Named instances are places only: a river's name means a river, a person's name no figure.
         chosen = select(synsets, anchors, names=facet == "place")
         lines += [f"{facet} {value}: {' '.join(chosen[value])}\n" for value in anchors]
     with whole_file(TABLE) as unfinished:

@@ -16,6 +16,7 @@ SAID: dict[str, dict[str, list[str]]] = {
     for facet, values in _BY_HAND.items()
     if facet not in ("found", "home", "words")
 }
+# Words about the video itself ("shot", "style"), of the next part, and before nouns.
 ABOUT, THEN, BEFORE_NOUNS = (
     frozenset(_BY_HAND["words"][name].split()) for name in ("about", "then", "before_nouns")
 )
@@ -48,12 +49,14 @@ def meanings(word: str) -> dict[str, str]:
 
 def home(kind: str) -> str:
     """Return the place of a figure whose prompt names none."""
+    # A room suits whatever has no home of its own.
     return _HOMES.get(kind, "room")
 
 
 def spoken(facet: str, value: str) -> str:
     """Return the word that captions use for a value."""
     words = SAID[facet].get(value)
+    # A kind without words by hand is called by its own name.
     return words[0] if words else value
 
 
@@ -64,6 +67,7 @@ def _forms(word: str) -> list[str]:
         for ending, instead in _ENDINGS
         if word.endswith(ending) and len(word) > len(ending) + 2  # shorter stems match by accident
     ]
+    # Last with an s: verbs stand in the list by hand as captions say them, "walks".
     return [word, *cut, f"{word}s"]
 
 

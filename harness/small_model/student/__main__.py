@@ -17,7 +17,7 @@ from harness.models.checkpoints.load import load_weights
 from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.small_model.diffusion.__main__ import export, print_rates, write_sheet
+from harness.small_model.diffusion.__main__ import export, print_rates, run_verb, write_sheet
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip
 from harness.small_model.student.distill import Distillation, Student, StudentTrainer, roll_out
@@ -32,11 +32,8 @@ from harness.system.logs import remark
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
-    verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     verbs = {"train": train, "sample": sample, "rates": rates, "export": export}
-    if verb not in verbs:
-        raise UserError(f"{verb} is no verb of this command: choose {', '.join(verbs)}")
-    return verbs[verb](configured("+train=student", "method=bf16", *settings))
+    return run_verb(words, verbs, "student")
 
 
 def train(config: dict[str, Any]) -> int:
@@ -52,6 +49,7 @@ def train(config: dict[str, Any]) -> int:
     if student.teacher_folder is None:
         network = shipped_teacher(model)
     else:
+        # The averaged weights, as those that ship are.
         network = averaged(student.teacher_folder, model)
     objective = Distillation(
         schedule,
@@ -64,6 +62,8 @@ def train(config: dict[str, Any]) -> int:
     trainer = StudentTrainer(training, wan_of(model), objective, device)
     finished = trainer.run(
         lambda stage, step: batches(
+            # No window without its prompt: guidance is in the target, and the student runs one
+            # branch.
             Windows(training, stage, model.chunk_frames, drop=0.0, layout=teacher.layout),
             step,
             training.workers,
@@ -109,8 +109,10 @@ def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:
     model: VideoModel = instantiate(config["model"])
     teacher: Teacher = instantiate(config["teacher"])
     clips, text = held_out(training.samples, layout=teacher.sample_layout)
+    # `roll_out` takes the shape of the videos from it.
     like = torch.zeros(len(clips), *model.latent_shape(training.video_frames))
     schedule: Any = model.schedule
+    # The same noise at every call, so that sheets of two steps compare.
     draws = torch.Generator().manual_seed(0)
     network = averaged(training.folder, model)
     made, _ = roll_out(network, model.spec, schedule, text, like, draws)

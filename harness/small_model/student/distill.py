@@ -95,6 +95,7 @@ class Distillation(Objective):
             clean, weight_BFhw = batch.x_BFChw, batch.weight_BFhw
         shape = len(clean), len(frames) // size
         chosen_BF = torch.randint(len(levels) - 1, shape, generator=draws, device=clean.device)
+        # A level per chunk: its frames are denoised together.
         chosen_BF = chosen_BF.repeat_interleave(size, dim=1)
         sigma = levels.to(clean)[chosen_BF][:, :, None, None, None]
         if stage.rollout:
@@ -118,6 +119,7 @@ class Distillation(Objective):
             target = later - sigma_BF[:, :, None, None, None] * rest  # x0 = x - sigma * flow
         found = flow(x, GRID * sigma[:, :, 0, 0, 0]).float()
         # The flow that leads from x straight to the target; sigma is never 0 here.
+        # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
         squared_BFhw = (found - (x - target) / sigma).square().mean(2)
         weight_BFhw = weight_BFhw[:, frames.start :]
         error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
@@ -143,6 +145,8 @@ class Distillation(Objective):
         x_BFChw: the noisy latents of `frames`.
         chosen_BF: index of the level of each frame of x.
         """
+        # The teacher's history is the same clean chunks as the student's, computed by its own
+        # weights.
         device = x_BFChw.device
         flows = []  # with text and without, each with a history of its own
         for text in (text_BTE, torch.zeros_like(text_BTE)):
@@ -184,6 +188,7 @@ def roll_out(
     like_BFChw: a tensor of the videos' shape.
     draws: generator on its device.
     """
+    # The sampler's solver and a commit per chunk: a test checks that a rollout is what it makes.
     text_kv, forcing = network.text_kv(text_BTE), TeacherForcing(spec, like_BFChw.device)
     videos, passes = [], []
     for first in range(0, like_BFChw.shape[1], spec.chunk_frames):
@@ -213,6 +218,7 @@ class StudentTrainer(Trainer):
         device: torch.device,
     ) -> None:
         """Prepare a `Trainer`; a new training starts from the teacher's weights."""
+        # The teacher's offsets and gains of keys stay as they were drawn.
         keep_keys(network)
         super().__init__(training, network, objective, device)
         if self.clock.step == 0:

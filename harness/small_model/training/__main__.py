@@ -26,9 +26,11 @@ _SHOWN = 6  # clips of a sheet
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
+    # By hand, because the other words are settings of Hydra and no options.
     if {"-h", "--help"} & set(words):
         print(__doc__, "Settings: conf/train/small.yaml and those of a run.", sep="\n\n  ")
         return 0
+    # `make train-small` and a bare setting mean `train`.
     verb, *settings = words if words and "=" not in words[0] else ("train", *words)
     if verb not in VERBS:
         raise UserError(
@@ -77,6 +79,7 @@ def sample(config: dict[str, Any]) -> int:
     model: VideoModel = build("model", config["model"])
     method: Method = build("method", config["method"])
     device = machine.choose_device(config["run"]["device"])
+    # A run's method, backend and sampler, so that a sheet shows what a run would make.
     backend = build("attention", config["attention"]).resolve(model.spec, method, device)
     studio = Studio(model, method, backend, device)
     shown = studio.show(

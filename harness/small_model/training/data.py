@@ -31,13 +31,13 @@ class Windows(Dataset[Batch]):
     chunk_frames: int
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the batch of a step."""
         # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
         from_start = bool(draws.random() < self.stage.from_start)
         # Windows inside a video begin with a chunk, since the network sees whole chunks.
         latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
         latents, prompts, weights = [], [], []
+        # Two thousand million clips: none is stored, and hardly one comes twice.
         for seed in draws.integers(HELD_OUT, 2**31, self.stage.batch):
             start = 0
             if not from_start and latest > 0:
@@ -47,6 +47,7 @@ class Windows(Dataset[Batch]):
             latents.append(encode(one.keyframes(frames)))
             prompts.append(one.prompt)
             # Things are where the picture differs from that of the scene without them.
+            # Rendered a second time; light and camera change both pictures alike.
             empty = replace(one, scene=replace(one.scene, things=()))
             changed = (latents[-1] - encode(empty.keyframes(frames))).abs().amax(1) > _CHANGED
             weights.append(1 + (self.training.focus - 1) * changed.float())

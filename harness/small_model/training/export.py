@@ -29,6 +29,7 @@ def export(state: State, folder: Path) -> dict[str, Any]:
 
     Raises  UserError: the weights are larger than the limit.
     """
+    # Refused before anything is written; a weight takes two bytes.
     count = sum(w.numel() for w in state.ema.values())
     if 2 * count > LIMIT_MB * 1e6:
         raise UserError(
@@ -37,6 +38,7 @@ def export(state: State, folder: Path) -> dict[str, Any]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS
+    # The digest is printed, since the preset pins it.
     sha256 = write_weights(state.ema, path, torch.bfloat16)
     draw_curve(folder / CURVE, state.rows)
     return {
@@ -51,6 +53,7 @@ def export(state: State, folder: Path) -> dict[str, Any]:
 
 def write_weights(weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> str:
     """Write weights as safetensors in a dtype, and return the SHA-256 of the file."""
+    # safetensors stores plain memory, so views have to be copied.
     cast = {name: w.to("cpu", dtype).contiguous() for name, w in weights.items()}
     with whole_file(path) as unfinished:
         save_file(cast, unfinished)

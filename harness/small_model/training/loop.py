@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +39,9 @@ class Trainer:
 
         Raises  UserError: the checkpoint is of another network or other stages, or unreadable.
         """
+        # Before anything is built: a stage that does not fit would fail hours later.
         training.demand_fit(objective.spec.chunk_frames)
+        # A checkpoint overwrites these weights.
         initialise(network, training.seed)
         self.training = training
         self.network = network.to(device)
@@ -47,11 +49,14 @@ class Trainer:
         self.device = device
         self.folder = Path(training.folder)
         self.optimisers = optimisers(network)
+        # Begins as a copy of the initial weights, which a small decay soon replaces.
         self.average = Average(network, training.ema)
         num_stages = len(training.stages)
         self.clock = Clock(0, [0] * num_stages, [0.0] * num_stages)
         self.rows: list[dict[str, Any]] = []
         self._stopping = False
+        # Losses since the last row of the log. They are not saved, so the first row after a
+        # resumption is a mean over fewer steps.
         self._recent: list[tuple[float, dict[float, float]]] = []
         state = load_state(self.folder, device)
         if state is not None:
@@ -77,6 +82,7 @@ class Trainer:
                 while self._done(index) < 1 and not self._stopping:
                     # Stages that are over start no workers.
                     stream = stream or source(stage, self.clock.step)
+                    # The minutes of a stage include the wait for data and leave out checkpoints.
                     start = time.monotonic()
                     self._recent.append(self._step(index, next(stream)))
                     self.clock.step += 1
@@ -84,6 +90,7 @@ class Trainer:
                     self.clock.stage_minutes[index] += (time.monotonic() - start) / 60
                     if self.clock.step % self.training.log_steps == 0:
                         self._log(index)
+                    # By time and not by steps, since a step of a late stage takes longer.
                     if time.monotonic() - saved > 60 * self.training.save_minutes:
                         self.save()
                         saved = time.monotonic()
@@ -101,9 +108,16 @@ class Trainer:
             ema=self.average.weights,
             optimisers=[optim.state_dict() for optim in self.optimisers],
             clock=self.clock,
+            # The log is part of the checkpoint, so that both always end at the same step.
             rows=self.rows,
         ).save(self.folder)
-        write_log(self.folder / LOG, self.rows)
+        # As CSV too, to be read while the training runs. Rows of other stages may have other
+        # columns; cells that they lack stay empty.
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with whole_file(self.folder / LOG) as unfinished, unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
 
     def _step(self, index: int, batch: Batch) -> tuple[float, dict[float, float]]:
         """Do one step of the optimisers; return the loss, and its mean by time."""
@@ -121,6 +135,7 @@ class Trainer:
             loss, by_time = self.objective.loss(self.network, batch.to(self.device), stage, draws)
         self.network.zero_grad()
         torch.autograd.backward(loss)
+        # One outlier of a batch must not undo many steps.
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
         for optim in self.optimisers:
             optim.step()
@@ -135,6 +150,7 @@ class Trainer:
         )
 
     def _lr(self, index: int) -> float:
+        # From the share that is done, so that a stage may be given in steps or in minutes.
         return self.training.lr(index, self._done(index), self.clock.step)
 
     def _log(self, index: int) -> None:
@@ -148,6 +164,8 @@ class Trainer:
             "lr": self._lr(index),
             "loss": sum(losses) / len(losses),
         }
+        # The loss depends on the noise level: a mean over all levels hides at which of them it
+        # falls.
         for t in sorted({t for _, by_time in self._recent for t in by_time}, reverse=True):
             values = [by_time[t] for _, by_time in self._recent if t in by_time]
             row[f"loss_{t:.0f}"] = sum(values) / len(values)
@@ -169,6 +187,8 @@ class Trainer:
                 f"{self.folder} holds a training of a network of {state.dims}: set train.folder "
                 "to another folder or model.dims to these"
             )
+        # Lengths and rates of stages may be changed during a training, their number not: the clock
+        # counts by stage.
         if len(state.clock.stage_steps) != len(self.training.stages):
             raise UserError(
                 f"{self.folder} holds a training of {len(state.clock.stage_steps)} stages: give "
@@ -181,16 +201,8 @@ class Trainer:
         self.clock, self.rows = state.clock, state.rows
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        # Nothing else: the loop ends after its step, with a checkpoint.
         self._stopping = True
-
-
-def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the log as CSV; rows without a column leave it empty."""
-    names: Mapping[str, None] = dict.fromkeys(name for row in rows for name in row)
-    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(names))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def batches(windows: Dataset[Batch], first_step: int, workers: int) -> Iterator[Batch]:
@@ -198,5 +210,6 @@ def batches(windows: Dataset[Batch], first_step: int, workers: int) -> Iterator[
 
     workers: processes that prepare batches; 0 prepares each batch on demand.
     """
+    # A sampler of step numbers: workers get them in turn, and a batch depends on its number alone.
     steps = range(first_step, 2**31)
     yield from DataLoader(windows, batch_size=None, sampler=steps, num_workers=workers)

@@ -63,6 +63,7 @@ class Objective:
         draws: generator on the batch's device, the source of all random numbers.
         """
         text_kv = network.text_kv(batch.text_BTE)
+        # The last chunk is the history of no other.
         past = batch.x_BFChw[:, : -self.spec.chunk_frames]
         if stage.rollout:
             past = self._own(network, batch, stage, draws)
@@ -71,7 +72,10 @@ class Objective:
         level = torch.rand(past.shape[0], 1, 1, 1, 1, generator=draws, device=past.device)
         past = past + self.history_noise * level * randn(past, draws)
         forcing = TeacherForcing(self.spec, past.device)
+        # The history is computed once and serves all noisy copies.
         commit(network, past, text_kv, forcing, first=0)
+        # The first chunk of a window inside a video cannot be a target: what came before it is
+        # missing.
         frames = range(0 if batch.from_start else self.spec.chunk_frames, batch.x_BFChw.shape[1])
         x0, weight = batch.x_BFChw[:, frames.start :], batch.weight_BFhw[:, frames.start :]
         # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of
@@ -81,12 +85,14 @@ class Objective:
         for _ in range(stage.copies):
             t_BF = self.times(x0.shape[0], frames, draws)
             noise = randn(x0, draws)
+            # A noisy pass leaves no trace in the history, so the copies do not see each other.
             plan = forcing.plan(frames, "nothing")
             flow = network(self._noisy(x0, noise, t_BF), t_BF, text_kv, forcing, plan)
             squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)
             errors.append((weight * squared_BFhw).mean((2, 3)))
             times.append(t_BF)
         error, time = torch.cat(errors), torch.cat(times)
+        # For the log alone: the loss is the mean over all times.
         by_time = {t: error[time == t].mean().item() for t in time.unique().tolist()}
         return error.mean(), by_time
 
@@ -134,6 +140,9 @@ class Objective:
                     if i + 1 < len(times):
                         t_BF = torch.full_like(t_BF, times[i + 1])
                         x = self._noisy(x, randn(x, draws), t_BF)
+                # Every window of the batch decides by itself. The chunk that was generated is
+                # committed or not, but its noise was drawn, so the numbers of later chunks do not
+                # depend on the outcome.
                 u = torch.rand(len(chunk), 1, 1, 1, 1, generator=draws, device=chunk.device)
                 chunk.copy_(torch.where(u < stage.own, x, chunk))
             commit(network, chunk, text_kv, forcing, first)
@@ -147,6 +156,8 @@ def commit(
     if not x_BFChw.shape[1]:
         return
     plan = forcing.plan(range(first, first + x_BFChw.shape[1]), "history")
+    # At time 0, as the sampler's commit pass. `run` and not the whole network: the head's output
+    # would not be used.
     time = network.embed_time(torch.zeros(x_BFChw.shape[:2], device=x_BFChw.device))
     network.run(network.embed(x_BFChw), time, text_kv, forcing, plan)
 
@@ -154,6 +165,7 @@ def commit(
 def spread(times: Sequence[float], count: int) -> list[float]:
     """Return at most `count` of the times, evenly spaced, always with the first."""
     count = min(count, len(times))
+    # The first time is that of pure noise, with which generation has to begin.
     return [times[i * len(times) // count] for i in range(count)]
 
 

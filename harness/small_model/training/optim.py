@@ -12,13 +12,12 @@ from harness.models.wan import Wan
 
 
 def initialise(network: Wan, seed: int) -> None:
-    """Fill a network with the weights that a training starts from; the same seed gives the same.
-
-    Every branch of a block starts with an output matrix of zeros behind a gate of 1. So a block is
-    the identity at first, and the first step already changes it. The modulation does not depend on
-    time at first.
-    """
+    """Fill a network with the weights that a training starts from; the same seed gives the same."""
+    # A generator of its own: the weights must not depend on what was drawn before.
     draws = torch.Generator().manual_seed(seed)
+    # Matrices of zeros. Every branch of a block ends in one behind a gate of 1, so a block is the
+    # identity at first, and the first step already changes it. With zeros in the projection of
+    # time, the modulation does not depend on time at first.
     silent = ("self_attn.o.", "cross_attn.o.", "ffn.2.", "time_projection.", "head.head.")
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
@@ -44,6 +43,8 @@ def optimisers(network: Wan) -> list[Optimizer]:
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
+        # Muon makes the singular values of a step equal, which suits matrices between hidden
+        # layers. Its authors leave embeddings, heads, norms and biases to AdamW.
         inside = name.startswith("blocks") and weight.dim() == 2
         (hidden if inside else rest).append(weight)
     return [
@@ -73,4 +74,5 @@ class Average:
         # for about 1 / (1 - decay) steps.
         decay = min(self.decay, (1 + step) / (10 + step))
         ours: list[Tensor] = list(self.weights.values())
+        # One call for all tensors instead of a loop in Python.
         torch._foreach_lerp_(ours, list(network.state_dict().values()), 1 - decay)

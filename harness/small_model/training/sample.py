@@ -50,14 +50,17 @@ class Studio:
     def show(self, state: State, seeds: Sequence[int], num_frames: int) -> list[Shown]:
         """Return a video of `num_frames` latent frames for the clip of each seed."""
         network = wan_of(self.model)
+        # The averaged weights are those that ship, so they are what is looked at.
         network.load_state_dict(state.ema)
         network.to(self.device, DTYPES[self.model.dtype]).eval().requires_grad_(False)
         sampler = Sampler(network, self.model.schedule, self.model.chunk_frames)
         shown = []
         for seed in seeds:
             one = clip(seed)
+            # A session per video: it holds the history of one.
             session = Session(self.model.spec, self.method, self.backend, num_frames, self.device)
             text_kv = self.model.text_kv(sampler, self.model.text.encode([one.prompt])[0])
+            # The clip's seed, so that a sheet of a later step shows the same videos.
             noise = SeededNoise(seed, self.model.latent_shape(num_frames))
             chunks = sampler.sample(session, text_kv, noise, num_frames, NullObserver())
             made = torch.cat(list(chunks), dim=1)[0].float().cpu()
@@ -71,6 +74,7 @@ def report(shown: Sequence[Shown], chunk_frames: int) -> str:
     The constant answer is the mean of the true videos, the best that a model can do that ignores
     its prompts.
     """
+    # Chunk by chunk, since errors grow along a video and their mean does not tell.
     curve = torch.stack([each.drift(chunk_frames) for each in shown]).mean(0)
     truth = torch.stack([each.true_FChw for each in shown])
     lines = ["chunk  mse"] + [f"{i:5d}  {value:.4f}" for i, value in enumerate(curve.tolist())]
@@ -86,6 +90,7 @@ def draw_sheet(path: Path, shown: Sequence[Shown], fps: float) -> None:
     rows = []
     for each in shown:
         words = each.prompt.split()
+        # `contact_sheet` makes its margin as wide as the longest line.
         lines = [" ".join(words[i : i + 6]) for i in range(0, len(words), 6)]
         rows.append(("\n".join(["made", *lines]), preview(each.made_FChw)))
         rows.append(("true", preview(each.true_FChw)))

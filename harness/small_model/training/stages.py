@@ -35,8 +35,10 @@ class Stage:
     own: float = 0.5
 
     def __post_init__(self) -> None:
+        # With both it would be unclear which one ends the stage.
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("a stage of train.stages needs either steps or minutes")
+        # At construction, so that a mistake in the last stage is found before the first one runs.
         if min(self.frames, self.batch, self.copies, self.length) <= 0 or self.lr <= 0:
             raise ValueError(f"{self}: frames, batch, copies, lr and length must be above 0")
         if not (0 <= self.from_start <= 1 and 0 <= self.own <= 1 and self.rollout >= 0):
@@ -49,6 +51,7 @@ class Stage:
 
     def done(self, steps: int, minutes: float) -> float:
         """Return the share of the stage that is over, 0..1, after its first steps and minutes."""
+        # At most 1: the last step of a stage in minutes ends after its time.
         return min(1.0, (steps if self.steps is not None else minutes) / self.length)
 
 
@@ -94,6 +97,7 @@ class Training:
     out: str | None = None
 
     def __post_init__(self) -> None:
+        # Progress adds up the lengths of stages, so all must be in one unit.
         if not self.stages or len({stage.steps is None for stage in self.stages}) > 1:
             raise ValueError("train.stages: give at least one, all by steps or all by minutes")
 
@@ -107,7 +111,10 @@ class Training:
 
     def lr(self, stage: int, done: float, step: int) -> float:
         """Return the learning rate of a step, which is counted over the whole training."""
+        # The rate falls over the whole training. If lengths are changed during a training, it jumps
+        # to what the new lengths give.
         progress = self.progress(stage, done)
+        # decay_from=1 never decays: 1e-9 keeps the quotient above 1 until the very end.
         falling = min(1.0, (1 - progress) / max(1e-9, 1 - self.decay_from))
         return self.stages[stage].lr * min(1.0, (step + 1) / self.warmup_steps) * falling
 

@@ -30,9 +30,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class State:
-    """A checkpoint. It holds no random state, which is a function of seed and step.
+    """A checkpoint of a training.
 
-    dims: sizes of the network, so that one of other sizes is refused.
+    dims: sizes of the network.
     model, ema: weights of the network, and their averages.
     optimisers: state of each optimiser.
     rows: the log so far.
@@ -49,8 +49,10 @@ class State:
         """Write the checkpoint into a folder, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         # Only tensors, numbers and containers are stored, never classes: `torch.load` then reads
-        # the file with `weights_only`, which runs no code of it.
+        # the file with `weights_only`, which runs no code of it. No random state: every step seeds
+        # its own generators.
         content = {name: value for name, value in vars(self).items() if name != "clock"}
+        # Whole or not at all: a kill while saving must not cost the hours before it.
         with whole_file(folder / CHECKPOINT) as unfinished:
             torch.save(content | {"clock": asdict(self.clock)}, unfinished)
 
@@ -64,6 +66,7 @@ def load_state(folder: Path, device: torch.device) -> State | None:
     if not path.exists():
         return None
     try:
+        # Onto the given device: a training that began on a GPU can continue on a CPU.
         content = torch.load(path, map_location=device, weights_only=True)
         return State(**content | {"clock": Clock(**content["clock"])})
     except _TORN as error:

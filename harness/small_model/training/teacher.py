@@ -18,7 +18,6 @@ class TeacherForcing:
     before it and itself, and all of them become history. A pass that stores `nothing` may cover
     many noisy chunks. Each sees the history before its own frames and itself, but no other noisy
     chunk. So one clean pass and one noisy pass give what the sampler computes in many passes.
-    Every chunk is one attention call without a mask, which is cheaper than one call with a mask.
 
     Source  arXiv 2412.15205, 2506.08009.
 
@@ -26,11 +25,14 @@ class TeacherForcing:
     """
 
     def __init__(self, spec: CacheSpec, device: torch.device) -> None:
+        # `end` below assumes that a chunk sees everything before it.
         if spec.window is not None:
             raise ValueError(f"model.window={spec.window}: training sees the whole history (null)")
         self._chunk_frames = spec.chunk_frames
         self._frame_tokens = spec.tokens_per_frame
         self._rope = Rope(spec.head_dim, spec.grid, device)
+        # Rotated keys and values by layer, with their gradients: errors of the noisy pass train the
+        # clean pass too.
         self._history: dict[int, tuple[Tensor, Tensor]] = {}
 
     def plan(self, frames: range, stores: Stores) -> Plan:
@@ -57,6 +59,8 @@ class TeacherForcing:
             past_k = torch.cat([past_k[:, :, :start], k], dim=2)
             past_v = torch.cat([past_v[:, :, :start], v_BHTD], dim=2)
             self._history[layer] = past_k, past_v
+        # A call per chunk without a mask, which is cheaper than one call with a mask: that would
+        # compute the scores that it hides.
         out = []
         for first in plan.frames[:: self._chunk_frames]:
             # `chunk`: its tokens in this pass. `end`: tokens of the history that it sees, which
