@@ -21,7 +21,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     # Neighbouring channels lie in different bytes: a plane is then a contiguous slice of the codes.
     per_byte = 8 // bits
     planes = codes.unflatten(-1, (per_byte, -1))
-    # A clone, because the loop writes into it and `planes` is a view of the caller's codes.
+    # A clone, because the loop writes into it and `planes` is a view of the caller's codes. Codes
+    # are below 2**bits, so no mask is needed.
     packed: Tensor = planes[..., 0, :].clone()
     for i in range(1, per_byte):
         packed |= planes[..., i, :] << (bits * i)

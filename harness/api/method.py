@@ -87,11 +87,13 @@ class Method:
 
     def keys_in(self, spec: CacheSpec) -> Literal["roped", "pre_rope"]:
         """Return how this method stores the keys of a model, `roped` or `pre_rope`."""
+        # Most methods leave it to the model, so one file serves models of both kinds.
         return spec.keys if self.keys == "model" else self.keys
 
     def check(self, spec: CacheSpec) -> None:
         """Raise ValueError if a part does not fit the model's geometry or another part."""
-        # The tier KEEP is the method itself, so it is not in `tiers`.
+        # The tier KEEP is the method itself, so it is not in `tiers`. Its span is the policy's
+        # matter, and quantizers do not know spans.
         Tier(self.key, self.value).check(spec)
         self.retention.check(spec)
         for tier in self.tiers.values():

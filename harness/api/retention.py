@@ -49,6 +49,7 @@ class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
     @property
     def tiers(self) -> tuple[str, ...]:
         """Names of its tiers other than KEEP, POOL and DROP; the method must define them."""
+        # Names only: a policy does not know the bits of a tier, so any quantizers can serve it.
         return ()
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry

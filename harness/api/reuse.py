@@ -149,6 +149,7 @@ class Reuse(ABC):
 
     def rescaled(self, drift: float) -> float:
         """Return the polynomial's value at a drift, computed in float64."""
+        # TeaCache fits it: from the change of a feature to that of the network's output.
         if self.rescale is None:
             return drift
         # Horner's rule.

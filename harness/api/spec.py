@@ -143,4 +143,5 @@ class Budget:
 
     def frames(self, room: VideoSize) -> int:
         """Return the budget in whole frames per layer, rounded down."""
+        # Down, so that whole frames never exceed the budget.
         return self.tokens(room) // room.tokens_per_frame

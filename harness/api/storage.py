@@ -98,7 +98,8 @@ class CodePlane:
 
     def group_in(self, page: tuple[int, int]) -> int:
         """Return how many tokens or channels share metadata in pages of (T, D)."""
-        # A group ends with the page or the head, also if the quantizer allows larger groups.
+        # A group ends with the page or the head, also if the quantizer allows larger groups: pages
+        # are read alone.
         whole = page[0] if self.axis == "tokens" else page[1]
         return whole if self.group is None else min(self.group, whole)
 
@@ -212,7 +213,8 @@ class Quantizer(ABC):
         The cache decodes tokens for a policy; attention calls `stage`, and for frames that change
         their tier the cache calls `stage` and `turned_back`.
         """
-        # fp32 until the rotation is undone, so that the result is rounded once.
+        # fp32 until the rotation is undone, so that the result is rounded once. Attention does
+        # without this call: it folds the rotation into query and output.
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)
         return self.turned_back(out).to(dtype)

@@ -219,7 +219,7 @@ def runs_on_any_model(s: Subject) -> str | None:
 
 def grouped_queries_share_a_cache(s: Subject) -> str | None:
     """Four query heads over two key/value heads give finite output and store two heads."""
-    # The session is called directly, since no network that ships has grouped queries.
+    # The session is called directly, since the tiny network has no grouped queries.
     shape = spec(num_heads=4, num_kv_heads=2, num_layers=1)
     session, refusal = _session(s, shape)
     if session is None:
