@@ -67,6 +67,7 @@ class Method:
     source: str = ""
 
     def __post_init__(self) -> None:
+        # The check of settings accepts any class as a part; only here is the part built.
         kinds: dict[str, type] = {"key": Quantizer, "value": Quantizer, "retention": Retention}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -86,11 +87,13 @@ class Method:
 
     def keys_in(self, spec: CacheSpec) -> Literal["roped", "pre_rope"]:
         """Return how this method stores the keys of a model, `roped` or `pre_rope`."""
+        # Most methods leave it to the model, so one file serves models of both kinds.
         return spec.keys if self.keys == "model" else self.keys
 
     def check(self, spec: CacheSpec) -> None:
         """Raise ValueError if a part does not fit the model's geometry or another part."""
-        # The tier KEEP is the method itself, so it is not in `tiers`.
+        # The tier KEEP is the method itself, so it is not in `tiers`. Its span is the policy's
+        # matter, and quantizers do not know spans.
         Tier(self.key, self.value).check(spec)
         self.retention.check(spec)
         for tier in self.tiers.values():
@@ -100,6 +103,7 @@ class Method:
         if isinstance(self.retention, TokenPolicy):
             self._check_tokens(self.retention, self.keys_in(spec))
         elif getattr(self.retention, "splits", False) and self.keys_in(spec) == "pre_rope":
+            # Rotations of whole frames assume that all tokens of a frame lie in order in one page.
             raise ValueError(
                 f"method.keys={self.keys}: {type(self.retention).__name__} splits frames, and "
                 "tokens of a part cannot be given their positions again: choose roped"
@@ -130,6 +134,7 @@ class Method:
 
     def _check_tokens(self, policy: TokenPolicy, keys: str) -> None:
         """Raise ValueError unless quantizers store each token alone, so that one can be picked."""
+        # A merged token is a mean of tokens, so these must be comparable and be rounded only once.
         kind = type(policy).__name__
         if policy.rewrites and keys == "roped":
             raise ValueError(
@@ -152,6 +157,7 @@ class Method:
 
 def tiers_of(method: Method) -> Mapping[str, Tier]:
     """Return all tiers of a method by name, KEEP first."""
+    # KEEP has no entry in a file, so the policy states how many frames share one of its pages.
     policy = method.retention
     span = policy.span if isinstance(policy, FramePolicy) else 1
     return {KEEP: Tier(method.key, method.value, span), **method.tiers}

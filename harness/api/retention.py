@@ -19,6 +19,7 @@ POOL = "pool"  # one token, the mean of the frame, with logit bias log(number of
 DROP = "drop"  # evicted: no longer attended to, memory freed
 
 
+# Tensors have no single truth value, so objects that hold them compare by identity (eq=False).
 @dataclass(frozen=True, eq=False)
 class Split:
     """Placement that sends some tokens of a frame to one tier and the rest to another.
@@ -48,6 +49,7 @@ class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
     @property
     def tiers(self) -> tuple[str, ...]:
         """Names of its tiers other than KEEP, POOL and DROP; the method must define them."""
+        # Names only: a policy does not know the bits of a tier, so any quantizers can serve it.
         return ()
 
     def check(self, spec: CacheSpec) -> None:  # noqa: B027  most policies serve every geometry
@@ -55,6 +57,7 @@ class Retention(ABC):  # noqa: B024  its two kinds have the abstract methods
 
     def sized(self, room: VideoSize) -> Self:
         """Return this policy for one video, with its budget (if it has one) counted in tokens."""
+        # A copy, never a change: one policy object serves all videos of a run.
         return self
 
 
@@ -176,6 +179,7 @@ class Tokens:
         R is 1 in most models. Score a token by the maximum over R: it stays if one query head
         needs it.
         """
+        # The query heads of a group are neighbours, see `CacheSpec.num_kv_heads`.
         queries: Tensor = self.query.unflatten(1, (self.key.shape[1], -1))[batch, head]
         return queries
 
@@ -221,10 +225,13 @@ class TokenPolicy(Retention):
 
     def num_queries(self, spec: CacheSpec) -> int:
         """Return the number of a pass's newest queries that `revise` reads."""
+        # With trigger=new_chunk the layer keeps so many queries of each pass, and the planner
+        # counts their bytes.
         return 0
 
     def max_tokens(self, num_tokens: int) -> int:
         """Return the most tokens that the policy keeps of a history of `num_tokens`."""
+        # The planner takes this bound: it simulates the decisions of frame policies only.
         return num_tokens
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:

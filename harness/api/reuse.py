@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -93,18 +93,11 @@ class Reuse(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        choices = {
-            "distance": ("relative_l1", "relative_l2", "cosine"),
-            "reference": ("previous", "last_evaluated"),
-            "scope": ("chunk", "window"),
-            "counter": ("branch", "shared"),
-            "payload": ("residual", "velocity", "displacement"),
-        }
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(
-                    f"{name}.{field}={getattr(self, field)}: choose {', '.join(allowed)}"
-                )
+        # Settings of files have been checked already, but Python code may build a policy directly.
+        for field, hint in get_type_hints(Reuse).items():
+            allowed, found = get_args(hint), getattr(self, field)
+            if get_origin(hint) is Literal and found not in allowed:
+                raise ValueError(f"{name}.{field}={found}: choose {', '.join(allowed)}")
         if self.feature is not None and not isinstance(self.feature, Feature):
             raise ValueError(f"{name}.feature={self.feature}: give a Feature or null")
         if type(self.warmup) is not int or self.warmup < 0:
@@ -128,6 +121,7 @@ class Reuse(ABC):
 
         num_steps: denoising steps of a chunk.
         """
+        # The first step of a chunk always runs: there is nothing to reuse yet.
         if num_steps < 2:
             raise ValueError(
                 f"{type(self).__name__} skips denoising passes, but the model has one per chunk: "
@@ -155,6 +149,7 @@ class Reuse(ABC):
 
     def rescaled(self, drift: float) -> float:
         """Return the polynomial's value at a drift, computed in float64."""
+        # TeaCache fits it: from the change of a feature to that of the network's output.
         if self.rescale is None:
             return drift
         # Horner's rule.

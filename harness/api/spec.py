@@ -49,6 +49,7 @@ class CacheSpec:
     under_way: int = 1
 
     def __post_init__(self) -> None:
+        # Query heads are grouped by neighbours, so every head of keys needs as many of them.
         if self.kv_heads < 1 or self.num_heads % self.kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: "
@@ -105,6 +106,7 @@ class Budget:
     text: str
 
     def __post_init__(self) -> None:
+        # An amount of 0 stands for text in another form: both get the same sentence.
         amount, unit = self._parsed or (0.0, "")
         # Below 1x, the budget would be larger than the whole video.
         if amount <= 0 or (unit == "x" and amount < 1):
@@ -123,6 +125,7 @@ class Budget:
 
     def tokens(self, room: VideoSize) -> int:
         """Return the budget in tokens per layer, rounded down."""
+        # Every layer has the same share, so bytes over all layers give frames of all layers.
         assert self._parsed is not None
         amount, unit = self._parsed
         if unit == "tokens":
@@ -133,10 +136,12 @@ class Budget:
             amount = amount * 2**30 / room.frame_bytes
         elif unit == "chunks":
             amount *= room.chunk_frames
+        # Of the whole video, also if the model's window is shorter.
         elif unit == "x":
             amount = room.bf16_frame_bytes * room.num_frames / amount / room.frame_bytes
         return int(amount * room.tokens_per_frame)
 
     def frames(self, room: VideoSize) -> int:
         """Return the budget in whole frames per layer, rounded down."""
+        # Down, so that whole frames never exceed the budget.
         return self.tokens(room) // room.tokens_per_frame

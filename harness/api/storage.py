@@ -37,6 +37,7 @@ class Packed:
     @property
     def nominal_bytes(self) -> int:
         """Bytes of the values at `bits` each, without metadata, rounded down."""
+        # For comparison with papers, which quote bits per value; ratios use `nbytes`.
         return math.prod(self.shape) * self.bits // 8
 
     @property
@@ -57,6 +58,7 @@ class Packed:
 
     def view(self, heads: slice, frames: slice) -> Packed:
         """Return some heads of some frames; the result shares memory with this."""
+        # Batch, heads and frames are the first axes of every part, so no quantizer is asked.
         return replace(self, parts={name: x[:, heads, frames] for name, x in self.parts.items()})
 
 
@@ -96,7 +98,8 @@ class CodePlane:
 
     def group_in(self, page: tuple[int, int]) -> int:
         """Return how many tokens or channels share metadata in pages of (T, D)."""
-        # A group ends with the page or the head, also if the quantizer allows larger groups.
+        # A group ends with the page or the head, also if the quantizer allows larger groups: pages
+        # are read alone.
         whole = page[0] if self.axis == "tokens" else page[1]
         return whole if self.group is None else min(self.group, whole)
 
@@ -134,6 +137,7 @@ class KernelLayout:
     @property
     def only_planes(self) -> bool:
         """Whether values are a sum of planes and nothing else."""
+        # Compared with a layout of the planes alone, so a term that is added later counts too.
         return bool(self.planes) and self == KernelLayout(self.planes)
 
 
@@ -199,6 +203,8 @@ class Quantizer(ABC):
 
         Shapes  x [B, H, F, T, D] of any float dtype -> the same shape, any float dtype.
         """
+        # Loops encode planes only. What comes before them (QuaRot's rotation, the mean or scale of
+        # a channel) stays torch's work, in overrides of this method.
         return x_BHFTD, {}
 
     def decode(self, packed: Packed, dtype: torch.dtype) -> Tensor:
@@ -207,13 +213,15 @@ class Quantizer(ABC):
         The cache decodes tokens for a policy; attention calls `stage`, and for frames that change
         their tier the cache calls `stage` and `turned_back`.
         """
-        # fp32 until the rotation is undone, so that the result is rounded once.
+        # fp32 until the rotation is undone, so that the result is rounded once. Attention does
+        # without this call: it folds the rotation into query and output.
         out = torch.empty(packed.shape, dtype=torch.float32, device=packed.device)
         self.stage(packed, out)
         return self.turned_back(out).to(dtype)
 
     def turned_back(self, x: Tensor) -> Tensor:
         """Return staged values [..., D] fp32 with the rotation undone."""
+        # Apart from `decode`, because a backend may stage with a loop or a kernel before it.
         rotation = self.rotation(x.shape[-1], x.device)
         return x if rotation is None else x @ rotation.T
 
@@ -232,6 +240,7 @@ class Exact(Quantizer):
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Return the tensor itself, not a copy."""
+        # Frame pages copy the parts anyway; unfinished chunks keep the network's own tensors.
         page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
         return Packed({"exact": x_BHFTD}, 8 * x_BHFTD.itemsize, page)
 
@@ -241,4 +250,5 @@ class Exact(Quantizer):
 
     def kernel_layout(self) -> KernelLayout:
         """Return a layout without planes: the part `exact` holds the values."""
+        # So kernels also serve methods that store only keys, or only values, as codes.
         return KernelLayout()

@@ -39,6 +39,7 @@ def run(options: Options) -> int:
         made = write_results(results, rows, methods)
         case = f"{made} rows of {methods} methods"
         source, out = ["--source", str(results)], ["--out", f"{folder}/out"]
+        # Each with the words that a user types: starting Python and its libraries counts.
         verbs = {
             "tables": [*source, "--format", "md", *out],
             "choose": source,
@@ -47,6 +48,7 @@ def run(options: Options) -> int:
         }
         for verb, words in verbs.items():
             seconds, peak_gib = measured([verb, *words])
+
             bounded = verb in ("tables", "report")
             report.add(Row(verb, case, seconds, "s", target=SECONDS if bounded else None))
             target = PEAK_GIB if bounded else None

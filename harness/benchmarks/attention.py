@@ -49,7 +49,8 @@ FEW_ON_GPU, FEW_ON_CPU = ON_GPU | {PRQ: 1.08}, {**dict.fromkeys(FORMATS, 1.10), 
 RATIO = {"cuda": (ON_GPU, FEW_ON_GPU), "cpu": (ON_CPU, FEW_ON_CPU)}
 FEW = 512  # queries; below, the bounds for few queries apply
 KEPT = 0.75, 0.50, 0.25  # shares of all rows
-MARGIN = {"cuda": 0.07, "cpu": 0.04}  # of the time above the share
+# How much the share of the time may exceed the share of the rows: a call has costs of its own.
+MARGIN = {"cuda": 0.07, "cpu": 0.04}
 STAGING = 1.5  # times the time of a copy of the same bytes
 MATRIX = 2048  # rows and columns of the product that measures the machine
 EXTRA_MB = 60  # of a call by groups of heads, above resident memory
@@ -59,13 +60,15 @@ APPEND_US = 25  # per layer, on a GPU
 BASE = "bf16"
 
 # Heads and width of Wan 1.3B; a shorter history than on a GPU, since a CPU takes seconds per call.
+# 4680 queries are a chunk of Wan (3 frames of 1560 tokens), 468 a tenth of that.
 FULL = Sizes(Shape(12, 128, 1024, 1), (16,), (468, 4680), Shape(12, 128, 1560, 3))
 QUICK = Sizes(Shape(2, 32, 64, 1), (4,), (24, 96), Shape(2, 32, 40, 3), rounds=1)
 
 
 def run(options: Options) -> int:
-    """Measure all rows on the CPU, the short ones first."""
+    """Measure all rows on the CPU."""
     with Report("attention", TITLE, CPU, options) as report:
+        # The short measurements first: a bench that is stopped keeps its rows.
         lab = Lab(CPU, QUICK if options.quick else FULL, report, on_cpu())
         for title, measure in (
             ("the machine", rates),
@@ -78,13 +81,15 @@ def run(options: Options) -> int:
             lab.begin(title)
             measure(lab)
         cases = [(name, axis) for name in (BASE, *FORMATS, SOFT_PRUNE) for axis in lab.backends]
-        for name, axis in cases[-1:] if options.quick else cases:  # each starts a process
+        # Each case starts a process, which imports torch: one is enough to see that it works.
+        for name, axis in cases[-1:] if options.quick else cases:
             report.add(extra_peak(name, axis, options.quick))
     return 0
 
 
 def rates(lab: Lab) -> None:
     """Measure the limits of the machine: copied bytes and multiplied BF16 matrices per second."""
+    # They tell how far the other rows are from what the machine can do at all.
     k, _ = lab.tensors(lab.sizes.histories[0])
     room = torch.empty_like(k)
     x = torch.randn(MATRIX, MATRIX).bfloat16()
@@ -132,6 +137,7 @@ def calls(lab: Lab) -> None:
     backends = {name: each for name, each in lab.backends.items() if name != "fused"}
     for num_frames in lab.sizes.histories:
         for num_queries in lab.sizes.queries:
+            # One baseline for all formats of a size: they attend to as many tokens.
             chunk = lab.chunk(num_queries)
             base = baseline(lab, chunk, lab.history(BASE, num_frames))
             for name in lab.within((BASE, *FORMATS)):
@@ -177,6 +183,8 @@ def compare(
     target: float | None,
 ) -> None:
     """Add one row per backend: its time relative to the baseline, interleaved."""
+    # The baseline is timed again beside each format, since the machine's speed drifts. Scratch is
+    # kept over calls, as a session keeps it over layers and passes.
     scratch = {each: Scratch() for each in backends}
     cases = {each: call(backends[each], chunk, history, scratch[each]) for each in backends}
     times = lab.times({BASE: base, **cases})
@@ -195,6 +203,7 @@ def compare(
 
 def products(lab: Lab) -> None:
     """Measure attention with 8-bit queries and keys: its error, and its time relative to BF16's."""
+    # Not among the backends of the other rows: it is an approximation, so it has no target.
     lacking = int8.missing()
     if lacking:
         lab.add("int8", None, "", note=f"left out: {lacking}")
@@ -233,10 +242,9 @@ def crossover(lab: Lab) -> None:
 
 
 def crossing(ratios: dict[int, float]) -> float | None:
-    """Return the number of queries at which the ratio rises past 1; None if it does not.
-
-    It is interpolated in the logarithm of the number of queries.
-    """
+    """Return the number of queries at which the ratio rises past 1; None if it does not."""
+    # Numbers of queries are measured in steps of factors, so the line between two of them is drawn
+    # over their logarithms.
     below: tuple[int, float] | None = None
     for num_queries, ratio in sorted(ratios.items()):
         if ratio > 1 and below is not None:
@@ -264,6 +272,7 @@ def correctness(lab: Lab) -> None:
             first, second = torch.as_tensor(action(0)).clone(), torch.as_tensor(action(1))
             same = float(torch.equal(first, second))
             lab.add(f"{name}, {each}, two calls equal", same, "", target=1, at_least=True)
+    # In BF16 the two sides round at different places, so their bound is wide; in fp32 it is tight.
     k, v = lab.tensors(num_frames)
     for dtype, bound in IDENTITY.items():
         for each, backend in lab.backends.items():
@@ -274,6 +283,7 @@ def correctness(lab: Lab) -> None:
 
 def encoding(lab: Lab) -> None:
     """Measure microseconds per layer to encode one chunk and append it."""
+    # On a GPU all layers of a network in one timing: one layer alone would mostly be launches.
     shape, num_layers = lab.sizes.encoded, lab.sizes.num_layers
     k, v = draw_history(shape, lab.device)
     clock = clock_of(lab.device, head_start_s=0.1)  # enough for thousands of launches on a GPU
@@ -317,12 +327,14 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Action:
 
 def extra_peak(name: str, axis: str, quick: bool) -> Row:
     """Measure the memory of one call above resident memory, in its own process."""
+    # A process keeps memory that it has used, so the next case would seem to need less.
     words = [name, axis.removeprefix("by "), "quick" if quick else "full"]
     command = [sys.executable, "-m", "harness.benchmarks.peak", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     target = EXTRA_MB if axis == "by heads" else None
     item, case = "extra peak of a call", f"{name}, {axis}"
-    if done.returncode:  # a row with the reason; the other cases go on
+    # A process that fails gives a row with the reason; the other cases go on.
+    if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         return Row(item, case, unit="MB", target=target, note=f"no value: {last}")
     return Row(item, case, int(done.stdout) / 1e6, "MB", target=target, note="output included")

@@ -16,6 +16,7 @@ from harness.cache.pages import Arena
 from harness.config.compose import configured
 
 PRQ = "prq_int4"
+# One of each kind of arithmetic: codes of three widths, groups of tokens, a rotation, two planes.
 FORMATS = ("rtn_int8", "rtn_int4", "rtn_int2", "kivi_int4", "quarot_int4", PRQ)
 SOFT_PRUNE = "softprune_int4"
 FEW = ("bf16", "rtn_int4", "kivi_int4", "qvg_int2", "snapkv_bf16", "reuse_fixed_bf16", SOFT_PRUNE)
@@ -56,6 +57,7 @@ class Chunk:
 
 def method_of(name: str, model: str = "self_forcing") -> Method:
     """Build a method from its file, for a model."""
+    # The model decides too: frames of 1560 tokens need groups that may be short at the end.
     config = configured(f"method={name}", f"model={model}")["method"]
     method: Method = instantiate(config)
     return method
@@ -67,6 +69,7 @@ def draw_history(shape: Shape, device: torch.device, seed: int = 0) -> tuple[Ten
     Keys have two traits that make real ones hard to store: an offset per channel, and one channel
     in 32 that is eight times as large.
     """
+    # On the device itself, so that nothing is copied to it.
     random = torch.Generator(device).manual_seed(seed)
     size = (1, shape.num_heads, shape.num_frames, shape.frame_tokens, shape.head_dim)
     dtype = torch.bfloat16
@@ -97,7 +100,8 @@ def stored(
     pooled = sorted(set(every) - set(kept))
     full = Arena(method.key, method.value, max(1, len(kept)))
     means = Arena(Exact(), Exact(), max(1, len(pooled)))
-    for frame in kept:  # one by one, so that encoding does not set a bench's peak
+    # One by one, so that encoding does not set a bench's peak.
+    for frame in kept:
         full.store([frame], k_BHFTD[:, :, [frame]], v_BHFTD[:, :, [frame]])
     if pooled:
         mean = (x[:, :, pooled].float().mean(3, True).to(x.dtype) for x in (k_BHFTD, v_BHFTD))

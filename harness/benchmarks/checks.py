@@ -20,7 +20,8 @@ from harness.cache.pages import Arena
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Return the L2 norm of the difference, relative to that of `wanted`."""
-    difference = found.double() - wanted.double()  # fp32 sums would round as much as is measured
+    # In float64: fp32 sums would round as much as is measured.
+    difference = found.double() - wanted.double()
     return float(difference.norm() / wanted.double().norm())
 
 
@@ -29,6 +30,7 @@ def errors(backend: Backend, chunk: Chunk, history: Sequence[Segment]) -> tuple[
 
     BF16 SDPA gets the same decoded tensors, rounded to BF16. History has no pooled frames.
     """
+    # All three attend to the same decoded tensors, so the error of the codes takes no part.
     exact = chunk.to(torch.float32)
     oracle = Reference().attend(exact.q, exact.k, exact.v, history, Scratch())
     own = backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch())
@@ -56,6 +58,7 @@ def pooled_identity(backend: Backend, chunk: Chunk, k_BHFTD: Tensor, v_BHFTD: Te
     Softmax weights are equal in both cases, so a backend that pools must give the same output.
     Every second frame is pooled. k and v [B, H, F, T, D] have the dtype of the chunk.
     """
+    # The copies are stored as a frame of their own, so both sides go through the same code.
     num_frames, num_tokens = k_BHFTD.shape[2:4]
     kept, pooled = list(range(0, num_frames, 2)), list(range(1, num_frames, 2))
     full, means, copies = (Arena(Exact(), Exact()) for _ in range(3))
@@ -77,6 +80,7 @@ def largest_new_tensor(backend: Backend, chunk: Chunk, history: Sequence[Segment
 
     The scratch already exists, as in all calls of a pass but the first.
     """
+    # A backend that decoded the whole history would allocate a tensor of its size.
     scratch = Scratch()
     backend.attend(chunk.q, chunk.k, chunk.v, history, scratch)
     seen = _Allocations()  # type: ignore[no-untyped-call]
@@ -98,6 +102,7 @@ class _Allocations(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation and record new storage."""
+        # Below autograd and every Python wrapper, so no allocation of torch's operators escapes.
         made = func(*args, **(kwargs or {}))
         # A view shares the storage of its input and allocates nothing.
         known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}

@@ -21,7 +21,10 @@ from harness.benchmarks.report import Report, Row
 from harness.config.compose import method_files
 
 TITLE = "Relative error of keys and values at their stored bits, on synthetic realistic tokens"
-ROUNDS = 70  # passes of a video: 14 chunks of 4 denoising passes and one commit
+# Passes of a video: 14 chunks of 4 denoising passes and one commit. A cache that is encoded again
+# in every pass rounds its oldest tokens so often.
+ROUNDS = 70
+# Frames of Wan's size (30 x 52 patches), and smaller ones with as many channels.
 TRUE = CacheSpec(num_layers=1, num_heads=2, head_dim=128, grid=(30, 52), chunk_frames=3)
 SMALL = CacheSpec(num_layers=1, num_heads=1, head_dim=128, grid=(8, 12), chunk_frames=3)
 
@@ -34,6 +37,7 @@ def run(options: Options) -> int:
     seen: list[tuple[str, Quantizer, Quantizer, str]] = []
     shape, rounds = (SMALL, 2) if options.quick else (TRUE, ROUNDS)
     names = (*FEW, "published/qaq_int4") if options.quick else method_files()
+    # Methods store keys with or without their rotary position, which are not equally hard to store.
     keys = {k: realistic_keys(shape, 3, k == "roped").bfloat16() for k in ("roped", "pre_rope")}
     values = realistic_values(shape, 3).bfloat16()
     with Report("formats", TITLE, torch.device("cpu"), options) as report:
@@ -62,9 +66,11 @@ def stored(name: str, method: Method) -> Iterator[tuple[str, Tier]]:
 
 def row(side: str, case: str, family: str, quantizer: Quantizer, x: Tensor, rounds: int) -> Row:
     """Measure the error after one round and after many."""
+    # A quantizer whose round trip is not idempotent drifts further from x in every round.
     once = again = trip(quantizer, x)
     for _ in range(rounds - 1):
         again = trip(quantizer, again)
+    # From the stored tensors, so metadata counts.
     bits = 8 * quantizer.encode(pages(quantizer, x)).nbytes / x.numel()
     late = relative(again, x)
     return Row(

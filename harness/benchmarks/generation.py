@@ -26,18 +26,21 @@ from harness.system.paths import CONF
 
 TITLE = "Videos of the small model under every method"
 BASE = "bf16"
+# What storing costs. None of these calls another one, so their seconds add up.
 WATCHED: tuple[tuple[type, str], ...] = (
     (FrameLayer, "commit"),
     (FrameLayer, "observe_noisy"),
     (TokenLayer, "commit"),
     (Session, "ledger"),
 )
-QUANTIZED, POOLED, SHARE = 1.05, 0.80, 0.03  # upper bounds
+# Upper bounds: of a quantizer's time, of soft prune's (it attends to fewer tokens), and of storing.
+QUANTIZED, POOLED, SHARE = 1.05, 0.80, 0.03
 
 
 def run(options: Options) -> int:
     """Measure denoising and commit relative to BF16, and the share of storing."""
     rounds, num_frames = (1, 6) if options.quick else (ROUNDS, 42)
+    # Without the published rows below `conf/method/published`, which run in other integrations.
     every = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
     names = FEW if options.quick else every
     device = machine.choose_device("auto")
@@ -45,6 +48,7 @@ def run(options: Options) -> int:
         Report("generation", TITLE, device, options) as report,
         tempfile.TemporaryDirectory() as folder,
     ):
+        # Models of all methods are in memory at once, since their videos are made in turn.
         videos = {}
         for name in names:
             try:
@@ -73,6 +77,7 @@ class Videos:
 
     def __init__(self, method: str, folder: str, num_videos: int, num_frames: int) -> None:
         self._run = request(method, Path(folder) / method, num_videos, num_frames)
+        # Texts and warm-up come before the first measured video, as in a run.
         self.generator = Generator(self._run)
         self.generator.encode([item.prompt.text for item in self._run.items])
         self.generator.warm_up()
@@ -83,6 +88,7 @@ class Videos:
         meter = Meter(self.generator.device, self.generator.memory)
         with stopwatch() as spent:
             self.generator.make(self._run.items[index], meter)
+        # Only these phases depend on the method.
         seconds = meter.seconds["denoise"] + meter.seconds["commit"]
         self.shares.append(sum(spent) / seconds)
         return seconds

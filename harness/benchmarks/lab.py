@@ -89,6 +89,7 @@ class Lab:
 
     def begin(self, title: str, deadline: float = float("inf")) -> None:
         """Start the next measurement; it may run until the deadline."""
+        # On a GPU every measurement has a share of the time; on a CPU none has a limit.
         self.title, self.deadline = title, deadline
 
     def add(self, case: str, value: float | Spread | None, unit: str, **rest: Any) -> None:
@@ -100,6 +101,7 @@ class Lab:
 
     def within(self, cases: Sequence[T]) -> Iterator[T]:
         """Yield cases while there is time; a row names those left out."""
+        # Checked before each case: a case that has begun is finished, so it may end a little late.
         for i, case in enumerate(cases):
             if time.perf_counter() > self.deadline:
                 left = ", ".join(map(str, cases[i:]))
@@ -120,21 +122,25 @@ class Lab:
 
     def tensors(self, num_frames: int) -> tuple[Tensor, Tensor]:
         """Draw keys and values of history before it is stored, [1, H, F, T, D] BF16."""
+        # Drawn anew for each case, by the same seed: kept tensors would take more than the history.
         return draw_history(replace(self.sizes.frame, num_frames=num_frames), self.device)
 
     def history(
         self, name: str, num_frames: int, kept: Sequence[int] | None = None
     ) -> list[Segment]:
         """Return history as a method stores it."""
+        # Written by plain torch, whichever backend then reads the pages.
         return stored(method_of(name), *self.tensors(num_frames), kept)
 
     @property
     def missing(self) -> str | None:
         """The reason why kernels cannot run here; None if they can."""
+        # Rows about kernels carry this reason in their note.
         return kernels.missing(self.device)
 
 
 def on_cpu() -> dict[str, Backend]:
     """Return the backend that `attention=auto` chooses on this CPU, with each axis of its tiles."""
+    # `auto` takes heads; tokens are measured too, since they are faster in some cases.
     here = Portable if compiled.missing() else Compiled
     return {"by heads": here(axis="heads"), "by tokens": here(axis="tokens")}

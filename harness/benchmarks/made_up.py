@@ -32,12 +32,14 @@ from harness.system import parquet
 REFERENCE = "bf16"
 SCORED = ("background_consistency", "imaging_quality", "subject_consistency", "aesthetic_quality")
 NUM_FRAMES, NUM_PIXEL_FRAMES, FPS, SECONDS = 42, 165, 16, 10
-FRAME_BYTES = 2**20  # bytes of one latent frame of BF16 history
+# Bytes of one latent frame of BF16 history: any number serves, since no reader knows the model.
+FRAME_BYTES = 2**20
 
 
 def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
     """Write runs of BF16 and other methods; return the number of rows, equal for all methods."""
     names = [REFERENCE, *(name for name in method_files(None) if name != REFERENCE)][:num_methods]
+    # Rounded up: every method has all prompts, as in a sweep, so that rows can be paired.
     num_prompts = -(-num_rows // len(names))
     prompts = tuple(Prompt(i, f"a red ball bounces {i} times") for i in range(num_prompts))
     suite = Suite("moviegen", prompts, source="official", sha256="", num_frames=NUM_FRAMES)
@@ -49,7 +51,8 @@ def write_results(folder: Path, num_rows: int, num_methods: int) -> int:
     # BF16 comes first in `names`; all other runs are scored against it.
     reference = requests[0].run_id
     for place, run in enumerate(requests):
-        # loss: 0 for BF16, larger for later methods, so that tables have something to rank.
+        # loss: 0 for BF16, larger for later methods, so that tables have something to rank. Seeded
+        # by the place, so that the same call writes the same numbers.
         rng, loss = np.random.default_rng(place), place / len(names)
         run.make_folders()
         replace(run, reference_id=reference).leave_request()
@@ -90,6 +93,7 @@ def _observations(run: Run, rng: np.random.Generator, loss: float) -> pa.Table:
     num, items = len(run.items), run.items
     # Bytes are counted, so they are equal for all videos of a method; times and peaks vary.
     stored = np.full(num, round(NUM_FRAMES * FRAME_BYTES / (1 + 8 * loss)))
+    # Whole columns instead of a row object per video: there are 100,000 of them.
     values: dict[str, Any] = {name: [None] * num for name in parquet.schema(Observation).names}
     values |= {name: [value] * num for name, value in asdict(run.row(items[0])).items()}
     values |= {
@@ -117,6 +121,7 @@ def _scores(
     run: Run, reference: str, metrics: list[Metric], rng: np.random.Generator, loss: float
 ) -> pa.Table:
     """Draw the scores of each video; BF16 gets none from metrics against BF16."""
+    # The columns come from the metrics themselves, so a new one is written here too.
     num, items = len(run.items), run.items
     identity = parquet.schema(Scored)
     values: dict[str, Any] = {

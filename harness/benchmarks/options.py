@@ -24,6 +24,7 @@ class Options:
     @property
     def words(self) -> list[str]:
         """The options as the user types them."""
+        # For the report, which tells how to repeat the bench.
         out = [] if self.out is None else ["--out", str(self.out)]
         return [*out, *["--quick"] * self.quick, *["--dry-run"] * self.dry_run]
 
@@ -32,6 +33,7 @@ class Options:
         """Folder of the files: docs of the checkout for full sizes, else below results."""
         if self.out is not None:
             return self.out
+        # Only measurements at full size go to the docs, where they are read as results.
         root = checkout()
         if root is None or self.quick or self.dry_run:
             return (root or Path.cwd()) / "results" / "bench"

@@ -34,6 +34,7 @@ SHARE = 0.03  # upper bound
 
 def run(options: Options) -> int:
     """Measure the overhead of each method in both ways."""
+    # 42 latent frames are a video of ten seconds.
     rounds, num_frames = (1, 6) if options.quick else (10, 42)
     device = machine.choose_device("auto")
     with Report("overhead", TITLE, device, options) as report:
@@ -42,9 +43,11 @@ def run(options: Options) -> int:
                 bench = Bench(request(method, folder, rounds, num_frames))
                 cases = {"bare": bench.bare, "whole": bench.whole}
                 times = interleave(cases, Wall(device), rounds)
-            share = Spread.of(bench.shares[1:])  # the first is of the warm-up
+            # The first share is that of the warm-up.
+            share = Spread.of(bench.shares[1:])
             note = f"of {times.of('whole').middle:.2f} s a video"
             report.add(Row.of("share of the harness", method, share, "", target=SHARE, note=note))
+            # Without a target: the noise of a shared machine is in it.
             ratio = times.ratio("whole", "bare")
             report.add(Row.of("video with and without the harness", method, ratio, "x"))
     return 0
@@ -63,6 +66,8 @@ class Bench:
 
     def bare(self, index: int) -> None:
         """Generate a video without measuring or storing anything."""
+        # The same sampler, session and decoder as in `generate`, so that nothing but the harness
+        # differs.
         item, generator = self.items[index], self.generator
         model, num_frames = generator.model, generator.run.suite.num_frames
         noise = SeededNoise(item.seed, model.latent_shape(num_frames))

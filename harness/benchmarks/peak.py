@@ -7,10 +7,8 @@ by how many bytes resident memory rose during the call: scratch, output and temp
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 # glibc then maps every large block on its own and returns it at once. Otherwise the call would
 # reuse what encoding freed and show no growth. glibc reads these variables at process start.
@@ -32,37 +30,31 @@ def main(name: str, axis: str, size: str) -> None:
     )
     from harness.benchmarks.lab import on_cpu
     from harness.cache.attention.base import Scratch
-    from harness.runs.meter import memory_of
+    from harness.runs.meter import ResidentMemory
 
     sizes = {"full": FULL, "quick": QUICK}[size]
     backend = on_cpu()[f"by {axis}"]
     cpu = torch.device("cpu")
-    memory = memory_of(cpu)
+    # Not `memory_of`: without a high-water mark there is no value, and the row says so.
+    memory = ResidentMemory()
     with torch.inference_mode():
-        for each in (QUICK, sizes):  # the first pass triggers lazy loading in libraries
+        # The quick size first, because libraries load parts of themselves at their first use.
+        for each in (QUICK, sizes):
             num_frames = each.histories[-1]
             kept = spread_out(num_frames, num_frames // 2) if name == SOFT_PRUNE else None
             shape = replace(each.frame, num_frames=num_frames)
             history = stored(method_of(name), *draw_history(shape, cpu), kept)
             chunk = draw_chunk(shape, each.queries[-1], cpu)
+            # From here on: what drawing and encoding took must not count.
             memory.reset()
             before = memory.now()
             backend.attend(chunk.q, chunk.k, chunk.v, history, Scratch())
-            used = high_water_mark() - before
+            used = memory.peak()[0] - before
     print(used)
 
 
-def high_water_mark() -> int:
-    """Return the most bytes that were resident since the reset.
-
-    `ru_maxrss` is no alternative: a process inherits it from the larger one that started it.
-    """
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 if __name__ == "__main__":
+    # The program starts itself again with the variables, before torch has allocated anything.
     if any(name not in os.environ for name in THRESHOLD):
         words = [sys.executable, "-m", "harness.benchmarks.peak", *sys.argv[1:]]
         os.execve(sys.executable, words, {**os.environ, **THRESHOLD})

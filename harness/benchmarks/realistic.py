@@ -24,6 +24,7 @@ def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: 
     # Sorting twice ranks the channels, so each head gets exactly this many outlier channels.
     far = channels.argsort(-1).argsort(-1) < max(1, 3 * width // 128)
     x *= torch.where(far, 6.0, 0.75 + channels)
+    # Rotated last, offsets included, as a model does.
     if not roped:
         return x
     return rotate(x, Rope(width, shape.grid, torch.device("cpu")).frames(range(num_frames)).view())
@@ -32,6 +33,7 @@ def realistic_keys(shape: CacheSpec, num_frames: int, roped: bool = True, seed: 
 def realistic_values(shape: CacheSpec, num_frames: int, seed: int = 0) -> Tensor:
     """Draw values [1, H, F, T, D] fp32: less alike than keys, heavy tails, no outlier channels."""
     random = torch.Generator().manual_seed(seed + 1)  # other noise than the keys of this seed
+    # Tokens differ in size too, which scales per token can follow.
     x = _smooth(shape, num_frames, 0.5, random)
     x += 0.3 * torch.randn(1, shape.num_heads, 1, 1, shape.head_dim, generator=random)
     return x * (1 + 0.2 * torch.randn(*x.shape[:4], 1, generator=random).abs())

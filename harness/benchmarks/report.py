@@ -88,8 +88,10 @@ class Report:
         packages: further packages whose versions affect the numbers.
         Raises  UserError: the folder cannot be written to.
         """
+        # Quick and dry runs are named so: nobody should take their times for results.
         now = datetime.now(UTC)
         kind = "-dry-run" if options.dry_run else "-quick" if options.quick else ""
+        # The device is in the name, so that the files of several machines lie side by side.
         place = re.sub(r"[^a-z0-9]+", "-", machine.device_name(device).lower()).strip("-")
         stem = f"{now:%Y-%m-%d}-{place}-{name}{kind}"
         self.path = options.folder / f"{stem}.json"
@@ -104,6 +106,7 @@ class Report:
             "git": git_state(),
             "state": "running",
         }
+        # Before anything is measured: a folder that cannot be written would lose all of it.
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write()
@@ -115,6 +118,7 @@ class Report:
 
     def add(self, row: Row) -> None:
         """Add a row: print it and write the file."""
+        # At once, because a bench takes minutes to hours and may be stopped.
         self.rows.append(row)
         item, case, number, spread, target, met, note = row.cells
         words = [f"{item}, {case}: {number}", f"({spread})" * bool(spread), target, met, note]
@@ -131,6 +135,7 @@ class Report:
         trace: TracebackType | None,
     ) -> None:
         # The table is written also if the bench was stopped: its rows are valid measurements.
+        # Ctrl-C has no message: the name of its class says enough.
         ended = first_line(error) if isinstance(error, Exception) else kind and kind.__name__
         self.head["state"] = f"stopped by {ended}" if ended else "done"
         self._write()
@@ -141,6 +146,7 @@ class Report:
 
     def markdown(self) -> str:
         """Return title, provenance and rows as Markdown."""
+        # Made from the same rows as the JSON file, so both always agree.
         head, git = self.head, self.head["git"]
         commit = f"{git['commit']}{' with changes' if git['dirty'] else ''}"
         table = Grid(f"# {head['title']}", COLUMNS, [x.cells for x in self.rows], words=range(7))
@@ -154,7 +160,8 @@ class Report:
         return f"{title}\n\n{provenance}\n\n{rows}"
 
     def _write(self) -> None:
-        # Rewrite the whole file after every row: a killed bench keeps its rows in valid JSON.
+        # Rewrite the whole file after every row: a killed bench keeps its rows in valid JSON, in
+        # the state `running`.
         rows = [{**asdict(row), "met": row.met} for row in self.rows]
         write_json(self.path, {**self.head, "rows": rows})
 
@@ -176,6 +183,7 @@ def versions(device: torch.device, packages: Sequence[str] = ()) -> dict[str, st
 
 def nvidia_smi(fields: str) -> str | None:
     """Query the driver about the first card; None if that fails."""
+    # torch knows the version of CUDA that it was built with, but not that of the driver.
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)

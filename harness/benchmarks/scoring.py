@@ -84,8 +84,10 @@ def clip_rows(sizes: Sizes) -> Iterator[Row]:
     bench = Bench(sizes)
     cases = {"scorer": bench.scorer, "scikit-image": bench.scikit_image}
     # A round scores one clip per thread, so that few clips are in memory at a time.
+    # No warm-up: it would score the clips of the first round twice.
     times = interleave(cases, self_timed, -(-sizes.num_clips // THREADS), warm_up=0)
     own_s, theirs_s = (sum(times.seconds[name]) for name in cases)
+    # The cores tell whether two threads could run at once at all.
     cores = len(os.sched_getaffinity(0))
     yield Row.of(
         f"scikit-image / scorer, {THREADS} threads",
@@ -121,6 +123,7 @@ class Bench:
             for metric in METRICS:
                 metric.measure(*pair, "cpu")
 
+        # Clips are made before the clock starts.
         clips = self._clips_of(number)
         start = time.perf_counter()
         with ThreadPoolExecutor(THREADS) as pool:
@@ -135,6 +138,7 @@ class Bench:
 
     def scikit_image(self, number: int) -> float:
         """Return the seconds of the same clips by scikit-image, frame by frame."""
+
         clips, metrics = self._clips_of(number), scikit_image()
         start = time.perf_counter()
         for video, reference in clips:
@@ -151,7 +155,8 @@ class Bench:
     def _clips_of(self, number: int) -> list[Pair]:
         """Return the clips of a round; both sides get the same ones."""
         if number != self._number:
-            self._clips.clear()  # frees memory before more are generated
+            # Freed before more are generated: the bench is to stay below 2 GiB.
+            self._clips.clear()
             first = number * THREADS
             count = min(THREADS, self.sizes.num_clips - first)
             self._clips.extend(make_clips(replace(self.sizes, num_clips=count), first))
@@ -195,6 +200,7 @@ def _make_clip(sizes: Sizes, seed: int) -> Pair:
     random = np.random.default_rng(seed)
     height, width = sizes.height, sizes.width
     # Waves in random directions, short ones faint; light and dark saturate when frames are clipped.
+    # SSIM is hardest to compute in flat and in saturated parts, where variances nearly cancel.
     high, wide = height + MARGIN_PX, width + MARGIN_PX
     y, x = np.mgrid[:high, :wide]
     waves = np.full((high, wide, 3), 120.0)

@@ -19,6 +19,7 @@ ROUNDS = 7
 class Spread:
     """Median and quartiles."""
 
+    # Not mean and deviation: one disturbed round of a shared machine would move both.
     low: float
     middle: float
     high: float
@@ -26,6 +27,7 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         """Compute the spread of at least one value."""
+        # `inclusive`: the rounds are all there are, so quartiles never lie outside of them.
         values = list(values)
         # A single value is its own median and quartiles; `quantiles` refuses it.
         low, middle, high = (
@@ -79,12 +81,14 @@ def interleave(
     deadline: in `time.perf_counter` seconds. A round starts only if it should end before, judged by
     the previous one; the first round always runs.
     """
+    # The first call compiles, allocates and loads what later calls find ready.
     for _ in range(warm_up):
         for action in cases.values():
             clock(action, 0)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     forwards, a_round_s = list(cases), 0.0
     for number in range(rounds):
+        # Whole rounds only, since ratios pair the cases of a round.
         start = time.perf_counter()
         if number and deadline is not None and start + a_round_s > deadline:
             break
@@ -117,6 +121,7 @@ class Wall:
         return time.perf_counter() - start
 
     def _synchronize(self) -> None:
+        # A GPU runs behind the processor: without waiting, only the launches would be timed.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

@@ -28,6 +28,7 @@ class ActiveChunks:
         sizes = (len(plan.frames), -1)
         # Absolute positions hold for every later pass, whose window may have moved.
         keys, values = self.context.roped_keys(chunk, plan), chunk.value
+        # Exact storage copies nothing, so the next pass of the chunk simply replaces these tensors.
         self.held[plan.frames] = (
             Exact().encode(keys.unflatten(2, sizes)),
             Exact().encode(values.unflatten(2, sizes)),

@@ -91,6 +91,7 @@ class FrameLayer:
 
     def observe_noisy(self, chunk: Chunk, plan: Plan) -> None:
         """Let the policy note the noisy chunk, if it compares passes."""
+        # Most policies do not compare passes, and a note costs a walk over keys and values.
         if self.policy.observes_noisy and plan.observed:
             self._observe(self.noisy_notes, chunk, plan)
 
@@ -148,6 +149,7 @@ class FrameLayer:
     @property
     def ledger(self) -> Counter[str]:
         """Bytes by component, summed over tiers; pooled frames and notes are listed separately."""
+        # By part (codes, scale, ...), so that tiers of one quantizer add up in the trace.
         held: Counter[str] = Counter()
         for name, arena in self.arenas.items():
             held.update({"pooled": arena.ledger.total()} if name == POOL else arena.ledger)

@@ -28,6 +28,7 @@ class CacheSession(Protocol):
     arithmetic: work of the passes so far.
     """
 
+    # A protocol and no base class: `PublishedSession` shares no code with `Session`.
     spec: CacheSpec
     peak_bytes: int
     watch: KeyValueWatch
@@ -84,6 +85,7 @@ class Integration(ABC):
         until the next video replaces them.
     """
 
+    # What a cache can do is fixed by its class; when memory is freed is a setting of its file.
     name: ClassVar[str]
     shows_active: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
@@ -124,6 +126,7 @@ class Integration(ABC):
 class Packed(Integration):
     """Encodes each token once, stores it packed, and attends to the packed history in place."""
 
+    # Best practice: history is freed before decoding, pixels leave as they come, no video stays.
     free_before_decode: bool = True
     stream_decode: bool = True
     keep_previous: bool = False
@@ -141,6 +144,7 @@ class Packed(Integration):
                 f"integration=packed keeps pages of one size, but {type(policy).__name__} splits "
                 "frames unevenly or again and again: choose integration=published_int8"
             )
+        # Attention decodes some heads at a time, and the layer frees single frames.
         for tier in tiers_of(method).values():
             for quantizer in (tier.key, tier.value):
                 if not quantizer.paged:

@@ -115,7 +115,7 @@ class Context:
         """The most frames within the window that the policy may decide over."""
         window = self.spec.window
         # A sink that changes belongs to the model; the policy does not decide over it. A sink that
-        # does not change is history like any other.
+        # does not change is history like any other. Arenas allocate this many frames at once.
         own = self.spec.sink if self.spec.sink_rate else 0
         return (self.num_frames if window is None else min(self.num_frames, window)) - own
 
@@ -126,6 +126,7 @@ class Context:
 
     def encode(self, quantizer: Quantizer, x_BHFTD: Tensor) -> Packed:
         """Encode tokens [B, H, F, T, D] that form a page of their own, and count it."""
+        # By the quantizer itself: backends write into arenas of frames only.
         self.traffic.encoded(quantizer, x_BHFTD.shape)
         return quantizer.encode(x_BHFTD)
 
@@ -142,6 +143,7 @@ class Context:
 
         roped: whether these keys are stored with their position.
         """
+        # The usual case first, since every segment of every layer asks: nothing moves.
         if roped and not plan.lift and not plan.shift:
             return None
         moved = tuple(plan.lift if f < self.spec.sink else -plan.shift for f in frames)
@@ -163,6 +165,7 @@ def demand_known(
 
     Raises  ValueError: another frame or tier.
     """
+    # A frame that a policy sends to a misspelt tier would be lost without a word.
     allowed = list(dict.fromkeys((*tiers, POOL, DROP)))
     for frame, placement in placements.items():
         if frame not in frames:
@@ -184,6 +187,7 @@ class Layer(Protocol):
     else `observe_noisy`.
     """
 
+    # Three kinds: `FrameLayer` and `TokenLayer` by the policy, and the read-only `SharedLayer`.
     def prepare(self, query_BHTD: Tensor, plan: Plan) -> None:
         """Let the policy act on history before a pass attends to it.
 

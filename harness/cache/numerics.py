@@ -26,10 +26,11 @@ def are_finite(*tensors: Tensor) -> Tensor:
 class KeyValueWatch:
     """Collects, by layer, whether keys and values of a commit pass are finite.
 
-    It covers the new keys and values and the decoded history. Finite latents do not show this: some
-    attention kernels hide an infinite key from their output.
+    It covers the new keys and values and the decoded history.
     """
 
+    # Finite latents do not show this: some attention kernels hide an infinite key from their
+    # output.
     def __init__(self) -> None:
         # Layer, whether the note is about the history, and the answer [] bool on the device.
         self._notes: list[tuple[int, bool, Tensor]] = []
@@ -44,6 +45,7 @@ class KeyValueWatch:
         where: chunk in the message.
         session: see `demand_finite_passes`.
         """
+        # The first one in time is the cause; later layers only inherit it.
         notes, self._notes = self._notes, []
         if not notes:  # a pass that stores nothing
             return
@@ -81,6 +83,7 @@ def demand_finite_passes(finite: Sequence[Tensor], where: str, session: Any) -> 
 
 def _broken_history(session: Any) -> str:
     """Describe the first layer and frame whose decoded keys or values are not finite."""
+    # `PublishedSession` has no `stored`, so its message names no frame.
     if not hasattr(session, "stored") or not session.stored_bytes:
         return ""
     try:

@@ -234,6 +234,7 @@ def encode_into(quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Page
 
 def put(parts: Mapping[str, Tensor], room: Packed, pages: Pages) -> None:
     """Copy parts of frames [B, H, F, ...] into their pages of `room`."""
+    # By runs, since a slice of neighbouring slots is one copy.
     for at, of in pages.runs:
         for name, part in parts.items():
             room.parts[name][:, :, at] = part[:, :, of]
@@ -255,6 +256,7 @@ def stage_by_torch(
 
 def _room(like: Packed, num_frames: int) -> Packed:
     """Allocate pages with the shapes and dtypes of those of `like`."""
+    # Not zeroed: a page is read only after it was written.
     parts = {
         name: part.new_empty(*part.shape[:2], num_frames, *part.shape[3:])
         for name, part in like.parts.items()

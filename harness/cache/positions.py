@@ -64,6 +64,7 @@ class Turns:
 
         If space is None: [F, 1, pairs of time].
         """
+        # Channels of time come first, then those of row and column.
         time = self.time[frames, None]
         if self.space is None:
             return time
@@ -101,6 +102,7 @@ class TokenTurns:
     def view(self, frames: slice = slice(None), heads: slice = slice(None)) -> Tensor:
         """Return the rotations of some heads [B, h, 1, N, pairs]; all tokens lie in one page."""
         time = self.time[self.at[:, heads, None]]
+        # Keys that are rotated already only change their time.
         if self.space is None or self.place is None:
             return time
         return torch.cat([time, self.space[self.place[:, heads, None]]], dim=-1)
@@ -222,10 +224,12 @@ class BandedRope:
                 "model.latent_size with both sides from 4 on"
             )
         scale = math.sqrt(grid[0] * grid[1] / 256)  # sides of the picture, in those of 16 x 16
+        # The outermost of n patches lie n / scale - 1 units apart, on both sides of the middle.
         sides = [
             (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * (n / scale - 1) / (n - 1)
             for n in grid
         ]
+        # The same grid as for adjacent pairs; `HalfTurns` then applies it to pairs of halves.
         frequencies = bands.detach().double().cpu()
         self._adjacent = _Grid(sides, frequencies, frequencies, device)
         self._pairs = 3 * len(bands)
@@ -248,6 +252,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
     Computed in fp32, returned in the dtype of x. Pairs beyond those of `turns` stay unchanged.
     """
+    # A pair of channels is one complex number, which a rotation multiplies; torch has none of BF16.
     width = 2 * turns.shape[-1]
     pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)))
     rotated = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

@@ -205,6 +205,7 @@ class Session:
         each commit, and the caller of the session should call it after.
         """
         held: Counter[str] = Counter()
+        # Counted from the tensors each time, never from a formula.
         for layer in self._layers:
             held.update(layer.ledger)
         # Layers run one after the other and share one scratch: count it once.

@@ -98,9 +98,11 @@ class SharedHistorySession(Session):
 
     def plan(self, frames: range, stores: Stores, sees: range | None = None) -> Plan:
         """Place a pass; see `Session.plan`."""
+        # The owner moves the window: `SharedLayer.evict` does nothing.
         plan = super().plan(frames, stores, sees)
         if stores != "history":
             return plan
+        # This branch computed other keys and values for the chunk, so it must not read the owner's.
         for layer in self._shared:
             layer.hidden = frames
         return replace(plan, stores="active")

@@ -32,6 +32,7 @@ def tier_bytes(tier: Tier, spec: CacheSpec, dtype: torch.dtype) -> dict[str, int
 
 def frame_bytes(method: Method, spec: CacheSpec, dtype: torch.dtype = torch.bfloat16) -> int:
     """Return the bytes of one frame of the tier KEEP over all layers, batch 1."""
+    # KEEP alone, the tier in which new frames arrive: budgets in bytes count such frames.
     total = sum(tier_bytes(tiers_of(method)[KEEP], spec, dtype).values())
     if isinstance(method.retention, TokenPolicy):
         total += ORIGIN_BYTES * spec.num_layers * spec.kv_heads * spec.tokens_per_frame

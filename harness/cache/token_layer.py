@@ -34,6 +34,7 @@ class StoredTokens:
     @property
     def counts(self) -> Tensor:
         """Number of original tokens that each token stands for [B, H, N] fp32."""
+        # Not stored if all are 1: a number per token and head would be memory of the method.
         return self._filled(1) if self.count is None else self.count
 
     @property
@@ -97,7 +98,8 @@ class TokenLayer:
 
         start, shift: first frame of the pass that the queries are from, and its `Plan.shift`.
         """
-        # Once per chunk: choosing decodes and copies the whole history.
+        # Once per chunk, in the first pass that is not skipped: choosing decodes and copies the
+        # whole history.
         if self.held is not None and self.is_uncut:
             self.is_uncut = False
             self._revise(self.held, self._tokens(self.held, query_BHTD, start, shift))
@@ -111,6 +113,7 @@ class TokenLayer:
         times = self.policy.times(frame, plan.frames.start)
         turns = self._turns(times, frame, place, plan.shift)
         pages, bias = Pages(held.key, held.value, (0,)), self._bias(held.count, times)
+        # Tokens of all frames share one page, so unseen ones are decoded and hidden.
         if plan.sees is not None:
             shown = torch.tensor([plan.shows(f) for f in range(self.context.num_frames)])
             unseen = ~shown.to(frame.device)[frame]
@@ -170,6 +173,7 @@ class TokenLayer:
         if revision.frame is not None:
             per_frame = context.spec.tokens_per_frame
             origin = (revision.frame * per_frame + origin % per_frame).int()
+        # Only merged tokens stand for several.
         count = None
         if self.policy.rewrites:
             count = both.counts.gather(2, index) if revision.count is None else revision.count
@@ -177,6 +181,7 @@ class TokenLayer:
 
     def keep(self, held: StoredTokens) -> None:
         """Replace the stored tokens."""
+        # `BufferLayer` puts them into its buffers here.
         self.held = held
 
     def _evict_unreachable(self, plan: Plan) -> None:
@@ -331,6 +336,7 @@ def select_tokens(packed: Packed, index_BHK: Tensor) -> Packed:
 
 def _join(held: StoredTokens | None, new: StoredTokens) -> StoredTokens:
     """Join stored tokens and new ones, in this order."""
+    # Parts join without decoding, since quantizers of token policies store each token alone.
     if held is None:
         return new
     return StoredTokens(

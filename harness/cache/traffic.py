@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.api import Exact, Quantizer
 from harness.cache.attention.base import Segment
 
+# Of the values that codes stand for, not of the codes, so that methods compare.
 BF16_BYTES = 2
 
 
@@ -18,10 +19,9 @@ BF16_BYTES = 2
 class Traffic:
     """Calls of quantizers, and the BF16 bytes of what they encode and decode.
 
-    A call encodes or decodes the keys, or the values, of one layer. Decoding counts once per pass,
-    layer and segment of history that the pass attends to, however a backend splits it into tiles.
-    Exact storage has no codes and does not count. History that a policy decodes for its decision,
-    or that moves between tiers, does not count either.
+    A call encodes or decodes the keys, or the values, of one layer. Exact storage has no codes and
+    does not count. History that a policy decodes for its decision, or that moves between tiers,
+    does not count either.
     """
 
     encode_calls: int = 0
@@ -43,6 +43,8 @@ class Traffic:
 
     def attended(self, history: Iterable[Segment]) -> None:
         """Count the history that a pass of one layer attends to."""
+        # Once per pass, layer and segment, however a backend splits it into tiles, so that backends
+        # compare.
         for segment in history:
             packed = segment.pages.key, segment.pages.value
             for quantizer, part in zip(
@@ -55,6 +57,7 @@ class Traffic:
                 num_tokens = len(segment.pages.slots) * tokens
                 self.decoded(quantizer, (batch, heads, num_tokens, width))
 
+    # A row has the sum over guidance branches, each with a session of its own.
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
             self.encode_calls + other.encode_calls,
@@ -69,8 +72,7 @@ class Arithmetic:
     """Work of the passes that a session has served, batch 1.
 
     tokens: tokens of the passes, summed over layers.
-    pairs: query tokens times key tokens of self-attention, summed over layers. Stored tokens that a
-        mask hides count, since attention computes them too.
+    pairs: query tokens times key tokens of self-attention, summed over layers.
     text_pairs: query tokens times key tokens of cross-attention, summed over layers.
     """
 
@@ -84,6 +86,7 @@ class Arithmetic:
         k: keys in addition to the stored segments.
         num_queries: query tokens of a head.
         """
+        # Tokens that a mask hides count, since attention computes them too.
         num_keys = k_BHTD.shape[2] + sum(segment.num_tokens for segment in seen)
         self.pairs += num_queries * num_keys
 

@@ -74,6 +74,7 @@ def _start(
     group: str, configs: Mapping[str, Mapping[str, Any]]
 ) -> tuple[subprocess.Popen[str], queue.SimpleQueue[str | None]]:
     """Start a child; return it with the queue of its report lines, which ends with None."""
+    # Reports have a pipe of their own: a method may print whatever it likes.
     reader, writer = os.pipe()
     words = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
     process = subprocess.Popen(
@@ -85,7 +86,8 @@ def _start(
     )
     os.close(writer)  # else the pipe would not end when the child dies
     assert process.stdin is not None
-    # A child that died at its start has closed the pipe; the end of its reports says so.
+    # All configurations together can be too long for a command line, so they come by this pipe. A
+    # child that died at its start has closed it; the end of its reports says so.
     with suppress(BrokenPipeError), process.stdin as stdin:
         json.dump(configs, stdin)
     return process, report_lines(reader)
@@ -106,10 +108,11 @@ def main() -> None:
         os.write(given.reports, f"{json.dumps(content)}\n".encode())
 
     for name, config in configs.items():
-
+        # The default keeps the name of this round, whenever the function is called.
         def begins(contract: str, name: str = name) -> None:
             report(name=name, contract=contract)
 
+        # Imported here, since a child checks one kind only.
         if given.group == "method":
             from harness.checks.method_contracts import verdicts
             from harness.checks.method_subject import Subject

@@ -14,11 +14,12 @@ from harness.cache.session import Session
 from harness.cache.stored_bytes import frame_bytes, tier_bytes
 from harness.cache.token_layer import TokenLayer
 
-DTYPE = torch.bfloat16
+DTYPE = torch.bfloat16  # of the tiny network's videos (`harness.checks.tiny_network.video`)
 
 
 def declared_bytes(session: Session) -> float:
     """Return the declared bytes of all layers at batch 1: bytes per frame times frames, by tier."""
+    # Layer by layer, because a policy may decide differently for each.
     return sum(
         _token_bytes(session, layer)
         if isinstance(layer, TokenLayer)
@@ -51,8 +52,10 @@ def outgrown(session: Session) -> str:
 
 def _frame_bytes(session: Session, layer: FrameLayer) -> float:
     """Return the declared bytes of a frame layer: its notes, and the frames of each tier."""
+    # Notes have no declaration: what `observe` returned is what they take.
     spec, total = replace(session.spec, num_layers=1), layer.ledger["notes"]
     for name, arena in layer.arenas.items():
+        # A pooled frame is one exact token.
         if name == POOL:
             total += _frames(arena) * spec.bf16_frame_bytes // spec.tokens_per_frame
         elif arena.slabs:
@@ -67,6 +70,7 @@ def _frames(arena: Arena) -> int:
     """Return the frames that the policy declared for a tier, else those allocated."""
     if not arena.slabs:
         return 0
+    # A policy without a bound gets memory chunk by chunk, so what is allocated is what it declares.
     if arena.capacity is None:
         return sum(slab.key.shape[2] for slab in arena.slabs) * arena.span
     return arena.capacity
@@ -88,4 +92,5 @@ def _token_bytes(session: Session, layer: TokenLayer) -> float:
 
 def _most(session: Session, layer: TokenLayer) -> int:
     """Return the most tokens that the policy declares for a layer."""
+    # The policy knows nothing of the model's window: `reach` is the history within it.
     return layer.policy.max_tokens(layer.context.reach * session.spec.tokens_per_frame)

@@ -23,6 +23,7 @@ def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int
     Returns errors by width (ascending) and by `<tier>.<key or value>`. Widths that the method
     refuses are left out.
     """
+    # Found in the configuration, because a built quantizer may keep its bits elsewhere or nowhere.
     names = (KEEP, *(config.get("tiers") or {}))
     where = {
         f"{name}.{side}"
@@ -32,6 +33,7 @@ def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int
     }
     errors: dict[int, dict[str, float]] = {}
     for bits in WIDTHS if where else ():
+        # A quantizer need not serve every width; a single width proves nothing about the others.
         try:
             method: Method = instantiate(with_bits(config, bits))
             method.check(spec())
@@ -53,6 +55,7 @@ def errors_by_bits(config: Mapping[str, Any], page: tuple[int, int]) -> dict[int
 
 def with_bits(config: Any, bits: int) -> Any:
     """Return the configuration with every integer field `bits` set to one width."""
+    # At any depth, because quantizers wrap others (QuaRot's `inner`).
     if isinstance(config, Mapping):
         return {
             name: bits if name == "bits" and isinstance(x, int) else with_bits(x, bits)

@@ -22,6 +22,8 @@ class Wrong(Exception):
     """What is wrong with a file, in one sentence without the fix."""
 
 
+# Both are kept apart from damage, because they are fixed in another way: by another harness, or by
+# making the run again.
 class Newer(Wrong):
     """The file is intact, but a newer harness wrote it."""
 
@@ -50,6 +52,7 @@ def scored(path: Path) -> list[dict[str, Any]]:
     Raises  Wrong: the file cannot be read, or has another version.
     """
     table, found = _read(path)
+    # A file without rows names no version.
     versions = {row.get("scores_version") for row in found} or {scores.VERSION}
     for version in versions:
         check_version(version, path.name, scores.VERSION)
@@ -97,6 +100,7 @@ def json_file(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise Wrong(f"{path.name} is missing") from error
     except (OSError, ValueError) as error:
+        # The beginning: some messages quote the whole file.
         raise Wrong(f"{path.name} is damaged ({str(error)[:80]})") from error
     if not isinstance(content, dict):
         raise Wrong(f"{path.name} is damaged (no table of settings)")
@@ -142,6 +146,7 @@ def check_digest(path: Path, expected: Any) -> None:
 
 def digest_difference(path: Path, expected: Any) -> str:
     """Return how a file differs from its digest in the manifest; empty if it does not."""
+    # A file that is gone differs too: the manifest promises it.
     found = sha256(path) if path.exists() else "no file"
     if found == expected:
         return ""
@@ -151,6 +156,7 @@ def digest_difference(path: Path, expected: Any) -> str:
     )
 
 
+# Cached, since every run is compared with the same few.
 @cache
 def _schema(row_type: type) -> pa.Schema:
     return parquet.schema(row_type)

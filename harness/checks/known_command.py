@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 from harness.config import stored
-from harness.prompts.suite import Suite
 from harness.results.command_of_run import GROUPS, Origin
 from harness.results.run import Execution, Run, run_id_of
 from harness.results.scores import Key
 from harness.system.errors import UserError
 
 
+# Every finding of a run asks for its command: compose it once.
 @lru_cache(maxsize=8)
 def is_known(origin: Origin) -> bool:
     """Whether the command of `origin` still gives the id of the run in its folder.
@@ -34,20 +33,20 @@ def is_known(origin: Origin) -> bool:
             stored.check(config[group], origin.folder, origin.own)
     except (UserError, *OF_COMPOSING):
         return False
+    groups = {name: config[name] for name in GROUPS}
     wanted = run_id_of(origin.folder)
-    return any(_identity(config, suite, seed) == wanted for suite, seed in origin.suites)
+    for suite, seed in origin.suites:
+        # Only the fields that the id is computed from need values.
+        run = Run(
+            results_dir="", model_name="", method_name="", **groups, rerun=config["rerun"],
+            suite=replace(suite, prompts=()), seed=seed, samples=1, data_dir="",
+            execution=Execution(), track={},
+        )  # fmt: skip
+        if run.run_id == wanted:
+            return True
+    return False
 
 
 def known_command(origin: Origin, keys: Collection[Key], *words: str) -> str | None:
     """Return the command that generates and scores these videos; None if it is not known."""
     return origin.typed(keys, *words) if is_known(origin) and keys else None
-
-
-def _identity(config: Mapping[str, Any], suite: Suite, seed: int) -> str:
-    """Return the run id of a configuration."""
-    # Only the fields that the id is computed from need values.
-    groups = {name: config[name] for name in GROUPS}
-    return Run(
-        results_dir="", model_name="", method_name="", **groups, suite=replace(suite, prompts=()),
-        rerun=config["rerun"], seed=seed, samples=1, data_dir="", execution=Execution(), track={},
-    ).run_id  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -81,12 +82,11 @@ def any_heads_and_frames_can_be_read(s: Subject) -> str | None:
 
 def error_falls_as_bits_rise(s: Subject) -> str | None:
     """With 2, 4 and 8 bits, the error of each quantizer with a field `bits` falls."""
+    # Codes that are packed or scaled wrongly at one width may still beat zeros in the round trip.
     errors = errors_by_bits(s.config["method"], s.page(1))
     if len(errors) < 2:
         return "no quantizer of it comes in several widths"
-    for (few, worse), (many, better) in zip(
-        list(errors.items())[:-1], list(errors.items())[1:], strict=True
-    ):
+    for (few, worse), (many, better) in pairwise(errors.items()):
         for where in worse:
             if not better[where] < worse[where]:
                 raise Broken(
@@ -99,7 +99,8 @@ def error_falls_as_bits_rise(s: Subject) -> str | None:
 def stored_bytes_are_those_of_live_tensors(s: Subject) -> None:
     """`stored_bytes` is exactly the size of the tensor storages that the cache reaches."""
     _, session = s.first
-    # Tables of the method itself (rotations, codebooks) are not part of the history.
+    # Tables of the method itself (rotations, codebooks) are not part of the history. Exactly equal:
+    # every tensor is found by walking the objects, so nothing has to be estimated.
     _demand_counted(s, session, live_bytes(s.method, leave_out=SHARED))
 
 
@@ -138,9 +139,11 @@ def held_outside(subjects: Sequence[Subject]) -> list[tuple[Any, int]]:
     for s in subjects:
         assert s.first  # the first video creates tables that are made once
     before = held_by_process()
+    # Prompt 1 has other values than the first video, so a cache by content cannot hide them.
     # Only the last cache is kept alive; those of the other methods are freed with their data.
     for s in subjects:
         latents, session = s.run(s.method, prompt=1)
+    # What the methods themselves hold is the matter of `methods_hold_no_history`.
     methods = [s.method for s in subjects]
     known = before.keys() | reached(session, latents, *methods).keys()
     return [found for at, found in held_by_process().items() if at not in known and found[1]]
@@ -193,6 +196,7 @@ def runs_on_any_model(s: Subject) -> str | None:
 
     A refusal of sink or positions is allowed; a window alone must be served.
     """
+    # Everything at once; if that is refused, the window alone.
     shape = spec(**EXOTIC)
     session, refusal = _session(s, shape)
     if session is None:
@@ -205,6 +209,8 @@ def runs_on_any_model(s: Subject) -> str | None:
         raise Broken(f"latents are not finite with {_words(shape)}")
     if tuple(latents.shape[:2]) != (2, NUM_FRAMES):
         raise Broken(f"latents have shape {list(latents.shape)}")
+    # Tokens that have left the window are hidden until the next commit, and the published
+    # integration keeps buffers for the whole video: neither can be counted here.
     frames = s.packed and isinstance(s.method.retention, FramePolicy)
     if frames and session.num_frames_held > 9:
         raise Broken(f"{session.num_frames_held:g} frames are held beyond a window of 9")
@@ -213,6 +219,7 @@ def runs_on_any_model(s: Subject) -> str | None:
 
 def grouped_queries_share_a_cache(s: Subject) -> str | None:
     """Four query heads over two key/value heads give finite output and store two heads."""
+    # The session is called directly, since the tiny network has no grouped queries.
     shape = spec(num_heads=4, num_kv_heads=2, num_layers=1)
     session, refusal = _session(s, shape)
     if session is None:
@@ -220,6 +227,7 @@ def grouped_queries_share_a_cache(s: Subject) -> str | None:
     before = live_bytes(s.method, leave_out=SHARED)
     draw = torch.Generator().manual_seed(0)
     num_tokens = shape.chunk_frames * shape.tokens_per_frame
+    # Whole chunks only: a partial last one is tested with the tiny network.
     for start in range(0, NUM_FRAMES - shape.chunk_frames + 1, shape.chunk_frames):
         frames = range(start, start + shape.chunk_frames)
         q, k, v = (
@@ -257,6 +265,7 @@ def odd_sizes_are_served_or_refused(s: Subject) -> str | None:
 
 def first_chunk_is_that_of_bf16(s: Subject) -> str | None:
     """The first chunk, which has no history yet, is bitwise equal to that of BF16."""
+    # A skipped pass changes the latents of the first chunk too.
     if s.method.reuse is not None:
         return "it skips passes"
     frames = slice(0, spec().chunk_frames)
@@ -271,6 +280,7 @@ def identity_is_bf16(s: Subject) -> str | None:
     whole = isinstance(s.method.retention, FramePolicy) and session.num_frames_held == NUM_FRAMES
     if not (s.exact and whole) or s.method.tiers or s.method.reuse is not None:
         return "it is no identity"
+    # A pooled frame counts as a held one.
     if isinstance(session, Session) and session.ledger().get("pooled"):
         return "it is no identity"
     if not torch.equal(latents, s.reference):
@@ -278,6 +288,7 @@ def identity_is_bf16(s: Subject) -> str | None:
     return None
 
 
+# `builds` first: without it no other contract can be examined.
 CONTRACTS: tuple[Contract, ...] = (
     builds,
     round_trip_keeps_shape_and_dtype,
@@ -330,6 +341,7 @@ def _session(s: Subject, shape: CacheSpec) -> tuple[CacheSession | None, str]:
 
 def _reason(error: ValueError) -> str:
     """Return the message of a refusal; raise Broken if it does not name an alternative."""
+    # Every error of the harness says what to do instead; a user's method should, too.
     sentence = " ".join(str(error).split())
     if not any(words in sentence for words in NAMES_A_WAY_OUT):
         raise Broken(f"it refuses without naming what to choose instead: {sentence}")
@@ -356,6 +368,7 @@ def verdicts(
         name = contract.__name__.replace("_", " ")
         begins(name)
         start = time.perf_counter()
+        # A method that calls sys.exit breaks its contract; Ctrl-C still ends the check.
         try:
             note, held = contract(subject) or "", True
         except (Exception, SystemExit) as error:  # noqa: BLE001  a user's method may raise anything

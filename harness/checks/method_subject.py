@@ -33,6 +33,7 @@ class Subject:
     @cached_property
     def method(self) -> Method:
         """The instance that all contracts share."""
+        # It makes several videos, so that state which it should not have shows up beside a new one.
         return self.build()
 
     def build(self) -> Method:
@@ -63,6 +64,7 @@ class Subject:
 
         Raises  ValueError: method or integration cannot serve the geometry.
         """
+        # The checks of a run, in its order: a refusal must come before anything is generated.
         shape = shape or spec()
         method.check(shape)
         self.integration.check(shape, method)
@@ -98,7 +100,8 @@ class Subject:
 
 @cache
 def _reference(integration: str) -> Tensor:
-    # Cached: all methods of one command are compared with the same video.
+    # Cached: all methods of one command are compared with the same video. Read without Hydra: the
+    # file of BF16 extends no other.
     path = CONF / "method" / f"{REFERENCE}.yaml"
     method = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     subject = Subject(REFERENCE, {"method": method, "integration": json.loads(integration)})

@@ -33,6 +33,7 @@ from harness.system.units import size
 from methods.retention.keep import KeepAll
 
 SMALL = (4, 4)  # latent height and width of the small pass: four tokens per frame
+# Exact, so that a value that is not finite comes from the weights and not from a quantizer.
 BF16 = Method(key=Exact(), value=Exact(), retention=KeepAll())
 
 
@@ -87,6 +88,7 @@ def it_can_be_built(subject: ModelSubject) -> str:
 
 def its_described_files_are_right(subject: ModelSubject) -> str | None:
     """The files described in `conf/weights` are there, with the right size and checksum."""
+    # Other models read no checkpoint; what ships with the package is not described there.
     if subject.model.weights != "checkpoint":
         return None
     # All problems at once, since one command fetches everything.
@@ -111,7 +113,8 @@ def its_weights_have_the_tensors(subject: ModelSubject) -> str:
     model = subject.model
     if model.weights in ("seeded", "random"):
         return f"weights={model.weights}: no file"
-    with torch.device("meta"):  # shapes without memory: the network may not fit into RAM
+    # On the meta device, shapes take no memory: the network may not fit into RAM.
+    with torch.device("meta"):
         network = model.dims.network(model.fps)
     stored = matched(network, model.path(subject.folder), ema=model.ema, source=model.source)
     made = sum(math.prod(x.shape) for x in stored.values()) * DTYPES[model.dtype].itemsize
@@ -166,6 +169,7 @@ def a_small_pass_is_finite(subject: ModelSubject) -> str:
     network = small.build(CPU, subject.folder).network
     sampler = Sampler(network, model.schedule, model.chunk_frames)
     frames = 2 * model.chunk_frames
+    # `portable` runs on every machine, and needs no compilation.
     session = Session(replace(model.spec, grid=small.spec.grid), BF16, Portable(), frames, CPU)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, 8, model.dims.text_dim, generator=generator) * 0.1
@@ -175,6 +179,7 @@ def a_small_pass_is_finite(subject: ModelSubject) -> str:
         text_kv = network.text_kv(rows.to(x.dtype))
         for start in (0, model.chunk_frames):
             chunk = range(start, start + model.chunk_frames)
+            # Time 0, as in a commit pass.
             t = torch.zeros(1, model.chunk_frames)
             noisy = x[:, chunk.start : chunk.stop]
             flow = sampler.flow(noisy, t, text_kv, session, chunk, "history")
@@ -182,6 +187,7 @@ def a_small_pass_is_finite(subject: ModelSubject) -> str:
     return f"flow of standard deviation {flow.float().std():.2f} on noise"
 
 
+# Missing files and tensors are found before gigabytes are hashed and loaded.
 CONTRACTS: tuple[Callable[[ModelSubject], str | None], ...] = (
     it_can_be_built,
     its_described_files_are_right,

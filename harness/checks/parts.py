@@ -40,6 +40,7 @@ class Parts:
             integration=build("integration", run.integration, Integration),
             attention=build("attention", run.attention, Auto, Backend),
         )
+        # Each part alone is valid here; what remains is whether they serve each other.
         demand_fit(parts.model, parts.method, parts.integration, run.suite.num_frames)
         if run.suite.switches:
             demand_switches(parts.model, parts.method, parts.integration, run.suite.recache)
@@ -73,6 +74,7 @@ def demand_switches(
 
     recache: whether the history is computed again there.
     """
+    # A pass has one text, so the chunks of a pass must all belong to one prompt.
     loop = model.loop
     joint = isinstance(loop, DiffusionForcing) and loop.execution != "chunk_causal"
     if loop.joint or joint:
@@ -80,6 +82,7 @@ def demand_switches(
             f"model.loop={loop} shows chunks of two prompts in one pass, which reads one text: "
             "choose a model that denoises chunk by chunk, or a suite without switches"
         )
+    # Without `recache` the history stays as it is, and every cache can do that.
     if not recache:
         return
     if model.spec.under_way > 1 or loop.frames is not None:

@@ -34,6 +34,7 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
     for folder in watched:
         report = examine(folder, own)
         reports.append(report)
+        # Flushed, since the next folder may take minutes.
         for finding in report.findings:
             print(f"{shown(folder)}: {finding}", flush=True)
     for problem in (*_twice(reports), *_wide(roots, folders)):
@@ -56,6 +57,7 @@ def check(roots: Sequence[Path], own: Path | None = None) -> int:
 
 def mixed(reports: Iterable[Report]) -> Iterator[str]:
     """Yield a note for each run or table with rows of several machines or versions of the code."""
+    # By folder of suite and model, whose runs one table compares.
     files: dict[Path, list[Report]] = {}
     for report in reports:
         files.setdefault(report.folder.parent, []).append(report)
@@ -76,6 +78,7 @@ def mixed(reports: Iterable[Report]) -> Iterator[str]:
 
 def _twice(reports: Sequence[Report]) -> Iterator[str]:
     """Yield a message for each run that is in several folders, so its videos count twice."""
+    # By the ids in the rows, not by the names of the folders: a copy may have been renamed.
     places: dict[str, list[Path]] = {}
     for report in reports:
         for run_id in report.run_ids:

@@ -114,6 +114,7 @@ class _Folder:
     def _findings(self) -> Iterator[Finding]:
         wrong: list[tuple[str, Sequence[str]]] = []  # problem, and files to remove to fix it
 
+        # One damaged file must not hide what is wrong with the others.
         def attempt(read: Callable[[], None], *files: str) -> bool:
             try:
                 read()
@@ -129,6 +130,7 @@ class _Folder:
         has_rows = attempt(self._read_rows, observations.OBSERVATIONS)
         attempt(self._read_request, manifest.MANIFEST)
         has_scores = attempt(self._read_scores, SCORES)
+        # The request has all settings; without it, a row still has those that were typed.
         if self._run is not None:
             self._origin = Origin.of_run(self.folder, self._own, self._run, self._suites)
         elif self.rows:
@@ -157,6 +159,7 @@ class _Folder:
                 f"{path.name} is not of this run (found {content.get('run_id')}, expected "
                 f"{self.run_id} and the digests of its files)"
             )
+        # A second source of the suite, in case the request is damaged. An id needs no prompts.
         try:
             stored = content["suite"]
             suite = Suite(stored["name"], (), "", stored["sha256"], stored["num_latent_frames"])
@@ -188,6 +191,7 @@ class _Folder:
         for score in self.scores.values():
             reference = score["reference_run_id"]
             made = self._made_by(reference)
+            # If the reference's rows are damaged (None), that run has the finding.
             held = score["reference_frames_sha256"] is not None
             if held and made is not None and key(score) not in made:
                 raise Wrong(
@@ -197,6 +201,7 @@ class _Folder:
 
     def _read_request(self) -> None:
         tables.json_file(self.folder / "request.json")
+        # Whatever JSON the file holds, it must not end the check of other runs.
         try:
             run = Run.from_folder(self.folder)
             found = run.run_id
@@ -229,6 +234,7 @@ class _Folder:
     def _videos(self) -> Iterator[Finding]:
         """Yield the findings of each video, compared with request, frames and trace."""
         for row in self.rows:
+            # A failed video has no frames and no bytes; `_progress` counts it.
             if row["failure"] is not None:
                 continue
             name = stem(key(row))
@@ -273,6 +279,7 @@ class _Folder:
             return
         elif is_whole:
             counts.append("run.json not written")
+        # Failed videos are made again only on request, killed ones always.
         word = retry(failed)
         fix = self._fix([], asked, *([word] if word else []))
         if self._manifest is None or is_scoring:
@@ -294,6 +301,7 @@ class _Folder:
             of_video = f"{path.parent.name}/{path.stem}"
             if name in reported or of_video in reported or name in by_score:
                 continue
+            # A manifest may come from anybody: never read or remove what lies elsewhere.
             if not manifest.is_below(name):
                 yield Finding(f"{manifest.MANIFEST} names {name}, outside the run", "nothing")
             elif wrong := tables.digest_difference(path, digest):
@@ -310,6 +318,7 @@ class _Folder:
 
     def _made_by(self, run_id: str) -> set[Key] | None:
         """Return the videos of another run next to this one; None if its rows are damaged."""
+        # Scores of a run name the same reference: read its rows once.
         if run_id not in self._made:
             try:
                 folder = folder_of(self.folder.parent, run_id)
@@ -327,6 +336,7 @@ class _Folder:
             # A process that was killed while packing leaves the raw file next to the lossless one.
             lost += [endings[".npy"]] if {".npy", ".mkv"} <= endings.keys() else []
         known = self._made_here() | self._asked()  # generating replaces files of requested videos
+        # Without rows (damaged, or none yet) every file would look like a leftover.
         if self.rows:
             for files in (videos, traces):
                 lost += [path for each in files.keys() - known for path in files[each]]
@@ -352,11 +362,13 @@ def _unnamed(settings: Any) -> Any:
 
 def _in_work(folder: Path) -> bool:
     """Whether a command holds the folder's lock."""
-    # Read-only and without O_CREAT: checking must work in folders that are not writable.
+    # Read-only and without O_CREAT: checking must work in folders that are not writable. A pipe in
+    # place of the file would wait for a writer without O_NONBLOCK.
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False  # the folder was never locked
+    # A shared lock, so that two checks of one folder do not take each other for a command.
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

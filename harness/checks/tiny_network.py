@@ -17,6 +17,8 @@ from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
 
 CPU = torch.device("cpu")
+# Heads of 32 channels and frames of 32 tokens: groups of 16, which most methods have, divide both.
+# Two layers, since some policies treat layers differently.
 DIMS = WanDims(
     dim=64, num_layers=2, num_heads=2, ffn_dim=96, latent_channels=4, text_dim=8, freq_dim=16
 )
@@ -48,6 +50,7 @@ class Draws:
 
     def __init__(self, seed: int, num_frames: int, batch: int = 1) -> None:
         self._generator = torch.Generator().manual_seed(seed)
+        # A patch covers 2 x 2 latents.
         self._shape = (DIMS.latent_channels, 2 * GRID[0], 2 * GRID[1])
         self._batch = batch
         self._video = self.fresh(num_frames)
@@ -72,6 +75,7 @@ def video(
 
     seed: of the prompt and of the noise.
     """
+    # One network for all videos of a process: it has no state.
     net = _shared()
     # With two steps a reuse policy would have nothing to skip.
     schedule = FEW if reuse is None else Schedule()

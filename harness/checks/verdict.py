@@ -32,8 +32,10 @@ def sentence(error: Exception | SystemExit) -> str:
 
     if isinstance(error, SystemExit):
         return f"it ends the process by sys.exit({error.code!r}) ({last_frame(error)})"
+    # Hydra wraps what a constructor raised: print the constructor's own message.
     if isinstance(error, InstantiationException):
         return construction_message(error)
+    # These were written for a reader; any other error is a defect, which file and line locate.
     if isinstance(error, (Broken, UserError, ValueError)):
         return " ".join(str(error).split())
     return f"{first_line(error)} ({last_frame(error)})"

@@ -23,6 +23,7 @@ NOT_STORED = ("active", "scratch", "in_use")  # components of a trace that are n
 def request_differences(row: Row, run: Run) -> Iterator[str]:
     """Yield how a row differs from the run's request."""
     index, sample = key(row)
+    # Method and settings are not compared here: the id of the run contains them.
     # The seed is that of `Run.items`, which has only the prompts of the newest request.
     expected = {
         "seed": run.seed + index + SAMPLE_SEED_STEP * sample,
@@ -41,6 +42,8 @@ def request_differences(row: Row, run: Run) -> Iterator[str]:
 
 def frame_problems(stem: Path, row: Row, score: Row | None) -> Iterator[str]:
     """Yield what is wrong with a video's exact frames: missing, or not as generated and scored."""
+    # The strongest comparison that each state allows: raw frames by their digest, a scored file
+    # by the checksum of all its bytes, and a packed one that is not scored yet by its header.
     path = frames_file(stem)
     if path is None:
         yield "its frames are missing (no .mkv, no .npy)"
@@ -74,6 +77,7 @@ def _container_problems(path: Path, row: Row) -> Iterator[str]:
             tags = {name.lower(): value for name, value in container.metadata.items()}
             stream = container.streams.video[0]
             rate = stream.average_rate or Fraction(0)
+            # The container gives its duration in microseconds, and no number of frames.
             length = round(Fraction(container.duration or 0, 1_000_000) * rate)
             found = (length, stream.height, stream.width, float(rate))
     except (av.FFmpegError, LookupError):
@@ -93,7 +97,7 @@ def _shape(frames: Any, height: Any, width: Any, fps: Any) -> str:
 
 def byte_problems(row: Row, trace: Path) -> Iterator[str]:
     """Yield where the bytes of a row contradict each other or the trace."""
-    stored, bf16 = row["kv_stored_bytes"], "kv_bf16_{}_bytes"
+    stored = row["kv_stored_bytes"]
     not_counted = ("kv_encode_bytes", "kv_decode_bytes")  # null in older rows
     # Every size that a finished video must have.
     measured = [name for name in row if name.startswith("kv_") and name.endswith("_bytes")]
@@ -108,7 +112,8 @@ def byte_problems(row: Row, trace: Path) -> Iterator[str]:
         yield f"its KV bytes do not grow from nominal to stored to peak (found {sizes})"
     for frames in ("same_frames", "full_length"):
         found = row[f"kv_ratio_{frames}"] or 0.0
-        ratio = row[bf16.format(frames)] / stored if stored else 0.0
+        ratio = row[f"kv_bf16_{frames}_bytes"] / stored if stored else 0.0
+        # The same division of the same integers: only the last digits of a float may differ.
         if not math.isclose(found, ratio, rel_tol=1e-9):
             yield (
                 f"its kv_ratio_{frames} is not that of its bytes "
@@ -145,6 +150,7 @@ def _trace_problems(row: Row, points: list[Row]) -> Iterator[str]:
         "kv_stored_bytes": sum(n for name, n in held.items() if name not in NOT_STORED),
         "scratch_bytes": held["scratch"],
     }
+    # The parts of a peak add up to what was measured: `other` holds what belongs to no component.
     peaks: defaultdict[str, int] = defaultdict(int)
     for point in points:
         if point["moment"] == "peak":

@@ -26,6 +26,7 @@ def reached(*roots: Any, leave_out: tuple[type, ...] = ()) -> dict[int, int]:
 
     leave_out: types that are not followed.
     """
+    # By id, because equal objects may hold different storages, and not all can be hashed.
     seen: dict[int, int] = {}
     walked: set[int] = set()
     stack: list[Any] = [*roots]
@@ -42,6 +43,7 @@ def reached(*roots: Any, leave_out: tuple[type, ...] = ()) -> dict[int, int]:
             stack += list(thing.values())
         elif isinstance(thing, (list, tuple, set)):
             stack += list(thing)
+        # Classes are not followed: what they hold belongs to the process, see `held_by_process`.
         elif hasattr(thing, "__dict__") and not isinstance(thing, type):
             stack += list(vars(thing).values())
     return seen
@@ -53,7 +55,7 @@ def held_by_process() -> dict[int, tuple[Any, int]]:
     Covers tensors, their storages, NumPy arrays and long byte strings, in globals, class
     attributes, closures and caches. The result keeps them alive, so that no address is reused.
     """
-    gc.collect()
+    gc.collect()  # objects in cycles that nobody reaches are no history
     found: dict[int, tuple[Any, int]] = {}
     tracked = gc.get_objects()
     # Referents too, because the collector does not track arrays and byte strings.
@@ -63,6 +65,7 @@ def held_by_process() -> dict[int, tuple[Any, int]]:
     kinds = {kind for kind in set(map(type, things)) if issubclass(kind, bulk)}
     for thing in [thing for thing in things if type(thing) in kinds]:
         kind = type(thing)  # isinstance would ask proxies for the class of their target
+        # By storage, as in `reached`. Sparse tensors have none, meta tensors have no memory.
         if issubclass(kind, torch.Tensor):
             if thing.layout != torch.strided or thing.device.type == "meta":
                 continue

@@ -46,6 +46,7 @@ class Composer:
 @contextmanager
 def composing(folder: Path | None = None) -> Iterator[Composer]:
     """Initialize Hydra and yield a composer, which reads each file once."""
+    # version_base: the rules of Hydra 1.3, under which a run stays in its current folder.
     with initialize_config_dir(str(CONF), version_base="1.3"):
         read_once(GlobalHydra.instance().config_loader())
         yield Composer(folder)
@@ -64,6 +65,7 @@ def method_files(folder: Path | None = None) -> dict[str, Path]:
 
 def choices(group: str, folder: Path | None = None) -> dict[str, Path]:
     """Return the files of a config group by name, subfolders and the user's own included."""
+    # Of equal names the user's file counts; only descriptions of weights may have one (`checked`).
     roots = [root / group for root in (CONF, folder) if root is not None]
     found = {
         str(path.relative_to(root).with_suffix("")): path

@@ -25,6 +25,7 @@ from harness.system.paths import CONF
 from harness.system.user_folder import exposed
 
 # Errors of composing that the user can fix: wrong settings, and wrong files of their own.
+# RecursionError: a file that lists itself in its defaults, or an interpolation of itself.
 OF_COMPOSING = (
     HydraException,
     OmegaConfBaseException,
@@ -56,6 +57,7 @@ def demand_choices(words: Iterable[str]) -> None:
         named = value if isinstance(value, list) and value else [value]
         if override.is_sweep_override() or all(map(_can_name, named)):
             continue
+        # `metrics=[]` is the only empty choice: a run without scores.
         if isinstance(value, list) and not value and name == "metrics":
             continue
         listed = f", python -m harness ls {LS[name]} shows them" if name in LS else ""
@@ -65,6 +67,8 @@ def demand_choices(words: Iterable[str]) -> None:
 
 def _can_name(value: object) -> bool:
     """Whether a value can be the name of a choice, a file below its group's folder."""
+    # Hydra joins name and folder, so a path could lead out of the group. It accepts `.yaml` too,
+    # but then `rtn_int4` and `rtn_int4.yaml` would be two names of one method.
     if not isinstance(value, str) or not value or value.endswith(".yaml"):
         return False
     return not value.startswith("/") and ".." not in value.split("/")
@@ -72,6 +76,8 @@ def _can_name(value: object) -> bool:
 
 def sentence(error: Exception) -> str:
     """Return the message for an error of composing, in one line, with similar names."""
+    # Facts come from attributes of the error where it has them; texts of libraries are searched
+    # only where it has none, and are printed as they are if nothing is found.
     if isinstance(error, OverrideParseException):
         return _word_message(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -99,6 +105,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, InterpolationResolutionError) and error.full_key:
         reason = first_line(error).partition("resolving interpolation: ")[2] or first_line(error)
         return f"{error.full_key} cannot be read ({reason}): give it a value"
+    # Hydra's text says what failed, that of OmegaConf why.
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         return " ".join(f"{error} ({cause})".split())
     return " ".join(str(error).split())
@@ -117,6 +124,7 @@ def _word_message(word: str) -> str:
     name, equals, value = word.partition("=")
     if not equals:
         return f"{word!r} is no setting: give {SETTING}; python -m harness --help names them"
+    # Before the =: Hydra's sign for adding or removing, and the dots, slashes and @ of a group.
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@-]*", name, re.ASCII):
         return f"{word!r} has no name that a setting can have: give {SETTING}"
     # The likely mistakes in turn; the last one to try is whether quotes would help.

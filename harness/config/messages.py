@@ -69,7 +69,8 @@ def verb(
     def decorated(main: Callable[Words, int]) -> Callable[Words, int]:
         @wraps(main)
         def ended(*args: Words.args, **kwargs: Words.kwargs) -> int:
-            if not log.handlers:  # the process was not started by `python -m harness`
+            # Training commands and tests call verbs without `python -m harness`, which begins it.
+            if not log.handlers:
                 begin()
             try:
                 return main(*args, **kwargs)
@@ -78,6 +79,7 @@ def verb(
             except OSError as error:
                 complain(UserError(system_message(error)))
             except KeyboardInterrupt:
+                # A verb that keeps what is done says so; the others end as any program does.
                 if not kept:
                     raise
                 print(f"interrupted; {kept}", file=sys.stderr)

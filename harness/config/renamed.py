@@ -53,6 +53,7 @@ LOOPS: Mapping[str, Mapping[str, Any]] = {
 # New values, by setting and earlier value.
 VALUES: Mapping[tuple[str, str], str] = {("keys", "unroped"): "pre_rope"}
 
+# By process: every job of a sweep composes the same file, and one warning is enough.
 _warned: set[str] = set()
 
 
@@ -69,7 +70,9 @@ def with_target(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return one part with its new `_target_`, and with the settings that the old class implied."""
     old = config.get("_target_")
     if isinstance(old, str) and old in LOOPS:
+        # What the file sets itself comes last, so it wins over what the old class implied.
         settings = {**LOOPS[old], **{name: x for name, x in config.items() if name != "_target_"}}
+        # In lower case, because the warning shows YAML: `joint: true`.
         words = [f"{name}: {str(value).lower()}" for name, value in settings.items()]
         _warn(f"_target_: {old}", ", ".join([f"_target_: {LOOP}", *words]))
         return {"_target_": LOOP, **settings}

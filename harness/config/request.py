@@ -69,6 +69,8 @@ def requested_runs(config: DictConfig) -> tuple[Run, Run]:
         "track": resolved["track"],
         "metrics": resolved.get("metrics") or {},
     }
+    # The method as it ships: what the command line changes of a method belongs to the run alone, so
+    # one BF16 run serves every method of its suite and model.
     reference = Run(
         method_name=REFERENCE,
         method=_shipped("method", REFERENCE),
@@ -77,7 +79,7 @@ def requested_runs(config: DictConfig) -> tuple[Run, Run]:
         settings=" ".join(of_model + as_reference),
         **shared,
     )
-    # A BF16 run is its own reference; its id is known only now.
+    # A BF16 run is its own reference; its id is known only now, and does not depend on this field.
     reference = replace(reference, reference_id=reference.run_id)
     run = Run(
         method_name=choices["method"],

@@ -91,13 +91,13 @@ def execution(settings: Any) -> Execution:
     """
     _demand_group("run", settings)
     known = {field.name: field.type for field in fields(Execution)}
+    # `dry` and `log` are read elsewhere and are no part of `Execution`.
     demand_known("run", settings, [*known, "dry", "log"])
     for name in ("dry", "log", *known):
         if name not in settings:
             raise UserError(f"run.{name} was removed: leave it as it is, or give it a value")
     if type(settings["dry"]) is not bool:
         raise UserError(f"run.dry={shown(settings['dry'])}: choose true or false")
-    # `dry` and `log` are read elsewhere and are no part of `Execution`.
     if settings["log"] not in LEVELS:
         raise UserError(f"run.log={shown(settings['log'])}: choose {', '.join(LEVELS)}")
     return Execution(**{name: settings[name] for name in known})
@@ -109,6 +109,7 @@ def _demand_group(name: str, value: Any) -> None:
         return
     if name == "run":
         raise UserError(f"run={shown(value)}: give its settings one by one, as run.device=cpu")
+    # A file without a class, as opposed to a missing group below.
     if value is not None and name in BUILT:
         raise UserError(
             f"{name}={shown(value)} names no {TARGET}: begin its file with defaults: "
@@ -137,6 +138,7 @@ def _check_metrics(metrics: Any) -> None:
 
 def _demand_count(name: str, value: Any, least: int, most: int) -> None:
     """Raise UserError unless a value is a whole number from `least` to `most`."""
+    # The exact type, because True is an int too.
     if type(value) is not int or not least <= value <= most:
         kind = "a positive whole number" if least else "a whole number, 0 for none"
         raise UserError(f"{name}={shown(value)}: give {kind}, at most {most}")

@@ -18,6 +18,7 @@ from harness.system.paths import ROOT
 from harness.system.typed import TARGET
 from harness.system.user_folder import exposed
 
+# Outermost packages whose classes may be built; a user's folder adds its own modules.
 OURS = ("harness", "methods")
 # Modules that define the parts of a run. Other modules of the harness have classes that open files
 # or start processes when they are called.
@@ -95,6 +96,7 @@ def _leaves(settings: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every value with its dotted path; keys, and targets of any type, are values too."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
+            # A name could hold an interpolation too.
             yield f"{place}.(name)", name
             at = f"{place}.{name}" if place else str(name)
             if name == TARGET:
@@ -114,6 +116,7 @@ def _class(target: Any, own: Path | None) -> type | None:
     if not isinstance(target, str) or not all(map(str.isidentifier, target.split("."))):
         return None
     module, _, name = target.rpartition(".")
+    # Private names are no interface, and `__class__` and its like lead from one class to others.
     if not module or any(part.startswith("_") for part in target.split(".")):
         return None
     is_ours = module.split(".")[0] in OURS

@@ -10,7 +10,9 @@ from harness.config.compose import choices, composing
 from harness.downloads import weights
 from harness.downloads.weights import Entry
 
-FROM_FILES = (None, "checkpoint")  # values of `weights` for a model, or a part, that reads files
+# Values of `weights` for a model, or a part of it, that reads files. The others make its weights
+# (`random`, `seeded`) or ship with the package (`bundled`).
+FROM_FILES = (None, "checkpoint")
 
 
 def read_by(config: Mapping[str, Any], known: Iterable[Entry], folder: Path) -> list[Entry]:
@@ -39,6 +41,7 @@ def readers(known: Iterable[Entry], data: Path, own: Path | None) -> dict[str, l
     found: dict[str, list[str]] = {}
     with composing(own) as composer:
         for name in choices("model", own):
+            # Metrics and tracking name no weights of a model, and composing them takes time.
             config = composer.resolved([f"model={name}", "metrics=[]", "~track"])
             for entry in read_by(config["model"], known, data):
                 found.setdefault(entry.name, []).append(name)
@@ -50,11 +53,12 @@ def _absolute(path: Path) -> Path:
 
 
 def _words(config: object) -> Iterator[str]:
-    """Yield all strings of a configuration, except those of parts with random weights."""
+    """Yield all strings of a configuration, except those of parts that read no weight files."""
     if isinstance(config, Mapping):
-        is_random = config.get("weights") not in FROM_FILES
+        reads_files = config.get("weights") in FROM_FILES
         for value in config.values():
-            if isinstance(value, Mapping) or not is_random:
+            # A part of such a model may still read files: it has a setting `weights` of its own.
+            if isinstance(value, Mapping) or reads_files:
                 yield from _words(value)
     elif isinstance(config, str):
         yield config

@@ -34,7 +34,8 @@ from harness.system.files import sha256
 from harness.system.progress import Progress
 from harness.system.typed import build
 
-MOST_AT_ONCE = 16  # videos in memory; 10 s of 480x832 with its reference take half a GiB
+# Videos in memory at once; 10 s of 480x832 with its reference take half a GiB.
+MOST_AT_ONCE = 16
 IS_REFERENCE = "this is the BF16 reference itself"
 NO_REFERENCE = "the BF16 reference is not there"
 RANDOM_WEIGHTS = "model.weights=random: values that mean nothing, for systems measurements only"
@@ -65,6 +66,7 @@ def lacking(run: Run, state: RunState | None = None) -> list[Task]:
     Raises  UserError: rows cannot be read, or a metric rejects its settings.
     """
     metrics = built(json.dumps(run.metrics, sort_keys=True))
+    # Versions and reasons decide: no value is read, and the parent imports no torch.
     names = [f"{metric.name}_{what}" for metric in metrics for what in ("version", "reason")]
     known = scores.rows(run.folder, names)
     made = (state or RunState.read(run.folder)).made
@@ -72,15 +74,19 @@ def lacking(run: Run, state: RunState | None = None) -> list[Task]:
     of_reference = made
     if against != run.folder:
         of_reference = RunState.read(against).made if against is not None else {}
+    # Asked once for all videos: to answer, a metric may read files or start another interpreter.
     can_try = {metric: metric.missing() is None for metric in metrics}
 
     def is_lacking(metric: Metric, row: Row, reference: str | None) -> bool:
         version, reason = (row.get(f"{metric.name}_{what}") for what in ("version", "reason"))
-        if version is None and reason is not None:  # the metric did not work then
+        # The metric did not work then: a server, its weights or the reference was missing.
+        if version is None and reason is not None:
             return can_try[metric] and (reference is not None or not metric.against_reference)
+        # Another reference makes other values; a reference that is gone removes none.
         if metric.against_reference and reference not in (None, row["reference_frames_sha256"]):
             return True
-        if version is not None and not can_try[metric]:  # keep the old value
+        # A metric that cannot run here never replaces a value.
+        if version is not None and not can_try[metric]:
             return False
         return bool(version != metric.version())
 
@@ -99,6 +105,8 @@ def lacking(run: Run, state: RunState | None = None) -> list[Task]:
     return tasks
 
 
+# Runs with equal settings share the objects, and with them the loaded models. The settings come as
+# JSON, because a cache needs keys that can be hashed.
 @lru_cache(maxsize=64)
 def built(settings: str) -> tuple[Metric, ...]:
     """Build the metrics of a configuration, given as JSON; equal settings share the objects.
@@ -125,6 +133,8 @@ def score(
     begins: called before each video.
     device: as torch names it, or `auto`. threads: videos in parallel. name: label of the progress.
     """
+    # Threads, not processes: they share the loaded models, and numpy and torch compute outside of
+    # Python's lock.
     metrics = {metric for task in tasks for metric in task.metrics}
     bench = _Bench(
         device,
@@ -143,6 +153,7 @@ def score(
                 # Rows are written by this thread alone, in the order in which videos are done.
                 for done in as_completed(waiting):
                     task, (scored, results) = waiting[done], done.result()
+                    # Tasks of several runs come mixed; each run's file is read once.
                     path = task.run.folder / scores.SCORES
                     rows[path] = rows.get(path) or Scores(path)
                     rows[path].put(scored, results)
@@ -196,6 +207,7 @@ class _Bench:
 
     def _read(self, folder: Path, run: Run, item: Item) -> _Video:
         """Read a video of a run or of its reference; the run's own is packed."""
+        # Only under its own run: a run writes no files of another one.
         stem = folder / "videos" / item.stem
         with self.files.get(stem, nullcontext()):
             return _Video.read(stem, run, item, pack=stem == run.video(item))
@@ -203,6 +215,7 @@ class _Bench:
     def _result(self, metric: Metric, task: Task, video: _Video, reference: _Video) -> Result:
         """Return the result of one metric; an error becomes the reason of this video only."""
         used = "; ".join(f"{name} {sha}" for name, sha in metric.weights().items()) or None
+        # Asked again here: a server may have stopped, or a file may be gone, since the planning.
         missing = metric.missing()
         if missing is not None:
             return Result({}, missing, None, used)
@@ -213,7 +226,8 @@ class _Bench:
                 with self.alone.get(metric, nullcontext()):
                     assert video.clip is not None  # else there is a reason
                     values = metric.measure(video.clip, reference.clip, self.device)
-            except Unavailable as error:  # a row without a version is tried again later
+            # A row without a version is tried again by the next command.
+            except Unavailable as error:
                 return Result({}, str(error), None, used)
             except Unscorable as error:
                 reason = str(error)
@@ -264,9 +278,11 @@ class _Video:
             pack_frames(stem, frames, fps)
             if not stem.with_suffix(".mp4").exists():
                 write_mp4(stem.with_suffix(".mp4"), frames, fps)
+        # The first latent frame decodes to fewer pixel frames (one in Wan's decoder) than the rest.
         of_first = run.model["decoder"].get("first_pixel_frames", 1)
         first = pixel_frames(run.model["chunk_frames"], of_first)
         joints = tuple(range(first, len(frames), TEMPORAL_STRIDE * run.model["chunk_frames"]))
+        # VBench knows the official wording of a prompt, also if the model read a longer one.
         prompt = item.prompt.scored_as or item.prompt.text
         switches = tuple(pixel_frames(latent, of_first) for latent in run.suite.switches)
         clip = Clip(frames, fps, first, prompt, item.prompt.events, joints, switches)
@@ -301,6 +317,7 @@ def _constant(video: _Video, reference: _Video, against_reference: bool) -> str 
 
 def _draw(task: Task, video: _Video, reference: _Video) -> None:
     """Write the contact sheet, with the reference above the video if there is one."""
+    # Drawn again when a metric compares: the reference may not have been there the first time.
     path = task.run.video(task.item).with_suffix(".png")
     against = any(metric.against_reference for metric in task.metrics)
     if video.clip is None or (path.exists() and not against):

@@ -16,7 +16,8 @@ _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 def search_path() -> str:
     """Return PYTHONPATH for a child, so that it imports the same harness as this process."""
-    # A worker of Ray runs in another folder, where Python could find another copy first.
+    # A worker of Ray runs in another folder, where Python could find another copy first. The user's
+    # own folder is in PYTHONPATH already (`expose`).
     known = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(ROOT), *([known] if known else [])])
 
@@ -34,6 +35,7 @@ def report_lines(reader: int) -> queue.SimpleQueue[str | None]:
                 lines.put(line)
         lines.put(None)
 
+    # A daemon: a child that never closes its end must not keep this process alive.
     threading.Thread(target=listen, daemon=True).start()
     return lines
 
@@ -44,7 +46,9 @@ def die_with(parent: int) -> None:
     Only Linux can do this. Elsewhere the process goes on, and the run's lock keeps other commands
     out until it ends.
     """
+    # A child holds the run's lock: one that outlived its parent would keep other commands waiting.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # the parent ended before the signal was set
+        # If the parent ended before the signal was set, the kernel will never send it.
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)

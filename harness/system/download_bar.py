@@ -24,6 +24,7 @@ class Bar(Shown):
 
     def begin(self, name: str) -> None:
         """Start the next file."""
+        # One bar at a time: files come one after another, and finished bars would pile up.
         for task in self._bar.task_ids:
             self._bar.remove_task(task)
         self._name = name
@@ -33,6 +34,7 @@ class Bar(Shown):
 
     def came(self, nbytes: int, total: int | None) -> None:
         """Show that `nbytes` of the file have been received, of `total` if known."""
+        # The first report of a resumed file already has the bytes of the earlier attempt.
         now = time.monotonic()
         if self._start is None or nbytes < self._start[1]:  # the download started over
             self._start = (now, nbytes)
@@ -48,6 +50,7 @@ class Bar(Shown):
 def progress(nbytes: int, total: int | None, new: int, seconds: float) -> str:
     """Return size, rate and time left as text; `new` bytes came within `seconds`."""
     said = f"{size(nbytes)} of {size(total)}"
+    # A rate over the first moments would jump.
     if seconds < 0.5 or not new:
         return said
     rate = new / seconds

@@ -28,9 +28,8 @@ class Lasting(io.FileIO):
         view = memoryview(data)  # type: ignore[arg-type]
         if self.lost is None:
             try:
+                # None: a pipe that does not block is full. After 0 the buffer tries again.
                 return super().write(view) or 0
-            except BlockingIOError:
-                raise
             except OSError as error:
                 self.lost = error
         return view.nbytes
@@ -45,8 +44,11 @@ def lasting_streams() -> tuple[Lasting, Lasting]:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    # closefd=False: children, and libraries that print by themselves, use these numbers too.
     raw = Lasting(1, "w", closefd=False), Lasting(2, "w", closefd=False)
     for stream, name in zip(raw, ("stdout", "stderr"), strict=True):
+        # As Python does: standard error by line, standard output by line on a terminal only.
+        # backslashreplace: a prompt with letters that the encoding lacks must not end the run.
         encoding = getattr(getattr(sys, name), "encoding", None) or "utf-8"
         is_by_line = name == "stderr" or stream.isatty()
         text = io.TextIOWrapper(
@@ -69,6 +71,7 @@ def exit_with(main: Callable[[], int]) -> None:
         with plain_streams():
             code = main()
     except FileNotFoundError as error:
+        # `getcwd` names no file in its error. Any other missing file is a defect: show it in full.
         if error.filename is not None or _has_folder():
             raise
         print("error: the current folder was removed: cd to one that is there", file=sys.stderr)
@@ -80,6 +83,7 @@ def exit_with(main: Callable[[], int]) -> None:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     sys.stdout.flush()  # otherwise a full disk would show only after the exit code is decided
+    # A code other than 0 says more than that of a lost output.
     if raw.lost is not None and not code:
         code = UNREAD if raw.lost.errno == errno.EPIPE else 1
         if code != UNREAD:

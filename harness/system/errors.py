@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NoReturn
 
 Cause = Literal["oom", "killed", "crash", "timeout", "numerics", "error"]
+# Words in messages of torch: of CUDA, and two of its CPU allocator.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 USER_ERROR = 2  # exit code for something that the user can fix
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # codes of an OSError: disk, quota, file size
@@ -24,6 +25,7 @@ def first_line(error: Exception) -> str:
 
 def did_you_mean(name: str, options: Sequence[str]) -> str:
     """Return ", did you mean ..." with similar options; empty if there are none."""
+
     near = difflib.get_close_matches(name, options, cutoff=0.5)
     return f", did you mean {' or '.join(near)}" if near else ""
 
@@ -33,12 +35,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
+        # argparse would print the usage first, which hides the sentence.
         said = " ".join(message.split())
-        self.exit(2, f"error: {self.prog}: {said}; {self.prog} --help says more\n")
+        self.exit(USER_ERROR, f"error: {self.prog}: {said}; {self.prog} --help says more\n")
 
 
 def system_message(error: OSError) -> str:
     """Return which file an OSError is about, and the system's message."""
+    # Two files if it is about renaming or linking one to the other.
     files = [str(each) for each in (error.filename, error.filename2) if each is not None]
     return f"{' and '.join(files) or 'the system'}: {error.strerror or error}"
 
@@ -120,6 +124,7 @@ class RunFailed(Exception):
 
 def retry(causes: Iterable[str]) -> str | None:
     """Return the setting that retries failed videos; "" if none is needed, None if none failed."""
+    # A run that its settings forbid has no failed video, and repeating it would not help.
     causes = set(causes) - {"settings"}
     if not causes:
         return None

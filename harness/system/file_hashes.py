@@ -30,6 +30,7 @@ def remember(path: Path, found: str) -> None:
 
 def first(path: Path) -> str | None:
     """Return the first checksum ever stored for this path; the file may have changed since."""
+    # Weights without a published checksum are compared with it: trust on first use.
     noted = _note(path).get("first_sha256")
     return noted if isinstance(noted, str) else None
 
@@ -59,6 +60,7 @@ def _keep(path: Path, found: str, size: int, mtime_ns: int) -> None:
         "mtime_ns": mtime_ns,
         "first_sha256": first(path) or found,
     }
+    # The folder may be shared and read-only; then the next process hashes the file again.
     with suppress(OSError):
         write_json(note_of(path), content, durable=False)
 

@@ -20,7 +20,9 @@ from harness.system.errors import UserError
 from harness.system.logs import log, remark
 
 LOCK = ".lock"  # name of the lock file of a folder
-LONGEST_NAME = 80  # characters of a file name that was made from data
+# Characters of a file name that was made from data. File systems allow 255 bytes, of which letters
+# outside ASCII take two or three each.
+LONGEST_NAME = 80
 
 
 @contextmanager
@@ -74,6 +76,8 @@ def locked(folder: Path, waiting: str) -> Iterator[int]:
     The lock lasts until all processes that inherited the descriptor have closed it.
     Raises  UserError: `.lock` is a link, or not a file. OSError: the folder is not writable.
     """
+    # flock, not lockf: the lock belongs to the open file, so a child inherits it with the
+    # descriptor, and the kernel frees it when the last holder dies, however it dies.
     file = open_lock(folder)
     try:
         try:
@@ -97,6 +101,7 @@ def open_lock(folder: Path) -> int:
             f"{path} is a link or no file, and a lock must be a file: type "
             f"rm {shlex.quote(str(path))} and the same command again"
         )
+    # The check above gives the sentence; O_NOFOLLOW refuses a link that was put here since.
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
@@ -127,7 +132,9 @@ def slug(text: str) -> str:
 
     Letters and digits of every script stay, as do inner dots, dashes and underscores.
     """
+    # One form of composed letters, so that equal names have equal files.
     plain = unicodedata.normalize("NFC", text)
+    # Stripped twice: the cut may end in a dot or a dash again.
     return re.sub(r"[^\w.-]+", "-", plain).strip("-.")[:LONGEST_NAME].rstrip("-.") or "x"
 
 
@@ -146,6 +153,7 @@ def is_dead(unfinished: Path) -> bool:
         os.kill(int(writer[1]), 0)  # sends no signal, only asks whether the process is there
     except PermissionError:  # the process of another user, so it is alive
         return False
+    # OverflowError: no system gives a number of so many digits to a process.
     except (ProcessLookupError, OverflowError):
         return True
     return False
@@ -155,8 +163,10 @@ def remove_unfinished(folder: Path) -> None:
     """Remove unfinished files of killed processes; the caller holds the folder's lock."""
     # Every writer holds the lock, so no other process can still be writing one of these files.
     for path in folder.rglob(".*.unfinished"):
+        # Another thread of this process may be writing it.
         if path.name.endswith(f".{os.getpid()}.unfinished"):
             continue
+        # Never follow a link: what it points to is not ours to remove.
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -180,11 +190,13 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, content: dict[str, Any], durable: bool = True) -> None:
     """Write a JSON file atomically; without `durable`, a power failure may lose it."""
+    # Sorted, so that equal contents are equal files with equal digests.
     with whole_file(path, durable) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def shown(path: Path) -> str:
     """Return a path relative to the current folder if it lies below it, else absolute."""
+    # Not `resolve`, which would replace the links in what the user typed.
     path = Path(os.path.abspath(path))
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 log = logging.getLogger("harness")
-REMARK = logging.WARNING + 1  # shown whenever warnings are, but without a prefix
+# Shown whenever warnings are, but without a prefix: waiting for a lock is nothing to warn about.
+REMARK = logging.WARNING + 1
 LEVELS = ("warning", "info", "debug")  # values of `run.log`
 FLAGS = {"-v": "info", "--verbose": "info", "-vv": "debug", "-q": "error", "--quiet": "error"}
 VARIABLE = "HARNESS_LOG"  # passes the level to child processes
@@ -62,5 +63,6 @@ def stage(what: str) -> Iterator[None]:
     """Log the start of a stage and, unless it fails, its duration."""
     log.info("%s begins", what)
     start = time.perf_counter()
+    # Without `finally`: a stage that fails has an error of its own to print.
     yield
     log.info("%s took %.1f s", what, time.perf_counter() - start)

@@ -40,12 +40,14 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")  # on Linux, `platform` knows the architecture only
+    # On Linux, `platform` knows the architecture only.
+    info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
             if line.startswith("model name"):
                 processor = line.split(":", 1)[1].strip()
                 break
+    # Times of one processor compare only with equal threads.
     return f"{processor}, {torch.get_num_threads()} threads"
 
 

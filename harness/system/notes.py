@@ -26,6 +26,7 @@ def noted(
     versions of this code, torch and diffusers, which are added here.
     """
     versions = [code_version(), *map(package_version, ("torch", "diffusers"))]
+    # A note of another version is simply not found: its name is a digest of all that was asked.
     question = json.dumps([*asked, versions], sort_keys=True)
     note = FOLDER / kind / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError):  # missing, damaged

@@ -28,7 +28,9 @@ MARK = b"video-kv-bench sha256 "  # precedes the digest
 DIGEST_BYTES = 32
 
 
-@cache  # reading the annotations takes a millisecond, and every video needs two schemas
+# Reading the annotations takes a millisecond, and every video needs two schemas. A schema is always
+# given: pyarrow would take a column of nulls for one without a type.
+@cache
 def schema(row_type: type) -> pa.Schema:
     """Return the parquet schema of a dataclass, from its annotations; every column may be null.
 
@@ -39,6 +41,7 @@ def schema(row_type: type) -> pa.Schema:
     about = {field.name: dict(field.metadata) for field in dataclasses.fields(row_type)}
     columns = []
     for name, hint in typing.get_type_hints(row_type).items():
+        # `float | None`: every column may be null, so only the other type counts.
         if isinstance(hint, types.UnionType):
             hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
         if name in about:  # type hints include class variables, which are not columns

@@ -13,6 +13,7 @@ from pathlib import Path
 
 def shipped(package: str, *names: str) -> Path:
     """Return the path of a file or folder inside a package; `package` is its dotted name."""
+    # Resolved, so that paths compare, also if the checkout lies behind a link.
     return Path(str(files(package).joinpath(*names))).resolve()
 
 

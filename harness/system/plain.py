@@ -18,6 +18,7 @@ OBEYED = re.compile(
     "\ud800-\udfff\ufeff\ufffe\uffff]"
 )
 FORMULA = re.compile(r"[\s]*[=+\-@|%]|[\t\r\n]")  # start of a cell that a spreadsheet computes
+# What begins like a formula but is a value of a table: a signed number, a dash for no value.
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*|\.\d+)([eE][+-]?\d+)?%?|-|-?inf|nan")
 
 
@@ -57,6 +58,7 @@ class PlainStream:
 @contextmanager
 def plain_streams() -> Iterator[None]:
     """Escape everything printed inside the block, on standard output and error."""
+    # A stream is None if Python started without it. Verbs inside verbs must not escape twice.
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (
         stream if stream is None or isinstance(stream, PlainStream) else PlainStream(stream)

@@ -25,6 +25,7 @@ class Shown:
 
     def __init__(self, *columns: ProgressColumn) -> None:
         """Set the columns that follow the task's description and the bar."""
+        # On standard error, since standard output is the table that users redirect.
         self._console = Console(stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -49,6 +50,7 @@ class Shown:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
+        # Without markup: a prompt in brackets is no colour of rich's.
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -74,6 +76,7 @@ class Progress(Shown):
         """Count a finished video; without a terminal, print a line."""
         self._done += 1
         self._bar.update(self._task, videos=f"{self._done}/{self._num_videos} videos")
+        # By finished videos, since rich's own estimate stands in the bar only.
         if self._bar.disable:
             spent = time.perf_counter() - self._start
             left = spent / self._done * (self._num_videos - self._done)

@@ -14,6 +14,7 @@ from harness.system.plain import plain, plain_cell
 if TYPE_CHECKING:  # rich is slow to import and only needed to print
     from rich.console import Console
 
+# Signs that LaTeX takes for commands, or prints as others in its usual text font (<, >, |, ").
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -48,6 +49,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Escape control characters in all texts, for every output format."""
+        # Names of runs and prompts come from files of others.
         for name in ("header", "notes", "made_by"):
             object.__setattr__(self, name, [plain(text) for text in getattr(self, name)])
         object.__setattr__(self, "title", plain(self.title))
@@ -148,6 +150,7 @@ def with_names(reasons: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 
     reasons: name and reasons of each row. A reason of all rows is printed without names.
     """
+
     lines = []
     for reason in dict.fromkeys(each for _, several in reasons for each in several):
         names = [name for name, several in reasons if reason in several]
@@ -157,6 +160,7 @@ def with_names(reasons: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 
 def escaped(text: str) -> str:
     """Escape text for LaTeX; a hyphen before a number becomes a minus sign."""
+    # Sign by sign: the backslashes of one replacement must not be escaped by the next.
     plain = "".join(SPECIAL.get(sign, sign) for sign in text)
     return NEGATIVE.sub(r"\1$-$", plain)
 

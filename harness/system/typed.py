@@ -20,7 +20,8 @@ from harness.system.errors import UserError, did_you_mean
 
 TARGET = "_target_"
 OF_HYDRA = (TARGET, "_args_", "_partial_", "_recursive_", "_convert_")
-LARGEST = 2**63  # integers of tensors and tables have 64 bits
+# Integers of tensors and tables have 64 bits; a larger one would fail far from its setting.
+LARGEST = 2**63
 
 
 def wanted(hint: Any, value: Any) -> str | None:
@@ -60,6 +61,7 @@ def _wanted_list(origin: Any, inner: tuple[Any, ...], value: Any) -> str | None:
     if not isinstance(value, list | tuple) or (is_fixed and len(value) != len(of_each)):
         return words
     hints = of_each if is_fixed else of_each[:1] * len(value)
+    # strict=False: a list without a type for its elements has no hints, and fits.
     fits = all(wanted(*pair) is None for pair in zip(hints, value, strict=False))
     return None if fits else words
 
@@ -146,6 +148,7 @@ def build(name: str, config: Any, *kinds: type) -> Any:
     Raises  UserError: a setting or the object has the wrong type.
             InstantiationException: the class does not exist or refuses its settings.
     """
+    # Here, because the parent process imports this module and should start quickly.
     from hydra.utils import instantiate
 
     check_parts(name, config)
@@ -186,6 +189,7 @@ def _check_call(name: str, config: Mapping[Any, Any]) -> None:
     missing = [] if "_args_" in config else [each for each in needed if each not in config]
     if missing:
         raise UserError(f"{name} lacks {', '.join(missing)}: type +{name}.{missing[0]}=<value>")
+    # Parameters without an annotation, and those in **kwargs, take any value.
     for key in given:
         if key in hints:
             demand(f"{name}.{key}", hints[key], config[key])

@@ -31,6 +31,7 @@ def own_folder(words: Sequence[str]) -> tuple[Path | None, list[str]]:
         if not folder:
             raise UserError(f"{option} names no folder: give one with method/*.yaml")
         folders.append(folder)
+    # Hydra would take the last one and not say so.
     if len(set(folders)) > 1:
         raise UserError(f"{OPTIONS[0]} names {' and '.join(folders)}: give one folder")
     return (Path(folders[0]).absolute() if folders else None), others
@@ -48,6 +49,7 @@ def checked(folder: Path) -> Path:
     for shipped in sorted(CONF.glob("**/*.yaml")):
         name = shipped.relative_to(CONF)
         own = folder / name
+        # The same file: the user named the folder of this package, or links to its files.
         if name.parts[0] == OVERRIDING or not own.exists() or own.samefile(shipped):
             continue
         group, choice = name.parts[0], str(name.relative_to(name.parts[0]).with_suffix(""))
@@ -78,6 +80,7 @@ def expose(folder: Path) -> None:
     """
     checked(folder)
     sys.path.insert(1, str(folder))  # after the current folder, which stays first
+    # sys.path serves this process only; children and launchers get PYTHONPATH.
     known = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([known] if known else [])])
     os.environ[EXPOSED] = str(folder)

@@ -19,6 +19,7 @@ def code_version() -> str:
 
     `1a2b3c4d` in a clean checkout, `1a2b3c4d+9f8e7d6c` in a changed one, `9f8e7d6c` outside.
     """
+    # The digest reads every source, so it is taken only where the commit does not say enough.
     state = git_state()
     commit = str(state["commit"] or "")[:8]
     if commit and not state["dirty"]:
@@ -52,6 +53,7 @@ def package_version(package: str) -> str | None:
 
 
 def _git(*words: str) -> str:
+    # With a limit: if git hangs, rows lack the commit, but the run goes on.
     command = ["git", "-C", str(ROOT), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()

@@ -18,7 +18,8 @@ from harness.cache.attention.staged import Staged
 from harness.system.errors import UserError
 from harness.system.logs import log
 
-FEW_QUERIES = 512  # above, unpacking in the attention loop is slower than staging (docs/benchmarks)
+# Above, unpacking in the attention loop is slower than staging; `bench gpu` measures where.
+FEW_QUERIES = 512
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,17 @@ class Auto:
         sharing = spec.num_heads // spec.kv_heads
         few = sharing * spec.chunk_frames * spec.tokens_per_frame < FEW_QUERIES
         rotates = method.key.rotation(spec.head_dim, device) is not None
+        # `fused` refuses some quantizers that rotate, `staged` none.
         best: ByKernel = Fused() if few and not rotates else Staged()
+        # No kernel reads single tokens, pages of several frames, or codes without a layout.
         try:
             return best.resolve(spec, method, device)
         except UserError:
             return Portable()
 
 
-@cache  # once a process
+# Cached: every job of a sweep resolves its backend, and one warning is enough.
+@cache
 def _tell(lacking: str) -> None:
     log.warning(
         f"attention=auto: {lacking}, so torch decodes the history, which takes longer; type pip "

@@ -50,6 +50,7 @@ class Segment:
     @property
     def needs_torch(self) -> bool:
         """Whether the rotation of keys on reading needs torch because kernels do not support it."""
+        # Kernels rotate adjacent channel pairs only. MAGI-1 pairs halves (`HalfTurns`).
         return self.turns is not None and not isinstance(self.turns, Turns)
 
     @cached_property
@@ -103,6 +104,7 @@ class Segment:
         stage: Stage = stage_by_torch,
     ) -> None:
         """Decode the values of some heads and pages into out [B, h, F * T, D], in `basis`."""
+        # Values have no position, so their rotation is the only change.
         own = self.value_basis
         stage(self.value_quantizer, self.pages.value, self.pages, heads, frames, out)
         change_basis(out, own, basis)
@@ -134,6 +136,7 @@ class Scratch:
 
         They are valid until the next call.
         """
+        # All keys, then all values, so that each half is contiguous.
         shape = (2, like.shape[0], num_heads, num_tokens, like.shape[3])
         size = 2 * like.shape[0] * num_heads * num_tokens * like.shape[3]
         if self.buffer.numel() < size:
@@ -172,6 +175,7 @@ class Backend(ABC):
 
     def write(self, quantizer: Quantizer, x_BHFTD: Tensor, room: Packed, pages: Pages) -> None:
         """Encode new frames [B, H, F, T, D] into their pages of `room`."""
+        # A backend overrides this and `stage` only to be faster: what is stored stays the same.
         encode_into(quantizer, x_BHFTD, room, pages)
 
     def stage(

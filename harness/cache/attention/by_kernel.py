@@ -79,6 +79,7 @@ def read_rows(
     segment: Segment, heads: slice, like: Tensor, basis: tuple[Tensor | None, Tensor | None]
 ) -> tuple[Tensor, Tensor]:
     """Decode a segment in torch, for kernels that cannot read it: keys and values [B, h, N, D]."""
+    # Outside the scratch, which in `staged` holds the other segments at that moment.
     num_heads, frames = heads.stop - heads.start, slice(0, len(segment.pages.slots))
     shape = (like.shape[0], num_heads, segment.num_tokens, like.shape[3])
     k, v = like.new_empty(shape), like.new_empty(shape)

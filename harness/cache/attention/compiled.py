@@ -24,7 +24,8 @@ class Compiled(Portable):
     torch.
     """
 
-    # Little scratch stays in the processor's cache between decoding and attention.
+    # A head of a long history is about as large as the cache of a core, from which attention then
+    # reads what was decoded: 8 MiB is faster than 20 or 40.
     scratch_mib: float = 8
     name: ClassVar[str] = "compiled"
 
@@ -70,6 +71,7 @@ class Compiled(Portable):
         """Decode by a compiled loop if the quantizer describes its codes, else in torch."""
         from harness.cache.compiled.pages import Access, decode  # needs numba
 
+        # Exact values are only copied; many of them torch copies in more threads.
         access = Access.of(quantizer, packed)
         if access is None or not access.can_decode(out):
             stage_by_torch(quantizer, packed, pages, heads, frames, out)

@@ -50,6 +50,7 @@ class Fused(ByKernel):
         scratch: Scratch,
     ) -> Tensor:
         """Attend to the current chunk densely, then to each segment in the segment's own basis."""
+        # Scratch is not used: the kernel decodes inside its loop.
         from harness.cache.kernels.fused import attend_packed  # needs Triton
 
         if not history:

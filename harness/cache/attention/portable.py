@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -49,6 +49,7 @@ class Portable(Backend):
         """Refuse an unknown axis and sizes that are not positive."""
         if self.axis not in ("heads", "tokens"):
             raise ValueError(f"attention.axis={self.axis}: choose heads or tokens")
+        # `not >` instead of `<=` refuses NaN too.
         for name in ("scratch_mib", "tile_tokens"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"attention.{name}={getattr(self, name)}: give a positive number")
@@ -63,6 +64,7 @@ class Portable(Backend):
         head_bytes = 2 * seen * spec.head_dim * itemsize
         return head_bytes * heads_in(spec.kv_heads, head_bytes, self.scratch_mib)
 
+    # `int8` replaces the next two; how history is decoded stays the same.
     def attend_once(
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
     ) -> Tensor:
@@ -132,32 +134,28 @@ class Portable(Backend):
         key_basis, value_basis = bases(history)
         # The current chunk comes first: it always has tokens, so the sum never starts empty.
         merged = Merge(*self.attend_part(q, k, v))
-        # A tile ends with a frame, since pages are decoded whole.
-        for segment, frames in self._tiles(history):
-            size = segment.pages.key.page[0]
-            tokens = slice(frames.start * size, frames.stop * size)
-            room = scratch.take(k, k.shape[1], tokens.stop - tokens.start)
-            segment.load_keys(heads, frames, room[0], key_basis, self.stage)
-            segment.load_values(heads, frames, room[1], value_basis, self.stage)
-            scratch.look(*room)
-            bias = None if segment.bias is None else segment.bias[:, heads, tokens]
-            merged.add(*self.attend_part(q, *room, segment.log_count, bias))
-        return merged.out
-
-    def _tiles(self, history: Sequence[Segment]) -> Iterator[tuple[Segment, slice]]:
-        """Yield tiles: segments, and ranges of their frames."""
+        # A tile ends with a page, since pages are decoded whole.
         for segment in history:
-            step = max(1, self.tile_tokens // segment.pages.key.page[0])
-            num_frames = len(segment.pages.slots)
-            for start in range(0, num_frames, step):
-                yield segment, slice(start, min(start + step, num_frames))
+            size, num_pages = segment.pages.key.page[0], len(segment.pages.slots)
+            step = max(1, self.tile_tokens // size)
+            for start in range(0, num_pages, step):
+                pages = slice(start, min(start + step, num_pages))
+                tokens = slice(pages.start * size, pages.stop * size)
+                room = scratch.take(k, k.shape[1], tokens.stop - tokens.start)
+                segment.load_keys(heads, pages, room[0], key_basis, self.stage)
+                segment.load_values(heads, pages, room[1], value_basis, self.stage)
+                scratch.look(*room)
+                bias = None if segment.bias is None else segment.bias[:, heads, tokens]
+                merged.add(*self.attend_part(q, *room, segment.log_count, bias))
+        return merged.out  # fp32, rounded once by the caller
 
 
 def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice) -> Tensor | None:
     """Return additive logits [B or 1, h or 1, 1, num_tokens]; None if no segment has any."""
     if not any(segment.log_count or segment.bias is not None for segment in history):
         return None
-    # One row serves all samples and heads unless a segment brings a bias for each of them.
+    # One row serves all samples and heads unless a segment brings a bias for each of them. No mask
+    # depends on the query, so one row serves all queries too.
     alike = all(segment.bias is None for segment in history)
     mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
     for segment, span in spans(history):

@@ -28,6 +28,8 @@ class Reference(Backend):
         scratch: Scratch,
     ) -> Tensor:
         """Attend to the concatenation of decoded history and the current chunk."""
+        # Nothing is folded into the query and nothing is tiled, so that backends which do can be
+        # compared with it.
         keys, values, bias = [], [], []
         for segment in history:
             num_frames = len(segment.pages.slots)

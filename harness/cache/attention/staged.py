@@ -71,6 +71,7 @@ class Staged(ByKernel):
         # few: attend to them separately and merge by log-sum-exp.
         key_basis, value_basis = bases(history)
         q, k, v = into(q_BHTD, key_basis), into(k_BHTD, key_basis), into(v_BHTD, value_basis)
+        # Frames have no other bias: token policies, which hide single tokens, were refused.
         full = [segment for segment in history if not segment.log_count]
         pooled = [segment for segment in history if segment.log_count]
         num_stored = sum(segment.num_tokens for segment in full)

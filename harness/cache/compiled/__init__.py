@@ -12,12 +12,14 @@ from functools import cache
 
 from harness.system.paths import CACHE
 
-FOLDER = CACHE / "compiled"  # what numba compiled; a child then loads it instead of compiling
+# What numba compiled: a child process loads it instead of compiling for seconds.
+FOLDER = CACHE / "compiled"
 
 
 @cache
 def missing() -> str | None:
     """Return why the loops cannot run here, in one phrase; None if they can."""
+    # Asked for without importing it, which takes most of a second.
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
     # Without a folder every child would compile again.

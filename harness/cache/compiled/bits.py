@@ -82,22 +82,18 @@ def floats_at(address, count):
 
 @njit(inline="always")
 def take(address, shape):
-    """Return memory as an array of FP32, the same memory as INT32, and the first address after it.
-
-    The loops cut their own arrays out of memory like this because numba counts the references to
-    arrays that it allocates, for each row that is taken from one: half of the time of decoding.
-    """
+    """Return memory as an array of FP32, the same memory as INT32, and the address after it."""
+    # The loops cut their own arrays out of memory like this because numba counts the references to
+    # arrays that it allocates, for each row that is taken from one: half of the time of decoding.
     array = carray(pointer(address), shape, np.float32)
     return array, carray(pointer(address), shape, np.int32), address + 4 * array.size
 
 
 @njit(inline="always")
 def rounded(number):
-    """Return the bits of an FP32 number, rounded to even, as those of BF16.
-
-    NaN must be the standard one (see `widen`): rounding keeps it, and could turn others into zero.
-    """
-    # numba computes with plain integers in 64 bits, which takes twice the time.
+    """Return the bits of an FP32 number, rounded to even, as those of BF16; NaN as in `widen`."""
+    # The standard NaN survives the rounding; another one could become a zero. Integers are typed,
+    # because numba computes with plain ones in 64 bits, which takes twice the time.
     bits = bits_of(number)
     # Add half of BF16's last place, less the smallest bit if that place is even: ties go to even.
     last = (bits >> np.int32(16)) & np.int32(1)
@@ -110,6 +106,7 @@ def widen(half, row, bits):
 
     Every NaN becomes the standard one, so that `rounded` needs no test for others.
     """
+    # By integers, since numba knows no FP16: the sign apart, then exponent and mantissa together.
     for i in range(half.size):
         number = np.int32(half[i])
         # FP16 has 10 bits of mantissa and a bias of 15 in its exponent, FP32 has 23 and 127.
@@ -139,4 +136,5 @@ def narrow(row, bits, half):
         else:  # 112 is the difference of the biases; the last 13 bits are rounded away
             short = (magnitude - (112 << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13
         half[i] = short | sign
+    # The caller goes on with what is stored: codes must fit the rounded metadata.
     widen(half, row, bits)

@@ -98,6 +98,7 @@ def put_plane(codes, bits, p, scales, zeros, total):
 @njit(inline="always")
 def put_numbers(codes, bits, table, p, scales, zeros, total):
     """Do what `put_plane` does with the table's entries in place of the codes."""
+    # One value at a time: each code is a look-up at another place of the table.
     mask, size = np.int32((1 << bits) - 1), total.size * bits >> 3
     values = bytes_at(codes, size)
     for field in range(8 // bits):
@@ -116,6 +117,8 @@ def copy(part, slots, shape, out, first, last):
     """
     first_head, num_heads, num_tokens, width = shape
     size = width * out[4]
+    # A page is one run of memory. In `out` it is too, unless tokens lie further apart than their
+    # width.
     for task in range(first, last):
         b, h, f = place_of(task, slots.size, num_heads)
         source = start_of(part, (b, h + first_head, slots[f]), out[4])
@@ -228,6 +231,8 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
     for task in range(first, last):
         b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h + first_head, slots[f]
+        # Metadata of the whole frame, read once for all of its tokens: the scale and the mean of
+        # channels here, tables and units below.
         for i in range(2):
             if outer[i, 0]:
                 half = halves_at(start_of(outer[i], frame, 2), width)
@@ -394,12 +399,14 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                             room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
                         zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
                         narrow(room, room_bits, zeros)
+                        # A group of equal values would have a scale of zero, which FP16_MIN avoids.
                         for n in range(count):
                             zero[n] = room[n]
                             # Measure from the rounded zero, which decoding adds.
                             room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
                         narrow(room, room_bits, scales)
                     else:
+                        # The largest magnitude then lies -offset steps from zero.
                         for n in range(count):
                             room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
                         narrow(room, room_bits, scales)
@@ -421,6 +428,7 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                         if p + 1 < num_planes:  # what is left is for the next plane
                             for j in range(width):
                                 row[j] -= code[j] * step[j] + zero[j]
+                        # Planar packing, field by field, as in `harness.api.bits`.
                         codes = bytes_at(start_of(part[CODES], frame, 1) + (start + r) * size, size)
                         codes[:] = 0
                         for field in range(8 // bits):

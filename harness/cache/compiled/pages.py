@@ -21,8 +21,11 @@ from harness.cache.compiled.threads import in_threads
 # Values of a thread at least. torch's idle threads spin for milliseconds on the cores that other
 # threads of ours need: with fewer values two threads take longer than one.
 SHARE = 2**22
-COPY = 2**15  # values that torch copies in one thread; it shares more among its threads
-HELD = 16  # tokens that encoding holds at a time, more if a group has more
+# Values that torch copies in one thread. More of them it shares among its threads, and is faster
+# than our copy.
+COPY = 2**15
+# Tokens that encoding holds in fp32 at a time, more if a group has more.
+HELD = 16
 DTYPES = (torch.bfloat16, torch.float32)
 NOTHING = [0, 0, 0, 0]  # a part that does not exist
 Integers = NDArray[np.int64]
@@ -137,6 +140,7 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
 
     slots: of the F frames. first_head: the first of the h heads. out: see `Access.can_decode`.
     """
+    # The order of preference: a plain copy, the loop for the usual pages, the loop for all others.
     batch, num_heads, _, width = out.shape
     num_tokens = access.num_tokens
     where = (
@@ -180,6 +184,7 @@ def load() -> None:
 
 def compile_loops() -> None:
     """Load the loops, after compiling them for this processor if no earlier process did."""
+    # numba compiles for types, not for sizes: one value of each type is enough.
     plane = CodePlane(8, 1, "tokens", zero="zero", fit="minmax")
     x, slots = torch.zeros(1, 1, 1, 1, 1), np.zeros(1, np.int64)
     parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half(), "exact": x}
@@ -198,7 +203,8 @@ def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, va
     in_threads(loop, arguments, tasks, number)
 
 
-@cache  # the loops get an address: the numbers must stay
+# Cached, because the loops get an address: the numbers must stay where they are.
+@cache
 def _numbers(table: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.array(table, np.float32)
 

@@ -16,11 +16,13 @@ def in_threads(
     """
     # Plain threads: numba's own pool would compete with torch's, and some of its kinds do not
     # survive a fork. The loops hold no lock of Python's.
+    # Neighbouring tasks go to one thread, as they are neighbours in memory.
     bounds = [tasks * i // number for i in range(number + 1)]
     others = [
         threading.Thread(target=loop, args=(*arguments, *bounds[i : i + 2]))
         for i in range(1, number)
     ]
+    # This thread takes the first share instead of waiting.
     for thread in others:
         thread.start()
     loop(*arguments, *bounds[:2])

@@ -24,6 +24,8 @@ ADDRESS, SHIFT, NUMBER = types.int64, types.int32, types.float32
 
 def _load(builder: Any, address: Any, kind: Any) -> Any:
     """Emit the load of a vector at any address."""
+    # Without `align`, LLVM would take the address for a multiple of the vector's size, which rows
+    # of codes are not, and emit an instruction that faults on others.
     loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
     loaded.align = 1
     return loaded
@@ -84,6 +86,7 @@ def _putter(kind: Any, read: Any, finish: Any) -> Any:
 
 def _unchanged(builder: Any, numbers: Any, out: Any) -> Any:
     """Emit FP32 numbers as they are."""
+    # For pages of several planes: the sum is rounded once, when the last plane has been added.
     return numbers
 
 

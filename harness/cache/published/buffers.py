@@ -35,6 +35,7 @@ KEY_BYTES = 4  # FP32, whatever the model's dtype
 class FullBuffers(Integration):
     """Keeps exact history in buffers of the whole window, as FlowCache's program does."""
 
+    # Memory as in the release: history stays during the decode of the whole video.
     free_before_decode: bool = False
     stream_decode: bool = False
     keep_previous: bool = True
@@ -80,6 +81,8 @@ class BufferSession(Session):
     def start(self) -> None:
         """Begin an empty history with buffers of its own."""
         super().start()
+        # Layers of tokens serve methods that keep all frames too, so that one kind of layer knows
+        # the buffers.
         policy = self._context.retention
         if not isinstance(policy, TokenPolicy):
             policy = Everything()
@@ -111,6 +114,7 @@ class Buffers:
     def put(self, key: Packed, value: Packed, first: int) -> tuple[Packed, Packed]:
         """Copy exact keys and values [B, H, F, T, D] to token `first`; return them as views."""
         keys, values = key.parts["exact"], value.parts["exact"]
+        # For the whole window at the first pass, as the release does.
         if self.key is None or self.value is None:
             batch, heads, _, _, width = keys.shape
             shape = batch, heads, self.num_tokens, width
@@ -202,5 +206,6 @@ class Rounding(Backend):
         scratch: Scratch,
     ) -> Tensor:
         """Attend in the dtype of the values; stored keys are rounded as they are read."""
+        # The other backend decodes history into the dtype of these keys.
         q, k = q_BHTD.to(v_BHTD.dtype), k_BHTD.to(v_BHTD.dtype)
         return self.backend.attend(q, k, v_BHTD, history, scratch)

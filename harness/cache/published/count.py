@@ -15,8 +15,6 @@ from torch import Tensor
 from harness.cache.published.side import Page
 
 GROUP = 16  # tokens; the study pads each encoded set to this, whatever the quantizer's group
-INDEX_BYTES = 8  # int64 per token of a method with tiers
-MASK_BYTES = 1  # bool per token of the capacity
 SPAN_BYTES = 16  # position of a pooled frame
 
 
@@ -66,5 +64,6 @@ def pages_bytes(pages: Iterable[Page]) -> int:
 
 def pooled_bytes(means: Iterable[Tensor | None], num_frames: int) -> int:
     """Return the bytes of pooled frames: means of keys and of values, and the frames' positions."""
+    # The study kept the position of each pooled frame beside its mean.
     held = sum(mean.nbytes for mean in means if mean is not None)
     return held + SPAN_BYTES * num_frames

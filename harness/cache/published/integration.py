@@ -44,6 +44,7 @@ class Dense(Backend):
 class Published(Program, Integration):
     """Decodes the cache, attends densely and encodes it again, as one of the study's programs."""
 
+    # As published: history in memory while the whole video is decoded at once, beside the last one.
     free_before_decode: bool = False
     stream_decode: bool = False
     keep_previous: bool = True
@@ -54,6 +55,7 @@ class Published(Program, Integration):
 
         Raises  ValueError: a model or method that it cannot serve.
         """
+        # The study's program knows no others.
         found = {"sink": spec.sink, "positions": spec.positions, "keys": method.keys_in(spec)}
         served = {"sink": 0, "positions": "absolute", "keys": "roped"}
         for name, value in found.items():

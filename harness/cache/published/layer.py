@@ -55,6 +55,7 @@ class Layer:
         wide = getattr(torch, self.program.codes)
         tiers = {KEEP: Tier(self.method.key, self.method.value), **self.method.tiers}
         beside = self.program.beside
+        # Keys and values are encoded apart, and each may have another quantizer in a tier.
         self.key = Side({name: tier.key for name, tier in tiers.items()}, wide, beside)
         self.value = Side({name: tier.value for name, tier in tiers.items()}, wide, beside)
 
@@ -127,6 +128,7 @@ class Layer:
             self.policy.observe(*(x[:, :, f, None] for x in (k_BHFTD, v_BHFTD))) for f in seen
         )
         notes = {f: note[0] for f, note in zip(seen, written, strict=True) if note is not None}
+        # `tiers` leaves out frames that are new since the last decision, as packed storage does.
         history = History(
             frames=seen,
             num_frames=stop,

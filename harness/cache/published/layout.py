@@ -30,6 +30,7 @@ def places(
     placements: Mapping[int, Placement], frame_tokens: int, device: torch.device
 ) -> dict[str, Tensor]:
     """Return the places of each tier's tokens in the capacity [N] int64, ascending."""
+    # Tokens, not frames, because a split sends some tokens of a frame to another tier.
     found: dict[str, list[Tensor]] = {}
     inside = torch.arange(frame_tokens, device=device)
     for frame in sorted(placements):

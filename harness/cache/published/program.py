@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-WIDE = ("int16", "int8")
-CHOICES = {
-    "codes": WIDE,
-    "extent": ("capacity", "filled"),
-    "history": ("capacity", "filled"),
-    "cadence": ("pass", "commit"),
-    "places": ("none", "index", "mask"),
-}
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -43,11 +34,11 @@ class Program:
     beside: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"integration.{name}={getattr(self, name)}: choose {' or '.join(allowed)}"
-                )
+        # Settings of files have been checked already, but Python code may build a program directly.
+        for name, hint in get_type_hints(Program).items():
+            allowed, found = get_args(hint), getattr(self, name)
+            if get_origin(hint) is Literal and found not in allowed:
+                raise ValueError(f"integration.{name}={found}: choose {' or '.join(allowed)}")
         if self.history == "capacity" and self.extent == "filled":
             raise ValueError(
                 "integration.history=capacity: frames still to come are not stored with "

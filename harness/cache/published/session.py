@@ -20,11 +20,7 @@ class PublishedSession:
     """Keys and values of one video; a `CacheSession`.
 
     The policy decides in each pass that encodes, over the stored frames and the chunk's own roped
-    keys, noisy or not; the decision changes the attention of later passes only. Attention still
-    reads dropped frames, as zero keys and values (logit 0, value 0), and pooled frames as copies of
-    their mean, which every such pass computes again; the original values are lost. Frames that have
-    left the window stay stored. The decoded cache is not in the ledger, since it belongs to the
-    activations of a pass, unless the program keeps it (`Program.beside`).
+    keys, noisy or not; the decision changes the attention of later passes only.
     """
 
     def __init__(
@@ -73,7 +69,10 @@ class PublishedSession:
             self.watch.note(layer, False, are_finite(k_BHTD, v_BHTD))
         q, k = plan.rotate(q_BHTD), plan.rotate(k_BHTD)
         keys, values = self._layers[layer].step(k, v_BHTD, plan.frames, plan.stores == "history")
-        # The tensors span the whole capacity: attend to the window only.
+        # Attention still reads dropped frames, as zero keys and values (logit 0, value 0), and
+        # pooled frames as copies of their mean, which every pass that encodes computes again.
+        # The tensors span the whole capacity, and frames that have left the window stay stored:
+        # attend to the window only.
         size = self.spec.tokens_per_frame
         seen = slice(self._reach.start * size, self._reach.stop * size)
         keys, values = keys[:, :, seen], values[:, :, seen]
@@ -89,6 +88,8 @@ class PublishedSession:
         Each call updates `peak_bytes`: `plan` calls it before each pass, and the caller of the
         session should call it after the last.
         """
+        # Without the decoded cache, which belongs to the activations of a pass, unless the program
+        # keeps it (`Program.beside`).
         held: Counter[str] = Counter()
         seen: set[int] = set()
         for layer in self._layers:
@@ -110,6 +111,7 @@ class PublishedSession:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the history, including memory allocated for frames still to come."""
+        # No scratch and no unfinished chunks are in this ledger, so all of it is history.
         return sum(self.ledger().values())
 
     @property

@@ -66,6 +66,7 @@ def spaced(num_frames: int, most: int) -> list[int]:
 
     Five of eleven are 0, 3, 5, 8, 10. A single one is the first.
     """
+
     wanted = np.linspace(0, num_frames - 1, min(most, num_frames))
     # Round halves up: Python and numpy would round them to even, which spaces frames unevenly.
     return [int(index) for index in np.floor(wanted + 0.5)]
@@ -78,6 +79,7 @@ def images(frames_THWC: Frames, most: int, max_side_px: int | None) -> list[Imag
     shown = [Image.fromarray(frames_THWC[index]) for index in spaced(len(frames_THWC), most)]
     if max_side_px is not None:
         for image in shown:
+            # It keeps the aspect ratio and never enlarges.
             image.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     return shown
 

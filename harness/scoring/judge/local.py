@@ -44,6 +44,7 @@ class Local(Judge):
 
     def identity(self) -> str:
         """Describe the model by the name of its folder, the frames and the sampling."""
+        # Without importing it: the parent asks for versions, and transformers imports torch.
         try:
             package = f"transformers {version('transformers')}"
         except PackageNotFoundError:
@@ -93,6 +94,7 @@ class Local(Judge):
             return_dict=True,
             return_tensors="pt",
         ).to(device, model.dtype)
+        # Temperature 0 is no sampling: the likeliest token each time.
         sampling: dict[str, Any] = {"do_sample": False}
         if self.answers_vary:
             sampling = {"do_sample": True, "temperature": self.temperature}

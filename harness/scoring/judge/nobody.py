@@ -16,6 +16,7 @@ NO_JUDGE = (
 class Nobody(Judge):
     """Placeholder that is used if no judge is configured."""
 
+    # A judge like any other instead of None: metrics ask it, and rows get its reason.
     def identity(self) -> str:
         """Return "no judge"."""
         return "no judge"

@@ -72,6 +72,7 @@ class OpenAI(Judge):
 
     def identity(self) -> str:
         """Describe the host, the model, the frames and the sampling."""
+        # Rows keep this text, so it holds the host alone and nothing that could be a secret.
         size = f"at most {self.max_side_px} px a side" if self.max_side_px else "full size"
         return (
             f"endpoint {self._host}, model {self.model}, {self.num_frames} frames as "
@@ -110,6 +111,7 @@ class OpenAI(Judge):
             content = base64.b64encode(file.getvalue()).decode()
             url = f"data:image/{self.image_format};base64,{content}"
             parts.append({"type": "image_url", "image_url": {"url": url}})
+        # What is null in the settings is not sent: not every server knows every field.
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": parts}],
@@ -170,6 +172,7 @@ class OpenAI(Judge):
             return self._without_key(response.read().decode("utf-8", "replace"))
 
     def _key(self) -> str:
+        # Read from the environment at each use, so that no object holds it.
         return os.environ.get(self.api_key_env, "") if self.api_key_env else ""
 
     def _without_key(self, text: str) -> str:
@@ -215,6 +218,7 @@ def _answer(text: str, host: str) -> str:
     Raises  Unscorable: the model refused or was cut short. Unavailable: the response is not a chat
     completion.
     """
+    # Any server may answer at this address, so nothing about the text is certain.
     try:
         choice = json.loads(text)["choices"][0]
         message = choice["message"]

@@ -22,6 +22,7 @@ Answer with this JSON object and nothing else, one entry for each of the {num_ev
 their order:
 {{"events": [{{"event": 1, "reason": "what the frames show, in one sentence", "completed": true}}]}}
 """
+# Part of the metric's version: another question is another metric.
 TEMPLATE_SHA256 = hashlib.sha256(TEMPLATE.encode()).hexdigest()
 QUOTED_CHARACTERS = 80
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -39,6 +40,7 @@ def read(answer: str, num_events: int) -> Verdict:
 
     Raises  Unscorable: the answer has no JSON, or not one entry per event, in order.
     """
+    # Strict about the list, because a guessed verdict would be a wrong value in a table.
     content = _json(answer)
     entries = content.get("events") if isinstance(content, dict) else None
     if not isinstance(entries, list):

@@ -18,11 +18,6 @@ class Discontinuity(Metric):
 
     1: a joint changes as much as any other step. Above 1: the video jumps where a chunk begins.
     Below 1: it freezes there. A steady pan gives 1 at any speed; a cut inside a chunk lowers it.
-    Where a new prompt begins, a change is wanted: that step counts neither as a joint nor as one
-    inside a chunk, and the joint's own value is null.
-
-    The decoder shapes the steps between two latent frames differently from the steps within one.
-    A joint is a step between latent frames, so `_latent` compares it with those inside chunks only.
 
     Source  ours. Forcing-KV (arXiv 2605.09681) names the quantity and measures optical flow, as
             `FlowDiscontinuity` does; its formula was not seen.
@@ -65,12 +60,15 @@ class Discontinuity(Metric):
         # Change t - 1 is the step from frame t - 1 to frame t.
         into_T = np.arange(1, num_frames)  # the frame that each change leads to
         any_joint_T = np.isin(into_T, clip.joints)
+        # Where a new prompt begins, a change is wanted: that step counts neither as a joint nor as
+        # one inside a chunk.
         is_joint_T = any_joint_T & ~np.isin(into_T, clip.switches)
         inside = changes_T[~any_joint_T]
         if not inside.any():
             raise Unscorable("nothing changes inside the chunks of this video: no joint compares")
-        # After the first chunk every latent frame has as many pixel frames, so the steps between
-        # latent frames lie that far apart, counted from the first joint.
+        # The decoder shapes the steps between two latent frames differently from those within one,
+        # and a joint is a step between latent frames. After the first chunk every latent frame has
+        # as many pixel frames, so these steps lie that far apart, counted from the first joint.
         is_latent_T = ~any_joint_T & ((into_T - clip.joints[0]) % TEMPORAL_STRIDE == 0)
         latent = float(changes_T[is_latent_T].mean()) if is_latent_T.any() else 0.0
 
@@ -96,7 +94,8 @@ class Discontinuity(Metric):
         """Return the change from each frame to the next [T - 1] f64, in `unit`."""
         lumas = (luma(frame_HWC.astype(np.float32)) for frame_HWC in clip.frames_THWC)
         before_HW, found = next(lumas), []
-        for luma_HW in lumas:  # one at a time, to save memory
+        # One frame at a time: float32 takes four times the memory of the frames.
+        for luma_HW in lumas:
             found.append(float(change(luma_HW, before_HW)))
             before_HW = luma_HW
         return np.array(found, np.float64)

@@ -11,21 +11,21 @@ from harness.scoring.metrics.metric import Clip, Unscorable
 from harness.scoring.metrics.vbench import Dimension
 from harness.scoring.vbench import environment, staging
 
+# The study's points lie 50 frames apart.
 STEP_FRAMES = 50
 
 
 class DriftPublished(Dimension):
     """VBench's imaging quality of the first 50, 100, 150, ... frames and of all frames.
 
-    Each prefix is encoded separately. The value is a mean over a prefix, so it is a quality and not
-    a rate, and late losses hardly change it. It exists for comparison with the study; the drift is
-    `vbench_imaging_quality_slope_per_s`. The study encoded its H.264 files a second time; here the
-    frames are encoded once.
+    It exists for comparison with the study; the drift is `vbench_imaging_quality_slope_per_s`. The
+    study encoded its H.264 files a second time; here the frames are encoded once.
 
     Source  the study's drift curves: points of 50, 100 and 150 of 165 frames on StoryEval, the
             whole video on MovieGen.
     """
 
+    # A mean over a prefix is a quality and not a rate, and late losses hardly change it.
     def __init__(self, python: str | None = None, data_dir: str | None = None) -> None:
         """Store the settings; see `Dimension`."""
         super().__init__("imaging_quality", python, data_dir)
@@ -57,6 +57,7 @@ class DriftPublished(Dimension):
         height, width = clip.frames_THWC.shape[1:3]
         if height % 2 or width % 2:
             raise Unscorable(f"the study's 4:2:0 needs even sides, these are {height}x{width}")
+        # Not through `_ask`, which would stage the frames losslessly.
         points, runner = [], self._runner()
         for num_frames in prefixes(len(clip.frames_THWC)):
             # The study measured encoded files, so each prefix is encoded as the study did.

@@ -23,12 +23,11 @@ BATCH_PAIRS = 4
 class FlowDiscontinuity(Discontinuity):
     """Mean length of the optical flow at joints, over that inside chunks.
 
-    Flow follows things, so a change of brightness at a joint does not count, and a jump of a small
-    thing on a still background does.
-
     Source  the network: RAFT (Teed and Deng 2020), its small variant as torchvision ships it.
     """
 
+    # Flow follows things, so a change of brightness at a joint does not count, and a jump of a
+    # small thing on a still background does.
     name = "discontinuity_flow"
     what = "length of optical flow"
     unit = "pixels"
@@ -79,6 +78,7 @@ class FlowDiscontinuity(Discontinuity):
             # Construction draws random weights first. Fork: the global stream must not advance.
             with torch.random.fork_rng(devices=[]):
                 network = raft_small()
+            # weights_only: a checkpoint must not run code.
             path = weights.path(NETWORK, self._data_dir)
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
             self._network = network.eval().to(machine.choose_device(device))

@@ -46,6 +46,7 @@ class Lpips(Metric):
 
     def missing(self) -> str | None:
         """Return the reason if the package or the backbone's file is missing, else None."""
+        # By its version, not by importing it: the package imports torch.
         if package_version("lpips") is None:
             return "LPIPS needs the package lpips: type pip install lpips"
         reason = weights.missing([BACKBONE], self._data_dir)
@@ -83,6 +84,7 @@ class Lpips(Metric):
             # Construction draws random weights first. Fork: the global stream must not advance.
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torchvision, about lpips's argument names
+                # pnet_rand: no backbone is downloaded here.
                 model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
             # The backbone comes from our file instead of torch's hub. The package numbers AlexNet's
             # layers by slices (slice<k>.<layer>.<kind>), the file by `features`.
@@ -96,11 +98,13 @@ class Lpips(Metric):
         def to_input(frames_THWC: Frames) -> torch.Tensor:
             # Frames may be read-only views of a file, which torch warns about.
             pixels_TCHW = torch.from_numpy(frames_THWC.copy()).to(place).permute(0, 3, 1, 2)
+            # The network takes values of -1 to 1.
             return pixels_TCHW.float() / 127.5 - 1
 
         distances = []
         # Disable TF32, so that scores do not depend on the device.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # In batches, which bound the activations; frames do not depend on each other.
             for start in range(0, len(video_THWC), BATCH_FRAMES):
                 batch = slice(start, start + BATCH_FRAMES)
                 distance = self._model(to_input(video_THWC[batch]), to_input(reference_THWC[batch]))

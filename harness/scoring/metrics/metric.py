@@ -19,6 +19,7 @@ class Unscorable(ValueError):
     """Raised if a video has no value of a metric; the message becomes the reason in its row."""
 
 
+# Apart from `Unscorable`, whose reason is final: the same video would get the same answer.
 class Unavailable(Unscorable):
     """Raised if a metric cannot run now (server or key missing); the video is tried again later."""
 
@@ -43,12 +44,10 @@ class Clip:
 
 
 class Metric(ABC):
-    """Base class of metrics. Construction is cheap; the first `measure` loads the model.
+    """Base class of metrics. Construction is cheap; the first `measure` loads the model."""
 
-    The planning process builds metrics too and must stay fast, so modules of metrics import heavy
-    packages (torch, skimage, ...) inside functions.
-    """
-
+    # The parent process builds metrics too, to find missing scores, and must stay fast. So modules
+    # of metrics import heavy packages (torch, skimage, ...) inside functions.
     name: str  # the stem of its columns: <name>_reason, <name>_version and <name>_weights are added
     against_reference: ClassVar[bool] = False  # whether it needs the BF16 video of prompt and seed
     one_at_a_time: bool = False  # whether threads must not measure two videos at once

@@ -11,6 +11,7 @@ from harness.results.scores import Column, Value
 from harness.scoring.metrics.metric import Clip, Frames, Metric, check_pair
 from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 
+# Stands for the infinity of identical frames, so that means and tables can hold it.
 CAP_DB = 100.0
 FRAME_MEAN = "mean over frames of each frame's PSNR, as the published study has it"
 
@@ -18,8 +19,7 @@ FRAME_MEAN = "mean over frames of each frame's PSNR, as the published study has 
 class Psnr(Metric):
     """PSNR of the clip's mean squared error, and the mean over frames of each frame's PSNR.
 
-    Identical frames count as CAP_DB. The mean over frames is the published study's definition; a
-    single identical frame raises it for the whole clip.
+    Identical frames count as CAP_DB. The mean over frames is the published study's definition.
     """
 
     name = "psnr"
@@ -37,6 +37,8 @@ class Psnr(Metric):
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
         """Return the values of `columns`, in dB."""
+        # Errors are averaged before the logarithm, so one identical frame cannot raise the value of
+        # a whole clip; in the study's mean over frames it does.
         mse_T = per_frame_mse(*check_pair(clip, reference))
         frame_mean = float(np.mean([from_mse(mse) for mse in mse_T.tolist()]))
         row = self.quantity.row(summarise(mse_T, clip, read=from_mse, cap=CAP_DB))

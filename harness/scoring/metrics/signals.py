@@ -21,10 +21,7 @@ MIN_SIDE_PX = 3  # the Laplacian needs a neighbour on each side
 
 
 class Signals(Metric):
-    """Brightness, contrast, sharpness, colourfulness and flicker.
-
-    165 frames of 480x832 take a second on one thread, and 20 MB of memory besides the frames.
-    """
+    """Brightness, contrast, sharpness, colourfulness and flicker."""
 
     name = "signals"
     brightness = Quantity("signals_brightness", "mean luma", unit="levels")
@@ -54,7 +51,9 @@ class Signals(Metric):
         still: list[tuple[float, ...]] = []
         changes: list[float] = []
         before: Pixels | None = None
-        for frame_HWC in clip.frames_THWC:  # one at a time, to save memory
+        # One frame at a time: 165 frames of 480x832 then take 20 MB besides the frames themselves,
+        # and a second on one thread.
+        for frame_HWC in clip.frames_THWC:
             pixels_HWC = frame_HWC.astype(np.float32)
             # Flicker needs the frame before, so the luma of one frame is kept.
             luma_HW = luma(pixels_HWC)
@@ -94,13 +93,11 @@ def contrast(luma_HW: Pixels) -> Pixels:
 def sharpness(luma_HW: Pixels) -> Pixels:
     """Return the variance of the Laplacian of luma, in squared grey levels.
 
-    It falls with blur, rises with grain and visible quantization, and grows with the square of
-    contrast.
-
     Source  Pech-Pacheco et al. 2000, with the kernel of four neighbours at the inner pixels.
     Shapes  [..., H, W] f32 -> [...] f32.
     """
-    # Inner pixels only: any rule for the border would add edges of its own.
+    # It falls with blur, rises with grain and visible quantization, and grows with the square of
+    # contrast. Inner pixels only: any rule for the border would add edges of its own.
     laplacian = -4 * luma_HW[..., 1:-1, 1:-1]
     laplacian += luma_HW[..., :-2, 1:-1]
     laplacian += luma_HW[..., 2:, 1:-1]
@@ -116,6 +113,7 @@ def colourfulness(pixels: Pixels) -> Pixels:
     Source  Hasler and Süsstrunk 2003: about 15 is slightly, 45 quite, 82 highly colourful.
     Shapes  [..., H, W, 3] f32 -> [...] f32.
     """
+    # a: red against green. b: yellow (the mean of red and green) against blue.
     a = pixels[..., 0] - pixels[..., 1]
     b = (pixels[..., 0] + pixels[..., 1]) / 2 - pixels[..., 2]
     image = (-2, -1)
@@ -128,10 +126,9 @@ def colourfulness(pixels: Pixels) -> Pixels:
 def change(luma_HW: Pixels, before_HW: Pixels) -> Pixels:
     """Return the mean absolute change of luma between two images, in grey levels.
 
-    It measures flicker and motion together: a panning camera changes every pixel. It shows flicker
-    only in comparison with another video of the same scene, or over time under constant motion.
-
     Shapes  both [..., H, W] f32 -> [...] f32.
     """
+    # Flicker and motion together: a panning camera changes every pixel. It shows flicker only
+    # beside another video of the same scene, or over time under constant motion.
     found: Pixels = np.abs(luma_HW - before_HW).mean((-2, -1))
     return found

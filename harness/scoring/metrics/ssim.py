@@ -22,6 +22,8 @@ from harness.scoring.metrics.metric import Clip, Frames, Metric, Unscorable, che
 from harness.scoring.metrics.windows import WINDOWS, Quantity, Series, summarise
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # the paper's constants for values of 0..255
+# Both windows are those of scikit-image: its default side, and Wang's sigma with a Gaussian that is
+# cut off at 3.5 sigma, rounded to whole pixels.
 BOX_PX = 7
 SIGMA_PX, RADIUS_PX = 1.5, 5
 # Size of a band of rows, measured at 480x832. Smaller bands are many short calls, between which
@@ -35,6 +37,7 @@ GAUSSIAN_TILE_PX = 24
 class Window:
     """The window of local means, variances and covariances.
 
+    said: the definition, for versions of scores.
     mean: function that returns the SSIM of two frames [H, W, C] u8, averaged over channels and over
     the pixels whose window lies inside the frame.
     """
@@ -112,6 +115,7 @@ def per_frame(video_THWC: Frames, reference_THWC: Frames, window: Window) -> Ser
 
 def bands(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
     """Yield spans [start, stop) of nearly equal length, none longer than `length`."""
+    # Of nearly equal length, so that no short band is left for the end.
     num_bands = -(-num_rows // length)
     edges = [num_rows * i // num_bands for i in range(num_bands + 1)]
     return itertools.pairwise(edges)
@@ -122,31 +126,33 @@ def bands(num_rows: int, length: int) -> Iterator[tuple[int, int]]:
 
 def uniform_mean(video_HWC: Frames, reference_HWC: Frames) -> float:
     """Return the SSIM of a frame with a uniform 7x7 window and sample covariance."""
+    # Pixels whose window would leave the frame do not count, as in scikit-image.
     height, width, channels = video_HWC.shape
     inside_HW = height - BOX_PX + 1, width - BOX_PX + 1
     total = 0.0
     for start, stop in bands(inside_HW[0], max(1, BOX_BAND_VALUES // (width * channels))):
+        # Bands overlap by six rows, which the windows of the last row of pixels need.
         rows = slice(start, stop + BOX_PX - 1)
         total += _uniform_sum(video_HWC[rows], reference_HWC[rows])
     return float(total / (inside_HW[0] * inside_HW[1] * channels))
 
 
 def _uniform_sum(video_HWC: Frames, reference_HWC: Frames) -> float:
-    """Return the sum of SSIM over the pixels of a band whose window lies inside it.
-
-    Let a, b be the sums of x and y over a window of n = 49 values, and d = x - y. Then
-    n²(μx² + μy²) = 2ab + (a - b)² and n²(σx² + σy²) = 2 n²σxy + n Σd² - (a - b)². So each factor of
-    the denominator equals its counterpart in the numerator plus a term >= 0. All terms are integers
-    below 2^28. Only their final ratio is in float32, with an error below 1e-6 per pixel.
-    """
+    """Return the sum of SSIM over the pixels of a band whose window lies inside it."""
+    # Let a, b be the sums of x and y over a window of n = 49 values, and d = x - y. Then
+    # n²(μx² + μy²) = 2ab + (a - b)² and n²(σx² + σy²) = 2 n²σxy + n Σd² - (a - b)². So each factor
+    # of the denominator equals its counterpart in the numerator plus a term >= 0. All terms are
+    # integers below 2^28. Only their final ratio is in float32, with an error below 1e-6 per pixel.
     height, width, channels = video_HWC.shape
     n, row = BOX_PX**2, width * channels
     x, y = (frame.astype(np.uint16).ravel() for frame in (video_HWC, reference_HWC))
     d = x - y
     d *= d  # wraps modulo 2^16; the square of the difference is below 2^16, so this is exact
+    # Products of bytes fit into 16 bits; their sums do not.
     sum_xy = _box((x * y).astype(np.int32), row, channels)
     sum_dd = _box(d.astype(np.int32), row, channels)
     a, b = (_box(values, row, channels).astype(np.int32) for values in (x, y))
+    # Results are written over their operands: fresh memory costs more than the arithmetic.
     ab = a * b
     apart = np.square(np.subtract(a, b, out=a), out=a)
     covariance = np.subtract(np.multiply(sum_xy, n, out=sum_xy), ab, out=sum_xy)
@@ -166,9 +172,12 @@ def _uniform_sum(video_HWC: Frames, reference_HWC: Frames) -> float:
     below_contrast += contrast
     below *= below_contrast
     luminance *= contrast
+    # The last row of `below` ends with its last whole window; the missing values are dropped with
+    # those of windows that cross the end of a row.
     ssim = np.empty((height - BOX_PX + 1) * row, np.float32)
     np.divide(luminance, below, out=ssim[: len(below)])
     inside = ssim.reshape(-1, row)[:, : row - (BOX_PX - 1) * channels]
+    # The sums of rows are added in float64, since a band has many values.
     return float(inside.sum(axis=1).sum(dtype=np.float64))
 
 
@@ -206,11 +215,9 @@ def gaussian_mean(video_HWC: Frames, reference_HWC: Frames) -> float:
 
 
 def _gaussian_sum(video_HW: Frames, reference_HW: Frames) -> float:
-    """Return the sum of SSIM over the pixels of one channel of a band, for windows inside it.
-
-    It uses local means of s = x + y, d = x - y and their squares: 2μxμy and μx² + μy² are half of
-    μs² -+ μd². The same holds for covariance and variances.
-    """
+    """Return the sum of SSIM over the pixels of one channel of a band, for windows inside it."""
+    # Local means of s = x + y, d = x - y and their squares, four maps instead of five: 2μxμy and
+    # μx² + μy² are half of μs² -+ μd². The same holds for covariance and variances.
     x, y = (frame.astype(np.float64) for frame in (video_HW, reference_HW))
     maps = np.empty((4, *x.shape))
     np.add(x, y, out=maps[0])
@@ -238,6 +245,7 @@ def _gaussian_sum(video_HW: Frames, reference_HW: Frames) -> float:
 
 def _blurred(maps_MHW: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Gaussian means of several maps, at the pixels whose window lies inside."""
+    # The Gaussian is separable: first down the columns of the band, then across its rows.
     num_maps, height, width = maps_MHW.shape
     inside_HW = height - 2 * RADIUS_PX, width - 2 * RADIUS_PX
     down = np.matmul(_blur(inside_HW[0]), maps_MHW).reshape(-1, width)

@@ -78,6 +78,7 @@ class StoryEval(Metric):
             raise Unscorable(NO_EVENTS)
         if not len(clip.frames_THWC):
             raise Unscorable("the video has no frames")
+        # An answer that cannot be read ends this video: no vote is left out and none is guessed.
         verdicts = [
             self.judge.completed(clip.events, clip.frames_THWC, vote, device)
             for vote in range(self.num_votes)
@@ -85,6 +86,7 @@ class StoryEval(Metric):
         # Votes by events: the majority decides each event for itself.
         votes_VE = np.array([verdict.completed for verdict in verdicts])
         share_E = votes_VE.mean(axis=0)
+        # The number of votes is odd, so no share is a half.
         completed_E = share_E > 0.5
         # Of several votes all explanations are kept, since they may contradict each other.
         explanation = verdicts[0].explanation

@@ -18,7 +18,8 @@ from harness.scoring.vbench.clips import CUTTINGS, protocol, spans
 from harness.scoring.vbench.dimensions import DIMENSIONS
 from harness.system.errors import UserError
 
-NO_BETTER = "dynamic_degree"  # more motion makes a different video, not a better one
+# More motion makes a different video, not a better one.
+NO_BETTER = "dynamic_degree"
 
 
 class Dimension(Metric):
@@ -32,6 +33,7 @@ class Dimension(Metric):
     Raises  UserError: an unknown dimension or cutting.
     """
 
+    # One child process serves all dimensions, so that torch is imported and weights are held once.
     one_at_a_time = True
 
     def __init__(
@@ -67,6 +69,7 @@ class Dimension(Metric):
 
     def missing(self) -> str | None:
         """Return the reason if the interpreter, a package or weights are missing, else None."""
+        # The environment first: without it no file of weights helps.
         return environment.missing(self._python, self._dimension.packages) or weights.missing(
             self._dimension.weights, self._data_dir
         )
@@ -77,6 +80,7 @@ class Dimension(Metric):
 
     def measure(self, clip: Clip, reference: Clip | None, device: str) -> Mapping[str, Value]:
         """Return the values of `columns`."""
+        # Clip by clip: the package's own `compute_<dimension>` gets a list of one video.
         pieces = self._pieces(clip)
         return self._row([self._ask(clip, piece, device).value for piece in pieces])
 
@@ -128,9 +132,7 @@ class Dimension(Metric):
 class Consistency(Dimension):
     """Subject or background consistency, inside clips and, if asked for, between them.
 
-    Between clips, the package compares the first frame of each clip with the one before and with
-    the first, by the same network as inside clips. The result is mapped by VBench-Long's table of
-    percentiles and weighted with the mean of the clips. A video of one clip has no such part.
+    A video of one clip has no part between clips.
 
     clip_to_clip: `none`, the release's default, or `percentiles`, its `--dev_flag`.
 
@@ -176,6 +178,7 @@ class Consistency(Dimension):
 
     def version(self) -> str:
         """Describe the version of `Dimension` and the part between clips."""
+        # Unchanged without that part, so that its scores stay valid.
         if self._between is None:
             return super().version()
         share = f"{self._between.weight:g} of it between clips by {self._between.network}"
@@ -199,6 +202,8 @@ class Consistency(Dimension):
         # compares every frame with the one before and with the first.
         first = replace(clip, frames_THWC=clip.frames_THWC[starts])
         between = self._ask(first, (0, len(starts)), device).value
+        # VBench-Long's table of percentiles brings it to the scale of the mean of the clips, with
+        # which it is weighted.
         onto = mapped(between, read_table(weights.path(self._between.table, self._data_dir)))
         inside = row[self.name]
         assert isinstance(inside, float)
@@ -251,5 +256,6 @@ class ImagingQuality(Dimension):
                     f"vbench.imaging_quality scored {len(reply.frames)} of {stop - start} frames"
                 )
             per_frame_T[start:stop] = reply.frames
+        # Where both name the whole video, the value of the package counts: it comes last.
         by_window = self._quantity.row(summarise(per_frame_T / self._dimension.full_scale, clip))
         return {**by_window, **self._row([reply.value for reply in replies])}

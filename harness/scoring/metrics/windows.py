@@ -3,21 +3,18 @@
 All metrics share these definitions:
 
 - *Per frame*: one value per pixel frame.
-- *First chunk*: the pixel frames of the first chunk of latent frames. They are generated before any
-  history exists, so every method that skips no pass reproduces them exactly. They would improve an
-  average, so they have their own column.
+- *First chunk*: the pixel frames of the first chunk of latent frames, which have their own column.
 - *Rest*: all frames after the first chunk.
 - *0-2 s, 2-5 s, after 5 s*: by time from frame 0, first chunk included.
-- *Windows*: consecutive spans of one second after the first chunk. The first chunk is exact, so a
-  window that includes it would make a constant error look like a growing one. A last partial span
-  is a window if it is at least half full; otherwise it joins the previous one. A window at the cap
-  of its quantity (PSNR of identical frames) is None.
+- *Windows*: consecutive spans of one second after the first chunk. A last partial span is a window
+  if it is at least half full; otherwise it joins the previous one. A window at the cap of its
+  quantity (PSNR of identical frames) is None.
 - *Drift*: the change over windows. *Last minus first* is the last window minus the first one;
   *slope* is least squares over (centre of window in seconds, value of window), in units per second.
 - *Segments*: the parts of a video that follow one prompt each, the first without the first chunk.
   Each has a mean and a drift, that of its own windows. A video of one prompt has no segments.
 - *Means* are means of the per-frame quantity. For PSNR this is the squared error; decibels are
-  computed from the mean, so that one identical frame cannot raise the value of a whole clip.
+  computed from the mean.
 
 A value that does not exist is None. A separate column gives the reason for a missing drift (no
 frame after the first chunk, a single window, a window at the cap), since the other values exist.
@@ -37,7 +34,8 @@ from harness.scoring.metrics.metric import Clip, Unscorable
 
 Series = NDArray[np.float64]
 WINDOW_S = 1.0
-WINDOWS = f"windows of {WINDOW_S:g} s behind the first chunk"  # as the metrics' versions say it
+# Part of the metrics' versions: another definition of windows scores all videos again.
+WINDOWS = f"windows of {WINDOW_S:g} s behind the first chunk"
 _SPANS = ("0 to 2 s", "2 to 5 s", "after 5 s")
 SPANS_S = {"0_2s": (0.0, 2.0), "2_5s": (2.0, 5.0), "after_5s": (5.0, np.inf)}
 
@@ -102,6 +100,7 @@ class Quantity:
 
     def row(self, summary: Summary) -> dict[str, Value]:
         """Return the values of the columns for one summary."""
+        # `or None`: a video of one prompt has no segments, which is not an empty list of them.
         values: tuple[Value, ...] = (
             summary.mean,
             summary.first_chunk,
@@ -114,6 +113,7 @@ class Quantity:
             [part.mean if part else None for part in summary.segments] or None,
             [part.last_minus_first if part else None for part in summary.segments] or None,
         )
+        # Columns and values stand in the same order, of which `strict` checks the length.
         names = (column.name for column in self.columns())
         return dict(zip(names, values, strict=True))
 
@@ -165,9 +165,13 @@ def summarise(
         values_T = per_frame_T[max(0, start - first_frame) : max(0, stop - first_frame)]
         return read(float(values_T.mean())) if values_T.size else None
 
+    # The first chunk is generated before any history exists, so every method that skips no pass
+    # reproduces it exactly. It would improve a mean, and a window that includes it would make a
+    # constant error look like a growing one.
     num_frames = first_frame + len(per_frame_T)
     first = min(clip.first_chunk_frames, num_frames)
-    # A span that begins after the end is empty, so its mean is None.
+    # A span that begins after the end is empty, so its mean is None. The last one ends at infinity,
+    # which cannot be rounded to a frame.
     edges = {
         name: [min(num_frames, round(min(t, num_frames) * clip.fps)) for t in span]
         for name, span in SPANS_S.items()
@@ -176,7 +180,8 @@ def summarise(
     centres_s, levels = [], []
     for start, stop in pieces if first < num_frames else ():
         level = mean(first + start, first + stop)
-        if level is not None:  # a change from frame to frame needs two frames
+        # None: changes from frame to frame have no value for the first frame.
+        if level is not None:
             centres_s.append((first + (start + stop) / 2) / clip.fps)
             levels.append(level)
     # A window at the cap stands for infinity, so no difference or slope with it has a meaning.
@@ -215,6 +220,7 @@ def segments(
     """
     if not clip.switches:
         return []
+    # A segment is summarised as a video of its own, all of whose frames count.
     alone = replace(clip, first_chunk_frames=0, switches=())
     # Counted from the first value behind the first chunk, where `per_frame_T[first:]` begins.
     edges = [frame - clip.first_chunk_frames for frame in clip.switches]

@@ -27,6 +27,7 @@ from harness.system.paths import shipped
 RUNNER = shipped("harness.scoring.vbench", "runner.py")
 PATIENCE_S = 5  # between closing the child's input and killing it
 LAST_WORDS = 300  # characters of the child's last output
+# Libraries then use local files at once, and do not first try the network, which the child refuses.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -64,6 +65,7 @@ class Runner:
             "video": str(video),
             "prompt": prompt,
         }
+        # One request at a time: the child has one pipe for answers.
         with self._lock:
             self._lay_out(dimension.weights)
             # Try twice: the cause may lie outside, such as another process that used the memory.
@@ -73,6 +75,7 @@ class Runner:
             raise Unscorable(f"vbench.{dimension.name}: {death}")
         reply: dict[str, Any] = json.loads(answered)
         if "reason" in reply:
+            # A lack of memory is not the video's fault, so it must not become its reason.
             if reply["memory"] or cause_of(RuntimeError(reply["reason"])) == "oom":
                 raise MemoryError(reply["reason"])
             raise Unscorable(reply["reason"])
@@ -104,6 +107,7 @@ class Runner:
         # A child that crashed has closed the pipe; the reply that does not come says so.
         with suppress(BrokenPipeError):
             print(json.dumps(asked), file=process.stdin, flush=True)
+        # A child that dies while it writes leaves a part of a line.
         line = process.stdout.readline()
         if line.endswith("\n"):
             return line
@@ -119,6 +123,8 @@ class Runner:
             cache, home = self.stage.folder / "cache", self.stage.folder / "torch"
             cache.mkdir(exist_ok=True)
             told = {"VBENCH_CACHE_DIR": str(cache), "TORCH_HOME": str(home)}
+            # A file, not a pipe, for what the package prints: nobody reads it while it runs, and a
+            # full pipe would stop the child.
             self._printed = (self.stage.folder / "printed").open("w+", errors="replace")
             self._process = subprocess.Popen(
                 [str(self._python), str(RUNNER), str(os.getpid())],
@@ -165,6 +171,7 @@ class Runner:
 @functools.cache
 def runner(python: Path, data_dir: str | None) -> Runner:
     """Return this process's only runner for an environment and a data folder."""
+    # Cached: all dimensions share one child. Ended at exit too, if nobody closes the metrics.
     child = Runner(python, data_dir)
     atexit.register(child.close)
     return child
@@ -172,6 +179,7 @@ def runner(python: Path, data_dir: str | None) -> Runner:
 
 def mean(values: Iterable[float]) -> float:
     """Return the mean over a video's clips."""
+    # `fsum` rounds once, so the order of clips does not matter.
     numbers = list(values)
     return math.fsum(numbers) / len(numbers)
 

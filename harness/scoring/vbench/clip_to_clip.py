@@ -41,6 +41,7 @@ def read_table(path: Path) -> list[tuple[float, float]]:
 
     Raises  Unscorable: the file is no table of numbers.
     """
+    # The release publishes no checksum of it, so any file may lie here.
     try:
         content = yaml.safe_load(path.read_text())
         rows = sorted((float(key), float(value)) for key, value in content.items())
@@ -56,5 +57,6 @@ def mapped(score: float, table: Sequence[tuple[float, float]]) -> float:
 
     It is interpolated linearly between two rows of the table; scores outside take its ends.
     """
+    # Linear between rows, as in the newest release that was read; an older one used deviations.
     scores, values = zip(*table, strict=True)
     return float(np.interp(score, scores, values))

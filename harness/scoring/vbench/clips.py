@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LONGEST_WHOLE_S = 10  # in whole seconds: 165 frames at 16 per second (10.3 s) count as ten
+# In whole seconds: 165 frames at 16 per second (10.3 s) count as ten, as in the published study.
+LONGEST_WHOLE_S = 10
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ def spans(
     Clips are consecutive and `clip_s` seconds long. If they do not divide the video, the last clip
     overlaps the previous one.
 
-    Source  VBench-Long's `split_video_into_clips`, which uses whole frames per second. It cuts
-            videos of any length; up to ten seconds the short protocol is usual.
+    Source  VBench-Long's `split_video_into_clips`. It cuts videos of any length; up to ten seconds
+            the short protocol is usual.
     """
+    # Whole frames per second, as in the release.
     length = max(1, int(fps)) * clip_s
     is_short = longest_whole_s > 0 and num_frames / fps < longest_whole_s + 1
     if is_short or num_frames < length:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# Another release may compute other values, so `environment.missing` refuses it.
 VERSION = "0.1.5"
+# No package index offers it, so `make vbench` cannot install it.
 DETECTRON2 = "detectron2"
 
 
@@ -69,7 +71,9 @@ _ALL = (
         "quality",
         "1 less the error of AMT-S when it fills in every second frame",
         ("vbench/amt_s",),
-        smallest_px=113,  # it pads to 16; below 128 the coarsest level is one cell wide
+        # It pads to a multiple of 16: 113 becomes 128, below which the coarsest level of its
+        # correlations is one cell wide and gives NaN, which the package takes for a value.
+        smallest_px=113,
     ),
     Dimension(
         "dynamic_degree",
@@ -77,7 +81,8 @@ _ALL = (
         "1 if RAFT sees large motion often enough, else 0; not better or worse for one video",
         ("vbench/raft_things",),
         ("easydict",),
-        smallest_px=121,  # as above, but it pads to 8
+        # As above, but it pads to a multiple of 8.
+        smallest_px=121,
     ),
     Dimension(
         "aesthetic_quality",

@@ -78,8 +78,10 @@ def versions(python: Path) -> Mapping[str, str]:
     return _versions(python, python.stat().st_mtime_ns)
 
 
+# Starting the interpreter takes a moment, and every metric of every video asks.
 @functools.cache
 def _versions(python: Path, _mtime_ns: int) -> Mapping[str, str]:
+    # All packages at once, so that one start of the interpreter answers for every dimension.
     names = {package for each in DIMENSIONS.values() for package in each.packages}
     command = [str(python), "-c", _ASK, "vbench", *sorted(names)]
     asked = subprocess.run(
@@ -94,6 +96,7 @@ def _versions(python: Path, _mtime_ns: int) -> Mapping[str, str]:
 
 def bare() -> dict[str, str]:
     """Return environment variables for that interpreter, without paths to our own packages."""
+    # Our packages would be found first there, in versions that vbench does not work with.
     ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
     variables = {name: value for name, value in os.environ.items() if name not in ours}
     return variables | {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}

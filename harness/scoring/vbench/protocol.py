@@ -47,8 +47,10 @@ class Protocol:
                 and (value := row.get(f"vbench_{name}")) is not None
                 and math.isfinite(value)
             ]
+            # A dimension that the run does not have is missing from its totals, which say so.
             if not scored:
                 continue
+            # The prompt with the fewest videos counts: their mean number would hide it.
             of_prompt = Counter(row["prompt"] for row in scored)
             if len(of_prompt) < len(prompts):
                 found.append(f"{name} has {len(of_prompt)} of {len(prompts)} prompts")

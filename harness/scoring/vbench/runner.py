@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-# The functions that build networks, by the names in the module of the dimension.
+# The functions that build networks, by the names in the module of the dimension. The package calls
+# them for every video; `build_once` caches their results.
 BUILDS = {
     "subject_consistency": "torch.hub.load",
     "background_consistency": "clip.load",
@@ -40,6 +41,7 @@ BUILDS = {
     "temporal_style": "SimpleTokenizer ViCLIP",
     "overall_consistency": "SimpleTokenizer ViCLIP",
 }
+# The quality dimensions, which score any video; the others know official prompts only.
 ANY_PROMPT = (
     "subject_consistency",
     "background_consistency",
@@ -59,6 +61,7 @@ def main() -> None:
     """Answer requests until the input ends or the parent has ended."""
     parent = int(sys.argv[1])
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    # The package prints to standard output, which would garble the replies.
     replies = own_output()
     sys.addaudithook(stay_offline)
     for line in sys.stdin:
@@ -67,6 +70,7 @@ def main() -> None:
 
 def end_with(parent: int) -> None:
     """End this process as soon as its parent has ended, even during a computation."""
+    # A child whose parent ended gets another one. `_exit`: a computation cannot be interrupted.
     while os.getppid() == parent:
         time.sleep(WATCH_S)
     os._exit(1)
@@ -101,7 +105,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return scored(**request)
     except Exception as error:  # noqa: BLE001  the reason is the reply
         said = str(error).strip().splitlines() or ["no word"]
-        free_memory()
+        # A failed computation may leave GPU memory in torch's allocator.
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
         reason = f"vbench.{request['dimension']}: {type(error).__name__}: {said[0]}"
         return refusal(reason, isinstance(error, MemoryError))
 
@@ -123,6 +130,7 @@ def scored(dimension: str, device: str, video: str, prompt: str) -> dict[str, An
     module = importlib.import_module(f"vbench.{dimension}")
     for name in BUILDS.get(dimension, "").split():
         build_once(module, name)
+    # Scores of a video that failed must not be given to the next one.
     frame_scores.clear()
     with listed(entry, video) as (path, info), torch.no_grad(), unpickling(dimension):
         # Pass a torch.device: for the string "cuda" the package scales by the free memory.
@@ -130,6 +138,7 @@ def scored(dimension: str, device: str, video: str, prompt: str) -> dict[str, An
         start = importlib.import_module("vbench.utils").init_submodules
         needs = start([dimension], local=True)[dimension]
         _, results = compute(info, place(torch, device), needs)
+    # The package leaves out a video that it cannot read or judge.
     values = [result["video_results"] for result in results if result["video_path"] == path]
     if len(values) != 1:
         return refusal(f"vbench.{dimension} gave no value: it could not read or judge the video")
@@ -177,6 +186,7 @@ def listed(entry: dict[str, Any], video: str) -> Iterator[tuple[str, str]]:
 
 def build_once(module: Any, name: str) -> None:
     """Cache the function `module.name` by its arguments."""
+    # In the module of the dimension, or in what it imported (`clip.load`).
     *owners, last = name.split(".")
     owner = functools.reduce(getattr, owners, module)
     build = getattr(owner, last)
@@ -189,9 +199,11 @@ def remembering(build: Callable[..., Any], heard: bool) -> Callable[..., Any]:
     built: dict[str, Any] = {}
 
     def once(*args: Any, **kwargs: Any) -> Any:
+        # By their text, since not all arguments can be hashed.
         key = repr((args, sorted(kwargs.items())))
         if key not in built:
             built[key] = build(*args, **kwargs)
+            # The package returns the mean over frames only, so the network itself is heard.
             if heard:
                 built[key].register_forward_hook(keep_score)
         return built[key]
@@ -217,13 +229,6 @@ def unpickling(dimension: str) -> Iterator[None]:
     finally:
         for name in allowed:
             del os.environ[name]
-
-
-def free_memory() -> None:
-    """Free the GPU memory that a failed computation left."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

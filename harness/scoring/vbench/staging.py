@@ -26,11 +26,9 @@ Span = tuple[int, int]
 
 
 class Stage:
-    """A folder of staged clips. Each file is written once and deleted with the frames it is from.
+    """A folder of staged clips, each written once and deleted with the frames it is from."""
 
-    Several dimensions read the same frames one after the other.
-    """
-
+    # Several dimensions read the same frames one after the other.
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vbench-"))
         self._paths: dict[tuple[int, float, Span], Path] = {}
@@ -73,6 +71,7 @@ def write(path: Path, frames_THWC: Frames, fps: float, encoding: Encoding) -> No
     import av
 
     check_frames(frames_THWC)
+    # bitexact: without dates and versions of libraries, so equal frames are equal files.
     codec, pix_fmt, options = encoding
     with av.open(str(path), "w", format="mp4", options={"fflags": "bitexact"}) as container:
         stream: Any = container.add_stream(

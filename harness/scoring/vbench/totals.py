@@ -25,6 +25,7 @@ class Range:
         return (mean - self.lowest) / (self.highest - self.lowest)
 
 
+# Dimensions that are not named below have the range 0..1 and the weight 1.
 RANGES = {name: Range() for name in DIMENSIONS} | {
     "subject_consistency": Range(0.1462),
     "background_consistency": Range(0.2615),
@@ -66,6 +67,7 @@ def totals(means: Mapping[str, float | None], as_published: bool = False) -> Tot
     if that is below the lowest of its range. `missing` still lists it.
     Source  Huang et al. 2024; ranges and weights of the project's `scripts/constant.py`.
     """
+    # A total without one of its dimensions would be a mean of other things: it is None.
     quality = _weighted(QUALITY, means, as_published)
     semantic = _weighted(SEMANTIC, means, as_published)
     value = None
@@ -113,6 +115,7 @@ def _weighted(names: Iterable[str], means: Mapping[str, float | None], as_publis
     missing = tuple(name for name in names if means.get(name) is None)
     if missing and not as_published:
         return Score(None, has, missing)
+    # A missing one counts as 0 here, as in VBench's script; without `as_published` none is missing.
     counted = {name: means.get(name) or 0.0 for name in (*has, *missing)}
     weighted = math.fsum(
         RANGES[name].weight * RANGES[name].normalised(mean) for name, mean in counted.items()

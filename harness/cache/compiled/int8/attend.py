@@ -33,7 +33,8 @@ def attend_int8(
     Source  SageAttention (arXiv 2410.02367).
     Raises  RuntimeError: the processor has no AMX.
     """
-    lacking = missing()  # also asks for the matrix units; without them the process would die
+    # Also asks the kernel for the matrix units: without its leave the process would die.
+    lacking = missing()
     if lacking:
         raise RuntimeError(lacking)
     batch, num_heads, num_queries, width = q_BHTD.shape
@@ -51,16 +52,15 @@ def attend_int8(
         _rows(out),
         lse.numpy(),
     )
+    # A head is never divided: its codes and its running softmax belong to one thread.
     heads = batch * num_heads
     in_threads(loops.attend, arguments, heads, max(1, min(torch.get_num_threads(), heads)))
     return out, lse.view(batch, num_heads, num_queries)
 
 
 def _rows(x_BHND: Tensor) -> Rows:
-    """Return x [B * H, N, D] as the loop takes it: fp32 and BF16, of which one has no heads.
-
-    numba compiles a loop for each combination of dtypes; with both arrays always there, once.
-    """
+    """Return x [B * H, N, D] as the loop takes it: fp32 and BF16, of which one has no heads."""
+    # numba compiles a loop for each combination of dtypes; with both arrays always there, once.
     x = x_BHND.flatten(0, 1).contiguous()
     size = 0, *x.shape[1:]
     if x.dtype == torch.bfloat16:

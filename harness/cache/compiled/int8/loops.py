@@ -88,7 +88,8 @@ def largest_magnitude(row):
 @njit(nogil=True, error_model="numpy")
 def encode(row, code):
     """Write row [D] as code [D or more] int8; return the step of the codes."""
-    # A product per value is faster than a quotient. A row of zeros has codes and a step of zero.
+    # Symmetric, since the matrix units multiply codes without an offset. A product per value is
+    # faster than a quotient. A row of zeros has codes and a step of zero.
     top = largest_magnitude(row)
     inverse = LEVELS / top if top > ZERO else ZERO
     for j in range(np.uint64(row.size)):
@@ -175,6 +176,7 @@ def pair_values(v, pairs):
     pairs: [D / 16, n / 32, 16, 16] int32: blocks of 16 channels and 32 tokens; in a block a number
         holds two tokens of a channel, and a row holds the same tokens of 16 channels.
     """
+    # The unit multiplies pairs of BF16 numbers, so neighbouring tokens lie side by side.
     width = v.shape[1]
     for n in range(0, v.shape[0], 2):
         first, second = v[n], v[min(n + 1, v.shape[0] - 1)]

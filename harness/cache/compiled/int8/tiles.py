@@ -16,7 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 BYTE, ADDRESS, STEP = ir.IntType(8), ir.IntType(8).as_pointer(), ir.IntType(64)
-# Palette 1, then at 16 the bytes of a row of each tile (16 bits), and at 48 its rows (8 bits).
+# Palette 1, then at 16 the bytes of a row of each tile (16 bits), and at 48 its rows (8 bits). All
+# eight tiles have their full size; the loops pad instead.
 CONFIG = np.array([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8], np.uint8)
 
 
@@ -42,6 +43,7 @@ def configure(typing_context, config):
 def release(typing_context):
     """Give the tiles of this thread back."""
 
+    # torch's own products use the same units, with a configuration of their own.
     def generate(context, builder, signature, arguments):
         _emit(builder, "llvm.x86.tilerelease", [], [])
         return context.get_dummy_value()
@@ -52,6 +54,7 @@ def release(typing_context):
 @intrinsic(prefer_literal=True)
 def clear(typing_context, tile):
     """Fill a tile with zeros."""
+    # The number of a tile is part of the instruction, so it must be known when numba compiles.
     number = ir.Constant(BYTE, tile.literal_value)
 
     def generate(context, builder, signature, arguments):
