@@ -88,9 +88,9 @@ def longest_video(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[flo
 
     from harness.cache.integration import Packed
     from harness.config import stored
-    from harness.planning import request
     from harness.planning.forecast import Setting, forecast
     from harness.planning.model_needs import needs
+    from harness.planning.setting import backend_of, model_of
 
     for part in (run.integration, run.model, run.attention, run.method):
         stored.check(part, run.folder / REQUEST)  # stored settings are data: check before building
@@ -98,13 +98,13 @@ def longest_video(run: Run, card_gib: float, known: dict[str, Any]) -> tuple[flo
         # Other integrations hold the history in tensors that this plan does not count.
         if not isinstance(stored.build(run.integration, run.folder), Packed):
             return None, "built in as the published study did, which the planner counts apart"
-        model = request.model_of(run.model_name, run.model)
+        model = model_of(run.model_name, run.model)
         # Counting a model's needs runs its network on the meta device, so runs share the count.
         if (key := repr(run.model)) not in known:
             known[key] = needs(model)
         setting = Setting(
             run.model_name, run.suite.name, model, known[key], run.suite.num_frames,
-            request.backend_of(run.attention), None, card_gib,
+            backend_of(run.attention), None, card_gib,
             switches=run.suite.switches, recached=run.suite.recached,
         )  # fmt: skip
         found = forecast(run.method_name, stored.build(run.method, run.folder), setting)

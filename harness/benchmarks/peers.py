@@ -62,22 +62,28 @@ class Peer:
 
     modules, packages: what must be importable, and the packages whose versions affect the numbers.
     build: makes the case for keys like an example [B, H, T, D].
+    device: where it runs.
     """
 
     modules: tuple[str, ...]
     packages: tuple[str, ...]
     build: Callable[[Tensor], Case]
+    device: torch.device = CPU
 
     @property
-    def missing(self) -> str | None:
-        """The first module that is not installed; None if all are."""
-        found = importlib.util.find_spec
-        return next((name for name in self.modules if found(name.split(".")[0]) is None), None)
+    def lacks(self) -> str | None:
+        """What is missing here, in words; None if nothing."""
+        for name in self.modules:
+            if importlib.util.find_spec(name.split(".")[0]) is None:
+                return f"{name} is not installed"
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            return "it runs on a GPU only, and CUDA finds none"
+        return None
 
     @property
     def versions(self) -> str:
         """Packages with their versions."""
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in self.packages)
+        return ", ".join(f"{name} {_version(name)}" for name in self.packages)
 
 
 class CacheLayer:
@@ -126,6 +132,43 @@ class Int8PerToken:
         codes, scale, zero = stored
         found: Tensor = self._torchao.dequantize_affine(
             codes, self._block, scale, zero, torch.int8, output_dtype=self._dtype
+        )
+        return found
+
+
+class QuantVideoGen:
+    """The official Quant-VideoGen: residuals of k-means centroids, of one chunk of keys.
+
+    Source  svg-project/Quant-VideoGen, `quant_videogen/functions.py`, which its `compress_kv_cache`
+            calls for keys and for values; its scripts take 256 centroids and 2 iterations.
+    """
+
+    def __init__(self, bits: int, stages: int, group: int, like_BHTD: Tensor) -> None:
+        """Take the settings of a script, and the dtype of the keys.
+
+        bits: of the residuals, which share a scale in FP8 per `group` channels.
+        stages: how often centroids are subtracted.
+        """
+        from quant_videogen import functions
+
+        self._functions, self._dtype = functions, like_BHTD.dtype
+        self._bits, self._stages, self._group = bits, stages, group
+
+    def encode(self, k_BHTD: Tensor) -> object:
+        """Return centroids, their numbers, packed residuals and scales, by name."""
+        return self._functions.triton_prq_quantize_tensor(
+            k_BHTD,
+            num_stages=self._stages,
+            num_clusters=256,
+            block_size=self._group,
+            max_iters=2,
+            quantize_fn=lambda _: self._bits,  # it asks this function for the number of bits
+        )
+
+    def decode(self, stored: Any) -> Tensor:
+        """Return the keys in the dtype of the example."""
+        found: Tensor = self._functions.triton_prq_dequantize_tensor(
+            stored, self._group, self._bits, output_dtype=self._dtype
         )
         return found
 
@@ -181,6 +224,16 @@ PEERS: dict[str, Peer] = {
         for bits in (8, 4, 2)
     },
     "torchao, INT8 per token": Peer(("torchao",), ("torchao",), Int8PerToken),
+    # The settings of its paper: one stage and groups of 64 channels, or four and 16 ("Pro").
+    **{
+        f"Quant-VideoGen{word} INT{bits}": Peer(
+            ("quant_videogen", "triton"),
+            ("quant_videogen", "triton"),
+            partial(QuantVideoGen, bits, stages, group),
+            torch.device("cuda"),
+        )
+        for word, bits, stages, group in (("", 2, 1, 64), ("", 4, 1, 64), (" Pro", 2, 4, 16))
+    },
 }
 
 
@@ -189,10 +242,10 @@ def run(options: Options) -> int:
 
     Raises  UserError: no peer is installed.
     """
-    lacking = {name: peer.missing for name, peer in PEERS.items() if peer.missing}
+    lacking = {name: peer.lacks for name, peer in PEERS.items() if peer.lacks}
     if len(lacking) == len(PEERS):
         raise UserError(
-            f"bench peers: none of {', '.join(sorted(set(lacking.values())))} is installed; type "
+            f"bench peers: no peer can run ({', '.join(sorted(set(lacking.values())))}); type "
             "pip install -c constraints.txt '.[peers]'"
         )
     spec, rounds = (SMALL, 1) if options.quick else (TRUE, ROUNDS)
@@ -200,44 +253,64 @@ def run(options: Options) -> int:
     k = realistic_keys(spec, 3).bfloat16().flatten(2, 3)
     draws = torch.Generator().manual_seed(1)
     q = torch.randn(*k.shape[:2], NUM_QUERIES, k.shape[3], generator=draws)
-    cases: dict[str, tuple[Case, str]] = {
-        f"ours, {words}": (Ours(words, spec.tokens_per_frame), "") for words in OURS
-    }
-    for name, peer in PEERS.items():
-        if name not in lacking:
-            cases[name] = peer.build(k), peer.versions
-    stored = {name: case.encode(k) for name, (case, _) in cases.items()}
-    # The warm-up counts: quanto compiles its first decode for a minute.
-    encode = {name: partial(_encode, case, k) for name, (case, _) in cases.items()}
-    decode: dict[str, Action] = {"a copy in BF16": lambda _: k.clone()}
-    decode |= {name: partial(_decode, case, stored[name]) for name, (case, _) in cases.items()}
+    # The exact keys serve as values too, so that only the error of the keys counts.
+    exact = F.scaled_dot_product_attention(q, k.float(), k.float())
+    here = {name: peer for name, peer in PEERS.items() if name not in lacking}
     with Report("peers", TITLE, CPU, options) as report:
-        encoding = interleave(encode, clock_of(CPU), rounds)
-        decoding = interleave(decode, clock_of(CPU), rounds)
-        # The exact keys serve as values too, so that only the error of the keys counts.
-        exact = F.scaled_dot_product_attention(q, k.float(), k.float())
-        for name, (case, versions) in cases.items():
-            keys = case.decode(stored[name]).float()
-            num_bits = 8 * stored_bytes(stored[name]) / k.numel()
-            found = F.scaled_dot_product_attention(q, keys, k.float())
-            ratio = decoding.ratio(name, "a copy in BF16")
-            more = {
-                "bits": num_bits,
-                "attention_error": relative(found, exact),
-                "encode_ms": 1e3 * encoding.of(name).middle,
-                "decode_ms": 1e3 * decoding.of(name).middle,
-                "decode_over_copy": ratio.middle,
+        for device in dict.fromkeys([CPU, *(peer.device for peer in here.values())]):
+            keys = k.to(device)
+            cases: dict[str, tuple[Case, str]] = {}
+            if device == CPU:
+                for words in OURS:
+                    cases[f"ours, {words}"] = Ours(words, spec.tokens_per_frame), ""
+            for name, peer in here.items():
+                if peer.device == device:
+                    cases[name] = peer.build(keys), peer.versions
+            # Quant-VideoGen's centroids start from tokens that the process draws.
+            torch.manual_seed(0)
+            stored = {name: case.encode(keys) for name, (case, _) in cases.items()}
+            # The warm-up counts: quanto compiles its first decode for a minute, and Triton tunes.
+            encode = {name: partial(_encode, case, keys) for name, (case, _) in cases.items()}
+            decode: dict[str, Action] = {"a copy in BF16": partial(_copy, keys)}
+            decode |= {
+                name: partial(_decode, case, stored[name]) for name, (case, _) in cases.items()
             }
-            note = (
-                f"{num_bits:.3f} bits; attention {more['attention_error']:.4f}; encode "
-                f"{more['encode_ms']:.3g} ms, decode {more['decode_ms']:.3g} ms, "
-                f"{ratio.middle:.3g} copies"
-            )
-            note += f"; {versions}" if versions else ""
-            report.add(Row("error of keys", name, relative(keys, k), note=note, more=more))
-        for name, module in lacking.items():
-            report.add(Row("error of keys", name, note=f"{module} is not installed"))
+            encoding = interleave(encode, clock_of(device), rounds)
+            decoding = interleave(decode, clock_of(device), rounds)
+            for name, (case, versions) in cases.items():
+                found = case.decode(stored[name]).float().to(CPU)
+                num_bits = 8 * stored_bytes(stored[name]) / k.numel()
+                attended = F.scaled_dot_product_attention(q, found, k.float())
+                ratio = decoding.ratio(name, "a copy in BF16")
+                more = {
+                    "bits": num_bits,
+                    "attention_error": relative(attended, exact),
+                    "encode_ms": 1e3 * encoding.of(name).middle,
+                    "decode_ms": 1e3 * decoding.of(name).middle,
+                    "decode_over_copy": ratio.middle,
+                }
+                note = (
+                    f"{num_bits:.3f} bits; attention {more['attention_error']:.4f}; encode "
+                    f"{more['encode_ms']:.3g} ms, decode {more['decode_ms']:.3g} ms, "
+                    f"{ratio.middle:.3g} copies"
+                )
+                note += f"; {versions}" if versions else ""
+                if device != CPU:
+                    note += f"; on {torch.cuda.get_device_name(device)}"
+                report.add(Row("error of keys", name, relative(found, k), note=note, more=more))
+        for name, sentence in lacking.items():
+            report.add(Row("error of keys", name, note=sentence))
     return 0
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package, or of the one that holds a module."""
+    # Quant-VideoGen is known by its module only. A checkout of it on the path has no version.
+    holders = importlib.metadata.packages_distributions().get(package, [package])
+    try:
+        return importlib.metadata.version(holders[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "of an unknown version"
 
 
 def stored_bytes(stored: Any) -> int:
@@ -263,3 +336,7 @@ def _encode(case: Case, k_BHTD: Tensor, _: int) -> object:
 
 def _decode(case: Case, stored: object, _: int) -> object:
     return case.decode(stored)
+
+
+def _copy(k_BHTD: Tensor, _: int) -> object:
+    return k_BHTD.clone()

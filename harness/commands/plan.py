@@ -25,25 +25,21 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--config-dir", metavar="FOLDER", help="of your own method/*.yaml files")
     given = parser.parse_intermixed_args(words)
 
-    # Imported here, so that `--help` does not wait for torch.
-    import torch
-
-    from harness.planning import request, study_table
-    from harness.planning.forecast import forecast
-    from harness.planning.model_needs import remembered_needs
+    # Imported here, so that `--help` does not wait for Hydra.
+    from harness.planning import request
+    from harness.planning.rows import planned
     from harness.planning.table import print_table
 
-    # The tensors are tiny. On a busy machine, threads that wait for each other take minutes.
-    torch.set_num_threads(1)
     as_json = given.format == "json"
     options, others = request.split(given.words)
     if options.published:
+        from harness.planning import study_table  # imports torch
+
         study_table.show(others, options.against, as_json)
         return 0
-    setting, methods = request.resolve(options, others, given.config_dir, remembered_needs)
-    rows = [forecast(name, method, setting) for name, method in methods.items()]
+    plan = planned(request.request(options, others, given.config_dir))
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([asdict(row) for row in plan.rows], indent=2))
     else:
-        print_table(rows, setting)
+        print_table(plan)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.api import Method, TokenPolicy
@@ -11,9 +11,11 @@ from harness.cache.attention.by_kernel import ByKernel, unread
 from harness.cache.attention.portable import Portable
 from harness.models.preset import VideoModel
 from harness.planning.history import Simulated, most
-from harness.planning.memory import Budget, Contract, Sizes, peak
+from harness.planning.memory import Budget, Contract
 from harness.planning.model_needs import Needs
-from harness.planning.roofline import Ceilings, work
+from harness.planning.predicted import Forecast, peak
+from harness.planning.rates import Ceilings
+from harness.planning.roofline import work
 from harness.prompts.suite import pixel_frames
 from harness.system.units import GIB
 
@@ -25,7 +27,7 @@ class Setting:
     num_frames: latent frames of a video.
     ceilings: rates of the device; None without a card or a calibration.
     memory_gib: memory that the longest video must fit; None if not given.
-    refused: with `method=all`, a sentence for each method that cannot serve the model.
+    refused: with `method=all`, a sentence for each method that cannot serve the model, by name.
     simulated: simulations that the methods share.
     switches, recached: as in `harness.prompts.suite.Suite`.
     """
@@ -38,52 +40,10 @@ class Setting:
     backend: Backend
     ceilings: Ceilings | None
     memory_gib: float | None
-    refused: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     simulated: Simulated = field(default_factory=Simulated)
     switches: Sequence[int] = ()
     recached: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The prediction for one method. Unknown numbers are None; `reasons` says why.
-
-    num_frames: latent frames. video_s: length of the video in seconds.
-    stored, stored_bytes: history at the end of the video, by component and in total.
-    allocated_bytes: memory allocated for the largest history during the video.
-    frames_full: frames in all tiers except the pooled one, mean over layers; single tokens count
-    as the corresponding share of frames. frames_pooled: frames held as one token.
-    ratio_full_length: BF16 bytes of the whole video over stored bytes; null if none are stored.
-    ratio_same_frames: BF16 bytes of the frames that are still attended over stored bytes.
-    best, published: bytes by phase and component under the two contracts
-    (`harness.planning.memory.Contract`). Their peaks do not include text.
-    dit_s: seconds of all passes of the network, without text and decoding.
-    memory_gib, longest_frames, longest_s: the longest video within this memory.
-    """
-
-    method: str
-    model: str
-    suite: str
-    attention: str
-    contract: str
-    num_frames: int
-    video_s: float
-    stored: dict[str, int]
-    stored_bytes: int
-    allocated_bytes: int
-    frames_full: float
-    frames_pooled: float
-    ratio_full_length: float | None
-    ratio_same_frames: float | None
-    best: dict[str, Sizes]
-    best_peak_bytes: int | None
-    published: dict[str, Sizes]
-    published_peak_bytes: int | None
-    dit_s: float | None
-    memory_gib: float | None
-    longest_frames: int | None
-    longest_s: float | None
-    reasons: tuple[str, ...]
 
 
 def forecast(name: str, method: Method, setting: Setting) -> Forecast:

@@ -6,7 +6,6 @@ There are two contracts, best practice and as published; their numbers are never
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.api import CacheSpec, Exact, Method, Tier
@@ -15,12 +14,10 @@ from harness.cache.stored_bytes import tier_bytes
 from harness.models.preset import DTYPES, VideoModel
 from harness.planning.history import NOTHING, Moment, Simulated
 from harness.planning.model_needs import Needs
+from harness.planning.predicted import Sizes, largest
 from harness.planning.storage import Storage
 from harness.prompts.suite import MAX_SECONDS, TEMPORAL_STRIDE, pixel_frames
-from harness.results.observation import PHASES
 from harness.sampling.passes import chunks
-
-Sizes = dict[str, int | None]  # bytes by component; None: unknown
 
 
 @dataclass(frozen=True)
@@ -41,25 +38,6 @@ class Contract:
     def name(self) -> str:
         """The name of the attention window in tables."""
         return f"window{self.window}" if self.window else "full"
-
-
-def total(sizes: Sizes) -> int | None:
-    """Return the sum in bytes; None if a part is unknown."""
-    known = [size for size in sizes.values() if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
-
-
-def peak(phases: Mapping[str, Sizes]) -> int | None:
-    """Return the largest total of denoise, commit and decode, in bytes; None if unknown."""
-    # Without text, as in measured rows: its encoder is freed before.
-    return largest(*(phases[name] for name in PHASES if name != "text"))
-
-
-def largest(*phases: Sizes) -> int | None:
-    """Return the total of the largest phase in bytes; None if one is unknown."""
-    totals = [total(sizes) for sizes in phases]
-    known = [size for size in totals if size is not None]
-    return max(known) if len(known) == len(totals) else None
 
 
 class Budget:

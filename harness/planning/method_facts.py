@@ -8,8 +8,6 @@ quantizers encode a frame of the true size. No attention is computed.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -34,7 +32,7 @@ from harness.cache.token_layer import TokenLayer
 from harness.config.compose import Composer, composing, described, method_files
 from harness.config.messages import construction_message
 from harness.system.errors import UserError
-from harness.system.notes import noted
+from harness.system.notes import noted, only_ours
 from harness.system.paths import CONF
 
 CPU = torch.device("cpu")
@@ -118,11 +116,10 @@ def _facts(name: str, description: str, config: Mapping[str, Any]) -> Facts:
     method.check(TRUE)
     # The code version says nothing of a user's own classes, so their methods are counted each time.
     parts = [config["method"], config["integration"]]
-    is_users = re.search(r'"_target_": "(?!harness\.|methods\.)', json.dumps(parts))
     stored = (
-        _stored(method, integration)
-        if is_users
-        else noted("facts", parts, lambda: _stored(method, integration))
+        noted("facts", parts, lambda: _stored(method, integration))
+        if only_ours(parts)
+        else _stored(method, integration)
     )
     return Facts(
         name=name,

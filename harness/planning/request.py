@@ -1,9 +1,9 @@
-"""Turns the command line of `plan` into a model, a suite and methods, composed as for a run."""
+"""Turns the command line of `plan` into settings, composed as for a run. Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from harness.api import Method
-from harness.cache.attention.auto import Auto
-from harness.cache.attention.base import Backend
-from harness.cache.attention.fused import Fused
-from harness.cache.attention.int8 import Int8
-from harness.cache.attention.portable import Portable
-from harness.cache.attention.staged import Staged
-from harness.cache.integration import Packed
-from harness.checks.parts import demand_fit, demand_switches
 from harness.config import settings
 from harness.config.compose import read_once
 from harness.config.hydra_errors import demand_choices
-from harness.models.preset import VideoModel
-from harness.models.wan import WanDims
-from harness.planning import roofline
-from harness.planning.forecast import Setting
-from harness.planning.model_needs import Needs, needs
-from harness.prompts import suite
+from harness.planning import rates
 from harness.system.errors import UserError
 from harness.system.paths import CONF
-from harness.system.typed import build
 from harness.system.user_folder import searchpath
 
 
@@ -72,17 +57,17 @@ def split(words: Sequence[str]) -> tuple[Options, list[str]]:
     return own, others
 
 
-def ceilings(options: Options) -> roofline.Ceilings | None:
+def ceilings(options: Options) -> rates.Ceilings | None:
     """Return the rates of a calibration file, else of the card, else None."""
-    known = roofline.card(options.card) if options.card is not None else None
+    known = rates.card(options.card) if options.card is not None else None
     if options.calibration is None:
         return known
-    measured = roofline.calibration(Path(options.calibration))
+    measured = rates.calibration(Path(options.calibration))
     # A calibration measures rates; how much memory there is, only the card says.
     return replace(measured, memory_gib=known.memory_gib if known else None)
 
 
-def memory_gib(options: Options, limits: roofline.Ceilings | None) -> float | None:
+def memory_gib(options: Options, limits: rates.Ceilings | None) -> float | None:
     """Return the GiB that the longest video must fit: as given, else the card's, else None.
 
     Raises  UserError: not a positive number.
@@ -98,17 +83,32 @@ def memory_gib(options: Options, limits: roofline.Ceilings | None) -> float | No
     return size
 
 
-def resolve(
-    options: Options,
-    words: list[str],
-    config_dir: str | None,
-    count: Callable[[VideoModel], Needs] = needs,
-) -> tuple[Setting, dict[str, Method]]:
-    """Return the shared setting (one model and suite), and the requested methods by name.
+@dataclass(frozen=True)
+class Request:
+    """What a plan is asked for.
 
-    count: counts the memory of a model, like `needs`.
+    ceilings: rates of the device; None without a card or a calibration.
+    memory_gib: memory that the longest video must fit; None if not given.
+    model_name, suite_name: the choices that all methods share.
+    configs: the resolved configuration of each method by name; they differ in the method alone.
+    integrations: the choice of the integration by method.
+    is_all: all methods were requested.
+    """
 
-    Raises  UserError, HydraException, OmegaConfBaseException, ValueError: wrong settings.
+    ceilings: rates.Ceilings | None
+    memory_gib: float | None
+    model_name: str
+    suite_name: str
+    configs: Mapping[str, dict[str, Any]]
+    integrations: Mapping[str, str]
+    is_all: bool
+
+
+def request(options: Options, words: list[str], config_dir: str | None) -> Request:
+    """Compose what the words ask for, and check it as far as a parent process checks a run.
+
+    words: settings of the configuration. config_dir: the user's folder, searched too.
+    Raises  UserError, HydraException, OmegaConfBaseException: wrong settings.
     """
     limits = ceilings(options)
     limit_gib = memory_gib(options, limits)
@@ -116,45 +116,15 @@ def resolve(
     configs, is_all = _composed([*words, *searchpath(folder)])
     # They differ in the method alone, so any of them gives model and suite.
     config = next(iter(configs.values()))
-    shared = _resolved(config)
-    model = model_of(_choice(config, "model"), shared["model"])
-    asked_suite = suite.configured(shared["suite"])
-    size = model.chunk_frames, model.fps, model.first_pixel_frames
-    num_frames = suite.latent_frames(asked_suite, *size)
-    switches = suite.switches(asked_suite, num_frames, *size)
-    packed, resolved = {}, {}
-    for name, each in configs.items():
-        resolved[name] = _resolved(each)
-        packed[name] = _packed(name, _choice(each, "integration"), resolved[name])
-    methods: dict[str, Method] = {
-        name: build("method", each["method"], Method) for name, each in resolved.items()
-    }
-    # Of all methods, those that cannot serve the model are left out; a named one is an error.
-    refused: list[str] = []
-    for name, method in list(methods.items()):
-        try:
-            demand_fit(model, method, packed[name], num_frames)
-            if switches:
-                demand_switches(model, method, packed[name], asked_suite.recache)
-        except ValueError as error:
-            if not is_all:
-                raise
-            refused.append(f"{name} is left out: {error}")
-            del methods[name]
-    setting = Setting(
-        model_name=_choice(config, "model"),
-        suite_name=_choice(config, "suite"),
-        model=model,
-        needs=count(model),
-        num_frames=num_frames,
-        backend=backend_of(shared["attention"]),
+    return Request(
         ceilings=limits,
         memory_gib=limit_gib,
-        refused=tuple(refused),
-        switches=switches,
-        recached=switches if asked_suite.recache else (),
+        model_name=_choice(config, "model"),
+        suite_name=_choice(config, "suite"),
+        configs={name: _resolved(each) for name, each in configs.items()},
+        integrations={name: _choice(each, "integration") for name, each in configs.items()},
+        is_all=is_all,
     )
-    return setting, methods
 
 
 def _composed(words: list[str]) -> tuple[dict[str, DictConfig], bool]:
@@ -192,43 +162,6 @@ def _compose(words: list[str]) -> DictConfig:
 
 def _choice(config: DictConfig, group: str) -> str:
     return str(config.hydra.runtime.choices[group])
-
-
-def model_of(name: str, config: dict[str, Any]) -> VideoModel:
-    """Build a model without weights.
-
-    Raises  UserError: it has no `dims`. InstantiationException: it cannot be built.
-    """
-    if not isinstance(config.get("dims"), dict):
-        wanted = ", ".join(field.name for field in fields(WanDims))
-        raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
-    model: VideoModel = build("model", config, VideoModel)
-    return model
-
-
-def _packed(name: str, choice: str, config: dict[str, Any]) -> Packed:
-    """Build the integration; raise UserError if it is not Packed, the only one planned here."""
-    integration = build("integration", config["integration"])
-    if not isinstance(integration, Packed):
-        raise UserError(
-            f"{name} runs under integration={choice}, which is counted apart: type "
-            "python -m harness plan integration=published"
-        )
-    return integration
-
-
-def backend_of(attention: dict[str, Any]) -> Backend:
-    """Return the attention backend to plan for.
-
-    Raises  UserError: the memory of this backend is not known.
-    """
-    built = build("attention", attention)
-    if isinstance(built, Auto):
-        return Staged()  # plans are for a GPU, where `auto` takes `staged` for whole chunks
-    if isinstance(built, Int8) or not isinstance(built, (Portable, Staged, Fused)):
-        name = built.name
-        raise UserError(f"attention={name} is not planned: choose auto, staged, portable, fused")
-    return built
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from harness.planning.forecast import Setting, forecast
 from harness.planning.memory import pixels_per_latent
 from harness.planning.method_facts import NUM_FRAMES, TRUE
 from harness.planning.model_needs import Needs, needs
-from harness.planning.request import backend_of, model_of
+from harness.planning.setting import backend_of, model_of
 from harness.planning.study_peaks import catalogue, geometry, row
 from harness.prompts.suite import pixel_frames
 from harness.results.run import Run

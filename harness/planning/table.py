@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.planning.forecast import Forecast, Setting
-from harness.planning.memory import Sizes, largest, total
+from harness.planning.predicted import Forecast, Sizes, largest, total
+from harness.planning.rows import Plan
 from harness.prompts.suite import MAX_SECONDS
 from harness.results.observation import PHASES
 from harness.system.text_table import Grid, with_names
@@ -44,9 +44,9 @@ def gib(size: int | None) -> str:
     return "-" if size is None else f"{size / GIB:.3f}"
 
 
-def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
+def notes(plan: Plan) -> list[str]:
     """Return the notes under the table: definitions, limits, and unknown numbers."""
-    first = rows[0]
+    first = plan.rows[0]
     text = gib(total(first.best["text"]))
     found = [
         "ratio: BF16 bytes of the whole video (full), or of the frames still attended (same), over "
@@ -57,38 +57,38 @@ def notes(rows: Sequence[Forecast], setting: Setting) -> list[str]:
         "and the previous video still referenced; codes packed",
         "not seen: workspaces of kernels, the CUDA context (0.3 to 0.6 GiB), allocator slack",
     ]
-    if setting.ceilings is None:
+    if plan.ceilings is None:
         found.append("DiT s: type card=a5000, h100 or h200, or calibration=<file>")
     else:
         found.append(
-            f"DiT s: all passes of the network on {setting.ceilings.name} "
-            f"({setting.ceilings.source}), a lower bound: matrix products, attention, staging; no "
+            f"DiT s: all passes of the network on {plan.ceilings.name} "
+            f"({plan.ceilings.source}), a lower bound: matrix products, attention, staging; no "
             "VAE, no text encoder"
         )
-    if setting.memory_gib is None:
+    if first.memory_gib is None:
         found.append("longest: type card=... or memory_gib=24")
     else:
         found.append(
             f"longest: latent frames (and seconds) of the longest video within "
-            f"{setting.memory_gib:g} GiB at best practice"
+            f"{first.memory_gib:g} GiB at best practice"
         )
-    found += with_names([(row.method, row.reasons) for row in rows])
-    return [*found, *setting.refused]
+    found += with_names([(row.method, row.reasons) for row in plan.rows])
+    return [*found, *plan.refused]
 
 
-def print_table(rows: Sequence[Forecast], setting: Setting) -> None:
+def print_table(plan: Plan) -> None:
     """Print the table to the terminal; for a single method also its memory by component."""
-    first = rows[0]
+    first = plan.rows[0]
     title = (
         f"{first.suite}, {first.model}: {first.num_frames} latent frames, {first.video_s:.1f} s; "
-        f"attention {setting.backend.name}"
+        f"attention {plan.attention}"
     )
-    print_lines(title, COLUMNS, [cells(row) for row in rows])
-    if len(rows) == 1:
+    print_lines(title, COLUMNS, [cells(row) for row in plan.rows])
+    if len(plan.rows) == 1:
         for name, phases in (("best practice", first.best), ("as published", first.published)):
             print()
             print_lines(f"{name}, GiB", ("component", *PHASES), components(phases))
-    for note in notes(rows, setting):
+    for note in notes(plan):
         print(note)
 
 

@@ -179,12 +179,13 @@ def test_the_command_of_a_plain_window_makes_one_of_that_size(
     name: str, ratio: float, plain: str
 ) -> None:
     from harness.planning.forecast import forecast
-    from harness.planning.request import resolve, split
+    from harness.planning.request import request, split
+    from harness.planning.setting import resolve
 
     command = baseline(Method(name, "", "", 8, command=COMMAND.format(name)), ratio, plain)
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "harness"] and command.count("retention.budget") == 1
-    setting, methods = resolve(*split(words[3:]), None)
+    setting, methods = resolve(request(*split(words[3:]), None))
     ((base, method),) = methods.items()
     assert forecast(base, method, setting).ratio_full_length == pytest.approx(ratio, rel=0.05)
     sink = method.retention.sink  # type: ignore[attr-defined]

@@ -40,12 +40,14 @@ from harness.models.decoders import wan_vae
 from harness.models.decoders.wan_vae import WanVae
 from harness.models.preset import VideoModel
 from harness.planning import model_needs, request, study_table
-from harness.planning.forecast import Forecast, Setting, forecast
+from harness.planning.forecast import Setting, forecast
 from harness.planning.history import FAR, Growth, Simulated, most, video
 from harness.planning.live_bytes import LiveBytes, on_meta
-from harness.planning.memory import Budget, Contract, largest
+from harness.planning.memory import Budget, Contract
 from harness.planning.model_needs import Decoding, Needs, decoding, needs, network
-from harness.planning.roofline import Ceilings, card, work
+from harness.planning.predicted import Forecast, largest
+from harness.planning.rates import Ceilings, card
+from harness.planning.roofline import work
 from harness.planning.storage import Storage
 from harness.planning.table import cells
 from harness.system import notes

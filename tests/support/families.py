@@ -12,7 +12,7 @@ from harness.api import Method
 from harness.models.preset import VideoModel
 from harness.planning.forecast import Setting, forecast
 from harness.planning.model_needs import Needs, network
-from harness.planning.request import backend_of
+from harness.planning.setting import backend_of
 from harness.prompts.suite import Prompt, Suite
 from harness.results import all_runs
 from harness.results.run import Run
