@@ -37,12 +37,10 @@ class Int8(Compiled):
     name: ClassVar[str] = "int8"
 
     def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Backend:
-        """Return this backend if the device is a CPU that multiplies 8-bit integers.
+        """Return this backend for a CPU that multiplies 8-bit integers, `Int8OnGpu` for a GPU.
 
-        For a GPU return `Int8OnGpu`, which has no settings.
-
-        Raises  UserError: it does not, or numba is not here; or the GPU, Triton, the head width or
-                the method does not allow `Int8OnGpu`, or a setting asks for tiles of a CPU.
+        Raises  UserError: the CPU does not, or numba is not here; kernels do not serve the GPU, the
+                head width or the method; or a setting of a CPU's tiles was changed for a GPU.
         """
         if device.type == "cuda":
             if self != Int8():
@@ -92,7 +90,8 @@ class Int8(Compiled):
 class Int8OnGpu(Staged):
     """Decodes a group of heads as `Staged` does, then attends by a Triton kernel as `Int8` does.
 
-    The codes of a group's keys are memory besides the scratch: a byte per token and channel.
+    Besides the scratch, the codes of a group's keys take a byte per token and channel, and values
+    of an fp32 model two more, since they are rounded to BF16.
     """
 
     name: ClassVar[str] = "int8"
