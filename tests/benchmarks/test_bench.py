@@ -229,7 +229,7 @@ def test_the_gpu_bench_runs_dry(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = only(tmp_path, "*-gpu-dry-run.json")
     assert found["state"] == "done"
-    assert {int(row["item"].split()[0]) for row in found["rows"]} == set(range(8))
+    assert {int(row["item"].split()[0]) for row in found["rows"]} == set(range(9))
     assert not [row for row in found["rows"] if "left out" in row["note"]]
     rates = only(tmp_path, "*-calibration.json")
     assert rates.keys() == {

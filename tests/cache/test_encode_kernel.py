@@ -111,7 +111,7 @@ def test_forms_that_cannot_be_encoded() -> None:
 
 
 @pytest.mark.slow
-def test_compiles_ahead_for_two_gpus() -> None:
+def test_compiles_ahead_for_gpus() -> None:
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     kernels = ("encode/int4_tokens", "encode/int2_token")
     run = subprocess.run(
@@ -123,6 +123,6 @@ def test_compiles_ahead_for_two_gpus() -> None:
     )
     assert run.returncode == 0, run.stderr
     rows = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len(rows) == 4
+    assert len(rows) == 3 * 2
     for row in rows:
         assert row["stack"] == 0 and row["registers"] <= 160, row

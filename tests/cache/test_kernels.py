@@ -340,7 +340,8 @@ def test_rotated_storage_is_the_callers_business() -> None:
 @needs_triton
 def test_parts_of_the_history_merge() -> None:
     """Few queries share the frames among programs: 2, 2 and 1 of 5."""
-    from harness.cache.kernels.fused import Room, merge, prepare
+    from harness.cache.kernels.fused import merge, prepare
+    from harness.cache.kernels.launch import Room
 
     case, order = CASES["affine4_token"], [3, 0, 4, 1, 2]
     stores = (case.form, stored(case)), (case.form, stored(case, seed=1))
@@ -415,7 +416,7 @@ COMPILED += ["stage_turns/int4_tokens", "fused_turns/int4_tokens"]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Statistics of the kernels as compiled for sm_86 and sm_90, which needs no GPU.
+    """Statistics of the kernels as compiled for sm_86, sm_90 and sm_100, which needs no GPU.
 
     In a process of its own, since the interpreter replaces the compiler in this one.
     """
@@ -430,11 +431,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @needs_triton
 def test_kernels_compile_for_gpus(compiled: list[dict[str, Any]]) -> None:
     """The staging kernel keeps everything in registers; fused attention uses the tensor cores."""
-    assert len(compiled) == 2 * len(COMPILED)
+    assert len(compiled) == 3 * len(COMPILED)
+    mma = {86: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
     for row in compiled:
         assert row["registers"] <= 255, row
         if row["kernel"].startswith("stage"):
             assert row["stack"] == 0 and row["registers"] <= 128, row
         else:
-            assert row["mma"] == ["wgmma.mma_async" if row["sm"] == 90 else "mma.sync"], row
-            assert row["shared"] <= (227 if row["sm"] == 90 else 99) * 2**10, row
+            assert row["mma"] == [mma[row["sm"]]] and not row["int8"], row
+            assert row["shared"] <= (99 if row["sm"] == 86 else 227) * 2**10, row

@@ -1,4 +1,4 @@
-"""Runs the GPU bench: eight measurements in ten minutes, on random weights of true size.
+"""Runs the GPU bench: nine measurements in ten minutes, on random weights of true size.
 
 `--dry-run` runs every item on a CPU at tiny sizes, with kernels in Triton's interpreter. It finds
 errors of the bench before a GPU is rented.
@@ -51,6 +51,7 @@ ITEMS = (
     Item("5 peaks", 10, video.peaks),
     Item("6 correctness", 40, attention.correctness),
     Item("7 fused and staged attention", 50, attention.crossover),
+    Item("8 8-bit products", 40, attention.products),
 )
 # Sizes of Wan 1.3B: 12 heads of 128 channels, 30 layers, 30 x 52 tokens per frame, 3 frames per
 # chunk (4680 queries), and 1536 to 8960 channels in the feed-forward layer. The histories are those

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Method, Packed, Quantizer
 from harness.cache import compiled
+from harness.cache.attention.base import Backend
 from harness.cache.attention.portable import Portable
 from harness.cache.pages import Pages, encode_into, put, stage_by_torch
 from harness.system.errors import UserError
@@ -29,7 +30,7 @@ class Compiled(Portable):
     scratch_mib: float = 8
     name: ClassVar[str] = "compiled"
 
-    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Self:
+    def resolve(self, spec: CacheSpec, method: Method, device: torch.device) -> Backend:
         """Return this backend if numba is here and the device is a CPU, and compile its loops.
 
         Raises  UserError: they are not.

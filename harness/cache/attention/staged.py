@@ -79,7 +79,7 @@ class Staged(ByKernel):
         for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib, self.least_heads):
             # History and current chunk share one buffer, so that one attention call reads both.
             room = scratch.take(k, heads.stop - heads.start, num_stored + k.shape[2])
-            _stage_all(full, heads, room, (key_basis, value_basis))
+            stage_all(full, heads, room, (key_basis, value_basis))
             scratch.look(*(part[:, :, :num_stored] for part in room))
             for part, current in zip(room, (k, v), strict=True):
                 part[:, :, num_stored:] = current[:, heads]
@@ -95,7 +95,7 @@ class Staged(ByKernel):
         return out_of(out, value_basis)
 
 
-def _stage_all(
+def stage_all(
     history: Sequence[Segment],
     heads: slice,
     room: tuple[Tensor, Tensor],

@@ -22,13 +22,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from harness.api import Centroids, CodePlane, KernelLayout, Packed
-from harness.cache.kernels import encode, fused, stage
-from harness.cache.kernels.launch import Launch
+from harness.cache.kernels import encode, fused, int8, stage
+from harness.cache.kernels.launch import Launch, Room
 from harness.cache.positions import Turns
 
-ROOMS = {86: fused.Room(86, 64), 90: fused.Room(90, 132)}  # A5000, H100 and H200
+# A5000, H100 and H200, B200.
+ROOMS = {86: Room(86, 64), 90: Room(90, 132), 100: Room(100, 148)}
 BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
 NUMBERS = tuple(float(code) for code in range(256))  # any numbers do: kernels read them at run time
+MMA = r"wgmma\.mma_async|mma\.sync|tcgen05\.mma"
 CHUNK = 3  # frames of a chunk, encoded by one launch
 FORMS = {
     "exact": KernelLayout(),
@@ -59,6 +61,7 @@ FORMS = {
 }
 _TYPES = {
     torch.uint8: "*u8",
+    torch.int8: "*i8",
     torch.int32: "*i32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -85,11 +88,23 @@ def launches(name: str, capability: int) -> Iterator[tuple[str, Launch]]:
         yield "fused" + suffix, fused.prepare(q, *both, slots, kind, ROOMS[capability])
 
 
+def launches_int8(capability: int) -> Iterator[tuple[str, Launch]]:
+    """Yield the launches of 8-bit attention at the sizes of the Wan checkpoints, by kernel name."""
+    q = _empty(BATCH, 3, CHUNK * TOKENS, HEAD_DIM, dtype=torch.bfloat16)
+    kv = _empty(BATCH, 3, SLOTS * TOKENS, HEAD_DIM, dtype=torch.bfloat16)
+    encoding, attending = int8.prepare(q, kv, kv, None, ROOMS[capability])
+    yield "encode", encoding
+    yield "attend", attending
+    bias = _empty(1, 1, SLOTS * TOKENS, dtype=torch.float32)
+    yield "attend_bias", int8.prepare(q, kv, kv, bias, ROOMS[capability])[1]
+
+
 def compiled(launch: Launch, capability: int) -> dict[str, Any]:
     """Compile a launch for one target and return its resources.
 
-    registers: per thread. stack, shared: bytes. mma: kinds of matrix instructions.
-    instructions: total. loops: instructions of each loop, ascending.
+    registers: per thread. stack, shared: bytes. mma: kinds of matrix instructions. int8: whether
+    some of them multiply 8-bit integers. instructions: total. loops: instructions of each loop,
+    ascending.
     """
     binary = triton.compile(
         _source(launch), GPUTarget("cuda", capability, 32), options=dict(launch.options)
@@ -100,7 +115,8 @@ def compiled(launch: Launch, capability: int) -> dict[str, Any]:
         "registers": int(re.findall(r"REG:(\d+)", usage)[-1]),
         "stack": int(re.findall(r"STACK:(\d+)", usage)[-1]),
         "shared": binary.metadata.shared,
-        "mma": sorted(set(re.findall(r"wgmma\.mma_async|mma\.sync", binary.asm["ptx"]))),
+        "mma": sorted(set(re.findall(MMA, binary.asm["ptx"]))),
+        "int8": bool(re.search(r"mma\S*(\.s8\.s8|kind::i8)", binary.asm["ptx"])),
         "instructions": len(sass),
         "loops": _loops([(int(address, 16), text) for address, text in sass]),
     }
@@ -194,15 +210,16 @@ def _loops(sass: list[tuple[int, str]]) -> list[int]:
 def main() -> None:
     """Compile all kernels and formats, or those given by --only, for every target."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="FORM or KERNEL/FORM")
+    parser.add_argument("--only", nargs="*", default=[], help="FORM or KERNEL/FORM, or int8")
     only = set(parser.parse_args().only)
     for capability in ROOMS:
-        for form in FORMS:
-            for kernel, launch in launches(form, capability):
-                if only and not only & {form, f"{kernel}/{form}"}:
-                    continue
-                row = {"kernel": kernel, "form": form, "sm": capability}
-                print(json.dumps({**row, **compiled(launch, capability)}), flush=True)
+        found = [(form, *each) for form in FORMS for each in launches(form, capability)]
+        found += [("int8", *each) for each in launches_int8(capability)]
+        for form, kernel, launch in found:
+            if only and not only & {form, f"{kernel}/{form}"}:
+                continue
+            row = {"kernel": kernel, "form": form, "sm": capability}
+            print(json.dumps({**row, **compiled(launch, capability)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from harness.api import KernelLayout, Packed
 from harness.cache.kernels import check_head_dim, interpreted
-from harness.cache.kernels.launch import Launch, Spec, describe, describe_turns
+from harness.cache.kernels.launch import (
+    Launch,
+    Room,
+    Spec,
+    describe,
+    describe_turns,
+    room_of,
+    tile_of,
+)
 from harness.cache.kernels.tiles import load_finished, load_time, load_turns, turn_pairs
 from harness.cache.positions import Turns
 
@@ -36,13 +44,6 @@ class Plan(NamedTuple):
     time: int
     scale: float
     head_dim: int
-
-
-class Room(NamedTuple):
-    """Properties of a device: compute capability (90 is sm_90) and number of multiprocessors."""
-
-    capability: int
-    num_sms: int
 
 
 # Triton must not specialize on numbers that change as the history grows: each would compile again.
@@ -138,12 +139,8 @@ def attend_packed(
 
     Raises  ValueError: a head width that no kernel serves.
     """
-    room = Room(0, 1)  # of the interpreter
-    if q_BHMD.is_cuda:
-        major, minor = torch.cuda.get_device_capability(q_BHMD.device)
-        properties = torch.cuda.get_device_properties(q_BHMD.device)
-        room = Room(10 * major + minor, properties.multi_processor_count)
-    launch = prepare(q_BHMD, (key_form, key), (value_form, value), slots, turns, room)
+    stored = (key_form, key), (value_form, value)
+    launch = prepare(q_BHMD, *stored, slots, turns, room_of(q_BHMD.device))
     launch.run()
     return merge(launch.arguments["out"], launch.arguments["lse"])
 
@@ -177,7 +174,7 @@ def prepare(
     # frame differs from key to key, so it turns the keys.
     spatial = tables is not None and tables.space is not None
     dot = tl.float32 if interpreted() else _DOTS[q_BHMD.dtype]
-    queries, block, options = _tile(dot, room, len(key_specs) > 1 or spatial)
+    queries, block, options = tile_of(dot, room, len(key_specs) > 1 or spatial)
     plan = Plan(
         key_specs, value_specs, queries, block, time, 1.4426950408889634 / head_dim**0.5, head_dim
     )
@@ -203,15 +200,3 @@ def prepare(
 
 
 _DOTS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
-
-
-def _tile(dot: tl.dtype, room: Room, heavy: bool) -> tuple[int, int, dict[str, int]]:
-    """Return queries and tokens of a tile, and compiler options.
-
-    heavy: prefetching the next tile needs shared memory for more than one plane of keys.
-    """
-    if dot == tl.float32:  # for tests only, without tensor cores
-        return 32, 32, {"num_warps": 4, "num_stages": 1}
-    if room.capability // 10 in (9, 10):  # 227 KiB of shared memory per block, 99 KiB elsewhere
-        return 128, 64, {"num_warps": 8, "num_stages": 2}
-    return 128, 32, {"num_warps": 8, "num_stages": 1 if heavy else 2}

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from harness.api import KernelLayout, Packed
@@ -91,6 +92,34 @@ class Launch:
     def run(self) -> None:
         """Launch the kernel on the current stream."""
         self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+
+
+class Room(NamedTuple):
+    """Properties of a device: compute capability (90 is sm_90) and number of multiprocessors."""
+
+    capability: int
+    num_sms: int
+
+
+def room_of(device: torch.device) -> Room:
+    """Return the properties of a device; those of the interpreter if it is no GPU."""
+    if device.type != "cuda":
+        return Room(0, 1)
+    major, minor = torch.cuda.get_device_capability(device)
+    num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+    return Room(10 * major + minor, num_sms)
+
+
+def tile_of(dot: tl.dtype, room: Room, heavy: bool) -> tuple[int, int, dict[str, int]]:
+    """Return queries and keys of a tile of attention, and compiler options.
+
+    heavy: prefetching the next tile needs shared memory for more than one plane of keys.
+    """
+    if dot == tl.float32:  # for tests only, without tensor cores
+        return 32, 32, {"num_warps": 4, "num_stages": 1}
+    if room.capability // 10 in (9, 10):  # 227 KiB of shared memory per block, 99 KiB elsewhere
+        return 128, 64, {"num_warps": 8, "num_stages": 2}
+    return 128, 32, {"num_warps": 8, "num_stages": 1 if heavy else 2}
 
 
 def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ...]]:
