@@ -112,9 +112,9 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     total = tl.zeros([P.queries], tl.float32)
     acc = tl.zeros([P.queries, P.head_dim], tl.float32)
     whole = num_keys // P.block * P.block
-    # Whole tiles first, then the rest. Without masks, and with the multiply-add below, the loop over
-    # whole tiles has 397 instead of 483 instructions (sm_90). The rest is not prefetched: that
-    # would spill registers (sm_86).
+    # Whole tiles first, then the rest. Without masks, and with the multiply-add below, the loop
+    # over whole tiles has 397 instead of 483 instructions (sm_90). The rest is not prefetched:
+    # that would spill registers (sm_86).
     for EDGE in tl.static_range(2):
         first, last = (whole, num_keys) if EDGE else (0, whole)
         for start in tl.range(first, last, P.block, num_stages=1 if EDGE else None):
