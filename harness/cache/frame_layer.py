@@ -106,7 +106,7 @@ class FrameLayer:
         history = self._history(chunk, plan)
         # There are no frames to decide over while all belong to a changing sink.
         placements = dict(self.policy.decide(history)) if history.frames else {}
-        demand_known(placements, {*self.placements, *plan.frames}, self.arenas)
+        demand_known(placements, {*self.placements, *plan.frames}, tiers_of(self.context.method))
         # A frame that stays in its tier is not touched: encoding it again would lose precision.
         changed = {
             f: placements[f]
