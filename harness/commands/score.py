@@ -104,7 +104,9 @@ def _score(
     # References first: the other videos are scored against theirs.
     ordered = sorted(found, key=lambda run: run.run_id != run.reference_id)
     with ExitStack() as held:
-        for run in ordered:
+        # References last, as in a job, which takes its reference's lock while it holds its own.
+        # In the other order, each of the two could wait for the other forever.
+        for run in reversed(ordered):
             held.enter_context(run.held())
         for run in ordered:  # all are verified before the first one changes
             manifest.verify(run.folder, score_only=True)
