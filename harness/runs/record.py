@@ -75,6 +75,7 @@ class Recorder:
         frame = self.model.num_histories * self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         # Two references of a ratio: BF16 bytes of the frames still held, and of the whole video.
+        # Layers and branches may hold different numbers of frames, so their mean may be broken.
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
         by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}
@@ -96,6 +97,7 @@ class Recorder:
             num_passes=meter.num_passes,
             num_commits=meter.num_passes - num_denoise,
             num_reused=meter.num_reused,
+            # Over denoising passes alone: commit passes always run, whatever the policy.
             skip_ratio=meter.num_reused / num_denoise if num_denoise else None,
             flops=self.model.flops(held.arithmetic),
             memory_source=self.memory_source,
@@ -116,6 +118,7 @@ class Recorder:
             kv_decode_bytes=held.traffic.decode_bytes,
             scratch_bytes=held.scratch_bytes,
             frames_sha256=digest(frames),
+            # Relative to the folder, since results folders are moved and copied.
             video=str(self.run.video(item).relative_to(self.run.folder)),
         )
 
