@@ -37,7 +37,9 @@ SUBFOLDERS = ("videos", "trace")
 ENVIRONMENT = "environment.json"  # machine and versions of the child that last made videos
 MAX_THREADS = 4096
 MAX_TIMEOUT_S = 10**9  # clocks of the kernel accept no more
-SAMPLE_SEED_STEP = 1_000_003  # large, because the seeds of consecutive prompts differ by 1
+# Seeds of consecutive prompts differ by 1, so those of samples lie further apart than lists are
+# long: no two videos of a suite share their noise.
+SAMPLE_SEED_STEP = 1_000_003
 WORDS = ("family", "source")  # keys of a method's file that describe it and do not affect results
 
 
@@ -77,6 +79,7 @@ class Execution:
     retry: str | None = None
 
     def __post_init__(self) -> None:
+        # Types are checked too: a request is read from a file, which people may edit.
         if not isinstance(self.device, str) or not self.device:
             raise UserError(f"run.device={shown(self.device)}: choose auto, cpu, cuda or cuda:<n>")
         if self.threads is not None and not (
@@ -173,6 +176,7 @@ class Run:
     @property
     def reference_folder(self) -> Path | None:
         """Folder of the BF16 videos to compare with (a BF16 run's own); None if not there yet."""
+        # BF16 videos of the same suite and model lie beside this folder.
         if self.reference_id == self.run_id:
             return self.folder
         return folder_of(self.folder.parent, self.reference_id) if self.reference_id else None
@@ -262,6 +266,7 @@ class Run:
 
     def leave_request(self) -> None:
         """Write `request.json`; the caller holds the folder's lock."""
+        # With a digest, so that an edited request is refused by whoever reads it.
         content = asdict(self)
         write_json(self.folder / REQUEST, {**content, "sha256": _digest(content)})
 
@@ -273,11 +278,13 @@ class Run:
         with writing("results", self.folder):
             for name in SUBFOLDERS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            # Opened once here, so that a folder without permission ends in the same sentence.
             os.close(open_lock(self.folder))
         refuse_links(self.folder / name for name in SUBFOLDERS)
 
     def discard_if_empty(self) -> None:
         """Remove the folder if it has no row of any video."""
+        # Settings that do not fit are found by the child, after the folder was made.
         if not (self.folder / observations.OBSERVATIONS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -307,6 +314,7 @@ class Run:
             execution = Execution(**request["execution"])
             # From the path, not from the request: the results may have been moved since.
             place = {"results_dir": str(folder.absolute().parents[2])}
+            # An unknown or missing field ends in a TypeError, so in the sentence below.
             run = cls(**{**request, **place, "suite": suite, "execution": execution})
             _check_names(run)
             return run
@@ -339,6 +347,7 @@ def folder_of(parent: Path, run_id: str) -> Path | None:
     Raises  Twice: several folders have this id.
     """
     found = sorted(parent.glob(f"*-{run_id}"))
+    # A link to a run's folder is another name for it, not another run.
     if len({path.resolve() for path in found}) > 1:
         raise Twice(run_id, found)
     return found[0] if found else None

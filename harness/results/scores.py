@@ -48,6 +48,7 @@ class Column:
     kind: type = float
 
 
+# A protocol, because the class `Metric` lies in harness.scoring, which builds on this package.
 class DescribedMetric(Protocol):
     """The part of a metric's interface that is needed to store its scores."""
 
@@ -144,8 +145,10 @@ class Scores:
 
         identity = dataclasses.asdict(scored)
         row = self._rows.get(key(identity), {})
+        # Scores of other frames are dropped, even those of metrics that are not scored now.
         if row.get("frames_sha256") != scored.frames_sha256:
             row = {}
+        # Of another reference only the scores against it are dropped; the rest is of these frames.
         if scored.reference_frames_sha256 is None:
             # The reference video is not there now, so earlier scores against it stay valid.
             identity["reference_frames_sha256"] = row.get("reference_frames_sha256")
@@ -159,6 +162,7 @@ class Scores:
         row |= identity
         for metric, result in results.items():
             self._describe(metric)
+            # By `get`: a metric without a result has null in each of its columns.
             row |= {column.name: result.values.get(column.name) for column in metric.columns()}
             row |= {f"{metric.name}_{name}": getattr(result, name) for name in BESIDE}
         self._rows[key(identity)] = row
@@ -191,6 +195,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         columns = [*parquet.schema(Scored).names, *columns]
     table = parquet.read(path, columns, again)
     expected = parquet.schema(Scored)
+    # The other columns are those of the metrics that were asked for, so they differ between runs.
     if table.schema.names[: len(expected)] != expected.names:
         raise UserError(f"{path} was written by another version of the harness: {again}")
     return parquet.plain(table)
