@@ -114,7 +114,7 @@ class Origin:
 
 def rm_command(paths: Sequence[Path], option: str = "-f") -> str:
     """Return the shell command that removes these files; the suffix `.*` means any suffix."""
-    quoted = [  # outside the quotes, so that the shell expands it
+    quoted = [  # `.*` stays outside the quotes, so that the shell expands it
         shlex.quote(shown(path.with_suffix(""))) + ".*"
         if path.suffix == ".*"
         else shlex.quote(shown(path))

@@ -51,6 +51,7 @@ def contact_sheet(
     for label, _ in rows:
         first, *others = label.split("\n")
         lengths += [title.getlength(first), *(small.getlength(line) for line in others)]
+    # The longest line of a label decides, since labels are never cut.
     gutter = margin + round(max(lengths)) + margin
     width = gutter + len(instants) * (cell_width + gap) - gap + margin
     height = margin + header + sum(row[0].height + gap for row in cells) - gap + margin

@@ -159,7 +159,7 @@ def verify(folder: Path, score_only: bool = False) -> None:
             f"{folder / MANIFEST} is damaged ({fault}): type rm {path} and the command of this run "
             f"again (python -m harness check {shlex.quote(str(folder))} shows it)"
         )
-    # The first damaged file ends the command; `check`, which its sentence names, lists all.
+    # The first damaged file ends the command; `check` lists all of them.
     for name, digest in content["files"].items():
         path = folder / name
         gone = not path.exists()

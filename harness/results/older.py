@@ -112,6 +112,7 @@ def command_of(folder: Path, own: Path | None = None) -> str | None:
     from harness.results.command_of_run import Origin
     from harness.results.run import Run
 
+    # The note must come even if one of the old requests is damaged.
     try:
         run = Run.from_folder(folder)
     except UserError:

@@ -42,6 +42,7 @@ class Quantity:
 
         Small values in GiB or s get more decimals, so that three significant digits remain.
         """
+        # Only these two span orders of magnitude between the small models and a card.
         if self.unit not in ("GiB", "s") or not math.isfinite(size) or not size:
             return self.decimals
         return max(self.decimals, 2 - math.floor(math.log10(abs(size))))

@@ -40,7 +40,8 @@ MAX_TIMEOUT_S = 10**9  # clocks of the kernel accept no more
 # Seeds of consecutive prompts differ by 1, so those of samples lie further apart than lists are
 # long: no two videos of a suite share their noise.
 SAMPLE_SEED_STEP = 1_000_003
-WORDS = ("family", "source")  # keys of a method's file that describe it and do not affect results
+# Keys of a method's file that describe it. They may be corrected without giving its runs new ids.
+WORDS = ("family", "source")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Run:
     settings: str = ""
     rerun: int = 0
 
+    # Cached, since a sweep asks often; a run never changes.
     @cached_property
     def run_id(self) -> str:
         """Eight hex digits, a hash of everything that decides the rows.
@@ -213,6 +215,7 @@ class Run:
 
     def row(self, item: Item, **values: Any) -> Observation:
         """Return the row of a video: its identity and the measured values."""
+        # Names and texts too, so that the wide table needs no other file.
         identity: dict[str, Any] = {
             "run_id": self.run_id,
             "suite": self.suite.name,
@@ -290,6 +293,7 @@ class Run:
 
     def is_requested(self) -> bool:
         """Whether request.json is readable; other runs need it to be scored against this one."""
+        # Without it `score` and `check` would refuse the folder, so the run is not complete.
         try:
             Run.from_folder(self.folder)
         except UserError:

@@ -81,6 +81,7 @@ class Scored:
     scores_version: int = column("version of these columns", default=VERSION)
 
 
+# A reason beside values is a remark; without values it says why there are none.
 @dataclass(frozen=True)
 class Result:
     """The result of one metric for one video: values, or the reason why there are none.
@@ -167,6 +168,7 @@ class Scores:
             row |= {f"{metric.name}_{name}": getattr(result, name) for name in BESIDE}
         self._rows[key(identity)] = row
         # The whole file is rewritten, as in `observations.Rows.put`.
+        # Columns that a row lacks become null.
         rows = [self._rows[each] for each in sorted(self._rows)]
         parquet.write(self._path, pa.Table.from_pylist(rows, pa.schema(self._fields.values())))
 
@@ -203,6 +205,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def rows(folder: Path, columns: Sequence[str] | None = None) -> dict[Key, Row]:
     """Return a run's scores by video, all columns or some in addition to those of `Scored`."""
+    # Some columns are long lists, with a value for each frame.
     path = folder / SCORES
     return {key(row): row for row in read(path, columns).to_pylist()} if path.exists() else {}
 
@@ -214,6 +217,7 @@ def key(row: Row) -> Key:
 
 def stem(video: Key) -> str:
     """Return the name of a video's files without their suffix."""
+    # Padded, so that files lie in the order of prompts.
     return f"{video[0]:04d}-{video[1]}"
 
 

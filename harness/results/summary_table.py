@@ -66,7 +66,8 @@ DECIMALS = {
     "drift_psnr": 3,
     "imaging": 4,
 }
-METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")  # metrics shown in the table
+# Metrics shown in the table. Reasons of the others are in the rows, not below it.
+METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")
 
 
 @dataclass(frozen=True)

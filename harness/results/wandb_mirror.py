@@ -28,6 +28,7 @@ def mode(wanted: str) -> Mode:
     # Its login leaves the key in the user's netrc.
     if os.environ.get("WANDB_API_KEY"):
         return "online"
+    # A netrc that is missing or malformed means no account, not a failed run.
     try:
         has_account = netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
