@@ -160,6 +160,7 @@ def resolve(
     that is not a multiple of the chunk, or switches that do not fit the videos or the lines; or the
     benchmark needs what the harness lacks.
     """
+    # A benchmark that cannot run here is listed all the same, with what it would need.
     if config.needs is not None:
         raise UserError(
             f"suite={name} cannot run: it needs {config.needs}. Choose suite=moviegen, or another "
@@ -169,6 +170,7 @@ def resolve(
     # wait for the network first.
     num_frames = latent_frames(config, chunk_frames, fps, first)
     changes = switches(config, num_frames, chunk_frames, fps, first)
+    # As bytes: the checksum is of the file, before line ends and encoding are read.
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
@@ -217,6 +219,7 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int, first: int =
         raise UserError(
             f"suite.frames={config.frames}: give at most {most} latent frames, a day of video"
         )
+    # Rounding frames would make another video than the one asked for, so they are refused.
     if config.frames > 0 and config.partial_chunk:
         return config.frames
     if config.frames < 1 or config.frames % chunk_frames:
@@ -386,6 +389,7 @@ def _download(config: SuiteConfig, folder: Path) -> None:
             else "the suite names no address"
         )
     target.path.parent.mkdir(parents=True, exist_ok=True)
+    # Jobs of a sweep begin at the same time and look for the same list.
     try:
         with locked(target.path.parent, f"waiting for another that fetches {target.path}"):
             # Whoever waited for the lock finds the list. Without retries: offline, a run goes on
@@ -447,6 +451,7 @@ def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list
             f"suite.prompts has {wrong}, but {name} ({source}) has prompts 0 to {num_lines - 1}"
         )
     if config.prompts is None and config.num_prompts is not None:
+        # Fewer prompts than asked for would look like the whole sample. The bundled list is short.
         if not 1 <= config.num_prompts <= len(chosen):
             more = (
                 f": type python -m harness fetch prompts suite={name}, which gets the official "
