@@ -98,7 +98,7 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     if model.negative is not None:
         wordings["negative"] = model.negative
     encoded = model.text.encode(list(wordings.values())).to(DTYPES[model.dtype])
-    # The encoder may be larger than the network.
+    # The encoder may be larger than the network. The decoder is loaded at the end.
     model.text.close()
     prefix = None if prefix_FChw is None else prefix_FChw[None]
     # Only whole chunks count: the rest of a prefix is denoised again with the chunk it begins.

@@ -99,6 +99,7 @@ class Recorder:
             num_reused=meter.num_reused,
             # Over denoising passes alone: commit passes always run, whatever the policy.
             skip_ratio=meter.num_reused / num_denoise if num_denoise else None,
+            # Of the passes that ran, as the cache counted them, and not of a plan.
             flops=self.model.flops(held.arithmetic),
             memory_source=self.memory_source,
             peak_bytes=largest(meter.peaks),
@@ -124,6 +125,7 @@ class Recorder:
 
     def failed(self, item: Item, error: Exception) -> Observation:
         """Return the row of a video that could not be made."""
+        # Measured columns stay null: a part of a video is no measurement.
         reason = f"{first_line(error)} ({last_frame(error)})"
         return self.run.row(item, **self._setting(), failure=cause_of(error), failure_reason=reason)
 
@@ -170,6 +172,7 @@ class Recorder:
 
     def _setting(self) -> dict[str, Any]:
         """Return the columns that are the same in every row of this child."""
+        # A failed video has them too: its cause may depend on backend or device.
         return {
             "attention_backend": self.backend,
             "integration": self.integration,
