@@ -32,21 +32,21 @@ def main(words: Sequence[str]) -> int:
     A bench that fails does not stop the others. Exit code 2: something that the user can fix.
     """
     names, options = read(words)
+    # A plain `bench` must run on every machine.
     names = names or [name for name in BENCHES if name not in BY_NAME]
-    return max(_run_one(name, options) for name in names)
-
-
-def _run_one(name: str, options: Options) -> int:
-    """Run one bench, print its error if it fails, and return its exit code."""
-    try:
-        bench = importlib.import_module(f"harness.benchmarks.{name}")  # late, as it imports torch
-        return int(bench.run(options))
-    except UserError as error:
-        complain(error)
-        return USER_ERROR
-    except Exception:  # noqa: BLE001  printed with its traceback; the other benches go on
-        traceback.print_exc()
-        return 1
+    code = 0
+    for name in names:
+        try:
+            # Late, as it imports torch.
+            bench = importlib.import_module(f"harness.benchmarks.{name}")
+            code = max(code, int(bench.run(options)))
+        except UserError as error:
+            complain(error)
+            code = max(code, USER_ERROR)
+        except Exception:  # noqa: BLE001  printed with its traceback; the other benches go on
+            traceback.print_exc()
+            code = max(code, 1)
+    return code
 
 
 def read(words: Sequence[str]) -> tuple[list[str], Options]:

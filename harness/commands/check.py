@@ -34,9 +34,12 @@ python -m harness check FOLDER [FOLDER ...] [--config-dir FOLDER]
 @verb()
 def main(words: Sequence[str]) -> int:
     """Print the result of each check; exit code 1 if one fails, 2 for bad input."""
+    # Words without a name are folders. A folder that does not exist falls through to the sentence
+    # below, which says what can be checked.
     own, rest = own_folder(words)
     folders = [Path(word) for word in rest]
     if folders and all(folder.is_dir() for folder in folders):
+        # Late: of all checks, this one alone reads rows of results.
         from harness.checks.results import check as check_results
 
         return check_results(folders, own)

@@ -44,6 +44,8 @@ def main(words: Sequence[str]) -> int:
     what = next((word for word in rest if "=" not in word), "")
     if what not in WORDS:
         raise UserError(f"fetch {' '.join(rest)}: choose fetch {' or fetch '.join(WORDS)}")
+    # Not composed by Hydra: a model or a metric is named here to ask for its files, not to be run,
+    # and several may be named.
     settings = {}
     for word in rest:
         name, equals, value = word.partition("=")
@@ -73,12 +75,14 @@ def main(words: Sequence[str]) -> int:
 
 def _names(settings: Mapping[str, str], name: str) -> list[str]:
     """Split a setting into names: one name, a,b or [a,b]."""
+    # As users type metrics for a run and models for a sweep.
     listed = settings.get(name, "").strip("[]").split(",")
     return list(dict.fromkeys(filter(None, (each.strip() for each in listed))))
 
 
 def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
     """Download the missing files one after another."""
+    # Files that are there and right need no connection.
     left = [each for each in chosen if each.problem()]
     if not left:
         print(f"nothing to fetch: {_all_there(chosen) if chosen else 'no file is needed'}")
@@ -86,6 +90,7 @@ def _fetch(chosen: Sequence[Wanted], folder: Path, words: str) -> int:
     _announce(left, len(chosen), folder.parent)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Two commands would append to the same part file.
         with locked(folder, f"waiting for another fetch into {folder}"), Bar() as bar:
             for each in left:
                 _fetch_one(each, bar)
@@ -125,7 +130,7 @@ def _fetch_one(each: Wanted, bar: Bar) -> None:
         with stage(f"fetch {each.name}"):
             download(target, bar.came)
         bar.say(f"{each.name}: {target.path}, {size(target.path.stat().st_size)}")
-    except Unavailable as error:
+    except Unavailable as error:  # printed, not raised: the other files may be elsewhere
         kept = f" ({size(target.came)} of it are kept)" if target.came else ""
         bar.say(
             f"error: {each.name}: {error}{kept}: type the same again when it can be reached, put "
@@ -140,6 +145,7 @@ def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
 
     Raises  UserError: the disk has too little space.
     """
+    # Nothing is made before the plan is printed, so the folder may not exist yet.
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free  # of the folder, or of the one that it will be made in
     sizes = [bytes_to_come(each.target) for each in left]
@@ -161,6 +167,7 @@ def _announce(left: Sequence[Wanted], asked: int, folder: Path) -> None:
         rows.append((each.name, f"{size(nbytes)}{so_far}", hosts, below, each.licence))
     for row in aligned(rows):
         print(f"  {row}", flush=True)
+    # After the list, so that the user sees which files are large.
     if needed > free:
         raise UserError(
             f"{folder} has {size(free)} free and {size(needed)} are needed: make room, or type "

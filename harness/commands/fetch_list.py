@@ -104,7 +104,8 @@ def _list(name: str, config: SuiteConfig, place: Place) -> Iterator[Wanted]:
     def problem() -> str | None:
         if not target.path.is_file():
             return f"there is no file {target.path}"
-        # Hashed again only if the file has changed, since this is asked several times.
+        # Hashed again only if the file has changed, since this is asked before, under the lock, and
+        # at the end.
         try:
             found = file_hashes.remembered(target.path)
         except OSError as error:
@@ -145,6 +146,7 @@ def _uses(group: str, names: Sequence[str], own: Path | None) -> set[str]:
 
 def _parts(source: Path, group: str, folder: PurePosixPath) -> Iterator[str]:
     """Yield the choices of the same group in a file's defaults list."""
+    # From the text of the file, since composing merges the lists away.
     said = yaml.safe_load(source.read_text())
     for each in (said.get("defaults") or []) if isinstance(said, dict) else []:
         options = list(each.values()) if isinstance(each, dict) else [each]

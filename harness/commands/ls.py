@@ -29,6 +29,7 @@ USAGE = """python -m harness ls [LIST] [--config-dir FOLDER]
 @verb()
 def main(words: Sequence[str]) -> int:
     """Print one list, or all of them; exit code 2 for an unknown word."""
+    # Functions, since only the lists that are asked for read their files.
     folder, words = own_folder(words)
     lists: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
         "methods": lambda: _configs("method", folder),
@@ -40,18 +41,21 @@ def main(words: Sequence[str]) -> int:
         "metrics": lambda: _configs("metrics", folder),
         "weights": lambda: _weights(None, folder),
     }
+    # Named alone, these lists show more than a line a choice, or take words of their own.
     if words and words[0] == "methods":
         return _with_facts(words[1:], folder)
-    if words and words[0] == "weights" and all(word.startswith("data_dir=") for word in words[1:]):
-        named = dict(word.split("=", 1) for word in words[1:])
-        lists["weights"] = lambda: _weights(named.get("data_dir"), folder)
+    named = [word.removeprefix("data_dir=") for word in words[1:] if word.startswith("data_dir=")]
+    if words[:1] in (["weights"], ["models"]) and len(named) == len(words) - 1:
+        data_dir = named[-1] if named else None
+        if words[0] == "models":
+            return _models(data_dir, folder)
+        lists["weights"] = lambda: _weights(data_dir, folder)
         words = ["weights"]
-    if words and words[0] == "models" and all(word.startswith("data_dir=") for word in words[1:]):
-        return _models(dict(word.split("=", 1) for word in words[1:]).get("data_dir"), folder)
     if words == ["metrics"]:
         return _metrics(folder)
     if words == ["columns"]:
         return _columns(folder)
+    # `columns` is not among the lists: without a word it would fill pages of the terminal.
     unknown = [word for word in words if word not in lists]
     if unknown or len(words) > 1:
         known = "|".join([*lists, "columns"])
@@ -78,6 +82,7 @@ def _metrics(folder: Path | None) -> int:
         for entry, line in entries:
             print(f"{entry:<{width}}  {line}")
             chosen = composer.resolved([f"metrics=[{entry}]", "~track"])["metrics"]
+            # An entry may be a list of metrics, such as vbench.
             for metric in built(json.dumps(chosen, sort_keys=True)):
                 against = ", against BF16" if metric.against_reference else ""
                 print(f"  {metric.name}{against}; {metric.version()}")
@@ -99,6 +104,7 @@ def _columns(folder: Path | None) -> int:
     from harness.results.scores import SCORES, Scored, fields
     from harness.scoring.score import built
 
+    # A metric that cannot run here still describes its columns.
     metrics = configured(f"metrics=[{','.join(choices('metrics', folder))}]", folder=folder)
     scored = [
         (column.name, (column.metadata.get(b"unit") or b"").decode(),
@@ -126,6 +132,7 @@ def _columns(folder: Path | None) -> int:
 
 def _with_facts(words: Sequence[str], folder: Path | None) -> int:
     """Print what methods store, one line per method; `words` filter by name and description."""
+    # By all words together: `ls methods kivi int2` narrows the list down.
     files = {
         name: path
         for name, path in method_files(folder).items()
@@ -180,6 +187,7 @@ def _configs(group: str, folder: Path | None = None) -> Iterator[tuple[str, str]
 
 def _weights(data_dir: str | None, folder: Path | None) -> Iterator[tuple[str, str]]:
     """Yield the weight files with metrics and models that use them, size, state and licence."""
+    # Models are not listed in the files of weights: each preset names the paths that it reads.
     known = weights.entries(folder).values()
     try:
         models = readers(known, data_folder(data_dir)[0], folder)

@@ -94,6 +94,7 @@ HEAD = "| method | bits | ratio | source | |\n| --- | ---: | ---: | --- | --- |\
 
 def page(all_facts: Iterable[Facts]) -> str:
     """Return the page as Markdown: methods by integration and family."""
+    # BF16 comes first, as what all others are compared with.
     known = sorted(all_facts, key=lambda f: (f.integration, f.name != REFERENCE, f.name))
     # Families come in the order of their first method. Reversed, so that the first one wins.
     first = {f.family: at for at, f in reversed(list(enumerate(known)))}
@@ -117,6 +118,7 @@ def page(all_facts: Iterable[Facts]) -> str:
 
 def bits(facts: Facts) -> str:
     """Format bits per value for a table: fewer digits if they depend on the video."""
+    # Those are counted on made-up keys and values.
     return f"≈{facts.bits:.1f}" if facts.varies else f"{facts.bits:.2f}"
 
 
@@ -136,6 +138,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     if words:
         raise UserError(f"python -m harness.commands.methods_page takes no words, found {words[0]}")
+    # An installed package has no docs folder, and would write the page beside itself.
     if checkout() is None:
         raise UserError("docs/methods.md is written in a checkout only: clone one")
     PAGE.write_text(page(facts()))

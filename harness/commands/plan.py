@@ -23,6 +23,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("--config-dir", metavar="FOLDER", help="of your own method/*.yaml files")
+    # Intermixed, so that options may stand between settings.
     given = parser.parse_intermixed_args(words)
 
     # Imported here, so that `--help` does not wait for Hydra.
@@ -32,6 +33,7 @@ def main(words: Sequence[str]) -> int:
 
     as_json = given.format == "json"
     options, others = request.split(given.words)
+    # The study's own peaks come from the data that it stored, not from methods of this repository.
     if options.published:
         from harness.planning import study_table  # imports torch
 

@@ -41,6 +41,7 @@ class Command:
 
     def job(self, config: DictConfig) -> None:
         """Execute one job; an error is printed and recorded, and later jobs still run."""
+        # Recorded before anything can fail: a record that stays `running` is a process that died.
         begun = Job.begun().record()
         start = time.perf_counter()
         try:
@@ -70,6 +71,7 @@ class Command:
             videos=tuple(keys),
         )
         if dry:
+            # Late: a run itself never plans.
             from harness.planning.dry_run import outlooks
 
             found = tuple(map(asdict, outlooks(run, reference)))
@@ -79,6 +81,7 @@ class Command:
             return replace(known, state=carry_out(run, reference), made=len(keys))
         except RunFailed as error:
             self._complain(error)
+            # Some videos may be there. They are counted from the rows, which the child has written.
             known = replace(known, state="failed", cause=error.cause, reason=error.reason)
             return replace(known, made=len(RunState.read(run.folder).made.keys() & set(keys)))
         except UserError as error:  # no folders: its rows may be what cannot be read
@@ -91,6 +94,7 @@ class Command:
 
         `sweep.show_failures` prints at the end how many jobs share it.
         """
+        # One mistake in a setting fails every job of a sweep.
         said = sentence(error)
         if said not in self.complained:
             complain(error)
@@ -99,6 +103,7 @@ class Command:
     def _warn(self, run: Run) -> None:
         """Print once the notes that apply to all videos, and whether prompts are not official."""
         suite = run.suite
+        # Before the videos: it may be a reason to stop the command.
         for note in run.notes:
             if note not in self._warned:
                 self._warned.add(note)
@@ -121,7 +126,8 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits
     command = Command()
-    if words is not None:  # Hydra reads the command line itself
+    # Hydra reads the command line itself and takes no words.
+    if words is not None:
         sys.argv[1:] = [*(["--config-dir", str(own)] if own is not None else []), *words]
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command.job)
     try:
@@ -136,15 +142,11 @@ def main(words: Sequence[str] | None = None, own: Path | None = None) -> int:
         conclude_sweep(sweep.jobs(sweep.Folder.path), command.complained)
         return 1
     if sweep.Folder.path is None:
-        return conclude(command.jobs)
+        code = show(command.jobs)
+        # What the user can fix has an exit code of its own, which outranks that of a failed run.
+        return USER_ERROR if any(job.cause == "settings" for job in command.jobs) else code
     # Jobs of a sweep may have run in other processes, so their results are read from their records.
     return conclude_sweep(sweep.jobs(sweep.Folder.path), command.complained)
-
-
-def conclude(jobs: Sequence[Job]) -> int:
-    """Print the result of a single run; return its exit code."""
-    code = show(jobs)
-    return USER_ERROR if any(job.cause == "settings" for job in jobs) else code
 
 
 def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int:
@@ -154,11 +156,13 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
     """
     # The exit code of a sweep is 1 even if all failures are the user's: some jobs may be done.
     code = show(jobs)
+    # A dry run has printed its plan, which is a table of its own.
     # If one mistake refused all jobs, it was printed already, and a table would say nothing more.
     ends = {(job.cause, job.reason) for job in jobs}
     refused = len(ends) == 1 and jobs[0].cause == "settings"
     if len(jobs) > 1 and not refused and all(job.state != "dry" for job in jobs):
         sweep.show(jobs)
+    # A single job has printed its error already.
     if len(jobs) > 1:
         sweep.show_failures(jobs, complained)
     return code
@@ -169,6 +173,7 @@ def show(jobs: Sequence[Job]) -> int:
 
     Returns exit code 1 if a job failed, 2 if only the wide table could not be written, else 0.
     """
+    # A dry run has no rows of its own; what it would add is printed in their place.
     whole = True
     if outlooks := [each for job in jobs for each in job.outlooks]:
         from harness.planning.dry_run import Outlook, print_outlooks
@@ -183,6 +188,7 @@ def show(jobs: Sequence[Job]) -> int:
 
 def _show_rows(jobs: Sequence[Job]) -> bool:
     """Print tables and paths of all runs with rows; return whether the wide tables were written."""
+    # By folder: jobs of a sweep share the run of BF16.
     wanted: dict[Path, set[Key]] = {}
     for job in jobs:
         for folder in map(Path, job.folders):
@@ -216,7 +222,7 @@ def _write_wide(root: Path) -> bool:
     """
     try:
         all_runs.write_wide(root)
-    except OSError as error:
+    except OSError as error:  # of this command's own folder, such as a full disk
         complain(UserError(f"{root / all_runs.WIDE} stays as it was: {sentence(error)}"))
         return False
     except (UserError, ValueError) as error:

@@ -40,6 +40,7 @@ def main(words: Sequence[str]) -> int:
 
     Exit code 1: none of the metrics can run here; 2: something that the user can fix.
     """
+    # Folders and settings may stand in any order.
     own, words = own_folder(words)
     settings = []
     for word in words:
@@ -61,6 +62,7 @@ def main(words: Sequence[str]) -> int:
     if not chosen:
         raise UserError("no metrics: type metrics=[psnr,ssim], or see python -m harness ls metrics")
     try:
+        # All requests are read, and copies refused, before the first folder is changed.
         found = [_run(folder, chosen, own) for folder in without_older(roots[0], runs(roots))]
         observations.refuse_twice((run.run_id, run.folder) for run in found)
         own_words = any(word.startswith("track") for word in settings)
@@ -76,6 +78,7 @@ def _run(folder: Path, metrics: dict[str, Any], own: Path | None) -> Run:
 
     Raises  UserError: the folder was moved, or its request names no decoder or no reference.
     """
+    # Scores are written to the folder that the request stands for, so it must be this one.
     run = Run.from_folder(folder)
     if not (run.folder.exists() and run.folder.samefile(folder)):
         raise UserError(
@@ -104,7 +107,9 @@ def _score(
     # References first: the other videos are scored against theirs.
     ordered = sorted(found, key=lambda run: run.run_id != run.reference_id)
     with ExitStack() as held:
-        for run in ordered:
+        # References last, as in a job, which takes its reference's lock while it holds its own.
+        # In the other order, each of the two could wait for the other forever.
+        for run in reversed(ordered):
             held.enter_context(run.held())
         for run in ordered:  # all are verified before the first one changes
             manifest.verify(run.folder, score_only=True)
@@ -114,16 +119,19 @@ def _score(
             manifest.begin_scoring(run.folder)
         try:
             if tasks:
+                # After the locks, as in a job: no command waits for a lock while it holds cores.
                 grant = held.enter_context(leased(settings, "score"))
                 with stage(f"score {len(tasks)} videos"):
                     score(tasks, lambda _: None, grant.device, threads(settings), "score")
         finally:  # an interrupt keeps the scores so far, so the manifests must cover them
             for run in changed.values():
                 manifest.write(run)
+    # From the stored request: it has the settings of tracking that the run was made with.
     for folder in dict.fromkeys(task.run.folder for task in tasks):
         run = Run.from_folder(folder)
         if track_is_typed or run.track.get("mode") != "disabled":
             mirror(replace(run, track=track))
+    # The wide table of a results folder has all of its runs, also those that were not scored now.
     for root in dict.fromkeys(Path(run.results_dir) for run in ordered):
         all_runs.write_wide(root)
         print(root / all_runs.WIDE)
@@ -135,6 +143,7 @@ def _print_counts(found: Sequence[Run], num_scored: int) -> int:
 
     Reasons may also stand next to values, such as for constant videos.
     """
+    # All runs were given the same metrics.
     metrics = built(json.dumps(found[0].metrics, sort_keys=True))
     counts = {metric: Counter[tuple[bool, str | None]]() for metric in metrics}
     # The first column of a metric stands for all of them; only the needed columns are read.

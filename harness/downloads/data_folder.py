@@ -14,6 +14,7 @@ def data_folder(configured: str | None) -> tuple[Path, bool]:
 
     Raises  UserError: the named folder does not exist.
     """
+    # What was typed counts before the environment.
     named = configured or os.environ.get("HARNESS_DATA")
     if not named:
         return CACHE, False

@@ -22,10 +22,11 @@ from harness.system.files import into_place, sha256
 from harness.system.units import size
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # before each retry without progress
+# A connection that gave less than a piece before it dropped has made no progress.
 PIECE_BYTES = 2**18
 T = TypeVar("T")
 _unreached: dict[str, Unreached] = {}  # hosts that this process could not reach before
-_pause = time.sleep
+_pause = time.sleep  # a name of its own, which tests replace
 Watch = Callable[[int, int | None], None]  # callback: bytes received, bytes in total
 
 
@@ -53,6 +54,7 @@ def download(
     Raises  Unavailable: no address gave the file. Mismatch: an address gave another file.
     UserError: the disk is full, or the folder is not writable.
     """
+    # Before the network is asked: a folder that cannot be written needs no download.
     with _writing(target):
         target.path.parent.mkdir(parents=True, exist_ok=True)
     _first(target.urls, lambda url: _from(url, target, watch, pauses))
@@ -77,6 +79,7 @@ def _first(urls: Sequence[str], ask: Callable[[str], T]) -> T:
 
     Raises  Mismatch: an address gave another file. Unavailable: no address answered.
     """
+    # A wrong file at one address does not end the search: a mirror may have the right one.
     failures: list[str] = []
     others: list[Mismatch] = []
     for url in urls:
@@ -91,6 +94,7 @@ def _first(urls: Sequence[str], ask: Callable[[str], T]) -> T:
                 _unreached[host] = error
         except Mismatch as error:
             others.append(error)
+    # What was found says more than what could not be reached.
     if others:
         raise others[0]
     raise Unavailable("; ".join(dict.fromkeys(failures)) or "no address is known")
@@ -126,7 +130,7 @@ def _transfer(url: str, target: Target, watch: Watch, pauses: Sequence[float]) -
                 _receive(reply, url, target, note, watch)
             return connections
         except Changed:
-            continue  # start over
+            continue  # `_receive` has removed the part, so this starts over
         except Unavailable as error:
             # Retries are counted only while no data comes: a slow line may drop often.
             idle = 0 if target.came - came >= PIECE_BYTES else idle + 1
@@ -144,12 +148,14 @@ def _receive(reply: Reply, url: str, target: Target, before: Note | None, watch:
     Raises  Changed: the file at the address is another one now. Dropped: the connection ended too
     early. UserError: the disk is full.
     """
+    # The server decides where the reply begins: without Range, or for a changed file, at 0.
     part, came = target.part, reply.start
     published = None if target.member else target.bytes
     now = Note(url, reply.tag, published if reply.total is None else reply.total)
     if came and (now != before or came != target.came):
         forget(part)
         raise Changed(url)
+    # Asked again for each file: others have been written since the plan was printed.
     free = shutil.disk_usage(target.path.parent).free
     if now.total is not None and now.total - came > free:
         raise UserError(
@@ -167,6 +173,7 @@ def _receive(reply: Reply, url: str, target: Target, before: Note | None, watch:
             came += len(new)
             watch(came, now.total)
     if now.total is not None and came != now.total:
+        # More than the whole file cannot be continued.
         if came > now.total:
             forget(part)
         raise Dropped(f"{url} gave {came} of {now.total} bytes")
@@ -178,6 +185,7 @@ def _finish(url: str, target: Target) -> None:
     Raises  Mismatch: it is another file; the part is removed too. UserError: the disk is full; the
     part stays.
     """
+    # Checksum and size are those of the file itself, so a zip is unpacked first.
     whole = target.part
     try:
         if target.member:
@@ -192,6 +200,7 @@ def _finish(url: str, target: Target) -> None:
             raise Mismatch(url, found, f"and {nbytes} bytes, expected {target.bytes}")
         with _writing(target):
             into_place(whole, target.path)
+        # Gigabytes need not be hashed again by the next command.
         file_hashes.remember(target.path, found)
     except Mismatch:
         forget(target.part)

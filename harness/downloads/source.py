@@ -57,7 +57,7 @@ def host_of(url: str) -> str:
     """Return the host of an address, or the folder of a local file."""
     try:
         parts = urlsplit(url)
-    except ValueError:
+    except ValueError:  # such as a bracket that is not closed; `opened` refuses it with a sentence
         return url
     return parts.netloc or str(Path(urllib.request.url2pathname(parts.path)).parent)
 
@@ -70,6 +70,7 @@ def addresses(place: str, urls: Sequence[str], base: str | None = None) -> tuple
     base = base or os.environ.get(BASE)
     if not base:
         return tuple(urls)
+    # A copy replaces all published addresses: a machine without internet would wait for them.
     if "://" not in base:
         return (Path(base, place).expanduser().absolute().as_uri(),)
     return (f"{base.rstrip('/')}/{quote(place)}",)
@@ -96,6 +97,7 @@ def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
         scheme = urlsplit(url).scheme
     except ValueError as error:
         raise Unavailable(f"{url} is no address ({error})") from error
+    # Both give the same reply, so a copy on a disk is resumed and verified like a download.
     if scheme == "file":
         with _file(url, offset, tag) as reply:
             yield reply
@@ -107,10 +109,9 @@ def opened(url: str, offset: int = 0, tag: str = "") -> Iterator[Reply]:
 
 
 class _KeepsTls(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, except those from https to another scheme.
+    """Follows redirects, except those from https to another scheme."""
 
-    Some files have no published checksum, so only TLS protects them from being changed on the way.
-    """
+    # Some files have no published checksum: only TLS protects them from being changed on the way.
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -139,8 +140,9 @@ def _answer(url: str, offset: int, tag: str) -> Iterator[http.client.HTTPRespons
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
         )
     except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == STALE:  # the part is longer than the file, which has changed: start over
+        error.close()  # it holds the connection
+        # The part is longer than the file, so the file has changed: start over.
+        if error.code == STALE:
             with _answer(url, 0, "") as whole:
                 yield whole
             return
@@ -183,6 +185,7 @@ def _file(url: str, offset: int, tag: str) -> Iterator[Reply]:
     except OSError as error:
         raise Unavailable(f"cannot read {path} ({_why(error)})") from error
     with file:
+        # Of the open file: its name may be given to another one meanwhile.
         stat = os.fstat(file.fileno())
         now = f"{stat.st_mtime_ns}-{stat.st_size}"
         start = offset if tag == now else 0  # a changed file is read from its beginning
@@ -192,6 +195,7 @@ def _file(url: str, offset: int, tag: str) -> Iterator[Reply]:
 
 def _why(error: Exception) -> str:
     """Return the system's message, without Python's wrapping."""
+    # urllib puts the system's error into its own.
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, Exception) else error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

@@ -30,6 +30,7 @@ class Target:
     @property
     def part(self) -> Path:
         """Path of the part file, which holds the bytes received so far."""
+        # Beside the target, on the same disk, so that moving it into place copies nothing.
         return self.path.with_name(f"{self.path.name}{'.zip' if self.member else ''}.part")
 
     @property
@@ -49,6 +50,7 @@ class Note:
     @classmethod
     def of(cls, part: Path) -> Note | None:
         """Read the note of a part; None if it is missing or damaged."""
+        # Nobody knows then which version of the file the part is of, so it is downloaded again.
         with suppress(OSError, ValueError, TypeError):
             return cls(**json.loads(_note(part).read_text()))
         return None

@@ -72,6 +72,7 @@ class Look:
 def path(name: str, data_dir: str | None) -> Path:
     """Return the path of an entry's file or folder; in the data folder if it is missing."""
     entry = read(name)
+    # A folder with a single file is still a folder to those who read it.
     if len(entry.files) == 1 and entry.files[0].path == entry.path:
         return look(entry.files[0], data_dir).path
     return data_folder(data_dir)[0] / FOLDER / entry.path
@@ -85,6 +86,7 @@ def missing(names: Iterable[str], data_dir: str | None) -> str | None:
     wanted = [read(name) for name in names]
     problems, lacking = [], []
     for entry in wanted:
+        # All of them, so that one command fetches everything that is missing.
         found = [complaint(file, data_dir) for file in entry.files]
         if any(found):
             lacking.append(entry)
@@ -126,6 +128,7 @@ def command(entries: Sequence[Entry], data_dir: str | None) -> str:
     # One metric that needs all of them gives the shortest command.
     shared = [use for use in entries[0].used_by if all(use in each.used_by for each in entries)]
     uses = shared[:1] or list(dict.fromkeys(each.used_by[0] for each in entries if each.used_by))
+    # Files that no metric uses have no shorter command than the one that fetches everything.
     words = ["python -m harness fetch weights"]
     if uses:
         listed = ",".join(uses)
@@ -138,6 +141,7 @@ def command(entries: Sequence[Entry], data_dir: str | None) -> str:
 def state(file: File, data_dir: str | None) -> tuple[str, str, str]:
     """Return size, state and path of a file as text."""
     found = look(file, data_dir)
+    # A file that is there has its own size, whatever the description says.
     if found.state == "missing":
         return size(file.bytes), "missing", str(found.path)
     if found.state == "wrong":
@@ -151,6 +155,7 @@ def state(file: File, data_dir: str | None) -> tuple[str, str, str]:
 
 def look(file: File, data_dir: str | None) -> Look:
     """Find a file in the data folder, else in torch's hub folder, and verify it."""
+    # The data folder comes first, also with a wrong file: who put it there should hear of it.
     own, *others = _places(file, data_dir)
     found = next((place for place in (own, *others) if place.is_file()), None)
     if found is None:
@@ -213,7 +218,8 @@ def read(name: str) -> Entry:
 
 def _places(file: File, data_dir: str | None) -> list[Path]:
     """Return the places of a file: in the data folder, then in torch's hub folder."""
-    # The same rules as torch.hub.get_dir, without the import of torch.
+    # People may have a file there from other programs. The same rules as torch.hub.get_dir,
+    # without the import of torch.
     own = data_folder(data_dir)[0] / FOLDER / file.path
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     home = Path(os.environ.get("TORCH_HOME") or cache).expanduser()
@@ -228,6 +234,7 @@ def _parsed(name: str, source: Path) -> Entry:
         raise UserError(f"{source} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(said, dict):
         raise UserError(f"{source} describes no file of weights: begin it as {FOLDER}/alexnet.yaml")
+    # A single file has its settings at the top; several have theirs in a list.
     several = said.get("files")
     _check(source, said, [*OF_ENTRY, "files"] if several else [*OF_ENTRY, *OF_FILE])
     files = [_file(source, said)] if several is None else []
@@ -238,6 +245,7 @@ def _parsed(name: str, source: Path) -> Entry:
             f"{url.rstrip('/')}/{each['path']}" for url in _urls(said.get("url"))
         ]
         one = _file(source, {**each, "path": f"{said['path']}/{each['path']}", "url": urls})
+        # torch's hub folder has no subfolders: files of several entries would share their names.
         files.append(replace(one, in_hub=False))
     used_by = said.get("used_by", [])
     if not isinstance(used_by, list):
@@ -248,12 +256,14 @@ def _parsed(name: str, source: Path) -> Entry:
 
 def _file(source: Path, said: dict[str, Any]) -> File:
     """Build one file from its description."""
+    # YAML reads a digest of digits alone as a number.
     texts = [said.get(name) for name in ("sha256", "sha256_prefix", "member")]
     if not all(text is None or isinstance(text, str) for text in texts):
         raise UserError(f"{source}: sha256, sha256_prefix and member are texts, so put quotes")
     size = said.get("bytes")
     if size is not None and (type(size) is not int or size < 0):
         raise UserError(f"{source}: bytes={size} is no whole number: give the exact size, or null")
+    # A description from elsewhere must not have files written outside the data folder.
     where = PurePosixPath(str(said["path"]))
     if where.is_absolute() or ".." in where.parts:
         raise UserError(f"{source}: path={where} leaves the folder {FOLDER}: give one below it")
@@ -268,6 +278,7 @@ def _urls(said: Any) -> tuple[str, ...]:
 
 def _check(source: Path, said: Any, known: Sequence[str]) -> None:
     """Raise UserError if a description has no path, or unknown keys."""
+    # Unknown keys are refused: a misspelt `sha256` would leave a file unverified.
     if not isinstance(said, dict) or not said.get("path"):
         raise UserError(f"{source}: {said} names no path: give one below {FOLDER}/")
     unknown = [str(name) for name in said if name not in known]

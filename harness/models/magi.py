@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.cache.layer import Plan
 
 
-EPS = 1e-6  # in all norms
+EPS = 1e-6  # in all norms; with another value the recordings of the original differ
 WAVES = 256  # width of the sinusoid of the time
 PIECES = 8  # pieces in which the outputs of self- and cross-attention alternate, for any heads
 # Weights that the released code keeps or promotes to fp32, by parts of their names.
@@ -73,6 +73,7 @@ class MagiDims:
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        # Query heads share heads of keys in groups of one size.
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"dims.num_kv_heads={self.num_kv_heads} does not divide "
@@ -100,12 +101,14 @@ class MagiDims:
     def token_weights(self) -> int:
         """Weights of a layer's matrices that every token of the video is multiplied by."""
         heads, kv = (n * self.head_dim for n in (self.num_heads, self.num_kv_heads))
-        # Queries for video and text, keys, values; the projection of both attentions; the MLP.
+        # Queries for video and text, keys, values; the projection of both attentions; the MLP. Keys
+        # and values of the text are made once per video, whatever its length.
         attention = self.dim * (2 * heads + 2 * kv + 2 * heads)
         return attention + (3 if self.gated_mlp else 2) * self.dim * self.ffn_dim
 
     def network(self, fps: int) -> Magi:
-        """Build the network for any frame rate; its weights come later."""
+        """Build the network; its weights come later."""
+        # Unlike SkyReels-V2, MAGI-1 has no table of frame rates.
         return Magi(self)
 
     def seeded(self, fps: int, seed: int) -> Magi:
@@ -113,11 +116,6 @@ class MagiDims:
         network = Magi(self)
         init_weights(network, seed)
         return network
-
-    @property
-    def patch_channels(self) -> int:
-        """Channels of a patch in the network, per pixel of the latents."""
-        return (2 if self.doubles_channels else 1) * self.latent_channels
 
 
 class Magi(VideoNetwork):
@@ -138,7 +136,7 @@ class Magi(VideoNetwork):
         """Build the modules; weights come from a checkpoint or `init_weights`."""
         super().__init__()
         self.dims = dims
-        patches = dims.patch_channels
+        patches = (2 if dims.doubles_channels else 1) * dims.latent_channels
         self.x_embedder = nn.Conv3d(patches, dims.dim, (1, 2, 2), (1, 2, 2), bias=False)
         self.t_embedder = nn.ModuleDict(
             {
@@ -150,6 +148,7 @@ class Magi(VideoNetwork):
             }
         )
         self.y_embedder = TextEmbedder(dims)
+        # The bands are learned, so they are a parameter of the checkpoint and not a constant.
         self.rope = nn.ParameterDict({"bands": default_bands(dims.num_bands)})
         self.videodit_blocks = nn.ModuleDict(
             {
@@ -167,6 +166,7 @@ class Magi(VideoNetwork):
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the blocks' matrices."""
+        # Not that of the first weights: the embedders stay fp32 (see FP32).
         return self._layers()[0].self_attention.linear_proj.weight.dtype
 
     @property
@@ -186,14 +186,13 @@ class Magi(VideoNetwork):
     def text_kv(self, text_BTE: Tensor, is_kept: bool = True) -> TextKV:
         """Return the keys and values of cross-attention, and the text's part of the condition.
 
-        The condition depends only on whether the text is kept, not on its words.
-
         text_BTE: rows of the text without padding, as cross-attention has no mask.
         is_kept: False for the passes of guidance that drop the text.
         """
         y = self.y_embedder
         tokens = in_fp32(y.y_proj_xattn, text_BTE).to(self.dtype)
-        # Two rows of the null table stand for "with text" and "without text" in the condition.
+        # The condition does not depend on the words of the text: two rows of the null table stand
+        # for "with text" and "without text".
         null_row = self.null_text[-2 if is_kept else -1]
         condition = in_fp32(y.y_proj_adaln, null_row.expand(text_BTE.shape[0], -1))
         return TextKV([x.self_attention.text_kv(tokens) for x in self._layers()], condition)
@@ -217,6 +216,8 @@ class Magi(VideoNetwork):
         embedded_BFC = in_fp32(mlp, sinusoid(t_BF))
         if pace is not None:
             embedded_BFC = embedded_BFC + in_fp32(mlp, sinusoid(torch.full_like(t_BF, pace)))
+        # Every block makes its gates itself, so policies that watch the modulation get the
+        # embedding again.
         return TimeEmbedding(embedded_BFC, embedded_BFC[:, :, None])
 
     def condition(self, time: TimeEmbedding, text_kv: TextKV) -> Tensor:
@@ -234,6 +235,7 @@ class Magi(VideoNetwork):
         self, tokens: Tensor, time: TimeEmbedding, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """Run all layers: tokens [B, F * T, dim] -> the same shape."""
+        # Summed in fp32 and rounded once, for all layers.
         condition_BFC = self.condition(time, text_kv).to(self.dtype)
         for layer, kv in zip(self._layers(), text_kv.layers, strict=True):
             tokens = layer(tokens, condition_BFC, kv, session, plan)
@@ -243,10 +245,12 @@ class Magi(VideoNetwork):
         """Return the flow, in shape and dtype of `like`, from the tokens after the last layer."""
         normed = self.videodit_blocks["final_layernorm"](tokens)
         patches = in_fp32(self.final_linear["linear"], normed)
+        # With doubled channels the flow is the first half of what the head predicts.
         flow = unpatchify(patches, like_BFChw)[:, :, : self.dims.latent_channels]
         return (flow / self.dims.input_scale).to(like_BFChw.dtype)
 
     def _layers(self) -> list[Layer]:
+        # For their type, which `nn.ModuleDict` and `nn.ModuleList` hide.
         layers = self.videodit_blocks["layers"]
         assert isinstance(layers, nn.ModuleList)
         return [layer for layer in layers if isinstance(layer, Layer)]
@@ -335,6 +339,7 @@ class Attention(nn.Module):
         q, q_text, k, v = self.linear_qkv(x)
         q, k = self.q_layernorm(q).to(x.dtype), self.k_layernorm(k).to(x.dtype)
         of_chunk = session.attend(self.layer, q, k, v, plan)
+        # Both attentions read the same normed input; neither sees the output of the other.
         # Queries that share a head of keys are more queries of it, as in `attend_grouped`.
         q_text = self.q_layernorm_xattn(q_text).to(x.dtype)
         q_text = q_text.unflatten(1, (dims.num_kv_heads, -1)).flatten(2, 3)
@@ -385,6 +390,7 @@ class MLP(nn.Module):
             gate, up = y.chunk(2, dim=-1)
             y = F.silu(gate) * up
         else:
+            # Not the tanh form, from which the recordings of the original differ.
             y = F.gelu(y)
         out: Tensor = self.linear_fc2(y)
         return out
@@ -423,7 +429,7 @@ def init_weights(network: Magi, seed: int) -> None:
     """Fill a small network with seeded weights; it is untrained, but its video depends on history.
 
     Matrices are N(0, 1 / fan-in), the null table N(0, 1), and other vectors N(0, 0.1) around their
-    neutral value. Queries and keys are scaled as in Wan's small networks, and bands stay.
+    neutral value.
     """
     # Draw in the order of the state dict, on the CPU: the same weights for every device.
     generator = torch.Generator().manual_seed(seed)
@@ -435,6 +441,8 @@ def init_weights(network: Magi, seed: int) -> None:
             elif name.endswith(".layer_norm.weight"):
                 draw = 1 + 0.1 * draw
             elif name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
+                # The factor is 1 + weight: queries and keys 1.7 times as large, as in Wan's small
+                # networks, so that attention is selective.
                 draw = 0.7 + 0.1 * draw
             elif tensor.dim() == 1:
                 draw *= 0.1

@@ -23,12 +23,15 @@ class VideoNetwork(nn.Module, Network):
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
+        # With buffers, which take memory as parameters do.
         return sum(tensor.nbytes for tensor in self.state_dict().values())
 
     def forward(
         self, x_BFChw: Tensor, t_BF: Tensor, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """Run one pass over one chunk and return its flow; `plan` places it in the video."""
+        # The sampler calls the parts itself, to skip the blocks or to read their inputs. A whole
+        # pass is for the training of the small models and for tests.
         time = self.embed_time(t_BF)
         tokens = self.run(self.embed(x_BFChw), time, text_kv, session, plan)
         return self.finish(tokens, time, x_BFChw)

@@ -32,6 +32,7 @@ from harness.system.errors import UserError
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
+# A protocol and not a base class: users' encoders need not import anything of the harness.
 class TextEncoder(Protocol):
     """Protocol of text encoders, which turn prompts into the network's text rows."""
 
@@ -119,6 +120,8 @@ class VideoModel:
     prompts: Prompts = field(default_factory=PlainPrompts)
 
     def __post_init__(self) -> None:
+        # Presets are users' files: everything that does not fit is refused here, before weights are
+        # read, with the name of the setting.
         choices = {
             "weights": ("bundled", "checkpoint", "seeded", "random"),
             "dtype": tuple(DTYPES),
@@ -130,6 +133,7 @@ class VideoModel:
                 raise ValueError(f"model.{name}={getattr(self, name)}: choose {', '.join(allowed)}")
         if self.weights in ("bundled", "checkpoint") and self.checkpoint is None:
             raise ValueError(f"model.weights={self.weights} needs model.checkpoint=<file>")
+        # A file that ships is verified in every call, so its digest must be known.
         if self.weights == "bundled" and self.sha256 is None:
             raise ValueError("model.weights=bundled needs model.sha256=<digest of the file>")
         # A patch covers 2 x 2 latents.
@@ -168,11 +172,14 @@ class VideoModel:
                 f"many frames, found sink={self.sink} window={self.window}: choose a sink of "
                 f"{self.chunk_frames} and a window that is a multiple of it"
             )
+        # Rotated keys of different frames cannot be averaged: each has its own angle.
         if self.sink_rate and (self.keys, self.positions) != ("pre_rope", "relative"):
             raise ValueError(
                 f"model.sink_rate={self.sink_rate:g} mixes keys without positions: choose "
                 "model.keys=pre_rope model.positions=relative"
             )
+        # A denoising pass sees at most window - sink frames, in which the sink and the frames of
+        # the pass itself must fit.
         wanted = 2 * self.sink + self.loop.pass_frames(self.schedule, self.chunk_frames)
         if self.positions == "anchored" and (not self.sink or window < wanted):
             raise ValueError(
@@ -214,6 +221,8 @@ class VideoModel:
     @property
     def num_histories(self) -> int:
         """Return the number of branches that store a history of their own."""
+        # A branch that shares a history or has none takes no memory for one, so BF16 bytes of a
+        # video are counted for these alone.
         return sum(role.cache == "own" for role in self.roles)
 
     def flops(self, work: Arithmetic) -> float:
@@ -222,6 +231,8 @@ class VideoModel:
         Embeddings, head, text encoder and decoder are not counted, nor what the method itself
         computes (encoding, decoding, choosing tokens).
         """
+        # Arithmetic of the cache has counted tokens and pairs of the passes that ran, so a skipped
+        # pass costs nothing here and a limited view costs less.
         dims = self.dims
         pair = 4 * dims.num_heads * dims.head_dim  # two products, q k and weights v
         return 2.0 * dims.token_weights * work.tokens + pair * (work.pairs + work.text_pairs)
@@ -229,6 +240,7 @@ class VideoModel:
     @property
     def first_pixel_frames(self) -> int:
         """Return the pixel frames of the first latent frame."""
+        # A setting of the decoder, so that the length of a video is known without its weights.
         return getattr(self.decoder, "first_pixel_frames", 1)
 
     @property
@@ -239,6 +251,8 @@ class VideoModel:
     @property
     def preset(self) -> str:
         """Return the whole preset in one line, which is printed with every result."""
+        # Settings of few models come last and only where they are set: rows of one preset keep
+        # their text when a new setting is added.
         return (
             f"window={self.window or 'full'} sink={self.sink} chunk={self.chunk_frames} "
             f"{self.schedule.preset} ema={self.ema} positions={self.positions} "
@@ -259,6 +273,8 @@ class VideoModel:
         self.decoder.locate(data_dir)
         self.prompts.locate(data_dir)
         network: VideoNetwork
+        # Seeded weights are drawn on the CPU, so that every device has the same network; `random`
+        # ones, whose values mean nothing, where they are needed.
         if self.weights == "seeded":
             network = in_dtype(self.dims.seeded(self.fps, self.seed), dtype).to(device)
         else:
@@ -267,7 +283,7 @@ class VideoModel:
                 network = self.dims.network(self.fps)
             if self.weights == "random":
                 in_dtype(network, dtype).to_empty(device=device)
-                # Drawing on the device is fast. The small deviation avoids overflow in a pass.
+                # A small deviation, so that no pass overflows.
                 generator = torch.Generator(device).manual_seed(self.seed)
                 with torch.no_grad():
                     for tensor in network.state_dict().values():
@@ -306,6 +322,7 @@ class VideoModel:
         network, names = sampler.network, {role.text for role in self.roles}
         num_chunks = -(-num_frames // self.chunk_frames)
         found = self.prompts.texts(network, names, rows, num_chunks, given)
+        # All texts are held to the end of the video. The negative one stays the same.
         if later:
             texts = [found["prompt"]]
             for rows_TE in later.values():
@@ -347,11 +364,13 @@ class VideoModel:
 
         Raises  UserError: a file is missing, or its checksum differs from the configuration.
         """
+        # Without trained weights there is no file; the seed is part of the preset.
         if self.weights in ("seeded", "random"):
             parts: list[str] = [self.weights]
         elif self.weights == "bundled":
             parts = [f"{self.checkpoint} {str(self.sha256)[:16]}"]
         else:
+            # Of all bytes: rows may only be compared if they come from the same weights.
             path = self.path(data_dir)
             found = checkpoint_sha256(path)
             if self.sha256 not in (None, found):
@@ -377,12 +396,14 @@ class VideoModel:
         """Return the adapter that is added to the weights, or None."""
         if self.lora is None:
             return None
+        # The scale is a setting, because adapter files do not contain it.
         place = located(data_dir, self.lora, self.lora_source)
         return Lora(place, self.lora_scale, self.lora_source)
 
 
 def in_dtype(network: VideoNetwork, dtype: torch.dtype) -> VideoNetwork:
     """Convert the weights to a dtype, except for those that the network keeps in fp32."""
+    # By `data`: the parameters stay the same objects, with their names in the network.
     kept = network.fp32_weights if isinstance(network, MixedDtypes) else set()
     for name, parameter in network.named_parameters():
         if name not in kept:

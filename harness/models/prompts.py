@@ -68,6 +68,7 @@ class PlainPrompts:
         given: int = 0,
     ) -> dict[str, Texts]:
         """Return one text for each name."""
+        # Padding rows stay: Wan's cross-attention reads them too.
         with torch.inference_mode():
             return {
                 name: SameText(network.text_kv(rows[name][None].to(network.device, network.dtype)))
@@ -96,6 +97,7 @@ class MagiPrompts:
         self, kinds: Sequence[str] = (), file: str | None = None, weights: str = "checkpoint"
     ) -> None:
         """Store the settings; the file is read when the first text is needed."""
+        # A kind that is not known would silently give another text.
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
             raise ValueError(
@@ -108,6 +110,7 @@ class MagiPrompts:
                 "model.prompts.kinds=[]"
             )
         self.kinds = tuple(kinds)
+        # Untrained networks must run without any file.
         self.file = file if weights == "checkpoint" else None
         self._root = Path()
 
@@ -128,6 +131,8 @@ class MagiPrompts:
         assert isinstance(network, Magi), "MagiPrompts serve the network of MAGI-1"
         rows_TE = rows["prompt"].to(network.device)
         special = self.special(rows_TE.shape[1]) if self.kinds else None
+        # Texts of chunks are computed when they are first read; the empty one is read from the
+        # first pass on.
         found: dict[str, Texts] = {
             "prompt": MagiText(network, rows_TE, self.kinds, special, num_chunks, given)
         }
@@ -147,7 +152,7 @@ class MagiPrompts:
         """Return the special tokens, rows of `width` channels."""
         if self.file is not None:
             return SpecialTokens.read(located(self._root, self.file, None))
-        # Rows of the shapes in the released file.
+        # Rows of the shapes in the released file, so that memory and time are those of a real run.
         draws = torch.Generator().manual_seed(0)
         shapes = ((1, width), (1, width), (100, width))
         return SpecialTokens(*(torch.randn(shape, generator=draws) for shape in shapes))
@@ -168,6 +173,7 @@ class MagiText:
     special: SpecialTokens | None
     num_chunks: int
     given: int
+    # By number of later chunks, which is all that differs between chunks.
     _computed: dict[int | Literal["null"], TextKV] = field(default_factory=dict)
 
     def of(self, chunk: int, is_clean: bool) -> TextKV:

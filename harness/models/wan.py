@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 class WanDims:
     """Sizes of the network; the defaults are those of Wan2.1-T2V-1.3B.
 
-    place_waves: number of waves per side in an absolute position embedding of patches. The
-        published networks have none: their rotary positions are relative, and they learn absolute
-        positions from the noise, which takes more training than a small model gets.
+    place_waves: number of waves per side in an absolute position embedding of patches; 0 for
+        networks without one.
     fps_rows: rows of the table of frame rates: 2 in SkyReels-V2, 0 for networks without a table.
 
     Raises  ValueError: a width that does not split into heads of even width, other `fps_rows`.
@@ -48,6 +47,7 @@ class WanDims:
     fps_rows: int = 0
 
     def __post_init__(self) -> None:
+        # Rotary positions turn channels of a head in pairs.
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"dims.dim={self.dim} does not split into {self.num_heads} heads of even width"
@@ -68,7 +68,8 @@ class WanDims:
     @property
     def token_weights(self) -> int:
         """Weights of a block's matrices that every token of the video is multiplied by."""
-        # Queries, keys, values and output of self-attention; queries and output to the text.
+        # Queries, keys, values and output of self-attention; queries and output to the text, whose
+        # keys and values are made once per video.
         return 6 * self.dim**2 + 2 * self.dim * self.ffn_dim
 
     def network(self, fps: int) -> Wan:
@@ -99,6 +100,7 @@ class Wan(VideoNetwork):
         self.dims = dims
         self.fps_row = 0 if fps == 16 else 1  # as in SkyReels-V2: row 1 is for every other rate
         d = dims.dim
+        # Optional parts exist only where they are set: a checkpoint must match all names exactly.
         self.patch_embedding = nn.Conv3d(dims.latent_channels, d, (1, 2, 2), (1, 2, 2))
         self.text_embedding = nn.Sequential(
             nn.Linear(dims.text_dim, d), nn.GELU(approximate="tanh"), nn.Linear(d, d)
@@ -108,6 +110,8 @@ class Wan(VideoNetwork):
         if dims.fps_rows:
             self.fps_embedding = nn.Embedding(dims.fps_rows, d)
             self.fps_projection = nn.Sequential(nn.Linear(d, d), nn.SiLU(), nn.Linear(d, 6 * d))
+        # The published networks have none: rotary positions are relative, and they learn absolute
+        # ones from the noise, which takes more training than a small model gets.
         if dims.place_waves:
             self.place_embedding = nn.Linear(4 * dims.place_waves, d)
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
@@ -132,9 +136,9 @@ class Wan(VideoNetwork):
 
         They depend only on the prompt, so one computation serves all passes of a video.
 
-        text_BTE: rows of the prompt, padded with zero rows to full length. Cross-attention has no
-        mask and attends to the padding too.
+        text_BTE: rows of the prompt, padded with zero rows to full length.
         """
+        # Padding stays: cross-attention has no mask and attends to it too.
         context = self.text_embedding(text_BTE)
         return TextKV([block.cross_attn.text_kv(context) for block in self._blocks()])
 
@@ -149,7 +153,7 @@ class Wan(VideoNetwork):
 
     def embed_time(self, t_BF: Tensor, pace: float | None = None) -> TimeEmbedding:
         """Return the embedding of every frame's time, and the modulation of the blocks."""
-        # Build the waves in fp64: their arguments reach 1000 radians.
+        # The waves are built in fp64, since their arguments reach 1000 radians.
         times = sinusoid(t_BF, self.dims.freq_dim).to(self.dtype)
         if not self.dims.fps_rows:
             e_BFD = self.time_embedding(times)
@@ -194,6 +198,7 @@ class Block(nn.Module):
         super().__init__()
         d = dims.dim
         self.layer = layer
+        # A shift, a scale and a gate of self-attention, then those of the feed-forward.
         self.modulation = nn.Parameter(torch.zeros(1, 6, d))
         self.self_attn = SelfAttention(dims)
         self.norm3 = nn.LayerNorm(d, eps=1e-6)
@@ -278,6 +283,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, e_BFD: Tensor) -> Tensor:
         """Return patches: x [B, F * T, dim] -> [B, F * T, 4 C], ordered (row, column, channel)."""
         shift, scale = (self.modulation + e_BFD[:, :, None]).unbind(2)
+        # All frames of a chunk may be at different times, so each has its own modulation.
         patches: Tensor = self.head(modulate(x, shift, scale))
         return patches
 
@@ -299,6 +305,7 @@ class RMSNorm(nn.Module):
 
 def modulate(x: Tensor, shift_BFD: Tensor, scale_BFD: Tensor) -> Tensor:
     """Apply a layer norm without weights, then the scale and shift of each token's frame."""
+    # The scale is learned around 0, so a modulation of zeros leaves the norm as it is.
     normed: Tensor = F.layer_norm(x, x.shape[-1:], eps=1e-6)
     normed = normed.unflatten(1, (shift_BFD.shape[1], -1))
     return (normed * (1 + scale_BFD[:, :, None]) + shift_BFD[:, :, None]).flatten(1, 2)
@@ -315,6 +322,7 @@ def unpatchify(patches: Tensor, like_BFChw: Tensor) -> Tensor:
 
     patches: [B, F * T, 4 C], ordered (row, column, channel).
     """
+    # The order of a patch's numbers belongs to the trained weights of the head.
     num_frames, grid = like_BFChw.shape[1], (like_BFChw.shape[3] // 2, like_BFChw.shape[4] // 2)
     # [B, F, row, column, patch row, patch column, C] -> [B, F, C, h, w]
     apart = patches.unflatten(1, (num_frames, *grid)).unflatten(-1, (2, 2, -1))
@@ -324,6 +332,7 @@ def unpatchify(patches: Tensor, like_BFChw: Tensor) -> Tensor:
 
 def in_fp32(layers: nn.Module, x: Tensor) -> Tensor:
     """Return layers(x) computed in fp32, whatever the dtype of the weights."""
+    # Copies for this call: stored in fp32 they would take twice the memory all the time.
     weights = {name: weight.float() for name, weight in layers.named_parameters()}
     out: Tensor = torch.func.functional_call(layers, weights, (x.float(),))
     return out
@@ -355,14 +364,8 @@ def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
 def init_weights(network: Wan, seed: int) -> None:
     """Fill a small network with seeded weights; it is untrained, but its video depends on history.
 
-    Matrices are N(0, 1 / fan-in), biases and modulation N(0, 0.1). Three exceptions make the video
-    depend on the cache like that of a trained network: gates are near 1, the time projection is
-    damped so that it does not dominate the gates, and queries and keys are scaled so that attention
-    is selective (logits with a standard deviation near 3).
-
-    A network with frame rates runs many steps. Its embedding of the time is smooth, so that the
-    modulation changes from step to step by 0.5 to 15 %, about as in trained networks. Published
-    thresholds of reuse policies then skip a part of the steps.
+    Matrices are N(0, 1 / fan-in), biases and modulation N(0, 0.1). Exceptions make the video depend
+    on the cache, and its steps on each other, like those of a trained network.
     """
     # Draw in fp32 on the CPU, in the order of the state dict: the same weights for every device.
     generator = torch.Generator().manual_seed(seed)
@@ -370,16 +373,23 @@ def init_weights(network: Wan, seed: int) -> None:
         for name, tensor in network.state_dict().items():
             draw = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() > 1 and "modulation" not in name:
+                # The projection of the time is damped, or it would dominate the gates.
                 draw *= (0.3 if "time_projection" in name else 1) / tensor[0].numel() ** 0.5
             elif "norm" in name and name.endswith("weight"):
+                # Queries and keys are 1.7 times as large, so that attention is selective: logits
+                # have a standard deviation near 3.
                 draw = (1 + 0.1 * draw) * (1.7 if "self_attn" in name else 1)
             else:
                 draw *= 0.1
+            # Gates of attention and feed-forward near 1, or no block would change its input.
             if name.startswith("blocks") and "modulation" in name:
-                draw[:, [2, 5]] += 1  # the gates of attention and feed-forward
+                draw[:, [2, 5]] += 1
             tensor.copy_(draw)
+        # A network with frame rates runs many steps. With a smooth embedding of the time its
+        # modulation changes by 0.5 to 15 % from step to step, about as in trained networks, so that
+        # published thresholds of reuse policies skip a part of the steps.
         if network.dims.fps_rows:
             frequencies = wave_frequencies(network.dims.freq_dim).float()
-            # Damp the waves that turn faster than 0.003 radians per unit of time.
+            # Waves that turn faster than 0.003 radians per unit of time are damped.
             smooth = 3 * 0.003 / (0.003 + frequencies)
             network.get_parameter("time_embedding.0.weight").mul_(smooth.repeat(2))

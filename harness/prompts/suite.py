@@ -160,18 +160,22 @@ def resolve(
     that is not a multiple of the chunk, or switches that do not fit the videos or the lines; or the
     benchmark needs what the harness lacks.
     """
+    # A benchmark that cannot run here is listed all the same, with what it would need.
     if config.needs is not None:
         raise UserError(
             f"suite={name} cannot run: it needs {config.needs}. Choose suite=moviegen, or another "
             "of python -m harness ls suites"
         )
-    # Wrong settings are refused before a list is looked for or downloaded.
+    # Wrong settings are refused before a list is looked for or downloaded, or the command would
+    # wait for the network first.
     num_frames = latent_frames(config, chunk_frames, fps, first)
     changes = switches(config, num_frames, chunk_frames, fps, first)
+    # As bytes: the checksum is of the file, before line ends and encoding are read.
     content, source = _content(config, *data_folder(data_dir))
     lines = _lines(content, config.file)
     chosen = _select(config, len(lines), name, source)
     events = {index: split(lines[index]) if config.events else () for index in chosen}
+    # Two lists that belong together: generated from one wording, scored by the other.
     scored = scored_as(config, data_folder(data_dir)[0])
     if scored and len(scored) != len(lines):
         raise UserError(
@@ -208,12 +212,14 @@ def latent_frames(config: SuiteConfig, chunk_frames: int, fps: int, first: int =
             raise UserError(
                 f"suite.seconds={config.seconds}: give a positive length of at most {MAX_SECONDS}"
             )
+        # Seconds are rounded up: nobody means a number of chunks by them. Frames are exact.
         latent = _lasting(config.seconds, fps, first)
         return latent if config.partial_chunk else math.ceil(latent / chunk_frames) * chunk_frames
     if config.frames > most:
         raise UserError(
             f"suite.frames={config.frames}: give at most {most} latent frames, a day of video"
         )
+    # Rounding frames would make another video than the one asked for, so they are refused.
     if config.frames > 0 and config.partial_chunk:
         return config.frames
     if config.frames < 1 or config.frames % chunk_frames:
@@ -235,6 +241,7 @@ def switches(
     num_frames: latent frames of a video. first: as in `pixel_frames`.
     Raises  UserError: no rising times, frames inside a chunk, or switches outside the video.
     """
+    # As with the length: frames are exact and count before seconds, which are rounded up.
     if config.switch_frames is not None:
         said, given = f"suite.switch_frames={config.switch_frames}", config.switch_frames
         inside = next((frame for frame in given if frame % chunk_frames), None)
@@ -256,6 +263,7 @@ def switches(
         return ()
     if not found:
         raise UserError(f"{said}: give one switch or more, or null for a single prompt")
+    # Rising times may still fall into one chunk, and the first prompt needs a chunk too.
     if found[0] < 1 or any(frame >= later for frame, later in pairwise(found)):
         raise UserError(
             f"{said} begins prompts at latent frames {found}: give rising places, each in a chunk "
@@ -282,6 +290,7 @@ def _parts(line: str, index: int, config: SuiteConfig, changes: Sequence[int]) -
     """
     if not changes:
         return ()
+    # Every line has as many prompts, so that all videos of a suite change at the same places.
     parts = tuple(part.strip() for part in line.split(SWITCH))
     if len(parts) != len(changes) + 1 or not all(parts):
         filled = sum(map(bool, parts))
@@ -314,7 +323,7 @@ def _content(config: SuiteConfig, folder: Path, named: bool) -> tuple[bytes, str
         return content, "official"
     try:
         _download(config, folder)
-    except OSError as error:
+    except OSError as error:  # `Unavailable` too: offline, or the host does not answer
         # Who names a data folder, or the official list, wants no other prompts.
         if named or config.source == "official" or config.bundled is None:
             raise UserError(
@@ -339,6 +348,7 @@ def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
             f"no file {path}, whose line i is the wording by which prompt i of {config.file} is "
             "scored: put it there"
         )
+    # No checksum of these lists is published, so a user may pin the one of a known copy.
     content = path.read_bytes()
     found, pinned = hashlib.sha256(content).hexdigest(), config.scored_as_sha256
     if pinned not in (None, found):
@@ -351,6 +361,7 @@ def scored_as(config: SuiteConfig, folder: Path) -> list[str]:
 
 def official(config: SuiteConfig, folder: Path, base: str | None = None) -> Target | None:
     """Return the download target of the official list, or None if the suite has none."""
+    # Without a checksum nothing could tell the list from another, so it is not fetched.
     if config.url is None or config.sha256 is None:
         return None
     urls = addresses(config.file, [config.url], base)
@@ -378,6 +389,7 @@ def _download(config: SuiteConfig, folder: Path) -> None:
             else "the suite names no address"
         )
     target.path.parent.mkdir(parents=True, exist_ok=True)
+    # Jobs of a sweep begin at the same time and look for the same list.
     try:
         with locked(target.path.parent, f"waiting for another that fetches {target.path}"):
             # Whoever waited for the lock finds the list. Without retries: offline, a run goes on
@@ -406,6 +418,8 @@ def _lines(content: bytes, name: str) -> list[str]:
         del lines[-1]
     if not lines:
         raise UserError(f"{name} has no prompts: give one a line")
+    # A blank line is refused, not skipped: prompts are numbered by line, and other lists by line
+    # (`scored_as`) would no longer match.
     for number, line in enumerate(lines, 1):
         if not isinstance(line, str) or not line.strip():
             raise UserError(
@@ -417,13 +431,27 @@ def _lines(content: bytes, name: str) -> list[str]:
 
 def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list[int]:
     """Return line indices by `suite.prompts` (list or start:stop), or the first `num_prompts`."""
-    chosen = _indices(config.prompts, num_lines)
+    prompts = config.prompts
+    chosen: Sequence[int] = ()
+    if prompts is None:
+        chosen = range(num_lines)
+    elif isinstance(prompts, str):
+        # At most 18 digits: longer numbers are no index, and Python refuses to read very long ones.
+        span = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", prompts.strip())
+        chosen = range(int(span[1]), int(span[2])) if span is not None else ()
+    elif isinstance(prompts, Sequence) and all(type(i) is int for i in prompts):
+        chosen = prompts
+    if not chosen:  # also a range that ends before it begins
+        raise UserError(
+            f"suite.prompts={shown(prompts)}: give indices like [0,4,9] or a range like 0:10"
+        )
     wrong = next((index for index in chosen if not 0 <= index < num_lines), None)
     if wrong is not None:
         raise UserError(
             f"suite.prompts has {wrong}, but {name} ({source}) has prompts 0 to {num_lines - 1}"
         )
     if config.prompts is None and config.num_prompts is not None:
+        # Fewer prompts than asked for would look like the whole sample. The bundled list is short.
         if not 1 <= config.num_prompts <= len(chosen):
             more = (
                 f": type python -m harness fetch prompts suite={name}, which gets the official "
@@ -435,17 +463,3 @@ def _select(config: SuiteConfig, num_lines: int, name: str, source: str) -> list
             )
         chosen = chosen[: config.num_prompts]
     return list(dict.fromkeys(chosen))  # an index given twice is one prompt
-
-
-def _indices(prompts: Any, num_lines: int) -> Sequence[int]:
-    if prompts is None:
-        return range(num_lines)
-    if isinstance(prompts, str):
-        span = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", prompts.strip())
-        if span is not None and int(span[1]) < int(span[2]):
-            return range(int(span[1]), int(span[2]))
-    elif isinstance(prompts, Sequence) and prompts and all(type(i) is int for i in prompts):
-        return prompts
-    raise UserError(
-        f"suite.prompts={shown(prompts)}: give indices like [0,4,9] or a range like 0:10"
-    )

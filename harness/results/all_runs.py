@@ -37,7 +37,8 @@ def load(results: Path | str) -> pd.DataFrame:
 
 def write_wide(results: Path) -> None:
     """Rewrite `results.parquet`, the table that `load` returns, atomically."""
-    # Unfinished tables of commands that were killed while writing.
+    # Unfinished tables of commands that were killed while writing. Those inside a run are removed
+    # by whoever holds its lock.
     for path in stale(results, below=False):
         path.unlink(missing_ok=True)
     parquet.write(results / WIDE, _joined(readable_below(results)))
@@ -77,11 +78,13 @@ def _joined(folders: Sequence[Path]) -> pa.Table:
     # Runs have different metrics, so the files of scores have different columns.
     paths = [folder / scores.SCORES for folder in folders]
     found = [scores.read(path) for path in paths if path.exists()]
+    # The empty table supplies the columns of `Scored` where no run has been scored yet.
     right = pa.concat_tables(
         [parquet.schema(scores.Scored).empty_table(), *found], promote_options="permissive"
     )
     # Not pa.Table.join: it cannot carry the list columns and does not keep the order of rows.
     of_left = right.take(pc.index_in(_keys(left), _keys(right)))  # null: the video has no scores
+    # Both have the key and the digest of the frames; those of the observations stay.
     for field in right.schema:
         if field.name not in left.schema.names:
             left = left.append_column(field, of_left[field.name])

@@ -15,8 +15,8 @@ from harness.results.scores import Key
 from harness.system.files import shown
 from harness.system.paths import CACHE
 
+GROUPS = ("model", "method", "attention", "integration")  # what a run id covers besides the suite
 # Settings of these groups are stored with their prefix; settings of the method without it.
-GROUPS = ("model", "method", "attention", "integration")
 OWN_GROUPS = r"[+~]*(model|attention|integration|rerun|attention@reference|reference)[.=]"
 
 
@@ -53,6 +53,7 @@ class Origin:
         more += [f"run.device={execution.device}"] if execution.device != "auto" else []
         more += [f"run.threads={execution.threads}"] if execution.threads else []
         more += [f"run.timeout_s={execution.timeout_s}"] if execution.timeout_s else []
+        # Without this word, a length that is no multiple of the chunk would be refused.
         if run.suite.num_frames % run.model["chunk_frames"]:
             more.append("suite.partial_chunk=true")
         if run.suite.switches:
@@ -94,6 +95,7 @@ class Origin:
 
     def typed(self, keys: Collection[Key], *words: str) -> str:
         """Return the command for these videos; it may no longer give the same run id."""
+        # `suite.samples` has no range: it asks for all samples up to the largest one of `keys`.
         indices, samples = sorted({index for index, _ in keys}), 1 + max(key[1] for key in keys)
         first, end = indices[0], indices[-1] + 1
         is_range = len(indices) == end - first
@@ -101,7 +103,9 @@ class Origin:
         chosen = [f"suite.prompts={prompts}", f"suite.frames={self.num_frames}"]
         chosen += [f"suite.samples={samples}"] if samples > 1 else []
         chosen += [f"suite.seed={self.seed}"] if self.seed else []
+        # The official list may have been fetched since, and its prompts have another checksum.
         chosen += ["suite.source=bundled"] if self.source == "bundled" else []
+        # A run lies in <results>/<suite>/<model>/<method>-<id>.
         where = f"results_dir={shown(self.folder.parents[2])}"
         every = [*self.choices, *chosen, where, *self.more, *words]
         own = ["--config-dir", shown(self.own)] if self.own is not None else []
@@ -121,6 +125,7 @@ def rm_command(paths: Sequence[Path], option: str = "-f") -> str:
 
 def _for_hydra(word: str) -> str:
     """Quote a folder that Hydra's grammar would split, such as one with a comma or a quote."""
+    # Only folders: all other words were typed by a user and went through this grammar before.
     name, _, value = word.partition("=")
     if name not in ("results_dir", "data_dir") or re.fullmatch(r"[\w./:@%+-]+", value, re.ASCII):
         return word

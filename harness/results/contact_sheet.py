@@ -37,17 +37,21 @@ def contact_sheet(
         raise ValueError(f"{len(rows)} rows of {columns} columns: a sheet needs at least one each")
     for _, frames_THWC in rows:
         check_frames(frames_THWC)
+    # Pillow's own font: the picture needs no font of the machine.
     title, small = ImageFont.load_default(17), ImageFont.load_default(13)
     margin, gap, header = 16, 4, 22
     last = min(len(frames_THWC) for _, frames_THWC in rows) - 1
-    # unique: a video with fewer frames than columns would repeat frames.
+    # The shortest video decides, so that a column is one instant of all of them. unique: a video
+    # with fewer frames than columns would repeat frames.
     instants = np.unique(np.linspace(0, last, columns).round().astype(int))
     cells = [[_cell(frames_THWC[i]) for i in instants] for _, frames_THWC in rows]
+    # Rows may differ in height, as videos do in size, but instants stand under each other.
     cell_width = max(row[0].width for row in cells)
     lengths = []
     for label, _ in rows:
         first, *others = label.split("\n")
         lengths += [title.getlength(first), *(small.getlength(line) for line in others)]
+    # The longest line of a label decides, since labels are never cut.
     gutter = margin + round(max(lengths)) + margin
     width = gutter + len(instants) * (cell_width + gap) - gap + margin
     height = margin + header + sum(row[0].height + gap for row in cells) - gap + margin
@@ -65,7 +69,8 @@ def contact_sheet(
             sheet.paste(cell, (left, top))
         top += row[0].height + gap
     with whole_file(path) as unfinished:
-        # optimize=True would take ten times as long for files that are three per cent smaller.
+        # optimize=True would take ten times as long for files that are three per cent smaller. The
+        # format is named, since the suffix of an unfinished file does not tell it.
         sheet.save(unfinished, format="PNG")
 
 
@@ -81,6 +86,7 @@ def _cell(frame_HWC: Frames) -> Image:
         factor = -(-narrow // width)
         return picture.resize((width * factor, height * factor), Image.Resampling.NEAREST)
     if width > wide:
+        # A frame may be so wide that its height would round to nothing.
         size = (wide, max(1, round(height * wide / width)))
         return picture.resize(size, Image.Resampling.LANCZOS)
     return picture

@@ -37,6 +37,7 @@ def write(run: Run, state: RunState | None = None) -> None:
     """
     state = state or RunState.read(run.folder)
     folder, environment = run.folder, None
+    # The rows name the device too, so a damaged file of the machine does not undo the run.
     if (folder / ENVIRONMENT).exists():
         try:
             environment = json.loads((folder / ENVIRONMENT).read_text())
@@ -45,7 +46,8 @@ def write(run: Run, state: RunState | None = None) -> None:
                 f"{folder / ENVIRONMENT} cannot be read ({str(error)[:80]}): {MANIFEST} says null "
                 "for the machine and its versions"
             )
-    # Without request.json: every command rewrites it, with its own prompts and metrics.
+    # Without request.json: every command rewrites it, with its own prompts and metrics. Without
+    # names that begin with a dot: locks, and unfinished files of killed processes.
     top = [folder / name for name in (observations.OBSERVATIONS, SCORES, ENVIRONMENT)]
     below = [path for name in SUBFOLDERS for path in sorted((folder / name).iterdir())]
     covered = [path for path in (*top, *below) if path.is_file() and path.name[0] != "."]
@@ -83,14 +85,6 @@ def is_sealed(content: Mapping[str, Any]) -> bool:
     return bool(content.get(SEAL) == sealed(content)[SEAL])
 
 
-def is_there(folder: Path) -> bool:
-    """Whether the manifest says that the run is done; False if it is missing or unreadable.
-
-    Raises  UserError: a newer version of the harness wrote it.
-    """
-    return (_finished(folder) or {}).get("state") == DONE
-
-
 def was_finished(folder: Path) -> bool:
     """Whether the run has been done before; its state may be `scoring` now.
 
@@ -104,6 +98,8 @@ def is_whole(folder: Path) -> bool:
 
     Raises  UserError: a newer version of the harness wrote its manifest.
     """
+    # A repeated sweep asks this of every run, so it must not read the videos. `verify` hashes them
+    # before anything is added.
     content = _finished(folder)
     if content is None or content["state"] != DONE or _fault(content):
         return False
@@ -163,6 +159,7 @@ def verify(folder: Path, score_only: bool = False) -> None:
             f"{folder / MANIFEST} is damaged ({fault}): type rm {path} and the command of this run "
             f"again (python -m harness check {shlex.quote(str(folder))} shows it)"
         )
+    # The first damaged file ends the command; `check` lists all of them.
     for name, digest in content["files"].items():
         path = folder / name
         gone = not path.exists()
@@ -200,6 +197,7 @@ def _sentence(folder: Path, name: str, gone: bool, score_only: bool) -> str:
     if score_only and not name.endswith(MADE_BY_SCORING):
         check = f"python -m harness check {shlex.quote(str(folder))}"
         return f"{what}, so nothing was added to the run: type {check}, which shows what fixes it"
+    # Frames and trace belong together: if one of them is damaged, both are made again.
     remove = shlex.quote(str(path))
     if path.parent.name == "trace" or path.suffix in (".mkv", ".npy"):
         remove = f"{shlex.quote(str(folder / 'videos' / path.stem))}.*"
@@ -211,6 +209,7 @@ def _sentence(folder: Path, name: str, gone: bool, score_only: bool) -> str:
 def begin_scoring(folder: Path) -> None:
     """Set the manifest of a finished run to `scoring`, without the files that scoring rewrites."""
     content = _finished(folder)
+    # A run that was never finished has no digests to keep; the command that finishes it adds them.
     if content is not None:
         # If this command is killed, the digests of all other files still protect the run.
         files = {n: x for n, x in content["files"].items() if not n.endswith(MADE_BY_SCORING)}
@@ -227,9 +226,10 @@ def runs(roots: Sequence[Path]) -> list[Path]:
 
     Raises  UserError: there is none.
     """
+    # Folders named twice, or reached through a link too, count once, under the first name.
     found: dict[Path, Path] = {}
     for root in roots:
-        with suppress(UserError):
+        with suppress(UserError):  # a root without runs is no error if another one has some
             for folder in observations.folders_below(root, MARKS):
                 found.setdefault(folder.resolve(), folder.absolute())
     if not found:

@@ -31,10 +31,13 @@ def measured(meaning: str, unit: str = "", over: Over | None = None) -> Any:
     return column(meaning, unit, over, default=None)
 
 
+# Readers refuse a file whose columns have other names or another order, so a change here needs a
+# new SCHEMA_VERSION, which gives all runs new ids. A meaning may change without one.
 @dataclass(frozen=True)
 class Observation:
     """A row of observations.parquet: one video and the measurements of generating it."""
 
+    # Identity: known before the video is made, so a failed video has it too.
     run_id: str = column("digest of what decides the rows; ends the name of the run's folder")
     suite: str = column("name of the prompt suite (conf/suite)")
     model: str = column("name of the model (conf/model)")
@@ -63,6 +66,7 @@ class Observation:
         "why the video could not be made (docs/sweeps.md lists the causes); null if it was made"
     )
     failure_reason: str | None = measured("the same in a sentence")
+    # Time takes the mean over videos, peaks the maximum: the largest video decides what fits.
     text_s: float | None = measured(
         "encoding the prompt, in the run that did it where runs share it, and projecting it", "s",
         "mean",
@@ -70,6 +74,7 @@ class Observation:
     denoise_s: float | None = measured("denoising passes", "s", "mean")
     commit_s: float | None = measured("passes that store keys and values", "s", "mean")
     decode_s: float | None = measured("latents to pixels", "s", "mean")
+    # Not the duration of the command: set-up, warm-up, files and scores are in no phase.
     generate_s: float | None = measured(
         "sum of the four phases, each read after the device has finished", "s", "mean"
     )
@@ -120,6 +125,7 @@ class Observation:
     kv_peak_bytes: int | None = measured(
         "most that history and scratch ever held together", "bytes", "max"
     )
+    # BF16 in as many guidance branches, so that a ratio compares the method and not the guidance.
     kv_bf16_same_frames_bytes: int | None = measured(
         "BF16 bytes of the frames that still have a place in attention", "bytes", "mean"
     )
@@ -157,6 +163,7 @@ class Observation:
     scratch_bytes: int | None = measured(
         "room for decoded history that all layers share", "bytes", "mean"
     )
+    # What the numbers depend on besides the settings; `summary_table.notes` reports mixed rows.
     attention_backend: str | None = measured("what attended to history (conf/attention)")
     integration: str | None = measured("how the method is built in (conf/integration)")
     contract: str | None = measured("how much history attention may reach: full or window<frames>")

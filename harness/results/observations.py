@@ -95,6 +95,7 @@ def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> li
     or inside a run are found too.
     Raises  UserError: there is none.
     """
+    # By real paths, since links between folders may form a circle.
     found, entered = [], set()
     waiting = [results]
     while waiting:  # links come last, so that a folder is listed under its own path
@@ -118,6 +119,7 @@ def refuse_twice(folders: Iterable[tuple[str, Path]]) -> None:
 
     folders: pairs of run id and folder.
     """
+    # Copies are refused, not merged: their rows may differ, and nothing says which to believe.
     known: dict[str, Path] = {}
     for run_id, folder in folders:
         other = known.setdefault(run_id, folder)
@@ -141,4 +143,5 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pa.Table:
             f"{path} was written by another version of the harness: move its folder away and run "
             "the same command again"
         )
+    # Parquet files carry the meanings of their columns; those of today's code are shown.
     return table.cast(pa.schema([expected.field(name) for name in table.schema.names]))

@@ -19,6 +19,7 @@ def schema_of(folder: Path) -> int | None:
 
     Returns None for a damaged file too; the code that reads it later reports the damage.
     """
+    # Imported late, as everywhere, so that `--help` and refused settings need not wait for it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -34,6 +35,7 @@ def schema_of(folder: Path) -> int | None:
         versions = file.read(["schema_version"])["schema_version"].unique().to_pylist()
     except (pa.ArrowException, OSError):
         return None
+    # A run that a newer harness continued is not older; its reader refuses it with its own words.
     found = [version for version in versions if type(version) is int]
     return min(found) if found and max(found) < SCHEMA_VERSION else None
 
@@ -53,6 +55,7 @@ def without_older(root: Path, folders: Sequence[Path]) -> list[Path]:
     message = describe(root, older, " and ".join(schemas))
     if not kept:
         raise UserError(message)
+    # A command may read a results folder several times.
     if root.absolute() not in _told:
         _told.add(root.absolute())
         remark(f"note: {message}")
@@ -109,6 +112,7 @@ def command_of(folder: Path, own: Path | None = None) -> str | None:
     from harness.results.command_of_run import Origin
     from harness.results.run import Run
 
+    # The note must come even if one of the old requests is damaged.
     try:
         run = Run.from_folder(folder)
     except UserError:

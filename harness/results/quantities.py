@@ -42,6 +42,7 @@ class Quantity:
 
         Small values in GiB or s get more decimals, so that three significant digits remain.
         """
+        # Only these two span orders of magnitude between the small models and a card.
         if self.unit not in ("GiB", "s") or not math.isfinite(size) or not size:
             return self.decimals
         return max(self.decimals, 2 - math.floor(math.log10(abs(size))))
@@ -61,6 +62,7 @@ _ALL = (
         "BF16 bytes of the frames still attended over the bytes held",
     ),
     Quantity("kv_gib", "KV", "GiB", "lower", 3, "bytes of history held after the last commit"),
+    # The maximum: a card must hold the largest video, not the mean.
     Quantity(
         "peak_gib", "peak", "GiB", "lower", 2, "largest memory of any video and phase", over="max"
     ),
@@ -70,6 +72,7 @@ _ALL = (
         "psnr_db", "PSNR", "dB", "higher", 2, "of the mean squared error of the whole video",
         fidelity=True,
     ),
+    # Both readings: only this one may be compared with the study's printed numbers.
     Quantity(
         "psnr_frame_mean_db", "PSNR frame mean", "dB", "higher", 2,
         "the published study's reading: mean over frames of each frame's decibels, so that frames "
@@ -81,6 +84,7 @@ _ALL = (
         "of the mean squared error after the first chunk, which only skipped passes change",
         fidelity=True,
     ),
+    # A slope: PSNR falls during a video, so a larger (less negative) number is better.
     Quantity(
         "psnr_drift", "PSNR drift", "dB/s", "higher", 3,
         "change of PSNR in time behind the first chunk, least squares over seconds", fidelity=True,
@@ -110,4 +114,5 @@ QUALITY = (
 
 def is_fidelity(name: str) -> bool:
     """Whether this is a quantity that measures a distance to BF16, so that BF16 has no value."""
+    # Tables may have columns that are no quantities, such as those of a user's own metric.
     return name in QUANTITIES and QUANTITIES[name].fidelity

@@ -37,8 +37,11 @@ SUBFOLDERS = ("videos", "trace")
 ENVIRONMENT = "environment.json"  # machine and versions of the child that last made videos
 MAX_THREADS = 4096
 MAX_TIMEOUT_S = 10**9  # clocks of the kernel accept no more
-SAMPLE_SEED_STEP = 1_000_003  # large, because the seeds of consecutive prompts differ by 1
-WORDS = ("family", "source")  # keys of a method's file that describe it and do not affect results
+# Seeds of consecutive prompts differ by 1, so those of samples lie further apart than lists are
+# long: no two videos of a suite share their noise.
+SAMPLE_SEED_STEP = 1_000_003
+# Keys of a method's file that describe it. They may be corrected without giving its runs new ids.
+WORDS = ("family", "source")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Execution:
     retry: str | None = None
 
     def __post_init__(self) -> None:
+        # Types are checked too: a request is read from a file, which people may edit.
         if not isinstance(self.device, str) or not self.device:
             raise UserError(f"run.device={shown(self.device)}: choose auto, cpu, cuda or cuda:<n>")
         if self.threads is not None and not (
@@ -135,6 +139,7 @@ class Run:
     settings: str = ""
     rerun: int = 0
 
+    # Cached, since a sweep asks often; a run never changes.
     @cached_property
     def run_id(self) -> str:
         """Eight hex digits, a hash of everything that decides the rows.
@@ -173,6 +178,7 @@ class Run:
     @property
     def reference_folder(self) -> Path | None:
         """Folder of the BF16 videos to compare with (a BF16 run's own); None if not there yet."""
+        # BF16 videos of the same suite and model lie beside this folder.
         if self.reference_id == self.run_id:
             return self.folder
         return folder_of(self.folder.parent, self.reference_id) if self.reference_id else None
@@ -209,6 +215,7 @@ class Run:
 
     def row(self, item: Item, **values: Any) -> Observation:
         """Return the row of a video: its identity and the measured values."""
+        # Names and texts too, so that the wide table needs no other file.
         identity: dict[str, Any] = {
             "run_id": self.run_id,
             "suite": self.suite.name,
@@ -262,6 +269,7 @@ class Run:
 
     def leave_request(self) -> None:
         """Write `request.json`; the caller holds the folder's lock."""
+        # With a digest, so that an edited request is refused by whoever reads it.
         content = asdict(self)
         write_json(self.folder / REQUEST, {**content, "sha256": _digest(content)})
 
@@ -273,16 +281,19 @@ class Run:
         with writing("results", self.folder):
             for name in SUBFOLDERS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            # Opened once here, so that a folder without permission ends in the same sentence.
             os.close(open_lock(self.folder))
         refuse_links(self.folder / name for name in SUBFOLDERS)
 
     def discard_if_empty(self) -> None:
         """Remove the folder if it has no row of any video."""
+        # Settings that do not fit are found by the child, after the folder was made.
         if not (self.folder / observations.OBSERVATIONS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def is_requested(self) -> bool:
         """Whether request.json is readable; other runs need it to be scored against this one."""
+        # Without it `score` and `check` would refuse the folder, so the run is not complete.
         try:
             Run.from_folder(self.folder)
         except UserError:
@@ -307,6 +318,7 @@ class Run:
             execution = Execution(**request["execution"])
             # From the path, not from the request: the results may have been moved since.
             place = {"results_dir": str(folder.absolute().parents[2])}
+            # An unknown or missing field ends in a TypeError, so in the sentence below.
             run = cls(**{**request, **place, "suite": suite, "execution": execution})
             _check_names(run)
             return run
@@ -339,6 +351,7 @@ def folder_of(parent: Path, run_id: str) -> Path | None:
     Raises  Twice: several folders have this id.
     """
     found = sorted(parent.glob(f"*-{run_id}"))
+    # A link to a run's folder is another name for it, not another run.
     if len({path.resolve() for path in found}) > 1:
         raise Twice(run_id, found)
     return found[0] if found else None

@@ -36,6 +36,7 @@ class RunState:
         rows = observations.observations(folder, *COLUMNS)
         return cls(folder, {scores.key(row): row for row in rows})
 
+    # Cached, since the rows of a snapshot never change.
     @cached_property
     def made(self) -> dict[Key, str | None]:
         """Digests of the frames of all videos that were generated without failure."""
@@ -66,6 +67,7 @@ class RunState:
             elif row["failure"] is not None:
                 missing = run.execution.retries(row["failure"])
             else:
+                # Messages about damaged frames tell users to remove them; the row stays.
                 missing = frames_file(run.video(item)) is None
             if missing:
                 found.append(item)
@@ -73,6 +75,7 @@ class RunState:
 
     def failed(self, run: Run) -> dict[Key, str]:
         """Return the cause of failure of each requested video that failed, in order."""
+        # Videos of earlier requests do not count: this command did not ask for them.
         asked = {item.key for item in run.items}
         return {
             key: row["failure"]

@@ -48,6 +48,7 @@ class Column:
     kind: type = float
 
 
+# A protocol, because the class `Metric` lies in harness.scoring, which builds on this package.
 class DescribedMetric(Protocol):
     """The part of a metric's interface that is needed to store its scores."""
 
@@ -80,6 +81,7 @@ class Scored:
     scores_version: int = column("version of these columns", default=VERSION)
 
 
+# A reason beside values is a remark; without values it says why there are none.
 @dataclass(frozen=True)
 class Result:
     """The result of one metric for one video: values, or the reason why there are none.
@@ -144,8 +146,10 @@ class Scores:
 
         identity = dataclasses.asdict(scored)
         row = self._rows.get(key(identity), {})
+        # Scores of other frames are dropped, even those of metrics that are not scored now.
         if row.get("frames_sha256") != scored.frames_sha256:
             row = {}
+        # Of another reference only the scores against it are dropped; the rest is of these frames.
         if scored.reference_frames_sha256 is None:
             # The reference video is not there now, so earlier scores against it stay valid.
             identity["reference_frames_sha256"] = row.get("reference_frames_sha256")
@@ -159,10 +163,12 @@ class Scores:
         row |= identity
         for metric, result in results.items():
             self._describe(metric)
+            # By `get`: a metric without a result has null in each of its columns.
             row |= {column.name: result.values.get(column.name) for column in metric.columns()}
             row |= {f"{metric.name}_{name}": getattr(result, name) for name in BESIDE}
         self._rows[key(identity)] = row
         # The whole file is rewritten, as in `observations.Rows.put`.
+        # Columns that a row lacks become null.
         rows = [self._rows[each] for each in sorted(self._rows)]
         parquet.write(self._path, pa.Table.from_pylist(rows, pa.schema(self._fields.values())))
 
@@ -191,6 +197,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         columns = [*parquet.schema(Scored).names, *columns]
     table = parquet.read(path, columns, again)
     expected = parquet.schema(Scored)
+    # The other columns are those of the metrics that were asked for, so they differ between runs.
     if table.schema.names[: len(expected)] != expected.names:
         raise UserError(f"{path} was written by another version of the harness: {again}")
     return parquet.plain(table)
@@ -198,6 +205,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def rows(folder: Path, columns: Sequence[str] | None = None) -> dict[Key, Row]:
     """Return a run's scores by video, all columns or some in addition to those of `Scored`."""
+    # Some columns are long lists, with a value for each frame.
     path = folder / SCORES
     return {key(row): row for row in read(path, columns).to_pylist()} if path.exists() else {}
 
@@ -209,6 +217,7 @@ def key(row: Row) -> Key:
 
 def stem(video: Key) -> str:
     """Return the name of a video's files without their suffix."""
+    # Padded, so that files lie in the order of prompts.
     return f"{video[0]:04d}-{video[1]}"
 
 

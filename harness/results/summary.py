@@ -25,9 +25,11 @@ def summarize(rows: pd.DataFrame) -> dict[str, float]:
 
     made = rows[rows["failure"].isna()]
     found: dict[str, float] = {"num_videos": len(made), "num_failed": len(rows) - len(made)}
+    # Identity columns have no aggregate. Columns of metrics are not known here: they take the mean.
     known = {**dict.fromkeys(parquet.schema(Scored).names, ""), **over_videos()}
     for name in map(str, rows.columns):
-        # A column with nulls may hold objects; without them its type shows.
+        # A column with nulls may hold objects; without them its type shows. To pandas a bool is
+        # numeric too.
         values = made[name].dropna().infer_objects()
         over = known.get(name, "mean")
         if over and len(values) and is_numeric_dtype(values) and not is_bool_dtype(values):

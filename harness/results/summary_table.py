@@ -66,7 +66,8 @@ DECIMALS = {
     "drift_psnr": 3,
     "imaging": 4,
 }
-METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")  # metrics shown in the table
+# Metrics shown in the table. Reasons of the others are in the rows, not below it.
+METRICS = ("psnr", "ssim", "lpips", "vbench_imaging_quality")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Section:
 
 def sections(runs: Sequence[pd.DataFrame]) -> list[Section]:
     """Group runs by suite, model, attention window and prompt source, in the order given."""
+    # By title: whatever keeps runs apart is named in it, so that no two tables look alike.
     found: dict[str, list[pd.DataFrame]] = {}
     for rows in runs:
         found.setdefault(title(rows), []).append(rows)
@@ -95,6 +97,7 @@ def cells(line: Line) -> list[str]:
     texts = []
     for name in COLUMNS:
         value = getattr(line, name)
+        # A dash is a number that was not measured; the notes below the table say why.
         if isinstance(value, float):
             texts.append(f"{value:.{DECIMALS.get(name, 2)}f}")
         else:
@@ -128,9 +131,11 @@ def notes(lines: Sequence[Line]) -> list[str]:
     for line in lines:
         if line.failed:
             found.append(f"{line.method}: {line.failed} videos failed, see failure_reason")
+    # A reason that runs share is printed once, such as weights that are not there.
     everyone = [line.method for line in lines]
     for reason in dict.fromkeys(reason for line in lines for reason in line.reasons):
         methods = [line.method for line in lines if reason in line.reasons]
+        # The names of two runs are as short as "all 2 runs", and say more.
         whole = methods == everyone and len(lines) > 2
         found.append(f"{f'all {len(lines)} runs' if whole else ', '.join(methods)}: {reason}")
     return found
@@ -166,6 +171,7 @@ def _line(rows: pd.DataFrame) -> Line:
     made = rows[rows["failure"].isna()]
     known = over_videos(rows)
 
+    # Columns of metrics that nobody asked for are missing, as are those without any value.
     def of(column: str, unit: float = 1.0) -> float | None:
         return known[column] / unit if column in known else None
 

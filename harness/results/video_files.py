@@ -72,6 +72,7 @@ def read_frames(stem: Path) -> Frames:
     log.debug("read %s", path)
     if path is None or path.suffix == ".mkv":
         return read_lossless(path or stem.with_suffix(".mkv"))
+    # np.load refuses pickled objects unless told otherwise, so a file from elsewhere runs no code.
     try:
         frames: Frames = np.load(path)
     except (OSError, ValueError, EOFError) as error:
@@ -85,7 +86,8 @@ def pack_frames(stem: Path, frames_THWC: Frames, fps: float) -> None:
     """Replace the raw file of a video by a lossless one."""
     if not stem.with_suffix(".mkv").exists():
         write_lossless(stem.with_suffix(".mkv"), frames_THWC, fps)
-    # Removed last: a process killed before this line leaves both files, never none.
+    # Removed last: a process killed before this line leaves both files, never none. The lossless
+    # one then exists, is taken as it is, and is verified when it is read.
     stem.with_suffix(".npy").unlink(missing_ok=True)
 
 
@@ -119,6 +121,7 @@ def read_lossless(path: Path) -> Frames:
         raise UserError(f"{path} is missing: repeat the run that makes it")
     try:
         with av.open(str(path)) as container:
+            # Matroska stores the names of tags in capitals.
             tags = {name.lower(): value for name, value in container.metadata.items()}
             container.streams.video[0].thread_type = "AUTO"
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -161,6 +164,7 @@ def _writer(path: Path, kind: str, tags: Mapping[str, str] | None = None) -> Ite
     import av
 
     options = {"fflags": "bitexact"}  # no random ids and no version of FFmpeg in the file
+    # The format is named, since FFmpeg would take it from the suffix, here `.unfinished`.
     with av.open(str(path), "w", format=kind, options=options) as container:
         container.metadata.update(tags or {})
         yield container
@@ -184,6 +188,7 @@ def _rate(fps: float) -> Fraction:
 
 def digest(frames_THWC: Frames) -> str:
     """Return the SHA-256 of shape and pixels, which rows and lossless files store."""
+    # The shape too: the same bytes are another video in other sizes.
     content = hashlib.sha256(str(frames_THWC.shape).encode())
     content.update(np.ascontiguousarray(frames_THWC).data)
     return content.hexdigest()

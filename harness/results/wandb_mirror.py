@@ -24,8 +24,11 @@ def mode(wanted: str) -> Mode:
         return wanted  # type: ignore[return-value]
     if wanted != "auto":
         raise UserError(f"track.mode={wanted}: choose auto, online, offline or disabled")
+    # wandb itself would ask for an account at the terminal, which stops a job that nobody watches.
+    # Its login leaves the key in the user's netrc.
     if os.environ.get("WANDB_API_KEY"):
         return "online"
+    # A netrc that is missing or malformed means no account, not a failed run.
     try:
         has_account = netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
@@ -50,6 +53,7 @@ def _mirror(run: Run) -> None:
     import wandb
 
     table = all_runs.load_run(run.folder)
+    # The whole run every time: a resumed run's page then has all rows, in one table.
     with wandb.init(
         project=run.track["project"],
         name=f"{run.suite.name}/{run.model_name}/{run.folder.name}",

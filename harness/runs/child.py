@@ -25,6 +25,8 @@ from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, Cause, R
 
 PATIENCE_S = 10  # between interrupting a child and killing it
 SLURM_WARNS = (signal.SIGUSR1, signal.SIGUSR2)  # sent shortly before a job's time limit
+# Signals that people, schedulers and terminals send. A program that fails by itself dies from
+# others, such as SIGSEGV or SIGABRT; that is a crash, which is not retried without being asked.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *SLURM_WARNS)
 
 
@@ -46,10 +48,12 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
 def start_worker(
     words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
 ) -> subprocess.Popen[str]:
-    """Start `python -m harness.runs.worker <words>`; every stage is started here.
+    """Start `python -m harness.runs.worker <words>`.
 
     files: file descriptors that the child inherits. variables: its environment.
     """
+    # Every stage starts here, so that tests replace this one function to fork a child from a
+    # process that has imported torch already.
     return subprocess.Popen(
         [sys.executable, "-m", "harness.runs.worker", *words],
         stdin=subprocess.PIPE,
@@ -88,6 +92,7 @@ class Reports:
         self._send({"cause": cause, "reason": reason})
 
     def _send(self, report: object) -> None:
+        # Unbuffered: a buffer of Python would be lost in a crash, and with it the video's key.
         os.write(self._file, f"{json.dumps(report)}\n".encode())
 
 
@@ -116,6 +121,8 @@ class _Child:
             # A child that died early has closed the pipe; its exit code tells why.
             with suppress(BrokenPipeError), self._process.stdin as stdin:
                 json.dump({"videos": videos}, stdin)
+            # A report comes when a video begins, so the time to the next report is that of one
+            # video; that of the first one includes imports, weights and warm-up.
             while (line := self._reports.get(timeout=self._timeout_s)) is not None:
                 with suppress(json.JSONDecodeError):  # a dying child may leave an incomplete line
                     report = json.loads(line)
@@ -138,6 +145,7 @@ class _Child:
 
     def _stop(self) -> None:
         """Interrupt the child; kill it if it does not end within PATIENCE_S."""
+        # An interrupted child removes its unfinished files; a killed one leaves them.
         self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(PATIENCE_S)
@@ -171,6 +179,8 @@ class _Child:
 
 def kernel_kills() -> int:
     """Return how many processes the kernel has killed for lack of memory; 0 if unknown."""
+    # The kernel counts for the whole machine: it does not say which process it killed. Other
+    # systems than Linux have no such file, and there the cause of a SIGKILL is `killed`.
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             name, _, count = line.partition(" ")

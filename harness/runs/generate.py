@@ -52,6 +52,8 @@ class Generator:
         """
         self.run = run
         self.device = machine.choose_device(run.execution.device)
+        # A torch without CUDA, or an old driver, would else show only in the seconds. It is no
+        # error, since schedulers set the variable on machines without a GPU too.
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
         if self.device.type == "cpu" and run.execution.device == "auto" and named not in ("", "-1"):
             log.warning(
@@ -78,12 +80,15 @@ class Generator:
             memory_source=self.memory.source,
         )
         self.texts: dict[str, Encoded] = {}
+        # Tensors of the last video, if the integration keeps them as the study's program did.
         self._previous: tuple[Tensor, ...] = ()
+        # Summed once: weights do not change, and every phase of a video asks for this number.
         self._weight_bytes = self.sampler.network.nbytes
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all prompts, or read the rows that earlier runs left, then free the encoder."""
         # The encoder is larger than most networks, so it is loaded only if a prompt is missing.
+        # Videos share prompts: the samples of a prompt, and the negative prompt of guidance.
         negative = self.model.negative
         prompts = list(dict.fromkeys([*texts, *([] if negative is None else [negative])]))
         shared = Embeddings.of(self.run, self.model.text, self.device, self.memory)
@@ -139,6 +144,7 @@ class Generator:
 
     def session(self, num_frames: int) -> CacheSession:
         """Return an empty cache for a video of `num_frames` latent frames."""
+        # The first history of a video is its longest, so a cache of this size serves all.
         num_held = self.model.loop.histories(num_frames)[0]
         return self.integration.session(
             self.model.spec,
@@ -151,7 +157,8 @@ class Generator:
 
     def warm_up(self) -> None:
         """Generate two unmeasured chunks to warm up kernels, allocators and thread pools."""
-        # Two chunks: only the second one reads a history. Prompt and noise do not matter.
+        # Two chunks: only the second one reads a history. Prompt and noise do not matter: the
+        # shapes alone decide which kernels are compiled and how much memory is taken.
         num_frames = min(2 * self.model.chunk_frames, self.run.suite.num_frames)
         noise = SeededNoise(0, self.model.latent_shape(num_frames))
         texts = self.texts_of(next(iter(self.texts.values()))[0], num_frames)
@@ -169,9 +176,11 @@ class Generator:
         Raises  NotFinite: the encoded prompt, a key, a value or a latent is not finite.
         """
         rows = self.text_rows(item)
+        # Checked here, or the first pass would be named as the origin of NaN from the encoder.
         if not are_finite(*rows):
             raise NotFinite("the encoded prompt is not finite, before the first pass")
-        # The prompts were encoded before this video, or by another run.
+        # The prompts were encoded before this video, or by another run. Each counts once: a video
+        # with switches may come back to a prompt.
         for text in dict.fromkeys(item.prompt.texts):
             meter.include(self.texts[text][1])
         buffer = LatentBuffer(self.model.decoder, meter)
@@ -179,6 +188,8 @@ class Generator:
         meter.components = lambda: self._resident() | live.ledger()
         suite = self.run.suite
         num_frames = suite.num_frames
+        # Keys and values of cross-attention depend on the prompt alone: making them belongs to
+        # `text`, and they are then held for the whole video.
         with meter.phase("text"):
             later = dict(zip(suite.switches, rows[1:], strict=True))
             live.texts = self.texts_of(rows[0], num_frames, later)
@@ -189,11 +200,14 @@ class Generator:
             if role.cache != "none"  # it uses the session of another branch
         }
         noise = SeededNoise(item.seed, self.model.latent_shape(num_frames))
+        # Noise is drawn on the host, so that a seed gives the same video on every device. On a GPU
+        # it takes no memory that is measured.
         if self._on(noise.video):
             live.noise = noise.video
         trace: list[TracePoint] = []
         video = Generation(branches, noise, num_frames, meter, buffer, recached=suite.recached)
         chunks = self.sampler.run(video)
+        # The sampler is a generator, so history and memory are read between two chunks.
         for chunk, latents in enumerate(chunks):
             buffer.latents.append(latents)
             time_s = time.perf_counter() - meter.start
@@ -270,6 +284,7 @@ class LiveTensors:
 
     def history(self) -> dict[str, int]:
         """Return the bytes of the caches by component; `cond.codes` etc. with several branches."""
+        # Without guidance the names have no prefix, so that traces of most models read plainly.
         if len(self.sessions) == 1:
             return next(iter(self.sessions.values())).ledger()
         return {
@@ -292,6 +307,7 @@ def generate(run: Run, items: Sequence[Item], begins: Callable[[Key], None]) -> 
     if not items:
         return
     generator = Generator(run)
+    # Before the first video, so that it is there even if this process dies in one.
     write_json(run.folder / ENVIRONMENT, machine.describe(generator.device))
     model = generator.model
     # The progress bar counts passes of the network, since a video may take minutes.
@@ -320,6 +336,7 @@ def make_one(generator: Generator, item: Item, meter: Meter, rows: Rows) -> None
     """Generate a video and write its frames, its trace and its row."""
     run = generator.run
     frames, held, trace = generator.make(item, meter)
+    # Outside all measured phases, since it is the harness that writes files and not the method.
     # Remove files of an earlier attempt: a lossless file would be read instead of the new frames.
     for stale in run.video(item).parent.glob(f"{item.stem}.*"):
         stale.unlink()

@@ -30,6 +30,7 @@ def carry_out(run: Run, reference: Run) -> State:
     with run.held() as lock:
         if is_done(run):  # the command that held the lock before may have finished the run
             return "skipped"
+        # Before anything is added: a manifest that is written anew would cover earlier damage.
         manifest.verify(run.folder)
         run.leave_request()
         before = RunState.read(run.folder)  # only now: another command may have added rows
@@ -44,9 +45,12 @@ def carry_out(run: Run, reference: Run) -> State:
         generate(run, lock, before)
         after = RunState.read(run.folder)
         failure = None
+        # A method that made no video needs no reference, which may take as long again.
         if after.made:
             if reference.run_id != run.run_id:
                 try:
+                    # BF16 is its own reference, so this goes one level deep. Its lock is taken
+                    # while this run's is held; `score` locks in the same order.
                     carry_out(reference, reference)
                 except RunFailed as error:  # metrics without a reference can still be scored
                     reason = f"the reference {reference.folder.name}: {error.reason}"
@@ -63,6 +67,8 @@ def carry_out(run: Run, reference: Run) -> State:
 
 def is_done(run: Run) -> bool:
     """Whether the run is complete: manifest, videos and scores of everything requested."""
+    # A manifest is not enough: it covers an earlier request, and this one may ask for more prompts
+    # or metrics. It is asked first, because it costs one small file.
     if not (manifest.is_whole(run.folder) and run.is_requested()):
         return False
     state = RunState.read(run.folder)

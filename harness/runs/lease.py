@@ -94,6 +94,7 @@ def _lock_free(names: Sequence[str], count: int, stack: ExitStack) -> dict[int, 
         if len(taken) == count:
             break
         try:
+            # Names come from CUDA_VISIBLE_DEVICES; those of MIG partitions may contain slashes.
             file = _open(folder() / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}.lock")
         except OSError as error:
             raise UserError(
@@ -115,6 +116,8 @@ def folder() -> Path:
     path = Path(tempfile.gettempdir()) / "video-kv-bench-leases"
     with suppress(FileExistsError):
         path.mkdir()
+    # Everybody may write to the temporary folder, so another user may have put a link here that
+    # would have us change the mode of a folder of ours elsewhere.
     try:
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -147,11 +150,12 @@ def _open(path: Path) -> int:
             return os.open(path, how)
         with suppress(FileExistsError):
             file = os.open(path, how | os.O_CREAT | os.O_EXCL)
-            os.fchmod(file, 0o666)
+            os.fchmod(file, 0o666)  # open's mode is reduced by the umask; others need the lock too
             return file
     return os.open(path, how)  # it exists by now; anything else is an error to report
 
 
+# Cached, since it starts a program and every stage of a sweep asks.
 @cache
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, in CUDA's order, as CUDA_VISIBLE_DEVICES names.
@@ -186,6 +190,7 @@ def _installed_gpus() -> list[str]:
 
 
 def _cores() -> list[int]:
+    # Containers and `taskset` leave a process some of the machine's cores; macOS cannot say which.
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -196,4 +201,5 @@ def threads(execution: Execution) -> int:
     cores = len(_cores())
     named = os.environ.get("OMP_NUM_THREADS", "")
     by_default = int(named) if named.isdecimal() and int(named) else cores
+    # At most all cores: a command that waits for more of them would wait forever.
     return min(cores, execution.threads or by_default)

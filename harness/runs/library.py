@@ -47,6 +47,7 @@ def load(*words: str) -> tuple[VideoModel, Method]:
     Raises  UserError, InstantiationException: a setting or a class cannot be used.
     """
     config = configured(*words)
+    # Only these two groups are built: `sample_video` always stores packed and chooses the backend.
     model: VideoModel = build("model", config["model"], VideoModel)
     method: Method = build("method", config["method"], Method)
     return model, method
@@ -97,9 +98,10 @@ def sample_video(  # noqa: PLR0913  one call for all that a video depends on
     if model.negative is not None:
         wordings["negative"] = model.negative
     encoded = model.text.encode(list(wordings.values())).to(DTYPES[model.dtype])
-    # The encoder may be larger than the network.
+    # The encoder may be larger than the network. The decoder is loaded at the end.
     model.text.close()
     prefix = None if prefix_FChw is None else prefix_FChw[None]
+    # Only whole chunks count: the rest of a prefix is denoised again with the chunk it begins.
     given = 0 if prefix is None else prefix.shape[1] // model.chunk_frames
     retention = method.retention
     if given and isinstance(retention, TokenPolicy) and retention.trigger == "new_chunk":

@@ -57,7 +57,7 @@ class ResidentMemory:
 
     source = "process rss, high-water mark"
     _clear, _size = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
-    _status = Path("/proc/self/status")
+    _status = Path("/proc/self/status")  # `statm` has no high-water mark
 
     def reset(self) -> None:
         """Reset the high-water mark to the resident memory."""
@@ -102,11 +102,12 @@ def memory_of(device: torch.device) -> Memory:
     """Return the most exact source of memory use that works for a device."""
     if device.type == "cuda":
         return CudaMemory(device)
+    # Tried, not told from the system's name: a sandbox on Linux may lack the files or the mark.
     resident = ResidentMemory()
     try:
         resident.reset()
         resident.peak()
-    except OSError:  # not Linux, or a sandbox without these files
+    except OSError:
         return SampledMemory()
     return resident
 
@@ -174,6 +175,7 @@ class Meter:
     @property
     def chunk_s(self) -> list[float]:
         """Seconds of all passes of each chunk, in order of chunks."""
+        # A joint pass over several chunks is counted once, for the oldest of them.
         found: defaultdict[int, float] = defaultdict(float)
         for each in self.passes:
             if each.chunk is not None:
@@ -187,7 +189,8 @@ class Meter:
         """Measure time and peak of a block; blocks of the same name are added up."""
         is_pass = name in ("denoise", "commit")
         if is_pass:
-            # A commit pass is never skipped.
+            # Added before the pass runs: the sampler reports skips and drifts during it. A commit
+            # pass is never skipped, so what it stores has age 0.
             age = 0 if name == "commit" else None
             self.passes.append(TimedPass(name, chunk, step, branch, kv_age=age))
         # CUDA calls return before the device is done: earlier work must not count for this block.
@@ -237,10 +240,11 @@ class Meter:
         found = {}
         chunks: defaultdict[int, list[bool]] = defaultdict(list)
         for each in self.passes:
+            # One branch is enough to see it. Commit passes have no step and are never skipped.
             if each.step is not None and each.branch == 0 and each.chunk is not None:
                 chunks[each.chunk].append(each.reused)
         for chunk, reused in chunks.items():
-            # All steps from `first` on were skipped.
+            # All steps from `first` on were skipped. A chunk of one step shows nothing.
             first = max((i for i, skipped in enumerate(reused) if not skipped), default=-1) + 1
             if len(reused) > 1 and len(reused) - first >= len(reused) / 2:
                 found[chunk] = first
@@ -252,6 +256,7 @@ class Meter:
 
     def include(self, other: Meter) -> None:
         """Add the measurements of another meter, such as that of encoding the prompt."""
+        # Times add up; of two peaks the larger counts, with the components that explain it.
         for name, seconds in other.seconds.items():
             self.seconds[name] += seconds
             if other.peaks[name] > self.peaks[name]:

@@ -75,6 +75,7 @@ class Recorder:
         frame = self.model.num_histories * self.model.spec.bf16_frame_bytes
         num_denoise = sum(each.phase == "denoise" for each in meter.passes)
         # Two references of a ratio: BF16 bytes of the frames still held, and of the whole video.
+        # Layers and branches may hold different numbers of frames, so their mean may be broken.
         same, full = round(frame * held.num_frames), frame * self.run.suite.num_frames
         by_phase: dict[str, Any] = {f"{phase}_s": meter.seconds[phase] for phase in PHASES}
         by_phase |= {f"peak_{phase}_bytes": meter.peaks[phase] for phase in PHASES}
@@ -96,7 +97,9 @@ class Recorder:
             num_passes=meter.num_passes,
             num_commits=meter.num_passes - num_denoise,
             num_reused=meter.num_reused,
+            # Over denoising passes alone: commit passes always run, whatever the policy.
             skip_ratio=meter.num_reused / num_denoise if num_denoise else None,
+            # Of the passes that ran, as the cache counted them, and not of a plan.
             flops=self.model.flops(held.arithmetic),
             memory_source=self.memory_source,
             peak_bytes=largest(meter.peaks),
@@ -116,11 +119,13 @@ class Recorder:
             kv_decode_bytes=held.traffic.decode_bytes,
             scratch_bytes=held.scratch_bytes,
             frames_sha256=digest(frames),
+            # Relative to the folder, since results folders are moved and copied.
             video=str(self.run.video(item).relative_to(self.run.folder)),
         )
 
     def failed(self, item: Item, error: Exception) -> Observation:
         """Return the row of a video that could not be made."""
+        # Measured columns stay null: a part of a video is no measurement.
         reason = f"{first_line(error)} ({last_frame(error)})"
         return self.run.row(item, **self._setting(), failure=cause_of(error), failure_reason=reason)
 
@@ -167,6 +172,7 @@ class Recorder:
 
     def _setting(self) -> dict[str, Any]:
         """Return the columns that are the same in every row of this child."""
+        # A failed video has them too: its cause may depend on backend or device.
         return {
             "attention_backend": self.backend,
             "integration": self.integration,

@@ -90,7 +90,8 @@ class Embeddings:
             "code": code,
             "dtype": run.model["dtype"],
             "format": FORMAT,
-            # Kernels of other devices and versions round differently.
+            # Kernels of other devices and versions round differently. The source of memory is here
+            # for the peaks, which are stored beside the rows.
             "machine": [machine.device_name(device), memory.source, torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -140,6 +141,7 @@ class Embeddings:
         # The digest covers metadata and rows, so any damage, or another prompt, is detected.
         if found != self._about(prompt, rows, measured):
             return None
+        # Updated, not replaced: the meter's own dictionaries supply a zero for a missing phase.
         meter = Meter(self.device, self.memory)
         for name, values in json.loads(measured).items():
             getattr(meter, name).update(values)
@@ -157,11 +159,13 @@ class Embeddings:
             unfinished.write_bytes(content)
 
     def _path(self, prompt: str) -> Path:
+        # By digest: a prompt may be longer than a file name may be, and contain slashes.
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()}.safetensors"
 
     def _about(self, prompt: str, rows: Tensor, measured: str) -> dict[str, str]:
         """Return the metadata of a file, with a digest over metadata and rows."""
         about = {"encoder": self.encoder, "prompt": prompt, "measured": measured}
         digest = hashlib.sha256(json.dumps([about, [*rows.shape], str(rows.dtype)]).encode())
+        # As bytes, because NumPy has no BF16.
         digest.update(rows.contiguous().view(torch.uint8).numpy().data)
         return {**about, "sha256": digest.hexdigest()}

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.results.scores import Key
 from harness.system.errors import retry
 from harness.system.files import write_json
+from harness.system.text_table import Grid
 
 WIDTH = 60  # characters shown of a sentence that was printed before
 State = Literal["running", "done", "resumed", "skipped", "failed", "dry"]
@@ -56,13 +57,16 @@ class Job:
     def begun(cls) -> Job:
         """Return the job that Hydra runs in this process, before its settings are resolved."""
         config = HydraConfig.get()
+        # Hydra numbers the jobs of a sweep only; the field is missing in a single run.
         number = config.job.num if config.mode == RunMode.MULTIRUN else 0
+        # The words as typed: an interpolation that cannot be resolved must not hide its job.
         words: Any = OmegaConf.to_container(config.overrides.task, resolve=False)
         return cls(number, " ".join(map(str, words)) or "defaults")
 
     def record(self) -> Job:
         """Write the job to disk for the command that started the sweep; return the job."""
         config = HydraConfig.get()
+        # A single job runs in the command's own process, which keeps it in memory.
         if config.mode == RunMode.MULTIRUN:
             folder = Path(config.sweep.dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +78,8 @@ class Job:
 class Folder(Callback):
     """Hydra callback: tells the launching process where jobs write their records."""
 
+    # Of the class, because Hydra builds the callback itself and gives nobody the object. None:
+    # this command is no sweep.
     path: ClassVar[Path | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -101,8 +107,6 @@ def jobs(folder: Path) -> list[Job]:
 
 def show(jobs: Sequence[Job]) -> None:
     """Print the table at the end of a sweep."""
-    from harness.system.text_table import Grid
-
     counts = {state: sum(job.state == state for job in jobs) for state in ENDS}
     title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     body = [

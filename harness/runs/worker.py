@@ -40,7 +40,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(words)
-    # Nobody would read the reports of a child whose parent was killed.
+    # Nobody would read the reports of a child whose parent was killed, and it would keep the
+    # run's lock and its lease.
     die_with(given.parent)
     reports = Reports(given.reports)
     try:
@@ -70,6 +71,7 @@ def _execute(given: argparse.Namespace, reports: Reports) -> None:
         run = replace(run, execution=replace(run.execution, device=given.device))
     # By standard input, since a command line has a limited length.
     keys = {(index, sample) for index, sample in json.load(sys.stdin)["videos"]}
+    # Each stage imports its own code: scoring needs no network, and generating no metric.
     if given.stage == "generate":
         from harness.runs.generate import generate
 
@@ -97,6 +99,8 @@ def fixable(error: Exception, folder: Path) -> str | None:
         )
     if isinstance(error, InstantiationException):
         return construction_message(error)
+    # Parts refuse settings that do not fit by ValueError. One raised while a video is made becomes
+    # that video's row in `generate` and never comes here.
     return str(error) if isinstance(error, UserError | ValueError) else None
 
 

@@ -96,7 +96,8 @@ class LatentBuffer:
                 for frames_T3HW in codec.stream(latents[0, :end]):
                     self.finished.append(pixels(frames_T3HW))
                 first = codec.encode(frames_T3HW[-1:]).to(latents)
-            # The next history decodes this picture from its new latent; do not show it twice.
+            # The next history decodes this picture from its new latent; do not show it twice. The
+            # remaining latents of the overlap were not decoded here, so they stay as they are.
             self.finished[-1] = self.finished[-1][:-1]
             self.latents.append(torch.cat([first[None], latents[:, end:]], dim=1))
         return self.latents[0]
@@ -104,6 +105,7 @@ class LatentBuffer:
     def end(self, decode: Callable[[Tensor], Frames]) -> Frames:
         """Return all pixels of the video; `decode` turns the remaining [F, C, h, w] into pixels."""
         with self._decoding():
+            # Batch 1: a session holds one video.
             rest = decode(torch.cat(self.latents, dim=1)[0])
             return np.concatenate([*self.finished, rest]) if self.finished else rest
 
@@ -125,5 +127,6 @@ def pixels(frames_T3HW: Tensor) -> NDArray[np.uint8]:
     # As bytes, NaN would become black and look like a picture.
     if not are_finite(frames_T3HW):
         raise NotFinite("the decoder gives pixels that are not finite, of latents that are")
+    # Rounded to nearest: a cast alone would cut off, half a level darker on average.
     levels = ((frames_T3HW + 1) * 127.5).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -13,7 +13,7 @@ from harness.sampling.decoding import Decoder
 from harness.sampling.guidance import Guided
 from harness.sampling.loop import Loop
 from harness.sampling.passes import Pass, most_active_frames, step_rows
-from harness.sampling.schedule import NoiseSchedule
+from harness.sampling.schedule import GRID, NoiseSchedule, is_number
 
 Execution = Literal["joint", "joint_causal", "chunk_causal"]
 Commit = Literal["clean", "last_step"]
@@ -75,10 +75,9 @@ class DiffusionForcing(Loop):
             raise ValueError(f"model.loop.offset={self.offset}: give 0 rows or more")
         if self.joint:
             raise ValueError("model.loop.joint belongs to harness.sampling.Loop: choose execution")
-        # True is an int in Python, so it is refused by its type.
         noise = self.prefix_noise
-        if isinstance(noise, bool) or not (isinstance(noise, int | float) and 0 <= noise < 1000):
-            raise ValueError(f"model.loop.prefix_noise={noise}: give a time from 0 to below 1000")
+        if not (is_number(noise) and 0 <= noise < GRID):
+            raise ValueError(f"model.loop.prefix_noise={noise}: give a time from 0 to below {GRID}")
         self.check_lengths()
 
     def check(
@@ -98,6 +97,7 @@ class DiffusionForcing(Loop):
             )
         if self.execution == "chunk_causal":
             return
+        # Joint executions would run such a method without an error and without an effect.
         exact = isinstance(method.key, Exact) and isinstance(method.value, Exact)
         if not exact or method.tiers or not method.retention.keeps_all:
             raise ValueError(
@@ -145,6 +145,7 @@ class DiffusionForcing(Loop):
         given: chunks that a prefix gives; none can be.
         """
         self.refuse_prefix(given)
+        # The schedule of these models has no steps of its own for the first chunk.
         steps = len(schedule.times(first_chunk=True))
         # A clean prefix looks the same in every row, so its keys and values need no second pass.
         once = self.prefix != "every_row" or self.prefix_noise == 0
@@ -160,6 +161,8 @@ class DiffusionForcing(Loop):
                 under_way = [(new[chunk], step) for chunk, step in chunks]
                 done = [part for part, step in under_way if step + 1 == steps]
                 if self.execution != "chunk_causal":
+                    # The pass covers the prefix and finished and waiting chunks too: without a
+                    # cache, their keys exist only while they are shown.
                     yield of_row(
                         range(length),
                         under_way[0][1],
@@ -176,6 +179,7 @@ class DiffusionForcing(Loop):
                 for part in finished:
                     yield of_row(part, stores="history", completes=part)
                 finished = done if self.commit == "clean" else []
+                # The whole row looks past the prefix then, to the chunks of the window alone.
                 late = prefix and row == 0 and self.prefix == "once_late"
                 shown = range(prefix[-1].stop, length) if late else None
                 for part, step in under_way:
@@ -192,5 +196,6 @@ class DiffusionForcing(Loop):
                         is_oldest=part == under_way[0][0],
                         needs_room=part == under_way[0][0] and under_way[-1][1] == 0,
                     )
+            # The last row has no row after it, in which its chunks would be stored.
             for part in finished:
                 yield of_row(part, stores="history", completes=part)

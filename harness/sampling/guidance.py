@@ -55,6 +55,7 @@ def running_branches(guidance: Guided | None, each: Pass, time: float) -> list[i
         storing = [(number, role) for number, role in numbered if role.cache != "none"]
         is_new = each.recached_for is None
         return [number for number, role in storing if is_new or role.text == "prompt"]
+    # Asked with the time of the schedule and not of a solver: the planner has none.
     return [number for number, role in numbered if guidance.runs(role, time, each.is_oldest)]
 
 
@@ -101,20 +102,19 @@ class SwitchedText:
 
     def of(self, chunk: int, is_clean: bool) -> TextKV:
         """Return the newest text that has started."""
+        # A text's own first chunk belongs to it, hence the right side.
         return self.texts[bisect_right(self.starts, chunk) - 1].of(chunk, is_clean)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all texts."""
+        # All are held to the end of the video.
         return sum(text.nbytes for text in self.texts)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """State of one branch of a video: its cache session and its texts.
-
-    A branch whose role has no cache uses the session of another one and stores nothing there.
-    """
+    """State of one branch of a video: its cache session and its texts."""
 
     session: CacheSession
     texts: Texts
@@ -131,6 +131,8 @@ def branches_of(
     # Every guidance has at least one role with its own history. If several have one, the first is
     # the owner of which the others read.
     own = {role: session() for role in roles if role.cache == "own"}
+    # A role without a cache gets the owner's session too: it attends through one, and stores
+    # nothing there.
     owner = next(iter(own.values()))
     sessions: list[CacheSession] = []
     for role in roles:
@@ -147,6 +149,7 @@ class Guided(ABC):
 
     All branches share latents and solver.
 
+    roles: its branches. The first with a history of its own is the one that others share.
     negative: text to encode for the branches that read the negative text; None if no branch reads
         it, or if the network brings its own empty text.
     """
@@ -160,6 +163,7 @@ class Guided(ABC):
         time: of the pass's chunk, as the network takes it.
         is_oldest: whether no older chunk is unfinished.
         """
+        # By time and place alone: the planner counts passes by the same answer.
         return True
 
     @abstractmethod
@@ -203,6 +207,7 @@ class Guidance(Guided):
                 "model.guidance.scale=1 gives the flow of the prompt alone, at the cost of two "
                 "passes: choose another scale, or model.guidance=null"
             )
+        # Null is refused: an empty text is encoded like any other.
         if not isinstance(self.negative, str):
             raise ValueError(f"model.guidance.negative={self.negative}: give a text")
 
@@ -231,6 +236,7 @@ class SidePass(Guided):
     Raises  ValueError: a weight outside 0..1, a time that is no number.
     """
 
+    # Both read the prompt: this guides by history and not by text.
     roles: ClassVar[tuple[Role, ...]] = (Role("history", "prompt"), Role("alone", "prompt", "none"))
     weight: float = 0.7
     above: float = 0.3
@@ -248,10 +254,12 @@ class SidePass(Guided):
 
     def combine(self, flows_BFChw: Sequence[Tensor | None], time: float) -> Tensor:
         """Return the weighted mean of both flows, or the first if only that branch ran."""
+        # Only the oldest chunk has a second flow, and only late (see `runs`).
         history, alone = flows_BFChw
         assert history is not None
         if alone is None:
             return history
+        # In fp32, as in `Guidance`.
         mixed = self.weight * history.float() + (1 - self.weight) * alone.float()
         return mixed.to(history.dtype)
 
@@ -274,6 +282,7 @@ class ThreePass(Guided):
     Raises  ValueError: lists of unequal length, numbers that are not finite, falling bounds.
     """
 
+    # The branch without the prompt stores the history that both of the first two read.
     roles: ClassVar[tuple[Role, ...]] = (
         Role("with", "prompt", "shared"),
         Role("without", "negative"),
@@ -296,12 +305,14 @@ class ThreePass(Guided):
                 f"{len(self.bounds)}, {len(self.history_scales)} and {len(self.text_scales)}: give "
                 "one pair of scales for each bound"
             )
+        # `scales` counts the bounds below a time, which needs them in order.
         if any(a >= b for a, b in pairwise(self.bounds)):
             raise ValueError(f"model.guidance.bounds={list(self.bounds)}: give rising times")
 
     def scales(self, time: float) -> tuple[float, float]:
         """Return the scales of history and of text at a time."""
-        # The tolerance is the original's: a time at a bound counts as above it.
+        # The tolerance is the original's: a time at a bound counts as above it. Below the first
+        # bound its own scales hold.
         place = max(0, sum(bound - 1e-7 < time for bound in self.bounds) - 1)
         return self.history_scales[place], self.text_scales[place]
 

@@ -40,6 +40,7 @@ class Loop:
     overlap: int = 0
 
     def __post_init__(self) -> None:
+        # By type, since True is an int in Python.
         if self.offset is not None and (type(self.offset) is not int or self.offset < 1):
             raise ValueError(f"model.loop.offset={self.offset}: give 1 row or more, or null")
         if self.joint and self.offset is None:
@@ -115,6 +116,7 @@ class Loop:
         """Return the frames of each history of a video, overlaps included; the first is longest."""
         if self.frames is None:
             return (num_frames,)
+        # Each later history repeats the overlap, so it adds only the rest of its frames.
         found, left = [min(num_frames, self.frames)], num_frames - self.frames
         while left > 0:
             found.append(min(self.frames, self.overlap + left))
@@ -129,6 +131,7 @@ class Loop:
         """Return the most chunks that are unfinished at a time."""
         if self.offset is None:
             return 1
+        # Rounded up: a chunk that is in its last step still counts.
         return -(-len(schedule.times(first_chunk=False)) // self.offset)
 
     def active_frames(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
@@ -143,6 +146,7 @@ class Loop:
 
     def num_passes(self, schedule: NoiseSchedule, num_frames: int, chunk_frames: int) -> int:
         """Return the number of passes, commits included."""
+        # Counted, not computed: every order of passes then needs one description only.
         return sum(1 for _ in self.passes(schedule, num_frames, chunk_frames))
 
     def passes(
@@ -155,6 +159,7 @@ class Loop:
         """
         self.refuse_prefix(given)
         for number, length in enumerate(self.histories(num_frames)):
+            # Frames are counted from the start of the history, as its positions are.
             parts, given = self.parts(number, length, chunk_frames)
             # The overlap is finished already: a commit pass is enough to store it.
             for part in parts[:given]:
@@ -169,6 +174,7 @@ class Loop:
                     part = parts[given + oldest]
                     joint = range(part.start, parts[given + newest].stop)
                     is_last = step + 1 == num_steps[oldest]
+                    # A chunk starts in this row, behind chunks that are unfinished.
                     new = row[-1][1] == 0
                     yield Pass(number, joint, step, needs_room=new, precedes_commit=is_last)
                     # Rolling Forcing runs a commit pass in every row. Only the oldest chunk can
@@ -212,6 +218,7 @@ class Loop:
                 f"model.loop.frames={self.frames}, overlap={self.overlap}: give multiples of the "
                 f"model's chunk of {chunk_frames}"
             )
+        # The first history has none before it.
         return chunks(length, chunk_frames), self.overlap // chunk_frames if number else 0
 
     @property

@@ -32,6 +32,8 @@ class TextKV:
         return condition + sum(x.nbytes for pair in self.layers for x in pair)
 
 
+# Smaller than `CacheSession`: a network may not look at positions or sizes of the cache, and
+# training replaces it by attention without a cache.
 class Attends(Protocol):
     """The part of a cache session that the network uses: attention over history and chunk."""
 
@@ -60,8 +62,6 @@ class TimeEmbedding:
 class Network(Protocol):
     """Predicts the flow of a chunk of latent frames.
 
-    A pass calls `embed`, `run` and `finish`; a skipped pass leaves out `run`.
-
     Times and flow have the direction in which the network was trained, and the schedule and solver
     of its presets use the same: the Wan networks take times from 1000 (noise) to 0 and return
     noise - x0; MAGI-1 takes times from 0 (noise) to 1 and returns x0 - noise.
@@ -84,6 +84,9 @@ class Network(Protocol):
 
     def text_kv(self, text_BTE: Tensor) -> TextKV:
         """Compute the cross-attention keys and values of every layer for encoded prompts."""
+
+    # A pass calls `embed`, `run` and `finish`; a skipped one may leave out `run`, which holds
+    # nearly all of the work.
 
     def embed(self, x_BFChw: Tensor) -> Tensor:
         """Embed a chunk [B, F, C, h, w] as tokens [B, F * T, dim], before the first block."""

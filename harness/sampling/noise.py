@@ -35,4 +35,6 @@ class SeededNoise:
 
     def fresh(self, num_frames: int) -> Tensor:
         """Draw the next noise [1, F, C, h, w] from the generator."""
+        # The order of the calls decides which numbers a pass gets. A skipped pass still takes a
+        # solver step and draws, so that every method sees the noise of the BF16 video.
         return torch.randn(1, num_frames, *self._shape[1:], generator=self._generator)

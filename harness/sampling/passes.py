@@ -34,6 +34,7 @@ def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tup
         starts.append(starts[-1] + (steps if offset is None else min(offset, steps)))
     under_way = list(zip(starts, num_steps, strict=True))
     for row in range(max((start + steps for start, steps in under_way), default=0)):
+        # Chunks are listed from the oldest on, so a later one of a row sees those before it.
         yield [
             (chunk, row - start)
             for chunk, (start, steps) in enumerate(under_way)
@@ -41,6 +42,7 @@ def step_rows(num_steps: Sequence[int], offset: int | None) -> Iterator[list[tup
         ]
 
 
+# Loops yield passes without looking at a video, so the planner walks the same ones.
 @dataclass(frozen=True)
 class Pass:
     """One call of the network; under guidance, one call per branch.
@@ -111,9 +113,11 @@ def with_recache(
     for each in passes:
         new = each.frames.start
         if each.step == 0 and new in switches:
+            # Behind the sink, and from the oldest frame that the window still shows.
             first = spec.sink + (0 if spec.window is None else max(0, new - spec.window))
             # Round up to a whole chunk: the network cannot run on a part of one.
             first = -(-first // spec.chunk_frames) * spec.chunk_frames
+            # Oldest first: each chunk sees those that are stored under the new text already.
             for part in chunks(new, spec.chunk_frames)[first // spec.chunk_frames :]:
                 yield Pass(each.history, part, stores="history", recached_for=each.frames)
         yield each
@@ -166,6 +170,7 @@ class Observer(Protocol):
         """
 
 
+# In place of None, so that the sampler need not ask whether somebody observes.
 class NullObserver:
     """Observer that records nothing."""
 

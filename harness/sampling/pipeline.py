@@ -59,6 +59,7 @@ class Pipeline(Loop):
             )
         if self.reach is not None:
             object.__setattr__(self, "reach", tuple(self.reach))  # lists come from YAML
+        # Null stands for all chunks, which needs no check.
         reach = (1,) if self.reach is None else self.reach
         clean = 1 if self.clean_reach is None else self.clean_reach
         counts = {"chunks": [self.chunks], "reach": list(reach), "clean_reach": [clean]}
@@ -111,6 +112,7 @@ class Pipeline(Loop):
     def check_model(self, schedule: NoiseSchedule, window: int | None, chunk_frames: int) -> None:
         """Raise ValueError if the other settings of a preset do not fit this order."""
         self.check_steps(schedule)
+        # The window frees what no pass sees any more; a shorter one would change the video.
         if window is None:
             return
         most = None if self.reach is None else max(*self.reach, self.chunks)
@@ -171,6 +173,7 @@ class Pipeline(Loop):
             yield of_row(part, row=0, stores="history", sees=sees)
         finished: range | None = None
 
+        # At the beginning of the row after the chunk's last step, before any chunk attends to it.
         def commit(row: int) -> Iterator[Pass]:
             if finished is not None:
                 seen = _sees(finished, None if self.reach is None else self._clean_reach)
@@ -179,6 +182,7 @@ class Pipeline(Loop):
         for row, under_way in enumerate(rows):
             yield from commit(row)
             finished = None
+            # Neighbours: chunks start in order and finish in order.
             row_frames = range(new[under_way[0][0]].start, new[under_way[-1][0]].stop)
             for chunk, step in under_way:
                 part, is_last = new[chunk], step + 1 == steps
@@ -205,6 +209,7 @@ class Pipeline(Loop):
 
     @property
     def _clean_reach(self) -> int | None:
+        # The pass that encodes a finished chunk then sees as much as those of its last steps.
         if self.clean_reach is None and self.reach is not None:
             return self.reach[-1]
         return self.clean_reach
@@ -212,6 +217,7 @@ class Pipeline(Loop):
 
 def _sees(part: range, reach: int | None) -> range | None:
     """Return the earlier frames that a pass over a chunk sees; `reach` includes the chunk."""
+    # Chunks before the video do not exist; its first chunks see all that there are.
     if reach is None:
         return None
     return range(max(0, part.start - (reach - 1) * len(part)), part.start)

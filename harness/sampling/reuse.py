@@ -14,6 +14,7 @@ from harness.sampling.network import Network, TimeEmbedding
 WINDOW = -1  # stands for a chunk's first frame in the key of the state of a whole window
 
 
+# Of the kind `PassInputs`, which policies see: they never get the network itself.
 class Inputs:
     """Inputs of a pass: latents, times, and their embeddings before the network's first block.
 
@@ -123,6 +124,8 @@ class ReuseState:
 
     def restart(self) -> None:
         """Clear all state at the start of a new history."""
+        # Chunks are numbered from the start of a history, so an old state would be taken for that
+        # of a new chunk.
         self._payloads.clear()
         self._displacements.clear()
         self._rows.clear()
@@ -132,6 +135,7 @@ class ReuseState:
 
     def free(self, chunk: int) -> None:
         """Free the state of a finished chunk."""
+        # The state of a window (WINDOW) stays: its other chunks go on.
         self._displacements.pop(chunk, None)
         for kept in (self._watched, self._payloads):
             for key in [key for key in kept if key[1] == chunk]:
@@ -223,6 +227,7 @@ class ReuseState:
 
         tokens_out: tokens after the last block [B, F * T, dim].
         """
+        # By branch: with and without the prompt a network gives different flows.
         if self.policy.payload == "residual":
             self._payloads[place.branch, place.chunk] = tokens_out - inputs.tokens
         elif self.policy.payload == "velocity":
@@ -249,6 +254,7 @@ def _cut(feature: Tensor, frames: range | None, shared: range | None) -> Tensor:
     """Cut a feature of `frames` to the frames in `shared`, along dimension 1."""
     if frames is None or shared is None or frames == shared:
         return feature
+    # Dimension 1 holds frames, or the tokens of all frames, so a frame may have several entries.
     size = feature.shape[1] // len(frames)
     start = (shared.start - frames.start) * size
     return feature[:, start : start + len(shared) * size]

@@ -22,7 +22,9 @@ from harness.sampling.reuse import WINDOW, Inputs, Place, ReuseState
 from harness.sampling.schedule import GRID, NoiseSchedule
 from harness.sampling.solver import Solver
 
-WAITING = 999.0  # time of a chunk that waits to start, in passes over a whole window
+# Time of a chunk that waits to start, in passes over a whole window: pure noise, as the first step
+# of `UniPCSchedule` shows it.
+WAITING = 999.0
 
 
 class SegmentDecoder(Protocol):
@@ -133,6 +135,7 @@ class Sampler:
         segments: SegmentDecoder | None = None,
     ) -> Iterator[Tensor]:
         """Yield the latents of a video without guidance, as `run` does."""
+        # For benches, checks and training, which have a session and no preset's guidance.
         branches = (Branch(session, SameText(text_kv)),)
         return self.run(Generation(branches, noise, num_frames, observer, segments))
 
@@ -157,6 +160,7 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """Run a pass; return the tokens after the last block, and the flow [B, F, C, h, w]."""
         plan = session.plan(each.frames, each.stores, each.sees)
+        # The network does not know chunks: attention hides the later ones of the pass.
         if each.causal:
             plan = replace(plan, causal_frames=self.chunk_frames)
         # With a reuse policy, an earlier pass may be the last that runs before the commit.
@@ -189,6 +193,7 @@ class Sampler:
         assert len(video.branches) == len(self.roles), "one branch for each role"
         # The first history is the longest, so caches of its size serve the later ones.
         lengths = self.loop.histories(video.num_frames)
+        # Policies are stateless: their state belongs to one video.
         reuse = None if self.reuse is None else ReuseState(self.reuse)
         history = HistoryState(video, reuse, 0, lengths[0])
         num_given = 0
@@ -221,11 +226,14 @@ class Sampler:
     def _restart(self, old: HistoryState, length: int) -> HistoryState:
         """Free the history, and start one of `length` frames from the newest frames of the old."""
         video, overlap = old.video, self.loop.overlap
+        # The overlap is in both histories, so the new one begins before the old one's end.
         begin = old.begin + old.length - overlap
         new = HistoryState(video, old.reuse, old.number + 1, length, begin)
         # Free the caches first: the decoder needs the memory.
         for branch in video.branches:
             branch.session.restart()
+        # CausVid begins with a picture that was decoded and encoded again, and decodes each history
+        # as a video of its own; SkyReels-V2 takes the latents over.
         if self.loop.decodes_between:
             assert video.segments is not None, "a video of several histories needs a decoder"
             given_BFChw = video.segments.rejoin(overlap)
@@ -268,10 +276,12 @@ class Sampler:
         numbers = running_branches(self.guidance, each, times[each.step])
         for number in numbers:
             with video.observer.phase("denoise", index, each.step, number):
-                # All branches show the same latents, so they share the embedded inputs.
+                # All branches show the same latents, so they share the embedded inputs. The first
+                # branch makes them inside its phase, so that their time is counted.
                 inputs = inputs or self._inputs(history, each, each.frames)
                 flows[number], skips = self._branch_flow(history, each, number, inputs)
                 chunk = history.chunks[advances.start]
+                # One branch is enough: the age of stored keys is counted in passes, not in calls.
                 if number == numbers[0]:
                     chunk.skipped = chunk.skipped + 1 if skips else 0
                 if each.stores == "history" and roles[number].cache == "own":
@@ -301,6 +311,7 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """Run a pass in one branch; return what `evaluate` returns."""
         branch = history.video.branches[number]
+        # It borrows another branch's session, which must neither show nor keep anything.
         if self.roles[number].cache == "none":
             each = replace(each, sees=range(0), stores="nothing")
         text_kv = branch.texts.of(self._chunk_number(history, each), each.step is None)
@@ -360,6 +371,7 @@ class Sampler:
         times: list[float] = []
         for start in range(frames.start, frames.stop, self.chunk_frames):
             chunk = self._chunk(history, start)
+            # A finished or given chunk is shown as it is, at the time of clean latents.
             x_BFChw, time = chunk.latents, self.schedule.clean_time
             if chunk.is_given and each.prefix_noise:
                 # One draw per row, which all branches and all given chunks share.
@@ -392,6 +404,7 @@ class Sampler:
             placed = range(start, min(start + self.chunk_frames, history.length))
             frames = range(placed.start + history.begin, placed.stop + history.begin)
             is_first, pinned = frames.start == 0, None
+            # The prefix ends inside this chunk: its whole chunks have their state from the start.
             if video.prefix is not None and frames.start < video.prefix.shape[1]:
                 pinned = self.to_network(video.prefix[:, frames.start :])
             history.chunks[start] = ChunkState(
@@ -413,6 +426,8 @@ class Sampler:
     ) -> None:
         """Combine the flows of all branches, and advance chunks of a pass by one step."""
         flow_BFChw = flows_BFChw[0]
+        # Chunks of a joint pass have different times. The guidances that look at the time are
+        # MAGI-1's, whose passes have one chunk.
         if self.guidance is not None:
             assert chunks[0].solver is not None
             flow_BFChw = self.guidance.combine(flows_BFChw, chunks[0].solver.time)
@@ -443,6 +458,7 @@ class Sampler:
     ) -> None:
         """Advance a chunk by one step; a skipped step repeats the displacement of the last one."""
         assert chunk.solver is not None and history.reuse is not None
+        # Of the latents, and not of the flow: a displacement holds guidance and step length too.
         before = chunk.latents
         if skips:
             chunk.latents = before + history.reuse.displacement(chunk.placed.start)

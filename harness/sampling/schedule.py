@@ -52,6 +52,7 @@ class NoiseSchedule(Protocol):
         """Return a solver at the first step of a chunk."""
 
 
+# MAGI-1's times rise from 0 to 1; those of all other networks fall.
 class FlowTimes:
     """Base of schedules whose time falls from 1000 (noise) to 0 (clean latents)."""
 
@@ -101,6 +102,7 @@ class Schedule(FlowTimes):
                     f"model.schedule.{name}={numbers}: give whole numbers, which warp=true reads "
                     "as places in the schedule, or choose model.schedule.warp=false"
                 )
+            # 1000.0 and 1000 are one step: rows and messages show one of them.
             whole = [int(s) if s == int(s) else s for s in numbers]
             object.__setattr__(self, name, tuple(whole))  # lists come from YAML
 
@@ -131,12 +133,14 @@ class Schedule(FlowTimes):
     def times(self, first_chunk: bool) -> list[float]:
         """Return the times of a chunk's denoising passes, 0 to 1000."""
         steps = self.first_steps if first_chunk and self.first_steps else self.steps
+        # CausVid's list holds times, those of the others places in the shifted schedule.
         if not self.warp:
             return [float(step) for step in steps]
         return [(self._sigmas[GRID - int(step)] * GRID).item() for step in steps]
 
     def sigma(self, t: Tensor) -> Tensor:
         """Return the noise level [...] fp32 of the grid entry nearest to each time t [...]."""
+        # A list that is used unwarped has times between the grid's.
         grid = self._sigmas * GRID
         return self._sigmas[(t.cpu().float()[..., None] - grid).abs().argmin(-1)].to(t.device)
 
@@ -166,7 +170,8 @@ class UniPCSchedule(FlowTimes):
             raise ValueError(f"model.schedule.num_steps={self.num_steps}: give 1 step or more")
         if type(self.overwrites) is not bool:
             raise ValueError(f"model.schedule.overwrites={self.overwrites}: choose true or false")
-        # The solver finds its place by the time, so it would start at the second level.
+        # The solver finds its place by the time, so it would start at the second level. With many
+        # steps and a large shift, neighbouring times are equal after the fraction is cut off.
         if self.num_steps > 1 and len(set(self.times(True)[:2])) == 1:
             fits = self.num_steps
             while int(self._sigmas(fits)[1] * GRID) == int(self._sigmas(fits)[0] * GRID):
@@ -197,6 +202,7 @@ class UniPCSchedule(FlowTimes):
         return UniPC(self.num_steps, self.shift, self.overwrites)
 
     def _sigmas(self, num_steps: int) -> list[float]:
+        # In float64, unlike the other schedules: `UniPC` gives diffusers the same levels.
         u = np.linspace(0.999, 0, num_steps + 1)[:-1]
         sigmas: list[float] = (self.shift * u / (1 + (self.shift - 1) * u)).tolist()
         return sigmas
@@ -219,7 +225,7 @@ class MagiSchedule:
     num_steps: int = 64
     distilled: bool = False
     shortcut: Shortcut = "8,16,16"
-    clean_time: ClassVar[float] = 0.9999
+    clean_time: ClassVar[float] = 0.9999  # not 1, as in the released code
 
     def __post_init__(self) -> None:
         if type(self.num_steps) is not int or self.num_steps < 2:
@@ -255,6 +261,7 @@ class MagiSchedule:
 
         None for a network that is not distilled. A commit pass counts as the first step of a stage.
         """
+        # Other networks have no input for it.
         if not self.distilled:
             return None
         if self.num_steps != _SHORTCUT_STEPS:

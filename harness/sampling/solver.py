@@ -142,6 +142,7 @@ class UniPC(_Steps):
 
     def step(self, x_BFChw: Tensor, flow_BFChw: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
         """Return the latents after the next step; it draws no noise."""
+        # One scheduler per chunk: it keeps the flows of earlier steps.
         scheduler = self._scheduler
         time = scheduler.timesteps[self._step]
         flow, x = flow_BFChw.float(), x_BFChw.float()
@@ -156,6 +157,7 @@ class UniPC(_Steps):
     def skip(self) -> None:
         """Advance by a step without a flow; the next step is of first order."""
         super().skip()
+        # After it the solver goes on as at its first step.
         # The order 2 step and the corrector compare flows of neighbouring steps. This step has no
         # flow, so start the multistep method anew. diffusers has no public way to do so.
         self._scheduler._step_index = self._step

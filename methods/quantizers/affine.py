@@ -16,13 +16,11 @@ from methods.quantizers.grouped import FP16_MAX, FP16_MIN, SCALE_MIN, Grouped
 class Affine(Grouped):
     """Places evenly spaced levels from the smallest to the largest value of a group.
 
-    The zero point is the group's minimum as a float, never clamped into the range of the codes,
-    so groups far from zero and constant groups keep their values. Values beyond 65504, the largest
-    fp16 number, are clamped to it.
+    The zero point is the group's minimum as a float. Values beyond 65504, the largest fp16 number,
+    are clamped to it.
 
     clamp_zero: round the zero point to a code and clamp it into the range of codes, as arXiv
-    2603.27469 did: x = (code - zero) * scale. This shifts a group that does not contain zero
-    towards zero and turns constant groups into 0. Encoding decoded values shifts them again.
+    2603.27469 did: x = (code - zero) * scale.
 
     Source  KIVI (arXiv 2402.02750), section 3: keys per channel (axis=tokens), values per token
     and head (axis=channels).
@@ -37,6 +35,8 @@ class Affine(Grouped):
         """
         if self.clamp_zero:
             return {name: x.clamp_max(FP16_MAX).half() for name, x in self._clamped(low, high)}
+        # The minimum is never clamped into the range of the codes, so groups far from zero and
+        # constant groups keep their values.
         # Measure from the rounded zero, which decoding adds, so that the top level reaches `high`.
         zero = low.clamp(-FP16_MAX, FP16_MAX).half()
         scale = (high - zero.float()) / (2**self.bits - 1)
@@ -51,6 +51,8 @@ class Affine(Grouped):
 
     def _clamped(self, low: Tensor, high: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the scale, and the zero point as a code in 0..2**bits - 1."""
+        # The clamp shifts a group that does not contain zero towards zero, and turns a constant
+        # group into 0. Encoding what was decoded shifts it again.
         top = 2**self.bits - 1
         scale = ((high - low) / top).clamp_min(SCALE_MIN)
         yield "scale", scale
@@ -61,10 +63,8 @@ class Affine(Grouped):
         return (x / scale + zero).round() if self.clamp_zero else ((x - zero) / scale).round()
 
     def kernel_layout(self) -> KernelLayout | None:
-        """Return the layout for kernels, or None if `clamp_zero` is set.
-
-        Kernels expect a zero point that is a value, not a code.
-        """
+        """Return the layout for kernels, or None if `clamp_zero` is set."""
+        # Kernels expect a zero point that is a value, not a code.
         return None if self.clamp_zero else super().kernel_layout()
 
     def plane(self) -> CodePlane:

@@ -16,9 +16,7 @@ from methods.quantizers.grouped import FP16_MAX, staged
 class Channelwise(Quantizer):
     """Base class: x = inner * scale + mean, with one scale or mean per channel of a frame.
 
-    A subclass removes either the scale or the mean. For keys, attention can fold a scale into the
-    query and a mean into the log-sum-exp of its frame: the mean adds the same number to every
-    logit of that frame.
+    A subclass removes either the scale or the mean.
 
     Shapes  the inner quantizer's parts, and the subclass's part [B, H, F, D] fp16.
     Raises  ValueError: an inner quantizer that rotates, or that removes a channel mean or scale.
@@ -28,6 +26,8 @@ class Channelwise(Quantizer):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that the inner quantizer supports the model and keeps plain channels."""
+        # A layout has one scale and one mean per channel. A rotation inside stays after `stage`,
+        # so that `finish` would put the statistic back into rotated channels.
         form = self.inner.kernel_layout()
         nested = form is not None and (form.channel_scale or form.channel_mean)
         if nested or self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
@@ -55,6 +55,8 @@ class Channelwise(Quantizer):
 
     def _inner_layout(self) -> KernelLayout | None:
         """Return the inner layout if a channel statistic can be its last term, else None."""
+        # Attention folds a key's scale into the query, and its mean, which adds the same number to
+        # every logit of a frame, into the log-sum-exp of that frame. Centroids come after both.
         form = self.inner.kernel_layout()
         return None if form is None or form.centroids else form
 

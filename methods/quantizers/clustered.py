@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.api import CacheSpec, Centroids, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, staged
 from methods.quantizers.kmeans import cluster
-from methods.quantizers.nested import inner_of, joined, named, named_in
+from methods.quantizers.nested import inner_of, joined, named, named_in, refuse_rotation
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Clustered(Quantizer):
 
     centroids: maximum number per head and page, 1 to 256.
     tokens_each: minimum number of tokens of a page per centroid; limits the centroids of small
-    pages. A centroid takes 16 * D bits, so centroids cost at most 16 / tokens_each bits per value.
+    pages.
     iterations: number of Lloyd iterations.
 
     Source  Quant VideoGen (arXiv 2602.02958): semantic-aware smoothing and, if nested, progressive
@@ -46,9 +46,7 @@ class Clustered(Quantizer):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that a frame has `tokens_each` tokens and that the residual does not rotate."""
-        if self.residual.rotation(spec.head_dim, torch.device("cpu")) is not None:
-            name = type(self.residual).__name__
-            raise ValueError(f"Clustered: {name} rotates: choose RTNE4M3 or RTN")
+        refuse_rotation(self, self.residual, spec, "RTNE4M3 or RTN")
         if spec.tokens_per_frame < self.tokens_each:
             raise ValueError(
                 f"Clustered.tokens_each={self.tokens_each}: a frame has {spec.tokens_per_frame} "
@@ -60,6 +58,7 @@ class Clustered(Quantizer):
         """Cluster the tokens, then encode their differences from the centroids."""
         # Centroids are stored in fp16, so their tokens must lie in its range.
         x = x_BHFTD.float().clamp(-FP16_MAX, FP16_MAX)
+        # A centroid takes 16 * D bits, so centroids cost at most 16 / tokens_each bits per value.
         count = min(self.centroids, x.shape[3] // self.tokens_each)
         centroids, nearest = cluster(x.flatten(0, 2), count, self.iterations)
         parts = {
@@ -79,6 +78,7 @@ class Clustered(Quantizer):
     def kernel_layout(self) -> KernelLayout | None:
         """Return the residual's layout with the centroids, or None if it has no planes."""
         form = self.residual.kernel_layout()
+        # An exact residual has no planes, and kernels add centroids to planes only.
         if form is None or not form.planes:
             return None
         rest = named_in(form, "residual")

@@ -83,8 +83,6 @@ class FP4(Quantizer):
 class MXFP4(FP4):
     """MXFP4: blocks of 32 channels whose scale is a power of two.
 
-    Values between 6 and 8 times the scale saturate at 6 and lose up to a quarter.
-
     Source  OCP Microscaling Formats (MX) v1.0, MXFP4 and its conversion from scalars: the exponent
     of the scale is the exponent of the largest value minus 2, the exponent of the largest number.
     Shapes  scale [B, H, F, T, D / 32] u8, the bits of E8M0: exponent + 127.
@@ -99,8 +97,11 @@ class MXFP4(FP4):
 
     def scales(self, largest: Tensor) -> dict[str, Tensor]:
         """Return floor(log2(largest)) - 2 as E8M0 codes."""
+        # Rounded down, as specified: values between 6 and 8 times the scale saturate at 6 and lose
+        # up to a quarter.
         # `frexp` is exact where log2 rounds. Its mantissas lie in 0.5..1, hence the extra - 1.
         exponent = torch.frexp(largest).exponent - 1 - 2
+        # Code 255 is NaN in E8M0. A block of zeros gets the smallest scale.
         code = (exponent + 127).clamp(0, 254).where(largest > 0, 0)
         return {"scale": code.to(torch.uint8)}
 
@@ -152,6 +153,7 @@ def nearest_e2m1(x: Tensor) -> Tensor:
     codes = torch.signbit(x).to(torch.uint8).mul_(8)
     # The code of a magnitude is the number of midpoints below it.
     for i, (low, high) in enumerate(pairwise(MAGNITUDES)):
+        # Ties go to even codes: up from an odd code, down to an even one.
         middle = (low + high) / 2
         codes += magnitude >= middle if i % 2 else magnitude > middle
     return codes

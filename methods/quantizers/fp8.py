@@ -21,8 +21,7 @@ class FP8(Quantizer):
 
     format: `e4m3` or `e5m2`.
     scaled: divide each token of a head by a scale that maps its largest value to the largest
-    number of the format. If false, values are cast directly, as is usual for caches in E5M2:
-    values beyond the largest number saturate, values below half the smallest become 0.
+    number of the format. If false, values are cast directly, as is usual for caches in E5M2.
 
     Source  FP8 formats for deep learning (arXiv 2209.05433), section 3. Serving engines use one
     scale per layer or head; this class uses one per token and head.
@@ -52,8 +51,9 @@ class FP8(Quantizer):
             # Divide by the fp16 scale that is stored: its rounding error cancels when decoding.
             x = x / scale.float()[..., None]
             parts["scale"] = scale
-        # Clamp first: torch's cast to E5M2 would give infinity. View as uint8, since few operations
-        # accept the float8 dtypes.
+        # Clamp first: torch's cast to E5M2 would give infinity. Without a scale, values beyond the
+        # largest number saturate so, and those below half the smallest become 0. View as uint8,
+        # since few operations accept the float8 dtypes.
         codes = x.clamp(-largest, largest).to(dtype).view(torch.uint8)
         return Packed({"codes": codes, **parts}, 8, (x.shape[3], x.shape[4]))
 

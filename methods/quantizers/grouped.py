@@ -43,8 +43,7 @@ class Grouped(Quantizer):
     default.
     compute: `input` computes scales and codes in the dtype of x (BF16), then stores scales as fp16.
     pad: `zeros` fills a short group with zeros, which count when its extremes are taken.
-    heads: `together` shares the metadata of a token between all heads (axis=channels only). It is
-    stored once and expanded to a view.
+    heads: `together` shares the metadata of a token between all heads (axis=channels only).
 
     Shapes  x [B, H, F, T, D] -> codes [B, H, F, T, D * bits / 8] u8, metadata fp16.
     Raises  ValueError: bits not 2, 4 or 8; a group that does not divide the frame or the head; an
@@ -90,10 +89,7 @@ class Grouped(Quantizer):
             raise ValueError(
                 f"{name}.group={self.group} does not divide the {size} {thing}: choose {allowed}"
             )
-        if spec.head_dim % (8 // self.bits):
-            raise ValueError(
-                f"{name}.bits={self.bits}: {spec.head_dim} channels do not fill whole bytes"
-            )
+        require_whole_bytes(self, self.bits, spec)
 
     @abstractmethod
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
@@ -134,6 +130,7 @@ class Grouped(Quantizer):
         """Round each value to the nearest of the 2**bits levels of its group."""
         x = x_BHFTD if self.compute == "input" else x_BHFTD.float()
         codes = torch.empty_like(x)
+        # The study chose codes by the metadata before it was rounded to fp16.
         if self.compute == "input":
             measured = self.measure(*self._extremes(x))
             scale, zero = measured["scale"], measured.get("zero", measured["scale"])
@@ -152,6 +149,7 @@ class Grouped(Quantizer):
                 torch.div(x_part - z, s.clamp_min(TINY), out=out)
         # Values may lie beyond the outermost level by the rounding of the metadata.
         codes = codes.round_().clamp_(0, 2**self.bits - 1).to(torch.uint8)
+        # Stored once and expanded to a view, so that the parts have the dimension of heads.
         if self.heads == "together":
             parts = {name: p.expand(-1, x.shape[1], *p.shape[2:]) for name, p in parts.items()}
         page = (x.shape[3], x.shape[4])
@@ -201,6 +199,7 @@ class Grouped(Quantizer):
             views = [x.unflatten(-1, (scale.shape[-1], -1)) for x in tensors]
             yield views, scale[..., None], zero[..., None]
             return
+        # Groups begin anew in every frame, so that a page can be freed or moved alone.
         num_tokens = tensors[0].shape[-2]
         whole = num_tokens // self.group * self.group
         for start, stop, size in ((0, whole, self.group), (whole, num_tokens, num_tokens - whole)):
@@ -211,8 +210,19 @@ class Grouped(Quantizer):
             yield views, scale[..., first:last, None, :], zero[..., first:last, None, :]
 
 
+def require_whole_bytes(owner: Quantizer, bits: int, spec: CacheSpec) -> None:
+    """Check that the codes of a token, `bits` wide, fill whole bytes.
+
+    Raises  ValueError: they do not.
+    """
+    if spec.head_dim % (8 // bits):
+        name = type(owner).__name__
+        raise ValueError(f"{name}.bits={bits}: {spec.head_dim} channels do not fill whole bytes")
+
+
 def tiles(packed: Packed) -> Iterator[tuple[slice, slice]]:
     """Yield slices of heads and frames; each piece is small enough for the processor's cache."""
+    # Whole pages of a head: metadata may belong to all tokens of a page.
     _, num_heads, num_frames, num_tokens, width = packed.shape
     frames = max(1, min(num_frames, TILE_VALUES // (num_tokens * width)))
     heads = max(1, TILE_VALUES // (num_frames * num_tokens * width))

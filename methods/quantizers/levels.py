@@ -46,5 +46,6 @@ def look_up(packed: Tensor, bits: int, levels: Tensor, out_BHFTD: Tensor) -> Non
     every = torch.arange(256, device=packed.device)
     codes = (every >> shifts[:, None]) & (2**bits - 1)  # [codes in a byte, 256]
     tables = levels.float()[..., codes].expand(*packed.shape[:3], -1, -1)
+    # Byte j holds channels j, j + D * bits / 8, ...: each shift fills one part of the channels.
     for i, plane in enumerate(out_BHFTD.split(packed.shape[-1], -1)):
         plane.copy_(tables[..., i, :].gather(-1, bytes_).view(packed.shape))

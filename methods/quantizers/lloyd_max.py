@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
-from methods.quantizers.grouped import staged
+from methods.quantizers.grouped import require_whole_bytes, staged
 from methods.quantizers.levels import look_up, nearest, on_device
 
 
@@ -19,7 +19,7 @@ from methods.quantizers.levels import look_up, nearest, on_device
 class LloydMax(Quantizer):
     """Rounds to the levels with the least mean squared error for a standard normal distribution.
 
-    It stores no metadata, so an outer quantizer must normalize the values (`QuaRot` of `Normed`).
+    It stores no metadata.
 
     Source  TurboQuant (arXiv 2504.19874), algorithm 1. It uses the distribution of one coordinate
     on the unit sphere; this class uses the normal distribution, its limit in many dimensions.
@@ -40,13 +40,12 @@ class LloydMax(Quantizer):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that codes fill whole bytes."""
-        if spec.head_dim % (8 // self.bits):
-            raise ValueError(
-                f"LloydMax.bits={self.bits}: {spec.head_dim} channels do not fill whole bytes"
-            )
+        require_whole_bytes(self, self.bits, spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Store the code of the level nearest to each value."""
+        # The levels fit values of mean 0 and deviation 1: an outer quantizer must normalize them
+        # (`QuaRot` of `Normed`).
         levels = on_device(normal_levels(2**self.bits), x_BHFTD.device)
         codes = nearest(x_BHFTD.float(), levels)
         page = (x_BHFTD.shape[3], x_BHFTD.shape[4])
@@ -64,6 +63,7 @@ class LloydMax(Quantizer):
         return KernelLayout((CodePlane(self.bits, None, "channels", scale=None, table=table),))
 
 
+# Cached, since every layer and pass asks. Plain Python numbers, the same on every device.
 @cache
 def normal_levels(count: int) -> tuple[float, ...]:
     """Return the Lloyd-Max levels of the standard normal distribution, ascending.

@@ -1,17 +1,28 @@
-"""Names the stored parts of nested quantizers, also in their layouts."""
+"""What quantizers around others share: names of stored parts, also in layouts, and a check."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from harness.api import Centroids, KernelLayout, Packed
+from harness.api import CacheSpec, Centroids, KernelLayout, Packed, Quantizer
+
+
+def refuse_rotation(owner: Quantizer, inner: Quantizer, spec: CacheSpec, instead: str) -> None:
+    """Raise ValueError if a quantizer inside `owner` rotates; instead: what to choose."""
+    # Stored values stay rotated, and what the owner adds or writes over them is not.
+    if inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
+        raise ValueError(
+            f"{type(owner).__name__}: {type(inner).__name__} rotates: choose {instead}"
+        )
 
 
 def named(packed: Packed, stage: str) -> dict[str, Tensor]:
     """Return the parts with `stage` and an underscore before each name."""
+    # Two stages of one class have parts of the same names.
     return {f"{stage}_{name}": part for name, part in packed.parts.items()}
 
 
@@ -28,6 +39,7 @@ def named_in(form: KernelLayout, stage: str) -> KernelLayout:
     def own(name: str | None) -> str | None:
         return name and f"{stage}_{name}"
 
+    # A table of numbers belongs to the format; a name is that of a stored part.
     planes = [
         replace(
             plane,
@@ -56,6 +68,7 @@ def joined(inner: Packed, own: Mapping[str, Tensor]) -> Packed:
     Raises  ValueError: both have a part of the same name, because a quantizer contains another of
     its kind.
     """
+    # One of the two would be lost without a word.
     twice = sorted(set(inner.parts) & set(own))
     if twice:
         raise ValueError(f"{twice[0]} is stored twice: a quantizer is inside one of its own kind")

@@ -16,9 +16,6 @@ from methods.quantizers.nested import joined
 class Normed(Quantizer):
     """Divides each token of a head by its root mean square, so that values are of order one.
 
-    Tokens with different norms can then share a group: the long ones no longer set the step for
-    all of them.
-
     Source  TurboQuant (arXiv 2504.19874), section 1, which stores norms in floating point. The
     combination with other quantizers is ours.
     Shapes  the inner quantizer's parts, and norm [B, H, F, T] fp16, divided by sqrt(D).
@@ -38,6 +35,8 @@ class Normed(Quantizer):
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Divide by the root mean square, then encode with the inner quantizer."""
+        # Tokens with different norms can then share a group: the long ones no longer set the step
+        # for all of them.
         x = x_BHFTD.float()
         # Store the norm over sqrt(D): the norm itself would overflow fp16 before the values do.
         rms = (x.norm(dim=-1) * x.shape[-1] ** -0.5).clamp_max(FP16_MAX).half()
@@ -59,5 +58,6 @@ class Normed(Quantizer):
         return replace(form, token_scale="norm")
 
     def rotation(self, width: int, device: torch.device) -> Tensor | None:
-        """Return the inner quantizer's rotation; norms do not change it."""
+        """Return the inner quantizer's rotation."""
+        # A rotation keeps norms, so dividing before or after it is the same.
         return self.inner.rotation(width, device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from harness.api.bits import pack
-from methods.quantizers.grouped import FP16_MAX, staged
+from methods.quantizers.grouped import FP16_MAX, require_whole_bytes, staged
 from methods.quantizers.levels import look_up, nearest
 
 BINS = 2048  # of the histogram from which levels are found
@@ -25,8 +25,7 @@ class NUQ(Quantizer):
     channels of one token and head.
 
     Each head and frame has its own levels. Lloyd iterations fit them to a histogram of the
-    normalized values and start from quantiles. A value is weighted by the square of its range, so
-    that the fit minimizes the error of the original values, not of the normalized ones.
+    normalized values and start from quantiles.
 
     Source  KVQuant (arXiv 2401.18079), sections 3.1 and 3.3: keys by channel, values by token.
     KVQuant fits levels offline, per layer, and also weights by Fisher information; this class fits
@@ -51,10 +50,7 @@ class NUQ(Quantizer):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that codes fill whole bytes."""
-        if spec.head_dim % (8 // self.bits):
-            raise ValueError(
-                f"NUQ.bits={self.bits}: {spec.head_dim} channels do not fill whole bytes"
-            )
+        require_whole_bytes(self, self.bits, spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Normalize to -1..1, fit the levels, and store the nearest one of each value."""
@@ -66,8 +62,11 @@ class NUQ(Quantizer):
         scale = reach.clamp_max(FP16_MAX).half()
         parts = {"scale": scale, "zero": zero}
         ranged = (x - self._spread(zero)) / self._spread(scale).clamp_min(1e-30)
+        # Weights by the square of the range: the fit then minimizes the error of the original
+        # values, not of the normalized ones.
         weight = self._spread(scale).square()
         levels = fitted_levels(ranged.clamp_(-1, 1), weight, 2**self.bits).half()
+        # By the levels as they are stored, after rounding to fp16.
         codes = pack(nearest(ranged, levels.float()), self.bits)
         page = (x.shape[3], x.shape[4])
         return Packed({"codes": codes, "levels": levels, **parts}, self.bits, page)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, Packed, Quantizer
 from methods.quantizers.grouped import FP16_MAX, staged
-from methods.quantizers.nested import joined
+from methods.quantizers.nested import joined, refuse_rotation
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Outliers(Quantizer):
     """Stores the `share` of values that deviate most from the mean of their channel.
 
     Deviations are measured in standard deviations of the channel over the frame's tokens. Each head
-    and frame stores round(share * T * D) outliers, so that all pages have one size. The inner
-    quantizer sees the channel mean in their places.
+    and frame stores round(share * T * D) outliers. The inner quantizer sees the channel mean in
+    their places.
 
     Source  QAQ (arXiv 2403.04643) and KVQuant (arXiv 2401.18079), section 3.4. Both find outliers
     by thresholds, QAQ over a layer and KVQuant over a channel or token.
@@ -37,9 +37,7 @@ class Outliers(Quantizer):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that the share keeps at least one value and that the inner one does not rotate."""
-        if self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
-            name = type(self.inner).__name__
-            raise ValueError(f"Outliers: {name} rotates: choose RTN, Affine, NUQ or PRQ")
+        refuse_rotation(self, self.inner, spec, "RTN, Affine, NUQ or PRQ")
         size = spec.tokens_per_frame * spec.head_dim
         if not self._count(size):
             raise ValueError(
@@ -49,6 +47,7 @@ class Outliers(Quantizer):
         self.inner.check(spec)
 
     def _count(self, size: int) -> int:
+        # A share, not a threshold: all pages have one size.
         return round(self.share * size)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
@@ -64,6 +63,7 @@ class Outliers(Quantizer):
         value = flat.gather(3, index).clamp_(-FP16_MAX, FP16_MAX).half()
         mean_of = mean.squeeze(3).gather(3, index % width)  # index is t * D + d
         inner = self.inner.encode(flat.scatter(3, index, mean_of).view(x.shape))
+        # An index costs as much as the value itself, or twice as much in large frames.
         small = torch.int16 if flat.shape[3] <= 2**15 else torch.int32
         return joined(inner, {"outlier_index": index.to(small), "outlier_value": value})
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, CodePlane, KernelLayout, Packed, Quantizer
 from methods.quantizers.grouped import staged
-from methods.quantizers.nested import inner_of, named, named_in
+from methods.quantizers.nested import inner_of, named, named_in, refuse_rotation
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class PRQ(Quantizer):
     def check(self, spec: CacheSpec) -> None:
         """Check that both stages support the model and do not rotate."""
         for stage in (self.base, self.residual):
-            if stage.rotation(spec.head_dim, torch.device("cpu")) is not None:
-                raise ValueError(f"PRQ: {type(stage).__name__} rotates: choose RTN or Affine")
+            refuse_rotation(self, stage, spec, "RTN or Affine")
         self.base.check(spec)
         self.residual.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
         """Encode with the base, then encode its error, computed in fp32."""
+        # The error of what decoding will give, rounding of the metadata included.
         base = self.base.encode(x_BHFTD)
         rest = self.residual.encode(x_BHFTD.float() - self.base.decode(base, torch.float32))
         parts = {**named(base, "base"), **named(rest, "residual")}
@@ -56,6 +56,7 @@ class PRQ(Quantizer):
 
     def kernel_layout(self) -> KernelLayout | None:
         """Return the planes of both stages, or None if one of them has other terms."""
+        # A stage with a channel's mean or scale, or with centroids, is more than a sum of planes.
         planes: list[CodePlane] = []
         for stage, name in ((self.base, "base"), (self.residual, "residual")):
             form = stage.kernel_layout()

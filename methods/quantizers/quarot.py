@@ -19,12 +19,10 @@ class QuaRot(Quantizer):
     """Quantizes x R with an orthonormal Walsh-Hadamard matrix R over the channels of a head.
 
     rotate: how the rotation is computed. `product`: one matrix product in fp32. `butterfly`:
-    log2(D) rounds of sums and differences in the dtype of the input, as arXiv 2603.27469 did. In
-    BF16 it rounds after each round when encoding; decoding rotates back in fp32.
-    seed: null uses the plain Hadamard matrix, as QuaRot does for keys and values. That matrix turns
-    a token with equal channels into a single outlier, and a single outlier into equal channels. A
-    number draws random signs before each of two Hadamard matrices, which avoids both cases.
-    TurboQuant (arXiv 2504.19874, algorithm 1) needs this: its levels assume a random rotation.
+    log2(D) rounds of sums and differences in the dtype of the input, as arXiv 2603.27469 did.
+    seed: null uses the plain Hadamard matrix, as QuaRot does for keys and values. A number draws
+    random signs before each of two Hadamard matrices. TurboQuant (arXiv 2504.19874, algorithm 1)
+    needs this: its levels assume a random rotation.
 
     Source  QuaRot (arXiv 2404.00456), section 4: rotated keys and values, one scale and zero per
     token and head. QuaRot rotates queries and keys and never rotates keys back; attention here does
@@ -68,10 +66,13 @@ class QuaRot(Quantizer):
 
     def stage(self, packed: Packed, out_BHFTD: Tensor) -> None:
         """Decode with the inner quantizer; the result stays rotated."""
+        # Attention rotates the few queries instead of all keys, and its output once.
         self.inner.stage(packed, out_BHFTD)
 
     def rotation(self, width: int, device: torch.device) -> Tensor:
         """Return R [width, width] fp32."""
+        # The plain matrix turns a token with equal channels into a single outlier, and a single
+        # outlier into equal channels. Random signs avoid both.
         if self.seed is None:
             return hadamard(width, device)
         return signed_hadamard(width, device, self.seed)
@@ -90,6 +91,7 @@ class QuaRot(Quantizer):
         return self.inner.split_off(self._rotated(x_BHFTD))
 
     def _rotated(self, x_BHFTD: Tensor) -> Tensor:
+        # In BF16 this rounds after each of its rounds; decoding rotates back in fp32.
         if self.rotate == "butterfly":
             return butterfly(x_BHFTD)
         # Sums of channels near the largest BF16 number would overflow, and inf - inf is NaN.

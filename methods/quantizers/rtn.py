@@ -16,18 +16,10 @@ from methods.quantizers.grouped import FP16_MAX, SCALE_MIN, Grouped
 class RTN(Grouped):
     """Rounds symmetrically to all 2**bits levels.
 
-    The levels are (code - top) * scale with top = (2**bits - 1) / 2. They lie half a step off zero,
-    so that 2 bits give four levels. The drawback: if one value of a group is much larger than the
-    others, the others move to half a step from zero, which at 2 bits is a third of that value. A
-    group of n values then has a relative error of up to sqrt(n - 1) / (2**bits - 1): for 16 values
-    1.29 at 2 bits, 0.26 at 4 and 0.015 at 8; for 128 values 3.8, 0.75 and 0.044. `Affine` and
-    `zero_level` avoid this.
-
-    A scale below 2**-25 is stored as zero in fp16, and all values of the group become zero. At 8
-    bits this happens if the largest magnitude is below 3.8e-6.
+    The levels are (code - top) * scale with top = (2**bits - 1) / 2.
 
     zero_level: put a level at zero and the largest magnitude 2**(bits-1) - 1 steps away, as arXiv
-    2603.27469 did. The lowest code stays unused, so that 2 bits give three levels.
+    2603.27469 did.
 
     Source  folklore baseline; no paper.
     """
@@ -42,10 +34,18 @@ class RTN(Grouped):
     @property
     def _zero(self) -> float:
         """Return the code of zero; it lies between two codes if zero is not a level."""
+        # Levels half a step off zero use all codes: 2 bits give four levels. With a level at zero
+        # the lowest code stays unused, and 2 bits give three.
+        # The price: if one value of a group is much larger than the others, these move to half a
+        # step from zero, at 2 bits a third of that value. A group of n values then has a relative
+        # error of up to sqrt(n - 1) / (2**bits - 1): for 16 values 1.29 at 2 bits, 0.26 at 4 and
+        # 0.015 at 8; for 128 values 3.8, 0.75 and 0.044. `Affine` and `zero_level` avoid this.
         return float(2**self.bits - (0 if self.zero_level else 1)) / 2
 
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Return one scale per group, fp16, that maps its largest magnitude to the last level."""
+        # A scale below 2**-25 is stored as zero, and all values of the group become zero. At 8 bits
+        # this happens if the largest magnitude is below 3.8e-6.
         scale = low.abs().maximum(high.abs()) / self._top
         return {"scale": scale.clamp_max(FP16_MAX).half()}  # beyond it, fp16 is infinite
 

@@ -19,11 +19,9 @@ E4M3 = torch.float8_e4m3fn
 class RTNE4M3(RTN):
     """RTN with E4M3 scales, times one fp32 unit per head and frame.
 
-    Source  the residuals of Quant VideoGen (arXiv 2602.02958). The paper stores E4M3 scales without
-    a unit, so scales below 2**-10 become zero. It puts a level at zero and leaves one of the
-    2**bits codes unused, like zero_level: -1, 0 and 1 at 2 bits. Without zero_level, four levels
-    have an error of 0.49 on noise, where three have 0.70, and of 2.6 on one outlier in a group of
-    64 zeros.
+    Source  the residuals of Quant VideoGen (arXiv 2602.02958). The paper puts a level at zero, like
+    zero_level: -1, 0 and 1 at 2 bits. Without zero_level, four levels have an error of 0.49 on
+    noise, where three have 0.70, and of 2.6 on one outlier in a group of 64 zeros.
     Shapes  as RTN, but scale u8 (the bits of E4M3) and unit [B, H, F] fp32.
     """
 
@@ -34,6 +32,7 @@ class RTNE4M3(RTN):
 
     def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Return E4M3 scales and their unit, which maps the largest scale to the largest E4M3."""
+        # The paper stores scales without a unit, so those below 2**-10 become zero.
         top = torch.finfo(E4M3).max
         scale = low.abs().maximum(high.abs()) / self._top
         unit = scale.amax((-1, -2)) / top

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Packed, Quantizer
+from methods.quantizers.nested import refuse_rotation
 
 
 @dataclass(frozen=True)
 class Sigma(Quantizer):
     """Adds to an inner quantizer the values whose magnitude exceeds `sigmas` standard deviations.
 
-    The standard deviation is taken over all values of the page, padding zeros included, in the
-    dtype of x. The number of outliers depends on the data, so a page cannot be split into heads or
-    frames.
+    The standard deviation is taken over all values of the page, in the dtype of x.
 
     sigmas: bound in standard deviations.
     clip: clip the input of the inner quantizer to the bound, so that outliers do not enlarge its
@@ -44,12 +43,12 @@ class Sigma(Quantizer):
     @property
     def paged(self) -> bool:
         """False: one list holds the outliers of all heads."""
+        # Its length depends on the data, so a page cannot be split into heads or frames.
         return False
 
     def check(self, spec: CacheSpec) -> None:
         """Check that the inner quantizer supports the model and does not rotate."""
-        if self.inner.rotation(spec.head_dim, torch.device("cpu")) is not None:
-            raise ValueError(f"Sigma: {type(self.inner).__name__} rotates: choose Affine or PRQ")
+        refuse_rotation(self, self.inner, spec, "Affine or PRQ")
         self.inner.check(spec)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:
@@ -59,6 +58,7 @@ class Sigma(Quantizer):
                 "Sigma keeps as many values as there are outliers, which has no place in pages of "
                 "one size: choose integration=published_int8"
             )
+        # Over the whole page, zeros of its padding included, as the study's program did.
         bound = self.sigmas * x_BHFTD.std()
         flat = x_BHFTD.flatten()
         index = (flat.abs() > bound).nonzero()[:, 0]

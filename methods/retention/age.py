@@ -21,8 +21,7 @@ class Age(FramePolicy):
     share: share of frames in `recent`, above 0, at most 1.
     over: total that the share refers to. `filled`: the frames stored so far; at least one frame is
     recent. `capacity` (as published): all frames of the video, so that no frame is recent until the
-    video is nearly complete. The border then splits a frame and pages of a tier differ in size,
-    which needs an integration without pages.
+    video is nearly complete.
     room: size of the video, set by `sized`, not by the user.
 
     Source  AGE_TIER and TPTQ of arXiv 2603.27469, which use the capacity.
@@ -45,6 +44,7 @@ class Age(FramePolicy):
     @property
     def uneven(self) -> bool:  # type: ignore[override]  # the contract has plain attributes
         """True for over=capacity, whose border lies inside a frame."""
+        # Pages of a tier then differ in size, which needs an integration without pages.
         return self.over == "capacity"
 
     def sized(self, room: VideoSize) -> Self:
@@ -53,9 +53,9 @@ class Age(FramePolicy):
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return the largest number of frames in a tier over all lengths up to `num_frames`."""
-        # Round each length: rounding can make a count fall while history grows.
         if self.over == "capacity":
             return None
+        # Round each length: rounding can make a count fall while history grows.
         recent = [self._num_recent(n) for n in range(1, num_frames + 1)]
         placed = {RECENT: recent, KEEP: [n - r for n, r in enumerate(recent, 1)]}
         return max(placed.get(tier, []), default=0)
@@ -65,6 +65,7 @@ class Age(FramePolicy):
         if self.over == "filled":
             newest = set(history.frames[-self._num_recent(history.num_frames) :])
             return {frame: RECENT if frame in newest else KEEP for frame in history.frames}
+        # As in the study's program, the newest tokens of a full cache are recent, filled or not.
         if self.room is None:
             raise ValueError("Age.over=capacity: the capacity is not known, call sized()")
         size = self.room.tokens_per_frame
@@ -80,4 +81,5 @@ class Age(FramePolicy):
         return placements
 
     def _num_recent(self, num_frames: int) -> int:
+        # At least one, so that the newest frame is always recent.
         return max(1, round(self.share * num_frames))

@@ -12,6 +12,7 @@ def require_shares(owner: object, *names: str, above: bool = False) -> None:
     """
     for name in names:
         share = getattr(owner, name)
+        # True and False are numbers in Python.
         number = isinstance(share, (int, float)) and not isinstance(share, bool)
         if not number or not 0 <= share <= 1 or (above and share == 0):
             low = "a share above 0, at most 1" if above else "a share from 0 to 1"

@@ -19,8 +19,7 @@ EXACT = "exact"
 class Ends(FramePolicy):
     """Stores the first `sink` frames and the newest `recent` frames in tier `exact`.
 
-    The inner policy sees only the frames between them. It counts its shares and budgets over those
-    frames, and a frame that stops being recent is new to it.
+    The inner policy sees only the frames between them.
 
     inner: policy for the frames between the ends.
     sink: frames. A model with its own window drops them too, unless the model has a sink.
@@ -44,6 +43,7 @@ class Ends(FramePolicy):
             raise ValueError("Ends.sink=0 and Ends.recent=0: choose at least one frame at an end")
         if not isinstance(self.inner, FramePolicy):
             raise ValueError(f"Ends.inner={self.inner}: give a FramePolicy")
+        # One tier would hold frames of both policies.
         if EXACT in self.inner.tiers:
             raise ValueError(f"Ends.inner={self.inner}: give a policy without a tier {EXACT}")
 
@@ -104,6 +104,7 @@ class Ends(FramePolicy):
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Place the ends, then ask the inner policy about the frames between them."""
         ends = {f for f in history.frames if f < self.sink}
+        # A slice of -0 would be all frames.
         if self.recent:
             ends |= set(history.frames[-self.recent :])
         placements: dict[int, Placement] = dict.fromkeys(sorted(ends), EXACT)
@@ -114,6 +115,7 @@ class Ends(FramePolicy):
         # not mention goes to KEEP, so set that first; the inner decision overrides it.
         placements |= {f: KEEP for f in between if history.tiers.get(f) == EXACT}
         known = {f: t for f, t in history.tiers.items() if f not in ends and t != EXACT}
+        # Shares and budgets of the inner policy count over the frames that it sees.
         num_frames = history.num_frames - len(ends)
         seen = replace(history, frames=between, num_frames=num_frames, tiers=known)
         return {**placements, **self.inner.decide(seen)}

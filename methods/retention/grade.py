@@ -32,4 +32,5 @@ class Grade(Ladder):
 
     def retained(self, factor: float, num_frames: int) -> int:
         """Return `num_frames`: no frame leaves."""
+        # So nothing is left for the placement `rest`.
         return num_frames

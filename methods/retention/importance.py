@@ -35,11 +35,12 @@ class Change(Importance):
     """Relative change of a frame's activation profile from a reference profile.
 
     The change is mean |u - r| / max(mean |r|, 1e-6) over heads, where u is the profile of the frame
-    and r its reference. A frame without a reference gets 1, like a completely new frame.
+    and r its reference.
     """
 
     def observe(self, k_BHFTD: Tensor, v_BHFTD: Tensor) -> Tensor:
         """Return the profiles of frames, mean |K| + mean |V| of each head [F, H] fp32."""
+        # One number a head: notes of all frames stay for the whole video.
         k, v = (x.abs().mean((0, 3, 4), dtype=torch.float32) for x in (k_BHFTD, v_BHFTD))
         return (k + v).T
 
@@ -56,6 +57,7 @@ class Change(Importance):
         now = torch.stack([history.notes[f] for f in found])
         then = torch.stack([references[f] for f in found])
         change = (now - then).abs().mean(1) / then.abs().mean(1).clamp_min(1e-6)
+        # All frames at once: `tolist` makes the host wait for the device.
         known = dict(zip(found, change.tolist(), strict=True))
         return [known.get(f, UNKNOWN) for f in frames]
 
@@ -65,9 +67,7 @@ class Drift(Change):
     """Change of a frame between the last noisy pass and the commit.
 
     align: choice of the reference. `frame`: the frame's own profile in the pass before the commit.
-    `tail` (as published): the lists of old and new profiles are aligned at their ends. After a
-    chunk of three frames, each frame is then compared with the one three before it, and the first
-    three have no reference.
+    `tail` (as published): the lists of old and new profiles are aligned at their ends.
 
     Source  the FLOWCACHE rows of arXiv 2603.27469, which intend `frame` and compute `tail`.
     Raises  ValueError: an unknown word for `align`.
@@ -83,6 +83,8 @@ class Drift(Change):
         """Return the profiles of the noisy pass."""
         if self.align == "frame":
             return history.noisy_notes
+        # After a chunk of three frames, each frame is compared with the one three before it, and
+        # the first three have no reference.
         now, then = sorted(history.frames), sorted(history.noisy_notes)
         pairs = zip(reversed(now), reversed(then), strict=False)
         return {frame: history.noisy_notes[other] for frame, other in pairs}
@@ -90,13 +92,11 @@ class Drift(Change):
 
 @dataclass(frozen=True)
 class Novelty(Change):
-    """Change of a frame from the previous frame of the video, even if that frame was dropped.
-
-    The first frame has no previous frame and gets 1. This deliberately makes it a sink.
-    """
+    """Change of a frame from the previous frame of the video, even if that frame was dropped."""
 
     def references(self, history: History) -> Mapping[int, Tensor]:
         """Return the profile of the previous frame."""
+        # The first frame has none and gets UNKNOWN, the most. This makes it a sink on purpose.
         return {f: history.notes[f - 1] for f in history.frames if f - 1 in history.notes}
 
 

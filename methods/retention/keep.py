@@ -13,6 +13,7 @@ from harness.api import KEEP, FramePolicy, History, Placement
 class KeepAll(FramePolicy):
     """Keeps every frame in KEEP; only the model's own window drops frames."""
 
+    # By this word, orders of passes without a history accept the policy.
     keeps_all: ClassVar[bool] = True
 
     def max_frames(self, tier: str, num_frames: int) -> int:

@@ -27,8 +27,6 @@ class Counts(NamedTuple):
 class Ladder(FramePolicy):
     """Ranks frames and gives each a rung: recent, important, retained, or the rest.
 
-    Counts round half to even. Of frames with equal scores, the newer one ranks higher.
-
     recent: share of all frames, at least one frame.
     important: share of the older frames, at least one frame; 0 for none.
     best: tier of recent and important frames, a tier of the method or KEEP. Retained frames go to
@@ -37,8 +35,7 @@ class Ladder(FramePolicy):
     score: ranks the older frames.
     layers: factors on all shares, spaced evenly over the layers and interpolated linearly. With
     different values, layers hold different numbers of frames and storage grows chunk by chunk.
-    promote: whether a frame may return from KEEP to the best tier (as published). The precision it
-    lost does not come back.
+    promote: whether a frame may return from KEEP to the best tier (as published).
     replan: for integrations that call in every pass: decide again in every `call`, or only after a
     `growth` of history.
 
@@ -99,6 +96,7 @@ class Ladder(FramePolicy):
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return the largest count in a tier over all lengths up to `num_frames`."""
+        # The cache asks without naming a layer, and layers differ here.
         if len(set(self.layers)) > 1:
             return None
         most = 0
@@ -115,6 +113,7 @@ class Ladder(FramePolicy):
 
     def decide(self, history: History) -> Mapping[int, Placement]:
         """Place every frame; return {} if no frame is new and replan is `growth`."""
+        # Only the integrations of the study ask again before a chunk is added.
         if self.replan == "growth" and all(f in history.tiers for f in history.frames):
             return {}
         # The layer is read only where layers differ: the planner simulates the others as one.
@@ -125,13 +124,15 @@ class Ladder(FramePolicy):
         ranked = old
         if old and self.competes:
             score = self.score.of(old, history)
+            # Of equal scores the newer frame ranks higher.
             ranked = sorted(old, key=lambda f: (-score[f], -f))
         candidates = ranked
         if self.best != KEEP and not self.promote:
-            # Frames in KEEP come last. The others are enough to fill the best tier: each chunk
-            # brings as many as it lost.
+            # A frame that was in KEEP has lost precision, which does not come back: it comes last.
+            # The others are enough to fill the best tier: each chunk brings as many as it lost.
             candidates = sorted(ranked, key=lambda f: history.tiers.get(f) == KEEP)
         important = candidates[: counts.important]
+        # By score again: a frame that came last among the candidates may rank high here.
         others = [f for f in ranked if f not in important]
         placements: dict[int, Placement] = dict.fromkeys(others[counts.retained :], self.rest)
         placements |= dict.fromkeys(others[: counts.retained], KEEP)
@@ -140,6 +141,7 @@ class Ladder(FramePolicy):
 
     def counts(self, num_frames: int, layer: int = 0, num_layers: int = 1) -> Counts:
         """Return the number of frames on each rung if none of `num_frames` frames has left."""
+        # `round` rounds half to even, here and in `share_of`.
         factor = self.factor(layer, num_layers)
         recent = max(1, round(min(self.recent * factor, 1) * num_frames))
         old = num_frames - recent

@@ -48,6 +48,7 @@ class Prune(Ladder):
         """Check that the budget holds one chunk."""
         if self.budget is None:
             return
+        # A new chunk is decided about whole, so it must fit even if all else is dropped.
         frames = most_frames(self.budget, spec) if self.frames is None else self.frames
         if frames < spec.chunk_frames:
             raise ValueError(
@@ -59,6 +60,7 @@ class Prune(Ladder):
         """Return this policy with its budget, if any, in whole frames of the video."""
         if self.budget is None:
             return self
+        # Rounded down: a frame can only stay or leave whole.
         frames = Budget(self.budget).frames(room)
         if frames < 1:
             raise ValueError(
@@ -74,6 +76,7 @@ class Prune(Ladder):
         if self.frames is None:
             name = type(self).__name__
             raise ValueError(f"{name}.budget={self.budget}: not counted in frames, call sized()")
+        # As if history had no more frames than fit: all shares then refer to these.
         return super().counts(min(num_frames, self.frames), layer, num_layers)
 
     def retained(self, factor: float, num_frames: int) -> int:
@@ -86,10 +89,11 @@ class Prune(Ladder):
 class SoftPrune(Prune):
     """Like `Prune`, but replaces each dropped frame by one token, the mean of its keys and values.
 
-    The token carries the logit bias log(n) for the n tokens it replaces, so it receives as much
-    attention as n copies. Pooled tokens are not counted in the budget.
+    The token carries the logit bias log(n) for the n tokens it replaces. Pooled tokens are not
+    counted in the budget.
 
     Source  FLOWCACHE_SOFT_PRUNE of arXiv 2603.27469, which stores the n copies.
     """
 
+    # With the bias one token receives as much attention as n copies would.
     rest: ClassVar[str] = POOL

@@ -55,6 +55,7 @@ class Spans(FramePolicy):
 
     def max_frames(self, tier: str, num_frames: int) -> int | None:
         """Return the frames of whole spans for KEEP; unknown (None) for `recent`."""
+        # KEEP holds whole spans only, so the rest of a history does not count.
         if tier == RECENT:
             return None
         return num_frames // self.span * self.span if tier == KEEP else 0

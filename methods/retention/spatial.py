@@ -40,16 +40,19 @@ class Motion(Saliency):
 
     def observe(self, v_BHFTD: Tensor) -> Tensor:
         """Return mean |V| by head and position [F, H, T] fp16, 1/256 of the size of K and V."""
+        # In fp16, since the notes of all frames are kept for the whole video.
         return v_BHFTD.float().abs().mean((0, 4)).half().transpose(0, 1)
 
     def of(self, frame: int, history: History) -> Tensor:
         """Return the mean over heads of |a - b| / (mean over positions of b) [T] fp32."""
         now = history.notes[frame].float()
+        # The first frame of a video has no earlier one.
         other = history.notes.get(frame - 1, history.notes.get(frame + 1))
         if other is None:
             # Multiples of the golden ratio modulo 1 fill 0..1 evenly for any number of positions.
             golden = (5**0.5 - 1) / 2
             return torch.arange(now.shape[1], device=now.device) * golden % 1
+        # Relative to the head's own mean, so that no head outweighs the others.
         then = other.float()
         return ((now - then).abs() / then.mean(1, keepdim=True).clamp_min(1e-6)).mean(0)
 
@@ -59,7 +62,7 @@ class Variance(Saliency):
     """Population variance of mean |V| over frames; all frames share it (as published).
 
     over: `filled`: the stored frames. `capacity`: all frames of the video, where frames not yet
-    generated count as zeros; large values then score high even if they do not change.
+    generated count as zeros.
 
     Source  the SPATIAL_MIXED rows of arXiv 2603.27469, which use the capacity.
     Raises  ValueError: an unknown word for `over`.
@@ -78,6 +81,7 @@ class Variance(Saliency):
     def of(self, frame: int, history: History) -> Tensor:
         """Return the variance of each position [T] fp32."""
         notes = torch.stack([history.notes[f] for f in history.frames])
+        # Positions with large values vary most against these zeros, even if they never change.
         if self.over == "capacity":
             empty = max(0, history.capacity - len(notes))
             notes = torch.cat([notes, notes.new_zeros(empty, notes.shape[1])])
@@ -141,6 +145,7 @@ class Above(Choice):
         return int((score_T > self.threshold).sum())
 
     def _bounds(self, size: int) -> tuple[int, int]:
+        # The threshold is not calibrated, so these keep a tier from becoming nearly empty.
         return round(self.least * size), round(self.most * size)
 
 
@@ -168,8 +173,8 @@ class AboveOrTop(Above):
 class Foreground(FramePolicy):
     """Stores salient positions of a frame in tier `foreground` and the others in KEEP.
 
-    Of positions with equal scores, the lower one comes first. Methods need `keys: roped`, because
-    the positions of split tokens are not stored with their keys.
+    Methods need `keys: roped`, because the positions of split tokens are not stored with their
+    keys.
 
     saliency: scores the positions.
     choice: chooses the number of foreground positions.
@@ -199,6 +204,7 @@ class Foreground(FramePolicy):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that both tiers of a frame get tokens."""
+        # An empty tier would have pages without tokens.
         size = spec.tokens_per_frame
         if self.choice.fixed and not 0 < self.choice.count(torch.empty(size)) < size:
             raise ValueError(
@@ -226,11 +232,14 @@ class Foreground(FramePolicy):
         # A frame in a tier was decided before, from exact values. Its stored values are rounded, so
         # a second decision could differ.
         frames = [f for f in history.frames if not (self.frozen and f in history.tiers)]
-        if self.saliency.shared and frames:  # one split serves all
+        # With scores that all frames share, one split serves all: it is counted and sorted once.
+        if self.saliency.shared and frames:
             return dict.fromkeys(frames, self._split(self.saliency.of(frames[0], history)))
         return {frame: self._split(self.saliency.of(frame, history)) for frame in frames}
 
     def _split(self, score_T: Tensor) -> Split:
         """Put the highest scores in the foreground."""
+        # Stable, so that of equal scores the lower position comes first on every device.
         best = score_T.sort(descending=True, stable=True).indices[: self.choice.count(score_T)]
+        # The positions of a `Split` are ascending.
         return Split(best.sort().values, first=FOREGROUND, rest=KEEP)

@@ -34,6 +34,7 @@ class Window(FramePolicy):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that the budget holds the sink and one chunk."""
+        # Once as a bound, before the video is known, and again with the number of `sized`.
         frames = most_frames(self.budget, spec) if self.frames is None else self.frames
         least = self.sink + spec.chunk_frames
         if frames < least:
@@ -58,6 +59,7 @@ class Window(FramePolicy):
         kept: first frames of the video that another policy keeps. The budget counts those of them
         that are in the sink, but they take no room here.
         """
+        # Only what really enters KEEP: the cache allocates this many frames at once.
         return min(self._held - min(kept, self.sink), num_frames) if tier == KEEP else 0
 
     def decide(self, history: History) -> Mapping[int, Placement]:

@@ -20,13 +20,11 @@ class PatchEmbedding(Feature):
 
 @dataclass(frozen=True)
 class TimeModulation(Feature):
-    """Modulation of the blocks by the time; FlowCache's feature on SkyReels-V2.
-
-    It depends on the time alone, so the same steps are skipped in every chunk, branch and video.
-    """
+    """Modulation of the blocks by the time; FlowCache's feature on SkyReels-V2."""
 
     def __call__(self, inputs: PassInputs) -> Tensor:
         """Return the six-way modulation [B, F, 6, dim]."""
+        # It depends on the time alone: the same steps are skipped in every chunk, branch and video.
         return inputs.time_modulation
 
 

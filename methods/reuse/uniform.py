@@ -32,6 +32,7 @@ class Uniform(Reuse):
     def check(self, num_steps: int) -> None:
         """Raise ValueError if the guards leave too few steps for the ratio."""
         super().check(num_steps)
+        # The ratio is of all steps, as a row's `skip_ratio` is, but guarded ones always run.
         free, wanted = len(self._free(num_steps)), round(self.ratio * num_steps)
         if wanted > free:
             raise ValueError(
@@ -49,4 +50,5 @@ class Uniform(Reuse):
 
     def _free(self, num_steps: int) -> list[int]:
         """Return the steps that may be skipped; the first has nothing to reuse."""
+        # Asked of the guards, so that warm-up and last step may be set as for the other policy.
         return [n for n in range(1, num_steps) if not self.guards(n, num_steps)]

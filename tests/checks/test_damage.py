@@ -284,7 +284,7 @@ def test_a_cut_environment_is_no_traceback(
     manifest.write(finished)
     if content not in ("[]", "null"):
         assert f"{ENVIRONMENT} cannot be read" in capsys.readouterr().err
-    assert manifest.is_there(finished.folder)
+    assert manifest.is_whole(finished.folder)
 
 
 def test_scoring_that_was_killed_is_neither_done_nor_damage(
@@ -293,11 +293,11 @@ def test_scoring_that_was_killed_is_neither_done_nor_damage(
     manifest.begin_scoring(finished.folder)
     more = with_metrics(finished, {**FAITHFUL, "grey": {"_target_": "tests.support.metrics.Grey"}})
     finish(more)
-    assert not manifest.is_there(finished.folder)
+    assert not manifest.is_whole(finished.folder)
     assert any("scores were being added" in line for line in lines_of_check(finished, capsys))
     words = [finished.results_dir, "metrics=[psnr,ssim]", "track=disabled"]
     assert score.main(words) == 0
-    assert manifest.is_there(finished.folder)
+    assert manifest.is_whole(finished.folder)
     flip(finished.folder / f"videos/{STEM}.mkv")
     assert score.main(words) == 2, "what scoring does not write is sealed all the time"
 

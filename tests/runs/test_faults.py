@@ -426,7 +426,7 @@ def test_what_is_torn_beside_the_rows_is_written_anew(copied: Place) -> None:
     made = (folder / manifest.MANIFEST).read_text()
     for content in ("", made[: len(made) // 2], "[]", "null", '{"schema_version": null}'):
         (folder / manifest.MANIFEST).write_text(content)
-        assert not manifest.is_there(folder)
+        assert not manifest.is_whole(folder)
     for path in (folder / "request.json", reference / "request.json"):
         path.write_text(path.read_text()[:100])
         with pytest.raises(UserError, match="cannot be read"):
@@ -435,7 +435,7 @@ def test_what_is_torn_beside_the_rows_is_written_anew(copied: Place) -> None:
     done = copied.run(*SWEEP)
     assert done.wait() == 0, done.said
     assert done.progress == ["rtn_int4 score"] * 2
-    assert manifest.is_there(folder)
+    assert manifest.is_whole(folder)
     assert Run.from_folder(folder).run_id == Run.from_folder(folder).run_id == folder.name[-8:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from harness.results.summary_table import notes, summarize
 from harness.results.video_files import write_lossless
 from harness.scoring.metrics.metric import Clip, Frames, Unscorable
 from harness.scoring.score import IS_REFERENCE, NO_REFERENCE, Task, lacking, score
+from harness.system.files import LOCK
 from tests.conftest import ROOT
 from tests.support import forks
 from tests.support.made_up_frames import moving, noisy
@@ -315,9 +317,22 @@ def test_killed_and_typed_again_it_ends_complete_and_the_manifest_is_true(tmp_pa
     done = verb(*words)
     assert done.returncode == 0, done.stderr
     assert all(x["grey"] is not None and "psnr_version" in x for x in all_rows(tmp_path))
-    assert manifest.is_there(this.folder)
+    assert manifest.is_whole(this.folder)
     report = results.examine(this.folder, None)
     assert not [finding for finding in report.findings if "digest" in str(finding)]
+
+
+def test_a_reference_is_free_while_the_verb_waits_for_a_run_of_it(tmp_path: Path) -> None:
+    """A job holds its run and then waits for its reference; both must not wait for each other."""
+    this, reference = pair(tmp_path / "results", FAITHFUL)
+    command = [sys.executable, "-m", "harness", "score", tmp_path / "results", "metrics=[psnr]"]
+    with this.held():
+        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert child.stderr is not None
+        assert str(this.folder) in child.stderr.readline()
+        with open(reference.folder / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert child.wait() == 0, child.stderr.read()
 
 
 def all_rows(tmp_path: Path) -> list[dict[str, Any]]:

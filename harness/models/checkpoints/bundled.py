@@ -21,7 +21,7 @@ def bundled(name: str, sha256: str) -> Path:
     fix = f"type `git checkout -- {path}` or install the package again"
     if not path.is_file():
         raise UserError(f"found no weights at {path} (expected SHA-256 {sha256}): {fix}")
-    # Small enough to be read and hashed in every call.
+    # Small enough to be read and hashed in every call, so no note of the digest can be stale.
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.models.checkpoints.names import some
 from harness.system.errors import UserError
 
+# What torch, safetensors, pickle and json raise for files that are cut short or no such files.
 _TORN = (OSError, RuntimeError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError)
 _BATCHES = 32  # a batch is at most this fraction of all bytes
 
@@ -47,6 +48,7 @@ def files_of(path: Path, source: str | None = None) -> list[Path]:
     """
     if path.is_dir():
         return _shards(path)
+    # The message has the whole command: presets name files that only the user may download.
     if not path.exists():
         get = ""
         if source:
@@ -63,6 +65,7 @@ def files_of(path: Path, source: str | None = None) -> list[Path]:
 
 def is_complete(folder: Path) -> bool:
     """Return whether a folder has a config.json and all shards, without reading the shards."""
+    # A list of models asks this of every preset, whose shards have gigabytes.
     try:
         return (folder / "config.json").is_file() and bool(files_of(folder))
     except UserError:
@@ -86,6 +89,7 @@ def contents(files: Sequence[Path]) -> dict[str, object]:
                     part[str(key)] = inner
                 else:
                     part[str(key)] = _stored(value, file, (key,))
+        # Shards of two models in one folder would else load as a mixture of both.
         twice = sorted(content.keys() & part.keys())
         if twice:
             raise UserError(f"{file.parent} holds {some(twice)} twice: keep one model's shards")
@@ -100,6 +104,7 @@ def batches(stored: Mapping[str, Stored]) -> Iterator[list[str]]:
     limit = sum(each.nbytes for each in stored.values()) / _BATCHES
     batch: list[str] = []
     taken = 0
+    # By file, so that each is mapped as few times as possible.
     for name, each in sorted(stored.items(), key=lambda item: item[1].file):
         if batch and (taken + each.nbytes > limit or stored[batch[0]].file != each.file):
             yield batch
@@ -125,6 +130,7 @@ def take(stored: Sequence[Stored]) -> list[Tensor]:
             except _TORN as error:
                 raise _unreadable(file) from error
             continue
+        # A torch file has its own structure: a tensor is reached as it was found.
         content = _mapped(file)
         for each in own:
             value: Any = content
@@ -162,6 +168,7 @@ def _header(file: Path) -> dict[str, Stored]:
             if not 0 < length <= size - 8:
                 raise ValueError("no header")
             header = json.loads(stream.read(length))
+        # Free text about the file, which is no tensor.
         header.pop("__metadata__", None)
         # Offsets count from the end of the header. An interrupted download has a whole header.
         ends = {name: 8 + length + each["data_offsets"][1] for name, each in header.items()}
@@ -194,6 +201,7 @@ def _shards(folder: Path) -> list[Path]:
 
     Shards are .safetensors files; in a folder without them .bin files, as older encoders have.
     """
+    # If a folder has both formats, they hold the same weights.
     is_old = any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
     kind = "bin" if is_old else "safetensors"
     indices, shards = (sorted(folder.glob(f"*.{kind}{end}")) for end in (".index.json", ""))
@@ -208,6 +216,7 @@ def _shards(folder: Path) -> list[Path]:
         names = set(json.loads(indices[0].read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{indices[0]} is no index of shards: download it again") from error
+    # An interrupted download may have the index and not all shards.
     missing = sorted(names - {shard.name for shard in shards})
     if missing:
         raise UserError(f"{folder} lacks shards ({some(missing)}): download them again")

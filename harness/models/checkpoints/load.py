@@ -92,6 +92,7 @@ def matched(
     Raises  UserError: see `load_weights`, except for adapters.
     """
     content = contents(files_of(path, source))
+    # Weights as trained give another video than their average, so neither replaces the other.
     if ema and "generator" in content and "generator_ema" not in content:
         raise UserError(
             f"{path} holds no EMA weights, only {some(sorted(content))}: set ema=false or choose "
@@ -110,6 +111,7 @@ def matched(
                 "the weights at the top or under generator_ema, generator or model"
             )
         found[name] = value
+    # Codes of 8 bits would be cast without an error, to weights without their scales.
     packed = sorted(name for name, each in found.items() if each.has_8_bits)
     if packed:
         raise UserError(
@@ -128,13 +130,13 @@ def checkpoint_digest(path: Path) -> str:
     """Return a cheap digest of weights: **not** a checksum of all bytes.
 
     It is the SHA-256 over size, first MiB and last MiB of each file that `load_weights` would read,
-    shards in order of name. It does not detect a change in the middle that keeps the size. Paths
-    do not matter.
+    shards in order of name. It does not detect a change in the middle that keeps the size.
 
     Source  ours.
     Units   64 hexadecimal digits.
     Raises  UserError: the file is missing or not supported.
     """
+    # Paths do not count: an encoder that was moved still has the rows that it made.
     digest = hashlib.sha256()
     for file in files_of(path):
         size = file.stat().st_size
@@ -157,6 +159,7 @@ def checkpoint_sha256(path: Path) -> str:
     files = files_of(path)
     if files == [path]:
         return file_hashes.remembered(path)
+    # The format of sha256sum, so that people can compute the digest themselves.
     lines = "".join(f"{file_hashes.remembered(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -167,6 +170,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _demand_match(found: dict[str, Stored], wanted: dict[str, tuple[int, ...]], path: Path) -> None:
     """Check that all names and shapes match."""
+    # All differences in one message: they tell another model from a damaged file.
     shared = sorted(wanted.keys() & found.keys())
     differences = (
         ("missing", sorted(wanted.keys() - found.keys())),

@@ -36,6 +36,7 @@ def located(root: Path, name: str, source: str | None = None) -> Path:
             )
         return cached / inside
     place = root / name  # an absolute name replaces the root
+    # The data folder comes first: a file that was put there by hand is meant.
     if source is not None and not place.exists():
         repository, _, inside = source.partition(" ")
         cached = _snapshot(repository)

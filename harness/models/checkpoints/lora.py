@@ -21,8 +21,7 @@ _SET = "generator_lora"  # key of a training dump; other files have the factors 
 class Lora:
     """An adapter file and its scale.
 
-    A weight becomes W + scale * B A, computed in fp32 before the cast. The network then has no
-    separate adapters, and rounds differently from one that adds them in every call.
+    A weight becomes W + scale * B A, computed in fp32 before the cast.
 
     path: the file.
     scale: alpha / rank of the adapter's training; the file does not contain it.
@@ -40,6 +39,8 @@ class Lora:
         shapes: shapes of the network's tensors, by native name.
         Raises  UserError: the file is missing, unreadable, or not an adapter of this network.
         """
+        # The adapter is added to the weights once. A network that adds it in every call has more
+        # tensors and rounds differently.
         inside = contents(files_of(self.path, self.source))
         chosen = inside.get(_SET)
         factors = chosen if isinstance(chosen, Mapping) else inside
@@ -48,6 +49,7 @@ class Lora:
         found: dict[str, dict[str, Stored]] = {}
         for key, value in factors.items():
             part = lora_part(str(key))
+            # Nothing is left out: an adapter of another network would else change a part of this.
             if part is None or part[0] not in known or not isinstance(value, Stored):
                 raise UserError(
                     f"{self.path} holds {key}, which is no LoRA factor of a tensor of this model: "

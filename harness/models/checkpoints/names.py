@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+# Names that PyTorch's sharding, checkpointing and compilation put into the names of a module.
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 _LORA = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
@@ -60,6 +61,7 @@ def lora_part(key: str) -> tuple[str, str] | None:
 
 
 def _unwrapped(key: str) -> str:
+    # Anywhere in a name: blocks are wrapped one by one.
     for wrapper in _WRAPPERS:
         key = key.replace(wrapper, "")
     return key

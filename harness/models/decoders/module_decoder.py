@@ -29,6 +29,7 @@ class ModuleDecoder(ABC):
     encodes: ClassVar[bool] = False
 
     def __init__(self, folder: str, weights: Weights, dtype: str) -> None:
+        # Nothing is loaded yet: a plan or a list of models needs no weights.
         if weights not in ("checkpoint", "random"):
             raise UserError(f"{self.setting}.weights={weights}: choose checkpoint or random")
         if dtype not in DTYPES:
@@ -68,6 +69,7 @@ class ModuleDecoder(ABC):
 
     def decode(self, latents_FChw: Tensor) -> Iterator[Frames]:
         """Yield the pixels of each latent frame [1 or 4, H, W, 3] uint8."""
+        # Lazily, so that the device holds the pixels of one latent frame at a time.
         return map(pixels, self.stream(latents_FChw))
 
     def decode_whole(self, latents_FChw: Tensor) -> Tensor:
@@ -79,6 +81,7 @@ class ModuleDecoder(ABC):
 
     def _loaded(self, device: torch.device) -> Any:
         """Return the module; if it is not loaded, load it onto a device."""
+        # A loaded one stays where `to` has put it.
         if self._module is None:
             self.to(device)
         return self._module
@@ -95,6 +98,7 @@ def demand_channels(latents_FChw: Tensor, channels: int) -> None:
 
 def seeded(build: Callable[[], T]) -> T:
     """Return `build()` under a fixed seed; all generators keep their state."""
+    # Modules draw their first weights from the global generator, whose state is the caller's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would reseed GPUs too
         return build()

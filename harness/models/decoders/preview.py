@@ -68,13 +68,12 @@ class Squash(nn.Module):
 class TinyAutoencoder(nn.Module):
     """The layers, with the names of the published files.
 
-    The encoder has layers only, so that the files load; it cannot run.
-
     Source  TAEHV, `taew2_1`: 11,315,539 parameters, 9,844,611 of them the decoder's.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        # Only layers: published files hold an encoder and must match exactly. It cannot run.
         self.encoder = nn.Sequential(
             _conv(_COLOURS, 64),
             nn.ReLU(),
@@ -96,9 +95,6 @@ class TinyAutoencoder(nn.Module):
 class WanPreview(ModuleDecoder):
     """Decodes latents frame by frame with the small decoder; equal to decoding all at once.
 
-    A latent frame gives four pixel frames. The first three of the video are dropped, so that it has
-    the same length as with the VAE.
-
     folder: contains taew2_1.pth or taew2_1.safetensors.
     weights: `checkpoint`, or `random`, which needs no file.
     dtype: bfloat16, float16 or float32.
@@ -109,9 +105,8 @@ class WanPreview(ModuleDecoder):
             have a different number of channels.
     """
 
-    stride = (4, 8)
     setting: ClassVar[str] = "decoder"
-    preview: ClassVar[bool] = True
+    preview: ClassVar[bool] = True  # scoring leaves the quality of such a decoder's pixels null
 
     def __init__(
         self,
@@ -128,11 +123,13 @@ class WanPreview(ModuleDecoder):
 
     def missing(self) -> list[Path]:
         """Return the folder if `decode` needs a file that it lacks."""
+        # The folder stands for the file, which may have one of two names.
         needed = self.weights == "checkpoint" and not any(x.is_file() for x in self._choices())
         return [Path(self.folder)] if needed else []
 
     def hollow(self) -> WanPreview:
         """Return the same decoder on the meta device: true sizes without values or files."""
+        # The planner runs it to count the bytes of a decode.
         hollow = WanPreview(self.folder, self.weights, self.dtype)
         with torch.device("meta"):
             hollow._module = TinyAutoencoder().decoder.to(getattr(torch, self.dtype))
@@ -153,7 +150,8 @@ class WanPreview(ModuleDecoder):
                 x = latent.to(getattr(torch, self.dtype))
                 frames = torch.cat(list(_run_blocks(decoder, x, before)))
             self.feature_bytes = max(self.feature_bytes, sum(x.nbytes for x in before.values()))
-            # The VAE gives one pixel frame for the first latent frame: keep the last of the four.
+            # The VAE gives one pixel frame for the first latent frame. With the last of the four,
+            # the video has the same length and frames stand at the same times.
             shown = frames[-1:] if i == 0 else frames
             yield shown.float().clamp(0, 1) * 2 - 1
 
@@ -186,6 +184,8 @@ def _run_blocks(
 
     before: the last input of each `Memory`, updated here. A block without one uses zeros.
     """
+    # Depth first: a frame passes through all blocks before the next one begins, so only one frame
+    # of the finest and largest stage exists at a time.
     for i in range(start, len(blocks)):
         block = blocks[i]
         # The later blocks take the new frames one by one, since each needs the one before it.

@@ -72,6 +72,7 @@ class Half(nn.Module):
     def __init__(self, dims: ViTDims) -> None:
         super().__init__()
         self.dims = dims
+        # The class token has a position of its own, the first.
         num_positions = 1 + dims.grid[0] * dims.grid[1] * dims.grid[2]
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, dims.dim))
@@ -108,6 +109,7 @@ class Encoder(Half):
         """Return the mode of the latents [B, C, T / 4, h, w] of one tile; 1 frame counts as 4."""
         if x_B3THW.shape[2] == 1:
             x_B3THW = x_B3THW.expand(-1, -1, self.dims.patch[0], -1, -1)
+        # The head also gives the variance, which only training draws from.
         moments = self.last_layer(self.run(self.patch_embed["proj"](x_B3THW)))
         mean: Tensor = moments[..., : self.dims.latent_channels].movedim(-1, 1)
         return mean
@@ -198,6 +200,7 @@ def tiled(
 
 def _fade(before: Tensor, own: Tensor, most: int, dim: int) -> Tensor:
     """Return `own` with its first lines along `dim` mixed with the last lines of `before`."""
+    # Tiles at the edges may be smaller than the part that fades.
     n = min(most, before.shape[dim], own.shape[dim])
     share = torch.arange(n, device=own.device, dtype=torch.float32) / n
     share = (share[:, None] if dim == -2 else share).to(own.dtype)
@@ -282,6 +285,8 @@ class ViTVae(ModuleDecoder):
             # A clip that crossed two chunks would decode to other pixels than in the original.
             for part_FChw in chunk_FChw.split(self.tile[0] // frames):
                 z = (part_FChw.float() / SCALE).transpose(0, 1)[None]
+                # Gradients are off here and not around the loop: a generator would hand the setting
+                # to whoever asks for its frames.
                 with torch.no_grad():
                     x = tiled(decoder, z.to(decoder.cls_token), tile, self.tile[1:])
                 yield from x[0].transpose(0, 1).float().clamp(-1, 1).split(frames)
@@ -294,6 +299,7 @@ class ViTVae(ModuleDecoder):
             root = Path(self.folder)
             if not (root / PART).is_dir():
                 raise missing_folder(root, PART, HUB, PART)
+            # Without memory of its own: every weight is replaced by one of the file.
             with torch.device("meta"):
                 vae = ViTNetwork(self.dims)
             load_weights(vae, root / PART, ema=False, dtype=dtype, device=cpu)
@@ -313,11 +319,13 @@ class ViTCodec(ViTVae):
 
         frames_T3HW: 1 frame, or a multiple of 4; pixels in -1..1.
         """
+        # Tiles of latents are smaller than tiles of pixels by the size of a patch.
         vae, (_, *size) = self._loaded(frames_T3HW.device), self.dims.patch
         tile = self.tile[1] // size[0], self.tile[2] // size[1]
         x_13THW = frames_T3HW.transpose(0, 1)[None].to(vae.encoder.cls_token)
         with torch.no_grad():
-            # Every clip in time is encoded alone, as the decoder decodes it.
+            # Every clip in time is encoded alone, as the decoder decodes it. Tiles are chained, as
+            # in the released encoder.
             parts = [
                 tiled(vae.encoder, part, self.tile[1:], tile, chained=True)
                 for part in x_13THW.split(self.tile[0], dim=2)

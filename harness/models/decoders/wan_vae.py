@@ -47,7 +47,6 @@ class WanVae(ModuleDecoder):
             not Wan2.1's; latents have a different number of channels.
     """
 
-    stride = (4, 8)
     setting: ClassVar[str] = "vae"
 
     def __init__(
@@ -73,6 +72,7 @@ class WanVae(ModuleDecoder):
 
     def hollow(self) -> WanVae:
         """Return the same decoder on the meta device: true sizes without values or files."""
+        # The planner runs it to count the bytes of a decode.
         kind = _autoencoder()
         with torch.device("meta"):
             vae = torch.nn.Module.to(kind(), getattr(torch, self.dtype))
@@ -111,11 +111,13 @@ class WanVae(ModuleDecoder):
 
     def _denormalize(self, latents_BCFhw: Tensor) -> Tensor:
         """Undo the normalization of latents, fp32."""
+        # The network works on latents with mean 0 and deviation 1 in each channel.
         mean, std = self._mean_and_std()
         return latents_BCFhw.to(self._module.device).float() * std + mean
 
     def _mean_and_std(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of every channel [1, C, 1, 1, 1], fp32."""
+        # Of the checkpoint's own config, as they belong to its weights.
         config, device = self._module.config, self._module.device
         values = (config.latents_mean, config.latents_std)
         mean, std = (torch.tensor(x, device=device).view(1, -1, 1, 1, 1) for x in values)
@@ -126,6 +128,7 @@ class WanVae(ModuleDecoder):
         # Without encoding, drop the encoder: 54 M parameters.
         if not self.encodes:
             vae.encoder = torch.nn.Identity()
+        # diffusers upsamples in fp32: frame by frame, these copies stay small.
         for block in vae.decoder.up_blocks if self.lean else ():
             for upsampler in block.upsamplers or ():
                 upsampler.resample = FrameByFrame(upsampler.resample)
@@ -162,6 +165,7 @@ class WanVae(ModuleDecoder):
         if not folder.is_dir():
             raise missing_folder(Path(self.folder), "vae", WAN_HUB, "vae")
         try:
+            # local_files_only: only `fetch` downloads.
             vae, report = kind.from_pretrained(
                 folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
             )
@@ -170,6 +174,7 @@ class WanVae(ModuleDecoder):
         # diffusers only warns of missing tensors, and leaves random values in their place.
         if report["missing_keys"]:
             raise UserError(f"the VAE in {folder} lacks tensors: download it again")
+        # Wan2.2's has the same class and folder, and latents of another kind.
         if vae.config.patch_size is not None:
             raise UserError(f"the VAE in {self.folder} is Wan2.2's: choose the folder of a Wan2.1")
         return self._prepare(vae)

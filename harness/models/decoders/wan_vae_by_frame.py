@@ -18,6 +18,7 @@ def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
     decoder: diffusers' `WanDecoder3d`. z: one latent frame [B, C, 1, h, w]. cache: the earlier
     frames that each convolution needs, updated here.
     """
+    # A list, because diffusers' blocks count up the number of the convolution in it.
     index = [0]
     x = decoder.mid_block(
         _convolve(decoder.conv_in, z, cache, index), feat_cache=cache, feat_idx=index
@@ -30,7 +31,7 @@ def decode_frame(decoder: Any, z: Tensor, cache: list[Any]) -> Tensor:
     # run them on one pixel frame at a time.
     frames, start = [], index[0]
     for frame in x.split(1, dim=2):
-        index[0] = start
+        index[0] = start  # every frame passes through the same convolutions
         for block in decoder.up_blocks[cut:]:
             frame = _upsample(block, frame, cache, index)
         frame = decoder.nonlinearity(decoder.norm_out(frame))
@@ -63,6 +64,7 @@ def _convolve(conv: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tenso
 
     Zeros precede the first frame.
     """
+    # Kernels span three frames.
     i, missing = index[0], 2
     if cache[i] is not None:
         missing -= cache[i].shape[2]
@@ -72,13 +74,14 @@ def _convolve(conv: Any, x: Tensor, cache: list[Any], index: list[int]) -> Tenso
     width, _, height, *_ = conv._padding  # as set up by diffusers; its own padding is zero
     # Let the convolution pad height and width: padding beforehand would copy the input.
     out = F.conv3d(padded, conv.weight, conv.bias, padding=(0, height, width))
+    # A copy: a view would keep all frames of x in memory.
     cache[i] = x[:, :, -2:].clone()
     index[0] += 1
     return out
 
 
 class FrameByFrame(torch.nn.Module):
-    """Applies a module to frames [T, C, H, W] one at a time, so that its fp32 copies stay small."""
+    """Applies a module to frames [T, C, H, W] one at a time."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ _SIGNS = r"[#\u00ae\u2022\u00a9\u2122&@\u00b7\u00ba\u00bd\u00be\u00bf\u00a1\u00a
 
 # Rules: a pattern and its replacement. The order matters, because each rule sees the text that the
 # earlier rules left.
+# They are kept as published, also where one repeats another: the network was trained on captions
+# that went through exactly these.
 _BEFORE_TAGS = (
     ("<person>", "person"),
     (rf"\b(?:https?:(?:/{{1,3}}|[a-z0-9%])|{_SITES})", ""),
@@ -72,7 +74,8 @@ def clean_caption(prompt: str) -> str:
 
     text = _apply(_BEFORE_TAGS, unquote_plus(prompt).strip().lower())
     text = _apply(_BEFORE_UNICODE, without_tags(text))
-    if len(re.findall("[-_]", text)) > 3:  # a-name-of-many-words
+    # More than three of them make a-name-of-many-words; fewer are hyphens.
+    if len(re.findall("[-_]", text)) > 3:
         text = re.sub("[-_]", " ", text)
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _apply(_AFTER_UNICODE, text).strip()
@@ -80,6 +83,7 @@ def clean_caption(prompt: str) -> str:
 
 def without_tags(text: str) -> str:
     """Return the text between the tags of HTML."""
+    # Python's parser: diffusers takes another package for this line alone.
     parser = _TextOfHtml()
     parser.feed(text)
     parser.close()

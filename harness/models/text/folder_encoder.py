@@ -32,7 +32,7 @@ from harness.system.logs import log
 from harness.system.units import size
 
 WAN_HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-_PACKAGES = ("transformers", "tokenizers", "ftfy")  # packages that affect the rows
+_PACKAGES = ("transformers", "tokenizers", "ftfy")  # other versions of these give other rows
 
 
 class FolderEncoder(ABC):
@@ -45,7 +45,7 @@ class FolderEncoder(ABC):
     hub: repository on the hub; the folder has its layout.
     encoder_part, tokenizer_part: folders in the repository.
     encoder_class: name of the class in transformers.
-    parameters: number of parameters; the shared embedding counts once.
+    parameters: number of parameters.
 
     folder: folder with the layout of `hub`, below the data folder or absolute.
     length: rows per prompt.
@@ -80,6 +80,7 @@ class FolderEncoder(ABC):
             raise UserError(f"text.dtype={dtype}: choose bfloat16 or float32")
         if weights not in ("checkpoint", "random"):
             raise UserError(f"text.weights={weights}: choose checkpoint or random")
+        # Nothing is read yet: a list or a check of presets builds all of them.
         self.folder, self.length, self.width = folder, length, width
         self.embeddings = embeddings
         self._root = Path()
@@ -100,6 +101,7 @@ class FolderEncoder(ABC):
 
     def to(self, device: torch.device) -> None:
         """Encode on this device from now on, and free a loaded encoder."""
+        # Freed, not moved: it is loaded again onto its device, if a prompt needs it at all.
         self.close()
         self.device = device
 
@@ -108,18 +110,21 @@ class FolderEncoder(ABC):
         """Return the bytes of the encoder's weights while it is loaded."""
         if self._random is not None or self.embeddings is not None:
             return 0
+        # From the published number: a plan must not load the encoder to count its bytes.
         itemsize: int = getattr(torch, self.dtype).itemsize
         return self.parameters * itemsize
 
     @property
     def ready(self) -> RowsFile | None:
         """Return the file of encoded prompts, or None if prompts are encoded."""
+        # Random rows come first: such a run must need no file at all.
         if self._random is not None or self.embeddings is None:
             return None
         return RowsFile(self._root / self.embeddings, self.length, self.width)
 
     def recorded(self) -> str | None:
         """Return the file of encoded prompts and its SHA-256, or None if prompts are encoded."""
+        # Rows of results name it: such a file may come from any encoder.
         return None if self.ready is None else f"{self.embeddings} {self.ready.digest()}"
 
     def missing(self) -> list[Path]:
@@ -153,6 +158,7 @@ class FolderEncoder(ABC):
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{config} is damaged: download it again") from error
         self._demand_width(width)
+        # Names and sizes of all tensors, so that a shard that was cut short is found.
         weights = contents(files_of(encoder))
         # Both fail now, and not after hours, if a package is missing.
         self._tokenizer()
@@ -163,13 +169,12 @@ class FolderEncoder(ABC):
     def origin(self) -> str | None:
         """Return a digest of weights and tokenizer, and package versions; None without an encoder.
 
-        The digest covers every byte of the small files; `checkpoint_digest` covers the weights.
-
         Raises  UserError: packages or files are missing.
         """
         if self._random is not None or self.embeddings is not None:
             return None
         encoder, tokenizer = (self._subfolder(part) for part in self._parts())
+        # Small files count with every byte; of the weights, which have gigabytes, both ends.
         digest = hashlib.sha256(checkpoint_digest(encoder).encode())
         config, weights = encoder / "config.json", files_of(encoder)
         # Both may lie in one folder: read neither the config twice nor the weights whole.
@@ -198,6 +203,7 @@ class FolderEncoder(ABC):
 
     def is_full(self, rows_TE: Tensor) -> bool:
         """Return whether a prompt fills all rows, so that its last words may have been ignored."""
+        # Padding rows are zero, so a last row that is not zero belongs to the prompt.
         return bool(rows_TE[-1].any())
 
     def close(self) -> None:
@@ -232,7 +238,7 @@ class FolderEncoder(ABC):
             return_tensors="pt",
         ).to(self.device)
         hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
-        # Padding is on the right, and its rows are not zero.
+        # Padding is on the right. The encoder gives it rows too, which the network must not see.
         own: Tensor = hidden[: int(tokens.attention_mask.sum())]
         return own.float().cpu()
 
@@ -243,6 +249,7 @@ class FolderEncoder(ABC):
             raise missing_packages(self.what) from error
         root, encoder_class = Path(self.folder), getattr(transformers, self.encoder_class)
         encoder_folder, tokenizer = self._subfolder(self.encoder_part), self._tokenizer()
+        # local_files_only, here and below: only `fetch` downloads.
         try:
             encoder, report = encoder_class.from_pretrained(
                 encoder_folder,
@@ -292,6 +299,7 @@ class FolderEncoder(ABC):
         return self.encoder_part, self.tokenizer_part
 
 
+# The number of parameters counts the embedding once, which encoder and `shared` have in common.
 class UmT5Text(FolderEncoder):
     """The umT5-XXL encoder of Wan2.1; see `FolderEncoder`. 10.6 GiB in bfloat16.
 

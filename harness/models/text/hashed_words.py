@@ -20,9 +20,9 @@ _POSITION_SCALE = 0.1  # relative to a word's spread: order matters, but less th
 class HashText:
     """Text encoder without weights, for models that have no trained encoder.
 
-    Each lower-cased word or punctuation mark has a fixed Gaussian vector, the same in every process
-    and on every machine (up to the last rounding of the CPU). A small sinusoid of the position is
-    added. Words past `length` are ignored; rows past the prompt are exactly zero.
+    Each lower-cased word or punctuation mark has a fixed Gaussian vector, the same on every machine
+    (up to the last rounding of the CPU). A small sinusoid of the position is added. Words past
+    `length` are ignored; rows past the prompt are exactly zero.
 
     length: rows per prompt. width: channels of a row. seed: selects the vectors.
 
@@ -54,6 +54,7 @@ class HashText:
             for position, word in enumerate(words):
                 # Python's own hash of a string differs between processes; SHA-256 does not.
                 digest = hashlib.sha256(f"{self.seed} {word}".encode()).digest()
+                # Seeds are signed numbers of 64 bits, so one bit of the digest goes.
                 generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
                 angles = position * frequencies
                 waves = torch.cat([angles.sin(), angles.cos()])[: self.width]

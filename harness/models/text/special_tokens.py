@@ -92,7 +92,8 @@ def prompt_rows(
             continue
         if kind == "duration":
             row += min(num_chunks - 1 - chunk, LAST_DURATION)
-        # Cut off the last row, as the released code does: the length stays that of the encoder.
+        # A token moves the rows of the prompt back. The last row is cut off, as in the released
+        # code: the length stays that of the encoder.
         rows = torch.cat([special.other[row, None].to(rows), rows])[: len(text_TE)]
         mask = torch.cat([mask.new_ones(1), mask])[: len(text_TE)]
     return rows[mask]

@@ -40,6 +40,7 @@ class RowsFile:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Return the rows of the prompts, which must match those of the file exactly."""
         known = self._read()
+        # By the exact text: nothing tells whether a similar prompt was meant.
         missing = [prompt for prompt in prompts if prompt not in known]
         if missing:
             raise UserError(
@@ -72,6 +73,8 @@ class RowsFile:
             if self.path.suffix == ".safetensors":
                 with safe_open(self.path, framework="pt") as file:
                     prompts = json.loads((file.metadata() or {})[_PROMPTS])
+                    # A tensor too many or too few means that prompts and rows do not belong
+                    # together.
                     if sorted(file.keys()) != sorted(map(str, range(len(prompts)))):
                         raise ValueError("other tensors than prompts")
                     # Copy: the rows outlive the open file.
@@ -84,6 +87,8 @@ class RowsFile:
                 known = dict(items)
         except (*_TORN, LookupError, AttributeError) as error:
             raise self._unreadable() from error
+        # All rows are checked at once, not only those that are asked for now: a bad file is found
+        # before hours of videos.
         for prompt, rows in known.items():
             if rows.dim() != 2 or rows.shape[1] != self.width or len(rows) > self.length:
                 raise UserError(

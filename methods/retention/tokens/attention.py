@@ -21,9 +21,6 @@ Queries = Literal["frame", "chunk"] | int
 class Observing(Scorer):
     """Base of scorers that measure the attention of queries of the new chunk.
 
-    The softmax runs over all tokens of the head, including the new chunk: the queries attend to it
-    too, and in the commit pass its keys are as clean as those of history.
-
     queries: the queries to use: all of the newest `frame`, all of the `chunk`, or a number of the
     last ones.
 
@@ -46,6 +43,7 @@ class Observing(Scorer):
 
     def check(self, spec: CacheSpec) -> None:
         """Check that a chunk has enough queries."""
+        # `frame` and `chunk` fit every model; a number may ask for queries of earlier passes.
         most = spec.chunk_frames * spec.tokens_per_frame
         if isinstance(self.queries, int) and self.queries > most:
             raise ValueError(
@@ -60,9 +58,12 @@ class Observing(Scorer):
         """
         newest = self.num_queries(tokens.spec)
         bias = tokens.count.log()  # -inf for tokens out of the window, which then get 0
+        # Head by head: the logits of all heads would take gigabytes (see MAX_LOGITS).
         mass = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             query_RTD = tokens.queries_of(b, h)[:, -newest:]
+            # Over all tokens, those of the new chunk included: the queries attend to it too, and in
+            # the commit pass its keys are as clean as those of history.
             key_ND, bias_N = tokens.rotated[b, h], bias[b, h]
             if self.shares == "logits":
                 mass[b, h] = _mass(query_RTD, key_ND, bias_N)
@@ -89,8 +90,7 @@ class Importance(Observing):
     """Base of scorers that take the maximum attention in the neighbourhood of a token.
 
     pool: size of the neighbourhood in tokens, odd. Neighbours are adjacent in storage order (frame,
-    then place row by row), as in the sources. The neighbourhood thus covers image rows only, and
-    crosses their ends.
+    then place row by row), as in the sources.
 
     Raises  ValueError: an even size.
     """
@@ -104,6 +104,8 @@ class Importance(Observing):
 
     def importance(self, tokens: Tokens) -> Tensor:
         """Return the max-pooled share of attention [B, H, N] fp32."""
+        # Over one dimension, as in the sources: a neighbourhood covers a part of an image row, and
+        # crosses the ends of rows.
         return torch.nn.functional.max_pool1d(
             self.mass(tokens), self.pool, stride=1, padding=self.pool // 2
         )
@@ -117,6 +119,7 @@ def heads(tokens: Tokens) -> list[tuple[int, int]]:
 
 def _mass(query_RTD: Tensor, key_ND: Tensor, bias_N: Tensor) -> Tensor:
     """Return the mean over queries of softmax(max over R of q k / sqrt(D) + bias) [N] fp32."""
+    # The queries are scaled, not the logits, of which there are more.
     key = key_ND.float().T
     query = query_RTD.float() * query_RTD.shape[2] ** -0.5
     mass = torch.zeros_like(bias_N)

@@ -42,6 +42,7 @@ class Budgeted(TokenPolicy):
 
     @property
     def _room(self) -> VideoSize:
+        # A fault of the caller and not of a setting, hence no ValueError.
         if self.room is None:
             raise RuntimeError(f"{type(self).__name__} counts its budget only once it is `sized`")
         return self.room
@@ -51,6 +52,7 @@ class Budgeted(TokenPolicy):
 
         Raises  ValueError: the budget does not hold the protected tokens.
         """
+        # The chunk is not known here; `check` asks again with its length.
         policy = replace(self, room=room)
         policy._demand(1)
         return policy

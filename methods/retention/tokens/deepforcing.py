@@ -50,10 +50,7 @@ class DeepForcing(Budgeted):
 
     Source  Deep Forcing (arXiv 2512.05081), sections 4.2 and 4.3: sink 10 and recent 4 of a budget
     of 16 frames. The paper cuts the cache to the budget whenever it reaches 21 frames; this class
-    cuts it after every chunk. Eq. 5 moves the sink's last frame onto the first frame after it; here
-    it moves to just before that frame, as the paper's text on a continuous sequence says. The paper
-    does not say how tokens of many frames share the block between; here they fill its frames in
-    order of age.
+    cuts it after every chunk.
     Raises  ValueError: a share outside 0..1; no recent frame; a budget that is too small.
     """
 
@@ -106,8 +103,11 @@ class DeepForcing(Budgeted):
         order = frame_BHN.argsort(dim=2, stable=True)
         rank = torch.empty_like(order).scatter_(2, order, between.gather(2, order).cumsum(2) - 1)
         size = self._room.tokens_per_frame
-        # The first of the frames that the kept tokens fill, rounded up to a whole one.
+        # The first of the frames that the kept tokens fill, rounded up to a whole one. The paper
+        # does not say how tokens of many frames share them; here they fill them in order of age.
         first = recent - (between.sum(2, keepdim=True) + size - 1) // size
+        # Eq. 5 moves the sink's last frame onto the first frame after it. Here it moves to just
+        # before that frame, as the paper's text on a continuous sequence says.
         moved_sink = frame_BHN + (first - self.sink).clamp_min(0)
         times = torch.where(in_sink, moved_sink, first + rank // size)
         return torch.where(in_recent, frame_BHN, times)

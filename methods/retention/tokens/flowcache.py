@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Tokens
+from methods.retention.bounds import require_choice, require_shares
 from methods.retention.tokens.attention import Importance, heads
 from methods.retention.tokens.likeness import mean_cosine, unit
 from methods.retention.tokens.weightings import Weighting
@@ -25,10 +26,8 @@ class FlowCache(Importance):
     has the order of KeyDiff. Weight 1 is thus SnapKV and weight 0 is KeyDiff.
 
     weight: weight of I, 0 to 1.
-    normalize: scaling of I and R before mixing. `none` (as published): both sum to 1 over the
-    tokens, but I spreads over orders of magnitude while R is nearly constant, so a weight of 0.07
-    is far from 93 % redundancy. `rank`: ranks among the live tokens, 0 to 1; equal values share a
-    rank. `z`: zero mean, unit deviation.
+    normalize: scaling of I and R before mixing. `none` (as published): as they are. `rank`: ranks
+    among the live tokens, 0 to 1; equal values share a rank. `z`: zero mean, unit deviation.
     weighting: weight of each token's place in storage, if tokens are compared one by one; null for
     none.
     age: `exponential` shifts the scores so that the lowest of a head is 0, then multiplies them by
@@ -48,12 +47,9 @@ class FlowCache(Importance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"FlowCache.weight={self.weight}: choose a share from 0 to 1")
-        if self.normalize not in ("none", "rank", "z"):
-            raise ValueError(f"FlowCache.normalize={self.normalize}: choose none, rank or z")
-        if self.age not in ("none", "exponential"):
-            raise ValueError(f"FlowCache.age={self.age}: choose none or exponential")
+        require_shares(self, "weight")
+        require_choice(self, "normalize", "none", "rank", "z")
+        require_choice(self, "age", "none", "exponential")
         if self.weighting is not None and not isinstance(self.weighting, Weighting):
             raise ValueError(
                 f"FlowCache.weighting={self.weighting}: give a class of "
@@ -65,6 +61,7 @@ class FlowCache(Importance):
         live = tokens.count > 0
         redundancy = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
+            # Of keys at their positions, as attention reads them.
             likeness = mean_cosine(unit(tokens.rotated[b, h].float()), live[b, h])
             # A softmax over the live tokens of a head, so that R is a share as I is.
             redundancy[b, h] = likeness.masked_fill(~live[b, h], -torch.inf).softmax(0)
@@ -85,10 +82,13 @@ class FlowCache(Importance):
 
     def _comparable(self, x_BHN: Tensor, live_BHN: Tensor) -> Tensor:
         """Return a term normalized over the live tokens."""
+        # Both sum to 1 over the tokens, but I spreads over orders of magnitude while R is nearly
+        # constant: a weight of 0.07 is far from 93 % redundancy.
         if self.normalize == "none":
             return x_BHN
         num_live = live_BHN.sum(2, keepdim=True)
         if self.normalize == "rank":
+            # Tokens outside the window go last, so they take no rank.
             ranked = x_BHN.masked_fill(~live_BHN, torch.inf)
             # The number of smaller scores is the rank that equal scores share.
             below = torch.searchsorted(ranked.sort(2).values, ranked)

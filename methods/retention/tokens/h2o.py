@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.api import Tokens
+from methods.retention.bounds import require_shares
 from methods.retention.tokens.attention import Observing
 
 
@@ -20,20 +21,20 @@ class H2O(Observing):
     decay: factor on the previous score, 0 to 1. 1 never forgets, as in the paper; early tokens then
     have had more time to accumulate.
 
-    Source  H2O (arXiv 2306.14048), section 4. There every query adds its share; here each chunk
-    adds the mean over its observing queries, so the sum does not depend on their number.
+    Source  H2O (arXiv 2306.14048), section 4.
     Raises  ValueError: a decay outside 0..1; see also `Observing`.
     """
 
-    remembers: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True  # the sums so far are the notes of the tokens
 
     decay: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"H2O.decay={self.decay}: choose a share from 0 to 1")
+        require_shares(self, "decay")
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return the accumulated attention [B, H, N] fp32; the note of new tokens is 0."""
+        # In the paper every query adds its share. The mean over the observing queries of a chunk
+        # keeps the sum independent of their number.
         return self.decay * tokens.note + self.mass(tokens)

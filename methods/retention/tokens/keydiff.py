@@ -26,6 +26,7 @@ class KeyDiff(Scorer):
         score = torch.empty_like(tokens.count)
         for b, h in heads(tokens):
             keys = unit(tokens.rotated[b, h].float())
+            # The sum of the live keys has the direction of their mean.
             live = (tokens.count[b, h] > 0).float()
             score[b, h] = -(keys @ unit((live @ keys)[None])[0])
         return score

@@ -26,21 +26,16 @@ class MemRoPE(Budgeted):
 
     Both memories start as the mean of the first frames that leave. Keys must be stored without
     positions (`keys: pre_rope`). The time positions of sink, long-term memory and short-term memory
-    directly precede the recent frames (`times`). Only differences matter, so this equals the
-    paper's positions counted from the start of the cache.
+    directly precede the recent frames (`times`).
 
-    A memory token has count 1, as in the paper: it is one plausible token of its place. A count of
-    all averaged tokens would outweigh the recent frames. In storage, the memories follow the sink
-    and have the notes 1 and 2.
+    In storage, the memories follow the sink and have the notes 1 and 2.
 
     sink: frames, at least 0.
     long, short: update rates of the memories, 0 to 1.
 
     Source  MemRoPE (arXiv 2603.12513) and its release: 3 + 2 + 4 frames of history, rates 0.01 and
     0.1. The paper's default also averages over all places; this class works place by place, like
-    the paper's adaptive variant, but with constant rates. Averages are computed in fp32 and stored
-    in the model's dtype, as in the release. BF16 loses a step below 0.2 to 0.4 % of a value, which
-    at a rate of 0.01 corresponds to a mean that differs by 20 to 40 %.
+    the paper's adaptive variant, but with constant rates.
     Raises  ValueError: a negative sink; a rate outside 0..1; a budget that is too small.
     """
 
@@ -70,6 +65,7 @@ class MemRoPE(Budgeted):
     def _revised(self, tokens: Tokens) -> Revision:
         """Keep sink, memories and recent frames: the same tokens in every head."""
         size = self._room.tokens_per_frame
+        # In whole frames, as a budget in tokens may have a rest that no frame fills.
         if tokens.frame.shape[2] <= self.num_frames * size:
             return everything(tokens)
         frame, note = tokens.frame[0, 0], tokens.note[0, 0]
@@ -77,6 +73,7 @@ class MemRoPE(Budgeted):
         start = int((frame < self.sink).sum())  # first token of the memories
         stop = start + NUM_MEMORIES * size
         recent = int((frame < tokens.num_frames - self.recent).sum())
+        # The memories take the places of the first tokens behind the sink.
         place = torch.arange(len(frame), device=frame.device)
         index = torch.cat([place[:stop], place[recent:]]).expand(*tokens.frame.shape[:2], -1)
         marks = torch.zeros_like(note)[index]
@@ -86,6 +83,9 @@ class MemRoPE(Budgeted):
         for x in (tokens.key, tokens.value):
             # Notes mark existing memories. Without any, the leaving frames create them.
             if bool((note > 0).any()):
+                # In fp32, then stored in the model's dtype, as in the release. BF16 loses a step
+                # below 0.2 to 0.4 % of a value: at a rate of 0.01, a mean that differs by 20 to
+                # 40 %.
                 leaving = _mean_frame(x[:, :, stop:recent], size)
                 long, short = x[:, :, start:stop].float().split(size, 2)
                 memories = torch.cat(
@@ -93,15 +93,19 @@ class MemRoPE(Budgeted):
                 )
             else:
                 memories = _mean_frame(x[:, :, start:recent], size).repeat(1, 1, NUM_MEMORIES, 1)
+            # A new tensor, so that the memories are written over copies.
             kept = picked(x, index)
             kept[:, :, start:stop] = memories
             parts.append(kept)
+        # A memory token keeps count 1, as in the paper: it is one plausible token of its place. A
+        # count of all averaged tokens would outweigh the recent frames.
         return Revision(index.contiguous(), note=marks, key=parts[0], value=parts[1])
 
     def times(self, frame_BHN: Tensor, num_frames: int) -> Tensor:
         """Return time positions [B, H, N] in which sink and memories directly precede the rest."""
         # Memories keep the frame numbers of the first tokens that they replaced, which follow the
-        # sink: both move forward together.
+        # sink: both move forward together. Only differences matter, so this equals the paper's
+        # positions, which count from the start of the cache.
         recent = num_frames - self.recent
         gap = max(0, recent - self.sink - NUM_MEMORIES)
         return torch.where(frame_BHN < recent, frame_BHN + gap, frame_BHN)

@@ -12,11 +12,10 @@ from methods.retention.tokens.scorer import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Newest(Scorer):
-    """score = frame of the token, so that the newest tokens stay.
+    """score = frame of the token, so that the newest tokens stay."""
 
-    It is the control of every other scorer: at the same budget, trigger and `sink` both hold the
-    same bytes at every moment of a video.
-    """
+    # The control of every other scorer: at the same budget, trigger and `sink` both hold the same
+    # bytes at every moment of a video.
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32."""

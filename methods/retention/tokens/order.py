@@ -15,6 +15,7 @@ def lexsort(*keys: Tensor) -> Tensor:
 
     The key before it breaks ties, and so on. Elements with equal keys keep their order.
     """
+    # Stable sorts from the least to the most important key leave equal keys in the earlier order.
     order = keys[0].argsort(dim=-1, stable=True)
     for key in keys[1:]:
         order = order.gather(-1, key.gather(-1, order).argsort(dim=-1, stable=True))
@@ -34,6 +35,7 @@ def oldest_first(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     """
     # In sorted tokens a later one is newer, and rounding does not depend on the storage order.
     order = lexsort(tokens.place, tokens.frame)
+    # A sorted layer needs no copy of all its keys and values.
     if torch.equal(order, torch.arange(order.shape[-1], device=order.device).expand_as(order)):
         return tokens, None
     return reordered(tokens, order), order

@@ -20,17 +20,12 @@ class RKV(Importance):
     The mean excludes the diagonal and, in every row i, the newest token j whose cosine is above
     `threshold`. The newest of a set of duplicates is therefore not redundant.
 
-    The result is exact, per head, without the matrix of all pairs: the sum over rows is linear, and
-    `newest_twin` finds the excluded entries. In the worst case (no similar keys) it computes all
-    N * N cosines.
-
     weight: weight of I, 0 to 1.
     threshold: cosine above which keys are duplicates, 0 to 1.
 
     Source  R-KV (arXiv 2505.24133) and its release: threshold 0.5, weight 0.07 (0.1 in the README).
-    In the release, a row without a duplicate loses its entry for token 0, an accidental sink; this
-    class does not reproduce that. The release's 8 observing queries do not attend to their own
-    keys; here they do, see `Observing`.
+    The release's 8 observing queries do not attend to their own keys; here they do, see
+    `Observing`.
     Raises  ValueError: a weight or threshold outside 0..1; see also `Importance`.
     """
 
@@ -54,11 +49,16 @@ class RKV(Importance):
 
     def likeness(self, key_ND: Tensor, live_N: Tensor) -> Tensor:
         """Return the mean cosine of each key to the others [N] fp32, without excluded entries."""
+        # Exact without the matrix of all pairs: the sum over rows is linear, and `newest_twin`
+        # finds the excluded entries. Only if no keys are alike does it compute all N * N cosines.
         keys = unit(key_ND) * live_N[:, None]
         twin, cosine = newest_twin(keys, self.threshold)
+        # A row without a duplicate (-1) excludes nothing. In the release it loses its entry for
+        # token 0, an accidental sink.
         # Sort and sum segments instead of scattering: a GPU adds scattered values in any order.
         rows = twin.argsort(stable=True)
         spared = torch.segment_reduce(
             cosine[rows], "sum", lengths=torch.bincount(twin + 1, minlength=len(twin) + 1)
         )
+        # Without the segment of the rows that exclude nothing.
         return mean_cosine(keys, live_N) - spared[1:] / live_N.sum()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import CacheSpec, Revision, Tokens
+from methods.retention.bounds import require_choice
 from methods.retention.tokens.budgeted import Budgeted, everything
 from methods.retention.tokens.order import lexsort
 from methods.retention.tokens.scorer import Scorer
@@ -18,15 +19,13 @@ from methods.retention.tokens.scorer import Scorer
 class Scored(Budgeted):
     """Keeps the highest-scoring tokens of each head within the budget.
 
-    Of equal scores, the newer unit and the newer token stay. Tokens outside the model's window are
-    evicted before all others, even protected ones.
+    Of equal scores, the newer unit and the newer token stay.
 
     scorer: scores the tokens.
     sink, recent: numbers of first and newest frames of the video that always stay; `recent`
     includes the new chunk.
     granularity: unit of comparison: single tokens, or the mean score of the remaining tokens of a
-    `frame` or `chunk`. Whole units stay. The best tokens of the last unit fill the rest of the
-    budget, so that all heads have the same length.
+    `frame` or `chunk`. Whole units stay; the best tokens of the last unit fill the rest.
 
     trigger: when tokens are chosen, as in `TokenPolicy`. With `next_pass` and `new_chunk` a chunk
     joins the history whole, so the history is one chunk larger until then.
@@ -53,14 +52,9 @@ class Scored(Budgeted):
         for field in ("sink", "recent"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{name}.{field}={getattr(self, field)}: choose 0 or more frames")
-        if self.granularity not in ("token", "frame", "chunk"):
-            raise ValueError(f"{name}.granularity={self.granularity}: choose token, frame or chunk")
-        if self.trigger not in ("commit", "next_pass", "new_chunk"):
-            raise ValueError(
-                f"{name}.trigger={self.trigger}: choose commit, next_pass or new_chunk"
-            )
-        if self.order not in ("age", "score"):
-            raise ValueError(f"{name}.order={self.order}: choose age or score")
+        require_choice(self, "granularity", "token", "frame", "chunk")
+        require_choice(self, "trigger", "commit", "next_pass", "new_chunk")
+        require_choice(self, "order", "age", "score")
 
     def check(self, spec: CacheSpec) -> None:
         """Check the budget and that the scorer supports the model."""
@@ -91,6 +85,7 @@ class Scored(Budgeted):
     def _revised(self, tokens: Tokens) -> Revision:
         """Keep the best tokens, with their scores as notes if the scorer remembers them."""
         fits = tokens.frame.shape[2] <= self.limit
+        # A scorer that remembers must see every chunk, or its sums would lack the first ones.
         if fits and not self.scorer.remembers:
             return everything(tokens)
         score = self.scorer.score(tokens)
@@ -117,6 +112,8 @@ class Scored(Budgeted):
             # Units compare by their mean. Their number keeps a unit's tokens together, and puts the
             # newer of two equal units first.
             keys = [inside, unit, _unit_means(score_BHN, unit, tokens.count > 0), tier]
+        # Exactly the budget in every head: heads lie in one tensor and have one length. The best
+        # tokens of one more unit fill what whole units leave.
         best = lexsort(*keys)[..., -self.limit :]
         return best.flip(-1) if self.order == "score" else best.sort(dim=-1).values
 
@@ -127,6 +124,7 @@ class Scored(Budgeted):
 
 def _unit_means(score_BHN: Tensor, unit_BHN: Tensor, live_BHN: Tensor) -> Tensor:
     """Return the mean score of the live tokens in each token's unit [B, H, N] fp64."""
+    # In fp64, so that units of equal scores have equal means, whatever their sizes.
     means = torch.zeros_like(score_BHN, dtype=torch.float64)
     for unit in unit_BHN.unique().tolist():
         inside = unit_BHN == unit

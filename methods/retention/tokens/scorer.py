@@ -27,6 +27,7 @@ class Scorer(ABC):
 
     def num_queries(self, spec: CacheSpec) -> int:
         """Return how many of a pass's newest queries the scorer reads."""
+        # The cache keeps only these of a pass until a policy with a later trigger asks for them.
         return 0
 
     @abstractmethod

@@ -20,4 +20,5 @@ class SnapKV(Importance):
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return the importance [B, H, N] fp32."""
+        # Pooled, since neighbours of what is attended to are kept with it.
         return self.importance(tokens)

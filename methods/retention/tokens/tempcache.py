@@ -22,12 +22,9 @@ class TempCache(Budgeted):
     Two tokens correspond if they have the same place and no stored token of that place lies between
     them in time. The pairs with the highest cosine of keys merge first; of equal pairs, the older.
     A chain of pairs becomes one token, the newest, with the count-weighted mean of keys and values
-    and the sum of counts, which gives a logit bias of log(count). Merging tokens with equal keys
-    does not change attention.
+    and the sum of counts, which gives a logit bias of log(count).
 
-    Tokens outside the model's window are evicted first. If there are too few pairs, the clusters
-    with the oldest newest token are evicted. Keys should be stored without positions (`keys:
-    pre_rope`); with positions, the same content has a different key in every frame.
+    Keys should be stored without positions (`keys: pre_rope`).
 
     Source  TempCache of FAST-AR (arXiv 2602.01801), section 5.2 and lemma 5.1, as an idea. In the
     paper, a token corresponds to the key of an earlier frame that its query attends to most, pairs
@@ -60,6 +57,7 @@ class TempCache(Budgeted):
         live = count > 0
         # Entry i stands for the pair of tokens i and i + 1.
         pairs = (place[1:] == place[:-1]) & live[1:] & live[:-1]
+        # Keys as stored: with positions, the same content has another key in every frame.
         keys = unit(tokens.key[b, h][by_place].float())
         cosine = (keys[1:] * keys[:-1]).sum(1).masked_fill(~pairs, -torch.inf)
         # Every pair that merges removes one token.
@@ -69,9 +67,11 @@ class TempCache(Budgeted):
         linked = torch.zeros_like(pairs)
         linked[best] = True
         last = torch.cat([~linked, linked.new_ones(1)])  # marks the newest token of each cluster
+        # Segments, not scattered sums: a GPU adds scattered values in any order.
         sizes = last.nonzero()[:, 0].diff(prepend=last.new_full((1,), -1, dtype=torch.int64))
         total = torch.segment_reduce(count, "sum", lengths=sizes)
-        # Keep live clusters first, then the newest; a higher index is a newer token.
+        # If there were too few pairs, clusters leave: first those outside the model's window, then
+        # those whose newest token is the oldest. A higher index is a newer token.
         newest = by_place[last]
         kept = lexsort(newest, live[last].to(torch.uint8))[-self.limit :]
         index, ascending = newest[kept].sort()
@@ -89,6 +89,7 @@ def _means(
 
     A cluster of one token keeps its exact bits.
     """
+    # Weighted by counts, so that attention to equal keys stays as it was, however they merged.
     x = x_ND[by_place]
     weighted = torch.segment_reduce(x.float() * count_N[:, None], "sum", lengths=sizes_M, axis=0)
     total = torch.segment_reduce(count_N, "sum", lengths=sizes_M)

@@ -17,8 +17,6 @@ FLOOR = 0.1  # weight of the lowest place
 class Weighting(ABC):
     """Multiplies scores by a weight of each token's place.
 
-    The scores of a head are first shifted so that the lowest is 0: weights need positive scores.
-
     Source  FlowCache (arXiv 2602.10825), its release for MAGI-1.
     """
 
@@ -28,6 +26,7 @@ class Weighting(ABC):
 
     def apply(self, score_BHN: Tensor, tokens: Tokens) -> Tensor:
         """Return weighted scores [B, H, N] fp32."""
+        # Weights need positive scores, so the lowest of a head becomes 0 first.
         least = score_BHN.masked_fill(tokens.count == 0, torch.inf).amin(2, keepdim=True)
         return (score_BHN - least) * self.weights(score_BHN.shape[2]).to(score_BHN.device)
 
@@ -86,13 +85,14 @@ class UpperConvex(Weighting):
 
 @dataclass(frozen=True)
 class Gaussian(Weighting):
-    """weight = 0.1 + 0.9 (e - e_last) / (1 - e_last), e = e^(-8 p^2), p = place / number of tokens.
+    """weight = 0.1 + 0.9 (e - e_last) / (1 - e_last) with e = e^(-8 p^2).
 
-    It favours the first places, as FlowCache's code does.
+    Here p is the place over the number of tokens.
     """
 
     def weights(self, num_tokens: int) -> Tensor:
         """Return weights that fall from 1 to 0.1."""
+        # The first places count most, as in FlowCache's code.
         # A normal curve whose deviation is a quarter of the tokens.
         bell = torch.exp(-8 * (torch.arange(num_tokens) / num_tokens) ** 2)
         return FLOOR + (1 - FLOOR) * (bell - bell[-1]) / (1 - bell[-1])
