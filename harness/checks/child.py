@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from harness.checks.verdict import Verdict
+from harness.system import child_process
 from harness.system.child_process import die_with, report_lines, search_path
 
 LIMIT_S = 600.0  # for one contract of a method, including the start of the process
@@ -77,13 +78,8 @@ def _start(
     # Reports have a pipe of their own: a method may print whatever it likes.
     reader, writer = os.pipe()
     words = ["--group", group, "--reports", str(writer), "--parent", str(os.getpid())]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "harness.checks.child", *words],
-        stdin=subprocess.PIPE,
-        pass_fds=(writer,),
-        env={**os.environ, "PYTHONPATH": search_path()},
-        text=True,
-    )
+    variables = {**os.environ, "PYTHONPATH": search_path()}
+    process = child_process.start("harness.checks.child", words, (writer,), variables)
     os.close(writer)  # else the pipe would not end when the child dies
     assert process.stdin is not None
     # All configurations together can be too long for a command line, so they come by this pipe. A
@@ -93,13 +89,13 @@ def _start(
     return process, report_lines(reader)
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Run the child: read configurations from standard input, write one JSON line per report."""
     parser = argparse.ArgumentParser(prog="harness.checks.child")
     parser.add_argument("--group", choices=["method", "model"], required=True)
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     die_with(given.parent)
     os.set_inheritable(given.reports, False)  # processes of a method must not keep the pipe open
     configs = json.load(sys.stdin)
@@ -129,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

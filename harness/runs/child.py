@@ -10,8 +10,7 @@ import os
 import queue
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from harness.results.run import Run
 from harness.results.scores import Key
 from harness.runs.lease import Grant, leased
-from harness.system import logs
+from harness.system import child_process, logs
 from harness.system.child_process import report_lines, search_path
 from harness.system.errors import INTERRUPTED, USER_ERROR, AlreadySaid, Cause, RunFailed
 
@@ -43,24 +42,6 @@ def run_stage(stage: str, run: Run, lock: int, videos: Sequence[Key]) -> None:
     what = f"{run.folder.name}: {stage} {num} video{'s' * (num != 1)}"
     with leased(run.execution, stage) as grant, logs.stage(what):
         _Child(stage, run, grant, (lock, *grant.files)).watch(videos)
-
-
-def start_worker(
-    words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
-) -> subprocess.Popen[str]:
-    """Start `python -m harness.runs.worker <words>`.
-
-    files: file descriptors that the child inherits. variables: its environment.
-    """
-    # Every stage starts here, so that tests replace this one function to fork a child from a
-    # process that has imported torch already.
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness.runs.worker", *words],
-        stdin=subprocess.PIPE,
-        pass_fds=files,
-        env=variables,
-        text=True,
-    )
 
 
 class Reports:
@@ -110,7 +91,8 @@ class _Child:
         words = [stage, str(run.folder), "--device", grant.device]
         words += ["--reports", str(writer), "--parent", str(os.getpid())]
         variables = {**os.environ, "PYTHONPATH": search_path(), **grant.variables}
-        self._process = start_worker(words, (writer, *files), variables)
+        files = (writer, *files)
+        self._process = child_process.start("harness.runs.worker", words, files, variables)
         os.close(writer)  # else the pipe would not end when the child dies
         self._reports = report_lines(reader)
 

@@ -1,4 +1,4 @@
-"""Connects a parent and its child process: module path, reports, and ending together."""
+"""Starts child processes and connects them with their parent: reports, and ending together."""
 
 from __future__ import annotations
 
@@ -6,12 +6,30 @@ import ctypes
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 
 from harness.system.paths import ROOT
 
 _SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+
+
+def start(
+    module: str, words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start `python -m <module> <words>` with a pipe as its input; every child is started here.
+
+    files: file descriptors that the child inherits. variables: its environment.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        stdin=subprocess.PIPE,
+        pass_fds=files,
+        env=variables,
+        text=True,
+    )
 
 
 def search_path() -> str:

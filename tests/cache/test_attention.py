@@ -34,7 +34,16 @@ from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
 from methods.retention.spans import Spans
-from tests.support.geometry import BF16, CONF, CPU, configured, method_names, method_of, spec
+from tests.support.geometry import (
+    BF16,
+    CONF,
+    CPU,
+    configured,
+    method_names,
+    method_of,
+    spec,
+    tiered_names,
+)
 from tests.support.kernels import tiered
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,6 +77,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "scaled4": ChannelScaled(Affine(bits=4, group=32, axis="channels")),
     "prq": PRQ(RTN(bits=2), RTN(bits=4)),
 }
+# One of each form that kernels read; the others have other widths and groups.
+FORMS = ("exact", "rtn4", "affine4", "quarot4", "centered4", "scaled4", "prq")
 FP32 = 2e-5  # of outputs of order 1: sums in another order, a rotation folded or not
 
 
@@ -105,7 +116,7 @@ def demand_triton() -> None:
         pytest.skip(f"{lacking}, and TRITON_INTERPRET is not set")
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", tiered_names(method_names()))
 def test_torch_backends_agree_for_every_method(name: str) -> None:
     session = filled(method_of(name))
     oracle = attended(session, Reference())
@@ -122,7 +133,7 @@ def test_torch_backends_agree_for_every_quantizer(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", TRITON)
-@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("name", tiered(QUANTIZERS, *FORMS))
 def test_kernels_agree_for_every_quantizer(name: str, backend: str) -> None:
     demand_triton()
     session = filled(Method(QUANTIZERS[name], QUANTIZERS[name], SoftPrune()))

@@ -217,7 +217,7 @@ def test_bytes_are_found_once_wherever_they_hide() -> None:
 
 
 def test_the_verb_prints_a_line_a_contract() -> None:
-    done = within("check", "method=rtn_int4")
+    done = command("check", "method=rtn_int4")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == len(CONTRACTS)

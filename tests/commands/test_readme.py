@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from harness.api import Method
 from harness.cache import compiled
+from harness.config.compose import method_files
 from harness.planning.forecast import Setting, forecast
 from harness.planning.predicted import Forecast
 from tests.conftest import ROOT, Sweep
@@ -83,8 +86,25 @@ def test_readme_command(line: str, tmp_path: Path, readme_sweep: Sweep) -> None:
             assert built["rtn_int4", "packed"] == built["bf16", "packed"] == here
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "plan" in c.split()])
-def test_readme_plans(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PLANS = [c for c in COMMANDS if "plan" in c.split()]
+
+
+@pytest.mark.parametrize("line", [c for c in PLANS if "all" not in words_of(c)])
+def test_readme_plans(line: str, tmp_path: Path) -> None:
+    done = within(*line.split()[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "GiB" in done.stdout
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_readme_plan_of_all_methods(
+    every: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all methods there are; the quick tier leaves one of each family."""
+    files = method_files()
+    families = {yaml.safe_load(files[n].read_text()).get("family"): n for n in method_names()}
+    names = method_names() if every else sorted(families.values())
+    (line,) = [c for c in PLANS if "all" in words_of(c)]
     rows: list[Forecast] = []
 
     def noted(name: str, method: Method, setting: Setting) -> Forecast:
@@ -93,15 +113,15 @@ def test_readme_plans(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("harness.planning.forecast.forecast", noted)
     monkeypatch.setattr("harness.planning.rows.recall", lambda *_: None)  # compute every row
+    monkeypatch.setattr(ConfigLoaderImpl, "get_group_options", lambda *_: names)
     done = within(*line.split()[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "GiB" in done.stdout
-    if "all" in words_of(line):
-        assert [row.method for row in rows] == method_names()
-        assert all(row.dit_s is not None and row.dit_s > 0 for row in rows)
-        assert all(row.best_peak_bytes > 0 for row in rows)
-        shown = [row.split()[0] for row in done.stdout.splitlines() if row.strip()]
-        assert [name for name in shown if name in method_names()] == method_names()
+    assert [row.method for row in rows] == names
+    assert all(row.dit_s is not None and row.dit_s > 0 for row in rows)
+    assert all(row.best_peak_bytes > 0 for row in rows)
+    shown = [row.split()[0] for row in done.stdout.splitlines() if row.strip()]
+    assert [name for name in shown if name in method_names()] == names
 
 
 def test_the_checkpoint_commands_say_what_is_missing(tmp_path: Path) -> None:

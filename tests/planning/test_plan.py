@@ -59,7 +59,14 @@ from methods.retention.tokens.memrope import MemRoPE
 from methods.reuse.features import PatchEmbedding
 from tests.conftest import SHARED
 from tests.support.commands import command, one_sentence, within
-from tests.support.geometry import configured, generate, method_names, method_of, spec
+from tests.support.geometry import (
+    configured,
+    generate,
+    method_names,
+    method_of,
+    spec,
+    tiered_names,
+)
 from tests.support.plans import planned
 
 GIB = 2**30
@@ -103,7 +110,7 @@ def found_in(session: Session) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("window", [None, pytest.param(9, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in method_names() if "/" not in name])
+@pytest.mark.parametrize("name", tiered_names(method_names()))
 def test_bytes_are_those_that_a_session_stores(name: str, window: int | None) -> None:
     method, shape = method_of(name), spec(window=window)
     _, session = generate(method, num_frames=18, window=window)

@@ -181,12 +181,12 @@ def _serve(client: socket.socket) -> NoReturn:
 
 def _become(words: Sequence[str], folder: str, variables: Mapping[str, str]) -> NoReturn:
     """Turn this process into `python -m <words>`, started in a folder with these variables."""
-    from harness.runs import child
+    from harness.system import child_process
 
     _start_anew(words, variables)
     os.chdir(folder)
     sys.path[0] = folder
-    child.start_worker = fork_worker
+    child_process.start = fork_child
     option, module, *rest = words
     assert option == "-m", words
     sys.argv = [module, *rest]
@@ -231,7 +231,7 @@ def _end_with(program: Callable[[], object]) -> NoReturn:
 
 
 class Forked:
-    """Process of a stage, with the parts of `subprocess.Popen` that `harness.runs.child` uses."""
+    """A child of a command, with the parts of `subprocess.Popen` that commands use."""
 
     def __init__(self, pid: int, stdin: Any) -> None:
         self.pid, self.stdin = pid, stdin
@@ -244,7 +244,7 @@ class Forked:
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
             elif end is not None and time.monotonic() > end:
-                raise subprocess.TimeoutExpired("a forked stage", timeout or 0)
+                raise subprocess.TimeoutExpired("a forked child", timeout or 0)
             else:
                 time.sleep(0.01)
         return self._code
@@ -257,8 +257,10 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]) -> Forked:
-    """Replace `harness.runs.child.start_worker`: fork the stage from the command."""
+def fork_child(
+    module: str, words: Sequence[str], files: Sequence[int], variables: Mapping[str, str]
+) -> Forked:
+    """Replace `harness.system.child_process.start`: fork the child from the command."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -269,8 +271,6 @@ def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[s
         return Forked(pid, os.fdopen(writer, "w"))
     from hydra.core.global_hydra import GlobalHydra
 
-    from harness.runs import worker
-
     os.dup2(reader, 0)
     for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
         if int(name) > 2 and int(name) not in files:
@@ -278,10 +278,10 @@ def fork_worker(words: Sequence[str], files: Sequence[int], variables: Mapping[s
                 os.close(int(name))
             except OSError:
                 continue  # the descriptor of this listing
-    _start_anew(["-m", "harness.runs.worker", *words], variables)
+    _start_anew(["-m", module, *words], variables)
     GlobalHydra.instance().clear()
-    sys.argv = ["harness.runs.worker", *words]
-    _end_with(lambda: sys.exit(worker.main(words)))
+    sys.argv = [module, *words]
+    _end_with(lambda: sys.exit(importlib.import_module(module).main(words)))
 
 
 if __name__ == "__main__":

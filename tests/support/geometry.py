@@ -80,6 +80,7 @@ def method_of(name: str, *overrides: str) -> Method:
     return method
 
 
+@cache  # methods are frozen, so tests can share them
 def read_method(name: str, short_tail: bool = True) -> Method:
     """Return the method of a file without Hydra, for a model with short tails of groups or not.
 
@@ -120,9 +121,9 @@ def tiered_names(names: Iterable[str]) -> list[Any]:
 
     Such a file names no class, only the file that it starts from.
     """
-    slow = pytest.mark.slow
+    slow, files = pytest.mark.slow, method_files()
     return [
-        pytest.param(name, marks=[slow] * ("_target_" not in method_files()[name].read_text()))
+        pytest.param(name, marks=[slow] * ("_target_" not in files[name].read_text()))
         for name in names
     ]
 

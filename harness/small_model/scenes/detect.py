@@ -162,7 +162,7 @@ def sketches(thing: Thing, times_s: Floats, scene: Scene) -> list[Sketch]:
             pen.polygon(corners.ravel().tolist(), fill=1 + labels.index(paint))
         painted = torch.from_numpy(np.array(canvas))
         fine = torch.stack([painted == 1 + i for i in range(len(labels))]).float()
-        shares = fine.unflatten(2, (_CANVAS, _DETAIL)).unflatten(1, (_CANVAS, _DETAIL)).mean((2, 4))
+        shares = torch.nn.functional.avg_pool2d(fine, _DETAIL)  # exact: means of four zeros or ones
         found.append(dict(zip(labels, shares, strict=True)))
     return found
 
