@@ -14,7 +14,9 @@ from statistics import NormalDist
 
 ALPHA = Fraction(5, 100)  # two-sided, for all comparisons together
 POWER = 0.8
-FEW = 30  # prompts; below, the normal approximation is too optimistic
+# Below this number of prompts the normal approximation is too optimistic: the exact test needs
+# differences that are larger by a fifth at 15 prompts, by a tenth at 30.
+FEW = 30
 
 
 def smallest_p(num_prompts: int) -> Fraction:
@@ -30,18 +32,18 @@ def level(num_comparisons: int) -> Fraction:
 
 def least_prompts(num_comparisons: int) -> int:
     """Return the smallest number of prompts with which any difference can be significant."""
-    # Solves 2 / 2^n <= level for n, see `smallest_p`.
+    # Solves 2 / 2^n <= level for n, see `smallest_p`. 2 / level is 40 for each comparison, never a
+    # power of two, so rounding in the logarithm cannot move the result.
     return math.ceil(math.log2(2 / level(num_comparisons)))
 
 
 def detectable(num_prompts: int, num_comparisons: int) -> float:
     """Return the smallest paired difference found with a power of 0.8, by normal approximation.
 
-    The exact test needs larger differences if prompts are few: a fifth more at 15, a tenth at 30.
-
     Units  standard deviations of the paired differences.
     """
     z = NormalDist().inv_cdf
+    # Half of the level at each end, since the test has two sides.
     quantiles = z(1 - float(level(num_comparisons)) / 2) + z(POWER)
     return quantiles / math.sqrt(num_prompts)
 
@@ -52,6 +54,7 @@ def sentence(num_prompts: int, num_comparisons: int) -> str:
     head = f"{prompts}, {_counted(num_comparisons, 'comparison')}"
     p, limit = smallest_p(num_prompts), level(num_comparisons)
     if p > limit:
+        # Not even differences of one sign in all prompts are enough, so a size would mislead.
         return (
             f"{head}: {prompts} cannot show any difference after correction (smallest exact p "
             f"{float(p):.2g}, and it must reach {float(limit):.2g}); at least "

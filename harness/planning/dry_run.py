@@ -70,6 +70,7 @@ class Outlook:
     @property
     def num_made(self) -> int:
         """Number of generated videos."""
+        # A failed video is in `left` too only if it will be retried, so subtract both.
         return len(set(self.asked) - set(self.left) - set(self.failed))
 
     @property
@@ -92,6 +93,7 @@ class Outlook:
     @classmethod
     def from_json(cls, read: dict[str, Any]) -> Outlook:
         """Rebuild an outlook from the JSON of its `asdict`, where tuples have become lists."""
+        # A launcher may run the jobs of a sweep elsewhere; their results arrive as JSON records.
         fields: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in read.items()}
         return cls(**fields)
 
@@ -107,7 +109,7 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
     Raises  UserError: rows of these two runs cannot be read, or the settings cannot run.
     """
-    # The job of a finished run does not execute its reference.
+    # A finished run needs no reference, so its job does not execute it.
     own = _look(run, reference, is_job=True)
     if own.is_reference or own.state == "done":
         return [own]
@@ -115,17 +117,20 @@ def outlooks(run: Run, reference: Run) -> list[Outlook]:
 
 
 def _look(run: Run, reference: Run, is_job: bool) -> Outlook:
-    from harness.planning.run_memory import memory  # imports torch, which other parents never do
+    # Imports torch, which other parents never do: they stay small and start at once.
+    from harness.planning.run_memory import memory
     from harness.system import machine
 
-    parts = _parts(run)  # first: wrong settings must not be reported as a plan
+    # First, since wrong settings must not be reported as a plan.
+    parts = _parts(run)
     state = RunState.read(run.folder)
     failed, left = state.failed(run), state.missing(run)
     without = {item.key for item in left}  # these have no frames to score yet
     device = run.execution.device
     try:
         here = past_runs.machine(machine.device_name(machine.choose_device(device)))
-    except ValueError:  # the device is not on this machine
+    except ValueError:
+        # The device is not on this machine. The sweep may be meant for another one, so plan it.
         here = None
     time = past_runs.seconds(run, reference, here)
     disk = past_runs.disk_bytes(run, reference)
@@ -184,6 +189,7 @@ def _refused_here(run: Run, parts: Parts) -> list[str]:
     """Return why the run cannot start on this machine, although it may on another."""
     from harness.system import machine
 
+    # Reasons, not errors: a sweep may be planned on another machine than the one that runs it.
     told = []
     model, data_dir = parts.model, Path(run.data_dir)
     try:
@@ -205,6 +211,7 @@ def _stems(items: Sequence[Item]) -> Videos:
 
 def merged(found: Sequence[Outlook]) -> list[Outlook]:
     """Merge the outlooks of each run; references that are done are left out."""
+    # All methods of a model share one BF16 run, so many jobs bring an outlook of it.
     runs: dict[str, Outlook] = {}
     for each in found:
         one = runs.setdefault(each.run_id, each)
@@ -215,6 +222,7 @@ def merged(found: Sequence[Outlook]) -> list[Outlook]:
         runs[each.run_id] = replace(
             one,
             is_job=one.is_job or each.is_job,
+            # The name of a video begins with its prompt; several samples of it are one prompt.
             num_prompts=len({stem.partition("-")[0] for stem in asked}),
             asked=asked,
             failed=_union(one.failed, each.failed),
@@ -232,6 +240,7 @@ def _union(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
 def print_outlooks(found: Sequence[Outlook]) -> None:
     """Print one table per comparison with its statistical power, then totals and notes."""
     runs = merged(found)
+    # Titles and runs stay in the order of the jobs.
     for title in dict.fromkeys(each.table for each in runs):
         together = [each for each in runs if each.table == title]
         Grid(title, HEADER, [cells(each) for each in together]).show()
@@ -261,6 +270,7 @@ def cells(each: Outlook) -> list[str]:
 
 def shown(together: Sequence[Outlook]) -> list[str]:
     """Return one line on detectable differences for each number of prompts in a table."""
+    # Each method is one comparison with BF16; Holm's correction is over those of a table.
     compared = [each for each in together if each.is_job and not each.is_reference]
     numbers = sorted({each.num_prompts for each in compared})
     return [detectable.sentence(number, len(compared)) for number in numbers]
@@ -288,6 +298,7 @@ def remarks(together: Sequence[Outlook]) -> list[str]:
     """Return remarks on the runs of a table: failed and unscored videos, unknown numbers."""
     found = []
     for each in together:
+        # A failed video that is not left either stays as it is, which the table does not show.
         stuck = len(set(each.failed) - set(each.left))
         if stuck:
             found.append(f"{each.name}: {stuck} failed before; run.retry=failed tries them again")

@@ -34,18 +34,22 @@ def video_flops(
     work = Arithmetic()
     done = 0  # frames that are finished and stored
     for each in model.loop.passes(model.schedule, num_frames, size):
+        # The first pass over the first frames begins a new history, in which nothing is stored yet.
         if each.frames.start == 0 and each.step in (0, None) and each.row in (0, None):
-            done = 0  # a new history
+            done = 0
         queries = len(each.frames) * per_frame
         # A pass sees its own frames, and earlier ones as far as loop, window and policy allow.
         earlier = each.frames.start if each.sees is None else len(each.sees)
         if model.window is not None:
+            # The window includes the chunk that is being made.
             earlier = min(earlier, model.window - size)
         if finished is not None:
+            # Chunks that are still under way are not the policy's to evict, so they stay visible.
             hidden = max(0, min(done, each.frames.start) - finished * size)
             earlier = min(earlier, each.frames.start - hidden)
         own_pairs = queries**2
-        if each.causal:  # a chunk sees itself and the chunks before it
+        if each.causal:
+            # A chunk sees itself and the chunks before it: n (n + 1) / 2 of n * n pairs of chunks.
             num_chunks = -(-len(each.frames) // size)
             own_pairs = own_pairs * (num_chunks + 1) // (2 * num_chunks)
         for role in model.roles_of(each):

@@ -58,8 +58,8 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         reasons.append("history is the most that its policy keeps of single tokens")
     if method.reuse is not None and method.reuse.feature is not None:
         reasons.append("passes that only a video's drift lets it skip are counted as run")
-    num_switches = len(setting.switches)
-    budget = Budget(model, setting.needs, method, backend, setting.simulated, num_switches)
+    budget = Budget(model, setting.needs, method, backend, setting.simulated, len(setting.switches))
+    # The study stored the whole video, even where its attention did not reach all of it.
     best, published = Contract(best=True, window=model.window), Contract(best=False, window=None)
     moments, whole = (budget.moments(contract, num_frames) for contract in (best, published))
     # Ratios are of what is stored at the end; memory must hold the most at any time.
@@ -91,9 +91,11 @@ def forecast(name: str, method: Method, setting: Setting) -> Forecast:
         video_s=pixel_frames(num_frames, model.first_pixel_frames) / model.fps,
         stored=stored,
         stored_bytes=stored_bytes,
+        # Of several histories, the first is the longest and gives the cache its size.
         allocated_bytes=sum(budget.allocated(held, model.loop.histories(num_frames)[0]).values()),
         frames_full=end.full,
         frames_pooled=end.pooled,
+        # A loop without history stores nothing, and has no ratio.
         ratio_full_length=bf16 * num_frames / stored_bytes if stored_bytes else None,
         ratio_same_frames=bf16 * (end.full + end.pooled) / stored_bytes if stored_bytes else None,
         best=phases,

@@ -190,6 +190,7 @@ class Simulation:
         # decides, frames are stored.
         spec, per_frame = self._spec, self._spec.tokens_per_frame
         if spec.window is not None:
+            # The sink takes part of the window, so the other frames share the rest.
             first = frames.stop - spec.window + spec.sink
             for layer in self._layers:
                 layer.evict(range(spec.sink, first))
@@ -216,6 +217,7 @@ class Simulation:
                 stored=fmean(layer.stored.get(name, 0) * share for layer in self._layers),
                 users=fmean(tier.used for tier in in_layers),
             )
+        # The layer that attends to most needs the largest scratch, so no mean here.
         tokens = [
             sum(number * (1 if name == POOL else per_frame) for name, number in each.items())
             for each in seen
@@ -228,6 +230,7 @@ class Simulation:
         for number, layer in enumerate(self._layers):
             stored = sorted({*layer.placements, *frames} - self._sink)
             mass: dict[int, float] = {}
+            # Shares of attention, for policies that ask for them: no attention is computed here.
             if policy.queries:
                 scales = {frame: _scale(frame) for frame in stored}
                 mass = {frame: scale / sum(scales.values()) for frame, scale in scales.items()}
@@ -242,6 +245,7 @@ class Simulation:
                 layer=number,
                 num_layers=self._spec.num_layers,
             )
+            # As in the cache: there is nothing to decide while all frames belong to the sink.
             placements = policy.decide(history) if history.frames else {}
             self.reads_length |= "capacity" in history.read
             if len(self._layers) < self._spec.num_layers and "layer" in history.read:
@@ -302,6 +306,8 @@ class Growth:
 
     def _near(self, num_frames: int) -> Moment:
         step = self._spec.chunk_frames
+        # A search asks for many lengths: one simulation goes on where it stopped, and the running
+        # maximum answers all shorter ones. A policy may read the length only in a later chunk.
         while self._one and len(self._most) <= -(-num_frames // step):
             start = (len(self._most) - 1) * step
             moment = self._simulation.chunk(range(start, start + step))
@@ -354,6 +360,7 @@ class Simulated:
 class _WatchedHistory(History):
     """A history that records in `read` whether the policy reads `layer` or `capacity`."""
 
+    # A policy does not declare what it depends on, so watch what it reads.
     read: set[str] = field(default_factory=set)
 
     def __getattribute__(self, name: str) -> Any:
@@ -435,12 +442,14 @@ class _Layer:
         # frame that the policy moves.
         other = _Layer({})
         other.placements = dict(self.placements)
+        # All at once, so that the places of frames point to the copied slabs.
         other.tiers = copy.deepcopy(self.tiers)
         return other
 
     def evict(self, frames: range) -> None:
         """Drop frames that the model's window no longer reaches."""
         self._release([frame for frame in self.placements if frame in frames])
+        # Pooled frames have no placement (see `settle`), so ask their tier.
         self.tiers[POOL].drop([frame for frame in self.tiers[POOL].places if frame in frames])
 
     def settle(self, placements: Mapping[int, Placement], new: range, num_tokens: int) -> int:
@@ -452,6 +461,7 @@ class _Layer:
             if placements.get(f, self.placements[f]) != self.placements[f]
         }
         coming = {**changed, **{f: placements.get(f, KEEP) for f in new}}
+        # Before anything is stored: new frames take the pages that moved ones leave.
         self._release(changed)
         self.stored = {}
         for name, tier in self.tiers.items():

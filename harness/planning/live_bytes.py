@@ -56,6 +56,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = self.now
 
     def _note(self, tensor: Tensor, new: bool) -> None:
+        # By storage, not by tensor: views share the memory of the tensor that they were taken of.
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -66,6 +67,7 @@ class LiveBytes(TorchDispatchMode):
         size = allocated(storage.nbytes()) if new else 0
         self.now += size
         self.peak = max(self.peak, self.now)
+        # Runs when the last tensor with this storage is gone, which is when memory becomes free.
         self._known[key] = weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:

@@ -74,6 +74,7 @@ class Budget:
         asked = self.spec(contract), num_frames
         if asked not in self._histories:
             lengths = self.model.loop.histories(num_frames)
+            # Frames that are denoised together in one pass attend to each other, not to a cache.
             if not self.model.loop.keeps_history:
                 size = self.model.chunk_frames
                 return [
@@ -104,6 +105,7 @@ class Budget:
         model = self.model
         frames = model.loop.active_frames(model.schedule, num_frames, model.chunk_frames)
         exact = sum(tier_bytes(Tier(Exact(), Exact()), model.spec, self.dtype).values())
+        # A branch that reads the cache of another stores a chunk of its own while it is noisy.
         storing = sum(role.cache != "none" for role in model.roles)
         return {"active": storing * frames * exact} if frames else {}
 
@@ -112,13 +114,14 @@ class Budget:
         num_chunks = -(-num_frames // self.model.chunk_frames)
         prompts, names = self.model.prompts, {role.text for role in self.model.roles}
         most = prompts.most_texts(names, num_chunks)
+        # Only the prompt changes at a switch; the texts of the other roles stay the same.
         most += self.num_switches * prompts.most_texts(["prompt"], num_chunks)
         return most * self.needs.network.text_kv_bytes
 
     def phases(self, contract: Contract, num_frames: int, held: Moment) -> dict[str, Sizes]:
         """Return the components of each phase at its peak, for the largest history `held`."""
         model, network = self.model, self.needs.network
-        lengths = model.loop.histories(num_frames)
+        lengths = model.loop.histories(num_frames)  # the first is the longest
         base: Sizes = {"network": network.weight_bytes}
         decoder: Sizes = {"decoder": self.needs.decoder_bytes}
         resident: Sizes = {"text K/V": self.texts(num_frames)}
@@ -129,6 +132,7 @@ class Budget:
         running = {**base, **decoder, **resident, **self.active(num_frames), "latents": latents}
         spec = self.spec(contract)
         tokens = math.ceil(held.tokens) + spec.chunk_frames * spec.tokens_per_frame
+        # All layers share the scratch of a session, and each branch of guidance has a session.
         scratch = self.backend.scratch_bytes(spec, tokens, self.dtype.itemsize)
         running["scratch"] = self.branches * scratch
         decode = {**base, **decoder, **({} if contract.best else resident)}
@@ -137,6 +141,7 @@ class Budget:
         decode["latents"] = 2 * latents  # the chunks and their concatenation
         decoding = self.needs.decoding
         if decoding is None:
+            # None, not 0: the sum of the phase is then unknown too, not too small.
             decode["activations"] = None
         elif contract.best:
             decode["activations"] = decoding.streamed_bytes
@@ -163,7 +168,8 @@ class Budget:
 
         0 if no video fits; None if a size is unknown.
         """
-        # Bisection over the number of chunks: memory never shrinks when a video gets longer.
+        # Bisection over the number of chunks: memory never shrinks when a video gets longer. The
+        # limit holds for the text phase as well, since a video that cannot begin does not fit.
         chunk = self.model.chunk_frames
         growth = self.simulated.growth(self.spec(contract), self.method)
         low, high = 0, MAX_SECONDS * self.model.fps // TEMPORAL_STRIDE // chunk
@@ -197,6 +203,7 @@ class Budget:
 
 def pixels_per_latent(model: VideoModel) -> int:
     """Return the pixels along one side of a latent value, by the decoder's stride."""
+    # A decoder without a stride is taken to be like the Wan VAE.
     stride: tuple[int, int] = getattr(model.decoder, "stride", (TEMPORAL_STRIDE, 8))
     return stride[1]
 

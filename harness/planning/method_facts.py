@@ -39,7 +39,8 @@ CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
 NUM_FRAMES = 42  # 10 s
 TRUE = CacheSpec(num_layers=30, num_heads=12, head_dim=128, grid=(30, 52), chunk_frames=3)
-FEW = replace(TRUE, num_heads=1, head_dim=32, grid=(6, 10))  # small geometry to run policies on
+# Policies run on small frames; `_at_true_size` converts what they keep.
+FEW = replace(TRUE, num_heads=1, head_dim=32, grid=(6, 10))
 LIKE = 0.9  # correlation of a synthetic frame with the one before it
 _KNOWN: dict[str, int] = {}  # bytes per frame and layer of a tier, by its repr
 
@@ -137,6 +138,7 @@ def _stored(method: Method, integration: Integration) -> dict[str, Any]:
     """Return the fields of `Stored`, and whether these depend on the video (`varies`)."""
     varies = False
     if isinstance(integration, Packed):
+        # A budget in bytes is divided by the bytes of a frame, so these are of the true size.
         size = VideoSize(
             FEW.tokens_per_frame,
             NUM_FRAMES,
@@ -192,6 +194,7 @@ def in_layer(method: Method, size: VideoSize, index: int, likeness: float = LIKE
     layer = layer_of(context, index)
     for plan, chunk in video(likeness):
         context.turns.clear()  # they belong to one pass
+        # As in a run: a policy may compare the notes of a noisy pass with those of the commit.
         layer.observe_noisy(chunk, plan)
         layer.commit(chunk, plan)
     return _at_true_size(layer, method)
@@ -247,6 +250,7 @@ def video(likeness: float) -> list[tuple[Plan, Chunk]]:
     generator = torch.Generator().manual_seed(0)
     size = (3, 1, 1, NUM_FRAMES, FEW.tokens_per_frame, FEW.head_dim)
     x = torch.randn(size, generator=generator)
+    # Neighbouring frames of a video are alike, and policies that compare frames depend on it.
     for frame in range(1, NUM_FRAMES):
         # An autoregressive process: the two factors keep the variance constant.
         x[:, :, :, frame] *= (1 - likeness**2) ** 0.5
@@ -289,6 +293,7 @@ def _at_true_size(layer: Layer, method: Method) -> Stored:
         pages = [slab.key.shape[2] for slab in arena.slabs]
         tokens = sum(pages) * arena.slabs[0].key.page[0] if pages else 0
         if name == POOL:
+            # One token stands for a frame; the table counts it as the values that it stores.
             frames = tokens / one.tokens_per_frame
             total += Stored(frames * one.bf16_frame_bytes, frames * values)
         else:

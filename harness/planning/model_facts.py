@@ -31,6 +31,8 @@ HEAD = (
 class Lacks(Protocol):
     """A part of a model that reads files."""
 
+    # Checked at run time: parts without files, a user's own among them, need not have the method.
+
     def missing(self) -> list[Path]:
         """Return the files and folders that it needs and that do not exist."""
 
@@ -47,8 +49,10 @@ class Entry:
     @property
     def state(self) -> str:
         """The state of its weights, as text."""
+        if self.model.weights == "bundled":
+            return "ship with it"
         if self.model.weights != "checkpoint":
-            return {"bundled": "ship with it"}.get(self.model.weights, self.model.weights)
+            return self.model.weights
         return f"{len(self.missing)} missing" if self.missing else "there"
 
 
@@ -60,6 +64,7 @@ def entries(data_dir: str | None, folder: Path | None) -> Iterator[Entry]:
     """
     root = data_folder(data_dir)[0]
     files = choices("model", folder)
+    # Read once: every model looks its licences up here.
     known = tuple(weights.entries(folder).values())
     with composing(folder) as composer:
         for name, file in files.items():

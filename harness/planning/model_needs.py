@@ -101,6 +101,7 @@ class _Stand:
         turns = on_meta((q_BHTD.shape[2], q_BHTD.shape[3] // 2), torch.complex64)
         q, k = rotate(q_BHTD, turns), rotate(k_BHTD, turns)
         out = torch.empty_like(q)
+        # Keys are stored after attention, when rotated queries and keys and the output are alive.
         if self.live is not None:
             self.stored_at = max(self.stored_at, self.live.now)
         del k
@@ -110,6 +111,7 @@ class _Stand:
 def network(model: VideoModel) -> Network:
     """Count the network of a model."""
     dtype = DTYPES[model.dtype]
+    # All layers for the weights; one for the passes, which would repeat the same count.
     with torch.device("meta"):
         one_layer = replace(model.dims, num_layers=1).network(model.fps)
         whole = in_dtype(model.dims.network(model.fps), dtype)
@@ -119,7 +121,7 @@ def network(model: VideoModel) -> Network:
         kv = net.text_kv(on_meta(text_shape, dtype))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(*_inputs(model), kv, _Stand(), None)
-    inputs = _inputs(model)
+    inputs = _inputs(model)  # before counting begins, so that they are no activations
     with torch.inference_mode(), LiveBytes() as live:
         stand = _Stand(live)
         net(*inputs, kv, stand, None)
@@ -128,6 +130,7 @@ def network(model: VideoModel) -> Network:
     block: int = sum(counts[net.first_block].values())
     rest: int = counter.get_total_flops() - block
     layers = model.dims.num_layers
+    # `kv` has the text's keys and values of one layer, and what all layers share.
     of_layer = sum(x.nbytes for pair in kv.layers for x in pair)
     return Network(
         weight_bytes=sum(x.nbytes for x in whole.state_dict().values()),
@@ -158,6 +161,7 @@ def decoding(model: VideoModel) -> Decoding:
         # When the generator ends, its cache is freed. The last restart was before, so the peak
         # still has the bytes that are live between frames.
         kept = live.peak
+    # A decoder without a dtype of its own works in fp32.
     own = getattr(torch, getattr(decoder, "dtype", "float32")).itemsize * values
     with torch.inference_mode(), LiveBytes() as live:
         decoder.decode_whole(latents)
@@ -215,9 +219,11 @@ def remembered_decoding(model: VideoModel) -> Decoding:
     kind = type(model.decoder)
     if not _is_ours(kind):
         return decoding(model)
+    # As text, since not every setting is JSON. Names with an underscore are state, such as weights.
     settings = {name: str(x) for name, x in vars(model.decoder).items() if name[0] != "_"}
     asked = [kind.__qualname__, settings, model.latent_shape(SETTLED), model.dtype]
     known = noted("decoding", asked, lambda: asdict(decoding(model)))
+    # JSON has no tuples.
     return Decoding(**{**known, "pixel_bytes": tuple(known["pixel_bytes"])})
 
 

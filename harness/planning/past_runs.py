@@ -24,6 +24,7 @@ from harness.results.older import schema_of
 from harness.results.run import Run
 from harness.system.errors import UserError
 
+# The method by its name only: videos of its other settings are the second source.
 ALIKE = ("model_name", "model", "method_name", "attention", "integration")
 
 
@@ -60,8 +61,10 @@ def seconds(run: Run, reference: Run, device: str | None) -> Estimate:
                 continue
             found += [each for where, each in timed if device in (None, where)]
             elsewhere |= dict.fromkeys(where for where, _ in timed)
+        # The median, so that one odd video does not move the estimate.
         if found:
             return Estimate(median(found), source, tuple(reasons))
+    # Times of another machine would mislead, so it is named but not used.
     others = f" on this device, only on {', '.join(elsewhere)}" if elsewhere else ""
     unknown = f"minutes are unknown: no earlier video of this model and length{others}"
     return Estimate(None, "", (*reasons, unknown))
@@ -100,6 +103,7 @@ def _others(run: Run) -> list[Path]:
     Comparable are runs with the same model, method, attention and length.
     """
     folders = []
+    # By `request.json`, not by rows: it has the settings, and is there for unfinished runs too.
     pattern = f"*/{escape(run.model_name)}/*/request.json"
     for request in sorted(Path(run.results_dir).glob(pattern)):
         try:

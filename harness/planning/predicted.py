@@ -27,6 +27,7 @@ class Forecast:
     memory_gib, longest_frames, longest_s: the longest video within this memory.
     """
 
+    # Plain values only: a row is printed as JSON, and noted and read again by later plans.
     method: str
     model: str
     suite: str
@@ -54,13 +55,14 @@ class Forecast:
 
 def total(sizes: Sizes) -> int | None:
     """Return the sum in bytes; None if a part is unknown."""
+    # A sum without the unknown part would look like a plan that fits.
     known = [size for size in sizes.values() if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
 def peak(phases: Mapping[str, Sizes]) -> int | None:
     """Return the largest total of denoise, commit and decode, in bytes; None if unknown."""
-    # Without text, as in measured rows: its encoder is freed before.
+    # Without text, as in measured rows (`peak_bytes`): its encoder is freed before the passes.
     return largest(*(phases[name] for name in PHASES if name != "text"))
 
 

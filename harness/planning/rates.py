@@ -14,6 +14,7 @@ from harness.system.errors import UserError
 from harness.system.paths import shipped
 
 CARDS = shipped("harness.planning", "cards.yaml")
+# Names of fields of `Ceilings`, too: a calibration file uses the same.
 RATES = ("gemm_flops_per_s", "attention_flops_per_s", "copy_bytes_per_s")
 KEYS = (*RATES, "device", "date")
 
@@ -30,26 +31,20 @@ class Ceilings:
     memory_gib: float | None = None
 
 
-def cards() -> dict[str, Ceilings]:
-    """Return the bundled table of cards by short name."""
-    known: dict[str, dict[str, Any]] = yaml.safe_load(CARDS.read_text())
-    for entry in known.values():
-        # YAML reads 85e12 as a string.
-        entry |= {key: float(x) for key, x in entry.items() if key not in ("name", "source")}
-    return {name: Ceilings(**entry) for name, entry in known.items()}
-
-
 def card(name: str) -> Ceilings:
-    """Return the rates of a card.
+    """Return the rates of a card of the bundled table, by its short name.
 
     Raises  UserError: an unknown card.
     """
-    known = cards()
+    known: dict[str, dict[str, Any]] = yaml.safe_load(CARDS.read_text())
     if name not in known:
         raise UserError(
             f"unknown card {name}: choose {', '.join(known)}, or type calibration=<file>"
         )
-    return known[name]
+    # PyYAML reads 85e12 as a string.
+    texts = ("name", "source")
+    entry: dict[str, Any] = {key: x if key in texts else float(x) for key, x in known[name].items()}
+    return Ceilings(**entry)
 
 
 def calibration(path: Path) -> Ceilings:

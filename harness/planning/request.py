@@ -47,6 +47,7 @@ def split(words: Sequence[str]) -> tuple[Options, list[str]]:
     own, others = Options(), []
     for word in words:
         key, equals, value = word.partition("=")
+        # Hydra's `~group` removes a choice and needs no value.
         if not equals and not word.startswith("~"):
             raise UserError(f"plan {word}: give settings as key=value, e.g. method=rtn_int4")
         # integration=published asks for the study's own peaks; others are settings of a run.
@@ -75,7 +76,7 @@ def memory_gib(options: Options, limits: rates.Ceilings | None) -> float | None:
     if options.memory_gib is None:
         return limits.memory_gib if limits else None
     try:
-        size = float(options.memory_gib)
+        size = float(options.memory_gib)  # also reads "nan" and "inf", which are refused below
     except ValueError:
         size = math.nan
     if not (math.isfinite(size) and size > 0):
@@ -148,6 +149,7 @@ def _composed(words: list[str]) -> tuple[dict[str, DictConfig], bool]:
         else:
             names = names or [_choice(first, "method")]
             configs[names[0]] = first
+        # Not if the words set metrics: what they change must be there.
         if not any(word.lstrip("+~").startswith("metrics") for word in others):
             others = [*others, "metrics=[]"]
         for name in names:
@@ -157,6 +159,7 @@ def _composed(words: list[str]) -> tuple[dict[str, DictConfig], bool]:
 
 def _compose(words: list[str]) -> DictConfig:
     demand_choices(words)
+    # With Hydra's own part, which has the names of the choices.
     return compose("config", words, return_hydra_config=True)
 
 

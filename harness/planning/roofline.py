@@ -61,9 +61,11 @@ def work(
     # `network.flops` are those of the longest pass; they grow with its frames.
     most_frames = model.loop.pass_frames(model.schedule, model.chunk_frames)
     frame_values = 2 * spec.tokens_per_frame * stored_width  # keys and values of one layer
+    # Fused kernels decode in registers; every other backend writes decoded history and reads it.
     staged = not isinstance(backend, Fused)
     gemm = attention = staging = encoding = 0.0
     for each in _executed(model, model.passes(num_frames, recached), storage.method.reuse):
+        # A pass over several chunks is charged the history of its oldest one.
         moment = histories[each.history][each.frames.start // spec.chunk_frames]
         queries, visible = len(each.frames) * spec.tokens_per_frame, _visible(spec, each)
         packed = stored = frames = 0.0
@@ -105,20 +107,19 @@ def _executed(model: VideoModel, passes: Iterator[Pass], reuse: Reuse | None) ->
 
 
 def _visible(spec: CacheSpec, each: Pass) -> float:
-    """Return the share of the held frames that a pass attends to.
-
-    It is below 1 where the loop limits what a pass sees, and for anchored positions, where the sink
-    is moved next to the newest frames and hides some; and where the history is computed again,
-    since only its sink and its newest chunks exist then. Evicted frames are assumed to be spread
-    evenly over hidden and visible ones.
-    """
+    """Return the share of the held frames that a pass attends to."""
+    # A share, since the policy decides which frames are held: evicted ones are assumed to be spread
+    # evenly over hidden and visible ones. While the history is computed again, only its sink and
+    # its newest chunks exist.
     if each.recached_for is not None and spec.window is not None:
         gone = max(0, each.recached_for.start - spec.window)
         most = min(each.frames.start, spec.window - spec.chunk_frames)
         return min(1.0, (each.frames.start - gone) / max(1, most))
+    # The loop may limit what a pass sees.
     if each.sees is not None:
         most = each.frames.start if spec.window is None else spec.window - spec.chunk_frames
         return min(1.0, len(each.sees) / max(1, min(each.frames.start, most)))
+    # Anchored positions move the sink next to the newest frames, which hides some.
     if spec.positions != "anchored" or spec.window is None:
         return 1.0
     end = min(each.frames.stop, each.frames.start + spec.chunk_frames)

@@ -47,11 +47,13 @@ def planned(asked: Request) -> Plan:
         for name, answer in _computed(asked, known).items():
             known[name] = answer
             # A size may be unknown because of anything that is missing here: it is asked for again.
+            # A method that was left out has no row, so nothing in it is unknown.
             row = answer["row"] or {}
             unknown = None in (row.get(peak, 0) for peak in PEAKS)
             if (question := questions[name]) and not unknown:
                 note("plan", question, answer)
     rows = [known[name]["row"] for name in asked.configs]
+    # JSON has no tuples. Rows and sentences keep the order in which the methods were asked for.
     return Plan(
         rows=[Forecast(**{**row, "reasons": tuple(row["reasons"])}) for row in rows if row],
         ceilings=asked.ceilings,
@@ -65,12 +67,14 @@ def _question(name: str, asked: Request) -> list[Any] | None:
     config = {part: asked.configs[name][part] for part in DECIDE}
     if not only_ours(config):
         return None
+    # The names are printed in rows and sentences, and two files may have the same settings.
     rates = asked.ceilings and asdict(asked.ceilings)
     return [name, asked.model_name, asked.suite_name, config, rates, asked.memory_gib]
 
 
 def _computed(asked: Request, known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the answers that are not known, after all methods are checked as for a run."""
+    # Here, so that a plan whose rows are all noted does not wait for these imports.
     import torch
 
     from harness.planning.forecast import forecast

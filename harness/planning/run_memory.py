@@ -47,21 +47,19 @@ def memory(run: Run) -> Memory:
     """Predict the memory of a run's videos; errors become reasons."""
     raw_bytes: int | None = None  # known even if what the method stores is not
     try:
+        # As JSON text, which is hashable, so that it can be the key of a cache.
         model, need = _model(run.model_name, json.dumps(run.model, sort_keys=True))
         height, width = (pixels_per_latent(model) * side for side in model.latent_size)
         num_pixels = pixel_frames(run.suite.num_frames, model.first_pixel_frames)
         raw_bytes = 3 * num_pixels * height * width  # RGB, one byte each
         kv_bytes, peak_bytes, reasons = _history_and_peak(run, model, need)
+        return Memory(kv_bytes, peak_bytes, raw_bytes, reasons)
     except (UserError, ValueError) as error:
-        return _unknown(raw_bytes, str(error))
+        reason = str(error)
     except InstantiationException as error:
-        return _unknown(raw_bytes, construction_message(error))
+        reason = construction_message(error)
     except Exception as error:  # noqa: BLE001  a user's method may raise anything; others go on
-        return _unknown(raw_bytes, first_line(error))
-    return Memory(kv_bytes, peak_bytes, raw_bytes, reasons)
-
-
-def _unknown(raw_bytes: int | None, reason: str) -> Memory:
+        reason = first_line(error)
     return Memory(None, None, raw_bytes, (f"KV and peak are unknown: {' '.join(reason.split())}",))
 
 
@@ -81,6 +79,7 @@ def _history_and_peak(
     integration: Integration = build("integration", run.integration)
     method.check(model.spec)
     integration.check(model.spec, method)
+    # Other integrations than `Packed` hold memory in ways that the two contracts do not describe.
     if isinstance(integration, Published):
         return _in_study(run, model)
     if isinstance(integration, FullBuffers):
@@ -110,6 +109,7 @@ def _history_and_peak(
     if any(saving) or not integration.keep_previous:
         reason = "peak is unknown: this integration mixes the two contracts that are planned"
         return found.stored_bytes, None, (*found.reasons, reason)
+    # That contract stores the whole video.
     if model.window is not None:
         reason = "peak is unknown: as published is planned for model.window=null only"
         return found.stored_bytes, None, (*found.reasons, reason)
@@ -121,6 +121,7 @@ def _in_study(run: Run, model: VideoModel) -> tuple[int, int, tuple[str, ...]]:
 
     Raises  UserError: another method, model or length, or changed settings.
     """
+    # Its peaks are counted from descriptions of the study's rows, so they hold for those alone.
     book = catalogue()
     name, suite = run.method_name.removeprefix(STUDY).upper(), run.suite.name
     known = run.method_name.startswith(STUDY) and name in book.methods

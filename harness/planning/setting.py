@@ -40,13 +40,15 @@ def resolve(
     size = model.chunk_frames, model.fps, model.first_pixel_frames
     num_frames = suite.latent_frames(asked_suite, *size)
     switches = suite.switches(asked_suite, num_frames, *size)
+    # Everything is built before anything is counted, so that wrong settings are refused at once.
     packed = {
         name: _packed(name, asked.integrations[name], each) for name, each in asked.configs.items()
     }
     methods: dict[str, Method] = {
         name: build("method", each["method"], Method) for name, each in asked.configs.items()
     }
-    # Of all methods, those that cannot serve the model are left out; a named one is an error.
+    # A run makes the same demands, so no plan shows a method that cannot run. Of all methods, those
+    # that cannot serve the model are left out; a named one is an error.
     refused: dict[str, str] = {}
     for name, method in list(methods.items()):
         try:
@@ -79,6 +81,7 @@ def model_of(name: str, config: dict[str, Any]) -> VideoModel:
 
     Raises  UserError: it has no `dims`. InstantiationException: it cannot be built.
     """
+    # Before it is built, since the count needs `dims` and a user's own model may have none.
     if not isinstance(config.get("dims"), dict):
         wanted = ", ".join(field.name for field in fields(WanDims))
         raise UserError(f"model {name} has no dims to count: give model.dims with {wanted}")
@@ -103,8 +106,10 @@ def backend_of(attention: dict[str, Any]) -> Backend:
     Raises  UserError: the memory of this backend is not known.
     """
     built = build("attention", attention)
+    # Plans are for a GPU, where `auto` takes `staged` for whole chunks.
     if isinstance(built, Auto):
-        return Staged()  # plans are for a GPU, where `auto` takes `staged` for whole chunks
+        return Staged()
+    # `Int8` is a `Portable`, but its threads hold codes and values of a head beside the scratch.
     if isinstance(built, Int8) or not isinstance(built, (Portable, Staged, Fused)):
         name = built.name
         raise UserError(f"attention={name} is not planned: choose auto, staged, portable, fused")

@@ -87,6 +87,7 @@ class Storage:
         frames: number of frames by tier. parts: tokens of a frame stored in each tier.
         num_frames: length of the video so far.
         """
+        # Sums of fractions of frames, as counts are means over layers: round only at the end.
         held: defaultdict[str, float] = defaultdict(float)
         for tier, number in frames.items():
             for name, size in self.frame(tier, parts.get(tier)).items():
@@ -107,13 +108,12 @@ class Storage:
     def storing_bytes(self, held: Moment) -> int:
         """Return the peak of temporary bytes while a layer stores a chunk.
 
-        Counted are moved frames after decoding, the concatenation of one tier's frames, and the
-        encoding of keys or values. For token policies: all tokens decoded, rotated and joined with
-        the new ones, and their indices. The policy's own arithmetic is not counted.
+        The policy's own arithmetic is not counted.
         """
         spec, size = self.spec, self.dtype.itemsize
         if isinstance(self._policy, TokenPolicy):
-            # The temporary tensors of one layer in `TokenLayer.commit`.
+            # The temporary tensors of one layer in `TokenLayer.commit`: all tokens decoded, rotated
+            # and joined with the new ones; the packed ones joined and picked; indices.
             values = spec.kv_heads * spec.head_dim
             new = spec.chunk_frames * spec.tokens_per_frame
             old = math.ceil(held.tokens)
@@ -124,12 +124,17 @@ class Storage:
             return exact + packed + both * spec.kv_heads * INDEX_BYTES
         values = 2 * spec.kv_heads * spec.tokens_per_frame * spec.head_dim
         moved = math.ceil(held.moved) * values
-        most = moved * (4 + size)  # decoded in fp32, then converted to the model's dtype
+        # Moved frames are decoded before any is stored (the pages are used again), and stay decoded
+        # until the last tier is done. First they are in fp32, then in the model's dtype too.
+        most = moved * (4 + size)
         for name, count in held.tiers.items():
+            # Tiers are stored one after the other, so the largest counts.
             if name == POOL:
+                # Frames joined in the model's dtype, and in fp32 for the mean.
                 pooling = math.ceil(count.stored) * values * (size + 4)
                 most = max(most, moved * size + pooling)
             elif count.stored:
+                # `stored` counts split frames by their share, so this is the number of frames.
                 share = held.parts[name] / spec.tokens_per_frame
                 frames = math.ceil(count.stored / share)
                 # A tier that gets nothing but the new chunk encodes it where it lies. Otherwise the
@@ -147,6 +152,7 @@ class Storage:
             return NOTE_BYTES * _takes_notes(self.method, spec)
         if type(policy).observe is FramePolicy.observe:
             return 0
+        # Zeros will do: the size of a note depends on shapes only.
         x = torch.zeros(1, spec.kv_heads, 1, spec.tokens_per_frame, spec.head_dim, dtype=self.dtype)
         note = policy.observe(x, x)
         passes = 1 + policy.observes_noisy
@@ -157,22 +163,22 @@ class Storage:
         own, spec = self._tiers[tier], self.spec
         shape = (1, spec.kv_heads, -(-frames // own.span), own.span * tokens, spec.head_dim)
         if (tier, shape) not in self._encoding:
+            # Keys and values are encoded one after the other.
             peaks = (_encoding(quantizer, shape, self.dtype) for quantizer in (own.key, own.value))
             self._encoding[tier, shape] = max(peaks)
         return self._encoding[tier, shape]
 
 
 def _encoding(quantizer: Quantizer, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Return the peak bytes of encoding x [B, H, F, T, D], by running the quantizer.
-
-    It runs on the meta device. If its code reads values, one head with real values is measured on
-    the CPU and multiplied by the number of heads.
-    """
+    """Return the peak bytes of encoding x [B, H, F, T, D], by running the quantizer."""
+    # On the meta device, which takes neither memory nor time, whatever the size of a frame.
     x = on_meta(shape, dtype)
     try:
         with LiveBytes() as live:
             quantizer.encode(x)
-    except (NotImplementedError, RuntimeError):  # a real error is raised again below
+    except (NotImplementedError, RuntimeError):
+        # Its code reads values. One head of real ones is enough: heads are encoded alike. An error
+        # of the quantizer itself is raised again here.
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1, 1, *shape[2:], generator=generator).to(dtype)
         with LiveBytes() as live:
@@ -184,8 +190,7 @@ def _encoding(quantizer: Quantizer, shape: tuple[int, ...], dtype: torch.dtype) 
 def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     """Whether a token policy writes notes, tried once on synthetic tokens of a small geometry.
 
-    There are more tokens than the policy keeps, up to MANY. A policy that writes notes only in
-    longer histories is not detected.
+    A policy that writes notes only in histories of more than MANY tokens is not detected.
     """
     per_frame = SMALL[0] * SMALL[1]
     small = replace(spec, grid=SMALL, num_heads=2, num_kv_heads=None, num_layers=1, window=None)
@@ -200,6 +205,7 @@ def _takes_notes(method: Method, spec: CacheSpec) -> bool:
     policy = method.retention.sized(size)
     assert isinstance(policy, TokenPolicy)
     new = spec.chunk_frames * per_frame
+    # More tokens than the policy keeps, since it may write notes only when it has to choose.
     num_tokens = min(policy.max_tokens(MANY), MANY) // per_frame * per_frame + 2 * new
     shape = (1, small.kv_heads, num_tokens)
     generator = torch.Generator().manual_seed(0)

@@ -140,8 +140,7 @@ class Geometry:
 
     @property
     def bf16_bytes(self) -> int:
-        """Bytes of the whole video's keys and values in BF16."""
-        # Keys and values, two bytes each.
+        """Bytes of the whole video's keys and values, two bytes each."""
         return 4 * self.width * self.tokens * self.layers
 
 
@@ -169,6 +168,7 @@ def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometr
     text: Any = model.text
     rows_bytes = 2 * text.length * model.dims.text_dim
     base = net.weight_bytes + 2 * vae_parameters + net.text_kv_bytes + rows_bytes
+    # A latent value stands for 8 x 8 pixels of three colours.
     video_bytes = 4 * 3 * (8 * height) * (8 * width) * pixel_frames(num_frames)
     chunk = spec.chunk_frames
     return Geometry(
@@ -178,6 +178,7 @@ def geometry(model: VideoModel, num_frames: int, vae_parameters: int) -> Geometr
         frames=num_frames,
         base_bytes=base + 2 * num_frames * latent_bytes,  # noise and output
         previous_bytes=video_bytes + num_frames * latent_bytes,
+        # Two hidden states and one output of a chunk.
         reuse_bytes=2 * chunk * spec.tokens_per_frame * 2 * model.dims.dim + chunk * latent_bytes,
     )
 
@@ -208,6 +209,7 @@ def row(name: str, suite: str, book: Catalogue, shape: Geometry) -> Row:
         tree=method.tree,
         phase="denoise" if denoise > decode else "decode",
         kv_bytes=held,
+        # The two phases share everything else.
         peak_bytes=shape.base_bytes + extra + max(denoise, decode),
         ratio=shape.bf16_bytes / packed,
     )
@@ -217,6 +219,7 @@ def _layer(
     method: Stored, tree: Tree, group: int, shape: Geometry, budget: float
 ) -> Iterator[tuple[int, int]]:
     """Yield the held bytes, and the bytes by the study's own count, of each part of a layer."""
+    # Part by part, since the allocator rounds up every tensor. The study's own count does not.
     tokens, dropped = _tokens(method, shape, budget)
     for tier, number in zip(method.tiers, tokens, strict=True):
         if number:
@@ -230,6 +233,7 @@ def _layer(
         yield 2 * allocated(2 * shape.width * dropped), (4 * shape.width + SPAN_BYTES) * dropped
     if method.outliers.share:
         old = method.outliers.of == "old_keys"
+        # Of the last tier's keys; or of all keys and values, which are one tier then.
         values = shape.width * (tokens[-1] if old else 2 * tokens[0])
         count = round(method.outliers.share * values)
         yield sum(allocated(size * count) for size in OUTLIER_BYTES), sum(OUTLIER_BYTES) * count
@@ -261,6 +265,7 @@ def _tokens(method: Stored, shape: Geometry, budget: float) -> tuple[list[int], 
     if split.by == "tail":
         first = round(split.share * capacity)
         return [first, capacity - first], 0
+    # The same positions in every frame.
     if split.by == "positions":
         first = round(split.share * shape.frame_tokens) * shape.frames
         return [first, capacity - first], 0
@@ -273,7 +278,8 @@ def _tokens(method: Stored, shape: Geometry, budget: float) -> tuple[list[int], 
 
 def _chunks(split: Split, num_chunks: int, budget: float) -> tuple[int, int, int]:
     """Return the number of recent, important and retained chunks of a layer."""
-    # Python's round takes halves to the even neighbour.
+    # Python's round takes halves to the even neighbour. A budget above 1 cannot give a layer more
+    # chunks than there are.
     recent = max(1, round(min(split.recent * budget, 1) * num_chunks))
     old = num_chunks - recent
     important = min(old, max(1, round(split.important * budget * old))) if split.important else 0

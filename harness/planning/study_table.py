@@ -74,6 +74,7 @@ def rows(words: Sequence[str] = ()) -> list[Row]:
 
     Raises  UserError: an unknown word, method or suite.
     """
+    # Not composed by Hydra: the study's rows have no settings.
     book = catalogue()
     chosen: dict[str, Sequence[str]] = {"method": list(book.methods), "suite": list(book.budgets)}
     for word in words:
@@ -90,7 +91,9 @@ def rows(words: Sequence[str] = ()) -> list[Row]:
         chosen[key] = value.split(",")
     found = []
     for suite in chosen["suite"]:
+        # Once for a suite: it runs the network on the meta device.
         shape = geometry(*_model(suite), book.vae_parameters)
+        # Some rows exist for one suite only.
         methods = [name for name in chosen["method"] if suite in book.methods[name].suites]
         found += [row(name, suite, book, shape) for name in methods]
     return found
@@ -103,6 +106,7 @@ def read(path: Path) -> Published:
     """
     try:
         with path.open(newline="") as lines:
+            # What the study calls GB are GiB.
             return {
                 (line["benchmark"], line["method"]): float(line["peak_vram_gb"])
                 for line in csv.DictReader(lines)

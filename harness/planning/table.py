@@ -46,6 +46,7 @@ def gib(size: int | None) -> str:
 
 def notes(plan: Plan) -> list[str]:
     """Return the notes under the table: definitions, limits, and unknown numbers."""
+    # All rows share the model, and with it what depends on no method.
     first = plan.rows[0]
     text = gib(total(first.best["text"]))
     found = [
@@ -84,6 +85,7 @@ def print_table(plan: Plan) -> None:
         f"attention {plan.attention}"
     )
     print_lines(title, COLUMNS, [cells(row) for row in plan.rows])
+    # With several methods this would be a page for each; --format json has it for all.
     if len(plan.rows) == 1:
         for name, phases in (("best practice", first.best), ("as published", first.published)):
             print()
@@ -110,17 +112,20 @@ def print_lines(title: str, columns: Sequence[str], lines: Sequence[Sequence[str
 
 
 def _frames(number: float) -> str:
-    """Format a number of frames, which need not be whole: it is a mean over layers."""
+    """Format a number of frames; a whole one without decimals."""
+    # It need not be whole: it is a mean over layers, which may keep different numbers.
     return f"{number:.1f}".removesuffix(".0")
 
 
 def _longest(row: Forecast) -> str:
     if row.memory_gib is None:
         return ""
+    # A dash is unknown, as in the other columns; an empty cell was not asked for.
     if row.longest_frames is None:
         return "-"
     if row.longest_s is None:  # 0 frames: not even one chunk fits
         return "none"
-    if row.longest_s > MAX_SECONDS - 60:  # the search ends at a day, in whole chunks
+    # The search ends at a day, rounded down to whole chunks.
+    if row.longest_s > MAX_SECONDS - 60:
         return "over a day"
     return f"{row.longest_frames} ({row.longest_s:.0f} s)"

@@ -25,6 +25,7 @@ def missing(device: torch.device) -> str | None:
 
     Triton's interpreter (TRITON_INTERPRET=1) runs them on any device, slowly.
     """
+    # Before the device is asked for: the interpreter needs Triton too, but no device.
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if interpreted():

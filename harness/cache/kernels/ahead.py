@@ -32,6 +32,7 @@ BATCH, HEADS, SLOTS, TOKENS, HEAD_DIM = 1, 12, 21, 1560, 128
 NUMBERS = tuple(float(code) for code in range(256))  # any numbers do: kernels read them at run time
 MMA = r"wgmma\.mma_async|mma\.sync|tcgen05\.mma"
 CHUNK = 3  # frames of a chunk, encoded by one launch
+# Together they take every branch of `tiles.py`: kinds of groups, tables, sums of planes.
 FORMS = {
     "exact": KernelLayout(),
     "int8_tokens": KernelLayout((CodePlane(8, 16, "tokens", -127.5, fit="absmax"),)),
@@ -74,10 +75,13 @@ def launches(name: str, capability: int) -> Iterator[tuple[str, Launch]]:
     form, packed = FORMS[name], _stored(FORMS[name])
     slots = _empty(SLOTS, dtype=torch.int32)
     shifts = Turns(_empty(SLOTS, 22, dtype=torch.complex64), None)
+    # Wan rotates 44 of 128 channels with time and 84 with the place, in pairs.
     turns = Turns(shifts.time, _empty(TOKENS, 42, dtype=torch.complex64))
+    # Three heads at a time, the fewest that `staged` decodes together.
     out = _empty(BATCH, 3, SLOTS * TOKENS, HEAD_DIM, dtype=torch.bfloat16)
     yield "stage", stage.prepare(form, packed, slots, (0, 3), out)
     yield "stage_turns", stage.prepare(form, packed, slots, (0, 3), out, turns)
+    # Some hundreds of queries, for which fused attention is made.
     q = _empty(BATCH, HEADS, 256, HEAD_DIM, dtype=torch.bfloat16)
     both = (form, packed), (form, packed)
     if encode.can_encode(form):
@@ -129,6 +133,7 @@ def _source(launch: Launch) -> ASTSource:
     divisible: list[tuple[int, ...]] = []
 
     def type_of(value: Any, path: tuple[int, ...], special: bool) -> Any:
+        # Named tuples must stay what they are: the kernels read their fields.
         if isinstance(value, tuple):
             types = [type_of(x, (*path, i), special) for i, x in enumerate(value)]
             return type(value)(*types) if hasattr(value, "_fields") else tuple(types)
@@ -191,6 +196,7 @@ def _stored(form: KernelLayout) -> Packed:
 def _dump(what: str, cubin: bytes) -> str:
     """Return the output of cuobjdump for a binary."""
     with tempfile.TemporaryDirectory() as folder:
+        # cuobjdump reads files only.
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         tool = triton.knobs.nvidia.cuobjdump.path

@@ -56,6 +56,7 @@ def encode_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     rows = start + tl.arange(0, BLOCK)[:, None]
     c = tl.arange(0, WIDTH)[None, :]
     x += b * x_strides[0] + h * x_strides[1] + f * x_strides[2]
+    # Tuples of pieces: Triton cannot index a tensor that lies in registers.
     values = ()
     for field in tl.static_range(FIELDS):
         for i in tl.static_range(PIECES):
@@ -69,7 +70,7 @@ def encode_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
         scale, zero = fit(few, plane, SPEC, CUT)
         if SPEC.by_tokens:
             at = (tl.program_id(0) * D + field * WIDTH + c)[:, None, :]
-            live = at >= 0
+            live = at >= 0  # all: a group has its metadata even if tokens are missing at its end
         else:
             n = field * WIDTH // SPEC.group + tl.arange(0, GROUPS)[None, :]
             at = (rows * (D // SPEC.group) + n)[:, :, None]
@@ -138,6 +139,7 @@ def nearest(x, scale, zero, SPEC: tl.constexpr):
     # scale), and so is the result: a quotient of floats that is not a middle is too far from it to
     # be rounded onto it.
     x -= zero.to(tl.float32)
+    # A group of zeros has a scale of 0. The smallest other one is 2**-24, far above 1e-30.
     scale = tl.maximum(scale.to(tl.float32), 1e-30)
     below = tl.maximum(x * (1.0 / scale) - 0.5, 0.0)
     # Adding 2**23 rounds to an integer and leaves it in the lowest bits of the float.

@@ -100,6 +100,7 @@ def attend_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
             # operations for 128 queries of width 128 as it saves; the compiled loop was a quarter
             # (sm_86) to a third (sm_90) longer.
             v = load_finished(value, P.value, None, (b, h, slot), t, live, P.head_dim)
+            # "ieee" matters to fp32 alone, whose products would be TF32 by default.
             s = tl.dot(q_frame, tl.trans(k.to(DOT)), input_precision="ieee") * P.scale
             # The last tile of a frame may be partly empty: exp2(-inf) = 0 leaves its rest out.
             s = tl.where(live[None, :], s, float("-inf"))
@@ -129,8 +130,7 @@ def attend_packed(
     """Return softmax attention over stored frames [B, H, M, D] and log-sum-exp [B, H, M], fp32.
 
     The logits are scaled by 1 / sqrt(D); the log-sum-exp is natural, so parts of a softmax can be
-    merged. Products are computed in the dtype of q (by the interpreter in fp32, since its BF16
-    product is wrong).
+    merged. Products are computed in the dtype of q.
 
     q_BHMD: bf16, fp16 or fp32, last dimension contiguous; rotated by position, and by the key
         quantizer's rotation if there is one. The output stays in the value quantizer's rotation.
@@ -149,6 +149,7 @@ def merge(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     """Merge parts of a softmax: out [parts, ..., D] and lse [parts, ...] -> [..., D] and [...]."""
     if len(out) == 1:
         return out[0], lse[0]
+    # Each part is divided by its own sum already, so weigh it by its share of the whole sum.
     whole = lse.logsumexp(0)
     return (out * (lse - whole).exp()[..., None]).sum(0), whole
 
@@ -173,6 +174,7 @@ def prepare(
     # A rotation by time alone turns the queries back; one that also depends on the place in the
     # frame differs from key to key, so it turns the keys.
     spatial = tables is not None and tables.space is not None
+    # The interpreter's product of BF16 is wrong without an error: it multiplies the raw bits.
     dot = tl.float32 if interpreted() else _DOTS[q_BHMD.dtype]
     queries, block, options = tile_of(dot, room, len(key_specs) > 1 or spatial)
     plan = Plan(

@@ -63,6 +63,7 @@ class Stored(NamedTuple):
 class Spec(NamedTuple):
     """Compile-time constants of a plane: `harness.api.CodePlane` without the names of parts."""
 
+    # Constants, since the shapes of tiles follow from them and branches on them must vanish.
     bits: int
     group: int
     by_tokens: bool
@@ -83,6 +84,7 @@ class Tables(NamedTuple):
 class Launch:
     """One launch of a kernel: grid, arguments, compile-time constants and compiler options."""
 
+    # Apart from `run`, so that `ahead` can compile the same launch where there is no GPU.
     kernel: Any
     grid: tuple[int, ...]
     arguments: Mapping[str, Any]
@@ -126,6 +128,7 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
     """Return stored frames as kernel arguments, and the compile-time constants of their planes."""
 
     def part(name: str | tuple[float, ...]) -> Part:
+        # Numbers that belong to the format are the same for all frames: strides of 0.
         if isinstance(name, tuple):
             return Part(_numbers(name, packed.device), 0, 0, 0)
         tensor = packed.parts[name]
@@ -149,7 +152,8 @@ def describe(form: KernelLayout, packed: Packed) -> tuple[Stored, tuple[Spec, ..
     return Stored(planes or None, exact, *outer, centroids or None), specs
 
 
-@cache  # a copy to a GPU waits for it
+# Cached, since a copy to a GPU waits for it, and there would be one in every launch.
+@cache
 def _numbers(table: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(table, device=device)
 
@@ -159,6 +163,7 @@ def describe_turns(turns: Turns | None) -> tuple[Tables | None, int]:
     if turns is None:
         return None, 0
     space = None if turns.space is None else _alternating(turns.space)
+    # A complex number rotates a pair, so time rotates twice as many channels.
     return Tables(_alternating(turns.time), space), 2 * turns.time.shape[1]
 
 

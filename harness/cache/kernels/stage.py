@@ -16,7 +16,8 @@ from harness.cache.kernels.launch import Launch, describe, describe_turns
 from harness.cache.kernels.tiles import load_finished, load_turns
 from harness.cache.positions import Turns
 
-TILE = 8192  # elements that a program decodes: 32 per thread
+# Elements that a program decodes: 32 for each thread of 8 warps.
+TILE = 8192
 
 
 # Triton must not specialize on numbers that change between calls: each would compile again.
@@ -39,6 +40,7 @@ def stage_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
 
     Grid: tiles of a frame's tokens, frames, B * heads of the group.
     """
+    # b, h and slot in 64 bits, since their offsets exceed 2**31.
     f = tl.program_id(1)
     b = (tl.program_id(2) // num_heads).to(tl.int64)
     h = (tl.program_id(2) % num_heads).to(tl.int64)
@@ -47,6 +49,8 @@ def stage_kernel(  # noqa: PLR0913  a kernel has no objects to group them in
     live = t < num_tokens
     angles = load_turns(turns, f, t, live, TIME, D)
     x = load_finished(stored, SPECS, angles, (b, first_head + h, slot), t, live, D)
+    # Scratch has the heads of the group only, and frame follows frame without a gap, so that the
+    # attention that reads it sees one sequence of keys.
     out += b * out_strides[0] + h * out_strides[1]
     rows = f.to(tl.int64) * num_tokens + t
     at = rows[:, None] * out_strides[2] + tl.arange(0, D)[None, :]
@@ -70,6 +74,7 @@ def stage(
 
     Raises  ValueError: a head width that no kernel serves.
     """
+    # Groups of heads, not of tokens: heads are independent, so nothing has to be merged.
     prepare(form, packed, slots, heads, out, turns).run()
 
 

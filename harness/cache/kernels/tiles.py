@@ -69,6 +69,7 @@ def load_scale(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
     """Decode one plane [BLOCK, D] fp32: number * scale, plus zero."""
     x = load_numbers(plane, spec, frame, t, live, D)
+    # A view with a dimension for groups, so that metadata broadcast over the channels of a group.
     N: tl.constexpr = 1 if spec.by_tokens else D // spec.group
     x = tl.reshape(x, [t.shape[0], N, D // N])
     if plane.scale is not None:
@@ -81,11 +82,13 @@ def load_plane(plane, spec: tl.constexpr, frame, t, live, D: tl.constexpr):
 @triton.jit
 def load_tile(stored, specs: tl.constexpr, frame, t, live, D: tl.constexpr):
     """Load the sum of the planes [BLOCK, D] fp32, or the exact values in their own dtype."""
+    # Without conversion: the caller converts to what its products take, which may be this dtype.
     if stored.exact is not None:
         at = t[:, None] * D + tl.arange(0, D)[None, :]
         x = tl.load(start_of(stored.exact, frame) + at, mask=live[:, None], other=0)
     else:
         x = load_plane(stored.planes[0], specs[0], frame, t, live, D)
+        # Unrolled: every plane has its own bits and groups, which are compiled in.
         for i in tl.static_range(1, len(specs)):
             x += load_plane(stored.planes[i], specs[i], frame, t, live, D)
     return x
@@ -100,10 +103,8 @@ def load_channels(part, frame, D: tl.constexpr):
 
 @triton.jit
 def load_time(turns, f, TIME: tl.constexpr, D: tl.constexpr):
-    """Load the time rotation of a frame [1, D] fp32, real and imaginary parts alternating.
-
-    Channels that time does not rotate get 1 + 0i.
-    """
+    """Load the time rotation of a frame [1, D] fp32, real and imaginary parts alternating."""
+    # Channels that time does not rotate get 1 + 0i, so that a tile is rotated as a whole.
     c = tl.arange(0, D)
     still = ((c + 1) % 2).to(tl.float32)
     return tl.load(turns.time + f * TIME + c, mask=c < TIME, other=still)[None, :]
@@ -119,6 +120,7 @@ def load_turns(turns, f, t, live, TIME: tl.constexpr, D: tl.constexpr):
     if turns is not None:
         angles = load_time(turns, f, TIME, D)
         if turns.space is not None:
+            # The table has no columns for the channels of time, which come first.
             c = tl.arange(0, D) - TIME
             at = t[:, None] * (D - TIME) + c[None, :]
             spatial = (c >= 0)[None, :]
@@ -132,6 +134,7 @@ def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
     """Rotate the channel pairs of x [ROWS, D] by `angles` [ROWS or 1, D], or back (BACK); fp32."""
     even, odd = tl.split(tl.reshape(x.to(tl.float32), [x.shape[0], D // 2, 2]))
     cos, sin = tl.split(tl.reshape(angles, [angles.shape[0], D // 2, 2]))
+    # The conjugate turns back.
     if BACK:
         sin = -sin
     return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), [x.shape[0], D])
@@ -140,6 +143,7 @@ def turn_pairs(x, angles, BACK: tl.constexpr, D: tl.constexpr):
 @triton.jit
 def load_finished(stored, specs: tl.constexpr, angles, frame, t, live, D: tl.constexpr):
     """Load a tile [BLOCK, D]: planes, then scales, mean, centroids, rotations."""
+    # In the order of `KernelLayout`. Parts that are None cost nothing: the compiler drops them.
     x = load_tile(stored, specs, frame, t, live, D)
     if stored.token_scale is not None:
         scale = tl.load(start_of(stored.token_scale, frame) + t, mask=live, other=0)
