@@ -296,6 +296,7 @@ class Slow(Grey):
 """
 
 
+@pytest.mark.slow
 def test_killed_and_typed_again_it_ends_complete_and_the_manifest_is_true(tmp_path: Path) -> None:
     own = tmp_path / "own"
     (own / "metrics").mkdir(parents=True)

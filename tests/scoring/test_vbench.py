@@ -112,6 +112,7 @@ def test_a_process_that_dies_over_a_video_is_a_reason_and_the_next_video_has_ano
     assert value(flickering, clip(prompt=f"stumble {tmp_path / 'once'}")) > 0  # by a second one
 
 
+@pytest.mark.slow
 def test_it_dies_with_its_parent(python: Path, tmp_path: Path) -> None:
     said = tmp_path / "pid"
     program = (

@@ -1,10 +1,10 @@
 """A server that imports the harness once and forks a process for every command of a test.
 
 Starting `python -m harness` takes seconds, mostly for importing torch, once for the command and
-once for each stage. A forked command is a process with its own arguments, folder, environment,
-output and exit code, and forks its stages in the same way. Commands share only the state that
-imports left. A test starts a real process if it depends on Python's start (`sitecustomize`,
-PYTHONPATH, limits) or kills processes.
+once for each child process. A forked command is a process with its own arguments, folder,
+environment, output and exit code, and forks its children in the same way. Commands share only the
+state that imports left. A test starts a real process if it depends on Python's start
+(`sitecustomize`, PYTHONPATH, limits) or kills processes.
 
 `python -m tests.support.forks SOCKET` is the server; `forked_python.py` is its client.
 """
