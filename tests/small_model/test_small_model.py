@@ -32,7 +32,7 @@ def shipped() -> VideoModel:
     return model
 
 
-@pytest.mark.parametrize("name", ["small", "small_forcing"])
+@pytest.mark.parametrize("name", ["small", "small_distilled", "small_forcing"])
 def test_it_is_small(name: str) -> None:
     config = configured(f"model={name}")["model"]
     files = [bundled.FOLDER / config["checkpoint"]]

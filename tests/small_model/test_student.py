@@ -17,12 +17,15 @@ from harness.api import CacheSpec
 from harness.cache.attention.portable import Portable
 from harness.cache.session import Session
 from harness.config.compose import configured
+from harness.models.checkpoints.load import load_weights
 from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan, WanDims
 from harness.sampling.sampler import Sampler
 from harness.sampling.schedule import Schedule
+from harness.small_model.codec import encode
 from harness.small_model.diffusion.data import Windows
 from harness.small_model.diffusion.keys import KEPT, KeyShape
+from harness.small_model.diffusion.sample import held_out
 from harness.small_model.scenes.rows import WIDTH
 from harness.small_model.student.__main__ import main, shipped_teacher
 from harness.small_model.student.distill import Distillation, StudentTrainer, roll_out
@@ -173,3 +176,25 @@ def test_what_a_student_cannot_learn_is_refused() -> None:
     batch = next(source(STAGE, 0))
     with pytest.raises(ValueError, match="give 0, or 2"):
         objective().loss(teacher(), batch, replace(STAGE, rollout=1), torch.Generator())
+
+
+def test_the_preset_is_the_network_and_the_schedule_that_are_trained() -> None:
+    preset: VideoModel = instantiate(configured("model=small_distilled")["model"])
+    trained: VideoModel = instantiate(configured("+train=student", "method=bf16")["model"])
+    assert preset.dims == trained.dims and preset.schedule == trained.schedule
+    assert preset.spec == trained.spec and preset.latent_size == trained.latent_size
+
+
+def test_the_weights_that_ship_draw_what_the_prompt_says() -> None:
+    """Each first chunk is closer to the clip of its own caption than to the other clips."""
+    preset: VideoModel = instantiate(configured("model=small_distilled")["model"])
+    clips, text = held_out(4, layout=True)
+    network = wan_of(preset)
+    load_weights(network, preset.path(Path()), ema=False, dtype=torch.float32, device=CPU)
+    like = torch.zeros(len(clips), *preset.latent_shape(preset.chunk_frames))
+    schedule, draws = preset.schedule, torch.Generator().manual_seed(0)
+    assert isinstance(schedule, Schedule)
+    made, _ = roll_out(network, preset.spec, schedule, text, like, draws)
+    true = torch.stack([encode(each.keyframes(range(preset.chunk_frames))) for each in clips])
+    errors = (made[:, None] - true[None]).square().flatten(2).mean(2)  # [made, true]
+    assert errors.argmin(1).tolist() == [0, 1, 2, 3]
