@@ -12,6 +12,7 @@ from typing import Any
 from harness.planning.predicted import Forecast
 from harness.planning.rates import Ceilings
 from harness.planning.request import Request
+from harness.system.errors import UserError
 from harness.system.notes import note, only_ours, recall
 
 DECIDE = ("model", "suite", "method", "attention", "integration")  # the settings that a row reads
@@ -37,7 +38,7 @@ class Plan:
 def planned(asked: Request) -> Plan:
     """Return the rows of all requested methods.
 
-    Raises  UserError, HydraException, ValueError: wrong settings.
+    Raises  UserError, HydraException, ValueError: wrong settings, or no method serves the model.
     """
     questions = {name: _question(name, asked) for name in asked.configs}
     found = {name: recall("plan", question) for name, question in questions.items() if question}
@@ -53,6 +54,9 @@ def planned(asked: Request) -> Plan:
             if (question := questions[name]) and not unknown:
                 note("plan", question, answer)
     rows = [known[name]["row"] for name in asked.configs]
+    if not any(rows):  # only if all methods were asked for: a named one raises its own error
+        reason = known[next(iter(asked.configs))]["refused"]
+        raise UserError(f"no method can be planned for model={asked.model_name}: {reason}")
     # JSON has no tuples. Rows and sentences keep the order in which the methods were asked for.
     return Plan(
         rows=[Forecast(**{**row, "reasons": tuple(row["reasons"])}) for row in rows if row],

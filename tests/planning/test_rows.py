@@ -111,6 +111,10 @@ def test_a_method_that_all_leave_out_is_an_error_by_name(computed: list[str]) ->
         planned(named)
     assert first.refused == [f"teacache_magi is left out: {caught.value}"]
     assert computed == ["bf16"]
+    options, others = request.split(["model=skyreels_tiny", "method=teacache_magi"])
+    alone = replace(request.request(options, others, None), is_all=True)
+    with pytest.raises(UserError, match="for model=skyreels_tiny: teacache_magi is left"):
+        planned(alone)
 
 
 def test_a_noted_plan_imports_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
