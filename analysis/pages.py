@@ -43,23 +43,25 @@ class Tables:
 
 def show(grid: Grid, form: str) -> None:
     """Print a table as `text`, with an empty line after it, or as `md`, `latex` or `csv`."""
-    if form == "text":
-        grid.show()
+    _print(grid, form)
+    if form != "csv":  # an empty line would be an empty row
         print()
-        return
-    # Rows of CSV end their own lines; a last empty line would be an empty row.
-    print(written(grid, form), end="" if form == "csv" else "\n")
 
 
 def show_in_turn(grids: Sequence[Grid], form: str) -> None:
     """Print tables in a form, with an empty line between them."""
     for i, grid in enumerate(grids):
-        print("\n" * bool(i), end="")
-        # The terminal gets colours, which no text has.
-        if form == "text":
-            grid.show()
-        else:
-            print(written(grid, form), end="")
+        if i:
+            print()
+        _print(grid, form)
+
+
+def _print(grid: Grid, form: str) -> None:
+    # `Grid.show` colours the text if the terminal has colours.
+    if form == "text":
+        grid.show()
+    else:
+        print(written(grid, form), end="")
 
 
 def written(grid: Grid, form: str) -> str:

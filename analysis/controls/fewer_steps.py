@@ -29,7 +29,7 @@ from harness.results.video_files import frames_file, read_frames
 from harness.scoring.metrics import psnr, ssim
 
 NEAR = 4  # numbers of steps to try on each side of the likely one
-# The key in a stored request and the field of a schedule.
+# Name of the setting, both in a stored request and as a field of the schedule.
 NUM_STEPS = "num_steps"
 
 

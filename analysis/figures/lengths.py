@@ -42,7 +42,7 @@ class Lengths:
         names = [name for name in section.methods if name not in section.again]
         if self.rows:
             names = [name for name in names if row_of(section, name) in rows_wanted]
-        # BF16 alone has nothing to be compared with.
+        # A figure needs at least one method besides the BF16 reference.
         if not any(name != section.reference for name in names):
             wanted = f" ({listed(rows_wanted)})" if self.rows else ""
             return Absent(self.name, self.title, f"none of its methods is here{wanted}")

@@ -143,7 +143,7 @@ def held_outside(subjects: Sequence[Subject]) -> list[tuple[Any, int]]:
     # Only the last cache is kept alive; those of the other methods are freed with their data.
     for s in subjects:
         latents, session = s.run(s.method, prompt=1)
-    # What the methods themselves hold is the matter of `methods_hold_no_history`.
+    # Ignore what the methods hold: `methods_hold_no_history` checks that.
     methods = [s.method for s in subjects]
     known = before.keys() | reached(session, latents, *methods).keys()
     return [found for at, found in held_by_process().items() if at not in known and found[1]]

@@ -162,7 +162,7 @@ def conclude_sweep(jobs: Sequence[Job], complained: Collection[str] = ()) -> int
     refused = len(ends) == 1 and jobs[0].cause == "settings"
     if len(jobs) > 1 and not refused and all(job.state != "dry" for job in jobs):
         sweep.show(jobs)
-    # A single job has printed its error already.
+    # With a single job, the error has already been printed.
     if len(jobs) > 1:
         sweep.show_failures(jobs, complained)
     return code

@@ -95,7 +95,7 @@ def folders_below(results: Path, marks: Collection[str] = (OBSERVATIONS,)) -> li
     or inside a run are found too.
     Raises  UserError: there is none.
     """
-    # By real paths, since links between folders may form a circle.
+    # Compare folders by their real paths: symbolic links may form a cycle.
     found, entered = [], set()
     waiting = [results]
     while waiting:  # links come last, so that a folder is listed under its own path

@@ -62,8 +62,8 @@ class NUQ(Quantizer):
         scale = reach.clamp_max(FP16_MAX).half()
         parts = {"scale": scale, "zero": zero}
         ranged = (x - self._spread(zero)) / self._spread(scale).clamp_min(1e-30)
-        # Weights by the square of the range: the fit then minimizes the error of the original
-        # values, not of the normalized ones.
+        # The values are normalized by their range. Weighting their errors by the squared range
+        # makes the fit minimize the error of the original values.
         weight = self._spread(scale).square()
         levels = fitted_levels(ranged.clamp_(-1, 1), weight, 2**self.bits).half()
         # By the levels as they are stored, after rounding to fp16.

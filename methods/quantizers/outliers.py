@@ -47,7 +47,8 @@ class Outliers(Quantizer):
         self.inner.check(spec)
 
     def _count(self, size: int) -> int:
-        # A share, not a threshold: all pages have one size.
+        # Every page stores the same number of outliers, so all pages have the same size. With a
+        # threshold instead of a share, their sizes would differ.
         return round(self.share * size)
 
     def encode(self, x_BHFTD: Tensor) -> Packed:

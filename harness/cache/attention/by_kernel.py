@@ -80,9 +80,19 @@ def read_rows(
 ) -> tuple[Tensor, Tensor]:
     """Decode a segment in torch, for kernels that cannot read it: keys and values [B, h, N, D]."""
     # Outside the scratch, which in `staged` holds the other segments at that moment.
-    num_heads, frames = heads.stop - heads.start, slice(0, len(segment.pages.slots))
-    shape = (like.shape[0], num_heads, segment.num_tokens, like.shape[3])
-    k, v = like.new_empty(shape), like.new_empty(shape)
-    segment.load_keys(heads, frames, k, basis[0])
-    segment.load_values(heads, frames, v, basis[1])
-    return k, v
+    shape = (like.shape[0], heads.stop - heads.start, segment.num_tokens, like.shape[3])
+    rows = like.new_empty(shape), like.new_empty(shape)
+    load_rows(segment, heads, rows, basis)
+    return rows
+
+
+def load_rows(
+    segment: Segment,
+    heads: slice,
+    rows: tuple[Tensor, Tensor],
+    basis: tuple[Tensor | None, Tensor | None],
+) -> None:
+    """Decode a segment in torch into keys and values [B, h, N, D]."""
+    frames = slice(0, len(segment.pages.slots))
+    segment.load_keys(heads, frames, rows[0], basis[0])
+    segment.load_values(heads, frames, rows[1], basis[1])

@@ -15,13 +15,12 @@ from harness.cache.attention.base import (
     Scratch,
     Segment,
     bases,
-    head_groups,
     into,
     out_of,
-    spans,
 )
 from harness.cache.attention.compiled import Compiled
-from harness.cache.attention.staged import Staged, stage_all
+from harness.cache.attention.portable import mask_of
+from harness.cache.attention.staged import Staged
 from harness.cache.compiled import int8
 from harness.system.errors import UserError
 
@@ -129,27 +128,11 @@ class Int8OnGpu(Staged):
             return attend_int8(q_BHTD, k_BHTD, v_BHTD)[0]
         basis = bases(history)
         q, k, v = into(q_BHTD, basis[0]), into(k_BHTD, basis[0]), into(v_BHTD, basis[1])
-        num_stored = sum(segment.num_tokens for segment in history)
-        num_tokens = num_stored + k.shape[2]
-        bias = None
-        if any(segment.log_count for segment in history):
-            bias = torch.zeros(1, 1, num_tokens, device=q.device)
-            for segment, span in spans(history):
-                bias[..., span] = segment.log_count
+        num_tokens = k.shape[2] + sum(segment.num_tokens for segment in history)
+        # The kernel takes a bias, so pooled frames need no merge. No segment has a bias per head.
+        mask = mask_of(history, num_tokens, q, slice(None), torch.float32)
+        bias = None if mask is None else mask[:, :, 0]
         out = torch.empty_like(q)
-        for heads in head_groups(q, num_tokens, self.scratch_mib, self.least_heads):
-            room = scratch.take(k, heads.stop - heads.start, num_tokens)
-            for segment, span in spans(history):
-                keys, values = (part[:, :, span] for part in room)
-                if not segment.log_count:
-                    stage_all([segment], heads, (keys, values), basis)
-                    continue
-                # Pooled frames are single tokens, which kernels do not read. They are few.
-                frames = slice(0, len(segment.pages.slots))
-                segment.load_keys(heads, frames, keys, basis[0])
-                segment.load_values(heads, frames, values, basis[1])
-            scratch.look(*(part[:, :, :num_stored] for part in room))
-            for part, current in zip(room, (k, v), strict=True):
-                part[:, :, num_stored:] = current[:, heads]
+        for heads, room in self.decoded((k, v), history, basis, scratch):
             out[:, heads] = attend_int8(q[:, heads], *room, bias)[0]
         return out_of(out, basis[1])

@@ -68,7 +68,7 @@ class Portable(Backend):
     def attend_once(
         self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Return attention to all tokens [B, H, T, D]; mask: logits to add, see `_mask`."""
+        """Return attention to all tokens [B, H, T, D]; mask: logits to add, see `mask_of`."""
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=mask)
 
     def attend_part(
@@ -123,7 +123,7 @@ class Portable(Backend):
         scratch.look(*(part[:, :, :num_stored] for part in room))
         for part, current in zip(room, (k, v), strict=True):
             part[:, :, num_stored:] = current
-        mask = _mask(history, num_stored + k.shape[2], q, heads)
+        mask = mask_of(history, num_stored + k.shape[2], q, heads, q.dtype)
         return self.attend_once(q, *room, mask)
 
     def _in_tiles(
@@ -150,14 +150,17 @@ class Portable(Backend):
         return merged.out  # fp32, rounded once by the caller
 
 
-def _mask(history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice) -> Tensor | None:
+def mask_of(
+    history: Sequence[Segment], num_tokens: int, like: Tensor, heads: slice, dtype: torch.dtype
+) -> Tensor | None:
     """Return additive logits [B or 1, h or 1, 1, num_tokens]; None if no segment has any."""
     if not any(segment.log_count or segment.bias is not None for segment in history):
         return None
     # One row serves all samples and heads unless a segment brings a bias for each of them. No mask
     # depends on the query, so one row serves all queries too.
     alike = all(segment.bias is None for segment in history)
-    mask = like.new_zeros(*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
+    shape = (*((1, 1) if alike else like.shape[:2]), 1, num_tokens)
+    mask = like.new_zeros(shape, dtype=dtype)
     for segment, span in spans(history):
         if segment.bias is not None:
             mask[..., span] = segment.bias[:, heads, None]

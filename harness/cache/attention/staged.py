@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from harness.cache.attention.base import (
     out_of,
     spans,
 )
-from harness.cache.attention.by_kernel import ByKernel, form_of, read_rows
+from harness.cache.attention.by_kernel import ByKernel, form_of, load_rows, read_rows
 from harness.cache.attention.dense import Merge, attend_dense, attend_plain, vendor
 
 
@@ -74,15 +74,8 @@ class Staged(ByKernel):
         # Frames have no other bias: token policies, which hide single tokens, were refused.
         full = [segment for segment in history if not segment.log_count]
         pooled = [segment for segment in history if segment.log_count]
-        num_stored = sum(segment.num_tokens for segment in full)
         out = torch.empty_like(q)
-        for heads in head_groups(q, num_stored + k.shape[2], self.scratch_mib, self.least_heads):
-            # History and current chunk share one buffer, so that one attention call reads both.
-            room = scratch.take(k, heads.stop - heads.start, num_stored + k.shape[2])
-            stage_all(full, heads, room, (key_basis, value_basis))
-            scratch.look(*(part[:, :, :num_stored] for part in room))
-            for part, current in zip(room, (k, v), strict=True):
-                part[:, :, num_stored:] = current[:, heads]
+        for heads, room in self.decoded((k, v), full, (key_basis, value_basis), scratch):
             if not pooled:
                 out[:, heads] = attend_plain(q[:, heads], *room)
                 continue
@@ -94,20 +87,50 @@ class Staged(ByKernel):
             out[:, heads] = merged.out
         return out_of(out, value_basis)
 
+    def decoded(
+        self,
+        chunk: tuple[Tensor, Tensor],
+        history: Sequence[Segment],
+        basis: tuple[Tensor | None, Tensor | None],
+        scratch: Scratch,
+    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+        """Yield groups of heads with their keys and values [B, h, N, D], the current chunk last.
 
-def stage_all(
+        The next group overwrites the tensors.
+
+        chunk: keys and values of the current chunk [B, H, T, D], in `basis`.
+        """
+        num_stored = sum(segment.num_tokens for segment in history)
+        num_tokens = num_stored + chunk[0].shape[2]
+        for heads in head_groups(chunk[0], num_tokens, self.scratch_mib, self.least_heads):
+            # History and current chunk share one buffer, so that one attention call reads both.
+            room = scratch.take(chunk[0], heads.stop - heads.start, num_tokens)
+            _stage_all(history, heads, room, basis)
+            scratch.look(*(part[:, :, :num_stored] for part in room))
+            for part, current in zip(room, chunk, strict=True):
+                part[:, :, num_stored:] = current[:, heads]
+            yield heads, room
+
+
+def _stage_all(
     history: Sequence[Segment],
     heads: slice,
     room: tuple[Tensor, Tensor],
     basis: tuple[Tensor | None, Tensor | None],
 ) -> None:
-    """Decode all of history into the beginning of keys and values [B, h, tokens, D], by kernels."""
+    """Decode all of history into the beginning of keys and values [B, h, tokens, D].
+
+    Kernels decode full frames. Pooled frames are single tokens, which torch decodes: they are few.
+    """
     from harness.cache.kernels.stage import stage  # needs Triton
 
     group = heads.start, heads.stop
     for segment, span in spans(history):
         pages = segment.pages
         k, v = (part[:, :, span] for part in room)
+        if segment.log_count:
+            load_rows(segment, heads, (k, v), basis)
+            continue
         form, own = form_of(segment.key_quantizer), segment.key_rotation
         # The kernel rotates by position but cannot undo the quantizer's rotation, which comes
         # first. Such keys are decoded by the kernel and rotated in torch.

@@ -50,8 +50,8 @@ class Windows(Dataset[Batch]):
             one = clip(int(seed))
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
-            # Boxes come with the drawing. The first world renders every clip a second time without
-            # things.
+            # The drawing already knows the boxes of its things. The first world finds them by
+            # rendering every clip a second time without things.
             weights.append(cell_weights(drawing.boxes(), self.training.focus))
             # Both numbers are drawn for every window, so later draws do not depend on the outcome.
             text = rows(one.scene, layout=bool(draws.random() < self.layout))

@@ -30,8 +30,9 @@ class DiffusionForcing(Objective):
             block-causal mask; flow matching x_t = (1 - s) x0 + s n, target n - x0.
     """
 
-    # The base's `schedule` and `history_noise` play no part: levels are continuous, so that one
-    # teacher can be sampled in any number of steps, and history is clean or as noisy as any chunk.
+    # This objective ignores `schedule` and `history_noise` of its base class. Noise levels are
+    # continuous, so that one teacher can be sampled in any number of steps, and history is clean or
+    # as noisy as any chunk.
     shift: float = 2.0
     clean: float = 0.2
 

@@ -338,7 +338,7 @@ def mark(view: View, latents_FChw: Tensor, thing: Thing, colour: str) -> Tensor:
             base, share = _drawn(view, f, sketch, colour, (mirrored, row + dy, column + dx))
             answers = torch.eye(3)[:, None, None] * share[..., None]  # of one channel each
             pictures = torch.cat([base[None], base + answers])
-            # Back to pixels: the codec works on blocks of 8.
+            # Enlarge cells to pixels, because the codec encodes blocks of 8 x 8 pixels.
             latents = encode(pictures.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2) * 255)
             columns = (latents[1:] - latents[0]).flatten(1).T
             # `encode` is linear up to a constant, so latents of a mixture are the mixture of

@@ -14,8 +14,8 @@ from methods.retention.tokens.scorer import Scorer
 class Newest(Scorer):
     """score = frame of the token, so that the newest tokens stay."""
 
-    # The control of every other scorer: at the same budget, trigger and `sink` both hold the same
-    # bytes at every moment of a video.
+    # This is the control for every other scorer: with the same budget, trigger and `sink`, both
+    # store the same number of bytes at every moment of a video.
 
     def score(self, tokens: Tokens) -> Tensor:
         """Return scores [B, H, N] fp32."""
