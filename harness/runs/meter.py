@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
@@ -56,16 +58,29 @@ class ResidentMemory:
     """This process's resident memory and the kernel's high-water mark of it (Linux)."""
 
     source = "process rss, high-water mark"
-    _clear, _size = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
-    _status = Path("/proc/self/status")  # `statm` has no high-water mark
+    folder = Path("/proc/self")  # the kernel's files about this process
+
+    def __init__(self) -> None:
+        """Open the kernel's files about this process.
+
+        Raises  OSError: the kernel has no such files.
+        """
+        # Opened once, since a pass of a small network is short beside opening three files. They
+        # show the process that opened them, so a forked child needs a `ResidentMemory` of its own.
+        self._clear = FileIO(self.folder / "clear_refs", "w")
+        self._size = FileIO(self.folder / "statm")
+        # `statm` has no high-water mark.
+        self._status = FileIO(self.folder / "status")
 
     def reset(self) -> None:
         """Reset the high-water mark to the resident memory."""
-        self._clear.write_text("5")  # 5: the kernel's code for this
+        self._clear.write(b"5")  # 5: the kernel's code for this
 
     def now(self) -> int:
         """Return the resident bytes."""
-        return int(self._size.read_text().split()[1]) * resource.getpagesize()
+        # At offset 0 the kernel composes the text anew.
+        pages = os.pread(self._size.fileno(), 256, 0).split()[1]
+        return int(pages) * resource.getpagesize()
 
     def peak(self) -> tuple[int, int]:
         """Return the high-water mark, as used and as reserved bytes.
@@ -74,11 +89,11 @@ class ResidentMemory:
         """
         # Not ru_maxrss: it survives exec and is never reset, so the child of a larger process
         # would report the peak of its parent.
-        for line in self._status.read_bytes().splitlines():
-            if line.startswith(b"VmHWM:"):
-                resident = int(line.split()[1]) * 1024  # the file counts KiB
-                return resident, resident
-        raise OSError(f"{self._status} has no VmHWM")
+        _, found, rest = os.pread(self._status.fileno(), 8192, 0).partition(b"VmHWM:")
+        if not found:
+            raise OSError(f"{self._status.name} has no VmHWM")
+        resident = int(rest.split(maxsplit=1)[0]) * 1024  # the file counts KiB
+        return resident, resident
 
 
 class SampledMemory:
@@ -103,8 +118,8 @@ def memory_of(device: torch.device) -> Memory:
     if device.type == "cuda":
         return CudaMemory(device)
     # Tried, not told from the system's name: a sandbox on Linux may lack the files or the mark.
-    resident = ResidentMemory()
     try:
+        resident = ResidentMemory()
         resident.reset()
         resident.peak()
     except OSError:

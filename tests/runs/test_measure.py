@@ -70,9 +70,9 @@ def test_a_system_without_the_mark_says_what_is_used_instead(
 ) -> None:
     if status is not None:
         (tmp_path / "status").write_text(status)
-    (tmp_path / "clear_refs").touch()
-    monkeypatch.setattr(ResidentMemory, "_status", tmp_path / "status")
-    monkeypatch.setattr(ResidentMemory, "_clear", tmp_path / "clear_refs")
+    for name in ("clear_refs", "statm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(ResidentMemory, "folder", tmp_path)
     memory = memory_of(CPU)
     assert memory.source == "process rss, end of phase"
     assert memory.peak()[0] > MIB
