@@ -54,8 +54,8 @@ def run(words: argparse.Namespace) -> int:
     made = write(found, words.out, typed, words.prompts)
     videos = f"{made.videos.num} videos of {size(made.videos.nbytes)}" if made.videos.num else ""
     print(
-        f"{made.out / 'index.html'}: {made.num_methods} methods, {made.num_prompts} prompts in "
-        f"step, {size(made.page_bytes)} of pages, {videos or 'no videos'}"
+        f"{made.out / 'index.html'}: {made.num_methods} methods, pages of {made.num_prompts} "
+        f"prompts, {size(made.page_bytes)} of pages, {videos or 'no videos'}"
     )
     for section in found:
         for note in section.notes:

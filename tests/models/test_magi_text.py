@@ -205,11 +205,6 @@ def test_an_empty_prompt_has_no_rows() -> None:
     assert prompt_rows(torch.zeros(4, 2), torch.zeros(4), [], made_up(), 0, 1).shape == (0, 2)
 
 
-def test_null_rows_avoid_captions_and_logos() -> None:
-    table = torch.full((60, 2), 70.0)
-    assert numbers(null_rows(table, made_up())) == [4, 0, -2, -1, *[70] * 46]
-
-
 def test_special_tokens_are_rounded_to_float16(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     arrays = {"caption_token": (1, 4), "logo_token": (1, 4), "other_tokens": (100, 4)}

@@ -99,14 +99,6 @@ def prompt_rows(
     return rows[mask]
 
 
-def null_rows(null_TE: Tensor, avoids: SpecialTokens | None = None) -> Tensor:
-    """Return the rows of an empty text [NULL_ROWS, E].
-
-    null_TE: the network's null table.
-    avoids: special tokens; the rows then begin with those of captions, logos, transitions and
-        borders.
-    """
-    if avoids is None:
-        return null_TE[:NULL_ROWS]
-    front = [avoids.other[4, None], avoids.other[0, None], avoids.logo, avoids.caption]
-    return torch.cat([*(row.to(null_TE) for row in front), null_TE])[:NULL_ROWS]
+def null_rows(null_TE: Tensor) -> Tensor:
+    """Return the rows of an empty text [NULL_ROWS, E] of the network's null table."""
+    return null_TE[:NULL_ROWS]
