@@ -247,5 +247,7 @@ def test_the_table_of_words_takes_the_nearest_hypernym() -> None:
     anchors = {"dog": "hound.1", "beast": "animal.1"}
     assert select(synsets, anchors) == {"beast": ["animal"], "dog": ["hound", "pug"]}
     assert select(synsets, anchors, names=True)["dog"] == ["hound", "pug", "rex"]
+    polite = replace(synsets, insults=frozenset("3"))
+    assert select(polite, anchors) == {"beast": ["animal"], "dog": ["hound"]}
     with pytest.raises(ValueError, match=r"hound\.2"):
         select(synsets, {"dog": "hound.2"})

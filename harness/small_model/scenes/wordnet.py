@@ -19,6 +19,13 @@ from harness.system.files import whole_file
 
 TABLE = Path(__file__).with_name("words.txt")
 _LONGEST = 14  # letters of a word
+# WordNet lists hundreds of insults as kinds of persons. No prompt needs them, and nobody wants to
+# find them in this repository. Their definitions tell which words they are.
+_INSULT = re.compile(
+    r"\b(slurs?|disparag\w+|derogat\w+|pejorat\w+|contempt\w*|insult\w*|obscene|vulgar|whores?"
+    r"|prostitut\w+|promiscuous|adulterer|disliked|despicable|stupid|abuse|masturbat\w+|copulat\w+"
+    r"|rapes?|offensive (\w+ )*(terms?|words?|names?|slang))\b"
+)
 NOTICE = """\
 # Which word is which figure, place or action: facts of WordNet 3.1, selected by wordnet.py.
 # WordNet 3.1 Copyright 2011 by Princeton University. All rights reserved. THIS SOFTWARE AND
@@ -142,6 +149,7 @@ class Synsets:
     above: hypernyms of a synset.
     named: classes of a named instance, such as a city or a person.
     counts: frequencies of the senses of a lemma, by part of speech.
+    insults: synsets that are insults by their definitions.
     """
 
     part: str
@@ -149,6 +157,7 @@ class Synsets:
     above: dict[str, list[str]]
     named: dict[str, list[str]]
     counts: dict[str, dict[str, list[int]]]
+    insults: frozenset[str] = frozenset()
 
     def senses(self, lemma: str) -> list[str]:
         """Return the synsets that count for a lemma."""
@@ -159,7 +168,7 @@ class Synsets:
             return []
         # The second sense counts unless the first is much more frequent; later ones mislead.
         both = len(ours) < 2 or 3 * ours[1] >= ours[0]
-        return self.of_lemma[lemma][: 1 + both]
+        return [each for each in self.of_lemma[lemma][: 1 + both] if each not in self.insults]
 
     def nearest(self, synset: str, meanings: dict[str, str], names: bool) -> str | None:
         """Return the meaning of the synset or of its nearest hypernym with one; None without."""
@@ -176,15 +185,18 @@ class Synsets:
 
 def read(folder: Path, part: str) -> Synsets:
     """Read WordNet's files of a part of speech (noun, verb)."""
-    of_lemma, above, named = {}, {}, {}
+    of_lemma, above, named, insults = {}, {}, {}, set()
     for line in _lines(folder / f"index.{part}"):
         # Lemma, part of speech, number of synsets, ...; the synsets stand at the end of the line.
         words = line.split()
         of_lemma[words[0]] = words[-int(words[2]) :]
     for line in _lines(folder / f"data.{part}"):
         # Pointer symbols of the format (wndb): @ hypernym, @i class of a named instance.
-        above[line[:8]] = re.findall(r" @ (\d{8}) ", line)
-        named[line[:8]] = re.findall(r" @i (\d{8}) ", line)
+        pointers, _, definition = line.partition(" | ")
+        above[line[:8]] = re.findall(r" @ (\d{8}) ", pointers)
+        named[line[:8]] = re.findall(r" @i (\d{8}) ", pointers)
+        if _INSULT.search(definition):
+            insults.add(line[:8])
     counts: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for line in _lines(folder / "index.sense"):
         # A sense key is lemma%type:...; its first digit is the part of speech.
@@ -195,7 +207,7 @@ def read(folder: Path, part: str) -> Synsets:
     for by_part in counts.values():
         for listed in by_part.values():
             listed.sort(reverse=True)  # senses are numbered by their counts
-    return Synsets(part, of_lemma, above, named, counts)
+    return Synsets(part, of_lemma, above, named, counts, frozenset(insults))
 
 
 def select(synsets: Synsets, anchors: dict[str, str], names: bool = False) -> dict[str, list[str]]:
