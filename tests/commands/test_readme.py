@@ -55,7 +55,26 @@ def test_the_sweep_is_the_one_that_the_command_tests_run() -> None:
 RUNS = [c for c in COMMANDS if not {"plan", "fetch"} & set(c.split()) and SWEEP not in words_of(c)]
 
 
-@pytest.mark.parametrize("line", [c for c in RUNS if "self_forcing" not in words_of(c)])
+SWEEPS = [c for c in RUNS if "-m" in c.split() or "experiment=" in c]
+
+
+@pytest.mark.parametrize("line", SWEEPS)
+def test_readme_sweep_is_valid(line: str, tmp_path: Path) -> None:
+    """All its jobs compose; the slow tier runs them."""
+    words = [*shlex.split(line)[1:], *QUICK, "run.dry=true", f"results_dir={tmp_path}"]
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "left: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] * (line in SWEEPS), id=line)
+        for line in RUNS
+        if "self_forcing" not in words_of(line)
+    ],
+)
 def test_readme_command(line: str, tmp_path: Path, readme_sweep: Sweep) -> None:
     module, *words = shlex.split(line)
     results = tmp_path / "results"
