@@ -176,18 +176,15 @@ def same_input_same_output(s: Subject) -> None:
             one, two = (quantizer.encode(x).parts for _ in range(2))
             if any(not torch.equal(_bytes(one[name]), _bytes(two[name])) for name in one):
                 raise Broken(f"{where}.{side} gives the same values other codes the second time")
-    # Bitwise: a resumed run must continue as if it had never stopped.
-    again, _ = s.run(s.build())
-    if not torch.equal(again, s.first[0]):
+    # Bitwise: a resumed run must continue as if it had never stopped. If the video is equal even
+    # after another one, it need not be made alone.
+    if not torch.equal(s.second, s.first[0]) and not torch.equal(s.run(s.build())[0], s.first[0]):
         raise Broken("the same video comes out differently the second time")
 
 
 def prompts_do_not_affect_each_other(s: Subject) -> None:
     """A video after another one is bitwise equal to the same video alone."""
-    assert s.first  # the shared method has made another video before
-    after, _ = s.run(s.method, prompt=1)
-    alone, _ = s.run(s.build(), prompt=1)
-    if not torch.equal(after, alone):
+    if not torch.equal(s.second, s.first[0]):
         raise Broken("a video comes out differently after another one than alone")
 
 

@@ -33,7 +33,7 @@ class Subject:
     @cached_property
     def method(self) -> Method:
         """The instance that all contracts share."""
-        # It makes several videos, so that state which it should not have shows up beside a new one.
+        # It makes several videos, so that what it should not hold of them shows up.
         return self.build()
 
     def build(self) -> Method:
@@ -80,6 +80,13 @@ class Subject:
     def first(self) -> tuple[Tensor, CacheSession]:
         """The first video of the shared instance, with its cache."""
         return self.run(self.method)
+
+    @cached_property
+    def second(self) -> Tensor:
+        """Latents of the first video from a new instance, which has made another video before."""
+        method = self.build()
+        self.run(method, prompt=1)
+        return self.run(method)[0]
 
     @property
     def reference(self) -> Tensor:

@@ -28,10 +28,12 @@ def summarize(rows: pd.DataFrame) -> dict[str, float]:
     # Identity columns have no aggregate. Columns of metrics are not known here: they take the mean.
     known = {**dict.fromkeys(parquet.schema(Scored).names, ""), **over_videos()}
     for name in map(str, rows.columns):
+        over = known.get(name, "mean")
+        if not over:
+            continue
         # A column with nulls may hold objects; without them its type shows. To pandas a bool is
         # numeric too.
         values = made[name].dropna().infer_objects()
-        over = known.get(name, "mean")
-        if over and len(values) and is_numeric_dtype(values) and not is_bool_dtype(values):
+        if len(values) and is_numeric_dtype(values) and not is_bool_dtype(values):
             found[name] = float(values.max() if over == "max" else values.mean())
     return found

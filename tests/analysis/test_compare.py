@@ -184,7 +184,8 @@ def test_an_infinite_value_equals_itself() -> None:
 
 def test_the_study_agrees_with_its_own_data() -> None:
     data = str(study("observations.parquet"))
-    done = command("compare", "--source", "published", "--observations", data, module="analysis")
+    words = ["--source", "published", "--observations", data, "--format", "md"]
+    done = command("compare", *words, module="analysis")
     assert done.returncode == 0, done.stderr
     assert "agrees: 690, differs: 0, not comparable: 0, not run: 0" in done.stdout
 

@@ -41,8 +41,8 @@ from tests.support.geometry import (
     configured,
     method_names,
     method_of,
+    one_of_each_class,
     spec,
-    tiered_names,
 )
 from tests.support.kernels import tiered
 
@@ -116,7 +116,7 @@ def demand_triton() -> None:
         pytest.skip(f"{lacking}, and TRITON_INTERPRET is not set")
 
 
-@pytest.mark.parametrize("name", tiered_names(method_names()))
+@pytest.mark.parametrize("name", one_of_each_class(method_names()))
 def test_torch_backends_agree_for_every_method(name: str) -> None:
     session = filled(method_of(name))
     oracle = attended(session, Reference())

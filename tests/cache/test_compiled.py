@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -220,9 +221,19 @@ def test_only_the_first_process_of_a_machine_starts_a_compiler(
 ) -> None:
     from harness.cache.compiled import once, pages  # need numba
 
+    load = pages.load.__wrapped__  # without the memory of this process
     started: list[Sequence[str]] = []
+    second = Thread(target=load)
+
+    def compiling(command: Sequence[str], check: bool) -> None:
+        started.append(command)
+        if len(started) == 1:
+            second.start()
+            second.join(0.1)  # it waits for the first; if it did not, it would start another
+
     monkeypatch.setattr(once, "COMPILED", tmp_path / "compiled")
-    monkeypatch.setattr(once.subprocess, "run", lambda command, check: started.append(command))
-    for _ in range(2):
-        pages.load.__wrapped__()  # without the memory of this process
+    monkeypatch.setattr(once.subprocess, "run", compiling)
+    load()
+    second.join()
+    load()
     assert len(started) == 1 and started[0][1:] == ["-m", "harness.cache.compiled.pages"]

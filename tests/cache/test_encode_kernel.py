@@ -56,7 +56,7 @@ def check_encode(quantizer: Grouped, x: Tensor) -> None:
 
 @pytest.mark.parametrize("axis", ["tokens", "channels"])
 @pytest.mark.parametrize("bits", tiered([2, 4, 8], 4))
-@pytest.mark.parametrize("kind", [RTN, Affine])
+@pytest.mark.parametrize("kind", tiered([RTN, Affine], Affine))
 def test_every_width_axis_and_fit(kind: type[Grouped], bits: int, axis: str) -> None:
     """Strided bf16, batch 2, a short tail, and groups that are hard to scale."""
     x = (normal(2, 2, 24, 2, 16) + 3).bfloat16()  # [B, F, T, H, D]

@@ -22,7 +22,7 @@ from harness.planning.storage import Storage
 from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
-from tests.support.geometry import BF16, CPU, method_names, method_of, spec, tiered_names
+from tests.support.geometry import BF16, CPU, method_names, method_of, one_of_each_class, spec
 from tests.support.tokens import draw
 
 GROUPED = {"num_heads": 4, "num_kv_heads": 2, "num_layers": 1}
@@ -75,7 +75,7 @@ def both(
     return found[0], found[1]
 
 
-@pytest.mark.parametrize("name", tiered_names(method_names()))
+@pytest.mark.parametrize("name", one_of_each_class(method_names()))
 def test_every_method_treats_a_group_as_repeated_heads(name: str) -> None:
     """Query heads of a group are equal here: else a policy that looks at them keeps other tokens.
 

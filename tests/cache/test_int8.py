@@ -21,7 +21,7 @@ from methods.quantizers.rtn import RTN
 from methods.retention.keep import KeepAll
 from methods.retention.prune import SoftPrune
 from tests.cache.test_attention import attended, filled
-from tests.support.geometry import BF16, CPU, method_names, method_of, spec, tiered_names
+from tests.support.geometry import BF16, CPU, method_names, method_of, one_of_each_class, spec
 
 pytestmark = pytest.mark.skipif(int8.missing() is not None, reason=str(int8.missing()))
 WAYS: dict[str, Backend] = {
@@ -64,7 +64,7 @@ def eight_bit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tu
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", tiered_names(method_names()))
+@pytest.mark.parametrize("name", one_of_each_class(method_names()))
 def test_every_method_is_served(name: str, way: str) -> None:
     session = filled(method_of(name))
     oracle = attended(session, Reference())

@@ -58,9 +58,9 @@ from tests.support.geometry import (
     method_names,
     method_of,
     network,
+    one_of_each_class,
     spec,
     text,
-    tiered_names,
 )
 from tests.support.runs import run
 
@@ -327,7 +327,7 @@ def test_a_dropped_frame_goes_on_diverting_attention() -> None:
     assert session.num_frames_held == 3
 
 
-@pytest.mark.parametrize("name", tiered_names(method_names()))
+@pytest.mark.parametrize("name", one_of_each_class(method_names()))
 def test_every_method_runs_and_is_counted_to_the_byte(name: str) -> None:
     """Nine frames: pruning has set in long before. Un-roped keys, which it refuses, lie roped."""
     method = replace(method_of(name), keys="roped")

@@ -35,7 +35,6 @@ from tests.support.geometry import (
     published_names,
     spec,
     text,
-    tiered_names,
 )
 from tests.support.runs import run
 
@@ -103,11 +102,22 @@ def test_outliers_of_any_number_are_refused_where_pages_have_one_size(name: str)
         generate(built(name, "integration=packed")[0], num_frames=9)
 
 
+def one_of_each_integration() -> list[Any]:
+    """Mark as slow all files but the first that chooses each integration, and those that skip."""
+    first: dict[str, str] = {}
+    for name in NAMES:
+        text = (CONF / "method" / f"{name}.yaml").read_text()
+        if chosen := re.search(r"override /integration\S+: (\w+)", text):
+            first.setdefault(chosen[1], name)
+    quick = {*first.values(), "published/flowcache_native"}
+    return [pytest.param(x, marks=[pytest.mark.slow] * (x not in quick)) for x in NAMES]
+
+
 @pytest.mark.parametrize(
     ("name", "window"),
     [
         *((name, None) for name in NAMES),
-        *(pytest.param(*each.values, 6, marks=each.marks) for each in tiered_names(NAMES)),
+        *(pytest.param(*each.values, 6, marks=each.marks) for each in one_of_each_integration()),
     ],
 )
 def test_runs_and_is_counted_to_the_byte(name: str, window: int | None) -> None:
@@ -128,17 +138,6 @@ def test_the_newest_two_chunks_are_exact() -> None:
     exact = exact_video(None)
     assert torch.equal(latents[:, :6], exact[:, :6])
     assert not torch.equal(latents[:, 9:], exact[:, 9:])
-
-
-def one_of_each_integration() -> list[Any]:
-    """Mark as slow all files but the first that chooses each integration, and those that skip."""
-    first: dict[str, str] = {}
-    for name in NAMES:
-        text = (CONF / "method" / f"{name}.yaml").read_text()
-        if chosen := re.search(r"override /integration\S+: (\w+)", text):
-            first.setdefault(chosen[1], name)
-    quick = {*first.values(), "published/flowcache_native"}
-    return [x if x in quick else pytest.param(x, marks=pytest.mark.slow) for x in NAMES]
 
 
 @pytest.mark.parametrize("name", one_of_each_integration())

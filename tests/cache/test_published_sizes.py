@@ -72,27 +72,35 @@ def notes(policy: FramePolicy) -> dict[int, torch.Tensor]:
     return {f: note[0] for f, note in found.items() if note is not None}
 
 
-def layer_bytes(layer: Layer, policy: FramePolicy) -> int:
-    """One layer of a full capacity, as the study counted it."""
+def layer_bytes(layer: Layer, policy: FramePolicy, alike: dict[object, int]) -> int:
+    """One layer of a full capacity, as the study counted it.
+
+    alike: bytes by placements, of the same method: layers that place alike hold the same.
+    """
     known = notes(policy)
     placements = policy.decide(
         History(range(FRAMES), FRAMES, known, known, {}, {}, FRAMES, layer.layer, SPEC.num_layers)
     )
     layer.end = FRAMES
     layer.place(placements, CPU)
+    placed = tuple(layer.placements.items())
+    if placed in alike:
+        return alike[placed]
     x = torch.empty(1, 12, FRAMES * 1560, 128, dtype=torch.bfloat16, device=META)
     for side in (layer.key, layer.value):
         side.buffer = x if side.beside else None
     layer.write(x, x)
-    return layer.count.total
+    alike[placed] = layer.count.total
+    return alike[placed]
 
 
 def total_bytes(method: Method, integration: Published) -> int:
     """All layers; of those that are alike, one."""
     session = integration.session(SPEC, method, Dense(), FRAMES, CPU)
+    alike: dict[object, int] = {}
     if isinstance(method.retention, Ladder):
-        return sum(layer_bytes(layer, layer.policy) for layer in session._layers)
-    return SPEC.num_layers * layer_bytes(session._layers[0], session._layers[0].policy)
+        return sum(layer_bytes(layer, layer.policy, alike) for layer in session._layers)
+    return SPEC.num_layers * layer_bytes(session._layers[0], session._layers[0].policy, alike)
 
 
 def without_outliers(method: Method) -> Method:

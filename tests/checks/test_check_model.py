@@ -14,6 +14,7 @@ from harness.checks import model
 from harness.checks.verdict import Verdict
 from harness.commands.check import main
 from harness.models.text.stored_rows import write_rows
+from tests.support.commands import command
 from tests.support.tiny_wan import CHECKPOINT, DIMS, PARTS, choose, write_checkpoint, write_parts
 
 
@@ -58,11 +59,6 @@ def judged_here(
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.checks.child.judged", judged_here)
-
-
-@pytest.fixture
 def check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
@@ -76,8 +72,9 @@ def check(
     return run
 
 
-def test_a_model_with_all_files_holds(check: Any, whole: Path) -> None:
-    told = check(whole, in_a_child=True)
+@pytest.mark.parametrize("in_a_child", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_model_with_all_files_holds(check: Any, whole: Path, in_a_child: bool) -> None:
+    told = check(whole, in_a_child=in_a_child)
     assert told.code == 0 and not told.broken and len(told.held) == 7, told.out
     assert "69 tensors" in told.out and "ema=True" in told.out and CHECKPOINT in told.out
     assert "conf/weights describes none" in told.out
@@ -172,9 +169,10 @@ def test_an_adapter_and_ready_rows_are_examined(check: Any, data: Path) -> None:
     assert "lora.pt" in told.out.split("its weights have a checksum")[1].splitlines()[0]
 
 
-def test_the_shipped_model_holds(here: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["model=small"]) == 0
-    assert capsys.readouterr().out.count("✓") == 7
+def test_the_shipped_model_holds() -> None:
+    done = command("check", "model=small")
+    assert done.returncode == 0
+    assert done.stdout.count("✓") == 7
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,9 @@ def half_a_file(run: Path) -> None:
     (run / "videos" / ".0001-0.mkv.4194305.unfinished").touch()
 
 
-@pytest.mark.parametrize("damages", BY_RUN)
+@pytest.mark.parametrize(
+    "damages", [BY_RUN[0], *(pytest.param(each, marks=pytest.mark.slow) for each in BY_RUN[1:])]
+)
 def test_what_is_printed_fixes_it(
     results: Path,
     made: Path,

@@ -207,6 +207,7 @@ def test_a_broken_file_of_the_users_own_is_named(tmp_path: Path) -> None:
         assert message in one_sentence(done)
 
 
+@pytest.mark.slow  # test_faults.py deletes one too
 def test_a_deleted_video_is_made_again(tmp_path: Path) -> None:
     words = ["method=bf16", *ONE_CHUNK, "suite.num_prompts=1", f"results_dir={tmp_path}"]
     assert command(*words, "track=disabled").returncode == 0

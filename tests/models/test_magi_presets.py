@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ AS_FLOWCACHE = (
 )
 
 
+@cache  # tests only read it
 def video(*words: str, num_frames: int = 36) -> Any:
     model, method = load(*QUICK, *words)
     return sample_video(model, method, "a red fox", num_frames=num_frames, seed=0)

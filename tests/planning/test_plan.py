@@ -64,8 +64,8 @@ from tests.support.geometry import (
     generate,
     method_names,
     method_of,
+    one_of_each_class,
     spec,
-    tiered_names,
 )
 from tests.support.plans import planned
 
@@ -110,7 +110,7 @@ def found_in(session: Session) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("window", [None, pytest.param(9, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", tiered_names(method_names()))
+@pytest.mark.parametrize("name", one_of_each_class(method_names()))
 def test_bytes_are_those_that_a_session_stores(name: str, window: int | None) -> None:
     method, shape = method_of(name), spec(window=window)
     _, session = generate(method, num_frames=18, window=window)

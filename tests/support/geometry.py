@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from copy import deepcopy
 from functools import cache
@@ -126,6 +127,23 @@ def tiered_names(names: Iterable[str]) -> list[Any]:
         pytest.param(name, marks=[slow] * ("_target_" not in files[name].read_text()))
         for name in names
     ]
+
+
+def one_of_each_class(names: Iterable[str]) -> list[Any]:
+    """Mark as slow the methods all of whose classes an earlier one has, alone or beside others.
+
+    For tests of what uses methods, such as a backend or the planner; `tiered_names` is for tests of
+    the methods themselves.
+    """
+    met: set[str] = set()
+    found = []
+    for name in names:
+        classes = set(
+            re.findall(r"'_target_': '([\w.]+)'", str(OmegaConf.to_container(_merged(name))))
+        )
+        found.append(pytest.param(name, marks=[pytest.mark.slow] * (classes <= met)))
+        met |= classes
+    return found
 
 
 def published_names() -> list[str]:

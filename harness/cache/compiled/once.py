@@ -5,6 +5,8 @@ Files of loops take `njit` from here, so that numba knows the folder when it rea
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import numba
 from llvmlite.binding import get_host_cpu_name
 
 from harness.cache.compiled import FOLDER
+from harness.system.files import open_lock
 from harness.system.logs import log
 
 # numba compiles again if the file of a loop changes, but not if that of a function changes which
@@ -32,12 +35,21 @@ def load_once(module: str, compile_loops: Callable[[], None]) -> None:
 
     module: what to execute to compile them; it calls `compile_loops`.
     """
-    # A compiler leaves 70 MiB in its process, and they would count in the peaks of the videos that
-    # the process makes. So another process compiles. If that fails, this one does.
     mark = COMPILED / module
     if not mark.exists():
-        log.info("compiling loops for this processor, once on this machine: 10 to 15 s")
-        subprocess.run([sys.executable, "-m", module], check=False)
+        COMPILED.mkdir(parents=True, exist_ok=True)
+        lock = open_lock(COMPILED)
+        try:
+            # Processes that start together wait here for the first one, which compiles.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not mark.exists():
+                # A compiler leaves 70 MiB in its process, and they would count in the peaks of the
+                # videos that the process makes. So another process compiles. If that fails, this
+                # one does.
+                log.info("compiling loops for this processor, once on this machine: 10 to 15 s")
+                subprocess.run([sys.executable, "-m", module], check=False)
+                compile_loops()
+                mark.touch()
+        finally:
+            os.close(lock)
     compile_loops()
-    COMPILED.mkdir(parents=True, exist_ok=True)
-    mark.touch()
