@@ -443,6 +443,14 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
 
 
 @njit(inline="always")
+def fold(low, high, half):
+    """Take the second `half` of 2 * half extremes into the first half."""
+    for j in range(np.uint64(half)):
+        low[j] = min(low[j], low[j + np.uint64(half)])
+        high[j] = max(high[j], high[j + np.uint64(half)])
+
+
+@njit(inline="always")
 def extremes(row, start, size, low, high):
     """Return the smallest and the largest of `size` numbers of row [D]; uses low and high [D]."""
     # Side by side in lanes: the compiler vectorizes this, and not a loop that carries one extreme.
@@ -456,11 +464,12 @@ def extremes(row, start, size, low, high):
             low[j] = min(low[j], row[start + j])
             high[j] = max(high[j], row[start + j])
         start += lanes
-    least, most = low[0], high[0]
-    for j in range(np.uint64(1), lanes):
-        least = min(least, low[j])
-        most = max(most, high[j])
-    return least, most
+    if lanes == LANES:
+        fold(low, high, 8)
+        fold(low, high, 4)
+        fold(low, high, 2)
+        fold(low, high, 1)
+    return low[0], high[0]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -479,15 +488,20 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
     num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
     # For all arrays of the loop; see the last line.
-    memory = np.empty((block + 8) * width, np.float32)
+    memory = np.empty((6 * block + 6) * width, np.float32)
     held, held_bits, free = take(memory.ctypes.data, (block, width))
-    low, _, free = take(free, width)
-    high, _, free = take(free, width)
-    room, room_bits, free = take(free, width)
+    # One number for each number of metadata of a block.
+    low, _, free = take(free, block * width)
+    high, _, free = take(free, block * width)
+    room, room_bits, free = take(free, block * width)
+    steps, _, free = take(free, block * width)
+    zeros, _, free = take(free, block * width)
+    # One number for each channel of a token.
     step, _, free = take(free, width)
     scale, _, free = take(free, width)
     zero, _, free = take(free, width)
     code, _, free = take(free, width)
+    other, _, free = take(free, width)
     _, chosen, free = take(free, width)
     for task in range(first, last):
         b, h, f = place_of(task, slots.size, num_heads)
@@ -509,47 +523,61 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 size = width * bits >> 3
                 most = min(specs[p, EVERY], num_tokens)  # tokens that share metadata
                 each = width // count
+                # Metadata of the whole block at once: those of one token may be too few for a
+                # vector.
+                numbers = (num_held + most - 1) // most * count
                 for above in range(0, num_held, most):
-                    below = min(above + most, num_held)
+                    below, at = min(above + most, num_held), np.uint64(above // most * count)
                     # Extremes of each channel over tokens, or of each group of channels of one
                     # token.
                     if count == width:
                         row = held[above]
-                        for j in range(width):
-                            low[j] = high[j] = row[j]
+                        for j in range(np.uint64(width)):
+                            low[at + j] = high[at + j] = row[j]
                         for r in range(above + 1, below):
                             row = held[r]
-                            for j in range(width):
-                                low[j] = min(low[j], row[j])
-                                high[j] = max(high[j], row[j])
+                            for j in range(np.uint64(width)):
+                                low[at + j] = min(low[at + j], row[j])
+                                high[at + j] = max(high[at + j], row[j])
+                    else:
+                        for n in range(np.uint64(count)):
+                            low[at + n], high[at + n] = extremes(
+                                held[above], n * each, each, code, other
+                            )
+                behind = 2 * (start // most) * count
+                scales = halves_at(start_of(part[SCALE], frame, 2) + behind, numbers)
+                if part[ZERO, 0]:
+                    for n in range(numbers):
+                        room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
+                    halves = halves_at(start_of(part[ZERO], frame, 2) + behind, numbers)
+                    narrow(room, room_bits, halves)
+                    # A group of equal values would have a scale of zero, which FP16_MIN avoids.
+                    for n in range(numbers):
+                        zeros[n] = room[n]
+                        # Measure from the rounded zero, which decoding adds.
+                        room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
+                    narrow(room, room_bits, scales)
+                else:
+                    # The largest magnitude then lies -offset steps from zero.
+                    for n in range(numbers):
+                        room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
+                    narrow(room, room_bits, scales)
+                    for n in range(numbers):
+                        zeros[n] = room[n] * offset
+                # `narrow` has left in `room` the scale as it is stored: codes must fit it.
+                for n in range(numbers):
+                    steps[n] = room[n]
+                for above in range(0, num_held, most):
+                    below, at = min(above + most, num_held), np.uint64(above // most * count)
+                    if count == width:
+                        for j in range(np.uint64(width)):
+                            step[j], zero[j] = steps[at + j], zeros[at + j]
                     else:
                         for n in range(count):
-                            low[n], high[n] = extremes(held[above], n * each, each, room, code)
-                    at = 2 * ((start + above) // most) * count
-                    scales = halves_at(start_of(part[SCALE], frame, 2) + at, count)
-                    if part[ZERO, 0]:
-                        for n in range(count):
-                            room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
-                        zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
-                        narrow(room, room_bits, zeros)
-                        # A group of equal values would have a scale of zero, which FP16_MIN avoids.
-                        for n in range(count):
-                            zero[n] = room[n]
-                            # Measure from the rounded zero, which decoding adds.
-                            room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
-                        narrow(room, room_bits, scales)
-                    else:
-                        # The largest magnitude then lies -offset steps from zero.
-                        for n in range(count):
-                            room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
-                        narrow(room, room_bits, scales)
-                        for n in range(count):
-                            zero[n] = room[n] * offset
-                    # `narrow` has left in `room` the scale as it is stored: codes must fit it.
-                    for n in range(count):
-                        step[n] = room[n]
-                    spread(zero, count)
-                    spread(step, count)
+                            own_step, own_zero = steps[at + np.uint64(n)], zeros[at + np.uint64(n)]
+                            for j in range(np.uint64(n * each), np.uint64((n + 1) * each)):
+                                step[j] = own_step
+                                zero[j] = own_zero
                     for j in range(width):
                         scale[j] = max(step[j], TINY)
                     for r in range(above, below):

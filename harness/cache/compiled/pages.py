@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,8 @@ class Access:
     outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
     block: tokens that encoding holds at a time: whole groups of every plane, or a frame.
-    to_bf16: the loop that decodes to BF16: one for the usual pages, or that for all pages.
+    usual: `plain` for one plane of plain codes, `sums` for two with groups of the same tokens, both
+        without a later step; loops of their own decode these to BF16. None for other pages.
     encodes: whether a loop knows how to choose metadata and codes.
     num_tokens: of a page.
     dtypes: of the values that can be written.
@@ -60,7 +61,7 @@ class Access:
     outer: Integers
     centroids: Integers
     block: int
-    to_bf16: Callable[..., None]
+    usual: Literal["plain", "sums"] | None
     encodes: bool
     num_tokens: int
     dtypes: tuple[torch.dtype, ...]
@@ -112,15 +113,15 @@ class Access:
             )
             together = math.lcm(together, every)
         tables = any(x.table or x.scale_table for x in planes)
-        to_bf16: Callable[..., None] = loops.decode
+        usual: Literal["plain", "sums"] | None = None
         if not (tables or any(outer) or form.centroids):
             # Columns 1 and 2 of `specs`: each channel has its own metadata, shared by tokens.
             grouped = all(n == page[1] for _, n, _, _ in specs) and len({s[2] for s in specs}) == 1
             in_vectors = all(page[1] * x.bits % (8 * LANES) == 0 for x in planes)
             if len(planes) == 1:
-                to_bf16 = loops.decode_plain
+                usual = "plain"
             elif len(planes) == 2 and grouped and in_vectors:
-                to_bf16 = loops.decode_sums
+                usual = "sums"
         centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
         return cls(
             exact=np.array(_part(packed, None if planes else "exact")),
@@ -130,7 +131,7 @@ class Access:
             outer=np.array([_part(packed, name) for name in outer]),
             centroids=np.array(centroids, np.int64).reshape(-1, 2, 4),
             block=min(together * max(1, HELD // together), page[0]),
-            to_bf16=to_bf16,
+            usual=usual,
             # The loops find metadata from the extremes of a group alone: torch chooses the codes of
             # tables and centroids, and the norms of tokens.
             encodes=any(fits) and all(fits) and not (tables or form.token_scale or centroids),
@@ -153,7 +154,7 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
 
     slots: of the F frames. first_head: the first of the h heads. out: see `Access.can_decode`.
     """
-    # The order of preference: a plain copy, the loop for the usual pages, the loop for all others.
+    # The order of preference: a plain copy, a loop for the usual pages, the loop for all others.
     batch, num_heads, _, width = out.shape
     num_tokens = access.num_tokens
     where = (
@@ -166,11 +167,12 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
     arguments: tuple[Any, ...] = (*planes, access.outer, access.centroids, *where)
     if access.exact[0]:
         loop, arguments = loops.copy, (access.exact, *where)
-    elif access.to_bf16 is not loop and out.dtype == torch.bfloat16:
+    elif access.usual and out.dtype == torch.bfloat16:
         # Rows begin with a line of the cache if the tensor does and all steps are whole lines.
         places = out.data_ptr(), *(2 * step for step in out.stride()[:3])
         streams = out.nbytes > STREAMED and not any(place % (2 * LINE) for place in places)
-        loop, arguments = access.to_bf16, (*planes, *where, streams)
+        loop = loops.decode_plain if access.usual == "plain" else loops.decode_sums
+        arguments = (*planes, *where, streams)
     _share(loop, arguments, batch * num_heads * len(slots_F), num_tokens * width)
 
 
