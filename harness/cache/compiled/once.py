@@ -36,7 +36,7 @@ def load_once(module: str, compile_loops: Callable[[], None]) -> None:
     # the process makes. So another process compiles. If that fails, this one does.
     mark = COMPILED / module
     if not mark.exists():
-        log.info("compiling loops for this processor, once on this machine: 10 to 15 s")
+        log.info("compiling loops for this processor, once on this machine: up to half a minute")
         subprocess.run([sys.executable, "-m", module], check=False)
     compile_loops()
     COMPILED.mkdir(parents=True, exist_ok=True)
