@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.api import CacheSpec, KernelLayout, Packed, Quantizer
 
+TOKENS = 512  # rotated at a time on a CPU: with 128 channels 256 KiB, which its cache holds
 LARGEST = 2.0**100  # far beyond the range of any inner quantizer, and far from overflow
 
 
@@ -95,8 +96,19 @@ class QuaRot(Quantizer):
         if self.rotate == "butterfly":
             return butterfly(x_BHFTD)
         # Sums of channels near the largest BF16 number would overflow, and inf - inf is NaN.
-        x = x_BHFTD.float().clamp(-LARGEST, LARGEST)
-        return x @ self.rotation(x.shape[-1], x.device)
+        width, device = x_BHFTD.shape[-1], x_BHFTD.device
+        rotation = self.rotation(width, device)
+        if device.type != "cpu":
+            return x_BHFTD.float().clamp(-LARGEST, LARGEST) @ rotation
+        # Three whole tensors do not fit the cache of a processor, so the steps take some tokens at
+        # a time. Parts are of equal size, because a library may multiply a single token, as a rest
+        # could be, in another order than many: its sums would then differ in their last bits.
+        out = torch.empty(x_BHFTD.shape, dtype=torch.float32, device=device)
+        tokens, rotated = x_BHFTD.reshape(-1, width), out.view(-1, width)
+        number = max(1, -(-len(tokens) // TOKENS))
+        for part, to in zip(tokens.tensor_split(number), rotated.tensor_split(number), strict=True):
+            torch.mm(part.float().clamp(-LARGEST, LARGEST), rotation, out=to)
+        return out
 
 
 def butterfly(x: Tensor) -> Tensor:

@@ -132,6 +132,25 @@ def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype, 
 
 
 @needs_numba
+@pytest.mark.parametrize("gap", [0, 8])
+@pytest.mark.parametrize("name", ["rtn8", "rtn4", "rtn2", "quarot4", "half2", "prq", "zero_level"])
+def test_large_tensors_are_written_past_the_caches(
+    name: str, gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that do not begin with a line of the cache (a gap of 8 values) take ordinary stores."""
+    from harness.cache.compiled import pages as loops_over_pages
+
+    monkeypatch.setattr(loops_over_pages, "STREAMED", 0)
+    quantizer = QUANTIZERS[name]
+    packed = quantizer.encode(drawn(torch.bfloat16, width=128))
+    pages, heads, frames = Pages(packed, packed, SLOTS[1:]), slice(1, 3), slice(1, 3)
+    mine, expected = (torch.full((2, 2, 100, 128 + gap), 9.0).bfloat16() for _ in "12")
+    for stage, out in ((Compiled().stage, mine), (stage_by_torch, expected)):
+        stage(quantizer, packed, pages, heads, frames, out[:, :, 2:-2, gap:])
+    assert torch.equal(mine.view(torch.int16), expected.view(torch.int16))
+
+
+@needs_numba
 @pytest.mark.parametrize("name", ["rtn4", "prq, two kinds of groups"])
 def test_a_short_last_group_of_tokens(name: str) -> None:
     quantizer, x = QUANTIZERS[name], drawn(torch.bfloat16, num_tokens=40)

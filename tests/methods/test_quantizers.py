@@ -126,6 +126,18 @@ def test_a_short_tail_is_its_own_group() -> None:
     assert torch.allclose(y.decode(packed, torch.float32)[..., :16, :], x[..., :16, :], atol=0.02)
 
 
+def test_quarot_rotates_each_of_many_tokens() -> None:
+    """On a CPU it takes some of the tokens at a time."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 3, 2, 257, 16, generator=random)
+    quarot = QuaRot(Affine(bits=8, group=16, axis="channels"))
+    values, others = quarot.split_off(x)
+    assert not others
+    torch.testing.assert_close(values, x @ hadamard(16, x.device))
+    huge = torch.full((1, 1, 1, 2, 16), 3e38)
+    assert quarot.split_off(huge)[0].isfinite().all() and bool((huge > 2e38).all())
+
+
 def test_hadamard_is_orthonormal_and_spreads_outliers() -> None:
     matrix = hadamard(32, torch.device("cpu"))
     assert torch.allclose(matrix @ matrix.T, torch.eye(32), atol=1e-6)

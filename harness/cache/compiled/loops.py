@@ -28,12 +28,18 @@ from harness.cache.compiled.bits import (
 from harness.cache.compiled.once import njit
 from harness.cache.compiled.vectors import (
     LANES,
+    LINE,
     add_floats,
     copy_bytes,
+    end_streams,
     put_floats,
     put_halves,
     put_halves_alike,
+    put_sums,
     round_floats,
+    stream_halves,
+    stream_halves_alike,
+    stream_sums,
 )
 
 FP16_MAX = np.float32(65504)
@@ -130,19 +136,44 @@ def copy(part, slots, shape, out, first, last):
                 copy_bytes(to + t * out[3] * out[4], source + t * size, size)
 
 
+@njit(inline="always")
+def read_rows(scale, zero, behind, offset, count, scales, scales_bits, zeros, zeros_bits):  # noqa: PLR0913
+    """Write `count` scales and zeros of a frame to the start of fp32 arrays.
+
+    scale, zero: addresses of the frame's first ones, 0 for a plane without them. behind: numbers
+    between the first and these. offset: of the codes, which gives a zero where none is stored.
+    scales_bits, zeros_bits: the arrays' memory as int32.
+    """
+    if scale:
+        widen(halves_at(scale + 2 * behind, count), scales, scales_bits)
+    else:
+        scales[:] = np.float32(1)
+    if zero:
+        widen(halves_at(zero + 2 * behind, count), zeros, zeros_bits)
+    else:
+        for n in range(count):
+            zeros[n] = scales[n] * offset
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def decode_plain(parts, specs, offsets, slots, shape, out, first, last):  # noqa: C901, PLR0913
+def decode_plain(parts, specs, offsets, slots, shape, out, streams, first, last):  # noqa: C901, PLR0913
     """Do what `decode` does for one plane of plain codes without a later step, BF16 only.
 
-    This is the usual case, and the one whose speed counts. Arguments as for `decode`.
+    This is the usual case, and the one whose speed counts.
+
+    streams: whether to write past the caches; rows of `out` then begin with a line of the cache.
+    The others are arguments as for `decode`.
     """
     first_head, num_heads, num_tokens, width = shape
     part, offset = parts[0], offsets[0]
     bits, count, every = specs[0, BITS], specs[0, COUNT], specs[0, EVERY]
     mask, size, each = np.int32((1 << bits) - 1), width * bits >> 3, width // count
-    # A vector takes 16 neighbouring channels. Their codes must lie in the same bit field, and each
-    # channel has its own scale or all share one. Other pages are decoded one value at a time.
-    in_vectors = size % LANES == 0 and (count == width or each % LANES == 0)
+    # The values of a vector are neighbouring channels. Their codes must lie in the same bit field,
+    # and each channel has its own scale or all share one. Other pages are decoded one value at a
+    # time.
+    alike = count < width
+    in_vectors = size % LANES == 0 and (not alike or each % LANES == 0)
+    in_lines = streams and size % LINE == 0 and (not alike or each % LINE == 0)
     # Convert the metadata of several tokens at once: one row may be too short for a vector.
     rows = max(1, LANES // every)
     memory = np.empty(2 * rows * count, np.float32)
@@ -153,22 +184,24 @@ def decode_plain(parts, specs, offsets, slots, shape, out, first, last):  # noqa
         b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h + first_head, slots[f]
         codes = start_of(part[CODES], frame, 1)
+        # 0 for a part that does not exist: its steps are 0 too.
+        scale_start, zero_start = start_of(part[SCALE], frame, 2), start_of(part[ZERO], frame, 2)
         to = out[0] + 2 * (b * out[1] + h * out[2] + f * num_tokens * out[3])
         for start in range(0, num_tokens, rows * every):
             stop = min(start + rows * every, num_tokens)
             numbers = (stop - start + every - 1) // every * count
-            behind = 2 * (start // every) * count
-            if part[SCALE, 0]:
-                half = halves_at(start_of(part[SCALE], frame, 2) + behind, numbers)
-                widen(half, scales, scales_bits)
-            else:
-                scales[:] = np.float32(1)
-            if part[ZERO, 0]:
-                half = halves_at(start_of(part[ZERO], frame, 2) + behind, numbers)
-                widen(half, zeros, zeros_bits)
-            else:
-                for n in range(numbers):
-                    zeros[n] = scales[n] * offset
+            behind = start // every * count
+            read_rows(
+                scale_start,
+                zero_start,
+                behind,
+                offset,
+                numbers,
+                scales,
+                scales_bits,
+                zeros,
+                zeros_bits,
+            )
             for t in range(start, stop):
                 own, target = codes + t * size, to + 2 * t * out[3]
                 row = (t - start) // every * count
@@ -178,22 +211,122 @@ def decode_plain(parts, specs, offsets, slots, shape, out, first, last):  # noqa
                         n, shift = row + j // each, np.int32(j // size * bits)
                         code = np.float32(field_of(values[j % size], shift, mask))
                         brief[j] = rounded(code * scales[n] + zeros[n])
-                elif count == width:
-                    for field in range(8 // bits):
-                        shift = np.int32(field * bits)
-                        for j in range(0, size, LANES):
-                            at = field * size + j
-                            scale, zero = scale_address + 4 * at, zero_address + 4 * at
-                            put_halves(own + j, shift, mask, scale, zero, target + 2 * at)
-                else:
+                elif alike:
                     at, shift = 0, np.int32(0)
                     for n in range(count):
                         scale, zero = scales[row + n], zeros[row + n]
-                        for j in range(n * each, (n + 1) * each, LANES):
-                            put_halves_alike(own + at, shift, mask, scale, zero, target + 2 * j)
-                            at += LANES
-                            if at == size:
-                                at, shift = 0, np.int32(shift + bits)
+                        if in_lines:
+                            for j in range(n * each, (n + 1) * each, LINE):
+                                here = target + 2 * j
+                                stream_halves_alike(own + at, shift, mask, scale, zero, here)
+                                at += LINE
+                                if at == size:
+                                    at, shift = 0, np.int32(shift + bits)
+                        else:
+                            for j in range(n * each, (n + 1) * each, LANES):
+                                here = target + 2 * j
+                                put_halves_alike(own + at, shift, mask, scale, zero, here)
+                                at += LANES
+                                if at == size:
+                                    at, shift = 0, np.int32(shift + bits)
+                else:
+                    for field in range(8 // bits):
+                        shift = np.int32(field * bits)
+                        if in_lines:
+                            for j in range(0, size, LINE):
+                                at = field * size + j
+                                scale, zero = scale_address + 4 * at, zero_address + 4 * at
+                                stream_halves(own + j, shift, mask, scale, zero, target + 2 * at)
+                        else:
+                            for j in range(0, size, LANES):
+                                at = field * size + j
+                                scale, zero = scale_address + 4 * at, zero_address + 4 * at
+                                put_halves(own + j, shift, mask, scale, zero, target + 2 * at)
+    end_streams()
+    memory[0] = 0  # numba frees an array after its last use
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def decode_sums(parts, specs, offsets, slots, shape, out, streams, first, last):  # noqa: PLR0913
+    """Do what `decode` does for two planes of plain codes without a later step, BF16 only.
+
+    Both planes have groups of the same tokens, and bit fields of whole vectors. Arguments as for
+    `decode_plain`.
+    """
+    first_head, num_heads, num_tokens, width = shape
+    part, part2, offset, offset2 = parts[0], parts[1], offsets[0], offsets[1]
+    every = specs[0, EVERY]
+    bits, bits2 = np.int32(specs[0, BITS]), np.int32(specs[1, BITS])
+    mask, mask2 = np.int32((1 << bits) - 1), np.int32((1 << bits2) - 1)
+    size, size2 = width * bits >> 3, width * bits2 >> 3
+    run = min(size, size2)
+    in_lines = streams and run % LINE == 0
+    memory = np.empty(4 * width, np.float32)
+    scales, scales_bits, free = take(memory.ctypes.data, width)
+    zeros, zeros_bits, free = take(free, width)
+    scales2, scales2_bits, free = take(free, width)
+    zeros2, zeros2_bits, _ = take(free, width)
+    scale, scale2 = scales.ctypes.data, scales2.ctypes.data
+    zero, zero2 = zeros.ctypes.data, zeros2.ctypes.data
+    for task in range(first, last):
+        b, h, f = place_of(task, slots.size, num_heads)
+        frame = b, h + first_head, slots[f]
+        codes, codes2 = start_of(part[CODES], frame, 1), start_of(part2[CODES], frame, 1)
+        stored_scale, stored_zero = start_of(part[SCALE], frame, 2), start_of(part[ZERO], frame, 2)
+        stored_scale2, stored_zero2 = (
+            start_of(part2[SCALE], frame, 2),
+            start_of(part2[ZERO], frame, 2),
+        )
+        to = out[0] + 2 * (b * out[1] + h * out[2] + f * num_tokens * out[3])
+        for start in range(0, num_tokens, every):
+            behind = start // every * width
+            read_rows(
+                stored_scale,
+                stored_zero,
+                behind,
+                offset,
+                width,
+                scales,
+                scales_bits,
+                zeros,
+                zeros_bits,
+            )
+            read_rows(
+                stored_scale2,
+                stored_zero2,
+                behind,
+                offset2,
+                width,
+                scales2,
+                scales2_bits,
+                zeros2,
+                zeros2_bits,
+            )
+            for t in range(start, min(start + every, num_tokens)):
+                own, own2, target = codes + t * size, codes2 + t * size2, to + 2 * t * out[3]
+                # A run of channels that lie in one bit field of either plane: at which byte it
+                # begins, and how far the field is shifted.
+                at, at2, shift, shift2 = 0, 0, np.int32(0), np.int32(0)
+                for begin in range(0, width, run):
+                    if in_lines:
+                        for j in range(0, run, LINE):
+                            row = 4 * (begin + j)
+                            plane = own + at + j, shift, mask, scale + row, zero + row
+                            plane2 = own2 + at2 + j, shift2, mask2, scale2 + row, zero2 + row
+                            stream_sums(*plane, *plane2, target + row // 2)
+                    else:
+                        for j in range(0, run, LANES):
+                            row = 4 * (begin + j)
+                            plane = own + at + j, shift, mask, scale + row, zero + row
+                            plane2 = own2 + at2 + j, shift2, mask2, scale2 + row, zero2 + row
+                            put_sums(*plane, *plane2, target + row // 2)
+                    at += run
+                    at2 += run
+                    if at == size:
+                        at, shift = 0, np.int32(shift + bits)
+                    if at2 == size2:
+                        at2, shift2 = 0, np.int32(shift2 + bits2)
+    end_streams()
     memory[0] = 0  # numba frees an array after its last use
 
 
@@ -310,6 +443,14 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
 
 
 @njit(inline="always")
+def fold(low, high, half):
+    """Take the second `half` of 2 * half extremes into the first half."""
+    for j in range(np.uint64(half)):
+        low[j] = min(low[j], low[j + np.uint64(half)])
+        high[j] = max(high[j], high[j + np.uint64(half)])
+
+
+@njit(inline="always")
 def extremes(row, start, size, low, high):
     """Return the smallest and the largest of `size` numbers of row [D]; uses low and high [D]."""
     # Side by side in lanes: the compiler vectorizes this, and not a loop that carries one extreme.
@@ -323,11 +464,12 @@ def extremes(row, start, size, low, high):
             low[j] = min(low[j], row[start + j])
             high[j] = max(high[j], row[start + j])
         start += lanes
-    least, most = low[0], high[0]
-    for j in range(np.uint64(1), lanes):
-        least = min(least, low[j])
-        most = max(most, high[j])
-    return least, most
+    if lanes == LANES:
+        fold(low, high, 8)
+        fold(low, high, 4)
+        fold(low, high, 2)
+        fold(low, high, 1)
+    return low[0], high[0]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -346,15 +488,20 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
     num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
     # For all arrays of the loop; see the last line.
-    memory = np.empty((block + 8) * width, np.float32)
+    memory = np.empty((6 * block + 6) * width, np.float32)
     held, held_bits, free = take(memory.ctypes.data, (block, width))
-    low, _, free = take(free, width)
-    high, _, free = take(free, width)
-    room, room_bits, free = take(free, width)
+    # One number for each number of metadata of a block.
+    low, _, free = take(free, block * width)
+    high, _, free = take(free, block * width)
+    room, room_bits, free = take(free, block * width)
+    steps, _, free = take(free, block * width)
+    zeros, _, free = take(free, block * width)
+    # One number for each channel of a token.
     step, _, free = take(free, width)
     scale, _, free = take(free, width)
     zero, _, free = take(free, width)
     code, _, free = take(free, width)
+    other, _, free = take(free, width)
     _, chosen, free = take(free, width)
     for task in range(first, last):
         b, h, f = place_of(task, slots.size, num_heads)
@@ -376,47 +523,61 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 size = width * bits >> 3
                 most = min(specs[p, EVERY], num_tokens)  # tokens that share metadata
                 each = width // count
+                # Metadata of the whole block at once: those of one token may be too few for a
+                # vector.
+                numbers = (num_held + most - 1) // most * count
                 for above in range(0, num_held, most):
-                    below = min(above + most, num_held)
+                    below, at = min(above + most, num_held), np.uint64(above // most * count)
                     # Extremes of each channel over tokens, or of each group of channels of one
                     # token.
                     if count == width:
                         row = held[above]
-                        for j in range(width):
-                            low[j] = high[j] = row[j]
+                        for j in range(np.uint64(width)):
+                            low[at + j] = high[at + j] = row[j]
                         for r in range(above + 1, below):
                             row = held[r]
-                            for j in range(width):
-                                low[j] = min(low[j], row[j])
-                                high[j] = max(high[j], row[j])
+                            for j in range(np.uint64(width)):
+                                low[at + j] = min(low[at + j], row[j])
+                                high[at + j] = max(high[at + j], row[j])
+                    else:
+                        for n in range(np.uint64(count)):
+                            low[at + n], high[at + n] = extremes(
+                                held[above], n * each, each, code, other
+                            )
+                behind = 2 * (start // most) * count
+                scales = halves_at(start_of(part[SCALE], frame, 2) + behind, numbers)
+                if part[ZERO, 0]:
+                    for n in range(numbers):
+                        room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
+                    halves = halves_at(start_of(part[ZERO], frame, 2) + behind, numbers)
+                    narrow(room, room_bits, halves)
+                    # A group of equal values would have a scale of zero, which FP16_MIN avoids.
+                    for n in range(numbers):
+                        zeros[n] = room[n]
+                        # Measure from the rounded zero, which decoding adds.
+                        room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
+                    narrow(room, room_bits, scales)
+                else:
+                    # The largest magnitude then lies -offset steps from zero.
+                    for n in range(numbers):
+                        room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
+                    narrow(room, room_bits, scales)
+                    for n in range(numbers):
+                        zeros[n] = room[n] * offset
+                # `narrow` has left in `room` the scale as it is stored: codes must fit it.
+                for n in range(numbers):
+                    steps[n] = room[n]
+                for above in range(0, num_held, most):
+                    below, at = min(above + most, num_held), np.uint64(above // most * count)
+                    if count == width:
+                        for j in range(np.uint64(width)):
+                            step[j], zero[j] = steps[at + j], zeros[at + j]
                     else:
                         for n in range(count):
-                            low[n], high[n] = extremes(held[above], n * each, each, room, code)
-                    at = 2 * ((start + above) // most) * count
-                    scales = halves_at(start_of(part[SCALE], frame, 2) + at, count)
-                    if part[ZERO, 0]:
-                        for n in range(count):
-                            room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
-                        zeros = halves_at(start_of(part[ZERO], frame, 2) + at, count)
-                        narrow(room, room_bits, zeros)
-                        # A group of equal values would have a scale of zero, which FP16_MIN avoids.
-                        for n in range(count):
-                            zero[n] = room[n]
-                            # Measure from the rounded zero, which decoding adds.
-                            room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
-                        narrow(room, room_bits, scales)
-                    else:
-                        # The largest magnitude then lies -offset steps from zero.
-                        for n in range(count):
-                            room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
-                        narrow(room, room_bits, scales)
-                        for n in range(count):
-                            zero[n] = room[n] * offset
-                    # `narrow` has left in `room` the scale as it is stored: codes must fit it.
-                    for n in range(count):
-                        step[n] = room[n]
-                    spread(zero, count)
-                    spread(step, count)
+                            own_step, own_zero = steps[at + np.uint64(n)], zeros[at + np.uint64(n)]
+                            for j in range(np.uint64(n * each), np.uint64((n + 1) * each)):
+                                step[j] = own_step
+                                zero[j] = own_zero
                     for j in range(width):
                         scale[j] = max(step[j], TINY)
                     for r in range(above, below):

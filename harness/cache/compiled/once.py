@@ -46,10 +46,13 @@ def load_once(module: str, compile_loops: Callable[[], None]) -> None:
                 # A compiler leaves 70 MiB in its process, and they would count in the peaks of the
                 # videos that the process makes. So another process compiles. If that fails, this
                 # one does.
-                log.info("compiling loops for this processor, once on this machine: 10 to 15 s")
+                log.info(
+                    "compiling loops for this processor, once on this machine: up to half a minute"
+                )
                 subprocess.run([sys.executable, "-m", module], check=False)
                 compile_loops()
                 mark.touch()
+                return
         finally:
             os.close(lock)
     compile_loops()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from harness.api import CodePlane, KernelLayout, Packed, Quantizer
 from harness.cache.compiled import loops
 from harness.cache.compiled.once import load_once
 from harness.cache.compiled.threads import in_threads
+from harness.cache.compiled.vectors import LANES, LINE
 
 # Values of a thread at least. torch's idle threads spin for milliseconds on the cores that other
 # threads of ours need: with fewer values two threads take longer than one.
@@ -24,6 +25,9 @@ SHARE = 2**22
 # Values that torch copies in one thread. More of them it shares among its threads, and is faster
 # than our copy.
 COPY = 2**15
+# Bytes of a decoded tensor that the cache of a core keeps until attention reads it. A larger one is
+# written past the caches, since an ordinary store would read each line before it writes it.
+STREAMED = 2**23
 # Tokens that encoding holds in fp32 at a time, more if a group has more.
 HELD = 16
 DTYPES = (torch.bfloat16, torch.float32)
@@ -43,7 +47,8 @@ class Access:
     outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
     block: tokens that encoding holds at a time: whole groups of every plane, or a frame.
-    plain: whether the pages have one plane of plain codes, and decoding no later step.
+    usual: `plain` for one plane of plain codes, `sums` for two with groups of the same tokens, both
+        without a later step; loops of their own decode these to BF16. None for other pages.
     encodes: whether a loop knows how to choose metadata and codes.
     num_tokens: of a page.
     dtypes: of the values that can be written.
@@ -56,7 +61,7 @@ class Access:
     outer: Integers
     centroids: Integers
     block: int
-    plain: bool
+    usual: Literal["plain", "sums"] | None
     encodes: bool
     num_tokens: int
     dtypes: tuple[torch.dtype, ...]
@@ -108,6 +113,15 @@ class Access:
             )
             together = math.lcm(together, every)
         tables = any(x.table or x.scale_table for x in planes)
+        usual: Literal["plain", "sums"] | None = None
+        if not (tables or any(outer) or form.centroids):
+            # Columns 1 and 2 of `specs`: each channel has its own metadata, shared by tokens.
+            grouped = all(n == page[1] for _, n, _, _ in specs) and len({s[2] for s in specs}) == 1
+            in_vectors = all(page[1] * x.bits % (8 * LANES) == 0 for x in planes)
+            if len(planes) == 1:
+                usual = "plain"
+            elif len(planes) == 2 and grouped and in_vectors:
+                usual = "sums"
         centroids = [[_part(packed, x.rows), _part(packed, x.nearest)] for x in form.centroids]
         return cls(
             exact=np.array(_part(packed, None if planes else "exact")),
@@ -117,7 +131,7 @@ class Access:
             outer=np.array([_part(packed, name) for name in outer]),
             centroids=np.array(centroids, np.int64).reshape(-1, 2, 4),
             block=min(together * max(1, HELD // together), page[0]),
-            plain=len(planes) == 1 and not (tables or any(outer) or centroids),
+            usual=usual,
             # The loops find metadata from the extremes of a group alone: torch chooses the codes of
             # tables and centroids, and the norms of tokens.
             encodes=any(fits) and all(fits) and not (tables or form.token_scale or centroids),
@@ -140,7 +154,7 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
 
     slots: of the F frames. first_head: the first of the h heads. out: see `Access.can_decode`.
     """
-    # The order of preference: a plain copy, the loop for the usual pages, the loop for all others.
+    # The order of preference: a plain copy, a loop for the usual pages, the loop for all others.
     batch, num_heads, _, width = out.shape
     num_tokens = access.num_tokens
     where = (
@@ -153,8 +167,12 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
     arguments: tuple[Any, ...] = (*planes, access.outer, access.centroids, *where)
     if access.exact[0]:
         loop, arguments = loops.copy, (access.exact, *where)
-    elif access.plain and out.dtype == torch.bfloat16:
-        loop, arguments = loops.decode_plain, (*planes, *where)
+    elif access.usual and out.dtype == torch.bfloat16:
+        # Rows begin with a line of the cache if the tensor does and all steps are whole lines.
+        places = out.data_ptr(), *(2 * step for step in out.stride()[:3])
+        streams = out.nbytes > STREAMED and not any(place % (2 * LINE) for place in places)
+        loop = loops.decode_plain if access.usual == "plain" else loops.decode_sums
+        arguments = (*planes, *where, streams)
     _share(loop, arguments, batch * num_heads * len(slots_F), num_tokens * width)
 
 
@@ -184,17 +202,17 @@ def load() -> None:
 
 def compile_loops() -> None:
     """Load the loops, after compiling them for this processor if no earlier process did."""
-    # numba compiles for types, not for sizes: one value of each type is enough.
+    # numba compiles for types, not for sizes: one vector of each type is enough.
     plane = CodePlane(8, 1, "tokens", zero="zero", fit="minmax")
-    x, slots = torch.zeros(1, 1, 1, 1, 1), np.zeros(1, np.int64)
+    x, slots = torch.zeros(1, 1, 1, 1, LANES), np.zeros(1, np.int64)
     parts = {"codes": x.byte(), "scale": x.half(), "zero": x.half(), "exact": x}
-    for form in (KernelLayout((plane,)), KernelLayout()):
-        access = Access.to(form, Packed(parts, 8, (1, 1)))
+    for form in (KernelLayout((plane,)), KernelLayout((plane, plane)), KernelLayout()):
+        access = Access.to(form, Packed(parts, 8, (1, LANES)))
         assert access is not None
         if access.encodes:
             encode(access, x, slots)
         for dtype in access.dtypes:  # some dtypes have a loop of their own
-            decode(access, slots, 0, torch.empty(1, 1, 1, 1, dtype=dtype))
+            decode(access, slots, 0, torch.empty(1, 1, 1, LANES, dtype=dtype))
 
 
 def _share(loop: Callable[..., None], arguments: tuple[Any, ...], tasks: int, values: int) -> None:

@@ -1,8 +1,8 @@
-"""Sixteen values at a time, as functions for loops that numba compiles.
+"""Sixteen or 32 values at a time, as functions for loops that numba compiles.
 
 They take addresses, so the compiler need not ask in every row whether arrays overlap: for rows of
 64 values that question takes longer than the work. The vectors are LLVM's, not a processor's: where
-a register holds fewer than sixteen numbers, LLVM takes several.
+a register holds fewer numbers, LLVM takes several.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16  # values of a call
-BYTES, HALVES, INTEGERS, FLOATS = (
-    ir.VectorType(kind, LANES)
-    for kind in (ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType())
-)
+LINE = 32  # values of a call of `stream_...`: in BF16 a line of the cache, 64 bytes
+BYTE, HALF, INTEGER, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
 ADDRESS, SHIFT, NUMBER = types.int64, types.int32, types.float32
 
 
-def _load(builder: Any, address: Any, kind: Any) -> Any:
+def _load(builder: Any, address: Any, kind: Any, lanes: int) -> Any:
     """Emit the load of a vector at any address."""
     # Without `align`, LLVM would take the address for a multiple of the vector's size, which rows
     # of codes are not, and emit an instruction that faults on others.
-    loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    vector = ir.VectorType(kind, lanes)
+    loaded = builder.load(builder.inttoptr(address, vector.as_pointer()))
     loaded.align = 1
     return loaded
 
@@ -36,47 +35,70 @@ def _store(builder: Any, vector: Any, address: Any) -> None:
     builder.store(vector, builder.inttoptr(address, vector.type.as_pointer()), align=1)
 
 
-def _alike(builder: Any, number: Any, kind: Any) -> Any:
+def _stream(builder: Any, vector: Any, address: Any) -> None:
+    """Emit the store of a line past the caches, at an address that is a multiple of its size."""
+    # An ordinary store reads the line first. Half a line would not do: only whole ones skip that.
+    to = builder.inttoptr(address, vector.type.as_pointer())
+    stored = builder.store(vector, to, align=2 * LINE)
+    once = builder.module.add_metadata([ir.Constant(INTEGER, 1)])
+    stored.set_metadata("nontemporal", once)
+
+
+def _alike(builder: Any, number: Any, kind: Any, lanes: int) -> Any:
     """Emit a vector of one number."""
-    vector = ir.Constant(kind, ir.Undefined)
-    for lane in range(LANES):
-        vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), lane))
+    vector = ir.Constant(ir.VectorType(kind, lanes), ir.Undefined)
+    for lane in range(lanes):
+        vector = builder.insert_element(vector, number, ir.Constant(INTEGER, lane))
     return vector
 
 
-def _integers(number: int) -> Any:
-    """Return a constant vector."""
-    return ir.Constant(INTEGERS, [number] * LANES)
-
-
-def _rounded(builder: Any, numbers: Any, out: Any) -> Any:
+def _rounded(builder: Any, numbers: Any) -> Any:
     """Emit the bits of FP32 numbers as BF16, rounded to even; see `bits.rounded` on NaN."""
-    bits = builder.bitcast(numbers, INTEGERS)
-    last = builder.and_(builder.lshr(bits, _integers(16)), _integers(1))
-    up = builder.add(builder.add(bits, _integers(0x7FFF)), last)
-    return builder.trunc(builder.lshr(up, _integers(16)), HALVES)
+    lanes = numbers.type.count
+    kind = ir.VectorType(INTEGER, lanes)
+    one, place, half = (ir.Constant(kind, [n] * lanes) for n in (1, 16, 0x7FFF))
+    bits = builder.bitcast(numbers, kind)
+    last = builder.and_(builder.lshr(bits, place), one)
+    up = builder.add(builder.add(bits, half), last)
+    return builder.trunc(builder.lshr(up, place), ir.VectorType(HALF, lanes))
 
 
-def _putter(kind: Any, read: Any, finish: Any) -> Any:
-    """Return a function that decodes 16 codes and writes them: code * scale + zero.
+def _decoded(builder: Any, read: Any, lanes: int, plane: Any, fuse: bool) -> Any:
+    """Emit the numbers of codes: code * scale + zero.
 
-    kind: numba's type of scale and zero. read: emits a vector of either. finish: emits what is
-    written, from the decoded numbers and the address.
+    read: emits a vector of scales or zeros. plane: address of the codes, shift, mask, scale, zero.
+    fuse: allow one operation for product and sum, which rounds once less. Right for scales that
+        were FP16: with 8 bits of a code their product has at most 19, so FP32 does not round it.
+    """
+    codes, shift, mask, scale, zero = plane
+    wide = builder.zext(_load(builder, codes, BYTE, lanes), ir.VectorType(INTEGER, lanes))
+    field = builder.lshr(wide, _alike(builder, shift, INTEGER, lanes))
+    code = builder.and_(field, _alike(builder, mask, INTEGER, lanes))
+    number = builder.sitofp(code, ir.VectorType(FLOAT, lanes))
+    scale, zero = (read(builder, each, FLOAT, lanes) for each in (scale, zero))
+    if not fuse:
+        return builder.fadd(builder.fmul(number, scale), zero)
+    kind = ir.FunctionType(number.type, [number.type] * 3)
+    # A processor without that operation takes two.
+    name = f"llvm.fmuladd.v{lanes}f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, [number, scale, zero])
+
+
+def _putter(kind: Any, read: Any, lanes: int, write: Any, fuse: bool = True) -> Any:
+    """Return a function that decodes neighbouring codes, `lanes` of them, and writes them.
+
+    kind: numba's type of scale and zero. read, fuse: see `_decoded`. write: emits what is done with
+    the decoded numbers and the address.
     """
 
     @intrinsic
     def put(typing_context, codes, shift, mask, scale, zero, out):
-        """Decode the 16 codes at an address and write them to `out`."""
+        """Decode the codes at an address and write them to `out`."""
 
         def generate(context, builder, signature, arguments):
-            codes, shift, mask, *metadata, out = arguments
-            scale, zero = (read(builder, each, FLOATS) for each in metadata)
-            wide = builder.zext(_load(builder, codes, BYTES), INTEGERS)
-            field = builder.lshr(wide, _alike(builder, shift, INTEGERS))
-            code = builder.sitofp(builder.and_(field, _alike(builder, mask, INTEGERS)), FLOATS)
-            # LLVM does not contract these two into one operation, which would round once less.
-            numbers = builder.fadd(builder.fmul(code, scale), zero)
-            _store(builder, finish(builder, numbers, out), out)
+            *plane, out = arguments
+            write(builder, _decoded(builder, read, lanes, plane, fuse), out)
             return context.get_dummy_value()
 
         return types.none(ADDRESS, SHIFT, SHIFT, kind, kind, ADDRESS), generate
@@ -84,22 +106,54 @@ def _putter(kind: Any, read: Any, finish: Any) -> Any:
     return put
 
 
-def _unchanged(builder: Any, numbers: Any, out: Any) -> Any:
-    """Emit FP32 numbers as they are."""
-    # For pages of several planes: the sum is rounded once, when the last plane has been added.
-    return numbers
+def _sum_putter(lanes: int, write: Any) -> Any:
+    """Return a function that decodes neighbouring codes of two planes and writes their sums."""
+
+    @intrinsic
+    def put(  # noqa: PLR0913
+        typing_context, codes, shift, mask, scale, zero, codes2, shift2, mask2, scale2, zero2, out
+    ):
+        """Decode the codes at two addresses, add them and write the sums to `out`."""
+
+        def generate(context, builder, signature, arguments):
+            planes, out = (arguments[:5], arguments[5:10]), arguments[10]
+            first, second = (_decoded(builder, _load, lanes, plane, True) for plane in planes)
+            write(builder, builder.fadd(first, second), out)
+            return context.get_dummy_value()
+
+        plane = ADDRESS, SHIFT, SHIFT, ADDRESS, ADDRESS
+        return types.none(*plane, *plane, ADDRESS), generate
+
+    return put
 
 
-def _added(builder: Any, numbers: Any, out: Any) -> Any:
-    """Emit the sum of FP32 numbers and those at `out`."""
-    return builder.fadd(_load(builder, out, FLOATS), numbers)
+def _halves(builder: Any, numbers: Any, out: Any) -> None:
+    """Emit the store of FP32 numbers as BF16."""
+    _store(builder, _rounded(builder, numbers), out)
 
 
-# The 16 values have scales and zeros of their own, given by addresses, or (`alike`) share one each.
-put_halves = _putter(ADDRESS, _load, _rounded)
-put_halves_alike = _putter(NUMBER, _alike, _rounded)
-put_floats = _putter(ADDRESS, _load, _unchanged)
-add_floats = _putter(ADDRESS, _load, _added)
+def _streamed(builder: Any, numbers: Any, out: Any) -> None:
+    """Emit the store of FP32 numbers as BF16, past the caches."""
+    _stream(builder, _rounded(builder, numbers), out)
+
+
+def _added(builder: Any, numbers: Any, out: Any) -> None:
+    """Emit the addition of FP32 numbers to those at `out`."""
+    there = _load(builder, out, FLOAT, numbers.type.count)
+    _store(builder, builder.fadd(there, numbers), out)
+
+
+# The values have scales and zeros of their own, given by addresses, or (`alike`) share one each.
+put_halves = _putter(ADDRESS, _load, LANES, _halves)
+put_halves_alike = _putter(NUMBER, _alike, LANES, _halves)
+stream_halves = _putter(ADDRESS, _load, LINE, _streamed)
+stream_halves_alike = _putter(NUMBER, _alike, LINE, _streamed)
+put_sums = _sum_putter(LANES, _halves)
+stream_sums = _sum_putter(LINE, _streamed)
+# For pages of other planes, whose scales may have as many bits as FP32. The sum is rounded once,
+# when the last plane has been added.
+put_floats = _putter(ADDRESS, _load, LANES, _store, fuse=False)
+add_floats = _putter(ADDRESS, _load, LANES, _added, fuse=False)
 
 
 @intrinsic
@@ -108,10 +162,21 @@ def round_floats(typing_context, floats, out):
 
     def generate(context, builder, signature, arguments):
         floats, out = arguments
-        _store(builder, _rounded(builder, _load(builder, floats, FLOATS), out), out)
+        _halves(builder, _load(builder, floats, FLOAT, LANES), out)
         return context.get_dummy_value()
 
     return types.none(ADDRESS, ADDRESS), generate
+
+
+@intrinsic
+def end_streams(typing_context):
+    """Wait until other threads can see what `stream_...` has written."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), generate
 
 
 @intrinsic
