@@ -128,6 +128,35 @@ def test_gains_of_queries_and_keys_cancel_in_scores(position: int) -> None:
     torch.testing.assert_close(scores(q * q_gain, k * k_gain), scores(q, k), rtol=0, atol=1e-4)
 
 
+def test_a_training_may_go_on_from_given_weights(tmp_path: Path) -> None:
+    given = trainer(tmp_path / "given")
+    given.run(source)
+    start = given.network
+    one = TeacherTrainer(
+        training(tmp_path / "on", STAGE), Wan(DIMS), OBJECTIVE, CPU, KeyShape(), start
+    )
+    assert one.clock.step == 0
+    for name, weight in start.state_dict().items():
+        assert torch.equal(one.network.state_dict()[name], weight), name
+        assert torch.equal(one.average.weights[name], weight), name
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_checkpoint(tmp_path: Path) -> None:
+    one = trainer(tmp_path, replace(STAGE, steps=4))
+
+    def third_is_nan(stage: Stage, step: int) -> Iterator[Batch]:
+        for count, batch in enumerate(source(stage, step)):
+            if count == 2:
+                one.save()
+                batch = replace(batch, x_BFChw=batch.x_BFChw * float("nan"))
+            yield batch
+
+    with pytest.raises(UserError, match="the gradient of step 2 is not finite"):
+        one.run(third_is_nan)
+    assert all(weight.isfinite().all() for weight in one.network.state_dict().values())
+    assert trainer(tmp_path, replace(STAGE, steps=4)).clock.step == 2
+
+
 def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole")
     whole.run(source)

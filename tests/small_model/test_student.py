@@ -26,8 +26,9 @@ from harness.small_model.codec import encode
 from harness.small_model.diffusion.data import Windows
 from harness.small_model.diffusion.keys import KEPT, KeyShape
 from harness.small_model.diffusion.sample import held_out
+from harness.small_model.diffusion.teacher import shipped_teacher
 from harness.small_model.scenes.rows import WIDTH
-from harness.small_model.student.__main__ import main, shipped_teacher
+from harness.small_model.student.__main__ import main
 from harness.small_model.student.distill import Distillation, StudentTrainer, roll_out
 from harness.small_model.training.loop import batches
 from harness.small_model.training.objective import Batch

@@ -14,7 +14,7 @@ from harness.config import messages
 from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
-from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
+from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer, shipped_teacher
 from harness.small_model.scenes.clip import Clip
 from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Training
@@ -59,7 +59,8 @@ def train(config: dict[str, Any]) -> int:
         schedule, model.spec, training.history_noise, teacher.shift, teacher.clean
     )
     device = machine.choose_device(config["run"]["device"])
-    trainer = TeacherTrainer(training, wan_of(model), objective, device, teacher.keys)
+    start = shipped_teacher(model) if teacher.from_shipped else None
+    trainer = TeacherTrainer(training, wan_of(model), objective, device, teacher.keys, start)
     finished = trainer.run(
         lambda stage, step: batches(
             Windows(training, stage, model.chunk_frames, teacher.drop, teacher.layout),

@@ -1,17 +1,23 @@
-"""The teacher's settings and its training loop with fixed key offsets and gains."""
+"""The teacher's settings, its training loop with fixed keys, and the teacher that ships."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
 
+from harness.config.compose import configured
+from harness.models.checkpoints.load import load_weights
+from harness.models.preset import VideoModel, wan_of
 from harness.models.wan import Wan
 from harness.small_model.diffusion.keys import KeyShape, keep_keys
 from harness.small_model.diffusion.objective import DiffusionForcing
 from harness.small_model.training.loop import Trainer
 from harness.small_model.training.optim import Average
 from harness.small_model.training.stages import Training
+from harness.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class Teacher:
     keys: offsets and outliers of keys.
     steps, sample_shift, guidance: number of steps, shift of noise levels and guidance of `sample`.
     sample_layout: whether the rows of `sample` include the positions of things.
+    from_shipped: whether a new training goes on from the weights of `model=small_forcing`.
     """
 
     shift: float = 2.0
@@ -35,6 +42,7 @@ class Teacher:
     sample_shift: float = 3.0
     guidance: float = 3.0
     sample_layout: bool = False
+    from_shipped: bool = False
 
 
 class TeacherTrainer(Trainer):
@@ -47,13 +55,39 @@ class TeacherTrainer(Trainer):
         objective: DiffusionForcing,
         device: torch.device,
         keys: KeyShape,
+        start: Wan | None = None,
     ) -> None:
-        """Prepare a `Trainer` and, for a new training, draw the offsets and gains of keys."""
+        """Prepare a `Trainer`.
+
+        A new training begins with the weights of `start`, or with random ones for which the offsets
+        and gains of keys are drawn.
+        """
         # Frozen weights get no gradient, and the optimisers pass over them.
         keep_keys(network)
         super().__init__(training, network, objective, device)
         # A resumed training has them in its checkpoint.
         if self.clock.step == 0:
-            keys.apply(self.network, training.seed)
-            # The trainer's average began with the keys before the change.
+            if start is None:
+                keys.apply(self.network, training.seed)
+            else:
+                self.network.load_state_dict(start.state_dict())
+            # The trainer's average began with the weights before the change.
             self.average = Average(self.network, training.ema)
+
+
+def shipped_teacher(model: VideoModel) -> Wan:
+    """Return the network of `model=small_forcing` with the weights that ship, frozen, in fp32.
+
+    Raises  UserError: its sizes are not those of `model`.
+    """
+    teacher: VideoModel = instantiate(configured("model=small_forcing", "method=bf16")["model"])
+    if teacher.dims != model.dims:
+        raise UserError(
+            f"the teacher that ships has model.dims of {teacher.dims}: choose these, or begin "
+            "elsewhere (a student with student.teacher_folder=<folder of a teacher's training>, a "
+            "teacher with teacher.from_shipped=false)"
+        )
+    network, cpu = wan_of(teacher), torch.device("cpu")
+    path = teacher.path(Path())  # it ships with the package, so no folder of data matters
+    load_weights(network, path, ema=False, dtype=torch.float32, device=cpu)
+    return network.eval().requires_grad_(False)

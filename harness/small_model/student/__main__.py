@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,20 +11,16 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from harness.config import messages
-from harness.config.compose import configured
-from harness.models.checkpoints.load import load_weights
 from harness.models.preset import VideoModel, wan_of
-from harness.models.wan import Wan
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.__main__ import export, print_rates, run_verb, write_sheet
-from harness.small_model.diffusion.teacher import Teacher
+from harness.small_model.diffusion.teacher import Teacher, shipped_teacher
 from harness.small_model.scenes.clip import Clip
 from harness.small_model.student.distill import Distillation, Student, StudentTrainer, roll_out
 from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import averaged
 from harness.system import machine
-from harness.system.errors import UserError
 from harness.system.logs import remark
 
 
@@ -82,23 +77,6 @@ def rates(config: dict[str, Any]) -> int:
     """Generate videos for held-out clips and print what the world's detector finds in them."""
     clips, made, _ = _generated(config)
     return print_rates(config, clips, made)
-
-
-def shipped_teacher(model: VideoModel) -> Wan:
-    """Return the network of `model=small_forcing` with the weights that ship, frozen, in fp32.
-
-    Raises  UserError: its sizes are not those of `model`.
-    """
-    teacher: VideoModel = instantiate(configured("model=small_forcing", "method=bf16")["model"])
-    if teacher.dims != model.dims:
-        raise UserError(
-            f"the teacher that ships has model.dims of {teacher.dims}: choose these, or set "
-            "student.teacher_folder to the folder of another teacher's training"
-        )
-    network, cpu = wan_of(teacher), torch.device("cpu")
-    path = teacher.path(Path())  # it ships with the package, so no folder of data matters
-    load_weights(network, path, ema=False, dtype=torch.float32, device=cpu)
-    return network.eval().requires_grad_(False)
 
 
 def _generated(config: dict[str, Any]) -> tuple[list[Clip], Tensor, float]:

@@ -136,7 +136,14 @@ class Trainer:
         self.network.zero_grad()
         torch.autograd.backward(loss)
         # One outlier of a batch must not undo many steps.
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip)
+        # A single step of NaN would spoil all weights, and the next checkpoint would replace the
+        # last good one.
+        if not norm.isfinite():
+            raise UserError(
+                f"the gradient of step {step} is not finite: the checkpoint in {self.folder} is of "
+                "an earlier step; lower train.stages' lr, or set train.compile=false"
+            )
         for optim in self.optimisers:
             optim.step()
         self.average.update(self.network, step)
