@@ -33,7 +33,7 @@ class Subject:
     @cached_property
     def method(self) -> Method:
         """The instance that all contracts share."""
-        # It makes several videos, so that what it should not hold of them shows up.
+        # It makes several videos, so data of finished videos that it still holds shows up.
         return self.build()
 
     def build(self) -> Method:

@@ -65,8 +65,9 @@ class ResidentMemory:
 
         Raises  OSError: the kernel has no such files.
         """
-        # Opened once, since a pass of a small network is short beside opening three files. They
-        # show the process that opened them, so a forked child needs a `ResidentMemory` of its own.
+        # Open the files once: opening three in every pass takes long beside a small network's pass.
+        # They describe the process that opened them, so a forked child needs a new
+        # `ResidentMemory`.
         self._clear = FileIO(self.folder / "clear_refs", "w")
         self._size = FileIO(self.folder / "statm")
         # `statm` has no high-water mark.
@@ -117,7 +118,7 @@ def memory_of(device: torch.device) -> Memory:
     """Return the most exact source of memory use that works for a device."""
     if device.type == "cuda":
         return CudaMemory(device)
-    # Tried, not told from the system's name: a sandbox on Linux may lack the files or the mark.
+    # Try it, and do not go by the system's name: a sandbox on Linux may lack the files or the mark.
     try:
         resident = ResidentMemory()
         resident.reset()

@@ -100,9 +100,9 @@ class QuaRot(Quantizer):
         rotation = self.rotation(width, device)
         if device.type != "cpu":
             return x_BHFTD.float().clamp(-LARGEST, LARGEST) @ rotation
-        # Three whole tensors do not fit the cache of a processor, so the steps take some tokens at
-        # a time. Parts are of equal size, because a library may multiply a single token, as a rest
-        # could be, in another order than many: its sums would then differ in their last bits.
+        # Rotate some tokens at a time: three whole tensors do not fit into the cache. The parts are
+        # of about equal size: a library may sum a remainder of one token in another order than many
+        # tokens, and its last bits would then differ.
         out = torch.empty(x_BHFTD.shape, dtype=torch.float32, device=device)
         tokens, rotated = x_BHFTD.reshape(-1, width), out.view(-1, width)
         number = max(1, -(-len(tokens) // TOKENS))

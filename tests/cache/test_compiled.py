@@ -134,10 +134,10 @@ def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype, 
 @needs_numba
 @pytest.mark.parametrize("gap", [0, 8])
 @pytest.mark.parametrize("name", ["rtn8", "rtn4", "rtn2", "quarot4", "half2", "prq", "zero_level"])
-def test_large_tensors_are_written_past_the_caches(
+def test_large_tensors_are_written_with_non_temporal_stores(
     name: str, gap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that do not begin with a line of the cache (a gap of 8 values) take ordinary stores."""
+    """Rows that do not start on a cache line (a gap of 8 values) are written by ordinary stores."""
     from harness.cache.compiled import pages as loops_over_pages
 
     monkeypatch.setattr(loops_over_pages, "STREAMED", 0)

@@ -137,19 +137,29 @@ def copy(part, slots, shape, out, first, last):
 
 
 @njit(inline="always")
-def read_rows(scale, zero, behind, offset, count, scales, scales_bits, zeros, zeros_bits):  # noqa: PLR0913
-    """Write `count` scales and zeros of a frame to the start of fp32 arrays.
+def room_for_metadata(address, count):
+    """Return memory as an array of scales, the same memory as INT32, and both for the zeros."""
+    scales, scales_bits, free = take(address, count)
+    zeros, zeros_bits, _ = take(free, count)
+    return scales, scales_bits, zeros, zeros_bits
 
-    scale, zero: addresses of the frame's first ones, 0 for a plane without them. behind: numbers
-    between the first and these. offset: of the codes, which gives a zero where none is stored.
-    scales_bits, zeros_bits: the arrays' memory as int32.
+
+@njit(inline="always")
+def read_metadata(stored, first, count, room):
+    """Read `count` scales and zeros of a frame, beginning with number `first`, as FP32.
+
+    stored: addresses of the frame's scales and zeros, 0 for a plane without them, and the offset of
+        the codes, which gives a zero where none is stored.
+    room: see `room_for_metadata`.
     """
-    if scale:
-        widen(halves_at(scale + 2 * behind, count), scales, scales_bits)
+    scale_start, zero_start, offset = stored
+    scales, scales_bits, zeros, zeros_bits = room
+    if scale_start:
+        widen(halves_at(scale_start + 2 * first, count), scales, scales_bits)
     else:
         scales[:] = np.float32(1)
-    if zero:
-        widen(halves_at(zero + 2 * behind, count), zeros, zeros_bits)
+    if zero_start:
+        widen(halves_at(zero_start + 2 * first, count), zeros, zeros_bits)
     else:
         for n in range(count):
             zeros[n] = scales[n] * offset
@@ -161,8 +171,8 @@ def decode_plain(parts, specs, offsets, slots, shape, out, streams, first, last)
 
     This is the usual case, and the one whose speed counts.
 
-    streams: whether to write past the caches; rows of `out` then begin with a line of the cache.
-    The others are arguments as for `decode`.
+    streams: whether to use non-temporal stores; each row of `out` must then start a cache line.
+    The other arguments are those of `decode`.
     """
     first_head, num_heads, num_tokens, width = shape
     part, offset = parts[0], offsets[0]
@@ -177,31 +187,20 @@ def decode_plain(parts, specs, offsets, slots, shape, out, streams, first, last)
     # Convert the metadata of several tokens at once: one row may be too short for a vector.
     rows = max(1, LANES // every)
     memory = np.empty(2 * rows * count, np.float32)
-    scales, scales_bits, free = take(memory.ctypes.data, rows * count)
-    zeros, zeros_bits, _ = take(free, rows * count)
+    room = room_for_metadata(memory.ctypes.data, rows * count)
+    scales, zeros = room[0], room[2]
     scale_address, zero_address = scales.ctypes.data, zeros.ctypes.data
     for task in range(first, last):
         b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h + first_head, slots[f]
         codes = start_of(part[CODES], frame, 1)
-        # 0 for a part that does not exist: its steps are 0 too.
-        scale_start, zero_start = start_of(part[SCALE], frame, 2), start_of(part[ZERO], frame, 2)
+        # The address is 0 for a part that does not exist: its steps are 0 too.
+        stored = start_of(part[SCALE], frame, 2), start_of(part[ZERO], frame, 2), offset
         to = out[0] + 2 * (b * out[1] + h * out[2] + f * num_tokens * out[3])
         for start in range(0, num_tokens, rows * every):
             stop = min(start + rows * every, num_tokens)
             numbers = (stop - start + every - 1) // every * count
-            behind = start // every * count
-            read_rows(
-                scale_start,
-                zero_start,
-                behind,
-                offset,
-                numbers,
-                scales,
-                scales_bits,
-                zeros,
-                zeros_bits,
-            )
+            read_metadata(stored, start // every * count, numbers, room)
             for t in range(start, stop):
                 own, target = codes + t * size, to + 2 * t * out[3]
                 row = (t - start) // every * count
@@ -250,8 +249,8 @@ def decode_plain(parts, specs, offsets, slots, shape, out, streams, first, last)
 def decode_sums(parts, specs, offsets, slots, shape, out, streams, first, last):  # noqa: PLR0913
     """Do what `decode` does for two planes of plain codes without a later step, BF16 only.
 
-    Both planes have groups of the same tokens, and bit fields of whole vectors. Arguments as for
-    `decode_plain`.
+    In both planes the same tokens share metadata, and a bit field has a whole number of vectors.
+    The arguments are those of `decode_plain`.
     """
     first_head, num_heads, num_tokens, width = shape
     part, part2, offset, offset2 = parts[0], parts[1], offsets[0], offsets[1]
@@ -262,50 +261,24 @@ def decode_sums(parts, specs, offsets, slots, shape, out, streams, first, last):
     run = min(size, size2)
     in_lines = streams and run % LINE == 0
     memory = np.empty(4 * width, np.float32)
-    scales, scales_bits, free = take(memory.ctypes.data, width)
-    zeros, zeros_bits, free = take(free, width)
-    scales2, scales2_bits, free = take(free, width)
-    zeros2, zeros2_bits, _ = take(free, width)
-    scale, scale2 = scales.ctypes.data, scales2.ctypes.data
-    zero, zero2 = zeros.ctypes.data, zeros2.ctypes.data
+    room = room_for_metadata(memory.ctypes.data, width)
+    room2 = room_for_metadata(memory.ctypes.data + 8 * width, width)
+    scale, zero = room[0].ctypes.data, room[2].ctypes.data
+    scale2, zero2 = room2[0].ctypes.data, room2[2].ctypes.data
     for task in range(first, last):
         b, h, f = place_of(task, slots.size, num_heads)
         frame = b, h + first_head, slots[f]
         codes, codes2 = start_of(part[CODES], frame, 1), start_of(part2[CODES], frame, 1)
-        stored_scale, stored_zero = start_of(part[SCALE], frame, 2), start_of(part[ZERO], frame, 2)
-        stored_scale2, stored_zero2 = (
-            start_of(part2[SCALE], frame, 2),
-            start_of(part2[ZERO], frame, 2),
-        )
+        stored = start_of(part[SCALE], frame, 2), start_of(part[ZERO], frame, 2), offset
+        stored2 = start_of(part2[SCALE], frame, 2), start_of(part2[ZERO], frame, 2), offset2
         to = out[0] + 2 * (b * out[1] + h * out[2] + f * num_tokens * out[3])
         for start in range(0, num_tokens, every):
-            behind = start // every * width
-            read_rows(
-                stored_scale,
-                stored_zero,
-                behind,
-                offset,
-                width,
-                scales,
-                scales_bits,
-                zeros,
-                zeros_bits,
-            )
-            read_rows(
-                stored_scale2,
-                stored_zero2,
-                behind,
-                offset2,
-                width,
-                scales2,
-                scales2_bits,
-                zeros2,
-                zeros2_bits,
-            )
+            read_metadata(stored, start // every * width, width, room)
+            read_metadata(stored2, start // every * width, width, room2)
             for t in range(start, min(start + every, num_tokens)):
                 own, own2, target = codes + t * size, codes2 + t * size2, to + 2 * t * out[3]
-                # A run of channels that lie in one bit field of either plane: at which byte it
-                # begins, and how far the field is shifted.
+                # The channels of a run lie in one bit field of each plane. `at` is the byte of the
+                # row at which the run begins, `shift` the lowest bit of the field.
                 at, at2, shift, shift2 = 0, 0, np.int32(0), np.int32(0)
                 for begin in range(0, width, run):
                     if in_lines:
@@ -444,7 +417,7 @@ def decode(parts, specs, offsets, outer, centroids, slots, shape, out, first, la
 
 @njit(inline="always")
 def fold(low, high, half):
-    """Take the second `half` of 2 * half extremes into the first half."""
+    """Reduce 2 * half minima and maxima to `half` of each."""
     for j in range(np.uint64(half)):
         low[j] = min(low[j], low[j + np.uint64(half)])
         high[j] = max(high[j], high[j + np.uint64(half)])
@@ -488,15 +461,14 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
     num_heads, num_tokens, width = shape
     num_planes = parts.shape[0]
     # For all arrays of the loop; see the last line.
-    memory = np.empty((6 * block + 6) * width, np.float32)
+    memory = np.empty((5 * block + 6) * width, np.float32)
     held, held_bits, free = take(memory.ctypes.data, (block, width))
-    # One number for each number of metadata of a block.
+    # One value per group of the block: at most as many as the block has values.
     low, _, free = take(free, block * width)
     high, _, free = take(free, block * width)
-    room, room_bits, free = take(free, block * width)
-    steps, _, free = take(free, block * width)
-    zeros, _, free = take(free, block * width)
-    # One number for each channel of a token.
+    steps, steps_bits, free = take(free, block * width)
+    zeros, zeros_bits, free = take(free, block * width)
+    # One value per channel.
     step, _, free = take(free, width)
     scale, _, free = take(free, width)
     zero, _, free = take(free, width)
@@ -523,8 +495,8 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                 size = width * bits >> 3
                 most = min(specs[p, EVERY], num_tokens)  # tokens that share metadata
                 each = width // count
-                # Metadata of the whole block at once: those of one token may be too few for a
-                # vector.
+                # Find the metadata of the whole block at once: one token may have too few groups to
+                # fill a vector.
                 numbers = (num_held + most - 1) // most * count
                 for above in range(0, num_held, most):
                     below, at = min(above + most, num_held), np.uint64(above // most * count)
@@ -545,28 +517,25 @@ def encode(x, parts, specs, offsets, block, slots, shape, first, last):  # noqa:
                                 held[above], n * each, each, code, other
                             )
                 behind = 2 * (start // most) * count
-                scales = halves_at(start_of(part[SCALE], frame, 2) + behind, numbers)
+                scale_halves = halves_at(start_of(part[SCALE], frame, 2) + behind, numbers)
+                # `narrow` leaves the numbers as they are stored: the codes must fit those.
                 if part[ZERO, 0]:
+                    zero_halves = halves_at(start_of(part[ZERO], frame, 2) + behind, numbers)
                     for n in range(numbers):
-                        room[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
-                    halves = halves_at(start_of(part[ZERO], frame, 2) + behind, numbers)
-                    narrow(room, room_bits, halves)
-                    # A group of equal values would have a scale of zero, which FP16_MIN avoids.
+                        zeros[n] = min(max(low[n], -FP16_MAX), FP16_MAX)
+                    narrow(zeros, zeros_bits, zero_halves)
+                    # Measure from the rounded zero, which decoding adds. A group of equal values
+                    # would have a scale of zero, which FP16_MIN avoids.
                     for n in range(numbers):
-                        zeros[n] = room[n]
-                        # Measure from the rounded zero, which decoding adds.
-                        room[n] = min(max((high[n] - room[n]) / top, FP16_MIN), FP16_MAX)
-                    narrow(room, room_bits, scales)
+                        steps[n] = min(max((high[n] - zeros[n]) / top, FP16_MIN), FP16_MAX)
+                    narrow(steps, steps_bits, scale_halves)
                 else:
                     # The largest magnitude then lies -offset steps from zero.
                     for n in range(numbers):
-                        room[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
-                    narrow(room, room_bits, scales)
+                        steps[n] = min(max(abs(low[n]), abs(high[n])) / -offset, FP16_MAX)
+                    narrow(steps, steps_bits, scale_halves)
                     for n in range(numbers):
-                        zeros[n] = room[n] * offset
-                # `narrow` has left in `room` the scale as it is stored: codes must fit it.
-                for n in range(numbers):
-                    steps[n] = room[n]
+                        zeros[n] = steps[n] * offset
                 for above in range(0, num_held, most):
                     below, at = min(above + most, num_held), np.uint64(above // most * count)
                     if count == width:

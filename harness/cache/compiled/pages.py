@@ -25,8 +25,9 @@ SHARE = 2**22
 # Values that torch copies in one thread. More of them it shares among its threads, and is faster
 # than our copy.
 COPY = 2**15
-# Bytes of a decoded tensor that the cache of a core keeps until attention reads it. A larger one is
-# written past the caches, since an ordinary store would read each line before it writes it.
+# Largest decoded tensor, in bytes, that stays in a core's cache until attention reads it. Larger
+# ones are written with non-temporal stores, which bypass the cache: ordinary stores would read each
+# cache line before they write it.
 STREAMED = 2**23
 # Tokens that encoding holds in fp32 at a time, more if a group has more.
 HELD = 16
@@ -47,8 +48,8 @@ class Access:
     outer: [3, 4] scale and mean of the channels of a frame, scale of its tokens.
     centroids: [stages, 2, 4] centroids, and the index of each token's own.
     block: tokens that encoding holds at a time: whole groups of every plane, or a frame.
-    usual: `plain` for one plane of plain codes, `sums` for two with groups of the same tokens, both
-        without a later step; loops of their own decode these to BF16. None for other pages.
+    usual: which faster loop decodes the pages to BF16: `plain` for one plane of plain codes, `sums`
+        for two whose groups have the same tokens, both without a later step. None for other pages.
     encodes: whether a loop knows how to choose metadata and codes.
     num_tokens: of a page.
     dtypes: of the values that can be written.
@@ -115,8 +116,9 @@ class Access:
         tables = any(x.table or x.scale_table for x in planes)
         usual: Literal["plain", "sums"] | None = None
         if not (tables or any(outer) or form.centroids):
-            # Columns 1 and 2 of `specs`: each channel has its own metadata, shared by tokens.
-            grouped = all(n == page[1] for _, n, _, _ in specs) and len({s[2] for s in specs}) == 1
+            # In every plane each channel has its own metadata, and the same tokens share it.
+            grouped = all(count == page[1] for _, count, _, _ in specs)
+            grouped = grouped and len({every for _, _, every, _ in specs}) == 1
             in_vectors = all(page[1] * x.bits % (8 * LANES) == 0 for x in planes)
             if len(planes) == 1:
                 usual = "plain"
@@ -168,7 +170,7 @@ def decode(access: Access, slots_F: Integers, first_head: int, out: Tensor) -> N
     if access.exact[0]:
         loop, arguments = loops.copy, (access.exact, *where)
     elif access.usual and out.dtype == torch.bfloat16:
-        # Rows begin with a line of the cache if the tensor does and all steps are whole lines.
+        # Every row starts a cache line if the tensor does and all its strides are whole lines.
         places = out.data_ptr(), *(2 * step for step in out.stride()[:3])
         streams = out.nbytes > STREAMED and not any(place % (2 * LINE) for place in places)
         loop = loops.decode_plain if access.usual == "plain" else loops.decode_sums

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16  # values of a call
-LINE = 32  # values of a call of `stream_...`: in BF16 a line of the cache, 64 bytes
+LINE = 32  # values of a call of `stream_...`: a cache line of BF16, 64 bytes
 BYTE, HALF, INTEGER, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
 ADDRESS, SHIFT, NUMBER = types.int64, types.int32, types.float32
 
@@ -36,8 +36,8 @@ def _store(builder: Any, vector: Any, address: Any) -> None:
 
 
 def _stream(builder: Any, vector: Any, address: Any) -> None:
-    """Emit the store of a line past the caches, at an address that is a multiple of its size."""
-    # An ordinary store reads the line first. Half a line would not do: only whole ones skip that.
+    """Emit a non-temporal store of one cache line, at an address that starts a line."""
+    # An ordinary store reads the line before it writes it. Only stores of whole lines avoid that.
     to = builder.inttoptr(address, vector.type.as_pointer())
     stored = builder.store(vector, to, align=2 * LINE)
     once = builder.module.add_metadata([ir.Constant(INTEGER, 1)])
@@ -64,11 +64,12 @@ def _rounded(builder: Any, numbers: Any) -> Any:
 
 
 def _decoded(builder: Any, read: Any, lanes: int, plane: Any, fuse: bool) -> Any:
-    """Emit the numbers of codes: code * scale + zero.
+    """Emit the decoding of codes: code * scale + zero.
 
     read: emits a vector of scales or zeros. plane: address of the codes, shift, mask, scale, zero.
-    fuse: allow one operation for product and sum, which rounds once less. Right for scales that
-        were FP16: with 8 bits of a code their product has at most 19, so FP32 does not round it.
+    fuse: allow a fused multiply-add, which does not round the product. Scales that were FP16 give
+        the same result either way: with 8 bits of a code the product has at most 19 bits, which
+        FP32 holds exactly.
     """
     codes, shift, mask, scale, zero = plane
     wide = builder.zext(_load(builder, codes, BYTE, lanes), ir.VectorType(INTEGER, lanes))
@@ -79,17 +80,17 @@ def _decoded(builder: Any, read: Any, lanes: int, plane: Any, fuse: bool) -> Any
     if not fuse:
         return builder.fadd(builder.fmul(number, scale), zero)
     kind = ir.FunctionType(number.type, [number.type] * 3)
-    # A processor without that operation takes two.
+    # LLVM emits a product and a sum for processors without a fused multiply-add.
     name = f"llvm.fmuladd.v{lanes}f32"
     function = cgutils.get_or_insert_function(builder.module, kind, name)
     return builder.call(function, [number, scale, zero])
 
 
 def _putter(kind: Any, read: Any, lanes: int, write: Any, fuse: bool = True) -> Any:
-    """Return a function that decodes neighbouring codes, `lanes` of them, and writes them.
+    """Return a function that decodes `lanes` neighbouring codes and writes the values.
 
-    kind: numba's type of scale and zero. read, fuse: see `_decoded`. write: emits what is done with
-    the decoded numbers and the address.
+    kind: numba's type of scale and zero. read, fuse: see `_decoded`. write: emits the store of the
+    decoded values at an address.
     """
 
     @intrinsic
@@ -133,7 +134,7 @@ def _halves(builder: Any, numbers: Any, out: Any) -> None:
 
 
 def _streamed(builder: Any, numbers: Any, out: Any) -> None:
-    """Emit the store of FP32 numbers as BF16, past the caches."""
+    """Emit the non-temporal store of FP32 numbers as BF16."""
     _stream(builder, _rounded(builder, numbers), out)
 
 
@@ -170,7 +171,7 @@ def round_floats(typing_context, floats, out):
 
 @intrinsic
 def end_streams(typing_context):
-    """Wait until other threads can see what `stream_...` has written."""
+    """Make what `stream_...` has written visible to other threads."""
 
     def generate(context, builder, signature, arguments):
         builder.fence("seq_cst")

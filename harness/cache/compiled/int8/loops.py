@@ -43,7 +43,7 @@ SIGN, BF16, EXPONENT = np.int32(31), np.int32(16), np.int32(23)  # places of a s
 
 @njit(nogil=True, error_model="numpy")
 def zeros(size):
-    """Return zero bytes [size] that begin with a line of the cache, as long as a row of a tile."""
+    """Return zero bytes [size] that start a cache line, which is as long as a row of a tile."""
     room = np.zeros(size + 64, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + size]
