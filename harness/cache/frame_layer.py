@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -147,13 +146,17 @@ class FrameLayer:
         self.arenas[POOL].drop([f for f in self.arenas[POOL].places if f in frames])
 
     @property
-    def ledger(self) -> Counter[str]:
+    def ledger(self) -> dict[str, int]:
         """Bytes by component, summed over tiers; pooled frames and notes are listed separately."""
-        # By part (codes, scale, ...), so that tiers of one quantizer add up in the trace.
-        held: Counter[str] = Counter()
+        # By part (codes, scale, ...), so that tiers of one quantizer add up in the trace. A plain
+        # dict, as in the session: every phase of a video asks every layer.
+        held: dict[str, int] = {"notes": self.note_bytes}
         for name, arena in self.arenas.items():
-            held.update({"pooled": arena.ledger.total()} if name == POOL else arena.ledger)
-        held["notes"] += self.note_bytes
+            if name == POOL:
+                held["pooled"] = arena.ledger.total()
+            else:
+                for part, size in arena.ledger.items():
+                    held[part] = held.get(part, 0) + size
         return held
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -213,7 +212,7 @@ class Layer(Protocol):
         """Free the newest frames, which are stored again."""
 
     @property
-    def ledger(self) -> Counter[str]:
+    def ledger(self) -> dict[str, int]:
         """Bytes of the allocated tensors, by component."""
 
     @property
