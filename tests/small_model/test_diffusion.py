@@ -216,6 +216,28 @@ def test_batches_are_functions_of_their_step_and_some_have_no_prompt() -> None:
     assert 0.3 < one.x_BFChw[:, :, 0].std() < 3
 
 
+def test_pictures_show_three_things_and_are_chunks_of_their_own(tmp_path: Path) -> None:
+    stage = Stage(frames=1, batch=8, lr=1e-3, steps=2, from_start=1.0)
+    windows = Windows(training(Path(), stage), stage, 3, drop=0.0, layout=1.0)
+    batch = windows[0]
+    assert batch.x_BFChw.shape == (8, 1, 16, GRID, GRID) and batch.from_start
+    # Rows of the three acts of three things, after the row of the setting.
+    assert batch.text_BTE[:, 1:].any(2).all()
+    sigma = OBJECTIVE.levels(8, 1, True, torch.Generator().manual_seed(0))
+    assert sigma.shape == (8, 1) and (sigma > 0).all()
+    one = trainer(tmp_path, stage)
+    assert one.run(source) and one.clock.step == 2
+
+
+def test_windows_that_are_no_whole_chunks_are_refused() -> None:
+    five = training(Path(), Stage(frames=5, batch=1, lr=1e-3, steps=1))
+    with pytest.raises(UserError, match="give 1 or a multiple of 3 up to 42"):
+        five.demand_fit(3, pictures=True)
+    picture = training(Path(), Stage(frames=1, batch=1, lr=1e-3, steps=1))
+    with pytest.raises(UserError, match="windows of 1 frames: give a multiple of 3 up to 42"):
+        picture.demand_fit(3, pictures=False)
+
+
 def test_cells_count_more_where_things_are() -> None:
     boxes = np.array([[[8.0, 16.0, 24.0, 32.0], [np.nan] * 4]])
     weights = cell_weights(boxes, focus=3.0)
@@ -268,7 +290,7 @@ def test_the_shipped_settings_fit_the_limits() -> None:
     model = instantiate(config["model"])
     count = sum(weight.numel() for weight in Wan(model.dims).parameters())
     assert count <= 12e6 and 2 * count <= 25e6
-    instantiate(config["train"]).demand_fit(model.chunk_frames)
+    instantiate(config["train"]).demand_fit(model.chunk_frames, pictures=True)
     assert instantiate(config["teacher"]).keys == KeyShape()
 
 

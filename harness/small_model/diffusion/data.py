@@ -14,6 +14,7 @@ from harness.small_model.codec import BLOCK, encode
 from harness.small_model.scenes.clip import HELD_OUT, clip
 from harness.small_model.scenes.motion import SIDE
 from harness.small_model.scenes.rows import rows
+from harness.small_model.scenes.scene import MOST
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.stages import Stage, Training
 
@@ -24,7 +25,8 @@ GRID = SIDE // BLOCK
 class Windows(Dataset[Batch]):
     """The batches of a stage by step, as a pure function of seed, stage and step.
 
-    Clips are random and never held-out ones; a clip repeats only by chance.
+    Clips are random and never held-out ones; a clip repeats only by chance. Windows of one frame
+    are pictures, of which each shows as many things as a scene can have.
 
     drop: share of windows without text rows (all zero), for guidance.
     layout: share of the other windows whose rows include the positions of things.
@@ -47,7 +49,9 @@ class Windows(Dataset[Batch]):
             start = 0
             if not from_start and latest > 0:
                 start = self.chunk_frames * int(draws.integers(1, latest + 1))
-            one = clip(int(seed))
+            # The three frames of a chunk look much alike. A picture costs a third as much and shows
+            # nearly twice as many things, so a step sees five times as many.
+            one = clip(int(seed), MOST if self.stage.frames == 1 else None)
             drawing = one.drawing(range(start, start + self.stage.frames))
             latents.append(encode(drawing.pixels(one.hues)))
             # The drawing already knows the boxes of its things. The first world finds them by

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from harness.api import CacheSpec
 from harness.models.wan import Wan
 from harness.sampling.schedule import GRID
 from harness.small_model.training.objective import Batch, Objective, randn
@@ -35,6 +37,7 @@ class DiffusionForcing(Objective):
     # as noisy as any chunk.
     shift: float = 2.0
     clean: float = 0.2
+    pictures: ClassVar[bool] = True
 
     def loss(
         self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator
@@ -50,7 +53,7 @@ class DiffusionForcing(Objective):
         sigma = sigma_BF[:, :, None, None, None]
         # One causal pass: every chunk attends to the earlier ones at their own noise levels, since
         # noisy chunks are history too. A new session per batch has no history.
-        forcing = TeacherForcing(self.spec, x0.device)
+        forcing = TeacherForcing(self._spec(x0.shape[1]), x0.device)
         plan = forcing.plan(range(x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
         flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
@@ -71,7 +74,7 @@ class DiffusionForcing(Objective):
     def levels(self, batch: int, frames: int, from_start: bool, draws: torch.Generator) -> Tensor:
         """Return the noise levels of the frames [B, F], equal inside a chunk; some are above 0."""
         # Stratify the levels of a batch, so that its loss depends less on the random draw.
-        size = self.spec.chunk_frames
+        size = self._spec(frames).chunk_frames
         shape = batch, frames // size
         # One u per chunk, in `count` equal strata in random order.
         count = shape[0] * shape[1]
@@ -85,3 +88,7 @@ class DiffusionForcing(Objective):
         if not from_start and shape[1] > 1:
             is_clean[:, 0] = True
         return sigma.masked_fill(is_clean, 0.0).repeat_interleave(size, dim=1)
+
+    def _spec(self, frames: int) -> CacheSpec:
+        """Return the model's spec for windows of some frames; a picture is a chunk of its own."""
+        return replace(self.spec, chunk_frames=min(frames, self.spec.chunk_frames))

@@ -46,8 +46,8 @@ class Clip:
         return Drawing(self.scene, pixel_frames / FPS)
 
 
-def clip(seed: int) -> Clip:
-    """Return the clip of a seed."""
+def clip(seed: int, things: int | None = None) -> Clip:
+    """Return the clip of a seed. things: how many it shows; None lets the seed decide."""
     # A named bit generator: numpy may change its default one, and seeds of clips must last.
     rng = np.random.Generator(np.random.PCG64(seed))
-    return Clip(draw_scene(rng), tuple(rng.random(MOST).tolist()))
+    return Clip(draw_scene(rng, things), tuple(rng.random(MOST).tolist()))

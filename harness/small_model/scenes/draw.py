@@ -27,9 +27,14 @@ _SHARES = np.array([_OFTEN.get(kind, 1.0) for kind in KINDS])
 _MOVES = tuple(action for action in ACTIONS if action != "away")
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene of one to three things, each with an act for every part of the clip."""
-    count = int(rng.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))
+def draw_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
+    """Draw a scene of one to three things, each with an act for every part of the clip.
+
+    things: how many, 1 to `MOST`; None draws the number too.
+    """
+    # Drawn in any case, so that all later draws are independent of `things`.
+    drawn = int(rng.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))
+    count = drawn if things is None else things
     # Slots keep things apart, so that most are seen whole.
     slots = rng.permutation(MOST)[:count] / (MOST - 1)
     # Draw the weather in sheltered places too: all later draws then stay independent of the place.

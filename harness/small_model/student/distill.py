@@ -23,7 +23,7 @@ from harness.api import CacheSpec
 from harness.models.wan import Wan
 from harness.sampling.schedule import GRID, Schedule
 from harness.small_model.diffusion.keys import keep_keys
-from harness.small_model.training.loop import Trainer
+from harness.small_model.training.loop import Trainer, compile_blocks
 from harness.small_model.training.objective import Batch, Objective, commit, randn
 from harness.small_model.training.optim import Average
 from harness.small_model.training.stages import Stage, Training
@@ -225,3 +225,6 @@ class StudentTrainer(Trainer):
             self.network.load_state_dict(objective.teacher.state_dict())
             # The trainer's average began with the weights before the copy.
             self.average = Average(self.network, training.ema)
+        # The teacher takes most of the passes of a step.
+        if training.compile:
+            compile_blocks(objective.teacher)

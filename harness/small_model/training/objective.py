@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Objective:
 
     schedule: gives the times at which the network is trained, which are those of the sampler.
     history_noise: largest level of the noise that is added to clean history.
+    pictures: whether windows of one frame can be trained on.
 
     Source  flow matching as `Sampler` uses it: x_t = (1 - s) x0 + s n, target n - x0.
     """
@@ -54,6 +56,7 @@ class Objective:
     schedule: Schedule
     spec: CacheSpec
     history_noise: float
+    pictures: ClassVar[bool] = False
 
     def loss(
         self, network: Wan, batch: Batch, stage: Stage, draws: torch.Generator

@@ -118,14 +118,19 @@ class Training:
         falling = min(1.0, (1 - progress) / max(1e-9, 1 - self.decay_from))
         return self.stages[stage].lr * min(1.0, (step + 1) / self.warmup_steps) * falling
 
-    def demand_fit(self, chunk_frames: int) -> None:
+    def demand_fit(self, chunk_frames: int, pictures: bool) -> None:
         """Check that the windows of all stages suit the model.
+
+        pictures: whether windows of one frame are allowed too.
 
         Raises  UserError: windows that are not whole chunks, or are longer than the video.
         """
         for stage in self.stages:
+            if pictures and stage.frames == 1:
+                continue
             if stage.frames % chunk_frames or not 0 < stage.frames <= self.video_frames:
                 raise UserError(
-                    f"train.stages has windows of {stage.frames} frames: give a multiple of "
-                    f"{chunk_frames} up to {self.video_frames}"
+                    f"train.stages has windows of {stage.frames} frames: give "
+                    f"{'1 or ' if pictures else ''}a multiple of {chunk_frames} up to "
+                    f"{self.video_frames}"
                 )
