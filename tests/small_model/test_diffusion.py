@@ -19,14 +19,18 @@ from harness.cache.positions import Rope, rotate
 from harness.config.compose import configured
 from harness.models.wan import Wan, WanDims
 from harness.sampling.schedule import Schedule
+from harness.small_model.codec import encode
 from harness.small_model.diffusion.__main__ import main
 from harness.small_model.diffusion.data import GRID, Windows, cell_weights
 from harness.small_model.diffusion.keys import KEPT, KeyShape, key_statistics
 from harness.small_model.diffusion.objective import DiffusionForcing
+from harness.small_model.diffusion.pictures import rates
 from harness.small_model.diffusion.sample import sample
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.diffusion.watch import keys_of, table
+from harness.small_model.scenes.clip import clip
 from harness.small_model.scenes.rows import WIDTH
+from harness.small_model.scenes.scene import MOST
 from harness.small_model.training.loop import batches
 from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
@@ -227,6 +231,15 @@ def test_pictures_show_three_things_and_are_chunks_of_their_own(tmp_path: Path) 
     assert sigma.shape == (8, 1) and (sigma > 0).all()
     one = trainer(tmp_path, stage)
     assert one.run(source) and one.clock.step == 2
+
+
+def test_true_pictures_are_recognized_and_those_of_another_prompt_are_not() -> None:
+    clips = [clip(seed, MOST) for seed in range(2)]
+    true = torch.stack([encode(one.keyframes(range(1))) for one in clips])
+    table = rates(clips, true, "true")
+    assert [line[:3] for line in table.lines] == [["kind", "1.00", "6"], ["colour", "1.00", "6"]]
+    swapped = rates(clips, true.flip(0), "swapped")
+    assert all(float(line[1]) < 0.5 for line in swapped.lines)
 
 
 def test_windows_that_are_no_whole_chunks_are_refused() -> None:

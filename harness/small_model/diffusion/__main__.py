@@ -1,12 +1,14 @@
-"""`python -m harness.small_model.diffusion train|sample|rates|keys|export [setting=value ...]`."""
+"""`python -m harness.small_model.diffusion <verb> [setting=value ...]`; the verbs are in `main`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -15,7 +17,9 @@ from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer, shipped_teacher
-from harness.small_model.scenes.clip import Clip
+from harness.small_model.scenes.clip import Clip, clip
+from harness.small_model.scenes.rows import rows
+from harness.small_model.scenes.scene import MOST
 from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Training
 from harness.small_model.training.state import averaged, saved_state
@@ -27,7 +31,14 @@ from harness.system.logs import remark
 @messages.verb(also=(ValueError,))
 def main(words: Sequence[str]) -> int:
     """Run a verb with Hydra settings; exit code 2 means an error that the user can fix."""
-    verbs = {"train": train, "sample": sample, "rates": rates, "keys": keys, "export": export}
+    verbs = {
+        "train": train,
+        "sample": sample,
+        "pictures": pictures,
+        "rates": rates,
+        "keys": keys,
+        "export": export,
+    }
     return run_verb(words, verbs, "forcing")
 
 
@@ -105,6 +116,23 @@ def print_rates(config: dict[str, Any], clips: Sequence[Clip], made: Tensor) -> 
     scenes = tuple(each.scene for each in clips)
     # Decoded linearly, as the true clips of the table are: the trained decoder is not judged here.
     report(Videos(config["train"]["folder"], scenes, tuple(map(preview, made)))).show()
+    return 0
+
+
+def pictures(config: dict[str, Any]) -> int:
+    """Generate single pictures of three things each; print how often kind and colour are right."""
+    from harness.small_model.diffusion.pictures import rates as rates_of_pictures
+    from harness.small_model.diffusion.sample import sample as generate
+
+    training: Training = instantiate(config["train"])
+    model: VideoModel = instantiate(config["model"])
+    teacher: Teacher = instantiate(config["teacher"])
+    clips = [clip(seed, MOST) for seed in range(training.samples)]
+    # With positions: the rates compare a thing where its row says it is.
+    text = torch.stack([rows(one.scene) for one in clips])
+    network = averaged(training.folder, model)
+    made = generate(network, replace(model.spec, chunk_frames=1), teacher, text, 1, seed=0)
+    rates_of_pictures(clips, made, training.folder).show()
     return 0
 
 

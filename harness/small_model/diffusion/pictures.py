@@ -1,0 +1,68 @@
+"""Measures how well a network draws things, on single pictures: seconds instead of minutes.
+
+The detector of `scenes/detect.py` needs whole videos and searches for every thing. Here positions
+are part of the rows, so a thing can be compared where it must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from harness.small_model.codec import encode
+from harness.small_model.rates import COLUMNS, rate
+from harness.small_model.scenes.clip import Clip
+from harness.small_model.scenes.render import Drawing
+from harness.small_model.scenes.scene import COLOURS, KINDS, Thing
+from harness.system.text_table import Grid
+
+START_S = np.zeros(1)
+
+
+def recognized(one: Clip, latents_Chw: Tensor) -> dict[str, list[bool]]:
+    """Return for every visible thing of a clip's first picture whether its looks are right.
+
+    A kind is right if the drawing with that kind, among those with any other kind in its place, is
+    nearest to the picture (squared error of latents). The same holds for its colour.
+
+    latents_Chw: the picture [16, 16, 16].
+    """
+    right: dict[str, list[bool]] = {"kind": [], "colour": []}
+    boxes = Drawing(one.scene, START_S).boxes()[:, 0]
+    for index, thing in enumerate(one.scene.things):
+        if np.isnan(boxes[index]).any():
+            continue  # it enters later
+
+        def nearest(others: Sequence[Thing], index: int = index) -> int:
+            pictures = []
+            for other in others:
+                things = list(one.scene.things)
+                things[index] = other
+                scene = replace(one.scene, things=tuple(things))
+                pictures.append(Drawing(scene, START_S).pixels(one.hues))
+            errors = encode(np.concatenate(pictures)) - latents_Chw
+            return int(errors.square().sum((1, 2, 3)).argmin())
+
+        first, second, third = thing.acts
+        kinds = [replace(thing, kind=kind) for kind in KINDS]
+        painted = [
+            replace(thing, acts=(replace(first, colour=colour), second, third))
+            for colour in COLOURS
+        ]
+        right["kind"].append(KINDS[nearest(kinds)] == thing.kind)
+        right["colour"].append(COLOURS[nearest(painted)] == first.colour)
+    return right
+
+
+def rates(clips: Sequence[Clip], made_BFChw: Tensor, title: str) -> Grid:
+    """Return a table of the rates of generated first pictures [B, F, 16, 16, 16] of clips."""
+    found = [recognized(one, made[0]) for one, made in zip(clips, made_BFChw, strict=True)]
+    rows = []
+    for question, choices in (("kind", KINDS), ("colour", COLOURS)):
+        answers = [answer for each in found for answer in each[question]]
+        meaning = f"the {question} of a thing in the first picture, of {len(choices)}"
+        rows.append((question, *rate(answers), f"{1 / len(choices):.2f}", "-", meaning))
+    return Grid(f"{title}: {len(clips)} pictures", COLUMNS, rows, words=(0, 3, 6))
