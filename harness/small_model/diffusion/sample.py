@@ -19,6 +19,7 @@ from harness.small_model.codec import encode, preview
 from harness.small_model.diffusion.teacher import Teacher
 from harness.small_model.scenes.clip import Clip, clip
 from harness.small_model.scenes.rows import rows
+from harness.small_model.training.loop import fast_products
 from harness.small_model.training.objective import commit
 from harness.small_model.training.teacher import TeacherForcing
 
@@ -76,10 +77,12 @@ def sample(
         x = torch.randn(*shape, *sides, generator=draws)
         for now, after in pairwise(sigmas):
             # Classifier-free guidance, then an Euler step; `after - now` is negative.
-            with_text, without = (branch.flow(x, now, frames) for branch in branches)
+            with fast_products(device.type):
+                with_text, without = (branch.flow(x, now, frames) for branch in branches)
             x = x + (after - now) * (without + teacher.guidance * (with_text - without))
-        for branch in branches:
-            branch.commit(x, frames)
+        with fast_products(device.type):
+            for branch in branches:
+                branch.commit(x, frames)
         chunks.append(x)
     return torch.cat(chunks, dim=1)
 

@@ -6,7 +6,7 @@ import csv
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -124,12 +124,7 @@ class Trainer:
         draws = torch.Generator(self.device).manual_seed(self.training.seed * 1_000_003 + step)
         set_lr(self.optimisers, self._lr(index))
         stage = self.training.stages[index]
-        # Cross-attention has as few keys as a prompt has rows. With four, plain matrix products
-        # are five times as fast there as the fused kernel.
-        plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-        # BF16 is fast on GPUs and on CPUs with instructions for it; elsewhere it is emulated.
-        half = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
-        with plain, torch.autocast(device, torch.bfloat16, enabled=half):
+        with fast_products(device):
             loss, by_time = self.objective.loss(self.network, batch.to(self.device), stage, draws)
         self.network.zero_grad()
         torch.autograd.backward(loss)
@@ -208,6 +203,18 @@ class Trainer:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         # Nothing else: the loop ends after its step, with a checkpoint.
         self._stopping = True
+
+
+@contextmanager
+def fast_products(device: str) -> Iterator[None]:
+    """Run networks in BF16 where that is fast, and with the fastest cross-attention."""
+    # Cross-attention has as few keys as a prompt has rows. With four, plain matrix products are
+    # five times as fast there as the fused kernel.
+    plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    # On GPUs and on CPUs with instructions for it; elsewhere BF16 is emulated.
+    half = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    with plain, torch.autocast(device, torch.bfloat16, enabled=half):
+        yield
 
 
 def compile_blocks(network: Wan) -> None:
