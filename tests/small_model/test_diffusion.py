@@ -221,16 +221,18 @@ def test_batches_are_functions_of_their_step_and_some_have_no_prompt() -> None:
 
 
 def test_pictures_show_three_things_and_are_chunks_of_their_own(tmp_path: Path) -> None:
-    stage = Stage(frames=1, batch=8, lr=1e-3, steps=2, from_start=1.0)
+    stage = Stage(frames=3, batch=2, lr=1e-3, steps=4, from_start=0.0, pictures=0.5)
     windows = Windows(training(Path(), stage), stage, 3, drop=0.0, layout=1.0)
-    batch = windows[0]
-    assert batch.x_BFChw.shape == (8, 1, 16, GRID, GRID) and batch.from_start
+    shapes = [windows[step].x_BFChw.shape[:2] for step in range(6)]
+    assert set(shapes) == {(2, 3), (6, 1)}
+    batch = windows[shapes.index((6, 1))]
+    assert batch.from_start
     # Rows of the three acts of three things, after the row of the setting.
     assert batch.text_BTE[:, 1:].any(2).all()
     sigma = OBJECTIVE.levels(8, 1, True, torch.Generator().manual_seed(0))
     assert sigma.shape == (8, 1) and (sigma > 0).all()
     one = trainer(tmp_path, stage)
-    assert one.run(source) and one.clock.step == 2
+    assert one.run(source) and one.clock.step == 4
 
 
 def test_true_pictures_are_recognized_and_those_of_another_prompt_are_not() -> None:
@@ -242,13 +244,14 @@ def test_true_pictures_are_recognized_and_those_of_another_prompt_are_not() -> N
     assert all(float(line[1]) < 0.5 for line in swapped.lines)
 
 
-def test_windows_that_are_no_whole_chunks_are_refused() -> None:
+def test_windows_that_do_not_suit_model_and_loss_are_refused() -> None:
     five = training(Path(), Stage(frames=5, batch=1, lr=1e-3, steps=1))
-    with pytest.raises(UserError, match="give 1 or a multiple of 3 up to 42"):
+    with pytest.raises(UserError, match="give a multiple of 3 up to 42"):
         five.demand_fit(3, pictures=True)
-    picture = training(Path(), Stage(frames=1, batch=1, lr=1e-3, steps=1))
-    with pytest.raises(UserError, match="windows of 1 frames: give a multiple of 3 up to 42"):
-        picture.demand_fit(3, pictures=False)
+    pictures = training(Path(), Stage(frames=3, batch=1, lr=1e-3, steps=1, pictures=0.5))
+    pictures.demand_fit(3, pictures=True)
+    with pytest.raises(UserError, match="give 0, only a teacher learns from them"):
+        pictures.demand_fit(3, pictures=False)
 
 
 def test_cells_count_more_where_things_are() -> None:

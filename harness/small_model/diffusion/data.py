@@ -25,8 +25,9 @@ GRID = SIDE // BLOCK
 class Windows(Dataset[Batch]):
     """The batches of a stage by step, as a pure function of seed, stage and step.
 
-    Clips are random and never held-out ones; a clip repeats only by chance. Windows of one frame
-    are pictures, of which each shows as many things as a scene can have.
+    Clips are random and never held-out ones; a clip repeats only by chance. The stage's share of
+    steps has pictures: windows of one frame, of which each shows as many things as a scene can
+    have.
 
     drop: share of windows without text rows (all zero), for guidance.
     layout: share of the other windows whose rows include the positions of things.
@@ -42,17 +43,21 @@ class Windows(Dataset[Batch]):
         # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
         from_start = bool(draws.random() < self.stage.from_start)
+        frames, batch, things = self.stage.frames, self.stage.batch, None
+        if self.stage.pictures and draws.random() < self.stage.pictures:
+            # The three frames of a chunk look much alike. A picture costs a third as much and shows
+            # nearly twice as many things, so a step sees five times as many. Nothing but the prompt
+            # says what the first frame shows, so it is the one to learn from.
+            frames, batch, things, from_start = 1, batch * frames, MOST, True
         # Windows inside a video begin with a chunk, since the network sees whole chunks.
-        latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
+        latest = (self.training.video_frames - frames) // self.chunk_frames
         latents, texts, weights = [], [], []
-        for seed in draws.integers(HELD_OUT, 2**31, self.stage.batch):
+        for seed in draws.integers(HELD_OUT, 2**31, batch):
             start = 0
             if not from_start and latest > 0:
                 start = self.chunk_frames * int(draws.integers(1, latest + 1))
-            # The three frames of a chunk look much alike. A picture costs a third as much and shows
-            # nearly twice as many things, so a step sees five times as many.
-            one = clip(int(seed), MOST if self.stage.frames == 1 else None)
-            drawing = one.drawing(range(start, start + self.stage.frames))
+            one = clip(int(seed), things)
+            drawing = one.drawing(range(start, start + frames))
             latents.append(encode(drawing.pixels(one.hues)))
             # The drawing already knows the boxes of its things. The first world finds them by
             # rendering every clip a second time without things.

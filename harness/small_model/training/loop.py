@@ -219,9 +219,11 @@ def fast_products(device: str) -> Iterator[None]:
 
 def compile_blocks(network: Wan) -> None:
     """Fuse the operations of every block; the first pass of each shape then takes some 20 s."""
-    # Block by block: all blocks have the same shapes, so one compilation serves all. With vectors
-    # of 512 bits, torch 2.14 returns NaN for windows of one frame and for texts of 80 rows; vectors
-    # of 256 bits cost about 5 %.
+    # Block by block: one is compiled in seconds, and all blocks have the same shapes. PyTorch still
+    # counts each as a version of one function, once per shape, and stops compiling at 8 by default.
+    torch._dynamo.config.recompile_limit = 8 * len(network.blocks)
+    # With vectors of 512 bits, torch 2.14 returns NaN for windows of one frame and for texts of 80
+    # rows; vectors of 256 bits cost about 5 %.
     for block in network.blocks:
         block.compile(dynamic=False, options={"cpp.simdlen": 256})
 

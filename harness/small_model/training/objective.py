@@ -48,7 +48,7 @@ class Objective:
 
     schedule: gives the times at which the network is trained, which are those of the sampler.
     history_noise: largest level of the noise that is added to clean history.
-    pictures: whether windows of one frame can be trained on.
+    pictures: whether it can be trained on windows of one frame.
 
     Source  flow matching as `Sampler` uses it: x_t = (1 - s) x0 + s n, target n - x0.
     """

@@ -20,6 +20,8 @@ class Stage:
     copies: noisy copies of each window, which share one clean pass.
     rollout: denoising passes in which the network generates its own history; 0 for true history.
     own: with a rollout, share of the chunks of history that the network generates.
+    pictures: share of steps whose windows are single frames, as many as the other windows have
+        frames.
 
     Raises  ValueError: both or neither of steps and minutes, or a number out of range.
     """
@@ -33,6 +35,7 @@ class Stage:
     copies: int = 1
     rollout: int = 0
     own: float = 0.5
+    pictures: float = 0.0
 
     def __post_init__(self) -> None:
         # With both it would be unclear which one ends the stage.
@@ -41,8 +44,10 @@ class Stage:
         # At construction, so that a mistake in the last stage is found before the first one runs.
         if min(self.frames, self.batch, self.copies, self.length) <= 0 or self.lr <= 0:
             raise ValueError(f"{self}: frames, batch, copies, lr and length must be above 0")
-        if not (0 <= self.from_start <= 1 and 0 <= self.own <= 1 and self.rollout >= 0):
-            raise ValueError(f"{self}: from_start and own lie in 0..1, rollout is 0 or more")
+        if not all(0 <= share <= 1 for share in (self.from_start, self.own, self.pictures)):
+            raise ValueError(f"{self}: from_start, own and pictures lie in 0..1")
+        if self.rollout < 0:
+            raise ValueError(f"{self}: rollout is 0 or more")
 
     @property
     def length(self) -> float:
@@ -119,18 +124,20 @@ class Training:
         return self.stages[stage].lr * min(1.0, (step + 1) / self.warmup_steps) * falling
 
     def demand_fit(self, chunk_frames: int, pictures: bool) -> None:
-        """Check that the windows of all stages suit the model.
+        """Check that the windows of all stages suit the model and its loss.
 
-        pictures: whether windows of one frame are allowed too.
+        pictures: whether the loss can be trained on pictures.
 
-        Raises  UserError: windows that are not whole chunks, or are longer than the video.
+        Raises  UserError: windows that are not whole chunks, or are longer than the video; pictures
+                for a loss without them.
         """
         for stage in self.stages:
-            if pictures and stage.frames == 1:
-                continue
             if stage.frames % chunk_frames or not 0 < stage.frames <= self.video_frames:
                 raise UserError(
-                    f"train.stages has windows of {stage.frames} frames: give "
-                    f"{'1 or ' if pictures else ''}a multiple of {chunk_frames} up to "
-                    f"{self.video_frames}"
+                    f"train.stages has windows of {stage.frames} frames: give a multiple of "
+                    f"{chunk_frames} up to {self.video_frames}"
+                )
+            if stage.pictures and not pictures:
+                raise UserError(
+                    "train.stages has pictures: give 0, only a teacher learns from them"
                 )
