@@ -144,7 +144,8 @@ def keys(config: dict[str, Any]) -> int:
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
     # The last stage has whole videos; every window has its prompt and positions.
-    clips = Windows(training, training.stages[-1], model.chunk_frames, drop=0.0, layout=1.0)
+    videos = replace(training.stages[-1], pictures=0.0)
+    clips = Windows(training, videos, model.chunk_frames, drop=0.0, layout=1.0)
     print(table(keys_of(averaged(training.folder, model), model.spec, clips[0])))
     return 0
 
