@@ -55,7 +55,7 @@ class Rows:
         # Not `asdict`, which copies deeply: the fields of a row are numbers, words and lists.
         added = pa.Table.from_pylist([vars(row)], parquet.schema(Observation))
         self._table = pa.concat_tables([kept, added])
-        # Videos usually come in order: sorting takes longer than all the rest.
+        # Videos usually come in order, so sorting is seldom needed.
         if self._videos and video < max(self._videos):
             self._table = self._table.sort_by([(name, "ascending") for name in KEY])
         self._videos.add(video)
