@@ -30,8 +30,6 @@ class Rows:
         self._path = path
         known = path.exists()
         self._table = read_table(path) if known else parquet.schema(Observation).empty_table()
-        columns = (self._table[name].to_pylist() for name in ("prompt_index", "sample"))
-        self._videos = set(zip(*columns, strict=True))
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -44,21 +42,19 @@ class Rows:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        video = row.prompt_index, row.sample
-        kept = self._table
-        if video in self._videos:
-            same = pc.and_(
-                pc.equal(kept["prompt_index"], row.prompt_index),
-                pc.equal(kept["sample"], row.sample),
-            )
-            kept = kept.filter(pc.invert(same))
         # Not `asdict`, which copies deeply: the fields of a row are numbers, words and lists.
         added = pa.Table.from_pylist([vars(row)], parquet.schema(Observation))
-        self._table = pa.concat_tables([kept, added])
-        # Videos usually come in order, so sorting is seldom needed.
-        if self._videos and video < max(self._videos):
-            self._table = self._table.sort_by([(name, "ascending") for name in KEY])
-        self._videos.add(video)
+        last = pc.max(self._table["prompt_index"]).as_py()
+        if last is None or row.prompt_index > last:
+            # The usual case: a run makes its prompts in order.
+            self._table = pa.concat_tables([self._table, added])
+        else:
+            same = pc.and_(
+                pc.equal(self._table["prompt_index"], row.prompt_index),
+                pc.equal(self._table["sample"], row.sample),
+            )
+            table = pa.concat_tables([self._table.filter(pc.invert(same)), added])
+            self._table = table.sort_by([(name, "ascending") for name in KEY])
         # Parquet cannot be appended to. The whole file is rewritten, synced and moved into place:
         # a few thousand rows take milliseconds, and a killed process leaves the old file or the
         # new one.

@@ -170,7 +170,7 @@ def _grid(section: Section) -> Grid:
 def _line(rows: pd.DataFrame) -> Line:
     made = rows[rows["failure"].isna()]
 
-    # Columns of metrics that nobody asked for are missing, as are those without any value.
+    # A metric that was not requested has no column, and neither has one without any value.
     # Aggregate only the ten columns that the table shows: a row has some 240.
     def of(column: str, unit: float = 1.0) -> float | None:
         known = over_videos(rows[["failure", column]]) if column in rows else {}

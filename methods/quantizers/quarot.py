@@ -100,9 +100,9 @@ class QuaRot(Quantizer):
         rotation = self.rotation(width, device)
         if device.type != "cpu":
             return x_BHFTD.float().clamp(-LARGEST, LARGEST) @ rotation
-        # Rotate some tokens at a time: three whole tensors do not fit into the cache. The parts are
-        # of about equal size: a library may sum a remainder of one token in another order than many
-        # tokens, and its last bits would then differ.
+        # Rotate some tokens at a time: three whole tensors do not fit into the cache. All parts
+        # have about the same size, because a product for a single token may be summed in another
+        # order than one for many, which changes the last bits.
         out = torch.empty(x_BHFTD.shape, dtype=torch.float32, device=device)
         tokens, rotated = x_BHFTD.reshape(-1, width), out.view(-1, width)
         number = max(1, -(-len(tokens) // TOKENS))

@@ -137,7 +137,7 @@ def test_loops_decode_and_encode_what_torch_does(name: str, dtype: torch.dtype, 
 def test_large_tensors_are_written_with_non_temporal_stores(
     name: str, gap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that do not start on a cache line (a gap of 8 values) are written by ordinary stores."""
+    """Rows that are not aligned to cache lines (a gap of 8 values) take ordinary stores."""
     from harness.cache.compiled import pages as loops_over_pages
 
     monkeypatch.setattr(loops_over_pages, "STREAMED", 0)

@@ -24,7 +24,7 @@ from harness.small_model.diffusion.__main__ import main
 from harness.small_model.diffusion.data import GRID, Windows, cell_weights
 from harness.small_model.diffusion.keys import KEPT, KeyShape, key_statistics
 from harness.small_model.diffusion.objective import DiffusionForcing
-from harness.small_model.diffusion.pictures import rates
+from harness.small_model.diffusion.pictures import report
 from harness.small_model.diffusion.sample import sample
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer
 from harness.small_model.diffusion.watch import keys_of, table
@@ -238,9 +238,9 @@ def test_pictures_show_three_things_and_are_chunks_of_their_own(tmp_path: Path) 
 def test_true_pictures_are_recognized_and_those_of_another_prompt_are_not() -> None:
     clips = [clip(seed, MOST) for seed in range(2)]
     true = torch.stack([encode(one.keyframes(range(1))) for one in clips])
-    table = rates(clips, true, "true")
+    table = report(clips, true, "true")
     assert [line[:3] for line in table.lines] == [["kind", "1.00", "6"], ["colour", "1.00", "6"]]
-    swapped = rates(clips, true.flip(0), "swapped")
+    swapped = report(clips, true.flip(0), "swapped")
     assert all(float(line[1]) < 0.5 for line in swapped.lines)
 
 

@@ -146,7 +146,7 @@ def room_for_metadata(address, count):
 
 @njit(inline="always")
 def read_metadata(stored, first, count, room):
-    """Read `count` scales and zeros of a frame, beginning with number `first`, as FP32.
+    """Convert `count` scales and zeros of a frame to FP32, from number `first` on.
 
     stored: addresses of the frame's scales and zeros, 0 for a plane without them, and the offset of
         the codes, which gives a zero where none is stored.
@@ -277,8 +277,8 @@ def decode_sums(parts, specs, offsets, slots, shape, out, streams, first, last):
             read_metadata(stored2, start // every * width, width, room2)
             for t in range(start, min(start + every, num_tokens)):
                 own, own2, target = codes + t * size, codes2 + t * size2, to + 2 * t * out[3]
-                # The channels of a run lie in one bit field of each plane. `at` is the byte of the
-                # row at which the run begins, `shift` the lowest bit of the field.
+                # The codes of `run` neighbouring channels are in the same bits of neighbouring
+                # bytes. `at` is the first of these bytes, `shift` the lowest of these bits.
                 at, at2, shift, shift2 = 0, 0, np.int32(0), np.int32(0)
                 for begin in range(0, width, run):
                     if in_lines:

@@ -36,8 +36,9 @@ def _store(builder: Any, vector: Any, address: Any) -> None:
 
 
 def _stream(builder: Any, vector: Any, address: Any) -> None:
-    """Emit a non-temporal store of one cache line, at an address that starts a line."""
-    # An ordinary store reads the line before it writes it. Only stores of whole lines avoid that.
+    """Emit a non-temporal store of one cache line; the address must be aligned to a line."""
+    # An ordinary store first reads the line from memory. A non-temporal store of a whole line does
+    # not.
     to = builder.inttoptr(address, vector.type.as_pointer())
     stored = builder.store(vector, to, align=2 * LINE)
     once = builder.module.add_metadata([ir.Constant(INTEGER, 1)])

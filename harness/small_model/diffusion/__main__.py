@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -17,8 +16,7 @@ from harness.config.compose import configured
 from harness.models.preset import VideoModel, wan_of
 from harness.prompts.suite import TEMPORAL_STRIDE
 from harness.small_model.diffusion.teacher import Teacher, TeacherTrainer, shipped_teacher
-from harness.small_model.scenes.clip import Clip, clip
-from harness.small_model.scenes.rows import rows
+from harness.small_model.scenes.clip import Clip
 from harness.small_model.scenes.scene import MOST
 from harness.small_model.training.loop import batches
 from harness.small_model.training.stages import Training
@@ -121,18 +119,18 @@ def print_rates(config: dict[str, Any], clips: Sequence[Clip], made: Tensor) -> 
 
 def pictures(config: dict[str, Any]) -> int:
     """Generate single pictures of three things each; print how often kind and colour are right."""
-    from harness.small_model.diffusion.pictures import rates as rates_of_pictures
+    from harness.small_model.diffusion.pictures import report
+    from harness.small_model.diffusion.sample import held_out
     from harness.small_model.diffusion.sample import sample as generate
 
     training: Training = instantiate(config["train"])
     model: VideoModel = instantiate(config["model"])
     teacher: Teacher = instantiate(config["teacher"])
-    clips = [clip(seed, MOST) for seed in range(training.samples)]
-    # With positions: the rates compare a thing where its row says it is.
-    text = torch.stack([rows(one.scene) for one in clips])
+    # With positions: a thing is compared where its row says it is.
+    clips, text = held_out(training.samples, layout=True, things=MOST)
     network = averaged(training.folder, model)
     made = generate(network, replace(model.spec, chunk_frames=1), teacher, text, 1, seed=0)
-    rates_of_pictures(clips, made, training.folder).show()
+    report(clips, made, training.folder).show()
     return 0
 
 

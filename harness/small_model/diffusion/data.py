@@ -45,9 +45,9 @@ class Windows(Dataset[Batch]):
         from_start = bool(draws.random() < self.stage.from_start)
         frames, batch, things = self.stage.frames, self.stage.batch, None
         if self.stage.pictures and draws.random() < self.stage.pictures:
-            # The three frames of a chunk look much alike. A picture costs a third as much and shows
-            # nearly twice as many things, so a step sees five times as many. Nothing but the prompt
-            # says what the first frame shows, so it is the one to learn from.
+            # A step of pictures costs the same and shows five times as many things: three in every
+            # picture, and no frames that look alike. Each is the first frame of a clip, which the
+            # network has to draw without any history.
             frames, batch, things, from_start = 1, batch * frames, MOST, True
         # Windows inside a video begin with a chunk, since the network sees whole chunks.
         latest = (self.training.video_frames - frames) // self.chunk_frames

@@ -23,10 +23,10 @@ START_S = np.zeros(1)
 
 
 def recognized(one: Clip, latents_Chw: Tensor) -> dict[str, list[bool]]:
-    """Return for every visible thing of a clip's first picture whether its looks are right.
+    """Return for every visible thing of a clip's first picture whether kind and colour are right.
 
-    A kind is right if the drawing with that kind, among those with any other kind in its place, is
-    nearest to the picture (squared error of latents). The same holds for its colour.
+    A kind is right if no other kind, drawn in the place of the thing, is nearer to the picture
+    (squared error of latents). The same holds for its colour.
 
     latents_Chw: the picture [16, 16, 16].
     """
@@ -35,29 +35,28 @@ def recognized(one: Clip, latents_Chw: Tensor) -> dict[str, list[bool]]:
     for index, thing in enumerate(one.scene.things):
         if np.isnan(boxes[index]).any():
             continue  # it enters later
-
-        def nearest(others: Sequence[Thing], index: int = index) -> int:
-            pictures = []
-            for other in others:
-                things = list(one.scene.things)
-                things[index] = other
-                scene = replace(one.scene, things=tuple(things))
-                pictures.append(Drawing(scene, START_S).pixels(one.hues))
-            errors = encode(np.concatenate(pictures)) - latents_Chw
-            return int(errors.square().sum((1, 2, 3)).argmin())
-
         first, second, third = thing.acts
         kinds = [replace(thing, kind=kind) for kind in KINDS]
         painted = [
             replace(thing, acts=(replace(first, colour=colour), second, third))
             for colour in COLOURS
         ]
-        right["kind"].append(KINDS[nearest(kinds)] == thing.kind)
-        right["colour"].append(COLOURS[nearest(painted)] == first.colour)
+        right["kind"].append(_nearest(one, index, kinds, latents_Chw).kind == thing.kind)
+        found = _nearest(one, index, painted, latents_Chw)
+        right["colour"].append(found.acts[0].colour == first.colour)
     return right
 
 
-def rates(clips: Sequence[Clip], made_BFChw: Tensor, title: str) -> Grid:
+def _nearest(one: Clip, index: int, others: Sequence[Thing], latents_Chw: Tensor) -> Thing:
+    """Return the one of `others` whose drawing as thing `index` of a clip is nearest to latents."""
+    before, after = one.scene.things[:index], one.scene.things[index + 1 :]
+    scenes = [replace(one.scene, things=(*before, other, *after)) for other in others]
+    pictures = np.concatenate([Drawing(scene, START_S).pixels(one.hues) for scene in scenes])
+    errors = (encode(pictures) - latents_Chw).square().sum((1, 2, 3))
+    return others[int(errors.argmin())]
+
+
+def report(clips: Sequence[Clip], made_BFChw: Tensor, title: str) -> Grid:
     """Return a table of the rates of generated first pictures [B, F, 16, 16, 16] of clips."""
     found = [recognized(one, made[0]) for one, made in zip(clips, made_BFChw, strict=True)]
     rows = []

@@ -71,19 +71,18 @@ def sample(
     shape = (len(text_BTE), spec.chunk_frames, network.dims.latent_channels)
     sides = [2 * n for n in spec.grid]  # a token covers 2 x 2 latent cells
     chunks = []
-    for first in range(0, num_frames, spec.chunk_frames):
-        frames = range(first, first + spec.chunk_frames)
-        # One generator for all chunks, so a longer video begins like a shorter one.
-        x = torch.randn(*shape, *sides, generator=draws)
-        for now, after in pairwise(sigmas):
-            # Classifier-free guidance, then an Euler step; `after - now` is negative.
-            with fast_products(device.type):
+    with fast_products(device.type):
+        for first in range(0, num_frames, spec.chunk_frames):
+            frames = range(first, first + spec.chunk_frames)
+            # One generator for all chunks, so a longer video begins like a shorter one.
+            x = torch.randn(*shape, *sides, generator=draws)
+            for now, after in pairwise(sigmas):
+                # Classifier-free guidance, then an Euler step; `after - now` is negative.
                 with_text, without = (branch.flow(x, now, frames) for branch in branches)
-            x = x + (after - now) * (without + teacher.guidance * (with_text - without))
-        with fast_products(device.type):
+                x = x + (after - now) * (without + teacher.guidance * (with_text - without))
             for branch in branches:
                 branch.commit(x, frames)
-        chunks.append(x)
+            chunks.append(x)
     return torch.cat(chunks, dim=1)
 
 
@@ -108,7 +107,7 @@ def summary(one: Clip) -> str:
     return "\n".join([f"{scene.place}, {scene.light}, {scene.weather}", *things])
 
 
-def held_out(count: int, layout: bool) -> tuple[list[Clip], Tensor]:
-    """Return the first held-out clips and their rows [B, 10, width]."""
-    clips = [clip(seed) for seed in range(count)]
+def held_out(count: int, layout: bool, things: int | None = None) -> tuple[list[Clip], Tensor]:
+    """Return the first held-out clips and their rows [B, 10, width]. things: see `clip`."""
+    clips = [clip(seed, things) for seed in range(count)]
     return clips, torch.stack([rows(one.scene, layout) for one in clips])

@@ -208,8 +208,8 @@ class Trainer:
 @contextmanager
 def fast_products(device: str) -> Iterator[None]:
     """Run networks in BF16 where that is fast, and with the fastest cross-attention."""
-    # Cross-attention has as few keys as a prompt has rows. With four, plain matrix products are
-    # five times as fast there as the fused kernel.
+    # Cross-attention has one key per row of the prompt. With four keys, plain matrix products take
+    # a fifth of the time of the fused kernel.
     plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
     # On GPUs and on CPUs with instructions for it; elsewhere BF16 is emulated.
     half = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
@@ -218,9 +218,9 @@ def fast_products(device: str) -> Iterator[None]:
 
 
 def compile_blocks(network: Wan) -> None:
-    """Fuse the operations of every block; the first pass of each shape then takes some 20 s."""
-    # Block by block: one is compiled in seconds, and all blocks have the same shapes. PyTorch still
-    # counts each as a version of one function, once per shape, and stops compiling at 8 by default.
+    """Compile every block; the first pass of each shape then takes seconds to minutes."""
+    # PyTorch counts each block and each shape as a recompilation of one function. By default it
+    # stops compiling after 8 of them and runs the other blocks uncompiled.
     torch._dynamo.config.recompile_limit = 8 * len(network.blocks)
     # With vectors of 512 bits, torch 2.14 returns NaN for windows of one frame and for texts of 80
     # rows; vectors of 256 bits cost about 5 %.

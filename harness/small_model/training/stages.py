@@ -20,8 +20,7 @@ class Stage:
     copies: noisy copies of each window, which share one clean pass.
     rollout: denoising passes in which the network generates its own history; 0 for true history.
     own: with a rollout, share of the chunks of history that the network generates.
-    pictures: share of steps whose windows are single frames, as many as the other windows have
-        frames.
+    pictures: share of steps that train on pictures instead: batch * frames windows of one frame.
 
     Raises  ValueError: both or neither of steps and minutes, or a number out of range.
     """
@@ -124,7 +123,7 @@ class Training:
         return self.stages[stage].lr * min(1.0, (step + 1) / self.warmup_steps) * falling
 
     def demand_fit(self, chunk_frames: int, pictures: bool) -> None:
-        """Check that the windows of all stages suit the model and its loss.
+        """Check that the model can use the windows of all stages, and the loss their pictures.
 
         pictures: whether the loss can be trained on pictures.
 
