@@ -30,7 +30,7 @@ from harness.cache.traffic import Traffic
 HIDDEN = -1e4
 
 
-def _rotated(x_BHTD: Tensor, table: Table, num_frames: int) -> Tensor:
+def rotated(x_BHTD: Tensor, table: Table, num_frames: int) -> Tensor:
     """Rotate a chunk [B, H, F * T, D] of `num_frames` frames by a table of these frames."""
     return table.rotate(x_BHTD.unflatten(2, (num_frames, -1))).flatten(2, 3)
 
@@ -67,7 +67,7 @@ class Plan:
 
     def rotate(self, x_BHTD: Tensor) -> Tensor:
         """Rotate queries or keys of the current chunk [B, H, F * T, D] to the pass's positions."""
-        return _rotated(x_BHTD, self.turns, len(self.frames))
+        return rotated(x_BHTD, self.turns, len(self.frames))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Context:
         # shift the keys of this pass are there already.
         if plan.shift == 0:
             return chunk.rotated_key
-        return _rotated(chunk.key, self.positions.frames(plan.frames), len(plan.frames))
+        return rotated(chunk.key, self.positions.frames(plan.frames), len(plan.frames))
 
     def turns_of(self, frames: Sequence[int], plan: Plan, roped: bool) -> Table | None:
         """Return the rotations of stored keys on reading; None if they need none.

@@ -25,12 +25,17 @@ if TYPE_CHECKING:
     from harness.cache.layer import Plan
 
 
+CLOCK_WAVES = 8  # of the absolute position of a frame; the shortest spans a quarter of its range
+
+
 @dataclass(frozen=True)
 class WanDims:
     """Sizes of the network; the defaults are those of Wan2.1-T2V-1.3B.
 
     place_waves: number of waves per side in an absolute position embedding of patches; 0 for
         networks without one.
+    clock_frames: frames over which an absolute position embedding of frames runs; it stays as it is
+        after the last of them. 0 for networks without one.
     fps_rows: rows of the table of frame rates: 2 in SkyReels-V2, 0 for networks without a table.
 
     Raises  ValueError: a width that does not split into heads of even width, other `fps_rows`.
@@ -44,6 +49,7 @@ class WanDims:
     text_dim: int = 4096
     freq_dim: int = 256
     place_waves: int = 0
+    clock_frames: int = 0
     fps_rows: int = 0
 
     def __post_init__(self) -> None:
@@ -114,6 +120,10 @@ class Wan(VideoNetwork):
         # ones from the noise, which takes more training than a small model gets.
         if dims.place_waves:
             self.place_embedding = nn.Linear(4 * dims.place_waves, d)
+        # For the same reason. It also tells which part of the video a frame is in, which prompts
+        # with several events need.
+        if dims.clock_frames:
+            self.clock_embedding = nn.Linear(2 * CLOCK_WAVES, d)
         self.blocks = nn.ModuleList(Block(dims, layer) for layer in range(dims.num_layers))
         self.head = Head(dims)
 
@@ -176,6 +186,12 @@ class Wan(VideoNetwork):
         self, tokens: Tensor, time: TimeEmbedding, text_kv: TextKV, session: Attends, plan: Plan
     ) -> Tensor:
         """Run all blocks: tokens [B, F * T, dim] -> the same shape."""
+        if self.dims.clock_frames:
+            # Here and not in `embed`, which does not know where in the video its frames are.
+            waves_FW = waves_of_frames(plan.frames, self.dims.clock_frames, CLOCK_WAVES)
+            clock_FD = self.clock_embedding(waves_FW.to(tokens))
+            each = tokens.shape[1] // len(plan.frames)
+            tokens = tokens + clock_FD.repeat_interleave(each, dim=0)
         e6_BF6D = time.modulation.to(tokens.dtype)
         for block, kv in zip(self._blocks(), text_kv.layers, strict=True):
             tokens = block(tokens, e6_BF6D, kv, session, plan)
@@ -359,6 +375,18 @@ def waves_of_places(grid: Sequence[int], num_waves: int) -> Tensor:
     rows = rows[:, None].expand(-1, len(columns), -1)
     columns = columns[None].expand(len(rows), -1, -1)
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
+
+
+def waves_of_frames(frames: range, length: int, num_waves: int) -> Tensor:
+    """Return sines and cosines of the positions of frames [F, 2 * num_waves] float64.
+
+    length: frames after which the position stays the same.
+    """
+    k = torch.arange(1, num_waves + 1, dtype=torch.float64)
+    # The first wave spans half a period, as in `waves_of_places`.
+    positions = torch.tensor(frames, dtype=torch.float64).clamp(max=length - 1)
+    angles = torch.pi * (positions + 0.5)[:, None] / length * k
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def init_weights(network: Wan, seed: int) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.cache.positions import rotate
+from harness.cache.layer import Plan
+from harness.cache.positions import Turns, rotate
 from harness.models.preset import DTYPES, VideoModel, in_dtype
 from harness.planning.live_bytes import LiveBytes, on_meta
 from harness.prompts.suite import pixel_frames
@@ -119,12 +120,15 @@ def network(model: VideoModel) -> Network:
     text_shape = (1, cast(Any, model.text).length, model.dims.text_dim)
     with torch.inference_mode():
         kv = net.text_kv(on_meta(text_shape, dtype))
+    # Networks with a clock read the frames of the plan; `_Stand` makes rotations of its own.
+    frames = range(_pass_frames(model))
+    plan = Plan(frames, "nothing", 0, Turns(on_meta((len(frames), 1), torch.complex64), None))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(*_inputs(model), kv, _Stand(), None)
+        net(*_inputs(model), kv, _Stand(), plan)
     inputs = _inputs(model)  # before counting begins, so that they are no activations
     with torch.inference_mode(), LiveBytes() as live:
         stand = _Stand(live)
-        net(*inputs, kv, stand, None)
+        net(*inputs, kv, stand, plan)
     # The counted network has one block; all others do the same work.
     counts = counter.get_flop_counts()
     block: int = sum(counts[net.first_block].values())

@@ -36,12 +36,14 @@ from harness.small_model.training.objective import Batch
 from harness.small_model.training.optim import initialise
 from harness.small_model.training.stages import Stage, Training
 from harness.small_model.training.state import load_state
+from harness.small_model.training.teacher import TeacherForcing
 from harness.system.errors import UserError
 
 CPU = torch.device("cpu")
 DIMS = WanDims(
-    dim=32, num_layers=2, num_heads=2, ffn_dim=48, text_dim=WIDTH, freq_dim=16, place_waves=2
-)
+    dim=32, num_layers=2, num_heads=2, ffn_dim=48, text_dim=WIDTH, freq_dim=16, place_waves=2,
+    clock_frames=12,
+)  # fmt: skip
 SPEC = CacheSpec(num_layers=2, num_heads=2, head_dim=16, grid=(8, 8), chunk_frames=3, window=None)
 OBJECTIVE = DiffusionForcing(Schedule(), SPEC, history_noise=0.0)
 STAGE = Stage(frames=6, batch=2, lr=1e-2, steps=4, from_start=0.5)
@@ -86,8 +88,6 @@ def test_every_chunk_has_a_noise_level_of_its_own(from_start: bool) -> None:
 
 
 def test_the_pass_is_causal_by_chunks(network: Wan) -> None:
-    from harness.small_model.training.teacher import TeacherForcing
-
     x = torch.randn(1, 9, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     other = x.clone()
     other[:, 6:] += 1
@@ -199,6 +199,32 @@ def test_a_resumed_training_takes_new_lengths_and_an_older_list_of_sizes(tmp_pat
         trainer(tmp_path)
 
 
+def test_the_network_knows_the_time_of_a_frame_up_to_its_last(network: Wan) -> None:
+    x = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    text, t = network.text_kv(torch.zeros(1, 10, WIDTH)), torch.full((1, 3), 500.0)
+    flows = {}
+    for first in (0, 3, 12, 15):
+        forcing = TeacherForcing(SPEC, CPU, first)
+        plan = forcing.plan(range(first, first + 3), "history")
+        flows[first] = network(x, t, text, forcing, plan)
+    assert (flows[0] - flows[3]).abs().max() > 1e-3
+    torch.testing.assert_close(flows[12], flows[15], atol=1e-5, rtol=0)
+
+
+def test_a_window_within_a_video_is_computed_as_at_the_start_but_for_the_clock(
+    network: Wan,
+) -> None:
+    network.clock_embedding.weight.zero_()
+    x = torch.randn(1, 9, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    text, t = network.text_kv(torch.zeros(1, 10, WIDTH)), torch.full((1, 9), 500.0)
+    flows = []
+    for first in (0, 6):
+        forcing = TeacherForcing(SPEC, CPU, first)
+        plan = forcing.plan(range(first, first + 9), "history")
+        flows.append(network(x, t, text, forcing, plan))
+    torch.testing.assert_close(*flows, atol=1e-4, rtol=0)
+
+
 def test_it_learns(tmp_path: Path) -> None:
     stage = Stage(frames=3, batch=2, lr=2e-2, steps=60, from_start=1.0)
     one = trainer(tmp_path, stage)
@@ -226,7 +252,7 @@ def test_pictures_show_three_things_and_are_chunks_of_their_own(tmp_path: Path) 
     shapes = [windows[step].x_BFChw.shape[:2] for step in range(6)]
     assert set(shapes) == {(2, 3), (6, 1)}
     batch = windows[shapes.index((6, 1))]
-    assert batch.from_start
+    assert batch.first == 0
     # Rows of the three acts of three things, after the row of the setting.
     assert batch.text_BTE[:, 1:].any(2).all()
     sigma = OBJECTIVE.levels(8, 1, True, torch.Generator().manual_seed(0))

@@ -17,6 +17,7 @@ from harness.small_model.scenes.__main__ import main
 from harness.small_model.scenes.caption import describe
 from harness.small_model.scenes.clip import clip
 from harness.small_model.scenes.interpret import interpret, read
+from harness.small_model.scenes.looks import COUNT, looks
 from harness.small_model.scenes.motion import path
 from harness.small_model.scenes.render import Drawing, mark_paint
 from harness.small_model.scenes.rows import rows
@@ -214,6 +215,17 @@ def test_rows_tell_scenes_apart_and_leave_absent_things_zero() -> None:
         thing("dog", "walk", "rest", "rest"),
     ):
         assert not torch.equal(rows(scene(other)), alone)
+
+
+def test_figures_that_look_alike_have_similar_looks() -> None:
+    numbers = looks()
+    apart = torch.cdist(numbers, numbers)
+    assert numbers.shape == (len(KINDS), COUNT)
+    assert (apart + torch.eye(len(KINDS)) > 0.5).all()  # no two kinds are the same
+    man, woman, train = (KINDS.index(kind) for kind in ("man", "woman", "train"))
+    assert apart[man, woman] < 0.5 * apart[man, train]
+    row = rows(scene(thing("dog")))[1]
+    assert torch.equal(row[-COUNT:], numbers[KINDS.index("dog")])
 
 
 def test_rows_without_layout_tell_what_a_prompt_tells() -> None:

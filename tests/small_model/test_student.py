@@ -38,8 +38,9 @@ from tests.support.geometry import BF16
 
 CPU = torch.device("cpu")
 DIMS = WanDims(
-    dim=32, num_layers=2, num_heads=2, ffn_dim=48, text_dim=WIDTH, freq_dim=16, place_waves=2
-)
+    dim=32, num_layers=2, num_heads=2, ffn_dim=48, text_dim=WIDTH, freq_dim=16, place_waves=2,
+    clock_frames=12,
+)  # fmt: skip
 SPEC = CacheSpec(num_layers=2, num_heads=2, head_dim=16, grid=(8, 8), chunk_frames=3, window=None)
 SCHEDULE = Schedule(steps=(1000, 500), shift=5.0)
 STAGE = Stage(frames=6, batch=2, lr=5e-3, steps=3, from_start=0.5)

@@ -57,7 +57,7 @@ def source(stage: Stage, first: int) -> Iterator[Batch]:
     for _ in count(first):
         rows = torch.randn(stage.batch, 6, DIMS.text_dim, generator=seeded())
         x = 0.5 * latents(stage.frames, stage.batch)
-        yield Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start=True)
+        yield Batch(x, rows, torch.ones(x[:, :, 0].shape), first=0)
 
 
 def seeded() -> torch.Generator:
@@ -120,7 +120,7 @@ def test_own_history_replaces_chunks_and_keeps_the_first_of_a_window_within() ->
     rows = torch.randn(2, 6, DIMS.text_dim, generator=seeded())
     stage = replace(STEPS, frames=9, batch=2, rollout=2, own=1.0)
     x = latents(9, 2)
-    within = Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start=False)
+    within = Batch(x, rows, torch.ones(x[:, :, 0].shape), first=3)
     past = objective._own(network(), within, stage, seeded())
     assert past.shape[1] == 6
     torch.testing.assert_close(past[:, :3], within.x_BFChw[:, :3], atol=0, rtol=0)
@@ -130,9 +130,9 @@ def test_own_history_replaces_chunks_and_keeps_the_first_of_a_window_within() ->
     torch.testing.assert_close(kept, within.x_BFChw[:, :6], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("from_start", "first"), [(True, 0), (False, 3)])
+@pytest.mark.parametrize(("first", "target"), [(0, range(9)), (3, range(6, 12))])
 def test_the_last_chunk_is_no_history_and_the_first_one_within_a_video_no_target(
-    monkeypatch: pytest.MonkeyPatch, from_start: bool, first: int
+    monkeypatch: pytest.MonkeyPatch, first: int, target: range
 ) -> None:
     passes: list[tuple[range, Stores]] = []
     plan = TeacherForcing.plan
@@ -144,9 +144,9 @@ def test_the_last_chunk_is_no_history_and_the_first_one_within_a_video_no_target
     monkeypatch.setattr(TeacherForcing, "plan", spied)
     rows = torch.randn(1, 6, DIMS.text_dim, generator=seeded())
     x = latents(9)
-    batch = Batch(x, rows, torch.ones(x[:, :, 0].shape), from_start)
+    batch = Batch(x, rows, torch.ones(x[:, :, 0].shape), first)
     Objective(SCHEDULE, spec(), 0.0).loss(network(), batch, replace(STEPS, batch=1), seeded())
-    assert passes == [(range(0, 6), "history"), (range(first, 9), "nothing")]
+    assert passes == [(range(first, first + 6), "history"), (target, "nothing")]
 
 
 def test_times_are_the_samplers_and_each_comes_equally_often() -> None:

@@ -42,22 +42,17 @@ class Windows(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
-        from_start = bool(draws.random() < self.stage.from_start)
+        first = self.training.first_frame(self.stage, self.chunk_frames, draws)
         frames, batch, things = self.stage.frames, self.stage.batch, None
         if self.stage.pictures and draws.random() < self.stage.pictures:
             # A step of pictures costs the same and shows five times as many things: three in every
             # picture, and no frames that look alike. Each is the first frame of a clip, which the
             # network has to draw without any history.
-            frames, batch, things, from_start = 1, batch * frames, MOST, True
-        # Windows inside a video begin with a chunk, since the network sees whole chunks.
-        latest = (self.training.video_frames - frames) // self.chunk_frames
+            frames, batch, things, first = 1, batch * frames, MOST, 0
         latents, texts, weights = [], [], []
         for seed in draws.integers(HELD_OUT, 2**31, batch):
-            start = 0
-            if not from_start and latest > 0:
-                start = self.chunk_frames * int(draws.integers(1, latest + 1))
             one = clip(int(seed), things)
-            drawing = one.drawing(range(start, start + frames))
+            drawing = one.drawing(range(first, first + frames))
             latents.append(encode(drawing.pixels(one.hues)))
             # The drawing already knows the boxes of its things. The first world finds them by
             # rendering every clip a second time without things.
@@ -65,9 +60,7 @@ class Windows(Dataset[Batch]):
             # Both numbers are drawn for every window, so later draws do not depend on the outcome.
             text = rows(one.scene, layout=bool(draws.random() < self.layout))
             texts.append(text * float(draws.random() >= self.drop))
-        # Windows as long as the video begin with it, whatever was drawn.
-        whole = from_start or latest == 0
-        return Batch(torch.stack(latents), torch.stack(texts), torch.stack(weights), whole)
+        return Batch(torch.stack(latents), torch.stack(texts), torch.stack(weights), first)
 
 
 def cell_weights(boxes: NDArray[np.float64], focus: float) -> Tensor:

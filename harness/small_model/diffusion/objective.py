@@ -23,7 +23,7 @@ class DiffusionForcing(Objective):
     """The loss of a many-step teacher: one causal pass over chunks at independent noise levels.
 
     Clean chunks do not count in the loss. The first chunk of a window that starts inside a video is
-    always clean.
+    always clean, unless it is the only one.
 
     shift: noise levels are shift * u / (1 + (shift - 1) * u) for uniform u.
     clean: share of chunks without noise, like history during sampling.
@@ -47,14 +47,14 @@ class DiffusionForcing(Objective):
         draws: generator on the batch's device, the source of all random numbers.
         """
         x0 = batch.x_BFChw
-        sigma_BF = self.levels(x0.shape[0], x0.shape[1], batch.from_start, draws)
+        sigma_BF = self.levels(x0.shape[0], x0.shape[1], not batch.first, draws)
         noise = randn(x0, draws)
         # One level per frame, equal inside a chunk, broadcast over channels and cells.
         sigma = sigma_BF[:, :, None, None, None]
         # One causal pass: every chunk attends to the earlier ones at their own noise levels, since
         # noisy chunks are history too. A new session per batch has no history.
-        forcing = TeacherForcing(self._spec(x0.shape[1]), x0.device)
-        plan = forcing.plan(range(x0.shape[1]), "history")
+        forcing = TeacherForcing(self._spec(x0.shape[1]), x0.device, batch.first)
+        plan = forcing.plan(range(batch.first, batch.first + x0.shape[1]), "history")
         text_kv = network.text_kv(batch.text_BTE)
         flow = network((1 - sigma) * x0 + sigma * noise, GRID * sigma_BF, text_kv, forcing, plan)
         squared_BFhw = (flow.float() - (noise - x0)).square().mean(2)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.small_model.scenes.looks import looks
 from harness.small_model.scenes.motion import SIDE, path
 from harness.small_model.scenes.scene import (
     ACTIONS,
@@ -91,6 +92,7 @@ def _acts(thing: Thing, layout: bool) -> list[list[float]]:
                 *look,
                 # Multiplied by zero rather than left out, so that all rows have the same columns.
                 *(layout * float(v) for v in places),
+                *looks()[KINDS.index(thing.kind)].tolist(),
             ]
         )
     return acts

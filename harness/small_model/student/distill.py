@@ -81,8 +81,9 @@ class Distillation(Objective):
         size = self.spec.chunk_frames
         # The first chunk of a window inside a video is history only: the chunks before it are
         # missing. Rollouts begin with the video.
-        begins = batch.from_start or stage.rollout > 0
-        frames = range(0 if begins else size, batch.x_BFChw.shape[1])
+        first = 0 if stage.rollout else batch.first
+        skipped = size if first else 0
+        frames = range(first + skipped, first + batch.x_BFChw.shape[1])
         # With a rollout, the student trains on the latents and the history that it meets when it
         # samples; without, on noised true chunks, which is where it starts.
         if stage.rollout:
@@ -103,11 +104,12 @@ class Distillation(Objective):
             index = chosen_BF[None, :, :, None, None, None].expand(1, *clean.shape)
             x = passes.gather(0, index)[0]
         else:
-            x0 = clean[:, frames.start :]
+            x0 = clean[:, skipped:]
             x = (1 - sigma) * x0 + sigma * randn(x0, draws)
         # The student's history is clean, as the sampler's; chunks of `frames` then see all before.
-        text_kv, forcing = network.text_kv(batch.text_BTE), TeacherForcing(self.spec, x.device)
-        commit(network, clean[:, :-size], text_kv, forcing, first=0)
+        text_kv = network.text_kv(batch.text_BTE)
+        forcing = TeacherForcing(self.spec, x.device, first)
+        commit(network, clean[:, :-size], text_kv, forcing, first)
         plan = forcing.plan(frames, "nothing")
         flow = partial(network, text_kv=text_kv, session=forcing, plan=plan)
         # The teacher leads to the next lower level, and the student jumps on from there. The start
@@ -121,7 +123,7 @@ class Distillation(Objective):
         # The flow that leads from x straight to the target; sigma is never 0 here.
         # As a flow and not as x0: the loss then weighs all levels as the teacher's loss does.
         squared_BFhw = (found - (x - target) / sigma).square().mean(2)
-        weight_BFhw = weight_BFhw[:, frames.start :]
+        weight_BFhw = weight_BFhw[:, skipped:]
         error_BF = (weight_BFhw / weight_BFhw.mean() * squared_BFhw).mean((2, 3))
         by_time = {
             GRID * level: error_BF[chosen_BF == i].mean().item()
@@ -147,13 +149,13 @@ class Distillation(Objective):
         """
         # The teacher's history is the same clean chunks as the student's, computed by its own
         # weights.
-        device = x_BFChw.device
+        device, first = x_BFChw.device, frames.stop - clean_BFChw.shape[1]
         flows = []  # with text and without, each with a history of its own
         for text in (text_BTE, torch.zeros_like(text_BTE)):
-            text_kv, forcing = self.teacher.text_kv(text), TeacherForcing(self.spec, device)
-            commit(
-                self.teacher, clean_BFChw[:, : -self.spec.chunk_frames], text_kv, forcing, first=0
-            )
+            text_kv = self.teacher.text_kv(text)
+            forcing = TeacherForcing(self.spec, device, first)
+            past = clean_BFChw[:, : -self.spec.chunk_frames]
+            commit(self.teacher, past, text_kv, forcing, first)
             plan = forcing.plan(frames, "nothing")
             flows.append(partial(self.teacher, text_kv=text_kv, session=forcing, plan=plan))
         sigmas = torch.tensor(self.levels(), device=device)

@@ -33,17 +33,12 @@ class Windows(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         # The step seeds its own generator: workers and resumed trainings draw the same batches.
         draws = np.random.default_rng([self.training.seed, step])
-        from_start = bool(draws.random() < self.stage.from_start)
-        # Windows inside a video begin with a chunk, since the network sees whole chunks.
-        latest = (self.training.video_frames - self.stage.frames) // self.chunk_frames
+        first = self.training.first_frame(self.stage, self.chunk_frames, draws)
         latents, prompts, weights = [], [], []
         # Two thousand million clips: none is stored, and hardly one comes twice.
         for seed in draws.integers(HELD_OUT, 2**31, self.stage.batch):
-            start = 0
-            if not from_start and latest > 0:
-                start = self.chunk_frames * int(draws.integers(1, latest + 1))
             one = clip(int(seed))
-            frames = range(start, start + self.stage.frames)
+            frames = range(first, first + self.stage.frames)
             latents.append(encode(one.keyframes(frames)))
             prompts.append(one.prompt)
             # Things are where the picture differs from that of the scene without them.
@@ -52,4 +47,4 @@ class Windows(Dataset[Batch]):
             changed = (latents[-1] - encode(empty.keyframes(frames))).abs().amax(1) > _CHANGED
             weights.append(1 + (self.training.focus - 1) * changed.float())
         rows = self.text.encode(prompts)
-        return Batch(torch.stack(latents), rows, torch.stack(weights), from_start or latest == 0)
+        return Batch(torch.stack(latents), rows, torch.stack(weights), first)

@@ -27,19 +27,19 @@ class Batch:
     x_BFChw: latents.
     text_BTE: rows of the prompts, E numbers each.
     weight_BFhw: weight of each cell in the loss.
-    from_start: whether the windows begin with the video. Otherwise their first chunk only serves as
-        history, since the chunks before it are missing.
+    first: the first frame of the windows in their videos. If it is not 0, the first chunk only
+        serves as history, since the chunks before it are missing.
     """
 
     x_BFChw: Tensor
     text_BTE: Tensor
     weight_BFhw: Tensor
-    from_start: bool
+    first: int
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         x, text, weight = (t.to(device) for t in (self.x_BFChw, self.text_BTE, self.weight_BFhw))
-        return Batch(x, text, weight, self.from_start)
+        return Batch(x, text, weight, self.first)
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,14 @@ class Objective:
         # noise, of one level per window.
         level = torch.rand(past.shape[0], 1, 1, 1, 1, generator=draws, device=past.device)
         past = past + self.history_noise * level * randn(past, draws)
-        forcing = TeacherForcing(self.spec, past.device)
+        forcing = TeacherForcing(self.spec, past.device, batch.first)
         # The history is computed once and serves all noisy copies.
-        commit(network, past, text_kv, forcing, first=0)
+        commit(network, past, text_kv, forcing, batch.first)
         # The first chunk of a window inside a video cannot be a target: what came before it is
         # missing.
-        frames = range(0 if batch.from_start else self.spec.chunk_frames, batch.x_BFChw.shape[1])
-        x0, weight = batch.x_BFChw[:, frames.start :], batch.weight_BFhw[:, frames.start :]
+        skipped = self.spec.chunk_frames if batch.first else 0
+        frames = range(batch.first + skipped, batch.first + batch.x_BFChw.shape[1])
+        x0, weight = batch.x_BFChw[:, skipped:], batch.weight_BFhw[:, skipped:]
         # A mean weight of 1 keeps the scale of the loss, and so the learning rate, independent of
         # how many things a batch shows.
         weight = weight / weight.mean()
@@ -124,14 +125,15 @@ class Objective:
         target of the loss stays the true clip, so the network learns to recover from its errors.
         """
         size = self.spec.chunk_frames
-        forcing = TeacherForcing(self.spec, batch.x_BFChw.device)
+        forcing = TeacherForcing(self.spec, batch.x_BFChw.device, batch.first)
         text_kv = network.text_kv(batch.text_BTE)
         past = batch.x_BFChw[:, :-size].clone()
-        for first in range(0, past.shape[1], size):
-            chunk = past[:, first : first + size]  # a view: `copy_` below writes into `past`
+        for begin in range(0, past.shape[1], size):
+            first = batch.first + begin
+            chunk = past[:, begin : begin + size]  # a view: `copy_` below writes into `past`
             # The first chunk of a window inside a video stays true: the network cannot generate it
             # without the chunks before it.
-            if first or batch.from_start:
+            if begin or not batch.first:
                 times = spread(self.schedule.times(first == 0), stage.rollout)
                 plan = forcing.plan(range(first, first + size), "nothing")
                 x = randn(chunk, draws)

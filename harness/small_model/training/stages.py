@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.system.errors import UserError
 
 
@@ -121,6 +123,15 @@ class Training:
         # decay_from=1 never decays: 1e-9 keeps the quotient above 1 until the very end.
         falling = min(1.0, (1 - progress) / max(1e-9, 1 - self.decay_from))
         return self.stages[stage].lr * min(1.0, (step + 1) / self.warmup_steps) * falling
+
+    def first_frame(self, stage: Stage, chunk_frames: int, draws: np.random.Generator) -> int:
+        """Draw the first frame of a step's windows: 0, or that of a later chunk."""
+        # Windows inside a video begin with a chunk, since the network sees whole chunks.
+        latest = (self.video_frames - stage.frames) // chunk_frames
+        # Windows as long as the video begin with it, whatever is drawn.
+        if draws.random() < stage.from_start or latest == 0:
+            return 0
+        return chunk_frames * int(draws.integers(1, latest + 1))
 
     def demand_fit(self, chunk_frames: int, pictures: bool) -> None:
         """Check that the model can use the windows of all stages, and the loss their pictures.
